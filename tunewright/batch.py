@@ -1,0 +1,130 @@
+"""What flows through a run: a row before packing, a batch after it, what the model gave, and a loss.
+
+Shapes: T tokens of a packed batch, R rows, S supervised targets, V vocabulary or classes, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoded example before packing.
+
+    `id` is stable ("train.jsonl:12"): draws about rows are keyed by it. For token tasks `input_ids` and `weights` have
+    one entry a token; `weights[i]` is the loss weight of predicting token i (0: not trained). For tasks with one
+    target a row, `label` holds it and `weights` has one entry. `fields` carries what else a task or method needs
+    (prompt, reference, pixel_values, chosen, rejected ...).
+    """
+
+    id: str
+    source: str
+    input_ids: Sequence[int] = ()
+    weights: Sequence[float] = ()
+    label: int | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Tokens (at least 1), the unit of every budget."""
+        return max(1, len(self.input_ids))
+
+
+@dataclass
+class Batch:
+    """Rows side by side, as one micro-batch.
+
+    `inputs` is passed to the model's forward as keywords. A packed batch holds `input_ids` and `position_ids` [1, T]
+    and `cu_seqlens` [R+1] (int32, row boundaries); a padded one holds `input_ids` and `attention_mask` [R, L]; images
+    hold `pixel_values` [R, C, H, W].
+
+    `targets` [S] (token or class ids), `weights` [S] (fp32, > 0), `rows` [S] (which row a target belongs to).
+    `positions` [S] index the flattened hidden states whose output predicts each target (for a causal model the
+    position *before* the target's token); None where the model gives one output a row.
+    """
+
+    inputs: dict[str, Tensor]
+    targets: Tensor
+    weights: Tensor
+    rows: Tensor
+    row_ids: list[str]
+    sources: list[str]
+    tokens: int
+    positions: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    epochs: list[int] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> Batch:
+        """Return a copy with some fields changed; the original is untouched."""
+        return replace(self, **changes)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on `device`."""
+
+        def move(x: Any) -> Any:
+            return x.to(device) if isinstance(x, Tensor) else x
+
+        return replace(
+            self,
+            inputs={k: move(v) for k, v in self.inputs.items()},
+            targets=move(self.targets),
+            weights=move(self.weights),
+            rows=move(self.rows),
+            positions=move(self.positions),
+            cu_seqlens=move(self.cu_seqlens),
+            fields={k: move(v) for k, v in self.fields.items()},
+        )
+
+
+@dataclass
+class Loss:
+    """A loss an item: `value` [N] and `weight` [N] (none: the batch's own weights).
+
+    The loop forms sum(value x weight) / (sum of weights over all micro-steps and ranks).
+    """
+
+    value: Tensor
+    weight: Tensor | None = None
+
+
+class Outputs:
+    """What one forward gave at the supervised positions.
+
+    `log_probs` [S] (of the targets) is the cheap way: the head and the softmax run in one pass that never keeps the
+    logits. `logits` [S, V] are made when a method asks for them. `hidden` is a tuple of [1, T, D] or [R, L, D] tensors
+    (embeddings first), present only when a need asked for them; `features` [R, D] are pooled rows where the task has
+    them.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor | Callable[[], Tensor],
+        targets: Tensor,
+        *,
+        log_probs: Callable[[], Tensor] | None = None,
+        hidden: tuple[Tensor, ...] | None = None,
+        features: Tensor | None = None,
+        raw: Any = None,
+    ):
+        self._logits, self._log_probs = logits, log_probs
+        self.targets, self.hidden, self.features, self.raw = targets, hidden, features, raw
+
+    @property
+    def logits(self) -> Tensor:
+        """[S, V]; made once and kept."""
+        if not isinstance(self._logits, Tensor):
+            self._logits = self._logits()
+        return self._logits
+
+    def log_probs(self) -> Tensor:
+        """[S] log-probability of each target, fp32, differentiable."""
+        if self._log_probs is not None and not isinstance(self._logits, Tensor):
+            return self._log_probs()
+        return torch.log_softmax(self.logits.float(), -1).gather(-1, self.targets[:, None])[:, 0]

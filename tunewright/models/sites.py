@@ -1,0 +1,209 @@
+"""Where a model can be changed: its blocks and sites, found by structure and not by a model's name.
+
+A *block* is one child of the longest list(s) of equal modules (decoder or encoder layers). A *site* is a module with a
+weight that a delta can hang on. Roles ("attention", "mlp", "norm", "embedding", "head", "other") come from the
+enclosing module's class and, inside a block, from whether it holds the attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from tunewright.errors import MethodError, ModelError, nearest
+
+
+@dataclass(frozen=True)
+class Site:
+    """One module with a weight. `block` is the index of its block over the whole model, None outside blocks.
+
+    `kind`: linear | conv1d (GPT-2's transposed linear) | conv | embedding | norm.
+    """
+
+    name: str
+    kind: str
+    role: str
+    block: int | None
+    module: nn.Module = field(repr=False, compare=False)
+
+    @property
+    def weight_name(self) -> str:
+        return f"{self.name}.weight"
+
+    @property
+    def weight(self) -> Tensor:
+        """The stored weight, in the module's own layout."""
+        return self.module.weight  # type: ignore[return-value]
+
+    def matrix(self) -> Tensor:
+        """The weight as [out, in] (a view; conv kernels are flattened to [out, in*k*k])."""
+        w = self.weight.dequantize() if hasattr(self.weight, "dequantize") and self.weight.is_quantized else self.weight
+        if self.kind == "conv1d":
+            return w.t()
+        return w.flatten(1) if self.kind == "conv" else w
+
+    def to_stored(self, matrix: Tensor) -> Tensor:
+        """Turn an [out, in] matrix into the module's own layout."""
+        if self.kind == "conv1d":
+            return matrix.t()
+        return matrix.reshape(self.weight.shape) if self.kind == "conv" else matrix
+
+    @property
+    def out_features(self) -> int:
+        return self.matrix().shape[0]
+
+    @property
+    def in_features(self) -> int:
+        return self.matrix().shape[1]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer of the model. `depth` runs 0 ... L-1 within its stack (an encoder and a decoder are two stacks)."""
+
+    index: int
+    name: str
+    stack: str
+    depth: int
+    stack_length: int
+    sites: tuple[Site, ...]
+    parameter_names: tuple[str, ...]
+
+    def weights(self, role: str) -> list[str]:
+        """Names of the weights of one role, in module order."""
+        return [s.weight_name for s in self.sites if s.role == role]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Blocks and sites of a model. `tied` maps a tied parameter's other names to the one that is kept."""
+
+    blocks: tuple[Block, ...]
+    sites: tuple[Site, ...]
+    tied: dict[str, str] = field(default_factory=dict)
+
+    def site(self, name: str) -> Site:
+        for s in self.sites:
+            if s.name == name:
+                return s
+        raise ModelError(f"no site '{name}'", remedy="near: " + ", ".join(nearest(name, [s.name for s in self.sites])))
+
+    def block_of(self, parameter: str) -> Block | None:
+        """The block that a parameter belongs to, None outside blocks."""
+        for b in self.blocks:
+            if parameter.startswith(b.name + "."):
+                return b
+        return None
+
+    def depth_fraction(self, parameter: str) -> float | None:
+        """Depth of a parameter's block in 0..1 within its stack; None outside blocks; 0 in a stack of one block."""
+        b = self.block_of(parameter)
+        return None if b is None else b.depth / max(1, b.stack_length - 1)
+
+    def linear_sites(self) -> list[Site]:
+        """Every linear site inside blocks: what `targets: all-linear` means (the head stays out, as in PEFT)."""
+        return [s for s in self.sites if s.block is not None and s.kind in ("linear", "conv1d")]
+
+    def match(self, targets: str | list[str]) -> list[Site]:
+        """Sites named by PEFT-like targets: "all-linear", or names that equal a site's or end it after a dot.
+
+        Raises MethodError with the nearest names when a target matches nothing.
+        """
+        if targets == "all-linear":
+            return self.linear_sites()
+        wanted = [targets] if isinstance(targets, str) else list(targets)
+        found: dict[str, Site] = {}
+        for t in wanted:
+            hits = [s for s in self.sites if s.name == t or s.name.endswith("." + t)]
+            if not hits:
+                ends = sorted({s.name.rsplit(".", 1)[-1] for s in self.sites})
+                near = nearest(t, ends) or ends
+                raise MethodError(f"target '{t}' is no module of this model", where="targets", remedy=f"write targets: [{', '.join(near[:4])}] or targets: all-linear")
+            found.update({s.name: s for s in hits})
+        return [s for s in self.sites if s.name in found]
+
+
+def _kind(module: nn.Module) -> str | None:
+    name = type(module).__name__
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return None
+    if isinstance(module, nn.Linear) or getattr(module, "tunewright_kind", None) == "linear":
+        return "linear"
+    if name.endswith("Conv1D") and weight.dim() == 2:
+        return "conv1d"
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return "conv"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    return "norm" if weight.dim() == 1 else None
+
+
+def _stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """Every outermost ModuleList of at least one module of one class that holds linears: the stacks of blocks."""
+    found: list[tuple[str, nn.ModuleList]] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(n + ".") for n, _ in found):
+            continue
+        same = len({type(m) for m in module}) == 1
+        if len(module) and same and any(_kind(m) in ("linear", "conv1d", "conv") for m in module[0].modules()):
+            if sum(1 for _ in module[0].modules()) > 1:
+                found.append((name, module))
+    return found
+
+
+def _role(model: nn.Module, site_name: str, module: nn.Module, kind: str, block: str | None) -> str:
+    if kind in ("norm", "embedding"):
+        return kind
+    if block is None:
+        return "head" if kind in ("linear", "conv1d") else "other"
+    path = site_name[len(block) + 1 :].split(".")
+    owner = model.get_submodule(block)
+    for part in path[:-1]:
+        owner = owner.get_submodule(part)
+        if "attention" in (type(owner).__name__ + part).lower() or "attn" in part.lower():
+            return "attention"
+    return "mlp"
+
+
+def discover(model: nn.Module) -> Structure:
+    """Find the blocks and sites of a model. Raises ModelError when it has no stack of blocks."""
+    stacks = _stacks(model)
+    if not stacks:
+        raise ModelError(f"{type(model).__name__} has no list of equal blocks", remedy="use a transformers model")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for n, p in parameters.items():
+        if id(p) in first:
+            tied[n] = first[id(p)]
+        else:
+            first[id(p)] = n
+    block_names = [(f"{stack}.{i}", stack, i, len(modules)) for stack, modules in stacks for i in range(len(modules))]
+    index_of = {name: k for k, (name, *_rest) in enumerate(block_names)}
+    sites = []
+    for name, module in model.named_modules():
+        kind = _kind(module)
+        if kind is None or f"{name}.weight" in tied:
+            continue
+        block = next((b for b in index_of if name.startswith(b + ".")), None)
+        sites.append(Site(name, kind, _role(model, name, module, kind, block), None if block is None else index_of[block], module))
+    blocks = []
+    for name, stack, depth, length in block_names:
+        k = index_of[name]
+        inside = tuple(n for n in parameters if n.startswith(name + ".") and n not in tied)
+        blocks.append(Block(k, name, stack, depth, length, tuple(s for s in sites if s.block == k), inside))
+    return Structure(tuple(blocks), tuple(sites), tied)
+
+
+def parameter_rooms(structure: Structure, names: dict[str, Any]) -> dict[str, int]:
+    """Count entries by role of the site a parameter belongs to ("attention", "mlp", "norm", "embedding", ...)."""
+    roles = {s.name: s.role for s in structure.sites}
+    rooms: dict[str, int] = {}
+    for n, tensor in names.items():
+        owner = n.split(".delta.")[0] if ".delta." in n else n.rsplit(".", 1)[0]
+        role = roles.get(owner, "other") + (" (delta)" if ".delta." in n else "")
+        rooms[role] = rooms.get(role, 0) + tensor.numel()
+    return rooms
