@@ -1,0 +1,43 @@
+# `make run` adapts the built-in model; `make test` runs the fast tests. Both make what they need first.
+VENV ?= .venv
+PYTHON ?= python3
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip --disable-pip-version-check
+
+.PHONY: run test slow lint docs clean
+
+run: $(VENV)/.core
+	$(VENV)/bin/tunewright run quickstart
+
+test: $(VENV)/.dev
+	$(PY) -m pytest $(TESTS)
+
+slow: $(VENV)/.dev
+	$(PY) -m pytest -m slow $(TESTS)
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m mypy tunewright
+
+docs: $(VENV)/.dev
+	$(PY) -m tunewright.docs
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python {v[0]}.{v[1]} is too old: write make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: what comes later takes the build that is there.
+$(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet -r constraints.txt
+	@touch $@
+
+$(VENV)/.core: pyproject.toml $(VENV)/.torch
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.core
