@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_statistic, mcnemar, paired_difference, t_interval, wilson
+
+
+def test_wilson_matches_the_closed_form_and_is_sane_at_the_ends():
+    p, n, z = 37 / 200, 200, stats.norm.ppf(0.975)
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    got = wilson(37, 200)
+    assert (got.low, got.high) == pytest.approx((centre - half, centre + half))
+    none, everything = wilson(0, 50), wilson(50, 50)
+    assert none.low == 0 and 0 < none.high < 0.1 and 0.9 < everything.low < 1
+    with pytest.raises(ValueError, match="no proportion"):
+        wilson(3, 2)
+
+
+def test_t_interval_is_scipys():
+    x = [0.1, 0.4, 0.35, 0.2, 0.5]
+    ci = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    got = t_interval(x)
+    assert (got.low, got.high, got.n, got.unit) == (pytest.approx(ci.low), pytest.approx(ci.high), 5, "seed")
+    alone = t_interval([0.3])
+    assert alone.value == 0.3 and not alone.known and alone.low is None
+
+
+def test_bootstrap_is_near_scipys_bca():
+    x = np.random.default_rng(1).exponential(2.0, 80)
+    theirs = stats.bootstrap((x,), np.mean, n_resamples=20000, method="BCa", rng=np.random.default_rng(2)).confidence_interval
+    got = bootstrap_mean(x, resamples=20000)
+    assert got.value == pytest.approx(x.mean())
+    assert got.low == pytest.approx(theirs.low, abs=0.03) and got.high == pytest.approx(theirs.high, abs=0.03)
+
+
+@pytest.mark.parametrize(("draw", "truth"), [(lambda g: g.normal(1.0, 2.0, 60), 1.0), (lambda g: g.exponential(1.0, 60), 1.0)])
+def test_bootstrap_covers_the_truth_as_often_as_it_says(draw, truth):
+    g, inside = np.random.default_rng(3), 0
+    for i in range(300):
+        ci = bootstrap_mean(draw(g), seed=i, resamples=600)
+        inside += ci.low <= truth <= ci.high
+    assert 0.90 <= inside / 300 <= 0.985
+
+
+def test_wilson_covers_the_truth_as_often_as_it_says():
+    g = np.random.default_rng(4)
+    inside = [not wilson(int(g.binomial(80, 0.1)), 80).excludes(0.1) for _ in range(400)]
+    assert 0.92 <= np.mean(inside) <= 0.985
+
+
+def test_groups_are_resampled_whole():
+    """Ten copies of each document's value are worth one document, not ten."""
+    x = np.random.default_rng(5).normal(size=30)
+    copies, groups = np.repeat(x, 10), np.repeat(np.arange(30), 10).tolist()
+    whole, wrong, alone = bootstrap_mean(copies, groups, unit="document"), bootstrap_mean(copies), bootstrap_mean(x)
+    assert (whole.low, whole.high, whole.n) == (pytest.approx(alone.low), pytest.approx(alone.high), 30)
+    assert wrong.high - wrong.low < 0.5 * (whole.high - whole.low)
+
+
+def test_weights_make_a_ratio_and_are_resampled_with_it():
+    got = bootstrap_mean([1.0, 3.0], weights=[3, 1])
+    assert got.value == pytest.approx(1.5) and got.low == 1.0 and got.high == 3.0
+
+
+def test_paired_difference_is_narrower_than_the_parts():
+    g = np.random.default_rng(6)
+    hard = g.normal(0, 3, 100)
+    a, b = hard + g.normal(0, 0.1, 100), hard + 0.5 + g.normal(0, 0.1, 100)
+    d = paired_difference(a, b)
+    assert d.excludes(0) and d.value == pytest.approx(0.5, abs=0.05)
+    parts = bootstrap_mean(a)
+    assert d.high - d.low < 0.2 * (parts.high - parts.low)
+    with pytest.raises(ValueError, match="same rows"):
+        paired_difference(a, b[:-1])
+
+
+def test_same_inputs_same_interval_and_no_global_state():
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()
+    x = [1.0, 2.0, 5.0, 9.0]
+    assert bootstrap_mean(x) == bootstrap_mean(x) != bootstrap_mean(x, seed=1, resamples=50)
+    assert (np.random.get_state()[1] == before).all()
+
+
+def test_one_unit_and_equal_values():
+    assert bootstrap_mean([2.0]).low is None
+    flat = bootstrap_mean([2.0] * 9)
+    assert (flat.low, flat.value, flat.high) == (2.0, 2.0, 2.0)
+    with pytest.raises(ValueError, match=r"values\[1\] is not finite"):
+        bootstrap_mean([1.0, float("nan")])
+
+
+def test_statistic_and_mapping():
+    x = np.arange(40.0)
+    got = bootstrap_statistic(lambda i: float(np.median(x[i])), 40)
+    assert got.value == 19.5 and got.low < 19.5 < got.high
+    assert got.map(lambda v: 2 * v).value == 39.0
+    assert Interval.model_validate_json(got.model_dump_json()) == got
+
+
+def test_mcnemar_is_the_exact_binomial():
+    before, after = [1] * 2 + [0] * 12 + [1] * 20, [0] * 2 + [1] * 12 + [1] * 20
+    assert mcnemar(before, after) == pytest.approx(stats.binomtest(12, 14).pvalue)
+    assert mcnemar([1, 0], [1, 0]) == 1.0

@@ -1,0 +1,1 @@
+"""Honest measurement: target, kept, drift and cost, each with its interval; and probes, one file each."""
