@@ -1,0 +1,149 @@
+"""Files that survive a crash: written aside, flushed, hashed and renamed; read back only when every hash agrees.
+
+A checkpoint is a folder `checkpoint-<step>` of safetensors files, `state.json` and `manifest.json` (sha256 of each of
+the others). No pickle. Sizes in bytes, steps are optimizer steps.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunewright.errors import CheckpointError, FolderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST, STATE = "manifest.json", "state.json"
+_NAME = re.compile(r"checkpoint-(\d+)$")
+
+
+@dataclass
+class Checkpoint:
+    """What was read: JSON `state`, and tensors by file stem."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step: a reader sees the old one or the new one, never half of either."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(aside, path)
+    except OSError as e:
+        aside.unlink(missing_ok=True)
+        raise folder_error(e, path) from e
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of JSON; NaN and infinities are refused rather than written as invalid JSON."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False))
+
+
+def folder_error(e: OSError, path: Path) -> FolderError:
+    """Turn an OSError into one clear message."""
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FolderError("the disk is full; nothing written earlier was touched", where=str(path), remedy="free space, then `tunewright resume` the run's folder")
+    if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return FolderError("the folder cannot be written", where=str(path), remedy="choose another with --out, or change its permissions")
+    return FolderError(f"cannot write: {e.strerror or e}", where=str(path), remedy="choose another folder with --out")
+
+
+def save(run: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: int | None = None) -> Path:
+    """Write `checkpoint-<step>` whole or not at all; then remove all but the newest `keep`. FolderError on failure."""
+    from safetensors.torch import save_file
+
+    final = run / f"checkpoint-{step}"
+    aside = run / f".checkpoint-{step}.{os.getpid()}"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for stem, values in tensors.items():
+            save_file({n: t.detach().contiguous().cpu() for n, t in values.items()}, aside / f"{stem}.safetensors")
+        (aside / STATE).write_text(json.dumps({**state, "step": step}, allow_nan=False))
+        files = sorted(p for p in aside.iterdir())
+        for p in files:
+            flush(p)
+        (aside / MANIFEST).write_text(json.dumps({p.name: sha256_of(p) for p in files}, indent=1))
+        flush(aside / MANIFEST)
+        flush(aside)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(aside, final)
+        flush(run)
+    except OSError as e:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise folder_error(e, final) from e
+    except Exception as e:  # safetensors raises its own class for a failed write
+        shutil.rmtree(aside, ignore_errors=True)
+        full = "No space left" in str(e)
+        raise folder_error(OSError(errno.ENOSPC if full else 0, str(e)), final) from e
+    if keep:
+        for _, old in listed(run)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def listed(run: Path) -> list[tuple[int, Path]]:
+    """Checkpoints of a run as (step, folder), oldest first; unfinished ones are not among them."""
+    found = [(int(m.group(1)), p) for p in run.glob("checkpoint-*") if p.is_dir() and (m := _NAME.match(p.name))]
+    return sorted(found)
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read one checkpoint, checking every hash. CheckpointError names the file that is missing, altered or pickled."""
+    from safetensors.torch import load_file
+
+    for p in folder.iterdir():
+        if p.suffix in {".pt", ".pth", ".bin", ".pkl", ".ckpt"}:
+            raise CheckpointError(f"'{p.name}' is a pickle, which can run code when it is read", where=str(folder), remedy="only safetensors and JSON are read; start again from the recipe")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, digest in manifest.items():
+            if sha256_of(folder / name) != digest:
+                raise CheckpointError(f"'{name}' differs from its hash in {MANIFEST}: it was altered or is damaged", where=str(folder))
+        state = json.loads((folder / STATE).read_text())
+        tensors = {Path(n).stem: load_file(folder / n) for n in manifest if n.endswith(".safetensors")}
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"cannot be read: {e}", where=str(folder), remedy="an earlier checkpoint is used when there is one") from e
+    return Checkpoint(folder, int(state["step"]), state, tensors)
+
+
+def latest(run: Path, note: Any = print) -> Checkpoint | None:
+    """The newest checkpoint that is whole; each damaged one is named through `note` and passed over."""
+    for _, folder in reversed(listed(run)):
+        try:
+            return read(folder)
+        except CheckpointError as e:
+            note(f"{e}; using the checkpoint before it")
+    return None

@@ -1,0 +1,93 @@
+"""Objectives whose items depend on the whole optimizer batch, exactly equal under micro-steps.
+
+Pass 1 runs every micro-batch without a graph and keeps what the objective reads (pooled features and logits). The
+objective then runs once over all rows; its gradient at those tensors is kept. Pass 2 runs each micro-batch again with
+a graph and sends its share of that gradient back. The dropout of pass 2 is that of pass 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunewright.batch import Batch, Outputs
+from tunewright.errors import MethodError
+
+
+def backward(loop: Any, batches: list[Batch], objectives: list[Any]) -> Tensor:
+    """Fill gradients for the weighted sum of all objectives over the whole batch; return the loss."""
+    if len(batches) == 1:
+        outputs = loop.forward(batches[0])
+        total = _total(loop, objectives, outputs, batches[0])
+        total.backward()
+        return total.detach()
+    states, kept = [], []
+    with torch.no_grad():
+        for batch in batches:
+            states.append(torch.get_rng_state())
+            outputs = loop.forward(batch)
+            kept.append((outputs.logits, outputs.features))
+    after = torch.get_rng_state()
+    logits = torch.cat([a for a, _ in kept]).requires_grad_(True)
+    features = None if kept[0][1] is None else torch.cat([f for _, f in kept]).requires_grad_(True)
+    whole = merged(batches)
+    total = _total(loop, objectives, Outputs(logits, whole.targets, features=features), whole)
+    total.backward()
+    a = b = 0
+    for batch, state in zip(batches, states, strict=True):
+        torch.set_rng_state(state)
+        outputs = loop.forward(batch)
+        n, m = outputs.logits.shape[0], 0 if outputs.features is None else outputs.features.shape[0]
+        pairs = [(outputs.logits, None if logits.grad is None else logits.grad[a : a + n])]
+        if features is not None:
+            pairs.append((outputs.features, None if features.grad is None else features.grad[b : b + m]))
+        live = [(t, g) for t, g in pairs if g is not None and t.requires_grad]
+        torch.autograd.backward([t for t, _ in live], [g for _, g in live])
+        a, b = a + n, b + m
+    torch.set_rng_state(after)
+    return total.detach()
+
+
+def _total(loop: Any, objectives: list[Any], outputs: Outputs, batch: Batch) -> Tensor:
+    from tunewright.train import sum_weights, weighted_sum
+
+    total: Any = 0.0
+    for bound in objectives:
+        item = loop.objective(bound, outputs, batch)
+        if bound.coupled and item.weight is None and item.value.dim() == 0:
+            part = item.value
+        else:
+            part = weighted_sum(item, batch, bound) / sum_weights([batch], bound)
+        total = total + bound.weight * part
+    result: Tensor = total
+    return result
+
+
+def merged(batches: list[Batch]) -> Batch:
+    """Targets, weights and rows of all micro-batches as one batch, without the model's inputs."""
+    if any(b.fields for b in batches):
+        keys = set(batches[0].fields)
+        if any(set(b.fields) != keys for b in batches):
+            raise MethodError("micro-batches carry different fields")
+    rows, offset = [], 0
+    for b in batches:
+        rows.append(b.rows + offset)
+        offset += len(b.row_ids)
+    fields = {k: _join([b.fields[k] for b in batches]) for k in batches[0].fields}
+    return Batch(
+        inputs={},
+        targets=torch.cat([b.targets for b in batches]),
+        weights=torch.cat([b.weights for b in batches]),
+        rows=torch.cat(rows),
+        row_ids=[i for b in batches for i in b.row_ids],
+        sources=[s for b in batches for s in b.sources],
+        tokens=sum(b.tokens for b in batches),
+        epochs=[e for b in batches for e in b.epochs],
+        fields=fields,
+    )
+
+
+def _join(parts: list[Any]) -> Any:
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else [x for p in parts for x in p]

@@ -1,0 +1,191 @@
+"""A model under adaptation: the frozen base, the deltas on its sites, the base tensors that train, and the way back.
+
+The first value of every base tensor that ever changes is kept (whole, or only the entries that train), so that the
+base can be had back bit for bit, any strength between base and tuned can be dialled, and a change can be written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.models import deltas as forms
+from tunewright.models.sites import Structure, discover
+
+
+@dataclass
+class Original:
+    """The base's values of one tensor: `indices` None means the whole tensor, else flat sorted places."""
+
+    values: Tensor
+    indices: Tensor | None = None
+
+    def restored(self, current: Tensor) -> Tensor:
+        """The base's tensor, given the current one."""
+        if self.indices is None:
+            return self.values
+        out = current.detach().clone()
+        out.view(-1)[self.indices] = self.values
+        return out
+
+    def add(self, current: Tensor, indices: Tensor) -> None:
+        """Remember the present values at `indices` that are not remembered yet."""
+        if self.indices is None:
+            return
+        new = indices[~torch.isin(indices, self.indices, assume_unique=True)]
+        places = torch.cat([self.indices, new])
+        values = torch.cat([self.values, current.detach().reshape(-1)[new]])
+        order = torch.argsort(places)
+        self.indices, self.values = places[order], values[order]
+
+
+class Adapted:
+    """`model` and `tokenizer` with a structure, deltas and originals. `base_hash` names the untouched weights."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any = None, *, base_hash: str = "", name: str = ""):
+        self.model, self.tokenizer = model, tokenizer
+        self.base_hash, self.name = base_hash, name
+        self.structure: Structure = discover(model)
+        self.originals: dict[str, Original] = {}
+        self.wrapper: nn.Module | None = None
+        for p in model.parameters():
+            p.requires_grad_(False)
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    def base_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the model itself, under its own names; a tied one once."""
+        return {n: p for n, p in self.model.named_parameters() if ".delta." not in n}
+
+    def delta_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of all deltas, "<site>.delta.<name>.<part>"."""
+        return {n: p for n, p in self.model.named_parameters() if ".delta." in n}
+
+    def deltas(self) -> dict[str, dict[str, forms.Delta]]:
+        """site name -> delta name -> delta, for every site that has one."""
+        found = {s.name: forms.deltas_of(s) for s in self.structure.sites}
+        return {n: d for n, d in found.items() if d}
+
+    def rediscover(self) -> None:
+        """Look at the structure again, after `prepare` changed the model."""
+        self.structure = discover(self.model)
+        for p in self.base_parameters().values():
+            p.requires_grad_(False)
+
+    # -- changing base tensors -------------------------------------------------------------------------------------
+
+    def remember(self, name: str, indices: Tensor | None = None) -> None:
+        """Keep the present value of a base tensor (or of some of its entries) before it changes for the first time."""
+        p = self.base_parameters()[name]
+        held = self.originals.get(name)
+        if held is None:
+            if indices is None:
+                self.originals[name] = Original(p.detach().clone())
+            else:
+                self.originals[name] = Original(p.detach().reshape(-1)[indices].clone(), indices.clone())
+        elif indices is not None:
+            held.add(p, indices)
+        elif held.indices is not None:
+            self.originals[name] = Original(held.restored(p))
+
+    def forget_changes(self) -> None:
+        """Put the base back: originals restored, deltas taken away."""
+        parameters = self.base_parameters()
+        with torch.no_grad():
+            for name, original in self.originals.items():
+                parameters[name].copy_(original.restored(parameters[name]))
+        self.originals.clear()
+        for site in self.structure.sites:
+            forms.detach(site)
+
+    def fold(self, name: str | None = None) -> int:
+        """Fold the deltas called `name` (none: all) into the weights and take them away; return how many sites."""
+        count = 0
+        with torch.no_grad():
+            for site in self.structure.sites:
+                held = {n: d for n, d in forms.deltas_of(site).items() if name is None or n == name}
+                foldable = {n: d for n, d in held.items() if d.foldable}
+                if not foldable:
+                    continue
+                self.remember(site.weight_name)
+                for n, delta in foldable.items():
+                    change = (delta.change().float() * delta.strength).to(site.weight.dtype)
+                    site.weight.data = site.weight.data + site.to_stored(change)
+                    forms.detach(site, n)
+                count += 1
+        return count
+
+    # -- the way back ----------------------------------------------------------------------------------------------
+
+    @property
+    def foldable(self) -> bool:
+        """Whether every change can be folded into plain weights, and so dialled without retraining."""
+        return self.wrapper is None and all(d.foldable for by_name in self.deltas().values() for d in by_name.values())
+
+    @contextmanager
+    def at_strength(self, strength: float) -> Iterator[nn.Module]:
+        """The plain model with base + strength x (tuned - base); 0 is the base bit for bit, 1 the tuned one folded.
+
+        Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was.
+        """
+        swapped: list[tuple[Tensor, Tensor]] = []
+        silenced: list[tuple[forms.Delta, bool, float]] = []
+        try:
+            with torch.no_grad():
+                self._set_strength(strength, swapped, silenced)
+            yield self.model
+        finally:
+            for delta, active, old in silenced:
+                delta.active, delta.strength = active, old
+            for parameter, data in reversed(swapped):
+                parameter.data = data
+
+    def _set_strength(self, strength: float, swapped: list[tuple[Tensor, Tensor]], silenced: list[tuple[forms.Delta, bool, float]]) -> None:
+        parameters: dict[str, nn.Parameter] = self.base_parameters()
+        for name, original in self.originals.items():
+            p = parameters[name]
+            if strength == 1.0:
+                continue
+            first = original.restored(p)
+            swapped.append((p, p.data))
+            p.data = first if strength == 0.0 else torch.lerp(first.float(), p.data.float(), strength).to(p.dtype)
+        for site_name, by_name in self.deltas().items():
+            site = self.structure.site(site_name)
+            for delta in by_name.values():
+                if not delta.active:
+                    continue
+                silenced.append((delta, delta.active, delta.strength))
+                if not delta.foldable:
+                    delta.strength = delta.strength * strength
+                    continue
+                delta.active = False
+                if strength != 0.0:
+                    change = site.to_stored(delta.change().float() * (strength * delta.strength))
+                    swapped.append((site.weight, site.weight.data))
+                    site.weight.data = (site.weight.data.float() + change).to(site.weight.dtype)
+
+    @contextmanager
+    def base(self) -> Iterator[nn.Module]:
+        """The untouched base, in place: for reference log-probabilities, hidden states and drift."""
+        with self.at_strength(0.0) as model:
+            yield model
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """Evaluation mode inside, whatever it was before on leaving."""
+        was = self.model.training
+        self.model.eval()
+        try:
+            yield self.model
+        finally:
+            self.model.train(was)
+
+    def tuned_state(self, strength: float = 1.0) -> dict[str, Tensor]:
+        """Plain state dict of the model at a strength: only the base's own names, new tensors where they changed."""
+        with self.at_strength(strength):
+            return {n: t.detach().clone() for n, t in self.model.state_dict().items() if ".delta." not in n}

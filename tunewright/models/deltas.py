@@ -1,0 +1,205 @@
+"""The forms of a trained change, and how one hangs on a frozen site.
+
+A delta is a small module registered as `<site>.delta`; the site's class is replaced by one with the same name and
+parameters whose forward adds the delta's output, so that the base's own parameter names never change. With every delta
+switched off the forward is the base's own, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.errors import MethodError
+from tunewright.models.lowrank import low_rank
+from tunewright.models.sites import Site
+
+
+class Delta(nn.Module):
+    """Base of all forms. `strength` dials the whole change (1: as trained, 0: the base), `active` switches it.
+
+    Subclasses give `change()` [out, in] (the change of the weight at strength 1), or set `foldable` to False, and
+    `forward(x, y)`: the site's output y [..., out] with the change added, given its input x.
+    """
+
+    form: ClassVar[str]
+    foldable: ClassVar[bool] = True
+    site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strength = 1.0
+        self.active = True
+
+    def change(self) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """JSON values that rebuild the delta's shape (its tensors come from its state dict)."""
+        raise NotImplementedError
+
+
+class LowRank(Delta):
+    """s (B A - B0 A0): A [r, in], B [out, r], scale s; the frozen offset B0, A0 is optional.
+
+    With an offset equal to the start of B and A the base's output is unchanged at step 0, whatever A and B are
+    (CorDA, PiSSA, LoRA-GA). `dropout` acts on the delta's input, as in PEFT.
+    """
+
+    form = "low-rank"
+
+    def __init__(self, A: Tensor, B: Tensor, scale: float, *, dropout: float = 0.0, offset: bool = False):
+        super().__init__()
+        if A.shape[0] != B.shape[1]:
+            raise MethodError(f"A has rank {A.shape[0]}, B has rank {B.shape[1]}")
+        self.lora_A = nn.Parameter(A)
+        self.lora_B = nn.Parameter(B)
+        self.scale, self.dropout = float(scale), dropout
+        # second order: the fused backward cannot be differentiated again, the plain one can
+        self.fused = True
+        self.offset_A: Tensor | None
+        self.offset_B: Tensor | None
+        self.register_buffer("offset_A", A.detach().clone() if offset else None)
+        self.register_buffer("offset_B", B.detach().clone() if offset else None)
+
+    @property
+    def rank(self) -> int:
+        return int(self.lora_A.shape[0])
+
+    def change(self) -> Tensor:
+        product = self.lora_B @ self.lora_A
+        if self.offset_A is not None and self.offset_B is not None:
+            product = product - self.offset_B @ self.offset_A
+        return product * self.scale
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """(A, B) of a plain low-rank change s B A; with an offset their rank is 2r."""
+        if self.offset_A is None or self.offset_B is None:
+            return self.lora_A, self.lora_B
+        return torch.cat([self.lora_A, self.offset_A]), torch.cat([self.lora_B, -self.offset_B], dim=1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        A, B = self.pair()
+        if self.dropout and self.training:
+            x = nn.functional.dropout(x, self.dropout)
+        return y + nn.functional.linear(nn.functional.linear(x.to(A.dtype), A), B).to(y.dtype) * (self.scale * self.strength)
+
+    def settings(self) -> dict[str, Any]:
+        return {"rank": self.rank, "scale": self.scale, "dropout": self.dropout, "offset": self.offset_A is not None}
+
+
+class Sparse(Delta):
+    """Values at fixed places of the weight: `indices` [k] (flat into [out, in], sorted, unique), `values` [k]."""
+
+    form = "sparse"
+
+    def __init__(self, indices: Tensor, values: Tensor, shape: tuple[int, int]):
+        super().__init__()
+        self.register_buffer("indices", indices.to(torch.int64))
+        self.values = nn.Parameter(values)
+        self.shape = tuple(shape)
+
+    indices: Tensor
+
+    def change(self) -> Tensor:
+        flat = torch.zeros(math.prod(self.shape), dtype=self.values.dtype, device=self.values.device)
+        return flat.scatter(0, self.indices, self.values).view(self.shape)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + nn.functional.linear(x.to(self.values.dtype), self.change()).to(y.dtype) * self.strength
+
+    def settings(self) -> dict[str, Any]:
+        return {"entries": int(self.indices.numel()), "shape": list(self.shape)}
+
+
+class DeltaStack(nn.ModuleDict):
+    """The deltas of one site by name, in the order they were attached; parameters are `<site>.delta.<name>.<part>`."""
+
+    def live(self) -> list[Delta]:
+        return [d for d in self.values() if d.active and d.strength != 0.0]  # type: ignore[misc]
+
+
+_CLASSES: dict[type, type] = {}
+
+
+def _forward(base: type[nn.Module]) -> Callable[..., Any]:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        live = self.delta.live()
+        if not live:
+            return base.forward(self, x)
+        first = live[0]
+        if _fusable(self, first, x):
+            A, B = first.pair()
+            y = low_rank(x, self.weight, self.bias, A, B, first.scale * first.strength, transposed=self.tunewright_transposed)
+            live = live[1:]
+        else:
+            y = base.forward(self, x)
+        for delta in live:
+            y = delta(x, y)
+        return y
+
+    return forward
+
+
+def _fusable(module: Any, delta: Delta, x: Tensor) -> bool:
+    if not (isinstance(delta, LowRank) and delta.fused and torch.is_grad_enabled()):
+        return False
+    if (delta.dropout and delta.training) or module.weight.requires_grad or not module.tunewright_plain:
+        return False
+    return bool(x.dtype == module.weight.dtype == delta.lora_A.dtype)
+
+
+def attach(site: Site, name: str, delta: Delta) -> None:
+    """Hang `delta` on a site under `name`. Raises MethodError when the form cannot take the site's kind."""
+    if site.kind not in delta.site_kinds:
+        raise MethodError(f"a {delta.form} delta cannot hang on '{site.name}', which is a {site.kind}", where="targets", remedy=f"target sites of kind {', '.join(delta.site_kinds)}")
+    module: Any = site.module
+    if not hasattr(module, "delta"):
+        base = type(module)
+        if base not in _CLASSES:
+            _CLASSES[base] = type(base.__name__, (base,), {"forward": _forward(base), "__module__": base.__module__})
+        module.tunewright_base = base
+        module.tunewright_transposed = site.kind == "conv1d"
+        module.tunewright_plain = type(module.weight.data) is Tensor and type(module).__name__ in ("Linear", "Conv1D")
+        module.__class__ = _CLASSES[base]
+        module.delta = DeltaStack()
+    if name in module.delta:
+        raise MethodError(f"site '{site.name}' already has a delta named '{name}'")
+    module.delta[name] = delta.to(module.weight.device)
+
+
+def detach(site: Site, name: str | None = None) -> None:
+    """Take a site's delta `name` (none: all) away; with none left the module is the base's own again."""
+    module: Any = site.module
+    if not hasattr(module, "delta"):
+        return
+    for n in [name] if name else list(module.delta):
+        del module.delta[n]
+    if not len(module.delta):
+        module.__class__ = module.tunewright_base
+        del module.delta, module.tunewright_base, module.tunewright_transposed, module.tunewright_plain
+
+
+def deltas_of(site: Site) -> dict[str, Delta]:
+    """The deltas of a site by name, in order; empty when it has none."""
+    return dict(getattr(site.module, "delta", {}).items())
+
+
+def kaiming_low_rank(
+    site: Site, rank: int, scale: float, generator: torch.Generator, *, dropout: float = 0.0, dtype: torch.dtype = torch.float32
+) -> LowRank:
+    """LoRA's start: A uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5), B zero. A is [rank, in], B is [out, rank]."""
+    bound = 1.0 / math.sqrt(site.in_features)
+    A = torch.empty(rank, site.in_features, dtype=dtype).uniform_(-bound, bound, generator=generator)
+    return LowRank(A, torch.zeros(site.out_features, rank, dtype=dtype), scale, dropout=dropout)
+
+
+FORMS: dict[str, type[Delta]] = {c.form: c for c in (LowRank, Sparse)}
+Carry = Literal["fold", "frozen", "training", "drop"]

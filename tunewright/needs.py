@@ -1,0 +1,99 @@
+"""Serves what methods ask for: each need once, whoever asked; a need that cannot be served is refused at plan time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunewright.batch import Batch, Row
+from tunewright.errors import MethodError, did_you_mean
+from tunewright.method import Need
+from tunewright.models.adapted import Adapted
+from tunewright.slots import Bound, Methods
+
+
+@dataclass
+class NeedContext:
+    """What a need may use: the model at the stage's start, rows by source name, other models, a cache folder.
+
+    `rows` maps "train", "keep", "eval" ... to encoded rows; `other` loads one of the recipe's `models` by its name,
+    frozen, once. `data_hashes` name the rows, for cache keys.
+    """
+
+    adapted: Adapted
+    task: Any
+    seed: int
+    rows: Mapping[str, list[Row]] = field(default_factory=dict)
+    data_hashes: Mapping[str, str] = field(default_factory=dict)
+    other_names: tuple[str, ...] = ()
+    other: Callable[[str], Adapted] | None = None
+    cache: Path | None = None
+    device: str = "cpu"
+    forward: Callable[[Batch], Any] | None = None
+
+    def batches(self, source: str, samples: int, tokens: int = 2048) -> Iterator[Batch]:
+        """`samples` rows of a source, drawn without replacement by (seed, source), in batches of about `tokens`."""
+        rows = list(self.source(source))
+        picked = random.Random(f"{self.seed}/needs/{source}").sample(rows, min(samples, len(rows)))
+        group: list[Row] = []
+        for row in picked:
+            if group and sum(r.size for r in group) + row.size > tokens:
+                yield self.task.collate(group).to(self.device)
+                group = []
+            group.append(row)
+        if group:
+            yield self.task.collate(group).to(self.device)
+
+    def source(self, name: str) -> list[Row]:
+        """Rows of one source; MethodError with what there is when it is missing or empty."""
+        if not self.rows.get(name):
+            raise MethodError(f"a method needs rows of '{name}', and the recipe gives none", where="needs", remedy=f"add `{name}:` to the recipe; {did_you_mean(name, [k for k, v in self.rows.items() if v])}")
+        return list(self.rows[name])
+
+    def model(self, name: str) -> Adapted:
+        """One of the recipe's other models, frozen; MethodError with the line to write when it is not named."""
+        if name not in self.other_names or self.other is None:
+            raise MethodError(f"a method needs the model '{name}', and the recipe names none", where="models", remedy=f"write models: {{{name}: ./folder-or-hub-id}}")
+        return self.other(name)
+
+
+class Provider:
+    """Computes needs of one stage."""
+
+    def __init__(self, context: NeedContext):
+        self.context = context
+        self._stage: dict[Need, Any] = {}
+        self._batch: tuple[int, dict[Need, Any]] = (0, {})
+
+    def check(self, methods: Methods) -> None:
+        """Refuse at plan time what cannot be served."""
+        for b in methods:
+            for need in b.method.needs():
+                need.check(self.context)
+
+    def stage(self, bound: Bound) -> dict[str, Any]:
+        """A method's statistics, each computed once from the weights the stage starts with."""
+        found = {}
+        for need in bound.method.needs():
+            if need.when == "stage":
+                if need not in self._stage:
+                    with self.context.adapted.evaluating():
+                        self._stage[need] = need.compute(self.context)
+                found[need.name] = self._stage[need]
+        return found
+
+    def signals(self, bound: Bound, batch: Batch | None, when: str) -> dict[str, Any]:
+        """A method's signals for one micro-batch ("batch") or one drawing ("redraw")."""
+        wanted = [n for n in bound.method.needs() if n.when == when]
+        if not wanted:
+            return {}
+        if self._batch[0] != id(batch) or batch is None:
+            self._batch = (id(batch), {})
+        held = self._batch[1]
+        for need in wanted:
+            if need not in held:
+                held[need] = need.compute(self.context, batch)
+        return {n.name: held[n] for n in wanted}

@@ -1,0 +1,139 @@
+"""How the methods of a stage combine: conflicts refused before anything is loaded, each slot's rule applied here.
+
+Nothing in this file knows a method's name.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunewright.errors import MethodError
+from tunewright.method import SLOTS, Method, Needs, State, arguments, call, check_class
+
+
+@dataclass
+class Bound:
+    """A method in a stage: its name in the recipe, its state, and what its needs gave. `weight` scales its objective."""
+
+    name: str
+    method: Method
+    weight: float = 1.0
+    state: State = field(default_factory=State)
+    stage_needs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def coupled(self) -> bool:
+        return self.method.couples == "batch"
+
+
+class Methods:
+    """The methods of one stage, in the recipe's order."""
+
+    def __init__(self, bound: Sequence[Bound]):
+        self.bound = list(bound)
+        self._by_slot = {slot: [b for b in self.bound if slot in type(b.method).slots()] for slot in SLOTS}
+
+    def __iter__(self) -> Iterator[Bound]:
+        return iter(self.bound)
+
+    def on(self, slot: str) -> list[Bound]:
+        """Methods that fill a slot, in order."""
+        return self._by_slot[slot]
+
+    def one(self, slot: str) -> Bound | None:
+        """The method on a slot that takes one, or None."""
+        found = self.on(slot)
+        return found[0] if found else None
+
+    def call(self, bound: Bound, slot: str, signals: Mapping[str, Any] | None = None, **offered: Any) -> Any:
+        """Call one method's slot function; `needs` is made only when the function asks for it."""
+        if "needs" in arguments(type(bound.method), slot):
+            offered["needs"] = Needs({**bound.stage_needs, **(signals or {})})
+        return call(bound.method, slot, state=bound.state, rng=bound.state.rng, **offered)
+
+    def event(self, slot: str, **offered: Any) -> None:
+        """Tell every method on an event slot, in order."""
+        for b in self.on(slot):
+            self.call(b, slot, **offered)
+
+    def chain(self, slot: str, key: str, value: Any, **offered: Any) -> Any:
+        """Pass a value through every method on a slot, in order; None keeps it."""
+        for b in self.on(slot):
+            got = self.call(b, slot, **{key: value}, **offered)
+            value = value if got is None else got
+        return value
+
+
+def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: str | None = None) -> None:
+    """Refuse, before anything is loaded, what cannot be combined. Raises MethodError naming both methods.
+
+    Two methods on a slot that takes one; the same method twice; a method that does not serve the task; a choice of
+    whole-model weights beside a wrapped forward.
+    """
+    where = f"stages.{stage}.methods"
+    seen: dict[str, Method] = {}
+    for name, method in named:
+        check_class(type(method))
+        if name in seen:
+            raise MethodError(f"'{name}' is named twice", where=where, remedy="name it once; to use it again with other parameters, add a second stage")
+        seen[name] = method
+        if task and method.tasks is not None and task not in method.tasks:
+            raise MethodError(f"'{name}' does not serve the task {task}", where=where, remedy="it serves: " + ", ".join(method.tasks))
+    for slot in SLOTS.values():
+        filling = [n for n, m in named if slot.name in type(m).slots()]
+        if slot.several == "one" and len(filling) > 1:
+            a, b = filling[:2]
+            raise MethodError(
+                f"'{a}' and '{b}' both {slot.does}: the slot '{slot.name}' takes one method",
+                where=where,
+                remedy=f"put them into two stages:\n     stages:\n       - {{name: first, methods: [{a}]}}\n       - {{name: second, start: stages.first, methods: [{b}]}}",
+            )
+
+
+def bind(named: Sequence[tuple[str, Method]], seed: int, stage: str) -> Methods:
+    """Methods with fresh states; each one's generator is seeded by (seed, stage, name)."""
+    bound = []
+    for name, method in named:
+        b = Bound(name, method, weight=float(getattr(method, "weight", 1.0)))
+        b.state.rng = random.Random(f"{seed}/{stage}/{name}")
+        bound.append(b)
+    return Methods(bound)
+
+
+def states_of(methods: Methods) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(JSON, tensors) of all methods' states: data, generator, parameters and buffers under "<method>.<name>"."""
+    data = {b.name: {"data": b.state.data, "rng": rng_state(b.state.rng)} for b in methods}
+    tensors = {f"{b.name}.{n}": t for b in methods for n, t in b.state.state_dict(keep_vars=True).items()}
+    return data, tensors
+
+
+def restore_states(methods: Methods, data: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """Put back what `states_of` gave; buffers take the saved shape."""
+    for b in methods:
+        saved = data[b.name]
+        b.state.data = dict(saved["data"])
+        b.state.rng.setstate(rng_tuple(saved["rng"]))
+        owned = dict(b.state.named_parameters())
+        for key, tensor in tensors.items():
+            if not key.startswith(b.name + "."):
+                continue
+            n = key[len(b.name) + 1 :]
+            if n in owned:
+                owned[n].data.copy_(tensor)
+            else:
+                path, _, leaf = n.rpartition(".")
+                b.state.get_submodule(path)._buffers[leaf] = tensor.clone()
+
+
+def rng_state(rng: random.Random) -> list[Any]:
+    """A Python generator's state as JSON."""
+    version, internal, gauss = rng.getstate()
+    return [version, list(internal), gauss]
+
+
+def rng_tuple(saved: Sequence[Any]) -> tuple[Any, ...]:
+    """The state that `random.Random.setstate` takes, from `rng_state`."""
+    return (saved[0], tuple(saved[1]), saved[2])

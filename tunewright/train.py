@@ -1,0 +1,482 @@
+"""The loop: batches in, optimizer steps out. Re-entrant: `train` may be called by larger systems as a subroutine.
+
+One optimizer step: draw what trains if due; take rows; split them into micro-batches; sum every objective's
+denominator over them; forward and backward each; penalties once; gradient methods; clip; step; update methods.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tunewright import coupled
+from tunewright.batch import Batch, Loss, Outputs, Row
+from tunewright.errors import MethodError, NonFiniteError
+from tunewright.method import Candidates, Choice, Plan, Setup, row_rng
+from tunewright.models.adapted import Adapted
+from tunewright.nonfinite import diagnose
+from tunewright.optim import Optimizers
+from tunewright.schedules import factor_of
+from tunewright.slots import Bound, Methods, restore_states, states_of
+from tunewright.trained import Trained
+
+
+class Rows(Protocol):
+    """Where rows come from: `data.order.Cursor`, or anything like it."""
+
+    def next_batch(self) -> list[tuple[Row, int]]: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+class Stop(Exception):
+    """Raised by a listener to end a stage early; the message says why."""
+
+
+@dataclass
+class Stage:
+    """Everything the loop needs for one stage. `signals(needs, batch)` computes the methods' per-batch needs.
+
+    `spec` is the resolved `train` section. `listen(loop, record)` is called after every optimizer step.
+    """
+
+    adapted: Adapted
+    task: Any
+    methods: Methods
+    rows: Rows
+    plan: Plan
+    spec: Any
+    budget: Any
+    signals: Callable[[Bound, Batch | None, str], dict[str, Any]] = lambda bound, batch, when: {}
+    listen: Callable[[Loop, dict[str, Any]], None] = lambda loop, record: None
+    splits: dict[int, int] = field(default_factory=dict)
+    flops_per_token: float = 0.0
+    device: str = "cpu"
+
+
+class Loop:
+    """One stage's training, resumable at any optimizer step."""
+
+    def __init__(self, stage: Stage):
+        self.stage, self.plan, self.spec = stage, stage.plan, stage.spec
+        self.adapted, self.methods = stage.adapted, stage.methods
+        self.step_number, self.tokens, self.trained_tokens, self.seconds = 0, 0, 0, 0.0
+        self.micro_tokens: int | None = stage.spec.micro_tokens
+        self.averaged: dict[str, Tensor] | None = None
+        self.redraw_every: int | None = None
+        self.started = time.monotonic()
+        self._begin()
+
+    # -- set-up ------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        owned: dict[str, nn.Parameter] = {}
+        for b in self.methods:
+            owned.update({f"{b.name}.{n}": p for n, p in b.state.named_parameters()})
+        self.trained = Trained(self.adapted, owned)
+        self.chooser = self.methods.one("choose")
+        if self.chooser is None:
+            self.trained.set(self.trained.default())
+        else:
+            self.trained.set(self._draw())
+        self.starts: dict[str, Tensor] = {}
+        if self.methods.on("penalty"):
+            self.starts = {n: leaf.parameter.detach().clone() for n, leaf in self.trained.leaves.items() if leaf.group == "base"}
+        self.optimizers = Optimizers(self.trained, self.methods, self.spec)
+        if self.methods.on("average"):
+            self.averaged = {n: p.detach().clone() for n, p in self.trained.parameters().items()}
+
+    def _draw(self) -> Choice:
+        assert self.chooser is not None
+        candidates = Candidates(self.adapted, self.trained.owned)
+        signals = self.stage.signals(self.chooser, None, "redraw")
+        choice: Choice = self.methods.call(self.chooser, "choose", signals, candidates=candidates, step=self.step_number, plan=self.plan)
+        self.redraw_every = choice.redraw_every
+        return Choice(tuple(sorted(choice.names)), dict(choice.entries), choice.redraw_every, choice.moments)
+
+    # -- one optimizer step ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train until the plan's steps are done, the budget is spent or a listener raises Stop."""
+        self.adapted.model.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._dropout_state)
+            try:
+                while not self.finished():
+                    record = self.one_step()
+                    self._dropout_state = torch.get_rng_state()
+                    self.stage.listen(self, record)
+            except Stop:
+                pass
+        self.adapted.model.eval()
+        if self.averaged is not None:
+            self.use_average()
+
+    _dropout: Tensor | None = None
+
+    @property
+    def _dropout_state(self) -> Tensor:
+        """State of torch's generator that the model's dropout draws from, seeded by the recipe's seed and the stage."""
+        if self._dropout is None:
+            self._dropout = torch.Generator().manual_seed(self.spec.seed * 1_000_003 + self.plan.index).get_state()
+        return self._dropout
+
+    @_dropout_state.setter
+    def _dropout_state(self, state: Tensor) -> None:
+        self._dropout = state
+
+    def finished(self) -> bool:
+        b = self.stage.budget
+        if self.step_number >= self.plan.steps and self.plan.exact:
+            return True
+        spent = (
+            (b.steps, self.step_number),
+            (b.tokens, self.tokens),
+            (b.seconds, self.seconds),
+            (b.flops, self.tokens * self.stage.flops_per_token),
+        )
+        return any(limit is not None and used >= limit for limit, used in spent)
+
+    def one_step(self) -> dict[str, Any]:
+        """Do one optimizer step and return its record."""
+        began = time.monotonic()
+        if self.chooser and self.step_number and self.redraw_every and self.step_number % self.redraw_every == 0:
+            self.optimizers.redraw(self._draw())
+        rows = self.stage.rows.next_batch()
+        factor = self._factor()
+        rate = self.optimizers.set_factor(factor)
+        record = self._with_splits(rows)
+        self._apply(factor, record)
+        self.step_number += 1
+        tokens = sum(row.size for row, _ in rows)
+        self.tokens += tokens
+        self.trained_tokens += record.pop("targets")
+        self.methods.event("after_step", step=self.step_number, plan=self.plan, adapted=self.adapted)
+        self._mix(record)
+        elapsed = time.monotonic() - began
+        self.seconds += elapsed
+        epoch = max((e for _, e in rows), default=0)
+        return {"step": self.step_number, "learning_rate": rate, "num_tokens": self.tokens, "epoch": epoch, "tokens_per_second": tokens / max(elapsed, 1e-9), **record}
+
+    def _factor(self) -> float | dict[str, float]:
+        own = self.methods.one("schedule")
+        if own is None:
+            return factor_of(self.spec.lr_scheduler_type, self.step_number, self.plan.steps, self.plan.warmup_steps)
+        got = self.methods.call(own, "schedule", step=self.step_number, plan=self.plan)
+        return got if isinstance(got, dict) else float(got)
+
+    def _with_splits(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
+        """Gradients of the step; when memory runs out, again from its first micro-batch with half the tokens each."""
+        self.micro_tokens = self.stage.splits.get(self.step_number, self.micro_tokens)
+        rng = torch.get_rng_state()
+        while True:
+            try:
+                owner = self.methods.one("step")
+                if owner is None:
+                    return self.gradients(rows)
+                inner = Inner(self, rows)
+                self.methods.call(owner, "step", inner=inner, step=self.step_number, plan=self.plan)
+                return inner.record
+            except (torch.OutOfMemoryError, MemoryError):
+                self.trained.zero_grad()
+                torch.set_rng_state(rng)
+                largest = max(r.size for r, _ in rows)
+                total = sum(r.size for r, _ in rows)
+                now = min(self.micro_tokens or total, total)
+                if now <= largest:
+                    raise
+                self.micro_tokens = max(largest, now // 2)
+                self.stage.splits[self.step_number] = self.micro_tokens
+
+    def micro_batches(self, rows: Sequence[tuple[Row, int]]) -> list[Batch]:
+        """Rows of one step as collated micro-batches of at most `micro_tokens` tokens, methods' `batch` applied."""
+        groups: list[list[tuple[Row, int]]] = [[]]
+        size = 0
+        for row, epoch in rows:
+            if groups[-1] and self.micro_tokens and size + row.size > self.micro_tokens:
+                groups.append([])
+                size = 0
+            groups[-1].append((row, epoch))
+            size += row.size
+        return [self._collate(g) for g in groups]
+
+    def _collate(self, group: Sequence[tuple[Row, int]]) -> Batch:
+        batch: Batch = self.stage.task.collate([r for r, _ in group])
+        batch.epochs = [e for _, e in group]
+        for b in self.methods.on("batch"):
+
+            def draw(i: int, name: str = b.name, batch: Batch = batch) -> Any:
+                return row_rng(self.spec.seed, name, batch.epochs[i], batch.row_ids[i])
+
+            batch = self.methods.call(b, "batch", batch=batch, step=self.step_number, plan=self.plan, row_rng=draw) or batch
+        return batch.to(self.stage.device)
+
+    def gradients(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
+        """Fill every leaf's gradient with that of the step's loss; return what is logged."""
+        self.trained.zero_grad()
+        batches = self.micro_batches(rows)
+        objectives = self.methods.on("objective")
+        record: dict[str, Any] = {"targets": sum(len(b.targets) for b in batches)}
+        if any(o.coupled for o in objectives):
+            total = coupled.backward(self, batches, objectives)
+        else:
+            total = self._backward_each(batches, objectives, record)
+        for b in self.methods.on("penalty"):
+            value = self.methods.call(b, "penalty", targets=self.targets(), step=self.step_number, plan=self.plan)
+            if value.requires_grad:
+                value.backward()
+            record[f"penalty/{b.name}"] = value.detach()
+            total = total + value.detach()
+        record["loss"] = total
+        record = {k: float(v) if isinstance(v, Tensor) else v for k, v in record.items()}
+        if not math.isfinite(record["loss"]):
+            raise NonFiniteError(*diagnose(self, batches, f"the loss is {record['loss']}"))
+        return record
+
+    def _backward_each(self, batches: list[Batch], objectives: list[Bound], record: dict[str, Any]) -> Tensor:
+        denominators = [sum_weights(batches, o) for o in objectives] or [sum_weights(batches, None)]
+        total = torch.zeros((), device=self.stage.device)
+        for batch in batches:
+            outputs = self.forward(batch)
+            losses = [(b, self.objective(b, outputs, batch)) for b in objectives] or [(None, self.stage.task.loss(outputs, batch))]
+            loss: Any = 0.0
+            for (bound, item), denominator in zip(losses, denominators, strict=True):
+                part = weighted_sum(item, batch, bound) / denominator
+                if bound is not None:
+                    record[f"loss/{bound.name}"] = record.get(f"loss/{bound.name}", 0.0) + part.detach()
+                loss = loss + part * (bound.weight if bound else 1.0)
+            if loss.requires_grad:
+                loss.backward()
+            total = total + loss.detach()
+        return total
+
+    def forward(self, batch: Batch) -> Outputs:
+        """One forward; hidden states only when a method's need asks for them."""
+        hidden = any(n.name == "hidden_states" for b in self.methods for n in b.method.needs())
+        outputs: Outputs = self.stage.task.forward(self.adapted.wrapper or self.adapted.model, batch, hidden=hidden)
+        return outputs
+
+    def objective(self, bound: Bound, outputs: Outputs, batch: Batch) -> Loss:
+        signals = self.stage.signals(bound, batch, "batch")
+        loss: Loss = self.methods.call(bound, "objective", signals, outputs=outputs, batch=batch, step=self.step_number, plan=self.plan)
+        return loss
+
+    def targets(self) -> dict[str, Target]:
+        """Trained weights of sites by parameter name, each with its change since the stage began."""
+        found: dict[str, Target] = {}
+        by_site = self.adapted.deltas()
+        for site in self.adapted.structure.sites:
+            name = site.weight_name
+            parts = [d for d in by_site.get(site.name, {}).values() if d.foldable and any(p.requires_grad for p in d.parameters())]
+            if parts or name in self.starts:
+                found[name] = Target(site, parts, self.starts.get(name))
+        return found
+
+    def _apply(self, factor: float | Mapping[str, float], record: dict[str, Any]) -> None:
+        """Gradient methods, clipping, the optimizer's step, update methods."""
+        if self.methods.on("gradient"):
+            changed = self.methods.chain("gradient", "gradients", self.trained.gradients(), step=self.step_number)
+            for n, leaf in self.trained.parameters().items():
+                leaf.grad = changed.get(n)
+        parameters = self.trained.parameters()
+        with_grad = [p for p in parameters.values() if p.grad is not None]
+        limit = self.spec.max_grad_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(with_grad, limit)) if with_grad else 0.0
+        record["grad_norm"] = norm
+        if not math.isfinite(norm):
+            bad = next((n for n, g in self.trained.gradients().items() if not bool(torch.isfinite(g).all())), "?")
+            raise NonFiniteError(f"the gradient of '{bad}' is not finite", f"step {self.step_number + 1}", "lower train.learning_rate, or set train.max_grad_norm")
+        proposing = self.methods.on("update") or isinstance(factor, Mapping)
+        before = {n: p.detach().clone() for n, p in parameters.items()} if proposing else {}
+        self.optimizers.step()
+        if proposing:
+            self._propose(before, parameters, factor)
+        self.trained.write_back()
+        if self.averaged is not None:
+            for b in self.methods.on("average"):
+                self.averaged = self.methods.call(b, "average", averaged=self.averaged, parameters=parameters, step=self.step_number, plan=self.plan)
+        self.trained.zero_grad()
+
+    def _propose(self, before: dict[str, Tensor], parameters: dict[str, nn.Parameter], factor: float | Mapping[str, float]) -> None:
+        with torch.no_grad():
+            changes = {n: p - before[n] for n, p in parameters.items()}
+            if isinstance(factor, Mapping):
+                # both optimizers' steps are proportional to the rate, so scaling the step is scaling the rate
+                common = factor.get("", 1.0)
+                changes = {n: c * (factor.get(n, common) / common) for n, c in changes.items()}
+            changes = self.methods.chain("update", "changes", changes, parameters=before, step=self.step_number, plan=self.plan)
+            for n, p in parameters.items():
+                p.copy_(before[n] + changes[n])
+
+    def _mix(self, record: Mapping[str, Any]) -> None:
+        mixer = self.methods.one("mixture")
+        if mixer is None:
+            return
+        rows: Any = self.stage.rows
+        weights = self.methods.call(mixer, "mixture", weights=dict(rows.weights), progress=record, step=self.step_number, plan=self.plan)
+        if weights is not None:
+            rows.weights = weights
+
+    def use_average(self) -> None:
+        """Put the kept average in the place of the last weights."""
+        assert self.averaged is not None
+        with torch.no_grad():
+            for n, p in self.trained.parameters().items():
+                if n in self.averaged:
+                    p.copy_(self.averaged[n])
+        self.trained.write_back()
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+        """(JSON, tensors by file) from which `restore` goes on bit for bit."""
+        data, state_tensors = states_of(self.methods)
+        choice = {n: None if leaf.indices is None else "entries" for n, leaf in self.trained.leaves.items()}
+        entries = {n: leaf.indices for n, leaf in self.trained.leaves.items() if leaf.indices is not None}
+        loop = {
+            "step": self.step_number,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "seconds": self.seconds,
+            "micro_tokens": self.micro_tokens,
+            "redraw_every": self.redraw_every,
+            "splits": {str(k): v for k, v in self.stage.splits.items()},
+            "rows": self.stage.rows.state(),
+            "methods": data,
+            "choice": choice,
+        }
+        tensors = {
+            "trained": self.trained.changed(),
+            "optimizer": self.optimizers.state(),
+            "methods": state_tensors,
+            "entries": entries,
+            "random": {"dropout": self._dropout_state},
+            "average": dict(self.averaged or {}),
+            "starts": self.starts,
+        }
+        return loop, tensors
+
+    def restore(self, loop: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go back to what `state` gave; the model holds the stage's start."""
+        self.step_number, self.tokens = loop["step"], loop["tokens"]
+        self.trained_tokens, self.seconds = loop["trained_tokens"], loop["seconds"]
+        self.micro_tokens, self.redraw_every = loop["micro_tokens"], loop["redraw_every"]
+        self.stage.splits.update({int(k): v for k, v in loop["splits"].items()})
+        self.stage.rows.restore(loop["rows"])
+        restore_states(self.methods, loop["methods"], tensors["methods"])
+        self.trained.restore(tensors["trained"])
+        entries = tensors.get("entries", {})
+        names = tuple(n for n, kind in loop["choice"].items() if kind is None)
+        self.trained.set(Choice(names, dict(entries), self.redraw_every))
+        self.optimizers.build()
+        self.optimizers.restore(tensors["optimizer"])
+        self._dropout_state = tensors["random"]["dropout"]
+        self.starts = dict(tensors.get("starts", {}))
+        if tensors.get("average"):
+            self.averaged = dict(tensors["average"])
+
+
+@dataclass
+class Target:
+    """A trained weight: `change()` [out, in] since the stage began, differentiable."""
+
+    site: Any
+    deltas: list[Any]
+    start: Tensor | None
+
+    def change(self) -> Tensor:
+        total: Any = 0.0
+        for d in self.deltas:
+            total = total + d.change()
+        if self.start is not None:
+            moved = self.site.weight - self.start
+            total = total + (moved.t() if self.site.kind == "conv1d" else moved.flatten(1) if self.site.kind == "conv" else moved)
+        result: Tensor = total
+        return result
+
+
+class Inner:
+    """What a method that owns the inner step may do: compute gradients at the present weights, as often as it likes.
+
+    The last call of `gradients()` leaves the gradients with which the optimizer steps.
+    """
+
+    def __init__(self, loop: Loop, rows: Sequence[tuple[Row, int]]):
+        self._loop, self._rows = loop, rows
+        self.record: dict[str, Any] = {}
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Trained leaves by name; after moving them call `moved()`."""
+        return self._loop.trained.parameters()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Gradients of this step's rows at the present weights."""
+        self.record = self._loop.gradients(self._rows)
+        return self._loop.trained.gradients()
+
+    def moved(self) -> None:
+        """Make moved leaves take effect where only entries of a tensor train."""
+        self._loop.trained.write_back()
+
+
+def sum_weights(batches: Sequence[Batch], bound: Bound | None) -> Tensor:
+    """Denominator of an objective over all micro-batches: token weights, or one a row."""
+    if bound is not None and bound.method.couples == "row":
+        return torch.tensor(float(sum(len(b.row_ids) for b in batches)))
+    total = sum(float(b.weights.sum()) for b in batches)
+    return torch.tensor(total if total > 0 else 1.0)
+
+
+def weighted_sum(loss: Loss, batch: Batch, bound: Bound | None) -> Tensor:
+    """Sum of value x weight of one micro-batch. MethodError when a loss has neither one value a token nor a row."""
+    if loss.weight is not None:
+        return (loss.value * loss.weight).sum()
+    expected = len(batch.row_ids) if bound is not None and bound.method.couples == "row" else len(batch.targets)
+    if loss.value.shape != (expected,):
+        name = bound.name if bound else "task"
+        raise MethodError(f"'{name}' gave a loss of shape {tuple(loss.value.shape)}; expected one value for each of {expected} items", remedy="return Loss(value [N]) or Loss(value, weight)")
+    if bound is not None and bound.method.couples == "row":
+        return loss.value.sum()
+    return (loss.value * batch.weights).sum()
+
+
+def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Callable[[Bound], dict[str, Any]], rng: Any) -> None:
+    """Run every method's `setup`, then `attach` (one delta a site; several make a named stack) and `wrap`.
+
+    `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with.
+    """
+    for b in methods:
+        own = b.state.rng
+        b.state = b.method.setup(Setup(adapted, plan, task, own))
+        b.state.rng = own
+        b.stage_needs = needs(b)
+    from tunewright.models.deltas import attach
+
+    for b in methods.on("attach"):
+        made = 0
+        for site in adapted.structure.sites:
+            delta = methods.call(b, "attach", site=site)
+            if delta is not None:
+                attach(site, b.name, delta)
+                made += 1
+        if not made:
+            raise MethodError(f"'{b.name}' found no site to attach to", remedy="check its targets: `tunewright plan` lists the sites")
+    wrapping = methods.one("wrap")
+    if wrapping is not None:
+        adapted.wrapper = methods.call(wrapping, "wrap", model=adapted.model, structure=adapted.structure)
+
+
+def train(stage: Stage, resume: tuple[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]]] | None = None) -> Loop:
+    """Train one stage whose methods are set up; `resume` is what `Loop.state` gave. Returns the finished loop."""
+    loop = Loop(stage)
+    if resume is not None:
+        loop.restore(*resume)
+    loop.run()
+    return loop

@@ -1,0 +1,152 @@
+"""What trains: the tensors an optimizer sees, whole or only some of their entries, by name.
+
+A parameter that is not chosen has no gradient at all. Of a parameter of which only entries train, the optimizer sees a
+compact leaf [k]: gradient and optimizer state exist for those entries alone, and the dense gradient of one tensor is
+freed as soon as it has been gathered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.errors import MethodError, did_you_mean
+from tunewright.method import Choice
+from tunewright.models.adapted import Adapted
+
+
+@dataclass
+class Leaf:
+    """`parameter` is the model's, `leaf` the optimizer's (the same object unless only `indices` train)."""
+
+    name: str
+    group: str  # base | delta | owned
+    parameter: nn.Parameter
+    leaf: nn.Parameter
+    indices: Tensor | None = None
+    hook: Any = None
+
+
+class Trained:
+    """The leaves of the present choice. `owned` are parameters of methods' states, by "<method>.<name>"."""
+
+    def __init__(self, adapted: Adapted, owned: Mapping[str, nn.Parameter]):
+        self.adapted = adapted
+        self.owned = dict(owned)
+        self.leaves: dict[str, Leaf] = {}
+
+    def default(self) -> Choice:
+        """With no `choose`: deltas and method-owned parameters if there are any deltas, else everything."""
+        deltas = [n for n, p in self.adapted.delta_parameters().items() if not getattr(p, "tunewright_frozen", False)]
+        return Choice(tuple(sorted(deltas or self.adapted.base_parameters())))
+
+    def everything(self) -> dict[str, tuple[str, nn.Parameter]]:
+        """Every parameter that could train: name -> (group, parameter)."""
+        found = {n: ("base", p) for n, p in self.adapted.base_parameters().items()}
+        found.update({n: ("delta", p) for n, p in self.adapted.delta_parameters().items()})
+        return {**found, **{n: ("owned", p) for n, p in self.owned.items()}}
+
+    def set(self, choice: Choice) -> None:
+        """Make exactly the chosen parameters train (method-owned ones always do). MethodError for an unknown name."""
+        known = self.everything()
+        for leaf in self.leaves.values():
+            if leaf.hook is not None:
+                leaf.hook.remove()
+        for _, p in known.values():
+            p.requires_grad_(False)
+            p.grad = None
+        self.leaves = {}
+        names = sorted({*choice.names, *choice.entries, *self.owned})
+        for name in names:
+            if name not in known:
+                raise MethodError(f"the choice names '{name}', which is no parameter here", remedy=did_you_mean(name, known))
+            group, p = known[name]
+            indices = choice.entries.get(name)
+            if group == "base":
+                self.adapted.remember(name, indices)
+            p.requires_grad_(True)
+            self.leaves[name] = Leaf(name, group, p, p) if indices is None else self._entries(name, group, p, indices)
+
+    def _entries(self, name: str, group: str, p: nn.Parameter, indices: Tensor) -> Leaf:
+        leaf = nn.Parameter(p.detach().reshape(-1)[indices].clone())
+
+        def gather(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            grad = parameter.grad.reshape(-1)[indices]
+            leaf.grad = grad if leaf.grad is None else leaf.grad.add_(grad)
+            parameter.grad = None
+
+        return Leaf(name, group, p, leaf, indices, p.register_post_accumulate_grad_hook(gather))
+
+    def write_back(self) -> None:
+        """Copy compact leaves into their tensors, after the optimizer moved them."""
+        with torch.no_grad():
+            for leaf in self.leaves.values():
+                if leaf.indices is not None:
+                    leaf.parameter.view(-1)[leaf.indices] = leaf.leaf
+
+    def zero_grad(self) -> None:
+        for leaf in self.leaves.values():
+            leaf.leaf.grad = None
+            leaf.parameter.grad = None
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """name -> the leaf that the optimizer sees."""
+        return {n: leaf.leaf for n, leaf in self.leaves.items()}
+
+    def gradients(self) -> dict[str, Tensor]:
+        """name -> gradient, of those that have one."""
+        return {n: leaf.leaf.grad for n, leaf in self.leaves.items() if leaf.leaf.grad is not None}
+
+    def group(self, name: str) -> list[nn.Parameter]:
+        return [leaf.leaf for leaf in self.leaves.values() if leaf.group == name]
+
+    def count(self) -> int:
+        """Trained numbers."""
+        return sum(leaf.leaf.numel() for leaf in self.leaves.values())
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def changed(self) -> dict[str, Tensor]:
+        """Everything that this run has changed and that a restart needs: base tensors (present values), deltas.
+
+        Keys: "value:<name>" a whole base tensor; "entries:<name>" and "places:<name>" those entries that ever trained;
+        "delta:<name>" parameters and buffers of deltas. Method-owned tensors are saved with the states.
+        """
+        out: dict[str, Tensor] = {}
+        parameters = self.adapted.base_parameters()
+        for name, original in self.adapted.originals.items():
+            if original.indices is None:
+                out[f"value:{name}"] = parameters[name].detach()
+            else:
+                out[f"places:{name}"] = original.indices
+                out[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
+        out.update({f"delta:{n}": t for n, t in self.adapted.model.state_dict().items() if ".delta." in n})
+        return out
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put `changed()` back into a model that holds the base and deltas of the same names."""
+        parameters = self.adapted.base_parameters()
+        with torch.no_grad():
+            for key, t in tensors.items():
+                kind, name = key.split(":", 1)
+                if kind == "value":
+                    self.adapted.remember(name)
+                    parameters[name].copy_(t)
+                elif kind == "entries":
+                    places = tensors[f"places:{name}"]
+                    self.adapted.remember(name, places)
+                    parameters[name].view(-1)[places] = t
+                elif kind == "delta":
+                    path, _, leaf = name.rpartition(".")
+                    owner = self.adapted.model.get_submodule(path)
+                    if leaf in owner._parameters:
+                        p = owner._parameters[leaf]
+                        assert p is not None
+                        p.data = t.clone().to(p.dtype)
+                    else:
+                        owner._buffers[leaf] = t.clone()
