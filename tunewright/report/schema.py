@@ -7,6 +7,7 @@ Units: seconds, bytes, tokens; losses and divergences in nats a token; scores as
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,6 @@ from tunewright.measure.intervals import Interval
 
 VERSION = 1
 
-Number = int | float
 Cell = str | int | float | bool | None
 
 
@@ -221,6 +221,12 @@ class Answer(Part):
     base_score: float | None = Field(None, description="score of the base's answer in the target's metric (a right answer: 1)")
     tuned_score: float | None = Field(None, description="score of the tuned model's answer")
 
+    @classmethod
+    def of(cls, row: Any) -> Answer:
+        """From a line of rows.jsonl, as a mapping or an object; what an answer does not hold is left out."""
+        values = row if isinstance(row, Mapping) else vars(row)
+        return cls.model_validate({k: v for k, v in values.items() if k in cls.model_fields})
+
 
 class Probe(Part):
     """What a probe found: single values and a table."""
@@ -257,7 +263,7 @@ class Report(Part):
     files: dict[str, str] = Field(default_factory=dict, description="what is in the run folder: name -> what it is")
 
     def dumps(self) -> str:
-        """Return the text of report.json: UTF-8 JSON, fields in the schema's order, not-a-number refused."""
+        """Return the text of report.json: UTF-8 JSON, fields in the order of the schema; what is not finite becomes null."""
         return self.model_dump_json(indent=2) + "\n"
 
     def save(self, folder: Path | str) -> Path:

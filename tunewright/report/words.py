@@ -1,0 +1,241 @@
+"""Numbers and sentences, said the same way in the terminal and on the page."""
+
+from __future__ import annotations
+
+import math
+
+from tunewright.measure.intervals import Interval
+from tunewright.report.schema import Measured, Report
+
+MINUS = "\u2212"
+KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
+
+
+def plain(x: float, digits: int = 3) -> str:
+    """A number with `digits` significant digits, no exponent between 1e-4 and 1e6, a true minus sign."""
+    if not math.isfinite(x):
+        return str(x)
+    if x == 0:
+        return "0"
+    if not 1e-4 <= abs(x) < 1e6:
+        return f"{x:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e").replace("-", MINUS)
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(x))))
+    return f"{x:,.{decimals}f}".replace("-", MINUS)
+
+
+def score(x: float, unit: str, *, sign: bool = False) -> str:
+    """A value in its metric's unit; a fraction as per cent with one decimal, its differences (`sign`) in points."""
+    if unit == "fraction":
+        text = f"{100 * x:.1f}"
+        text = text.removesuffix(".0") if text in ("0.0", "-0.0", "100.0", "-100.0") else text
+        text = "0" if text == "-0" else text
+        return _signed(text, sign) + ("" if sign else " %")
+    small = f"{x:.3f}" if abs(x) >= 0.001 else plain(x, 2)
+    text = f"{x:.2f}" if 0.1 <= abs(x) < 1000 else small if abs(x) < 0.1 else plain(x)
+    return _signed(text, sign)
+
+
+def _signed(text: str, sign: bool) -> str:
+    text = text.replace("-", MINUS)
+    zero = not any(c in "123456789" for c in text)
+    return "+" + text if sign and not text.startswith(MINUS) and not zero else text
+
+
+def unit_of(unit: str, *, difference: bool = False) -> str:
+    """What stands behind a number: 'points' behind a difference of per cents, nothing behind a per cent."""
+    if unit == "fraction":
+        return "points" if difference else ""
+    return unit
+
+
+def span(interval: Interval | None, unit: str, *, sign: bool = False) -> str:
+    """The interval's ends, e.g. '68.1 to 79.6'; empty where there are none."""
+    if interval is None or interval.low is None or interval.high is None:
+        return ""
+    return f"{score(interval.low, unit, sign=sign).removesuffix(' %')} to {score(interval.high, unit, sign=sign).removesuffix(' %')}"
+
+
+def seconds(x: float | None) -> str:
+    """A duration: '0.4 s', '48 s', '4 min 12 s', '3 h 05 min'."""
+    if x is None:
+        return ""
+    if x < 10:
+        return f"{x:.1f} s"
+    whole = round(x)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(x / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _scaled(x: float, units: list[str], step: float) -> str:
+    index = 0
+    while abs(x) >= step * 0.9995 and index < len(units) - 1:
+        x, index = x / step, index + 1
+    text = f"{x:.0f}" if index == 0 or x >= 100 else f"{x:.1f}"
+    return f"{text} {units[index]}".rstrip()
+
+
+def size(x: float | None) -> str:
+    """Bytes in the decimal units that disks are sold in: '19.4 MB'."""
+    return "" if x is None else _scaled(x, ["B", "kB", "MB", "GB", "TB"], 1000)
+
+
+def count(x: float | None) -> str:
+    """A count: whole below 10,000, then '15.1 k', '4.9 M', '1.2 T'."""
+    if x is None:
+        return ""
+    return f"{x:,.0f}" if abs(x) < 10_000 else _scaled(x, ["", "k", "M", "G", "T", "P", "E"], 1000)
+
+
+METRICS = {"exact_match": "exact match", "loss": "loss", "accuracy": "accuracy", "f1": "F1", "perplexity": "perplexity"}
+
+
+def metric_name(metric: str) -> str:
+    """The metric in words."""
+    return METRICS.get(metric, metric.replace("_", " "))
+
+
+def drift_name(measure: str) -> str:
+    """The drift's measure in words."""
+    return "KL from the base" if measure == "kl" else "1 \u2212 CKA from the base"
+
+
+def drift_unit(measure: str) -> str:
+    """The drift's unit; empty for a ratio."""
+    return "nats a token" if measure == "kl" else ""
+
+
+def verdict(measured: Measured) -> str:
+    """better, worse, same or unclear: by whether the difference's interval leaves zero out."""
+    difference = measured.difference
+    if difference is None:
+        return "unclear"
+    if difference.value == 0 and (not difference.known or difference.low == difference.high == 0):
+        return "same"
+    if not difference.excludes(0):
+        return "unclear"
+    return "better" if (difference.value > 0) == (measured.direction == "higher") else "worse"
+
+
+def change(measured: Measured, what: str) -> str:
+    """One sentence: '<what> rose from 2 % to 74.2 % (+72.2 points, 65.9 to 78.1; n = 240).'"""
+    before, after, difference = measured.before, measured.after, measured.difference
+    tail = f" {unit_of(measured.unit)}" if unit_of(measured.unit) else ""
+    if before is None and after is None:
+        return f"{what} was not measured."
+    if before is None or after is None:
+        one, when = (after, "after") if after is not None else (before, "before")
+        assert one is not None
+        return f"{what} was {score(one.value, measured.unit)}{tail} {when} training; the other side is missing."
+    fate = verdict(measured)
+    if fate == "same":
+        return f"{what} did not change: {score(after.value, measured.unit)}{tail}."
+    ends = f"from {score(before.value, measured.unit)} to {score(after.value, measured.unit)}{tail}"
+    if difference is None:
+        return f"{what} went {ends}."
+    by = score(difference.value, measured.unit, sign=True) + (" points" if measured.unit == "fraction" else "")
+    inner = f"{by}, interval {span(difference, measured.unit, sign=True)}" if span(difference, measured.unit) else by
+    if fate == "unclear":
+        return f"{what} went {ends} ({inner}): not a clear change."
+    return f"{what} {'rose' if difference.value > 0 else 'fell'} {ends} ({inner})."
+
+
+def subject(measured: Measured) -> str:
+    """'loss on general', or the metric alone."""
+    name = metric_name(measured.metric)
+    return f"{name} on {measured.name}" if measured.name else name
+
+
+def spent(report: Report) -> str:
+    """What it cost, in one sentence; empty where nothing is known."""
+    cost = report.cost
+    total = report.run.seconds if report.run.seconds is not None else (sum(cost.seconds.values()) or None)
+    parts = [seconds(total)] if total is not None else []
+    if cost.tokens is not None:
+        parts.append(f"{count(cost.tokens)} training tokens")
+    if cost.stored_bytes is not None:
+        parts.append(f"{size(cost.stored_bytes)} to keep")
+    return f"It cost {_join(parts)}." if parts else ""
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def headline(report: Report) -> list[str]:
+    """The run in sentences: gained, lost (kept, drift), cost."""
+    sentences = []
+    if report.run.status != "finished":
+        where = f" in the phase '{report.run.stopped_in}'" if report.run.stopped_in else ""
+        state = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}[report.run.status]
+        sentences.append(f"This run {state}{where}; what follows is what was measured until then.")
+    if report.target is not None:
+        sentences.append(_upper(change(report.target, subject(report.target))))
+    sentences += [_upper(change(kept, subject(kept))) for kept in report.kept]
+    if report.drift is not None:
+        sentences.append(_drifted(report))
+    if spent(report):
+        sentences.append(spent(report))
+    return sentences
+
+
+def _drifted(report: Report) -> str:
+    drift = report.drift
+    assert drift is not None
+    if drift.value.value == 0:
+        return "The model's outputs did not move from its base's at all."
+    unit = drift_unit(drift.measure) or "in 1 \u2212 CKA"
+    ends = span(drift.value, "nats")
+    inner = f" (interval {ends})" if ends else ""
+    return f"Its outputs drifted {score(drift.value.value, 'nats')} {unit} from the base's{inner}."
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def what_intervals_mean(report: Report) -> str:
+    """Which chance the intervals speak of: this run's rows and sequences, or seeds. Empty without intervals."""
+    found = [x for m in _all_measured(report) for x in (m.difference, m.after) if x is not None]
+    found += [report.drift.value] if report.drift is not None else []
+    found = [x for x in found if x.known]
+    if not found:
+        return ""
+    level = f"{100 * found[0].level:.0f} %"
+    kinds = sorted({str(x.unit) for x in found})
+    if kinds == ["seed"]:
+        return f"Intervals: {level}, over training seeds."
+    drawn = _join([KINDS.get(k, k) for k in ("row", "document", "sequence") if k in kinds])
+    return f"Intervals: {level}, over {drawn}. They describe this run; another seed or order of the data may move further than they say."
+
+
+def _all_measured(report: Report) -> list[Measured]:
+    return ([report.target] if report.target is not None else []) + list(report.kept)
+
+
+def dialled(report: Report) -> str:
+    """What turning the change down buys: the strength whose share of the gain is furthest above its share of the drift."""
+    target, drift = report.target, report.drift
+    if target is None or drift is None or target.before is None or target.after is None or verdict(target) != "better" or drift.value.value <= 0:
+        return ""
+    whole = target.after.value - target.before.value
+    shares = [
+        ((s.target.value - target.before.value) / whole, s.drift.value / drift.value.value, s.strength)
+        for s in report.trade
+        if s.target is not None and s.drift is not None and 0 < s.strength < 1
+    ]
+    if not shares:
+        return ""
+    gain, lost, strength = max(shares, key=lambda s: s[0] - s[1])
+    if gain <= lost:
+        return "Dialling the change down gives up at least as much of the gain as of the drift, on these rows."
+    return f"At strength {strength:g} the model keeps {100 * gain:.0f} % of the gain with {100 * lost:.0f} % of the drift, on these rows."
+
+
+def small_sample(report: Report) -> str:
+    """A caution where the target was measured on few rows; else empty."""
+    n = report.target.n if report.target is not None else None
+    return f"Only {n} rows measured the target: at least 200 tell a gain from chance." if n is not None and n < 200 else ""
