@@ -1,0 +1,159 @@
+"""Prompts read once: their common start once for all of them, the rest in batches; the keys and values are kept.
+
+Shapes: B rows, H key-value heads, L positions so far, D head size, V vocabulary. A row's positions lie
+[common start | padding | rest of the prompt | what follows]; padding is masked and position ids skip it, so every row
+is computed as it would be alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from tunewright.measure._mode import device_of, logits_of, takes
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer with room for what comes: appending writes in place, where the plain one copies all it has."""
+
+    def __init__(self, keys: Tensor, values: Tensor, room: int):
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._store(keys, values, room)
+
+    def _store(self, keys: Tensor, values: Tensor, room: int) -> None:
+        b, h, used, _ = keys.shape
+        self._k, self._v = keys.new_empty(b, h, used + room, keys.shape[-1]), values.new_empty(b, h, used + room, values.shape[-1])
+        self._k[:, :, :used], self._v[:, :, :used] = keys, values
+        self._view(used)
+
+    def _view(self, used: int) -> None:
+        self.keys, self.values = self._k[:, :, :used], self._v[:, :, :used]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        used, n = self.keys.shape[2], key_states.shape[2]
+        if used + n > self._k.shape[2]:
+            self._store(self.keys, self.values, n)
+        self._k[:, :, used : used + n], self._v[:, :, used : used + n] = key_states, value_states
+        self._view(used + n)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        used = self.keys.shape[2]
+        self._k, self._v = self._k[indices], self._v[indices]
+        self._view(used)
+
+
+def _from_layers(layers: list[DynamicLayer]) -> DynamicCache:
+    cache = DynamicCache()
+    cache.layers = layers
+    return cache
+
+
+def _widen(cache: DynamicCache, rows: int, room: int) -> DynamicCache:
+    """A cache of one row as the start of `rows` rows, with room for `room` more positions."""
+    expanded = [(x.keys.expand(rows, -1, -1, -1), x.values.expand(rows, -1, -1, -1)) for x in cache.layers]
+    return _from_layers([_RoomyLayer(k, v, room) for k, v in expanded])
+
+
+def select(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
+    """A copy of some rows of a cache (repeats allowed), with room for `room` more positions."""
+    return _from_layers([_RoomyLayer(x.keys[rows], x.values[rows], room) for x in cache.layers])
+
+
+def common_start(prompts: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all prompts share, leaving each at least one of its own."""
+    if not prompts:
+        return 0
+    low, high = min(map(list, prompts)), max(map(list, prompts))
+    n = min(len(p) for p in prompts) - 1
+    return next((i for i in range(n) if low[i] != high[i]), max(n, 0))
+
+
+def batches_by_length(lengths: Sequence[int], tokens: int, rows: int) -> Iterator[list[int]]:
+    """Indices sorted by length, in batches of at most `rows` rows and `tokens` padded tokens (one row at least)."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and (len(batch) >= rows or (len(batch) + 1) * lengths[i] > tokens):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+@dataclass
+class Read:
+    """Prompts of one batch after reading. `indices` [B] into the prompts; `logits` [B, V] of the next token (fp32);
+    `mask` [B, L] (None: no padding) and `lengths` [B] tokens read; `cache` holds L positions."""
+
+    indices: list[int]
+    cache: DynamicCache
+    mask: Tensor | None
+    lengths: Tensor
+    logits: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Let the other rows go."""
+        self.indices = [self.indices[i] for i in rows.tolist()]
+        self.cache.batch_select_indices(rows)
+        self.mask = None if self.mask is None else self.mask[rows]
+        self.lengths, self.logits = self.lengths[rows], self.logits[rows]
+
+
+def caches_plainly(model: PreTrainedModel) -> bool:
+    """Whether the model is a causal decoder whose cache is one growing layer of keys and values a block.
+
+    Sliding windows, linear attention, encoder-decoders and models without position ids are not: their callers take
+    the library's own generation or whole forwards instead.
+    """
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False) or not takes(model, "past_key_values") or not takes(model, "position_ids"):
+        return False
+    try:
+        layers = DynamicCache(config=config).layers
+    except (AttributeError, ValueError, KeyError):
+        return False
+    return all(type(layer) is DynamicLayer for layer in layers)
+
+
+def forward(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor | None, keep: int) -> Tensor:
+    """Logits [B, keep or all, V] (fp32) of `tokens` [B, n] after the cache, which grows by n. `keep` 0: all."""
+    more = {"logits_to_keep": keep} if takes(model, "logits_to_keep") else {}
+    out = model(input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
+    return logits_of(out)[:, -keep:].float()
+
+
+def read(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, room: int, batch_tokens: int = 2048, batch_rows: int = 64
+) -> Iterator[Read]:
+    """Read prompts and yield them in batches, shortest first. `room`: positions that will be appended to each.
+
+    The model must be in eval mode and `caches_plainly`; every prompt needs at least one token.
+    """
+    device = device_of(model)
+    start = common_start(prompts)
+    shared = DynamicCache(config=model.config)
+    if start:
+        tokens = torch.tensor([list(prompts[0][:start])], device=device)
+        forward(model, tokens, torch.arange(start, device=device)[None], shared, None, 1)
+    for batch in batches_by_length([len(p) - start for p in prompts], batch_tokens, batch_rows):
+        rest = [list(prompts[i][start:]) for i in batch]
+        width = max(map(len, rest))
+        tokens = torch.tensor([[0] * (width - len(r)) + r for r in rest], device=device)
+        pads = torch.tensor([width - len(r) for r in rest], device=device)
+        places = torch.arange(width, device=device)[None] - pads[:, None]
+        mask = None
+        if pads.any():
+            mask = torch.ones(len(rest), start + width, dtype=torch.long, device=device)
+            mask[:, start:] = (places >= 0).long()
+        cache = _widen(shared, len(rest), width + room) if start else DynamicCache(config=model.config)
+        logits = forward(model, tokens, start + places.clamp(min=0), cache, mask, 1)[:, 0]
+        if not start:
+            cache = _from_layers([_RoomyLayer(x.keys, x.values, room) for x in cache.layers])
+        yield Read(batch, cache, mask, start + width - pads, logits)

@@ -1,0 +1,39 @@
+"""A model as measurement takes it: in eval mode, without gradients, and handed back as it was."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[nn.Module]:
+    """Within: eval mode and inference mode. After: every module's own training flag is back."""
+    flags = [(m, m.training) for m in model.modules() if m.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        for module, _ in flags:
+            module.training = True
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter."""
+    return next(model.parameters()).device
+
+
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward names an argument."""
+    return name in inspect.signature(model.forward).parameters
+
+
+def logits_of(out: Any) -> torch.Tensor:
+    """The logits of a forward's output, object or tuple."""
+    return out.logits if hasattr(out, "logits") else out[0]
