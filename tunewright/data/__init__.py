@@ -1,0 +1,1 @@
+"""Reading, checking, encoding, packing and ordering of data."""

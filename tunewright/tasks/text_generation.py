@@ -1,0 +1,170 @@
+"""text-generation: causal language models on plain text, prompt and completion, conversations, or labels as text.
+
+Every row becomes token ids with a loss weight each: all of a plain text, only the answer (with its end) otherwise.
+`Row.fields` holds `kind` ("plain", "prompt", "chat", "choice", "preference") and, but for plain text, `prompt_ids` (what
+generation starts from; a prefix of `input_ids`) and `reference` (the answer's text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from tunewright.batch import Batch, Outputs, Row
+from tunewright.data.records import Record, RowProblem
+from tunewright.tasks._causal import causal_outputs
+from tunewright.tasks._chat import Segment, assistant_segments, parsed_tools
+from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token
+from tunewright.tasks.base import EncodeOptions, Task, epochs_of, pad
+
+
+class TextGeneration(Task):
+    """Next-token prediction. Packs where the model's attention can."""
+
+    name: ClassVar[str] = "text-generation"
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    packs: ClassVar[bool] = True
+    generates: ClassVar[bool] = True
+
+    def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
+        """Encode one record: `messages`, `prompt` + `completion` (or `chosen` + `rejected`), `text` + `label`, or `text`."""
+        if "messages" in record:
+            return self._chat(record, record["messages"], tokenizer, options)
+        if "prompt" in record and "chosen" in record:
+            return self._preference(record, tokenizer, options)
+        if "prompt" in record:
+            return self._answer(record, _text(record, "completion"), "prompt", tokenizer, options)
+        if "label" in record:
+            label = record["label"]
+            if label is None or label != label:
+                raise RowProblem("label", "the label is missing (null or NaN)", "write the label's text")
+            names = options.labels
+            known = names is not None and isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names)
+            text = names[label] if names is not None and known else str(label)
+            return self._answer(record, text, "choice", tokenizer, options)
+        return self._plain(record, tokenizer, options)
+
+    def answer(self, record: Record, text: str, tokenizer: Any, options: EncodeOptions) -> Row:
+        """The row of a record with another answer: what choosing by likelihood among labels compares."""
+        if "messages" in record:
+            last = max(i for i, m in enumerate(record["messages"]) if m["role"] == "assistant")
+            turns = [*record["messages"][:last], {"role": "assistant", "content": text}]
+            return self.encode(record.replace(messages=turns), tokenizer, options)
+        field = "label" if "label" in record and "prompt" not in record else "completion"
+        return self.encode(record.replace(**{field: text}), tokenizer, options)
+
+    def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
+        """Packed: [1, T] with positions that restart in each row. Padded: [R, L]. A row's first token is never a target."""
+        lengths = torch.tensor([len(r.input_ids) for r in rows])
+        ids = torch.tensor([i for r in rows for i in r.input_ids], dtype=torch.long)
+        weights = torch.tensor([w for r in rows for w in r.weights], dtype=torch.float32)
+        starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        weights[starts[:-1]] = 0.0
+        at = weights.nonzero()[:, 0]
+        owner = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+        place = torch.arange(len(ids)) - starts[owner]
+        if packed:
+            inputs = {"input_ids": ids[None], "position_ids": place[None]}
+            positions, cu = at - 1, starts.to(torch.int32)
+        else:
+            padded, mask = pad([r.input_ids for r in rows])
+            inputs = {"input_ids": padded, "attention_mask": mask}
+            positions, cu = owner[at] * padded.shape[1] + place[at] - 1, None
+        return Batch(
+            inputs=inputs,
+            targets=ids[at],
+            weights=weights[at],
+            rows=owner[at],
+            row_ids=[r.id for r in rows],
+            sources=[r.source for r in rows],
+            tokens=len(ids),
+            positions=positions,
+            cu_seqlens=cu,
+            epochs=epochs_of(rows, epochs),
+            fields={"max_length": int(lengths.max())},
+        )
+
+    def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
+        """Logits only at `batch.positions`, and only when asked for."""
+        return causal_outputs(model, batch, hidden=hidden)
+
+    def default_metric(self, rows: Sequence[Row]) -> str:
+        """`exact_match` where rows have answers, `loss` for plain text."""
+        return "exact_match" if rows and all("prompt_ids" in r.fields for r in rows) else "loss"
+
+    def _plain(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
+        text = _text(record, "text")
+        if options.template and "{completion}" not in options.template:
+            text = _fill(options.template, record, text=text)
+        ids = [*first_token(tokenizer), *ids_of(tokenizer, text), last_token(tokenizer)]
+        return Row(record.id, record.source, ids, [1.0] * len(ids), fields={"kind": "plain"})
+
+    def _answer(self, record: Record, answer: str, kind: str, tokenizer: Any, options: EncodeOptions) -> Row:
+        """A prompt and its answer, as user and assistant turns where the tokenizer has a chat template."""
+        if not answer.strip():
+            raise RowProblem("completion" if kind == "prompt" else "label", "the answer is empty", "write the answer, or take the row out")
+        prompt = _text(record, "prompt" if "prompt" in record else "text")
+        if options.template and "{completion}" in options.template:
+            before, after = options.template.split("{completion}", 1)
+            return self._bare(record, _fill(before, record, text=prompt, prompt=prompt), answer, after, kind, tokenizer)
+        if options.template:
+            prompt = _fill(options.template, record, text=prompt, prompt=prompt)
+        chat = bool(tokenizer.chat_template) if options.chat is None else options.chat
+        if not chat:
+            return self._bare(record, prompt, answer, "", kind, tokenizer)
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        system = record.get("system")
+        if isinstance(system, str) and system:
+            turns.insert(0, {"role": "system", "content": system})
+        return self._chat(record, turns, tokenizer, options, kind)
+
+    def _bare(self, record: Record, prompt: str, answer: str, after: str, kind: str, tokenizer: Any) -> Row:
+        """A prompt and its answer with no template: BOS if the tokenizer adds one, EOS at the end."""
+        end = last_token(tokenizer)
+        ids, weights, start = encode_segments(tokenizer, [(prompt, 0.0), (answer + after, 1.0)], bos=first_token(tokenizer))
+        fields = {"kind": kind, "prompt_ids": ids[:start], "reference": answer.strip()}
+        return Row(record.id, record.source, [*ids, end], [*weights, 1.0], fields=fields)
+
+    def _chat(self, record: Record, messages: Any, tokenizer: Any, options: EncodeOptions, kind: str = "chat") -> Row:
+        if not tokenizer.chat_template:
+            raise RowProblem("messages", "this tokenizer has no chat template", "use a chat model, give the template in its folder (chat_template.jinja), or write prompt and completion")
+        segments: list[Segment]
+        segments, answer = assistant_segments(tokenizer, messages, tools=parsed_tools(record.get("tools")), system=options.system)
+        ids, weights, start = encode_segments(tokenizer, segments)
+        return Row(record.id, record.source, ids, weights, fields={"kind": kind, "prompt_ids": ids[:start], "reference": answer.strip()})
+
+    def _preference(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
+        """A pair: the row is the chosen answer's, `fields["rejected_ids"]` and `["rejected_weights"]` are the other's."""
+        sides = []
+        for side in ("chosen", "rejected"):
+            prompt, said = record["prompt"], record.get(side)
+            if isinstance(prompt, list):
+                last = said if isinstance(said, list) else [{"role": "assistant", "content": said}]
+                sides.append(self._chat(record, [*prompt, *last], tokenizer, options, "preference"))
+            else:
+                sides.append(self._answer(record, _text(record, side), "preference", tokenizer, options))
+        chosen, rejected = sides
+        fields = {**chosen.fields, "rejected_ids": list(rejected.input_ids), "rejected_weights": list(rejected.weights)}
+        return Row(record.id, record.source, chosen.input_ids, chosen.weights, fields=fields)
+
+
+def _text(record: Record, field: str) -> str:
+    value = record.get(field)
+    if field not in record:
+        raise RowProblem(field, f"the row has no '{field}' (it has: {', '.join(sorted(record)) or 'nothing'})", f"add it, or name its column: data.columns: {{{field}: your_column}}")
+    if not isinstance(value, str):
+        raise RowProblem(field, f"text is needed, not {type(value).__name__}", "write it as a JSON string")
+    if not value.strip():
+        raise RowProblem(field, "the text is empty", "fill it in, or take the row out")
+    return value
+
+
+def _fill(template: str, record: Record, **extra: Any) -> str:
+    try:
+        return template.format(**{**record, **extra})
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        columns = ", ".join("{" + k + "}" for k in sorted({*record, *extra}))
+        raise RowProblem("template", f"data.template cannot be filled: {error}", f"it may name {columns}; write a plain brace as {{{{ or }}}}") from None
