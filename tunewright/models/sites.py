@@ -120,7 +120,8 @@ class Structure:
             if not hits:
                 ends = sorted({s.name.rsplit(".", 1)[-1] for s in self.sites})
                 near = nearest(t, ends) or ends
-                raise MethodError(f"target '{t}' is no module of this model", where="targets", remedy=f"write targets: [{', '.join(near[:4])}] or targets: all-linear")
+                remedy = f"write targets: [{', '.join(near[:4])}] or targets: all-linear"
+                raise MethodError(f"target '{t}' is no module of this model", where="targets", remedy=remedy)
             found.update({s.name: s for s in hits})
         return [s for s in self.sites if s.name in found]
 

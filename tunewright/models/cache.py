@@ -1,0 +1,82 @@
+"""Where Tunewright keeps what can be made again: converted models, hashes of weights, measurements of bases."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import FolderError
+
+
+def cache_folder() -> Path:
+    """The cache: $TUNEWRIGHT_CACHE, else $XDG_CACHE_HOME/tunewright, else ~/.cache/tunewright. Not created here."""
+    if own := os.environ.get("TUNEWRIGHT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunewright"
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk, so that a rename after it never shows a half-written one."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def written_aside(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder beside `target`; when the block ends well it is flushed and renamed to `target`.
+
+    When the block raises, nothing is left. With `replace` an existing target is swapped out and deleted after the new
+    one stands; without it, an existing non-empty target is a FolderError, as are a full disk and a read-only folder.
+    """
+    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+        raise FolderError("the output exists already", where=str(target), remedy="give another folder, or move this one away")
+    aside: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
+        yield aside
+        aside.chmod(0o755)
+        for path in sorted(aside.rglob("*")):
+            sync(path)
+        sync(aside)
+        _swap(aside, target)
+        sync(target.parent)
+    except OSError as e:
+        raise FolderError(f"cannot write it: {e.strerror or e}", where=str(target), remedy="free space, or give a folder that may be written") from e
+    finally:
+        if aside is not None and aside.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(aside: Path, target: Path) -> None:
+    old: Path | None = None
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".old", dir=target.parent))
+        os.rename(target, old / target.name)
+    os.rename(aside, target)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON aside and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as f:
+            json.dump(value, f, ensure_ascii=False, indent=1)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
