@@ -1,0 +1,126 @@
+"""Which pictures a report gets, drawn by `plots` from the report and the logged steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunewright.measure.intervals import Interval
+from tunewright.report import plots, words
+from tunewright.report.plots import Curve, Point
+from tunewright.report.schema import Measured, Report, Strength
+from tunewright.report.summary import Line
+
+WIDE, NARROW = (500.0, 360.0), (340.0, 290.0)
+
+
+def point(y: Interval, x: Interval | float, label: str = "") -> Point:
+    """A point of the trade picture with the intervals of both its values."""
+    y_ends = {"y_low": y.low, "y_high": y.high}
+    if isinstance(x, Interval):
+        return Point(x.value, y.value, label, x_low=x.low, x_high=x.high, **y_ends)
+    return Point(float(x), y.value, label, **y_ends)
+
+
+def strengths(report: Report) -> list[Strength]:
+    """The dial's points above 0, full strength included even where only it was measured."""
+    out = sorted((s for s in report.trade if s.strength > 0), key=lambda s: s.strength)
+    if all(s.strength != 1 for s in out) and report.target is not None and report.target.after is not None:
+        kept = {k.name: k.after for k in report.kept if k.name and k.after is not None}
+        out.append(Strength(strength=1.0, target=report.target.after, kept=kept, drift=report.drift.value if report.drift else None))
+    return out
+
+
+def trades(report: Report, most: int = 3) -> list[tuple[str, str]]:
+    """(wide, narrow) pictures of target against drift, then against each kept measure; empty without a measured target."""
+    target = report.target
+    if target is None or target.before is None:
+        return []
+    out, dials = [], strengths(report)
+    if report.drift is not None:
+        name = f"drift: {words.drift_name(report.drift.measure)}" + (", nats a token" if report.drift.measure == "kl" else "")
+        spots = [point(s.target, s.drift, _strength_label(s)) for s in dials if s.target is not None and s.drift is not None]
+        if spots:
+            out.append(_both(spots, point(target.before, 0.0, "base"), target, f"{name} \u2192", from_zero=True))
+    for kept in report.kept:
+        spots = [point(s.target, s.kept[kept.name], _strength_label(s)) for s in dials if s.target is not None and kept.name and kept.name in s.kept]
+        if spots and kept.before is not None and len(out) < most:
+            arrow = "lower is better" if kept.direction == "lower" else "higher is better"
+            unit = f", {kept.unit}" if kept.unit != "fraction" else ""
+            out.append(_both(spots, point(target.before, kept.before, "base"), target, f"{words.subject(kept)}{unit} ({arrow})", from_zero=False))
+    return out
+
+
+def _strength_label(s: Strength) -> str:
+    return "1 tuned" if s.strength == 1 else f"{s.strength:g}"
+
+
+def _both(spots: list[Point], base: Point, target: Measured, x_label: str, *, from_zero: bool) -> tuple[str, str]:
+    y_label = f"{words.subject(target)} ({target.direction} is better)"
+    title = f"{y_label} against {x_label} for strengths {', '.join(p.label for p in spots)}"
+    curves = [Curve("strength", spots)]
+    fraction = target.unit == "fraction"
+    wide, narrow = (
+        plots.trade(curves, base, x_label=x_label, y_label=y_label, title=title, width=w, height=h, fraction=fraction, from_zero=from_zero)
+        for w, h in (WIDE, NARROW)
+    )
+    return wide, narrow
+
+
+def strip(line: Line) -> str:
+    """The small picture of a line of the before/after table; empty where nothing was measured."""
+    m = line.measured
+    if m is None or (m.before is None and m.after is None):
+        return ""
+    if line.kind == "drift":
+        base = Point(0.0, 0.0)
+    else:
+        base = _on_strip(m.before)
+    title = f"{line.name}: {line.before or 'not measured'} before, {line.after or 'not measured'} after"
+    return plots.strip(base, _on_strip(m.after), title=title, fraction=m.unit == "fraction", worse=line.fate in ("worse", "moved"))
+
+
+def _on_strip(x: Interval | None) -> Point | None:
+    return None if x is None else Point(x.value, 0.0, x_low=x.low, x_high=x.high)
+
+
+def _column(metrics: Sequence[Mapping[str, Any]], steps: Sequence[float], key: str) -> list[tuple[float, float]]:
+    pairs = zip(steps, (m.get(key) for m in metrics), strict=True)
+    return [(s, float(v)) for s, v in pairs if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+
+
+def timeline(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tuple[float, str]]]:
+    """A step for each record that never goes back, and (step, name) where each stage but the first begins.
+
+    Stages that count their steps from the start are put one behind the other.
+    """
+    steps: list[float] = []
+    marks: list[tuple[float, str]] = []
+    offset, last, stage = 0.0, 0.0, None
+    for record in metrics:
+        step, now = record.get("step"), record.get("stage")
+        step = float(step) if isinstance(step, int | float) else last + 1
+        if steps and now != stage and step < last:
+            offset = steps[-1]
+        if steps and now != stage and now is not None:
+            marks.append((steps[-1], str(now)))
+        steps.append(offset + step)
+        last, stage = step, now
+    return steps, marks
+
+
+def training(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Loss, learning rate and gradient norm over the steps: those that were logged."""
+    steps, marks = timeline(metrics)
+    out = []
+    loss, held_out = _column(metrics, steps, "loss"), _column(metrics, steps, "eval_loss")
+    if loss:
+        x, y = zip(*loss, strict=True)
+        out.append(plots.over_steps(x, y, y_label="training loss", title="training loss over steps", smoothed=len(loss) > 12, dots=held_out, marks=marks, zero=True))
+    for key, name in (("learning_rate", "learning rate"), ("grad_norm", "gradient norm before clipping")):
+        pairs = _column(metrics, steps, key)
+        if pairs:
+            x, y = zip(*pairs, strict=True)
+            out.append(plots.over_steps(x, y, y_label=name, title=f"{name} over steps", marks=marks, zero=True, smoothed=key == "grad_norm" and len(pairs) > 12))
+    return out

@@ -1,0 +1,175 @@
+"""`report.html`: a run to look at. One file that asks nothing of the network, for light, dark and paper.
+
+Everything that comes from outside (rows, names, recipe) is escaped by the templates; the only script is ours, allowed by
+its hash in the page's own content security policy.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tunewright.errors import FolderError
+from tunewright.report import figures, summary, words
+from tunewright.report.schema import Answer, Cell, Report
+from tunewright.measure.intervals import Interval
+
+MOST_ROWS = 400  # rows in the page; the rest stay in rows.jsonl
+
+
+@cache
+def _environment() -> Environment:
+    env = Environment(loader=PackageLoader("tunewright.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters.update(seconds=words.seconds, size=words.size, count=words.count, cell=_cell, plain=words.plain)
+    return env
+
+
+def _source(name: str) -> str:
+    env = _environment()
+    assert env.loader is not None
+    return env.loader.get_source(env, name)[0]
+
+
+def _cell(value: Cell | Interval) -> str:
+    """A probe's cell as text."""
+    if isinstance(value, Interval):
+        ends = f" ({words.plain(value.low)} to {words.plain(value.high)})" if value.low is not None and value.high is not None else ""
+        return words.plain(value.value) + ends
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else words.plain(value) if isinstance(value, float) else value
+
+
+def page(template: str, context: Mapping[str, Any]) -> str:
+    """Fill a page template: styles and script inline, and a policy that lets nothing else in."""
+    script = _source("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    styles = _source("report.css") + _source("plots.css")
+    return _environment().get_template(template).render(styles=Markup(styles), script=Markup(script), policy=policy, **context)
+
+
+def html(report: Report, metrics: Sequence[Mapping[str, Any]] = (), rows: Iterable[Any] = (), recipe: str | None = None) -> str:
+    """The page's text. `metrics` are the records of metrics.jsonl, `rows` the lines of rows.jsonl (mappings or objects);
+    with no rows the report's own `answers` are shown."""
+    lines = summary.lines(report)
+    columns, dial = summary.dial(report)
+    answers = [Answer.of(r) for r in rows] or list(report.answers)
+    shown, tally = _pick(answers, report)
+    context = {
+        "report": report,
+        "sentences": words.headline(report),
+        "meaning": words.what_intervals_mean(report),
+        "cautions": [t for t in (words.small_sample(report),) if t] + report.notes,
+        "lines": [(line, Markup(figures.strip(line))) for line in lines],
+        "trades": [(Markup(wide), Markup(narrow)) for wide, narrow in figures.trades(report)],
+        "dial_columns": columns,
+        "dial": dial,
+        "dialled": words.dialled(report),
+        "curves": [Markup(c) for c in figures.training(metrics)],
+        "held_out": any("eval_loss" in m for m in metrics),
+        "rooms": _rooms(report),
+        "phases": _phases(report),
+        "rows": shown,
+        "rows_total": len(answers),
+        "tally": tally,
+        "tokens": {source: _tokens(pairs) for source, pairs in report.tokens_view.items()},
+        "recipe": recipe,
+        "words": words,
+    }
+    return page("report.html", context)
+
+
+def _pick(answers: list[Answer], report: Report) -> tuple[list[tuple[Answer, str]], dict[str, int]]:
+    """At most MOST_ROWS rows with their fate, and how many there are of each fate. Where some must be left out, broken rows
+    stay first, then fixed ones; the rest keep their order."""
+    direction = report.target.direction if report.target is not None else "higher"
+    judged = list(zip(answers, summary.fates(answers, direction), strict=True))
+    tally = {fate: n for fate in summary.FATES if (n := sum(f == fate for _, f in judged))}
+    if len(judged) > MOST_ROWS:
+        order = {"broken": 0, "worse": 0, "fixed": 1, "better": 1}
+        chosen = sorted(range(len(judged)), key=lambda i: order.get(judged[i][1], 2))[:MOST_ROWS]
+        judged = [judged[i] for i in sorted(chosen)]
+    return judged, tally
+
+
+def _rooms(report: Report) -> list[dict[str, Any]]:
+    """Bars of parameters by room: the track is the base's weights there, the bar what was trained; both on one scale."""
+    rooms = report.trained.rooms
+    largest = max((max(r.total or 0, r.trained) for r in rooms.values()), default=0) or 1
+    return [
+        {
+            "name": name,
+            "trained": room.trained,
+            "total": room.total,
+            "share": room.trained / room.total if room.total else None,
+            "track": 100 * max(room.total or 0, room.trained) / largest,
+            "bar": 100 * room.trained / largest,
+        }
+        for name, room in rooms.items()
+    ]
+
+
+def _phases(report: Report) -> list[dict[str, Any]]:
+    spent = report.cost.seconds
+    whole = sum(spent.values()) or 1.0
+    return [{"name": n, "seconds": s, "share": 100 * s / whole, "cached": n in report.cost.cached} for n, s in spent.items()]
+
+
+def _tokens(pairs: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    """Tokens ready to be shown: line ends made visible and kept, weight as a class (0, part, 1 and more)."""
+    out = []
+    for text, weight in pairs:
+        visible = text.replace("\n", "\u21b5").replace("\t", "\u21e5") or "\u2205"
+        level = "off" if weight == 0 else "on" if weight >= 1 else "part"
+        out.append({"text": visible, "breaks": text.count("\n"), "level": level, "weight": weight})
+    return out
+
+
+def render(report: Report, metrics: Sequence[Mapping[str, Any]], rows: Iterable[Any], folder: Path | str) -> Path:
+    """Write `folder`/report.html aside and rename it; the recipe shown is the folder's recipe.yaml. Returns its path."""
+    folder = Path(folder)
+    recipe = folder / "recipe.yaml"
+    text = html(report, metrics, rows, recipe.read_text(encoding="utf-8") if recipe.is_file() else None)
+    path, aside = folder / "report.html", folder / ".report.html.tmp"
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise FolderError(f"cannot write the page: {error.strerror}", where=str(path), remedy="free space or choose another --out") from error
+    return path
+
+
+def render_folder(folder: Path | str) -> Path:
+    """Make report.html of a run folder from its report.json, metrics.jsonl and rows.jsonl; the last two may be missing."""
+    folder = Path(folder)
+    return render(Report.load(folder), _json_lines(folder / "metrics.jsonl"), _json_lines(folder / "rows.jsonl"), folder)
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Records of a JSON Lines file; a last line cut short (the run was killed while it wrote) is passed over."""
+    if not path.is_file():
+        return []
+    records = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise FolderError(f"not JSON: {error.msg}", where=f"{path}:{number}", remedy="restore or delete the line") from error
+    return records
