@@ -79,19 +79,18 @@ def folder_error(e: OSError, path: Path) -> FolderError:
     return FolderError(f"cannot write: {e.strerror or e}", where=str(path), remedy="choose another folder with --out")
 
 
-def save(run: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: int | None = None) -> Path:
-    """Write `checkpoint-<step>` whole or not at all; then remove all but the newest `keep`. FolderError on failure."""
+def write_folder(final: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    """Write a folder of JSON and safetensors whole or not at all, replacing one of the same name. FolderError on failure."""
     from safetensors.torch import save_file
 
-    final = run / f"checkpoint-{step}"
-    aside = run / f".checkpoint-{step}.{os.getpid()}"
+    aside = final.parent / f".{final.name}.{os.getpid()}"
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         for stem, values in tensors.items():
             save_file({n: t.detach().contiguous().cpu() for n, t in values.items()}, aside / f"{stem}.safetensors")
-        (aside / STATE).write_text(json.dumps({**state, "step": step}, allow_nan=False))
-        files = sorted(p for p in aside.iterdir())
+        (aside / STATE).write_text(json.dumps(state, allow_nan=False))
+        files = sorted(aside.iterdir())
         for p in files:
             flush(p)
         (aside / MANIFEST).write_text(json.dumps({p.name: sha256_of(p) for p in files}, indent=1))
@@ -100,14 +99,20 @@ def save(run: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, M
         if final.exists():
             shutil.rmtree(final)
         os.rename(aside, final)
-        flush(run)
+        flush(final.parent)
     except OSError as e:
         shutil.rmtree(aside, ignore_errors=True)
         raise folder_error(e, final) from e
     except Exception as e:  # safetensors raises its own class for a failed write
         shutil.rmtree(aside, ignore_errors=True)
-        full = "No space left" in str(e)
+        full = "No space left" in str(e) or "os error 28" in str(e)
         raise folder_error(OSError(errno.ENOSPC if full else 0, str(e)), final) from e
+    return final
+
+
+def save(run: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: int | None = None) -> Path:
+    """Write `checkpoint-<step>`; then remove all but the newest `keep`."""
+    final = write_folder(run / f"checkpoint-{step}", {**state, "step": step}, tensors)
     if keep:
         for _, old in listed(run)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
@@ -136,7 +141,7 @@ def read(folder: Path) -> Checkpoint:
         tensors = {Path(n).stem: load_file(folder / n) for n in manifest if n.endswith(".safetensors")}
     except (OSError, ValueError) as e:
         raise CheckpointError(f"cannot be read: {e}", where=str(folder), remedy="an earlier checkpoint is used when there is one") from e
-    return Checkpoint(folder, int(state["step"]), state, tensors)
+    return Checkpoint(folder, int(state.get("step", 0)), state, tensors)
 
 
 def latest(run: Path, note: Any = print) -> Checkpoint | None:

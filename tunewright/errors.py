@@ -72,6 +72,12 @@ class MissingExtraError(TunewrightError):
     code = 9
 
 
+class Interrupted(TunewrightError):
+    """SIGTERM or Ctrl-C came and a checkpoint was written: `tunewright resume` goes on from there."""
+
+    code = 75
+
+
 INTERRUPTED = 75  # exit code after SIGTERM or Ctrl-C with a checkpoint written: `tunewright resume` goes on
 
 

@@ -32,7 +32,7 @@ class NeedContext:
     other: Callable[[str], Adapted] | None = None
     cache: Path | None = None
     device: str = "cpu"
-    forward: Callable[[Batch], Any] | None = None
+    packed: bool = False
 
     def batches(self, source: str, samples: int, tokens: int = 2048) -> Iterator[Batch]:
         """`samples` rows of a source, drawn without replacement by (seed, source), in batches of about `tokens`."""
@@ -41,11 +41,11 @@ class NeedContext:
         group: list[Row] = []
         for row in picked:
             if group and sum(r.size for r in group) + row.size > tokens:
-                yield self.task.collate(group).to(self.device)
+                yield self.task.collate(group, self.packed, seed=self.seed).to(self.device)
                 group = []
             group.append(row)
         if group:
-            yield self.task.collate(group).to(self.device)
+            yield self.task.collate(group, self.packed, seed=self.seed).to(self.device)
 
     def source(self, name: str) -> list[Row]:
         """Rows of one source; MethodError with what there is when it is missing or empty."""

@@ -58,7 +58,7 @@ class Optimizers:
             made = self.methods.call(maker, "optimizer", parameters=parameters, learning_rate=self.spec.learning_rate, weight_decay=self.spec.weight_decay)
             self.optimizers.append(made)
         if shared:
-            self.optimizers.append(BUILTIN[self.spec.optimizer](shared["recipe"], self.spec))
+            self.optimizers.append(BUILTIN[self.spec.optimizer.name](shared["recipe"], self.spec))
         for o in self.optimizers:
             for g in o.param_groups:
                 g.setdefault("base_lr", g["lr"])

@@ -56,8 +56,10 @@ class Stage:
     signals: Callable[[Bound, Batch | None, str], dict[str, Any]] = lambda bound, batch, when: {}
     listen: Callable[[Loop, dict[str, Any]], None] = lambda loop, record: None
     splits: dict[int, int] = field(default_factory=dict)
+    on_split: Callable[[int, int], None] = lambda step, tokens: None
     flops_per_token: float = 0.0
     device: str = "cpu"
+    packed: bool = False
 
 
 class Loop:
@@ -193,6 +195,7 @@ class Loop:
                     raise
                 self.micro_tokens = max(largest, now // 2)
                 self.stage.splits[self.step_number] = self.micro_tokens
+                self.stage.on_split(self.step_number, self.micro_tokens)
 
     def micro_batches(self, rows: Sequence[tuple[Row, int]]) -> list[Batch]:
         """Rows of one step as collated micro-batches of at most `micro_tokens` tokens, methods' `batch` applied."""
@@ -207,8 +210,7 @@ class Loop:
         return [self._collate(g) for g in groups]
 
     def _collate(self, group: Sequence[tuple[Row, int]]) -> Batch:
-        batch: Batch = self.stage.task.collate([r for r, _ in group])
-        batch.epochs = [e for _, e in group]
+        batch: Batch = self.stage.task.collate([r for r, _ in group], self.stage.packed, epochs=[e for _, e in group], seed=self.spec.seed)
         for b in self.methods.on("batch"):
 
             def draw(i: int, name: str = b.name, batch: Batch = batch) -> Any:
@@ -447,7 +449,7 @@ def weighted_sum(loss: Loss, batch: Batch, bound: Bound | None) -> Tensor:
     return (loss.value * batch.weights).sum()
 
 
-def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Callable[[Bound], dict[str, Any]], rng: Any) -> None:
+def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Callable[[Bound], dict[str, Any]]) -> None:
     """Run every method's `setup`, then `attach` (one delta a site; several make a named stack) and `wrap`.
 
     `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with.

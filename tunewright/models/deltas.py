@@ -45,6 +45,11 @@ class Delta(nn.Module):
         """JSON values that rebuild the delta's shape (its tensors come from its state dict)."""
         raise NotImplementedError
 
+    @classmethod
+    def rebuild(cls, settings: dict[str, Any], site: Site) -> Delta:
+        """A delta of the shape that `settings()` described, its tensors zero."""
+        raise NotImplementedError
+
 
 class LowRank(Delta):
     """s (B A - B0 A0): A [r, in], B [out, r], scale s; the frozen offset B0, A0 is optional.
@@ -94,6 +99,11 @@ class LowRank(Delta):
     def settings(self) -> dict[str, Any]:
         return {"rank": self.rank, "scale": self.scale, "dropout": self.dropout, "offset": self.offset_A is not None}
 
+    @classmethod
+    def rebuild(cls, settings: dict[str, Any], site: Site) -> LowRank:
+        A, B = torch.zeros(settings["rank"], site.in_features), torch.zeros(site.out_features, settings["rank"])
+        return cls(A, B, settings["scale"], dropout=settings["dropout"], offset=settings["offset"])
+
 
 class Sparse(Delta):
     """Values at fixed places of the weight: `indices` [k] (flat into [out, in], sorted, unique), `values` [k]."""
@@ -117,6 +127,11 @@ class Sparse(Delta):
 
     def settings(self) -> dict[str, Any]:
         return {"entries": int(self.indices.numel()), "shape": list(self.shape)}
+
+    @classmethod
+    def rebuild(cls, settings: dict[str, Any], site: Site) -> Sparse:
+        k = settings["entries"]
+        return cls(torch.zeros(k, dtype=torch.int64), torch.zeros(k), tuple(settings["shape"]))
 
 
 class DeltaStack(nn.ModuleDict):
@@ -185,6 +200,12 @@ def detach(site: Site, name: str | None = None) -> None:
     if not len(module.delta):
         module.__class__ = module.tunewright_base
         del module.delta, module.tunewright_base, module.tunewright_transposed, module.tunewright_plain
+
+
+def rename(site: Site, old: str, new: str) -> None:
+    """Give a site's delta another name."""
+    stack: Any = site.module.delta
+    stack[new] = stack.pop(old)
 
 
 def deltas_of(site: Site) -> dict[str, Delta]:

@@ -1,0 +1,80 @@
+"""What a stage starts from, and what becomes of the deltas it starts with.
+
+A finished stage is a folder `stages/<name>/` of present values (not differences: they go back bit for bit) and the
+deltas' settings. Every start is read from files, so that an interrupted run and an uninterrupted one do the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tunewright import checkpoint
+from tunewright.errors import CheckpointError, ModelError
+from tunewright.models import deltas as forms
+from tunewright.models.adapted import Adapted
+from tunewright.trained import Trained
+
+
+def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any]) -> None:
+    """Write a finished stage: everything that differs from the base."""
+    described = {
+        site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()} for site, by_name in adapted.deltas().items()
+    }
+    checkpoint.write_folder(folder, {"deltas": described, "base_hash": adapted.base_hash, **more}, {"trained": Trained(adapted, {}).changed()})
+
+
+def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
+    """Put a finished stage onto the untouched base. CheckpointError for another base or a damaged file."""
+    saved = checkpoint.read(folder)
+    if saved.state["base_hash"] != adapted.base_hash:
+        raise CheckpointError(
+            f"this stage was trained on another base (weights {saved.state['base_hash'][:12]}, the model here has {adapted.base_hash[:12]})",
+            where=str(folder),
+            remedy="use the model that the stage's run names in its recipe.yaml",
+        )
+    for site_name, by_name in saved.state["deltas"].items():
+        site = adapted.structure.site(site_name)
+        for name, d in by_name.items():
+            delta = forms.FORMS[d["form"]].rebuild(d["settings"], site)
+            delta.strength = d["strength"]
+            forms.attach(site, name, delta)
+    Trained(adapted, {}).restore(saved.tensors["trained"])
+    return saved.state
+
+
+def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> None:
+    """Bring the model to a stage's start: "base", "stages.<name>", or the folder of a run or of a finished stage."""
+    adapted.forget_changes()
+    if start == "base":
+        return
+    name, folder = (start.removeprefix("stages."), run / "stages" / start.removeprefix("stages.")) if start.startswith("stages.") else _folder(start, where)
+    load_stage(folder, adapted)
+    apply_carry(adapted, carry, name)
+
+
+def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
+    """fold: into the weights. frozen: they stay and do not train. training: they go on training. drop: taken away."""
+    if carry == "fold":
+        adapted.fold()
+    if carry == "drop" or (carry == "fold" and not adapted.deltas()):
+        for site in adapted.structure.sites:
+            forms.detach(site)
+        return
+    for site_name, by_name in adapted.deltas().items():
+        site = adapted.structure.site(site_name)
+        for old, delta in by_name.items():
+            # a later stage may attach a delta of the same method: carried ones take their stage's name along
+            forms.rename(site, old, f"{name}-{old}")
+            for p in delta.parameters():
+                p.tunewright_frozen = carry != "training"  # type: ignore[attr-defined]
+
+
+def _folder(start: str, where: str) -> tuple[str, Path]:
+    path = Path(start)
+    if (path / checkpoint.MANIFEST).exists():
+        return path.name, path
+    stages = sorted((path / "stages").glob("*/" + checkpoint.MANIFEST), key=lambda p: p.stat().st_mtime)
+    if stages:
+        return stages[-1].parent.name, stages[-1].parent
+    raise ModelError("this is neither a run's folder nor a finished stage", where=f"{where}: {start}", remedy="name a run's folder (runs/...), or give a plain model folder as `model:`")

@@ -1,0 +1,129 @@
+"""The run folder: its name, its lock, and what is written into it. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunewright.checkpoint import folder_error, write_json, write_text
+from tunewright.errors import FolderError
+
+RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"
+
+
+class RunFolder:
+    """One run's folder. `progress` is a JSON file of what is done, so that `resume` skips it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def progress(self) -> dict[str, Any]:
+        """What is done so far; empty at the start."""
+        try:
+            value: dict[str, Any] = json.loads(self.file(PROGRESS).read_text())
+            return value
+        except FileNotFoundError:
+            return {}
+
+    def note_progress(self, **done: Any) -> None:
+        write_json(self.file(PROGRESS), {**self.progress(), **done})
+
+    def write_recipe(self, text: str) -> None:
+        write_text(self.file(RECIPE), text)
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add one record to metrics.jsonl."""
+        try:
+            with open(self.file(METRICS), "a", encoding="utf-8") as f:
+                f.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as e:
+            raise folder_error(e, self.file(METRICS)) from e
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All logged records; a half-written last line is left out."""
+        return list(_lines(self.file(METRICS)))
+
+    def drop_metrics_after(self, stage: str, step: int) -> None:
+        """Forget records of steps that a resumed run will do again."""
+        kept = [r for r in self.metrics() if r.get("stage") != stage or r.get("step", 0) <= step]
+        write_text(self.file(METRICS), "".join(json.dumps(r) + "\n" for r in kept))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def new_folder(name: str, out: Path | None, root: Path = Path("runs")) -> RunFolder:
+    """Make the folder of a new run: `out`, or runs/<name>, runs/<name>-2, ... FolderError when `out` is in the way."""
+    if out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise FolderError("the output folder is not empty", where=str(out), remedy=f"choose another --out, or go on with `tunewright resume {out}`")
+        return RunFolder(_made(out))
+    name = re.sub(r"[^\w.-]+", "-", name) or "run"
+    for i in range(1, 10_000):
+        path = root / (name if i == 1 else f"{name}-{i}")
+        if not path.exists():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.mkdir()
+            except FileExistsError:
+                continue
+            except OSError as e:
+                raise folder_error(e, path) from e
+            return RunFolder(path)
+    raise FolderError(f"10,000 runs are called '{name}'", where=str(root), remedy="choose a folder with --out")
+
+
+def _made(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise folder_error(e, path) from e
+    return path
+
+
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Hold the folder for this process. FolderError when a live process holds it; a dead one's lock is free."""
+    try:
+        fd = os.open(folder.file(LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        raise folder_error(e, folder.path) from e
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise FolderError(f"a live run (process {holder or '?'}) is using this folder", where=str(folder.path), remedy="wait for it, stop it, or choose another --out") from None
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def discard_if_empty(folder: RunFolder) -> None:
+    """Remove a folder in which nothing was computed: a recipe that turned out invalid leaves nothing behind."""
+    names = {p.name for p in folder.path.iterdir()} if folder.path.exists() else set()
+    if names <= {RECIPE, LOCK, PROGRESS}:
+        shutil.rmtree(folder.path, ignore_errors=True)

@@ -1,0 +1,198 @@
+"""Runs one stage of a recipe: sets its methods up, trains, logs, evaluates, checkpoints, and saves what came out."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunewright import carry, checkpoint
+from tunewright.checkpoint import Checkpoint
+from tunewright.errors import Interrupted
+from tunewright.folder import RunFolder
+from tunewright.slots import Methods
+from tunewright.train import Loop, Stage, Stop, set_up, train
+
+Evaluate = Callable[[Loop], dict[str, float]]
+
+
+@dataclass
+class Keeper:
+    """Listens to the loop: logs, evaluates, keeps the best weights, stops early, writes checkpoints.
+
+    `before` is the number of optimizer steps of earlier stages: checkpoints count over the whole run.
+    """
+
+    folder: RunFolder
+    spec: Any
+    stage: str
+    index: int
+    before: int
+    evaluate: Evaluate | None = None
+    show: Callable[[dict[str, Any]], None] = lambda record: None
+    best: dict[str, Any] = field(default_factory=dict)
+    best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    stop_requested: bool = False
+    ended_by: str | None = None
+    verify_at: int | None = None
+
+    def __call__(self, loop: Loop, record: dict[str, Any]) -> None:
+        record = {"stage": self.stage, **record}
+        due = self.spec.eval_steps and loop.step_number % self.spec.eval_steps == 0 and not loop.finished()
+        if self.evaluate and due:
+            record.update(self._judge(loop))
+        if loop.step_number % self.spec.logging_steps == 0 or "eval_loss" in record:
+            self.folder.append_metrics(record)
+        self.show(record)
+        if self.verify_at == loop.step_number:
+            raise Stop
+        if self.stop_requested:
+            self.write(loop)
+            raise Interrupted("stopped by a signal after a whole step; a checkpoint is written", where=str(self.folder.path), remedy=f"tunewright resume {self.folder.path}")
+        if self.spec.save_steps and loop.step_number % self.spec.save_steps == 0 and not loop.finished():
+            self.write(loop)
+        if self.ended_by:
+            raise Stop
+
+    def _judge(self, loop: Loop) -> dict[str, float]:
+        assert self.evaluate is not None
+        loop.adapted.model.eval()
+        found = {f"eval_{k}": v for k, v in self.evaluate(loop).items()}
+        loop.adapted.model.train()
+        wanted = self.spec.keep_best or "loss"
+        value = -found["eval_loss"] if wanted == "loss" else found.get("eval_target", -found["eval_loss"])
+        if not self.best or value > self.best["value"]:
+            self.best = {"value": value, "step": loop.step_number, "since": 0}
+            if self.spec.keep_best:
+                self.best_tensors = {n: t.detach().clone() for n, t in loop.trained.changed().items()}
+        else:
+            self.best["since"] += 1
+        if self.spec.early_stopping and self.best["since"] >= self.spec.early_stopping:
+            self.ended_by = "early stopping"
+        return found
+
+    def write(self, loop: Loop) -> None:
+        """Write a checkpoint of the loop and of what is kept here."""
+        state, tensors = loop.state()
+        more = {"loop": state, "stage": self.stage, "index": self.index, "best": self.best}
+        checkpoint.save(self.folder.path, self.before + loop.step_number, more, {**tensors, "best": self.best_tensors}, keep=self.spec.save_total_limit)
+
+    def restore(self, saved: Checkpoint) -> None:
+        self.best, self.best_tensors = dict(saved.state["best"]), dict(saved.tensors.get("best", {}))
+
+    def finish(self, loop: Loop) -> None:
+        """At a stage's end: one more evaluation when evaluations are on, and the best weights put back."""
+        if self.evaluate and self.spec.eval_steps:
+            record = {"stage": self.stage, "step": loop.step_number, **self._judge(loop)}
+            loop.adapted.model.eval()
+            self.folder.append_metrics(record)
+            self.show(record)
+        if self.spec.keep_best and self.best_tensors and self.best["step"] != loop.step_number:
+            loop.trained.restore(self.best_tensors)
+
+
+@contextmanager
+def stopping_on_signals(keeper: Keeper) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask for a checkpoint after the present step (a second Ctrl-C ends at once)."""
+
+    def ask(number: int, frame: Any) -> None:
+        if keeper.stop_requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        keeper.stop_requested = True
+
+    try:
+        old = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: the caller owns signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+@dataclass
+class StageResult:
+    """What a stage cost and did. Times in seconds."""
+
+    steps: int
+    tokens: int
+    trained_tokens: int
+    seconds: float
+    trainable: int
+    ended_by: str
+    kept_step: int | None
+    splits: int
+    trained_names: dict[str, int]
+
+
+def run_stage(stage: Stage, keeper: Keeper, needs: Callable[[Any], dict[str, Any]], saved: Checkpoint | None) -> StageResult:
+    """Train a stage from its start (or from a checkpoint within it) to its end, and save it as `stages/<name>/`."""
+    methods: Methods = stage.methods
+    set_up(stage.adapted, methods, stage.plan, stage.task.name, needs)
+    methods.event("begin_task", stage=keeper.stage, adapted=stage.adapted)
+    _recall_splits(keeper.folder, keeper.stage, stage.splits)
+    stage.listen = keeper
+    stage.on_split = lambda step, tokens: _note_split(keeper.folder, keeper.stage, step, tokens)
+    resume = None
+    if saved is not None:
+        keeper.restore(saved)
+        resume = (saved.state["loop"], saved.tensors)
+    with stopping_on_signals(keeper):
+        loop = train(stage, resume)
+    if keeper.verify_at is None:
+        keeper.finish(loop)
+        methods.event("end_task", stage=keeper.stage, adapted=stage.adapted)
+    kept = keeper.best.get("step") if keeper.spec.keep_best else None
+    return StageResult(
+        steps=loop.step_number,
+        tokens=loop.tokens,
+        trained_tokens=loop.trained_tokens,
+        seconds=loop.seconds,
+        trainable=loop.trained.count(),
+        ended_by=keeper.ended_by or _reason(loop),
+        kept_step=kept if kept != loop.step_number else None,
+        splits=len(stage.splits),
+        trained_names={n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()},
+    )
+
+
+def save_result(folder: RunFolder, stage: Stage, keeper: Keeper, result: StageResult) -> None:
+    """Write `stages/<name>/`; the run's checkpoints of this stage are no longer needed to go on."""
+    carry.save_stage(folder.path / "stages" / keeper.stage, stage.adapted, {"result": result.__dict__})
+
+
+def _reason(loop: Loop) -> str:
+    b = loop.stage.budget
+    for name, limit, used in (("tokens", b.tokens, loop.tokens), ("steps", b.steps, loop.step_number), ("seconds", b.seconds, loop.seconds)):
+        if limit is not None and used >= limit:
+            return name
+    return "flops" if b.flops is not None else "epochs"
+
+
+def _note_split(folder: RunFolder, stage: str, step: int, tokens: int) -> None:
+    """Record at once that memory ran out and how the step was split, so that a run killed later repeats it."""
+    known = folder.progress().get("splits", {})
+    known.setdefault(stage, {})[str(step)] = tokens
+    folder.note_progress(splits=known)
+
+
+def _recall_splits(folder: RunFolder, stage: str, splits: dict[int, int]) -> None:
+    splits.update({int(k): v for k, v in folder.progress().get("splits", {}).get(stage, {}).items()})
+
+
+def same_values(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    """Names whose values differ in any bit."""
+    return [n for n in sorted({*a, *b}) if n not in a or n not in b or not torch.equal(a[n], b[n])]
+
+
+def compact(record: dict[str, Any]) -> str:
+    """One line of JSON for --json mode."""
+    return json.dumps(record, allow_nan=False)
