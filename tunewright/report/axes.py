@@ -37,11 +37,16 @@ def percent(value: float) -> str:
 def decimal(value: float) -> str:
     """A short decimal; powers of ten as exponents where zeros would be counted."""
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
-        digits, power = f"{value:.1e}".split("e")
-        text = f"{digits.removesuffix('.0')}e{int(power)}"
-    else:
-        text = f"{value:.6g}"
-    return text.replace("-", "\u2212")
+        return power_of_ten(value)
+    return f"{value:.6g}".replace("-", "\u2212")
+
+
+def power_of_ten(value: float) -> str:
+    """A small number with its exponent, zero as 0: '5e-4'."""
+    if value == 0:
+        return "0"
+    digits, power = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(power)}".replace("-", "\u2212")
 
 
 def axis(
@@ -76,4 +81,6 @@ def axis(
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     ticks = tuple(round(i * step, 12) for i in range(first, last + 1))
+    if format is decimal and 0 < max((abs(t) for t in ticks), default=0.0) < 0.01:
+        format = power_of_ten
     return Axis(low, high, start, end, ticks, format)

@@ -12,7 +12,7 @@ from tunewright.report.plots import Curve, Point
 from tunewright.report.schema import Measured, Report, Strength
 from tunewright.report.summary import Line
 
-WIDE, NARROW = (500.0, 360.0), (340.0, 290.0)
+WIDE, NARROW = (444.0, 340.0), (352.0, 300.0)
 
 
 def point(y: Interval, x: Interval | float, label: str = "") -> Point:

@@ -121,7 +121,7 @@ def verdict(measured: Measured) -> str:
 
 
 def change(measured: Measured, what: str) -> str:
-    """One sentence: '<what> rose from 2 % to 74.2 % (+72.2 points, 65.9 to 78.1; n = 240).'"""
+    """One sentence: '<what> rose from 2 % to 74.2 %: +72.2 points, 95 % interval 65.9 to 78.1.'"""
     before, after, difference = measured.before, measured.after, measured.difference
     tail = f" {unit_of(measured.unit)}" if unit_of(measured.unit) else ""
     if before is None and after is None:
@@ -137,10 +137,10 @@ def change(measured: Measured, what: str) -> str:
     if difference is None:
         return f"{what} went {ends}."
     by = score(difference.value, measured.unit, sign=True) + (" points" if measured.unit == "fraction" else "")
-    inner = f"{by}, interval {span(difference, measured.unit, sign=True)}" if span(difference, measured.unit) else by
+    inner = f"{by}, {100 * difference.level:.0f} % interval {span(difference, measured.unit)}" if difference.known else by
     if fate == "unclear":
-        return f"{what} went {ends} ({inner}): not a clear change."
-    return f"{what} {'rose' if difference.value > 0 else 'fell'} {ends} ({inner})."
+        return f"{what} went {ends}, which is no clear change: {inner}."
+    return f"{what} {'rose' if difference.value > 0 else 'fell'} {ends}: {inner}."
 
 
 def subject(measured: Measured) -> str:
@@ -173,7 +173,8 @@ def headline(report: Report) -> list[str]:
         state = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}[report.run.status]
         sentences.append(f"This run {state}{where}; what follows is what was measured until then.")
     if report.target is not None:
-        sentences.append(_upper(change(report.target, subject(report.target))))
+        this = "in this run " if report.target.difference is None or report.target.difference.unit != "seed" else ""
+        sentences.append(_upper(change(report.target, this + subject(report.target))))
     sentences += [_upper(change(kept, subject(kept))) for kept in report.kept]
     if report.drift is not None:
         sentences.append(_drifted(report))

@@ -5,7 +5,7 @@ for (const box of document.querySelectorAll("[data-rows]")) {
   const bar = box.querySelector(".filter");
   const more = box.querySelector(".more");
   const search = box.querySelector("input");
-  const page = 12;
+  const page = 8;
   let fate = "", most = page;
   const draw = () => {
     const words = search.value.trim().toLowerCase();
