@@ -1,0 +1,66 @@
+"""text-classification: one class a text, through a sequence classifier's own head. Rows are padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from tunewright.batch import Batch, Outputs, Row
+from tunewright.data.records import Record, RowProblem
+from tunewright.errors import ModelError
+from tunewright.tasks._pooled import classifier_outputs
+from tunewright.tasks._segments import ids_of
+from tunewright.tasks.base import EncodeOptions, Task, epochs_of, label_id, pad
+
+
+class TextClassification(Task):
+    """`label` is a name or an id of `options.labels`. `Row.fields["reference"]` is the label's name."""
+
+    name: ClassVar[str] = "text-classification"
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    labelled: ClassVar[bool] = True
+
+    def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
+        """Encode `text` and `label`, with the tokens that the tokenizer puts around a text."""
+        text = record.get("text", record.get("prompt"))
+        if not isinstance(text, str) or not text.strip():
+            raise RowProblem("text", "the text is missing or empty", "fill it in, or name its column: data.columns: {text: your_column}")
+        if "label" not in record and "completion" not in record:
+            raise RowProblem("label", "the row has no label", "add it, or name its column: data.columns: {label: your_column}")
+        if options.template:
+            text = options.template.format(text=text)
+        label = label_id(record.get("label", record.get("completion")), options.labels)
+        assert options.labels is not None
+        ids = ids_of(tokenizer, text, special=True)
+        return Row(record.id, record.source, ids, [1.0], label, {"kind": "label", "reference": options.labels[label]})
+
+    def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
+        """Padded ids and mask [R, L], one target a row."""
+        ids, mask = pad([r.input_ids for r in rows])
+        return Batch(
+            inputs={"input_ids": ids, "attention_mask": mask},
+            targets=torch.tensor([r.label for r in rows]),
+            weights=torch.tensor([r.weights[0] for r in rows], dtype=torch.float32),
+            rows=torch.arange(len(rows)),
+            row_ids=[r.id for r in rows],
+            sources=[r.source for r in rows],
+            tokens=int(mask.sum()),
+            epochs=epochs_of(rows, epochs),
+        )
+
+    def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
+        """`logits` [R, V]; `features` [R, D] are what the head reads. Some decoders find a row's end by the padding id."""
+        inputs = dict(batch.inputs)
+        padding = getattr(getattr(model, "config", None), "pad_token_id", None)
+        mask = inputs["attention_mask"]
+        if not bool(mask.all()):
+            if padding is None:
+                raise ModelError("rows of unequal length need padding, and the model names no padding id", remedy="set pad_token_id in the model's config.json")
+            inputs["input_ids"] = inputs["input_ids"].masked_fill(mask == 0, padding)
+        return classifier_outputs(model, batch, inputs, hidden=hidden)
+
+    def default_metric(self, rows: Sequence[Row]) -> str:
+        return "accuracy"
