@@ -1,0 +1,147 @@
+"""The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
+
+Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
+`label`; `image` + `label`; `text`. Columns that a shape does not use stay in the row as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunewright.data.records import RowProblem
+from tunewright.errors import did_you_mean
+
+Row = dict[str, Any]
+
+ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "model": "assistant", "bing": "assistant",
+    "system": "system", "tool": "tool", "observation": "tool", "function_response": "tool", "function_call": "function_call",
+}  # fmt: skip
+"""ShareGPT's speakers -> roles of a chat template."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape's name, the columns that tell it, and how it becomes canonical."""
+
+    name: str
+    columns: tuple[str, ...]
+    canonical: Callable[[Row], Row]
+
+
+def _same(row: Row) -> Row:
+    return row
+
+
+def _sharegpt(row: Row) -> Row:
+    turns = row["conversations"]
+    if not isinstance(turns, list | tuple):
+        raise RowProblem("conversations", "a list of turns is needed", 'write [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]')
+    messages = [_turn(turn, i) for i, turn in enumerate(turns)]
+    system = row.get("system")
+    if isinstance(system, str) and system and not (messages and messages[0]["role"] == "system"):
+        messages.insert(0, {"role": "system", "content": system})
+    return {**{k: v for k, v in row.items() if k not in ("conversations", "system")}, "messages": messages}
+
+
+def _turn(turn: Any, i: int) -> Row:
+    field = f"conversations[{i}]"
+    if not isinstance(turn, dict):
+        raise RowProblem(field, "a turn is a mapping", 'write {"from": "human", "value": "..."}')
+    speaker, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+    if speaker is None or value is None:
+        raise RowProblem(field, "a turn needs 'from' and 'value'", 'write {"from": "human", "value": "..."}')
+    role = ROLES.get(str(speaker).lower())
+    if role is None:
+        raise RowProblem(f"{field}.from", f"no speaker is called '{speaker}'", did_you_mean(str(speaker), ROLES))
+    kept = {"weight": turn["weight"]} if "weight" in turn else {}
+    return {"role": "assistant" if role == "function_call" else role, "content": value, **kept}
+
+
+def _alpaca(row: Row) -> Row:
+    instruction, given = row["instruction"], row.get("input")
+    if not isinstance(instruction, str):
+        raise RowProblem("instruction", f"text is needed, not {type(instruction).__name__}", "write it as a JSON string")
+    prompt = f"{instruction}\n\n{given}" if isinstance(given, str) and given.strip() else instruction
+    history = row.get("history") or []
+    rest = {k: v for k, v in row.items() if k not in ("instruction", "input", "output", "response", "history")}
+    answer = row["output"] if "output" in row else row["response"]
+    if not history:
+        return {**rest, "prompt": prompt, "completion": answer}
+    turns = [{"role": role, "content": said} for pair in history for role, said in zip(("user", "assistant"), pair, strict=False)]
+    system = [{"role": "system", "content": rest.pop("system")}] if rest.get("system") else []
+    return {**rest, "messages": [*system, *turns, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+
+
+def _pair_as_chat(row: Row) -> Row:
+    """`chosen` and `rejected` as whole conversations: their common beginning is the prompt."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    if not (isinstance(chosen, list) and isinstance(rejected, list)):
+        raise RowProblem("prompt", "a pair needs a prompt", "add 'prompt', or write chosen and rejected as lists of turns")
+    n = 0
+    while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
+        n += 1
+    if not n or n == len(chosen) or n == len(rejected):
+        raise RowProblem("rejected", "chosen and rejected must begin alike and end differently", "write the same turns before the two answers")
+    return {**row, "prompt": chosen[:n], "chosen": chosen[n:], "rejected": rejected[n:]}
+
+
+def _renamed(old: str, new: str) -> Callable[[Row], Row]:
+    return lambda row: {**{k: v for k, v in row.items() if k != old}, new: row[old]}
+
+
+SHAPES = (
+    Shape("chat", ("messages",), _same),
+    Shape("sharegpt", ("conversations",), _sharegpt),
+    Shape("preference", ("prompt", "chosen", "rejected"), _same),
+    Shape("preference-chat", ("chosen", "rejected"), _pair_as_chat),
+    Shape("prompt-completion", ("prompt", "completion"), _same),
+    Shape("prompt-completion", ("prompt", "response"), _renamed("response", "completion")),
+    Shape("alpaca", ("instruction", "output"), _alpaca),
+    Shape("alpaca", ("instruction", "response"), _alpaca),
+    Shape("image-label", ("image", "label"), _same),
+    Shape("text-label", ("text", "label"), _same),
+    Shape("text", ("text",), _same),
+)
+"""In the order in which they are tried: the first whose columns are all there."""
+
+
+def shape_names() -> list[str]:
+    return list(dict.fromkeys(s.name for s in SHAPES))
+
+
+def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
+    """Apply `columns` (canonical name -> the file's). RowProblem when the file has no such column."""
+    out = {k: v for k, v in row.items() if k not in columns.values()}
+    for ours, theirs in columns.items():
+        if theirs not in row:
+            raise RowProblem(theirs, f"data.columns names '{theirs}', which the row does not have", did_you_mean(theirs, row))
+        out[ours] = row[theirs]
+    return out
+
+
+def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
+    """The shape of a row, by its columns; `wanted` names one. RowProblem says what is missing."""
+    candidates = [s for s in SHAPES if wanted is None or s.name == wanted or wanted in s.columns]
+    if not candidates:
+        raise RowProblem("format", f"no row shape is called '{wanted}'", did_you_mean(str(wanted), shape_names()))
+    for shape in candidates:
+        if all(c in row for c in shape.columns):
+            return shape
+    has = ", ".join(sorted(row)) or "nothing"
+    if wanted is not None:
+        lacks = [c for c in candidates[0].columns if c not in row]
+        raise RowProblem(lacks[0], f"a row of shape '{candidates[0].name}' has {' + '.join(candidates[0].columns)}; this one has {has}", "add it, or name its column in data.columns")
+    if "question" in row and "answer" in row:
+        raise RowProblem("prompt", f"the row's columns ({has}) are no known shape", "write columns: {prompt: question, completion: answer}")
+    known = "; ".join(" + ".join(s.columns) for s in SHAPES)
+    raise RowProblem("row", f"the row's columns ({has}) are no known shape", f"name them with columns: {{prompt: ..., completion: ...}}; known: {known}")
+
+
+def canonical(row: Mapping[str, Any], columns: Mapping[str, str], wanted: str | None = None) -> tuple[Row, str]:
+    """Bring a row to its canonical shape; return it with the shape's name. Raises RowProblem."""
+    named = rename(row, columns) if columns else dict(row)
+    shape = recognise(named, wanted)
+    return shape.canonical(named), shape.name
