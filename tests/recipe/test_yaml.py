@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunewright import _yaml
+from tunewright._fields import parse_number
+from tunewright.errors import RecipeError
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**15), 10**15),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    st.sampled_from(["2e-4", "16k", "1e5", "0x1f", "yes", "off", "null", "~", "1_000", "2020-01-01", "1:30", "<<", "=", ".5", "1.", "NaN", "- a", "a: b"]),
+)
+TREES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc_", min_size=1, max_size=4), inner, max_size=3), max_leaves=8
+)
+
+
+@given(TREES)
+def test_what_is_written_reads_back_equal_and_of_the_same_type(tree):
+    again = _yaml.read(_yaml.write(tree)).tree
+    assert again == tree and repr(again) == repr(tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2e-4", 2e-4), ("1E5", 1e5), ("0.5", 0.5), ("1_000", 1000), ("010", 10), ("yes", "yes"), ("1:30", "1:30"), ("2020-01-01", "2020-01-01"), ("16k", "16k")],
+)
+def test_scalars(text, value):
+    got = _yaml.read(f"a: {text}").tree["a"]
+    assert got == value and type(got) is type(value)
+
+
+def test_every_value_has_its_place():
+    document = _yaml.read("a: 1\nb:\n  - x\n  - {c: 2}\n", "r.yaml")
+    assert document.place(("b", 1, "c")) == "r.yaml:4"
+    assert document.place(("b", 1, "nothing")) == "r.yaml:4"
+    assert document.place(("a",)) == "r.yaml:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("a: 1\nb: 2\na: 3\n", 3, "twice"),
+        ("a:\n  b: 1\n  b: 1\n", 3, "a.b"),
+        ("a: !!python/object/apply:os.system ['true']\n", 1, "not allowed"),
+        ("a: &x [*x]\n", 1, "itself"),
+        ("a: 1\n b: 2\n", 2, "YAML"),
+        ("a:\n\t- b\n", 2, "tab"),
+        ("? [a]\n: 1\n", 1, "plain text"),
+        ("d: &d {a: 1}\nb:\n  <<: *d\n", 3, "merge"),
+    ],
+)
+def test_bad_yaml_names_its_line(text, line, says):
+    with pytest.raises(RecipeError) as caught:
+        _yaml.read(text, "r.yaml")
+    assert caught.value.where == f"r.yaml:{line}"
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("16k", 16000), ("2M", 2_000_000), ("1.5M", 1_500_000), ("10%", 0.1), ("1e15", 1e15), ("7", 7), ("2e-4", 2e-4)])
+def test_numbers_as_people_write_them(text, value):
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "k", "16q", "1 2", "ten", "16 kk", "--1"])
+def test_what_is_no_number(text):
+    assert parse_number(text) is None

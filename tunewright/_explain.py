@@ -1,0 +1,182 @@
+"""From pydantic's errors to one message that says where, what, the nearest valid name and what to write."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from tunewright._yaml import Document, Path
+from tunewright.errors import RecipeError, did_you_mean, nearest
+
+_ELSEWHERE = {
+    "batch_size": "batches are counted in tokens here: write train.batch_tokens: 16k",
+    "per_device_train_batch_size": "batches are counted in tokens here: write train.batch_tokens: 16k",
+    "gradient_accumulation_steps": "a batch is split by itself: write train.micro_tokens: 4k to say how",
+    "num_train_epochs": "write budget: {epochs: 3}",
+    "num_epochs": "write budget: {epochs: 3}",
+    "max_steps": "write budget: {steps: 500}",
+    "lr": "write train.learning_rate: 2e-4",
+    "base_model": "write model: NAME",
+    "model_name_or_path": "write model: NAME",
+    "datasets": "write data: {train: FILE}",
+    "dataset": "write data: {train: FILE}",
+    "lora_r": "write methods: [{lora: {rank: 16}}]",
+    "lora_rank": "write methods: [{lora: {rank: 16}}]",
+    "lora_alpha": "write methods: [{lora: {alpha: 32}}]",
+    "output_dir": "use the flag --out DIR",
+    "method": "write methods: [lora]",
+    "warmup_ratio": "write train.warmup_steps: 3%",
+    "bf16": "write train.precision: bfloat16",
+    "gradient_checkpointing": "write train.activation_checkpointing: true",
+}
+"""What keys of other tools are called here."""
+
+_NOT_A = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "string": "must be text",
+    "list": "must be a list",
+    "tuple": "must be a list",
+    "dict": "must be a mapping (key: value)",
+    "model": "must be a mapping (key: value)",
+    "finite_number": "must be a finite number",
+    "not_a_number": "must be a number",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "must be greater than"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be less than"),
+    "less_than_equal": ("le", "must be at most"),
+}
+
+
+def inner_types(annotation: Any) -> list[Any]:
+    """The types inside Optional, Annotated, list and dict: list[Source] | None -> [Source]."""
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return inner_types(arguments[0])
+    if origin in (typing.Union, types.UnionType, list, tuple):
+        return [t for a in arguments if a is not type(None) for t in inner_types(a)]
+    if origin is dict:
+        return inner_types(arguments[1])
+    return [annotation]
+
+
+def _is_spec(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def owner(root: type[BaseModel], path: Path) -> tuple[type[BaseModel], FieldInfo | None]:
+    """The class whose key `path` ends in, and that key's field (None when there is no such field)."""
+    cls, field = root, None
+    for part in path:
+        field = cls.model_fields.get(part) if isinstance(part, str) else field
+        if field is None:
+            break
+        specs = [t for t in inner_types(field.annotation) if _is_spec(t)]
+        if specs and part != path[-1]:
+            cls = specs[0]
+    return cls, field
+
+
+def _clean(loc: Path) -> Path:
+    """Drop the parts of pydantic's location that name a union's branch and not a place in the file."""
+    return tuple(part for part in loc if not (isinstance(part, str) and ("[" in part or part in ("int", "float", "str"))))
+
+
+def example(name: str, field: FieldInfo | None) -> str:
+    """A line to write: "learning_rate: 0.0002"."""
+    value = field.examples[0] if field is not None and field.examples else None
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"write {name}: {text}"
+
+
+def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
+    """One pydantic error -> (what is wrong, what to write)."""
+    kind, context = error["type"], error.get("ctx", {})
+    got = error.get("input")
+    cls, field = owner(root, path)
+    name = str(path[-1]) if path else root.__name__
+    key = next((p for p in reversed(path) if isinstance(p, str)), name)
+    if kind == "recipe":
+        return context["what"], context["remedy"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key '{name}'", _ELSEWHERE.get(name) or did_you_mean(name, cls.model_fields)
+    if kind == "missing":
+        return f"'{name}' is missing" + (f" ({field.description})" if field is not None and field.description else ""), example(name, field)
+    shown = f"'{key}'"
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return f"{shown} {words} {context[bound]:g}, got {got}", example(key, field)
+    if kind == "literal_error":
+        choices = [c.strip(" '\"") for c in context["expected"].replace(" or ", ", ").split(",")]
+        return f"{shown} must be {context['expected']}, got {got!r}", did_you_mean(str(got), choices)
+    if kind in ("too_short", "string_too_short"):
+        return f"{shown} is empty", example(key, field)
+    if kind == "string_pattern_mismatch":
+        return f"{shown} may hold letters, digits, - and _ only, got {got!r}", example(key, field)
+    if kind == "too_long":
+        return f"{shown} has too many values: {context['actual_length']} instead of {context['max_length']}", example(key, field)
+    stem = next((t for t in _NOT_A if kind.startswith(t)), None)
+    if stem is not None:
+        what = _NOT_A[stem]
+        hint = " (an empty value is null)" if got is None else ""
+        return f"{shown} {what}, got {_short(got)}{hint}", example(key, field)
+    return f"{shown}: {error['msg']}", example(key, field)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def explain(error: ValidationError, document: Document, root: type[BaseModel], prefix: Path = ()) -> RecipeError:
+    """All problems of a validation as one RecipeError: the first in full, the others a line each.
+
+    `prefix`: where in the document the validated part sits.
+    """
+    lines: list[tuple[str, str, str]] = []
+    items = error.errors(include_url=False)
+    unknown = {item["loc"] for item in items if item["type"] == "extra_forbidden"}
+    for item in items:
+        if item["type"] == "missing" and _misspelt(item["loc"], unknown):
+            continue  # the misspelt key says it already
+        context = item.get("ctx", {})
+        path = _clean(item["loc"]) + tuple(context.get("path", ()))
+        what, remedy = describe(item, root, path)
+        full = as_written(prefix + path, document)
+        dotted = ".".join(map(str, full))
+        named = dotted and f"'{dotted}'" not in what and (len(full) > 1 or f"'{dotted}" not in what)
+        entry = (document.place(full), f"{what} (at {dotted})" if named else what, remedy)
+        if all(entry[:2] != e[:2] for e in lines):
+            lines.append(entry)
+    lines.sort(key=lambda e: _line_number(e[0]))
+    where, what, remedy = lines[0]
+    more = "".join(f"\n  also {w}: {x}" + (f"; {r}" if r else "") for w, x, r in lines[1:8])
+    return RecipeError(what, where=where, remedy=(remedy + more) or None)
+
+
+def _misspelt(missing: Path, unknown: set[Path]) -> bool:
+    return any(u[:-1] == missing[:-1] and nearest(str(u[-1]), [str(missing[-1])]) for u in unknown)
+
+
+def _line_number(place: str) -> int:
+    end = place.rsplit(":", 1)[-1]
+    return int(end) if end.isdigit() else -1
+
+
+def as_written(path: Path, document: Document) -> Path:
+    """Top-level `methods` and `budget` are checked as stage 0: give the path that the user wrote."""
+    tree = document.tree
+    if path[:2] == ("stages", 0) and isinstance(tree, dict) and "stages" not in tree and path[2:3]:
+        return path[2:]
+    return path

@@ -1,0 +1,173 @@
+"""How a recipe file becomes a Recipe: overrides, paths, and names that are checked against what is there."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tunewright import _yaml, catalogue
+from tunewright._explain import as_written, explain
+from tunewright._overrides import override
+from tunewright.errors import RecipeError, did_you_mean
+from tunewright.recipe import Recipe, missing
+
+_ROOMS = {
+    "method": ("methods/",),
+    "optimizer": ("methods/",),
+    "after": ("weights/",),
+    "select": ("data/select",),
+    "probe": ("measure",),
+}
+_LINES = {"method": "methods: [{0}]", "after": "after: [{0}]", "select": "data: {{select: [{0}]}}", "probe": "measure: [{0}]"}
+_BUILT_IN_OPTIMIZERS = ("adamw", "sgd")
+
+
+def packaged() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = importlib.resources.files("tunewright") / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")) if folder.is_dir() else []
+
+
+def locate(name: str | Path) -> Path:
+    """A recipe's file: a path, or the name of one that ships with the package. RecipeError when there is none."""
+    path = Path(name)
+    if path.is_dir():
+        if (path / "recipe.yaml").is_file():
+            return path / "recipe.yaml"
+        raise RecipeError("a folder, not a recipe", where=str(name), remedy="name the recipe's file")
+    if path.exists():
+        return path
+    if str(name) in packaged():
+        return Path(str(importlib.resources.files("tunewright") / "recipes" / f"{name}.yaml"))
+    if path.suffix not in (".yaml", ".yml") and path.parent == Path("."):
+        raise RecipeError(f"no recipe '{name}'", remedy=did_you_mean(str(name), packaged()) + " Or name a file: tunewright run my.yaml")
+    raise missing(name)
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the file's permissions") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise RecipeError("not UTF-8 text", where=f"{path}:{line}", remedy="save the recipe as UTF-8") from None
+
+
+def load(path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Recipe:
+    """See `Recipe.load`."""
+    file = locate(path)
+    document = _yaml.read(_text(file), str(path) if file == Path(path) else file.name)
+    if document.tree is None:
+        raise RecipeError("the recipe is empty", where=str(path), remedy="it needs at least model, task, data and methods; `tunewright init` writes an example")
+    if not isinstance(document.tree, dict):
+        raise RecipeError("a recipe is a mapping (key: value)", where=document.place(()), remedy="begin with model: NAME")
+    for text in sets:
+        override(document, text)
+    document.tree.setdefault("name", _run_name(file))
+    recipe = parse(document)
+    recipe._base = file.resolve().parent
+    recipe._out = Path(out) if out is not None else None
+    return recipe
+
+
+def parse(document: _yaml.Document) -> Recipe:
+    """Validate a document and the names in it."""
+    try:
+        recipe = Recipe(**document.tree)
+    except RecipeError as error:
+        if isinstance(error.__cause__, ValidationError):
+            raise explain(error.__cause__, document, Recipe) from None
+        raise
+    for place, _kind, use in recipe.uses():
+        use._place = document.place(as_written(place, document))
+    check_names(recipe, document)
+    return recipe
+
+
+def _run_name(file: Path) -> str:
+    stem = file.resolve().parent.name if file.name == "recipe.yaml" else file.stem
+    kept = "".join(c if c.isalnum() and c.isascii() or c in "._-" else "-" for c in stem).strip("._-")
+    return kept or "run"
+
+
+def check_names(recipe: Recipe, document: _yaml.Document | None = None) -> None:
+    """RecipeError for a task or method that is not there, one in the wrong place, or one named twice."""
+    where = document.place if document is not None else lambda path: ".".join(map(str, path))
+    tasks = catalogue.tasks()
+    if recipe.task not in tasks:
+        raise RecipeError(f"no task '{recipe.task}'", where=where(("task",)), remedy=did_you_mean(recipe.task, tasks))
+    for path, kind, use in recipe.uses():
+        shown = document.place(as_written(path, document)) if document is not None else where(path)
+        if kind == "optimizer" and use.name in _BUILT_IN_OPTIMIZERS:
+            if use.params:
+                raise RecipeError(
+                    f"{use.name} takes its parameters from train",
+                    where=shown,
+                    remedy="write them as train.betas, train.eps, train.momentum, train.weight_decay",
+                )
+            continue
+        _check_use(kind, use.name, shown)
+    for i, stage in enumerate(recipe.stages):
+        names = [catalogue.canonical(u.name) for u in stage.methods]
+        for j, name in enumerate(names):
+            if name in names[:j]:
+                raise RecipeError(
+                    f"'{name}' is named twice in stage '{stage.name}'",
+                    where=stage.methods[j].place or f"stages.{i}.methods.{j}",
+                    remedy="keep one of the two, or use two stages",
+                )
+
+
+def _check_use(kind: str, name: str, where: str) -> None:
+    entry = catalogue.lookup(name)
+    here = [n for n, e in catalogue.entries().items() if e.room.startswith(_ROOMS[kind]) or e.room == catalogue.THIRD_PARTY]
+    if entry is None:
+        known = [*here, *_BUILT_IN_OPTIMIZERS] if kind == "optimizer" else here
+        near = did_you_mean(name, known)
+        remedy = near if near.startswith("did") else f"`tunewright methods` lists them; {near}"
+        raise RecipeError(f"no {'method' if kind == 'method' else kind} is named '{name}'", where=where, remedy=remedy)
+    if entry.name in here:
+        return
+    belongs = next((k for k, rooms in _ROOMS.items() if entry.room.startswith(rooms)), None)
+    remedy = f"write {_LINES[belongs].format(name)}" if belongs in _LINES else f"it lives in {entry.room}"
+    raise RecipeError(f"'{name}' does not go here: it is of {entry.room}", where=where, remedy=remedy)
+
+
+def absolute_paths(tree: dict[str, Any], base: Path) -> None:
+    """Write local paths in a dumped tree from the root, in place: those that exist under `base` or begin with a dot."""
+
+    def path(text: Any) -> Any:
+        if not isinstance(text, str) or not text:
+            return text
+        dotted = text.startswith(("./", "../"))
+        return str((base / text).resolve()) if dotted or (base / text).exists() else text
+
+    def dotted(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: dotted(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [dotted(v) for v in value]
+        return path(value) if isinstance(value, str) and value.startswith(("./", "../")) else value
+
+    def sources(data: dict[str, Any] | None) -> None:
+        for key in ("train", "eval", "validation"):
+            for source in (data or {}).get(key) or [] if isinstance((data or {}).get(key), list) else []:
+                source["path"] = path(source["path"])
+
+    sources(tree["data"])
+    for spec in (tree["model"], *tree["models"].values()):
+        spec["name"] = path(spec["name"])
+    for keep in tree["keep"]:
+        keep["data"] = path(keep["data"])
+    for stage in tree["stages"]:
+        sources(stage.get("data"))
+        stage["start"] = stage["start"] if stage["start"] == "base" or stage["start"].startswith("stages.") else path(stage["start"])
+        stage["methods"] = dotted(stage["methods"])
+    tree["after"] = dotted(tree["after"])

@@ -1,0 +1,105 @@
+"""A method's typed fields: made from a recipe, listed for a page, and turned into JSON Schema. Nothing is said twice."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from tunewright._explain import inner_types
+from tunewright._fields import parse_number
+from tunewright.errors import MethodError, RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from tunewright._uses import MethodUse
+    from tunewright.method import Method
+
+_UNITS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
+
+
+def _read_number(value: Any, field: FieldInfo) -> Any:
+    """10% and 16k are numbers where the field takes a number and no text."""
+    kinds = inner_types(field.annotation)
+    if isinstance(value, str) and str not in kinds and (int in kinds or float in kinds):
+        number = parse_number(value)
+        return value if number is None else number
+    return value
+
+
+def construct(cls: type[Method], use: MethodUse, where: str) -> Method:
+    """Make a method from its parameters. RecipeError says field, nearest name, allowed range and an example."""
+    values = {k: _read_number(v, cls.model_fields[k]) if k in cls.model_fields else v for k, v in use.params.items()}
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        first, *others = [_describe(cls, use.name, item) for item in error.errors(include_url=False)]
+        more = "".join(f"\n  also {what}; {remedy}" for what, remedy in others)
+        raise RecipeError(first[0], where=where, remedy=first[1] + more) from None
+
+
+def _describe(cls: type[Method], method: str, item: Any) -> tuple[str, str]:
+    name = str(item["loc"][0]) if item["loc"] else ""
+    if item["type"] == "extra_forbidden":
+        if not cls.model_fields:
+            return f"'{method}' has no parameter '{name}'", f"it has none: write {method}"
+        return f"'{method}' has no parameter '{name}'", did_you_mean(name, cls.model_fields)
+    field = cls.model_fields.get(name)
+    if field is None:
+        return f"{method}: {item['msg'].removeprefix('Value error, ')}", f"`tunewright methods {method}` describes its parameters"
+    described = describe_field(field)
+    allowed = f"allowed: {described['type']}" + (f", {described['range']}" if described["range"] else "")
+    sample = field.examples[0] if field.examples else described["default"]
+    write = f"; write {{{method}: {{{name}: {json.dumps(sample)}}}}}" if sample is not None else ""
+    if item["type"] == "missing":
+        return f"'{method}' needs '{name}': {field.description}", allowed + write
+    return f"{method}.{name}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}", allowed + write
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    found = []
+    for piece in field.metadata:
+        for name in _UNITS:
+            bound = getattr(piece, name, None)
+            if bound is not None:
+                found.append(f"{signs[name]} {bound:g}" if name in signs else f"{name.replace('_', ' ')} {bound}")
+    return ", ".join(found)
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("NoneType", "None")
+
+
+def describe_field(field: FieldInfo) -> dict[str, Any]:
+    """{type, default, required, range, description} of one field, in JSON values."""
+    default = field.get_default(call_default_factory=True) if not field.is_required() else None
+    return {
+        "type": _type_name(field.annotation),
+        "default": None if default is PydanticUndefined else json.loads(json.dumps(default, default=str)),
+        "required": field.is_required(),
+        "range": _bounds(field),
+        "description": field.description or "",
+    }
+
+
+def parameters(cls: type[Method]) -> dict[str, dict[str, Any]]:
+    """A method's parameters by name, in their order: type, default, range, description (with the unit)."""
+    return {name: describe_field(field) for name, field in cls.model_fields.items()}
+
+
+def needs_of(cls: type[Method]) -> list[str]:
+    """Names of what a method with its defaults asks for from outside."""
+    try:
+        method = cls()
+    except ValidationError:
+        method = cls.model_construct()
+    try:
+        return sorted({need.name for need in method.needs()})
+    except (AttributeError, TypeError, MethodError):
+        # A method whose needs follow from a parameter that has no default cannot say before it is given.
+        return []

@@ -1,0 +1,70 @@
+"""JSON Schema of a recipe file, methods and their parameters included, so that editors complete it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from tunewright import catalogue
+from tunewright._load import _BUILT_IN_OPTIMIZERS, _ROOMS
+from tunewright.recipe import Recipe
+
+
+def _one_use(entry: catalogue.Entry) -> list[dict[str, Any]]:
+    cls = catalogue.load_method(entry.name)
+    fields = cls.model_json_schema()
+    fields.pop("title", None)
+    summary = entry.summary()
+    named = {"type": "object", "properties": {entry.name: fields}, "required": [entry.name], "additionalProperties": False, "description": summary}
+    bare = {"const": entry.name, "description": summary}
+    return [named] if fields.get("required") else [bare, named]
+
+
+def _use_schema(kind: str) -> dict[str, Any]:
+    choices: list[dict[str, Any]] = []
+    for entry in catalogue.entries().values():
+        if entry.room.startswith(_ROOMS[kind]) or entry.room == catalogue.THIRD_PARTY:
+            choices += _one_use(entry)
+    if kind == "optimizer":
+        choices += [{"const": name} for name in _BUILT_IN_OPTIMIZERS]
+    return {"title": kind, "anyOf": choices} if choices else {"title": kind, "type": "string"}
+
+
+def _uses(kind: str) -> dict[str, Any]:
+    one = {"$ref": f"#/$defs/{kind}"}
+    return {"anyOf": [{"type": "array", "items": one}, one]}
+
+
+_PLACES = {"methods": "method", "after": "after", "select": "select", "measure": "probe", "optimizer": "optimizer"}
+
+
+def _point(node: Any) -> None:
+    """Let every key that holds methods point at the definition of its kind, in place."""
+    if isinstance(node, list):
+        for item in node:
+            _point(item)
+    if not isinstance(node, dict):
+        return
+    for name, field in node.get("properties", {}).items() if isinstance(node.get("properties"), dict) else ():
+        if name in _PLACES and isinstance(field, dict):
+            kind = _PLACES[name]
+            target = {"$ref": f"#/$defs/{kind}"} if kind == "optimizer" else _uses(kind)
+            kept = {k: field[k] for k in ("description", "examples", "default") if k in field}
+            field.clear()
+            field.update({**kept, **target})
+    for child in node.values():
+        _point(child)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The schema; imports every method once for its parameters."""
+    schema = copy.deepcopy(Recipe.model_json_schema(mode="validation"))
+    _point(schema)
+    stage = schema["$defs"]["StageSpec"] if "StageSpec" in schema.get("$defs", {}) else schema["properties"]["stages"]["items"]
+    schema["properties"]["methods"] = {**stage["properties"]["methods"], "description": "the methods of the one stage; instead of `stages`"}
+    schema["properties"]["budget"] = {**stage["properties"]["budget"], "description": "the budget of the one stage; instead of `stages`"}
+    schema["required"] = [k for k in schema["required"] if k != "stages"]
+    schema["oneOf"] = [{"required": ["stages"]}, {"required": ["methods"]}]
+    for kind in _ROOMS:
+        schema.setdefault("$defs", {})[kind] = _use_schema(kind)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Tunewright recipe", **{k: v for k, v in schema.items() if k != "title"}}

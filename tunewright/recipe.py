@@ -1,0 +1,226 @@
+"""The recipe: the one file a user writes. Its types, how it is read, and how it is written with every default.
+
+Nothing here imports torch: a recipe is read, checked and written before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, SerializerFunctionWrapHandler, ValidationError, create_model, model_serializer, model_validator
+
+from tunewright import _yaml
+from tunewright._explain import explain
+from tunewright._fields import Spec, as_list, problem
+from tunewright._parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, TrainSpec, Uses
+from tunewright._uses import MethodUse
+from tunewright.errors import RecipeError, did_you_mean
+
+__all__ = ["Budget", "DataSpec", "Keep", "MeasureSpec", "MethodUse", "ModelSpec", "Recipe", "Source", "StageSpec", "TrainSpec"]
+
+
+class _Override(Spec):
+    """Some fields of a part, over what the recipe says for all stages; only those given are written."""
+
+    @model_serializer(mode="wrap")
+    def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
+        out = handler(self)
+        return {k: v for k, v in out.items() if k in self.model_fields_set}
+
+
+if TYPE_CHECKING:
+    TrainOverride = TrainSpec
+    DataOverride = DataSpec
+else:
+
+    def _override(name: str, spec: type[Spec]) -> type[Spec]:
+        fields = {}
+        for field, info in spec.model_fields.items():
+            given = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+            fields[field] = (given | None, Field(None, description=info.description, examples=info.examples))
+        return create_model(
+            name, __base__=(_Override, spec), __module__=__name__, __doc__=f"{spec.__doc__} Of one stage; what is not given is as for all.", **fields
+        )
+
+    TrainOverride = _override("TrainOverride", TrainSpec)
+    DataOverride = _override("DataOverride", DataSpec)
+
+
+class StageSpec(Spec):
+    """One round of training: from what, with which methods, for how long."""
+
+    compact: ClassVar[bool] = True
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="letters, digits, - and _", examples=["task"])
+    start: str | None = Field(
+        None, description="base, stages.<an earlier one's name>, or a folder; none: the stage before, or base", examples=["stages.domain"]
+    )
+    carry: Literal["fold", "frozen", "training", "drop"] = Field("fold", description="what becomes of the deltas it starts with", examples=["fold"])
+    data: DataOverride | None = Field(None, description="keys of `data` that differ in this stage", examples=[{"train": "tickets.jsonl"}])
+    methods: Annotated[Uses, Field(min_length=1)] = Field(description="what is applied, in order", examples=[["lora"]])
+    budget: Budget = Field(default_factory=Budget, description="when the stage ends", examples=[{"tokens": "1M"}])
+    train: TrainOverride | None = Field(None, description="keys of `train` that differ in this stage", examples=[{"learning_rate": 1e-4}])
+
+
+class Recipe(Spec):
+    """What to adapt, to what, how, for how long, and what must not be lost."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder under runs/; none: the file's name", examples=["tickets"])
+    model: ModelSpec = Field(description="the pre-trained model", examples=["smollm2-135m-instruct"])
+    task: str = Field(description="the hub's name of the task", examples=["text-generation"])
+    models: dict[str, ModelSpec] = Field(default_factory=dict, description="other models that methods may ask for, by role", examples=[{"teacher": "./big"}])
+    new_tokens: list[str] = Field(default_factory=list, description="tokens added to the vocabulary and trained", examples=[["<tool>"]])
+    data: DataSpec = Field(description="rows to learn from and to measure on", examples=[{"train": "tickets.jsonl"}])
+    keep: Annotated[list[Keep], BeforeValidator(as_list)] = Field(
+        default_factory=list, description="what must not be lost (drift is measured anyway)", examples=["general.txt"]
+    )
+    train: TrainSpec = Field(default_factory=TrainSpec, description="how training steps", examples=[{"learning_rate": 2e-4}])
+    stages: list[StageSpec] = Field(
+        min_length=1, description="rounds of training; top-level `methods` and `budget` mean one", examples=[[{"name": "task", "methods": ["lora"]}]]
+    )
+    after: Uses = Field(default_factory=list, description="what is done to the tuned weights afterwards, in order", examples=[["lines"]])
+    measure: Uses = Field(default_factory=list, description="probes beside target, kept, drift and cost", examples=[["intruder-dimensions"]])
+    evaluation: MeasureSpec = Field(default_factory=MeasureSpec, description="how base and tuned are measured", examples=[{"rows": 200}])
+    made_with: dict[str, Any] = Field(default_factory=dict, description="written by a run: versions and hashes of model and data", examples=[{}])
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+    _out: Path | None = PrivateAttr(None)
+
+    def __init__(self, /, **data: Any):
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise explain(error, _yaml.Document(data), Recipe) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_stage(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not {"methods", "budget"} & value.keys():
+            return value
+        given = [k for k in ("methods", "budget") if k in value]
+        if "stages" in value:
+            raise problem(
+                f"'{given[0]}' and 'stages' are both written: '{given[0]}' at the top means one stage", f"move {given[0]} into the stages", (given[0],)
+            )
+        if "methods" not in value:
+            raise problem("'methods' is missing", "write methods: [lora]", ("methods",))
+        rest = {k: v for k, v in value.items() if k not in given}
+        return {**rest, "stages": [{"name": "main", **{k: value[k] for k in given if value[k] is not None or k == "methods"}}]}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        seen: list[str] = []
+        for i, stage in enumerate(self.stages):
+            if stage.name in seen:
+                raise problem(f"two stages are named '{stage.name}'", "give each stage its own name", ("stages", i, "name"))
+            _check_start(stage, i, seen)
+            _check_evaluations(self, stage, i)
+            seen.append(stage.name)
+        return self
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from: the file's own, or the working directory for one made in Python."""
+        return self._base
+
+    @property
+    def out(self) -> Path | None:
+        """The run folder asked for, None: runs/<name>."""
+        return self._out
+
+    def train_for(self, stage: StageSpec) -> TrainSpec:
+        """`train` with the stage's own keys over it."""
+        return _merged(TrainSpec, self.train, stage.train)
+
+    def data_for(self, stage: StageSpec) -> DataSpec:
+        """`data` with the stage's own keys over it."""
+        return _merged(DataSpec, self.data, stage.data)
+
+    def uses(self) -> list[tuple[tuple[str | int, ...], str, MethodUse]]:
+        """Every method named: (path in the recipe, kind of place, use). Kinds: method, after, select, probe, optimizer."""
+        found: list[tuple[tuple[str | int, ...], str, MethodUse]] = [(("train", "optimizer"), "optimizer", self.train.optimizer)]
+        for i, stage in enumerate(self.stages):
+            found += [(("stages", i, "methods", j), "method", use) for j, use in enumerate(stage.methods)]
+            if stage.train and stage.train.optimizer:
+                found.append((("stages", i, "train", "optimizer"), "optimizer", stage.train.optimizer))
+            if stage.data and stage.data.select:
+                found += [(("stages", i, "data", "select", j), "select", use) for j, use in enumerate(stage.data.select)]
+        for place, kind, uses in (("after", "after", self.after), ("measure", "probe", self.measure)):
+            found += [((place, j), kind, use) for j, use in enumerate(uses)]
+        return found + [(("data", "select", j), "select", use) for j, use in enumerate(self.data.select)]
+
+    @classmethod
+    def load(cls, path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Recipe:
+        """Read a recipe file, with `key.path=value` overrides. RecipeError with file:line, the nearest name and an example."""
+        from tunewright._load import load
+
+        return load(path, sets, out)
+
+    def dump(self, *, absolute: bool = False) -> str:
+        """YAML text with every default written out; `load` gives an equal recipe back.
+
+        `absolute`: local paths are written from the root, so that the file means the same in another folder.
+        """
+        tree = self.model_dump(mode="python")
+        if absolute:
+            from tunewright._load import absolute_paths
+
+            absolute_paths(tree, self.base)
+        if not tree["made_with"]:
+            del tree["made_with"]
+        return _yaml.write(tree)
+
+    @staticmethod
+    def json_schema() -> dict[str, Any]:
+        """JSON Schema of a recipe file, with the names and parameters of every method (imports them)."""
+        from tunewright._schema import recipe_schema
+
+        return recipe_schema()
+
+
+def _check_start(stage: StageSpec, index: int, earlier: list[str]) -> None:
+    if stage.start is None:
+        stage.start = f"stages.{earlier[-1]}" if earlier else "base"
+    if not stage.start.startswith("stages."):
+        return
+    name = stage.start.removeprefix("stages.")
+    if name == stage.name:
+        raise problem("a stage cannot start from itself", "write start: base", ("stages", index, "start"))
+    if name not in earlier:
+        remedy = did_you_mean(name, earlier) if earlier else "write start: base: no stage comes before this one"
+        raise problem(f"no earlier stage is named '{name}'", remedy, ("stages", index, "start"))
+
+
+def _check_evaluations(recipe: Recipe, stage: StageSpec, index: int) -> None:
+    """What chooses by evaluations needs some."""
+    train, data = recipe.train_for(stage), recipe.data_for(stage)
+    for key in ("keep_best", "early_stopping"):
+        if getattr(train, key) is None:
+            continue
+        at = ("stages", index, "train", key) if stage.train and key in stage.train.model_fields_set else ("train", key)
+        if train.eval_steps is None:
+            raise problem(f"{key} needs evaluations on the way", "write eval_steps: 200 beside it", at)
+        if data.validation is None and data.eval is None:
+            raise problem(f"{key} needs rows to evaluate on", "write data.validation: 10%, or a file", at)
+
+
+def _merged(spec: type[Any], common: Spec, own: Spec | None) -> Any:
+    if own is None:
+        return common
+    given = {k: getattr(own, k) for k in own.model_fields_set}
+    try:
+        return spec.model_validate({**{k: getattr(common, k) for k in spec.model_fields}, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise problem(
+            f"'{first['loc'][0] if first['loc'] else spec.__name__}' cannot be empty", "leave the key out to keep what holds for all stages"
+        ) from None
+
+
+def missing(where: str | Path) -> RecipeError:
+    """The error for a recipe that is not there, with what could have been meant."""
+    path = Path(where)
+    folder = path.parent if path.parent.is_dir() else Path(".")
+    near = sorted(p.name for p in folder.glob("*.y*ml"))
+    remedy = did_you_mean(path.name, near) if near else "write `tunewright init MODEL DATA` for an example, or `tunewright run quickstart`"
+    return RecipeError("no such recipe", where=str(where), remedy=remedy)
