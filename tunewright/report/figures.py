@@ -42,13 +42,12 @@ def trades(report: Report, most: int = 3) -> list[tuple[str, str]]:
         name = f"drift: {words.drift_name(report.drift.measure)}" + (", nats a token" if report.drift.measure == "kl" else "")
         spots = [point(s.target, s.drift, _strength_label(s)) for s in dials if s.target is not None and s.drift is not None]
         if spots:
-            out.append(_both(spots, point(target.before, 0.0, "base"), target, f"{name} \u2192", from_zero=True))
+            out.append(_both(spots, point(target.before, 0.0, "base"), target, f"{name} \u2192"))
     for kept in report.kept:
         spots = [point(s.target, s.kept[kept.name], _strength_label(s)) for s in dials if s.target is not None and kept.name and kept.name in s.kept]
         if spots and kept.before is not None and len(out) < most:
-            arrow = "lower is better" if kept.direction == "lower" else "higher is better"
             unit = f", {kept.unit}" if kept.unit != "fraction" else ""
-            out.append(_both(spots, point(target.before, kept.before, "base"), target, f"{words.subject(kept)}{unit} ({arrow})", from_zero=False))
+            out.append(_both(spots, point(target.before, kept.before, "base"), target, f"{words.subject(kept)}{unit}, worse \u2192", kept))
     return out
 
 
@@ -56,16 +55,27 @@ def _strength_label(s: Strength) -> str:
     return "1 tuned" if s.strength == 1 else f"{s.strength:g}"
 
 
-def _both(spots: list[Point], base: Point, target: Measured, x_label: str, *, from_zero: bool) -> tuple[str, str]:
+def _both(spots: list[Point], base: Point, target: Measured, x_label: str, kept: Measured | None = None) -> tuple[str, str]:
     y_label = f"{words.subject(target)} ({target.direction} is better)"
     title = f"{y_label} against {x_label} for strengths {', '.join(p.label for p in spots)}"
     curves = [Curve("strength", spots)]
-    fraction = target.unit == "fraction"
-    wide, narrow = (
-        plots.trade(curves, base, x_label=x_label, y_label=y_label, title=title, width=w, height=h, fraction=fraction, from_zero=from_zero)
-        for w, h in (WIDE, NARROW)
-    )
-    return wide, narrow
+
+    def draw(width: float, height: float) -> str:
+        return plots.trade(
+            curves,
+            base,
+            x_label=x_label,
+            y_label=y_label,
+            title=title,
+            width=width,
+            height=height,
+            fraction=target.unit == "fraction",
+            x_fraction=kept is not None and kept.unit == "fraction",
+            x_falls=kept is not None and kept.direction == "higher",
+            from_zero=kept is None,
+        )
+
+    return draw(*WIDE), draw(*NARROW)
 
 
 def strip(line: Line) -> str:
@@ -118,6 +128,7 @@ def training(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     if loss:
         x, y = zip(*loss, strict=True)
         out.append(plots.over_steps(x, y, y_label="training loss", title="training loss over steps", smoothed=len(loss) > 12, dots=held_out, marks=marks, zero=True))
+    marks = [(step, "") for step, _ in marks]
     for key, name in (("learning_rate", "learning rate"), ("grad_norm", "gradient norm before clipping")):
         pairs = _column(metrics, steps, key)
         if pairs:

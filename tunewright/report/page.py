@@ -19,9 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunewright.errors import FolderError
+from tunewright.measure.intervals import Interval
 from tunewright.report import figures, summary, words
 from tunewright.report.schema import Answer, Cell, Report
-from tunewright.measure.intervals import Interval
 
 MOST_ROWS = 400  # rows in the page; the rest stay in rows.jsonl
 
@@ -29,8 +29,13 @@ MOST_ROWS = 400  # rows in the page; the rest stay in rows.jsonl
 @cache
 def _environment() -> Environment:
     env = Environment(loader=PackageLoader("tunewright.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters.update(seconds=words.seconds, size=words.size, count=words.count, cell=_cell, plain=words.plain)
+    env.filters.update(seconds=words.seconds, size=words.size, count=words.count, cell=_cell, plain=words.plain, nbsp=_nbsp)
     return env
+
+
+def _nbsp(text: str) -> str:
+    """Keep a number and its per cent sign on one line."""
+    return text.replace(" %", "\u00a0%")
 
 
 def _source(name: str) -> str:

@@ -58,15 +58,16 @@ def _svg(width: float, height: float, title: str, parts: list[str], kind: str) -
 def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> list[str]:
     """Grid, tick labels and axis names; the y name lies above its axis, read without turning the head."""
     parts = []
+    left, right = sorted((x.start, x.end))
     for tick in y.ticks:
-        parts.append(_tag("line", class_="grid", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick)))
-        parts.append(_tag("text", escape(y.format(tick)), class_="tick", x=x.start - 8, y=y(tick) + 4, text_anchor="end"))
+        parts.append(_tag("line", class_="grid", x1=left, x2=right, y1=y(tick), y2=y(tick)))
+        parts.append(_tag("text", escape(y.format(tick)), class_="tick", x=left - 8, y=y(tick) + 4, text_anchor="end"))
     for tick in x.ticks:
         parts.append(_tag("line", class_="grid", x1=x(tick), x2=x(tick), y1=y.start, y2=y.start + 4))
         parts.append(_tag("text", escape(x.format(tick)), class_="tick", x=x(tick), y=y.start + 18, text_anchor="middle"))
-    parts.append(_tag("line", class_="axis", x1=x.start, x2=x.end, y1=y.start, y2=y.start))
+    parts.append(_tag("line", class_="axis", x1=left, x2=right, y1=y.start, y2=y.start))
     parts.append(_tag("text", escape(y_label), class_="name", x=1, y=12))
-    parts.append(_tag("text", escape(x_label), class_="name", x=x.end, y=y.start + 36, text_anchor="end"))
+    parts.append(_tag("text", escape(x_label), class_="name", x=right, y=y.start + 36, text_anchor="end"))
     return parts
 
 
@@ -134,12 +135,14 @@ def trade(
     width: float = 460,
     height: float = 340,
     fraction: bool = True,
+    x_fraction: bool = False,
+    x_falls: bool = False,
     from_zero: bool = True,
 ) -> str:
     """What was gained (y) against what was lost (x): a curve a method, intervals as whiskers, the base as a ring.
 
-    `fraction`: y is a share, shown as per cent within 0 and 1. `from_zero`: x is a loss measured from the base at 0.
-    With several curves each has its own colour and marker and is named at its end.
+    `fraction`, `x_fraction`: a share, shown as per cent within 0 and 1. `x_falls`: smaller x is worse, so the axis is
+    turned round and worse is to the right all the same. `from_zero`: x is measured from the base at 0. With several curves each has its own colour and marker and is named at its end.
     """
     points = [p for c in curves for p in c.points] + ([base] if base else [])
     ys = [v for p in points for v in (p.y, p.y_low, p.y_high)]
@@ -148,7 +151,9 @@ def trade(
     bottom, top = height - 44, 26.0
     y = axis(ys, bottom, top, wanted=5, floor=0 if fraction else None, ceiling=1 if fraction else None, zero=fraction, format=form)
     left = _margin([form(t) for t in y.ticks])
-    x = axis(xs, left, width - 14, wanted=5, zero=from_zero)
+    ends = (width - 14, left) if x_falls else (left, width - 14)
+    x_limits = (0.0, 1.0) if x_fraction else (None, None)
+    x = axis(xs, *ends, wanted=5, zero=from_zero, floor=x_limits[0], ceiling=x_limits[1], format=percent if x_fraction else decimal)
     parts = _frame(x, y, x_label, y_label)
     taken = [(x(p.x) - 6, y(p.y) - 6, x(p.x) + 6, y(p.y) + 6) for p in points]
     lines, marks, labels = [], [], []
@@ -163,7 +168,7 @@ def trade(
             end = number == len(curve.points) - 1
             lines.append(_tag("g", "".join(_whiskers(point, x, y)), class_=series))
             shape = MARKS[index % len(MARKS)]
-            hint = _tag("title", escape(f"{curve.name} {point.label}: {form(point.y)} at {decimal(point.x)}".strip()))
+            hint = _tag("title", escape(f"{curve.name} {point.label}: {form(point.y)} at {x.format(point.x)}".strip()))
             marks.append(_tag("g", mark(shape, x(point.x), y(point.y), 5.5 if end else 3.5, f"point {series}") + hint))
     if base:
         marks.append(_tag("g", "".join(_whiskers(base, x, y)), class_="base") + mark("circle", x(base.x), y(base.y), 5, "point base"))
@@ -227,12 +232,24 @@ def over_steps(
     parts = _frame(x, y, "step", y_label)
     for step, name in marks:
         parts.append(_tag("line", class_="mark", x1=x(step), x2=x(step), y1=top, y2=bottom))
-        parts.append(_tag("text", escape(name), class_="tick", x=x(step) + 4, y=top + 9))
-    parts.append(_path(thin(steps, values), x, y, "curve raw" if smoothed else "curve s0"))
-    if smoothed:
-        parts.append(_path(thin(steps, smooth(values)), x, y, "curve s0"))
+        if name:
+            parts.append(_tag("text", escape(name), class_="tick", x=x(step) + 4, y=top + 9))
+    for stage in _stages(steps, values, [m[0] for m in marks]):
+        parts.append(_path(thin(*stage), x, y, "curve raw" if smoothed else "curve s0"))
+        if smoothed:
+            parts.append(_path(thin(stage[0], smooth(stage[1])), x, y, "curve s0"))
     parts += [mark("circle", x(a), y(b), 3, "point base") for a, b in dots if math.isfinite(b)]
     return _svg(width, height, title, parts, "steps")
+
+
+def _stages(steps: Sequence[float], values: Sequence[float], ends: Sequence[float]) -> list[tuple[list[float], list[float]]]:
+    """The curve cut after each of `ends`: what one stage learned is not averaged into the next."""
+    pieces: list[tuple[list[float], list[float]]] = [([], []) for _ in range(len(ends) + 1)]
+    for step, value in zip(steps, values, strict=True):
+        piece = pieces[sum(step > end for end in ends)]
+        piece[0].append(step)
+        piece[1].append(value)
+    return [p for p in pieces if p[0]]
 
 
 def _path(pairs: Sequence[tuple[float, float]], x: Axis, y: Axis, class_: str) -> str:

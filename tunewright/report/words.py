@@ -84,10 +84,10 @@ def size(x: float | None) -> str:
 
 
 def count(x: float | None) -> str:
-    """A count: whole below 10,000, then '15.1 k', '4.9 M', '1.2 T'."""
+    """A count: whole below 10,000, then '15.1k', '4.9M', '1.2T', as recipes write them."""
     if x is None:
         return ""
-    return f"{x:,.0f}" if abs(x) < 10_000 else _scaled(x, ["", "k", "M", "G", "T", "P", "E"], 1000)
+    return f"{x:,.0f}" if abs(x) < 10_000 else _scaled(x, ["", "k", "M", "G", "T", "P", "E"], 1000).replace(" ", "")
 
 
 METRICS = {"exact_match": "exact match", "loss": "loss", "accuracy": "accuracy", "f1": "F1", "perplexity": "perplexity"}
@@ -127,9 +127,9 @@ def change(measured: Measured, what: str) -> str:
     if before is None and after is None:
         return f"{what} was not measured."
     if before is None or after is None:
-        one, when = (after, "after") if after is not None else (before, "before")
+        one, when, other = (after, "after", "base") if after is not None else (before, "before", "tuned model")
         assert one is not None
-        return f"{what} was {score(one.value, measured.unit)}{tail} {when} training; the other side is missing."
+        return f"{what} was {score(one.value, measured.unit)}{tail} {when} training; the {other} was not measured."
     fate = verdict(measured)
     if fate == "same":
         return f"{what} did not change: {score(after.value, measured.unit)}{tail}."
@@ -188,10 +188,10 @@ def _drifted(report: Report) -> str:
     assert drift is not None
     if drift.value.value == 0:
         return "The model's outputs did not move from its base's at all."
-    unit = drift_unit(drift.measure) or "in 1 \u2212 CKA"
+    by = f"{score(drift.value.value, 'nats')} nats a token" if drift.measure == "kl" else f"by {score(drift.value.value, '1')} (1 \u2212 CKA)"
     ends = span(drift.value, "nats")
-    inner = f" (interval {ends})" if ends else ""
-    return f"Its outputs drifted {score(drift.value.value, 'nats')} {unit} from the base's{inner}."
+    inner = f", interval {ends}" if ends else ""
+    return f"Its outputs drifted {by} from the base's{inner}."
 
 
 def _upper(text: str) -> str:
@@ -238,5 +238,6 @@ def dialled(report: Report) -> str:
 
 def small_sample(report: Report) -> str:
     """A caution where the target was measured on few rows; else empty."""
-    n = report.target.n if report.target is not None else None
+    target = report.target
+    n = target.n if target is not None and target.unit == "fraction" else None
     return f"Only {n} rows measured the target: at least 200 tell a gain from chance." if n is not None and n < 200 else ""
