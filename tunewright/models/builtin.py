@@ -56,7 +56,6 @@ def _convert_gguf(member: Path, model: Builtin, folder: Path) -> None:
     from tunewright.models import gguf_llama
 
     gguf_llama.convert(member, folder, dtype="bfloat16")
-    portable_tokenizer(folder)
 
 
 def _copy_folder(member: Path, model: Builtin, folder: Path) -> None:
@@ -218,15 +217,3 @@ def card(model: Builtin) -> str:
 
 Converted by Tunewright into a plain transformers folder. For real use prefer the original: its weights were never quantised, or are newer.
 """
-
-
-def portable_tokenizer(folder: Path) -> None:
-    """Name the tokenizer's class so that transformers 4 and 5, and servers built on either, load it alike."""
-    path = folder / "tokenizer_config.json"
-    if not path.exists():
-        return
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        config.pop("backend", None)
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")

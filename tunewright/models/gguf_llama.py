@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import ModelError
+from tunewright.models.portable import portable_tokenizer
 
 if TYPE_CHECKING:
     import numpy
@@ -30,6 +31,7 @@ IN_BLOCK = {
     "ffn_down": "mlp.down_proj",
 }
 
+SPLITTERS = ("smollm", "gpt-2", "default")
 ELSEWHERE = "load the model from its safetensors folder or hub id"
 CONTROL, USER_DEFINED = 3, 4  # GGUF's token types that text never reaches by merging
 
@@ -39,6 +41,24 @@ def read_field(reader: GGUFReader, key: str) -> Any:
     if key not in reader.fields:
         raise ModelError(f"the GGUF file has no '{key}'", remedy="use a complete GGUF file of a Llama-like model")
     return reader.fields[key].contents()
+
+
+def fits(reader: GGUFReader) -> bool:
+    """Whether this module can convert the file: a Llama with a byte-level BPE of a known splitter, nothing beside."""
+    wanted = {"general.architecture": ("llama",), "tokenizer.ggml.model": ("gpt2",), "tokenizer.ggml.pre": SPLITTERS}
+    if not all(k in reader.fields and reader.fields[k].contents() in values for k, values in wanted.items()):
+        return False
+    return all(place(t.name) for t in reader.tensors)
+
+
+def place(stored: str) -> str | None:
+    """transformers' name of a GGUF tensor, None when it has none."""
+    if stored in TOP:
+        return TOP[stored]
+    part = stored.split(".")
+    if len(part) == 4 and part[0] == "blk" and part[2] in IN_BLOCK and part[3] == "weight":
+        return f"model.layers.{part[1]}.{IN_BLOCK[part[2]]}.weight"
+    return None
 
 
 def pre_tokenizer(kind: str) -> Any:
@@ -121,9 +141,7 @@ def read_state(reader: GGUFReader, config: dict[str, Any], dtype: torch.dtype) -
     state: dict[str, torch.Tensor] = {}
     for stored in reader.tensors:
         part = stored.name.split(".")
-        name = TOP.get(stored.name)
-        if name is None and len(part) == 4 and part[0] == "blk" and part[2] in IN_BLOCK and part[3] == "weight":
-            name = f"model.layers.{part[1]}.{IN_BLOCK[part[2]]}.weight"
+        name = place(stored.name)
         if name is None:
             raise ModelError(f"the GGUF file's tensor '{stored.name}' has no place in a Llama model", remedy=ELSEWHERE)
         weight = dequantize(stored.data, stored.tensor_type)
@@ -159,4 +177,5 @@ def convert(file: Path, folder: Path, *, dtype: str = "bfloat16", generation: di
     ids = {k: v for k, v in arguments.items() if k.endswith("_token_id")}
     GenerationConfig(**ids, **(generation or {})).save_pretrained(folder)
     read_tokenizer(reader, max_length=arguments["max_position_embeddings"]).save_pretrained(folder)
+    portable_tokenizer(folder)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

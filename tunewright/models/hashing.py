@@ -1,0 +1,118 @@
+"""One hash for a model's weights: of names, types, shapes and bytes, whatever files they are spread over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunewright.errors import ModelError
+from tunewright.models import cache
+
+AGAIN = "download it again, or save it again in safetensors format"
+MAX_HEADER = 100 * 2**20  # the format's own limit
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a safetensors file: bytes `start` to `stop` of it."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def read_header(file: Path) -> list[Stored]:
+    """The tensors of a safetensors file, from its header alone. ModelError for a damaged or truncated file."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as f:
+            (length,) = struct.unpack("<Q", f.read(8))
+            if length > min(MAX_HEADER, size):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(f.read(length))
+        found = [Stored(file, n, t["dtype"], tuple(t["shape"]), *(8 + length + o for o in t["data_offsets"])) for n, t in header.items() if n != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
+        raise ModelError(f"not a readable safetensors file: {e}", where=str(file), remedy=AGAIN) from e
+    needed = max((t.stop for t in found), default=0)
+    if needed > size:
+        raise ModelError(f"the safetensors file is cut off: {size} bytes of {needed}", where=str(file), remedy=AGAIN)
+    return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that make up a model folder's weights, in order.
+
+    ModelError, with the reason, when there are none (a pickled checkpoint is refused), or a shard is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as e:
+            raise ModelError("the index of the weights is not readable", where=str(index), remedy=AGAIN) from e
+        if missing := [n for n in names if not (folder / n).exists()]:
+            raise ModelError(f"of {len(names)} weight files {len(missing)} are missing: {', '.join(missing[:3])}", where=str(folder), remedy=AGAIN)
+        return [folder / n for n in names]
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    raise _no_weights(folder)
+
+
+def _no_weights(folder: Path) -> ModelError:
+    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for p in folder.glob(pattern) if p.name != "training_args.bin")
+    if pickled:
+        return ModelError(
+            f"only pickled weights are here ({pickled[0]}), and opening a pickle can run any code",
+            where=str(folder),
+            remedy="use a revision with *.safetensors, or convert it where you trust it: model.save_pretrained(folder)",
+        )
+    foreign = sorted(p.name for pattern in ("*.h5", "*.msgpack", "*.onnx") for p in folder.glob(pattern))
+    found = foreign or sorted(p.name for p in folder.glob("*.safetensors")) or sorted(p.name for p in folder.iterdir())
+    listed = ", ".join(found[:5]) or "nothing"
+    what = f"no weights: model.safetensors is not there (found: {listed})"
+    return ModelError(what, where=str(folder), remedy="weights are read from safetensors and GGUF files only")
+
+
+def _digest(tensor: Stored) -> bytes:
+    h = hashlib.sha256(f"{tensor.name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
+    with tensor.file.open("rb") as f:
+        f.seek(tensor.start)
+        left = tensor.stop - tensor.start
+        while left:
+            chunk = f.read(min(left, 2**22))
+            if not chunk:
+                raise ModelError("the safetensors file is cut off", where=str(tensor.file), remedy=AGAIN)
+            h.update(chunk)
+            left -= len(chunk)
+    return h.digest()
+
+
+def hash_weights(folder: Path) -> str:
+    """The sha256 (hex) of a model folder's weights, the same for any sharding.
+
+    It is kept in the cache by path, size and time of change of each file, so that a large model is read once.
+    """
+    files = weight_files(folder)
+    key = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    kept = cache.cache_folder() / "hashes" / f"{hashlib.sha256(json.dumps(key[0][0]).encode()).hexdigest()[:32]}.json"
+    try:
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if known["files"] == key:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    tensors = sorted((t for f in files for t in read_header(f)), key=lambda t: t.name)
+    with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter's lock
+        total = hashlib.sha256(b"".join(pool.map(_digest, tensors))).hexdigest()
+    try:
+        cache.write_json(kept, {"files": key, "sha256": total})
+    except OSError:
+        pass  # a cache that cannot be written costs time, never the run
+    return total

@@ -1,0 +1,252 @@
+"""Load a model for a task: causal and masked language models, sequence and image classifiers.
+
+Weights come from safetensors and GGUF files only; code that comes with a model is never run. What was made or changed
+on the way (a new head, a pad token) is said in `Loaded.notes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from tunewright.errors import ModelError, nearest
+from tunewright.models.hashing import hash_weights, weight_files
+from tunewright.models.locate import Located, locate, read_config
+from tunewright.models.quiet import quiet
+
+if TYPE_CHECKING:
+    from tunewright.recipe import ModelSpec
+    from tunewright.tasks.base import Task
+
+
+@dataclass
+class Loaded:
+    """A model in eval mode with what reads its inputs, and where it came from.
+
+    `source` names the weights it ran on (for the report), `hash` is their content hash, `licence` as the card states
+    it, `dtype` the type they are computed in, `notes` what the user should know, `folder` the local transformers folder.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    processor: Any
+    name: str
+    source: str
+    hash: str
+    licence: str | None
+    dtype: torch.dtype
+    notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+
+
+def load(
+    spec: ModelSpec | str,
+    task: Task | str,
+    *,
+    labels: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    seed: int = 0,
+    progress: bool = True,
+) -> Loaded:
+    """Load what `spec` names (built-in name, hub id, folder, .gguf file) with the head that `task` needs.
+
+    `labels`: class names in the order of their ids; a checkpoint without a fitting head gets a new one, drawn by
+    `seed`. `precision` is used where the spec's dtype is "auto". Raises ModelError and MissingExtraError.
+    """
+    from tunewright.tasks import get_task
+
+    name, revision, asked = (spec, None, "auto") if isinstance(spec, str) else (spec.name, spec.revision, str(spec.dtype))
+    if getattr(spec, "trust_remote_code", False):
+        raise ModelError("code that comes with a model is never run here", where=f"model {name}", remedy="remove trust_remote_code")
+    task = get_task(task) if isinstance(task, str) else task
+    dtype = precision if asked == "auto" else asked
+    if dtype not in ("float32", "bfloat16"):
+        raise ModelError(f"unknown precision '{dtype}'", where=f"model {name}", remedy="float32 or bfloat16")
+    found = locate(name, revision, progress=progress)
+    weight_files(found.folder)
+    config = _config(found.folder, task)
+    tokenizer, processor = _readers(found, task)
+    model = _build(found, config, task, list(labels) if labels is not None else None, getattr(torch, dtype), seed)
+    if tokenizer is not None:
+        _fit_tokenizer(model, tokenizer, task, found)
+    _let_padding_learn(model)
+    model.to(device).eval()
+    return Loaded(model, tokenizer, processor, name, found.source, hash_weights(found.folder), found.licence, getattr(torch, dtype), found.notes, found.folder)
+
+
+def _config(folder: Path, task: Task) -> Any:
+    """The folder's config, of a model type that serves the task. ModelError otherwise."""
+    import transformers
+
+    written = read_config(folder)
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError) as e:
+        kind = written.get("model_type")
+        if "auto_map" in written:
+            raise ModelError(
+                f"this model ('{kind}') needs code that comes with it, and such code is never run here",
+                where=str(folder),
+                remedy="use a model whose class transformers has",
+            ) from e
+        known = [str(k) for k in transformers.CONFIG_MAPPING]
+        near = ", ".join(nearest(str(kind), known)) if kind else ""
+        raise ModelError(
+            f"transformers {transformers.__version__} does not know the model type '{kind}'",
+            where=str(folder / "config.json"),
+            remedy=(f"near: {near}; " if near else "") + "a newer transformers may know it: pip install -U transformers",
+        ) from e
+    _serves(config, task, folder)
+    return config
+
+
+def _serves(config: Any, task: Task, folder: Path) -> None:
+    import transformers
+
+    from tunewright.tasks import get_task, names
+
+    def has(auto_class: str) -> bool:
+        return type(config) in getattr(transformers, auto_class)._model_mapping
+
+    # an encoder's causal class exists for use as a decoder; without the causal mask it would see what it predicts
+    encoder = has("AutoModelForMaskedLM") and not getattr(config, "is_decoder", False)
+    if has(task.auto_class) and not (task.auto_class == "AutoModelForCausalLM" and encoder):
+        return
+    able = [n for n in names() if has(get_task(n).auto_class) and not (n == "text-generation" and encoder)]
+    raise ModelError(
+        f"a {config.model_type} model does not do {task.name}",
+        where=str(folder),
+        remedy=("it does: " + ", ".join(able)) if able else "use a causal or masked language model, or a classifier",
+    )
+
+
+def _readers(found: Located, task: Task) -> tuple[Any, Any]:
+    """Tokenizer and image processor, as the task needs. ModelError when a text model has no tokenizer."""
+    import transformers
+
+    with quiet():
+        if task.auto_class == "AutoModelForImageClassification":
+            if not (found.folder / "preprocessor_config.json").exists():
+                found.notes.append("no preprocessor_config.json: images are scaled as the task's defaults say")
+                return None, None
+            try:
+                return None, transformers.AutoImageProcessor.from_pretrained(found.folder, local_files_only=True)
+            except (ValueError, OSError, KeyError, ImportError) as e:
+                raise ModelError(f"the image processor cannot be read: {_first_line(e)}", where=str(found.folder)) from e
+        try:
+            return transformers.AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False, local_files_only=True), None
+        except Exception as e:  # tokenizers raises bare Exception for a damaged tokenizer.json
+            files = [n for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt") if (found.folder / n).exists()]
+            absent = "there is no tokenizer (tokenizer.json and tokenizer_config.json)"
+            what = f"the tokenizer cannot be read from {files[0]}: {_first_line(e)}" if files else absent
+            raise ModelError(what, where=str(found.folder), remedy="copy the tokenizer files of the model that it was made from") from e
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0]
+
+
+def _build(found: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
+    """The model with its weights; new parts are drawn by `seed`, the global generator is left as it was."""
+    import transformers
+
+    classifies = "Classification" in task.auto_class
+    if classifies:
+        _set_labels(config, labels, found)
+    auto = getattr(transformers, task.auto_class)
+    try:
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, info = auto.from_pretrained(
+                found.folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=classifies,
+            )
+    except (ValueError, OSError, KeyError, RuntimeError) as e:
+        raise ModelError(f"the weights do not fit config.json: {_first_line(e)}", where=str(found.folder), remedy="download the model again") from e
+    missing = sorted(info["missing_keys"])
+    mismatched = sorted(k[0] if isinstance(k, tuple) else str(k) for k in info["mismatched_keys"])
+    _check_keys(model, missing, mismatched, found, task, labels if classifies else None)
+    return model
+
+
+def _set_labels(config: Any, labels: list[str] | None, found: Located) -> None:
+    """Set class names. Equal names in another order keep the checkpoint's order, since its head is trained so."""
+    if labels is None:
+        return
+    if len(set(labels)) != len(labels) or len(labels) < 2:
+        raise ModelError(f"a classifier needs at least two different labels, got {labels[:5]}", remedy="check the data's label column")
+    held = [config.id2label[i] for i in sorted(config.id2label)]
+    if sorted(held) == sorted(labels):
+        if held != labels:
+            found.notes.append("labels keep the order of the checkpoint's head")
+        return
+    if len(held) == len(labels) and not all(h.startswith("LABEL_") for h in held):
+        raise ModelError(
+            f"the checkpoint's head knows {', '.join(held[:3])}, the data {', '.join(labels[:3])}",
+            where=str(found.folder),
+            remedy="name the data's labels as the model does, or start from the model without that head",
+        )
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+
+
+def _check_keys(model: Any, missing: list[str], mismatched: list[str], found: Located, task: Task, labels: list[str] | None) -> None:
+    """A classifier's head may be new, when the labels are known; anything else that is missing is an error."""
+    prefix = f"{model.base_model_prefix}."
+    classifies = "Classification" in task.auto_class
+    new = [k for k in missing + mismatched if classifies and (not k.startswith(prefix) or ".pooler." in k)]
+    if lost := [k for k in missing + mismatched if k not in new]:
+        head = not any(k.startswith(prefix) for k in lost)
+        what = f"the checkpoint has no {task.name} head" if head else "the checkpoint lacks weights that config.json asks for"
+        remedy = "use a checkpoint that was trained with one" if head else "download the model again"
+        raise ModelError(f"{what}: {len(lost)} tensors such as {lost[0]}", where=str(found.folder), remedy=remedy)
+    if not new:
+        return
+    if labels is None:
+        what = f"the checkpoint has no {task.name} head, and no labels are given for a new one"
+        raise ModelError(what, where=str(found.folder), remedy="give data with labels")
+    found.notes.append(f"new {task.name} head for {len(labels)} labels, freshly drawn: {', '.join(new)}")
+
+
+def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, found: Located) -> None:
+    """Check that every id has an embedding; give a pad token where there is none and the task needs one."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model embeds {rows}",
+            where=str(found.folder),
+            remedy="use the tokenizer that belongs to the model; new tokens are named in the recipe (new_tokens)",
+        )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+        found.notes.append(f"the tokenizer names no pad token: its end token {tokenizer.eos_token!r} is used, masked out")
+    if tokenizer.pad_token_id is None:
+        raise ModelError("the tokenizer names neither a pad nor an end token", where=str(found.folder), remedy='set "pad_token" in tokenizer_config.json')
+    if task.auto_class == "AutoModelForMaskedLM" and tokenizer.mask_token_id is None:
+        raise ModelError("the tokenizer names no mask token", where=str(found.folder), remedy='set "mask_token" in tokenizer_config.json')
+    if "Classification" in task.auto_class and getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id  # causal classifiers find each row's last token by it
+
+
+def _let_padding_learn(model: Any) -> None:
+    """Where padding is also a token that texts hold (pad = eos), let its embedding have a gradient.
+
+    torch gives the row `padding_idx` none, so `<|im_end|>` would never learn as an input. The forward is unchanged.
+    """
+    embedding = getattr(model.get_input_embeddings(), "padding_idx", None)
+    ends = getattr(model.config, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    if embedding is not None and embedding in [*ends, getattr(model.config, "bos_token_id", None)]:
+        model.get_input_embeddings().padding_idx = None

@@ -1,0 +1,96 @@
+"""Save a model as a plain transformers folder that any peer loads, and prove it by loading it again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunewright.errors import ModelError
+from tunewright.models.cache import written_aside
+from tunewright.models.portable import portable_tokenizer
+from tunewright.models.quiet import quiet
+
+
+def save_pretrained(
+    model: Any,
+    tokenizer: Any,
+    folder: Path | str,
+    card: Mapping[str, Any],
+    *,
+    processor: Any = None,
+    shard_size: str = "5GB",
+    replace: bool = False,
+) -> Path:
+    """Write config, generation config, weights (safetensors, shards of at most `shard_size`), tokenizer and card.
+
+    `card`: `name`, `base_model`, `licence`, `tags`, `pipeline_tag`, `text` (Markdown) and `recipe` (YAML text), all
+    optional. The folder is written aside, flushed and renamed: it is whole or not there. Raises FolderError for an
+    existing folder (unless `replace`), a full disk or one that may not be written; ModelError for weights that are not
+    finite or a model that cannot be saved.
+    """
+    folder = Path(folder)
+    if bad := [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(torch.isfinite(p).all())]:
+        raise ModelError(f"{len(bad)} weights hold values that are not finite, such as {bad[0]}", where=str(folder), remedy="save an earlier checkpoint")
+    if not re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", shard_size):
+        raise ModelError(f"'{shard_size}' is no size", where="shard_size", remedy="write for example 5GB or 500MB")
+    with written_aside(folder, replace=replace) as aside:
+        try:
+            with quiet():
+                model.save_pretrained(aside, max_shard_size=shard_size)
+                for reader in (tokenizer, processor):
+                    if reader is not None:
+                        reader.save_pretrained(aside)
+        except (ValueError, RuntimeError, TypeError) as e:
+            raise ModelError(f"transformers cannot save this model: {e}", where=str(folder)) from e
+        portable_tokenizer(aside)
+        (aside / "README.md").write_text(model_card(card, model), encoding="utf-8")
+    return folder
+
+
+def model_card(card: Mapping[str, Any], model: Any) -> str:
+    """The card as Markdown, with the YAML header that the hub reads."""
+    import yaml
+
+    name = card.get("name") or "A model adapted with Tunewright"
+    header: dict[str, Any] = {"library_name": "transformers", "tags": ["tunewright", *(t for t in card.get("tags", ()) if t != "tunewright")]}
+    for key, value in (("base_model", card.get("base_model")), ("license", card.get("licence")), ("pipeline_tag", card.get("pipeline_tag"))):
+        if value:
+            header[key] = value
+    parts = [f"---\n{yaml.safe_dump(header, sort_keys=True, allow_unicode=True).strip()}\n---", f"# {name}"]
+    count = sum(p.numel() for p in model.parameters())
+    parts.append(f"`{type(model).__name__}`, {count:,} parameters, {str(model.dtype).removeprefix('torch.')}.")
+    if card.get("base_model"):
+        parts.append(f"Adapted from `{card['base_model']}` with Tunewright.")
+    if card.get("text"):
+        parts.append(str(card["text"]).strip())
+    if card.get("recipe"):
+        parts.append(f"## Recipe\n\n```yaml\n{str(card['recipe']).strip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+@torch.no_grad()
+def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Tensor) -> float:
+    """Load `folder` anew and return the largest absolute difference of its logits from `model`'s.
+
+    `ids`: token ids [T] or [R, T]; for an image classifier pixels [R, C, H, W]. The caller's model is left in its mode.
+    """
+    from transformers import AutoConfig
+
+    with quiet():
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        again = type(model).from_pretrained(folder, config=config, dtype=model.dtype, use_safetensors=True, local_files_only=True)
+    inputs = torch.as_tensor(ids, device=model.device)
+    name = "pixel_values" if inputs.is_floating_point() else "input_ids"
+    inputs = inputs[None] if inputs.dim() == 1 else inputs
+    again = again.to(model.device).eval()
+    training = model.training
+    model.eval()
+    try:
+        ours = model(**{name: inputs}).logits
+    finally:
+        model.train(training)
+    return float((ours.float() - again(**{name: inputs}).logits.float()).abs().max())
