@@ -1,0 +1,91 @@
+"""CorDA: context-oriented decomposition adaptation (Yang et al. 2024, arXiv:2406.05223; papers: corda).
+
+LoRA that starts from the part of each weight that matters most to the inputs of a few samples (`preview`: learn the new
+task faster), or least (`keep`: leave alone what the samples, say of general knowledge, depend on). With C [in, in] the
+mean over samples of X^T X, damped as below, and W C = U S V^T [out, in]:
+
+    B = U_r (S_r / s)^1/2 [out, r]     A = (S_r / s)^1/2 V_r^T C^-1 [r, in]     s = alpha / r
+
+for the first r components (preview) or the last r (keep). What trains is A and B; W - s B0 A0 stays frozen, written as
+the offset of the delta, so that the base itself is never edited. Damping: C + delta mean(diag C) I, delta = 0.01,
+doubled until ||C C^-1 - I||_F < 0.05.
+
+Raises MethodError when the rank exceeds a layer's width, when a layer saw no input, or when no damping helps.
+Differs from the paper in: C is the plain X^T X without padding (the authors divide each input by its signed maximum);
+the bias of a layer stays frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from tunewright.errors import MethodError
+from tunewright.method import Method, Need, Needs, Setup, State
+from tunewright.methods.adapters._low_rank import TARGETS, state_of_targets, targeted
+from tunewright.methods.needs.input_covariance import InputCovariance
+from tunewright.models.deltas import LowRank
+from tunewright.models.sites import Site
+
+TOLERANCE = 0.05
+
+
+def damped(C: Tensor, delta: float = 0.01, tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:
+    """(C + d mean(diag C) I, its inverse) [in, in] with the first d of delta, 2 delta, 4 delta ... that inverts well."""
+    mean, eye = C.diagonal().mean(), torch.eye(len(C), dtype=C.dtype, device=C.device)
+    for _ in range(40):
+        raised = C + delta * mean * eye
+        inverse, info = torch.linalg.inv_ex(raised)
+        if not info.any() and float(torch.linalg.norm(raised @ inverse - eye)) < tolerance:
+            return raised, inverse
+        delta *= 2
+    raise MethodError("the input covariance of a layer cannot be inverted", remedy="calibrate on more samples, or leave the layer out of targets")
+
+
+def decompose(W: Tensor, C: Tensor, C_inverse: Tensor, rank: int, scale: float, mode: Literal["preview", "keep"]) -> tuple[Tensor, Tensor]:
+    """(A [r, in], B [out, r]) with scale B A = the first (preview) or last (keep) r components of W C, times C^-1."""
+    U, S, Vt = torch.linalg.svd(W @ C, full_matrices=False)
+    part = slice(0, rank) if mode == "preview" else slice(len(S) - rank, len(S))
+    root = (S[part] / scale).sqrt()
+    return root[:, None] * Vt[part] @ C_inverse, U[:, part] * root
+
+
+class CorDA(Method):
+    """LoRA initialised from each weight's components under the inputs of chosen samples."""
+
+    rank: PositiveInt = Field(128, description="rank r, at most the narrower side of every targeted layer", examples=[8])
+    alpha: PositiveFloat | None = Field(None, description="numerator of the scale s = alpha / r; none: the rank, s = 1", examples=[8])
+    mode: Literal["preview", "keep"] = Field("keep", description="train what the samples use most (preview) or least (keep)", examples=["preview"])
+    data: str = Field("keep", description="source of the samples: keep, train, or another name of the recipe", examples=["train"])
+    samples: PositiveInt = Field(256, description="rows to calibrate on", examples=[1])
+    targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]])
+
+    quantised: ClassVar[bool] = False
+    papers: ClassVar[tuple[str, ...]] = ("corda",)
+    conformance: ClassVar[dict[str, object]] = {"rank": 4}
+
+    def needs(self) -> Sequence[Need]:
+        return (InputCovariance(source=self.data, samples=self.samples, targets=self.targets),)
+
+    def setup(self, run: Setup) -> State:
+        return state_of_targets(run, self.targets)
+
+    def attach(self, site: Site, needs: Needs, state: State) -> LowRank | None:
+        if not targeted(state, site):
+            return None
+        if self.rank > min(site.in_features, site.out_features):
+            size = f"{site.out_features} x {site.in_features}"
+            raise MethodError(
+                f"corda's rank {self.rank} exceeds '{site.name}' ({size})", where="rank", remedy=f"write rank: {min(site.matrix().shape)} or less"
+            )
+        C = needs.input_covariance.get(site.name)
+        if C is None:
+            remedy = "leave it out of targets, or calibrate on more samples"
+            raise MethodError(f"no input reached '{site.name}' while calibrating", where="targets", remedy=remedy)
+        scale = (self.alpha or self.rank) / self.rank
+        A, B = decompose(site.matrix().detach().float(), *damped(C), self.rank, scale, self.mode)
+        return LowRank(A.contiguous(), B.contiguous(), scale, offset=True)

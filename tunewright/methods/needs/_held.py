@@ -1,0 +1,47 @@
+"""Statistics on disk: paid once for equal weights, rows and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tunewright.method import Need
+
+
+def cache_file(need: Need, run: Any, source: str) -> Path | None:
+    """Where a statistic is kept: named by the present weights, the rows, the draw of them and the need's settings.
+
+    None when the run keeps no cache, or when the base or the rows have no hash to name them by.
+    """
+    data, base = run.data_hashes.get(source), run.adapted.base_hash
+    if run.cache is None or not data or not base:
+        return None
+    digest = hashlib.sha256(f"{base}/{data}/{run.seed}/{need.model_dump_json()}".encode())
+    changed = run.adapted.originals
+    for name, t in run.adapted.model.state_dict().items():
+        # what an earlier stage changed or attached is not in the base's hash
+        if name in changed or ".delta." in name:
+            digest.update(name.encode())
+            digest.update((t.float() if t.is_floating_point() else t).detach().cpu().numpy().tobytes())
+    return Path(run.cache) / f"{need.name}-{digest.hexdigest()[:32]}.safetensors"
+
+
+def load(file: Path | None, device: str) -> dict[str, Tensor] | None:
+    """The statistic by site name, None when it is not kept."""
+    return load_file(file, device=device) if file is not None and file.exists() else None
+
+
+def save(file: Path | None, values: dict[str, Tensor]) -> None:
+    """Keep a statistic: written aside and renamed, so that a reader never sees half of one."""
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    # tensors that several sites share are written for each
+    save_file({n: t.contiguous().clone() for n, t in values.items()}, aside)
+    os.replace(aside, file)

@@ -1,0 +1,78 @@
+"""fisher: how sensitive the loss is to each entry of a weight, at the weights the stage starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from tunewright.batch import Batch
+from tunewright.method import Need
+from tunewright.methods.needs import _held
+from tunewright.models.sites import Site
+
+
+class Fisher(Need):
+    """{site name: F [out, in]}, fp32: the diagonal empirical Fisher information, without padding, in evaluation mode.
+
+    F = mean over rows of (d mean-token loss of the row / d W)^2, elementwise. Each row is a backward pass of its own,
+    so that no cross terms between rows enter. As large as the weights that are looked at. Rows are drawn by the seed.
+    """
+
+    name: ClassVar[str] = "fisher"
+    when: ClassVar[Literal["stage", "batch", "redraw"]] = "stage"
+
+    source: str = Field(description="name of the rows to read: keep, train ...")
+    samples: PositiveInt = Field(description="rows to read")
+    targets: str | tuple[str, ...] = Field("all-linear", description="sites to look at")
+
+    def check(self, run: Any) -> None:
+        run.source(self.source)
+
+    def compute(self, run: Any, batch: Batch | None = None) -> dict[str, Tensor]:
+        file = _held.cache_file(self, run, self.source)
+        found = _held.load(file, run.device)
+        if found is None:
+            sites = run.adapted.structure.match(self.targets if isinstance(self.targets, str) else list(self.targets))
+            found = diagonal_fisher(sites, lambda b: mean_loss(run, b), run.batches(self.source, self.samples, tokens=1))
+            _held.save(file, found)
+        return found
+
+
+def mean_loss(run: Any, batch: Batch) -> Tensor:
+    """The task's loss of a batch, averaged over its weighted targets."""
+    loss = run.task.loss(run.task.forward(run.adapted.model, batch), batch)
+    weight = batch.weights if loss.weight is None else loss.weight
+    mean: Tensor = (loss.value * weight).sum() / weight.sum().clamp_min(1e-12)
+    return mean
+
+
+def diagonal_fisher(sites: list[Site], loss: Callable[[Batch], Tensor], rows: Iterable[Batch]) -> dict[str, Tensor]:
+    """Mean of squared gradients over batches of one row each; what required a gradient before does so after."""
+    was = [s.weight.requires_grad for s in sites]
+    totals = {s.name: torch.zeros(s.weight.shape, device=s.weight.device) for s in sites}
+    count = 0
+    try:
+        for s in sites:
+            s.weight.requires_grad_(True)
+        for row in rows:
+            if len(row.targets) == 0:
+                continue
+            grads = torch.autograd.grad(loss(row), [s.weight for s in sites], allow_unused=True)
+            for s, g in zip(sites, grads, strict=True):
+                if g is not None:
+                    totals[s.name].addcmul_(g.float(), g.float())
+            count += 1
+    finally:
+        for s, before in zip(sites, was, strict=True):
+            s.weight.requires_grad_(before)
+    return {s.name: _matrix(s, totals[s.name] / max(1, count)) for s in sites}
+
+
+def _matrix(site: Site, stored: Tensor) -> Tensor:
+    if site.kind == "conv1d":
+        return stored.t().contiguous()
+    return stored.flatten(1) if site.kind == "conv" else stored

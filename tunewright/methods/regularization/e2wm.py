@@ -1,0 +1,53 @@
+"""E2WM: embodied experiences from world models (Xiang et al. 2023, arXiv:2305.10626; papers: e2wm): its EWC-on-LoRA penalty.
+
+The change of each adapted weight is held back where the base's loss on general text is sensitive to it:
+
+    penalty = lambda sum_W sum F * D^2,   D = change of W since the stage began [out, in] (for LoRA: s B A)
+
+F [out, in] is the diagonal empirical Fisher information: the mean over rows of the squared gradient of the row's mean
+loss a token, on the model as the stage starts. No factor 1/2, as in the authors' code. Penalty and gradient are zero
+where nothing has changed; F = 1 gives lambda ||D||_F^2.
+
+Differs from the paper in: it holds back any trained linear weight, not LoRA's alone; F is a true Fisher (the authors
+read 8-bit codes without their row scales, so their lambda of 0.5 to 2 does not carry over). The paper's data from a
+household simulator is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from tunewright.method import Method, Need, Needs
+from tunewright.methods.needs.fisher import Fisher
+
+
+def elastic_penalty(changes: Mapping[str, Tensor], fisher: Mapping[str, Tensor], coefficient: float) -> Tensor:
+    """lambda sum F * D^2 over the weights that have a Fisher; both [out, in] by name. A scalar."""
+    total = torch.zeros(())
+    for name, change in changes.items():
+        total = total + (fisher[name].to(change.device) * change.square()).sum()
+    return coefficient * total
+
+
+class ElasticLoRA(Method):
+    """Hold trained linear weights where the base's loss is sensitive to them."""
+
+    coefficient: NonNegativeFloat = Field(1.0, description="lambda, weight of the penalty in the loss", examples=[1000.0, 0.0])
+    data: str = Field("keep", description="source of the rows for the Fisher information: keep, train, or another name of the recipe", examples=["train"])
+    samples: PositiveInt = Field(256, description="rows for the Fisher information, one backward pass each (the paper: 20,000)", examples=[1])
+    targets: str | tuple[str, ...] = Field("all-linear", description="weights to hold back: all-linear, or module names or endings", examples=[["q_proj"]])
+
+    quantised: ClassVar[bool] = False
+    papers: ClassVar[tuple[str, ...]] = ("e2wm",)
+
+    def needs(self) -> Sequence[Need]:
+        return (Fisher(source=self.data, samples=self.samples, targets=self.targets),)
+
+    def penalty(self, targets: Mapping[str, Any], needs: Needs) -> Tensor:
+        held = {t.site.name: t for t in targets.values() if t.site.name in needs.fisher}
+        return elastic_penalty({n: t.change() for n, t in held.items()}, needs.fisher, self.coefficient)

@@ -1,0 +1,48 @@
+"""LiNeS: layer-increasing network scaling (Wang et al. 2024, arXiv:2410.17146; papers: lines).
+
+Scale a fine-tuned or merged change with depth: little in shallow blocks, which hold what is general, fully in deep
+ones. With the change tau of a tensor in block l of L: theta = theta0 + (alpha + beta l / (L - 1)) tau. Tensors outside
+blocks (embeddings, final norm, head) get alpha. One model: beta = 1 - alpha, so the last block moves in full.
+alpha = 1, beta = 0 gives the tuned model back. No data, no state, one pass.
+
+Blocks are found by structure, not by a text in a tensor's name; an encoder and a decoder are two depths; a model of
+one block has depth 0. Differs from the paper in: nothing; its notebook's alpha is 0.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor
+
+from tunewright.method import Method
+
+
+def factor_at(depth: float | None, alpha: float, beta: float) -> float:
+    """alpha + beta depth; `depth` runs from 0 (first block) to 1 (last), None outside blocks, which get alpha."""
+    return alpha if depth is None else alpha + beta * depth
+
+
+def alpha_of_merge(changes: Sequence[Sequence[Tensor]], merged: Sequence[Tensor]) -> float:
+    """The paper's alpha for a merge of T models: (||sum of their changes||_1 / ||merged change||_1) / T.
+
+    `changes`: for each tensor the T models' changes; `merged`: for each tensor the merged change. A plain sum gives 1/T.
+    """
+    plain = sum(float(torch.stack([c.double() for c in models]).sum(0).abs().sum()) for models in changes)
+    return plain / sum(float(m.double().abs().sum()) for m in merged) / len(changes[0])
+
+
+class LiNeS(Method):
+    """Scale the change by depth."""
+
+    alpha: NonNegativeFloat = Field(0.1, description="factor of the first block's change, and of what belongs to no block", examples=[0.3])
+    beta: float | None = Field(None, description="how much the factor rises from the first block to the last; none: 1 - alpha", examples=[0.5])
+
+    papers: ClassVar[tuple[str, ...]] = ("lines",)
+
+    def edit(self, change: Tensor, depth: float | None) -> Tensor:
+        beta = 1 - self.alpha if self.beta is None else self.beta
+        return change * factor_at(depth, self.alpha, beta)
