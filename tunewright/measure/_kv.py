@@ -32,38 +32,45 @@ class _RoomyLayer(DynamicLayer):
         self._k[:, :, :used], self._v[:, :, :used] = keys, values
         self._view(used)
 
-    def _view(self, used: int) -> None:
-        self.keys, self.values = self._k[:, :, :used], self._v[:, :, :used]
+    def _view(self, used: int) -> tuple[Tensor, Tensor]:
+        self._used = used
+        keys, values = self._k[:, :, :used], self._v[:, :, :used]
+        self.keys, self.values = keys, values
+        return keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        used, n = self.keys.shape[2], key_states.shape[2]
+        used, n = self._used, key_states.shape[2]
         if used + n > self._k.shape[2]:
-            self._store(self.keys, self.values, n)
+            self._store(self._k[:, :, :used], self._v[:, :, :used], n)
         self._k[:, :, used : used + n], self._v[:, :, used : used + n] = key_states, value_states
-        self._view(used + n)
-        return self.keys, self.values
+        return self._view(used + n)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        used = self.keys.shape[2]
         self._k, self._v = self._k[indices], self._v[indices]
-        self._view(used)
+        self._view(self._used)
 
 
-def _from_layers(layers: list[DynamicLayer]) -> DynamicCache:
+def _from_layers(layers: Sequence[DynamicLayer]) -> DynamicCache:
     cache = DynamicCache()
-    cache.layers = layers
+    cache.layers = list(layers)
     return cache
+
+
+def _states(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys and values [B, H, L, D] of each layer."""
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+        yield layer.keys, layer.values
 
 
 def _widen(cache: DynamicCache, rows: int, room: int) -> DynamicCache:
     """A cache of one row as the start of `rows` rows, with room for `room` more positions."""
-    expanded = [(x.keys.expand(rows, -1, -1, -1), x.values.expand(rows, -1, -1, -1)) for x in cache.layers]
-    return _from_layers([_RoomyLayer(k, v, room) for k, v in expanded])
+    return _from_layers([_RoomyLayer(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1), room) for k, v in _states(cache)])
 
 
 def select(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
     """A copy of some rows of a cache (repeats allowed), with room for `room` more positions."""
-    return _from_layers([_RoomyLayer(x.keys[rows], x.values[rows], room) for x in cache.layers])
+    return _from_layers([_RoomyLayer(k[rows], v[rows], room) for k, v in _states(cache)])
 
 
 def common_start(prompts: Sequence[Sequence[int]]) -> int:
@@ -155,5 +162,5 @@ def read(
         cache = _widen(shared, len(rest), width + room) if start else DynamicCache(config=model.config)
         logits = forward(model, tokens, start + places.clamp(min=0), cache, mask, 1)[:, 0]
         if not start:
-            cache = _from_layers([_RoomyLayer(x.keys, x.values, room) for x in cache.layers])
+            cache = _from_layers([_RoomyLayer(k, v, room) for k, v in _states(cache)])
         yield Read(batch, cache, mask, start + width - pads, logits)

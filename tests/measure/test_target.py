@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+from tests import tiny
+from tests.measure.making import LABELS, answer_rows, text_rows
+from tunewright.data.records import Record
+from tunewright.errors import DataError, RecipeError
+from tunewright.measure import _kv, text
+from tunewright.measure.choose import choose_after, label_tokens
+from tunewright.measure.generate import greedy
+from tunewright.measure.rows import RowResult
+from tunewright.measure.target import answer_length, answers_and_choices, distinct_labels, evaluate, likelihood_choice, macro_f1, summary
+from tunewright.tasks import get_task
+from tunewright.tasks.base import EncodeOptions
+
+CAUSAL = get_task("text-generation")
+
+
+def test_exact_match_normalises_as_documented():
+    assert text.exact_match("  card\n arrival ", "card arrival") == 1
+    assert text.exact_match("ﬁne", "fine") == 1  # NFKC
+    assert text.exact_match("Card arrival", "card arrival") == 0 == text.exact_match("card arrival.", "card arrival")
+
+
+def test_f1_counts_words_with_repeats():
+    assert text.f1("a a b", "a b c") == pytest.approx(2 * 2 / 6)
+    assert text.f1("", "") == 1 and text.f1("", "a") == 0 and text.f1("x", "y") == 0 and text.f1("A", "a") == 1
+
+
+def test_generated_answers_are_the_models_own():
+    model, tokenizer, rows = tiny.llama(), tiny.tokenizer(), answer_rows()
+    got = evaluate(model, tokenizer, CAUSAL, rows, "exact_match")
+    raw = greedy(model, tokenizer, [r.fields["prompt_ids"] for r in rows], answer_length(rows))
+    assert [r.id for r in got] == [r.id for r in rows]
+    assert [r.answer for r in got] == [tokenizer.decode(a, skip_special_tokens=True) for a in raw]
+    assert got[0].prompt == tokenizer.decode(rows[0].fields["prompt_ids"]) and got[0].reference == rows[0].fields["reference"]
+    taught = [type(r)(r.id, r.source, r.input_ids, r.weights, fields={**r.fields, "reference": a.answer}) for r, a in zip(rows, got, strict=True)]
+    assert summary(evaluate(model, tokenizer, CAUSAL, taught, "exact_match"), "exact_match").value == 1.0
+    assert summary(got, "exact_match").method == "wilson"
+
+
+def test_answer_length_is_enough_for_the_longest_reference():
+    rows = answer_rows()
+    assert answer_length(rows) == 2 + max(len(r.input_ids) - len(r.fields["prompt_ids"]) for r in rows)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_loss_is_the_librarys(name):
+    model, rows = tiny.MAKERS[name](), text_rows()
+    got = evaluate(model, tiny.tokenizer(), CAUSAL, rows, "loss", batch_tokens=40)
+    for row, r in zip(rows, got, strict=True):
+        ids = torch.tensor([list(row.input_ids)])
+        assert r.score == pytest.approx(model(ids, labels=ids).loss.item(), abs=1e-5) and r.weight == len(row.input_ids) - 1
+    mean = summary(got, "loss")
+    assert mean.value == pytest.approx(sum(r.score * r.weight for r in got) / sum(r.weight for r in got)) and mean.low < mean.value < mean.high
+    hits = evaluate(model, tiny.tokenizer(), CAUSAL, rows, "mean_token_accuracy")
+    ids = torch.tensor([list(rows[0].input_ids)])
+    assert hits[0].score == pytest.approx((model(ids).logits[0, :-1].argmax(-1) == ids[0, 1:]).float().mean().item())
+
+
+def test_classification_accuracy_and_macro_f1():
+    model, tokenizer, task = tiny.bert_classifier(), tiny.tokenizer(encoder=True), get_task("text-classification")
+    names = tuple(model.config.id2label[i] for i in range(3))
+    texts = ["card", "the river rose", "a b c", "town", "shop at", "x"]
+    records = [Record({"text": t, "label": names[i % 3]}, id=f"c:{i}", source="c") for i, t in enumerate(texts)]
+    rows = [task.encode(r, tokenizer, EncodeOptions(labels=names)) for r in records]
+    got = evaluate(model, tokenizer, task, rows, "accuracy", batch_tokens=12)
+    for row, r in zip(rows, got, strict=True):
+        share = model(torch.tensor([row.input_ids])).logits[0].softmax(-1)
+        assert r.answer == names[int(share.argmax())] and r.confidence == pytest.approx(share.max().item(), abs=1e-5)
+    assert macro_f1(got) == pytest.approx(f1_score([r.reference for r in got], [r.answer for r in got], average="macro", zero_division=0))
+    assert summary(evaluate(model, tokenizer, task, rows, "f1_macro"), "f1_macro").value == pytest.approx(macro_f1(got))
+
+
+def test_masked_loss_and_training_mode_comes_back():
+    model, task = tiny.bert(), get_task("fill-mask")
+    rows = [task.encode(Record({"text": t}, id=f"m:{i}"), tiny.tokenizer(encoder=True), EncodeOptions()) for i, t in enumerate(tiny.TEXT)]
+    model.train()
+    assert all(r.score > 0 for r in evaluate(model, tiny.tokenizer(encoder=True), task, rows, "loss")) and model.training
+
+
+NEAR = ["card to", "card at", "shop a", "river", "who is", "bank at", "town"]
+
+
+def _brute(model, rows, labels, tokens, mean):
+    out = []
+    for row in rows:
+        scores = []
+        for t in tokens:
+            ids = torch.tensor([[*row.fields["prompt_ids"], *t]])
+            logp = model(ids).logits[0, -len(t) - 1 : -1].log_softmax(-1).gather(-1, torch.tensor(t)[:, None]).sum().item()
+            scores.append(logp / (len(t) if mean else 1))
+        out.append(scores)
+    return torch.tensor(out)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("mean", [False, True])
+def test_choice_by_likelihood_is_the_brute_force_one(name, mean):
+    model, tokenizer, rows = tiny.MAKERS[name](seed=5), tiny.tokenizer(), answer_rows(23)
+    tokens = label_tokens(tokenizer, rows, NEAR)
+    want = _brute(model, rows, NEAR, tokens, mean)
+    got = likelihood_choice(model, tokenizer, rows, NEAR, mean=mean)
+    full = likelihood_choice(model, tokenizer, rows, NEAR, mean=mean, full=True, batch_tokens=60)
+    assert [r.answer for r in got] == [NEAR[i] for i in want.argmax(-1).tolist()] == [r.answer for r in full]
+    assert len({r.answer for r in got}) > 1
+    assert [r.confidence for r in full] == pytest.approx(want.double().softmax(-1).amax(-1).tolist(), abs=1e-4)
+    assert got[0].confidence is None and all(r.score == float(r.answer == r.reference) for r in got)
+
+
+def test_hopeless_labels_are_not_read_to_their_end():
+    model, rows = tiny.llama(seed=5), answer_rows(23)
+    with torch.inference_mode():
+        (part,) = _kv.read(model, [r.fields["prompt_ids"] for r in rows], room=8)
+        order = part.logits[0].argsort(descending=True).tolist()
+        labels = [(order[0],), (order[200], 9, 10), (order[300], 9, 10)]
+        some, whole = choose_after(model, part, labels), choose_after(model, part, labels, full=True)
+    assert torch.isinf(some[0]).tolist() == [False, True, True] and not torch.isinf(whole).any()
+    assert torch.equal(some.argmax(-1), whole.argmax(-1))
+
+
+def test_labels_end_as_the_rows_answers_do():
+    rows, tokenizer = answer_rows(), tiny.tokenizer()
+    tokens = label_tokens(tokenizer, rows, [*LABELS, "new one"])
+    assert all(tiny.EOS in t for t in tokens) and tokens[-1] == (*tokenizer("new one")["input_ids"], tiny.EOS)
+    with pytest.raises(DataError, match="same tokens"):
+        label_tokens(tokenizer, rows, ["river", "river"])
+
+
+def test_one_reading_gives_both():
+    model, tokenizer, rows = tiny.llama(seed=5), tiny.tokenizer(), answer_rows(23)
+    answers, choices = answers_and_choices(model, tokenizer, rows, LABELS, batch_tokens=90)
+    assert answers == evaluate(model, tokenizer, CAUSAL, rows, "exact_match") and choices == likelihood_choice(model, tokenizer, rows, LABELS)
+
+
+def test_another_kind_of_cache_gives_the_same_choice(monkeypatch):
+    model, tokenizer, rows = tiny.llama(seed=5), tiny.tokenizer(), answer_rows(9)
+    want = [r.answer for r in likelihood_choice(model, tokenizer, rows, LABELS)]
+    monkeypatch.setattr(_kv, "caches_plainly", lambda model: False)
+    assert [r.answer for r in likelihood_choice(model, tokenizer, rows, LABELS)] == want
+    assert [r.answer for r in likelihood_choice(model, tokenizer, rows, LABELS, mean=True)] != []
+
+
+def test_distinct_labels_only_where_answers_are_classes():
+    assert distinct_labels(answer_rows(40)) == sorted(LABELS)
+    assert distinct_labels(answer_rows(4)[:2]) is None
+
+
+def test_impossible_metrics_are_refused():
+    model, tokenizer = tiny.llama(), tiny.tokenizer()
+    with pytest.raises(RecipeError, match="exact_match"):
+        evaluate(model, tokenizer, CAUSAL, answer_rows(2), "exactmatch")
+    with pytest.raises(RecipeError, match="needs a class"):
+        evaluate(model, tokenizer, CAUSAL, answer_rows(2), "accuracy")
+    with pytest.raises(RecipeError, match="generates none"):
+        evaluate(model, tokenizer, get_task("fill-mask"), answer_rows(2), "f1")
+    with pytest.raises(DataError, match="no prompt"):
+        evaluate(model, tokenizer, CAUSAL, text_rows(2), "exact_match")
+
+
+def test_a_loss_row_without_targets_counts_nothing():
+    results = [RowResult(id="a", score=2.0, weight=3.0), RowResult(id="b", score=0.0, weight=0.0), RowResult(id="c", score=1.0, weight=1.0)]
+    assert summary(results, "loss").value == pytest.approx(7 / 4)

@@ -1,0 +1,147 @@
+"""Choosing by likelihood: which of some labels does a model find likeliest after a prompt?
+
+Beside a generated metric it tells knowledge from format. A label's score is the sum of the log-probabilities of its
+tokens **and of the token that ends it**: the probability that the model gives to answering exactly that. `mean=True`
+divides by the number of tokens instead (longer labels are then not held back). Nothing is scored twice: prompts are
+read once, and a label whose first tokens are already less likely than a whole other label is not read to its end,
+which cannot change the choice since log-probabilities only add up downwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tunewright.batch import Row
+from tunewright.errors import DataError
+from tunewright.measure import _kv
+from tunewright.measure._mode import measuring
+from tunewright.measure.rows import RowResult
+from tunewright.measure.text import prompt_ids, prompt_text, reference, same_text
+from tunewright.tasks import get_task
+
+_PAIRS = 64  # (prompt, label) pairs read at once: bounds the copies of keys and values
+
+
+def answer_tokens(row: Row) -> tuple[int, ...]:
+    """The trained tokens after a row's prompt: its answer with what ends it."""
+    start = len(row.fields["prompt_ids"])
+    return tuple(t for t, w in zip(row.input_ids[start:], row.weights[start:], strict=True) if w > 0)
+
+
+def label_tokens(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> list[tuple[int, ...]]:
+    """Tokens of each label with its end: as the rows that have it as answer were encoded, else encoded afresh plus EOS.
+
+    Raises DataError when two labels have the same tokens, since no model can choose between them.
+    """
+    seen = {same_text(reference(row)): answer_tokens(row) for row in reversed(rows)}
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    found = [seen.get(same_text(label)) or (*tokenizer(label, add_special_tokens=False)["input_ids"], *end) for label in labels]
+    for i, tokens in enumerate(found):
+        if tokens in found[:i]:
+            raise DataError(f"labels '{labels[found.index(tokens)]}' and '{labels[i]}' have the same tokens", where="labels", remedy="give each label once")
+    return found
+
+
+def distinct_labels(rows: Sequence[Row], most: int = 100) -> list[str] | None:
+    """The rows' answers, sorted, when they are few enough to be classes: at most `most`, each two rows on average."""
+    labels = sorted({reference(row) for row in rows})
+    return labels if 2 <= len(labels) <= min(most, len(rows) // 2) else None
+
+
+def choose_after(model: PreTrainedModel, part: _kv.Read, labels: Sequence[Sequence[int]], *, mean: bool = False, full: bool = False) -> Tensor:
+    """Scores [B, N] of N labels after each read prompt; -inf for labels that cannot win (none with `full`).
+
+    The read may be gone on with afterwards. Needs room for the longest label less one.
+    """
+    tokens = [list(x) for x in labels]
+    size = torch.tensor([len(x) if mean else 1 for x in tokens], device=part.logits.device)
+    first = torch.log_softmax(part.logits, -1)
+    bound = first[:, [x[0] for x in tokens]] / size
+    whole = torch.tensor([len(x) == 1 for x in tokens], device=bound.device).expand_as(bound).clone()
+    while True:
+        best = bound.masked_fill(~whole, -torch.inf).amax(-1, keepdim=True)
+        open_ = ~whole if full else ~whole & (bound > best)
+        if not full:
+            leader = bound.masked_fill(~open_, -torch.inf).argmax(-1, keepdim=True)
+            open_ &= torch.zeros_like(open_).scatter(1, leader, True)
+        rows, names = open_.nonzero(as_tuple=True)
+        if not len(rows):
+            return bound.masked_fill(~whole, -torch.inf)
+        order = sorted(range(len(rows)), key=lambda i: len(tokens[int(names[i])]))
+        for k in range(0, len(order), _PAIRS):
+            pick = torch.tensor(order[k : k + _PAIRS], device=rows.device)
+            r, c = rows[pick], names[pick]
+            rest = _rest(model, part, r, [tokens[i] for i in c.tolist()])
+            bound[r, c] += rest / size[c]
+        whole |= open_
+
+
+def _rest(model: PreTrainedModel, part: _kv.Read, rows: Tensor, labels: list[list[int]]) -> Tensor:
+    """Sum of log-probabilities [P] of all but the first token of each label, after the read prompt of its row."""
+    device, width = rows.device, max(map(len, labels)) - 1
+    inputs = torch.tensor([x[:-1] + [0] * (width - len(x) + 1) for x in labels], device=device)
+    targets = torch.tensor([x[1:] + [-1] * (width - len(x) + 1) for x in labels], device=device)
+    cache = _kv.select(part.cache, rows, width)
+    mask = None if part.mask is None else torch.cat([part.mask[rows], part.mask.new_ones(len(rows), width)], 1)
+    places = part.lengths[rows, None] + torch.arange(width, device=device)
+    logits = _kv.forward(model, inputs, places, cache, mask, 0)
+    at = targets >= 0
+    picked = torch.log_softmax(logits[at], -1).gather(-1, targets[at][:, None])[:, 0]
+    return torch.zeros(targets.shape, device=device).masked_scatter(at, picked).sum(-1)
+
+
+def _scores_whole(model: PreTrainedModel, rows: Sequence[Row], labels: Sequence[Sequence[int]], mean: bool) -> Tensor:
+    """Scores [R, N] by whole forwards of prompt and label, for models whose cache is of another kind."""
+    task = get_task("text-generation")
+    out = torch.empty(len(rows), len(labels))
+    for i, row in enumerate(rows):
+        prompt = prompt_ids(row)
+        sides = [Row(row.id, row.source, [*prompt, *x], [0.0] * len(prompt) + [1.0] * len(x)) for x in labels]
+        batch = task.collate(sides)
+        log_probs = task.forward(model, batch.to(next(model.parameters()).device)).log_probs().cpu()
+        out[i] = torch.zeros(len(labels)).index_add(0, batch.rows, log_probs)
+    return out / torch.tensor([len(x) for x in labels]) if mean else out
+
+
+def likelihood_choice(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    *,
+    mean: bool = False,
+    full: bool = False,
+    batch_tokens: int = 2048,
+) -> list[RowResult]:
+    """For each row the label that the model finds likeliest after its prompt; score 1 where it is the reference.
+
+    `full` scores every label to its end (several times slower) and fills `confidence`: the chosen label's share of the
+    labels' total probability.
+    """
+    tokens = label_tokens(tokenizer, rows, labels)
+    scores = torch.full((len(rows), len(labels)), -torch.inf)
+    with measuring(model):
+        if _kv.caches_plainly(model):
+            room = max(map(len, tokens))
+            for part in _kv.read(model, [prompt_ids(row) for row in rows], room=room, batch_tokens=batch_tokens):
+                scores[part.indices] = choose_after(model, part, tokens, mean=mean, full=full).cpu()
+        else:
+            scores = _scores_whole(model, rows, tokens, mean)
+    return choice_results(tokenizer, rows, labels, scores, full=full)
+
+
+def choice_results(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str], scores: Tensor, *, full: bool) -> list[RowResult]:
+    """Rows' results from scores [R, N]."""
+    chosen, shares = scores.argmax(-1).tolist(), torch.softmax(scores.double(), -1).amax(-1).tolist()
+    return [
+        RowResult(
+            id=row.id, source=row.source, prompt=prompt_text(tokenizer, row), answer=labels[i], reference=reference(row),
+            score=float(same_text(labels[i]) == same_text(reference(row))), confidence=share if full else None,
+        )
+        for row, i, share in zip(rows, chosen, shares, strict=True)
+    ]  # fmt: skip

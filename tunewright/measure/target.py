@@ -1,0 +1,204 @@
+"""The target: how well a model does what it is adapted to, row by row, under the ecosystem's metric names.
+
+Generated metrics ask the model and compare texts; teacher-forced ones read the answer; classified ones take the
+likeliest class. Every function keeps one RowResult a row, since paired tests and the reader need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tunewright.batch import Batch, Outputs, Row
+from tunewright.errors import RecipeError, did_you_mean
+from tunewright.measure import _kv, text
+from tunewright.measure._mode import device_of, measuring
+from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
+from tunewright.measure.few_shot import few_shot
+from tunewright.measure.generate import continue_greedily, greedy, stop_ids
+from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_statistic, wilson
+from tunewright.measure.rows import RowResult
+from tunewright.tasks.base import Task
+
+__all__ = [
+    "METRICS", "Metric", "answers_and_choices", "answer_length", "distinct_labels", "evaluate", "few_shot", "get_metric",
+    "likelihood_choice", "summary",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: how its rows are made (`kind`), whether more is better, and, if it is no mean of rows, the figure.
+
+    `compare` scores a generated answer against a reference; `targets` gives [S] values a supervised position.
+    """
+
+    kind: Literal["generated", "teacher-forced", "classified"]
+    higher_is_better: bool = True
+    proportion: bool = False
+    compare: Callable[[str, str], float] | None = None
+    targets: Callable[[Outputs, Batch], Tensor] | None = None
+    figure: Callable[[Sequence[RowResult]], float] | None = None
+
+
+def _nats(outputs: Outputs, batch: Batch) -> Tensor:
+    return -outputs.log_probs()
+
+
+def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
+    return (outputs.logits.argmax(-1) == batch.targets).float()
+
+
+def macro_f1(results: Sequence[RowResult]) -> float:
+    """Mean over the classes seen (as answer or reference) of the F1 of each."""
+    pairs = [(r.answer, r.reference) for r in results]
+    scores = []
+    for label in sorted({x for pair in pairs for x in pair}):
+        hit = sum(a == label == b for a, b in pairs)
+        scores.append(2 * hit / sum((a == label) + (b == label) for a, b in pairs))
+    return float(np.mean(scores))
+
+
+METRICS: dict[str, Metric] = {
+    "exact_match": Metric("generated", proportion=True, compare=text.exact_match),
+    "f1": Metric("generated", compare=text.f1),
+    "loss": Metric("teacher-forced", higher_is_better=False, targets=_nats),
+    "mean_token_accuracy": Metric("teacher-forced", targets=_token_hit),
+    "accuracy": Metric("classified", proportion=True),
+    "f1_macro": Metric("classified", figure=macro_f1),
+}
+"""The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes."""
+
+
+def get_metric(name: str) -> Metric:
+    """The metric of a name. RecipeError with the nearest names when there is none."""
+    if name not in METRICS:
+        raise RecipeError(f"no metric is called '{name}'", where="evaluation.metric", remedy=did_you_mean(name, METRICS))
+    return METRICS[name]
+
+
+def answer_length(rows: Sequence[Row], spare: int = 2) -> int:
+    """Tokens of the longest reference answer plus `spare`: an answer cut there could not have matched any more."""
+    return max((len(r.input_ids) - len(text.prompt_ids(r)) for r in rows), default=0) + spare
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    task: Task,
+    rows: Sequence[Row],
+    metric: str,
+    *,
+    max_new_tokens: int | None = None,
+    batch_tokens: int = 2048,
+    stop: Collection[int] | None = None,
+    packed: bool = False,
+) -> list[RowResult]:
+    """Score every row under `metric`. `max_new_tokens`: None takes `answer_length(rows)`. `packed`: padding-free
+    teacher-forced forwards, for models prepared for them. Raises RecipeError for a metric the task cannot serve."""
+    m = get_metric(metric)
+    if m.kind == "generated":
+        if not task.generates:
+            what = f"'{metric}' compares generated text, and {task.name} generates none"
+            raise RecipeError(what, where="evaluation.metric", remedy="write metric: accuracy or metric: loss")
+        asked = [text.prompt_ids(row) for row in rows]
+        answers = greedy(model, tokenizer, asked, max_new_tokens or answer_length(rows), stop, batch_tokens=batch_tokens)
+        return _compared(tokenizer, rows, answers, m)
+    if m.kind == "classified" and any(row.label is None for row in rows):
+        what = f"'{metric}' needs a class a row, and {task.name} rows have none"
+        raise RecipeError(what, where="evaluation.metric", remedy="write metric: exact_match, metric: mean_token_accuracy or metric: loss")
+    make = _classified if m.kind == "classified" else _teacher_forced
+    found: list[RowResult | None] = [None] * len(rows)
+    with measuring(model):
+        for indices in _kv.batches_by_length([r.size for r in rows], batch_tokens, 64):
+            some = [rows[i] for i in indices]
+            batch = task.collate(some, packed).to(device_of(model))
+            for i, result in zip(indices, make(model, tokenizer, some, batch, task.forward(model, batch), m), strict=True):
+                found[i] = result
+    return [r for r in found if r is not None]
+
+
+def answers_and_choices(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    metric: str = "exact_match",
+    *,
+    max_new_tokens: int | None = None,
+    batch_tokens: int = 2048,
+    stop: Collection[int] | None = None,
+    full: bool = False,
+) -> tuple[list[RowResult], list[RowResult]]:
+    """A generated metric and the choice by likelihood among `labels`, from one reading of the prompts.
+
+    Gives what `evaluate` and `likelihood_choice` give, about a third cheaper.
+    """
+    m, asked = get_metric(metric), [text.prompt_ids(row) for row in rows]
+    tokens, length = label_tokens(tokenizer, rows, labels), max_new_tokens or answer_length(rows)
+    ends = set(stop_ids(model, tokenizer) if stop is None else stop)
+    if not _kv.caches_plainly(model):
+        answers = greedy(model, tokenizer, asked, length, ends)
+        return _compared(tokenizer, rows, answers, m), likelihood_choice(model, tokenizer, rows, labels, full=full)
+    scores, answers = torch.full((len(rows), len(labels)), -torch.inf), [list[int]() for _ in rows]
+    with measuring(model):
+        for part in _kv.read(model, asked, room=length, batch_tokens=batch_tokens):
+            scores[part.indices] = choose_after(model, part, tokens, full=full).cpu()
+            for i, answer in continue_greedily(model, part, length, ends):
+                answers[i] = answer
+    return _compared(tokenizer, rows, answers, m), choice_results(tokenizer, rows, labels, scores, full=full)
+
+
+def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Interval:
+    """The figure of a metric over rows and its interval: Wilson for proportions, else the row bootstrap ("this run")."""
+    m = get_metric(metric)
+    if m.figure is not None:
+        figure = m.figure
+        return bootstrap_statistic(lambda index: figure([results[i] for i in index]), len(results), seed=seed)
+    if m.proportion:
+        return wilson(round(sum(r.score for r in results)), len(results))
+    return bootstrap_mean([r.score for r in results], weights=[r.weight for r in results], seed=seed)
+
+
+def _compared(tokenizer: Any, rows: Sequence[Row], answers: Sequence[Sequence[int]], m: Metric) -> list[RowResult]:
+    assert m.compare is not None
+    said = [text.answer_text(tokenizer, a) for a in answers]
+    return [
+        RowResult(
+            id=row.id, source=row.source, prompt=text.prompt_text(tokenizer, row), answer=a, reference=text.reference(row),
+            score=m.compare(a, text.reference(row)),
+        )
+        for row, a in zip(rows, said, strict=True)
+    ]  # fmt: skip
+
+
+def _teacher_forced(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric) -> Iterator[RowResult]:
+    """A row's weighted mean over its targets; the row weighs the sum of their weights."""
+    assert m.targets is not None
+    values = m.targets(outputs, batch).float()
+    zero = torch.zeros(len(rows), device=values.device)
+    weight = zero.index_add(0, batch.rows, batch.weights)
+    total = zero.index_add(0, batch.rows, values * batch.weights)
+    for row, t, w in zip(rows, total.tolist(), weight.tolist(), strict=True):
+        asked = "prompt_ids" in row.fields
+        yield RowResult(
+            id=row.id, source=row.source, prompt=text.prompt_text(tokenizer, row) if asked else "", reference=str(row.fields.get("reference", "")),
+            score=t / w if w else 0.0, weight=w,
+        )  # fmt: skip
+
+
+def _classified(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric) -> Iterator[RowResult]:
+    names = getattr(model.config, "id2label", None) or {}
+    shares, chosen = torch.softmax(outputs.logits.float(), -1).max(-1)
+    for row, share, i in zip(rows, shares.tolist(), chosen.tolist(), strict=True):
+        assert row.label is not None
+        yield RowResult(
+            id=row.id, source=row.source, prompt=tokenizer.decode(row.input_ids, skip_special_tokens=True) if row.input_ids else "",
+            answer=str(names.get(i, i)), reference=str(names.get(row.label, row.label)), score=float(i == row.label), confidence=share,
+        )  # fmt: skip
