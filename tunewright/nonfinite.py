@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from tunewright.batch import Batch
+from tunewright.errors import NonFiniteError
 
 
-def diagnose(loop: Any, batches: list[Batch], what: str) -> tuple[str, str, str]:
-    """Run the step's micro-batches once more, watched; return (what, where, remedy) for a NonFiniteError."""
+def diagnose(loop: Any, batches: list[Batch], what: str) -> NonFiniteError:
+    """Run the step's micro-batches once more, watched; return the error that names layer and rows."""
     for batch in batches:
         layer = _first_bad_module(loop, batch)
         rows = _bad_rows(loop, batch)
@@ -19,8 +20,8 @@ def diagnose(loop: Any, batches: list[Batch], what: str) -> tuple[str, str, str]
             named = f" in layer '{layer}'" if layer else ""
             shown = ", ".join(rows[:5]) or ", ".join(batch.row_ids[:5])
             where = f"step {loop.step_number + 1}{named}, rows {shown}"
-            return what, where, "look at these rows with `tunewright check`; lower train.learning_rate; or use train.precision: float32"
-    return what, f"step {loop.step_number + 1}", "lower train.learning_rate, or check the objective's parameters"
+            return NonFiniteError(what, where=where, remedy="look at these rows with `tunewright check`; lower train.learning_rate; or use train.precision: float32")
+    return NonFiniteError(what, where=f"step {loop.step_number + 1}", remedy="lower train.learning_rate, or check the objective's parameters")
 
 
 def _first_bad_module(loop: Any, batch: Batch) -> str | None:

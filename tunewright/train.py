@@ -238,7 +238,7 @@ class Loop:
         record["loss"] = total
         record = {k: float(v) if isinstance(v, Tensor) else v for k, v in record.items()}
         if not math.isfinite(record["loss"]):
-            raise NonFiniteError(*diagnose(self, batches, f"the loss is {record['loss']}"))
+            raise diagnose(self, batches, f"the loss is {record['loss']}")
         return record
 
     def _backward_each(self, batches: list[Batch], objectives: list[Bound], record: dict[str, Any]) -> Tensor:
@@ -293,7 +293,7 @@ class Loop:
         record["grad_norm"] = norm
         if not math.isfinite(norm):
             bad = next((n for n, g in self.trained.gradients().items() if not bool(torch.isfinite(g).all())), "?")
-            raise NonFiniteError(f"the gradient of '{bad}' is not finite", f"step {self.step_number + 1}", "lower train.learning_rate, or set train.max_grad_norm")
+            raise NonFiniteError(f"the gradient of '{bad}' is not finite", where=f"step {self.step_number + 1}", remedy="lower train.learning_rate, or set train.max_grad_norm")
         proposing = self.methods.on("update") or isinstance(factor, Mapping)
         before = {n: p.detach().clone() for n, p in parameters.items()} if proposing else {}
         self.optimizers.step()
