@@ -1,0 +1,70 @@
+"""y = x W^T + b + s (x A^T) B^T for a frozen W: one pass that keeps only x for the backward.
+
+Shapes: x [..., in], W [out, in] (or [in, out] when `transposed`, as GPT-2's Conv1D stores it), A [r, in], B [out, r].
+
+A frozen offset, s (B A - B0 A0), is the same with [A; A0] and [B, -B0] of rank 2r: two thin products more (r is about
+3 % of the width), where a cached W - s B0 A0 would cost a second copy of every weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def low_rank_plain(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float, transposed: bool = False) -> Tensor:
+    """The same value by plain operations: differentiable any number of times."""
+    y = F.linear(x, weight.t() if transposed else weight, bias)
+    return y + F.linear(F.linear(x, A), B) * scale
+
+
+class _LowRank(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float, transposed: bool) -> Tensor:
+        ctx.save_for_backward(x, weight, A, B)
+        ctx.scale, ctx.transposed = scale, transposed
+        rows = x.reshape(-1, x.shape[-1])
+        y = F.linear(rows, weight.t() if transposed else weight, bias)
+        y.addmm_(rows @ A.t(), B.t(), alpha=scale)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, A, B = ctx.saved_tensors
+        need_x, _, _, need_A, need_B = ctx.needs_input_grad[:5]
+        g = gradient.reshape(-1, gradient.shape[-1])
+        rows = x.reshape(-1, x.shape[-1])
+        back = g @ B if need_x or need_A else None  # [N, r]
+        gx = gA = gB = None
+        if need_x:
+            gx = g @ (weight.t() if ctx.transposed else weight)
+            gx = gx.addmm_(back, A, alpha=ctx.scale).view_as(x)
+        if need_A:
+            gA = (back.t() @ rows).mul_(ctx.scale)  # type: ignore[union-attr]
+        if need_B:
+            gB = (g.t() @ (rows @ A.t())).mul_(ctx.scale)
+        return gx, None, None, gA, gB, None, None
+
+
+def low_rank(
+    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float, transposed: bool = False, *, second_order: bool = False
+) -> Tensor:
+    """x W^T + b + scale (x A^T) B^T with W and b frozen; gradients for x, A and B.
+
+    Under autocast everything is computed in its dtype; otherwise x, W, A and B must share one. `second_order` takes
+    the plain operations, which can be differentiated again. Dropout on the low-rank input is not this function: use
+    plain operations there.
+    """
+    if second_order or not torch.is_grad_enabled():
+        return low_rank_plain(x, weight, bias, A, B, scale, transposed)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, A, B = (t.to(dtype) for t in (x, weight, A, B))
+        bias = None if bias is None else bias.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return _LowRank.apply(x, weight.detach(), bias, A, B, scale, transposed)
+    return _LowRank.apply(x, weight.detach(), None if bias is None else bias.detach(), A, B, scale, transposed)
