@@ -83,12 +83,9 @@ def strip(line: Line) -> str:
     m = line.measured
     if m is None or (m.before is None and m.after is None):
         return ""
-    if line.kind == "drift":
-        base = Point(0.0, 0.0)
-    else:
-        base = _on_strip(m.before)
+    base = Point(0.0, 0.0) if line.kind == "drift" else _on_strip(m.before)
     title = f"{line.name}: {line.before or 'not measured'} before, {line.after or 'not measured'} after"
-    return plots.strip(base, _on_strip(m.after), title=title, fraction=m.unit == "fraction", worse=line.fate in ("worse", "moved"))
+    return plots.strip(base, _on_strip(m.after), title=title, fraction=m.unit == "fraction", fate=line.fate)
 
 
 def _on_strip(x: Interval | None) -> Point | None:
@@ -127,11 +124,13 @@ def training(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     loss, held_out = _column(metrics, steps, "loss"), _column(metrics, steps, "eval_loss")
     if loss:
         x, y = zip(*loss, strict=True)
-        out.append(plots.over_steps(x, y, y_label="training loss", title="training loss over steps", smoothed=len(loss) > 12, dots=held_out, marks=marks, zero=True))
+        name = "training loss"
+        out.append(plots.over_steps(x, y, y_label=name, title=f"{name} over steps", smoothed=len(loss) > 12, dots=held_out, marks=marks, zero=True))
     marks = [(step, "") for step, _ in marks]
     for key, name in (("learning_rate", "learning rate"), ("grad_norm", "gradient norm before clipping")):
         pairs = _column(metrics, steps, key)
         if pairs:
             x, y = zip(*pairs, strict=True)
-            out.append(plots.over_steps(x, y, y_label=name, title=f"{name} over steps", marks=marks, zero=True, smoothed=key == "grad_norm" and len(pairs) > 12))
+            noisy = key == "grad_norm" and len(pairs) > 12
+            out.append(plots.over_steps(x, y, y_label=name, title=f"{name} over steps", smoothed=noisy, marks=marks, zero=True))
     return out

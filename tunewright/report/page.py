@@ -90,6 +90,7 @@ def html(report: Report, metrics: Sequence[Mapping[str, Any]] = (), rows: Iterab
         "rows_total": len(answers),
         "tally": tally,
         "tokens": {source: _tokens(pairs) for source, pairs in report.tokens_view.items()},
+        "parts": any(0 < w < 1 for pairs in report.tokens_view.values() for _, w in pairs),
         "recipe": recipe,
         "words": words,
     }

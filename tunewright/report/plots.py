@@ -142,7 +142,8 @@ def trade(
     """What was gained (y) against what was lost (x): a curve a method, intervals as whiskers, the base as a ring.
 
     `fraction`, `x_fraction`: a share, shown as per cent within 0 and 1. `x_falls`: smaller x is worse, so the axis is
-    turned round and worse is to the right all the same. `from_zero`: x is measured from the base at 0. With several curves each has its own colour and marker and is named at its end.
+    turned round and worse is to the right all the same. `from_zero`: x is measured from the base at 0. With several
+    curves each has its own colour and marker and is named at its end.
     """
     points = [p for c in curves for p in c.points] + ([base] if base else [])
     ys = [v for p in points for v in (p.y, p.y_low, p.y_high)]
@@ -258,12 +259,11 @@ def _path(pairs: Sequence[tuple[float, float]], x: Axis, y: Axis, class_: str) -
     return _tag("polyline", class_=class_, points=" ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in pairs))
 
 
-def strip(
-    before: Point | None, after: Point | None, *, title: str, fraction: bool = True, worse: bool = False, width: float = 240, height: float = 34
-) -> str:
+def strip(before: Point | None, after: Point | None, *, title: str, fraction: bool = True, fate: str = "better", width: float = 240, height: float = 34) -> str:
     """Before and after as two points with whiskers on one line; `y` of the points is not used.
 
     A share is drawn on 0 to 1, anything else on a range of its own with its ends written below.
+    `fate`: better, worse or moved give the colour; an unclear change is grey.
     """
     shown = [p for p in (before, after) if p is not None]
     values = [v for p in shown for v in (p.x, p.x_low, p.x_high)]
@@ -274,10 +274,10 @@ def strip(
     for tick in (x.ticks[0], x.ticks[-1]):
         parts.append(_tag("line", class_="axis", x1=x(tick), x2=x(tick), y1=middle - 3, y2=middle + 3))
         parts.append(_tag("text", escape(form(tick)), class_="tick", x=x(tick), y=height - 5, text_anchor="middle"))
-    fate = "worse" if worse else "s0"
+    colour = {"better": "s0", "worse": "worse", "moved": "worse"}.get(fate, "neutral")
     if before is not None and after is not None:
-        parts.append(_tag("line", class_=f"move {fate}", x1=x(before.x), x2=x(after.x), y1=middle, y2=middle))
-    for point, class_ in ((before, "base"), (after, fate)):
+        parts.append(_tag("line", class_=f"move {colour}", x1=x(before.x), x2=x(after.x), y1=middle, y2=middle))
+    for point, class_ in ((before, "base"), (after, colour)):
         if point is not None:
             if point.x_low is not None and point.x_high is not None:
                 parts.append(_tag("line", class_=f"band {class_}", x1=x(point.x_low), x2=x(point.x_high), y1=middle, y2=middle))

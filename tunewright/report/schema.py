@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 Cell = str | int | float | bool | None
 
@@ -43,9 +43,7 @@ class RunInfo(Part):
     """Which run this is and the surroundings it had."""
 
     name: str = Field(description="name of the run, as its folder is called")
-    status: Literal["finished", "running", "interrupted", "failed"] = Field(
-        "finished", description="finished, running, interrupted (can be resumed) or failed"
-    )
+    status: Literal["finished", "running", "interrupted", "failed"] = Field("finished", description="finished, running, interrupted (can be resumed) or failed")
     stopped_in: str | None = Field(None, description="phase in which a run that is not finished stopped: base, train, measure ...")
     started: datetime | None = Field(None, description="when the run first started, with time zone")
     finished: datetime | None = Field(None, description="when the run ended, with time zone; null while it has not")
@@ -115,9 +113,7 @@ class Target(Measured):
     others: list[Measured] = Field(default_factory=list, description="further metrics on the same rows")
     few_shot: Interval | None = Field(None, description="the untouched base given a few examples in its prompt, same metric")
     shots: int | None = Field(None, ge=0, description="examples in that prompt")
-    likelihood: Measured | None = Field(
-        None, description="base and tuned choosing the likeliest of the labels instead of writing freely: skill without format"
-    )
+    likelihood: Measured | None = Field(None, description="base and tuned choosing the likeliest of the labels instead of writing freely: skill without format")
 
 
 class Drift(Part):
@@ -225,7 +221,7 @@ class Answer(Part):
     def of(cls, row: Any) -> Answer:
         """From a line of rows.jsonl, as a mapping or an object; what an answer does not hold is left out."""
         values = row if isinstance(row, Mapping) else vars(row)
-        return cls.model_validate({k: v for k, v in values.items() if k in cls.model_fields})
+        return cls.model_validate({k: _whole(v) for k, v in values.items() if k in cls.model_fields})
 
 
 class Probe(Part):
@@ -236,6 +232,11 @@ class Probe(Part):
     values: dict[str, Cell | Interval] = Field(default_factory=dict, description="name -> single value")
     columns: list[str] = Field(default_factory=list, description="headings of the table")
     rows: list[list[Cell]] = Field(default_factory=list, description="cells, one list a row")
+
+
+def _whole(value: Any) -> Any:
+    """Text that UTF-8 can hold: half of a surrogate pair (JSON lets it through) is replaced."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 class Report(Part):

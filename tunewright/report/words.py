@@ -100,7 +100,7 @@ def metric_name(metric: str) -> str:
 
 def drift_name(measure: str) -> str:
     """The drift's measure in words."""
-    return "KL from the base" if measure == "kl" else "1 \u2212 CKA from the base"
+    return "KL from base" if measure == "kl" else "1 \u2212 CKA from base"
 
 
 def drift_unit(measure: str) -> str:

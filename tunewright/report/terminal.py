@@ -1,0 +1,213 @@
+"""The table printed at the end of a run: gained, lost, cost, the dial, three answers, and where the page is.
+
+One layout for both readers: on a terminal with colours, and as plain text that stands well in a README or a log.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from tunewright.report import summary, words
+from tunewright.report.schema import Answer, Report
+
+STYLES = {"better": "green", "worse": "red", "moved": "yellow"}
+PLAIN = str.maketrans({"\u2212": "-", "\u2500": "-", "\u2026": "..."})  # for outputs that are not UTF-8
+MOST_ANSWER = 160  # characters of a text shown in an answer; the page has the whole
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number with its interval's ends, as text."""
+
+    value: str = ""
+    ends: str = ""
+    style: str = ""
+
+    @property
+    def interval(self) -> str:
+        return f"[{self.ends.replace(' to ', ', ')}]" if self.ends else ""
+
+    def parts(self, stacked: bool) -> list[Text]:
+        """Number and interval: one text of two lines where `stacked`, else two texts."""
+        number, ends = Text(self.value, style=self.style), Text(self.interval, style="dim")
+        if not stacked:
+            return [number, ends]
+        return [number.append("\n").append_text(ends) if self.interval else number]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A table of numbers with intervals that are never cut: where the width does not hold both side by side, the interval
+    goes below its number; values stand under each other in both."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Text, tuple[Cell, ...]], ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = self.table(stacked=False)
+        fits = Measurement.get(console, options.update(width=10_000, max_width=10_000), wide).maximum <= options.max_width
+        yield wide if fits else self.table(stacked=True)
+
+    def table(self, stacked: bool) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column(self.headings[0])
+        columns = list(zip(*(cells for _, cells in self.rows), strict=True))
+        for heading, cells in zip(self.headings[1:], columns, strict=True):
+            if stacked:
+                table.add_column(heading, justify="right", min_width=max(max(len(c.value), len(c.interval)) for c in cells))
+            else:
+                table.add_column(heading, justify="right", no_wrap=True)
+                table.add_column("", no_wrap=True, style="dim")
+        for name, cells in self.rows:
+            table.add_row(name, *(part for cell in cells for part in cell.parts(stacked)))
+        return table
+
+
+def changes(report: Report) -> Numbers | None:
+    """Every measured quantity, base and tuned, with intervals; None where nothing was measured."""
+    rows = []
+    for line in summary.lines(report):
+        name = Text("  " + line.name if line.kind == "beside" else line.name, style="bold" if line.kind == "target" else "")
+        unit = words.unit_of(line.measured.unit) if line.measured is not None else ""
+        if unit and unit != "1":
+            name.append(f", {unit.replace(' a ', '/')}", style="dim")
+        style = STYLES.get(line.fate, "")
+        after = Cell(line.after, line.after_span, style if line.kind == "drift" else "")
+        rows.append((name, (Cell(line.before, line.before_span), after, Cell(line.difference, line.difference_span, style))))
+    return Numbers(("measured", "base", "tuned", "change"), tuple(rows)) if rows else None
+
+
+def dial(report: Report) -> Numbers | None:
+    """The trade at each strength; None where the change was not dialled."""
+    columns, rows = summary.dial(report)
+    if not rows:
+        return None
+    return Numbers(("strength", *columns), tuple((Text(r.name), tuple(Cell(v, ends) for v, ends in r.cells)) for r in rows))
+
+
+def cost(report: Report) -> Text | None:
+    """Cost in one or two lines; None where nothing was counted."""
+    c = report.cost
+    parts = []
+    total = report.run.seconds if report.run.seconds is not None else (sum(c.seconds.values()) or None)
+    if total is not None:
+        phases = ", ".join(f"{name} {words.seconds(s)}" for name, s in c.seconds.items() if s >= 0.5)
+        parts.append(words.seconds(total) + (f" ({phases})" if phases else ""))
+    if c.tokens is not None:
+        steps = f" in {c.steps:,} steps" if c.steps is not None else ""
+        parts.append(f"{words.count(c.tokens)} tokens trained on{steps}")
+    if c.trainable_parameters is not None:
+        share = f" of {words.count(report.model.parameters)}" if report.model is not None and report.model.parameters else ""
+        parts.append(f"{words.count(c.trainable_parameters)}{share} parameters trained")
+    if c.stored_bytes is not None:
+        parts.append(f"{words.size(c.stored_bytes)} stored")
+    if c.peak_memory_bytes is not None:
+        parts.append(f"{words.size(c.peak_memory_bytes)} peak memory")
+    return Text("; ".join(parts)) if parts else None
+
+
+def pick(answers: list[Answer], direction: str = "higher", most: int = 3) -> list[tuple[Answer, str]]:
+    """A few answers that show different fates, in their order: one of each kind first, then the next ones."""
+    judged = list(zip(answers, summary.fates(answers, direction), strict=True))
+    seen: dict[str, int] = {}
+    rank = []
+    for i, (_, fate) in enumerate(judged):
+        rank.append((seen.setdefault(fate, 0), i))
+        seen[fate] += 1
+    return [judged[i] for i in sorted(i for _, i in sorted(rank)[:most])]
+
+
+def clean(text: str) -> str:
+    """Text without what a terminal would obey: escape sequences, other control characters, changes of direction."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t\u200d" else c for c in text)
+
+
+def _short(text: str | None) -> str:
+    flat = clean(" ".join((text or "").split()))
+    return flat if len(flat) <= MOST_ANSWER else flat[: MOST_ANSWER - 1] + "\u2026"
+
+
+def answers(report: Report) -> RenderableType | None:
+    """Three answers of base and tuned beside the reference; None where the task gives none."""
+    direction = report.target.direction if report.target is not None else "higher"
+    shown = [(a, fate) for a, fate in pick(report.answers, direction) if a.base or a.tuned]
+    if not shown:
+        return None
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for i, (answer, fate) in enumerate(shown):
+        if i:
+            grid.add_row("", "")
+        grid.add_row("prompt", Text(_short(answer.prompt)))
+        for name, text in (("reference", answer.reference), ("base", answer.base)):
+            if text is not None:
+                grid.add_row(name, Text(_short(text)))
+        tuned = Text(_short(answer.tuned))
+        if fate:
+            tuned.append(f"  ({fate})", style=STYLES.get({"fixed": "better", "broken": "worse"}.get(fate, fate), "dim"))
+        grid.add_row("tuned", tuned)
+    return grid
+
+
+def _heading(text: str) -> Text:
+    return Text(text, style="bold")
+
+
+def layout(report: Report, folder: Path | str | None = None) -> Group:
+    """Everything in order, to be printed by any rich console."""
+    parts: list[RenderableType] = []
+    if report.run.status != "finished":
+        parts += [Text(words.headline(report)[0], style="yellow"), Text("")]
+    table = changes(report)
+    if table is not None:
+        parts += [table, Text("")]
+        meaning = words.what_intervals_mean(report)
+        parts += [Text(meaning, style="dim"), Text("")] if meaning else []
+    dialled = dial(report)
+    if dialled is not None:
+        parts += [_heading("The change dialled down afterwards"), dialled, Text("")]
+        parts += [Text(words.dialled(report)), Text("")] if words.dialled(report) else []
+    shown = answers(report)
+    if shown is not None:
+        parts += [_heading("Answers side by side"), shown, Text("")]
+    spent = cost(report)
+    if spent is not None:
+        parts += [_heading("Cost"), spent, Text("")]
+    cautions = [t for t in (words.small_sample(report),) if t] + report.notes
+    parts += [Text(f"note: {clean(note)}", style="yellow") for note in cautions]
+    if cautions:
+        parts.append(Text(""))
+    if folder is not None:
+        parts.append(Text.assemble("Report: ", (str(Path(folder) / "report.html"), "bold")))
+    return Group(*parts)
+
+
+def text(report: Report, folder: Path | str | None = None, width: int = 100) -> str:
+    """The same without colours, at most `width` characters a line, nothing behind the last one."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False, emoji=False).print(layout(report, folder))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def show(report: Report, folder: Path | str | None = None, console: Console | None = None) -> None:
+    """Print the summary: colours on a terminal, plain text elsewhere; what the output's encoding lacks is replaced."""
+    console = console or Console(file=sys.stdout)
+    encoding = (console.encoding or "utf-8").lower()
+    if console.is_terminal and encoding.replace("-", "") == "utf8":
+        console.print(layout(report, folder))
+        return
+    plain = text(report, folder)
+    if encoding.replace("-", "") != "utf8":
+        plain = plain.translate(PLAIN)
+    console.file.write(plain.encode(encoding, "replace").decode(encoding))
