@@ -37,12 +37,10 @@ class Cell:
     def interval(self) -> str:
         return f"[{self.ends.replace(' to ', ', ')}]" if self.ends else ""
 
-    def parts(self, stacked: bool) -> list[Text]:
-        """Number and interval: one text of two lines where `stacked`, else two texts."""
-        number, ends = Text(self.value, style=self.style), Text(self.interval, style="dim")
-        if not stacked:
-            return [number, ends]
-        return [number.append("\n").append_text(ends) if self.interval else number]
+    def text(self, width: int, stacked: bool) -> Text:
+        """The number to the right of `width` characters, its interval behind or (`stacked`) below it."""
+        number, ends = Text(self.value.rjust(width), style=self.style), Text(self.interval, style="dim")
+        return (number.append("\n") if stacked else number.append("  ")).append_text(ends) if self.interval else number
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,14 @@ class Numbers:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column(self.headings[0])
         columns = list(zip(*(cells for _, cells in self.rows), strict=True))
-        for heading, cells in zip(self.headings[1:], columns, strict=True):
+        widths = [0 if stacked else max(len(c.value) for c in cells) for cells in columns]
+        for heading, cells, width in zip(self.headings[1:], columns, widths, strict=True):
             if stacked:
                 table.add_column(heading, justify="right", min_width=max(max(len(c.value), len(c.interval)) for c in cells))
             else:
-                table.add_column(heading, justify="right", no_wrap=True)
-                table.add_column("", no_wrap=True, style="dim")
+                table.add_column(heading.rjust(width), no_wrap=True)
         for name, cells in self.rows:
-            table.add_row(name, *(part for cell in cells for part in cell.parts(stacked)))
+            table.add_row(name, *(cell.text(width, stacked) for cell, width in zip(cells, widths, strict=True)))
         return table
 
 
