@@ -2,8 +2,9 @@
 
 Shapes: S targets, D hidden size, V vocabulary. A chunk of [chunk, V] logits is made, its log-normaliser and its
 target's logit are taken, and it is dropped. An objective may weight every target by anything, also by the probability
-itself, so the backward must know each target's own gradient: the logits are made again chunk by chunk from the kept
-hidden states and normalisers (one product more than keeping them, 3 instead of 2 where the head is frozen).
+itself, so the backward needs each target's own gradient. With a frozen head that is one row of D numbers a target,
+made while the chunk is there: two products in all. A trained head's gradient mixes targets by their weights, which
+are known in the backward only: there the logits are made again from the kept hidden states and normalisers.
 """
 
 from __future__ import annotations
@@ -19,47 +20,62 @@ CHUNK_BYTES = 16 << 20
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(hidden, weight, bias).float() if hidden.dtype != torch.float64 else F.linear(hidden, weight, bias)
+    return F.linear(hidden, weight, bias).to(torch.promote_types(hidden.dtype, torch.float32))
 
 
 class _HeadLogProbs(torch.autograd.Function):
+    """hidden [S, D], weight [V, D], bias [V] or None, targets [S] -> [S]. `differentiable`: a backward may follow."""
+
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int) -> Tensor:
-        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        value = torch.empty(len(targets), dtype=wide, device=hidden.device)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int, differentiable: bool) -> Tensor:
+        need_hidden, need_weight, need_bias = (differentiable and n for n in ctx.needs_input_grad[:3])
+        early = need_hidden and not (need_weight or need_bias)
+        value = torch.empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         normaliser = torch.empty_like(value)
+        own = torch.empty_like(hidden) if early else None
         for s in range(0, len(targets), chunk):
-            z, t = _logits(hidden[s : s + chunk], weight, bias), targets[s : s + chunk]
-            picked = z.gather(1, t[:, None])[:, 0]
-            top = z.amax(1)
-            total = z.sub_(top[:, None]).exp_().sum(1)
-            normaliser[s : s + chunk] = top + total.log()
-            value[s : s + chunk] = picked - normaliser[s : s + chunk]
-        ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
-        ctx.chunk = chunk
+            part, t = slice(s, s + chunk), targets[s : s + chunk, None]
+            z = _logits(hidden[part], weight, bias)
+            normaliser[part] = torch.logsumexp(z, 1)
+            value[part] = z.gather(1, t)[:, 0] - normaliser[part]
+            if own is not None:
+                own[part] = _logit_gradient(z, normaliser[part], t).to(hidden.dtype) @ weight
+        if own is not None:
+            ctx.save_for_backward(own)
+        elif differentiable:
+            ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
+        ctx.chunk, ctx.early = chunk, early
         return value
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.early:
+            (own,) = ctx.saved_tensors
+            return own * gradient[:, None].to(own.dtype), None, None, None, None, None
         hidden, weight, bias, targets, normaliser = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         gh = torch.empty_like(hidden) if need_hidden else None
         gw = torch.zeros_like(weight) if need_weight else None
         gb = torch.zeros_like(bias) if need_bias else None
         for s in range(0, len(targets), ctx.chunk):
-            h, t, g = hidden[s : s + ctx.chunk], targets[s : s + ctx.chunk], gradient[s : s + ctx.chunk, None]
-            # d value / d logits = onehot - softmax
-            d = _logits(h, weight, bias).sub_(normaliser[s : s + ctx.chunk, None]).exp_().mul_(-g)
-            d.scatter_add_(1, t[:, None], g.to(d.dtype))
-            d = d.to(h.dtype)
+            part = slice(s, s + ctx.chunk)
+            h = hidden[part]
+            d = _logit_gradient(_logits(h, weight, bias), normaliser[part], targets[part, None])
+            d = d.mul_(gradient[part, None]).to(h.dtype)
             if gh is not None:
-                gh[s : s + ctx.chunk] = d @ weight
+                gh[part] = d @ weight
             if gw is not None:
                 gw.addmm_(d.t(), h)
             if gb is not None:
                 gb += d.sum(0)
-        return gh, gw, gb, None, None
+        return gh, gw, gb, None, None, None
+
+
+def _logit_gradient(z: Tensor, normaliser: Tensor, t: Tensor) -> Tensor:
+    """d log p(t) / d logits = onehot(t) - softmax, in the place of the logits z [n, V]; t [n, 1]."""
+    d = z.sub_(normaliser[:, None]).exp_().neg_()
+    return d.scatter_add_(1, t, torch.ones_like(t, dtype=d.dtype))
 
 
 def _plain_head(head: nn.Module) -> bool:
@@ -85,4 +101,4 @@ def head_log_probs(hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int 
         bias = None if bias is None else bias.to(dtype)  # type: ignore[operator]
     size = chunk or max(1, CHUNK_BYTES // (4 * weight.shape[0]))  # type: ignore[index, union-attr]
     with torch.autocast(hidden.device.type, enabled=False):
-        return _HeadLogProbs.apply(hidden, weight, bias, targets, size)
+        return _HeadLogProbs.apply(hidden, weight, bias, targets, size, torch.is_grad_enabled())
