@@ -2,7 +2,8 @@
 
 A parameter that is not chosen has no gradient at all. Of a parameter of which only entries train, the optimizer sees a
 compact leaf [k]: gradient and optimizer state exist for those entries alone, and the dense gradient of one tensor is
-freed as soon as it has been gathered.
+freed as soon as it has been gathered. Of a parameter held in half precision it sees an fp32 master, since steps near one
+unit in the last place would be lost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tunewright.models.adapted import Adapted
 
 @dataclass
 class Leaf:
-    """`parameter` is the model's, `leaf` the optimizer's (the same object unless only `indices` train)."""
+    """`parameter` is the model's, `leaf` the optimizer's: another object where only `indices` train or a master is kept."""
 
     name: str
     group: str  # base | delta | owned
@@ -30,6 +31,11 @@ class Leaf:
     indices: Tensor | None = None
     hook: Any = None
 
+    @property
+    def apart(self) -> bool:
+        """Whether the leaf must be copied into the parameter after each step."""
+        return self.leaf is not self.parameter
+
 
 class Trained:
     """The leaves of the present choice. `owned` are parameters of methods' states, by "<method>.<name>"."""
@@ -37,6 +43,7 @@ class Trained:
     def __init__(self, adapted: Adapted, owned: Mapping[str, nn.Parameter]):
         self.adapted = adapted
         self.owned = dict(owned)
+        self.masters: dict[str, Tensor] = {}
         self.leaves: dict[str, Leaf] = {}
 
     def default(self) -> Choice:
@@ -56,6 +63,8 @@ class Trained:
         for leaf in self.leaves.values():
             if leaf.hook is not None:
                 leaf.hook.remove()
+            if leaf.apart and leaf.indices is None:
+                self.masters.setdefault(leaf.name, leaf.leaf.detach())  # one that was restored wins
         for _, p in known.values():
             p.requires_grad_(False)
             p.grad = None
@@ -69,25 +78,28 @@ class Trained:
             if group == "base":
                 self.adapted.remember(name, indices)
             p.requires_grad_(True)
-            self.leaves[name] = Leaf(name, group, p, p) if indices is None else self._entries(name, group, p, indices)
+            self.leaves[name] = Leaf(name, group, p, p) if indices is None and p.dtype == torch.float32 else self._apart(name, group, p, indices)
 
-    def _entries(self, name: str, group: str, p: nn.Parameter, indices: Tensor) -> Leaf:
-        leaf = nn.Parameter(p.detach().reshape(-1)[indices].clone())
+    def _apart(self, name: str, group: str, p: nn.Parameter, indices: Tensor | None) -> Leaf:
+        start = self.masters.pop(name, p.detach()) if indices is None else p.detach().reshape(-1)[indices]
+        leaf = nn.Parameter(start.to(torch.float32, copy=True))
 
         def gather(parameter: Tensor) -> None:
             assert parameter.grad is not None
-            grad = parameter.grad.reshape(-1)[indices]
+            grad = (parameter.grad if indices is None else parameter.grad.reshape(-1)[indices]).to(leaf.dtype)
             leaf.grad = grad if leaf.grad is None else leaf.grad.add_(grad)
             parameter.grad = None
 
         return Leaf(name, group, p, leaf, indices, p.register_post_accumulate_grad_hook(gather))
 
     def write_back(self) -> None:
-        """Copy compact leaves into their tensors, after the optimizer moved them."""
+        """Copy compact leaves and masters into their tensors, after the optimizer moved them."""
         with torch.no_grad():
             for leaf in self.leaves.values():
                 if leaf.indices is not None:
-                    leaf.parameter.view(-1)[leaf.indices] = leaf.leaf
+                    leaf.parameter.view(-1)[leaf.indices] = leaf.leaf.to(leaf.parameter.dtype)
+                elif leaf.apart:
+                    leaf.parameter.copy_(leaf.leaf)
 
     def zero_grad(self) -> None:
         for leaf in self.leaves.values():
@@ -115,7 +127,7 @@ class Trained:
         """Everything that this run has changed and that a restart needs: base tensors (present values), deltas.
 
         Keys: "value:<name>" a whole base tensor; "entries:<name>" and "places:<name>" those entries that ever trained;
-        "delta:<name>" parameters and buffers of deltas. Method-owned tensors are saved with the states.
+        "delta:<name>" parameters and buffers of deltas; "master:<name>" fp32 masters. Method-owned tensors are saved with the states.
         """
         out: dict[str, Tensor] = {}
         parameters = self.adapted.base_parameters()
@@ -126,6 +138,7 @@ class Trained:
                 out[f"places:{name}"] = original.indices
                 out[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
         out.update({f"delta:{n}": t for n, t in self.adapted.model.state_dict().items() if ".delta." in n})
+        out.update({f"master:{n}": leaf.leaf.detach() for n, leaf in self.leaves.items() if leaf.apart and leaf.indices is None})
         return out
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -141,6 +154,8 @@ class Trained:
                     places = tensors[f"places:{name}"]
                     self.adapted.remember(name, places)
                     parameters[name].view(-1)[places] = t
+                elif kind == "master":
+                    self.masters[name] = t.clone()
                 elif kind == "delta":
                     path, _, leaf = name.rpartition(".")
                     owner = self.adapted.model.get_submodule(path)

@@ -151,7 +151,7 @@ def _forward(base: type[nn.Module]) -> Callable[..., Any]:
             return base.forward(self, x)
         first = live[0]
         if _fusable(self, first, x):
-            A, B = first.pair()
+            A, B = (t.to(x.dtype) for t in first.pair())
             y = low_rank(x, self.weight, self.bias, A, B, first.scale * first.strength, transposed=self.tunewright_transposed)
             live = live[1:]
         else:
@@ -168,7 +168,7 @@ def _fusable(module: Any, delta: Delta, x: Tensor) -> bool:
         return False
     if (delta.dropout and delta.training) or module.weight.requires_grad or not module.tunewright_plain:
         return False
-    return bool(x.dtype == module.weight.dtype == delta.lora_A.dtype)
+    return bool(x.dtype == module.weight.dtype)
 
 
 def attach(site: Site, name: str, delta: Delta) -> None:
