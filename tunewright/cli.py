@@ -1,0 +1,232 @@
+"""The command line. Each verb is a few lines over a library function, which is imported when the verb runs.
+
+A verb whose module is not there is not listed. Errors that Tunewright raises on purpose become one message and an exit
+code; anything else that escapes is a defect and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tunewright import __version__, errors
+
+CODES = (
+    (0, "done"),
+    (1, "another error"),
+    (errors.RecipeError.code, "the recipe, a flag or a parameter is not valid"),
+    (errors.DataError.code, "a data file or row cannot be used"),
+    (errors.ModelError.code, "a model, tokenizer or adapter cannot be loaded"),
+    (errors.MethodError.code, "methods conflict, or cannot do what is asked"),
+    (errors.CheckpointError.code, "a checkpoint is unreadable or altered"),
+    (errors.FolderError.code, "a folder is locked, read-only or full"),
+    (errors.NonFiniteError.code, "training met a value that is not finite"),
+    (errors.MissingExtraError.code, "an extra or the network is missing"),
+    (errors.INTERRUPTED, "interrupted: `tunewright resume DIR` goes on"),
+)
+"""Exit codes and what they mean."""
+
+EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in CODES) + "."
+
+
+# typer carries its own click in some versions: what a wrong command line raises is found through typer's own names.
+_USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def fail(message: str, code: int) -> int:
+    """Print one message on stderr; returns the exit code."""
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _usage(error: Any, prog_name: str) -> str:
+    context = getattr(error, "ctx", None)
+    asked = context.command_path if context is not None else prog_name
+    return f"{error.format_message()}\n  -> `{asked} --help` says what it takes"
+
+
+class _Group(TyperGroup):
+    """Runs a verb and turns what it raises into a message and an exit code."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any) -> Any:
+        sys.exit(self._code(args, prog_name or "tunewright", extra))
+
+    def _code(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
+        extra["standalone_mode"] = False
+        try:
+            result = super().main(args=args, prog_name=prog_name, **extra)
+        except errors.TunewrightError as error:
+            return fail(str(error), error.code)
+        except _USAGE_ERROR as error:
+            return fail(_usage(error, prog_name), errors.RecipeError.code)
+        except (KeyboardInterrupt, typer.Abort):
+            return fail("interrupted\n  -> `tunewright resume DIR` goes on from the last checkpoint", errors.INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()
+            return 0
+        return result if isinstance(result, int) else 0
+
+
+app = typer.Typer(
+    cls=_Group,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe file, or the name of one that ships with the package (quickstart)")]
+RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a run's folder")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override one value: train.seed=1, stages.0.budget.steps=24")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print errors and the result only")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on standard output")]
+
+
+def verb(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a verb when the module that does its work is there (looked up as a file: nothing is imported)."""
+    path = Path(__file__).parent / module.replace(".", "/")
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
+            app.command(rich_help_panel=None)(function)
+        return function
+
+    return register
+
+
+def show(value: Any, as_json: bool, text: Callable[[], str] | None = None) -> None:
+    """Print a result: as JSON, or as text."""
+    print(json.dumps(value, indent=2, ensure_ascii=False) if as_json or text is None else text())
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"tunewright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+    """Adapt a pre-trained model with any published method, and show what it gained, lost and cost."""
+
+
+@verb("run")
+def run(
+    recipe: RecipeArgument,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="the run's folder (default: runs/NAME, runs/NAME-2, ...)")] = None,
+    set_: SetOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the base, train, measure again, and report."""
+    from tunewright.run import run_recipe
+
+    run_recipe(recipe, set_ or [], out, quiet=quiet, json=as_json)
+
+
+@verb("run")
+def resume(
+    folder: RunArgument,
+    verify: Annotated[bool, typer.Option("--verify", help="recompute the last steps and compare, bit for bit")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run that was stopped, from its last whole checkpoint."""
+    from tunewright.run import resume as go_on
+
+    go_on(folder, verify=verify, quiet=quiet, json=as_json)
+
+
+@verb("plan")
+def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
+    """Before anything is trained: will it fit, how long, what exactly is trained."""
+    from tunewright.plan import plan as make_plan
+
+    make_plan(recipe, set_ or [], json=as_json)
+
+
+@verb("data.check")
+def check(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    clean: Annotated[Path | None, typer.Option(metavar="DIR", help="write the good rows and a quarantine file there")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a recipe and its data, row by row."""
+    from tunewright.check import check_recipe
+
+    if not check_recipe(recipe, set_ or [], clean=clean, json=as_json):
+        raise typer.Exit(errors.DataError.code)
+
+
+@verb("chat")
+def chat(folder: RunArgument) -> None:
+    """Talk to the base and the tuned model side by side."""
+    from tunewright.chat import chat as talk
+
+    talk(folder)
+
+
+@verb("export")
+def export(folder: RunArgument, out: Annotated[Path | None, typer.Option(metavar="DIR", help="where to write it (default: DIR/model)")] = None) -> None:
+    """Write the tuned model as a plain transformers folder, its logits checked against the run's."""
+    from tunewright.export import export as write
+
+    write(folder, out)
+
+
+@verb("catalogue")
+def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method, in full")] = None, as_json: JsonOption = False) -> None:
+    """List what a recipe may name, or describe one of them."""
+    from tunewright import listing
+
+    if name is not None:
+        described = listing.one(name)
+        show(described, as_json, lambda: listing.page(described))
+    else:
+        show(listing.all_described() if as_json else None, as_json, listing.table)
+
+
+@verb("init")
+def init(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="built-in name, hub id or local folder")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="a file of rows")],
+    task: Annotated[str | None, typer.Option(help="the hub's name of the task (default: by the rows' shape)")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="where to write the recipe")] = Path("recipe.yaml"),
+) -> None:
+    """Write a commented recipe for a model, a data file and a task."""
+    from tunewright.init import write_recipe
+
+    write_recipe(model, data, task, out)
+    print(f"{out} is written. Next: tunewright check {out}; tunewright plan {out}; tunewright run {out}")
+
+
+@verb("recipe")
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from tunewright.recipe import Recipe
+
+    show(Recipe.json_schema(), True)
+
+
+@verb("doctor")
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine has, and what is missing for what."""
+    from tunewright.doctor import examine, page
+
+    found = examine()
+    show([f.as_dict() for f in found], as_json, lambda: page(found))
+
+
+def main() -> None:
+    """The console script. SIGTERM is an interruption, as Ctrl-C is."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()

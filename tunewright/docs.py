@@ -1,0 +1,113 @@
+"""docs/recipe.md and docs/exit-codes.md, made from the types and the verbs: `python -m tunewright.docs`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from tunewright._explain import inner_types
+from tunewright._fields import Spec
+from tunewright._parameters import bounds, type_name
+from tunewright.cli import CODES
+from tunewright.recipe import Recipe
+
+_HEAD = """\
+<!-- Made by `python -m tunewright.docs` from the types: change them, not this file. -->
+# The recipe
+
+The one file a user writes. Only `model`, `task`, `data.train` and `methods` (or `stages`) must be there; a run writes every default into its own
+`recipe.yaml`. Unknown keys are errors. `tunewright schema` prints a JSON Schema, so that editors complete the file.
+
+- **Numbers** may be written `16k`, `2M`, `1e6`, `2e-4`, `10%` (k is a thousand).
+- **One thing or a list**: where a list is expected, one thing may stand alone.
+- **Short forms**: `model: NAME` is `model: {name: NAME}`, `train: FILE` is `train: [{path: FILE}]`, `lora` is a method without parameters and
+  `{lora: {rank: 16}}` one with.
+- **Top-level `methods` and `budget`** mean one stage named `main`.
+- **Paths** start from the recipe's folder.
+- **Flags override the file**: `--set train.seed=1`, `--set stages.0.budget.steps=24`.
+
+```yaml
+model: smollm2-135m-instruct
+task: text-generation
+data: {train: tickets.jsonl, eval: tickets-test.jsonl}
+keep: general.txt
+train: {learning_rate: 2e-4, batch_tokens: 16k}
+methods: [{lora: {rank: 16}}]
+budget: {tokens: 2M}
+```
+"""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value: Any = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined or value is None:
+        return "none"
+    if isinstance(value, Spec):
+        dumped = value.model_dump()
+        return f"`{dumped}`" if isinstance(dumped, str) else "its defaults"
+    return f"`{json.dumps(value)}`"
+
+
+def _example(name: str, field: FieldInfo) -> str:
+    value = (field.examples or [None])[0]
+    return f"`{name}: {value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    kind = type_name(field.annotation).replace("|", "\\|")
+    allowed = bounds(field)
+    cells = [f"`{name}`", kind + (f", {allowed}" if allowed else ""), _default(field), (field.description or "").replace("|", "\\|"), _example(name, field)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(spec: type[Spec]) -> str:
+    lines = ["| key | type | default | what | example |", "| --- | --- | --- | --- | --- |", *(_row(n, f) for n, f in spec.model_fields.items())]
+    also = ", ".join(f"`{old}` for `{new}`" for old, new in spec.also.items())
+    return "\n".join(lines) + (f"\n\nAlso read: {also}." if also else "")
+
+
+def recipe_page() -> str:
+    """The reference of the recipe: a table a part."""
+    parts: dict[type[Spec], str] = {Recipe: "recipe"}
+    queue: list[type[Spec]] = [Recipe]
+    while queue:
+        spec = queue.pop(0)
+        for name, field in spec.model_fields.items():
+            for kind in inner_types(field.annotation):
+                if isinstance(kind, type) and issubclass(kind, Spec) and kind not in parts and not kind.__name__.endswith("Override") and kind.__name__ != "MethodUse":
+                    parts[kind] = name
+                    queue.append(kind)
+    sections = [f"## {name}\n\n{(spec.__doc__ or '').strip()}\n\n{_table(spec)}\n" for spec, name in parts.items()]
+    return _HEAD + "\n" + "\n".join(sections)
+
+
+def command_page() -> str:
+    """The verbs' exit codes."""
+    rows = "\n".join(f"| {code} | {meaning} |" for code, meaning in CODES)
+    return (
+        "<!-- Made by `python -m tunewright.docs`: change tunewright/cli.py, not this file. -->\n# Exit codes\n\n"
+        "Every verb prints one message on standard error when something is wrong: where, what, and what to write instead. `--json` prints results as "
+        "JSON on standard output; messages stay on standard error.\n\n| code | meaning |\n| --- | --- |\n" + rows + "\n"
+    )
+
+
+def pages() -> dict[str, str]:
+    """File name under docs/ -> its text."""
+    return {"recipe.md": recipe_page(), "exit-codes.md": command_page()}
+
+
+def main(folder: Path) -> None:
+    """Write the pages."""
+    for name, text in pages().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs"))

@@ -1,0 +1,142 @@
+"""What this machine has, and what is missing for what. Nothing is fetched: the network is not tried."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `status` is ok, missing (something cannot be done) or note. `remedy`: what to write, when there is something."""
+
+    name: str
+    status: Literal["ok", "missing", "note"]
+    detail: str
+    remedy: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _machine() -> Iterator[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0.0
+    yield Finding(
+        "machine", "ok", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {memory:.0f} GiB, Python {platform.python_version()}"
+    )
+
+
+def _seconds_a_product(dtype: Any, size: int = 384, repeats: int = 3) -> float:
+    """Seconds of a [size, size] matrix product in `dtype` on the CPU, the best of a few."""
+    import torch
+
+    a = torch.ones(size, size, dtype=dtype)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except ImportError as error:
+        yield Finding("torch", "missing", f"cannot be imported: {error}", "pip install torch")
+        return
+    yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        yield Finding("GPU", "ok", f"{names}; CUDA {torch.version.cuda}; bfloat16: {'yes' if torch.cuda.is_bf16_supported() else 'no'}")
+    else:
+        built = torch.version.cuda or torch.version.hip
+        detail = "none that torch sees" + ("" if built else "; this torch is built for the CPU only")
+        yield Finding("GPU", "note", detail, None if built else "for an NVIDIA GPU install a CUDA build of torch")
+    ratio = _seconds_a_product(torch.bfloat16) / _seconds_a_product(torch.float32)
+    words = f"a bfloat16 product takes {ratio:.1f} times as long as a float32 one on this CPU"
+    yield Finding("bfloat16", "ok" if ratio < 1 else "note", f"{words}: precision auto means {'bfloat16' if ratio < 1 else 'float32'} here")
+
+
+_NAME = re.compile(r"^[A-Za-z0-9._-]+")
+_EXTRA = re.compile(r"extra == ['\"]([\w-]+)['\"]")
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+_FOR = {
+    "serve": "serving adapters over HTTP",
+    "board": "the web page of runs",
+    "cluster": "fleets of runs on several machines",
+    "quant": "quantised bases",
+    "gpu": "fused GPU kernels",
+    "eval": "the LM evaluation harness",
+    "track": "TensorBoard",
+    "peers": "parity tests and benchmarks beside other libraries",
+    "dev": "tests, lint and types",
+}
+
+
+def _extras() -> Iterator[Finding]:
+    try:
+        required = importlib.metadata.requires("tunewright") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("extras", "note", "tunewright runs from a folder and is not installed: its extras are unknown", "pip install -e .")
+        return
+    by_extra: dict[str, list[str]] = {}
+    for line in required:
+        name, extra = _NAME.match(line), _EXTRA.search(line)
+        if name and (extra is None or name[0] != "tunewright"):
+            by_extra.setdefault(extra[1] if extra else "", []).append(name[0])
+    for extra, names in by_extra.items():
+        lacks = sorted(n for n in set(names) if not _installed(n))
+        title = f"extra {extra}" if extra else "core packages"
+        what = _FOR.get(extra, "everything")
+        if lacks:
+            wanted = f"tunewright[{extra}]" if extra else "tunewright"
+            yield Finding(title, "note" if extra else "missing", f"for {what}: {', '.join(lacks)} not installed", f"pip install '{wanted}'")
+        else:
+            yield Finding(title, "ok", f"for {what}: {', '.join(sorted(set(names)))}")
+
+
+def _writable(name: str, folder: Path) -> Finding:
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        return Finding(name, "missing", f"{folder} cannot be written: {error.strerror}", "make it writable, or set TUNEWRIGHT_CACHE to another folder")
+    usage = os.statvfs(nearest)
+    return Finding(name, "ok", f"{folder} is writable, {usage.f_bavail * usage.f_frsize / 2**30:.0f} GiB free")
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order they are shown."""
+    from tunewright.models.cache import cache_folder
+
+    return [*_machine(), *_torch(), *_extras(), _writable("cache folder", cache_folder()), Finding("network", "note", "not tried")]
+
+
+def page(findings: list[Finding]) -> str:
+    """Findings as text, one a line with its remedy below."""
+    width = max(len(f.name) for f in findings)
+    lines = []
+    for f in findings:
+        lines.append(f"{f.status:<8}{f.name:<{width}}  {f.detail}")
+        if f.remedy:
+            lines.append(" " * (width + 10) + f"-> {f.remedy}")
+    return "\n".join(lines)
