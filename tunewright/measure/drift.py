@@ -1,0 +1,199 @@
+"""Drift: how far a tuned model's predictions are from its base's, where nobody asked for a change.
+
+Causal models: mean KL(base || tuned) a token on sequences that the base itself sampled; their prompt is not scored.
+Masked models: at masked places of a fixed text. The base's states before the head are taken once and serve every
+strength: only its head runs again, never its body.
+
+Shapes: S scored places, D size of the states before the head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from tunewright.batch import Batch, Row
+from tunewright.errors import ModelError
+from tunewright.measure._kv import batches_by_length
+from tunewright.measure._mode import device_of, measuring
+from tunewright.measure.intervals import Interval, bootstrap_mean
+from tunewright.tasks.base import Task
+
+_CHUNK = 256  # places whose [., V] distributions are held at once
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Drift over sequences (or rows). `name` is what it is: KL values are never plotted beside another kind."""
+
+    name: str
+    interval: Interval
+    values: list[float] = field(default_factory=list)
+
+
+def sequence_rows(sequences: Sequence[Sequence[int]], prefix: int | Sequence[int]) -> list[Row]:
+    """Sampled sequences as rows: the first `prefix` tokens (one number, or one a sequence) are given and not scored."""
+    starts = [prefix] * len(sequences) if isinstance(prefix, int) else list(prefix)
+    return [
+        Row(f"drift:{i}", "drift", list(s), [0.0] * p + [1.0] * (len(s) - p))
+        for i, (s, p) in enumerate(zip(sequences, starts, strict=True))
+        if len(s) > max(p, 1)
+    ]  # fmt: skip
+
+
+@dataclass
+class Reference:
+    """What a base predicts at the scored places of some rows.
+
+    `states` [S, D] before the head and the head's own `weight` [V, D] and `bias`; or, where the logits are more than
+    head(states), `log_probs` [S, V]. `owner` [S] is the row of each place, in the order of `batches`.
+    """
+
+    task: Task
+    rows: list[Row]
+    batches: list[list[int]]
+    packed: bool
+    owner: Tensor
+    states: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    log_probs: Tensor | None = None
+    sample: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What to cache: all but the head, which belongs to the base."""
+        kept = {"owner": self.owner, "states": self.states, "log_probs": self.log_probs}
+        return {k: v for k, v in kept.items() if v is not None}
+
+    def base_log_probs(self, at: slice) -> Tensor:
+        """[n, V] log-probabilities of the base at some places, fp32."""
+        if self.log_probs is not None:
+            return self.log_probs[at]
+        assert self.states is not None and self.weight is not None
+        if self.sample is not None and not torch.equal(self.sample, _sampled(self.weight)):
+            raise ModelError("the head changed after the base's states were taken", remedy="take the reference with copy_head=True")
+        return torch.log_softmax(F.linear(self.states[at], self.weight, self.bias).float(), -1)
+
+
+def _sampled(weight: Tensor) -> Tensor:
+    flat = weight.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // 4096)].clone()
+
+
+def _layout(rows: Sequence[Row], batch_tokens: int) -> list[list[int]]:
+    return list(batches_by_length([r.size for r in rows], batch_tokens, 1 << 30))
+
+
+def _collated(task: Task, rows: Sequence[Row], batches: list[list[int]], packed: bool) -> Iterator[tuple[list[int], Batch]]:
+    for some in batches:
+        batch = task.collate([rows[i] for i in some], packed)
+        if len(batch.targets):
+            yield some, batch
+
+
+def _at_places(model: PreTrainedModel, task: Task, batch: Batch) -> tuple[Tensor | None, Tensor]:
+    """States before the head [S, D] where logits = head(states), else None; and the logits, whole only in that case."""
+    head, seen = model.get_output_embeddings(), list[Tensor]()
+    if not isinstance(head, nn.Module):
+        return None, task.forward(model, batch).logits
+
+    def catch(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        seen.append(args[0])
+        return (args[0][:1],) if args[0].dim() == 2 else None  # [S, D]: the caller would only run the head on it
+
+    hook = head.register_forward_pre_hook(catch)
+    try:
+        logits = task.forward(model, batch).logits
+    finally:
+        hook.remove()
+    assert batch.positions is not None
+    states = seen[-1] if seen[-1].dim() == 2 else seen[-1].flatten(0, 1)
+    if len(states) != len(batch.positions):
+        states = states[batch.positions] if len(states) > len(batch.positions) else states[:0]
+    plain = len(states) == len(batch.positions) and torch.allclose(head(states[:1]).float(), logits[:1].float(), rtol=1e-5, atol=1e-5)
+    if not plain and len(logits) < len(batch.positions):
+        logits = task.forward(model, batch).logits
+    return (states if plain else None), logits
+
+
+def take_reference(
+    model: PreTrainedModel, task: Task, rows: Sequence[Row], *, batch_tokens: int = 2048, packed: bool = False, copy_head: bool = True
+) -> Reference:
+    """Read the rows with the base, untouched or switched back. `copy_head=False` saves a copy of the head's weight
+    where it will not change; that it did not is checked on a sample of its entries (ModelError)."""
+    batches = _layout(rows, batch_tokens)
+    found: list[tuple[Tensor | None, Tensor]] = []
+    owners: list[Tensor] = []
+    with measuring(model):
+        for some, batch in _collated(task, rows, batches, packed):
+            states, logits = _at_places(model, task, batch.to(device_of(model)))
+            found.append((states, torch.empty(0) if states is not None else torch.log_softmax(logits.float(), -1)))
+            owners.append(torch.tensor(some)[batch.rows])
+    reference = Reference(task, list(rows), batches, packed, torch.cat(owners))
+    if all(s is not None for s, _ in found) and _is_linear(model):
+        reference.states = torch.cat([s for s, _ in found if s is not None])
+        _hold_head(reference, model, copy_head)
+    else:
+        reference.log_probs = torch.cat([x if len(x) else _head_log_probs(model, s) for s, x in found])
+    return reference
+
+
+def restore_reference(
+    tensors: dict[str, Tensor], model: PreTrainedModel, task: Task, rows: Sequence[Row], *,
+    batch_tokens: int = 2048, packed: bool = False, copy_head: bool = True,
+) -> Reference:  # fmt: skip
+    """A reference from `Reference.tensors()` and the same base, rows and layout, without running the base's body."""
+    device = device_of(model)
+    reference = Reference(task, list(rows), _layout(rows, batch_tokens), packed, tensors["owner"])
+    reference.states, reference.log_probs = (tensors[k].to(device) if k in tensors else None for k in ("states", "log_probs"))
+    if reference.states is not None:
+        _hold_head(reference, model, copy_head)
+    return reference
+
+
+def _is_linear(model: PreTrainedModel) -> bool:
+    return isinstance(model.get_output_embeddings(), nn.Linear)
+
+
+def _head_log_probs(model: PreTrainedModel, states: Tensor | None) -> Tensor:
+    assert states is not None
+    with torch.inference_mode():
+        return torch.log_softmax(model.get_output_embeddings()(states).float(), -1)
+
+
+def _hold_head(reference: Reference, model: PreTrainedModel, copy: bool) -> None:
+    head = model.get_output_embeddings()
+    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
+    reference.weight, reference.bias = (weight.clone(), None if bias is None else bias.clone()) if copy else (weight, bias)
+    reference.sample = None if copy else _sampled(weight)
+
+
+def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
+    """Mean KL(base || tuned) in nats a scored place, for each row, of the model as it is now."""
+    total = torch.zeros(len(reference.rows), dtype=torch.float64)
+    count = torch.bincount(reference.owner, minlength=len(reference.rows))
+    done = 0
+    with measuring(model):
+        head = model.get_output_embeddings()
+        for _, batch in _collated(reference.task, reference.rows, reference.batches, reference.packed):
+            states, logits = _at_places(model, reference.task, batch.to(device_of(model)))
+            for k in range(0, len(batch.targets), _CHUNK):
+                at = slice(done + k, min(done + k + _CHUNK, done + len(batch.targets)))
+                base = reference.base_log_probs(at)
+                here = slice(k, k + len(base))
+                tuned = torch.log_softmax((logits[here] if states is None else head(states[here])).float(), -1)
+                kl = F.kl_div(tuned, base, reduction="none", log_target=True).sum(-1)
+                total.index_add_(0, reference.owner[at], kl.double().cpu())
+            done += len(batch.targets)
+    return [t / n for t, n in zip(total.tolist(), count.tolist(), strict=True) if n]
+
+
+def kl_drift(reference: Reference, model: PreTrainedModel, *, seed: int = 0) -> Drift:
+    """Drift of the model as it is now: the mean over rows, each row one vote, rows resampled."""
+    values = kl_by_row(reference, model)
+    return Drift("kl", bootstrap_mean(values, unit="sequence", seed=seed), values)
