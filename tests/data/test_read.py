@@ -54,7 +54,12 @@ def test_parquet_text_npz_and_a_folder_of_them(tmp_path):
     pq.write_table(pa.Table.from_pylist([GOOD, GOOD]), tmp_path / "a.parquet")
     (tmp_path / "b.txt").write_text("one\nstill one\n\n\ntwo\n")
     got = read_all(source(tmp_path))
-    assert [(r.shape, r.id) for r in got.records] == [("prompt-completion", "a.parquet:1"), ("prompt-completion", "a.parquet:2"), ("text", "b.txt:1"), ("text", "b.txt:5")]
+    assert [(r.shape, r.id) for r in got.records] == [
+        ("prompt-completion", "a.parquet:1"),
+        ("prompt-completion", "a.parquet:2"),
+        ("text", "b.txt:1"),
+        ("text", "b.txt:5"),
+    ]
     assert got.records[2]["text"] == "one\nstill one"
     np.savez(tmp_path / "c.npz", x=np.zeros((2, 4, 4), np.uint8), y=np.array([1, 0]), names=np.array(["no", "yes"]))
     assert [r["label"] for r in read_source(source(tmp_path / "c.npz"))] == ["yes", "no"]

@@ -29,7 +29,9 @@ def test_labels_are_names_or_ids(value, expected):
     assert label_id(value, LABELS) == expected
 
 
-@pytest.mark.parametrize("value, says", [(3, "outside 0..2"), (-1, "outside"), (math.nan, "NaN"), (None, "NaN"), ("lone", "no known label"), (0.5, "no class id"), ([1], "not list")])
+@pytest.mark.parametrize(
+    "value, says", [(3, "outside 0..2"), (-1, "outside"), (math.nan, "NaN"), (None, "NaN"), ("lone", "no known label"), (0.5, "no class id"), ([1], "not list")]
+)
 def test_bad_labels(value, says):
     with pytest.raises(RowProblem, match=says) as caught:
         label_id(value, LABELS)

@@ -42,7 +42,11 @@ def read(path: Path) -> Rows:
         yield from READERS[kind](path)
     except UnicodeDecodeError as error:
         line = _line_of(path, error)
-        raise DataError(f"not UTF-8 text (byte 0x{error.object[error.start]:02x})", where=f"{path}:{line}" if line else str(path), remedy="save it as UTF-8: `iconv -f latin1 -t utf-8 FILE`") from None
+        raise DataError(
+            f"not UTF-8 text (byte 0x{error.object[error.start]:02x})",
+            where=f"{path}:{line}" if line else str(path),
+            remedy="save it as UTF-8: `iconv -f latin1 -t utf-8 FILE`",
+        ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"the gzip file is broken: {error}", where=str(path), remedy="copy or compress it again") from None
     except PermissionError:
@@ -81,7 +85,9 @@ def _jsonl(path: Path) -> Rows:
         if not line.strip():
             continue
         if number == 1 and line.lstrip().startswith("["):
-            raise DataError("a JSON array, not one object a line", where=f"{path}:1", remedy="rename it to .json, or write one row a line: `jq -c '.[]' FILE > rows.jsonl`")
+            raise DataError(
+                "a JSON array, not one object a line", where=f"{path}:1", remedy="rename it to .json, or write one row a line: `jq -c '.[]' FILE > rows.jsonl`"
+            )
         yield number, _object(line)
 
 
@@ -106,7 +112,9 @@ def _json(path: Path) -> Rows:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy="write an array of objects, or one object a line in a .jsonl file") from None
+        raise DataError(
+            f"not JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy="write an array of objects, or one object a line in a .jsonl file"
+        ) from None
     if not isinstance(values, list):
         raise DataError(f"an array of objects is needed, not {type(values).__name__}", where=str(path), remedy="write [{...}, {...}]")
     for i, value in enumerate(values, 1):
@@ -155,7 +163,11 @@ def _npz(path: Path) -> Rows:
         x, y = held["x"], held["y"]
         names = [str(n) for n in held["names"]] if "names" in held else None
     except (ValueError, zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"not an npz file that can be read: {error}", where=str(path), remedy="save it with numpy.savez_compressed, without objects (pickles are never read)") from None
+        raise DataError(
+            f"not an npz file that can be read: {error}",
+            where=str(path),
+            remedy="save it with numpy.savez_compressed, without objects (pickles are never read)",
+        ) from None
     for i in range(len(x)):
         label = int(y[i])
         yield i + 1, {"image": x[i], "label": names[label] if names is not None and 0 <= label < len(names) else label}

@@ -35,7 +35,9 @@ def with_replay(shares: Mapping[str, float], replay: Mapping[str, float]) -> dic
     """Add replayed sources: each takes its exact share of all tokens, the others keep their proportions in the rest."""
     rest, total = 1 - sum(replay.values()), sum(shares.values())
     if rest <= 0:
-        raise DataError(f"replay takes {1 - rest:.0%} of the tokens and leaves nothing to learn", where="data.replay", remedy="let the shares sum to less than 1")
+        raise DataError(
+            f"replay takes {1 - rest:.0%} of the tokens and leaves nothing to learn", where="data.replay", remedy="let the shares sum to less than 1"
+        )
     return {**{n: rest * s / total for n, s in shares.items()}, **replay}
 
 
@@ -57,7 +59,11 @@ class Cursor:
         if len(set(names)) < len(names):
             raise DataError(f"two sources are both called '{max(names, key=names.count)}'", where="data.train", remedy="give each path once, or move one file")
         if not datasets or any(not len(d.rows) for d in datasets):
-            raise DataError("a source has no rows to learn from", where=next((d.name for d in datasets if not len(d.rows)), "data.train"), remedy="`tunewright check RECIPE` shows what became of its rows")
+            raise DataError(
+                "a source has no rows to learn from",
+                where=next((d.name for d in datasets if not len(d.rows)), "data.train"),
+                remedy="`tunewright check RECIPE` shows what became of its rows",
+            )
         self.datasets = {d.name: d for d in datasets}
         self.seed, self.batch_tokens, self.shuffle = seed, batch_tokens, shuffle
         self.given = dict.fromkeys(names, 0)
@@ -112,7 +118,8 @@ class Cursor:
             "shuffle": self.shuffle,
             "weights": dict(self._weights),
             "sources": {
-                n: {"hash": d.hash, "epoch": self._epoch[n], "index": self._index[n], "given": self.given[n], "lag": self._lag[n]} for n, d in self.datasets.items()
+                n: {"hash": d.hash, "epoch": self._epoch[n], "index": self._index[n], "given": self.given[n], "lag": self._lag[n]}
+                for n, d in self.datasets.items()
             },
         }
 
@@ -120,12 +127,18 @@ class Cursor:
         """Go to a place. CheckpointError when it belongs to other data or another order."""
         sources = state["sources"]
         if set(sources) != set(self.datasets):
-            raise CheckpointError(f"the checkpoint's sources are {sorted(sources)}, the recipe's {sorted(self.datasets)}", where="data.train", remedy="resume with the data that the run began with")
+            raise CheckpointError(
+                f"the checkpoint's sources are {sorted(sources)}, the recipe's {sorted(self.datasets)}",
+                where="data.train",
+                remedy="resume with the data that the run began with",
+            )
         for name, d in self.datasets.items():
             if sources[name]["hash"] != d.hash:
                 raise CheckpointError("the rows are not those that the run began with", where=name, remedy="put the old file back, or begin a new run")
         if (state["seed"], state["shuffle"]) != (self.seed, self.shuffle):
-            raise CheckpointError("the checkpoint's order was drawn with another seed or shuffle", where="train.seed", remedy="resume with the recipe that the run began with")
+            raise CheckpointError(
+                "the checkpoint's order was drawn with another seed or shuffle", where="train.seed", remedy="resume with the recipe that the run began with"
+            )
         self._weights = {n: float(state["weights"][n]) for n in self.datasets}
         for name, at in sources.items():
             self._epoch[name], self._index[name] = at["epoch"], at["index"]

@@ -54,11 +54,17 @@ def locate(source: SourceLike, base: Path | str = ".") -> Place:
         return Place(path, found)
     if at.is_file():
         if not files.kind_of(at):
-            raise DataError(f"files that end in '{at.suffix}' cannot be read", where=path, remedy="convert it to JSONL (one JSON object a line); read are: " + ", ".join(files.READERS))
+            raise DataError(
+                f"files that end in '{at.suffix}' cannot be read",
+                where=path,
+                remedy="convert it to JSONL (one JSON object a line); read are: " + ", ".join(files.READERS),
+            )
         return Place(path, (at,))
     if files.kind_of(at) or Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1:
         near = [p.name for p in at.parent.iterdir()] if at.parent.is_dir() else []
-        raise DataError("no such file or folder", where=str(at), remedy=did_you_mean(at.name, near) if near else "check the path: it starts from the recipe's folder")
+        raise DataError(
+            "no such file or folder", where=str(at), remedy=did_you_mean(at.name, near) if near else "check the path: it starts from the recipe's folder"
+        )
     return Place(path, hub=path)
 
 
@@ -125,8 +131,8 @@ def _rows(place: Place, source: SourceLike) -> Iterator[tuple[str, str, Mapping[
     for path in place.files:
         where = place.name if packaged or len(place.files) == 1 else f"{place.name.rstrip('/')}/{path.name}"
         name = place.name if packaged else path.name
-        for number, row in files.read(path):
-            yield f"{name}:{number}", f"{where}:{number}", row, str(path.parent)
+        for number, read in files.read(path):
+            yield f"{name}:{number}", f"{where}:{number}", read, str(path.parent)
 
 
 def _hub(name: str, split: str | None) -> Iterator[Mapping[str, Any]]:
@@ -137,7 +143,8 @@ def _hub(name: str, split: str | None) -> Iterator[Mapping[str, Any]]:
         loaded = datasets.load_dataset(name, split=split or "train")
     except (ConnectionError, OSError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, datasets.exceptions.DatasetNotFoundError | ConnectionError | OSError):
-            reason = f"'{name}' is no file here, and cannot be had from the hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'})"
+            why = str(error).splitlines()[0] if str(error) else "no answer"
+            reason = f"'{name}' is no file here, and cannot be had from the hub ({type(error).__name__}: {why})"
             raise MissingExtraError(reason, where=name, remedy="check the name and the network, or download the data and give the file's path") from None
         raise DataError(f"the data set cannot be read: {error}", where=name, remedy="download it and give the file's path") from None
     except ValueError as error:

@@ -58,4 +58,8 @@ class Problem:
 def refuse(problems: list[Problem], source: str, rows: int) -> DataError:
     """One error for several bad rows: the first three, how many there are, and how to see them all."""
     shown = "\n".join(f"  {p.where}: {p.field}: {p.reason} ({p.remedy})" for p in problems[:3])
-    return DataError(f"{len(problems)} of {rows} rows cannot be used:\n{shown}", where=source, remedy="`tunewright check RECIPE` lists them all, and with --clean writes a clean copy")
+    return DataError(
+        f"{len(problems)} of {rows} rows cannot be used:\n{shown}",
+        where=source,
+        remedy="`tunewright check RECIPE` lists them all, and with --clean writes a clean copy",
+    )

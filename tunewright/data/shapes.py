@@ -133,7 +133,11 @@ def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
     has = ", ".join(sorted(row)) or "nothing"
     if wanted is not None:
         lacks = [c for c in candidates[0].columns if c not in row]
-        raise RowProblem(lacks[0], f"a row of shape '{candidates[0].name}' has {' + '.join(candidates[0].columns)}; this one has {has}", "add it, or name its column in data.columns")
+        raise RowProblem(
+            lacks[0],
+            f"a row of shape '{candidates[0].name}' has {' + '.join(candidates[0].columns)}; this one has {has}",
+            "add it, or name its column in data.columns",
+        )
     if "question" in row and "answer" in row:
         raise RowProblem("prompt", f"the row's columns ({has}) are no known shape", "write columns: {prompt: question, completion: answer}")
     known = "; ".join(" + ".join(s.columns) for s in SHAPES)

@@ -24,7 +24,9 @@ def first_token(tokenizer: Any) -> list[int]:
 def last_token(tokenizer: Any) -> int:
     """The end-of-text id. RowProblem where the tokenizer names none: a model so trained would never stop."""
     if tokenizer.eos_token_id is None:
-        raise RowProblem("tokenizer", "it names no end-of-text token, so generation would never stop", "set eos_token in the model folder's tokenizer_config.json")
+        raise RowProblem(
+            "tokenizer", "it names no end-of-text token, so generation would never stop", "set eos_token in the model folder's tokenizer_config.json"
+        )
     return int(tokenizer.eos_token_id)
 
 

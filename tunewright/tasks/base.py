@@ -46,7 +46,8 @@ class Task:
     """One of the hub's tasks. Instances hold no state.
 
     `auto_class` names the transformers class that loads its models. `packs`: rows may be packed without padding when the
-    model's attention takes it. `generates`: answers are generated text. `pads_with` is the padding id; it is masked out.
+    model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
+    `EncodeOptions.labels`. `reads_files`: records name other files, whose content counts.
     """
 
     name: ClassVar[str]
@@ -54,6 +55,7 @@ class Task:
     packs: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
+    reads_files: ClassVar[bool] = False
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Encode one record whole (length is the dataset's matter). Raises RowProblem(field, reason, remedy)."""

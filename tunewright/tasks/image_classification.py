@@ -37,7 +37,8 @@ def image_options(processor: Any = None, config: Any = None) -> dict[str, Any]:
     size = dict(getattr(processor, "size", None) or {})
     if "shortest_edge" in size:
         crop = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
-        out |= {"shortest": int(size["shortest_edge"]), "height": int(crop.get("height", size["shortest_edge"])), "width": int(crop.get("width", size["shortest_edge"]))}
+        short = int(size["shortest_edge"])
+        out |= {"shortest": short, "height": int(crop.get("height", short)), "width": int(crop.get("width", short))}
     elif "height" in size:
         out |= {"height": int(size["height"]), "width": int(size["width"])}
     if getattr(processor, "do_normalize", True) and getattr(processor, "image_mean", None) is not None:
@@ -53,6 +54,7 @@ def image_options(processor: Any = None, config: Any = None) -> dict[str, Any]:
 
 def read_image(value: Any, base: str, channels: int) -> Image.Image:
     """A picture from a path, encoded bytes, or an array [H, W] or [H, W, C] of 0..255. RowProblem for what is none."""
+    picture: Image.Image
     try:
         if isinstance(value, dict):  # the datasets library's own way
             value = value["bytes"] if value.get("bytes") is not None else value["path"]
@@ -108,6 +110,7 @@ class ImageClassification(Task):
     name: ClassVar[str] = "image-classification"
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
     labelled: ClassVar[bool] = True
+    reads_files: ClassVar[bool] = True
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Read and resize the picture. `tokenizer` is not used: what it would tell is in `options.image`."""

@@ -130,7 +130,11 @@ class TextGeneration(Task):
 
     def _chat(self, record: Record, messages: Any, tokenizer: Any, options: EncodeOptions, kind: str = "chat") -> Row:
         if not tokenizer.chat_template:
-            raise RowProblem("messages", "this tokenizer has no chat template", "use a chat model, give the template in its folder (chat_template.jinja), or write prompt and completion")
+            raise RowProblem(
+                "messages",
+                "this tokenizer has no chat template",
+                "use a chat model, give the template in its folder (chat_template.jinja), or write prompt and completion",
+            )
         segments: list[Segment]
         segments, answer = assistant_segments(tokenizer, messages, tools=parsed_tools(record.get("tools")), system=options.system)
         ids, weights, start = encode_segments(tokenizer, segments)
@@ -154,7 +158,11 @@ class TextGeneration(Task):
 def _text(record: Record, field: str) -> str:
     value = record.get(field)
     if field not in record:
-        raise RowProblem(field, f"the row has no '{field}' (it has: {', '.join(sorted(record)) or 'nothing'})", f"add it, or name its column: data.columns: {{{field}: your_column}}")
+        raise RowProblem(
+            field,
+            f"the row has no '{field}' (it has: {', '.join(sorted(record)) or 'nothing'})",
+            f"add it, or name its column: data.columns: {{{field}: your_column}}",
+        )
     if not isinstance(value, str):
         raise RowProblem(field, f"text is needed, not {type(value).__name__}", "write it as a JSON string")
     if not value.strip():

@@ -1,0 +1,236 @@
+"""Sources as encoded rows: read and tokenised once, into a cache keyed by content, tokenizer, options and code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from tunewright.batch import Row
+from tunewright.data import store
+from tunewright.data.order import Cursor, natural_shares, with_replay
+from tunewright.data.read import Place, Read, SourceLike, locate, read_all
+from tunewright.data.records import Problem, RowProblem, refuse
+from tunewright.data.truncate import fit_length, trained_tokens
+from tunewright.errors import DataError
+from tunewright.tasks.base import EncodeOptions, Task, discover_labels
+
+VERSION = 1
+
+
+@dataclass
+class Dataset:
+    """Encoded rows. `hash` names the content; `counts` says what became of the rows that were read.
+
+    Counts: `read`, `problems`, `too_long` (rows over max_length), `pieces` (rows made by splitting), `zero_trained`
+    (rows left out because nothing in them would be trained), `rows`, `tokens`, `trained_tokens`. `weight` is the
+    source's in the recipe; `parts` are the sources of a data set made of several.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    hash: str
+    counts: dict[str, int]
+    weight: float = 1.0
+    parts: tuple[Dataset, ...] = ()
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def sources(self) -> tuple[Dataset, ...]:
+        """The data sets of single sources that this one is made of."""
+        return self.parts or (self,)
+
+    def shares(self) -> dict[str, float]:
+        """Each source's share of the tokens: by the recipe's weights; with none given, each row once an epoch."""
+        parts = self.sources
+        if len({p.weight for p in parts}) == 1:
+            return natural_shares({p.name: p.counts["tokens"] for p in parts})
+        total = sum(p.weight for p in parts)
+        return {p.name: p.weight / total for p in parts}
+
+
+class _Joined(Sequence[Row]):
+    """Several row sequences one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[Row]]):
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(p) for p in self.parts)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i %= len(self)
+        for part in self.parts:
+            if i < len(part):
+                return part[i]
+            i -= len(part)
+        raise AssertionError
+
+
+def build(
+    sources: Sequence[SourceLike],
+    task: Task,
+    tokenizer: Any,
+    options: EncodeOptions,
+    cache_dir: Path | str,
+    *,
+    base: Path | str = ".",
+    problems: Literal["fail", "skip"] = "fail",
+) -> Dataset:
+    """Encode sources, or take them from the cache. Paths start from `base`.
+
+    Raises DataError when rows cannot be used (unless `problems` is "skip"), when none is left, or when none of them
+    has a trained token.
+    """
+    parts = tuple(_build_one(s, task, tokenizer, options, Path(cache_dir), base, problems) for s in sources)
+    if len(parts) == 1:
+        return parts[0]
+    counts = {k: sum(p.counts[k] for p in parts) for k in parts[0].counts}
+    joined = hashlib.sha256("".join(p.hash for p in parts).encode()).hexdigest()
+    return Dataset(
+        " + ".join(p.name for p in parts), _Joined([p.rows for p in parts]), joined, counts, parts=parts, problems=[q for p in parts for q in p.problems]
+    )
+
+
+def cursor(dataset: Dataset, *, seed: int, batch_tokens: int, shuffle: bool = True, replay: Mapping[str, tuple[Dataset, float]] | None = None) -> Cursor:
+    """A cursor over a data set's sources; `replay` adds others with their shares of all tokens."""
+    shares, parts = dataset.shares(), list(dataset.sources)
+    if replay:
+        shares = with_replay(shares, {d.name: share for d, share in replay.values()})
+        parts += [d for d, _ in replay.values()]
+    return Cursor(parts, shares, seed=seed, batch_tokens=batch_tokens, shuffle=shuffle)
+
+
+def labels_of(sources: Sequence[SourceLike], base: Path | str = ".") -> tuple[str, ...]:
+    """Class names of labelled sources, in the order of their ids."""
+    labels = discover_labels([r for s in sources for r in read_all(s, base).records])
+    if not labels:
+        raise DataError("no row has a label", where=", ".join(s.path for s in sources), remedy="name the column: columns: {label: your_column}")
+    return labels
+
+
+@dataclass
+class Encoded:
+    """What became of a source's rows."""
+
+    rows: list[Row]
+    problems: list[Problem]
+    counts: dict[str, int]
+    zero: list[str] = field(default_factory=list)
+    long: list[str] = field(default_factory=list)
+
+
+def encode_all(read: Read, task: Task, tokenizer: Any, options: EncodeOptions) -> Encoded:
+    """Encode the records of a source and apply the truncation policy; every bad row becomes a problem."""
+    out = Encoded([], list(read.problems), {})
+    limit = min(options.max_length, getattr(tokenizer, "model_max_length", None) or options.max_length)
+    pieces = 0
+    for record in read.records:
+        try:
+            row = task.encode(record, tokenizer, options)
+            kept = fit_length(row, limit, options.truncation)
+        except RowProblem as problem:
+            out.problems.append(problem.at(record.where))
+            continue
+        if kept != [row]:
+            out.long.append(record.where)
+            pieces += len(kept)
+        if kept == [row] and not trained_tokens(row):
+            out.zero.append(record.where)
+            continue
+        out.rows += kept
+    out.counts = {
+        "read": read.rows,
+        "problems": len(out.problems),
+        "too_long": len(out.long),
+        "pieces": pieces,
+        "zero_trained": len(out.zero),
+        "rows": len(out.rows),
+        "tokens": sum(r.size for r in out.rows),
+        "trained_tokens": sum(trained_tokens(r) for r in out.rows),
+    }
+    return out
+
+
+def refuse_nothing(name: str, counts: Mapping[str, int], options: EncodeOptions) -> None:
+    """DataError where a source leaves no row to learn from, with the reason that took most of them."""
+    if counts["rows"]:
+        return
+    if counts["zero_trained"] and counts["zero_trained"] >= counts["too_long"]:
+        raise DataError(
+            "no row has a token that would be trained", where=name, remedy="check that the rows have answers and that the assistant's weights are above 0"
+        )
+    if counts["too_long"]:
+        raise DataError(
+            f"all rows are longer than max_length ({options.max_length})", where=name, remedy="raise data.max_length, or set data.truncation: split"
+        )
+    raise DataError("no row can be used", where=name, remedy="`tunewright check RECIPE` lists every row's reason")
+
+
+def _build_one(source: SourceLike, task: Task, tokenizer: Any, options: EncodeOptions, cache_dir: Path, base: Path | str, problems: str) -> Dataset:
+    place = locate(source, base)
+    read = read_all(source, base) if place.hub or task.reads_files else None
+    folder = cache_dir / "rows" / _key(source, place, read, task, tokenizer, options)
+    if not store.is_whole(folder):
+        encoded = encode_all(read or read_all(source, base), task, tokenizer, options)
+        found = [vars(p) for p in encoded.problems]
+        store.write(encoded.rows, folder, {"source": place.name, "counts": encoded.counts, "problems": found})
+    about = store.manifest(folder)
+    bad = [Problem(**p) for p in about["problems"]]
+    if bad and problems == "fail":
+        raise refuse(bad, place.name, about["counts"]["read"])
+    refuse_nothing(place.name, about["counts"], options)
+    return Dataset(place.name, store.StoredRows(folder, place.name), about["hash"], about["counts"], getattr(source, "weight", 1.0), problems=bad)
+
+
+def _key(source: SourceLike, place: Place, read: Read | None, task: Task, tokenizer: Any, options: EncodeOptions) -> str:
+    """A hash of everything that decides a source's encoded rows."""
+    h = hashlib.sha256()
+    spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit]
+    for part in (json.dumps(spec), task.name, options.key(), tokenizer_hash(tokenizer), _code_hash()):
+        h.update(part.encode() + b"\0")
+    for path in place.files:
+        with path.open("rb") as f:
+            h.update(hashlib.file_digest(f, "sha256").digest())
+    for record in read.records if read else ():
+        h.update(repr([(k, _content(v, record.base)) for k, v in sorted(record.items())]).encode())
+    return h.hexdigest()[:40]
+
+
+def _content(value: Any, base: str) -> Any:
+    """What a column's value says of content: bytes by hash, a file by its size and time."""
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if isinstance(value, dict):
+        return {k: _content(v, base) for k, v in value.items()}
+    if isinstance(value, str) and len(value) < 1024 and "\n" not in value and (Path(base) / value).is_file():
+        stat = (Path(base) / value).stat()
+        return value, stat.st_size, stat.st_mtime_ns
+    return value if not hasattr(value, "tobytes") else hashlib.sha256(value.tobytes()).hexdigest()
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """A hash of everything about a tokenizer that decides how rows are encoded."""
+    if tokenizer is None:
+        return ""
+    inner = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    around = [type(tokenizer).__name__, str(tokenizer.chat_template), {k: str(v) for k, v in tokenizer.special_tokens_map.items()}, tokenizer.model_max_length]
+    return hashlib.sha256((inner + json.dumps(around, sort_keys=True)).encode()).hexdigest()
+
+
+@lru_cache
+def _code_hash() -> str:
+    """A hash of the code that encodes, so that rows of an older version are not taken for today's."""
+    here = Path(__file__).parent
+    h = hashlib.sha256()
+    for path in sorted([*here.glob("*.py"), *(here.parent / "tasks").glob("*.py")]):
+        h.update(path.read_bytes())
+    return h.hexdigest()

@@ -1,0 +1,43 @@
+"""What becomes of rows longer than `max_length`: dropped, split, or a failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from tunewright.batch import Row
+from tunewright.data.records import RowProblem
+
+
+def trained_tokens(row: Row) -> int:
+    """How many targets a row gives: tokens but the first with a weight above 0, or 1 for a row with a label."""
+    if row.label is not None:
+        return int(row.weights[0] > 0)
+    return sum(w > 0 for w in row.weights[1:])
+
+
+def fit_length(row: Row, max_length: int, policy: Literal["drop", "split", "fail"]) -> list[Row]:
+    """The row, the pieces it is split into, or nothing. Raises RowProblem where the policy is `fail`.
+
+    Pieces overlap by one token, so that each token but the first stays a target exactly once; pieces without a trained
+    token are left out. A row with a label keeps its beginning (and its last token); pairs of answers cannot be split.
+    """
+    longest = max(row.size, len(row.fields.get("rejected_ids", ())))
+    if longest <= max_length:
+        return [row]
+    if policy == "fail":
+        raise RowProblem(
+            "row", f"{longest} tokens, and max_length is {max_length}", "shorten it, raise data.max_length, or set data.truncation to drop or split"
+        )
+    if policy == "drop" or "rejected_ids" in row.fields:
+        return []
+    if row.label is not None:
+        return [replace(row, input_ids=[*row.input_ids[: max_length - 1], row.input_ids[-1]])]
+    fields = {k: v for k, v in row.fields.items() if k not in ("prompt_ids", "reference")}
+    pieces = []
+    for k, start in enumerate(range(0, len(row.input_ids) - 1, max_length - 1)):
+        end = start + max_length
+        piece = replace(row, id=f"{row.id}#{k}", input_ids=row.input_ids[start:end], weights=row.weights[start:end], fields=fields)
+        if trained_tokens(piece):
+            pieces.append(piece)
+    return pieces
