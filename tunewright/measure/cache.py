@@ -1,0 +1,125 @@
+"""Measurements of untouched bases, kept outside the run folders, so that a base is measured once.
+
+An entry's name is a hash of all that decides its numbers: the base's weights, the rows, the settings, and the source
+of the modules that compute it with the libraries' versions. An entry that does not read back whole is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import logging
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tunewright.batch import Row
+from tunewright.errors import FolderError
+from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, target, text
+from tunewright.models.cache import cache_folder, written_aside
+
+log = logging.getLogger(__name__)
+
+MODULES: tuple[ModuleType, ...] = (_kv, _mode, choose, drift, few_shot, generate, kept, target, text)
+"""The modules whose source decides what measuring a base gives."""
+
+Measured = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+@lru_cache
+def code_hash(modules: tuple[ModuleType, ...] = MODULES) -> str:
+    """Hash of the modules' source and of the versions of what they compute with."""
+    h = hashlib.sha256()
+    for module in modules:
+        h.update(module.__name__.encode() + b"\0" + inspect.getsource(module).encode() + b"\0")
+    for name in ("torch", "transformers", "tokenizers"):
+        h.update(f"{name}={importlib.metadata.version(name)}\0".encode())
+    return h.hexdigest()
+
+
+def rows_hash(rows: Iterable[Row]) -> str:
+    """Hash of rows as they are measured: ids, tokens, weights, labels and the fields that are plain values."""
+    h = hashlib.sha256()
+    for row in rows:
+        fields = {k: v if not isinstance(v, Tensor) else _tensor_hash(v) for k, v in sorted(row.fields.items())}
+        values = [row.id, row.source, list(row.input_ids), list(row.weights), row.label, fields]
+        h.update(json.dumps(values, default=_plain, sort_keys=True).encode() + b"\n")
+    return h.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a row's field of type {type(value).__name__} cannot be hashed")
+
+
+def _tensor_hash(x: Tensor) -> str:
+    return hashlib.sha256(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest() + str(tuple(x.shape))
+
+
+class BaseCache:
+    """Entries of JSON values and tensors by key, each a folder that appears whole or not at all."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder if folder is not None else cache_folder() / "measure"
+
+    def key(self, base_hash: str, rows_hash: str, settings: dict[str, Any], code: str | None = None) -> str:
+        """The entry's name. `settings`: everything else that changes the numbers (metric, lengths, precision, device)."""
+        what = [base_hash, rows_hash, code if code is not None else code_hash(), settings]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:40]
+
+    def get(self, key: str) -> Measured | None:
+        """An entry, or None when there is none or it does not read back as it was written."""
+        folder = self.folder / key
+        try:
+            manifest = json.loads((folder / "values.json").read_text(encoding="utf-8"))
+            values, files = manifest["values"], manifest["sha256"]
+            if _digest(json.dumps(values, sort_keys=True).encode()) != files["values"]:
+                raise ValueError("its values were altered")
+            path = folder / "tensors.safetensors"
+            if files["tensors"] is None:
+                return values, {}
+            if _digest(path.read_bytes()) != files["tensors"]:
+                raise ValueError("its tensors were altered")
+            return values, load_file(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+            log.warning("the cached measurement %s cannot be used (%s); it is made again", folder, e)
+            return None
+
+    def put(self, key: str, values: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
+        """Write an entry aside and rename it. A cache that cannot be written is no error: it is said, and that is all."""
+        files: dict[str, str | None] = {"values": _digest(json.dumps(values, sort_keys=True).encode()), "tensors": None}
+        try:
+            with written_aside(self.folder / key, replace=True) as aside:
+                if tensors:
+                    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors")
+                    files["tensors"] = _digest((aside / "tensors.safetensors").read_bytes())
+                text = json.dumps({"values": values, "sha256": files}, ensure_ascii=False)
+                (aside / "values.json").write_text(text, encoding="utf-8")
+        except (OSError, FolderError) as e:
+            log.warning("the measurement was not cached: %s", e)
+
+    def cached(self, key: str, compute: Callable[[], Measured]) -> tuple[Measured, bool]:
+        """The entry and True, or what `compute` gives (kept from now on) and False. Values are JSON either way."""
+        found = self.get(key)
+        if found is not None:
+            return found, True
+        values, tensors = compute()
+        values = json.loads(json.dumps(values))
+        self.put(key, values, tensors)
+        return (values, tensors), False
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
