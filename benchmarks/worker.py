@@ -47,6 +47,7 @@ def ours(work: Work, method: str) -> None:
     """Tunewright's own loop with its own method, on an unmodified transformers model."""
     from tunewright.batch import Row
     from tunewright.catalogue import load_method
+    from tunewright.memory import keep_freed_memory
     from tunewright.method import Plan
     from tunewright.models.adapted import Adapted
     from tunewright.models.attention import prepare_attention
@@ -55,6 +56,7 @@ def ours(work: Work, method: str) -> None:
     from tunewright.tasks import get_task
     from tunewright.train import Stage, set_up, train
 
+    keep_freed_memory()
     adapted = Adapted(make_model(work.model, work.dtype, work.seed))
     packed = prepare_attention(adapted.model)
     parameters: dict[str, Any] = {"rank": RANK, "alpha": ALPHA} if method == "lora" else {}

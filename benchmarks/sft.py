@@ -1,0 +1,114 @@
+"""Supervised fine-tuning beside peers: `python -m benchmarks.sft [--json]`, at most ten minutes.
+
+LoRA r16 on all linears against TRL + PEFT and a raw PEFT loop, full fine-tuning against a raw padded torch loop: same
+model, rows, batch and steps, interleaved, each run in a process of its own. `lora.ratio_*` are against TRL,
+`lora.peft.ratio_*` against the raw PEFT loop, `full.ratio_*` against the raw torch loop; medians over rounds with the
+least and most. With --json the result alone is on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from statistics import median
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.pairs import Side, interleave, ratios, spread
+from benchmarks.peers import peers_python
+from benchmarks.workload import SHAPES
+
+BOUND = {"30m": "1,080-1,169 tok/s, 68-72 % of GEMM peak (LoRA)", "100m": "364 tok/s, 73 % of GEMM peak (LoRA)"}
+"""A hand-made plain-torch loop with every trick, fp32, 2 cores of an EPYC (Zen 4)."""
+
+
+def sides(options: argparse.Namespace) -> tuple[list[Side], str | None]:
+    """The sides asked for, and why TRL is not among them (None: it is, or was not wanted)."""
+    common = ("--model", options.model, "--dtype", options.dtype, "--steps", str(options.steps), "--threads", str(options.threads))
+    wanted = {"lora": ["tunewright_lora", "peft_lora"], "full": ["tunewright_full", "torch_full"]}
+    names = [n for kind in options.only for n in wanted[kind]]
+    made = [Side(n, sys.executable, "benchmarks.worker", (n, *common)) for n in names]
+    if "lora" not in options.only or options.no_trl:
+        return made, "left out by --no-trl" if options.no_trl else None
+    try:
+        made.append(Side("trl_lora", peers_python(), "benchmarks.worker", ("trl_lora", *common)))
+    except RuntimeError as error:
+        return made, str(error)
+    return made, None
+
+
+def summary(results: dict[str, list[dict[str, Any]]], peak: float, trl_missing: str | None) -> dict[str, Any]:
+    """Ratios and medians from the records of every round."""
+
+    def against(ours: str, peer: str) -> dict[str, Any]:
+        return {f"ratio_{k}": ratios(results[ours], results[peer], v) for k, v in (("tokens_per_second", "tokens_per_second"), ("peak_memory", "peak_memory_gb"))}
+
+    def flat(ratio: dict[str, Any]) -> dict[str, Any]:
+        return {k: v["median"] for k, v in ratio.items()} | {f"{k}_spread": [v["low"], v["high"]] for k, v in ratio.items()}
+
+    out: dict[str, Any] = {}
+    if "tunewright_lora" in results:
+        out["lora"] = {"share_of_gemm_peak": round(median(r["gflops"] for r in results["tunewright_lora"]) / peak, 3), "peft": flat(against("tunewright_lora", "peft_lora"))}
+        if "trl_lora" in results:
+            out["lora"] |= flat(against("tunewright_lora", "trl_lora"))
+        else:
+            out["lora"] |= {"ratio_tokens_per_second": None, "ratio_peak_memory": None, "trl_missing": trl_missing}
+    if "tunewright_full" in results:
+        share = round(median(r["gflops"] for r in results["tunewright_full"]) / peak, 3)
+        out["full"] = {"share_of_gemm_peak": share, **flat(against("tunewright_full", "torch_full"))}
+    out["sides"] = {
+        name: {"tokens_per_second": spread([r["tokens_per_second"] for r in records]), "peak_memory_gb": spread([r["peak_memory_gb"] for r in records])}
+        for name, records in results.items()
+    }
+    return out
+
+
+def show(result: dict[str, Any]) -> None:
+    """A few lines for people."""
+    m = result["machine"]
+    print(f"{result['model']} {m['dtype']}, {m['threads']} threads of {m['processor']}; GEMM {m['gemm_peak_gflops']:.0f} GFLOP/s")
+    for name, side in result["sides"].items():
+        t, g = side["tokens_per_second"], side["peak_memory_gb"]
+        print(f"  {name:16} {t['median']:7.0f} tok/s ({t['low']:.0f}-{t['high']:.0f})  {g['median']:.2f} GB")
+    for kind, label in (("lora", "TRL + PEFT"), ("full", "a raw torch loop")):
+        if kind in result:
+            r = result[kind]
+            for what in ("tokens_per_second", "peak_memory"):
+                value = r[f"ratio_{what}"]
+                text = f"{value:.2f} {r[f'ratio_{what}_spread']}" if value is not None else f"not measured: {r['trl_missing']}"
+                print(f"{kind}.ratio_{what}: {text}  (against {label})")
+            if kind == "lora":
+                p = r["peft"]
+                print(f"lora.peft.ratio_tokens_per_second: {p['ratio_tokens_per_second']:.2f} {p['ratio_tokens_per_second_spread']}, memory {p['ratio_peak_memory']:.2f}")
+            print(f"{kind}.share_of_gemm_peak: {r['share_of_gemm_peak']:.2f}")
+    print(f"hand-made bound: {result['bound']}")
+
+
+def main() -> None:
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("--json", action="store_true", help="JSON alone on stdout")
+    a.add_argument("--model", choices=SHAPES, default="30m")
+    a.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    a.add_argument("--only", choices=("lora", "full"), nargs="+", default=["lora", "full"])
+    a.add_argument("--no-trl", action="store_true", help="leave TRL out")
+    a.add_argument("--steps", type=int, default=4, help="timed steps a run")
+    a.add_argument("--rounds", type=int, default=3)
+    a.add_argument("--minutes", type=float, default=9, help="start no round that would end later than this")
+    a.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = a.parse_args()
+    began = time.monotonic()
+    wanted, missing = sides(options)
+    described = machine.describe(options.dtype, options.threads)
+    results = interleave(wanted, options.rounds, began + 60 * options.minutes)
+    result = {"model": options.model, "machine": described, **summary(results, described["gemm_peak_gflops"], missing), "bound": BOUND[options.model], "rounds": results}
+    if options.json:
+        print(json.dumps(result, indent=1))
+    else:
+        show(result)
+
+
+if __name__ == "__main__":
+    main()
