@@ -58,15 +58,17 @@ def write_gguf(path: Path, model: Any, *, pre: str = "smollm", architecture: str
     writer.add_file_type(0)
     writer.add_license("apache-2.0")
     inner = json.loads(tiny.tokenizer().backend_tokenizer.to_str())["model"]
-    tokens = sorted(inner["vocab"], key=inner["vocab"].get)
+    vocabulary = sorted(inner["vocab"], key=inner["vocab"].get)
+    tokens = ["<|endoftext|>" if t == "<|unk|>" else t for t in vocabulary]  # the name that real files use, and converters add
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([3 if t in tiny.SPECIAL else 1 for t in tokens])
+    writer.add_token_types([3 if t in tiny.SPECIAL else 1 for t in vocabulary])
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in inner["merges"]])
     writer.add_bos_token_id(tiny.START)
     writer.add_eos_token_id(tiny.EOS)
     writer.add_pad_token_id(tiny.EOS)
+    writer.add_unk_token_id(tiny.UNK)
     writer.add_chat_template(tiny.CHAT_TEMPLATE)
     for name, parameter in model.named_parameters():
         stored = gguf_name(name)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from tunewright.errors import ModelError, nearest
-from tunewright.models.hashing import hash_weights, weight_files
+from tunewright.models.hashing import hash_weights, read_header, weight_files
 from tunewright.models.locate import Located, locate, read_config
 from tunewright.models.quiet import quiet
 
@@ -69,7 +70,8 @@ def load(
     if dtype not in ("float32", "bfloat16"):
         raise ModelError(f"unknown precision '{dtype}'", where=f"model {name}", remedy="float32 or bfloat16")
     found = locate(name, revision, progress=progress)
-    weight_files(found.folder)
+    for file in weight_files(found.folder):
+        read_header(file)
     config = _config(found.folder, task)
     tokenizer, processor = _readers(found, task)
     model = _build(found, config, task, list(labels) if labels is not None else None, getattr(torch, dtype), seed)
@@ -173,7 +175,7 @@ def _build(found: Located, config: Any, task: Task, labels: list[str] | None, dt
                 output_loading_info=True,
                 ignore_mismatched_sizes=classifies,
             )
-    except (ValueError, OSError, KeyError, RuntimeError) as e:
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"the weights do not fit config.json: {_first_line(e)}", where=str(found.folder), remedy="download the model again") from e
     missing = sorted(info["missing_keys"])
     mismatched = sorted(k[0] if isinstance(k, tuple) else str(k) for k in info["mismatched_keys"])
