@@ -37,7 +37,7 @@ class LoRA(Method):
     targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]])
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead of alpha / r", examples=[True])
     rank_pattern: dict[str, PositiveInt] = Field({}, description="ranks of modules that differ: module name or ending -> r", examples=[{"q_proj": 4}])
-    alpha_pattern: dict[str, PositiveFloat] = Field({}, description="alphas of modules that differ: module name or ending -> alpha", examples=[{"q_proj": 4.0}])
+    alpha_pattern: dict[str, PositiveFloat] = Field({}, description="alphas of modules that differ: module name or ending -> alpha", examples=[{"q_proj": 7.0}])
 
     conformance: ClassVar[dict[str, object]] = {"rank": 2}
 

@@ -1,0 +1,12 @@
+"""Everything that a recipe may name holds what it declares. A new method file is covered here on arrival."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunewright.conformance import every_check
+
+
+@pytest.mark.parametrize("check", every_check(), ids=str)
+def test_conformance(check):
+    check()

@@ -1,0 +1,192 @@
+"""The tiny set-up on which every method is checked: a model made on the spot, a few rows of random tokens, the real loop.
+
+One set-up a task. Nothing is downloaded, no tokenizer is used, and the global random state is left as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from tunewright.batch import Row
+from tunewright.data.order import Cursor
+from tunewright.errors import MethodError
+from tunewright.method import Method, Plan
+from tunewright.models.adapted import Adapted
+from tunewright.needs import NeedContext, Provider
+from tunewright.recipe import Budget, TrainSpec
+from tunewright.slots import bind, check_conflicts
+from tunewright.tasks import get_task
+from tunewright.train import Loop, Stage, set_up
+
+VOCABULARY, LABELS, WIDTH = 61, 3, 32
+Named = Sequence[tuple[str, Method]]
+
+
+def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """Make a module from a seed, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make().eval()
+
+
+def llama() -> nn.Module:
+    """A causal model of two blocks: grouped-query attention, gated MLP, tied embeddings."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=64, initializer_range=0.1, tie_word_embeddings=True, **sizes)
+    return seeded(lambda: LlamaForCausalLM(config))
+
+
+def bert(head: str) -> nn.Module:
+    """An encoder of two blocks without dropout, with a head of transformers' (`BertForMaskedLM` ...)."""
+    import transformers
+
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+    plain: dict[str, Any] = {
+        "max_position_embeddings": 64,
+        "num_labels": LABELS,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.1,
+        "pad_token_id": 0,
+    }
+    config = transformers.BertConfig(vocab_size=VOCABULARY, **sizes, **plain)
+    return seeded(lambda: getattr(transformers, head)(config))
+
+
+def token_rows(source: str, count: int, labelled: bool = False) -> list[Row]:
+    """Rows of 5 to 11 random tokens; half of the tokens of each count in the loss."""
+    rng = random.Random(f"rows/{source}")
+    rows = []
+    for i in range(count):
+        ids = [rng.randrange(4, VOCABULARY) for _ in range(rng.randrange(5, 12))]
+        weights = [1.0] if labelled else [0.0 if j < len(ids) // 2 else 1.0 for j in range(len(ids))]
+        rows.append(Row(f"{source}:{i}", source, ids, weights, rng.randrange(LABELS) if labelled else None))
+    return rows
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "text-generation": llama,
+    "text-classification": lambda: bert("BertForSequenceClassification"),
+}
+"""task -> a tiny model for it. A method that serves none of these is not checked in training."""
+
+
+def task_of(method: Method | type[Method]) -> str | None:
+    """The first task here that a method serves; None when it serves none of them."""
+    return next((t for t in MODELS if method.tasks is None or t in method.tasks), None)
+
+
+@dataclass
+class Dataset:
+    """Rows under a name, as the cursor reads them."""
+
+    name: str
+    rows: list[Row]
+    hash: str = "tiny"
+
+
+Saved = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
+
+
+@dataclass
+class Tiny:
+    """One stage on the tiny set-up. `records` are what the loop logged; `saved` states by step, if `keep` names steps."""
+
+    named: Named
+    steps: int = 4
+    seed: int = 0
+    micro_tokens: int | None = None
+    dropout: bool = True
+    cache: Path | None = None
+    keep: Iterable[int] = ()
+    records: list[dict[str, Any]] = field(default_factory=list)
+    saved: dict[int, Saved] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        task = task_of(self.named[0][1]) if self.named else "text-generation"
+        for name, method in self.named:
+            if task is None or (method.tasks is not None and task not in method.tasks):
+                raise MethodError(f"'{name}' serves none of the tasks that are checked here", remedy="one of: " + ", ".join(MODELS))
+        self.task = get_task(str(task))
+        self.adapted = Adapted(MODELS[self.task.name](), base_hash="tiny")
+        self.base = {n: t.clone() for n, t in self.adapted.model.state_dict().items()}
+        labelled = self.task.labelled
+        self.rows = {"train": token_rows("train", 8, labelled), "keep": token_rows("keep", 4, labelled)}
+        self.probe = self.task.collate(token_rows("probe", 3, labelled))
+        self.loop = self._begin()
+
+    def _begin(self) -> Loop:
+        check_conflicts(self.named, stage="main", task=self.task.name)
+        methods = bind(self.named, self.seed, "main")
+        data = {n: f"tiny-{n}" for n in self.rows}
+        provider = Provider(NeedContext(self.adapted, self.task, self.seed, rows=self.rows, data_hashes=data, cache=self.cache))
+        provider.check(methods)
+        spec = TrainSpec(learning_rate=3e-2, batch_tokens=24, micro_tokens=self.micro_tokens, seed=self.seed, lr_scheduler_type="constant", warmup_steps=0)
+        plan = Plan(steps=self.steps, tokens=24 * self.steps, stage="main", index=0, learning_rate=spec.learning_rate, warmup_steps=0)
+        set_up(self.adapted, methods, plan, self.task.name, provider.stage)
+        if not self.dropout:
+            module: Any
+            for module in self.adapted.model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+                elif isinstance(getattr(module, "dropout", None), float):
+                    module.dropout = 0.0
+        halves = [Dataset("a", self.rows["train"][:4]), Dataset("b", self.rows["train"][4:])]
+        rows = Cursor(halves, {"a": 0.5, "b": 0.5}, seed=self.seed, batch_tokens=spec.batch_tokens)
+        stage = Stage(self.adapted, self.task, methods, rows, plan, spec, Budget(steps=self.steps), signals=provider.signals, listen=self._listen)
+        methods.event("begin_task", stage="main", adapted=self.adapted)
+        return Loop(stage)
+
+    def _listen(self, loop: Loop, record: dict[str, Any]) -> None:
+        self.records.append({k: v for k, v in record.items() if k != "tokens_per_second"})
+        if loop.step_number in set(self.keep):
+            self.saved[loop.step_number] = through_bytes(loop.state())
+
+    def run(self) -> Tiny:
+        """Train to the end."""
+        self.loop.run()
+        self.loop.methods.event("end_task", stage="main", adapted=self.adapted)
+        return self
+
+    def resumed(self, saved: Saved) -> Tiny:
+        """A fresh set-up, brought to a saved state and trained to the end."""
+        other = replace(self, records=[], saved={}, keep=())
+        other.loop.restore(*saved)
+        return other.run()
+
+    def logits(self, model: nn.Module | None = None) -> Tensor:
+        """What the model says on the probe rows, in evaluation mode."""
+        with self.adapted.evaluating(), torch.no_grad():
+            return self.task.forward(model or self.adapted.wrapper or self.adapted.model, self.probe).logits.clone()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that training may have changed, by name: weights, deltas, optimizer, methods' states."""
+        _, by_file = self.loop.state()
+        return {f"{f}/{n}": t.detach().clone() for f, ts in by_file.items() for n, t in ts.items()}
+
+
+def through_bytes(state: tuple[Any, Any]) -> Saved:
+    """A state written and read as checkpoints do: JSON text and safetensors bytes."""
+    data, tensors = state
+    return json.loads(json.dumps(data)), {f: load(save({n: t.detach().contiguous().clone() for n, t in ts.items()})) for f, ts in tensors.items()}
+
+
+def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    """Names that only one has, or whose bits differ."""
+    return sorted(n for n in {*a, *b} if n not in a or n not in b or a[n].shape != b[n].shape or not same_bits(a[n], b[n]))
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape agree in type and in every bit."""
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8) if a.dim() else a, b.contiguous().view(torch.uint8) if b.dim() else b)
