@@ -16,11 +16,12 @@ from tunewright.errors import DataError
 
 @dataclass(frozen=True)
 class Bad:
-    """A row that cannot be read: field, reason, remedy."""
+    """A row that cannot be read: field, reason, remedy, and what stood there."""
 
     field: str
     reason: str
     remedy: str
+    raw: str = ""
 
 
 Rows = Iterator[tuple[int, Mapping[str, Any] | Bad]]
@@ -95,11 +96,11 @@ def _object(line: str) -> Mapping[str, Any] | Bad:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        return Bad("line", f"not JSON: {error.msg} at column {error.colno}", _OBJECT)
+        return Bad("line", f"not JSON: {error.msg} at column {error.colno}", _OBJECT, line)
     except RecursionError:
-        return Bad("line", "not JSON that can be read: nested too deeply", _OBJECT)
+        return Bad("line", "not JSON that can be read: nested too deeply", _OBJECT, line)
     if not isinstance(value, dict):
-        return Bad("line", f"a JSON object is needed, not {type(value).__name__}", _OBJECT)
+        return Bad("line", f"a JSON object is needed, not {type(value).__name__}", _OBJECT, line)
     return value
 
 

@@ -104,7 +104,7 @@ def read_source(source: SourceLike, base: Path | str = ".", problems: list[Probl
     """
     place = locate(source, base)
     count = 0
-    for name, where, row, folder in _rows(place, source):
+    for name, where, row, folder in raw_rows(place, source):
         if source.limit is not None and count >= source.limit:
             return
         count += 1
@@ -121,8 +121,8 @@ def read_source(source: SourceLike, base: Path | str = ".", problems: list[Probl
         raise DataError("there are no rows", where=place.name, remedy="give a file with at least one row")
 
 
-def _rows(place: Place, source: SourceLike) -> Iterator[tuple[str, str, Mapping[str, Any] | Bad, str]]:
-    """id, where, row, and the folder that its relative paths start from."""
+def raw_rows(place: Place, source: SourceLike) -> Iterator[tuple[str, str, Mapping[str, Any] | Bad, str]]:
+    """Rows as they stand in the files: id, where, row, and the folder that its relative paths start from."""
     if place.hub is not None:
         for i, row in enumerate(_hub(place.hub, source.split)):
             yield f"{place.name}:{i + 1}", f"{place.name}:{i + 1}", row, "."

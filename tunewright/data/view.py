@@ -1,0 +1,49 @@
+"""What counts in the loss, token by token, for one row of each source: as data, and coloured for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+
+from tunewright.batch import Row
+
+Token = tuple[str, float]
+"""A token's text and its weight in the loss (0: context only)."""
+
+
+def token_view(row: Row, tokenizer: Any) -> list[Token]:
+    """(text, weight) for each token. The first token of a row is never a target, so its weight is shown as 0.
+
+    A row with a label shows its text as context, then the label.
+    """
+    texts = [_text(tokenizer, i) for i in row.input_ids]
+    if row.label is not None:
+        answer = str(row.fields.get("reference", row.label))
+        return [*[(t, 0.0) for t in texts], (f"[{answer}]", float(row.weights[0]))]
+    return [(t, 0.0 if i == 0 else float(w)) for i, (t, w) in enumerate(zip(texts, row.weights, strict=True))]
+
+
+def one_a_source(sources: Sequence[Any], tokenizer: Any) -> dict[str, list[Token]]:
+    """Source name -> view of its first row, for `Dataset.sources`."""
+    return {d.name: token_view(d.rows[0], tokenizer) for d in sources if len(d.rows)}
+
+
+def coloured(view: Sequence[Token], *, limit: int = 400) -> Text:
+    """The view for a terminal: trained tokens bold on green (lighter weights on yellow), context dim, line ends marked."""
+    out = Text()
+    for i, (text, weight) in enumerate(view[:limit]):
+        style = "dim" if weight == 0 else ("bold black on green" if weight >= 1 else "black on yellow")
+        if weight > 0 and i % 2:  # neighbours are told apart by a shade
+            style = style.replace("on green", "on bright_green").replace("on yellow", "on bright_yellow")
+        out.append(text.replace("\n", "\u23ce\n"), style=style)
+    if len(view) > limit:
+        out.append(f" ... {len(view) - limit} more tokens", style="italic")
+    return out
+
+
+def _text(tokenizer: Any, token: int) -> str:
+    """A token's text; a part of a character is shown by the tokenizer's own name for it."""
+    text = tokenizer.decode([token])
+    return tokenizer.convert_ids_to_tokens([token])[0] if "\ufffd" in text or not text else text
