@@ -68,10 +68,10 @@ def axis(
     """
     finite = [v for v in values if v is not None and math.isfinite(v)] + ([0.0] if zero else [])
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-    if low == high == 0:
-        high = 1.0
-    elif high - low <= 1e-12 * max(1.0, abs(high)):
-        low, high = low - 0.1 * abs(high), high + 0.1 * abs(high)
+    if max(abs(low), abs(high)) < 1e-30:
+        low, high = 0.0, 1.0
+    elif high - low <= 1e-12 * max(abs(low), abs(high)):
+        low, high = low - 0.1 * abs(low), high + 0.1 * abs(high)
     if floor is not None:
         low = max(low, floor)
     if ceiling is not None:

@@ -105,13 +105,18 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 def _place(text: str, px: float, py: float, taken: list[Box], limits: Box) -> tuple[float, float]:
-    """The top left corner of a free place for `text` near a point; the least bad one where all are taken."""
+    """The top left corner of a free place for `text` near a point; the least bad one where all are taken.
+
+    `taken` holds points, lines and earlier labels; lying on a line costs less than lying on a label.
+    """
     width, height = CHARACTER * len(text), 13.0
     best, least = (px + 8, py + 4), math.inf
-    for dx, dy in ((8, 4), (-8 - width, -height - 4), (8, -height - 4), (-8 - width, 4), (12, -height / 2), (-12 - width, -height / 2)):
+    near = [(8, 4), (-8 - width, -height - 4), (8, -height - 4), (-8 - width, 4), (12, -height / 2), (-12 - width, -height / 2)]
+    far = [(14, 4 + d) for d in (14, -30, 28, -44)] + [(-14 - width, 4 + d) for d in (14, -30, 28, -44)]
+    for dx, dy in near + far:
         box = (px + dx, py + dy, px + dx + width, py + dy + height)
         outside = box[0] < limits[0] or box[2] > limits[2] or box[1] < limits[1] or box[3] > limits[3]
-        cost = sum(_overlap(box, other) for other in taken) + 10 * outside
+        cost = sum(_overlap(box, other) * (6 if other[3] - other[1] == height else 1) for other in taken) + 20 * outside
         if cost < least:
             best, least = (box[0], box[1]), cost
     taken.append((best[0], best[1], best[0] + width, best[1] + height))

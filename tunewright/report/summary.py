@@ -41,7 +41,7 @@ def _line(measured: Measured, name: str, kind: str) -> Line:
         after=_value(measured.after, unit),
         after_span=words.span(measured.after, unit),
         difference="" if d is None else words.score(d.value, unit, sign=True),
-        difference_span=words.span(d, unit, sign=True),
+        difference_span=words.span(d, unit),
         fate=words.verdict(measured),
         note=", ".join(t for t in (words.unit_of(unit), n) if t),
         measured=measured,

@@ -48,11 +48,11 @@ def unit_of(unit: str, *, difference: bool = False) -> str:
     return unit
 
 
-def span(interval: Interval | None, unit: str, *, sign: bool = False) -> str:
-    """The interval's ends, e.g. '68.1 to 79.6'; empty where there are none."""
+def span(interval: Interval | None, unit: str) -> str:
+    """The interval's ends without the unit, e.g. '68.1 to 79.6'; empty where there are none."""
     if interval is None or interval.low is None or interval.high is None:
         return ""
-    return f"{score(interval.low, unit, sign=sign).removesuffix(' %')} to {score(interval.high, unit, sign=sign).removesuffix(' %')}"
+    return f"{score(interval.low, unit).removesuffix(' %')} to {score(interval.high, unit).removesuffix(' %')}"
 
 
 def seconds(x: float | None) -> str:
