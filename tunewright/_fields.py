@@ -46,13 +46,15 @@ def _whole(value: Any) -> Any:
     return number
 
 
-Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int | str)]
+_Text = Annotated[str, Field(pattern=_SCALED.pattern)]
+
+Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int | _Text)]
 """An int; 16k, 2M and 1e6 are accepted (k is a thousand)."""
 
-Real = Annotated[float, BeforeValidator(_number, json_schema_input_type=float | str), Field(allow_inf_nan=False)]
+Real = Annotated[float, BeforeValidator(_number, json_schema_input_type=float | _Text), Field(allow_inf_nan=False)]
 """A finite float; 2e-4, 10% and 2M are accepted."""
 
-StepsOrShare = Annotated[int | float, BeforeValidator(_number, json_schema_input_type=int | float | str)]
+StepsOrShare = Annotated[int | float, BeforeValidator(_number, json_schema_input_type=int | float | _Text)]
 """An int (a number of steps) or a share of all steps below 1 (0.03, 3%)."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import types
+import typing
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -58,31 +60,52 @@ def _describe(cls: type[Method], method: str, item: Any) -> tuple[str, str]:
     return f"{method}.{name}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}", allowed + write
 
 
-def _bounds(field: FieldInfo) -> str:
+def _pieces(annotation: Any) -> list[Any]:
+    """What constrains a value itself: the metadata of Annotated, through Optional and unions (not inside lists and dicts)."""
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return [*_pieces(arguments[0]), *arguments[1:]]
+    return [p for a in arguments for p in _pieces(a)] if origin in (typing.Union, types.UnionType) else []
+
+
+def bounds(field: FieldInfo) -> str:
+    """The allowed range of a field: "> 0, <= 1"."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     found = []
-    for piece in field.metadata:
+    for piece in [*field.metadata, *_pieces(field.annotation)]:
         for name in _UNITS:
             bound = getattr(piece, name, None)
             if bound is not None:
                 found.append(f"{signs[name]} {bound:g}" if name in signs else f"{name.replace('_', ' ')} {bound}")
-    return ", ".join(found)
+    return ", ".join(dict.fromkeys(found))
 
 
-def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("NoneType", "None")
+def type_name(annotation: Any) -> str:
+    """A type as a reader would write it: int | None, list[str], 'add' | 'multiply'."""
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if annotation is type(None):
+        return "none"
+    if origin is typing.Annotated:
+        return type_name(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_name(a) for a in arguments)
+    if origin is typing.Literal:
+        return " | ".join(repr(a) for a in arguments)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if a is Ellipsis else type_name(a) for a in arguments)}]"
+    return {"str": "text"}.get(annotation.__name__, annotation.__name__) if isinstance(annotation, type) else str(annotation)
 
 
 def describe_field(field: FieldInfo) -> dict[str, Any]:
     """{type, default, required, range, description} of one field, in JSON values."""
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
     return {
-        "type": _type_name(field.annotation),
+        "type": type_name(field.annotation),
         "default": None if default is PydanticUndefined else json.loads(json.dumps(default, default=str)),
         "required": field.is_required(),
-        "range": _bounds(field),
+        "range": bounds(field),
         "description": field.description or "",
     }
 

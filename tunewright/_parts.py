@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -81,14 +82,17 @@ class DataSpec(Spec):
     )
     max_length: Whole = Field(1024, gt=1, description="longest row, in tokens", examples=[1024])
     truncation: Literal["drop", "split", "fail"] = Field("drop", description="what becomes of longer rows", examples=["drop"])
-    template: str | None = Field(None, description="text put around each prompt, with {text} where the prompt goes", examples=["Question: {text}"])
+    template: str | None = Field(None, description="text put around each row's text: {text}, or any column, is filled in", examples=["Question: {text}"])
+    system: str | None = Field(None, description="system turn of rows that have none; '': without the one that a chat template adds", examples=["Be brief."])
+    chat: bool | None = Field(None, description="prompts go through the model's chat template; none: when it has one", examples=[False])
+    labels: list[str] | None = Field(None, min_length=1, description="class names in the order of their ids; none: those of the rows", examples=[["no", "yes"]])
     shuffle: bool = Field(True, description="draw rows in a random order, anew each epoch", examples=[True])
     packing: bool = Field(True, description="rows side by side without padding (no attention across them)", examples=[True])
 
     @model_validator(mode="after")
-    def _template_has_text(self) -> DataSpec:
-        if self.template is not None and "{text}" not in self.template:
-            raise problem("the template does not say where the prompt goes", "put {text} in it, as in 'Question: {text}'", ("template",))
+    def _template_takes_text(self) -> DataSpec:
+        if self.template is not None and not re.search(r"\{\w+\}", self.template):
+            raise problem("the template does not say where the row's text goes", "put {text} in it, as in 'Question: {text}'", ("template",))
         return self
 
 
@@ -135,6 +139,9 @@ class TrainSpec(Spec):
     logging_steps: Whole = Field(1, gt=0, description="optimizer steps between records in metrics.jsonl", examples=[1])
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third more time", examples=[True]
+    )
+    report_to: list[Literal["tensorboard"]] = Field(
+        default_factory=list, description="trackers beside metrics.jsonl (extra: track)", examples=[["tensorboard"]]
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute", examples=["cpu"])
     threads: Whole | None = Field(None, gt=0, description="CPU threads; none: as many as torch takes", examples=[2])

@@ -38,13 +38,20 @@ def _uses(kind: str) -> dict[str, Any]:
 _PLACES = {"methods": "method", "after": "after", "select": "select", "measure": "probe", "optimizer": "optimizer"}
 
 
+_BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+"""Bounds that pydantic writes under its own names where a value may be a number or its text."""
+
+
 def _point(node: Any) -> None:
-    """Let every key that holds methods point at the definition of its kind, in place."""
+    """Let every key that holds methods point at the definition of its kind, and name bounds as the standard does, in place."""
     if isinstance(node, list):
         for item in node:
             _point(item)
     if not isinstance(node, dict):
         return
+    for ours, keyword in _BOUNDS.items():
+        if ours in node and "anyOf" in node:
+            node[keyword] = node.pop(ours)
     for name, field in node.get("properties", {}).items() if isinstance(node.get("properties"), dict) else ():
         if name in _PLACES and isinstance(field, dict):
             kind = _PLACES[name]

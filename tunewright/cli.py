@@ -52,8 +52,18 @@ def _usage(error: Any, prog_name: str) -> str:
     return f"{error.format_message()}\n  -> `{asked} --help` says what it takes"
 
 
+class _Interrupted(Exception):
+    """An interruption under a name that typer does not turn into a code of its own."""
+
+
 class _Group(TyperGroup):
     """Runs a verb and turns what it raises into a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any) -> Any:
         sys.exit(self._code(args, prog_name or "tunewright", extra))
@@ -66,7 +76,7 @@ class _Group(TyperGroup):
             return fail(str(error), error.code)
         except _USAGE_ERROR as error:
             return fail(_usage(error, prog_name), errors.RecipeError.code)
-        except (KeyboardInterrupt, typer.Abort):
+        except (_Interrupted, KeyboardInterrupt, typer.Abort):
             return fail("interrupted\n  -> `tunewright resume DIR` goes on from the last checkpoint", errors.INTERRUPTED)
         except BrokenPipeError:
             sys.stderr.close()
@@ -153,7 +163,7 @@ def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = F
     make_plan(recipe, set_ or [], json=as_json)
 
 
-@verb("data.check")
+@verb("check")
 def check(
     recipe: RecipeArgument,
     set_: SetOption = None,

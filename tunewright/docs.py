@@ -81,7 +81,13 @@ def recipe_page() -> str:
         spec = queue.pop(0)
         for name, field in spec.model_fields.items():
             for kind in inner_types(field.annotation):
-                if isinstance(kind, type) and issubclass(kind, Spec) and kind not in parts and not kind.__name__.endswith("Override") and kind.__name__ != "MethodUse":
+                if (
+                    isinstance(kind, type)
+                    and issubclass(kind, Spec)
+                    and kind not in parts
+                    and not kind.__name__.endswith("Override")
+                    and kind.__name__ != "MethodUse"
+                ):
                     parts[kind] = name
                     queue.append(kind)
     sections = [f"## {name}\n\n{(spec.__doc__ or '').strip()}\n\n{_table(spec)}\n" for spec, name in parts.items()]
