@@ -62,7 +62,13 @@ def _swap(aside: Path, target: Path) -> None:
     if target.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".old", dir=target.parent))
         os.rename(target, old / target.name)
-    os.rename(aside, target)
+    try:
+        os.rename(aside, target)
+    except OSError:
+        if old is not None:  # what was there comes back
+            os.rename(old / target.name, target)
+            old.rmdir()
+        raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 
