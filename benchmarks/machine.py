@@ -35,6 +35,15 @@ def gemm_peak(dtype: str, threads: int) -> float:
     return 2 * 2048**3 / median(seconds[1:]) / 1e9
 
 
+def busy_seconds() -> float | None:
+    """CPU seconds that all processes of the machine have taken since it started; None where it does not say."""
+    try:
+        fields = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except OSError:
+        return None
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def load() -> float:
     """Processes that wanted to run over the last minute."""
     return os.getloadavg()[0]
@@ -49,7 +58,6 @@ def describe(dtype: str, threads: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": threads,
         "dtype": dtype,
-        "gemm_peak_gflops": round(gemm_peak(dtype, threads), 1),
         "load": load(),
         "python": platform.python_version(),
         "torch": torch.__version__,

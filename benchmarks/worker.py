@@ -12,13 +12,14 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.workload import BOS, EOS, PAD, SHAPES, Example, make_model, make_rows, useful_flops
 
 RANK, ALPHA, RATE = 16, 32, 1e-4
+QUICKSTART = "quickstart"
 
 
 @dataclass
@@ -35,12 +36,24 @@ class Work:
 
     @property
     def rows(self) -> list[Example]:
-        return make_rows(self.model, self.batch * (self.steps + 1), self.seed)
+        return [r for b in self.batches() for r in b]
 
-    def batches(self) -> Iterator[list[Example]]:
-        rows = self.rows
-        for s in range(self.steps + 1):
-            yield rows[s * self.batch : (s + 1) * self.batch]
+    def batches(self) -> list[list[Example]]:
+        """The rows of every step, the warming-up one first."""
+        if self.model == QUICKSTART:
+            from benchmarks.quickstart import quickstart_batches
+
+            return quickstart_batches(self.steps + 1, self.seed)
+        rows = make_rows(self.model, self.batch * (self.steps + 1), self.seed)
+        return [rows[s * self.batch : (s + 1) * self.batch] for s in range(self.steps + 1)]
+
+    def make(self) -> Any:
+        """The model before training."""
+        if self.model == QUICKSTART:
+            from benchmarks.quickstart import quickstart_model
+
+            return quickstart_model(self.dtype)
+        return make_model(self.model, self.dtype, self.seed)
 
 
 def ours(work: Work, method: str) -> None:
@@ -57,7 +70,7 @@ def ours(work: Work, method: str) -> None:
     from tunewright.train import Stage, set_up, train
 
     keep_freed_memory()
-    adapted = Adapted(make_model(work.model, work.dtype, work.seed))
+    adapted = Adapted(work.make())
     packed = prepare_attention(adapted.model)
     parameters: dict[str, Any] = {"rank": RANK, "alpha": ALPHA} if method == "lora" else {}
     methods = bind([(method, load_method(method)(**parameters))], work.seed, "bench")
@@ -124,11 +137,11 @@ def peft_lora(work: Work) -> None:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear")
-    raw_loop(work, get_peft_model(make_model(work.model, work.dtype, work.seed), config))
+    raw_loop(work, get_peft_model(work.make(), config))
 
 
 def torch_full(work: Work) -> None:
-    raw_loop(work, make_model(work.model, work.dtype, work.seed))
+    raw_loop(work, work.make())
 
 
 def trl_lora(work: Work) -> None:
@@ -137,7 +150,7 @@ def trl_lora(work: Work) -> None:
     from peft import LoraConfig
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
 
     words = {f"t{i}": i for i in range(SHAPES[work.model].vocabulary)}
     inner = Tokenizer(models.WordLevel(words, unk_token=f"t{BOS}"))
@@ -172,7 +185,7 @@ def trl_lora(work: Work) -> None:
         )
         data = Dataset.from_list([{"input_ids": list(r.ids), "completion_mask": [0] * r.prompt + [1] * (len(r.ids) - r.prompt)} for r in work.rows])
         config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear")
-        model = make_model(work.model, work.dtype, work.seed)
+        model = work.make()
         SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer, peft_config=config, callbacks=[Clock()]).train()
 
 
@@ -182,7 +195,7 @@ SIDES: dict[str, Callable[[Work], None]] = {f.__name__: f for f in (tunewright_l
 def main() -> None:
     a = argparse.ArgumentParser(description=__doc__)
     a.add_argument("side", choices=SIDES)
-    a.add_argument("--model", choices=SHAPES, default="30m")
+    a.add_argument("--model", choices=(*SHAPES, QUICKSTART), default="30m")
     a.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     a.add_argument("--steps", type=int, default=4)
     a.add_argument("--batch", type=int, default=8)
@@ -195,17 +208,18 @@ def main() -> None:
     work = Work(o.model, o.dtype, o.steps, o.batch, o.seed)
     SIDES[o.side](work)
     full = o.side.endswith("_full")
-    rows = list(work.batches())
+    rows = work.batches()
     # TRL draws its rows in an order of its own: tokens and work of a step are then the mean over all of them
     shuffled = o.side == "trl_lora"
     every = [r for b in rows for r in b]
     tokens = [sum(len(r.ids) for r in (every if shuffled else b)) / (len(rows) if shuffled else 1) for b in rows]
-    flops = [useful_flops(o.model, every if shuffled else b, full) / (len(rows) if shuffled else 1) for b in rows]
+    known = o.model in SHAPES
+    flops = [useful_flops(o.model, every if shuffled else b, full) / (len(rows) if shuffled else 1) for b in rows if known]
     record = {
         "side": o.side,
         "seconds": work.seconds[1:],
         "tokens_per_second": sum(tokens[1:]) / sum(work.seconds[1:]),
-        "gflops": sum(flops[1:]) / sum(work.seconds[1:]) / 1e9,
+        "gflops": sum(flops[1:]) / sum(work.seconds[1:]) / 1e9 if known else None,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "first_loss": work.losses[0] if work.losses else None,
     }

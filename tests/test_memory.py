@@ -15,7 +15,8 @@ from tunewright.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 c = ctypes.CDLL(None)
-c.malloc.restype, c.malloc.argtypes, c.free.argtypes, c.memset.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 def use():
     blocks = [c.malloc(16 << 20) for _ in range(4)]
     for b in blocks: c.memset(b, 1, 16 << 20)
