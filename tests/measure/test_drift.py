@@ -118,3 +118,42 @@ def test_prefix_a_sequence_and_nothing_to_score():
     rows = sequence_rows([[9, 10, 11], [9, 10]], [2, 2])
     assert len(rows) == 1 and rows[0].weights == [0.0, 0.0, 1.0]
     assert drift.Drift("kl", kl_drift(take_reference(tiny.llama(), CAUSAL, rows), tiny.llama(1)).interval).interval.low is None
+
+
+def _classified(n: int = 12):
+    task, tokenizer = get_task("text-classification"), tiny.tokenizer(encoder=True)
+    records = [Record({"text": "card " * (i % 4) + f"river {i}", "label": i % 3}, id=f"c:{i}") for i in range(n)]
+    return task, [task.encode(r, tokenizer, EncodeOptions(labels=("a", "b", "c"))) for r in records]
+
+
+def test_classifiers_through_the_bases_own_head():
+    task, rows = _classified()
+    base, tuned = tiny.bert_classifier(0), tiny.bert_classifier(1)
+    reference = drift.take_features(base, task, rows, head=base.classifier, batch_tokens=30)
+    after = drift.take_features(tuned, task, rows)
+    with torch.no_grad():
+        tuned.classifier.load_state_dict(base.classifier.state_dict())
+        want = []
+        for row in rows:
+            a, b = (m(torch.tensor([row.input_ids])).logits.log_softmax(-1) for m in (base, tuned))
+            want.append(F.kl_div(b, a, log_target=True, reduction="sum").item())
+    got = drift.feature_drift(reference, after)
+    assert got.values == pytest.approx(want, abs=1e-5) and got.name == "kl through the base's head" and max(want) > 1e-3
+    assert drift.feature_drift(reference, reference).interval.high == 0
+
+
+def test_without_a_head_it_is_one_minus_cka_and_named_so():
+    task, rows = _classified()
+    base, tuned = (drift.take_features(tiny.bert_classifier(s), task, rows) for s in (0, 1))
+    got = drift.feature_drift(base, tuned)
+    assert got.name == "1 - linear CKA" and 0 < got.interval.value <= 1 and got.interval.low < got.interval.high
+    assert drift.feature_drift(base, base).interval.value == pytest.approx(0, abs=1e-9)
+
+
+def test_cka_does_not_see_rotation_or_scale():
+    g = torch.Generator().manual_seed(0)
+    x, (q, _) = torch.randn(30, 5, generator=g), torch.linalg.qr(torch.randn(5, 5, generator=g))
+    assert drift.linear_cka(x, 3 * x @ q + 1) == pytest.approx(1)
+    assert drift.linear_cka(x, torch.randn(30, 5, generator=g)) < 0.5
+    with pytest.raises(ValueError, match="same for every row"):
+        drift.linear_cka(torch.ones(4, 2), x[:4])

@@ -63,12 +63,12 @@ def choose_after(model: PreTrainedModel, part: _kv.Read, labels: Sequence[Sequen
     first = torch.log_softmax(part.logits, -1)
     bound = first[:, [x[0] for x in tokens]] / size
     whole = torch.tensor([len(x) == 1 for x in tokens], device=bound.device).expand_as(bound).clone()
-    while True:
+    leaders = torch.zeros_like(whole).scatter(1, bound.argmax(-1, keepdim=True), True)
+    while True:  # the likeliest start first, then whatever may still beat it, all at once: many small batches cost more
         best = bound.masked_fill(~whole, -torch.inf).amax(-1, keepdim=True)
         open_ = ~whole if full else ~whole & (bound > best)
-        if not full:
-            leader = bound.masked_fill(~open_, -torch.inf).argmax(-1, keepdim=True)
-            open_ &= torch.zeros_like(open_).scatter(1, leader, True)
+        if not full and not (leaders & whole).any(-1).all():
+            open_ &= leaders
         rows, names = open_.nonzero(as_tuple=True)
         if not len(rows):
             return bound.masked_fill(~whole, -torch.inf)

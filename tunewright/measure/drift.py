@@ -21,7 +21,7 @@ from tunewright.batch import Batch, Row
 from tunewright.errors import ModelError
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
-from tunewright.measure.intervals import Interval, bootstrap_mean
+from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_statistic
 from tunewright.tasks.base import Task
 
 _CHUNK = 256  # places whose [., V] distributions are held at once
@@ -197,3 +197,49 @@ def kl_drift(reference: Reference, model: PreTrainedModel, *, seed: int = 0) -> 
     """Drift of the model as it is now: the mean over rows, each row one vote, rows resampled."""
     values = kl_by_row(reference, model)
     return Drift("kl", bootstrap_mean(values, unit="sequence", seed=seed), values)
+
+
+def linear_cka(a: Tensor, b: Tensor) -> float:
+    """Linear centred kernel alignment of two feature sets [n, .] of the same n >= 2 rows (Kornblith et al. 2019): 0..1."""
+    a, b = (x.double() - x.double().mean(0) for x in (a, b))
+    across, own = (a.T @ b).square().sum(), (a.T @ a).norm() * (b.T @ b).norm()
+    if own == 0:
+        raise ValueError("features that are the same for every row have no alignment")
+    return float(across / own)
+
+
+@dataclass
+class Features:
+    """What a classifier's or encoder's head reads: `values` [R, D] pooled, one a row; `weight` [C, D] and `bias` of the
+    base's own head, None for a model that has none (or only one made afresh for this task)."""
+
+    values: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+def take_features(model: nn.Module, task: Task, rows: Sequence[Row], *, head: nn.Linear | None = None, batch_tokens: int = 2048) -> Features:
+    """Pooled features of rows in their order. `head`: the base's own trained head, copied, if it has one."""
+    found: dict[int, Tensor] = {}
+    with measuring(model):
+        for some in batches_by_length([r.size for r in rows], batch_tokens, 64):
+            out = task.forward(model, task.collate([rows[i] for i in some]).to(device_of(model)))
+            if out.features is None:
+                raise ModelError(f"{task.name} gives no features", remedy="measure drift by KL for this task")
+            found.update(zip(some, out.features.float().flatten(1).clone(), strict=True))
+    values = torch.stack([found[i] for i in range(len(rows))])
+    if head is None:
+        return Features(values)
+    return Features(values, head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone())
+
+
+def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift:
+    """KL a row through the base's own head applied to both; without a head 1 - linear CKA, under that name.
+
+    CKA's interval resamples rows (percentiles): repeats make it a little narrow for few rows.
+    """
+    if base.weight is not None:
+        a, b = (torch.log_softmax(F.linear(x.values, base.weight.float(), None if base.bias is None else base.bias.float()), -1) for x in (base, tuned))
+        values = F.kl_div(b, a, reduction="none", log_target=True).sum(-1).tolist()
+        return Drift("kl through the base's head", bootstrap_mean(values, unit="row", seed=seed), values)
+    return Drift("1 - linear CKA", bootstrap_statistic(lambda i: 1 - linear_cka(base.values[i], tuned.values[i]), len(base.values), seed=seed, resamples=200))
