@@ -47,7 +47,7 @@ class Cursor:
 
     def __init__(self, sources: Mapping[str, Sequence[Row]], size: int = 4, seed: int = 0):
         self.sources, self.size = {n: list(r) for n, r in sources.items()}, size
-        self.weights: dict[str, float] = dict.fromkeys(sources, 1.0)
+        self.weights: dict[str, float] = dict.fromkeys(sources, 1.0 / len(sources))
         self.at = dict.fromkeys(sources, 0)
         self.rng = random.Random(seed)
         self.seen: list[str] = []

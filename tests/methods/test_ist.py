@@ -94,3 +94,17 @@ def test_resumes(at):
 def test_without_deltas_it_is_refused_before_training():
     with pytest.raises(MethodError, match="there are none"):
         Run({"ist": ImportanceSampling()}).train()
+
+
+def test_moments_wait_while_a_block_is_not_drawn():
+    counts = []
+
+    def listen(loop):
+        state = loop.optimizers.state()
+        counts.append({n.rpartition("|")[0]: float(v) for n, v in state.items() if n.endswith("|step")})
+
+    run = make(listen)
+    loop = run.train()
+    total = sum(v for n, v in counts[-1].items() if n.endswith("q_proj.delta.lora.lora_A"))
+    assert total == loop.step_number  # every step counted once, for the block that was drawn
+    assert all(later.get(n, 0) >= v for earlier, later in zip(counts, counts[1:], strict=False) for n, v in earlier.items())

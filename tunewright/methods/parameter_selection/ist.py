@@ -71,7 +71,7 @@ class ImportanceSampling(Method):
     train: float = Field(0.25, gt=0, le=1, description="share of the blocks that train in a step", examples=[1.0])
     suppress: float = Field(0.5, gt=0, le=1, description="share of the blocks whose deltas a trial weakens", examples=[1.0])
     factor: float = Field(0.25, ge=0, lt=1, description="what a weakened delta's strength is multiplied by", examples=[0.0])
-    trials: int = Field(3, ge=1, description="sets of blocks compared in a trial; 1: nothing to compare, blocks are drawn evenly (the paper's random baseline)", examples=[1])
+    trials: int = Field(3, ge=1, description="sets of blocks compared in a trial; 1: none to compare, blocks are drawn evenly", examples=[1])
     every: int = Field(10, gt=0, description="optimizer steps between trials", examples=[2])
     score_rate: float = Field(10.0, gt=0, description="how far a trial moves the scores, per unit of exp(-loss)")
     trial_rows: int = Field(16, gt=0, description="training rows a trial measures the loss on", examples=[4])
@@ -104,4 +104,4 @@ class ImportanceSampling(Method):
         drawn = draw(torch.sigmoid(-scores), max(1, int(self.train * len(blocks))), rng)
         inside = {n for names in by_block for n in names}
         names = [n for i in drawn for n in by_block[blocks[i]]] + [n for n in candidates.deltas if n not in inside]
-        return Choice(tuple(sorted(names)), redraw_every=1, moments="keep")
+        return Choice(tuple(sorted(names)), redraw_every=1, moments="park")
