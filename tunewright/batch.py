@@ -100,7 +100,7 @@ class Outputs:
     `log_probs` [S] (of the targets) is the cheap way: the head and the softmax run in one pass that never keeps the
     logits. `logits` [S, V] are made when a method asks for them. `hidden` is a tuple of [1, T, D] or [R, L, D] tensors
     (embeddings first), present only when a need asked for them; `features` [R, D] are pooled rows where the task has
-    them.
+    them, and `head` then maps features [N, D] to logits [N, V].
     """
 
     def __init__(
@@ -111,10 +111,11 @@ class Outputs:
         log_probs: Callable[[], Tensor] | None = None,
         hidden: tuple[Tensor, ...] | None = None,
         features: Tensor | None = None,
+        head: Callable[[Tensor], Tensor] | None = None,
         raw: Any = None,
     ):
         self._logits, self._log_probs = logits, log_probs
-        self.targets, self.hidden, self.features, self.raw = targets, hidden, features, raw
+        self.targets, self.hidden, self.features, self.head, self.raw = targets, hidden, features, head, raw
 
     @property
     def logits(self) -> Tensor:

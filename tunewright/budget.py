@@ -12,7 +12,7 @@ from tunewright.schedules import warmup_of
 COUNT_UP_TO = 200_000  # batches that are counted one by one; beyond, the mean of those is taken
 
 
-def plan_stage(budget: Any, spec: Any, cursor: Callable[[], Any], rows: int, *, stage: str, index: int, flops_per_token: float, changing: bool = False) -> Plan:
+def plan_stage(budget: Any, spec: Any, cursor: Callable[[], Any], rows: int, *, stage: str, index: int, flops_per_token: float, changing: bool = False, replay: tuple[str, ...] = ()) -> Plan:
     """Make the plan of a stage.
 
     `cursor()` gives a fresh cursor over the stage's `rows` rows, whose batches are counted; `changing`: the mixture
@@ -22,10 +22,12 @@ def plan_stage(budget: Any, spec: Any, cursor: Callable[[], Any], rows: int, *, 
     if budget.flops is not None and flops_per_token:
         by_flops = math.ceil(budget.flops / flops_per_token)
         limit_tokens = by_flops if limit_tokens is None else min(limit_tokens, by_flops)
-    steps, tokens = _count(cursor(), limit_tokens, budget.steps, budget.epochs, rows)
+    fresh = cursor()
+    sources = {n: sum(r.size for r in d.rows) for n, d in fresh.datasets.items()}
+    steps, tokens = _count(fresh, limit_tokens, budget.steps, budget.epochs, rows)
     exact = budget.seconds is None and not changing
     return Plan(
-        steps=max(1, steps), tokens=tokens, stage=stage, index=index, learning_rate=spec.learning_rate, warmup_steps=warmup_of(spec.warmup_steps, max(1, steps)), exact=exact
+        steps=max(1, steps), tokens=tokens, stage=stage, index=index, learning_rate=spec.learning_rate, warmup_steps=warmup_of(spec.warmup_steps, max(1, steps)), exact=exact, sources=sources, replay=replay
     )
 
 

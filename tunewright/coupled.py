@@ -33,7 +33,7 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any]) -> Tensor:
     logits = torch.cat([a for a, _ in kept]).requires_grad_(True)
     features = None if kept[0][1] is None else torch.cat([f for _, f in kept]).requires_grad_(True)
     whole = merged(batches)
-    total = _total(loop, objectives, Outputs(logits, whole.targets, features=features), whole)
+    total = _total(loop, objectives, Outputs(logits, whole.targets, features=features, head=outputs.head), whole)
     total.backward()
     a = b = 0
     for batch, state in zip(batches, states, strict=True):

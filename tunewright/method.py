@@ -80,7 +80,7 @@ class Plan:
     """What the loop knows of a stage before it starts. `steps` are optimizer steps; `tokens` those the budget allows.
 
     A budget in seconds gives no exact number of steps: then `exact` is False and `steps` is an estimate that follows
-    the clock.
+    the clock. `sources` maps each source's name to the tokens of one epoch, `replay` names those that are replayed.
     """
 
     steps: int
@@ -90,6 +90,8 @@ class Plan:
     learning_rate: float
     warmup_steps: int
     exact: bool = True
+    sources: Mapping[str, int] = field(default_factory=dict)
+    replay: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,19 @@ class Choice:
 
     `names` are parameter names (of the base, of deltas, or method-owned), sorted when stored. `entries` maps a
     parameter's name to the sorted flat int64 indices of its entries that train (the rest of it stays). `redraw_every`
-    is in optimizer steps; None draws once a stage. `moments` says what becomes of the optimizer's state of what is
-    drawn again: kept for what stays in the selection, or dropped.
+    is in optimizer steps; None draws once a stage. `moments` says what becomes of the optimizer's state: kept for what
+    stays in the selection, parked while something is not drawn, or dropped.
+
+    `places` re-indexes sparse deltas: "<site>.delta.<name>.values" -> its new sorted flat places, as many as before.
+    `seeds` gives newcomers among them a start of Adam's moments: (mean gradient [k], mean squared gradient [k]).
     """
 
     names: tuple[str, ...] = ()
     entries: Mapping[str, Tensor] = field(default_factory=dict)
     redraw_every: int | None = None
-    moments: Literal["keep", "drop"] = "drop"
+    moments: Literal["keep", "park", "drop"] = "drop"
+    places: Mapping[str, Tensor] = field(default_factory=dict)
+    seeds: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class Candidates:
@@ -119,7 +126,8 @@ class Candidates:
         self.adapted = adapted
         self.structure: Structure = adapted.structure
         self.base: dict[str, nn.Parameter] = adapted.base_parameters()
-        self.deltas: dict[str, nn.Parameter] = adapted.delta_parameters()
+        # deltas carried from an earlier stage as `frozen` are no candidates
+        self.deltas: dict[str, nn.Parameter] = {n: p for n, p in adapted.delta_parameters().items() if not getattr(p, "tunewright_frozen", False)}
         self.owned: dict[str, nn.Parameter] = dict(owned or {})
 
     @property

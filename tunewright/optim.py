@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tunewright.errors import MethodError
 from tunewright.method import Choice
 from tunewright.slots import Bound, Methods
-from tunewright.trained import Trained
+from tunewright.trained import Trained, remap
 
 
 def adamw(parameters: list[nn.Parameter], spec: Any) -> torch.optim.Optimizer:
@@ -34,6 +34,7 @@ class Optimizers:
         self.trained, self.methods, self.spec = trained, methods, spec
         self.optimizers: list[torch.optim.Optimizer] = []
         self.names: dict[int, str] = {}
+        self.parked: dict[str, Tensor] = {}  # moments of what is not drawn now
         self.build()
 
     def _maker(self, group: str) -> Bound | None:
@@ -79,7 +80,7 @@ class Optimizers:
 
     def state(self) -> dict[str, Tensor]:
         """All tensors of the optimizers' state as "<parameter>|<key>"; numbers become 0-d tensors."""
-        out: dict[str, Tensor] = {}
+        out: dict[str, Tensor] = dict(self.parked)
         for o in self.optimizers:
             for p, values in o.state.items():
                 for key, v in values.items():
@@ -88,11 +89,13 @@ class Optimizers:
         return out
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Put `state()` back, by name; what is not saved starts empty."""
+        """Put `state()` back, by name; what is not saved starts empty, what does not train now is parked."""
         by_parameter: dict[str, dict[str, Tensor]] = {}
         for key, t in saved.items():
             name, _, part = key.rpartition("|")
             by_parameter.setdefault(name, {})[part] = t
+            if name not in self.trained.leaves:
+                self.parked[key] = t
         for o in self.optimizers:
             for g in o.param_groups:
                 for p in g["params"]:
@@ -101,26 +104,36 @@ class Optimizers:
                         o.state[p] = {k: t.clone() for k, t in values.items()}
 
     def redraw(self, choice: Choice) -> None:
-        """Train another choice. Moments of what stays are kept (entry by entry) or dropped, as the choice declares."""
-        old_state, old_indices = self.state(), {n: leaf.indices for n, leaf in self.trained.leaves.items()}
+        """Train another choice. Moments are kept, parked or dropped as the choice declares, entry by entry."""
+        old_state, old_places = self.state(), {n: leaf.indices for n, leaf in self.trained.leaves.items()}
+        moves = self.trained.move(choice.places)
+        old_places.update({n: old for n, (old, _) in moves.items()})
         self.trained.set(choice)
+        self.parked = {}
         self.build()
-        if choice.moments == "keep":
-            moved: dict[str, Tensor] = {}
-            for key, t in old_state.items():
-                name = key.rpartition("|")[0]
-                leaf = self.trained.leaves.get(name)
-                if leaf is not None:
-                    moved[key] = remap(t, old_indices[name], leaf.indices)
-            self.restore(moved)
+        if choice.moments == "drop":
+            return
+        new_places = {n: leaf.indices for n, leaf in self.trained.leaves.items()} | {n: new for n, (_, new) in moves.items()}
+        moved: dict[str, Tensor] = {}
+        for key, t in old_state.items():
+            name = key.rpartition("|")[0]
+            if name in self.trained.leaves:
+                moved[key] = remap(t, old_places.get(name), new_places[name])
+            elif choice.moments == "park":
+                moved[key] = t
+        self.restore(moved)
+        self._seed(choice, moves)
 
-
-def remap(moment: Tensor, old: Tensor | None, new: Tensor | None) -> Tensor:
-    """Carry a per-entry tensor from one sorted index to another: kept entries keep theirs, newcomers start at 0."""
-    if old is None or new is None or moment.shape != old.shape:
-        return moment
-    out = torch.zeros(new.shape, dtype=moment.dtype)
-    place = torch.searchsorted(old, new).clamp_(max=max(0, old.numel() - 1))
-    kept = old[place] == new
-    out[kept] = moment[place[kept]]
-    return out
+    def _seed(self, choice: Choice, moves: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Adam's moments of newcomers such that, after its bias correction, they read as the given mean and mean square."""
+        named = {n: p for n, p in self.trained.parameters().items() if n in choice.seeds and n in moves}
+        for o in self.optimizers:
+            betas = o.defaults.get("betas")
+            for name, p in named.items():
+                state = o.state.get(p)
+                if betas is None or not state or "exp_avg" not in state:
+                    continue
+                old, new = moves[name]
+                newcomers, t = ~torch.isin(new, old), float(state["step"])
+                for key, value, beta in zip(("exp_avg", "exp_avg_sq"), choice.seeds[name], betas, strict=True):
+                    state[key][newcomers] = (value * (1 - beta**t))[newcomers]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -72,7 +72,7 @@ class Loop:
         self.micro_tokens: int | None = stage.spec.micro_tokens
         self.averaged: dict[str, Tensor] | None = None
         self.redraw_every: int | None = None
-        self.started = time.monotonic()
+        self.wants_hidden = any(n.name == "hidden_states" for b in self.methods for n in b.method.needs())
         self._begin()
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -86,13 +86,16 @@ class Loop:
         if self.chooser is None:
             self.trained.set(self.trained.default())
         else:
-            self.trained.set(self._draw())
+            first = self._draw()
+            self.trained.move(first.places)
+            self.trained.set(first)
         self.starts: dict[str, Tensor] = {}
         if self.methods.on("penalty"):
             self.starts = {n: leaf.parameter.detach().clone() for n, leaf in self.trained.leaves.items() if leaf.group == "base"}
         self.optimizers = Optimizers(self.trained, self.methods, self.spec)
         if self.methods.on("average"):
             self.averaged = {n: p.detach().clone() for n, p in self.trained.parameters().items()}
+        self._mix({})  # a mixture is asked before the first batch too
 
     def _draw(self) -> Choice:
         assert self.chooser is not None
@@ -100,7 +103,7 @@ class Loop:
         signals = self.stage.signals(self.chooser, None, "redraw")
         choice: Choice = self.methods.call(self.chooser, "choose", signals, candidates=candidates, step=self.step_number, plan=self.plan)
         self.redraw_every = choice.redraw_every
-        return Choice(tuple(sorted(choice.names)), dict(choice.entries), choice.redraw_every, choice.moments)
+        return replace(choice, names=tuple(sorted(choice.names)))
 
     # -- one optimizer step ------------------------------------------------------------------------------------------
 
@@ -260,8 +263,7 @@ class Loop:
 
     def forward(self, batch: Batch) -> Outputs:
         """One forward; hidden states only when a method's need asks for them."""
-        hidden = any(n.name == "hidden_states" for b in self.methods for n in b.method.needs())
-        outputs: Outputs = self.stage.task.forward(self.adapted.wrapper or self.adapted.model, batch, hidden=hidden)
+        outputs: Outputs = self.stage.task.forward(self.adapted.wrapper or self.adapted.model, batch, hidden=self.wants_hidden)
         return outputs
 
     def objective(self, bound: Bound, outputs: Outputs, batch: Batch) -> Loss:
@@ -450,10 +452,14 @@ def weighted_sum(loss: Loss, batch: Batch, bound: Bound | None) -> Tensor:
 
 
 def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Callable[[Bound], dict[str, Any]]) -> None:
-    """Run every method's `setup`, then `attach` (one delta a site; several make a named stack) and `wrap`.
+    """Run every method's `prepare`, `setup`, `attach` (one delta a site; several make a named stack) and `wrap`.
 
     `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with.
     """
+    for b in methods.on("prepare"):
+        methods.call(b, "prepare", model=adapted.model, tokenizer=adapted.tokenizer)
+    if methods.on("prepare"):
+        adapted.rediscover()
     for b in methods:
         own = b.state.rng
         b.state = b.method.setup(Setup(adapted, plan, task, own))

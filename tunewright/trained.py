@@ -57,6 +57,19 @@ class Trained:
         found.update({n: ("delta", p) for n, p in self.adapted.delta_parameters().items()})
         return {**found, **{n: ("owned", p) for n, p in self.owned.items()}}
 
+    def move(self, places: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Re-index sparse deltas: kept places keep their values, newcomers start at 0. name -> (old, new places)."""
+        moved = {}
+        for name, new in places.items():
+            delta: Any = self.adapted.model.get_submodule(name.removesuffix(".values"))
+            old = delta.indices
+            if new.shape != old.shape:
+                raise MethodError(f"'{name}' has {old.numel()} places and would get {new.numel()}", remedy="a choice re-indexes a sparse delta with as many places as before")
+            delta.values.data = remap(delta.values.data, old, new)
+            delta.indices = new
+            moved[name] = (old, new)
+        return moved
+
     def set(self, choice: Choice) -> None:
         """Make exactly the chosen parameters train (method-owned ones always do). MethodError for an unknown name."""
         known = self.everything()
@@ -165,3 +178,17 @@ class Trained:
                         p.data = t.clone().to(p.dtype)
                     else:
                         owner._buffers[leaf] = t.clone()
+
+
+def remap(values: Tensor, old: Tensor | None, new: Tensor | None) -> Tensor:
+    """Carry a per-entry tensor from one sorted index to another: kept entries keep theirs, newcomers start at 0.
+
+    What is no such tensor (a step count, a whole tensor's moments) is returned as it is.
+    """
+    if old is None or new is None or values.shape != old.shape:
+        return values
+    out = torch.zeros(new.shape, dtype=values.dtype, device=values.device)
+    place = torch.searchsorted(old, new).clamp_(max=max(0, old.numel() - 1))
+    kept = old[place] == new
+    out[kept] = values[place[kept]]
+    return out

@@ -79,10 +79,8 @@ class LowRank(Delta):
         return int(self.lora_A.shape[0])
 
     def change(self) -> Tensor:
-        product = self.lora_B @ self.lora_A
-        if self.offset_A is not None and self.offset_B is not None:
-            product = product - self.offset_B @ self.offset_A
-        return product * self.scale
+        A, B = self.pair()
+        return (B @ A) * self.scale
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """(A, B) of a plain low-rank change s B A; with an offset their rank is 2r."""
@@ -103,6 +101,24 @@ class LowRank(Delta):
     def rebuild(cls, settings: dict[str, Any], site: Site) -> LowRank:
         A, B = torch.zeros(settings["rank"], site.in_features), torch.zeros(site.out_features, settings["rank"])
         return cls(A, B, settings["scale"], dropout=settings["dropout"], offset=settings["offset"])
+
+
+class GatedLowRank(LowRank):
+    """s B diag(g) A: a gate g [r] for each rank-one piece. A piece whose gate is 0 adds nothing."""
+
+    form = "gated-low-rank"
+
+    def __init__(self, A: Tensor, B: Tensor, gate: Tensor, scale: float, *, dropout: float = 0.0):
+        super().__init__(A, B, scale, dropout=dropout)
+        self.gate = nn.Parameter(gate)
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        return self.lora_A, self.lora_B * self.gate
+
+    @classmethod
+    def rebuild(cls, settings: dict[str, Any], site: Site) -> GatedLowRank:
+        r = settings["rank"]
+        return cls(torch.zeros(r, site.in_features), torch.zeros(site.out_features, r), torch.zeros(r), settings["scale"], dropout=settings["dropout"])
 
 
 class Sparse(Delta):
@@ -222,5 +238,5 @@ def kaiming_low_rank(
     return LowRank(A, torch.zeros(site.out_features, rank, dtype=dtype), scale, dropout=dropout)
 
 
-FORMS: dict[str, type[Delta]] = {c.form: c for c in (LowRank, Sparse)}
+FORMS: dict[str, type[Delta]] = {c.form: c for c in (LowRank, GatedLowRank, Sparse)}
 Carry = Literal["fold", "frozen", "training", "drop"]
