@@ -16,7 +16,8 @@ As a pytest plugin, with no file at all (no `--method`: everything that a recipe
     pytest -p tunewright.conformance --pyargs tunewright.conformance.suite --method my-method
 
 A class may hold `conformance`: parameters for the tiny set-up where its defaults do not fit (a rank of 128 on a layer of
-32), and `conformance_beside`: methods by name, with parameters, that it cannot do without. Other values of a field come from its type and from its `examples`. No check knows a method's name.
+32), and `conformance_beside`: methods by name, with parameters, that it cannot do without. Other values of a field come
+from its type and from its `examples`. No check knows a method's name.
 """
 
 from __future__ import annotations

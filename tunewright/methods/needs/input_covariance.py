@@ -48,9 +48,12 @@ def covariances(sites: list[Site], forward: Callable[[Batch], Any], batches: Any
     leader: dict[str, str] = {}
     last: tuple[str, Tensor] | None = None
     mask: Tensor | None = None
+    counting = False
 
     def read(name: str, x: Tensor) -> None:
         nonlocal last
+        if not counting:
+            return
         if last is not None and last[1] is x:
             leader.setdefault(name, leader.get(last[0], last[0]))
         last = (name, x)
@@ -71,6 +74,10 @@ def covariances(sites: list[Site], forward: Callable[[Batch], Any], batches: Any
             for batch in batches:
                 attention = batch.inputs.get("attention_mask")
                 mask = None if attention is None else attention.flatten().bool()
+                if not rows:
+                    # a task may try a model out on its first batch: those passes are not samples
+                    forward(batch)
+                    counting = True
                 forward(batch)
                 rows += len(batch.row_ids)
                 last = None
