@@ -65,7 +65,10 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 
 
 def test_sigterm_is_an_interruption(tmp_path):
-    code = "import os, signal, sys, tunewright.doctor as d, tunewright.cli as c\nd.examine = lambda: os.kill(os.getpid(), signal.SIGTERM)\nsys.argv = ['tunewright', 'doctor']\nc.main()"
+    code = (
+        "import os, signal, sys, tunewright.doctor as d, tunewright.cli as c\n"
+        "d.examine = lambda: os.kill(os.getpid(), signal.SIGTERM)\nsys.argv = ['tunewright', 'doctor']\nc.main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == errors.INTERRUPTED and "Traceback" not in done.stderr
 

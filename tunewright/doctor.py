@@ -99,9 +99,9 @@ def _extras() -> Iterator[Finding]:
         return
     by_extra: dict[str, list[str]] = {}
     for line in required:
-        name, extra = _NAME.match(line), _EXTRA.search(line)
-        if name and (extra is None or name[0] != "tunewright"):
-            by_extra.setdefault(extra[1] if extra else "", []).append(name[0])
+        name, marker = _NAME.match(line), _EXTRA.search(line)
+        if name and (marker is None or name[0] != "tunewright"):
+            by_extra.setdefault(marker[1] if marker else "", []).append(name[0])
     for extra, names in by_extra.items():
         lacks = sorted(n for n in set(names) if not _installed(n))
         title = f"extra {extra}" if extra else "core packages"
