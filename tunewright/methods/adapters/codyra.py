@@ -1,0 +1,91 @@
+"""CoDyRA: low-rank adapters whose rank-one pieces are gated, and dropped where the gate shrinks to zero (papers: codyra).
+
+y = x (W + B diag(g) A)^T with A [r, in] uniform in +-1/sqrt(in), B [out, r] zero and gates g [r] ~ N(0, 1): the model
+starts as the base. A dense phase first; then, after every optimizer step, each gate is shrunk by kappa:
+
+    g <- g - kappa sign(g)  where |g| > kappa;   then g <- 0 where |g| < kappa
+
+kappa climbs from 0 to `kappa` in 50 equal stages over what is left of the steps. The effective rank is the number of
+gates that are not zero; a gate at zero still gets a gradient and may come back. When the task ends, dead pieces are cut
+out; a later stage that starts from this one with `carry: fold` (the default) merges W += B diag(g) A and begins with
+fresh pieces, as in the paper. kappa is an amount of the gate, not times the learning rate.
+
+Raises MethodError for targets that name no module.
+
+Source: Artificer-AI-Lab/CoDyRA, loralib/codyra.py and models/codyra.py. The shrink is theirs and is not soft
+thresholding: a gate between kappa and 2 kappa goes to 0, so the cut is at 2 kappa and the shift kappa.
+Differs from the paper in: its own formula was not read; any task's loss instead of CLIP's two-sided one; all linear
+layers of the blocks; a site whose gates all died keeps one dead piece, so that its file stays readable elsewhere.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from tunewright.method import Method, Plan, Setup, State, torch_generator
+from tunewright.methods.adapters._low_rank import TARGETS, state_of_targets, targeted
+from tunewright.models.deltas import GatedLowRank, kaiming_low_rank
+from tunewright.models.sites import Site
+
+STAGES = 50
+
+
+def shrunk(gates: Tensor, kappa: float) -> Tensor:
+    """Gates of any shape, each moved by kappa towards 0 and set to 0 where it is then within kappa of it."""
+    moved = torch.where(gates.abs() > kappa, gates - kappa * gates.sign(), gates)
+    return torch.where(moved.abs() < kappa, torch.zeros_like(moved), moved)
+
+
+def kappa_at(step: int, steps: int, dense: float, largest: float) -> float:
+    """kappa after optimizer step `step` (from 0) of `steps`: 0 up to the dense phase's end, then 50 levels up to `largest`."""
+    begin = dense * steps
+    if step <= begin:
+        return 0.0
+    level = 1 + int((step - begin) * STAGES / (steps - begin))
+    return largest * min(STAGES - 1, level) / (STAGES - 1)
+
+
+def cut_dead_pieces(delta: GatedLowRank) -> int:
+    """Take pieces with gate 0 out of a delta (one is left if all are); return the rank that remains."""
+    alive = delta.gate.detach() != 0
+    alive[0] |= not bool(alive.any())
+    delta.lora_A.data, delta.lora_B.data, delta.gate.data = delta.lora_A.data[alive], delta.lora_B.data[:, alive], delta.gate.data[alive]
+    return delta.rank
+
+
+class CoDyRA(Method):
+    """Gated low-rank pieces, shrunk to the rank that a task needs."""
+
+    rank: PositiveInt = Field(16, description="rank-one pieces a layer to begin with", examples=[4])
+    targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]])
+    dense: float = Field(0.5, ge=0, lt=1, description="share of the steps before any shrinking", examples=[0.2])
+    kappa: NonNegativeFloat = Field(0.005, description="how far a gate is shrunk in each of the last steps", examples=[0.5])
+
+    papers: ClassVar[tuple[str, ...]] = ("codyra",)
+    conformance: ClassVar[dict[str, object]] = {"rank": 3, "dense": 0.0}
+
+    def setup(self, run: Setup) -> State:
+        return state_of_targets(run, self.targets)
+
+    def attach(self, site: Site, state: State, rng: random.Random) -> GatedLowRank | None:
+        if not targeted(state, site):
+            return None
+        plain = kaiming_low_rank(site, self.rank, 1.0, torch_generator(rng))
+        return GatedLowRank(plain.lora_A.data, plain.lora_B.data, torch.randn(self.rank, generator=torch_generator(rng)), 1.0)
+
+    def update(self, changes: dict[str, Tensor], parameters: Mapping[str, Tensor], step: int, plan: Plan) -> dict[str, Tensor]:
+        kappa = kappa_at(step, plan.steps, self.dense, self.kappa)
+        gates = {n: parameters[n] for n in changes if n.endswith(".gate")}
+        return {**changes, **{n: shrunk(g + changes[n], kappa) - g for n, g in gates.items()}}
+
+    def end_task(self, adapted: Any) -> None:
+        for by_name in adapted.deltas().values():
+            for delta in by_name.values():
+                if isinstance(delta, GatedLowRank):
+                    cut_dead_pieces(delta)
