@@ -79,7 +79,7 @@ class ImportanceSampling(Method):
     compiles: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("ist",)
     conformance: ClassVar[dict[str, object]] = {"every": 1, "trial_rows": 2}
-    beside: ClassVar[tuple[str, ...]] = ("lora",)
+    conformance_beside: ClassVar[dict[str, dict[str, object]]] = {"lora": {"rank": 2}}
 
     def needs(self) -> Sequence[Need]:
         return (TrialLoss(rows=self.trial_rows),)
