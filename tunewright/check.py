@@ -52,7 +52,7 @@ def _options(data: Any, labels: tuple[str, ...] | None, processor: Any) -> Encod
 
 def show(report: CheckReport, files: Sequence[Path] = ()) -> None:
     """Print a report: sources with their counts, every bad row, notices with their rows, and a verdict."""
-    out = Console(highlight=False, soft_wrap=True)
+    out = Console(highlight=False, soft_wrap=True, emoji=False)
     for s in report.sources:
         shapes = ", ".join(f"{n} {shape}" for shape, n in s.shapes.items()) or "no rows that can be read"
         out.print(f"[bold]{s.role}[/] {escape(s.name)}: {shapes}; {s.counts['tokens']:,} tokens, {s.counts['trained_tokens']:,} trained")
