@@ -133,7 +133,11 @@ class Tiny:
         provider = Provider(NeedContext(self.adapted, self.task, self.seed, rows=self.rows, data_hashes=data, cache=self.cache))
         provider.check(methods)
         spec = TrainSpec(learning_rate=3e-2, batch_tokens=24, micro_tokens=self.micro_tokens, seed=self.seed, lr_scheduler_type="constant", warmup_steps=0)
-        plan = Plan(steps=self.steps, tokens=24 * self.steps, stage="main", index=0, learning_rate=spec.learning_rate, warmup_steps=0)
+        train = self.rows["train"]
+        sources = [Dataset("small", train[:3]), Dataset("large", train[3:]), Dataset("replayed", token_rows("replayed", 3, self.task.labelled))]
+        sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
+        tokens = spec.batch_tokens * self.steps
+        plan = Plan(self.steps, tokens, "main", 0, spec.learning_rate, warmup_steps=0, sources=sizes, replay=("replayed",))
         set_up(self.adapted, methods, plan, self.task.name, provider.stage)
         if not self.dropout:
             module: Any
@@ -142,8 +146,8 @@ class Tiny:
                     module.p = 0.0
                 elif isinstance(getattr(module, "dropout", None), float):
                     module.dropout = 0.0
-        halves = [Dataset("a", self.rows["train"][:4]), Dataset("b", self.rows["train"][4:])]
-        rows = Cursor(halves, {"a": 0.5, "b": 0.5}, seed=self.seed, batch_tokens=spec.batch_tokens)
+        shares = {"small": 0.3, "large": 0.5, "replayed": 0.2}
+        rows = Cursor(sources, shares, seed=self.seed, batch_tokens=spec.batch_tokens)
         stage = Stage(self.adapted, self.task, methods, rows, plan, spec, Budget(steps=self.steps), signals=provider.signals, listen=self._listen)
         methods.event("begin_task", stage="main", adapted=self.adapted)
         return Loop(stage)
