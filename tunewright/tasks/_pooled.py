@@ -15,7 +15,7 @@ from tunewright.batch import Batch, Outputs
 from tunewright.errors import ModelError
 
 
-def classifier_head(model: nn.Module) -> nn.Module:
+def classifier_head(model: nn.Module) -> nn.Linear:
     """The last linear with one output a class. ModelError where there is none."""
     classes = getattr(getattr(model, "config", None), "num_labels", None)
     found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
@@ -25,7 +25,7 @@ def classifier_head(model: nn.Module) -> nn.Module:
 
 
 def classifier_outputs(model: nn.Module, batch: Batch, inputs: dict[str, Any], *, hidden: bool = False) -> Outputs:
-    """Run a sequence or image classifier: `logits` [R, V], `features` [R, D]."""
+    """Run a sequence or image classifier: `logits` [R, V], `features` [R, D] and `head`, which maps the one to the other."""
     seen: list[Tensor] = []
     head = classifier_head(model)
     hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -37,4 +37,4 @@ def classifier_outputs(model: nn.Module, batch: Batch, inputs: dict[str, Any], *
     if features is not None and features.dim() == 3:  # a decoder's head scores every token; the row's last one counts
         last = inputs["attention_mask"].sum(1) - 1
         features = features[torch.arange(len(last), device=last.device), last]
-    return Outputs(out.logits, batch.targets, hidden=out.hidden_states if hidden else None, features=features, raw=out)
+    return Outputs(out.logits, batch.targets, hidden=out.hidden_states if hidden else None, features=features, head=head, raw=out)
