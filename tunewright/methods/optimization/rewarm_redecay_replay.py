@@ -45,12 +45,13 @@ def with_share(weights: Mapping[str, float], old: Collection[str], share: float)
 class RewarmRedecayReplay(Method):
     """Warm up again, decay again, replay some old data."""
 
-    warmup: float = Field(0.01, ge=0, lt=1, description="share of the steps in which the rate rises; at least one step", examples=[0.5, 0.0])
+    warmup: float = Field(0.01, ge=0, lt=1, description="share of the steps in which the rate rises; at least one step", examples=[0.25, 0.0])
     start: float = Field(0.0, ge=0, le=1, description="the rate at which the warm-up starts, as a factor of the peak", examples=[0.5])
     floor: float = Field(0.1, ge=0, lt=1, description="the rate at the end, as a factor of the peak", examples=[0.5])
     replay: float | None = Field(None, ge=0, lt=1, description="share of old data in the tokens; none: as data.replay says; 0: none", examples=[0.3, 0.0])
 
     papers: ClassVar[tuple[str, ...]] = ("rewarm-redecay-replay",)
+    conformance: ClassVar[dict[str, object]] = {"warmup": 0.5}
 
     def setup(self, run: Setup) -> State:
         if not run.plan.replay and self.replay != 0:
