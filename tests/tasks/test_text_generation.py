@@ -59,6 +59,18 @@ def test_the_prompt_is_the_same_at_training_generation_and_likelihood():
     assert other.fields["reference"] == "lost card" and trained(other, t) == "lost card<|im_end|>"
 
 
+@pytest.mark.parametrize("bos", ["<|im_start|>", "<|bos|>", None])
+@pytest.mark.parametrize("front", ["", "{{ bos_token }}"])
+def test_the_default_turn_goes_whatever_token_opens_the_text(bos, front):
+    t = tiny.tokenizer()
+    t.bos_token = bos
+    front = front if bos == "<|bos|>" else ""
+    t.chat_template = front + DEFAULT_SYSTEM
+    row = TASK.encode(Record({"prompt": "a", "completion": "b"}, id="r"), t, EncodeOptions(system=""))
+    start = "<|bos|>" if front else ""
+    assert t.decode(row.input_ids) == start + "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+
+
 @pytest.mark.parametrize("system, start", [(None, "<|im_start|>system\nBe kind."), ("", "<|im_start|>user"), ("Say no.", "<|im_start|>system\nSay no.<")])
 def test_system_turn_as_the_template_has_it_left_out_or_given(system, start):
     t = tiny.tokenizer()

@@ -47,7 +47,9 @@ def _default_turn(tokenizer: Any, template: str) -> str:
         return ""
     before = one[: len(one) - len(turn)]
     bos = tokenizer.bos_token or ""
-    return before[len(bos) :] if bos and before.startswith(bos) else before
+    # where the start token also opens every turn, the one in front belongs to the turn that is taken out
+    alone = bos and before.startswith(bos) and not turn.startswith(bos)
+    return before[len(bos) :] if alone else before
 
 
 def assistant_segments(tokenizer: Any, messages: Sequence[dict[str, Any]], *, tools: Any = None, system: str | None = None) -> tuple[list[Segment], str]:
@@ -83,7 +85,7 @@ def assistant_segments(tokenizer: Any, messages: Sequence[dict[str, Any]], *, to
 
 def _without(removed: str, segments: list[Segment], bos: str) -> list[Segment]:
     text, weight = segments[0]
-    start = len(bos) if bos and text.startswith(bos) else 0
+    start = 0 if text.startswith(removed) or not text.startswith(bos) else len(bos)
     if removed and text[start:].startswith(removed):
         segments[0] = (text[:start] + text[start + len(removed) :], weight)
     return [s for s in segments if s[0]]
