@@ -1,4 +1,4 @@
-"""CoDyRA: low-rank adapters whose rank-one pieces are gated, and dropped where the gate shrinks to zero (papers: codyra).
+"""CoDyRA: low-rank adapters with gated pieces, dropped as their gates shrink to zero (Lu et al. 2024, arXiv:2412.01004; papers: codyra).
 
 y = x (W + B diag(g) A)^T with A [r, in] uniform in +-1/sqrt(in), B [out, r] zero and gates g [r] ~ N(0, 1): the model
 starts as the base. A dense phase first; then, after every optimizer step, each gate is shrunk by kappa:

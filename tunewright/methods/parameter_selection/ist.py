@@ -1,4 +1,4 @@
-"""IST: Layer-wise Importance Sampling for sparse adapter tuning (paper: ist).
+"""IST: layer-wise importance sampling for adapter tuning (Yao et al. 2024, arXiv:2410.11772; papers: ist).
 
 Every step trains the adapters of a few blocks only. Blocks are drawn by a score that trials correct: now and then the
 adapters of half of the blocks are weakened and the loss is measured. Where weakening helps, the block is unimportant.
