@@ -12,11 +12,11 @@ from tests.methods.driving import Run, assert_resumes, changed
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.needs.trial_loss import TrialLoss, weakened
-from tunewright.methods.parameter_selection.ist import ImportanceSampling, corrected, draw, draw_different
+from tunewright.methods.parameter_selection.ist import ImportanceAwareSparseTuning, corrected, draw, draw_different
 
 
 def make(listen=None, **fields) -> Run:
-    methods = {"lora": LoRA(rank=2), "ist": ImportanceSampling(**{"every": 2, "trial_rows": 6, **fields})}
+    methods = {"lora": LoRA(rank=2), "ist": ImportanceAwareSparseTuning(**{"every": 2, "trial_rows": 6, **fields})}
     return Run(methods, model=tiny.llama(layers=4), steps=7, listen=listen)
 
 
@@ -93,7 +93,7 @@ def test_resumes(at):
 
 def test_without_deltas_it_is_refused_before_training():
     with pytest.raises(MethodError, match="there are none"):
-        Run({"ist": ImportanceSampling()}).train()
+        Run({"ist": ImportanceAwareSparseTuning()}).train()
 
 
 def test_moments_wait_while_a_block_is_not_drawn():

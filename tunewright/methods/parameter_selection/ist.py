@@ -1,4 +1,4 @@
-"""IST: layer-wise importance sampling for adapter tuning (Yao et al. 2024, arXiv:2410.11772; papers: ist).
+"""IST: importance-aware sparse tuning of adapters (Yao et al. 2024, arXiv:2410.11772; papers: ist).
 
 Every step trains the adapters of a few blocks only. Blocks are drawn by a score that trials correct: now and then the
 adapters of half of the blocks are weakened and the loss is measured. Where weakening helps, the block is unimportant.
@@ -65,7 +65,7 @@ def corrected(scores: Tensor, sets: Sequence[tuple[int, ...]], losses: Sequence[
     return out
 
 
-class ImportanceSampling(Method):
+class ImportanceAwareSparseTuning(Method):
     """A few blocks a step, the important ones more often."""
 
     train: float = Field(0.25, gt=0, le=1, description="share of the blocks that train in a step", examples=[1.0])
