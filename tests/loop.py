@@ -60,7 +60,14 @@ def spec(**changes: Any) -> Any:
 
 
 def stage(
-    *methods: Method, model: nn.Module | None = None, steps: int = 6, task: str = "text-generation", rows: Any = None, needs: Any = None, signals: Any = None, **changes: Any
+    *methods: Method,
+    model: nn.Module | None = None,
+    steps: int = 6,
+    task: str = "text-generation",
+    rows: Any = None,
+    needs: Any = None,
+    signals: Any = None,
+    **changes: Any,
 ) -> tuple[Stage, list[dict[str, Any]]]:
     """A stage whose methods are set up, and the list its records go to. Give `listen` to watch the loop."""
     adapted = Adapted(model if model is not None else tiny.llama())

@@ -159,12 +159,14 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
     def sources(data: dict[str, Any] | None) -> None:
         for key in ("train", "eval", "validation"):
             for source in (data or {}).get(key) or [] if isinstance((data or {}).get(key), list) else []:
+                source["name"] = source.get("name") or source["path"]  # rows keep their ids in the run's own copy
                 source["path"] = path(source["path"])
 
     sources(tree["data"])
     for spec in (tree["model"], *tree["models"].values()):
         spec["name"] = path(spec["name"])
     for keep in tree["keep"]:
+        keep["name"] = keep.get("name") or Path(keep["data"].split(":")[-1]).stem
         keep["data"] = path(keep["data"])
     for stage in tree["stages"]:
         sources(stage.get("data"))

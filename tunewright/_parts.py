@@ -46,6 +46,7 @@ class Source(Spec):
         description="JSONL, Parquet or text file, folder, hub id, or built-in like quickstart:train; relative to the recipe",
         examples=["tickets.jsonl"],
     )
+    name: str | None = Field(None, min_length=1, description="its name in row ids and reports; none: the path as written", examples=["tickets"])
     split: str | None = Field(None, description="split of a hub data set", examples=["train"])
     weight: Real = Field(1.0, gt=0, description="share of the tokens drawn from this source, relative to the others", examples=[1.0])
     format: str | None = Field(None, description="row shape; none: recognised from the columns", examples=["messages"])

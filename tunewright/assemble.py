@@ -198,7 +198,11 @@ def _methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, 
     for use in uses:
         cls = catalogue.load_method(use.name, use.place)
         if not set(cls.slots()) & set(TRAINING_SLOTS):
-            raise MethodError(f"'{use.name}' does nothing in training: it fills {', '.join(cls.slots())}", where=use.place or f"stages.{stage.name}.methods", remedy=_other_place(cls))
+            raise MethodError(
+                f"'{use.name}' does nothing in training: it fills {', '.join(cls.slots())}",
+                where=use.place or f"stages.{stage.name}.methods",
+                remedy=_other_place(cls),
+            )
         named.append((catalogue.canonical(use.name), catalogue.build(use)))
     check_conflicts(named, stage=stage.name, task=task)
     return named
@@ -214,14 +218,20 @@ def _check_after(recipe: Recipe) -> None:
         for use in uses:
             cls = catalogue.load_method(use.name, use.place)
             if not set(cls.slots()) & set(slots):
-                raise MethodError(f"'{use.name}' cannot stand under {place}: it fills {', '.join(cls.slots())}", where=use.place or place, remedy="write it under stages' methods:")
+                raise MethodError(
+                    f"'{use.name}' cannot stand under {place}: it fills {', '.join(cls.slots())}",
+                    where=use.place or place,
+                    remedy="write it under stages' methods:",
+                )
             catalogue.build(use)
 
 
 def _device(recipe: Recipe) -> str:
     wanted = recipe.train.device
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise MethodError("device: cuda was asked for, and torch sees no GPU", where="train.device", remedy="write device: auto; `tunewright doctor` says what torch sees")
+        raise MethodError(
+            "device: cuda was asked for, and torch sees no GPU", where="train.device", remedy="write device: auto; `tunewright doctor` says what torch sees"
+        )
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -230,7 +240,13 @@ def _options(data: DataSpec, labels: Sequence[str] | None, loaded: Loaded) -> En
 
     image = image_options(loaded.processor, loaded.model) if loaded.tokenizer is None else None
     return EncodeOptions(
-        max_length=data.max_length, truncation=data.truncation, template=data.template, system=data.system, chat=data.chat, labels=tuple(labels) if labels else None, image=image
+        max_length=data.max_length,
+        truncation=data.truncation,
+        template=data.template,
+        system=data.system,
+        chat=data.chat,
+        labels=tuple(labels) if labels else None,
+        image=image,
     )
 
 
@@ -255,7 +271,9 @@ def _replayed(name: str, keep: dict[str, Dataset], recipe: Recipe, read: Any) ->
     if path.exists() or name.startswith("quickstart:"):
         dataset: Dataset = read([Source(path=name)])
         return dataset
-    raise DataError(f"replay names '{name}', which is neither a `keep` entry nor a file", where="data.replay", remedy=f"known: {', '.join(keep) or 'none'}; or write a path")
+    raise DataError(
+        f"replay names '{name}', which is neither a `keep` entry nor a file", where="data.replay", remedy=f"known: {', '.join(keep) or 'none'}; or write a path"
+    )
 
 
 def _validation(recipe: Recipe, rows: Dataset, read: Any) -> tuple[Dataset, Dataset | None]:
@@ -306,9 +324,6 @@ def _same_tokenizer(a: Loaded, b: Loaded, name: str) -> None:
             where=f"models.{name}",
             remedy="use a model with the same tokenizer: its outputs are compared token by token",
         )
-
-
-
 
 
 def seeded(recipe: Recipe, purpose: str) -> random.Random:

@@ -12,7 +12,18 @@ from tunewright.schedules import warmup_of
 COUNT_UP_TO = 200_000  # batches that are counted one by one; beyond, the mean of those is taken
 
 
-def plan_stage(budget: Any, spec: Any, cursor: Callable[[], Any], rows: int, *, stage: str, index: int, flops_per_token: float, changing: bool = False, replay: tuple[str, ...] = ()) -> Plan:
+def plan_stage(
+    budget: Any,
+    spec: Any,
+    cursor: Callable[[], Any],
+    rows: int,
+    *,
+    stage: str,
+    index: int,
+    flops_per_token: float,
+    changing: bool = False,
+    replay: tuple[str, ...] = (),
+) -> Plan:
     """Make the plan of a stage.
 
     `cursor()` gives a fresh cursor over the stage's `rows` rows, whose batches are counted; `changing`: the mixture
@@ -27,7 +38,15 @@ def plan_stage(budget: Any, spec: Any, cursor: Callable[[], Any], rows: int, *, 
     steps, tokens = _count(fresh, limit_tokens, budget.steps, budget.epochs, rows)
     exact = budget.seconds is None and not changing
     return Plan(
-        steps=max(1, steps), tokens=tokens, stage=stage, index=index, learning_rate=spec.learning_rate, warmup_steps=warmup_of(spec.warmup_steps, max(1, steps)), exact=exact, sources=sources, replay=replay
+        steps=max(1, steps),
+        tokens=tokens,
+        stage=stage,
+        index=index,
+        learning_rate=spec.learning_rate,
+        warmup_steps=warmup_of(spec.warmup_steps, max(1, steps)),
+        exact=exact,
+        sources=sources,
+        replay=replay,
     )
 
 

@@ -77,4 +77,8 @@ def _folder(start: str, where: str) -> tuple[str, Path]:
     stages = sorted((path / "stages").glob("*/" + checkpoint.MANIFEST), key=lambda p: p.stat().st_mtime)
     if stages:
         return stages[-1].parent.name, stages[-1].parent
-    raise ModelError("this is neither a run's folder nor a finished stage", where=f"{where}: {start}", remedy="name a run's folder (runs/...), or give a plain model folder as `model:`")
+    raise ModelError(
+        "this is neither a run's folder nor a finished stage",
+        where=f"{where}: {start}",
+        remedy="name a run's folder (runs/...), or give a plain model folder as `model:`",
+    )

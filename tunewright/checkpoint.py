@@ -73,7 +73,9 @@ def write_json(path: Path, value: Any) -> None:
 def folder_error(e: OSError, path: Path) -> FolderError:
     """Turn an OSError into one clear message."""
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FolderError("the disk is full; nothing written earlier was touched", where=str(path), remedy="free space, then `tunewright resume` the run's folder")
+        return FolderError(
+            "the disk is full; nothing written earlier was touched", where=str(path), remedy="free space, then `tunewright resume` the run's folder"
+        )
     if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return FolderError("the folder cannot be written", where=str(path), remedy="choose another with --out, or change its permissions")
     return FolderError(f"cannot write: {e.strerror or e}", where=str(path), remedy="choose another folder with --out")
@@ -131,7 +133,11 @@ def read(folder: Path) -> Checkpoint:
 
     for p in folder.iterdir():
         if p.suffix in {".pt", ".pth", ".bin", ".pkl", ".ckpt"}:
-            raise CheckpointError(f"'{p.name}' is a pickle, which can run code when it is read", where=str(folder), remedy="only safetensors and JSON are read; start again from the recipe")
+            raise CheckpointError(
+                f"'{p.name}' is a pickle, which can run code when it is read",
+                where=str(folder),
+                remedy="only safetensors and JSON are read; start again from the recipe",
+            )
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, digest in manifest.items():

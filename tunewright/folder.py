@@ -113,7 +113,9 @@ def locked(folder: RunFolder) -> Iterator[None]:
     except OSError:
         holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
         os.close(fd)
-        raise FolderError(f"a live run (process {holder or '?'}) is using this folder", where=str(folder.path), remedy="wait for it, stop it, or choose another --out") from None
+        raise FolderError(
+            f"a live run (process {holder or '?'}) is using this folder", where=str(folder.path), remedy="wait for it, stop it, or choose another --out"
+        ) from None
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)

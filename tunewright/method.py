@@ -146,7 +146,11 @@ class Candidates:
 
     def linear_weights(self) -> dict[str, nn.Parameter]:
         """Weights of the linear sites inside blocks, by parameter name."""
-        return {s.weight_name: self.base[s.weight_name] for s in self.structure.sites if s.block is not None and s.kind in ("linear", "conv1d") and s.weight_name in self.base}
+        return {
+            s.weight_name: self.base[s.weight_name]
+            for s in self.structure.sites
+            if s.block is not None and s.kind in ("linear", "conv1d") and s.weight_name in self.base
+        }
 
     def deltas_by_block(self) -> list[list[str]]:
         """For each block, the names of the delta parameters that hang on its sites."""
@@ -263,7 +267,9 @@ class Needs:
         try:
             return self.__dict__["_values"][name]
         except KeyError:
-            raise MethodError(f"the need '{name}' was not asked for", remedy=f"return it from needs(); asked for: {sorted(self.__dict__.get('_values', {}))}") from None
+            raise MethodError(
+                f"the need '{name}' was not asked for", remedy=f"return it from needs(); asked for: {sorted(self.__dict__.get('_values', {}))}"
+            ) from None
 
 
 def call(method: Method, slot: str, **offered: Any) -> Any:
@@ -282,7 +288,11 @@ def arguments(cls: type[Method], slot: str) -> tuple[str, ...]:
         names = tuple(inspect.signature(getattr(cls, slot)).parameters)[1:]
         for n in names:
             if n not in SLOTS[slot].offers:
-                raise MethodError(f"{cls.__name__}.{slot} asks for '{n}', which the slot does not offer", where=inspect.getsourcefile(cls), remedy=did_you_mean(n, SLOTS[slot].offers))
+                raise MethodError(
+                    f"{cls.__name__}.{slot} asks for '{n}', which the slot does not offer",
+                    where=inspect.getsourcefile(cls),
+                    remedy=did_you_mean(n, SLOTS[slot].offers),
+                )
         _ARGUMENTS[key] = names
     return _ARGUMENTS[key]
 

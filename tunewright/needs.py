@@ -50,13 +50,19 @@ class NeedContext:
     def source(self, name: str) -> list[Row]:
         """Rows of one source; MethodError with what there is when it is missing or empty."""
         if not self.rows.get(name):
-            raise MethodError(f"a method needs rows of '{name}', and the recipe gives none", where="needs", remedy=f"add `{name}:` to the recipe; {did_you_mean(name, [k for k, v in self.rows.items() if v])}")
+            raise MethodError(
+                f"a method needs rows of '{name}', and the recipe gives none",
+                where="needs",
+                remedy=f"add `{name}:` to the recipe; {did_you_mean(name, [k for k, v in self.rows.items() if v])}",
+            )
         return list(self.rows[name])
 
     def model(self, name: str) -> Adapted:
         """One of the recipe's other models, frozen; MethodError with the line to write when it is not named."""
         if name not in self.other_names or self.other is None:
-            raise MethodError(f"a method needs the model '{name}', and the recipe names none", where="models", remedy=f"write models: {{{name}: ./folder-or-hub-id}}")
+            raise MethodError(
+                f"a method needs the model '{name}', and the recipe names none", where="models", remedy=f"write models: {{{name}: ./folder-or-hub-id}}"
+            )
         return self.other(name)
 
 
@@ -66,7 +72,7 @@ class Provider:
     def __init__(self, context: NeedContext):
         self.context = context
         self._stage: dict[Need, Any] = {}
-        self._batch: tuple[int, dict[Need, Any]] = (0, {})
+        self._batch: tuple[Batch | None, dict[Need, Any]] = (None, {})
 
     def check(self, methods: Methods) -> None:
         """Refuse at plan time what cannot be served."""
@@ -90,8 +96,8 @@ class Provider:
         wanted = [n for n in bound.method.needs() if n.when == when]
         if not wanted:
             return {}
-        if self._batch[0] != id(batch) or batch is None:
-            self._batch = (id(batch), {})
+        if batch is None or self._batch[0] is not batch:  # the batch itself is held: an id may be used again
+            self._batch = (batch, {})
         held = self._batch[1]
         for need in wanted:
             if need not in held:

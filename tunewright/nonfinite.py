@@ -20,7 +20,9 @@ def diagnose(loop: Any, batches: list[Batch], what: str) -> NonFiniteError:
             named = f" in layer '{layer}'" if layer else ""
             shown = ", ".join(rows[:5]) or ", ".join(batch.row_ids[:5])
             where = f"step {loop.step_number + 1}{named}, rows {shown}"
-            return NonFiniteError(what, where=where, remedy="look at these rows with `tunewright check`; lower train.learning_rate; or use train.precision: float32")
+            return NonFiniteError(
+                what, where=where, remedy="look at these rows with `tunewright check`; lower train.learning_rate; or use train.precision: float32"
+            )
     return NonFiniteError(what, where=f"step {loop.step_number + 1}", remedy="lower train.learning_rate, or check the objective's parameters")
 
 

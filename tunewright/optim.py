@@ -40,7 +40,9 @@ class Optimizers:
     def _maker(self, group: str) -> Bound | None:
         claims = [b for b in self.methods.on("optimizer") if getattr(b.method, "group", "all") in ("all", group)]
         if len(claims) > 1:
-            raise MethodError(f"'{claims[0].name}' and '{claims[1].name}' both make the optimizer of the group '{group}'", remedy="keep one, or set `group` on each")
+            raise MethodError(
+                f"'{claims[0].name}' and '{claims[1].name}' both make the optimizer of the group '{group}'", remedy="keep one, or set `group` on each"
+            )
         return claims[0] if claims else None
 
     def build(self) -> None:

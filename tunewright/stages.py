@@ -36,6 +36,7 @@ class Keeper:
     before: int
     evaluate: Evaluate | None = None
     show: Callable[[dict[str, Any]], None] = lambda record: None
+    track: Callable[[dict[str, Any]], None] = lambda record: None
     best: dict[str, Any] = field(default_factory=dict)
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     stop_requested: bool = False
@@ -47,14 +48,17 @@ class Keeper:
         due = self.spec.eval_steps and loop.step_number % self.spec.eval_steps == 0 and not loop.finished()
         if self.evaluate and due:
             record.update(self._judge(loop))
-        if loop.step_number % self.spec.logging_steps == 0 or "eval_loss" in record:
+        if self.verify_at is None and (loop.step_number % self.spec.logging_steps == 0 or "eval_loss" in record):
             self.folder.append_metrics(record)
+            self.track(record)
         self.show(record)
         if self.verify_at == loop.step_number:
             raise Stop
         if self.stop_requested:
             self.write(loop)
-            raise Interrupted("stopped by a signal after a whole step; a checkpoint is written", where=str(self.folder.path), remedy=f"tunewright resume {self.folder.path}")
+            raise Interrupted(
+                "stopped by a signal after a whole step; a checkpoint is written", where=str(self.folder.path), remedy=f"tunewright resume {self.folder.path}"
+            )
         if self.spec.save_steps and loop.step_number % self.spec.save_steps == 0 and not loop.finished():
             self.write(loop)
         if self.ended_by:

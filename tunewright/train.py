@@ -90,12 +90,17 @@ class Loop:
             self.trained.move(first.places)
             self.trained.set(first)
         self.starts: dict[str, Tensor] = {}
-        if self.methods.on("penalty"):
-            self.starts = {n: leaf.parameter.detach().clone() for n, leaf in self.trained.leaves.items() if leaf.group == "base"}
+        self._note_starts()
         self.optimizers = Optimizers(self.trained, self.methods, self.spec)
         if self.methods.on("average"):
             self.averaged = {n: p.detach().clone() for n, p in self.trained.parameters().items()}
         self._mix({})  # a mixture is asked before the first batch too
+
+    def _note_starts(self) -> None:
+        """Penalties are told how far weights moved since the stage began: keep each one's value when it is first drawn."""
+        if self.methods.on("penalty"):
+            drawn = {n: leaf for n, leaf in self.trained.leaves.items() if leaf.group == "base" and n not in self.starts}
+            self.starts.update({n: leaf.parameter.detach().clone() for n, leaf in drawn.items()})
 
     def _draw(self) -> Choice:
         assert self.chooser is not None
@@ -153,6 +158,7 @@ class Loop:
         began = time.monotonic()
         if self.chooser and self.step_number and self.redraw_every and self.step_number % self.redraw_every == 0:
             self.optimizers.redraw(self._draw())
+            self._note_starts()
         rows = self.stage.rows.next_batch()
         factor = self._factor()
         rate = self.optimizers.set_factor(factor)
@@ -167,7 +173,14 @@ class Loop:
         elapsed = time.monotonic() - began
         self.seconds += elapsed
         epoch = max((e for _, e in rows), default=0)
-        return {"step": self.step_number, "learning_rate": rate, "num_tokens": self.tokens, "epoch": epoch, "tokens_per_second": tokens / max(elapsed, 1e-9), **record}
+        return {
+            "step": self.step_number,
+            "learning_rate": rate,
+            "num_tokens": self.tokens,
+            "epoch": epoch,
+            "tokens_per_second": tokens / max(elapsed, 1e-9),
+            **record,
+        }
 
     def _factor(self) -> float | dict[str, float]:
         own = self.methods.one("schedule")
@@ -249,7 +262,8 @@ class Loop:
         total = torch.zeros((), device=self.stage.device)
         for batch in batches:
             outputs = self.forward(batch)
-            losses = [(b, self.objective(b, outputs, batch)) for b in objectives] or [(None, self.stage.task.loss(outputs, batch))]
+            losses: list[tuple[Bound | None, Loss]] = [(b, self.objective(b, outputs, batch)) for b in objectives]
+            losses = losses or [(None, self.stage.task.loss(outputs, batch))]
             loss: Any = 0.0
             for (bound, item), denominator in zip(losses, denominators, strict=True):
                 part = weighted_sum(item, batch, bound) / denominator
@@ -295,7 +309,9 @@ class Loop:
         record["grad_norm"] = norm
         if not math.isfinite(norm):
             bad = next((n for n, g in self.trained.gradients().items() if not bool(torch.isfinite(g).all())), "?")
-            raise NonFiniteError(f"the gradient of '{bad}' is not finite", where=f"step {self.step_number + 1}", remedy="lower train.learning_rate, or set train.max_grad_norm")
+            raise NonFiniteError(
+                f"the gradient of '{bad}' is not finite", where=f"step {self.step_number + 1}", remedy="lower train.learning_rate, or set train.max_grad_norm"
+            )
         proposing = self.methods.on("update") or isinstance(factor, Mapping)
         before = {n: p.detach().clone() for n, p in parameters.items()} if proposing else {}
         self.optimizers.step()
@@ -445,7 +461,10 @@ def weighted_sum(loss: Loss, batch: Batch, bound: Bound | None) -> Tensor:
     expected = len(batch.row_ids) if bound is not None and bound.method.couples == "row" else len(batch.targets)
     if loss.value.shape != (expected,):
         name = bound.name if bound else "task"
-        raise MethodError(f"'{name}' gave a loss of shape {tuple(loss.value.shape)}; expected one value for each of {expected} items", remedy="return Loss(value [N]) or Loss(value, weight)")
+        raise MethodError(
+            f"'{name}' gave a loss of shape {tuple(loss.value.shape)}; expected one value for each of {expected} items",
+            remedy="return Loss(value [N]) or Loss(value, weight)",
+        )
     if bound is not None and bound.method.couples == "row":
         return loss.value.sum()
     return (loss.value * batch.weights).sum()

@@ -64,7 +64,9 @@ class Trained:
             delta: Any = self.adapted.model.get_submodule(name.removesuffix(".values"))
             old = delta.indices
             if new.shape != old.shape:
-                raise MethodError(f"'{name}' has {old.numel()} places and would get {new.numel()}", remedy="a choice re-indexes a sparse delta with as many places as before")
+                raise MethodError(
+                    f"'{name}' has {old.numel()} places and would get {new.numel()}", remedy="a choice re-indexes a sparse delta with as many places as before"
+                )
             delta.values.data = remap(delta.values.data, old, new)
             delta.indices = new
             moved[name] = (old, new)

@@ -44,14 +44,15 @@ class Place:
 def locate(source: SourceLike, base: Path | str = ".") -> Place:
     """Find a source's files. DataError when there are none."""
     path = source.path
+    name = getattr(source, "name", None) or path
     if path.startswith("quickstart:"):
-        return Place(path, (_packaged(path),))
+        return Place(name, (_packaged(path),))
     at = (Path(base) / path).expanduser()
     if at.is_dir():
         found = tuple(sorted(p for p in at.rglob("*") if p.is_file() and files.kind_of(p) and not p.name.startswith(".")))
         if not found:
             raise DataError("the folder holds no data file", where=str(at), remedy="put files there that end in " + ", ".join(files.READERS))
-        return Place(path, found)
+        return Place(name, found)
     if at.is_file():
         if not files.kind_of(at):
             raise DataError(
@@ -59,7 +60,7 @@ def locate(source: SourceLike, base: Path | str = ".") -> Place:
                 where=path,
                 remedy="convert it to JSONL (one JSON object a line); read are: " + ", ".join(files.READERS),
             )
-        return Place(path, (at,))
+        return Place(name, (at,))
     if files.kind_of(at) or Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1:
         near = [p.name for p in at.parent.iterdir()] if at.parent.is_dir() else []
         raise DataError(

@@ -190,7 +190,11 @@ def _fusable(module: Any, delta: Delta, x: Tensor) -> bool:
 def attach(site: Site, name: str, delta: Delta) -> None:
     """Hang `delta` on a site under `name`. Raises MethodError when the form cannot take the site's kind."""
     if site.kind not in delta.site_kinds:
-        raise MethodError(f"a {delta.form} delta cannot hang on '{site.name}', which is a {site.kind}", where="targets", remedy=f"target sites of kind {', '.join(delta.site_kinds)}")
+        raise MethodError(
+            f"a {delta.form} delta cannot hang on '{site.name}', which is a {site.kind}",
+            where="targets",
+            remedy=f"target sites of kind {', '.join(delta.site_kinds)}",
+        )
     module: Any = site.module
     if not hasattr(module, "delta"):
         base = type(module)
@@ -229,9 +233,7 @@ def deltas_of(site: Site) -> dict[str, Delta]:
     return dict(getattr(site.module, "delta", {}).items())
 
 
-def kaiming_low_rank(
-    site: Site, rank: int, scale: float, generator: torch.Generator, *, dropout: float = 0.0, dtype: torch.dtype = torch.float32
-) -> LowRank:
+def kaiming_low_rank(site: Site, rank: int, scale: float, generator: torch.Generator, *, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> LowRank:
     """LoRA's start: A uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5), B zero. A is [rank, in], B is [out, rank]."""
     bound = 1.0 / math.sqrt(site.in_features)
     A = torch.empty(rank, site.in_features, dtype=dtype).uniform_(-bound, bound, generator=generator)

@@ -1,0 +1,41 @@
+"""What a run leaves to be used: an adapter in PEFT's format where the change is low-rank, else delta.safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunewright.assemble import Session
+from tunewright.models import delta_format, peft_format
+from tunewright.models.deltas import LowRank
+
+KNOWN = {
+    "recipe.yaml": "the recipe with every default written out, versions and hashes",
+    "report.json": "every figure of the report",
+    "report.html": "the report to look at: one file, no network",
+    "rows.jsonl": "every evaluated row: base and tuned answer beside the reference",
+    "metrics.jsonl": "one record a logged step",
+    "adapter": "the change as a PEFT adapter",
+    "delta.safetensors": "the change; delta.json says how",
+    "stages": "each stage's result, from which later stages and runs start",
+    "model": "a plain transformers folder",
+}
+
+
+def save(run: Path, session: Session) -> tuple[int, int]:
+    """Write the change; return how many numbers and bytes have to be kept beside the base."""
+    adapted = session.adapted
+    deltas = [d for by_name in adapted.deltas().values() for d in by_name.values()]
+    low_rank = bool(deltas) and all(isinstance(d, LowRank) for d in deltas) and not adapted.originals and adapted.wrapper is None
+    if low_rank:
+        folder = run / "adapter"
+        peft_format.save_adapter(adapted, folder, session.loaded.name)
+        return sum(p.numel() for p in adapted.delta_parameters().values()), sum(f.stat().st_size for f in folder.iterdir())
+    delta_format.save_delta(adapted, run, session.loaded.name)
+    stored = sum(o.values.numel() for o in adapted.originals.values()) + sum(p.numel() for p in adapted.delta_parameters().values())
+    return stored, (run / "delta.safetensors").stat().st_size
+
+
+def described(run: Path) -> dict[str, str]:
+    """What is in the run's folder."""
+    found = {p.name for p in run.iterdir()} | {"report.json", "report.html"}
+    return {n: what for n, what in KNOWN.items() if n in found}

@@ -1,0 +1,207 @@
+"""Measures one run's model: target, choice by likelihood, few shots, kept text and drift, at any strength.
+
+The base is read first, untouched, by the same code and on the same rows; what it gave is kept outside the run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.assemble import Session
+from tunewright.batch import Row
+from tunewright.measure.cache import BaseCache, rows_hash
+from tunewright.measure.choose import distinct_labels
+from tunewright.measure.cost import Cost
+from tunewright.measure.drift import Drift, Features, Reference, feature_drift, kl_drift, restore_reference, sequence_rows, take_features, take_reference
+from tunewright.measure.few_shot import few_shot
+from tunewright.measure.kept import DocumentLoss, document_losses
+from tunewright.measure.rows import RowResult
+from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
+from tunewright.measure.target import answers_and_choices, evaluate, get_metric
+
+
+@dataclass
+class Readings:
+    """What one model gave. Empty where the recipe has no rows for it."""
+
+    target: list[RowResult] = field(default_factory=list)
+    choice: list[RowResult] = field(default_factory=list)
+    few_shot: list[RowResult] = field(default_factory=list)
+    kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
+    drift: Drift | None = None
+
+    def values(self) -> dict[str, Any]:
+        """JSON values of all but the drift."""
+        rows = {k: [r.model_dump() for r in getattr(self, k)] for k in ("target", "choice", "few_shot")}
+        return {**rows, "kept": {n: [vars(d) for d in docs] for n, docs in self.kept.items()}}
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Readings:
+        target, choice, shown = ([RowResult(**r) for r in values[k]] for k in ("target", "choice", "few_shot"))
+        return cls(target, choice, shown, {n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
+
+
+class Meter:
+    """Reads the session's model. `prepare_base()` first, while the model is the untouched base."""
+
+    def __init__(self, session: Session, cost: Cost):
+        self.session, self.cost = session, cost
+        spec = session.recipe.evaluation
+        self.spec = spec
+        rows = list(session.eval.rows) if session.eval is not None else []
+        self.rows: list[Row] = rows[: spec.rows] if spec.rows else rows
+        self.metric = (session.task.default_metric(self.rows) if spec.metric == "auto" else spec.metric) if self.rows else ""
+        generated = bool(self.metric) and get_metric(self.metric).kind == "generated"
+        self.labels = distinct_labels(self.rows) if generated else None
+        self.generated = generated
+        self.base = Readings()
+        self.reference: Reference | None = None
+        self.features: Features | None = None
+        self.drift_on = ""
+        self.drift_rows: list[Row] = []
+
+    @property
+    def model(self) -> Any:
+        return self.session.adapted.wrapper or self.session.adapted.model
+
+    # -- the base ------------------------------------------------------------------------------------------------------
+
+    def prepare_base(self) -> bool:
+        """Measure the untouched base, or read what it gave before; True when it came from the cache."""
+        with self.cost.phase("base measured"):
+            self.drift_rows = self._drift_rows()
+            cache = BaseCache()
+            key = cache.key(self.session.loaded.hash, self._rows_hash(), self._settings())
+            (values, tensors), known = cache.cached(key, self._read_base)
+            self.base = Readings.of(values)
+            self._hold(tensors)
+        return known
+
+    def _read_base(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        found = self._read(choice=True)
+        k = self.spec.few_shot
+        train = self.session.stages[-1].rows.rows
+        if self.generated and k and sum(1 for r in train if r.fields.get("reference")) > k:
+            shown = few_shot(self.session.tokenizer, self.rows, train, k, self.session.seed)
+            found.few_shot = evaluate(self.model, self.session.tokenizer, self.session.task, shown, self.metric, max_new_tokens=self._longest())
+        tensors: dict[str, Tensor] = {}
+        if self.drift_rows and self.session.task.labelled:
+            features = take_features(self.model, self.session.task, self.drift_rows)
+            tensors = {"features": features.values}
+        elif self.drift_rows:
+            tensors = self._reference().tensors()
+        return found.values(), tensors
+
+    def _reference(self) -> Reference:
+        return take_reference(self.model, self.session.task, self.drift_rows, packed=self.session.packed, copy_head=True)
+
+    def _hold(self, tensors: dict[str, Tensor]) -> None:
+        if "features" in tensors:
+            head = self._own_head()
+            self.features = (
+                Features(tensors["features"])
+                if head is None
+                else Features(tensors["features"], head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone())
+            )
+        elif tensors:
+            self.reference = restore_reference(tensors, self.model, self.session.task, self.drift_rows, packed=self.session.packed, copy_head=True)
+
+    def _own_head(self) -> nn.Linear | None:
+        """The base's own classification head; None when it was made afresh for this task."""
+        if any(note.startswith("new ") for note in self.session.loaded.notes):
+            return None
+        heads = [s.module for s in self.session.adapted.structure.sites if s.role == "head" and isinstance(s.module, nn.Linear)]
+        return heads[-1] if heads else None  # type: ignore[return-value]
+
+    def _drift_rows(self) -> list[Row]:
+        """Causal: what the base itself samples. Masked: kept (else evaluated) rows. Classifiers: evaluated rows."""
+        s = self.session
+        if s.task.generates:
+            self.drift_on = "text that the base sampled"
+            wanted = (self.spec.drift_sequences, self.spec.drift_tokens)
+            shipped = shipped_sequences(s.loaded.hash)
+            if shipped is not None and len(shipped.ids) >= wanted[0] and self.spec.drift_tokens <= 64:
+                found = shipped.first(*wanted)
+            else:
+                found = self._sampled(*wanted)
+            return sequence_rows(found.ids, found.conditioning)
+        kept = [r for d in s.keep.values() for r in d.rows]
+        self.drift_on = "kept rows" if kept and not s.task.labelled else "evaluated rows"
+        rows = kept if kept and not s.task.labelled else self.rows
+        return rows[: self.spec.drift_sequences] if not s.task.labelled else rows[:512]
+
+    def _sampled(self, n: int, tokens: int) -> Sequences:
+        """Sequences of the base, kept by its hash."""
+        s, cache = self.session, BaseCache()
+        key = cache.key(s.loaded.hash, "drift sequences", {"n": n, "tokens": tokens, "precision": s.precision})
+        with self.cost.phase("drift sequences sampled"):
+            (values, _), _ = cache.cached(key, lambda: ({"ids": sample_sequences(s.adapted.model, s.tokenizer, n, tokens, 0)}, {}))
+        return Sequences(values["ids"], len(conditioning_ids(s.tokenizer)))
+
+    def _rows_hash(self) -> str:
+        s = self.session
+        parts = [rows_hash(self.rows), s.stages[-1].rows.hash, *(f"{n}={d.hash}" for n, d in s.keep.items()), rows_hash(self.drift_rows)]
+        return "/".join(parts)
+
+    def _settings(self) -> dict[str, Any]:
+        s = self.session
+        fixed = self.spec.model_dump(exclude={"strengths"})
+        return {
+            **fixed,
+            "metric": self.metric,
+            "precision": s.precision,
+            "device": s.device,
+            "packed": s.packed,
+            "seed": s.seed,
+            "vocabulary": s.recipe.new_tokens,
+            "threads": torch.get_num_threads(),
+            "task": s.task.name,
+        }
+
+    # -- any strength --------------------------------------------------------------------------------------------------
+
+    def _longest(self) -> int | None:
+        """Tokens an answer may have: the longest reference's and two, never more than the recipe allows."""
+        from tunewright.measure.target import answer_length
+
+        return min(self.spec.max_new_tokens, answer_length(self.rows)) if self.generated else None
+
+    def _read(self, *, choice: bool) -> Readings:
+        s, found = self.session, Readings()
+        if self.rows and choice and self.labels:
+            found.target, found.choice = answers_and_choices(self.model, s.tokenizer, self.rows, self.labels, self.metric, max_new_tokens=self._longest())
+        elif self.rows:
+            found.target = evaluate(
+                self.model, s.tokenizer or s.loaded.processor, s.task, self.rows, self.metric, max_new_tokens=self._longest(), packed=s.packed
+            )
+        for name, dataset in s.keep.items():
+            found.kept[name] = document_losses(self.model, s.tokenizer, s.task, list(dataset.rows), packed=s.packed)
+        return found
+
+    def read(self, *, choice: bool = True) -> Readings:
+        """Read the model as it is now (call inside `adapted.at_strength`)."""
+        found = self._read(choice=choice)
+        if self.reference is not None:
+            found.drift = kl_drift(self.reference, self.model)
+        elif self.features is not None:
+            tuned = take_features(self.model, self.session.task, self.drift_rows)
+            found.drift = feature_drift(self.features, tuned)
+        return found
+
+    def quick(self, rows: Sequence[Row], most: int = 64) -> dict[str, float]:
+        """Loss, and the target on at most `most` rows, while training."""
+        s = self.session
+        losses = evaluate(self.model, s.tokenizer, s.task, list(rows), "loss", packed=s.packed)
+        found = {"loss": sum(r.score * r.weight for r in losses) / max(1e-9, sum(r.weight for r in losses))}
+        if self.metric and self.metric != "loss":
+            some = evaluate(self.model, s.tokenizer, s.task, list(rows)[:most], self.metric, max_new_tokens=self._longest())
+            found["target"] = sum(r.score for r in some) / len(some)
+            self.samples = [(r.prompt, r.answer, r.reference) for r in some[:2]]
+        return found
+
+    samples: list[tuple[str, str, str]] = []

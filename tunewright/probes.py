@@ -1,0 +1,47 @@
+"""Runs a recipe's probes on base and tuned, and gives each result as the report holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tunewright import catalogue
+from tunewright.assemble import Session
+from tunewright.measure.probe import Side
+from tunewright.meter import Readings
+from tunewright.method import arguments
+from tunewright.models.adapted import Adapted
+from tunewright.report.schema import Probe
+
+
+class Weights(Mapping[str, Tensor]):
+    """The parameters at a strength, made one at a time when asked for."""
+
+    def __init__(self, adapted: Adapted, strength: float):
+        self._adapted, self._strength = adapted, strength
+        self._names = list(adapted.base_parameters())
+
+    def __getitem__(self, name: str) -> Tensor:
+        with self._adapted.at_strength(self._strength):
+            return self._adapted.base_parameters()[name].detach().clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def run(use: Any, session: Session, base: Readings, tuned: Readings) -> Probe:
+    """One probe. MethodError when it needs what this run does not have."""
+    probe: Any = catalogue.build(use)
+    adapted = session.adapted
+    sides = [
+        Side(weights=Weights(adapted, strength) if adapted.foldable else {}, answers={"target": r.target, "choice": r.choice})
+        for strength, r in ((0.0, base), (1.0, tuned))
+    ]
+    offered = {"base": sides[0], "tuned": sides[1], "structure": adapted.structure}
+    found = probe.probe(**{n: offered[n] for n in arguments(type(probe), "probe") if n in offered})
+    return Probe(**found.model_dump())

@@ -1,0 +1,70 @@
+"""What a person sees while a run works: short lines, and a bar with loss, tokens a second and the time left."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Show = Callable[[dict[str, Any]], None]
+
+
+class Screen:
+    """`quiet` prints nothing but results; `json` prints one JSON record a line, on standard output."""
+
+    def __init__(self, *, quiet: bool = False, json: bool = False):
+        self.quiet, self.json = quiet, json
+
+    def say(self, text: str, *, always: bool = False) -> None:
+        if always or not (self.quiet or self.json):
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def samples(self, answers: list[tuple[str, str, str]]) -> None:
+        """A few answers of an evaluation while training."""
+        for prompt, answer, reference in answers:
+            self.say(f"  {prompt.splitlines()[-1][:60] if prompt else ''} -> {answer[:60]!r} (expected {reference[:60]!r})")
+
+    @contextmanager
+    def training(self, stage: str, plan: Any) -> Iterator[Show]:
+        """Show a stage's steps."""
+        if self.quiet:
+            yield lambda record: None
+        elif self.json:
+            yield lambda record: print(json.dumps(record), flush=True)
+        elif sys.stderr.isatty():
+            with self._bar(stage, plan) as show:
+                yield show
+        else:
+            yield self._lines(stage, plan)
+
+    @contextmanager
+    def _bar(self, stage: str, plan: Any) -> Iterator[Show]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(f"training '{stage}'", total=plan.steps, told="")
+
+            def show(record: dict[str, Any]) -> None:
+                if "loss" in record:
+                    bar.update(task, completed=record["step"], told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} tok/s")
+
+            yield show
+
+    def _lines(self, stage: str, plan: Any) -> Show:
+        last = [0.0]
+
+        def show(record: dict[str, Any]) -> None:
+            if "loss" not in record or (time.monotonic() - last[0] < 10 and record["step"] < plan.steps):
+                return
+            last[0] = time.monotonic()
+            self.say(f"training '{stage}': step {record['step']} of {plan.steps}, loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} tok/s")
+
+        return show

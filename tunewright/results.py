@@ -1,0 +1,276 @@
+"""From readings to report.json: every figure with its interval, paired on the same rows."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunewright.assemble import Session
+from tunewright.data.view import token_view
+from tunewright.measure.cost import Cost
+from tunewright.measure.intervals import Interval, paired_difference
+from tunewright.measure.kept import kept, kept_difference
+from tunewright.measure.rows import RowResult, pair
+from tunewright.measure.target import get_metric, summary
+from tunewright.meter import Meter, Readings
+from tunewright.models.sites import parameter_rooms
+from tunewright.report import schema
+from tunewright.stages import StageResult
+
+SHOWN = 24  # answers in report.json; all are in rows.jsonl
+
+
+def difference(before: list[RowResult], after: list[RowResult]) -> Interval:
+    """Paired by row."""
+    weights = [b.weight for b in before]
+    return paired_difference([b.score for b in before], [a.score for a in after], weights=weights)
+
+
+def target_of(meter: Meter, after: Readings) -> schema.Target | None:
+    base = meter.base
+    if not base.target:
+        return None
+    metric = get_metric(meter.metric)
+    higher = metric.higher_is_better
+    unit = "fraction" if metric.proportion or higher else "nats a token"
+    made = schema.Target(
+        metric=meter.metric,
+        direction="higher" if higher else "lower",
+        unit=unit,
+        before=summary(base.target, meter.metric),
+        after=summary(after.target, meter.metric),
+        difference=difference(base.target, after.target),
+        n=len(base.target),
+    )
+    if base.few_shot:
+        made.few_shot, made.shots = summary(base.few_shot, meter.metric), meter.spec.few_shot
+    if base.choice and after.choice:
+        made.likelihood = schema.Measured(
+            name="likelihood choice",
+            metric="accuracy",
+            before=summary(base.choice, "accuracy"),
+            after=summary(after.choice, "accuracy"),
+            difference=difference(base.choice, after.choice),
+            n=len(base.choice),
+        )
+    return made
+
+
+def kept_of(meter: Meter, after: Readings) -> list[schema.Measured]:
+    return [
+        schema.Measured(
+            name=name,
+            metric="loss",
+            direction="lower",
+            unit="nats a token",
+            before=kept(docs),
+            after=kept(after.kept[name]),
+            difference=kept_difference(docs, after.kept[name]),
+            n=len(docs),
+        )
+        for name, docs in meter.base.kept.items()
+    ]
+
+
+def drift_of(meter: Meter, after: Readings) -> schema.Drift | None:
+    if after.drift is None:
+        return None
+    kind = "1-cka" if "CKA" in after.drift.name else "kl"
+    tokens = sum(1 for r in meter.drift_rows for w in r.weights if w > 0)
+    return schema.Drift(measure=kind, value=after.drift.interval, sequences=len(meter.drift_rows), tokens=tokens, on=meter.drift_on)
+
+
+def strength_of(meter: Meter, strength: float, found: Readings) -> schema.Strength:
+    return schema.Strength(
+        strength=strength,
+        target=summary(found.target, meter.metric) if found.target else None,
+        kept={n: kept(docs) for n, docs in found.kept.items()},
+        drift=found.drift.interval if found.drift else None,
+    )
+
+
+def data_of(session: Session) -> schema.DataInfo:
+    sources = []
+    first = session.stages[0].rows
+    for role, dataset in [("train", first), ("eval", session.eval), ("validation", session.validation), *(("keep", d) for d in session.keep.values())]:
+        if dataset is not None:
+            sources += [schema.SourceInfo(path=d.name, role=role, weight=d.weight, rows=len(d.rows), tokens=d.counts["tokens"]) for d in dataset.sources]
+    c = first.counts
+    return schema.DataInfo(
+        sources=sources,
+        hash=first.hash,
+        rows=c["rows"],
+        tokens=c["tokens"],
+        trained_tokens=c["trained_tokens"],
+        dropped=c["zero_trained"] + (c["too_long"] if not c["pieces"] else 0),
+        truncated=c["pieces"],
+        bad=c["problems"],
+    )
+
+
+def trained_of(session: Session, results: dict[str, StageResult]) -> schema.Trained:
+    structure = session.adapted.structure
+    totals = parameter_rooms(structure, session.adapted.base_parameters())
+    rooms = {name: schema.Room(trained=0, total=n) for name, n in totals.items()}
+    roles = {s.name: s.role for s in structure.sites}
+    for result in results.values():
+        here: dict[str, int] = {}
+        for name, n in result.trained_names.items():
+            owner = name.split(".delta.")[0] if ".delta." in name else name.rsplit(".", 1)[0]
+            role = roles.get(owner, "other")
+            here[role] = here.get(role, 0) + n
+        for role, n in here.items():
+            room = rooms.setdefault(role, schema.Room(trained=0))
+            room.trained = max(room.trained, n)
+    methods = [
+        schema.MethodInfo(name=n, slots=list(type(m).slots()), parameters=m.model_dump(mode="json"), stage=part.spec.name, papers=list(type(m).papers))
+        for part in session.stages
+        for n, m in part.methods
+    ]
+    frozen = [f"the base's {role} weights" for role, room in rooms.items() if not room.trained]
+    return schema.Trained(rooms=rooms, methods=methods, frozen=frozen)
+
+
+def stages_of(session: Session, results: dict[str, StageResult], metrics: list[dict[str, Any]]) -> list[schema.StageInfo]:
+    made = []
+    for part in session.stages:
+        r = results[part.spec.name]
+        losses = [m["loss"] for m in metrics if m.get("stage") == part.spec.name and "loss" in m]
+        made.append(
+            schema.StageInfo(
+                name=part.spec.name,
+                start=part.spec.start or "base",
+                carry=part.spec.carry,
+                methods=[n for n, _ in part.methods],
+                ended_by=r.ended_by,
+                steps=r.steps,
+                tokens=r.tokens,
+                epochs=r.tokens / max(1, part.rows.counts["tokens"]),
+                seconds=r.seconds,
+                loss_first=losses[0] if losses else None,
+                loss_last=losses[-1] if losses else None,
+                kept_step=r.kept_step,
+            )
+        )
+    return made
+
+
+def training_of(metrics: list[dict[str, Any]], results: dict[str, StageResult]) -> schema.Training | None:
+    losses = [m["loss"] for m in metrics if "loss" in m]
+    if not losses:
+        return None
+    tail = losses[-max(1, len(losses) // 10) :]
+    lowest = min(range(len(losses)), key=losses.__getitem__)
+    return schema.Training(
+        steps=sum(r.steps for r in results.values()),
+        first=losses[0],
+        last=sum(tail) / len(tail),
+        lowest=losses[lowest],
+        lowest_step=lowest + 1,
+        splits=sum(r.splits for r in results.values()),
+    )
+
+
+def cost_of(session: Session, cost: Cost, results: dict[str, StageResult], stored: tuple[int, int], cached: list[str]) -> schema.Cost:
+    tokens = sum(r.tokens for r in results.values())
+    seconds = sum(r.seconds for r in results.values())
+    return schema.Cost(
+        seconds={n: round(p.seconds, 3) for n, p in cost.phases.items()},
+        tokens=tokens,
+        trained_tokens=sum(r.trained_tokens for r in results.values()),
+        steps=sum(r.steps for r in results.values()),
+        trainable_parameters=max((r.trainable for r in results.values()), default=0),
+        stored_parameters=stored[0],
+        stored_bytes=stored[1],
+        peak_memory_bytes=cost.peak_cuda or cost.peak_memory,
+        flops=cost.total.flops,
+        tokens_per_second=tokens / seconds if seconds else None,
+        cached=cached,
+    )
+
+
+def answers_of(base: list[RowResult], tuned: list[RowResult]) -> list[schema.Answer]:
+    """A few rows of each fate, so that a first look is fair: mended, broken, both wrong, both right."""
+    fates: dict[tuple[bool, bool], list[Any]] = {}
+    for row in pair(base, tuned):
+        fates.setdefault((row.base_score >= 0.5, row.tuned_score >= 0.5), []).append(row)
+    some = [r for rows in fates.values() for r in rows[: SHOWN // max(1, len(fates))]]
+    return [schema.Answer.of(r) for r in some]
+
+
+def views_of(session: Session) -> dict[str, list[tuple[str, float]]]:
+    """One row a source, with the weight of each token in the loss."""
+    if session.tokenizer is None:
+        return {}
+    return {d.name: [(t, float(w)) for t, w in token_view(d.rows[0], session.tokenizer)] for part in session.stages[:1] for d in part.rows.sources}
+
+
+def versions() -> dict[str, str]:
+    names = ("tunewright", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
+    return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
+
+
+def run_info(session: Session, name: str, progress: dict[str, Any], cost: Cost) -> schema.RunInfo:
+    return schema.RunInfo(
+        name=name,
+        started=progress["started"],
+        finished=progress.get("finished"),
+        seconds=cost.total.seconds,
+        resumed=progress.get("resumed", 0),
+        command=progress.get("command"),
+        versions=versions(),
+        hardware=schema.Hardware(
+            device=session.device,
+            name=processor(session.device),
+            cores=len(__import__("os").sched_getaffinity(0)),
+            memory_bytes=_memory(),
+            precision=session.precision,
+        ),
+        threads=torch.get_num_threads(),
+        load_at_start=cost.load_at_start,
+        seed=session.seed,
+    )
+
+
+def processor(device: str) -> str:
+    """The device's name as the system gives it."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    import os
+
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def model_info(session: Session) -> schema.ModelInfo:
+    loaded = session.loaded
+    return schema.ModelInfo(
+        name=loaded.name,
+        source=loaded.source,
+        weights=f"{loaded.source}, computed in {str(loaded.dtype).removeprefix('torch.')}",
+        hash=loaded.hash,
+        licence=loaded.licence,
+        parameters=sum(p.numel() for p in session.adapted.base_parameters().values()),
+    )
+
+
+def command() -> str:
+    """The command line that made the run."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""

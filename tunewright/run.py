@@ -1,0 +1,349 @@
+"""Run a recipe from start to report, or go on with a run that was stopped.
+
+The folder, its lock and the recipe exist before torch is imported, so that `resume` works from then on. What is done
+is in `progress.json` and in the folders of finished stages; everything else is done again, to the same bits.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunewright import checkpoint
+from tunewright.errors import CheckpointError, FolderError, TunewrightError
+from tunewright.folder import RECIPE, ROWS, RunFolder, discard_if_empty, locked, new_folder
+from tunewright.progress import Screen
+from tunewright.recipe import Recipe
+from tunewright.track import Trackers
+
+if TYPE_CHECKING:
+    from tunewright.assemble import Session, StageParts
+    from tunewright.measure.cost import Cost
+    from tunewright.meter import Meter, Readings
+    from tunewright.report.schema import Report
+    from tunewright.stages import Keeper, StageResult
+
+
+@dataclass
+class Result:
+    """A finished run: its folder and what report.json holds."""
+
+    folder: Path
+    report: Report
+
+
+def run_recipe(path: str | Path, sets: Sequence[str] = (), out: Path | None = None, *, quiet: bool = False, json: bool = False) -> Result:
+    """Run a recipe file (or one that ships with the package, by name)."""
+    return run(Recipe.load(path, sets), out, quiet=quiet, json=json)
+
+
+def run(recipe: Recipe, out: Path | str | None = None, *, quiet: bool = False, json: bool = False) -> Result:
+    """Run a recipe. Writes `out`, or runs/<name>, runs/<name>-2 ...; returns the folder and the report."""
+    folder = new_folder(recipe.name, Path(out) if out is not None else recipe.out)
+    screen = Screen(quiet=quiet, json=json)
+    with locked(folder):
+        try:
+            folder.write_recipe(recipe.dump(absolute=True))
+            from tunewright.results import command
+
+            folder.note_progress(started=_now(), command=command())
+            # the run's own copy is what `resume` will read: the same text gives the same names
+            return _Run(folder, Recipe.load(folder.file(RECIPE)), screen).whole()
+        except BaseException:
+            if not folder.progress().get("began"):
+                discard_if_empty(folder)
+            raise
+
+
+def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json: bool = False) -> Result | None:
+    """Go on with a run. `verify` computes its last steps again instead, and compares every bit."""
+    folder = RunFolder(Path(path))
+    if not folder.file(RECIPE).exists():
+        raise FolderError("there is no recipe.yaml: this is no run's folder", where=str(path), remedy="name a folder that `tunewright run` made")
+    with locked(folder):
+        recipe = Recipe.load(folder.file(RECIPE))
+        screen = Screen(quiet=quiet, json=json)
+        if verify:
+            _Run(folder, recipe, screen).verify()
+            return None
+        if (folder.path / "report.json").exists():
+            from tunewright.report.schema import Report
+
+            screen.say("this run is finished")
+            return Result(folder.path, Report.load(folder.path))
+        folder.note_progress(resumed=folder.progress().get("resumed", 0) + 1)
+        return _Run(folder, recipe, screen).whole()
+
+
+class _Run:
+    """One process's work on a run's folder."""
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, screen: Screen):
+        from tunewright.assemble import assemble
+        from tunewright.measure.cost import Cost
+
+        self.folder, self.recipe, self.screen = folder, recipe, screen
+        self.cost: Cost = Cost()
+        with self.cost.phase("load"):
+            self.session: Session = assemble(recipe, screen.say)
+        self._check_same()
+        saved = folder.progress().get("cost")
+        if saved:
+            self.cost.restore(saved)
+        self.results: dict[str, StageResult] = {}
+
+    def _check_same(self) -> None:
+        """A resumed run must meet the weights that it began with; a new one writes down what it met."""
+        held = self.recipe.made_with.get("model_hash")
+        now = self.session.loaded.hash
+        if held is not None and held != now:
+            raise CheckpointError(
+                f"the model's weights are not those that the run began with ({now[:12]}, then {held[:12]})",
+                where=self.recipe.model.name,
+                remedy="put the old weights back, or begin a new run",
+            )
+
+    def write_resolved(self) -> None:
+        """The recipe with every default of every method, the precision chosen, versions and hashes."""
+        from tunewright import catalogue
+        from tunewright.results import versions
+
+        recipe = self.recipe.model_copy(deep=True)
+        for _, _, use in recipe.uses():
+            if catalogue.lookup(use.name) is not None:
+                use.params = catalogue.build(use).model_dump(mode="json")
+        recipe.train.precision = self.session.precision  # type: ignore[assignment]
+        recipe.made_with = {
+            "versions": versions(),
+            "model_hash": self.session.loaded.hash,
+            "data_hashes": {p.spec.name: p.rows.hash for p in self.session.stages},
+        }
+        self.folder.write_recipe(recipe.dump(absolute=True))
+        self.recipe = recipe
+
+    # -- the phases ----------------------------------------------------------------------------------------------------
+
+    def whole(self) -> Result:
+        from tunewright.meter import Meter
+
+        if "model_hash" not in self.recipe.made_with:
+            self.write_resolved()
+        self.folder.note_progress(began=True)
+        self.meter: Meter = Meter(self.session, self.cost)
+        self.screen.say("measuring the base")
+        known = self.meter.prepare_base()
+        self._note()
+        for part in self.session.stages:
+            self._stage(part)
+        self._after()
+        return self._finish(["base measured"] if known else [])
+
+    def _note(self) -> None:
+        self.folder.note_progress(cost=self.cost.state())
+
+    def _stage(self, part: StageParts) -> None:
+        from tunewright import carry
+        from tunewright.stages import StageResult, run_stage, save_result
+
+        name, folder = part.spec.name, self.folder.path / "stages" / part.spec.name
+        if (folder / checkpoint.MANIFEST).exists():
+            state = checkpoint.read(folder).state
+            self.results[name] = StageResult(**state["result"])
+            if part is self.session.stages[-1]:
+                self._load_finished(folder)
+            return
+        with self.cost.phase("set-up"):
+            carry.begin(self.session.adapted, part.spec.start or "base", part.spec.carry, self.folder.path, f"stages.{name}.start")
+            stage, provider = self.session.stage(part)
+        saved = self._checkpoint_of(part)
+        keeper = self._keeper(part)
+        trackers = Trackers(part.train.report_to, self.folder.path, saved.state["loop"]["step"] if saved else 0)
+        keeper.track = trackers.log
+        self.folder.drop_metrics_after(name, saved.state["loop"]["step"] if saved else 0)
+
+        def needs(bound: Any) -> dict[str, Any]:
+            with self.cost.phase("statistics"):
+                return provider.stage(bound)
+
+        try:
+            with self.screen.training(name, stage.plan) as show, self.cost.phase("train"):
+                keeper.show = show
+                result = run_stage(stage, keeper, needs, saved)
+        finally:
+            trackers.close()
+            self._note()
+        self.cost.add(
+            "train",
+            tokens=result.tokens,
+            parameters=self._parameters(),
+            gradients="all" if any(n in result.trained_names for n in self.session.adapted.base_parameters()) else "adapters",
+        )
+        save_result(self.folder, stage, keeper, result)
+        self.results[name] = result
+        self._note()
+
+    def _parameters(self) -> int:
+        from tunewright.measure.cost import multiplying_parameters
+
+        return multiplying_parameters(self.session.adapted.model)
+
+    def _load_finished(self, folder: Path) -> None:
+        """Bring the model to the end of a stage that an earlier process finished."""
+        from tunewright import carry
+
+        self.session.adapted.forget_changes()
+        carry.load_stage(folder, self.session.adapted)
+
+    def _checkpoint_of(self, part: StageParts) -> checkpoint.Checkpoint | None:
+        found = checkpoint.latest(self.folder.path, self.screen.warn)
+        if found is None or found.state["stage"] != part.spec.name:
+            return None
+        self.screen.say(f"going on from {found.folder.name}")
+        return found
+
+    def _keeper(self, part: StageParts) -> Keeper:
+        from tunewright.stages import Keeper
+
+        before = sum(r.steps for r in self.results.values())
+        rows = self.session.validation or self.session.eval
+        evaluate = None
+        if rows is not None and part.train.eval_steps:
+            chosen = list(rows.rows)[: self.recipe.evaluation.rows or 256]
+
+            def evaluate(loop: Any) -> dict[str, float]:
+                with self.session.adapted.at_strength(1.0), self.cost.phase("evaluated while training"):
+                    found = self.meter.quick(chosen)
+                self.screen.samples(self.meter.samples)
+                return found
+
+        return Keeper(self.folder, part.train, part.spec.name, part.index, before, evaluate)
+
+    def _after(self) -> None:
+        from tunewright import after, catalogue
+
+        score = None
+        if self.session.validation is not None:
+            rows = list(self.session.validation.rows)
+
+            def score() -> float:
+                found = self.meter.quick(rows, most=len(rows))
+                return found.get("target", -found["loss"])
+
+        for use in self.recipe.after:
+            with self.cost.phase("after"):
+                after.apply(catalogue.build(use), use.name, self.session.adapted, self.folder.path, score)
+
+    def _finish(self, cached: list[str]) -> Result:
+        from tunewright import artefacts, probes, results
+        from tunewright.measure.rows import pair, write_rows
+        from tunewright.report import page, terminal
+        from tunewright.report.schema import Report
+
+        adapted, meter = self.session.adapted, self.meter
+        self.screen.say("measuring the tuned model")
+        with self.cost.phase("tuned measured"), adapted.at_strength(1.0):
+            tuned = meter.read()
+        dial = self._dial(tuned)
+        with self.cost.phase("probes"):
+            found = {use.name: probes.run(use, self.session, meter.base, tuned) for use in self.recipe.measure}
+        with self.cost.phase("save"):
+            stored = artefacts.save(self.folder.path, self.session)
+        if meter.base.target:
+            write_rows(self.folder.file(ROWS), pair(meter.base.target, tuned.target))
+        metrics = self.folder.metrics()
+        self.folder.note_progress(finished=_now())
+        progress = self.folder.progress()
+        report = Report(
+            run=results.run_info(self.session, self.folder.path.name, progress, self.cost),
+            model=results.model_info(self.session),
+            task=self.session.task.name,
+            data=results.data_of(self.session),
+            target=results.target_of(meter, tuned),
+            kept=results.kept_of(meter, tuned),
+            drift=results.drift_of(meter, tuned),
+            trade=dial,
+            cost=results.cost_of(self.session, self.cost, self.results, stored, cached),
+            trained=results.trained_of(self.session, self.results),
+            stages=results.stages_of(self.session, self.results, metrics),
+            training=results.training_of(metrics, self.results),
+            tokens_view=results.views_of(self.session),
+            answers=results.answers_of(meter.base.target, tuned.target) if meter.base.target else [],
+            probes=found,
+            notes=self._notes(),
+            files=artefacts.described(self.folder.path),
+        )
+        page.render(report, metrics, [r.model_dump() for r in pair(meter.base.target, tuned.target)], self.folder.path)
+        report.save(self.folder.path)
+        self._note()
+        if self.screen.json:
+            print(report.dumps())
+        elif not self.screen.quiet:
+            terminal.show(report, self.folder.path)
+        return Result(self.folder.path, report)
+
+    def _notes(self) -> list[str]:
+        notes = list(self.session.notes)
+        if any(p.train.keep_best for p in self.session.stages) and self.session.validation is None:
+            notes.insert(0, "the weights were chosen on the evaluated rows (keep_best without data.validation): the gain is too good by that choice")
+        if self.meter.rows and len(self.meter.rows) < 200:
+            notes.append(f"only {len(self.meter.rows)} rows were evaluated: differences of a few per cent cannot be seen")
+        return notes
+
+    def _dial(self, tuned: Readings) -> list[Any]:
+        from tunewright import results
+
+        adapted, meter = self.session.adapted, self.meter
+        if not adapted.foldable:
+            return []
+        made = []
+        for strength in sorted({*self.recipe.evaluation.strengths}):
+            self.screen.say(f"measuring at strength {strength:g}")
+            if strength == 1.0:
+                made.append(results.strength_of(meter, 1.0, tuned))
+                continue
+            with self.cost.phase("dial measured"), adapted.at_strength(strength):
+                made.append(results.strength_of(meter, strength, meter.read(choice=False)))
+        return made
+
+    # -- verification --------------------------------------------------------------------------------------------------
+
+    def verify(self) -> None:
+        """Train from the last checkpoint but one to the last, and compare. CheckpointError names what differs."""
+        from tunewright import carry
+        from tunewright.stages import run_stage, same_values
+
+        whole = [checkpoint.read(p) for _, p in checkpoint.listed(self.folder.path)]
+        if len(whole) < 2 or whole[-1].state["stage"] != whole[-2].state["stage"]:
+            raise CheckpointError(
+                "two checkpoints of one stage are needed to verify",
+                where=str(self.folder.path),
+                remedy="run with train.save_steps, and save_total_limit of at least 2",
+            )
+        first, last = whole[-2], whole[-1]
+        part = next(p for p in self.session.stages if p.spec.name == last.state["stage"])
+        carry.begin(self.session.adapted, part.spec.start or "base", part.spec.carry, self.folder.path, f"stages.{part.spec.name}.start")
+        stage, provider = self.session.stage(part)
+        keeper = self._keeper(part)
+        keeper.evaluate, keeper.verify_at = None, last.state["loop"]["step"]
+        with self.screen.training(part.spec.name, stage.plan) as show:
+            keeper.show = show
+            run_stage(stage, keeper, provider.stage, first)
+        from tunewright.trained import Trained
+
+        now = Trained(self.session.adapted, {}).changed()
+        differing = same_values({k: v for k, v in last.tensors["trained"].items() if not k.startswith("master:")}, now)
+        if differing:
+            raise CheckpointError(
+                f"steps {first.step} to {last.step}, computed again, differ in {len(differing)} tensors, first in '{differing[0]}'", where=str(self.folder.path)
+            )
+        self.screen.say(f"verified: steps {first.step} to {last.step}, computed again, are equal in every bit", always=True)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat()
+
+
+__all__ = ["Result", "TunewrightError", "resume", "run", "run_recipe"]
