@@ -25,6 +25,10 @@ BOUND = {"30m": "1,080-1,169 tok/s, 68-72 % of GEMM peak (LoRA)", "100m": "364 t
 """A hand-made plain-torch loop with every trick, fp32, 2 cores of an EPYC (Zen 4)."""
 
 
+DISTURBED = 0.1
+"""A run is called disturbed when other processes took more than this share of the cores: its ratios mean little."""
+
+
 def sides(options: argparse.Namespace) -> tuple[list[Side], str | None]:
     """The sides asked for, and why TRL is not among them (None: it is, or was not wanted)."""
     common = ("--model", options.model, "--dtype", options.dtype, "--steps", str(options.steps), "--threads", str(options.threads))
@@ -60,6 +64,8 @@ def summary(results: dict[str, list[dict[str, Any]]], peak: float, trl_missing: 
         out["lora"] = {**trl, "share_of_gemm_peak": share("tunewright_lora"), "peft": against("tunewright_lora", "peft_lora")}
     if "tunewright_full" in results:
         out["full"] = {**against("tunewright_full", "torch_full"), "share_of_gemm_peak": share("tunewright_full")}
+    shares = [r["others_share"] for records in results.values() for r in records if "others_share" in r]
+    out["disturbed_runs"] = {"runs": len(shares), "disturbed": sum(s > DISTURBED for s in shares), "limit": DISTURBED}
     out["sides"] = {
         name: {"tokens_per_second": spread([r["tokens_per_second"] for r in records]), "peak_memory_gb": spread([r["peak_memory_gb"] for r in records])}
         for name, records in results.items()
@@ -85,6 +91,9 @@ def show(result: dict[str, Any]) -> None:
                 for what in ("tokens_per_second", "peak_memory"):
                     print(f"lora.peft.ratio_{what}: {r['peft'][f'ratio_{what}']:.2f} {r['peft'][f'ratio_{what}_spread']}  (against a raw PEFT loop)")
             print(f"{kind}.share_of_gemm_peak: {r['share_of_gemm_peak']:.2f}")
+    d = result["disturbed_runs"]
+    if d["disturbed"]:
+        print(f"WARNING: in {d['disturbed']} of {d['runs']} runs other processes took over {d['limit']:.0%} of the cores; do not quote these ratios, run again")
     print(f"hand-made bound: {result['bound']}")
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHUNK_BYTES = 16 << 20
-"""Size of a chunk's fp32 logits where no chunk is given (measured: larger ones leave the cache, smaller ones starve)."""
+"""Size of a chunk's fp32 logits where no chunk is given (512 targets of a vocabulary of 8,192; not tuned)."""
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

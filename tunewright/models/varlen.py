@@ -4,10 +4,11 @@ Shapes: T tokens of all rows, H query heads, K key/value heads (K divides H), D 
 the sum of squared row lengths (`attention_pairs`); no mask of T x T is ever made.
 
 A long row goes through scaled_dot_product_attention alone; short rows of like length (where a kernel's start costs
-more than its work) go together as one padded group: about twice the speed at 20-40 tokens a row on 2 CPU cores. On a
+more than its work) go together as one padded group: 1.05-1.1 times the speed at 20-40 tokens a row on 2 CPU cores, 1.1-1.4
+times with threads that do not spin (forward and backward; an earlier form of this file, same grouping). On a
 GPU in half precision flash-attn, where it is installed, or torch's own variable-length kernel takes all rows at once.
-Tried and left out: batched matrix products over blocks of queries, 1.2 times the CPU flash kernel's speed at 100-500
-tokens where threads spin, 0.7 times where they sleep between products.
+Tried and left out: batched matrix products over blocks of queries, 1.0-1.2 times the CPU flash kernel's speed at 100-500
+tokens where threads spin, 0.65-0.85 times where they sleep between products.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHORT_ROW = 64
-"""Rows up to this many tokens share padded groups; longer ones keep a kernel busy alone (measured on 2 cores)."""
+"""Rows up to this many tokens share padded groups; longer ones keep a kernel busy alone (at 60-140 tokens the
+flash kernel alone was the faster one, at 20-40 the group; the place between was not searched)."""
 PADDING = 1.6
-"""A padded group may hold at most this many times its real scores (measured on 2 cores)."""
+"""A padded group may hold at most this many times its real scores (one value tried: two groups for 20-40 tokens)."""
 
 _plain: ContextVar[bool] = ContextVar("tunewright_plain_attention", default=False)
 
