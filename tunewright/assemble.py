@@ -15,7 +15,7 @@ from tunewright import catalogue
 from tunewright.budget import plan_stage
 from tunewright.data.dataset import Dataset, build, cursor, labels_of
 from tunewright.data.order import permutation
-from tunewright.errors import DataError, MethodError
+from tunewright.errors import DataError, MethodError, RecipeError
 from tunewright.method import TRAINING_SLOTS, Method, Plan
 from tunewright.models.adapted import Adapted
 from tunewright.models.cache import cache_folder
@@ -24,6 +24,7 @@ from tunewright.models.precision import choose_precision
 from tunewright.needs import NeedContext, Provider
 from tunewright.optim import BUILTIN
 from tunewright.recipe import DataSpec, MethodUse, Recipe, Source, StageSpec
+from tunewright.selecting import records_of, select, subset, without
 from tunewright.slots import Methods, bind, check_conflicts
 from tunewright.tasks import get_task
 from tunewright.tasks.base import EncodeOptions, Task
@@ -150,17 +151,41 @@ class Session:
         return made, provider
 
 
+_READING = frozenset({"train", "max_length", "truncation", "template", "system", "chat"})
+"""Keys of `data` by which a stage's rows are read anew."""
+
+_OF_THE_RUN = {"data": ("eval", "validation", "labels", "packing"), "train": ("precision", "device", "threads")}
+"""Keys that hold for the whole run, so that a stage cannot have its own."""
+
+
+def _check_stage_keys(recipe: Recipe) -> None:
+    for stage in recipe.stages:
+        for part, keys in _OF_THE_RUN.items():
+            own = getattr(stage, part)
+            for key in keys:
+                if own is not None and key in own.model_fields_set:
+                    raise RecipeError(
+                        f"'{key}' holds for the whole run: a stage cannot have its own", where=f"stages.{stage.name}.{part}.{key}", remedy=f"write {part}.{key}"
+                    )
+
+
 def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     """Check methods, load the model, encode the rows. Errors name the field, file or row; nothing is trained or written."""
     task = get_task(recipe.task)
     methods = [_methods_of(recipe, stage, task.name) for stage in recipe.stages]
     _check_after(recipe)
+    _check_stage_keys(recipe)
     torch.set_num_threads(recipe.train.threads or len(os.sched_getaffinity(0)))
     device = _device(recipe)
     precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
     say(f"loading {recipe.model.name}")
-    labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base) if task.labelled else None
-    loaded = load(recipe.model, task, labels=labels, device=device, precision=precision)
+    labels: Sequence[str] | None = recipe.data.labels
+    if task.labelled and labels is None:
+        labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
+    loaded = load(recipe.model, task, labels=labels if task.labelled else None, device=device, precision=precision)
+    if task.labelled:  # a checkpoint's head keeps its own order of the labels
+        names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
+        labels = [names[i] for i in sorted(names)]
     if recipe.new_tokens:
         _add_tokens(loaded, recipe.new_tokens)
     adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
@@ -182,8 +207,12 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     parts = []
     for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
         data = recipe.data_for(stage)
-        own = stage.data is not None and "train" in stage.data.model_fields_set
-        rows = read(data.train, _options(data, labels, loaded)) if own else train_rows
+        given = stage.data.model_fields_set if stage.data is not None else set()
+        rows = read(data.train, _options(data, labels, loaded)) if given & _READING else train_rows
+        if given & _READING and validation is not None:
+            rows = without(rows, validation)
+        if data.select:
+            rows = _selected(recipe, stage, data, rows, validation, alone="train" in given)
         replay = {n: (_replayed(n, keep, recipe, read), share) for n, share in data.replay.items()}
         parts.append(StageParts(stage, recipe.train_for(stage), data, rows, replay, named, i))
     return Session(recipe, task, loaded, adapted, device, precision, packed, options, parts, evaluation, validation, keep, list(loaded.notes))
@@ -287,13 +316,18 @@ def _validation(recipe: Recipe, rows: Dataset, read: Any) -> tuple[Dataset, Data
     held = set(order[: max(1, round(wanted * len(order)))])
     if len(held) >= len(order):
         raise DataError(f"a share of {wanted:.0%} leaves no row to train on", where="data.validation", remedy="write a smaller share, or a file")
-    return _subset(rows, [i for i in range(len(order)) if i not in held], "train"), _subset(rows, sorted(held), "validation")
+    return subset(rows, [i for i in range(len(order)) if i not in held]), subset(rows, sorted(held))
 
 
-def _subset(dataset: Dataset, indices: Sequence[int], label: str) -> Dataset:
-    rows = [dataset.rows[i] for i in indices]
-    counts = {**dataset.counts, "rows": len(rows), "tokens": sum(r.size for r in rows), "trained_tokens": sum(1 for r in rows for w in r.weights if w > 0)}
-    return Dataset(dataset.name, rows, f"{dataset.hash}/{label}/{len(rows)}", counts, dataset.weight)
+def _selected(recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, validation: Dataset | None, *, alone: bool) -> Dataset:
+    """The stage's rows that its selectors keep. What they aim at: the validation rows, else what the recipe learns elsewhere."""
+    target: list[Any] = []
+    if validation is not None:
+        held = recipe.data.validation
+        target = records_of(validation, held if isinstance(held, list) else recipe.data.train, recipe.base)
+    elif alone:
+        target = records_of(None, recipe.data.train, recipe.base)
+    return select(data.select, rows, records_of(rows, data.train, recipe.base), target, recipe.train_for(stage).seed, stage.name)
 
 
 def _add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:

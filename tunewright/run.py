@@ -116,6 +116,8 @@ class _Run:
             if catalogue.lookup(use.name) is not None:
                 use.params = catalogue.build(use).model_dump(mode="json")
         recipe.train.precision = self.session.precision  # type: ignore[assignment]
+        if self.session.task.labelled:
+            recipe.data.labels = list(self.session.options.labels or ())
         recipe.made_with = {
             "versions": versions(),
             "model_hash": self.session.loaded.hash,

@@ -16,6 +16,7 @@ from tunewright import carry, checkpoint
 from tunewright.checkpoint import Checkpoint
 from tunewright.errors import Interrupted
 from tunewright.folder import RunFolder
+from tunewright.models.recompute import recomputing
 from tunewright.slots import Methods
 from tunewright.train import Loop, Stage, Stop, set_up, train
 
@@ -149,7 +150,7 @@ def run_stage(stage: Stage, keeper: Keeper, needs: Callable[[Any], dict[str, Any
     if saved is not None:
         keeper.restore(saved)
         resume = (saved.state["loop"], saved.tensors)
-    with stopping_on_signals(keeper):
+    with stopping_on_signals(keeper), recomputing(stage.adapted.model, stage.spec.activation_checkpointing):
         loop = train(stage, resume)
     if keeper.verify_at is None:
         keeper.finish(loop)
