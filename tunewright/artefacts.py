@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from tunewright import catalogue, checkpoint
 from tunewright.assemble import Session
 from tunewright.models import delta_format, peft_format
 from tunewright.models.deltas import LowRank
@@ -16,6 +18,7 @@ KNOWN = {
     "metrics.jsonl": "one record a logged step",
     "adapter": "the change as a PEFT adapter",
     "delta.safetensors": "the change; delta.json says how",
+    "wrapper": "what wraps the model: the method that makes it, and its tensors",
     "stages": "each stage's result, from which later stages and runs start",
     "model": "a plain transformers folder",
 }
@@ -30,9 +33,26 @@ def save(run: Path, session: Session) -> tuple[int, int]:
         folder = run / "adapter"
         peft_format.save_adapter(adapted, folder, session.loaded.name)
         return sum(p.numel() for p in adapted.delta_parameters().values()), sum(f.stat().st_size for f in folder.iterdir())
+    stored, size = _save_wrapper(run, session)
+    if adapted.wrapped_by is not None and not deltas and not adapted.originals:
+        return stored, size
     delta_format.save_delta(adapted, run, session.loaded.name)
-    stored = sum(o.values.numel() for o in adapted.originals.values()) + sum(p.numel() for p in adapted.delta_parameters().values())
-    return stored, (run / "delta.safetensors").stat().st_size
+    stored += sum(o.values.numel() for o in adapted.originals.values()) + sum(p.numel() for p in adapted.delta_parameters().values())
+    return stored, size + (run / "delta.safetensors").stat().st_size
+
+
+def _save_wrapper(run: Path, session: Session) -> tuple[int, int]:
+    """What wraps the model: in the format of the method's own `save` where it has one, else its state and how it was made."""
+    by, base = session.adapted.wrapped_by, {"name": session.loaded.name, "hash": session.adapted.base_hash}
+    if by is None:
+        return 0, 0
+    method: Any = catalogue.load_method(by.method["name"])(**by.method["parameters"])
+    if hasattr(method, "save"):
+        folder = run / "adapter"
+        method.save(by.state, session.adapted.model, folder, session.loaded.name)
+    else:
+        folder = checkpoint.write_folder(run / "wrapper", {"base": base, **by.method}, {"state": by.state.state_dict()})
+    return sum(t.numel() for t in by.state.state_dict().values()), sum(f.stat().st_size for f in folder.iterdir())
 
 
 def described(run: Path) -> dict[str, str]:

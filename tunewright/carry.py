@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import checkpoint
-from tunewright.errors import CheckpointError, ModelError
+from tunewright.errors import CheckpointError, MethodError, ModelError
+from tunewright.method import Plan, Setup
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.trained import Trained
@@ -21,7 +22,9 @@ def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any]) -> None:
     described = {
         site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()} for site, by_name in adapted.deltas().items()
     }
-    checkpoint.write_folder(folder, {"deltas": described, "base_hash": adapted.base_hash, **more}, {"trained": Trained(adapted, {}).changed()})
+    by = adapted.wrapped_by
+    state = {"deltas": described, "base_hash": adapted.base_hash, "wrapper": by.method if by else None, **more}
+    checkpoint.write_folder(folder, state, {"trained": Trained(adapted, {}).changed(), "wrapper": by.state.state_dict() if by else {}})
 
 
 def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
@@ -40,7 +43,24 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
             delta.strength = d["strength"]
             forms.attach(site, name, delta)
     Trained(adapted, {}).restore(saved.tensors["trained"])
+    if saved.state.get("wrapper"):
+        _rewrap(adapted, saved.state["wrapper"], saved.tensors["wrapper"])
     return saved.state
+
+
+def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """Build the wrapper of a finished stage again: the method as it was named there, its state as it was left."""
+    from tunewright.catalogue import load_method
+    from tunewright.slots import bind
+    from tunewright.train import wrap
+
+    plan = Plan(**by["plan"])
+    methods = bind([(by["name"], load_method(by["name"])(**by["parameters"]))], 0, plan.stage)
+    (bound,) = methods
+    bound.state = bound.method.setup(Setup(adapted, plan, by["task"], bound.state.rng))
+    bound.state.load_state_dict(tensors, strict=True)
+    bound.state.requires_grad_(False)
+    wrap(adapted, methods, bound, plan, by["task"])
 
 
 def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> None:
@@ -55,6 +75,14 @@ def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> No
 
 def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
     """fold: into the weights. frozen: they stay and do not train. training: they go on training. drop: taken away."""
+    if adapted.wrapped_by is not None and carry in ("fold", "training"):
+        raise MethodError(
+            f"'{adapted.wrapped_by.method['name']}' of the stage '{name}' wraps the model: it cannot be {'folded' if carry == 'fold' else 'trained on'}",
+            where="carry",
+            remedy="write carry: frozen (it stays as it is) or carry: drop",
+        )
+    if carry == "drop":
+        adapted.unwrap()
     if carry == "fold":
         adapted.fold()
     if carry == "drop" or (carry == "fold" and not adapted.deltas()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +19,7 @@ from tunewright import coupled
 from tunewright.batch import Batch, Loss, Outputs, Row
 from tunewright.errors import MethodError, NonFiniteError
 from tunewright.method import Candidates, Choice, Plan, Setup, row_rng
-from tunewright.models.adapted import Adapted
+from tunewright.models.adapted import Adapted, Wrapped
 from tunewright.nonfinite import diagnose
 from tunewright.optim import Optimizers
 from tunewright.schedules import factor_of
@@ -84,7 +84,9 @@ class Loop:
         self.trained = Trained(self.adapted, owned)
         self.chooser = self.methods.one("choose")
         if self.chooser is None:
-            self.trained.set(self.trained.default())
+            # a stage that wraps the frozen model trains what the wrapping method owns, and deltas if there are any
+            wraps = self.methods.one("wrap") is not None and not any(".delta." in n for n in self.trained.default().names)
+            self.trained.set(Choice(()) if wraps else self.trained.default())
         else:
             first = self._draw()
             self.trained.move(first.places)
@@ -114,7 +116,7 @@ class Loop:
 
     def run(self) -> None:
         """Train until the plan's steps are done, the budget is spent or a listener raises Stop."""
-        self.adapted.model.train()
+        (self.adapted.wrapper or self.adapted.model).train()
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._dropout_state)
             try:
@@ -124,7 +126,7 @@ class Loop:
                     self.stage.listen(self, record)
             except Stop:
                 pass
-        self.adapted.model.eval()
+        (self.adapted.wrapper or self.adapted.model).eval()
         if self.averaged is not None:
             self.use_average()
 
@@ -497,7 +499,20 @@ def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Cal
             raise MethodError(f"'{b.name}' found no site to attach to", remedy="check its targets: `tunewright plan` lists the sites")
     wrapping = methods.one("wrap")
     if wrapping is not None:
-        adapted.wrapper = methods.call(wrapping, "wrap", model=adapted.model, structure=adapted.structure)
+        wrap(adapted, methods, wrapping, plan, task)
+
+
+def wrap(adapted: Adapted, methods: Methods, bound: Bound, plan: Plan, task: str) -> None:
+    """Let a method wrap the model, and note who did, so that a stage's files can bring the wrapper back."""
+    if adapted.wrapped_by is not None:
+        raise MethodError(
+            f"'{bound.name}' cannot wrap a model that '{adapted.wrapped_by.method['name']}' of an earlier stage wraps already",
+            where=f"stages.{plan.stage}",
+            remedy="write carry: drop, or start from the base",
+        )
+    adapted.wrapper = methods.call(bound, "wrap", model=adapted.model, structure=adapted.structure)
+    method = {"name": bound.name, "parameters": bound.method.model_dump(mode="json"), "plan": asdict(plan), "task": task}
+    adapted.wrapped_by = Wrapped(method, bound.state)
 
 
 def train(stage: Stage, resume: tuple[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]]] | None = None) -> Loop:

@@ -44,6 +44,14 @@ class Original:
         self.indices, self.values = places[order], values[order]
 
 
+@dataclass
+class Wrapped:
+    """Who made the wrapper: `method` (its name, parameters, plan and task as JSON) and the method's `state` module."""
+
+    method: dict[str, Any]
+    state: nn.Module
+
+
 class Adapted:
     """`model` and `tokenizer` with a structure, deltas and originals. `base_hash` names the untouched weights."""
 
@@ -53,6 +61,7 @@ class Adapted:
         self.structure: Structure = discover(model)
         self.originals: dict[str, Original] = {}
         self.wrapper: nn.Module | None = None
+        self.wrapped_by: Wrapped | None = None
         for p in model.parameters():
             p.requires_grad_(False)
 
@@ -94,7 +103,8 @@ class Adapted:
             self.originals[name] = Original(held.restored(p))
 
     def forget_changes(self) -> None:
-        """Put the base back: originals restored, deltas taken away."""
+        """Put the base back: originals restored, deltas and the wrapper taken away."""
+        self.unwrap()
         parameters = self.base_parameters()
         with torch.no_grad():
             for name, original in self.originals.items():
@@ -102,6 +112,10 @@ class Adapted:
         self.originals.clear()
         for site in self.structure.sites:
             forms.detach(site)
+
+    def unwrap(self) -> None:
+        """Let go of a wrapper; the model itself was never touched by it."""
+        self.wrapper, self.wrapped_by = None, None
 
     def fold(self, name: str | None = None) -> int:
         """Fold the deltas called `name` (none: all) into the weights and take them away; return how many sites."""
