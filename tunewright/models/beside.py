@@ -1,0 +1,46 @@
+"""A frozen model with a network beside it that reads the states of its layers: the backbone is run without gradient.
+
+Shapes: R rows, T tokens, D size of the model's states, V classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def mean_of(x: Tensor, mask: Tensor) -> Tensor:
+    """[R, k]: the mean of x [R, T, k] over real tokens, where `mask` [R, T] is 1."""
+    return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+class Beside(nn.Module):
+    """The model as its task calls it: frozen body, side network, the model's own `head` on the mean over real tokens.
+
+    `side(hidden, mask)` takes the states [R, T, D] of the layers numbered in `taps` (0: embeddings) and gives features
+    [R, T, D]. The body stays in evaluation mode while the side network trains. Gives `logits` [R, V].
+    """
+
+    def __init__(self, model: Any, side: nn.Module, taps: Sequence[int], head: nn.Module):
+        super().__init__()
+        # the head is found by its place: the last fitting one, as in the model itself
+        self.side, self.model, self.taps, self.config = side, model, tuple(taps), model.config
+        self._head = [head]
+
+    def train(self, mode: bool = True) -> Beside:
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def forward(self, output_hidden_states: bool = False, **inputs: Any) -> Any:
+        with torch.no_grad():
+            out = self.model.base_model(**inputs, output_hidden_states=True)
+        hidden = [*out.hidden_states[:-1], out.last_hidden_state]
+        mask = inputs.get("attention_mask")
+        mask = torch.ones(hidden[-1].shape[:2], device=hidden[-1].device) if mask is None else mask.to(hidden[-1].dtype)
+        features = mean_of(self.side([hidden[i] for i in self.taps], mask), mask)
+        return SimpleNamespace(logits=self._head[0](features), hidden_states=out.hidden_states)
