@@ -87,11 +87,13 @@ class Batch:
 class Loss:
     """A loss an item: `value` [N] and `weight` [N] (none: the batch's own weights).
 
-    The loop forms sum(value x weight) / (sum of weights over all micro-steps and ranks).
+    The loop forms sum(value x weight) / (sum of weights over all micro-steps and ranks). `logs` are more numbers an
+    item [N], averaged in the same way and logged as "<key>/<method>"; no gradient flows through them.
     """
 
     value: Tensor
     weight: Tensor | None = None
+    logs: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Outputs:

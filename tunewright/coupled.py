@@ -1,7 +1,7 @@
 """Objectives whose items depend on the whole optimizer batch, exactly equal under micro-steps.
 
-Pass 1 runs every micro-batch without a graph and keeps what the objective reads (pooled features and logits). The
-objective then runs once over all rows; its gradient at those tensors is kept. Pass 2 runs each micro-batch again with
+Pass 1 runs every micro-batch without a graph and keeps what the objective reads (pooled features and logits, signals).
+The objective then runs once over all rows; its gradient at those tensors is kept. Pass 2 runs each micro-batch again with
 a graph and sends its share of that gradient back. The dropout of pass 2 is that of pass 1.
 """
 
@@ -12,28 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.batch import Batch, Outputs
+from tunewright.batch import Batch, Loss, Outputs
 from tunewright.errors import MethodError
 
 
-def backward(loop: Any, batches: list[Batch], objectives: list[Any]) -> Tensor:
-    """Fill gradients for the weighted sum of all objectives over the whole batch; return the loss."""
+def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dict[str, Any]) -> Tensor:
+    """Fill gradients for the weighted sum of all objectives over the whole batch; return the loss. Adds what they log to `record`."""
     if len(batches) == 1:
         outputs = loop.forward(batches[0])
-        total = _total(loop, objectives, outputs, batches[0])
+        total = _total(loop, objectives, outputs, batches[0], record)
         total.backward()
         return total.detach()
-    states, kept = [], []
+    states, kept, signals = [], [], []
     with torch.no_grad():
         for batch in batches:
             states.append(torch.get_rng_state())
             outputs = loop.forward(batch)
             kept.append((outputs.logits, outputs.features))
+            signals.append([loop.stage.signals(bound, batch, "batch") for bound in objectives])
     after = torch.get_rng_state()
     logits = torch.cat([a for a, _ in kept]).requires_grad_(True)
     features = None if kept[0][1] is None else torch.cat([f for _, f in kept]).requires_grad_(True)
     whole = merged(batches)
-    total = _total(loop, objectives, Outputs(logits, whole.targets, features=features, head=outputs.head), whole)
+    joined = [{k: _join([s[i][k] for s in signals]) for k in signals[0][i]} for i in range(len(objectives))]
+    total = _total(loop, objectives, Outputs(logits, whole.targets, features=features, head=outputs.head), whole, record, joined)
     total.backward()
     a = b = 0
     for batch, state in zip(batches, states, strict=True):
@@ -50,16 +52,20 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any]) -> Tensor:
     return total.detach()
 
 
-def _total(loop: Any, objectives: list[Any], outputs: Outputs, batch: Batch) -> Tensor:
+def _total(loop: Any, objectives: list[Any], outputs: Outputs, batch: Batch, record: dict[str, Any], signals: list[dict[str, Any]] | None = None) -> Tensor:
     from tunewright.train import sum_weights, weighted_sum
 
     total: Any = 0.0
-    for bound in objectives:
-        item = loop.objective(bound, outputs, batch)
+    for i, bound in enumerate(objectives):
+        item = loop.objective(bound, outputs, batch, signals[i] if signals else None)
         if bound.coupled and item.weight is None and item.value.dim() == 0:
             part = item.value
+            logs = {k: v.detach().mean() for k, v in item.logs.items()}
         else:
-            part = weighted_sum(item, batch, bound) / sum_weights([batch], bound)
+            denominator = sum_weights([batch], bound)
+            part = weighted_sum(item, batch, bound) / denominator
+            logs = {k: weighted_sum(Loss(v.detach(), item.weight), batch, bound) / denominator for k, v in item.logs.items()}
+        record.update({f"{k}/{bound.name}": v for k, v in {"loss": part.detach(), **logs}.items()})
         total = total + bound.weight * part
     result: Tensor = total
     return result
@@ -90,4 +96,9 @@ def merged(batches: list[Batch]) -> Batch:
 
 
 def _join(parts: list[Any]) -> Any:
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else [x for p in parts for x in p]
+    """Tensors end to end, tuples member by member, lists end to end; of numbers (a longest row) the largest."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    if isinstance(parts[0], tuple):
+        return tuple(_join(list(p)) for p in zip(*parts, strict=True))
+    return max(parts) if isinstance(parts[0], int | float) else [x for p in parts for x in p]

@@ -192,6 +192,7 @@ class Method(BaseModel):
     - `quantised`: works on a quantised base.
     - `ranks`: works on several processes.
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
+    - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`tunewright/pairs.py`).
     - `tasks`: names of the tasks it serves; None means all.
     - `papers`: slugs of the papers that it implements.
     """
@@ -205,6 +206,7 @@ class Method(BaseModel):
     quantised: ClassVar[bool] = True
     ranks: ClassVar[bool] = True
     couples: ClassVar[Literal["token", "row", "batch"]] = "token"
+    pairs: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
     papers: ClassVar[tuple[str, ...]] = ()
 

@@ -244,7 +244,7 @@ class Loop:
         objectives = self.methods.on("objective")
         record: dict[str, Any] = {"targets": sum(len(b.targets) for b in batches)}
         if any(o.coupled for o in objectives):
-            total = coupled.backward(self, batches, objectives)
+            total = coupled.backward(self, batches, objectives, record)
         else:
             total = self._backward_each(batches, objectives, record)
         for b in self.methods.on("penalty"):
@@ -271,6 +271,9 @@ class Loop:
                 part = weighted_sum(item, batch, bound) / denominator
                 if bound is not None:
                     record[f"loss/{bound.name}"] = record.get(f"loss/{bound.name}", 0.0) + part.detach()
+                    for key, told in item.logs.items():
+                        share = weighted_sum(Loss(told.detach(), item.weight), batch, bound) / denominator
+                        record[f"{key}/{bound.name}"] = record.get(f"{key}/{bound.name}", 0.0) + share
                 loss = loss + part * (bound.weight if bound else 1.0)
             if loss.requires_grad:
                 loss.backward()
@@ -282,8 +285,9 @@ class Loop:
         outputs: Outputs = self.stage.task.forward(self.adapted.wrapper or self.adapted.model, batch, hidden=self.wants_hidden)
         return outputs
 
-    def objective(self, bound: Bound, outputs: Outputs, batch: Batch) -> Loss:
-        signals = self.stage.signals(bound, batch, "batch")
+    def objective(self, bound: Bound, outputs: Outputs, batch: Batch, signals: dict[str, Any] | None = None) -> Loss:
+        if signals is None:
+            signals = self.stage.signals(bound, batch, "batch")
         loss: Loss = self.methods.call(bound, "objective", signals, outputs=outputs, batch=batch, step=self.step_number, plan=self.plan)
         return loss
 

@@ -22,6 +22,7 @@ from tunewright.errors import MethodError
 from tunewright.method import Method, Plan
 from tunewright.models.adapted import Adapted
 from tunewright.needs import NeedContext, Provider
+from tunewright.pairs import rows_for
 from tunewright.recipe import Budget, TrainSpec
 from tunewright.slots import bind, check_conflicts
 from tunewright.tasks import get_task
@@ -38,16 +39,16 @@ def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         return make().eval()
 
 
-def llama() -> nn.Module:
+def llama(seed: int = 0) -> nn.Module:
     """A causal model of two blocks: grouped-query attention, gated MLP, tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=64, initializer_range=0.1, tie_word_embeddings=True, **sizes)
-    return seeded(lambda: LlamaForCausalLM(config))
+    return seeded(lambda: LlamaForCausalLM(config), seed)
 
 
-def bert(head: str) -> nn.Module:
+def bert(head: str, seed: int = 0) -> nn.Module:
     """An encoder of two blocks without dropout, with a head of transformers' (`BertForMaskedLM` ...)."""
     import transformers
 
@@ -61,7 +62,7 @@ def bert(head: str) -> nn.Module:
         "pad_token_id": 0,
     }
     config = transformers.BertConfig(vocab_size=VOCABULARY, **sizes, **plain)
-    return seeded(lambda: getattr(transformers, head)(config))
+    return seeded(lambda: getattr(transformers, head)(config), seed)
 
 
 def token_rows(source: str, count: int, labelled: bool = False) -> list[Row]:
@@ -71,15 +72,24 @@ def token_rows(source: str, count: int, labelled: bool = False) -> list[Row]:
     for i in range(count):
         ids = [rng.randrange(4, VOCABULARY) for _ in range(rng.randrange(5, 12))]
         weights = [1.0] if labelled else [0.0 if j < len(ids) // 2 else 1.0 for j in range(len(ids))]
-        rows.append(Row(f"{source}:{i}", source, ids, weights, rng.randrange(LABELS) if labelled else None))
+        rows.append(Row(f"{source}:{i}", source, ids, weights, rng.randrange(LABELS) if labelled else None, {} if labelled else answers(f"{source}:{i}", ids)))
     return rows
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {
+def answers(row: str, ids: list[int]) -> dict[str, Any]:
+    """Fields of a token row: its prompt, its reference (there is no tokenizer: ids as numbers) and a rejected answer."""
+    rng, start = random.Random(f"answers/{row}"), len(ids) // 2
+    rejected = [rng.randrange(4, VOCABULARY) for _ in range(rng.randrange(2, 5))]
+    weights = [0.0] * start + [1.0] * len(rejected)
+    reference = " ".join(map(str, ids[start:]))
+    return {"kind": "preference", "prompt_ids": ids[:start], "reference": reference, "rejected_ids": ids[:start] + rejected, "rejected_weights": weights}
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "text-generation": llama,
-    "text-classification": lambda: bert("BertForSequenceClassification"),
+    "text-classification": lambda seed=0: bert("BertForSequenceClassification", seed),
 }
-"""task -> a tiny model for it. A method that serves none of these is not checked in training."""
+"""task -> a tiny model for it, by seed. A method that serves none of these is not checked in training."""
 
 
 def task_of(method: Method | type[Method]) -> str | None:
@@ -130,11 +140,16 @@ class Tiny:
         check_conflicts(self.named, stage="main", task=self.task.name)
         methods = bind(self.named, self.seed, "main")
         data = {n: f"tiny-{n}" for n in self.rows}
-        provider = Provider(NeedContext(self.adapted, self.task, self.seed, rows=self.rows, data_hashes=data, cache=self.cache))
+        make = MODELS[self.task.name]
+        others: Any = {"other_names": ("teacher",), "other": lambda name: Adapted(make(seed=1), name=name)}
+        provider = Provider(NeedContext(self.adapted, self.task, self.seed, rows=self.rows, data_hashes=data, cache=self.cache, **others))
         provider.check(methods)
-        spec = TrainSpec(learning_rate=3e-2, batch_tokens=24, micro_tokens=self.micro_tokens, seed=self.seed, lr_scheduler_type="constant", warmup_steps=0)
+        step_tokens = 48 if any(m.pairs for _, m in self.named) else 24
+        constant: Any = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+        spec = TrainSpec(learning_rate=3e-2, batch_tokens=step_tokens, micro_tokens=self.micro_tokens, seed=self.seed, **constant)
         train = self.rows["train"]
-        sources = [Dataset("small", train[:3]), Dataset("large", train[3:]), Dataset("replayed", token_rows("replayed", 3, self.task.labelled))]
+        parts = {"small": train[:3], "large": train[3:], "replayed": token_rows("replayed", 3, self.task.labelled)}
+        sources = [Dataset(n, list(rows_for((m for _, m in self.named), rows))) for n, rows in parts.items()]
         sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
         tokens = spec.batch_tokens * self.steps
         plan = Plan(self.steps, tokens, "main", 0, spec.learning_rate, warmup_steps=0, sources=sizes, replay=("replayed",))

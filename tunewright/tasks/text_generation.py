@@ -15,6 +15,7 @@ from torch import nn
 
 from tunewright.batch import Batch, Outputs, Row
 from tunewright.data.records import Record, RowProblem
+from tunewright.pairs import Pair, side_by_side
 from tunewright.tasks._causal import causal_outputs
 from tunewright.tasks._chat import Segment, assistant_segments, parsed_tools
 from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token
@@ -57,7 +58,12 @@ class TextGeneration(Task):
         return self.encode(record.replace(**{field: text}), tokenizer, options)
 
     def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
-        """Packed: [1, T] with positions that restart in each row. Padded: [R, L]. A row's first token is never a target."""
+        """Packed: [1, T] with positions that restart in each row. Padded: [R, L]. A row's first token is never a target.
+
+        Rows that are pairs (all or none) are laid out by `tunewright.pairs.side_by_side`.
+        """
+        if rows and isinstance(rows[0], Pair):
+            return side_by_side(lambda flat, again: self.collate(flat, packed, epochs=again, seed=seed), rows, epochs)
         lengths = torch.tensor([len(r.input_ids) for r in rows])
         ids = torch.tensor([i for r in rows for i in r.input_ids], dtype=torch.long)
         weights = torch.tensor([w for r in rows for w in r.weights], dtype=torch.float32)

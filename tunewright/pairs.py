@@ -1,0 +1,78 @@
+"""Rows with two answers of which one is preferred: how they are laid into a batch for an objective that compares them.
+
+Plain training on such a row sees the chosen answer alone. A stage with a method that declares `pairs` reads `Pair` rows
+instead: chosen and rejected lie next to each other in the batch, as two sequences of one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunewright.batch import Batch, Row
+from tunewright.errors import DataError
+
+
+@dataclass(frozen=True)
+class Pair(Row):
+    """A row whose answer (in `input_ids`) was preferred to that of `rejected`. Its size counts both."""
+
+    rejected: Row = field(default_factory=lambda: Row("", ""))
+
+    @property
+    def size(self) -> int:
+        return max(1, len(self.input_ids)) + self.rejected.size
+
+
+def paired(row: Row) -> Pair:
+    """A row of kind "preference" as a pair. DataError with the row's place when it has no rejected answer."""
+    if isinstance(row, Pair):
+        return row
+    if "rejected_ids" not in row.fields:
+        raise DataError(
+            "the row has one answer, and a method of the stage compares two",
+            where=row.id,
+            remedy="give rows with prompt, chosen and rejected, or leave this source (and `replay`) out of the stage",
+        )
+    rejected = Row(row.id, row.source, row.fields["rejected_ids"], row.fields["rejected_weights"])
+    return Pair(row.id, row.source, row.input_ids, row.weights, row.label, row.fields, rejected)
+
+
+class PairRows(Sequence[Row]):
+    """Rows read as pairs, each when it is asked for. All are looked at once when this is made: DataError for the first that is none."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self.rows = rows
+        for row in rows:
+            paired(row)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        return [paired(r) for r in self.rows[i]] if isinstance(i, slice) else paired(self.rows[i])
+
+
+def rows_for(methods: Iterable[Any], rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows as the methods of a stage read them: as pairs where one of them declares `pairs`."""
+    return PairRows(rows) if any(m.pairs for m in methods) else rows
+
+
+def side_by_side(collate: Callable[[list[Row], list[int] | None], Batch], pairs: Sequence[Any], epochs: Sequence[int] | None) -> Batch:
+    """A batch of R pairs as 2R sequences, chosen before rejected.
+
+    `batch.rows` [S] still counts pairs; `fields["pair"]` [S] is 0 for a chosen answer's target and 1 for a rejected
+    one's. Rejected targets have weight 0: an objective that knows nothing of pairs trains on the chosen answers.
+    """
+    flat = [side for p in pairs for side in (Row(p.id, p.source, p.input_ids, p.weights, fields=p.fields), p.rejected)]
+    batch = collate(flat, None if epochs is None else [e for e in epochs for _ in range(2)])
+    side = batch.rows % 2
+    return batch.replace(
+        weights=batch.weights * (1 - side),
+        rows=batch.rows // 2,
+        row_ids=batch.row_ids[::2],
+        sources=batch.sources[::2],
+        epochs=batch.epochs[::2],
+        fields={**batch.fields, "pair": side},
+    )
