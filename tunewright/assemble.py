@@ -23,6 +23,7 @@ from tunewright.models.load import Loaded, load
 from tunewright.models.precision import choose_precision
 from tunewright.needs import NeedContext, Provider
 from tunewright.optim import BUILTIN
+from tunewright.pairs import paired_set
 from tunewright.recipe import DataSpec, MethodUse, Recipe, Source, StageSpec
 from tunewright.selecting import records_of, select, subset, without
 from tunewright.slots import Methods, bind, check_conflicts
@@ -214,6 +215,8 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
         if data.select:
             rows = _selected(recipe, stage, data, rows, validation, alone="train" in given)
         replay = {n: (_replayed(n, keep, recipe, read), share) for n, share in data.replay.items()}
+        pairs = any(m.pairs for _, m in named)
+        rows, replay = (paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()}) if pairs else (rows, replay)
         parts.append(StageParts(stage, recipe.train_for(stage), data, rows, replay, named, i))
     return Session(recipe, task, loaded, adapted, device, precision, packed, options, parts, evaluation, validation, keep, list(loaded.notes))
 

@@ -7,7 +7,7 @@ instead: chosen and rejected lie next to each other in the batch, as two sequenc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunewright.batch import Batch, Row
@@ -57,6 +57,13 @@ class PairRows(Sequence[Row]):
 def rows_for(methods: Iterable[Any], rows: Sequence[Row]) -> Sequence[Row]:
     """The rows as the methods of a stage read them: as pairs where one of them declares `pairs`."""
     return PairRows(rows) if any(m.pairs for m in methods) else rows
+
+
+def paired_set(dataset: Any) -> Any:
+    """A data set whose rows are read as pairs; its tokens count both answers."""
+    rows = PairRows(dataset.rows)
+    counts = {**dataset.counts, "tokens": sum(r.size for r in rows)}
+    return replace(dataset, rows=rows, hash=f"{dataset.hash}/pairs", counts=counts, parts=tuple(paired_set(p) for p in dataset.parts))
 
 
 def side_by_side(collate: Callable[[list[Row], list[int] | None], Batch], pairs: Sequence[Any], epochs: Sequence[int] | None) -> Batch:
