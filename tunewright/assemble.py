@@ -177,7 +177,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     _check_after(recipe)
     _check_stage_keys(recipe)
     torch.set_num_threads(recipe.train.threads or len(os.sched_getaffinity(0)))
-    device = _device(recipe)
+    device = device_of(recipe)
     precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
     say(f"loading {recipe.model.name}")
     labels: Sequence[str] | None = recipe.data.labels
@@ -188,9 +188,9 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
         names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
         labels = [names[i] for i in sorted(names)]
     if recipe.new_tokens:
-        _add_tokens(loaded, recipe.new_tokens)
+        add_tokens(loaded, recipe.new_tokens)
     adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
-    options = _options(recipe.data, labels, loaded)
+    options = options_of(recipe.data, labels, loaded)
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")
     cache = cache_folder()
@@ -209,7 +209,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
         data = recipe.data_for(stage)
         given = stage.data.model_fields_set if stage.data is not None else set()
-        rows = read(data.train, _options(data, labels, loaded)) if given & _READING else train_rows
+        rows = read(data.train, options_of(data, labels, loaded)) if given & _READING else train_rows
         if given & _READING and validation is not None:
             rows = without(rows, validation)
         if data.select:
@@ -258,7 +258,8 @@ def _check_after(recipe: Recipe) -> None:
             catalogue.build(use)
 
 
-def _device(recipe: Recipe) -> str:
+def device_of(recipe: Recipe) -> str:
+    """Where the recipe computes: "cpu" or "cuda". MethodError when it asks for a GPU that torch does not see."""
     wanted = recipe.train.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise MethodError(
@@ -267,7 +268,8 @@ def _device(recipe: Recipe) -> str:
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _options(data: DataSpec, labels: Sequence[str] | None, loaded: Loaded) -> EncodeOptions:
+def options_of(data: DataSpec, labels: Sequence[str] | None, loaded: Loaded) -> EncodeOptions:
+    """How rows of a `data` section are encoded for a loaded model."""
     from tunewright.tasks.image_classification import image_options
 
     image = image_options(loaded.processor, loaded.model) if loaded.tokenizer is None else None
@@ -301,7 +303,7 @@ def _replayed(name: str, keep: dict[str, Dataset], recipe: Recipe, read: Any) ->
         return keep[name]
     path = recipe.base / name
     if path.exists() or name.startswith("quickstart:"):
-        dataset: Dataset = read([Source(path=name)])
+        dataset: Dataset = read([Source(path=name, name=Path(name).name)])
         return dataset
     raise DataError(
         f"replay names '{name}', which is neither a `keep` entry nor a file", where="data.replay", remedy=f"known: {', '.join(keep) or 'none'}; or write a path"
@@ -333,7 +335,7 @@ def _selected(recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, v
     return select(data.select, rows, records_of(rows, data.train, recipe.base), target, recipe.train_for(stage).seed, stage.name)
 
 
-def _add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
+def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
     """Add tokens to the vocabulary; each starts at the mean embedding, and is trained where embeddings train."""
     known = set(loaded.tokenizer.get_vocab())
     new = [t for t in tokens if t not in known]

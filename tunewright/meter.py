@@ -75,9 +75,7 @@ class Meter:
         """Measure the untouched base, or read what it gave before; True when it came from the cache."""
         with self.cost.phase("base measured"):
             self.drift_rows = self._drift_rows()
-            cache = BaseCache()
-            key = cache.key(self.session.loaded.hash, self._rows_hash(), self._settings())
-            (values, tensors), known = cache.cached(key, self._read_base)
+            (values, tensors), known = BaseCache().cached(self._key(), self._read_base)
             self.base = Readings.of(values)
             self._hold(tensors)
         return known
@@ -135,10 +133,27 @@ class Meter:
         rows = kept if kept and not s.task.labelled else self.rows
         return rows[: self.spec.drift_sequences] if not s.task.labelled else rows[:512]
 
+    def known(self) -> tuple[bool, bool]:
+        """Whether (the base's readings, its drift sequences) are there already. Computes nothing of either."""
+        s = self.session
+        n, tokens = self.spec.drift_sequences, self.spec.drift_tokens
+        shipped = shipped_sequences(s.loaded.hash) if s.task.generates else None
+        sampled = not s.task.generates or (shipped is not None and len(shipped.ids) >= n and tokens <= 64)
+        if not sampled and BaseCache().get(self._sequences_key(n, tokens)) is None:
+            return False, False
+        self.drift_rows = self._drift_rows()
+        return BaseCache().get(self._key()) is not None, True
+
+    def _key(self) -> str:
+        return BaseCache().key(self.session.loaded.hash, self._rows_hash(), self._settings())
+
+    def _sequences_key(self, n: int, tokens: int) -> str:
+        s = self.session
+        return BaseCache().key(s.loaded.hash, "drift sequences", {"n": n, "tokens": tokens, "precision": s.precision})
+
     def _sampled(self, n: int, tokens: int) -> Sequences:
         """Sequences of the base, kept by its hash."""
-        s, cache = self.session, BaseCache()
-        key = cache.key(s.loaded.hash, "drift sequences", {"n": n, "tokens": tokens, "precision": s.precision})
+        s, cache, key = self.session, BaseCache(), self._sequences_key(n, tokens)
         with self.cost.phase("drift sequences sampled"):
             (values, _), _ = cache.cached(key, lambda: ({"ids": sample_sequences(s.adapted.model, s.tokenizer, n, tokens, 0)}, {}))
         return Sequences(values["ids"], len(conditioning_ids(s.tokenizer)))

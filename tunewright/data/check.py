@@ -152,12 +152,12 @@ def _note_source(report: CheckReport, role: str, source: SourceLike, read: Read,
         return
     tokens = [r for r in encoded.rows if r.label is None and r.fields.get("kind") != "mask" and "#" not in r.id]
     bos = first_token(tokenizer)
-    at = [places[r.id] for r in tokens if _starts_twice(r, tokenizer.bos_token_id)]
+    at = [places[r.id] for r in tokens if starts_twice(r, tokenizer.bos_token_id)]
     note("double BOS", "the row begins with two BOS tokens", "take the BOS text out of the rows or of the template", at)
     at = [places[r.id] for r in tokens if bos and list(r.input_ids[:1]) != bos]
     note("no BOS", "the tokenizer starts every text with BOS, and this row does not", "put bos_token at the start of the chat template", at)
     ends = set(tokenizer.all_special_ids)
-    at = [places[r.id] for r in tokens if not _end_is_trained(r, ends)]
+    at = [places[r.id] for r in tokens if not end_is_trained(r, ends)]
     note(
         "end not trained",
         "the answer's end is not trained, so generation would not stop",
@@ -214,11 +214,13 @@ def _plain(value: Any) -> Any:
     return hashlib.sha256(raw).hexdigest()
 
 
-def _starts_twice(row: Row, bos: int | None) -> bool:
+def starts_twice(row: Row, bos: int | None) -> bool:
+    """Whether a row begins with two BOS tokens."""
     return bos is not None and len(row.input_ids) > 1 and row.input_ids[0] == row.input_ids[1] == bos
 
 
-def _end_is_trained(row: Row, ends: set[int]) -> bool:
+def end_is_trained(row: Row, ends: set[int]) -> bool:
+    """Whether the last trained token of a row is one of `ends`, so that generation learns to stop."""
     last = max((i for i, w in enumerate(row.weights) if w > 0), default=None)
     return last is not None and row.input_ids[last] in ends
 

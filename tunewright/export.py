@@ -1,0 +1,150 @@
+"""The verb `export`: a finished run's model as a plain transformers folder, its logits checked against the run's own."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunewright.errors import MethodError, ModelError
+from tunewright.finished import Finished, open_run
+from tunewright.models.save import save_pretrained, verify_folder
+from tunewright.recipe import Recipe
+from tunewright.report import summary, words
+from tunewright.report.schema import Report
+from tunewright.servability import servability
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+"""Largest difference of logits, over their standard deviation, that folding may make by rounding."""
+
+
+@dataclass
+class Exported:
+    """What was written. Differences are the largest of logits on `rows` rows: `reloaded` between the folder, loaded anew,
+    and the folded model; `folded` between the folded model and the run's own, whose change lies beside the weights.
+    `warnings` say why servers cannot take the change as an adapter."""
+
+    folder: Path
+    reloaded: float
+    folded: float
+    spread: float
+    rows: int
+    warnings: list[str]
+
+
+def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
+    """Write DIR/model (or `out`) and print what was checked.
+
+    FolderError for an unfinished run or an existing folder; MethodError for a change that plain weights cannot hold;
+    ModelError when the folder's logits are not the run's (nothing is left behind then).
+    """
+    run = open_run(run_dir)
+    if not run.adapted.foldable:
+        raise MethodError(
+            "this change cannot be folded into plain weights, so a plain transformers folder cannot hold it",
+            where=str(run_dir),
+            remedy="use the run's own files beside the base",
+        )
+    target = Path(out) if out is not None else run.folder / "model"
+    inputs = check_inputs(run)
+    before = logits_of(run.adapted.model, inputs)
+    run.adapted.fold()
+    after = logits_of(run.adapted.model, inputs)
+    spread, folded = float(before.std()), float((before - after).abs().max())
+    limit = TOLERANCE[run.loaded.dtype] * spread
+    if folded > limit:
+        raise ModelError(f"folding moves the logits by {folded:.2g}, where rounding explains {limit:.2g}", where=str(run_dir), remedy="export in float32")
+    save_pretrained(run.adapted.model, run.tokenizer, target, card_of(run), processor=run.loaded.processor)
+    reloaded = verify_folder(target, run.adapted.model, inputs)
+    made = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder))
+    if reloaded > limit:
+        broken = target.with_name(target.name + ".broken")
+        target.rename(broken)
+        raise ModelError(f"the folder, loaded anew, differs from the run by {reloaded:.2g} in its logits", where=str(broken), remedy="report this as a defect")
+    _show(made)
+    return made
+
+
+@torch.no_grad()
+def logits_of(model: Any, inputs: Tensor) -> Tensor:
+    """Logits of a batch of equal rows, in fp32."""
+    name = "pixel_values" if inputs.is_floating_point() else "input_ids"
+    found: Tensor = model(**{name: inputs.to(next(model.parameters()).device)}).logits
+    return found.float()
+
+
+def check_inputs(run: Finished) -> Tensor:
+    """Token ids [4, 32] (pixels [2, C, H, W] for images) on which logits are compared: spread over the vocabulary, the same each time."""
+    draw = torch.Generator().manual_seed(0)
+    if run.tokenizer is None:
+        size, config = (run.options.image or {})["size"], run.loaded.model.config
+        height, width = size if isinstance(size, tuple | list) else (size, size)
+        return torch.randn(2, int(getattr(config, "num_channels", 3)), int(height), int(width), generator=draw)  # type: ignore[arg-type]
+    vocabulary = run.loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    pad = run.tokenizer.pad_token_id
+    ids = torch.randint(0, int(vocabulary), (4, 32), generator=draw)
+    return torch.where(ids == pad, (ids + 1) % int(vocabulary), ids) if pad is not None else ids
+
+
+def card_of(run: Finished) -> dict[str, Any]:
+    """What the model card says: base, licence, figures of the report, recipe. Paths of this machine are left out."""
+    name = run.recipe.model.name
+    hub = "/" in name and not Path(name).is_absolute()
+    base = name if hub else Path(name).name
+    return {
+        "name": f"{Path(name).name}, adapted: {run.recipe.name}",
+        "base_model": base if hub else None,
+        "licence": run.loaded.licence,
+        "pipeline_tag": run.task.name,
+        "tags": [m.name for m in run.report.trained.methods] if run.report.trained else [],
+        "text": figures(run.report, base),
+        "recipe": public(run.recipe),
+    }
+
+
+def figures(report: Report, base: str) -> str:
+    """The report's before and after as Markdown."""
+    rows = [f"| {x.name} | {_cell(x.before, x.before_span)} | {_cell(x.after, x.after_span)} | {x.note} |" for x in summary.lines(report)]
+    cost = [f"{words.count(report.cost.tokens)} tokens" if report.cost.tokens else "", words.seconds(report.run.seconds) if report.run.seconds else ""]
+    parts = [f"The base is `{base}`, weights `{report.model.hash[:12]}`." if report.model and report.model.hash else f"The base is `{base}`."]
+    if rows:
+        parts += ["## What it gained and lost", "\n".join(["| | base | tuned | |", "| --- | --- | --- | --- |", *rows])]
+        meaning = words.what_intervals_mean(report)
+        parts += [meaning] if meaning else []
+    spent = ", ".join(c for c in cost if c)
+    parts += [f"Trained on {spent}."] if spent else []
+    return "\n\n".join([*parts, *(f"Note: {n}" for n in report.notes)])
+
+
+def _cell(value: str, ends: str) -> str:
+    return f"{value} ({ends})" if ends else value
+
+
+def public(recipe: Recipe) -> str:
+    """The recipe's YAML with files named without the folders of this machine."""
+    import yaml
+
+    def short(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {short(k): short(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [short(v) for v in value]
+        return Path(value).name if isinstance(value, str) and value.startswith("/") and "\n" not in value else value
+
+    text: str = yaml.safe_dump(short(yaml.safe_load(recipe.dump())), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _show(made: Exported) -> None:
+    print(f"{made.folder} is written: a plain transformers folder with tokenizer, generation config and model card")
+    folder = "gives the folded model's logits bit for bit" if made.reloaded == 0 else f"differs by at most {made.reloaded:.2g} from the folded model"
+    own = "is the run's own" if made.folded == 0 else f"differs by at most {made.folded:.2g} from the run's own"
+    print(f"its logits on {made.rows} rows (standard deviation {made.spread:.3g}): loaded anew, it {folder}, which {own}")
+    for text in made.warnings:
+        print(f"warning: as an adapter beside the base, not every server can load this: {text}", file=sys.stderr)
+    if made.warnings:
+        print(f"warning: serve {made.folder} instead, which is whole", file=sys.stderr)

@@ -1,0 +1,91 @@
+"""A finished run's model, read from its folder alone: the data that it was trained on need not be there any more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunewright import carry, catalogue, checkpoint
+from tunewright.assemble import add_tokens, device_of, options_of
+from tunewright.errors import CheckpointError, FolderError
+from tunewright.folder import RECIPE
+from tunewright.method import Method
+from tunewright.models import delta_format
+from tunewright.models.adapted import Adapted
+from tunewright.models.load import Loaded, load
+from tunewright.models.precision import choose_precision
+from tunewright.recipe import Recipe
+from tunewright.report.schema import Report
+from tunewright.slots import bind
+from tunewright.tasks import get_task
+from tunewright.tasks.base import EncodeOptions, Task
+
+
+@dataclass
+class Finished:
+    """A finished run: its recipe and report, and the base with the run's change on it, as it was trained (not folded)."""
+
+    folder: Path
+    recipe: Recipe
+    report: Report
+    task: Task
+    loaded: Loaded
+    adapted: Adapted
+    options: EncodeOptions
+    device: str
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.loaded.tokenizer
+
+
+def open_run(folder: Path | str) -> Finished:
+    """Load the model of a finished run, bit for bit as the run left it.
+
+    FolderError for a folder that is no finished run; CheckpointError when the base's weights are others by now.
+    """
+    folder = Path(folder)
+    if not (folder / RECIPE).exists():
+        raise FolderError("there is no recipe.yaml: this is no run's folder", where=str(folder), remedy="name a folder that `tunewright run` made")
+    if not (folder / "report.json").exists():
+        raise FolderError("this run is not finished", where=str(folder), remedy=f"finish it with `tunewright resume {folder}`")
+    recipe, report = Recipe.load(folder / RECIPE), Report.load(folder)
+    task, device = get_task(recipe.task), device_of(recipe)
+    precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
+    labels = recipe.data.labels if task.labelled else None
+    loaded = load(recipe.model, task, labels=labels, device=device, precision=precision, seed=0)
+    held = recipe.made_with.get("model_hash", loaded.hash)
+    if held != loaded.hash:
+        raise CheckpointError(
+            f"the model's weights are not those that the run began with ({loaded.hash[:12]}, then {held[:12]})",
+            where=recipe.model.name,
+            remedy="put the old weights back",
+        )
+    if recipe.new_tokens:
+        add_tokens(loaded, recipe.new_tokens)
+    adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
+    _prepare(recipe, adapted)
+    last = folder / "stages" / recipe.stages[-1].name
+    if recipe.after:
+        delta_format.load_delta(adapted, folder)
+    elif (last / checkpoint.MANIFEST).exists():
+        carry.load_stage(last, adapted)
+    else:
+        raise CheckpointError("the folder of the run's last stage is not there", where=str(last), remedy="put it back, or run the recipe again")
+    adapted.model.eval()
+    return Finished(folder, recipe, report, task, loaded, adapted, options_of(recipe.data, labels, loaded), device)
+
+
+def _prepare(recipe: Recipe, adapted: Adapted) -> None:
+    """Edit model and tokenizer as the stages' methods did before training (tokens they added, say)."""
+    for stage in recipe.stages:
+        named: list[tuple[str, Method]] = []
+        for use in stage.methods:
+            if "prepare" in catalogue.load_method(use.name).slots():
+                named.append((catalogue.canonical(use.name), catalogue.build(use)))
+        methods = bind(named, recipe.train_for(stage).seed, stage.name)
+        for b in methods:
+            methods.call(b, "prepare", model=adapted.model, tokenizer=adapted.tokenizer)
+        if named:
+            adapted.rediscover()

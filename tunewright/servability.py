@@ -1,0 +1,83 @@
+"""Whether common servers can load a run's change as an adapter beside the base, and if not, why.
+
+What is said of vLLM is what its adapter reader checks (`vllm/lora/peft_helper.py`): one scale lora_alpha / r for all
+modules, no field for patterns, no `modules_to_save`, ranks up to --max-lora-rank (16 unless set).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tunewright.folder import RECIPE
+from tunewright.models.deltas import GatedLowRank, LowRank
+from tunewright.recipe import Recipe
+
+USUAL_RANK = 64
+"""Ranks above it are refused by several servers' kernels."""
+VLLM_DEFAULT_RANK = 16
+LOW_RANK = {LowRank.form, GatedLowRank.form}
+GENERATES = "text-generation"
+
+
+def servability(folder: Path | str) -> list[str]:
+    """Reasons why servers that take LoRA adapters cannot load this run's change, or would answer differently; [] for none.
+
+    Reads the run's files alone; the whole model, as `export` writes it, can be served in any case.
+    """
+    folder = Path(folder)
+    found = []
+    recipe = Recipe.load(folder / RECIPE)
+    if recipe.task != GENERATES:
+        found.append(f"adapter servers serve text-generation, and this model does {recipe.task}")
+    config = folder / "adapter" / "adapter_config.json"
+    if config.exists():
+        found += _of_adapter(json.loads(config.read_text(encoding="utf-8")))
+    else:
+        found.append(_why_no_adapter(folder))
+    if recipe.new_tokens:
+        found.append(f"{len(recipe.new_tokens)} tokens were added to the vocabulary: an adapter does not carry their embeddings")
+    return found
+
+
+def _of_adapter(config: dict[str, Any]) -> list[str]:
+    if config.get("peft_type") != "LORA":
+        return [f"the adapter is of PEFT's type {config.get('peft_type')}, and servers take LORA"]
+    found = []
+    ranks = {config["r"], *(config.get("rank_pattern") or {}).values()}
+    most = max(ranks)
+    if most > USUAL_RANK:
+        found.append(f"its rank is {most}: many servers stop at {USUAL_RANK} (vLLM: --max-lora-rank {most})")
+    elif most > VLLM_DEFAULT_RANK:
+        found.append(f"its rank is {most}: vLLM needs --max-lora-rank {_next_power(most)}")
+    scaled = _scales(config)
+    if len(scaled) > 1:
+        found.append("modules differ in scale (rank_pattern, alpha_pattern), and vLLM applies one lora_alpha / r to all: its answers would differ")
+    odd = sorted({name.rsplit(".", 1)[-1] for name in config["target_modules"]} & {"embed_tokens", "lm_head", "wte", "wpe"})
+    if odd:
+        found.append(f"it changes {', '.join(odd)}, where many servers take no adapter")
+    return found
+
+
+def _scales(config: dict[str, Any]) -> set[float]:
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    modules = config["target_modules"] if isinstance(config["target_modules"], list) else []
+    found = {round(float(alphas.get(m, config["lora_alpha"])) / ranks.get(m, config["r"]), 9) for m in modules}
+    return found | {round(config["lora_alpha"] / config["r"], 9)}
+
+
+def _next_power(rank: int) -> int:
+    return 1 << (rank - 1).bit_length()
+
+
+def _why_no_adapter(folder: Path) -> str:
+    if (folder / "wrapper").exists():
+        return "the change wraps the model's forward: no server loads that"
+    how = folder / "delta.json"
+    about: dict[str, Any] = json.loads(how.read_text(encoding="utf-8")) if how.exists() else {}
+    names = list(about.get("shapes", ()))
+    if names:
+        return f"the change is not low-rank: {len(names)} tensors of the base changed, such as {names[0]}"
+    forms = sorted({d["form"] for by_name in about.get("deltas", {}).values() for d in by_name.values()} - LOW_RANK)
+    return f"the change is not low-rank alone: it holds {', '.join(forms)} parts" if forms else "there is no adapter in the run's folder"
