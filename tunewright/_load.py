@@ -162,7 +162,12 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
                 source["name"] = source.get("name") or source["path"]  # rows keep their ids in the run's own copy
                 source["path"] = path(source["path"])
 
+    def replayed(data: dict[str, Any] | None) -> None:
+        if data and data.get("replay"):
+            data["replay"] = {path(name): share for name, share in data["replay"].items()}
+
     sources(tree["data"])
+    replayed(tree["data"])
     for spec in (tree["model"], *tree["models"].values()):
         spec["name"] = path(spec["name"])
     for keep in tree["keep"]:
@@ -170,6 +175,7 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
         keep["data"] = path(keep["data"])
     for stage in tree["stages"]:
         sources(stage.get("data"))
+        replayed(stage.get("data"))
         stage["start"] = stage["start"] if stage["start"] == "base" or stage["start"].startswith("stages.") else path(stage["start"])
         stage["methods"] = dotted(stage["methods"])
     tree["after"] = dotted(tree["after"])

@@ -194,6 +194,7 @@ class Method(BaseModel):
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
     - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`tunewright/pairs.py`).
     - `tasks`: names of the tasks it serves; None means all.
+    - `requires`: slots that some method of its stage must fill ("attach": it chooses among deltas).
     - `papers`: slugs of the papers that it implements.
     """
 
@@ -208,6 +209,7 @@ class Method(BaseModel):
     couples: ClassVar[Literal["token", "row", "batch"]] = "token"
     pairs: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
+    requires: ClassVar[tuple[str, ...]] = ()
     papers: ClassVar[tuple[str, ...]] = ()
 
     def needs(self) -> Sequence[Need]:

@@ -52,7 +52,7 @@ def run(recipe: Recipe, out: Path | str | None = None, *, quiet: bool = False, j
             folder.note_progress(started=_now(), command=command())
             # the run's own copy is what `resume` will read: the same text gives the same names
             return _Run(folder, Recipe.load(folder.file(RECIPE)), screen).whole()
-        except BaseException:
+        except Exception:  # a signal is none: what it stops can be gone on with
             if not folder.progress().get("began"):
                 discard_if_empty(folder)
             raise
@@ -64,6 +64,8 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
     if not folder.file(RECIPE).exists():
         raise FolderError("there is no recipe.yaml: this is no run's folder", where=str(path), remedy="name a folder that `tunewright run` made")
     with locked(folder):
+        if not verify:
+            folder.sweep()
         recipe = Recipe.load(folder.file(RECIPE))
         screen = Screen(quiet=quiet, json=json)
         if verify:
@@ -84,7 +86,9 @@ class _Run:
     def __init__(self, folder: RunFolder, recipe: Recipe, screen: Screen):
         from tunewright.assemble import assemble
         from tunewright.measure.cost import Cost
+        from tunewright.memory import keep_freed_memory
 
+        keep_freed_memory()
         self.folder, self.recipe, self.screen = folder, recipe, screen
         self.cost: Cost = Cost()
         with self.cost.phase("load"):
@@ -96,15 +100,22 @@ class _Run:
         self.results: dict[str, StageResult] = {}
 
     def _check_same(self) -> None:
-        """A resumed run must meet the weights that it began with; a new one writes down what it met."""
-        held = self.recipe.made_with.get("model_hash")
-        now = self.session.loaded.hash
-        if held is not None and held != now:
-            raise CheckpointError(
-                f"the model's weights are not those that the run began with ({now[:12]}, then {held[:12]})",
-                where=self.recipe.model.name,
-                remedy="put the old weights back, or begin a new run",
-            )
+        """A resumed run must meet the weights and rows that it began with; a new one only says where they differ."""
+        made_with = self.recipe.made_with
+        pairs = [("the model's weights", self.recipe.model.name, made_with.get("model_hash"), self.session.loaded.hash)]
+        for part in self.session.stages:
+            name = part.spec.name
+            pairs.append(("the rows", f"stages.{name}", made_with.get("data_hashes", {}).get(name), part.rows.hash))
+        for what, where, held, now in pairs:
+            if held is None or held == now:
+                continue
+            if self.folder.progress().get("began"):
+                raise CheckpointError(
+                    f"{what} are not those that the run began with ({now[:12]}, then {held[:12]})",
+                    where=where,
+                    remedy="put the old ones back, or begin a new run",
+                )
+            self.screen.warn(f"{where}: {what} are not those of the run that wrote this recipe: its bits will not come out again")
 
     def write_resolved(self) -> None:
         """The recipe with every default of every method, the precision chosen, versions and hashes."""
@@ -131,7 +142,7 @@ class _Run:
     def whole(self) -> Result:
         from tunewright.meter import Meter
 
-        if "model_hash" not in self.recipe.made_with:
+        if not self.folder.progress().get("began"):
             self.write_resolved()
         self.folder.note_progress(began=True)
         self.meter: Meter = Meter(self.session, self.cost)
@@ -148,12 +159,12 @@ class _Run:
 
     def _stage(self, part: StageParts) -> None:
         from tunewright import carry
-        from tunewright.stages import StageResult, run_stage, save_result
+        from tunewright.stages import StageResult, run_stage, save_result, stopped
 
         name, folder = part.spec.name, self.folder.path / "stages" / part.spec.name
-        if (folder / checkpoint.MANIFEST).exists():
-            state = checkpoint.read(folder).state
-            self.results[name] = StageResult(**state["result"])
+        done = self._finished(folder)
+        if done is not None:
+            self.results[name] = StageResult(**done.state["result"])
             if part is self.session.stages[-1]:
                 self._load_finished(folder)
             return
@@ -186,11 +197,23 @@ class _Run:
         save_result(self.folder, stage, keeper, result)
         self.results[name] = result
         self._note()
+        if keeper.stop_requested:
+            raise stopped(self.folder, f"the stage '{name}'")
 
     def _parameters(self) -> int:
         from tunewright.measure.cost import multiplying_parameters
 
         return multiplying_parameters(self.session.adapted.model)
+
+    def _finished(self, folder: Path) -> checkpoint.Checkpoint | None:
+        """What an earlier process left of a finished stage; a damaged one is named and made again."""
+        if not (folder / checkpoint.MANIFEST).exists():
+            return None
+        try:
+            return checkpoint.read(folder)
+        except CheckpointError as e:
+            self.screen.warn(f"{e}; the stage is trained again from its last checkpoint")
+            return None
 
     def _load_finished(self, folder: Path) -> None:
         """Bring the model to the end of a stage that an earlier process finished."""
@@ -315,31 +338,29 @@ class _Run:
     def verify(self) -> None:
         """Train from the last checkpoint but one to the last, and compare. CheckpointError names what differs."""
         from tunewright import carry
-        from tunewright.stages import run_stage, same_values
+        from tunewright.stages import Verified, run_stage
 
         whole = [checkpoint.read(p) for _, p in checkpoint.listed(self.folder.path)]
-        if len(whole) < 2 or whole[-1].state["stage"] != whole[-2].state["stage"]:
+        pairs = [(a, b) for a, b in zip(whole, whole[1:], strict=False) if a.state["stage"] == b.state["stage"]]
+        if not pairs:
             raise CheckpointError(
                 "two checkpoints of one stage are needed to verify",
                 where=str(self.folder.path),
                 remedy="run with train.save_steps, and save_total_limit of at least 2",
             )
-        first, last = whole[-2], whole[-1]
+        first, last = pairs[-1]
         part = next(p for p in self.session.stages if p.spec.name == last.state["stage"])
         carry.begin(self.session.adapted, part.spec.start or "base", part.spec.carry, self.folder.path, f"stages.{part.spec.name}.start")
         stage, provider = self.session.stage(part)
         keeper = self._keeper(part)
-        keeper.evaluate, keeper.verify_at = None, last.state["loop"]["step"]
+        keeper.evaluate, keeper.verified = None, Verified(last)
         with self.screen.training(part.spec.name, stage.plan) as show:
             keeper.show = show
             run_stage(stage, keeper, provider.stage, first)
-        from tunewright.trained import Trained
-
-        now = Trained(self.session.adapted, {}).changed()
-        differing = same_values({k: v for k, v in last.tensors["trained"].items() if not k.startswith("master:")}, now)
+        differing = keeper.verified.differing
         if differing:
             raise CheckpointError(
-                f"steps {first.step} to {last.step}, computed again, differ in {len(differing)} tensors, first in '{differing[0]}'", where=str(self.folder.path)
+                f"steps {first.step} to {last.step}, computed again, differ in {len(differing)} values, first in '{differing[0]}'", where=str(self.folder.path)
             )
         self.screen.say(f"verified: steps {first.step} to {last.step}, computed again, are equal in every bit", always=True)
 

@@ -91,6 +91,15 @@ def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: st
                 where=where,
                 remedy=f"put them into two stages:\n     stages:\n       - {{name: first, methods: [{a}]}}\n       - {{name: second, start: stages.first, methods: [{b}]}}",
             )
+    filled = {slot for _, m in named for slot in type(m).slots()}
+    for name, method in named:
+        for needed in method.requires:
+            if needed not in filled:
+                raise MethodError(
+                    f"'{name}' works beside a method that fills the slot '{needed}', and this stage has none",
+                    where=where,
+                    remedy=f"add one (`tunewright methods` lists them), for instance methods: [lora, {name}]",
+                )
 
 
 def bind(named: Sequence[tuple[str, Method]], seed: int, stage: str) -> Methods:

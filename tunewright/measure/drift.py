@@ -186,7 +186,8 @@ def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
                 at = slice(done + k, min(done + k + _CHUNK, done + len(batch.targets)))
                 base = reference.base_log_probs(at)
                 here = slice(k, k + len(base))
-                tuned = torch.log_softmax((logits[here] if states is None else head(states[here])).float(), -1)
+                said = logits[here] if states is None else head(states[here])
+                tuned = torch.log_softmax(said[:, : base.shape[-1]].float(), -1)  # tokens that training added are no words of the base
                 kl = F.kl_div(tuned, base, reduction="none", log_target=True).sum(-1)
                 total.index_add_(0, reference.owner[at], kl.double().cpu())
             done += len(batch.targets)

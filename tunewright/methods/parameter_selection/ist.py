@@ -79,6 +79,7 @@ class ImportanceAwareSparseTuning(Method):
     compiles: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("ist",)
     conformance: ClassVar[dict[str, object]] = {"every": 1, "trial_rows": 2}
+    requires: ClassVar[tuple[str, ...]] = ("attach",)
     conformance_beside: ClassVar[dict[str, dict[str, object]]] = {"lora": {"rank": 2}}
 
     def needs(self) -> Sequence[Need]:
