@@ -228,7 +228,7 @@ def run_info(session: Session, name: str, progress: dict[str, Any], cost: Cost) 
             device=session.device,
             name=processor(session.device),
             cores=len(__import__("os").sched_getaffinity(0)),
-            memory_bytes=_memory(),
+            memory_bytes=machine_memory(),
             precision=session.precision,
         ),
         threads=torch.get_num_threads(),
@@ -250,7 +250,8 @@ def processor(device: str) -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory() -> int | None:
+def machine_memory() -> int | None:
+    """Bytes of memory that the machine has."""
     import os
 
     try:

@@ -1,0 +1,273 @@
+"""What a run will take: a few real steps of each stage, and reading a few rows, on the session's model; then all is put back.
+
+Seconds are those of this machine now: what else runs on it counts. Nothing is written into a run's folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunewright import carry
+from tunewright.assemble import Session, StageParts
+from tunewright.batch import Row
+from tunewright.measure.cost import Cost
+from tunewright.measure.drift import kl_drift, sequence_rows, take_features, take_reference
+from tunewright.measure.sample import sample_sequences
+from tunewright.meter import Meter
+from tunewright.models.adapted import Adapted
+from tunewright.models.recompute import recomputing
+from tunewright.selecting import subset
+from tunewright.stages import StageResult
+from tunewright.train import Loop, Stop, set_up
+
+STEPS = 3
+"""Timed steps of the probe; one more goes before them, since the first one pays for memory and kernels."""
+FEW = 16
+"""Rows that are read to time a measurement."""
+SAMPLED = 8
+"""Tokens of each drift sequence that are sampled to time sampling."""
+
+
+@dataclass
+class StageEstimate:
+    """One stage. Seconds: `set_up` (statistics included), `step` each timed step, `train` all of it. Bytes: `checkpoint`
+    one of them, `kept` what the finished stage leaves. `tokens` and `steps` are what the budget allows; `probed` is what
+    the probe trained: its parameters by name are in `result`."""
+
+    name: str
+    steps: int
+    tokens: int
+    exact: bool
+    set_up: float
+    seconds_per_token: float
+    train: float
+    checkpoint: int
+    kept: int
+    losses: list[float]
+    result: StageResult
+
+
+@dataclass
+class Estimate:
+    """A whole run, in seconds and bytes. `base` is 0 when its readings are `cached`. `peak_memory` is the most this process
+    held (resident), `peak_cuda` the most torch took on the GPU."""
+
+    stages: list[StageEstimate] = field(default_factory=list)
+    base: float = 0.0
+    cached: bool = False
+    tuned: float = 0.0
+    dial: float = 0.0
+    evaluations: float = 0.0
+    disk: int = 0
+    peak_memory: int = 0
+    peak_cuda: int | None = None
+
+    @property
+    def train(self) -> float:
+        """Seconds of training, all stages."""
+        return sum(s.train for s in self.stages)
+
+    @property
+    def total(self) -> float:
+        """Seconds of everything but loading, probes and writing the report."""
+        return self.base + sum(s.set_up for s in self.stages) + self.train + self.evaluations + self.tuned + self.dial
+
+
+@contextmanager
+def untouched(session: Session) -> Iterator[Session]:
+    """A session to try things on: on leaving, the given one's model is its base again, bit for bit, in its mode, with its
+    deltas, gradients and tokenizer as they were. ValueError for a model that is changed already.
+    """
+    adapted = session.adapted
+    if adapted.originals or adapted.deltas() or adapted.wrapper is not None:
+        raise ValueError("an estimate starts from an untouched base")
+    trial = session
+    if any("prepare" in type(m).slots() for part in session.stages for _, m in part.methods):
+        model, tokenizer = copy.deepcopy((session.loaded.model, session.loaded.tokenizer))
+        loaded = replace(session.loaded, model=model, tokenizer=tokenizer)
+        trial = replace(session, loaded=loaded, adapted=Adapted(model, tokenizer, base_hash=loaded.hash, name=loaded.name))
+    modes = [(m, m.training) for m in adapted.model.modules()]
+    try:
+        with torch.random.fork_rng():
+            yield trial
+    finally:
+        for one in (adapted, trial.adapted):
+            one.forget_changes()
+            for p in one.model.parameters():
+                p.requires_grad_(False)
+                p.grad = None
+        for module, mode in modes:
+            module.training = mode
+
+
+def estimate(session: Session) -> Estimate:
+    """Probe every stage and every measurement. The session is as before afterwards; the base's own errors are raised."""
+    cost, found = Cost(), Estimate()
+    with untouched(session) as trial, tempfile.TemporaryDirectory(prefix="tunewright-plan-") as folder:
+        # the base is measured before anything hangs on it, as in a run
+        _measurements(trial, found)
+        for part in trial.stages:
+            carry.begin(trial.adapted, part.spec.start or "base", part.spec.carry, Path(folder), f"stages.{part.spec.name}.start")
+            found.stages.append(probe_stage(trial, part))
+            if any(later.spec.start == f"stages.{part.spec.name}" for later in trial.stages):
+                carry.save_stage(Path(folder) / "stages" / part.spec.name, trial.adapted, {})
+    found.disk = _disk(session, found.stages)
+    found.peak_memory, found.peak_cuda = cost.state()["peak_memory"], cost.peak_cuda
+    return found
+
+
+def probe_stage(session: Session, part: StageParts) -> StageEstimate:
+    """Set a stage up and do its first steps. The model is left as they leave it."""
+    stage, provider = session.stage(part)
+    began = time.perf_counter()
+    set_up(stage.adapted, stage.methods, stage.plan, session.task.name, provider.stage)
+    stage.methods.event("begin_task", stage=part.spec.name, adapted=stage.adapted)
+    ready = time.perf_counter()
+    loop = Loop(stage)
+    drawn = time.perf_counter() - ready
+    records: list[tuple[int, float, float]] = []
+
+    def listen(loop: Loop, record: dict[str, Any]) -> None:
+        spent, tokens = loop.seconds - sum(s for _, s, _ in records), loop.tokens - sum(t for t, _, _ in records)
+        records.append((tokens, spent, record["loss"]))
+        if len(records) > STEPS:
+            raise Stop
+
+    stage.listen = listen
+    with recomputing(stage.adapted.model, part.train.activation_checkpointing):
+        loop.run()
+    timed = records[1:] or records
+    per_token = sum(s for _, s, _ in timed) / sum(t for t, _, _ in timed)
+    train = per_token * stage.plan.tokens
+    if loop.redraw_every and loop.redraw_every > STEPS:  # rarer drawings are not among the timed steps
+        train += drawn * (stage.plan.steps // loop.redraw_every)
+    if part.spec.budget.seconds is not None:
+        train = min(train, part.spec.budget.seconds)
+    state, tensors = loop.state()
+    held = {n: sum(t.numel() * t.element_size() for t in group.values()) for n, group in tensors.items()}
+    names = {n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()}
+    result = StageResult(loop.step_number, loop.tokens, loop.trained_tokens, loop.seconds, loop.trained.count(), "probe", None, len(stage.splits), names)
+    losses = [loss for _, _, loss in records]
+    return StageEstimate(
+        part.spec.name,
+        stage.plan.steps,
+        stage.plan.tokens,
+        stage.plan.exact,
+        ready - began + drawn,
+        per_token,
+        train,
+        sum(held.values()),
+        held["trained"],
+        losses,
+        result,
+    )
+
+
+def _disk(session: Session, stages: list[StageEstimate]) -> int:
+    """Bytes of a run's folder: finished stages, the change once more as an artefact, and the checkpoints that are kept."""
+    total = sum(s.kept for s in stages) + (stages[-1].kept if stages else 0)
+    most = 0
+    for part, s in zip(session.stages, stages, strict=True):
+        if part.train.save_steps:
+            most = max(most, s.checkpoint * min(part.train.save_total_limit, s.steps // part.train.save_steps))
+    return total + most
+
+
+# -- measurements ------------------------------------------------------------------------------------------------------
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _measurements(session: Session, found: Estimate) -> None:
+    """Fill in the seconds of measuring base, tuned and each strength, from a few rows of each kind."""
+    meter = Meter(session, Cost())
+    found.cached, sampled = meter.known()
+    whole, plain = _target(session, len(meter.rows))
+    kept = sum(_kept(session, name) for name in session.keep)
+    read, compared = _drift(session, meter)
+    spec = session.recipe.evaluation
+    few_shot = plain if meter.generated and spec.few_shot else 0.0
+    sampling = 0.0 if sampled else _sampling(session, spec.drift_sequences, spec.drift_tokens)
+    found.base = 0.0 if found.cached else whole + few_shot + kept + read + sampling
+    found.tuned = whole + kept + compared
+    if all(type(m).folds for part in session.stages for _, m in part.methods):
+        found.dial = len({*spec.strengths} - {1.0}) * (plain + kept + compared)
+    found.evaluations = sum(_evaluations(session, part) for part in session.stages)
+
+
+def _spread(dataset: Any, most: int) -> Any:
+    """At most `most` rows of a data set, from all over it."""
+    n = len(dataset.rows)
+    return subset(dataset, sorted({i * n // min(most, n) for i in range(min(most, n))}))
+
+
+def _target(session: Session, n: int) -> tuple[float, float]:
+    """Seconds to read n evaluated rows: with choosing among the labels, and without."""
+    if session.eval is None or not n:
+        return 0.0, 0.0
+    few = Meter(replace(session, eval=_spread(session.eval, FEW), keep={}), Cost())
+    few.metric, few.generated = (whole := Meter(session, Cost())).metric, whole.generated
+    few.labels = whole.labels
+    few.read(choice=False)  # the first call pays for what later ones find ready
+    scale = n / len(few.rows)
+    return _seconds(lambda: few.read(choice=True)) * scale, _seconds(lambda: few.read(choice=False)) * scale
+
+
+def _kept(session: Session, name: str) -> float:
+    dataset = session.keep[name]
+    few = _spread(dataset, FEW)
+    meter = Meter(replace(session, eval=None, keep={name: few}), Cost())
+    return _seconds(lambda: meter.read(choice=False)) * dataset.counts["tokens"] / max(1, few.counts["tokens"])
+
+
+def _drift(session: Session, meter: Meter) -> tuple[float, float]:
+    """Seconds of the base's reference and of a comparison with it."""
+    task, spec = session.task, session.recipe.evaluation
+    rows: list[Row] = list(_spread(session.stages[0].rows, FEW).rows)
+    if task.labelled:
+        n = len(meter.rows)
+        spent = _seconds(lambda: take_features(meter.model, task, rows)) * n / len(rows) if n else 0.0
+        return spent, spent
+    if task.generates:
+        rows = sequence_rows([r.input_ids for r in rows], 1)
+        tokens = sum(r.size for r in meter.drift_rows) or spec.drift_sequences * spec.drift_tokens
+    else:
+        tokens = sum(r.size for r in meter.drift_rows)
+    share = tokens / sum(r.size for r in rows)
+    reference = take_reference(meter.model, task, rows, packed=session.packed, copy_head=True)
+    read = _seconds(lambda: take_reference(meter.model, task, rows, packed=session.packed, copy_head=True))
+    return read * share, _seconds(lambda: kl_drift(reference, meter.model)) * share
+
+
+def _sampling(session: Session, n: int, tokens: int) -> float:
+    """Seconds to sample the drift sequences. They are drawn token by token: a few of each are, and scaled."""
+    few = min(SAMPLED, tokens)
+    return _seconds(lambda: sample_sequences(session.adapted.model, session.tokenizer, n, few, 0)) * tokens / few
+
+
+def _evaluations(session: Session, part: StageParts) -> float:
+    """Seconds of the evaluations on the way."""
+    rows = session.validation or session.eval
+    if rows is None or not part.train.eval_steps:
+        return 0.0
+    n = min(len(rows.rows), session.recipe.evaluation.rows or 256)
+    few = list(_spread(rows, FEW).rows)
+    meter = Meter(session, Cost())
+    times = session.plan(part).steps // part.train.eval_steps + 1
+    # the target is read on 64 rows at most, the loss on all
+    return _seconds(lambda: meter.quick(few)) * min(n, 64) / len(few) * times

@@ -1,0 +1,142 @@
+"""A plan on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tunewright.data.view import Token, coloured
+from tunewright.plan import Plan, StagePlan
+from tunewright.report import words
+from tunewright.report.terminal import clean
+
+ACCURACY = ""
+"""How far estimates were from what runs then took, where both were measured."""
+
+
+def show(plan: Plan, path: Path, console: Console | None = None) -> None:
+    """Print a plan: data, what counts in the loss, what trains, the estimate, and what to look at first."""
+    out = console or Console(highlight=False, emoji=False)
+    m = plan.model
+    rows = "rows packed without padding" if plan.packed else "rows padded"
+    out.print(Text.assemble((m["name"], "bold"), f": {words.count(m['parameters'])} parameters; {plan.task} on {plan.device} in {plan.precision}; {rows}"))
+    out.print()
+    out.print(_sources(plan))
+    out.print()
+    for line in _facts(plan):
+        out.print(line)
+    if plan.view:
+        out.print()
+        out.print(Text("What counts in the loss, in the first row of each source", style="bold"))
+        for name, view in plan.view.items():
+            out.print(Text(clean(name), style="dim"))
+            out.print(tokens(view, out.is_terminal and not out.no_color))
+    for stage in plan.stages:
+        out.print()
+        _stage(out, stage, len(plan.stages) > 1)
+    out.print()
+    out.print(Text("Estimate", style="bold"))
+    out.print(_estimate(plan))
+    for note in plan.notes:
+        out.print(Text(f"note: {clean(note)}", style="yellow"))
+    out.print()
+    out.print(f"Next: tunewright run {path}", markup=False)
+
+
+def _sources(plan: Plan) -> Table:
+    """Sources and what became of their rows; columns that hold nothing are left out."""
+    columns = [("too long", "too_long"), ("pieces of them", "pieces"), ("nothing trained", "zero_trained")]
+    columns = [c for c in columns if any(getattr(s, c[1]) for s in plan.sources)]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("rows of")
+    table.add_column("")
+    for heading in ("rows", "tokens", "count in the loss", *(h for h, _ in columns)):
+        table.add_column(heading, justify="right")
+    for s in plan.sources:
+        numbers = (s.rows, s.tokens, s.trained_tokens, *(getattr(s, key) for _, key in columns))
+        table.add_row(clean(s.name), s.role, *(f"{n:,}" for n in numbers))
+    return table
+
+
+def _facts(plan: Plan) -> list[Text]:
+    lines = []
+    if plan.ends is not None:
+        e = plan.ends
+        what = "begin with exactly one BOS" if e.bos else "begin with no doubled BOS (this tokenizer adds none)"
+        lines.append(_fact(e.one_bos == e.rows, f"{e.one_bos:,} of {e.rows:,} rows {what}"))
+        lines.append(_fact(e.end_trained == e.rows, f"{e.end_trained:,} of {e.rows:,} rows have their end token trained"))
+    dropped = sum(s.zero_trained for s in plan.sources if s.role == "train")
+    lines.append(_fact(dropped == 0, f"{dropped:,} training rows are left out since nothing in them would be trained"))
+    if plan.leak is not None:
+        fine = plan.leak <= plan.leak_limit
+        lines.append(_fact(fine, f"packed rows differ from each alone by {plan.leak:.1e} of their logits' deviation (rounding: below {plan.leak_limit:.0e})"))
+    return lines
+
+
+def _fact(fine: bool, text: str) -> Text:
+    return Text.assemble(("ok    ", "green"), text) if fine else Text.assemble(("look  ", "yellow"), (text, "yellow"))
+
+
+def tokens(view: Sequence[Token], colours: bool, limit: int = 400) -> Text:
+    """The view with what is trained on green; without colours between [[ and ]]."""
+    if colours:
+        return coloured([(clean(t), w) for t, w in view], limit=limit)
+    out, inside = "", False
+    for text, weight in view[:limit]:
+        if (weight > 0) != inside:
+            out += "[[" if weight > 0 else "]]"
+            inside = weight > 0
+        out += clean(text).replace("\n", "\u23ce\n")
+    return Text(out + ("]]" if inside else "") + (f" ... {len(view) - limit} more tokens" if len(view) > limit else ""))
+
+
+def _stage(out: Console, stage: StagePlan, several: bool) -> None:
+    start = f", from {stage.start}" + (f" ({stage.carry})" if stage.start != "base" else "")
+    about = "" if stage.exact else "about "
+    out.print(Text.assemble(("Stage " + stage.name if several else "Training", "bold"), start if several else ""))
+    for m in stage.methods:
+        given = ", ".join(f"{k} {v}" for k, v in m["parameters"].items() if v not in (None, {}, [], False))
+        out.print(f"{m['name']} ({', '.join(m['slots'])})" + (f": {given}" if given else ""), markup=False)
+    out.print(f"{about}{stage.steps:,} steps, {stage.tokens:,} tokens of {stage.rows:,} rows", markup=False)
+    out.print(_rooms(stage))
+
+
+def _rooms(stage: StagePlan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("parameters")
+    table.add_column("trained", justify="right")
+    table.add_column("in the base", justify="right")
+    for role, (trained, total) in stage.rooms.items():
+        table.add_row(role, f"{trained:,}" if trained else "0", f"{total:,}", style="" if trained else "dim")
+    table.add_row("all", f"{stage.trainable:,}", f"{sum(n for _, n in stage.rooms.values()):,}", style="bold")
+    return table
+
+
+def _estimate(plan: Plan) -> Table:
+    e = plan.estimate
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column()
+    table.add_row("load", words.seconds(plan.load))
+    table.add_row("base measured", "in the cache already" if e.cached else words.seconds(e.base))
+    for s in e.stages:
+        name = f"train '{s.name}'" if len(e.stages) > 1 else "train"
+        more = f", after {words.seconds(s.set_up)} of set-up" if s.set_up >= 1 else ""
+        table.add_row(name, f"{words.seconds(s.train)} ({1 / s.seconds_per_token:,.0f} tokens a second){more}")
+    if e.evaluations:
+        table.add_row("evaluated on the way", words.seconds(e.evaluations))
+    table.add_row("tuned measured", words.seconds(e.tuned))
+    if e.dial:
+        table.add_row("at other strengths", words.seconds(e.dial))
+    table.add_row(Text("in all", style="bold"), Text(f"about {words.seconds(e.total + plan.load)}", style="bold"))
+    fits = f" of {words.size(plan.memory)}" if plan.memory else ""
+    table.add_row("memory", f"{words.size(e.peak_memory)}{fits}" + (f"; {words.size(e.peak_cuda)} on the GPU" if e.peak_cuda else ""))
+    table.add_row("disk", words.size(e.disk))
+    if ACCURACY:
+        table.add_row("", Text(ACCURACY, style="dim"))
+    return table
