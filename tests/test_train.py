@@ -298,3 +298,19 @@ def test_half_precision_weights_have_masters_that_are_saved() -> None:
     resumed = Loop(again)
     resumed.restore(state, tensors)
     assert torch.equal(resumed.trained.leaves["model.norm.weight"].leaf, leaf.leaf)
+
+
+def test_rows_of_added_tokens_train_beside_any_choice() -> None:
+    made, _ = L.stage(Lora())
+    name = "model.embed_tokens.weight"
+    width = made.adapted.base_parameters()[name].shape[1]
+    places = torch.arange(40 * width, 41 * width)
+    made.adapted.always = {name: places}
+    rows = L.Rows()
+    rows.rows[0] = type(rows.rows[0])("new", "s", [40, 41, 40, 42, 40, 43], [0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    made.rows = rows
+    start = made.adapted.base_parameters()[name].detach().clone()
+    loop = train(made)
+    moved = (loop.adapted.base_parameters()[name] != start).any(1).nonzero()[:, 0].tolist()
+    assert moved == [40]
+    assert any(n.endswith("lora_B") for n in loop.trained.leaves)

@@ -190,6 +190,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     if recipe.new_tokens:
         add_tokens(loaded, recipe.new_tokens)
     adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
+    adapted.always = _new_rows(adapted, recipe.new_tokens)
     options = options_of(recipe.data, labels, loaded)
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")
@@ -350,6 +351,18 @@ def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
             if ids:
                 embedding.weight[ids] = embedding.weight[: min(ids)].mean(0)
     loaded.notes.append(f"{len(new)} tokens added to the vocabulary, started at the mean embedding")
+
+
+def _new_rows(adapted: Adapted, tokens: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Flat places of the new tokens' rows in embedding and head: they train with every method, or they would mean nothing."""
+    if not tokens:
+        return {}
+    ids = torch.tensor(sorted(adapted.tokenizer.convert_tokens_to_ids(list(tokens))))
+    model: Any = adapted.model
+    modules = [m for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None]
+    weights = {id(m.weight): m.weight for m in modules}
+    names = {id(p): n for n, p in adapted.base_parameters().items()}
+    return {names[k]: (ids[:, None] * w.shape[1] + torch.arange(w.shape[1])).reshape(-1) for k, w in weights.items()}
 
 
 def _same_tokenizer(a: Loaded, b: Loaded, name: str) -> None:

@@ -84,12 +84,13 @@ class Trained:
             p.requires_grad_(False)
             p.grad = None
         self.leaves = {}
-        names = sorted({*choice.names, *choice.entries, *self.owned})
+        entries = {**choice.entries, **{n: i for n, i in self.adapted.always.items() if n not in choice.names and n not in choice.entries}}
+        names = sorted({*choice.names, *entries, *self.owned})
         for name in names:
             if name not in known:
                 raise MethodError(f"the choice names '{name}', which is no parameter here", remedy=did_you_mean(name, known))
             group, p = known[name]
-            indices = choice.entries.get(name)
+            indices = entries.get(name)
             if group == "base":
                 self.adapted.remember(name, indices)
             p.requires_grad_(True)

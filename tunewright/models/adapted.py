@@ -61,6 +61,7 @@ class Adapted:
         self.structure: Structure = discover(model)
         self.originals: dict[str, Original] = {}
         self.wrapper: nn.Module | None = None
+        self.always: dict[str, Tensor] = {}  # entries that train whatever is chosen: rows of tokens that were added
         self.wrapped_by: Wrapped | None = None
         for p in model.parameters():
             p.requires_grad_(False)
