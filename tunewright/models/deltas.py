@@ -162,6 +162,9 @@ _CLASSES: dict[type, type] = {}
 
 def _forward(base: type[nn.Module]) -> Callable[..., Any]:
     def forward(self: Any, x: Tensor) -> Tensor:
+        route = getattr(self, "tunewright_route", None)
+        if route is not None:
+            return base.forward(self, x) + route.change(self, x)
         live = self.delta.live()
         if not live:
             return base.forward(self, x)
@@ -196,6 +199,12 @@ def attach(site: Site, name: str, delta: Delta) -> None:
             remedy=f"target sites of kind {', '.join(delta.site_kinds)}",
         )
     module: Any = site.module
+    if not delta.foldable and hasattr(module, "tunewright_quantised"):
+        raise MethodError(
+            f"a {delta.form} delta cannot hang on '{site.name}', whose weight is held in 4 bits: it does not fold",
+            where="targets",
+            remedy="use a form that folds into the weight (low-rank, sparse), or leave the base unquantised",
+        )
     if not hasattr(module, "delta"):
         base = type(module)
         if base not in _CLASSES:
