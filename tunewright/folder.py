@@ -16,6 +16,7 @@ from tunewright.checkpoint import folder_error, write_json, write_text
 from tunewright.errors import FolderError
 
 RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"
+_ASIDE = re.compile(r"^\..+\.\d+$")  # .<name>.<process>, as checkpoint.write_text and write_folder call them
 
 
 class RunFolder:
@@ -58,6 +59,13 @@ class RunFolder:
         kept = [r for r in self.metrics() if r.get("stage") != stage or r.get("step", 0) <= step]
         write_text(self.file(METRICS), "".join(json.dumps(r) + "\n" for r in kept))
 
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written beside the files that it meant to replace."""
+        for place in (self.path, self.path / "stages"):
+            for p in place.glob(".*.*") if place.is_dir() else ():
+                if _ASIDE.search(p.name):
+                    shutil.rmtree(p, ignore_errors=True) if p.is_dir() else p.unlink(missing_ok=True)
+
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
@@ -72,6 +80,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 def new_folder(name: str, out: Path | None, root: Path = Path("runs")) -> RunFolder:
     """Make the folder of a new run: `out`, or runs/<name>, runs/<name>-2, ... FolderError when `out` is in the way."""
     if out is not None:
+        if (out / LOCK).exists():
+            with locked(RunFolder(out)):  # a live run there is named as such
+                pass
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise FolderError("the output folder is not empty", where=str(out), remedy=f"choose another --out, or go on with `tunewright resume {out}`")
         return RunFolder(_made(out))

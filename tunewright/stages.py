@@ -23,6 +23,29 @@ from tunewright.train import Loop, Stage, Stop, set_up, train
 Evaluate = Callable[[Loop], dict[str, float]]
 
 
+class Verified:
+    """A checkpoint that is computed again: `differing` names what does not come out in the same bits (None: not yet reached)."""
+
+    def __init__(self, saved: Checkpoint):
+        self.saved, self.step = saved, saved.state["loop"]["step"]
+        self.differing: list[str] | None = None
+
+    def compare(self, loop: Loop) -> None:
+        """Compare the loop's whole state with the checkpoint's: weights, optimizer, methods, generators, place in the rows."""
+        state, tensors = loop.state()
+        known = self.saved.state["loop"]
+        now = json.loads(json.dumps(state))
+        found = [n for n in sorted({*known, *now} - {"seconds", "splits"}) if known.get(n) != now.get(n)]
+        for stem, values in tensors.items():
+            found += [f"{stem}: {n}" for n in same_values(self.saved.tensors.get(stem, {}), values)]
+        self.differing = found
+
+
+def stopped(folder: RunFolder, after: str) -> Interrupted:
+    """What a run that was asked to stop ends with."""
+    return Interrupted(f"stopped by a signal after {after}; nothing is lost", where=str(folder.path), remedy=f"tunewright resume {folder.path}")
+
+
 @dataclass
 class Keeper:
     """Listens to the loop: logs, evaluates, keeps the best weights, stops early, writes checkpoints.
@@ -42,40 +65,43 @@ class Keeper:
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     stop_requested: bool = False
     ended_by: str | None = None
-    verify_at: int | None = None
+    verified: Verified | None = None
 
     def __call__(self, loop: Loop, record: dict[str, Any]) -> None:
         record = {"stage": self.stage, **record}
         due = self.spec.eval_steps and loop.step_number % self.spec.eval_steps == 0 and not loop.finished()
         if self.evaluate and due:
             record.update(self._judge(loop))
-        if self.verify_at is None and (loop.step_number % self.spec.logging_steps == 0 or "eval_loss" in record):
+        if self.verified is None and (loop.step_number % self.spec.logging_steps == 0 or "eval_loss" in record):
             self.folder.append_metrics(record)
             self.track(record)
         self.show(record)
-        if self.verify_at == loop.step_number:
+        if self.verified is not None:
+            if self.verified.step == loop.step_number:
+                self.verified.compare(loop)
+                raise Stop
+            return
+        if self.ended_by:
             raise Stop
         if self.stop_requested:
             self.write(loop)
-            raise Interrupted(
-                "stopped by a signal after a whole step; a checkpoint is written", where=str(self.folder.path), remedy=f"tunewright resume {self.folder.path}"
-            )
+            raise stopped(self.folder, f"step {loop.step_number}, with a checkpoint")
         if self.spec.save_steps and loop.step_number % self.spec.save_steps == 0 and not loop.finished():
             self.write(loop)
-        if self.ended_by:
-            raise Stop
 
     def _judge(self, loop: Loop) -> dict[str, float]:
         assert self.evaluate is not None
-        loop.adapted.model.eval()
+        model = loop.adapted.wrapper or loop.adapted.model
+        model.eval()
         found = {f"eval_{k}": v for k, v in self.evaluate(loop).items()}
-        loop.adapted.model.train()
+        model.train()
         wanted = self.spec.keep_best or "loss"
         value = -found["eval_loss"] if wanted == "loss" else found.get("eval_target", -found["eval_loss"])
         if not self.best or value > self.best["value"]:
             self.best = {"value": value, "step": loop.step_number, "since": 0}
             if self.spec.keep_best:
-                self.best_tensors = {n: t.detach().clone() for n, t in loop.trained.changed().items()}
+                owned = {f"owned:{n}": p for n, p in loop.trained.owned.items()}
+                self.best_tensors = {n: t.detach().clone() for n, t in {**loop.trained.changed(), **owned}.items()}
         else:
             self.best["since"] += 1
         if self.spec.early_stopping and self.best["since"] >= self.spec.early_stopping:
@@ -95,11 +121,21 @@ class Keeper:
         """At a stage's end: one more evaluation when evaluations are on, and the best weights put back."""
         if self.evaluate and self.spec.eval_steps:
             record = {"stage": self.stage, "step": loop.step_number, **self._judge(loop)}
-            loop.adapted.model.eval()
+            (loop.adapted.wrapper or loop.adapted.model).eval()
             self.folder.append_metrics(record)
             self.show(record)
         if self.spec.keep_best and self.best_tensors and self.best["step"] != loop.step_number:
-            loop.trained.restore(self.best_tensors)
+            self._put_back_best(loop)
+
+    def _put_back_best(self, loop: Loop) -> None:
+        """The best weights whole: what was drawn for the first time after that step goes back to the base."""
+        parameters = loop.adapted.base_parameters()
+        with torch.no_grad():
+            for name, original in loop.adapted.originals.items():
+                parameters[name].copy_(original.restored(parameters[name]))
+            for name, p in loop.trained.owned.items():
+                p.copy_(self.best_tensors[f"owned:{name}"])
+        loop.trained.restore(self.best_tensors)
 
 
 @contextmanager
@@ -152,7 +188,7 @@ def run_stage(stage: Stage, keeper: Keeper, needs: Callable[[Any], dict[str, Any
         resume = (saved.state["loop"], saved.tensors)
     with stopping_on_signals(keeper), recomputing(stage.adapted.model, stage.spec.activation_checkpointing):
         loop = train(stage, resume)
-    if keeper.verify_at is None:
+    if keeper.verified is None:
         keeper.finish(loop)
         methods.event("end_task", stage=keeper.stage, adapted=stage.adapted)
     kept = keeper.best.get("step") if keeper.spec.keep_best else None

@@ -30,7 +30,7 @@ APPLY = (
 def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     """Write everything that differs from the base; return the number of tensors. ModelError when nothing does."""
     parameters, tensors = adapted.base_parameters(), dict[str, Tensor]()
-    for name, original in adapted.originals.items():
+    for name, original in sorted(adapted.originals.items()):
         if original.indices is None:
             tensors[f"value:{name}"] = parameters[name].detach()
         else:
@@ -42,7 +42,7 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     described = {
         site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()} for site, by_name in adapted.deltas().items()
     }
-    shapes = {n: list(parameters[n].shape) for n in adapted.originals}
+    shapes = {n: list(parameters[n].shape) for n in sorted(adapted.originals)}
     how = {"format": FORMAT, "version": VERSION, "base": {"name": base_name, "hash": adapted.base_hash}, "apply": APPLY, "tensors": len(tensors)}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,185 @@
+"""Runs `tunewright` commands as processes that can be killed at a chosen moment, each in a fraction of a second.
+
+A server process imports everything once and forks a child for each command. A child calls the console entry, after
+placing faults: `{"at": "module:attribute", "call": n, "do": "kill"}` does it just before the n-th call of that function.
+What may be done: kill (SIGKILL), term (SIGTERM), memory (MemoryError), full (the disk is full), denied, limit and tight
+(no file may grow beyond 6,000 or 1,000 bytes), sleep.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+def _raise(e: BaseException) -> None:
+    raise e
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def _limit(size: int) -> None:
+    """Writing a file beyond `size` bytes fails from now on."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+FAULTS: dict[str, Callable[[], object]] = {
+    "kill": _die,
+    "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "memory": lambda: _raise(MemoryError("injected")),
+    "full": lambda: _raise(OSError(errno.ENOSPC, "No space left on device")),
+    "denied": lambda: _raise(OSError(errno.EACCES, "Permission denied")),
+    "limit": lambda: _limit(6_000),
+    "tight": lambda: _limit(1_000),
+    "sleep": lambda: time.sleep(30),
+}
+
+
+def place(fault: dict[str, Any]) -> None:
+    """Wrap the function that a fault names."""
+    module, _, path = fault["at"].partition(":")
+    owner: Any = importlib.import_module(module)
+    *above, name = path.split(".")
+    for part in above:
+        owner = getattr(owner, part)
+    function, calls = getattr(owner, name), [0]
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == fault.get("call", 1):
+            FAULTS[fault["do"]]()
+        return function(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def _child(order: dict[str, Any]) -> int:
+    os.setsid()
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+    os.chdir(order["cwd"])
+    os.environ.update(order["env"])
+    for fault in order["faults"]:
+        place(fault)
+    from tunewright import cli
+
+    sys.argv = ["tunewright", *order["arguments"]]
+    try:
+        cli.main()
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 1 if e.code else 0
+    return 0
+
+
+def serve() -> None:
+    """Read one JSON order a line; answer with one JSON line."""
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    from tunewright import after, artefacts, assemble, carry, meter, probes, results, run, stages  # noqa: F401
+    from tunewright.report import page, terminal  # noqa: F401
+
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "wait" in order:
+            status = os.waitpid(order["wait"], 0)[1]
+            print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+            continue
+        child = os.fork()
+        if child == 0:
+            code = 70
+            try:
+                code = _child(order)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        print(json.dumps(child), flush=True)
+
+
+@dataclass
+class Done:
+    """How a command ended: its exit code (-9: killed) and what it said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Commands:
+    """The server, and what it needs to start commands in a folder."""
+
+    def __init__(self) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1"}
+        self.server = subprocess.Popen([sys.executable, "-m", "tests.running"], cwd=HERE, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def _ask(self, order: dict[str, Any]) -> Any:
+        assert self.server.stdin is not None and self.server.stdout is not None
+        self.server.stdin.write(json.dumps(order) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def start(self, cwd: Path, arguments: Sequence[str], *faults: dict[str, Any], cache: Path | None = None) -> int:
+        """Begin a command; return its process id."""
+        where = {"cwd": str(cwd), "stdout": str(cwd / ".stdout"), "stderr": str(cwd / ".stderr")}
+        env = {"TUNEWRIGHT_CACHE": str(cache or cwd / "cache")}
+        found: int = self._ask({**where, "env": env, "arguments": list(arguments), "faults": list(faults)})
+        return found
+
+    def wait(self, cwd: Path, process: int) -> Done:
+        code = self._ask({"wait": process})
+        return Done(code, (cwd / ".stdout").read_text(), (cwd / ".stderr").read_text())
+
+    def __call__(self, cwd: Path, arguments: Sequence[str], *faults: dict[str, Any], cache: Path | None = None) -> Done:
+        """Do a command to its end."""
+        return self.wait(cwd, self.start(cwd, arguments, *faults, cache=cache))
+
+    def close(self) -> None:
+        assert self.server.stdin is not None
+        self.server.stdin.close()
+        self.server.wait(timeout=20)
+
+
+LABELS = ("lost card", "exchange rate", "cash fee")
+WORDS = ("card", "lost", "fee", "top", "up", "cash", "abroad", "pin", "rate")
+
+
+def write_inputs(folder: Path) -> None:
+    """A tiny model, rows to train and to test on, and a text to keep."""
+    from tests import tiny
+
+    tiny.llama().save_pretrained(folder / "base")
+    tiny.tokenizer().save_pretrained(folder / "base")
+    rng = random.Random(0)
+    for name, count in (("train", 60), ("test", 4)):
+        rows = []
+        for _ in range(count):
+            label = rng.choice(LABELS)
+            rows.append({"prompt": " ".join(rng.sample(WORDS, rng.randint(2, 6))) + " " + label.split()[0], "completion": label})
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    (folder / "keep.txt").write_text("\n\n".join(" ".join(rng.choices(WORDS, k=12)) for _ in range(3)))
+
+
+if __name__ == "__main__":
+    serve()
