@@ -136,6 +136,7 @@ STEP, FLUSH = "tunewright.train:Loop.one_step", "tunewright.checkpoint:flush"
 READ = "tunewright.meter:Meter.read"
 
 MOMENTS = [
+    ("lora with dropout", at("tunewright.results:command", 1)),  # while the command's imports go on
     ("lora with dropout", at("tunewright.assemble:load", 1)),
     ("lora with dropout", at("tunewright.run:_Run.write_resolved", 1)),
     ("lora with dropout", at("tunewright.meter:Meter.prepare_base", 1)),
@@ -161,7 +162,7 @@ MOMENTS = [
     ("training", at(STEP, 5)),
     ("training", at(STEP, 8)),
 ]
-WIDEST = {3, 5, 6, 11, 15, 19, 21, 22}
+WIDEST = {1, 4, 6, 7, 12, 16, 20, 22, 23}
 
 
 def _parameters() -> list[Any]:
@@ -359,7 +360,7 @@ def test_the_best_weights_are_put_back_whole(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [1.0, 3.0, 5.0, 7.0])
+@pytest.mark.parametrize("seconds", [1.0, 4.0, 8.0])
 def test_the_console_script_killed_from_outside_at_any_time(bench: Bench, tmp_path: Path, seconds: float) -> None:
     """The real thing: a fresh process, killed while it imports, measures or trains."""
     write_inputs(tmp_path)

@@ -47,9 +47,7 @@ def run(recipe: Recipe, out: Path | str | None = None, *, quiet: bool = False, j
     with locked(folder):
         try:
             folder.write_recipe(recipe.dump(absolute=True))
-            from tunewright.results import command
-
-            folder.note_progress(started=_now(), command=command())
+            _note_start(folder)
             # the run's own copy is what `resume` will read: the same text gives the same names
             return _Run(folder, Recipe.load(folder.file(RECIPE)), screen).whole()
         except Exception:  # a signal is none: what it stops can be gone on with
@@ -76,8 +74,17 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
 
             screen.say("this run is finished")
             return Result(folder.path, Report.load(folder.path))
+        _note_start(folder)
         folder.note_progress(resumed=folder.progress().get("resumed", 0) + 1)
         return _Run(folder, recipe, screen).whole()
+
+
+def _note_start(folder: RunFolder) -> None:
+    """Write down when and how the run began, unless a process that was killed since did."""
+    from tunewright.results import command
+
+    if "started" not in folder.progress():
+        folder.note_progress(started=_now(), command=command())
 
 
 class _Run:
