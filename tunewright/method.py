@@ -47,7 +47,7 @@ SLOTS: dict[str, Slot] = {
         Slot("choose", "names what trains until the next drawing", ("candidates", "step", "plan", "needs", "state", "rng"), "one"),
         Slot("example", "changes a record before it is encoded", ("record", "rng"), "in order"),
         Slot("batch", "changes a batch after packing", ("batch", "step", "plan", "needs", "state", "row_rng"), "in order"),
-        Slot("rollout", "turns prompts into a batch with samples", ("prompts", "generate", "step", "needs", "state", "row_rng"), "one"),
+        Slot("rollout", "turns prompts into rows to train on", ("prompts", "generate", "score", "step", "needs", "state", "row_rng"), "one"),
         Slot("reward", "scores samples, one number each", ("samples", "needs", "state"), "weighted sum"),
         Slot("objective", "what is minimised, a token or a row", ("outputs", "batch", "needs", "step", "plan", "state"), "weighted sum"),
         Slot("penalty", "what is held back, a scalar once an optimizer step", ("targets", "needs", "step", "plan", "state"), "sum"),

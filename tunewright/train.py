@@ -22,6 +22,7 @@ from tunewright.method import Candidates, Choice, Plan, Setup, row_rng
 from tunewright.models.adapted import Adapted, Wrapped
 from tunewright.nonfinite import diagnose
 from tunewright.optim import Optimizers
+from tunewright.rollouts import Rollouts, carried
 from tunewright.schedules import factor_of
 from tunewright.slots import Bound, Methods, restore_states, states_of
 from tunewright.trained import Trained
@@ -96,6 +97,7 @@ class Loop:
         self.optimizers = Optimizers(self.trained, self.methods, self.spec)
         if self.methods.on("average"):
             self.averaged = {n: p.detach().clone() for n, p in self.trained.parameters().items()}
+        self.rollouts = Rollouts(self) if self.methods.on("rollout") else None
         self._mix({})  # a mixture is asked before the first batch too
 
     def _note_starts(self) -> None:
@@ -161,14 +163,15 @@ class Loop:
         if self.chooser and self.step_number and self.redraw_every and self.step_number % self.redraw_every == 0:
             self.optimizers.redraw(self._draw())
             self._note_starts()
-        rows = self.stage.rows.next_batch()
+        rows, told = self.take()
         factor = self._factor()
         rate = self.optimizers.set_factor(factor)
         record = self._with_splits(rows)
         self._apply(factor, record)
         self.step_number += 1
         tokens = sum(row.size for row, _ in rows)
-        self.tokens += tokens
+        # budgets and epochs count what is read of the data; what a rollout makes of it is logged beside
+        self.tokens += self.rollouts.read if self.rollouts else tokens
         self.trained_tokens += record.pop("targets")
         self.methods.event("after_step", step=self.step_number, plan=self.plan, adapted=self.adapted)
         self._mix(record)
@@ -181,8 +184,13 @@ class Loop:
             "num_tokens": self.tokens,
             "epoch": epoch,
             "tokens_per_second": tokens / max(elapsed, 1e-9),
+            **told,
             **record,
         }
+
+    def take(self) -> tuple[list[tuple[Row, int]], dict[str, float]]:
+        """Rows of the next step, each with its epoch, and what is logged of them: from the data, or sampled by a rollout."""
+        return self.rollouts.take() if self.rollouts else (self.stage.rows.next_batch(), {})
 
     def _factor(self) -> float | dict[str, float]:
         own = self.methods.one("schedule")
@@ -229,6 +237,8 @@ class Loop:
 
     def _collate(self, group: Sequence[tuple[Row, int]]) -> Batch:
         batch: Batch = self.stage.task.collate([r for r, _ in group], self.stage.packed, epochs=[e for _, e in group], seed=self.spec.seed)
+        if self.rollouts:
+            batch = carried(batch, [r for r, _ in group])
         for b in self.methods.on("batch"):
 
             def draw(i: int, name: str = b.name, batch: Batch = batch) -> Any:
@@ -376,6 +386,7 @@ class Loop:
             "rows": self.stage.rows.state(),
             "methods": data,
             "choice": choice,
+            "rollouts": self.rollouts.state() if self.rollouts else None,
         }
         tensors = {
             "trained": self.trained.changed(),
@@ -395,6 +406,8 @@ class Loop:
         self.micro_tokens, self.redraw_every = loop["micro_tokens"], loop["redraw_every"]
         self.stage.splits.update({int(k): v for k, v in loop["splits"].items()})
         self.stage.rows.restore(loop["rows"])
+        if self.rollouts:
+            self.rollouts.restore(loop["rollouts"])
         restore_states(self.methods, loop["methods"], tensors["methods"])
         self.trained.restore(tensors["trained"])
         entries = tensors.get("entries", {})
