@@ -14,6 +14,7 @@ from tunewright.errors import CheckpointError, MethodError, ModelError
 from tunewright.method import Plan, Setup
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
+from tunewright.models.nf4 import quantise_sites
 from tunewright.trained import Trained
 
 
@@ -23,7 +24,8 @@ def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any]) -> None:
         site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()} for site, by_name in adapted.deltas().items()
     }
     by = adapted.wrapped_by
-    state = {"deltas": described, "base_hash": adapted.base_hash, "wrapper": by.method if by else None, **more}
+    quantised = {n: m.twice for n, m in adapted.quantised().items()}
+    state = {"quantised": quantised, "deltas": described, "base_hash": adapted.base_hash, "wrapper": by.method if by else None, **more}
     checkpoint.write_folder(folder, state, {"trained": Trained(adapted, {}).changed(), "wrapper": by.state.state_dict() if by else {}})
 
 
@@ -36,6 +38,10 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
             where=str(folder),
             remedy="use the model that the stage's run names in its recipe.yaml",
         )
+    for double in (False, True):
+        sites = [adapted.structure.site(n) for n, kind in saved.state.get("quantised", {}).items() if kind is double]
+        if quantise_sites(adapted.model, sites, double):
+            adapted.rediscover()
     for site_name, by_name in saved.state["deltas"].items():
         site = adapted.structure.site(site_name)
         for name, d in by_name.items():
@@ -83,6 +89,7 @@ def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
         )
     if carry == "drop":
         adapted.unwrap()
+        adapted.unquantise()
     if carry == "fold":
         adapted.fold()
     if carry == "drop" or (carry == "fold" and not adapted.deltas()):

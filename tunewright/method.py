@@ -190,6 +190,7 @@ class Method(BaseModel):
     - `compiles`: the choice is static and the objective traces.
     - `second_order`: gradients of its objective may be differentiated again.
     - `quantised`: works on a quantised base.
+    - `quantises`: its `prepare` puts the base's matrices into few bits.
     - `ranks`: works on several processes.
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
     - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`tunewright/pairs.py`).
@@ -205,6 +206,7 @@ class Method(BaseModel):
     compiles: ClassVar[bool] = True
     second_order: ClassVar[bool] = True
     quantised: ClassVar[bool] = True
+    quantises: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
     couples: ClassVar[Literal["token", "row", "batch"]] = "token"
     pairs: ClassVar[bool] = False

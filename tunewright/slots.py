@@ -82,6 +82,14 @@ def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: st
         seen[name] = method
         if task and method.tasks is not None and task not in method.tasks:
             raise MethodError(f"'{name}' does not serve the task {task}", where=where, remedy="it serves: " + ", ".join(method.tasks))
+    bits = next((n for n, m in named if m.quantises), None)
+    for name, method in named:
+        if bits is not None and not method.quantised:
+            raise MethodError(
+                f"'{name}' needs the base's weights, and '{bits}' holds them in 4 bits",
+                where=where,
+                remedy=f"use lora in the place of '{bits}', or put '{name}' into a stage of its own",
+            )
     for slot in SLOTS.values():
         filling = [n for n, m in named if slot.name in type(m).slots()]
         if slot.several == "one" and len(filling) > 1:

@@ -6,7 +6,7 @@ base can be had back bit for bit, any strength between base and tuned can be dia
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.models import deltas as forms
+from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.sites import Structure, discover
 
 
@@ -63,6 +64,7 @@ class Adapted:
         self.wrapper: nn.Module | None = None
         self.always: dict[str, Tensor] = {}  # entries that train whatever is chosen: rows of tokens that were added
         self.wrapped_by: Wrapped | None = None
+        self.notes: list[str] = []
         for p in model.parameters():
             p.requires_grad_(False)
 
@@ -80,6 +82,32 @@ class Adapted:
         """site name -> delta name -> delta, for every site that has one."""
         found = {s.name: forms.deltas_of(s) for s in self.structure.sites}
         return {n: d for n, d in found.items() if d}
+
+    def quantised(self) -> dict[str, NF4Linear]:
+        """site name -> the module that holds its weight in 4 bits."""
+        return {s.name: s.module for s in self.structure.sites if isinstance(s.module, NF4Linear)}
+
+    def unquantise(self) -> None:
+        """Put layers that were put into 4 bits back as they were before, without their deltas."""
+        held = self.quantised()
+        for name, module in held.items():
+            put(self.model, name, module.plain())
+        if held:
+            self.rediscover()
+
+    def dequantise(self, names: Sequence[str]) -> None:
+        """Make 4-bit layers plain ones at the values of their codes, with the deltas that they had; `notes` says so."""
+        moved = {n: self.structure.site(n) for n in names}
+        for name, site in moved.items():
+            module: Any = site.module
+            put(self.model, name, module.plain(module.matrix()))
+            self.originals[site.weight_name] = Original(module.original.to(module.packed.device))
+        if moved:
+            self.rediscover()
+            self.notes.append(f"{len(moved)} matrices were made whole again at the values of their 4-bit codes, to fold a change into them")
+        for name, site in moved.items():
+            for n, delta in forms.deltas_of(site).items():
+                forms.attach(self.structure.site(name), n, delta)
 
     def rediscover(self) -> None:
         """Look at the structure again, after `prepare` changed the model."""
@@ -106,6 +134,7 @@ class Adapted:
     def forget_changes(self) -> None:
         """Put the base back: originals restored, deltas and the wrapper taken away."""
         self.unwrap()
+        self.unquantise()
         parameters = self.base_parameters()
         with torch.no_grad():
             for name, original in self.originals.items():
@@ -119,9 +148,13 @@ class Adapted:
         self.wrapper, self.wrapped_by = None, None
 
     def fold(self, name: str | None = None) -> int:
-        """Fold the deltas called `name` (none: all) into the weights and take them away; return how many sites."""
+        """Fold the deltas called `name` (none: all) into the weights and take them away; return how many sites.
+
+        A 4-bit layer that has some becomes a plain one: what a sum is does not fit its codes.
+        """
         count = 0
         with torch.no_grad():
+            self.dequantise([s for s in self.quantised() if any(name is None or n == name for n in self.deltas().get(s, {}))])
             for site in self.structure.sites:
                 held = {n: d for n, d in forms.deltas_of(site).items() if name is None or n == name}
                 foldable = {n: d for n, d in held.items() if d.foldable}
@@ -150,11 +183,17 @@ class Adapted:
         """
         swapped: list[tuple[Tensor, Tensor]] = []
         silenced: list[tuple[forms.Delta, bool, float]] = []
+        quantised = self.quantised()
+        exchanged = {n: self.model.get_submodule(n) for n in quantised}
         try:
             with torch.no_grad():
                 self._set_strength(strength, swapped, silenced)
+                for name, module in quantised.items():
+                    put(self.model, name, self._unfolded(module, strength, self.deltas().get(name, {})))
             yield self.model
         finally:
+            for name, there in exchanged.items():
+                put(self.model, name, there)
             for delta, active, old in silenced:
                 delta.active, delta.strength = active, old
             for parameter, data in reversed(swapped):
@@ -169,7 +208,10 @@ class Adapted:
             first = original.restored(p)
             swapped.append((p, p.data))
             p.data = first if strength == 0.0 else torch.lerp(first.float(), p.data.float(), strength).to(p.dtype)
+        quantised = self.quantised()
         for site_name, by_name in self.deltas().items():
+            if site_name in quantised:
+                continue
             site = self.structure.site(site_name)
             for delta in by_name.values():
                 if not delta.active:
@@ -183,6 +225,20 @@ class Adapted:
                     change = site.to_stored(delta.change().float() * (strength * delta.strength))
                     swapped.append((site.weight, site.weight.data))
                     site.weight.data = (site.weight.data.float() + change).to(site.weight.dtype)
+
+    @staticmethod
+    def _unfolded(module: NF4Linear, strength: float, deltas: Mapping[str, forms.Delta]) -> nn.Module:
+        """A plain layer at a strength: from the weight before quantisation (0) to the codes' values and all changes (1)."""
+        if strength == 0.0:
+            return module.plain()
+        total = module.matrix(torch.float32)
+        for delta in deltas.values():
+            if delta.active:
+                total = total + delta.change().float() * delta.strength
+        if strength != 1.0:
+            first = module.original.t() if module.transposed else module.original
+            total = torch.lerp(first.to(total.device).float(), total, strength)
+        return module.plain(total)
 
     @contextmanager
     def base(self) -> Iterator[nn.Module]:

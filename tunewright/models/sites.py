@@ -174,7 +174,7 @@ def discover(model: nn.Module) -> Structure:
     stacks = _stacks(model)
     if not stacks:
         raise ModelError(f"{type(model).__name__} has no list of equal blocks", remedy="use a transformers model")
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = {n: p for n, p in model.named_parameters(remove_duplicate=False) if ".delta." not in n}
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
     for n, p in parameters.items():

@@ -7,12 +7,16 @@ whole model. Deltas that hang on the model train along unless an earlier stage f
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tunewright.method import Candidates, Choice, Method
 from tunewright.methods.parameter_selection._deltas import trainable_deltas
 
 
 class FullFineTuning(Method):
     """Train everything."""
+
+    quantised: ClassVar[bool] = False
 
     def choose(self, candidates: Candidates) -> Choice:
         return Choice((*candidates.base, *trainable_deltas(candidates)))

@@ -41,6 +41,7 @@ class HalfFineTuning(Method):
     round_steps: PositiveInt | None = Field(None, description="optimizer steps between drawings; none: once a stage", examples=[1])
 
     compiles: ClassVar[bool] = False
+    quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("hft",)
 
     def choose(self, candidates: Candidates, rng: random.Random) -> Choice:
