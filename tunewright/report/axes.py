@@ -68,7 +68,7 @@ def axis(
     """
     finite = [v for v in values if v is not None and math.isfinite(v)] + ([0.0] if zero else [])
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-    if max(abs(low), abs(high)) < 1e-30:
+    if max(abs(low), abs(high)) < 1e-12:  # nothing that is drawn is that small: it is rounding around zero
         low, high = 0.0, 1.0
     elif high - low <= 1e-12 * max(abs(low), abs(high)):
         low, high = low - 0.1 * abs(low), high + 0.1 * abs(high)
