@@ -24,7 +24,7 @@ from tunewright.models.precision import choose_precision
 from tunewright.needs import NeedContext, Provider
 from tunewright.optim import BUILTIN
 from tunewright.pairs import paired_set
-from tunewright.recipe import DataSpec, MethodUse, Recipe, Source, StageSpec
+from tunewright.recipe import DataSpec, MethodUse, ModelSpec, Recipe, Source, StageSpec
 from tunewright.selecting import records_of, select, subset, without
 from tunewright.slots import Methods, bind, check_conflicts
 from tunewright.tasks import get_task
@@ -77,7 +77,8 @@ class Session:
     def other(self, name: str) -> Adapted:
         """One of the recipe's other models, loaded once, frozen. MethodError when its tokenizer differs."""
         if name not in self.others:
-            found = load(self.recipe.models[name], self.task, labels=self.options.labels, device=self.device, precision=self.precision)
+            spec = located(self.recipe.models[name], self.recipe.base)
+            found = load(spec, self.task, labels=self.options.labels, device=self.device, precision=self.precision)
             _same_tokenizer(self.loaded, found, name)
             self.others[name] = Adapted(found.model, found.tokenizer, base_hash=found.hash, name=found.name)
         return self.others[name]
@@ -183,7 +184,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
-    loaded = load(recipe.model, task, labels=labels if task.labelled else None, device=device, precision=precision)
+    loaded = load(located(recipe.model, recipe.base), task, labels=labels if task.labelled else None, device=device, precision=precision)
     if task.labelled:  # a checkpoint's head keeps its own order of the labels
         names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
         labels = [names[i] for i in sorted(names)]
@@ -257,6 +258,12 @@ def _check_after(recipe: Recipe) -> None:
                     remedy="write it under stages' methods:",
                 )
             catalogue.build(use)
+
+
+def located(spec: ModelSpec, base: Path) -> ModelSpec:
+    """A model's spec with a folder or file that is named from the recipe's own folder written from the root."""
+    dotted = spec.name.startswith(("./", "../"))
+    return spec.model_copy(update={"name": str((base / spec.name).resolve())}) if dotted or (base / spec.name).exists() else spec
 
 
 def device_of(recipe: Recipe) -> str:

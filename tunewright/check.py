@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from tunewright.assemble import located
 from tunewright.data.check import CheckReport, check, write_clean
 from tunewright.data.dataset import labels_of
 from tunewright.models.load import _readers
@@ -29,8 +30,10 @@ def check_recipe(path: str | Path, sets: Sequence[str] = (), *, clean: Path | No
     groups: dict[str, list[Source]] = {"train": data.train, "eval": data.eval or []}
     if isinstance(data.validation, list):
         groups["validation"] = data.validation
-    tokenizer, processor = _readers(locate(recipe.model.name, recipe.model.revision), task)
-    labels = labels_of([*groups["train"], *groups["eval"]], recipe.base) if task.labelled else None
+    tokenizer, processor = _readers(locate(located(recipe.model, recipe.base).name, recipe.model.revision), task)
+    labels = tuple(data.labels) if data.labels else None
+    if labels is None and task.labelled:
+        labels = labels_of([*groups["train"], *groups["eval"]], recipe.base)
     report = check(groups, task, tokenizer, _options(data, labels, processor), base=recipe.base)
     files = write_clean(report, groups, clean, base=recipe.base) if clean is not None else []
     if json:

@@ -32,7 +32,9 @@ from tunewright.train import Loop, Stop, set_up
 STEPS = 3
 """Timed steps of the probe; one more goes before them, since the first one pays for memory and kernels."""
 FEW = 16
-"""Rows that are read to time a measurement."""
+"""Rows that are read to time a loss or a comparison."""
+ANSWERED = 64
+"""Rows that are answered to time generation: a batch of `measure.generate`, whose steps cost little more than a row's."""
 SAMPLED = 8
 """Tokens of each drift sequence that are sampled to time sampling."""
 
@@ -116,13 +118,21 @@ def estimate(session: Session) -> Estimate:
         # the base is measured before anything hangs on it, as in a run
         _measurements(trial, found)
         for part in trial.stages:
-            carry.begin(trial.adapted, part.spec.start or "base", part.spec.carry, Path(folder), f"stages.{part.spec.name}.start")
+            carry.begin(trial.adapted, _start(trial, part), part.spec.carry, Path(folder), f"stages.{part.spec.name}.start")
             found.stages.append(probe_stage(trial, part))
             if any(later.spec.start == f"stages.{part.spec.name}" for later in trial.stages):
                 carry.save_stage(Path(folder) / "stages" / part.spec.name, trial.adapted, {})
     found.disk = _disk(session, found.stages)
     found.peak_memory, found.peak_cuda = cost.state()["peak_memory"], cost.peak_cuda
     return found
+
+
+def _start(session: Session, part: StageParts) -> str:
+    """A stage's start, a folder seen from the recipe's own."""
+    start = part.spec.start or "base"
+    if start == "base" or start.startswith("stages."):
+        return start
+    return str(session.recipe.base / start)
 
 
 def probe_stage(session: Session, part: StageParts) -> StageEstimate:
@@ -220,11 +230,12 @@ def _target(session: Session, n: int) -> tuple[float, float]:
     """Seconds to read n evaluated rows: with choosing among the labels, and without."""
     if session.eval is None or not n:
         return 0.0, 0.0
-    few = Meter(replace(session, eval=_spread(session.eval, FEW), keep={}), Cost())
+    few = Meter(replace(session, eval=_spread(session.eval, ANSWERED), keep={}), Cost())
     few.metric, few.generated = (whole := Meter(session, Cost())).metric, whole.generated
-    few.labels = whole.labels
+    few.labels, rows = whole.labels, few.rows
+    few.rows = rows[:2]
     few.read(choice=False)  # the first call pays for what later ones find ready
-    scale = n / len(few.rows)
+    few.rows, scale = rows, max(1.0, n / len(rows))
     return _seconds(lambda: few.read(choice=True)) * scale, _seconds(lambda: few.read(choice=False)) * scale
 
 

@@ -23,10 +23,10 @@ def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
     target: Any = model
     if not getattr(target, "supports_gradient_checkpointing", False):
         raise MethodError(f"{type(model).__name__} cannot recompute activations", where="train.activation_checkpointing", remedy="set it to false")
-    was = target.is_gradient_checkpointing
-    target.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    was = target.is_activation_checkpointing
+    target.activation_checkpointing_enable({"use_reentrant": False})
     try:
         yield
     finally:
         if not was:
-            target.gradient_checkpointing_disable()
+            target.activation_checkpointing_disable()
