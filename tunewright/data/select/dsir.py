@@ -1,0 +1,102 @@
+"""DSIR: pick records that resemble a target set, by importance resampling on hashed n-grams (papers: dsir).
+
+A text becomes counts c of its lower-cased words and of pairs of neighbours, each hashed (sha256, the same on every
+machine) into one of 10,000 buckets. With p the shares of buckets over all target texts and q over all candidates, a
+candidate's log weight is w = c . (log(p + 1e-8) - log(q + 1e-8)), and the k largest of w + Gumbel noise are kept: a draw
+without replacement in proportion to e^w. Two passes over the records, memory for the buckets and for k records.
+
+The noise of a record is keyed by its source and id, so that it is the same wherever the record stands. w is a sum over n-grams, as
+in the paper: long texts lie at both ends, where noise hardly counts. A bucket that the target lacks costs its texts
+much; with a small target raise `smoothing`. Differs from the authors' package in: short texts are kept unless
+`shortest` says otherwise (there: under 100 words are left out).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+
+from tunewright.data.select._text import text_of
+from tunewright.errors import DataError
+from tunewright.method import Method
+
+WORDS = re.compile(r"\w+|[^\w\s]+")
+
+
+def bucket(gram: str, buckets: int = 10_000) -> int:
+    """Where an n-gram is counted: sha256 of its UTF-8 bytes as a number, modulo `buckets`."""
+    return int(hashlib.sha256(gram.encode()).hexdigest(), 16) % buckets
+
+
+def counts(text: str, n: int = 2, buckets: int = 10_000) -> tuple[dict[int, int], int]:
+    """(bucket -> how many n-grams of 1 to n words fall into it, number of words)."""
+    words, found = WORDS.findall(text.lower()), dict[int, int]()
+    for size in range(1, n + 1):
+        for i in range(len(words) - size + 1):
+            b = bucket(" ".join(words[i : i + size]), buckets)
+            found[b] = found.get(b, 0) + 1
+    return found, len(words)
+
+
+def log_ratio(target: np.ndarray, raw: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+    """log(p + 1e-8) - log(q + 1e-8) of two vectors of counts; `smoothing` is added to each of the target's."""
+    p, q = target + smoothing, raw / raw.sum()
+    return np.asarray(np.log(p / p.sum() + 1e-8) - np.log(q + 1e-8))
+
+
+def log_weight(found: Mapping[int, int], ratio: np.ndarray) -> float:
+    """w of one text; it adds over n-grams."""
+    return float(sum(c * ratio[b] for b, c in found.items()))
+
+
+def gumbel(key: str) -> float:
+    """Standard Gumbel noise, the same for the same key."""
+    return -math.log(-math.log(random.Random(key).random() or 5e-324))
+
+
+class DSIR(Method):
+    """Importance resampling towards a target set."""
+
+    keep: float = Field(0.1, gt=0, description="share of the records kept (below 1; 10% may be written), or how many (1 and more)", examples=["25%", 3])
+    ngrams: PositiveInt = Field(2, description="longest run of words that is counted")
+    buckets: PositiveInt = Field(10_000, description="number of buckets that n-grams are hashed into")
+    smoothing: NonNegativeFloat = Field(0.0, description="added to the target's count of every bucket")
+    shortest: NonNegativeInt = Field(0, description="words below which a record is never kept", examples=[3])
+    noise: bool = Field(True, description="draw with Gumbel noise; off: the k largest weights")
+
+    papers: ClassVar[tuple[str, ...]] = ("dsir",)
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _percent(cls, value: Any) -> Any:
+        return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else value
+
+    def counted(self, records: Iterable[Mapping[str, Any]], what: str) -> np.ndarray:
+        """[buckets] counts over all records."""
+        total = np.zeros(self.buckets)
+        for r in records:
+            for b, c in counts(text_of(r), self.ngrams, self.buckets)[0].items():
+                total[b] += c
+        if not total.any():
+            raise DataError(f"the {what} hold no words", remedy="dsir reads text: give rows with text, prompt or messages")
+        return total
+
+    def select(self, records: Sequence[Any], target: Sequence[Any], rng: random.Random) -> list[int]:
+        ratio = log_ratio(self.counted(target, "target's records"), self.counted(records, "records to choose from"), self.smoothing)
+        k, salt = round(self.keep * len(records)) if self.keep < 1 else int(self.keep), rng.getrandbits(63)
+
+        def scored() -> Iterable[tuple[float, int]]:
+            for i, r in enumerate(records):
+                found, words = counts(text_of(r), self.ngrams, self.buckets)
+                if words >= self.shortest:
+                    yield log_weight(found, ratio) + (gumbel(f"{salt}/{r.source}/{r.id}") if self.noise else 0.0), i
+
+        return sorted(i for _, i in heapq.nlargest(max(1, k), scored()))
