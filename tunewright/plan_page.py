@@ -24,12 +24,13 @@ def show(plan: Plan, path: Path, console: Console | None = None) -> None:
     out = console or Console(highlight=False, emoji=False)
     m = plan.model
     rows = "rows packed without padding" if plan.packed else "rows padded"
-    out.print(Text.assemble((m["name"], "bold"), f": {words.count(m['parameters'])} parameters; {plan.task} on {plan.device} in {plan.precision}; {rows}"))
+    about = f": {words.count(m['parameters'])} parameters; {plan.task} on {plan.device} in {plan.precision}; {rows}"
+    out.print(Text.assemble((m["name"], "bold"), about), soft_wrap=True)
     out.print()
     out.print(_sources(plan))
     out.print()
     for line in _facts(plan):
-        out.print(line)
+        out.print(line, soft_wrap=True)
     if plan.view:
         out.print()
         out.print(Text("What counts in the loss, in the first row of each source", style="bold"))
@@ -43,7 +44,7 @@ def show(plan: Plan, path: Path, console: Console | None = None) -> None:
     out.print(Text("Estimate", style="bold"))
     out.print(_estimate(plan))
     for note in plan.notes:
-        out.print(Text(f"note: {clean(note)}", style="yellow"))
+        out.print(Text(f"note: {clean(note)}", style="yellow"), soft_wrap=True)
     out.print()
     out.print(f"Next: tunewright run {path}", markup=False)
 

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from tests import small, tiny
+from tunewright.errors import CheckpointError, FolderError, ModelError
+from tunewright.export import check_inputs, export, logits_of
+from tunewright.finished import open_run
+from tunewright.run import run_recipe
+from tunewright.servability import servability
+
+QUICK = {"evaluation": {"drift_sequences": 2, "drift_tokens": 4, "max_new_tokens": 2, "strengths": [1.0], "rows": 2, "few_shot": 0}}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("export")
+    small.write_inputs(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNEWRIGHT_CACHE", str(folder / "cache"))
+        yield folder
+
+
+def finished(inputs: Path, name: str, **changes: Any) -> Path:
+    return run_recipe(small.write_recipe(inputs, name, **QUICK, **changes), out=inputs / name, quiet=True).folder
+
+
+@pytest.fixture(scope="module")
+def lora(inputs: Path) -> Path:
+    return finished(inputs, "lora", new_tokens=["<tool>"])
+
+
+def test_the_folder_is_plain_transformers_and_gives_the_runs_logits(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = export(lora)
+    assert made.folder == lora / "model" and made.reloaded == 0 and made.folded < 1e-4
+    run = open_run(lora)
+    inputs = check_inputs(run)
+    plain = AutoModelForCausalLM.from_pretrained(made.folder, dtype=torch.float32).eval()
+    ours = logits_of(run.adapted.model, inputs)
+    torch.testing.assert_close(logits_of(plain, inputs), ours, atol=1e-4, rtol=1e-4)
+    with run.adapted.base() as base:
+        assert (logits_of(base, inputs) - ours).abs().max() > 1e-2  # the change is there
+    assert not any("delta" in n or "lora" in n for n in plain.state_dict())
+    assert AutoTokenizer.from_pretrained(made.folder).convert_tokens_to_ids("<tool>") == len(tiny.tokenizer())
+    assert GenerationConfig.from_pretrained(made.folder).eos_token_id == tiny.EOS
+    assert "bit for bit" in capsys.readouterr().out
+    assert any("tokens were added" in w for w in made.warnings)
+    with pytest.raises(FolderError, match="model"):
+        export(lora)
+
+
+def test_the_card_has_figures_and_no_path_of_this_machine(lora: Path, inputs: Path, tmp_path: Path) -> None:
+    export(lora, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    for said in ("exact match", "loss on keep", "drift", "rank: 4", "## Recipe", "pipeline_tag: text-generation"):
+        assert said in card, said
+    assert str(inputs) not in card and "base_model" not in card
+
+
+def test_a_run_opens_without_the_data_that_it_was_trained_on(inputs: Path, lora: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(lora, moved)
+    held = [inputs / n for n in ("train.jsonl", "test.jsonl", "keep.txt")]
+    for file in held:
+        file.rename(file.with_suffix(".away"))
+    try:
+        assert open_run(moved).adapted.deltas().keys() == open_run(lora).adapted.deltas().keys()
+    finally:
+        for file in held:
+            file.with_suffix(".away").rename(file)
+
+
+def test_what_was_done_after_the_stages_is_exported(inputs: Path) -> None:
+    plain = finished(inputs, "full", stages__0__methods=["full"])
+    scaled = finished(inputs, "lines", stages__0__methods=["full"], after=[{"lines": {"alpha": 0.1}}])
+    made = {f.name: export(f) for f in (plain, scaled)}
+    assert all(m.folded == 0 for m in made.values())
+    tensors = [AutoModelForCausalLM.from_pretrained(m.folder, dtype=torch.float32).state_dict() for m in made.values()]
+    first = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(tensors[0][first], tensors[1][first])
+    run = open_run(scaled)
+    assert torch.equal(run.adapted.model.state_dict()[first], tensors[1][first])
+    assert any("not low-rank" in w for w in servability(plain))
+
+
+def test_folders_that_are_no_finished_run(lora: Path, tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="no run's folder"):
+        open_run(tmp_path)
+    shutil.copytree(lora, tmp_path / "run", ignore=shutil.ignore_patterns("report.json", "model"))
+    with pytest.raises(FolderError, match="tunewright resume"):
+        open_run(tmp_path / "run")
+
+
+def test_another_base_and_a_lost_stage_are_named(inputs: Path, lora: Path, tmp_path: Path) -> None:
+    shutil.copytree(lora, tmp_path / "run", ignore=shutil.ignore_patterns("stages", "model"))
+    with pytest.raises(CheckpointError, match="last stage"):
+        open_run(tmp_path / "run")
+    held = (inputs / "base" / "model.safetensors").read_bytes()
+    try:
+        tiny.llama(seed=5).save_pretrained(inputs / "base")
+        with pytest.raises(CheckpointError, match="began with"):
+            open_run(lora)
+    finally:
+        (inputs / "base" / "model.safetensors").write_bytes(held)
+
+
+def test_a_folder_that_differs_is_set_aside(lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunewright import export as module
+
+    monkeypatch.setattr("tunewright.export.verify_folder", lambda *a: 1.0)
+    with pytest.raises(ModelError, match="differs from the run"):
+        module.export(lora, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and (tmp_path / "out.broken").exists()
+
+
+CONFIG = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"]}
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({}, None),
+        ({"r": 32, "lora_alpha": 64}, "--max-lora-rank 32"),
+        ({"r": 96, "lora_alpha": 96}, "many servers stop at 64"),
+        ({"rank_pattern": {"model.layers.0.mlp.up_proj": 4}}, "differ in scale"),
+        ({"rank_pattern": {"model.layers.0.mlp.up_proj": 4}, "alpha_pattern": {"model.layers.0.mlp.up_proj": 8}}, None),
+        ({"target_modules": ["lm_head"]}, "lm_head"),
+        ({"peft_type": "LOHA"}, "LOHA"),
+    ],
+)
+def test_why_a_server_cannot_load_an_adapter(inputs: Path, tmp_path: Path, changes: dict[str, Any], said: str | None) -> None:
+    (tmp_path / "recipe.yaml").write_text(small.write_recipe(inputs).read_text())
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**CONFIG, **changes}))
+    found = servability(tmp_path)
+    assert found == [] if said is None else len(found) == 1 and said in found[0]

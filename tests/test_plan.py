@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from tests import small
+from tunewright import plan_page
+from tunewright.assemble import Session, assemble
+from tunewright.estimate import STEPS, estimate, untouched
+from tunewright.plan import Plan, look, plan
+from tunewright.recipe import Recipe
+from tunewright.run import run_recipe
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("plan")
+    small.write_inputs(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNEWRIGHT_CACHE", str(folder / "cache"))
+        yield folder
+
+
+def session_of(folder: Path, **changes: Any) -> Session:
+    return assemble(Recipe.load(small.write_recipe(folder, **changes)))
+
+
+@pytest.fixture(scope="module")
+def made(inputs: Path) -> Plan:
+    return look(session_of(inputs), load=1.0)
+
+
+def state_of(session: Session) -> dict[str, torch.Tensor]:
+    return {n: t.clone() for n, t in session.adapted.model.state_dict().items()}
+
+
+TWO = [
+    {"name": "first", "methods": [{"lora": {"rank": 2}}], "budget": {"steps": 2}},
+    {"name": "second", "start": "stages.first", "carry": "frozen", "methods": ["ist"], "budget": {"steps": 2}},
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"stages__0__methods": ["full"], "train__activation_checkpointing": True},
+        {"stages__0__methods": ["lora", {"masked-thought": {"mask": "<hidden>"}}]},
+        {"stages": [{**TWO[0]}, {**TWO[1], "carry": "fold", "methods": ["lora"]}]},
+    ],
+    ids=["lora", "full", "new-token", "two-stages"],
+)
+def test_an_estimate_leaves_the_session_as_it_was(inputs: Path, changes: dict[str, Any]) -> None:
+    session = session_of(inputs, **changes)
+    before, random, size = state_of(session), torch.get_rng_state(), len(session.tokenizer)
+    found = estimate(session)
+    after = state_of(session)
+    assert before.keys() == after.keys() and all(torch.equal(t, after[n]) for n, t in before.items())
+    assert torch.equal(torch.get_rng_state(), random) and len(session.tokenizer) == size
+    assert not session.adapted.originals and not session.adapted.deltas()
+    assert not any(p.requires_grad or p.grad is not None for p in session.adapted.model.parameters())
+    assert not any(m.training for m in session.adapted.model.modules())
+    assert [s.name for s in found.stages] == [s["name"] for s in changes.get("stages", [{"name": "main"}])]
+    assert found.train > 0 and found.disk > 0 and found.peak_memory > 50_000_000
+
+
+def test_the_probe_does_the_runs_own_steps(inputs: Path, tmp_path: Path) -> None:
+    probed = estimate(session_of(inputs)).stages[0]
+    result = run_recipe(small.write_recipe(inputs), out=tmp_path / "out", quiet=True)
+    records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert probed.losses == [r["loss"] for r in records][: STEPS + 1]
+    assert (probed.steps, probed.tokens) == (result.report.cost.steps, result.report.cost.tokens)
+    assert probed.result.trainable == result.report.cost.trainable_parameters
+
+
+def test_a_changed_model_is_no_base_to_estimate_from(inputs: Path) -> None:
+    session = session_of(inputs)
+    session.adapted.remember("model.norm.weight")
+    with pytest.raises(ValueError, match="untouched"), untouched(session):
+        pass
+
+
+def test_the_disk_that_is_foreseen_is_what_a_run_takes(inputs: Path, tmp_path: Path) -> None:
+    changes = {"stages__0__methods": ["full"], "train__save_steps": 1}
+    foreseen = estimate(session_of(inputs, **changes)).disk
+    run_recipe(small.write_recipe(inputs, **changes), out=tmp_path / "out", quiet=True)
+    taken = sum(f.stat().st_size for f in (tmp_path / "out").rglob("*.safetensors"))
+    assert 0.9 * taken < foreseen < 1.1 * taken
+
+
+def test_a_base_that_was_measured_is_not_counted_again(inputs: Path, tmp_path: Path) -> None:
+    changes = {"evaluation__drift_tokens": 9}
+    first = estimate(session_of(inputs, **changes))
+    run_recipe(small.write_recipe(inputs, **changes), out=tmp_path / "out", quiet=True)
+    second = estimate(session_of(inputs, **changes))
+    assert (first.cached, first.base > 0) == (False, True) and (second.cached, second.base) == (True, 0.0)
+
+
+def test_what_is_trained_and_what_counts(made: Plan) -> None:
+    (stage,) = made.stages
+    assert stage.methods[0]["name"] == "lora" and stage.methods[0]["slots"] == ["attach"] and stage.methods[0]["parameters"]["rank"] == 4
+    assert stage.rooms["embedding"][0] == stage.rooms["norm"][0] == 0 and sum(t for t, _ in stage.rooms.values()) == stage.trainable == 4096
+    assert [(s.role, s.rows) for s in made.sources] == [("train", 40), ("eval", 8), ("keep", 5)]
+    assert made.ends is not None and made.ends.rows == made.ends.one_bos == made.ends.end_trained == 40
+    assert made.packed and made.leak is not None and made.leak < made.leak_limit
+    (view,) = made.view.values()
+    assert "".join(t for t, w in view if w > 0).removesuffix("<|im_end|>") in small.LABELS
+
+
+def test_rows_that_are_left_out_are_counted(inputs: Path) -> None:
+    (inputs / "long.jsonl").write_text("\n".join(json.dumps({"text": "card lost " * n}) for n in (3, 4, 60)))
+    made = look(session_of(inputs, data__train="long.jsonl", data__max_length=40))
+    assert (made.sources[0].read, made.sources[0].rows, made.sources[0].too_long) == (3, 2, 1)
+    assert "too long" in text_of(made)
+
+
+def test_padded_rows_are_said_to_be(inputs: Path) -> None:
+    made = look(session_of(inputs, data__packing=False))
+    assert not made.packed and made.leak is None and "rows padded" in text_of(made)
+
+
+def text_of(made: Plan, **options: Any) -> str:
+    out = io.StringIO()
+    plan_page.show(made, Path("r.yaml"), Console(file=out, width=100, highlight=False, **options))
+    return out.getvalue()
+
+
+def test_the_page(made: Plan) -> None:
+    text = text_of(made)
+    for said in ("lora (attach): rank 4", "4 steps", "4,096", "rows packed without padding", "[[", "memory", "disk", "tunewright run r.yaml"):
+        assert said in text, said
+    assert "\x1b[" in text_of(made, force_terminal=True, color_system="standard") and "[[" not in text_of(made, force_terminal=True, color_system="standard")
+
+
+def test_json_is_one_document_and_nothing_is_written(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = small.write_recipe(inputs)
+    monkeypatch.chdir(tmp_path)
+    plan(file, ["train.seed=3"], json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["estimate"]["total"] > found["estimate"]["train"] > 0 and found["stages"][0]["tokens"] > 0
+    assert not list(tmp_path.iterdir())
