@@ -314,3 +314,12 @@ def test_rows_of_added_tokens_train_beside_any_choice() -> None:
     moved = (loop.adapted.base_parameters()[name] != start).any(1).nonzero()[:, 0].tolist()
     assert moved == [40]
     assert any(n.endswith("lora_B") for n in loop.trained.leaves)
+
+
+def test_a_listener_may_draw_without_changing_what_is_trained() -> None:
+    ends = []
+    for listen in (lambda loop, record: None, lambda loop, record: torch.rand(3)):
+        made, _ = L.stage(Lora(dropout=0.3), steps=4)
+        made.listen = listen
+        ends.append(L.values(train(made)))
+    assert all(torch.equal(t, ends[1][n]) for n, t in ends[0].items())

@@ -141,13 +141,15 @@ def _check_use(kind: str, name: str, where: str) -> None:
 
 
 def absolute_paths(tree: dict[str, Any], base: Path) -> None:
-    """Write local paths in a dumped tree from the root, in place: those that exist under `base` or begin with a dot."""
+    """Write local paths in a dumped tree from the root, in place: those that exist under `base`, begin with a dot or
+    end as data files do."""
+    from tunewright.data.files import kind_of
 
     def path(text: Any) -> Any:
         if not isinstance(text, str) or not text:
             return text
-        dotted = text.startswith(("./", "../"))
-        return str((base / text).resolve()) if dotted or (base / text).exists() else text
+        local = text.startswith(("./", "../")) or kind_of(Path(text)) or (base / text).exists()
+        return str((base / text).resolve()) if local else text
 
     def dotted(value: Any) -> Any:
         if isinstance(value, dict):

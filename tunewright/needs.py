@@ -78,7 +78,11 @@ class Provider:
         """Refuse at plan time what cannot be served."""
         for b in methods:
             for need in b.method.needs():
-                need.check(self.context)
+                try:
+                    need.check(self.context)
+                except MethodError as e:
+                    e.where = f"'{b.name}', {e.where}" if e.where else f"'{b.name}'"
+                    raise
 
     def stage(self, bound: Bound) -> dict[str, Any]:
         """A method's statistics, each computed once from the weights the stage starts with."""

@@ -144,6 +144,22 @@ class _Run:
         self.folder.write_recipe(recipe.dump(absolute=True))
         self.recipe = recipe
 
+    def _try_set_up(self) -> None:
+        """Let methods refuse what they cannot do here (a target that no layer has ...) before the base is measured.
+
+        Only of stages that start from the base as it is: what others start from is not there yet.
+        """
+        import random
+
+        from tunewright.method import Setup
+
+        for part in self.session.stages:
+            stage, _ = self.session.stage(part)
+            if (part.spec.start or "base") != "base" or stage.methods.on("prepare"):
+                continue
+            for b in stage.methods:
+                b.method.setup(Setup(self.session.adapted, stage.plan, self.session.task.name, random.Random(0)))
+
     # -- the phases ----------------------------------------------------------------------------------------------------
 
     def whole(self) -> Result:
@@ -151,6 +167,7 @@ class _Run:
 
         if not self.folder.progress().get("began"):
             self.write_resolved()
+            self._try_set_up()
         self.folder.note_progress(began=True)
         self.meter: Meter = Meter(self.session, self.cost)
         self.screen.say("measuring the base")

@@ -126,6 +126,7 @@ class Loop:
                     record = self.one_step()
                     self._dropout_state = torch.get_rng_state()
                     self.stage.listen(self, record)
+                    torch.set_rng_state(self._dropout_state)  # a listener may draw: the next step does not feel it
             except Stop:
                 pass
         (self.adapted.wrapper or self.adapted.model).eval()
