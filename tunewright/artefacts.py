@@ -51,7 +51,7 @@ def _save_wrapper(run: Path, session: Session) -> tuple[int, int]:
         folder = run / "adapter"
         method.save(by.state, session.adapted.model, folder, session.loaded.name)
     else:
-        folder = checkpoint.write_folder(run / "wrapper", {"base": base, **by.method}, {"state": by.state.state_dict()})
+        folder = checkpoint.write_folder(run / "wrapper", {"base": base, **by.method, "data": by.state.data}, {"state": by.state.state_dict()})
     return sum(t.numel() for t in by.state.state_dict().values()), sum(f.stat().st_size for f in folder.iterdir())
 
 

@@ -25,7 +25,13 @@ def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any]) -> None:
     }
     by = adapted.wrapped_by
     quantised = {n: m.twice for n, m in adapted.quantised().items()}
-    state = {"quantised": quantised, "deltas": described, "base_hash": adapted.base_hash, "wrapper": by.method if by else None, **more}
+    state = {
+        "quantised": quantised,
+        "deltas": described,
+        "base_hash": adapted.base_hash,
+        "wrapper": {**by.method, "data": by.state.data} if by else None,
+        **more,
+    }
     checkpoint.write_folder(folder, state, {"trained": Trained(adapted, {}).changed(), "wrapper": by.state.state_dict() if by else {}})
 
 
@@ -65,6 +71,7 @@ def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> No
     (bound,) = methods
     bound.state = bound.method.setup(Setup(adapted, plan, by["task"], bound.state.rng))
     bound.state.load_state_dict(tensors, strict=True)
+    bound.state.data = by["data"]
     bound.state.requires_grad_(False)
     wrap(adapted, methods, bound, plan, by["task"])
 
@@ -81,6 +88,8 @@ def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> No
 
 def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
     """fold: into the weights. frozen: they stay and do not train. training: they go on training. drop: taken away."""
+    if adapted.wrapped_by is not None and carry == "training" and not list(adapted.wrapped_by.state.parameters()):
+        adapted.unwrap()  # it only runs what the deltas are: the method of the next stage wraps anew
     if adapted.wrapped_by is not None and carry in ("fold", "training"):
         raise MethodError(
             f"'{adapted.wrapped_by.method['name']}' of the stage '{name}' wraps the model: it cannot be {'folded' if carry == 'fold' else 'trained on'}",

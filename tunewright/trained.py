@@ -19,6 +19,9 @@ from tunewright.errors import MethodError, did_you_mean
 from tunewright.method import Choice
 from tunewright.models.adapted import Adapted
 
+HOOK = "tunewright_hook"
+"""Where a parameter holds the hook that moves its gradient into a leaf apart."""
+
 
 @dataclass
 class Leaf:
@@ -29,7 +32,6 @@ class Leaf:
     parameter: nn.Parameter
     leaf: nn.Parameter
     indices: Tensor | None = None
-    hook: Any = None
 
     @property
     def apart(self) -> bool:
@@ -76,13 +78,14 @@ class Trained:
         """Make exactly the chosen parameters train (method-owned ones always do). MethodError for an unknown name."""
         known = self.everything()
         for leaf in self.leaves.values():
-            if leaf.hook is not None:
-                leaf.hook.remove()
             if leaf.apart and leaf.indices is None:
                 self.masters.setdefault(leaf.name, leaf.leaf.detach())  # one that was restored wins
         for _, p in known.values():
             p.requires_grad_(False)
             p.grad = None
+            hook = p.__dict__.pop(HOOK, None)  # also one of an earlier stage, which would take the gradient away
+            if hook is not None:
+                hook.remove()
         self.leaves = {}
         entries = {**choice.entries, **{n: i for n, i in self.adapted.always.items() if n not in choice.names and n not in choice.entries}}
         names = sorted({*choice.names, *entries, *self.owned})
@@ -106,7 +109,8 @@ class Trained:
             leaf.grad = grad if leaf.grad is None else leaf.grad.add_(grad)
             parameter.grad = None
 
-        return Leaf(name, group, p, leaf, indices, p.register_post_accumulate_grad_hook(gather))
+        setattr(p, HOOK, p.register_post_accumulate_grad_hook(gather))
+        return Leaf(name, group, p, leaf, indices)
 
     def write_back(self) -> None:
         """Copy compact leaves and masters into their tensors, after the optimizer moved them."""

@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tunewright.batch import Row
+from tunewright.carry import apply_carry
 from tunewright.data.order import Cursor
 from tunewright.errors import MethodError
 from tunewright.method import Method, Plan
@@ -72,7 +74,7 @@ def token_rows(source: str, count: int, labelled: bool = False) -> list[Row]:
     for i in range(count):
         ids = [rng.randrange(4, VOCABULARY) for _ in range(rng.randrange(5, 12))]
         weights = [1.0] if labelled else [0.0 if j < len(ids) // 2 else 1.0 for j in range(len(ids))]
-        rows.append(Row(f"{source}:{i}", source, ids, weights, rng.randrange(LABELS) if labelled else None, {} if labelled else answers(f"{source}:{i}", ids)))
+        rows.append(Row(f"{source}:{i}", source, ids, weights, i % LABELS if labelled else None, {} if labelled else answers(f"{source}:{i}", ids)))
     return rows
 
 
@@ -134,14 +136,26 @@ class Tiny:
         labelled = self.task.labelled
         self.rows = {"train": token_rows("train", 8, labelled), "keep": token_rows("keep", 4, labelled)}
         self.probe = self.task.collate(token_rows("probe", 3, labelled))
+        self._earlier()
         self.loop = self._begin()
+
+    def _earlier(self) -> None:
+        """Stages before the one that is checked, for methods over several (`conformance_stages`), carried on in training."""
+        steps, keep = self.steps, self.keep
+        for i in range(1, max([1, *(getattr(type(m), "conformance_stages", 1) for _, m in self.named)])):
+            self.steps, self.keep = 2, ()
+            self.loop = self._begin()
+            self.run()
+            apply_carry(self.adapted, "training", f"earlier{i}")
+        self.steps, self.keep = steps, keep
+        self.records.clear()
 
     def _begin(self) -> Loop:
         check_conflicts(self.named, stage="main", task=self.task.name)
         methods = bind(self.named, self.seed, "main")
         data = {n: f"tiny-{n}" for n in self.rows}
         make = MODELS[self.task.name]
-        others: Any = {"other_names": ("teacher",), "other": lambda name: Adapted(make(seed=1), name=name)}
+        others: Any = {"other_names": ("teacher", "other"), "other": lru_cache(lambda name: Adapted(make(seed=len(name)), name=name))}
         provider = Provider(NeedContext(self.adapted, self.task, self.seed, rows=self.rows, data_hashes=data, cache=self.cache, **others))
         provider.check(methods)
         step_tokens = 48 if any(m.pairs for _, m in self.named) else 24

@@ -50,7 +50,7 @@ class Wrapped:
     """Who made the wrapper: `method` (its name, parameters, plan and task as JSON) and the method's `state` module."""
 
     method: dict[str, Any]
-    state: nn.Module
+    state: Any
 
 
 class Adapted:
@@ -179,8 +179,12 @@ class Adapted:
     def at_strength(self, strength: float) -> Iterator[nn.Module]:
         """The plain model with base + strength x (tuned - base); 0 is the base bit for bit, 1 the tuned one folded.
 
-        Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was.
+        Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was. A wrapped
+        model cannot be folded: at 1 it stays as it is.
         """
+        if strength == 1.0 and self.wrapper is not None:
+            yield self.model
+            return
         swapped: list[tuple[Tensor, Tensor]] = []
         silenced: list[tuple[forms.Delta, bool, float]] = []
         quantised = self.quantised()

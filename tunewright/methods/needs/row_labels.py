@@ -1,0 +1,23 @@
+"""row_labels: the classes that a stage's rows have."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from tunewright.errors import MethodError
+from tunewright.method import Need
+
+
+class RowLabels(Need):
+    """Sorted class numbers of a stage's training rows. Only tasks with one class a row have them."""
+
+    name: ClassVar[str] = "row_labels"
+    when: ClassVar[Literal["stage", "batch", "redraw"]] = "stage"
+
+    def check(self, run: Any) -> None:
+        if not run.task.labelled:
+            raise MethodError(f"rows of the task {run.task.name} have no classes", where="task", remedy="use a classification task")
+        run.source("train")
+
+    def compute(self, run: Any, batch: Any = None) -> list[int]:
+        return sorted({int(row.label) for row in run.source("train")})
