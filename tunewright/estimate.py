@@ -20,7 +20,7 @@ from tunewright import carry
 from tunewright.assemble import Session, StageParts
 from tunewright.batch import Row
 from tunewright.measure.cost import Cost
-from tunewright.measure.drift import kl_drift, sequence_rows, take_features, take_reference
+from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
 from tunewright.measure.sample import sample_sequences
 from tunewright.meter import Meter
 from tunewright.models.adapted import Adapted
@@ -243,6 +243,7 @@ def _kept(session: Session, name: str) -> float:
     dataset = session.keep[name]
     few = _spread(dataset, FEW)
     meter = Meter(replace(session, eval=None, keep={name: few}), Cost())
+    meter.read(choice=False)
     return _seconds(lambda: meter.read(choice=False)) * dataset.counts["tokens"] / max(1, few.counts["tokens"])
 
 
@@ -261,8 +262,9 @@ def _drift(session: Session, meter: Meter) -> tuple[float, float]:
         tokens = sum(r.size for r in meter.drift_rows)
     share = tokens / sum(r.size for r in rows)
     reference = take_reference(meter.model, task, rows, packed=session.packed, copy_head=True)
+    kl_by_row(reference, meter.model)
     read = _seconds(lambda: take_reference(meter.model, task, rows, packed=session.packed, copy_head=True))
-    return read * share, _seconds(lambda: kl_drift(reference, meter.model)) * share
+    return read * share, _seconds(lambda: kl_by_row(reference, meter.model)) * share
 
 
 def _sampling(session: Session, n: int, tokens: int) -> float:
@@ -279,6 +281,7 @@ def _evaluations(session: Session, part: StageParts) -> float:
     n = min(len(rows.rows), session.recipe.evaluation.rows or 256)
     few = list(_spread(rows, FEW).rows)
     meter = Meter(session, Cost())
-    times = session.plan(part).steps // part.train.eval_steps + 1
+    times = (session.plan(part).steps - 1) // part.train.eval_steps + 1
+    meter.quick(few)
     # the target is read on 64 rows at most, the loss on all
     return _seconds(lambda: meter.quick(few)) * min(n, 64) / len(few) * times

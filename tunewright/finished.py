@@ -47,7 +47,7 @@ def open_run(folder: Path | str) -> Finished:
     """
     folder = Path(folder)
     if not (folder / RECIPE).exists():
-        raise FolderError("there is no recipe.yaml: this is no run's folder", where=str(folder), remedy="name a folder that `tunewright run` made")
+        raise FolderError("this is no run's folder", where=str(folder), remedy="name a folder that `tunewright run` made")
     if not (folder / "report.json").exists():
         raise FolderError("this run is not finished", where=str(folder), remedy=f"finish it with `tunewright resume {folder}`")
     recipe, report = Recipe.load(folder / RECIPE), Report.load(folder)

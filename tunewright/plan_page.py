@@ -75,7 +75,10 @@ def _facts(plan: Plan) -> list[Text]:
     lines.append(_fact(dropped == 0, f"{dropped:,} training rows are left out since nothing in them would be trained"))
     if plan.leak is not None:
         fine = plan.leak <= plan.leak_limit
-        lines.append(_fact(fine, f"packed rows differ from each alone by {plan.leak:.1e} of their logits' deviation (rounding: below {plan.leak_limit:.0e})"))
+        by = f"by {plan.leak:.1e} of their deviation (rounding: below {plan.leak_limit:.0e})" if plan.leak else "in no bit"
+        lines.append(_fact(fine, f"logits of packed rows differ from each row's alone {by}"))
+    if not any(s.role == "eval" for s in plan.sources):
+        lines.append(_fact(False, "no rows measure what is gained: write data.eval"))
     return lines
 
 
@@ -86,14 +89,16 @@ def _fact(fine: bool, text: str) -> Text:
 def tokens(view: Sequence[Token], colours: bool, limit: int = 400) -> Text:
     """The view with what is trained on green; without colours between [[ and ]]."""
     if colours:
-        return coloured([(clean(t), w) for t, w in view], limit=limit)
+        found = coloured([(clean(t), w) for t, w in view], limit=limit)
+        found.rstrip()
+        return found
     out, inside = "", False
     for text, weight in view[:limit]:
         if (weight > 0) != inside:
             out += "[[" if weight > 0 else "]]"
             inside = weight > 0
         out += clean(text).replace("\n", "\u23ce\n")
-    return Text(out + ("]]" if inside else "") + (f" ... {len(view) - limit} more tokens" if len(view) > limit else ""))
+    return Text(out.removesuffix("\n") + ("]]" if inside else "") + (f" ... {len(view) - limit} more tokens" if len(view) > limit else ""))
 
 
 def _stage(out: Console, stage: StagePlan, several: bool) -> None:
@@ -103,7 +108,7 @@ def _stage(out: Console, stage: StagePlan, several: bool) -> None:
     for m in stage.methods:
         given = ", ".join(f"{k} {v}" for k, v in m["parameters"].items() if v not in (None, {}, [], False))
         out.print(f"{m['name']} ({', '.join(m['slots'])})" + (f": {given}" if given else ""), markup=False)
-    out.print(f"{about}{stage.steps:,} steps, {stage.tokens:,} tokens of {stage.rows:,} rows", markup=False)
+    out.print(f"{about}{stage.steps:,} step{'' if stage.steps == 1 else 's'}, {stage.tokens:,} tokens of {stage.rows:,} rows", markup=False)
     out.print(_rooms(stage))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright import checkpoint
 from tunewright.errors import CheckpointError, FolderError, TunewrightError
-from tunewright.folder import RECIPE, ROWS, RunFolder, discard_if_empty, locked, new_folder
+from tunewright.folder import LOCK, RECIPE, ROWS, RunFolder, discard_if_empty, locked, new_folder
 from tunewright.progress import Screen
 from tunewright.recipe import Recipe
 from tunewright.track import Trackers
@@ -59,8 +59,8 @@ def run(recipe: Recipe, out: Path | str | None = None, *, quiet: bool = False, j
 def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json: bool = False) -> Result | None:
     """Go on with a run. `verify` computes its last steps again instead, and compares every bit."""
     folder = RunFolder(Path(path))
-    if not folder.file(RECIPE).exists():
-        raise FolderError("there is no recipe.yaml: this is no run's folder", where=str(path), remedy="name a folder that `tunewright run` made")
+    if not folder.file(RECIPE).exists() or not folder.file(LOCK).exists():  # a recipe alone may be the user's own
+        raise FolderError("this is no run's folder", where=str(path), remedy="name a folder that `tunewright run` made")
     with locked(folder):
         if not verify:
             folder.sweep()

@@ -102,7 +102,7 @@ def cost(report: Report) -> Text | None:
         phases = ", ".join(f"{name} {words.seconds(s)}" for name, s in c.seconds.items() if s >= 0.5)
         parts.append(words.seconds(total) + (f" ({phases})" if phases else ""))
     if c.tokens is not None:
-        steps = f" in {c.steps:,} steps" if c.steps is not None else ""
+        steps = f" in {c.steps:,} step{'' if c.steps == 1 else 's'}" if c.steps is not None else ""
         parts.append(f"{words.count(c.tokens)} tokens trained on{steps}")
     if c.trainable_parameters is not None:
         share = f" of {words.count(report.model.parameters)}" if report.model is not None and report.model.parameters else ""
