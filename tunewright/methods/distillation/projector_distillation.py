@@ -1,0 +1,98 @@
+"""Distillation of features through projectors: the heart of UNIC (Sariyildiz et al. 2024, arXiv:2408.05088), with one teacher.
+
+For each pair of layers (student's, teacher's), with student states s [N, Ds] and a teacher's t [N, Dt] at the same places
+(each position that predicts a target; where a task has one target a row, the row's mean over real tokens), a projector P
+of the method's own and features laid out alike, the loss of a place is
+
+    loss = a (1 - cos(P(s), t)) + (1 - a) mean_d smooth_l1(P(s)_d - t_d)
+
+and pairs are averaged. P is linear, or Linear-GELU-Linear where `hidden` gives a width; where widths agree a linear P starts
+as the identity, so that a student equal to its teacher has loss 0.
+
+The teacher is frozen and answers in eval mode. Projectors train with the student and are dropped afterwards: nothing of
+them is in the tuned model. A teacher with another tokenizer is refused before training.
+
+Differs from the paper in: one teacher, so none is dropped and the teacher's features are not standardised (the paper does it
+to make several comparable); layers are named, where the paper's ladder of projectors sums over all of them. The task's own
+loss is not added: name an objective beside it for that.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tunewright.batch import Batch, Loss, Outputs
+from tunewright.errors import MethodError
+from tunewright.method import Method, Need, Needs, Setup, State, torch_generator
+from tunewright.methods.needs.hidden_states import HiddenStates
+from tunewright.methods.needs.hidden_widths import HiddenWidths
+from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates, states_at
+
+
+def feature_loss(student: Tensor, teacher: Tensor, cosine: float) -> Tensor:
+    """The loss of each place [N] from projected student and teacher features [N, D], in fp32."""
+    s, t = student.float(), teacher.detach().float()
+    return cosine * (1 - F.cosine_similarity(s, t, dim=-1)) + (1 - cosine) * F.smooth_l1_loss(s, t, reduction="none").mean(-1)
+
+
+def projector(inputs: int, outputs: int, hidden: int | None, rng: random.Random) -> nn.Module:
+    """Linear (the identity where widths agree) or Linear-GELU-Linear; else torch's usual start, drawn from `rng`."""
+    widths = [inputs, outputs] if hidden is None else [inputs, hidden, outputs]
+    generator, layers = torch_generator(rng), list[nn.Module]()
+    for a, b in zip(widths, widths[1:], strict=False):
+        layer: Any = nn.utils.skip_init(nn.Linear, a, b)
+        for p in layer.parameters():
+            nn.init.uniform_(p, -(a**-0.5), a**-0.5, generator=generator)
+        layers += [layer, nn.GELU()]
+    if hidden is None and inputs == outputs:
+        first: Any = layers[0]
+        nn.init.eye_(first.weight), nn.init.zeros_(first.bias)
+    return nn.Sequential(*layers[:-1])
+
+
+class ProjectorDistillation(Method):
+    """Make hidden states, through projectors that are dropped afterwards, like those of a teacher."""
+
+    teacher: str = Field("teacher", description="which of the recipe's `models` teaches", examples=["other"])
+    layers: tuple[tuple[int, int], ...] = Field(
+        ((-1, -1),), min_length=1, description="pairs of a layer here and the teacher's; 0: embeddings, negative: from the end", examples=[((1, 2),)]
+    )
+    cosine: float = Field(0.5, ge=0, le=1, description="a: share of the cosine loss; the rest is smooth L1", examples=[1.0])
+    hidden: PositiveInt | None = Field(None, description="width inside the projectors; none: linear ones", examples=[16])
+    weight: PositiveFloat = Field(1.0, description="weight of this objective in the sum", examples=[0.5])
+
+    def needs(self) -> Sequence[Need]:
+        read = TeacherHiddenStates(model=self.teacher, layers=tuple(t for _, t in self.layers))
+        return (HiddenStates(), HiddenWidths(models=("", self.teacher)), read)
+
+    def setup(self, run: Setup) -> State:
+        state: Any = State()
+        state.projectors = nn.ModuleList()
+        return state
+
+    def begin_task(self, needs: Needs, state: Any, rng: random.Random) -> None:
+        if len(state.projectors):
+            return
+        mine, theirs = (needs.hidden_widths[name] for name in ("", self.teacher))
+        for s, t in self.layers:
+            state.projectors.append(projector(_width(mine, s, "the model"), _width(theirs, t, f"'{self.teacher}'"), self.hidden, rng))
+
+    def objective(self, outputs: Outputs, batch: Batch, needs: Needs, state: Any) -> Loss:
+        losses = [
+            feature_loss(project(states_at(outputs, batch, s).float()), t, self.cosine)
+            for project, (s, _), t in zip(state.projectors, self.layers, needs.teacher_hidden_states, strict=True)
+        ]
+        return Loss(torch.stack(losses).mean(0))
+
+
+def _width(widths: tuple[int, ...], layer: int, whose: str) -> int:
+    if not -len(widths) <= layer < len(widths):
+        raise MethodError(f"{whose} has no layer {layer}", where="projector-distillation.layers", remedy=f"its states are numbered 0 to {len(widths) - 1}")
+    return widths[layer]
