@@ -12,7 +12,6 @@ import errno
 import importlib
 import json
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -159,26 +158,6 @@ class Commands:
         assert self.server.stdin is not None
         self.server.stdin.close()
         self.server.wait(timeout=20)
-
-
-LABELS = ("lost card", "exchange rate", "cash fee")
-WORDS = ("card", "lost", "fee", "top", "up", "cash", "abroad", "pin", "rate")
-
-
-def write_inputs(folder: Path) -> None:
-    """A tiny model, rows to train and to test on, and a text to keep."""
-    from tests import tiny
-
-    tiny.llama().save_pretrained(folder / "base")
-    tiny.tokenizer().save_pretrained(folder / "base")
-    rng = random.Random(0)
-    for name, count in (("train", 60), ("test", 4)):
-        rows = []
-        for _ in range(count):
-            label = rng.choice(LABELS)
-            rows.append({"prompt": " ".join(rng.sample(WORDS, rng.randint(2, 6))) + " " + label.split()[0], "completion": label})
-        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    (folder / "keep.txt").write_text("\n\n".join(" ".join(rng.choices(WORDS, k=12)) for _ in range(3)))
 
 
 if __name__ == "__main__":
