@@ -14,7 +14,7 @@ from tests import small, tiny
 from tunewright.errors import CheckpointError, FolderError, ModelError
 from tunewright.export import check_inputs, export, logits_of
 from tunewright.finished import open_run
-from tunewright.run import run_recipe
+from tunewright.run import resume, run_recipe
 from tunewright.servability import servability
 
 QUICK = {"evaluation": {"drift_sequences": 2, "drift_tokens": 4, "max_new_tokens": 2, "strengths": [1.0], "rows": 2, "few_shot": 0}}
@@ -142,3 +142,10 @@ def test_why_a_server_cannot_load_an_adapter(inputs: Path, tmp_path: Path, chang
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**CONFIG, **changes}))
     found = servability(tmp_path)
     assert found == [] if said is None else len(found) == 1 and said in found[0]
+
+
+def test_a_recipe_of_ones_own_is_no_run(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(small.write_recipe(inputs).read_text())
+    with pytest.raises(FolderError, match="no run's folder"):
+        resume(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]

@@ -51,8 +51,9 @@ def show(plan: Plan, path: Path, console: Console | None = None) -> None:
 
 def _sources(plan: Plan) -> Table:
     """Sources and what became of their rows; columns that hold nothing are left out."""
-    columns = [("too long", "too_long"), ("pieces of them", "pieces"), ("nothing trained", "zero_trained")]
-    columns = [c for c in columns if any(getattr(s, c[1]) for s in plan.sources)]
+    columns = [("read", "read"), ("too long", "too_long"), ("pieces of them", "pieces"), ("nothing trained", "zero_trained")]
+    idle = {"read": [s.rows for s in plan.sources]}
+    columns = [c for c in columns if [getattr(s, c[1]) for s in plan.sources] != idle.get(c[1], [0] * len(plan.sources))]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("rows of")
     table.add_column("")
