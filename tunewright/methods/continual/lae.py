@@ -108,7 +108,7 @@ class LAE(Method):
     def objective(self, outputs: Outputs, batch: Batch, state: State) -> Loss:
         new = torch.tensor(state.data["new"], device=batch.targets.device)
         if not bool(torch.isin(batch.targets, new).all()):
-            raise MethodError("rows of classes that are not the task's own are trained on", where="data.replay", remedy="take replay out: lae keeps no old rows")
+            raise MethodError("there are rows of classes that are not the task's own", where="data.replay", remedy="take replay out: lae keeps no old rows")
         return Loss(F.cross_entropy(outputs.logits[:, new].float(), torch.searchsorted(new, batch.targets), reduction="none"))
 
     def after_step(self, adapted: Adapted) -> None:
