@@ -124,6 +124,8 @@ def chat(run_dir: Path | str, *, lines: TextIO | None = None, console: Console |
                 console.print(_side_by_side(talk, talk.answer(line)))
             except RowProblem as problem:
                 console.print(f"{problem.reason} -> /new begins again", markup=False)
+            except KeyboardInterrupt:  # of one answer; at the prompt it ends the conversation
+                console.print("(stopped)", markup=False)
 
 
 def _messages(lines: TextIO | None, console: Console) -> Iterator[str]:

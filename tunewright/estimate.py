@@ -97,6 +97,7 @@ def untouched(session: Session) -> Iterator[Session]:
         model, tokenizer = copy.deepcopy((session.loaded.model, session.loaded.tokenizer))
         loaded = replace(session.loaded, model=model, tokenizer=tokenizer)
         trial = replace(session, loaded=loaded, adapted=Adapted(model, tokenizer, base_hash=loaded.hash, name=loaded.name))
+        trial.adapted.always = adapted.always
     modes = [(m, m.training) for m in adapted.model.modules()]
     try:
         with torch.random.fork_rng():
