@@ -11,7 +11,10 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import re
 import tomllib
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +43,7 @@ class Entry:
 
     def summary(self) -> str:
         """The first line of the module's docstring, read without importing it."""
-        if self.file is None:
+        if self.file is None or not self.file.is_file():
             return ""
         try:
             text = ast.get_docstring(ast.parse(self.file.read_text(encoding="utf-8"))) or ""
@@ -70,6 +73,15 @@ def _files(room: str) -> list[Path]:
     return [f for f in found if "def probe(" in f.read_text(encoding="utf-8")] if room == "measure" else found
 
 
+def _file_of(module: str) -> Path | None:
+    """Where a third party's module is, without importing it (a package above it is imported by Python itself)."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
 @functools.cache
 def entries() -> dict[str, Entry]:
     """Everything that a recipe may name. MethodError when two files claim one name."""
@@ -83,7 +95,7 @@ def entries() -> dict[str, Entry]:
     for point in importlib.metadata.entry_points(group="tunewright.methods"):
         if point.name in found:
             raise MethodError(f"the entry point '{point.name}' ({point.value}) takes a name that is there", remedy="give it another name")
-        found[point.name] = Entry(point.name, THIRD_PARTY, point.module, None, point.attr or None)
+        found[point.name] = Entry(point.name, THIRD_PARTY, point.module, _file_of(point.module), point.attr or None)
     return dict(sorted(found.items()))
 
 
@@ -128,9 +140,20 @@ def _load(module_name: str, attribute: str | None) -> type[Method]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise MethodError(f"{module_name} cannot be imported: {error}", remedy="`tunewright doctor` says which extra is missing") from error
+        entry = next((n for n, e in entries().items() if e.module == module_name and e.room == THIRD_PARTY), None)
+        what = f"the entry point '{entry}': " if entry else ""
+        raise MethodError(f"{what}{module_name} cannot be imported: {error}", remedy="`tunewright doctor` says which extra is missing") from error
+    except Exception as error:
+        if module_name.startswith("tunewright."):
+            raise
+        raise _broken(module_name, error) from error
     if attribute is not None:
-        cls = getattr(module, attribute)
+        cls = getattr(module, attribute, None)
+        if cls is None:
+            classes = [n for n, c in vars(module).items() if isinstance(c, type) and c.__module__ == module_name]
+            raise MethodError(f"{module_name} has no '{attribute}'", where=module.__file__, remedy=did_you_mean(attribute, classes))
+        if not (isinstance(cls, type) and issubclass(cls, Method)):
+            raise MethodError(f"'{attribute}' is no Method", where=module.__file__, remedy="let the entry point name a class that derives from it")
     else:
         own = [
             c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module_name and not c.__name__.startswith("_")
@@ -140,6 +163,21 @@ def _load(module_name: str, attribute: str | None) -> type[Method]:
         cls = own[0]
     check_class(cls)
     return cls
+
+
+def _broken(module: str, error: Exception) -> MethodError:
+    """What a third party's file does wrong while it is imported: the line, and a field without a type in plain words."""
+    here = traceback.extract_tb(error.__traceback__)
+    own = [f for f in here if "importlib" not in f.filename and f"{os.sep}pydantic{os.sep}" not in f.filename and _PACKAGE not in Path(f.filename).parents]
+    where = f"{own[-1].filename}:{own[-1].lineno}" if own else module
+    untyped = re.search(r"non-annotated attribute was detected: `(\w+) = (.+?)`\.", str(error))
+    if untyped:
+        name, value = untyped.groups()
+        kind = "float" if re.fullmatch(r"[-\d.e]+", value) and not value.isdigit() else "int" if value.isdigit() else "str"
+        cls = own[-1].line.split("(")[0].removeprefix("class ") if own and own[-1].line else module
+        remedy = f"write {name}: {kind} = Field({value}, description='... with its unit')"
+        return MethodError(f"{cls}: the field '{name}' has no type", where=where, remedy=remedy)
+    return MethodError(f"{module} cannot be imported: {type(error).__name__}: {error}", where=where, remedy="mend the file, or take the package out")
 
 
 def build(use: MethodUse, where: str | None = None) -> Method:
