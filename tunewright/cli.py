@@ -194,11 +194,20 @@ def export(folder: RunArgument, out: Annotated[Path | None, typer.Option(metavar
 
 
 @verb("catalogue")
-def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method, in full")] = None, as_json: JsonOption = False) -> None:
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method, in full")] = None,
+    table: Annotated[bool, typer.Option("--table", help="lines of code, slots and needs of each file, and the median")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List what a recipe may name, or describe one of them."""
     from tunewright import listing
 
-    if name is not None:
+    if table:
+        from tunewright import code_table
+
+        rows = code_table.measured()
+        show(rows, as_json, lambda: code_table.page(rows))
+    elif name is not None:
         described = listing.one(name)
         show(described, as_json, lambda: listing.page(described))
     else:

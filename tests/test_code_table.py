@@ -1,0 +1,73 @@
+"""The methods are short, and none is built on another's file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tunewright import catalogue, cli, code_table
+
+OURS = [e for e in catalogue.entries().values() if e.room != catalogue.THIRD_PARTY]
+
+SAMPLE = '''"""Module
+docstring."""
+
+from __future__ import annotations  # counted
+
+# a comment
+
+
+class A:
+    """Docstring."""
+
+    x = """a text
+    of two lines"""
+
+    def f(self) -> int:
+        """One
+        more."""
+        return (
+            1
+        )
+'''
+
+
+def test_blank_lines_comments_and_docstrings_are_no_code() -> None:
+    assert code_table.code_lines(SAMPLE) == 8
+
+
+def test_the_median_file_has_at_most_sixty_lines() -> None:
+    rows = code_table.measured()
+    assert len(rows) >= len(OURS)
+    assert code_table.median([r for r in rows if r["room"].startswith("methods/")]) <= 60
+    assert code_table.median(rows) <= 60
+
+
+@pytest.mark.parametrize("entry", OURS, ids=lambda e: e.name)
+def test_no_method_imports_another(entry: catalogue.Entry) -> None:
+    assert entry.file is not None
+    source = Path(entry.file).read_text(encoding="utf-8")
+    assert not code_table.imported_methods(source, entry.module), "share a private module (_name.py) of the room instead"
+
+
+def test_an_import_of_another_method_is_seen() -> None:
+    for line in (
+        "from tunewright.methods.adapters.lora import LoRA",
+        "from tunewright.methods.adapters import lora",
+        "import tunewright.methods.adapters.lora",
+    ):
+        assert code_table.imported_methods(line, "tunewright.methods.adapters.corda") == ["tunewright.methods.adapters.lora"]
+    assert not code_table.imported_methods("from tunewright.methods.adapters._low_rank import TARGETS", "tunewright.methods.adapters.corda")
+
+
+def test_the_command_prints_every_file_and_the_median() -> None:
+    text = CliRunner().invoke(cli.app, ["methods", "--table"]).stdout
+    rows = json.loads(CliRunner().invoke(cli.app, ["methods", "--table", "--json"]).stdout)
+    assert {r["name"] for r in rows} >= {e.name for e in OURS}
+    for row in rows:
+        (line,) = [x for x in text.splitlines() if x.split()[:1] == [row["name"]] and row["room"] in x]
+        assert str(row["lines"]) in line and all(s in line for s in [*row["slots"], *row["needs"]])
+    assert f"median {code_table.median(rows):g} lines of code" in text
