@@ -30,6 +30,11 @@ def clash(cases) -> tuple[str, str, str] | None:
     return None
 
 
+def valid(cases) -> bool:
+    """No slot that takes one has two, and nothing needs weights that another holds in 4 bits."""
+    return clash(cases) is None and not (any(c.method.quantises for c in cases) and any(not c.method.quantised for c in cases))
+
+
 def named(cases):
     return [(c.name, c.method) for c in cases]
 
@@ -38,7 +43,7 @@ some = st.lists(st.sampled_from(ALONE), min_size=1, max_size=4, unique_by=lambda
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(some.filter(lambda cases: clash(cases) is None), st.integers(1, 2))
+@given(some.filter(valid), st.integers(1, 2))
 def test_valid_combinations_resume_and_repeat_bit_for_bit(cases, stopped):
     whole = Tiny(named(cases), steps=3, keep=(stopped,)).run()
     again = whole.resumed(whole.saved[stopped])
