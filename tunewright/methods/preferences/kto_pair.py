@@ -1,4 +1,4 @@
-"""KTO on pairs: Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8) where each prompt has both answers.
+"""KTO on pairs: Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv:2402.01306) where each prompt has both answers.
 
 An answer is worth what its log-ratio to the base, r(y) = log p(y|x) - log q(y|x), is above a reference point. With R pairs
 
