@@ -97,7 +97,8 @@ def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: st
             raise MethodError(
                 f"'{a}' and '{b}' both {slot.does}: the slot '{slot.name}' takes one method",
                 where=where,
-                remedy=f"put them into two stages:\n     stages:\n       - {{name: first, methods: [{a}]}}\n       - {{name: second, start: stages.first, methods: [{b}]}}",
+                remedy=f"put them into two stages:\n     stages:\n       - {{name: first, methods: [{a}]}}\n"
+                f"       - {{name: second, start: stages.first, methods: [{b}]}}",
             )
     filled = {slot for _, m in named for slot in type(m).slots()}
     for name, method in named:
