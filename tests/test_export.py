@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests import small, tiny
@@ -149,3 +150,25 @@ def test_a_recipe_of_ones_own_is_no_run(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="no run's folder"):
         resume(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+OTHER = {
+    "text-classification": (lambda: tiny.bert_classifier(labels=2), {"text": "card {0}", "label": "{1}"}),
+    "fill-mask": (tiny.bert, {"text": "lost card {0} {1} town"}),
+    "image-classification": (lambda: tiny.vit(labels=2), {"image": "{2}", "label": "{1}"}),
+}
+
+
+@pytest.mark.parametrize("task", OTHER)
+def test_other_tasks_export_too(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    make, shape = OTHER[task]
+    make().save_pretrained(tmp_path / "base")
+    if "image" not in shape:
+        tiny.tokenizer(encoder=True, chat=False).save_pretrained(tmp_path / "base")
+    Image.effect_noise((16, 16), 80).convert("RGB").save(tmp_path / "a.png")
+    rows = [{k: v.format(w, ["no", "yes"][i % 2], "a.png") for k, v in shape.items()} for i, w in enumerate(small.WORDS)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    file = small.write_recipe(tmp_path, task=task, keep=[], data={"train": "rows.jsonl"})
+    made = export(run_recipe(file, out=tmp_path / "out", quiet=True).folder)
+    assert made.reloaded == 0 and made.folded < 1e-4 and any(task in w for w in made.warnings)

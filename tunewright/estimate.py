@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,32 +18,22 @@ import torch
 
 from tunewright import carry
 from tunewright.assemble import Session, StageParts
-from tunewright.batch import Row
 from tunewright.measure.cost import Cost
-from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
-from tunewright.measure.sample import sample_sequences
-from tunewright.meter import Meter
+from tunewright.measuring_time import time_base, time_tuned
 from tunewright.models.adapted import Adapted
 from tunewright.models.recompute import recomputing
-from tunewright.selecting import subset
 from tunewright.stages import StageResult
 from tunewright.train import Loop, Stop, set_up
 
 STEPS = 3
 """Timed steps of the probe; one more goes before them, since the first one pays for memory and kernels."""
-FEW = 16
-"""Rows that are read to time a loss or a comparison."""
-ANSWERED = 64
-"""Rows that are answered to time generation: a batch of `measure.generate`, whose steps cost little more than a row's."""
-SAMPLED = 8
-"""Tokens of each drift sequence that are sampled to time sampling."""
 
 
 @dataclass
 class StageEstimate:
-    """One stage. Seconds: `set_up` (statistics included), `step` each timed step, `train` all of it. Bytes: `checkpoint`
-    one of them, `kept` what the finished stage leaves. `tokens` and `steps` are what the budget allows; `probed` is what
-    the probe trained: its parameters by name are in `result`."""
+    """One stage. Seconds: `set_up` (statistics included), `train` all of its training. Bytes: `checkpoint` one of them, `kept`
+    what the finished stage leaves. `tokens` and `steps` are what the budget allows (`exact`: to the step), `losses` those
+    of the probe's steps, and `result` what the probe trained, its parameters by name."""
 
     name: str
     steps: int
@@ -117,12 +107,13 @@ def estimate(session: Session) -> Estimate:
     cost, found = Cost(), Estimate()
     with untouched(session) as trial, tempfile.TemporaryDirectory(prefix="tunewright-plan-") as folder:
         # the base is measured before anything hangs on it, as in a run
-        _measurements(trial, found)
+        readings = time_base(trial, found)
         for part in trial.stages:
             carry.begin(trial.adapted, _start(trial, part), part.spec.carry, Path(folder), f"stages.{part.spec.name}.start")
             found.stages.append(probe_stage(trial, part))
             if any(later.spec.start == f"stages.{part.spec.name}" for later in trial.stages):
                 carry.save_stage(Path(folder) / "stages" / part.spec.name, trial.adapted, {})
+        time_tuned(trial, found, readings)
     found.disk = _disk(session, found.stages)
     found.peak_memory, found.peak_cuda = cost.state()["peak_memory"], cost.peak_cuda
     return found
@@ -177,7 +168,7 @@ def probe_stage(session: Session, part: StageParts) -> StageEstimate:
         per_token,
         train,
         sum(held.values()),
-        held["trained"],
+        held["trained"] + (held["methods"] if stage.adapted.wrapper is not None else 0),
         losses,
         result,
     )
@@ -191,98 +182,3 @@ def _disk(session: Session, stages: list[StageEstimate]) -> int:
         if part.train.save_steps:
             most = max(most, s.checkpoint * min(part.train.save_total_limit, s.steps // part.train.save_steps))
     return total + most
-
-
-# -- measurements ------------------------------------------------------------------------------------------------------
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def _measurements(session: Session, found: Estimate) -> None:
-    """Fill in the seconds of measuring base, tuned and each strength, from a few rows of each kind."""
-    meter = Meter(session, Cost())
-    found.cached, sampled = meter.known()
-    whole, plain = _target(session, len(meter.rows))
-    kept = sum(_kept(session, name) for name in session.keep)
-    read, compared = _drift(session, meter)
-    spec = session.recipe.evaluation
-    few_shot = plain if meter.generated and spec.few_shot else 0.0
-    sampling = 0.0 if sampled else _sampling(session, spec.drift_sequences, spec.drift_tokens)
-    found.base = 0.0 if found.cached else whole + few_shot + kept + read + sampling
-    found.tuned = whole + kept + compared
-    if all(type(m).folds for part in session.stages for _, m in part.methods):
-        found.dial = len({*spec.strengths} - {1.0}) * (plain + kept + compared)
-    found.evaluations = sum(_evaluations(session, part) for part in session.stages)
-
-
-def _spread(dataset: Any, most: int) -> Any:
-    """At most `most` rows of a data set, from all over it."""
-    n = len(dataset.rows)
-    return subset(dataset, sorted({i * n // min(most, n) for i in range(min(most, n))}))
-
-
-def _target(session: Session, n: int) -> tuple[float, float]:
-    """Seconds to read n evaluated rows: with choosing among the labels, and without."""
-    if session.eval is None or not n:
-        return 0.0, 0.0
-    few = Meter(replace(session, eval=_spread(session.eval, ANSWERED), keep={}), Cost())
-    few.metric, few.generated = (whole := Meter(session, Cost())).metric, whole.generated
-    few.labels, rows = whole.labels, few.rows
-    few.rows = rows[:2]
-    few.read(choice=False)  # the first call pays for what later ones find ready
-    few.rows, scale = rows, max(1.0, n / len(rows))
-    return _seconds(lambda: few.read(choice=True)) * scale, _seconds(lambda: few.read(choice=False)) * scale
-
-
-def _kept(session: Session, name: str) -> float:
-    dataset = session.keep[name]
-    few = _spread(dataset, FEW)
-    meter = Meter(replace(session, eval=None, keep={name: few}), Cost())
-    meter.read(choice=False)
-    return _seconds(lambda: meter.read(choice=False)) * dataset.counts["tokens"] / max(1, few.counts["tokens"])
-
-
-def _drift(session: Session, meter: Meter) -> tuple[float, float]:
-    """Seconds of the base's reference and of a comparison with it."""
-    task, spec = session.task, session.recipe.evaluation
-    rows: list[Row] = list(_spread(session.stages[0].rows, FEW).rows)
-    if task.labelled:
-        n = len(meter.rows)
-        spent = _seconds(lambda: take_features(meter.model, task, rows)) * n / len(rows) if n else 0.0
-        return spent, spent
-    if task.generates:
-        rows = sequence_rows([r.input_ids for r in rows], 1)
-        tokens = sum(r.size for r in meter.drift_rows) or spec.drift_sequences * spec.drift_tokens
-    else:
-        tokens = sum(r.size for r in meter.drift_rows)
-    share = tokens / sum(r.size for r in rows)
-    reference = take_reference(meter.model, task, rows, packed=session.packed, copy_head=True)
-    kl_by_row(reference, meter.model)
-    read = _seconds(lambda: take_reference(meter.model, task, rows, packed=session.packed, copy_head=True))
-    return read * share, _seconds(lambda: kl_by_row(reference, meter.model)) * share
-
-
-def _sampling(session: Session, n: int, tokens: int) -> float:
-    """Seconds to sample the drift sequences. They are drawn token by token: a few of each are, and scaled."""
-    few = min(SAMPLED, tokens)
-    return _seconds(lambda: sample_sequences(session.adapted.model, session.tokenizer, n, few, 0)) * tokens / few
-
-
-def _evaluations(session: Session, part: StageParts) -> float:
-    """Seconds of the evaluations on the way."""
-    rows = session.validation or session.eval
-    if rows is None or not part.train.eval_steps:
-        return 0.0
-    n = min(len(rows.rows), session.recipe.evaluation.rows or 256)
-    few = list(_spread(rows, FEW).rows)
-    meter = Meter(session, Cost())
-    times = (session.plan(part).steps - 1) // part.train.eval_steps + 1
-    meter.quick(few)
-    # the target is read on 64 rows at most, the loss on all
-    return _seconds(lambda: meter.quick(few)) * min(n, 64) / len(few) * times

@@ -1,0 +1,146 @@
+"""How long measuring takes, from reading a few rows of each kind with the code that a run measures with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tunewright.assemble import Session, StageParts
+from tunewright.batch import Row
+from tunewright.measure.cost import Cost
+from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
+from tunewright.measure.sample import sample_sequences
+from tunewright.meter import Meter
+from tunewright.selecting import subset
+
+if TYPE_CHECKING:
+    from tunewright.estimate import Estimate
+
+FEW = 16
+"""Rows that are read to time a loss or a comparison."""
+ANSWERED = 64
+"""Rows that are answered to time generation: a batch of `measure.generate`, whose steps cost little more than a row's."""
+AT_ONCE = 2048
+"""Tokens that a comparison with the base reads at once (`measure.drift`)."""
+SAMPLED = 8
+"""Tokens of each drift sequence that are sampled to time sampling."""
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Seconds of a piece of work; what is done in under a second is done twice, since the first call pays for more."""
+    spent = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        spent = time.perf_counter() - began
+        if spent >= 1.0:
+            break
+    return spent
+
+
+@dataclass
+class Readings:
+    """Seconds of reading the model as it is: `whole` with choosing among labels, `plain` without. `compare` gives those of
+    a comparison with the base, later."""
+
+    whole: float
+    plain: float
+    kept: float
+    compare: Callable[[], float]
+
+
+def time_base(session: Session, found: Estimate) -> Readings:
+    """Time what is measured on the base, from a few rows of each kind, and fill in what the base costs."""
+    meter, spec = Meter(session, Cost()), session.recipe.evaluation
+    found.cached, sampled = meter.known()
+    whole, plain = _target(session, len(meter.rows))
+    kept = sum(_kept(session, name) for name in session.keep)
+    read, compare = _drift(session, meter)
+    few_shot = plain if meter.generated and spec.few_shot else 0.0
+    sampling = 0.0 if sampled else _sampling(session, spec.drift_sequences, spec.drift_tokens)
+    found.base = 0.0 if found.cached else whole + few_shot + kept + read + sampling
+    found.evaluations = sum(_evaluations(session, part) for part in session.stages)
+    return Readings(whole, plain, kept, compare)
+
+
+def time_tuned(session: Session, found: Estimate, readings: Readings) -> None:
+    """Fill in what measuring the tuned model costs, at each strength; its change is there now, folded as it will be."""
+    with session.adapted.evaluating(), session.adapted.at_strength(1.0):
+        compared = readings.compare()
+    found.tuned = readings.whole + readings.kept + compared
+    if session.adapted.foldable:
+        strengths = {*session.recipe.evaluation.strengths} - {1.0}
+        found.dial = len(strengths) * (readings.plain + readings.kept + compared)
+
+
+def _spread(dataset: Any, most: int) -> Any:
+    """At most `most` rows of a data set, from all over it."""
+    n = len(dataset.rows)
+    return subset(dataset, sorted({i * n // min(most, n) for i in range(min(most, n))}))
+
+
+def _target(session: Session, n: int) -> tuple[float, float]:
+    """Seconds to read n evaluated rows: with choosing among the labels, and without."""
+    if session.eval is None or not n:
+        return 0.0, 0.0
+    few = Meter(replace(session, eval=_spread(session.eval, ANSWERED), keep={}), Cost())
+    few.metric, few.generated = (whole := Meter(session, Cost())).metric, whole.generated
+    few.labels, rows = whole.labels, few.rows
+    scale = n / len(rows)
+    return _seconds(lambda: few.read(choice=True)) * scale, _seconds(lambda: few.read(choice=False)) * scale
+
+
+def _kept(session: Session, name: str) -> float:
+    dataset = session.keep[name]
+    few = _spread(dataset, FEW)
+    meter = Meter(replace(session, eval=None, keep={name: few}), Cost())
+    return _seconds(lambda: meter.read(choice=False)) * dataset.counts["tokens"] / max(1, few.counts["tokens"])
+
+
+def _drift(session: Session, meter: Meter) -> tuple[float, Callable[[], float]]:
+    """Seconds of the base's reference, and what gives those of a comparison with it. Training rows stand in for the sampled ones:
+    as many as the comparison takes at once, so that its memory is met too."""
+    task, spec, stand_in = session.task, session.recipe.evaluation, session.stages[0].rows.rows
+    if task.labelled:
+        few = list(_spread(session.stages[0].rows, FEW).rows)
+
+        def features() -> float:
+            return _seconds(lambda: take_features(meter.model, task, few)) * len(meter.drift_rows) / len(few)
+
+        return features(), features
+    tokens = sum(r.size for r in meter.drift_rows) or spec.drift_sequences * spec.drift_tokens
+    rows: list[Row] = []
+    for row in stand_in:
+        if rows and sum(r.size for r in rows) + row.size > min(tokens, AT_ONCE):
+            break
+        rows.append(row)
+    rows = sequence_rows([r.input_ids for r in rows], 1) if task.generates else rows
+    share = tokens / sum(r.size for r in rows)
+    reference = take_reference(meter.model, task, rows, packed=session.packed, copy_head=True)
+    read = _seconds(lambda: take_reference(meter.model, task, rows, packed=session.packed, copy_head=True)) * share
+    return read, lambda: _seconds(lambda: kl_by_row(reference, meter.model)) * share
+
+
+def _sampling(session: Session, n: int, tokens: int) -> float:
+    """Seconds to sample the drift sequences. They are drawn token by token: a few of each are, and scaled."""
+    few = min(SAMPLED, tokens)
+    return _seconds(lambda: sample_sequences(session.adapted.model, session.tokenizer, n, few, 0)) * tokens / few
+
+
+def _evaluations(session: Session, part: StageParts) -> float:
+    """Seconds of the evaluations on the way."""
+    rows = session.validation or session.eval
+    if rows is None or not part.train.eval_steps:
+        return 0.0
+    n = min(len(rows.rows), session.recipe.evaluation.rows or 256)
+    few = list(_spread(rows, FEW).rows)
+    meter = Meter(session, Cost())
+    times = (session.plan(part).steps - 1) // part.train.eval_steps + 1
+    # the target is read on 64 rows at most, the loss on all
+    return _seconds(lambda: meter.quick(few)) * min(n, 64) / len(few) * times
