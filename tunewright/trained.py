@@ -158,6 +158,7 @@ class Trained:
                 out[f"places:{name}"] = original.indices
                 out[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
         out.update({f"delta:{n}": t for n, t in self.adapted.model.state_dict().items() if ".delta." in n})
+        out.update({f"master:{n}": t for n, t in self.masters.items()})  # of what is not drawn now and may be again
         out.update({f"master:{n}": leaf.leaf.detach() for n, leaf in self.leaves.items() if leaf.apart and leaf.indices is None})
         return out
 
