@@ -9,11 +9,12 @@ PIP = $(PY) -m pip --disable-pip-version-check
 run: $(VENV)/.core
 	$(VENV)/bin/tunewright run quickstart
 
+# one thread a worker: the tests' models are tiny, and threads that wait for each other cost more than they give
 test: $(VENV)/.dev
-	$(PY) -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TESTS)
 
 slow: $(VENV)/.dev
-	$(PY) -m pytest -m slow $(TESTS)
+	OMP_NUM_THREADS=2 $(PY) -m pytest -m slow $(TESTS)
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -42,7 +42,7 @@ def named(cases):
 some = st.lists(st.sampled_from(ALONE), min_size=1, max_size=4, unique_by=lambda c: c.name)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(some.filter(valid), st.integers(1, 2))
 def test_valid_combinations_resume_and_repeat_bit_for_bit(cases, stopped):
     whole = Tiny(named(cases), steps=3, keep=(stopped,)).run()
