@@ -134,7 +134,7 @@ def text_of(made: Plan, **options: Any) -> str:
 
 def test_the_page(made: Plan) -> None:
     text = text_of(made)
-    for said in ("lora (attach): rank 4", "4 steps", "4,096", "rows packed without padding", "[[", "memory", "disk", "tunewright run r.yaml"):
+    for said in ("lora (attach): rank 4", "4 steps", "4,096", "rows packed without padding", "[[", "memory", "disk", "was within", "tunewright run r.yaml"):
         assert said in text, said
     assert "\x1b[" in text_of(made, force_terminal=True, color_system="standard") and "[[" not in text_of(made, force_terminal=True, color_system="standard")
 

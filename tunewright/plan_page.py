@@ -15,8 +15,8 @@ from tunewright.plan import Plan, StagePlan
 from tunewright.report import words
 from tunewright.report.terminal import clean
 
-ACCURACY = ""
-"""How far estimates were from what runs then took, where both were measured."""
+ACCURACY = "was within 28 % of the CPU time that runs then took (docs/plan.md); other work on the machine comes on top"
+"""How far estimates were off where both were measured: the worst of a tiny model's four and of the quickstart."""
 
 
 def show(plan: Plan, path: Path, console: Console | None = None) -> None:
@@ -144,6 +144,5 @@ def _estimate(plan: Plan) -> Table:
     fits = f" of {words.size(plan.memory)}" if plan.memory else ""
     table.add_row("memory", f"{words.size(e.peak_memory)}{fits}" + (f"; {words.size(e.peak_cuda)} on the GPU" if e.peak_cuda else ""))
     table.add_row("disk", words.size(e.disk))
-    if ACCURACY:
-        table.add_row("", Text(ACCURACY, style="dim"))
+    table.add_row("", Text(ACCURACY, style="dim"))
     return table
