@@ -252,7 +252,7 @@ RUNS = [
     Run("a file for a folder", FOLDER, ("out",), rows("mine", file="out")),
     Run("a folder in use", FOLDER, ("live run (process 4242)",), patch=held, leaves=True),
     Run("resuming a folder in use", FOLDER, ("live run (process 4242)",), arguments=("resume", "{folder}/out"), patch=held, leaves=True),
-    Run("resuming no run", FOLDER, ("recipe.yaml", "no run"), arguments=("resume", "{folder}/base")),
+    Run("resuming no run", FOLDER, ("no run's folder",), arguments=("resume", "{folder}/base")),
     Run("a budget of nothing", errors.RecipeError.code, ("'steps' must be greater than 0",), changes={"stages__0__budget__steps": 0}),
     Run(
         "a rate that breaks the weights",
