@@ -191,3 +191,9 @@ def test_every_carry_runs_in_the_recipe(cipher, way):
     ranks = {json.loads((cipher / way / "adapter" / "adapter_config.json").read_text())["r"]}
     assert ranks == ({3} if way == "drop" else {5})  # both deltas of a layer are saved as one of the sum of their ranks
     assert ran.report.stages[1].carry == way and ran.report.cost.trainable_parameters > 0
+
+
+def test_a_folded_four_bit_stage_says_so_in_the_report(cipher):
+    sets = ["stages.0.methods=[{qlora: {rank: 2}}]", "stages.1.budget.epochs=null", "stages.1.budget.steps=2"]
+    ran = run_recipe(cipher / "alma.yaml", out=cipher / "bits", quiet=True, sets=[*SMALL, *MEASURE, *sets])
+    assert any("14 matrices were made whole again" in n for n in ran.report.notes)

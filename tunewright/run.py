@@ -334,7 +334,7 @@ class _Run:
         return Result(self.folder.path, report)
 
     def _notes(self) -> list[str]:
-        notes = list(self.session.notes)
+        notes = [*self.session.notes, *self.session.adapted.notes]
         if any(p.train.keep_best for p in self.session.stages) and self.session.validation is None:
             notes.insert(0, "the weights were chosen on the evaluated rows (keep_best without data.validation): the gain is too good by that choice")
         if self.meter.rows and len(self.meter.rows) < 200:
