@@ -238,7 +238,7 @@ def _methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, 
                 remedy=_other_place(cls),
             )
         named.append((catalogue.canonical(use.name), catalogue.build(use)))
-    check_conflicts(named, stage=stage.name, task=task)
+    check_conflicts(named, stage=stage.name, task=task, carried=stage.carry == "training" and stage.start != "base")
     return named
 
 

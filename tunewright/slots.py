@@ -67,11 +67,11 @@ class Methods:
         return value
 
 
-def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: str | None = None) -> None:
+def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: str | None = None, carried: bool = False) -> None:
     """Refuse, before anything is loaded, what cannot be combined. Raises MethodError naming both methods.
 
-    Two methods on a slot that takes one; the same method twice; a method that does not serve the task; a choice of
-    whole-model weights beside a wrapped forward.
+    Two methods on a slot that takes one; the same method twice; a method that does not serve the task, or that requires
+    a slot which nobody fills. `carried`: the stage begins with deltas that go on training, which count as attached.
     """
     where = f"stages.{stage}.methods"
     seen: dict[str, Method] = {}
@@ -100,14 +100,14 @@ def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: st
                 remedy=f"put them into two stages:\n     stages:\n       - {{name: first, methods: [{a}]}}\n"
                 f"       - {{name: second, start: stages.first, methods: [{b}]}}",
             )
-    filled = {slot for _, m in named for slot in type(m).slots()}
+    filled = {slot for _, m in named for slot in type(m).slots()} | ({"attach"} if carried else set())
     for name, method in named:
         for needed in method.requires:
             if needed not in filled:
                 raise MethodError(
                     f"'{name}' works beside a method that fills the slot '{needed}', and this stage has none",
                     where=where,
-                    remedy=f"add one (`tunewright methods` lists them), for instance methods: [lora, {name}]",
+                    remedy=f"add one; `tunewright methods NAME` says which slots a method fills, and lora fills 'attach'",
                 )
 
 
