@@ -278,9 +278,11 @@ def device_of(recipe: Recipe) -> str:
 
 def options_of(data: DataSpec, labels: Sequence[str] | None, loaded: Loaded) -> EncodeOptions:
     """How rows of a `data` section are encoded for a loaded model."""
-    from tunewright.tasks.image_classification import image_options
+    image = None
+    if loaded.tokenizer is None:
+        from tunewright.tasks.image_classification import image_options
 
-    image = image_options(loaded.processor, getattr(loaded.model, "config", None)) if loaded.tokenizer is None else None
+        image = image_options(loaded.processor, getattr(loaded.model, "config", None))
     return EncodeOptions(
         max_length=data.max_length,
         truncation=data.truncation,

@@ -107,7 +107,7 @@ def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: st
                 raise MethodError(
                     f"'{name}' works beside a method that fills the slot '{needed}', and this stage has none",
                     where=where,
-                    remedy=f"add one; `tunewright methods NAME` says which slots a method fills, and lora fills 'attach'",
+                    remedy="add one; `tunewright methods NAME` says which slots a method fills, and lora fills 'attach'",
                 )
 
 
