@@ -65,9 +65,10 @@ def ours(work: Work, method: str) -> None:
     from tunewright.models.adapted import Adapted
     from tunewright.models.attention import prepare_attention
     from tunewright.recipe import Budget, TrainSpec
+    from tunewright.setting_up import set_up
     from tunewright.slots import bind
     from tunewright.tasks import get_task
-    from tunewright.train import Stage, set_up, train
+    from tunewright.train import Stage, train
 
     keep_freed_memory()
     adapted = Adapted(work.make())

@@ -13,9 +13,10 @@ from tests import tiny
 from tunewright.batch import Row
 from tunewright.method import Method, Plan
 from tunewright.models.adapted import Adapted
+from tunewright.setting_up import set_up
 from tunewright.slots import bind
 from tunewright.tasks import get_task
-from tunewright.train import Loop, Stage, set_up, train
+from tunewright.train import Loop, Stage, train
 
 
 class Rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -206,7 +205,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     keep = {}
     for k in recipe.keep:
         name = k.name or Path(k.data.split(":")[-1]).stem
-        keep[name] = read([Source(path=k.data, limit=k.limit)], replace(options, truncation="split", template=None), _keep_task(task))
+        keep[name] = read([Source(path=k.data, limit=k.limit)], replace(options, truncation="split", template=None))
     parts = []
     for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
         data = recipe.data_for(stage)
@@ -303,11 +302,6 @@ def _can_pack(loaded: Loaded) -> bool:
     return can
 
 
-def _keep_task(task: Task) -> Task:
-    """General text is measured by the loss of a language model; other models keep what their own task measures."""
-    return task
-
-
 def _replayed(name: str, keep: dict[str, Dataset], recipe: Recipe, read: Any) -> Dataset:
     if name in keep:
         return keep[name]
@@ -385,8 +379,3 @@ def _same_tokenizer(a: Loaded, b: Loaded, name: str) -> None:
             where=f"models.{name}",
             remedy="use a model with the same tokenizer: its outputs are compared token by token",
         )
-
-
-def seeded(recipe: Recipe, purpose: str) -> random.Random:
-    """A generator for one purpose of a run, from the recipe's seed."""
-    return random.Random(f"{recipe.train.seed}/{purpose}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import CheckpointError, FolderError
+from tunewright.models.cache import sync as flush
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,15 +41,6 @@ def sha256_of(path: Path) -> str:
     """Hash of a file's bytes."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_text(path: Path, text: str) -> None:

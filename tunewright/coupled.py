@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tunewright.batch import Batch, Loss, Outputs
 from tunewright.errors import MethodError
+from tunewright.losses import sum_weights, weighted_sum
 
 
 def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dict[str, Any]) -> Tensor:
@@ -53,8 +54,6 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
 
 
 def _total(loop: Any, objectives: list[Any], outputs: Outputs, batch: Batch, record: dict[str, Any], signals: list[dict[str, Any]] | None = None) -> Tensor:
-    from tunewright.train import sum_weights, weighted_sum
-
     total: Any = 0.0
     for i, bound in enumerate(objectives):
         item = loop.objective(bound, outputs, batch, signals[i] if signals else None)

@@ -17,8 +17,9 @@ from tunewright.checkpoint import Checkpoint
 from tunewright.errors import Interrupted
 from tunewright.folder import RunFolder
 from tunewright.models.recompute import recomputing
+from tunewright.setting_up import set_up
 from tunewright.slots import Methods
-from tunewright.train import Loop, Stage, Stop, set_up, train
+from tunewright.train import Loop, Stage, Stop, train
 
 Evaluate = Callable[[Loop], dict[str, float]]
 
@@ -232,8 +233,3 @@ def _recall_splits(folder: RunFolder, stage: str, splits: dict[int, int]) -> Non
 def same_values(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     """Names whose values differ in any bit."""
     return [n for n in sorted({*a, *b}) if n not in a or n not in b or not torch.equal(a[n], b[n])]
-
-
-def compact(record: dict[str, Any]) -> str:
-    """One line of JSON for --json mode."""
-    return json.dumps(record, allow_nan=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from tunewright import coupled
 from tunewright.batch import Batch, Loss, Outputs, Row
-from tunewright.errors import MethodError, NonFiniteError
-from tunewright.method import Candidates, Choice, Plan, Setup, row_rng
-from tunewright.models.adapted import Adapted, Wrapped
+from tunewright.errors import NonFiniteError
+from tunewright.inner import Inner, Target
+from tunewright.losses import sum_weights, weighted_sum
+from tunewright.method import Candidates, Choice, Plan, row_rng
+from tunewright.models.adapted import Adapted
 from tunewright.nonfinite import diagnose
 from tunewright.optim import Optimizers
 from tunewright.rollouts import Rollouts, carried
@@ -420,117 +422,6 @@ class Loop:
         self.starts = dict(tensors.get("starts", {}))
         if tensors.get("average"):
             self.averaged = dict(tensors["average"])
-
-
-@dataclass
-class Target:
-    """A trained weight: `change()` [out, in] since the stage began, differentiable."""
-
-    site: Any
-    deltas: list[Any]
-    start: Tensor | None
-
-    def change(self) -> Tensor:
-        total: Any = 0.0
-        for d in self.deltas:
-            total = total + d.change()
-        if self.start is not None:
-            moved = self.site.weight - self.start
-            total = total + (moved.t() if self.site.kind == "conv1d" else moved.flatten(1) if self.site.kind == "conv" else moved)
-        result: Tensor = total
-        return result
-
-
-class Inner:
-    """What a method that owns the inner step may do: compute gradients at the present weights, as often as it likes.
-
-    The last call of `gradients()` leaves the gradients with which the optimizer steps.
-    """
-
-    def __init__(self, loop: Loop, rows: Sequence[tuple[Row, int]]):
-        self._loop, self._rows = loop, rows
-        self.record: dict[str, Any] = {}
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """Trained leaves by name; after moving them call `moved()`."""
-        return self._loop.trained.parameters()
-
-    def gradients(self) -> dict[str, Tensor]:
-        """Gradients of this step's rows at the present weights."""
-        self.record = self._loop.gradients(self._rows)
-        return self._loop.trained.gradients()
-
-    def moved(self) -> None:
-        """Make moved leaves take effect where only entries of a tensor train."""
-        self._loop.trained.write_back()
-
-
-def sum_weights(batches: Sequence[Batch], bound: Bound | None) -> Tensor:
-    """Denominator of an objective over all micro-batches: token weights, or one a row."""
-    if bound is not None and bound.method.couples == "row":
-        return torch.tensor(float(sum(len(b.row_ids) for b in batches)))
-    total = sum(float(b.weights.sum()) for b in batches)
-    return torch.tensor(total if total > 0 else 1.0)
-
-
-def weighted_sum(loss: Loss, batch: Batch, bound: Bound | None) -> Tensor:
-    """Sum of value x weight of one micro-batch. MethodError when a loss has neither one value a token nor a row."""
-    if loss.weight is not None:
-        return (loss.value * loss.weight).sum()
-    expected = len(batch.row_ids) if bound is not None and bound.method.couples == "row" else len(batch.targets)
-    if loss.value.shape != (expected,):
-        name = bound.name if bound else "task"
-        raise MethodError(
-            f"'{name}' gave a loss of shape {tuple(loss.value.shape)}; expected one value for each of {expected} items",
-            remedy="return Loss(value [N]) or Loss(value, weight)",
-        )
-    if bound is not None and bound.method.couples == "row":
-        return loss.value.sum()
-    return (loss.value * batch.weights).sum()
-
-
-def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Callable[[Bound], dict[str, Any]]) -> None:
-    """Run every method's `prepare`, `setup`, `attach` (one delta a site; several make a named stack) and `wrap`.
-
-    `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with.
-    """
-    for b in methods.on("prepare"):
-        methods.call(b, "prepare", model=adapted.model, tokenizer=adapted.tokenizer)
-    if methods.on("prepare"):
-        adapted.rediscover()
-    for b in methods:
-        own = b.state.rng
-        b.state = b.method.setup(Setup(adapted, plan, task, own))
-        b.state.rng = own
-        b.stage_needs = needs(b)
-    from tunewright.models.deltas import attach
-
-    for b in methods.on("attach"):
-        made = 0
-        for site in adapted.structure.sites:
-            delta = methods.call(b, "attach", site=site)
-            if delta is not None:
-                attach(site, b.name, delta)
-                made += 1
-        if not made:
-            raise MethodError(f"'{b.name}' found no site to attach to", remedy="check its targets: `tunewright plan` lists the sites")
-    wrapping = methods.one("wrap")
-    if wrapping is not None:
-        wrap(adapted, methods, wrapping, plan, task)
-
-
-def wrap(adapted: Adapted, methods: Methods, bound: Bound, plan: Plan, task: str) -> None:
-    """Let a method wrap the model, and note who did, so that a stage's files can bring the wrapper back."""
-    if adapted.wrapped_by is not None:
-        raise MethodError(
-            f"'{bound.name}' cannot wrap a model that '{adapted.wrapped_by.method['name']}' of an earlier stage wraps already",
-            where=f"stages.{plan.stage}",
-            remedy="write carry: drop, or start from the base",
-        )
-    adapted.wrapper = methods.call(bound, "wrap", model=adapted.model, structure=adapted.structure)
-    method = {"name": bound.name, "parameters": bound.method.model_dump(mode="json"), "plan": asdict(plan), "task": task}
-    adapted.wrapped_by = Wrapped(method, bound.state)
 
 
 def train(stage: Stage, resume: tuple[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]]] | None = None) -> Loop:

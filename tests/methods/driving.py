@@ -15,9 +15,10 @@ from tunewright.batch import Row
 from tunewright.method import Method, Plan
 from tunewright.models.adapted import Adapted
 from tunewright.needs import NeedContext, Provider
+from tunewright.setting_up import set_up
 from tunewright.slots import bind
 from tunewright.tasks import get_task
-from tunewright.train import Loop, Stage, set_up, train
+from tunewright.train import Loop, Stage, train
 
 
 def text_rows(count: int = 24, source: str = "new", seed: int = 0, prompt: int = 2) -> list[Row]:

@@ -21,9 +21,10 @@ from tunewright.methods.reinforcement.grpo import GRPO, advantages, clipped_loss
 from tunewright.methods.reinforcement.numeric_answer import NumericAnswer, last_number, numeric_answer
 from tunewright.models.adapted import Adapted
 from tunewright.needs import NeedContext, Provider
+from tunewright.setting_up import set_up
 from tunewright.slots import bind
 from tunewright.tasks import get_task
-from tunewright.train import Stage, set_up, train
+from tunewright.train import Stage, train
 
 
 def test_advantages_are_in_the_groups_own_deviations():

@@ -26,9 +26,10 @@ from tunewright.models.adapted import Adapted
 from tunewright.needs import NeedContext, Provider
 from tunewright.pairs import rows_for
 from tunewright.recipe import Budget, TrainSpec
+from tunewright.setting_up import set_up
 from tunewright.slots import bind, check_conflicts
 from tunewright.tasks import get_task
-from tunewright.train import Loop, Stage, set_up
+from tunewright.train import Loop, Stage
 
 VOCABULARY, LABELS, WIDTH = 61, 3, 32
 Named = Sequence[tuple[str, Method]]

@@ -1,0 +1,54 @@
+"""Brings a stage's methods onto the model: prepared, set up, their deltas attached, the model wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from tunewright.errors import MethodError
+from tunewright.method import Plan, Setup
+from tunewright.models.adapted import Adapted, Wrapped
+from tunewright.models.deltas import attach
+from tunewright.slots import Bound, Methods
+
+
+def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Callable[[Bound], dict[str, Any]]) -> None:
+    """Run every method's `prepare`, `setup`, `attach` (one delta a site; several make a named stack) and `wrap`.
+
+    `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with.
+    """
+    for b in methods.on("prepare"):
+        methods.call(b, "prepare", model=adapted.model, tokenizer=adapted.tokenizer)
+    if methods.on("prepare"):
+        adapted.rediscover()
+    for b in methods:
+        own = b.state.rng
+        b.state = b.method.setup(Setup(adapted, plan, task, own))
+        b.state.rng = own
+        b.stage_needs = needs(b)
+    for b in methods.on("attach"):
+        made = 0
+        for site in adapted.structure.sites:
+            delta = methods.call(b, "attach", site=site)
+            if delta is not None:
+                attach(site, b.name, delta)
+                made += 1
+        if not made:
+            raise MethodError(f"'{b.name}' found no site to attach to", remedy="check its targets: `tunewright plan` lists the sites")
+    wrapping = methods.one("wrap")
+    if wrapping is not None:
+        wrap(adapted, methods, wrapping, plan, task)
+
+
+def wrap(adapted: Adapted, methods: Methods, bound: Bound, plan: Plan, task: str) -> None:
+    """Let a method wrap the model, and note who did, so that a stage's files can bring the wrapper back."""
+    if adapted.wrapped_by is not None:
+        raise MethodError(
+            f"'{bound.name}' cannot wrap a model that '{adapted.wrapped_by.method['name']}' of an earlier stage wraps already",
+            where=f"stages.{plan.stage}",
+            remedy="write carry: drop, or start from the base",
+        )
+    adapted.wrapper = methods.call(bound, "wrap", model=adapted.model, structure=adapted.structure)
+    method = {"name": bound.name, "parameters": bound.method.model_dump(mode="json"), "plan": asdict(plan), "task": task}
+    adapted.wrapped_by = Wrapped(method, bound.state)
