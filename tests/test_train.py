@@ -323,3 +323,11 @@ def test_a_listener_may_draw_without_changing_what_is_trained() -> None:
         made.listen = listen
         ends.append(L.values(train(made)))
     assert all(torch.equal(t, ends[1][n]) for n, t in ends[0].items())
+
+
+def test_a_new_head_trains_beside_deltas() -> None:
+    made, _ = L.stage(Lora())
+    made.adapted.new = ("model.norm.weight",)
+    loop = train(made)
+    assert not torch.equal(loop.adapted.base_parameters()["model.norm.weight"], torch.ones_like(loop.adapted.base_parameters()["model.norm.weight"]))
+    assert {leaf.group for leaf in loop.trained.leaves.values()} == {"base", "delta"}

@@ -190,6 +190,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     if recipe.new_tokens:
         add_tokens(loaded, recipe.new_tokens)
     adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
+    adapted.new = loaded.new
     adapted.always = _new_rows(adapted, recipe.new_tokens)
     options = options_of(recipe.data, labels, loaded)
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))

@@ -111,7 +111,7 @@ class Meter:
 
     def _own_head(self) -> nn.Linear | None:
         """The base's own classification head; None when it was made afresh for this task."""
-        if any(note.startswith("new ") for note in self.session.loaded.notes):
+        if self.session.loaded.new:
             return None
         heads = [s.module for s in self.session.adapted.structure.sites if s.role == "head" and isinstance(s.module, nn.Linear)]
         return heads[-1] if heads else None  # type: ignore[return-value]

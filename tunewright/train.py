@@ -89,7 +89,7 @@ class Loop:
         if self.chooser is None:
             # a stage that wraps the frozen model trains what the wrapping method owns, and deltas if there are any
             wraps = self.methods.one("wrap") is not None and not any(".delta." in n for n in self.trained.default().names)
-            self.trained.set(Choice(()) if wraps else self.trained.default())
+            self.trained.set(Choice(self.adapted.new) if wraps else self.trained.default())
         else:
             first = self._draw()
             self.trained.move(first.places)

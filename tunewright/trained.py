@@ -49,9 +49,9 @@ class Trained:
         self.leaves: dict[str, Leaf] = {}
 
     def default(self) -> Choice:
-        """With no `choose`: deltas and method-owned parameters if there are any deltas, else everything."""
+        """With no `choose`: deltas, new heads and method-owned parameters if there are any deltas, else everything."""
         deltas = [n for n, p in self.adapted.delta_parameters().items() if not getattr(p, "tunewright_frozen", False)]
-        return Choice(tuple(sorted(deltas or self.adapted.base_parameters())))
+        return Choice(tuple(sorted([*deltas, *self.adapted.new] if deltas else self.adapted.base_parameters())))
 
     def everything(self) -> dict[str, tuple[str, nn.Parameter]]:
         """Every parameter that could train: name -> (group, parameter)."""

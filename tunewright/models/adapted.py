@@ -62,6 +62,7 @@ class Adapted:
         self.structure: Structure = discover(model)
         self.originals: dict[str, Original] = {}
         self.wrapper: nn.Module | None = None
+        self.new: tuple[str, ...] = ()  # parameters drawn afresh (a new head): they train beside deltas, or they would mean nothing
         self.always: dict[str, Tensor] = {}  # entries that train whatever is chosen: rows of tokens that were added
         self.wrapped_by: Wrapped | None = None
         self.notes: list[str] = []

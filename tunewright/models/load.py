@@ -30,7 +30,8 @@ class Loaded:
     """A model in eval mode with what reads its inputs, and where it came from.
 
     `source` names the weights it ran on (for the report), `hash` is their content hash, `licence` as the card states
-    it, `dtype` the type they are computed in, `notes` what the user should know, `folder` the local transformers folder.
+    it, `dtype` the type they are computed in, `notes` what the user should know, `folder` the local transformers folder, `new`
+    the names of parameters that were drawn afresh (a new head).
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Loaded:
     dtype: torch.dtype
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
+    new: tuple[str, ...] = ()
 
 
 def load(
@@ -79,7 +81,8 @@ def load(
         _fit_tokenizer(model, tokenizer, task, found)
     _let_padding_learn(model)
     model.to(device).eval()
-    return Loaded(model, tokenizer, processor, name, found.source, hash_weights(found.folder), found.licence, getattr(torch, dtype), found.notes, found.folder)
+    dtype_made, digest = getattr(torch, dtype), hash_weights(found.folder)
+    return Loaded(model, tokenizer, processor, name, found.source, digest, found.licence, dtype_made, found.notes, found.folder, tuple(found.new))
 
 
 def _config(folder: Path, task: Task) -> Any:
@@ -219,6 +222,7 @@ def _check_keys(model: Any, missing: list[str], mismatched: list[str], found: Lo
     if labels is None:
         what = f"the checkpoint has no {task.name} head, and no labels are given for a new one"
         raise ModelError(what, where=str(found.folder), remedy="give data with labels")
+    found.new += new
     found.notes.append(f"new {task.name} head for {len(labels)} labels, freshly drawn: {', '.join(new)}")
 
 

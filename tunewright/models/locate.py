@@ -24,6 +24,7 @@ class Located:
     source: str
     licence: str | None
     notes: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
 
 
 def locate(name: str, revision: str | None = None, *, progress: bool = True) -> Located:
