@@ -10,7 +10,7 @@ h = 0 and the loss is log 2. For s = 0 the gradient is -beta sigmoid(-beta h) (g
 that the model still ranks wrongly count most. The mean over the pairs of an optimizer step is taken by the loop.
 
 Logged: chosen_reward and rejected_reward (beta times each log-ratio), margin, accuracy (share of pairs with margin > 0).
-Equal to `trl`'s sigmoid loss with its `label_smoothing`.
+Equal to `trl`'s sigmoid loss; with `label_smoothing` to that of its `CPOTrainer`.
 """
 
 from __future__ import annotations
