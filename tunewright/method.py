@@ -219,7 +219,11 @@ class Method(BaseModel):
         return ()
 
     def setup(self, run: Setup) -> State:
-        """Make the method's state, once a stage, after `prepare` and before `attach`."""
+        """Make the method's state, once a stage, after `prepare` and before `attach`.
+
+        It may be called once more on the untouched base, before the base is measured, and its result thrown away: what
+        cannot work here is refused then. So it must not edit anything, nor draw from another generator than `run.rng`.
+        """
         return State()
 
     @classmethod
