@@ -1,4 +1,4 @@
-"""docs/recipe.md and docs/exit-codes.md, made from the types and the verbs: `python -m tunewright.docs`."""
+"""docs/recipe.md, docs/exit-codes.md and docs/papers.md, made from types, verbs and cards: `python -m tunewright.docs`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tunewright._explain import inner_types
 from tunewright._fields import Spec
 from tunewright._parameters import bounds, type_name
 from tunewright.cli import CODES
+from tunewright.papers.page import papers_page
 from tunewright.recipe import Recipe
 
 _HEAD = """\
@@ -106,7 +107,7 @@ def command_page() -> str:
 
 def pages() -> dict[str, str]:
     """File name under docs/ -> its text."""
-    return {"recipe.md": recipe_page(), "exit-codes.md": command_page()}
+    return {"recipe.md": recipe_page(), "exit-codes.md": command_page(), "papers.md": papers_page()}
 
 
 def main(folder: Path) -> None:

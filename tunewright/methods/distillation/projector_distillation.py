@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -67,6 +67,8 @@ class ProjectorDistillation(Method):
     cosine: float = Field(0.5, ge=0, le=1, description="a: share of the cosine loss; the rest is smooth L1", examples=[1.0])
     hidden: PositiveInt | None = Field(None, description="width inside the projectors; none: linear ones", examples=[16])
     weight: PositiveFloat = Field(1.0, description="weight of this objective in the sum", examples=[0.5])
+
+    papers: ClassVar[tuple[str, ...]] = ("unic",)
 
     def needs(self) -> Sequence[Need]:
         read = TeacherHiddenStates(model=self.teacher, layers=tuple(t for _, t in self.layers))
