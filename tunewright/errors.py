@@ -72,6 +72,10 @@ class MissingExtraError(TunewrightError):
     code = 9
 
 
+class ClaimError(TunewrightError):
+    """A claim, its lab task or its stored result cannot be used."""
+
+
 class Interrupted(TunewrightError):
     """SIGTERM or Ctrl-C came and a checkpoint was written: `tunewright resume` goes on from there."""
 

@@ -47,17 +47,23 @@ def trade(
     return list(points.values())
 
 
+def at_target(curve: Sequence[tuple[float, float]], target: float) -> float | None:
+    """The figure where a curve first reaches a target, linearly between neighbours; None where it never does.
+
+    `curve`: (target reached, figure) in rising strength.
+    """
+    for i, (reached, figure) in enumerate(curve):
+        if reached == target:
+            return figure
+        if i and min(curve[i - 1][0], reached) < target < max(curve[i - 1][0], reached):
+            before, figure_before = curve[i - 1]
+            return figure_before + (target - before) / (reached - before) * (figure - figure_before)
+    return None
+
+
 def kept_at_target(points: Sequence[TradePoint], name: str, target: float) -> float | None:
-    """The kept figure where the curve first reaches a target, linearly between neighbours; None where it never does.
+    """The kept figure where the curve first reaches a target; None where it never does.
 
     The way to compare two methods: not their end points, but what each keeps at the same gain.
     """
-    curve = sorted(points, key=lambda p: p.strength)
-    for i, p in enumerate(curve):
-        if p.target.value == target:
-            return p.kept[name].value
-        if i and min(curve[i - 1].target.value, p.target.value) < target < max(curve[i - 1].target.value, p.target.value):
-            a = curve[i - 1]
-            share = (target - a.target.value) / (p.target.value - a.target.value)
-            return a.kept[name].value + share * (p.kept[name].value - a.kept[name].value)
-    return None
+    return at_target([(p.target.value, p.kept[name].value) for p in sorted(points, key=lambda p: p.strength)], target)

@@ -1,0 +1,134 @@
+"""What a claim is: a paper's headline as a comparison of arms on a lab task. One short file a claim.
+
+`tunewright/claims/<slug>.py` (with _ for -) holds `CLAIM = Claim(...)`; its name is the paper's slug, or slug__what for a
+paper's second claim. Everything in it is written down before the first result: the rule (see `rule`) does the rest.
+A claim that is no comparison of recipes gives a function `measure(run, seed)` beside it (see `claim_run`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tunewright.claims import metrics
+from tunewright.claims.matched import REACH
+from tunewright.claims.rule import Direction
+from tunewright.errors import ClaimError, did_you_mean
+
+if TYPE_CHECKING:
+    from tunewright.claims.claim_run import ClaimRun
+
+Scale = Literal["nano", "real"]
+Measure = Callable[["ClaimRun", int], dict[str, float]]
+RATES = (1e-4, 3e-4, 1e-3)
+FOLDER = Path(__file__).parent
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Arm(_Part):
+    """One side of a comparison: methods, and what of the recipe differs for them."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="its name in results")
+    methods: list[Any] = Field(default_factory=list, description="as in a recipe: ['lora'], [{'corda': {'mode': 'keep'}}]")
+    extra: dict[str, Any] = Field(default_factory=dict, description="laid over the lab task's recipe, for this arm alone")
+    rates: tuple[float, ...] | None = Field(None, description="learning rates to choose from; none: the claim's")
+
+
+class Claim(_Part):
+    """A comparison, complete before its first run."""
+
+    paper: str = Field(description="the paper's slug in the catalogue")
+    says: str = Field(description="the paper's headline in our words, and what of it is tested here")
+    task: str = Field(description="lab task")
+    method: Arm = Field(description="what the paper proposes")
+    baselines: list[Arm] = Field(default_factory=list, description="what it is compared with; none only where `measure` gives a figure that stands alone")
+    metric: str = Field(description="what is compared (docs/claims.md lists what there is)")
+    direction: Direction = Field(description="which way the metric is better")
+    smallest: float = Field(description="smallest effect of interest d, in the metric's unit (or a share, if relative); negative: not worse by more than |d|")
+    relative: bool = Field(False, description="effects as shares of the baseline's figure")
+    against: Literal["each", "best"] = Field("each", description="hold against each baseline, or against the one that did best on validation")
+    seeds: int = Field(8, ge=2, description="seeds, all run before anything is judged")
+    budget: dict[str, Any] | None = Field(None, description="of every run; none: the task's own")
+    rates: tuple[float, ...] = Field(RATES, description="learning rates to choose from, factor 3 apart; the grid grows while the best is at its edge")
+    strengths: tuple[float, ...] = Field((0.25, 0.5, 0.75, 1.0), description="strengths at which every run is measured, beside the base")
+    reach: float = Field(REACH, gt=0, le=1, description="matched targets: least share of the better one's gain at which two curves are compared")
+    at: float = Field(1.0, gt=0, le=1, description="matched targets: where to compare, as a share of the best gain that both reach (0.9 is far less noisy)")
+    extra: dict[str, Any] = Field(default_factory=dict, description="laid over the lab task's recipe, for every arm")
+    scales: tuple[Scale, ...] = Field(("nano", "real"), description="where it can be run")
+    differs: str | None = Field(None, description="how the test differs from the paper's own setting")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Claim:
+        names = [a.name for a in self.arms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two arms have one name: {', '.join(names)}")
+        for rates in filter(None, (self.rates, *(a.rates for a in self.arms))):
+            if any(not 2 <= b / a <= 4 for a, b in zip(rates, rates[1:], strict=False)):
+                raise ValueError(f"learning rates rise by a factor of about 3, got {rates}")
+        metrics.find(self.metric)
+        return self
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The method first, then the baselines."""
+        return [self.method, *self.baselines]
+
+    def rates_of(self, arm: Arm) -> tuple[float, ...]:
+        """The learning rates an arm chooses from."""
+        return arm.rates or self.rates
+
+
+class Loaded(_Part):
+    """A claim with its name, its file and, where it has one, its own measure."""
+
+    name: str
+    file: Path
+    claim: Claim
+    measure: Any = None
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """Every claim's name, found by reading files: nothing is imported."""
+    return sorted(f.stem.replace("_", "-") for f in _files(folder))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for file in sorted(folder.glob("*.py")):
+        if re.search(r"^CLAIM\b.*=", file.read_text(encoding="utf-8"), re.MULTILINE):
+            yield file
+
+
+def load(name: str, folder: Path = FOLDER) -> Loaded:
+    """A claim by its name. ClaimError with the nearest names, or with what is wrong in its file."""
+    plain = name.strip().replace("_", "-")
+    file = next((f for f in _files(folder) if f.stem.replace("_", "-") == plain), None)
+    if file is None:
+        raise ClaimError(f"no claim is named '{name}'", remedy=did_you_mean(name, names(folder)))
+    try:
+        module = _module(file, folder)
+    except (ValidationError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        raise ClaimError(f"{'.'.join(map(str, first['loc'])) or 'the claim'}: {first['msg']}", where=str(file), remedy="see docs/claims.md") from error
+    found = Loaded(name=plain, file=file, claim=module.CLAIM, measure=getattr(module, "measure", None))
+    if found.measure is None and not found.claim.baselines:
+        raise ClaimError("a claim without baselines needs a function `measure`", where=str(file), remedy="name a baseline, or give measure(run, seed)")
+    return found
+
+
+def _module(file: Path, folder: Path) -> Any:
+    if folder == FOLDER:
+        return importlib.import_module(f"tunewright.claims.{file.stem}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,59 @@
+"""What a claim's own `measure(run, seed)` works with: trials by arm and seed, a folder, the lab task's recipe, the scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunewright.claims.claim import Arm, Claim, Scale
+from tunewright.claims.engine import Engine
+from tunewright.claims.overlay import merged, with_methods
+from tunewright.errors import ClaimError, did_you_mean
+from tunewright.recipe import Recipe
+
+
+def recipe_of(task: Mapping[str, Any], claim: Claim, arm: Arm, seed: int, rate: float | None, overlay: Mapping[str, Any] | None = None) -> Recipe:
+    """An arm's recipe: the lab task's, the claim's overlay, the arm's, methods and budget, seed and rate, then `overlay`."""
+    mapping = merged(merged(task, claim.extra), arm.extra)
+    mapping = with_methods(mapping, arm.methods, claim.budget)
+    own: dict[str, Any] = {"name": f"{arm.name}-{seed}", "train": {"seed": seed}, "evaluation": {"strengths": list(claim.strengths)}}
+    if rate is not None:
+        own["train"]["learning_rate"] = rate
+    return Recipe(**merged(merged(mapping, own), overlay or {}))
+
+
+@dataclass
+class ClaimRun:
+    """One claim at one scale, while it is run."""
+
+    claim: Claim
+    scale: Scale
+    task: Mapping[str, Any]  # the lab task's recipe, without methods
+    engine: Engine
+    folder: Path  # for what measure writes; kept between processes
+    rates: dict[str, float | None] = field(default_factory=dict)  # arm -> rate chosen on validation rows
+
+    def arm(self, name: str) -> Arm:
+        """An arm by name. ClaimError with the nearest names."""
+        found = next((a for a in self.claim.arms if a.name == name), None)
+        if found is None:
+            raise ClaimError(f"the claim has no arm '{name}'", remedy=did_you_mean(name, [a.name for a in self.claim.arms]))
+        return found
+
+    def recipe(self, arm: str, seed: int, **overlay: Any) -> Recipe:
+        """An arm's recipe at its chosen rate; `overlay` is laid over it, key by key."""
+        return recipe_of(self.task, self.claim, self.arm(arm), seed, self.rates.get(arm), overlay)
+
+    def trial(self, arm: str, seed: int, *, keep_artefacts: bool = False, **overlay: Any) -> Any:
+        """The record of an arm's run, from the store where it has been run before.
+
+        `keep_artefacts`: with the adapter or delta and the run's folder, which the record names. ClaimError for a run
+        that did not finish.
+        """
+        record = self.engine.run_one(self.recipe(arm, seed, **overlay), keep_artefacts)
+        if record.status != "finished":
+            what = record.error.get("message") if isinstance(record.error, Mapping) else getattr(record.error, "message", record.error)
+            raise ClaimError(f"the run of '{arm}' with seed {seed} {record.status}: {what}", where=record.key)
+        return record

@@ -1,0 +1,94 @@
+"""Whether a stored result still speaks of the code that is here: hashes of a claim, of the methods it names, of its base."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tunewright import catalogue
+from tunewright._uses import MethodUse
+from tunewright.claims.claim import Claim, Loaded
+from tunewright.claims.results_io import ScaleResult
+
+_PACKAGE = Path(__file__).parent.parent
+_ROOMS = ("tunewright.methods.", "tunewright.weights.", "tunewright.inference.", "tunewright.measure.", "tunewright.data.select.", "tunewright.claims.")
+_RULES = {f"tunewright.claims.{m}" for m in ("claim", "claim_run", "rule", "matched", "metrics")}  # the machinery is tested by itself
+
+
+def of_files(files: Iterable[Path]) -> str:
+    """One short hash of the source of some files, whatever folder they are in."""
+    parts = sorted((f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in set(files))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def closure(file: Path) -> set[Path]:
+    """A file and the files of the methods' rooms that it imports, and so on."""
+    found: set[Path] = set()
+    queue = [file]
+    while queue:
+        here = queue.pop()
+        if here in found or not here.is_file():
+            continue
+        found.add(here)
+        for name in _imported(here):
+            if name.startswith(_ROOMS) and name not in _RULES:
+                queue.append(_PACKAGE.parent / (name.replace(".", "/") + ".py"))
+    return found
+
+
+def _imported(file: Path) -> Iterable[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
+def of_claim(loaded: Loaded) -> str:
+    """Of the claim's own file and what it imports from the lab or beside it."""
+    return of_files(closure(loaded.file))
+
+
+def of_methods(claim: Claim) -> str:
+    """Of the files of every method that its arms name, with the private modules they share."""
+    files: set[Path] = set()
+    for use in _uses(claim):
+        entry = catalogue.lookup(use.name)
+        if entry is not None and entry.file is not None:
+            files |= closure(entry.file)
+    return of_files(files)
+
+
+def _uses(claim: Claim) -> Iterable[MethodUse]:
+    """Methods by name wherever an arm writes some: its own list, its stages, after, measure, select."""
+    for arm in claim.arms:
+        yield from (MethodUse.model_validate(m) for m in arm.methods)
+        for extra in (claim.extra, arm.extra):
+            yield from (MethodUse.model_validate(m) for m in _written(extra))
+
+
+def _written(tree: Any) -> Iterable[Any]:
+    if not isinstance(tree, dict):
+        return
+    for key, value in tree.items():
+        if key in ("methods", "after", "measure", "select"):
+            yield from value if isinstance(value, list) else [value]
+        elif key == "optimizer":
+            yield value
+        elif isinstance(value, list):
+            for item in value:
+                yield from _written(item)
+        else:
+            yield from _written(value)
+
+
+def stale(loaded: Loaded, result: ScaleResult, base_hash: str | None = None) -> list[str]:
+    """What has changed since a result was made: "claim", "method", "base" (where today's is known). Empty: nothing."""
+    pairs = [("claim", result.claim_hash, of_claim(loaded)), ("method", result.method_hash, of_methods(loaded.claim))]
+    if base_hash is not None and result.base_hash is not None:
+        pairs.append(("base", result.base_hash, base_hash))
+    return [what for what, then, now in pairs if then != now]

@@ -1,0 +1,189 @@
+"""`tunewright papers run` and `tunewright papers verdicts`: claims run with progress, and the table of what was found."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunewright.claims import claim as claims
+from tunewright.claims import code_hash, results_io
+from tunewright.claims.claim import Loaded, Scale
+from tunewright.claims.results_io import ScaleResult
+from tunewright.claims.rule import holm_verdicts
+from tunewright.errors import ClaimError, TunewrightError
+
+HEADINGS = ("claim", "scale", "verdict", "Holm", "effect", "d", "seeds", "stale", "runs' time")
+
+
+def chosen(names: Sequence[str], family: str | None = None, every: bool = False) -> list[str]:
+    """The claims that a command line names. ClaimError when it names none."""
+    if names:
+        return [claims.load(n).name for n in names]
+    if not every and family is None:
+        raise ClaimError("no claim is named", remedy="name some, or write --family F or --all; there are: " + (", ".join(claims.names()) or "none"))
+    found = [n for n in claims.names() if family is None or _family(n) == family]
+    if not found:
+        raise ClaimError(f"no claim is of the family '{family}'", remedy="`tunewright papers verdicts` lists what there is")
+    return found
+
+
+def _family(name: str) -> str | None:
+    from tunewright.papers import cards
+
+    card = cards.load().get(claims.load(name).claim.paper)
+    return None if card is None else card.family
+
+
+def run_all(names: Sequence[str], scale: Scale, *, results: Path | None = None, workers: int | None = None) -> list[dict[str, Any]]:
+    """Run claims one after the other; one that cannot be run is named and the others go on. ClaimError at the end if any could not."""
+    from tunewright.claims.engine import Local
+    from tunewright.claims.runner import run_claim
+
+    engine = Local(workers=workers)
+    failed: list[tuple[str, TunewrightError]] = []
+    for i, name in enumerate(names):
+        with showing(f"{name} ({scale}), claim {i + 1} of {len(names)}") as say:
+            try:
+                run_claim(name, scale, engine=engine, results=results, say=say)
+            except TunewrightError as error:
+                failed.append((name, error))
+    for name, why in failed:
+        print(f"{name}: {why}", file=sys.stderr)
+    if len(failed) == len(names):
+        raise ClaimError(f"{len(failed)} of {len(names)} claims could not be run", remedy="each is named above with its reason")
+    return rows([n for n in names if n not in dict(failed)], results=results, scales=(scale,))
+
+
+@contextmanager
+def showing(title: str) -> Iterator[Any]:
+    """Progress: a bar on a terminal, else a line now and then. Runs done, of how many, seconds left."""
+    begun = time.monotonic()
+    last = [0.0]
+
+    def line(done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if now - last[0] >= 10 or done == total:
+            last[0] = now
+            print(f"{title}: {done} of {total} runs, about {_left(begun, now, done, total)} left; {what}", file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[what]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, what="")
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, what=what)
+
+
+def _left(begun: float, now: float, done: int, total: int) -> str:
+    return _time((now - begun) / done * (total - done)) if done else "?"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def rows(names: Sequence[str], *, results: Path | None = None, scales: Sequence[str] = ("nano", "real")) -> list[dict[str, Any]]:
+    """One row a claim and scale that has a result, with the verdict after Holm's correction over the rows of its scale."""
+    found: list[tuple[Loaded, str, ScaleResult]] = []
+    for name in names:
+        loaded = claims.load(name)
+        found += [(loaded, scale, r) for scale, r in results_io.read(loaded.name, results).items() if scale in scales]
+    corrected: dict[tuple[str, str], str] = {}
+    for scale in scales:
+        of_scale = {loaded.name: r.judged for loaded, s, r in found if s == scale and r.judged is not None}
+        corrected |= {(name, scale): word for name, word in holm_verdicts(of_scale).items()}
+    return [_row(loaded, scale, r, corrected.get((loaded.name, scale))) for loaded, scale, r in found]
+
+
+def _row(loaded: Loaded, scale: str, result: ScaleResult, corrected: str | None) -> dict[str, Any]:
+    judged = result.judged
+    return {
+        "claim": loaded.name,
+        "paper": result.paper,
+        "scale": scale,
+        "verdict": result.verdict,
+        "status": result.status,
+        "holm": corrected,
+        "interval": result.interval,
+        "smallest": result.smallest,
+        "metric": result.metric,
+        "relative": loaded.claim.relative,
+        "seeds": None if judged is None else judged.seeds,
+        "usable": None if judged is None else judged.usable,
+        "reason": None if judged is None else judged.reason,
+        "failed_runs": result.failed_runs,
+        "attempts": result.attempts,
+        "stale": code_hash.stale(loaded, result, _base_today(loaded, scale)),
+        "seconds": result.seconds,
+    }
+
+
+def _base_today(loaded: Loaded, scale: str) -> str | None:
+    """The hash of the lab base that the claim would run on now; None where it is not on this machine."""
+    from tunewright.models.hashing import hash_weights
+
+    try:
+        from tunewright.claims.runner import lab_recipe
+
+        folder = _folder_of(str(lab_recipe(loaded.claim, scale)["model"]))  # type: ignore[arg-type]
+        return None if folder is None else hash_weights(folder)
+    except (TunewrightError, ImportError, OSError, KeyError):
+        return None
+
+
+def _folder_of(model: str) -> Path | None:
+    from tunewright.models import builtin
+
+    if Path(model).is_dir():
+        return Path(model)
+    row = builtin.TABLE.get(model)
+    return builtin.folder_of(row) if row is not None and builtin.is_ready(row) else None
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """The rows as text for a terminal."""
+    if not found:
+        return "no claim has a result yet: `tunewright papers run NAME` makes one"
+    cells = [HEADINGS, *(_cells(r) for r in found)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(HEADINGS))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    lines.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))
+    reasons = [f"{r['claim']} ({r['scale']}): {r['reason']}" for r in found if r["reason"]]
+    note = "effect: mean over seeds and 95 % interval, positive where the method is better; d: smallest effect of interest, set before any run"
+    return "\n".join([*lines, "", note, *reasons])
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    interval, seeds = row["interval"], row["seeds"]
+    effect = ""
+    if interval:
+        ends = "" if interval.get("low") is None else f" [{_number(interval['low'], row)}, {_number(interval['high'], row)}]"
+        effect = f"{_number(interval['value'], row)}{ends}"
+    usable = "" if seeds is None else f"{seeds}" if row["usable"] == seeds else f"{row['usable']} of {seeds}"
+    word = row["verdict"] or f"({row['status']})"
+    again = "" if row["attempts"] == 1 else f" (attempt {row['attempts']})"
+    return (
+        row["claim"],
+        row["scale"],
+        word + again,
+        row["holm"] or "",
+        effect,
+        _number(row["smallest"], row),
+        usable,
+        ", ".join(row["stale"]),
+        _time(row["seconds"]),
+    )
+
+
+def _number(value: float, row: dict[str, Any]) -> str:
+    return f"{100 * value:+.1f} %" if row["relative"] else f"{value:+.3g}"

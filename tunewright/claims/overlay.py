@@ -1,0 +1,39 @@
+"""From a lab task's recipe to an arm's: mappings laid over each other, methods and budget put where they belong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `under`; neither is changed. Mappings merge key by key; lists of named mappings (stages) by name; all else is replaced."""
+    out = copy.deepcopy(dict(under))
+    for key, value in over.items():
+        below = out.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            out[key] = merged(below, value)
+        elif _named(value) and _named(below):
+            by_name: dict[str, Any] = {item["name"]: item for item in below or ()}
+            for item in value:
+                by_name[item["name"]] = merged(by_name.get(item["name"], {}), item)
+            out[key] = list(by_name.values())
+        else:
+            out[key] = copy.deepcopy(value)
+    return out
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) and "name" in item for item in value)
+
+
+def with_methods(recipe: Mapping[str, Any], methods: list[Any], budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The recipe with an arm's methods: at its top, or in each stage that names none. `budget` replaces the task's own."""
+    out = copy.deepcopy(dict(recipe))
+    places = out["stages"] if "stages" in out else [out]
+    for place in places:
+        place.setdefault("methods", copy.deepcopy(methods))
+        if budget is not None:
+            place["budget"] = dict(budget)
+    return out

@@ -1,0 +1,153 @@
+"""`claims/results/<name>.json`: what a claim's runs gave, scale by scale. Every attempt is kept.
+
+A file is {scale: result}. A result that is begun is written before its first run, so that one which is given up, or
+whose claim was changed half-way, stays visible in `earlier`. A file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tunewright.claims.rule import Verdict, Word
+from tunewright.errors import ClaimError
+from tunewright.models.cache import cache_folder, write_json
+
+SHIPPED = Path(__file__).parent / "results"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Figures(_Part):
+    """The figures at one strength."""
+
+    strength: float
+    target: float | None = None
+    kept: dict[str, float] = Field(default_factory=dict, description="loss, nats a token")
+    drift: float | None = None
+
+
+class RunResult(_Part):
+    """One seed of one arm."""
+
+    seed: int
+    status: str = Field(description="finished, failed or killed")
+    error: str | None = Field(None, description="what stopped it")
+    figure: float | None = Field(None, description="the claim's metric (at matched target it stands with the pair instead)")
+    base: Figures | None = Field(None, description="the untouched base")
+    strengths: list[Figures] = Field(default_factory=list)
+    seconds: float | None = Field(None, description="of training")
+    key: str | None = Field(None, description="the trial's key in the store")
+    attempt: int = Field(1, description="how many times this run was begun")
+    other: dict[str, float] = Field(default_factory=dict, description="further figures of the claim's own measure")
+
+
+class ArmResult(_Part):
+    """One arm: the rate chosen on validation rows with every attempt at it, and its runs."""
+
+    name: str
+    methods: list[Any]
+    rate: float | None = Field(None, description="learning rate chosen; none: no rate gave a finished run, or nothing to choose")
+    tuned: list[dict[str, Any]] = Field(default_factory=list, description="every rate and seed tried, with its validation score")
+    runs: list[RunResult] = Field(default_factory=list)
+
+
+class PairResult(_Part):
+    """Method against one baseline, seed by seed."""
+
+    baseline: str
+    effects: list[float | None] = Field(description="one a seed, positive where the method is better; null: none")
+    matched: list[dict[str, Any]] = Field(default_factory=list, description="at matched target: the target, both figures, or why not")
+
+
+class ScaleResult(_Part):
+    """A claim's result at one scale."""
+
+    verdict: Word | None = Field(None, description="holds, fails, unclear; null until every run is there")
+    status: Literal["running", "judged", "abandoned"] = "running"
+    interval: dict[str, Any] | None = Field(None, description="mean effect and its 95 % interval over seeds")
+    judged: Verdict | None = Field(None, description="what the rule says in full")
+    paper: str
+    metric: str
+    direction: str
+    smallest: float
+    claim: dict[str, Any] = Field(description="the claim as it was declared")
+    arms: list[ArmResult] = Field(default_factory=list)
+    pairs: list[PairResult] = Field(default_factory=list)
+    failed_runs: int = Field(0, description="runs that failed or were killed, counted in the verdict")
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    threads: int | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    commit: str | None = None
+    started: datetime
+    finished: datetime | None = None
+    seconds: float | None = Field(None, description="of all its runs' own time, those reused from the store included")
+    claim_hash: str
+    method_hash: str
+    base_hash: str | None = None
+    attempts: int = Field(1, description="this one and the earlier ones")
+    earlier: list[dict[str, Any]] = Field(default_factory=list, description="earlier attempts, oldest first, whole")
+
+    def same_numbers(self, other: ScaleResult) -> bool:
+        """Whether another result says the same of every run: then it is no new attempt."""
+        return self.verdict == other.verdict and [a.model_dump() for a in self.arms] == [a.model_dump() for a in other.arms]
+
+
+def folder(asked: Path | None = None) -> Path:
+    """Where results are written: the folder asked for, the package's own where it may be written, else the cache."""
+    if asked is not None:
+        return asked
+    return SHIPPED if os.access(SHIPPED if SHIPPED.exists() else SHIPPED.parent, os.W_OK) else cache_folder() / "claims" / "results"
+
+
+def read(name: str, where: Path | None = None) -> dict[str, ScaleResult]:
+    """A claim's results by scale; empty where there are none. ClaimError for a file that is not one."""
+    path = folder(where) / f"{name}.json"
+    if not path.exists():
+        return {}
+    try:
+        return {scale: ScaleResult.model_validate(found) for scale, found in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise ClaimError(f"not a claim's result: {error}", where=str(path), remedy="restore the file, or move it away and run the claim again") from error
+
+
+def write(name: str, scale: str, result: ScaleResult, where: Path | None = None) -> Path:
+    """Put one scale's result into the claim's file; the other scale stays as it is."""
+    path = folder(where) / f"{name}.json"
+    every = {**read(name, where), scale: result}
+    write_json(path, {s: r.model_dump(mode="json", exclude_defaults=True) | {"verdict": r.verdict, "status": r.status} for s, r in sorted(every.items())})
+    return path
+
+
+def begin(name: str, scale: str, result: ScaleResult, where: Path | None = None) -> ScaleResult:
+    """Write down that an attempt begins. What stands there becomes an earlier one, unless it is this one, interrupted."""
+    before = read(name, where).get(scale)
+    if before is not None:
+        if before.status == "running" and (before.claim_hash, before.method_hash) == (result.claim_hash, result.method_hash):
+            result.earlier, result.started = before.earlier, before.started
+        else:
+            if before.status == "running":
+                before.status = "abandoned"
+            result.earlier = [*before.earlier, before.model_dump(mode="json", exclude={"earlier"}, exclude_defaults=True)]
+        result.attempts = 1 + len(result.earlier)
+    write(name, scale, result, where)
+    return result
+
+
+def finish(name: str, scale: str, result: ScaleResult, where: Path | None = None) -> ScaleResult:
+    """Write a judged result. Where the attempt before it gave the very same numbers from the same code, it stays one attempt."""
+    if result.earlier:
+        last = ScaleResult.model_validate(result.earlier[-1])
+        if last.status == "judged" and (last.claim_hash, last.method_hash, last.base_hash) == (result.claim_hash, result.method_hash, result.base_hash):
+            if result.same_numbers(last):
+                result.earlier = result.earlier[:-1]
+                result.attempts = 1 + len(result.earlier)
+    write(name, scale, result, where)
+    return result

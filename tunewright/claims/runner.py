@@ -1,0 +1,217 @@
+"""Run a claim: choose each arm's rate alike on validation rows, run every seed of every arm, then judge.
+
+Every run goes through one store and is found there by its hash: a baseline is run once a lab task, a claim that was
+stopped goes on where it was, and nothing is judged before all runs are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tunewright.claims import code_hash, judging, results_io
+from tunewright.claims.claim import Arm, Claim, Loaded, Scale, load
+from tunewright.claims.claim_run import ClaimRun, recipe_of
+from tunewright.claims.engine import Engine
+from tunewright.claims.results_io import ArmResult, RunResult, ScaleResult
+from tunewright.errors import ClaimError, TunewrightError
+from tunewright.models.cache import cache_folder, write_json
+
+TUNING_SEEDS = 2
+Say = Callable[[int, int, str], None]  # (runs done, runs in all as far as is known, what)
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Show nothing."""
+
+
+class _Count:
+    """Runs done and to do, what they took, and what one of them says of the machine."""
+
+    def __init__(self, total: int, say: Say):
+        self.total, self.say = total, say
+        self.done = 0
+        self.seen: dict[str, Any] = {}
+
+    def __call__(self, record: Any) -> None:
+        self.seen[record.key] = record
+        self.done += 1
+        self.total = max(self.total, self.done)
+        self.say(self.done, self.total, f"{record.arm}, seed {record.seed}: {record.status}")
+
+    @property
+    def seconds(self) -> float:
+        return sum(r.seconds or 0.0 for r in self.seen.values())
+
+
+def lab_recipe(claim: Claim, scale: Scale) -> Mapping[str, Any]:
+    """The claim's lab task as a recipe without methods. ClaimError where the claim cannot be run at this scale."""
+    from tunewright.claims.lab.tasks import task
+
+    if scale not in claim.scales:
+        raise ClaimError(f"this claim is not run at scale '{scale}'", remedy=f"it can be run at: {', '.join(claim.scales)}")
+    return task(claim.task).recipe(scale)
+
+
+def run_claim(
+    name: str,
+    scale: Scale = "nano",
+    *,
+    engine: Engine,
+    results: Path | None = None,
+    say: Say = silent,
+    claims: Path | None = None,
+    task: Mapping[str, Any] | None = None,
+) -> ScaleResult:
+    """Run, judge and store one claim at one scale; see the module.
+
+    `task` stands in for the lab task's recipe, `claims` for the folder of claims, `results` for that of results.
+    """
+    loaded = load(name, claims) if claims is not None else load(name)
+    claim = loaded.claim
+    task = task if task is not None else lab_recipe(claim, scale)
+    result = results_io.begin(loaded.name, scale, _begun(loaded), results)
+    count = _Count(sum(TUNING_SEEDS * len(claim.rates_of(a)) + claim.seeds for a in claim.arms), say)
+    run = ClaimRun(claim, scale, task, engine, cache_folder() / "claims" / loaded.name / scale)
+    tuned = {arm.name: _tune(run, arm, count) for arm in claim.arms if arm.methods}
+    run.rates = {name: t.rate for name, t in tuned.items()}
+    best = _best(claim, tuned) if claim.against == "best" else None
+    if loaded.measure is not None:
+        _measure(loaded, run, result, say, best)
+    else:
+        _compare(run, result, count, best)
+    for arm in result.arms:
+        if arm.name in tuned:
+            arm.rate, arm.tuned = tuned[arm.name].rate, [_plain(a) for a in tuned[arm.name].attempts]
+    _describe(result, count)
+    return results_io.finish(loaded.name, scale, result, results)
+
+
+def _begun(loaded: Loaded) -> ScaleResult:
+    claim = loaded.claim
+    return ScaleResult(
+        paper=claim.paper,
+        metric=claim.metric,
+        direction=claim.direction,
+        smallest=claim.smallest,
+        claim=claim.model_dump(mode="json", exclude_defaults=True),
+        started=datetime.now(UTC),
+        claim_hash=code_hash.of_claim(loaded),
+        method_hash=code_hash.of_methods(claim),
+    )
+
+
+def _tune(run: ClaimRun, arm: Arm, count: _Count) -> Any:
+    return run.engine.tune(lambda rate, seed: recipe_of(run.task, run.claim, arm, seed, rate), run.claim.rates_of(arm), count)
+
+
+def _best(claim: Claim, tuned: Mapping[str, Any]) -> str:
+    """The baseline with the best validation score: chosen without a look at the rows that are judged."""
+    scores = {b.name: tuned[b.name].score for b in claim.baselines if b.name in tuned and tuned[b.name].rate is not None}
+    if not scores:
+        raise ClaimError("no baseline gave a finished run on validation rows, so none is best", remedy="look at the tuned attempts in the result")
+    return max(scores, key=lambda n: scores[n])
+
+
+def _compare(run: ClaimRun, result: ScaleResult, count: _Count, best: str | None) -> None:
+    """All seeds of all arms in one go, then the verdict."""
+    claim = run.claim
+    able = [a for a in claim.arms if run.rates.get(a.name) is not None or not a.methods]
+    trials = [run.engine.trial(a.name, s, recipe_of(run.task, claim, a, s, run.rates.get(a.name))) for a in able for s in range(claim.seeds)]
+    count.total = count.done + len(trials)
+    found = run.engine.run_all(trials, count)
+    records = {a.name: found[i * claim.seeds : (i + 1) * claim.seeds] for i, a in enumerate(able)}
+    result.arms = [
+        ArmResult(
+            name=a.name,
+            methods=a.methods,
+            runs=[judging.run_result(claim, s, r) for s, r in enumerate(records[a.name])] if a.name in records else _none_finished(claim),
+        )
+        for a in claim.arms
+    ]
+    result.failed_runs = sum(r.status != "finished" for a in result.arms for r in a.runs)
+    every = {a.name: records.get(a.name) or [_Unfinished()] * claim.seeds for a in claim.arms}
+    result.pairs, result.judged = judging.judge_records(claim, every, best)
+
+
+class _Unfinished:
+    """The record of a run that was not tried, because none of its arm finished while tuning."""
+
+    status = "failed"
+
+
+def _none_finished(claim: Claim) -> list[RunResult]:
+    return [RunResult(seed=s, status="failed", error="no learning rate gave a finished run") for s in range(claim.seeds)]
+
+
+def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, say: Say, best: str | None) -> None:
+    """The claim's own measure, seed by seed; what it gave is kept until claim, methods, rates or task change."""
+    claim = run.claim
+    decides = [result.claim_hash, result.method_hash, run.rates, json.dumps(run.task, sort_keys=True, default=str)]
+    folder = run.folder / hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
+    run.folder = folder
+    values: list[dict[str, float] | None] = []
+    errors: list[str | None] = []
+    for seed in range(claim.seeds):
+        kept = folder / f"seed-{seed}.json"
+        if kept.exists():
+            values.append(json.loads(kept.read_text(encoding="utf-8")))
+            errors.append(None)
+        else:
+            value, error = _one_seed(loaded, run, seed)
+            values.append(value)
+            errors.append(error)
+            if value is not None:
+                write_json(kept, value)
+        say(seed + 1, claim.seeds, f"measured seed {seed}")
+    result.arms = judging.measured_arms(claim, values, errors)
+    result.failed_runs = sum(v is None for v in values)
+    result.pairs, result.judged = judging.judge_measured(claim, values, best)
+
+
+def _one_seed(loaded: Loaded, run: ClaimRun, seed: int) -> tuple[dict[str, float] | None, str | None]:
+    try:
+        found = {k: float(v) for k, v in loaded.measure(run, seed).items()}
+    except TunewrightError as error:
+        return None, f"{type(error).__name__}: {error.what}"
+    missing = [a.name for a in run.claim.arms if a.name not in found]
+    if missing:
+        raise ClaimError(f"measure gave no figure for {', '.join(missing)}", where=str(loaded.file), remedy="return one figure an arm, under its name")
+    return found, None
+
+
+def _plain(attempt: Any) -> dict[str, Any]:
+    return attempt.model_dump(mode="json") if hasattr(attempt, "model_dump") else dict(attempt) if isinstance(attempt, Mapping) else dict(vars(attempt))
+
+
+def _describe(result: ScaleResult, count: _Count) -> None:
+    """Verdict, machine, versions and time."""
+    assert result.judged is not None
+    result.status, result.verdict = "judged", result.judged.verdict
+    result.interval = result.judged.interval.model_dump(mode="json") if result.judged.interval else None
+    result.finished, result.seconds = datetime.now(UTC), round(count.seconds, 1) or None
+    some = next((r for r in count.seen.values() if r.status == "finished"), None)
+    if some is None:
+        return
+    hardware = some.hardware
+    result.hardware = hardware.model_dump(mode="json", exclude_none=True) if hasattr(hardware, "model_dump") else dict(hardware or {})
+    result.threads, result.versions, result.commit = some.threads, dict(some.versions), some.commit
+    result.base_hash = (some.recipe.get("made_with") or {}).get("model_hash")
+
+
+def again(
+    name: str, scale: Scale, seeds: int, *, engine: Engine, stored: ScaleResult, task: Mapping[str, Any] | None = None
+) -> list[tuple[str, RunResult, RunResult]]:
+    """Run the first seeds of a stored result once more, at its rates: [(arm, then, now)]. Nothing is judged or written."""
+    claim = load(name).claim
+    task = task if task is not None else lab_recipe(claim, scale)
+    rates = {a.name: a.rate for a in stored.arms}
+    wanted = [(a, s) for a in claim.arms for s in range(seeds)]
+    trials = [engine.trial(a.name, s, recipe_of(task, claim, a, s, rates[a.name])) for a, s in wanted]
+    found = engine.run_all(trials, lambda record: None)
+    then = {(a.name, r.seed): r for a in stored.arms for r in a.runs}
+    return [(a.name, then[a.name, s], judging.run_result(claim, s, record)) for (a, s), record in zip(wanted, found, strict=True)]
