@@ -5,40 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tunewright.recipe import Recipe
+from tunewright.trials import Reading, Store, TrialError, TrialRecord, run_trial
 
 
-@dataclass
-class Reading:
-    strength: float
-    target: float | None
-    kept: dict[str, float] = field(default_factory=dict)
-    drift: float | None = None
+def reading(strength: float, target: float | None, kept: dict[str, float] | None = None, drift: float | None = None) -> Reading:
+    return Reading(strength=strength, target=target, kept=kept or {}, drift=drift)
 
 
-@dataclass
-class Record:
-    key: str
-    arm: str
-    seed: int
-    status: str = "finished"
-    error: dict[str, Any] | None = None
-    base: Any = None
-    strengths: list[Any] = field(default_factory=list)
-    direction: str = "higher"
-    probes: dict[str, Any] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    hardware: dict[str, Any] = field(default_factory=dict)
-    threads: int = 1
-    versions: dict[str, str] = field(default_factory=dict)
-    commit: str | None = None
-    seconds: float = 1.0
-    attempt: int = 1
+def record(key: str, arm: str, seed: int, **more: Any) -> TrialRecord:
+    return TrialRecord(key=key, arm=arm, seed=seed, started=datetime.now(UTC), seconds=1.0, **more)
+
+
+def failed(key: str, arm: str, seed: int, message: str) -> TrialRecord:
+    return record(key, arm, seed, status="failed", error=TrialError(type="NonFiniteError", message=message))
 
 
 @dataclass
@@ -62,22 +47,22 @@ def key_of(recipe: Recipe) -> str:
 
 
 class Engine:
-    """`run(recipe) -> Record`; finished records are kept by key, so that what was run is counted in `ran`."""
+    """`run(recipe) -> TrialRecord`; finished records are kept by key, so that what was run is counted in `ran`."""
 
-    def __init__(self, run: Callable[[str, str, int, Recipe], Record]):
+    def __init__(self, run: Callable[[str, str, int, Recipe], TrialRecord]):
         self.run, self.store, self.ran = run, {}, []
 
     def trial(self, arm: str, seed: int, recipe: Recipe) -> Trial:
         return Trial(arm, seed, recipe)
 
-    def _one(self, arm: str, seed: int, recipe: Recipe) -> Record:
+    def _one(self, arm: str, seed: int, recipe: Recipe) -> TrialRecord:
         key = key_of(recipe)
         if key not in self.store:
             self.ran.append((arm, seed))
             self.store[key] = self.run(key, arm, seed, recipe)
         return self.store[key]
 
-    def run_all(self, trials: Sequence[Trial], on_record: Callable[[Any], None]) -> list[Record]:
+    def run_all(self, trials: Sequence[Trial], on_record: Callable[[Any], None]) -> list[TrialRecord]:
         found = []
         for t in trials:
             found.append(self._one(t.arm, t.seed, t.recipe))
@@ -99,22 +84,11 @@ class Engine:
         best = max(scores, key=lambda r: scores[r]) if scores else None
         return Tuned(best, attempts, scores[best] if best is not None else 0.0)
 
-    def run_one(self, recipe: Recipe, keep_artefacts: bool) -> Record:
+    def run_one(self, recipe: Recipe, keep_artefacts: bool) -> TrialRecord:
         return self._one("one", recipe.train.seed, recipe)
 
 
-def real(folder: Path) -> Callable[[str, str, int, Recipe], Record]:
-    """Runs a recipe in this process and reads its report."""
-
-    def run(key: str, arm: str, seed: int, recipe: Recipe) -> Record:
-        from tunewright.run import run as run_recipe
-
-        report = run_recipe(recipe, folder / key, quiet=True).report
-        base = Reading(0.0, report.target.before.value, {k.name: k.before.value for k in report.kept}, 0.0)
-        strengths = [Reading(s.strength, s.target.value, {n: v.value for n, v in s.kept.items()}, s.drift.value) for s in report.trade]
-        return Record(
-            key, arm, seed, base=base, strengths=strengths, direction=report.target.direction, cost=report.cost.model_dump(),
-            recipe={"made_with": {"model_hash": report.model.hash}}, versions=report.run.versions, seconds=report.run.seconds,
-        )  # fmt: skip
-
-    return run
+def real(folder: Path) -> Callable[[str, str, int, Recipe], TrialRecord]:
+    """Runs a recipe in this process."""
+    store = Store(folder)
+    return lambda key, arm, seed, recipe: run_trial(recipe, store, arm=arm)

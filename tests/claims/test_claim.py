@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.claims.stand_in import Reading
+from tests.claims.stand_in import reading
 from tunewright.claims import claim as claims
 from tunewright.claims import metrics
 from tunewright.claims.claim import Arm, Claim
@@ -52,6 +52,17 @@ def test_methods_go_to_the_top_or_into_stages_that_have_none():
     staged = {"stages": [{"name": "a", "methods": ["full"], "budget": {"steps": 9}}, {"name": "b"}]}
     assert with_methods(staged, ["lora"])["stages"] == [{"name": "a", "methods": ["full"], "budget": {"steps": 9}}, {"name": "b", "methods": ["lora"]}]
     assert with_methods({"methods": ["hft"]}, ["lora"])["methods"] == ["hft"]
+    common = with_methods({**staged, "budget": {"steps": 3}}, ["lora"])
+    assert "budget" not in common and [s["budget"] for s in common["stages"]] == [{"steps": 9}, {"steps": 3}]
+
+
+def test_a_scale_may_change_seeds_and_budget_alone():
+    claim = a_claim(real={"seeds": 5, "budget": {"tokens": 10}}, budget={"tokens": 2})
+    assert claim.at_scale("nano") is claim and (claim.at_scale("real").seeds, claim.at_scale("real").budget) == (5, {"tokens": 10})
+    with pytest.raises(ValueError, match="'real' may change"):
+        a_claim(real={"metric": "drift"})
+    with pytest.raises(ClaimError, match="not run at scale 'real'"):
+        a_claim(scales=("nano",)).at_scale("real")
 
 
 @pytest.mark.parametrize(
@@ -73,8 +84,8 @@ def test_a_claim_that_is_not_sound_says_so(changes, says):
 
 
 RECORD = SimpleNamespace(
-    base=Reading(0.0, 0.1, {"general": 3.0, "code": 2.0}, None),
-    strengths=[Reading(0.5, 0.4, {"general": 3.1, "code": 2.1}, 0.2), Reading(1.0, 0.7, {"general": 3.4, "code": 2.2}, 0.9)],
+    base=reading(0.0, 0.1, {"general": 3.0, "code": 2.0}, None),
+    strengths=[reading(0.5, 0.4, {"general": 3.1, "code": 2.1}, 0.2), reading(1.0, 0.7, {"general": 3.4, "code": 2.2}, 0.9)],
     cost={"seconds": {"train": 8.0}, "steps": 4, "flops": 1e9, "peak_memory_bytes": None},
     probes={"calibration": {"tuned_ece": 0.05}},
 )

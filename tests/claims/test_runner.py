@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from tests import small
-from tests.claims.stand_in import Engine, Reading, Record, real
+from tests.claims.stand_in import Engine, failed, reading, real, record
 from tunewright.claims import claim as claims
 from tunewright.claims import code_hash, listing, results_io, runner
 from tunewright.errors import ClaimError, DataError
@@ -39,8 +39,8 @@ def figures(recipe, gain):
     method = recipe.stages[0].methods[0].name
     noise = random.Random(f"{method} {recipe.train.seed}").gauss(0, 0.01)
     top = 0.5 + gain.get(method, 0.0) + noise + 10 * recipe.train.learning_rate
-    return Reading(0.0, 0.1, {"general": 3.0}, None), [
-        Reading(s, 0.1 + s * (top - 0.1), {"general": 3.0 + s * s * (0.5 - gain.get(method, 0.0))}, s) for s in (0.25, 0.5, 0.75, 1.0)
+    return reading(0.0, 0.1, {"general": 3.0}, None), [
+        reading(s, 0.1 + s * (top - 0.1), {"general": 3.0 + s * s * (0.5 - gain.get(method, 0.0))}, s) for s in (0.25, 0.5, 0.75, 1.0)
     ]
 
 
@@ -48,9 +48,9 @@ def made_up(broken=(), **gain):
     def run(key, arm, seed, recipe):
         method = recipe.stages[0].methods[0].name
         if (method, seed) in broken or (method, None) in broken:
-            return Record(key, arm, seed, status="failed", error={"type": "NonFiniteError", "message": "loss is not finite"}, recipe={})
+            return failed(key, arm, seed, "loss is not finite")
         base, strengths = figures(recipe, gain)
-        return Record(key, arm, seed, base=base, strengths=strengths, recipe={"made_with": {"model_hash": "abc"}}, versions={"torch": "x"}, cost={"steps": 3})
+        return record(key, arm, seed, base=base, strengths=strengths, base_hash="abc", versions={"torch": "x"}, cost={"steps": 3})
 
     return Engine(run)
 
@@ -198,7 +198,7 @@ def test_a_measure_of_its_own_is_judged_by_the_same_rule_and_goes_on_where_it_st
     done = len(engine.ran)
     assert run(here, engine).attempts == 1 and len(engine.ran) == done
     broken = made_up(hft=0.2)
-    broken.run_one = lambda recipe, keep: Record("k", "hft", 0, status="failed", error={"message": "out of memory"})
+    broken.run_one = lambda recipe, keep: failed("k", "hft", 0, "out of memory")
     (here / "claims" / "hft.py").write_text((here / "claims" / "hft.py").read_text() + "\n# changed\n")
     result = run(here, broken)
     assert result.verdict == "unclear" and result.failed_runs == 4 and "out of memory" in result.arms[0].runs[0].error

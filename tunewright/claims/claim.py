@@ -53,7 +53,7 @@ class Claim(_Part):
     baselines: list[Arm] = Field(default_factory=list, description="what it is compared with; none only where `measure` gives a figure that stands alone")
     metric: str = Field(description="what is compared (docs/claims.md lists what there is)")
     direction: Direction = Field(description="which way the metric is better")
-    smallest: float = Field(description="smallest effect of interest d, in the metric's unit (or a share, if relative); negative: not worse by more than |d|")
+    smallest: float = Field(description="smallest effect of interest d, in the metric's unit (or a share, if relative); negative: not worse by more than that")
     relative: bool = Field(False, description="effects as shares of the baseline's figure")
     against: Literal["each", "best"] = Field("each", description="hold against each baseline, or against the one that did best on validation")
     seeds: int = Field(8, ge=2, description="seeds, all run before anything is judged")
@@ -64,6 +64,7 @@ class Claim(_Part):
     at: float = Field(1.0, gt=0, le=1, description="matched targets: where to compare, as a share of the best gain that both reach (0.9 is far less noisy)")
     extra: dict[str, Any] = Field(default_factory=dict, description="laid over the lab task's recipe, for every arm")
     scales: tuple[Scale, ...] = Field(("nano", "real"), description="where it can be run")
+    real: dict[str, Any] = Field(default_factory=dict, description="fields that differ at scale real: {'seeds': 5, 'budget': {'tokens': 20000}}")
     differs: str | None = Field(None, description="how the test differs from the paper's own setting")
 
     @model_validator(mode="after")
@@ -75,7 +76,17 @@ class Claim(_Part):
             if any(not 2 <= b / a <= 4 for a, b in zip(rates, rates[1:], strict=False)):
                 raise ValueError(f"learning rates rise by a factor of about 3, got {rates}")
         metrics.find(self.metric)
+        if self.real:
+            if not self.real.keys() <= {"seeds", "budget", "rates", "strengths", "extra", "smallest"}:
+                raise ValueError(f"'real' may change seeds, budget, rates, strengths, extra and smallest, got {', '.join(self.real)}")
+            self.at_scale("real")
         return self
+
+    def at_scale(self, scale: Scale) -> Claim:
+        """The claim as it is run at a scale. ClaimError where it is not run there."""
+        if scale not in self.scales:
+            raise ClaimError(f"this claim is not run at scale '{scale}'", remedy=f"it can be run at: {', '.join(self.scales)}")
+        return Claim.model_validate({**dict(self), **self.real, "real": {}}) if scale == "real" else self
 
     @property
     def arms(self) -> list[Arm]:

@@ -15,13 +15,14 @@ from tunewright.recipe import Recipe
 
 
 def recipe_of(task: Mapping[str, Any], claim: Claim, arm: Arm, seed: int, rate: float | None, overlay: Mapping[str, Any] | None = None) -> Recipe:
-    """An arm's recipe: the lab task's, the claim's overlay, the arm's, methods and budget, seed and rate, then `overlay`."""
-    mapping = merged(merged(task, claim.extra), arm.extra)
-    mapping = with_methods(mapping, arm.methods, claim.budget)
+    """An arm's recipe: the lab task's, the claim's overlay, the arm's, seed and rate, then `overlay`; methods and budget last."""
     own: dict[str, Any] = {"name": f"{arm.name}-{seed}", "train": {"seed": seed}, "evaluation": {"strengths": list(claim.strengths)}}
     if rate is not None:
         own["train"]["learning_rate"] = rate
-    return Recipe(**merged(merged(mapping, own), overlay or {}))
+    mapping = dict(task)
+    for over in (claim.extra, arm.extra, own, overlay or {}):
+        mapping = merged(mapping, over)
+    return Recipe(**with_methods(mapping, arm.methods, claim.budget))
 
 
 @dataclass
@@ -54,6 +55,6 @@ class ClaimRun:
         """
         record = self.engine.run_one(self.recipe(arm, seed, **overlay), keep_artefacts)
         if record.status != "finished":
-            what = record.error.get("message") if isinstance(record.error, Mapping) else getattr(record.error, "message", record.error)
-            raise ClaimError(f"the run of '{arm}' with seed {seed} {record.status}: {what}", where=record.key)
+            why = record.error.message if record.error is not None else "no reason is known"
+            raise ClaimError(f"the run of '{arm}' with seed {seed} {record.status}: {why}", where=record.key)
         return record

@@ -23,7 +23,7 @@ def run_result(claim: Claim, seed: int, record: Any) -> RunResult:
     return RunResult(
         seed=seed,
         status=record.status,
-        error=None if finished else _said(record.error),
+        error=f"{record.error.type}: {record.error.message}" if record.error is not None else None,
         figure=metrics.value(record, claim.metric) if finished and not matched else None,
         base=_figures(record.base, 0.0) if finished else None,
         strengths=[_figures(r, r.strength) for r in record.strengths] if finished else [],
@@ -31,13 +31,6 @@ def run_result(claim: Claim, seed: int, record: Any) -> RunResult:
         key=record.key,
         attempt=record.attempt,
     )
-
-
-def _said(error: Any) -> str | None:
-    if error is None:
-        return None
-    found = error if isinstance(error, Mapping) else error.model_dump()
-    return ": ".join(str(found[k]) for k in ("type", "message") if found.get(k))
 
 
 def _figures(reading: Any, strength: float) -> Figures:

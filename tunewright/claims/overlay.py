@@ -29,11 +29,16 @@ def _named(value: Any) -> bool:
 
 
 def with_methods(recipe: Mapping[str, Any], methods: list[Any], budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The recipe with an arm's methods: at its top, or in each stage that names none. `budget` replaces the task's own."""
+    """The recipe with an arm's methods: at its top, or in each stage that names none.
+
+    `budget` replaces every budget that is written; one at the top is that of the stages that have none.
+    """
     out = copy.deepcopy(dict(recipe))
-    places = out["stages"] if "stages" in out else [out]
-    for place in places:
+    common = out.pop("budget", None) if "stages" in out else None
+    for place in out.get("stages", [out]):
         place.setdefault("methods", copy.deepcopy(methods))
         if budget is not None:
             place["budget"] = dict(budget)
+        elif common is not None:
+            place.setdefault("budget", common)
     return out

@@ -43,7 +43,7 @@ class RunResult(_Part):
     figure: float | None = Field(None, description="the claim's metric (at matched target it stands with the pair instead)")
     base: Figures | None = Field(None, description="the untouched base")
     strengths: list[Figures] = Field(default_factory=list)
-    seconds: float | None = Field(None, description="of training")
+    seconds: float | None = Field(None, description="of the whole trial, measuring included")
     key: str | None = Field(None, description="the trial's key in the store")
     attempt: int = Field(1, description="how many times this run was begun")
     other: dict[str, float] = Field(default_factory=dict, description="further figures of the claim's own measure")

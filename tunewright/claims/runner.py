@@ -52,8 +52,7 @@ def lab_recipe(claim: Claim, scale: Scale) -> Mapping[str, Any]:
     """The claim's lab task as a recipe without methods. ClaimError where the claim cannot be run at this scale."""
     from tunewright.claims.lab.tasks import task
 
-    if scale not in claim.scales:
-        raise ClaimError(f"this claim is not run at scale '{scale}'", remedy=f"it can be run at: {', '.join(claim.scales)}")
+    claim.at_scale(scale)
     return task(claim.task).recipe(scale)
 
 
@@ -72,9 +71,9 @@ def run_claim(
     `task` stands in for the lab task's recipe, `claims` for the folder of claims, `results` for that of results.
     """
     loaded = load(name, claims) if claims is not None else load(name)
-    claim = loaded.claim
+    claim = loaded.claim.at_scale(scale)
     task = task if task is not None else lab_recipe(claim, scale)
-    result = results_io.begin(loaded.name, scale, _begun(loaded), results)
+    result = results_io.begin(loaded.name, scale, _begun(loaded, claim), results)
     count = _Count(sum(TUNING_SEEDS * len(claim.rates_of(a)) + claim.seeds for a in claim.arms), say)
     run = ClaimRun(claim, scale, task, engine, cache_folder() / "claims" / loaded.name / scale)
     tuned = {arm.name: _tune(run, arm, count) for arm in claim.arms if arm.methods}
@@ -91,8 +90,7 @@ def run_claim(
     return results_io.finish(loaded.name, scale, result, results)
 
 
-def _begun(loaded: Loaded) -> ScaleResult:
-    claim = loaded.claim
+def _begun(loaded: Loaded, claim: Claim) -> ScaleResult:
     return ScaleResult(
         paper=claim.paper,
         metric=claim.metric,
@@ -197,17 +195,16 @@ def _describe(result: ScaleResult, count: _Count) -> None:
     some = next((r for r in count.seen.values() if r.status == "finished"), None)
     if some is None:
         return
-    hardware = some.hardware
-    result.hardware = hardware.model_dump(mode="json", exclude_none=True) if hasattr(hardware, "model_dump") else dict(hardware or {})
+    result.hardware = {k: v for k, v in some.hardware.items() if v is not None}
     result.threads, result.versions, result.commit = some.threads, dict(some.versions), some.commit
-    result.base_hash = (some.recipe.get("made_with") or {}).get("model_hash")
+    result.base_hash = some.base_hash
 
 
 def again(
     name: str, scale: Scale, seeds: int, *, engine: Engine, stored: ScaleResult, task: Mapping[str, Any] | None = None
 ) -> list[tuple[str, RunResult, RunResult]]:
     """Run the first seeds of a stored result once more, at its rates: [(arm, then, now)]. Nothing is judged or written."""
-    claim = load(name).claim
+    claim = load(name).claim.at_scale(scale)
     task = task if task is not None else lab_recipe(claim, scale)
     rates = {a.name: a.rate for a in stored.arms}
     wanted = [(a, s) for a in claim.arms for s in range(seeds)]

@@ -116,8 +116,8 @@ def matched(trials: int, truth_from: int = 40_000, seed: int = 3) -> Iterator[Ro
 
 
 def figures(trials: int) -> list[Row]:
-    """Every figure, each from `trials` repetitions (a page of claims and curves: a quarter as many)."""
-    return [*single(trials), *several(trials), *pages(trials // 4), *matched(trials // 4)]
+    """Every figure, each from `trials` repetitions (a page of claims: a quarter as many)."""
+    return [*single(trials), *several(trials), *pages(trials // 4), *matched(trials)]
 
 
 def table(rows: list[Row]) -> str:
