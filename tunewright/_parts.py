@@ -176,6 +176,9 @@ class Budget(Spec):
 class MeasureSpec(Spec):
     """How base and tuned are measured."""
 
+    split: Literal["eval", "validation"] = Field(
+        "eval", description="rows that the target is measured on; validation: where something is chosen by it, so that eval stays unseen", examples=["eval"]
+    )
     metric: str = Field("auto", min_length=1, description="the target's headline; auto: the task's own", examples=["exact_match"])
     max_new_tokens: Whole = Field(32, gt=0, description="longest generated answer, in tokens", examples=[32])
     strengths: list[Annotated[Real, Field(ge=0)]] = Field(

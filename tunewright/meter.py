@@ -63,7 +63,14 @@ class Meter:
         self.reference: Reference | None = None
         self.features: Features | None = None
         self.drift_on = ""
+        self.choices = True
         self.drift_rows: list[Row] = []
+
+
+    def figures_only(self, *, choices: bool) -> None:
+        """Leave out what only a page shows: the base's few shots and, without `choices`, the choice among labels."""
+        self.spec = self.spec.model_copy(update={"few_shot": 0})
+        self.choices = choices
 
     @property
     def model(self) -> Any:
@@ -81,7 +88,7 @@ class Meter:
         return known
 
     def _read_base(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        found = self._read(choice=True)
+        found = self._read(choice=self.choices)
         k = self.spec.few_shot
         train = self.session.stages[-1].rows.rows
         if self.generated and k and sum(1 for r in train if r.fields.get("reference")) > k:
@@ -160,19 +167,21 @@ class Meter:
 
     def _rows_hash(self) -> str:
         s = self.session
-        parts = [rows_hash(self.rows), s.stages[-1].rows.hash, *(f"{n}={d.hash}" for n, d in s.keep.items()), rows_hash(self.drift_rows)]
+        shown = [s.stages[-1].rows.hash] if self.spec.few_shot else []  # training rows: only the few shots see them
+        parts = [rows_hash(self.rows), *shown, *(f"{n}={d.hash}" for n, d in s.keep.items()), rows_hash(self.drift_rows)]
         return "/".join(parts)
 
     def _settings(self) -> dict[str, Any]:
         s = self.session
-        fixed = self.spec.model_dump(exclude={"strengths"})
+        fixed = self.spec.model_dump(exclude={"strengths", "split"})
         return {
             **fixed,
             "metric": self.metric,
             "precision": s.precision,
             "device": s.device,
             "packed": s.packed,
-            "seed": s.seed,
+            "seed": s.seed if self.spec.few_shot else None,
+            "choices": self.choices,
             "vocabulary": s.recipe.new_tokens,
             "threads": torch.get_num_threads(),
             "task": s.task.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from importlib import metadata
@@ -134,6 +135,19 @@ def trained_of(session: Session, results: dict[str, StageResult]) -> schema.Trai
     ]
     frozen = [f"the base's {role} weights" for role, room in rooms.items() if not room.trained]
     return schema.Trained(rooms=rooms, methods=methods, frozen=frozen)
+
+
+def order_of(session: Session, results: dict[str, StageResult]) -> str:
+    """A hash of the rows that each stage draws, in order, over the steps it made: equal where two runs learn from equal rows.
+
+    A mixture that follows what is learned may draw others than a fresh cursor gives; such a method cannot be told by this.
+    """
+    h = hashlib.sha256()
+    for part in session.stages:
+        cursor = session.cursor(part)
+        for _ in range(results[part.spec.name].steps):
+            h.update("\0".join(row.id for row, _ in cursor.next_batch()).encode() + b"\n")
+    return h.hexdigest()[:16]
 
 
 def stages_of(session: Session, results: dict[str, StageResult], metrics: list[dict[str, Any]]) -> list[schema.StageInfo]:

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Result:
-    """A finished run: its folder and what report.json holds."""
+    """A finished run: its folder and what report.json holds. `order`: a hash of the training rows as they are drawn (trials)."""
 
     folder: Path
     report: Report
+    order: str | None = None
 
 
 def run_recipe(path: str | Path, sets: Sequence[str] = (), out: Path | None = None, *, quiet: bool = False, json: bool = False) -> Result:
@@ -40,8 +41,12 @@ def run_recipe(path: str | Path, sets: Sequence[str] = (), out: Path | None = No
     return run(Recipe.load(path, sets), out, quiet=quiet, json=json)
 
 
-def run(recipe: Recipe, out: Path | str | None = None, *, quiet: bool = False, json: bool = False) -> Result:
-    """Run a recipe. Writes `out`, or runs/<name>, runs/<name>-2 ...; returns the folder and the report."""
+def run(recipe: Recipe, out: Path | str | None = None, *, quiet: bool = False, json: bool = False, figures_only: bool = False) -> Result:
+    """Run a recipe. Writes `out`, or runs/<name>, runs/<name>-2 ...; returns the folder and the report.
+
+    `figures_only`: for trials, which are thrown away once they are read. No page, no answers and few shots, no choice among
+    labels (unless a probe reads it); the last stage is not saved for later stages. The figures are the same.
+    """
     folder = new_folder(recipe.name, Path(out) if out is not None else recipe.out)
     screen = Screen(quiet=quiet, json=json)
     with locked(folder):
@@ -49,7 +54,7 @@ def run(recipe: Recipe, out: Path | str | None = None, *, quiet: bool = False, j
             folder.write_recipe(recipe.dump(absolute=True))
             _note_start(folder)
             # the run's own copy is what `resume` will read: the same text gives the same names
-            return _Run(folder, Recipe.load(folder.file(RECIPE)), screen).whole()
+            return _Run(folder, Recipe.load(folder.file(RECIPE)), screen, figures_only=figures_only).whole()
         except Exception:  # a signal is none: what it stops can be gone on with
             if not folder.progress().get("began"):
                 discard_if_empty(folder)
@@ -90,21 +95,31 @@ def _note_start(folder: RunFolder) -> None:
 class _Run:
     """One process's work on a run's folder."""
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, screen: Screen):
+    def __init__(self, folder: RunFolder, recipe: Recipe, screen: Screen, *, figures_only: bool = False):
         from tunewright.assemble import assemble
         from tunewright.measure.cost import Cost
         from tunewright.memory import keep_freed_memory
 
         keep_freed_memory()
-        self.folder, self.recipe, self.screen = folder, recipe, screen
+        self.folder, self.recipe, self.screen, self.figures_only = folder, recipe, screen, figures_only
         self.cost: Cost = Cost()
         with self.cost.phase("load"):
             self.session: Session = assemble(recipe, screen.say)
+        if recipe.evaluation.split == "validation":
+            self._measure_on_validation()
         self._check_same()
         saved = folder.progress().get("cost")
         if saved:
             self.cost.restore(saved)
         self.results: dict[str, StageResult] = {}
+
+    def _measure_on_validation(self) -> None:
+        """What is chosen by its figures (a learning rate) is judged on rows held out from training, never on those reported."""
+        from tunewright.errors import RecipeError
+
+        if self.session.validation is None:
+            raise RecipeError("there are no validation rows to measure on", where="evaluation.split", remedy="write data.validation: 10%, or a file")
+        self.session.eval = self.session.validation
 
     def _check_same(self) -> None:
         """A resumed run must meet the weights and rows that it began with; a new one only says where they differ."""
@@ -170,6 +185,8 @@ class _Run:
             self._try_set_up()
         self.folder.note_progress(began=True)
         self.meter: Meter = Meter(self.session, self.cost)
+        if self.figures_only:
+            self.meter.figures_only(choices=bool(self.recipe.measure))
         self.screen.say("measuring the base")
         known = self.meter.prepare_base()
         self._note()
@@ -218,7 +235,8 @@ class _Run:
             parameters=self._parameters(),
             gradients="all" if any(n in result.trained_names for n in self.session.adapted.base_parameters()) else "adapters",
         )
-        save_result(self.folder, stage, keeper, result)
+        if not (self.figures_only and part is self.session.stages[-1]):
+            save_result(self.folder, stage, keeper, result)
         self.results[name] = result
         self._note()
         if keeper.stop_requested:
@@ -294,13 +312,13 @@ class _Run:
         adapted, meter = self.session.adapted, self.meter
         self.screen.say("measuring the tuned model")
         with self.cost.phase("tuned measured"), adapted.at_strength(1.0):
-            tuned = meter.read()
+            tuned = meter.read(choice=meter.choices)
         dial = self._dial(tuned)
         with self.cost.phase("probes"):
             found = {use.name: probes.run(use, self.session, meter.base, tuned) for use in self.recipe.measure}
         with self.cost.phase("save"):
             stored = artefacts.save(self.folder.path, self.session)
-        if meter.base.target:
+        if meter.base.target and not self.figures_only:
             write_rows(self.folder.file(ROWS), pair(meter.base.target, tuned.target))
         metrics = self.folder.metrics()
         self.folder.note_progress(finished=_now())
@@ -318,12 +336,14 @@ class _Run:
             trained=results.trained_of(self.session, self.results),
             stages=results.stages_of(self.session, self.results, metrics),
             training=results.training_of(metrics, self.results),
-            tokens_view=results.views_of(self.session),
-            answers=results.answers_of(meter.base.target, tuned.target) if meter.base.target else [],
+            tokens_view={} if self.figures_only else results.views_of(self.session),
+            answers=results.answers_of(meter.base.target, tuned.target) if meter.base.target and not self.figures_only else [],
             probes=found,
             notes=self._notes(),
             files=artefacts.described(self.folder.path),
         )
+        if self.figures_only:
+            return Result(self.folder.path, report, results.order_of(self.session, self.results))
         page.render(report, metrics, [r.model_dump() for r in pair(meter.base.target, tuned.target)], self.folder.path)
         report.save(self.folder.path)
         self._note()
