@@ -18,7 +18,7 @@ from tunewright.recipe import Recipe, missing
 _ROOMS = {
     "method": ("methods/",),
     "optimizer": ("methods/",),
-    "after": ("weights/",),
+    "after": ("weights/", "inference"),
     "select": ("data/select",),
     "probe": ("measure",),
 }

@@ -243,15 +243,15 @@ def _methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, 
 
 
 def _other_place(cls: type[Method]) -> str:
-    places = {"merge": "after", "edit": "after", "probe": "measure", "select": "data.select"}
+    places = {"merge": "after", "edit": "after", "predict": "after", "probe": "measure", "select": "data.select"}
     return "write it under " + " or ".join(sorted({places.get(s, s) for s in cls.slots()})) + ":"
 
 
 def _check_after(recipe: Recipe) -> None:
-    for place, slots, uses in (("after", ("merge", "edit"), recipe.after), ("measure", ("probe",), recipe.measure)):
+    for place, slots, uses in (("after", ("merge", "edit", "predict"), recipe.after), ("measure", ("probe",), recipe.measure)):
         for use in uses:
             cls = catalogue.load_method(use.name, use.place)
-            if not set(cls.slots()) & set(slots):
+            if not set(cls.slots()) & set(slots) or (place == "after" and set(cls.slots()) & set(TRAINING_SLOTS)):
                 raise MethodError(
                     f"'{use.name}' cannot stand under {place}: it fills {', '.join(cls.slots())}",
                     where=use.place or place,

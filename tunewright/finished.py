@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright import carry, catalogue, checkpoint
+from tunewright import carry, catalogue, checkpoint, predicting
 from tunewright.assemble import add_tokens, device_of, options_of
 from tunewright.errors import CheckpointError, FolderError
 from tunewright.folder import RECIPE
@@ -67,7 +67,7 @@ def open_run(folder: Path | str) -> Finished:
     adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
     _prepare(recipe, adapted)
     last = folder / "stages" / recipe.stages[-1].name
-    if recipe.after:
+    if any(not predicting.predicts(use) for use in recipe.after):
         delta_format.load_delta(adapted, folder)
     elif (last / checkpoint.MANIFEST).exists():
         carry.load_stage(last, adapted)

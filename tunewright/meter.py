@@ -65,7 +65,7 @@ class Meter:
         self.drift_on = ""
         self.choices = True
         self.drift_rows: list[Row] = []
-
+        self.predictor: nn.Module | None = None  # what decodes in the tuned model's place (predicting.py)
 
     def figures_only(self, *, choices: bool) -> None:
         """Leave out what only a page shows: the base's few shots and, without `choices`, the choice among labels."""
@@ -74,7 +74,7 @@ class Meter:
 
     @property
     def model(self) -> Any:
-        return self.session.adapted.wrapper or self.session.adapted.model
+        return self.predictor or self.session.adapted.wrapper or self.session.adapted.model
 
     # -- the base ------------------------------------------------------------------------------------------------------
 

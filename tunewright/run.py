@@ -166,8 +166,10 @@ class _Run:
         """
         import random
 
+        from tunewright import predicting
         from tunewright.method import Setup
 
+        predicting.check(self.recipe.after, self.session)
         for part in self.session.stages:
             stage, _ = self.session.stage(part)
             if (part.spec.start or "base") != "base" or stage.methods.on("prepare"):
@@ -289,7 +291,7 @@ class _Run:
         return Keeper(self.folder, part.train, part.spec.name, part.index, before, evaluate)
 
     def _after(self) -> None:
-        from tunewright import after, catalogue
+        from tunewright import after, catalogue, predicting
 
         score = None
         if self.session.validation is not None:
@@ -300,6 +302,9 @@ class _Run:
                 return found.get("target", -found["loss"])
 
         for use in self.recipe.after:
+            if predicting.predicts(use):
+                self.meter.predictor = predicting.build(use, self.session, self.meter.model)
+                continue
             with self.cost.phase("after"):
                 after.apply(catalogue.build(use), use.name, self.session.adapted, self.folder.path, score)
 

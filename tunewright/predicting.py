@@ -1,0 +1,90 @@
+"""Predictors: methods under `after:` that change how a tuned model decodes, and none of its weights.
+
+A predictor names its `speakers()`: "tuned" (the run's model as it is), "base" (the same model untouched) or one of the
+recipe's `models`. Each of them reads every token, and `predict` makes one set of logits of theirs. What measures the
+tuned model then measures that; nothing of it is stored.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from tunewright import catalogue
+from tunewright.assemble import Session
+from tunewright.errors import MethodError
+from tunewright.measure._kv import caches_plainly
+from tunewright.method import TRAINING_SLOTS, Method, call
+from tunewright.models.attention import prepare_attention
+from tunewright.models.together import Together
+from tunewright.recipe import MethodUse
+
+OWN = ("tuned", "base")
+
+
+def predicts(use: MethodUse) -> bool:
+    """Whether a step under `after` is a predictor. One that also trains drives its own `predict` in its stage."""
+    slots = catalogue.load_method(use.name).slots()
+    return "predict" in slots and not set(slots) & set(TRAINING_SLOTS)
+
+
+def check(uses: Sequence[MethodUse], session: Session) -> None:
+    """Refuse before anything is measured: steps in a wrong order, tasks, models that are missing or speak other tokens.
+
+    Loads the models that predictors name. Raises MethodError.
+    """
+    kinds = [predicts(use) for use in uses]
+    if kinds != sorted(kinds):
+        late = uses[len(kinds) - 1 - kinds[::-1].index(False)]
+        raise MethodError(f"'{late.name}' changes weights after a predictor", where="after", remedy=f"write {late.name} before it")
+    for use in (u for u, is_one in zip(uses, kinds, strict=True) if is_one):
+        method: Any = catalogue.build(use)
+        if method.tasks is not None and session.task.name not in method.tasks:
+            raise MethodError(f"'{use.name}' does not serve {session.task.name}", where="after", remedy=f"its tasks: {', '.join(method.tasks)}")
+        for speaker in method.speakers():
+            if speaker not in OWN:
+                _other(session, speaker, use.name)
+
+
+def build(use: MethodUse, session: Session, tuned: nn.Module) -> Together:
+    """The models of a predictor as one, `tuned` first. MethodError where one of them has no plain cache."""
+    method: Any = catalogue.build(use)
+    models: dict[str, nn.Module] = {}
+    for speaker in sorted(method.speakers(), key=lambda s: s != "tuned"):
+        models[speaker] = tuned if speaker == "tuned" else _untouched(session) if speaker == "base" else _other(session, speaker, use.name)
+    for speaker, model in models.items():
+        if not caches_plainly(model):  # type: ignore[arg-type]
+            raise MethodError(
+                f"'{use.name}' decodes step by step, and the model '{speaker}' has no plain cache of keys and values",
+                where="after",
+                remedy="use causal decoders without sliding windows, and no method that wraps the model",
+            )
+    session.notes.append(
+        f"the tuned figures are of {use.name}, which decodes with {len(models)} models ({', '.join(models)}): what is saved, exported "
+        "and chatted with is the trained model alone"
+    )
+    return Together(models, lambda logits: _predicted(method, logits)).eval()
+
+
+def _predicted(method: Method, logits: Any) -> Any:
+    return call(method, "predict", logits=logits, needs=None, state=None)
+
+
+def _untouched(session: Session) -> nn.Module:
+    """A frozen copy of the run's model before anything changed it: it speaks beside the tuned one at every token."""
+    with session.adapted.base() as model:
+        return copy.deepcopy(model).requires_grad_(False)
+
+
+def _other(session: Session, name: str, method: str) -> nn.Module:
+    if name not in session.recipe.models:
+        raise MethodError(
+            f"'{method}' decodes with the model '{name}', and the recipe names none", where="models", remedy=f"write models: {{{name}: ./folder-or-hub-id}}"
+        )
+    model: Any = session.other(name).model  # one with another tokenizer is refused there, by the tokens that differ
+    if session.packed and not prepare_attention(model):
+        raise MethodError(f"the attention of the model '{name}' cannot take packed rows", where=f"models.{name}", remedy="write data.packing: false")
+    return model
