@@ -1,0 +1,1 @@
+"""The lab: small bases and tasks on which claims are run."""
