@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tunewright.claims.engine import Search
 from tunewright.recipe import Recipe
 from tunewright.trials import Reading, Store, TrialError, TrialRecord, run_trial
+from tunewright.tuning import Attempt, Tuned
 
 
 def reading(strength: float, target: float | None, kept: dict[str, float] | None = None, drift: float | None = None) -> Reading:
@@ -31,13 +33,6 @@ class Trial:
     arm: str
     seed: int
     recipe: Recipe
-
-
-@dataclass
-class Tuned:
-    rate: float | None
-    attempts: list[dict[str, Any]]
-    score: float = 0.0
 
 
 def key_of(recipe: Recipe) -> str:
@@ -69,20 +64,22 @@ class Engine:
             on_record(found[-1])
         return found
 
-    def tune(self, make: Any, rates: Sequence[float], on_record: Callable[[Any], None]) -> Tuned:
+    def tune(self, arms: Mapping[str, Search], on_record: Callable[[Any], None]) -> dict[str, Tuned]:
+        return {name: self._tune(name, search, on_record) for name, search in arms.items()}
+
+    def _tune(self, name: str, search: Search, on_record: Callable[[Any], None]) -> Tuned:
         scores: dict[float, float] = {}
         attempts = []
-        for rate in rates:
+        for rate in search.rates:
             for seed in range(2):
-                record = self._one("tuning", seed, make(rate, seed))
-                on_record(record)
-                ok = record.status == "finished"
-                score = record.strengths[-1].target if ok else None
-                attempts.append({"rate": rate, "seed": seed, "score": score, "status": record.status})
-                if ok:
+                found = self._one("tuning", seed, search.make(rate, seed))
+                on_record(found)
+                score = found.tuned.target if found.finished else None
+                attempts.append(Attempt(rate=rate, seed=seed, score=score, status=found.status))
+                if score is not None:
                     scores[rate] = scores.get(rate, 0.0) + score / 2
         best = max(scores, key=lambda r: scores[r]) if scores else None
-        return Tuned(best, attempts, scores[best] if best is not None else 0.0)
+        return Tuned(rate=best, attempts=attempts, score=scores[best] if best is not None else None)
 
     def run_one(self, recipe: Recipe, keep_artefacts: bool) -> TrialRecord:
         return self._one("one", recipe.train.seed, recipe)

@@ -11,6 +11,7 @@ from tests.claims.stand_in import Engine, failed, reading, real, record
 from tunewright.claims import claim as claims
 from tunewright.claims import code_hash, listing, results_io, runner
 from tunewright.errors import ClaimError, DataError
+from tunewright.trial_key import closure
 
 TASK = {"model": "m", "task": "text-generation", "data": {"train": "t.jsonl", "eval": "e.jsonl"}}
 DECLARED = """
@@ -170,8 +171,15 @@ def test_a_result_goes_stale_with_its_claim_its_method_and_its_base(here, monkey
 
 
 def test_what_a_method_imports_from_its_room_counts_as_the_method():
-    files = {f.name for f in code_hash.closure(claims.FOLDER.parent / "methods" / "adapters" / "corda.py")}
+    files = {f.name for f in closure(claims.FOLDER.parent / "methods" / "adapters" / "corda.py")}
     assert {"corda.py", "_low_rank.py", "input_covariance.py"} <= files and "method.py" not in files
+
+
+def test_what_a_claim_declares_counts_beside_its_file(here):
+    declare(here)
+    loaded = claims.load("hft", here / "claims")
+    other = loaded.model_copy(update={"claim": loaded.claim.model_copy(update={"seeds": 5})})
+    assert code_hash.of_claim(loaded) != code_hash.of_claim(other)
 
 
 def test_against_the_best_baseline_of_validation_alone(here):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,10 +11,7 @@ from tunewright import catalogue
 from tunewright._uses import MethodUse
 from tunewright.claims.claim import Claim, Loaded
 from tunewright.claims.results_io import ScaleResult
-
-_PACKAGE = Path(__file__).parent.parent
-_ROOMS = ("tunewright.methods.", "tunewright.weights.", "tunewright.inference.", "tunewright.measure.", "tunewright.data.select.", "tunewright.claims.")
-_RULES = {f"tunewright.claims.{m}" for m in ("claim", "claim_run", "rule", "matched", "metrics")}  # the machinery is tested by itself
+from tunewright.trial_key import closure
 
 
 def of_files(files: Iterable[Path]) -> str:
@@ -24,33 +20,10 @@ def of_files(files: Iterable[Path]) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def closure(file: Path) -> set[Path]:
-    """A file and the files of the methods' rooms that it imports, and so on."""
-    found: set[Path] = set()
-    queue = [file]
-    while queue:
-        here = queue.pop()
-        if here in found or not here.is_file():
-            continue
-        found.add(here)
-        for name in _imported(here):
-            if name.startswith(_ROOMS) and name not in _RULES:
-                queue.append(_PACKAGE.parent / (name.replace(".", "/") + ".py"))
-    return found
-
-
-def _imported(file: Path) -> Iterable[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (a.name for a in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{a.name}" for a in node.names)
-
-
 def of_claim(loaded: Loaded) -> str:
-    """Of the claim's own file and what it imports from the lab or beside it."""
-    return of_files(closure(loaded.file))
+    """Of the claim's own file and of what it declares (arms may come from a file that several claims share)."""
+    declared = loaded.claim.model_dump_json(exclude_defaults=True)
+    return hashlib.sha256(f"{of_files([loaded.file])} {declared}".encode()).hexdigest()[:16]
 
 
 def of_methods(claim: Claim) -> str:
@@ -59,7 +32,7 @@ def of_methods(claim: Claim) -> str:
     for use in _uses(claim):
         entry = catalogue.lookup(use.name)
         if entry is not None and entry.file is not None:
-            files |= closure(entry.file)
+            files.update(closure(entry.file))
     return of_files(files)
 
 

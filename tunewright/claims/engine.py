@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from tunewright.tuning import Tuned
 
 OnRecord = Callable[[Any], None]
+TUNING_SEEDS = 2  # as `tuning.tune` has it
+
+
+@dataclass(frozen=True)
+class Search:
+    """An arm whose learning rate is to be chosen: `make(rate, seed)` gives its ordinary recipe."""
+
+    make: Callable[[float, int], Recipe]
+    rates: Sequence[float]
 
 
 class Engine(Protocol):
@@ -25,7 +35,9 @@ class Engine(Protocol):
         """The record of each trial, in their order; those in the store already are not run again."""
         ...
 
-    def tune(self, make: Callable[[float, int], Recipe], rates: Sequence[float], on_record: OnRecord) -> Any: ...
+    def tune(self, arms: Mapping[str, Search], on_record: OnRecord) -> dict[str, Any]:
+        """For each arm the rate chosen on validation rows (None: nothing finished), every attempt, the score."""
+        ...
 
     def run_one(self, recipe: Recipe, keep_artefacts: bool) -> Any: ...
 
@@ -45,18 +57,36 @@ class Local:
 
         return Trial(arm=arm, seed=seed, recipe=recipe)
 
-    def run_all(self, trials: Sequence[Trial], on_record: OnRecord) -> list[TrialRecord]:
+    def _run(self, trials: Sequence[Trial], on_record: OnRecord) -> dict[str, TrialRecord]:
         from tunewright.pool import run_all
+
+        return run_all(trials, self.store, workers=self.workers, on_record=on_record)
+
+    def run_all(self, trials: Sequence[Trial], on_record: OnRecord) -> list[TrialRecord]:
         from tunewright.trials import key_of
 
-        found = run_all(trials, self.store, workers=self.workers, on_record=on_record)
+        found = self._run(trials, on_record)
         return [found[key_of(t.recipe)] for t in trials]
 
-    def tune(self, make: Callable[[float, int], Recipe], rates: Sequence[float], on_record: OnRecord) -> Tuned:
-        from tunewright.pool import run_all
-        from tunewright.tuning import tune
+    def tune(self, arms: Mapping[str, Search], on_record: OnRecord) -> dict[str, Tuned]:
+        """All arms' grids go through the pool at once, so that its processes start once; each arm's rule then finds them in the store."""
+        from tunewright.tuning import tune, validation_recipe
 
-        return tune(make, rates, lambda trials: run_all(trials, self.store, workers=self.workers, on_record=on_record))
+        seen: set[str] = set()
+
+        def fresh(record: TrialRecord) -> None:
+            if record.key not in seen:
+                seen.add(record.key)
+                on_record(record)
+
+        grids = [
+            self.trial(f"tune {name} {rate:.3g}", seed, validation_recipe(search.make(rate, seed)))
+            for name, search in arms.items()
+            for rate in search.rates
+            for seed in range(TUNING_SEEDS)
+        ]
+        self._run(grids, fresh)
+        return {name: tune(search.make, search.rates, lambda trials: self._run(trials, fresh)) for name, search in arms.items()}
 
     def run_one(self, recipe: Recipe, keep_artefacts: bool) -> TrialRecord:
         from tunewright.trials import run_trial

@@ -35,10 +35,10 @@ def fields() -> str:
 
 
 def verdicts(results: Path | None = None) -> str:
-    """Committed results, a row a claim and scale."""
-    found = listing.rows(claims.names(), results=results or results_io.SHIPPED)
+    """Judged results that are shipped, a row a claim and scale."""
+    found = [r for r in listing.rows(claims.names(), results=results or results_io.SHIPPED) if r["status"] == "judged"]
     if not found:
-        return "No claim has been run yet."
+        return "No claim has been judged yet."
     lines = ["| claim | scale | metric | verdict | Holm | effect [95 %] | d | seeds |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for r in found:
         _, scale, word, corrected, effect, d, seeds, _, _ = listing._cells(r)

@@ -16,12 +16,11 @@ from typing import Any
 from tunewright.claims import code_hash, judging, results_io
 from tunewright.claims.claim import Arm, Claim, Loaded, Scale, load
 from tunewright.claims.claim_run import ClaimRun, recipe_of
-from tunewright.claims.engine import Engine
+from tunewright.claims.engine import TUNING_SEEDS, Engine, Search
 from tunewright.claims.results_io import ArmResult, RunResult, ScaleResult
 from tunewright.errors import ClaimError, TunewrightError
 from tunewright.models.cache import cache_folder, write_json
 
-TUNING_SEEDS = 2
 Say = Callable[[int, int, str], None]  # (runs done, runs in all as far as is known, what)
 
 
@@ -76,16 +75,16 @@ def run_claim(
     result = results_io.begin(loaded.name, scale, _begun(loaded, claim), results)
     count = _Count(sum(TUNING_SEEDS * len(claim.rates_of(a)) + claim.seeds for a in claim.arms), say)
     run = ClaimRun(claim, scale, task, engine, cache_folder() / "claims" / loaded.name / scale)
-    tuned = {arm.name: _tune(run, arm, count) for arm in claim.arms if arm.methods}
+    tuned = engine.tune({arm.name: _search(run, arm) for arm in claim.arms if arm.methods}, count)
     run.rates = {name: t.rate for name, t in tuned.items()}
-    best = _best(claim, tuned) if claim.against == "best" else None
+    best = _best(claim, tuned, count) if claim.against == "best" else None
     if loaded.measure is not None:
         _measure(loaded, run, result, say, best)
     else:
         _compare(run, result, count, best)
     for arm in result.arms:
         if arm.name in tuned:
-            arm.rate, arm.tuned = tuned[arm.name].rate, [_plain(a) for a in tuned[arm.name].attempts]
+            arm.rate, arm.tuned = tuned[arm.name].rate, [a.model_dump(mode="json", exclude={"key"}) for a in tuned[arm.name].attempts]
     _describe(result, count)
     return results_io.finish(loaded.name, scale, result, results)
 
@@ -103,16 +102,17 @@ def _begun(loaded: Loaded, claim: Claim) -> ScaleResult:
     )
 
 
-def _tune(run: ClaimRun, arm: Arm, count: _Count) -> Any:
-    return run.engine.tune(lambda rate, seed: recipe_of(run.task, run.claim, arm, seed, rate), run.claim.rates_of(arm), count)
+def _search(run: ClaimRun, arm: Arm) -> Search:
+    return Search(lambda rate, seed: recipe_of(run.task, run.claim, arm, seed, rate), run.claim.rates_of(arm))
 
 
-def _best(claim: Claim, tuned: Mapping[str, Any]) -> str:
+def _best(claim: Claim, tuned: Mapping[str, Any], count: _Count) -> str:
     """The baseline with the best validation score: chosen without a look at the rows that are judged."""
     scores = {b.name: tuned[b.name].score for b in claim.baselines if b.name in tuned and tuned[b.name].rate is not None}
     if not scores:
         raise ClaimError("no baseline gave a finished run on validation rows, so none is best", remedy="look at the tuned attempts in the result")
-    return max(scores, key=lambda n: scores[n])
+    sign = 1 if next(r.direction for r in count.seen.values() if r.status == "finished") == "higher" else -1
+    return max(scores, key=lambda n: sign * scores[n])
 
 
 def _compare(run: ClaimRun, result: ScaleResult, count: _Count, best: str | None) -> None:
@@ -180,10 +180,6 @@ def _one_seed(loaded: Loaded, run: ClaimRun, seed: int) -> tuple[dict[str, float
     if missing:
         raise ClaimError(f"measure gave no figure for {', '.join(missing)}", where=str(loaded.file), remedy="return one figure an arm, under its name")
     return found, None
-
-
-def _plain(attempt: Any) -> dict[str, Any]:
-    return attempt.model_dump(mode="json") if hasattr(attempt, "model_dump") else dict(attempt) if isinstance(attempt, Mapping) else dict(vars(attempt))
 
 
 def _describe(result: ScaleResult, count: _Count) -> None:
