@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import selectors
 import signal
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from tunewright.errors import FolderError
+from tunewright.errors import FolderError, TunewrightError
 from tunewright.recipe import Recipe
 from tunewright.trials import Store, TrialError, TrialRecord, commit_of, key_of
 
@@ -38,6 +40,7 @@ class Trial:
     recipe: Recipe
 
 
+Landing = Generator[tuple[str, TrialRecord], None, None]
 OnRecord = Callable[[TrialRecord], None]
 
 
@@ -50,12 +53,14 @@ def run_all(
     memory: int | None = None,
     cluster: str | None = None,
     on_record: OnRecord | None = None,
+    pool: Workers | None = None,
 ) -> dict[str, TrialRecord]:
     """Run what the store does not hold yet; key -> record for all of them, failed and killed ones included.
 
     `workers`: processes (default: cores // threads). `threads`: torch threads a trial, for recipes that name none. `memory`: bytes that
     all workers together may hold (default: what is free now): fewer trials run side by side where the first ones show that they need more.
     `cluster`: a Ray address, or "local". `on_record` is called here as each record lands, for those that were there before too.
+    `pool`: processes to use and to leave running, in place of `workers`, `threads` and `memory`.
     Raises FolderError when the store cannot be written, and MissingExtraError without Ray or its cluster.
     """
     found: dict[str, TrialRecord] = {}
@@ -72,15 +77,22 @@ def run_all(
     if not todo:
         return found
     store.sweep()
+    landed: Landing
     if cluster is not None:
         from tunewright.cluster import run_on_ray
 
         landed = run_on_ray(todo, store, cluster, threads)
     else:
-        landed = _Pool(todo, store, workers, threads, memory).run()
-    for key, record in landed:
-        found[key] = _land(record, todo[key], on_record)
+        landed = pool.run(todo, store) if pool is not None else _alone(todo, store, workers, threads, memory)
+    with closing(landed):
+        for key, record in landed:
+            found[key] = _land(record, todo[key], on_record)
     return found
+
+
+def _alone(todo: dict[str, Trial], store: Store, workers: int | None, threads: int, memory: int | None) -> Landing:
+    with Workers(workers, threads, memory) as pool:
+        yield from pool.run(todo, store)
 
 
 def _land(record: TrialRecord, trial: Trial, on_record: OnRecord | None) -> TrialRecord:
@@ -136,42 +148,66 @@ class _Worker:
         return lines[-1][:300] if lines else ""
 
 
-class _Pool:
-    """The trials that are left, and the processes that do them."""
+class Workers:
+    """Processes that do trials, kept from one list of trials to the next (`run_all(..., pool=workers)`), so that torch is imported once.
 
-    def __init__(self, todo: dict[str, Trial], store: Store, workers: int | None, threads: int, memory: int | None):
-        self.todo, self.store, self.threads = todo, store, threads
-        self.left = deque(todo)
-        widest = max((t.recipe.train.threads or threads for t in todo.values()), default=threads)
-        cores = len(os.sched_getaffinity(0))
-        self.most = max(1, min(workers or cores // max(1, widest), len(todo)))
+    See `run_all` for `workers`, `threads` and `memory`. Use it as a context; its end ends the processes.
+    """
+
+    def __init__(self, workers: int | None = None, threads: int = 1, memory: int | None = None):
+        self.asked, self.threads = workers, threads
         self.memory = memory or available_memory()
-        self.peak = 0
-        self.tries: dict[str, int] = dict.fromkeys(todo, 0)
-        self.workers: list[_Worker] = []
+        self.peak = 0  # bytes, the largest of a finished trial
+        self.todo: dict[str, Trial] = {}
+        self.left: list[str] = []
+        self.tries: dict[str, int] = {}
+        self.times: dict[str, list[float]] = {}  # arm -> seconds of its trials
+        self.processes: list[_Worker] = []
         self.selector = selectors.DefaultSelector()
 
-    def run(self) -> Iterable[tuple[str, TrialRecord]]:
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes, whatever they do: what they finished is in the store."""
+        for worker in list(self.processes):
+            self._stop(worker)
+
+    def run(self, todo: dict[str, Trial], store: Store) -> Landing:
+        """Do the trials; gives each key and record as it lands. Left before its end, it ends the processes."""
+        self.todo, self.left, self.store = todo, list(todo), store
+        self.tries = dict.fromkeys(todo, 0)
+        widest = max((t.recipe.train.threads or self.threads for t in todo.values()), default=self.threads)
+        self.most = max(1, self.asked or len(os.sched_getaffinity(0)) // max(1, widest))
+        done = False
         try:
             yield from self._work()
+            done = True
         finally:
-            self._end()
+            if not done:
+                self.close()
+            store.sweep()
 
-    def _work(self) -> Iterable[tuple[str, TrialRecord]]:
-        wanted = self.allowed()
-        while self.left or any(w.key for w in self.workers):
-            while len(self.workers) < min(self.allowed(), len(self.left) + sum(w.key is not None for w in self.workers)):
+    def _work(self) -> Landing:
+        while self.left or self._busy():
+            while len(self.processes) < min(self.allowed(), len(self.left) + self._busy()):
                 self._start()
-            for worker in self.workers:
-                if worker.ready and worker.key is None and self.left and sum(w.key is not None for w in self.workers) < self.allowed():
+            for worker in self.processes:
+                if worker.ready and worker.key is None and self.left and self._busy() < self.allowed():
                     self._give(worker)
-            wanted = self.allowed()
             for event, _ in self.selector.select(timeout=60):
                 landed = self._hear(event.data)
                 if landed is not None:
                     yield landed
-            for worker in [w for w in self.workers if w.ready and w.key is None][: max(0, len(self.workers) - wanted)]:
+            idle = [w for w in self.processes if w.ready and w.key is None]
+            for worker in idle[: max(0, len(self.processes) - self.allowed())]:
                 self._stop(worker)
+
+    def _busy(self) -> int:
+        return sum(w.key is not None for w in self.processes)
 
     def allowed(self) -> int:
         """How many trials may run side by side by memory: by the largest peak seen, before that by the weights' size."""
@@ -179,22 +215,21 @@ class _Pool:
         return max(1, min(self.most, int(self.memory // max(1, each))))
 
     def _guess(self) -> int:
-        from tunewright.models.hashing import weight_files
+        names = {(str(t.recipe.base), t.recipe.model.name) for t in self.todo.values()}
+        return PROCESS + A_PARAMETER_BYTE * max((_weights_size(Path(base), name) for base, name in names), default=0)
 
-        largest = 0
-        for trial in self.todo.values():
-            place = trial.recipe.base / trial.recipe.model.name
-            try:
-                largest = max(largest, sum(f.stat().st_size for f in weight_files(place)))
-            except Exception:
-                continue  # not a folder: the first trial will tell
-        return PROCESS + A_PARAMETER_BYTE * largest
+    def _next(self) -> str:
+        """An arm whose time nobody knows first, then the longest one: the short ones fill the end, so that no core waits there."""
+        known = {arm: sum(seconds) / len(seconds) for arm, seconds in self.times.items()}
+        running = [self.todo[w.key].arm for w in self.processes if w.key is not None]
+        expected = {k: known.get(self.todo[k].arm, -1.0 if self.todo[k].arm in running else math.inf) for k in self.left}
+        best = max(self.left, key=lambda k: expected[k])
+        self.left.remove(best)
+        return best
 
     def _start(self) -> None:
-        import tempfile
-
         reading, writing = os.pipe()
-        errors = tempfile.TemporaryFile()  # lives as long as the worker
+        errors = tempfile.TemporaryFile()
         env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads)), "TOKENIZERS_PARALLELISM": "false"}
         process = subprocess.Popen(
             [sys.executable, "-m", "tunewright._worker", str(writing)],
@@ -206,11 +241,11 @@ class _Pool:
         )
         os.close(writing)
         worker = _Worker(process, os.fdopen(reading, "rb"), errors)
-        self.workers.append(worker)
+        self.processes.append(worker)
         self.selector.register(worker.answers, selectors.EVENT_READ, worker)
 
     def _give(self, worker: _Worker) -> None:
-        key = self.left.popleft()
+        key = self._next()
         self.tries[key] += 1
         worker.key, worker.started = key, datetime.datetime.now(datetime.UTC)
         line = json.dumps(order_of(key, self.todo[key], self.store, self.threads)) + "\n"
@@ -239,10 +274,11 @@ class _Pool:
         record = self.store.get(key)
         if record is None:
             raise FolderError("a trial's record is gone", where=str(self.store.folder / key), remedy="leave the folder alone while trials run")
+        self.times.setdefault(self.todo[key].arm, []).append(record.seconds)
         return key, record
 
     def _died(self, worker: _Worker) -> tuple[str, TrialRecord] | None:
-        """A trial whose process died is tried once more, after the others."""
+        """A trial whose process died is recorded, and tried once more by another process."""
         code = worker.process.wait()
         key, said = worker.key, worker.said()
         self._forget(worker)
@@ -250,7 +286,7 @@ class _Pool:
             if not worker.ready:
                 raise FolderError(f"a worker process cannot start: {said or f'exit code {code}'}", remedy="`tunewright doctor` says what is missing")
             return None
-        record = killed_record(key, self.todo[key], code, worker.started, self.tries[key], said)
+        record = killed_record(key, self.todo[key], code, worker.started, len(self.store.attempts(key)) + 1, said)
         self.store.put(record)
         self.store.sweep()
         if self.tries[key] < ATTEMPTS:
@@ -258,26 +294,32 @@ class _Pool:
             return None
         return key, record
 
+    def _stop(self, worker: _Worker) -> None:
+        assert worker.process.stdin is not None
+        try:
+            worker.process.stdin.close()  # the end of its orders ends it
+        except BrokenPipeError:
+            pass
+        worker.process.wait()
+        self._forget(worker)
+
     def _forget(self, worker: _Worker) -> None:
         self.selector.unregister(worker.answers)
         worker.answers.close()
         worker.errors.close()
-        self.workers.remove(worker)
+        self.processes.remove(worker)
 
-    def _stop(self, worker: _Worker) -> None:
-        assert worker.process.stdin is not None
-        worker.process.stdin.close()  # the end of its orders ends it
-        worker.process.wait()
-        self._forget(worker)
 
-    def _end(self) -> None:
-        for worker in list(self.workers):
-            try:
-                self._stop(worker)
-            except BrokenPipeError:
-                self._forget(worker)
-        self.selector.close()
-        self.store.sweep()
+def _weights_size(base: Path, name: str) -> int:
+    """Bytes of a model's weights on this machine; 0 where they are not here yet (the first trial will tell)."""
+    from tunewright.models.hashing import weight_files
+    from tunewright.models.locate import locate
+
+    place = (base / name).expanduser()
+    try:
+        return sum(f.stat().st_size for f in weight_files(place if place.is_dir() else locate(name, progress=False).folder))
+    except (TunewrightError, OSError):
+        return 0
 
 
 def available_memory() -> int:

@@ -7,13 +7,13 @@ training and are never reported; the rows that are reported are never read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunewright.errors import RecipeError
 from tunewright.pool import Trial
-from tunewright.recipe import Recipe
+from tunewright.recipe import Keep, Recipe
 from tunewright.trials import TrialRecord, key_of
 
 FACTOR = 3.0
@@ -51,14 +51,22 @@ def validation_recipe(recipe: Recipe) -> Recipe:
     """The same training, measured on the validation rows alone. RecipeError when the recipe names none."""
     if recipe.data.validation is None:
         raise RecipeError("there are no validation rows to tune on", where="data.validation", remedy="write data.validation: 10%, or a file")
-    data = recipe.data.model_copy(update={"eval": None})
-    evaluation = recipe.evaluation.model_copy(update={"split": "validation", "strengths": [1.0], "few_shot": 0})
-    made = recipe.model_copy(update={"data": data, "evaluation": evaluation, "keep": _only_replayed(recipe), "measure": []})
+    made = training_alone(recipe)
+    made.data = recipe.data.model_copy(update={"eval": None})
+    made.evaluation = made.evaluation.model_copy(update={"split": "validation"})
+    return made
+
+
+def training_alone(recipe: Recipe, rows: int | None = None) -> Recipe:
+    """The same training with as little measured as can be: full strength, no probes, nothing kept that training itself does not need."""
+    evaluation = recipe.evaluation.model_copy(update={"strengths": [1.0], "few_shot": 0, "drift_sequences": 1, "drift_tokens": 2})
+    evaluation = evaluation.model_copy(update={"rows": rows}) if rows is not None else evaluation
+    made = recipe.model_copy(update={"evaluation": evaluation, "keep": _only_replayed(recipe), "measure": []})
     made._base = recipe.base
     return made
 
 
-def _only_replayed(recipe: Recipe) -> list[object]:
+def _only_replayed(recipe: Recipe) -> list[Keep]:
     """`keep` entries stay where training itself needs them."""
     named = {n for section in (recipe.data, *(s.data for s in recipe.stages if s.data)) for n in (section.replay or {})}
     needed = bool(named) or any(_needs_keep(recipe))
@@ -80,34 +88,56 @@ def tune(make: Make, rates: Sequence[float], run: Run, seeds: int = 2) -> Tuned:
 
     `rates`: where the grid begins, usually three of factor 3; `run` runs a list of trials. Of equal rates the middle one is taken.
     """
-    if not rates:
-        raise RecipeError("there are no learning rates to choose from", where="rates", remedy="give at least one")
-    tried: dict[float, list[Attempt]] = {}
-    direction = "higher"
-    grid = sorted(set(map(float, rates)))
-    further = [0, 0]
-    while True:
-        fresh = [r for r in grid if r not in tried]
-        trials = {(r, s): Trial(f"tune {r:.3g}", s, validation_recipe(make(r, s))) for r in fresh for s in range(seeds)}
-        keys = {at: key_of(t.recipe) for at, t in trials.items()}
-        records = run(list(trials.values()))
-        for rate, seed in trials:
-            record = records[keys[rate, seed]]
-            direction = record.direction if record.finished else direction
-            tried.setdefault(rate, []).append(_attempt(rate, seed, record, keys[rate, seed]))
-        best = _best(grid, tried, direction)
-        every = [a for r in grid for a in tried[r]]
-        if best is None:  # nothing finished: a smaller rate may, for instance where every loss was not finite
-            if further[0] >= FURTHER:
-                return Tuned(rate=None, attempts=every)
-            further[0] += 1
-            grid = [grid[0] / FACTOR, *grid]
-            continue
-        side = 0 if best == grid[0] else 1 if best == grid[-1] else None
-        if side is None or further[side] >= FURTHER:
-            return Tuned(rate=best, attempts=every, score=_mean(tried[best]), at_edge=side is not None)
-        further[side] += 1
-        grid = [grid[0] / FACTOR, *grid] if side == 0 else [*grid, grid[-1] * FACTOR]
+    return tune_many({"": make}, {"": rates}, run, seeds)[""]
+
+
+def tune_many(makes: Mapping[str, Make], rates: Mapping[str, Sequence[float]], run: Run, seeds: int = 2) -> dict[str, Tuned]:
+    """`tune` for several arms (name -> make) side by side, so that no core waits while one of them goes on."""
+    searches = {name: _Search(name, make, rates[name], seeds) for name, make in makes.items()}
+    while any(s.result is None for s in searches.values()):
+        rounds = [s for s in searches.values() if s.result is None]
+        records = run([t for s in rounds for t in s.asks()])
+        for search in rounds:
+            search.hears(records)
+    return {name: s.result for name, s in searches.items() if s.result is not None}
+
+
+class _Search:
+    """One arm's grid, round by round: `asks` for trials until `hears` finds the best one inside."""
+
+    def __init__(self, name: str, make: Make, rates: Sequence[float], seeds: int):
+        if not rates:
+            raise RecipeError("there are no learning rates to choose from", where="rates", remedy="give at least one")
+        self.name, self.make, self.seeds = name, make, seeds
+        self.grid = sorted(set(map(float, rates)))
+        self.tried: dict[float, list[Attempt]] = {}
+        self.direction = "higher"
+        self.further = [0, 0]
+        self.trials: dict[tuple[float, int], Trial] = {}
+        self.result: Tuned | None = None
+
+    def asks(self) -> list[Trial]:
+        fresh = [r for r in self.grid if r not in self.tried]
+        arm = f"{self.name} tuning".strip()
+        self.trials = {(r, s): Trial(arm, s, validation_recipe(self.make(r, s))) for r in fresh for s in range(self.seeds)}
+        return list(self.trials.values())
+
+    def hears(self, records: Mapping[str, TrialRecord]) -> None:
+        for (rate, seed), trial in self.trials.items():
+            key = key_of(trial.recipe)
+            record = records[key]
+            self.direction = record.direction if record.finished else self.direction
+            self.tried.setdefault(rate, []).append(_attempt(rate, seed, record, key))
+        best = _best(self.grid, self.tried, self.direction)
+        every = [a for r in self.grid for a in self.tried[r]]
+        # nothing finished: a smaller rate may, for instance where every loss was not finite
+        side = 0 if best is None or best == self.grid[0] else 1 if best == self.grid[-1] else None
+        if side is None or self.further[side] >= FURTHER:
+            score = _mean(self.tried[best]) if best is not None else None
+            self.result = Tuned(rate=best, attempts=every, score=score, at_edge=best is not None and side is not None)
+            return
+        self.further[side] += 1
+        self.grid = [self.grid[0] / FACTOR, *self.grid] if side == 0 else [*self.grid, self.grid[-1] * FACTOR]
 
 
 def _attempt(rate: float, seed: int, record: TrialRecord, key: str) -> Attempt:
