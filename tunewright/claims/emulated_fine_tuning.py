@@ -21,7 +21,7 @@ CLAIM = Claim(
     metric="target",
     direction="higher",
     smallest=0.01,
-    strengths=(1.0,),
+    strengths=(0.5, 1.0),
     scales=("nano",),
     differs="the large base is about twice the small one (the paper: ten times); an exact match, not a judge's preference; greedy",
 )
