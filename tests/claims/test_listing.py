@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -49,7 +50,7 @@ def test_one_claim_that_cannot_be_run_does_not_stop_the_others(here, monkeypatch
         say(1, 1, "done")
 
     monkeypatch.setattr(runner, "run_claim", run_claim)
-    monkeypatch.setattr(engine, "Local", lambda workers: None)
+    monkeypatch.setattr(engine, "Local", lambda workers: contextlib.nullcontext())
     assert listing.run_all(["hft", "corda"], "nano", results=here / "none") == [] and asked == ["hft", "corda"]
     said = capsys.readouterr().err
     assert "hft: no data" in said and "set TUNEWRIGHT_DATA" in said and "corda (nano), claim 2 of 2: 1 of 1 runs" in said

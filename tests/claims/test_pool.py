@@ -29,7 +29,8 @@ from tunewright.claims.engine import Local
 here = Path(sys.argv[1])
 task = json.loads((here / "task.json").read_text())
 say = lambda done, total, what: print(done, total, what, flush=True)
-runner.run_claim("hft", "nano", engine=Local(workers=1), results=here / "results", claims=here / "claims", task=task, say=say)
+with Local(workers=1) as engine:
+    runner.run_claim("hft", "nano", engine=engine, results=here / "results", claims=here / "claims", task=task, say=say)
 """
 
 

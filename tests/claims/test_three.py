@@ -35,7 +35,11 @@ def test_the_three_cheapest_claims_give_the_committed_numbers(tmp_path):
     chosen = [name for _, name in _cheapest()[:3]]
     if len(chosen) < 3:
         pytest.skip(f"only {len(chosen)} committed results need no data of one's own and are not stale")
-    engine = Local(tmp_path / "trials")
+    with Local(tmp_path / "trials") as engine:
+        _compare(chosen, engine)
+
+
+def _compare(chosen: list[str], engine: Local) -> None:
     for name in chosen:
         stored = results_io.read(name, results_io.SHIPPED)["nano"]
         same = stored.hardware.get("name") == _processor() and stored.versions.get("python", "").split(".")[:2] == platform.python_version().split(".")[:2]

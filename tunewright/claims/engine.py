@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tunewright.tuning import Tuned
 
 OnRecord = Callable[[Any], None]
-TUNING_SEEDS = 2  # as `tuning.tune` has it
+TUNING_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,21 @@ class Engine(Protocol):
 
 
 class Local:
-    """The store in the cache folder, and processes on this machine."""
+    """The store in the cache folder, and processes on this machine that stay from one claim to the next. Use it as a context."""
 
     def __init__(self, folder: Path | None = None, workers: int | None = None):
         from tunewright.models.cache import cache_folder
+        from tunewright.pool import Workers
         from tunewright.trials import Store
 
         self.store = Store(folder or cache_folder() / "trials")
-        self.workers = workers
+        self.pool = Workers(workers)
+
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
 
     def trial(self, arm: str, seed: int, recipe: Recipe) -> Trial:
         from tunewright.pool import Trial
@@ -60,7 +67,7 @@ class Local:
     def _run(self, trials: Sequence[Trial], on_record: OnRecord) -> dict[str, TrialRecord]:
         from tunewright.pool import run_all
 
-        return run_all(trials, self.store, workers=self.workers, on_record=on_record)
+        return run_all(trials, self.store, pool=self.pool, on_record=on_record)
 
     def run_all(self, trials: Sequence[Trial], on_record: OnRecord) -> list[TrialRecord]:
         from tunewright.trials import key_of
@@ -69,26 +76,12 @@ class Local:
         return [found[key_of(t.recipe)] for t in trials]
 
     def tune(self, arms: Mapping[str, Search], on_record: OnRecord) -> dict[str, Tuned]:
-        """All arms' grids go through the pool at once, so that its processes start once; each arm's rule then finds them in the store."""
-        from tunewright.tuning import tune, validation_recipe
+        from tunewright.tuning import tune_many
 
-        seen: set[str] = set()
-
-        def fresh(record: TrialRecord) -> None:
-            if record.key not in seen:
-                seen.add(record.key)
-                on_record(record)
-
-        grids = [
-            self.trial(f"tune {name} {rate:.3g}", seed, validation_recipe(search.make(rate, seed)))
-            for name, search in arms.items()
-            for rate in search.rates
-            for seed in range(TUNING_SEEDS)
-        ]
-        self._run(grids, fresh)
-        return {name: tune(search.make, search.rates, lambda trials: self._run(trials, fresh)) for name, search in arms.items()}
+        makes, rates = {n: s.make for n, s in arms.items()}, {n: s.rates for n, s in arms.items()}
+        return tune_many(makes, rates, lambda trials: self._run(trials, on_record), seeds=TUNING_SEEDS)
 
     def run_one(self, recipe: Recipe, keep_artefacts: bool) -> TrialRecord:
         from tunewright.trials import run_trial
 
-        return run_trial(recipe, self.store, keep_artefacts=keep_artefacts)
+        return run_trial(recipe, self.store, keep_artefacts=keep_artefacts, threads=self.pool.threads)

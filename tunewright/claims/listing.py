@@ -43,14 +43,14 @@ def run_all(names: Sequence[str], scale: Scale, *, results: Path | None = None, 
     from tunewright.claims.engine import Local
     from tunewright.claims.runner import run_claim
 
-    engine = Local(workers=workers)
     failed: list[tuple[str, TunewrightError]] = []
-    for i, name in enumerate(names):
-        with showing(f"{name} ({scale}), claim {i + 1} of {len(names)}") as say:
-            try:
-                run_claim(name, scale, engine=engine, results=results, say=say)
-            except TunewrightError as error:
-                failed.append((name, error))
+    with Local(workers=workers) as engine:
+        for i, name in enumerate(names):
+            with showing(f"{name} ({scale}), claim {i + 1} of {len(names)}") as say:
+                try:
+                    run_claim(name, scale, engine=engine, results=results, say=say)
+                except TunewrightError as error:
+                    failed.append((name, error))
     for name, why in failed:
         print(f"{name}: {why}", file=sys.stderr)
     if len(failed) == len(names):
