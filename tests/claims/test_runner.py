@@ -115,6 +115,15 @@ def test_an_arm_that_never_finishes_makes_no_verdict_and_is_there(here, metric):
     assert all(t["status"] == "failed" for t in result.arms[0].tuned)
 
 
+def test_without_rates_nothing_is_chosen_and_the_tasks_own_is_used(here):
+    declare(here)
+    text = (here / "claims" / "hft.py").read_text().replace("rates=(1e-3, 3e-3)", "rates=()")
+    (here / "claims" / "hft.py").write_text(text)
+    engine = made_up(hft=0.2)
+    result = run(here, engine)
+    assert result.verdict == "holds" and len(engine.ran) == 12 and all(a.rate is None and not a.tuned for a in result.arms)
+
+
 def test_nothing_is_judged_before_every_run_is_there(here):
     declare(here)
     engine = made_up(hft=0.2)

@@ -58,7 +58,9 @@ class Claim(_Part):
     against: Literal["each", "best"] = Field("each", description="hold against each baseline, or against the one that did best on validation")
     seeds: int = Field(8, ge=2, description="seeds, all run before anything is judged")
     budget: dict[str, Any] | None = Field(None, description="of every run; none: the task's own")
-    rates: tuple[float, ...] = Field(RATES, description="learning rates to choose from, factor 3 apart; the grid grows while the best is at its edge")
+    rates: tuple[float, ...] = Field(
+        RATES, description="learning rates to choose from, factor 3 apart; the grid grows while the best is at its edge; (): none is chosen, the task's own"
+    )
     strengths: tuple[float, ...] = Field((0.25, 0.5, 0.75, 1.0), description="strengths at which every run is measured, beside the base")
     reach: float = Field(REACH, gt=0, le=1, description="matched targets: least share of the better one's gain at which two curves are compared")
     at: float = Field(1.0, gt=0, le=1, description="matched targets: where to compare, as a share of the best gain that both reach (0.9 is far less noisy)")
@@ -76,6 +78,8 @@ class Claim(_Part):
             if any(not 2 <= b / a <= 4 for a, b in zip(rates, rates[1:], strict=False)):
                 raise ValueError(f"learning rates rise by a factor of about 3, got {rates}")
         metrics.find(self.metric)
+        if self.against == "best" and not all(self.rates_of(a) for a in self.baselines):
+            raise ValueError("against='best' needs rates for every baseline: the best is found on validation rows")
         if self.real:
             if not self.real.keys() <= {"seeds", "budget", "rates", "strengths", "extra", "smallest"}:
                 raise ValueError(f"'real' may change seeds, budget, rates, strengths, extra and smallest, got {', '.join(self.real)}")
@@ -95,7 +99,7 @@ class Claim(_Part):
 
     def rates_of(self, arm: Arm) -> tuple[float, ...]:
         """The learning rates an arm chooses from."""
-        return arm.rates or self.rates
+        return self.rates if arm.rates is None else arm.rates
 
 
 class Loaded(_Part):

@@ -75,7 +75,8 @@ def run_claim(
     result = results_io.begin(loaded.name, scale, _begun(loaded, claim), results)
     count = _Count(sum(TUNING_SEEDS * len(claim.rates_of(a)) + claim.seeds for a in claim.arms), say)
     run = ClaimRun(claim, scale, task, engine, cache_folder() / "claims" / loaded.name / scale)
-    tuned = engine.tune({arm.name: _search(run, arm) for arm in claim.arms if arm.methods}, count)
+    searches = {arm.name: _search(run, arm) for arm in claim.arms if arm.methods and claim.rates_of(arm)}
+    tuned = engine.tune(searches, count) if searches else {}
     run.rates = {name: t.rate for name, t in tuned.items()}
     best = _best(claim, tuned, count) if claim.against == "best" else None
     if loaded.measure is not None:
@@ -118,7 +119,7 @@ def _best(claim: Claim, tuned: Mapping[str, Any], count: _Count) -> str:
 def _compare(run: ClaimRun, result: ScaleResult, count: _Count, best: str | None) -> None:
     """All seeds of all arms in one go, then the verdict."""
     claim = run.claim
-    able = [a for a in claim.arms if run.rates.get(a.name) is not None or not a.methods]
+    able = [a for a in claim.arms if run.rates.get(a.name, "its own") is not None]
     trials = [run.engine.trial(a.name, s, recipe_of(run.task, claim, a, s, run.rates.get(a.name))) for a in able for s in range(claim.seeds)]
     count.total = count.done + len(trials)
     found = run.engine.run_all(trials, count)
