@@ -2,7 +2,7 @@
 
 A card is `tunewright/papers/<slug>.toml`. `lives` is "open", or a list of {slots, file}; `shown` names the tests and,
 where there is one, the library whose numbers ours equal. Verdicts are never typed: they are read from the results of
-the executable claims. `map = false` marks a method that is here without being one of the mapped papers.
+the executable claims. `year` is that of the first public version. `map = false` marks a method that is here without being one of the mapped papers.
 """
 
 from __future__ import annotations

@@ -75,5 +75,6 @@ def search(words: str) -> list[cards.Card]:
 
 
 def similar(slug: str, n: int = 5) -> list[cards.Card]:
-    """The n cards most like one, by its own words."""
-    return [card for card in search(cards.find(slug).text) if card.slug != slug][:n]
+    """The n cards most like one, by what it does, its tags, family and modality (titles and results share too many words)."""
+    own = cards.find(slug)
+    return [card for card in search(" ".join((own.mechanism, *own.tags, own.family, own.modality))) if card.slug != slug][:n]
