@@ -16,10 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.tricks import TRICKS, switched_off
 from benchmarks.workload import BOS, EOS, PAD, SHAPES, Example, make_model, make_rows, useful_flops
 
 RANK, ALPHA, RATE = 16, 32, 1e-4
 QUICKSTART = "quickstart"
+METHODS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "lora": [("lora", {"rank": RANK, "alpha": ALPHA})],
+    "full": [("full", {})],
+    "hft": [("hft", {})],
+    "lift": [("lift", {"rank": RANK, "refresh_steps": None})],
+    "dpo": [("lora", {"rank": RANK, "alpha": ALPHA}), ("dpo", {})],
+}
+"""What each case is made of, by its methods' names in a recipe."""
 
 
 @dataclass
@@ -31,6 +40,7 @@ class Work:
     steps: int
     batch: int
     seed: int
+    without: tuple[str, ...] = ()
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
@@ -57,29 +67,54 @@ class Work:
 
 
 def ours(work: Work, method: str) -> None:
-    """Tunewright's own loop with its own method, on an unmodified transformers model."""
+    """Tunewright's own loop with its own method, on an unmodified transformers model; `work.without` are tricks left out."""
+    from tunewright.memory import keep_freed_memory
+    from tunewright.train import train
+
+    if "kept memory" not in work.without:
+        keep_freed_memory()
+    clock = [0.0]
+
+    def listen(loop: Any, record: dict[str, Any]) -> None:
+        work.seconds.append(time.perf_counter() - clock[0])
+        work.losses.append(record["loss"])
+        clock[0] = time.perf_counter()
+
+    with switched_off(work.without):
+        stage = make_stage(work, method, listen)
+        clock[0] = time.perf_counter()
+        train(stage)
+
+
+def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], None]) -> Any:
+    """A stage of `work`'s model and rows with one of the methods below, set up."""
     from tunewright.batch import Row
     from tunewright.catalogue import load_method
-    from tunewright.memory import keep_freed_memory
     from tunewright.method import Plan
     from tunewright.models.adapted import Adapted
     from tunewright.models.attention import prepare_attention
+    from tunewright.needs import NeedContext, Provider
+    from tunewright.pairs import Pair
     from tunewright.recipe import Budget, TrainSpec
     from tunewright.setting_up import set_up
     from tunewright.slots import bind
     from tunewright.tasks import get_task
-    from tunewright.train import Stage, train
+    from tunewright.train import Stage
 
-    keep_freed_memory()
     adapted = Adapted(work.make())
-    packed = prepare_attention(adapted.model)
-    parameters: dict[str, Any] = {"rank": RANK, "alpha": ALPHA} if method == "lora" else {}
-    methods = bind([(method, load_method(method)(**parameters))], work.seed, "bench")
+    packed = "padding-free" not in work.without and prepare_attention(adapted.model)
+    methods = bind([(n, load_method(n)(**parameters)) for n, parameters in METHODS[method]], work.seed, "bench")
     plan = Plan(work.steps + 1, 10**9, "bench", 0, RATE, 0)
     task = get_task("text-generation")
-    set_up(adapted, methods, plan, task.name, lambda bound: {})
-    made = [[Row(f"r{i}", "bench", r.ids, [0.0] * r.prompt + [1.0] * (len(r.ids) - r.prompt)) for i, r in enumerate(b)] for b in work.batches()]
-    clock = [time.perf_counter()]
+    provider = Provider(NeedContext(adapted, task, work.seed, packed=packed))
+    set_up(adapted, methods, plan, task.name, provider.stage)
+
+    def row(name: str, r: Example) -> Row:
+        return Row(name, "bench", r.ids, [0.0] * r.prompt + [1.0] * (len(r.ids) - r.prompt))
+
+    made = [[row(f"r{i}", r) for i, r in enumerate(b)] for b in work.batches()]
+    if method == "dpo":  # the batch's rows two by two: the same number of tokens as the other cases
+        made = [[Pair(a.id, a.source, a.input_ids, a.weights, rejected=b) for a, b in zip(m[::2], m[1::2], strict=True)] for m in made]
 
     class Rows:
         given = 0
@@ -94,16 +129,8 @@ def ours(work: Work, method: str) -> None:
         def restore(self, state: dict[str, Any]) -> None:
             self.given = state["given"]
 
-    def listen(loop: Any, record: dict[str, Any]) -> None:
-        now = time.perf_counter()
-        work.seconds.append(now - clock[0])
-        work.losses.append(record["loss"])
-        clock[0] = time.perf_counter()
-
     spec = TrainSpec(learning_rate=RATE, lr_scheduler_type="constant", warmup_steps=0)
-    stage = Stage(adapted, task, methods, Rows(), plan, spec, Budget(steps=work.steps + 1), listen=listen, packed=packed)
-    clock[0] = time.perf_counter()
-    train(stage)
+    return Stage(adapted, task, methods, Rows(), plan, spec, Budget(steps=work.steps + 1), signals=provider.signals, listen=listen, packed=packed)
 
 
 def raw_loop(work: Work, model: Any) -> None:
@@ -201,12 +228,13 @@ def main() -> None:
     a.add_argument("--steps", type=int, default=4)
     a.add_argument("--batch", type=int, default=8)
     a.add_argument("--seed", type=int, default=0)
+    a.add_argument("--without", choices=TRICKS, nargs="+", default=[], help="tricks that our own loop leaves out")
     a.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     o = a.parse_args()
     import torch
 
     torch.set_num_threads(o.threads)
-    work = Work(o.model, o.dtype, o.steps, o.batch, o.seed)
+    work = Work(o.model, o.dtype, o.steps, o.batch, o.seed, tuple(o.without))
     SIDES[o.side](work)
     full = o.side.endswith("_full")
     rows = work.batches()

@@ -22,6 +22,7 @@ from tunewright.inner import Inner, Target
 from tunewright.losses import sum_weights, weighted_sum
 from tunewright.method import Candidates, Choice, Plan, row_rng
 from tunewright.models.adapted import Adapted
+from tunewright.models.lean_tail import only_at, tail
 from tunewright.nonfinite import diagnose
 from tunewright.optim import Optimizers
 from tunewright.rollouts import Rollouts, carried
@@ -77,6 +78,8 @@ class Loop:
         self.redraw_every: int | None = None
         self.wants_hidden = any(n.name == "hidden_states" for b in self.methods for n in b.method.needs())
         self._begin()
+        whole = self.wants_hidden or self.adapted.wrapper is not None
+        self.tail = None if whole else tail(self.adapted.structure, self.adapted.model)
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
@@ -294,9 +297,12 @@ class Loop:
         return total
 
     def forward(self, batch: Batch) -> Outputs:
-        """One forward; hidden states only when a method's need asks for them."""
-        outputs: Outputs = self.stage.task.forward(self.adapted.wrapper or self.adapted.model, batch, hidden=self.wants_hidden)
-        return outputs
+        """One forward; hidden states only when a method's need asks for them, the last MLP only where a target reads it."""
+        model = self.adapted.wrapper or self.adapted.model
+        ids = batch.inputs.get("input_ids")
+        with only_at(self.tail, batch.positions, 0 if ids is None else ids.numel()):
+            outputs: Outputs = self.stage.task.forward(model, batch, hidden=self.wants_hidden)
+            return outputs
 
     def objective(self, bound: Bound, outputs: Outputs, batch: Batch, signals: dict[str, Any] | None = None) -> Loss:
         if signals is None:
