@@ -1,0 +1,315 @@
+"""`tunewright compare`: which of these methods gains most, loses least and costs least here, under one budget, over seeds.
+
+Every arm runs the same recipe with its own methods, on the same rows in the same order for each seed. Finished runs are kept in the
+folder (`trials/`) and found again by what decides their numbers, so that the same command goes on after any interruption.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tunewright import compare_arms, compare_figures
+from tunewright.checkpoint import write_text
+from tunewright.compare_arms import Arm, Given, arm_recipe
+from tunewright.errors import FolderError, Interrupted, RecipeError
+from tunewright.folder import RunFolder, locked
+from tunewright.models.cache import cache_folder
+from tunewright.pool import Trial, Workers, run_all
+from tunewright.recipe import Budget, Recipe
+from tunewright.report.compare_schema import ArmFigures, Comparison, TunedRate
+from tunewright.trials import Store, TrialRecord, commit_of, key_of
+from tunewright.tuning import FACTOR, Tuned, tune_many
+
+Run = Callable[[Sequence[Trial]], dict[str, TrialRecord]]
+
+
+@dataclass
+class Progress:
+    """What a person sees while trials run: a line a run, with what is left."""
+
+    quiet: bool = False
+    total: int = 0
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def landed(self, record: TrialRecord) -> None:
+        self.done += 1
+        what = f"{record.arm}, seed {record.seed}: "
+        if not record.finished:
+            what += f"{record.status}: {record.error.message if record.error else ''}"
+        elif record.tuned is not None and record.tuned.target is not None:
+            what += f"{record.target_metric} {record.tuned.target:.3f} in {record.seconds:.0f} s"
+        else:
+            what += f"finished in {record.seconds:.0f} s"
+        self.say(f"[{self.done}/{self.total}] {what}" if self.total else what)
+
+
+def compare_recipe(
+    path: str | Path,
+    methods: str,
+    *,
+    sets: Sequence[str] = (),
+    seeds: int = 8,
+    budget: str | None = None,
+    tune: bool = False,
+    cluster: str | None = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+    json: bool = False,
+) -> Comparison:
+    """Compare methods on a recipe file (or one that ships with the package); see `compare`."""
+    recipe = Recipe.load(path, sets)
+    arms = compare_arms.parse_arms(methods)
+    found = compare(
+        recipe,
+        arms,
+        seeds=seeds,
+        budget=compare_arms.parse_budget(budget, recipe),
+        tune=tune,
+        cluster=cluster,
+        out=out,
+        workers=workers,
+        quiet=quiet or json,
+    )
+    if json:
+        print(found.model_dump_json(indent=2))
+    else:
+        from tunewright.report.compare import show
+
+        show(found, _folder(recipe, out))
+    return found
+
+
+def _folder(recipe: Recipe, out: Path | None) -> Path:
+    return Path(out) if out is not None else Path("runs") / f"compare-{recipe.name}"
+
+
+def compare(
+    recipe: Recipe,
+    arms: Sequence[Arm],
+    *,
+    seeds: int = 8,
+    budget: Budget | None = None,
+    tune: bool = False,
+    cluster: str | None = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    memory: int | None = None,
+    quiet: bool = False,
+) -> Comparison:
+    """Run every arm with every seed and judge them; writes `out` (default runs/compare-NAME): compare.json, compare.html, winner.yaml, trials/.
+
+    `seeds`: how many, from train.seed on. `budget`: of each run (default: the recipe's). `tune`: choose each arm's learning rate by one rule on
+    validation rows. `cluster`: a Ray address or "local"; `workers`, `memory`: see `pool.run_all`. Interrupted is raised after Ctrl-C; calling
+    again goes on. RecipeError for a recipe of several stages, or nothing to measure on.
+    """
+    compare_arms.check_one_stage(recipe)
+    if recipe.data.eval is None:
+        raise RecipeError("there are no rows to compare on", where="data.eval", remedy="write data.eval: FILE with rows that are not trained on")
+    folder = _folder(recipe, out)
+    _made(folder)
+    with locked(RunFolder(folder)):
+        work = _Work(recipe, arms, seeds, budget or recipe.stages[0].budget, tune, folder, Progress(quiet))
+        try:
+            if cluster is not None:
+                return work.whole(lambda ts: run_all(ts, work.store, cluster=cluster, on_record=work.progress.landed))
+            with Workers(workers, memory=memory) as pool:
+                return work.whole(lambda ts: run_all(ts, work.store, pool=pool, on_record=work.progress.landed))
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped after {work.progress.done} runs, which are kept", where=str(folder), remedy="the same command again goes on from there"
+            ) from None
+
+
+def _made(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise FolderError(f"the output folder cannot be made: {e.strerror or e}", where=str(folder), remedy="choose another --out") from e
+    if (folder / "recipe.yaml").exists() or (folder / "report.json").exists():
+        raise FolderError("this folder holds a run", where=str(folder), remedy="choose another --out for the comparison")
+
+
+class _Work:
+    """One comparison, from its arms to its files."""
+
+    def __init__(self, recipe: Recipe, arms: Sequence[Arm], seeds: int, budget: Budget, tune: bool, folder: Path, progress: Progress):
+        self.recipe, self.arms, self.budget, self.tune, self.folder, self.progress = recipe, arms, budget, tune, folder, progress
+        first = int(recipe.train.seed)
+        self.seeds = list(range(first, first + seeds))
+        self.store = Store(folder / "trials", also=[cache_folder() / "trials"])
+        self.rates: dict[str, float] = {a.name: self._recipe(a, Given(budget), first).train.learning_rate for a in arms}
+
+    def _recipe(self, arm: Arm, given: Given, seed: int, rate: float | None = None) -> Recipe:
+        return arm_recipe(self.recipe, arm, given.budget, seed, rate, validation=self.tune)
+
+    def whole(self, run: Run) -> Comparison:
+        given = compare_arms.equal_budgets(self.recipe, self.arms, self.budget, run)
+        tuned = self._tune(given, run) if self.tune else {}
+        chosen = {a.name: tuned[a.name].rate if self.tune else self.rates[a.name] for a in self.arms}
+        trials = {
+            (arm.name, seed): Trial(arm.name, seed, self._recipe(arm, given[arm.name], seed, rate))
+            for seed in self.seeds
+            for arm in self.arms
+            if (rate := chosen[arm.name]) is not None
+        }
+        self.progress.total, self.progress.done = len(trials), 0
+        self.progress.say(f"{len(self.arms)} methods, {len(self.seeds)} seeds: {len(trials)} runs")
+        found = run(list(trials.values()))
+        records: dict[str, dict[int, TrialRecord]] = {a.name: {} for a in self.arms}
+        for (name, seed), trial in trials.items():
+            records[name][seed] = found[key_of(trial.recipe)].model_copy(update={"arm": name, "seed": seed})
+        for arm in self.arms:
+            if chosen[arm.name] is None:
+                records[arm.name] = {s: _untuned(arm.name, s, tuned[arm.name]) for s in self.seeds}
+        made = self._comparison(given, tuned, chosen, records)
+        self._write(made, chosen)
+        return made
+
+    def _tune(self, given: Mapping[str, Given], run: Run) -> dict[str, Tuned]:
+        self.progress.say("tuning learning rates on validation rows")
+
+        def maker(arm: Arm) -> Callable[[float, int], Recipe]:
+            return lambda rate, seed: self._recipe(arm, given[arm.name], self.seeds[0] + seed, rate)
+
+        grids = {a.name: [self.rates[a.name] * f for f in (1 / FACTOR, 1.0, FACTOR)] for a in self.arms}
+        return tune_many({a.name: maker(a) for a in self.arms}, grids, run)
+
+    # -- what came out -------------------------------------------------------------------------------------------------
+
+    def _comparison(
+        self, given: Mapping[str, Given], tuned: Mapping[str, Tuned], chosen: Mapping[str, float | None], records: Mapping[str, Mapping[int, TrialRecord]]
+    ) -> Comparison:
+        some = next((r for by_seed in records.values() for r in by_seed.values() if r.finished), None)
+        every = [r for by_seed in records.values() for r in by_seed.values()]
+        arms = [_arm_of(a, given[a.name], tuned.get(a.name), chosen[a.name]) for a in self.arms]
+        made = Comparison(
+            name=self.recipe.name,
+            model=self.recipe.model.name,
+            task=self.recipe.task,
+            budget={k: float(v) for k, v in self.budget.model_dump(exclude_none=True).items()},
+            budget_words=budget_words(self.budget),
+            seeds=self.seeds,
+            tuned=self.tune,
+            share_of_gain=compare_figures.SHARE,
+            arms=arms,
+            commit=commit_of(),
+            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            finished=datetime.datetime.now(datetime.UTC),
+            run_seconds=sum(r.seconds for r in every) + sum(a.tuning_seconds for a in arms),
+        )
+        if some is not None:
+            made.metric, made.unit, made.direction, made.evaluated = some.target_metric, some.target_unit, some.direction, some.evaluated
+            made.base_target, made.base_kept, made.drift_measure = some.base.target, dict(some.base.kept), some.drift_measure
+            made.hardware, made.threads, made.versions = some.hardware, some.threads, some.versions
+        compare_figures.fill(made, records)
+        made.cautions = cautions(made, records, self.recipe)
+        return made
+
+    def _write(self, made: Comparison, chosen: Mapping[str, float | None]) -> None:
+        from tunewright.report.compare import render
+
+        made.save(self.folder)
+        render(made, self.folder)
+        winner = self.folder / "winner.yaml"
+        if made.winner is None:
+            winner.unlink(missing_ok=True)
+            return
+        arm = next(a for a in self.arms if a.name == made.winner)
+        write_text(winner, winner_recipe(made, self.recipe, arm, chosen[arm.name]))
+
+
+def _arm_of(arm: Arm, given: Given, tuned: Tuned | None, rate: float | None) -> ArmFigures:
+    tried: dict[float, list[float | None]] = {}
+    for attempt in tuned.attempts if tuned else ():
+        tried.setdefault(attempt.rate, []).append(attempt.score)
+    return ArmFigures(
+        name=arm.name,
+        methods=arm.written(),
+        rate=rate,
+        tuning=[TunedRate(rate=r, scores=s) for r, s in sorted(tried.items())],
+        tuning_seconds=sum(a.seconds for a in tuned.attempts) if tuned else 0.0,
+        rate_at_edge=tuned.at_edge if tuned else False,
+        budget={k: float(v) for k, v in given.budget.model_dump(exclude_none=True).items()},
+    )
+
+
+def _untuned(arm: str, seed: int, tuned: Tuned) -> TrialRecord:
+    """Stands for the runs of an arm that finished at no learning rate."""
+    from tunewright.trials import TrialError
+
+    what = f"no learning rate from {min(a.rate for a in tuned.attempts):.3g} to {max(a.rate for a in tuned.attempts):.3g} let it finish"
+    error = TrialError(type="TuningError", message=what, where="tuning")
+    return TrialRecord(key=tuned.attempts[0].key, arm=arm, seed=seed, status="failed", error=error, started=datetime.datetime.now(datetime.UTC))
+
+
+def budget_words(budget: Budget) -> str:
+    """What the one budget counts, in words."""
+    from tunewright.report.words import count, seconds
+
+    texts = {
+        "tokens": lambda v: f"{count(v)} training tokens",
+        "steps": lambda v: f"{v:g} optimizer steps",
+        "epochs": lambda v: f"{v:g} epoch" + ("s" if v != 1 else ""),
+        "seconds": lambda v: f"{seconds(v)} of training, set-up, statistics and teachers counted",
+        "flops": lambda v: f"{count(v)} FLOPs of training",
+    }
+    return " or ".join(texts[k](v) for k, v in budget.model_dump(exclude_none=True).items())
+
+
+def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]], recipe: Recipe) -> list[str]:
+    """What a reader has to know before believing the table, most important first."""
+    said = []
+    lost = sum(r.status != "finished" for a in made.arms for r in a.runs)
+    if lost:
+        said.append(f"{lost} of {sum(len(a.runs) for a in made.arms)} runs did not finish; their methods cannot be ranked on equal terms")
+    if not made.tuned:
+        own = [a.name for a in made.arms if a.rate != recipe.train.learning_rate]
+        but = f" (their own: {', '.join(own)})" if own else ""
+        said.append(
+            f"learning rates were not tuned: all methods ran at the recipe's {recipe.train.learning_rate:g}{but}, which favours those it was chosen for "
+            "(--tune chooses one for each)"
+        )
+    edge = [a.name for a in made.arms if a.rate_at_edge]
+    if edge:
+        said.append(f"the best learning rate of {', '.join(edge)} is the outermost one that was tried")
+    orders = {s: {by_seed[s].order for by_seed in records.values() if by_seed[s].finished} for s in made.seeds}
+    same_length = not {"seconds", "flops"} & made.budget.keys()
+    if same_length and any(len(o) > 1 for o in orders.values()):
+        said.append("not all methods saw the same rows in the same order: one of them chooses its own rows")
+    measures = {r.drift_measure for by_seed in records.values() for r in by_seed.values() if r.finished}
+    if len(measures) > 1:
+        said.append("drift was measured in different ways: it is not compared")
+    if len(made.seeds) < 3:
+        said.append(f"{len(made.seeds)} seeds tell little about the spread over seeds")
+    if made.evaluated is not None and made.evaluated < 200 and made.unit == "fraction":
+        said.append(f"only {made.evaluated} rows measured the target: differences of a few per cent cannot be seen")
+    if len(made.arms) > 2 and made.winner is not None:
+        said.append("the winner was chosen by these very rows, which flatters it a little: fresh rows tell what it is worth")
+    return said
+
+
+def winner_recipe(made: Comparison, recipe: Recipe, arm: Arm, rate: float | None) -> str:
+    """The recipe as it was, with the winner's methods and learning rate, to run at full size; comments say how it was chosen."""
+    full = arm_recipe(recipe, arm, recipe.stages[0].budget, int(recipe.train.seed), rate)
+    full.train = full.train.model_copy(update={"save_steps": recipe.train.save_steps, "report_to": recipe.train.report_to})
+    full.name = recipe.name
+    how = f"tuned on validation rows ({len(made.arm(arm.name).tuning)} rates)" if made.tuned else "the recipe's own, not tuned"
+    others = ", ".join(a.name for a in made.arms if a.name != arm.name)
+    lines = [
+        f"{arm.name}: chosen by tunewright compare among {len(made.arms)} methods (also: {others}).",
+        f"Why: {made.why}.",
+        f"Compared over {len(made.seeds)} seeds, each run with {made.budget_words}; learning rate {rate:g}: {how}." if rate is not None else "",
+        "The budget below is the recipe's own. All figures: compare.json and compare.html beside this file.",
+    ]
+    return "".join(f"# {line}\n" for line in lines if line) + full.dump(absolute=True)

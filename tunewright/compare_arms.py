@@ -1,0 +1,202 @@
+"""What is compared: arms from the command line, the recipe each of them runs, and one budget for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunewright import catalogue
+from tunewright._fields import parse_number
+from tunewright._load import check_names
+from tunewright._uses import MethodUse
+from tunewright.errors import RecipeError, did_you_mean
+from tunewright.pool import Trial
+from tunewright.recipe import Budget, Recipe
+from tunewright.trials import TrialRecord, key_of
+from tunewright.tuning import training_alone
+
+VALIDATION = 0.1  # share of the training rows held out for tuning, where the recipe names none
+PILOT_SEED = 1_000_003  # its statistics are drawn by its seed, so that none comes from a cache
+PILOT_STEPS = 2
+FRAGMENT = {"name", "methods", "after", "train"}
+OWN_TRAIN = {"learning_rate", "optimizer", "weight_decay", "betas", "eps", "momentum", "lr_scheduler_type", "warmup_steps", "max_grad_norm"}
+"""Keys of `train` that may differ between arms: none of them changes which rows are seen in which order."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of the comparison: a name, its methods, and what else of the recipe is its own."""
+
+    name: str
+    methods: tuple[MethodUse, ...]
+    after: tuple[MethodUse, ...] | None = None
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+    def written(self) -> list[Any]:
+        """The methods as a recipe writes them."""
+        return [use.model_dump() for use in self.methods]
+
+
+def parse_arms(text: str, base: Path = Path(".")) -> list[Arm]:
+    """Arms from `lora,corda:rank=8,lora+asft,own.yaml`. RecipeError names the item and what is near."""
+    arms = [_arm(item.strip(), base) for item in text.split(",") if item.strip()]
+    names = [a.name for a in arms]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise RecipeError(f"'{twice}' is named twice", where="--methods", remedy="name it once, or give one of them other parameters")
+    if len(arms) < 2:
+        raise RecipeError("a comparison needs at least two methods", where="--methods", remedy="write --methods lora,full")
+    return arms
+
+
+def _arm(item: str, base: Path) -> Arm:
+    if item.endswith((".yaml", ".yml")):
+        return _fragment(base / item, item)
+    uses = []
+    for part in item.split("+"):
+        name, *given = part.split(":")
+        params = {}
+        for pair in given:
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise RecipeError(f"'{pair}' is no parameter", where=f"--methods {item}", remedy=f"write {name}:parameter=value")
+            params[key] = yaml.safe_load(value)
+        uses.append(_known(MethodUse(name=name, params=params), item))
+    return Arm(item, tuple(uses))
+
+
+def _known(use: MethodUse, item: str) -> MethodUse:
+    use._place = f"--methods {item}"
+    catalogue.build(use, use._place)
+    return use
+
+
+def _fragment(path: Path, item: str) -> Arm:
+    """A file with `methods` and, beside them, only what leaves rows and budget equal."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise RecipeError(f"cannot be read: {e}", where=f"--methods {item}", remedy="give a YAML file with `methods:`") from e
+    if not isinstance(tree, dict) or not tree.get("methods"):
+        raise RecipeError("no `methods` in it", where=f"--methods {item}", remedy="write methods: [{lora: {rank: 16}}]")
+    for key, known in [*((k, FRAGMENT) for k in tree), *((f"train.{k}", {f"train.{t}" for t in OWN_TRAIN}) for k in tree.get("train") or {})]:
+        if key not in known:
+            what = "may not differ between the methods of a comparison"
+            raise RecipeError(f"'{key}' {what}: all see the same rows under the same budget", where=str(path), remedy=did_you_mean(key, known))
+    listed = tree["methods"] if isinstance(tree["methods"], list) else [tree["methods"]]
+    after = tree.get("after")
+    return Arm(
+        str(tree.get("name") or path.stem),
+        tuple(_known(MethodUse.model_validate(m), item) for m in listed),
+        None if after is None else tuple(MethodUse.model_validate(m) for m in (after if isinstance(after, list) else [after])),
+        dict(tree.get("train") or {}),
+    )
+
+
+def parse_budget(text: str | None, recipe: Recipe) -> Budget:
+    """`tokens=200k`; none: the recipe's own. RecipeError with the kinds there are."""
+    if text is None:
+        return recipe.stages[0].budget
+    kind, _, amount = text.partition("=")
+    value = parse_number(amount) if amount else None
+    if kind not in Budget.model_fields or value is None:
+        raise RecipeError(f"'{text}' is no budget", where="--budget", remedy=f"write KIND=AMOUNT, as tokens=200k; kinds: {', '.join(Budget.model_fields)}")
+    return Budget.model_validate({kind: value})
+
+
+def check_one_stage(recipe: Recipe) -> None:
+    if len(recipe.stages) != 1:
+        raise RecipeError(
+            f"compare replaces the methods of a recipe with one stage, and this one has {len(recipe.stages)}",
+            where="stages",
+            remedy="write a recipe with top-level `methods` and `budget`",
+        )
+
+
+def arm_recipe(recipe: Recipe, arm: Arm, budget: Budget, seed: int, rate: float | None = None, *, validation: bool = False) -> Recipe:
+    """The recipe with an arm's methods, one budget and a seed. `validation`: rows are held out for tuning where none are yet."""
+    tree = recipe.model_dump(mode="python")
+    stage = tree["stages"][0]
+    stage["methods"], stage["budget"], stage["train"] = arm.written(), budget.model_dump(exclude_none=True), None
+    if arm.after is not None:
+        tree["after"] = [use.model_dump() for use in arm.after]
+    # what only a kept run folder needs is left out: it would cost time and change nothing
+    tree["train"].update(save_steps=None, report_to=[], **arm.train)
+    tree["train"]["seed"] = seed
+    if rate is not None:
+        tree["train"]["learning_rate"] = rate
+    if validation and tree["data"]["validation"] is None:
+        tree["data"]["validation"] = VALIDATION
+    tree["name"] = "trial"
+    tree.pop("made_with", None)
+    made = Recipe(**tree)
+    made._base = recipe.base
+    check_names(made)
+    return made
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one arm's training may use, and how that was reckoned."""
+
+    budget: Budget
+    note: str = ""
+
+
+Run = Any  # (trials) -> {key: record}
+
+
+def equal_budgets(recipe: Recipe, arms: Sequence[Arm], budget: Budget, run: Run) -> dict[str, Given]:
+    """Each arm's training budget, so that all spend the same.
+
+    Tokens, steps and epochs are given as they are. Of seconds, what a pilot run spends on set-up and statistics is taken off (teachers run
+    inside the steps). FLOPs become tokens by what the pilot's cost ledger books a token; RecipeError for an arm whose statistics or teachers
+    it does not book, and for one whose set-up alone takes more than the budget.
+    """
+    if budget.seconds is None and budget.flops is None:
+        return {arm.name: Given(budget) for arm in arms}
+    if budget.flops is not None:
+        for arm in arms:
+            _check_booked(arm)
+    trials = {arm.name: Trial(f"{arm.name} pilot", PILOT_SEED, _pilot(recipe, arm)) for arm in arms}
+    records = run(list(trials.values()))
+    return {arm.name: _given(arm, budget, records[key_of(trials[arm.name].recipe)]) for arm in arms}
+
+
+def _pilot(recipe: Recipe, arm: Arm) -> Recipe:
+    made = arm_recipe(recipe, arm, Budget(steps=PILOT_STEPS), PILOT_SEED)
+    return training_alone(made, rows=8)
+
+
+def _check_booked(arm: Arm) -> None:
+    for use in arm.methods:
+        needs = [n.name for n in catalogue.build(use).needs()]
+        if needs:
+            raise RecipeError(
+                f"'{arm.name}' needs {', '.join(needs)}, whose FLOPs are not counted: its budget would be larger than the others'",
+                where="--budget flops",
+                remedy="give the budget in seconds (set-up is taken off) or tokens",
+            )
+
+
+def _given(arm: Arm, budget: Budget, pilot: TrialRecord) -> Given:
+    if not pilot.finished:
+        return Given(budget, "its pilot run failed")  # so will its runs, and they say why
+    if budget.flops is not None:
+        each = (pilot.cost.get("flops") or 0.0) / max(1, pilot.cost.get("tokens") or 0)
+        if not each:
+            raise RecipeError("its FLOPs a token are not known", where=f"--methods {arm.name}", remedy="give the budget in tokens")
+        tokens = int(budget.flops / each)
+        return Given(Budget(tokens=max(1, tokens)), f"{budget.flops:.3g} FLOPs at {each:.3g} a token")
+    booked = sum(pilot.cost.get("seconds", {}).get(phase, 0.0) for phase in ("set-up", "statistics"))
+    assert budget.seconds is not None
+    left = round(budget.seconds - booked, 1)
+    if left <= 0:
+        raise RecipeError(
+            f"the set-up of '{arm.name}' alone takes {booked:.1f} s of {budget.seconds:g}", where="--budget seconds", remedy="give a larger budget"
+        )
+    return Given(Budget(seconds=left), f"{booked:.1f} s of set-up and statistics taken off")

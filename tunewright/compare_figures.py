@@ -1,0 +1,217 @@
+"""From trials' records to a comparison: means over seeds, ties said as ties, and what is kept at one common target.
+
+The unit is the seed. The best arm is the one with the largest mean gain among those whose seeds all finished; every other arm is
+compared with it seed by seed (paired t interval, Holm over the pairs, by the rule of `claims/rule.py`).
+
+The common target of a seed is the base plus nine tenths of the smallest best gain among the arms that reach at least half of the largest
+mean gain; others have hardly learnt, and what they keep says nothing. Each arm's curve over strengths is read where it first gets there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunewright.claims import rule
+from tunewright.measure.intervals import Interval, t_interval
+from tunewright.measure.trade import at_target
+from tunewright.report.compare_schema import Against, ArmFigures, Comparison, CurvePoint, RunFigures
+from tunewright.trials import Reading, TrialRecord
+
+SHARE = 0.9
+REACH = 0.5
+
+
+def sign_of(direction: str) -> float:
+    return 1.0 if direction == "higher" else -1.0
+
+
+def interval(values: Sequence[float | None]) -> Interval | None:
+    """The mean over seeds and its t interval; None where no seed has a figure."""
+    there = [v for v in values if v is not None and math.isfinite(v)]
+    return t_interval(there) if there else None
+
+
+def run_figures(record: TrialRecord) -> RunFigures:
+    """One seed's figures at full strength."""
+    tuned, cost = record.tuned, record.cost
+    error = record.error
+    made = RunFigures(
+        seed=record.seed,
+        status=record.status,
+        error=f"{error.type}: {error.message}" + (f" ({error.where})" if error.where else "") if error else None,
+        seconds=record.seconds,
+        key=record.key,
+        attempt=record.attempt,
+    )
+    if not record.finished or tuned is None:
+        return made
+    spent = cost.get("seconds", {})
+    base = record.base
+    made.target, made.drift = tuned.target, tuned.drift
+    if tuned.target is not None and base.target is not None:
+        made.gain = sign_of(record.direction) * (tuned.target - base.target)
+    made.kept = {n: v - base.kept[n] for n, v in tuned.kept.items() if n in base.kept}
+    made.tokens, made.steps = cost.get("tokens"), cost.get("steps")
+    made.train_seconds = spent.get("train")
+    made.setup_seconds = sum(spent.get(p, 0.0) for p in ("set-up", "statistics"))
+    made.peak_memory_bytes = cost.get("peak_memory_bytes")
+    return made
+
+
+def mean_kept(reading: Reading) -> float | None:
+    """Mean loss over the entries of `keep`."""
+    return sum(reading.kept.values()) / len(reading.kept) if reading.kept else None
+
+
+def readings(record: TrialRecord) -> list[Reading]:
+    """The curve: the base and all strengths, rising."""
+    return [record.base, *sorted(record.strengths, key=lambda r: r.strength)]
+
+
+def curve(records: Sequence[TrialRecord]) -> list[CurvePoint]:
+    """The strengths that every finished seed has, over seeds, above 0."""
+    finished = [r for r in records if r.finished]
+    found = []
+    for strength in sorted({x.strength for r in finished for x in r.strengths}):
+        here = [next((x for x in r.strengths if x.strength == strength), None) for r in finished]
+        if any(x is None or x.target is None for x in here):
+            continue
+        target = interval([x.target for x in here if x is not None])
+        if target is not None:
+            kept, drift = interval([mean_kept(x) for x in here if x is not None]), interval([x.drift for x in here if x is not None])
+            found.append(CurvePoint(strength=strength, target=target, kept=kept, drift=drift))
+    return found
+
+
+def _gains(record: TrialRecord) -> list[tuple[float, Reading]]:
+    """(gain over the base, reading) along the curve, where the target is there."""
+    sign, base = sign_of(record.direction), record.base.target
+    return [(sign * (r.target - base), r) for r in readings(record) if r.target is not None and base is not None]
+
+
+def common_targets(by_arm: Mapping[str, Mapping[int, TrialRecord]], compared: Sequence[str]) -> dict[int, float]:
+    """Seed -> the gain at which arms are compared; seeds where an arm has no run, or gains nothing, have none."""
+    found = {}
+    for seed in sorted({s for records in by_arm.values() for s in records}):
+        best = []
+        for arm in compared:
+            record = by_arm[arm].get(seed)
+            gains = [g for g, _ in _gains(record)] if record is not None and record.finished else []
+            best.append(max(gains, default=0.0))
+        if best and min(best) > 0:
+            found[seed] = SHARE * min(best)
+    return found
+
+
+def at_common(record: TrialRecord, gain: float) -> tuple[float | None, float | None]:
+    """(mean change of kept losses, drift) where the curve first reaches a gain; None where it has no such figure."""
+    points = _gains(record)
+    base = mean_kept(record.base)
+    lost = [(g, k - base) for g, r in points if (k := mean_kept(r)) is not None and base is not None]
+    drift = [(g, r.drift) for g, r in points if r.drift is not None]
+    return at_target(lost, gain), at_target(drift, gain)
+
+
+def compare_with_best(values: Mapping[str, Sequence[float | None]]) -> dict[str, Against]:
+    """Arm -> where it stands. `values`: one figure a seed, larger is better, None where a run gave none."""
+    whole = {n: [v for v in vs if v is not None] for n, vs in values.items()}
+    candidates = [n for n, vs in whole.items() if len(vs) == len(values[n]) and vs] or [n for n, vs in whole.items() if vs]
+    if not candidates:
+        return {n: Against(word="unclear", reason="no run finished") for n in values}
+    best = max(candidates, key=lambda n: sum(whole[n]) / len(whole[n]))
+    found = {best: Against(word="best")}
+    judged = {n: rule.verdict(rule.effects(values[n], values[best], "higher"), 0.0) for n in values if n != best}
+    behind = rule.holm({n: v.p for n, v in judged.items() if v.reason is None})
+    for name, verdict in judged.items():
+        if verdict.reason is not None:
+            found[name] = Against(word="unclear", difference=verdict.interval, reason=verdict.reason)
+            continue
+        assert verdict.interval is not None
+        word: Any = "tied with the best"
+        if verdict.verdict == "fails":
+            word = "behind the best" if behind[name] else "likely behind the best"
+        found[name] = Against(word=word, difference=verdict.interval, p=verdict.p)
+    return {n: found[n] for n in values}
+
+
+def fill(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]]) -> None:
+    """Put every figure of the arms' records (arm -> seed -> record) into the comparison, and choose the winner."""
+    seeds = comparison.seeds
+    for arm in comparison.arms:
+        own = [records[arm.name][s] for s in seeds]
+        arm.runs = [run_figures(r) for r in own]
+        _sum_up(arm, own)
+    _judge_gain(comparison)
+    _judge_kept(comparison, records)
+    comparison.winner, comparison.why = winner(comparison)
+
+
+def _sum_up(arm: ArmFigures, records: Sequence[TrialRecord]) -> None:
+    runs = arm.finished
+    arm.gain, arm.target = interval([r.gain for r in runs]), interval([r.target for r in runs])
+    arm.lost = interval([sum(r.kept.values()) / len(r.kept) for r in runs if r.kept])
+    arm.drift = interval([r.drift for r in runs])
+    arm.curve = curve(records)
+    first = next((r for r in records if r.finished), None)
+    if first is None:
+        return
+    arm.parameters = {m["name"]: m["parameters"] for m in first.trained.get("methods", [])}
+    for name in ("trainable_parameters", "stored_parameters", "stored_bytes"):
+        setattr(arm, name, first.cost.get(name))
+    arm.serves = first.serves
+    for name in ("train_seconds", "setup_seconds", "tokens", "peak_memory_bytes"):
+        values = [v for r in runs if (v := getattr(r, name)) is not None]
+        setattr(arm, name, sum(values) / len(values) if values else None)
+    arm.notes = sorted({n for r in records if r.finished for n in r.notes if not n.startswith("only ")})
+
+
+def _judge_gain(comparison: Comparison) -> None:
+    against = compare_with_best({a.name: [r.gain for r in a.runs] for a in comparison.arms})
+    for arm in comparison.arms:
+        arm.against = against[arm.name]
+
+
+def _judge_kept(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]]) -> None:
+    gains = {a.name: a.gain.value for a in comparison.arms if a.gain is not None}
+    most = max(gains.values(), default=0.0)
+    compared = [n for n, g in gains.items() if most > 0 and g >= REACH * most and len(comparison.arm(n).finished) == len(comparison.seeds)]
+    targets = common_targets(records, compared)
+    for arm in comparison.arms:
+        if arm.name not in compared:
+            continue
+        for run in arm.runs:
+            if run.seed in targets:
+                run.lost_at_target, run.drift_at_target = at_common(records[arm.name][run.seed], targets[run.seed])
+        arm.lost_at_target = interval([r.lost_at_target for r in arm.runs])
+        arm.drift_at_target = interval([r.drift_at_target for r in arm.runs])
+    if len(compared) > 1 and targets and any(a.lost_at_target for a in comparison.arms):
+        at = {n: [_negative(r.lost_at_target) for r in comparison.arm(n).runs if r.seed in targets] for n in compared}
+        for name, found in compare_with_best(at).items():
+            comparison.arm(name).lost_against = found
+
+
+def _negative(x: float | None) -> float | None:
+    return None if x is None else -x
+
+
+def winner(comparison: Comparison) -> tuple[str | None, str]:
+    """The best in gain; of those tied with it the one that loses least at the common target, else drifts least there, else stores least."""
+    best = next((a for a in comparison.arms if a.against is not None and a.against.word == "best"), None)
+    if best is None or best.gain is None:
+        return None, "no method finished a run"
+    tied = [best, *(a for a in comparison.arms if a.against is not None and a.against.word == "tied with the best")]
+    if len(tied) == 1:
+        return best.name, "it gained most, and every other method is behind it or did not finish"
+    for read, what in (
+        (lambda a: a.lost_at_target, "loses least of what was to be kept at the common target"),
+        (lambda a: a.drift_at_target, "drifts least at the common target"),
+    ):
+        found = [(i.value, a.name) for a in tied if (i := read(a)) is not None]
+        if len(found) == len(tied):
+            return min(found)[1], f"{len(tied)} methods are tied in gain; of these it {what}"
+    stored = [(a.stored_bytes, a.name) for a in tied if a.stored_bytes is not None]
+    if len(stored) == len(tied):
+        return min(stored)[1], f"{len(tied)} methods are tied in gain; of these it stores least"
+    return best.name, f"{len(tied)} methods are tied in gain; its mean is the largest"

@@ -1,0 +1,229 @@
+"""`compare.html` and the terminal's table: a comparison to look at, by the same shell and style as a run's report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from tunewright.errors import FolderError
+from tunewright.measure.intervals import Interval
+from tunewright.report import plots, words
+from tunewright.report.compare_schema import Against, ArmFigures, Comparison
+from tunewright.report.page import page
+from tunewright.report.plots import Curve, Point
+
+WIDE, NARROW = (444.0, 360.0), (352.0, 330.0)
+NATS = "nats a token"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure over seeds as text: its value, its interval, and a word that judges it."""
+
+    value: str = ""
+    span: str = ""
+    word: str = ""
+    tone: str = ""
+
+
+TONES = {"best": "up", "tied with the best": "up", "likely behind the best": "down", "behind the best": "down", "unclear": ""}
+
+
+def cell(interval: Interval | None, unit: str, *, sign: bool = False, against: Against | None = None, best: str = "best", tied: str = "tied") -> Cell:
+    """One cell. `best`, `tied`: the words for this column's first place."""
+    if interval is None:
+        return Cell(word="" if against is None else against.word, tone="")
+    word, tone = "", ""
+    if against is not None:
+        named = {"best": best, "tied with the best": tied, "likely behind the best": "likely behind", "behind the best": "behind", "unclear": "unclear"}
+        word, tone = named[against.word], TONES[against.word]
+    return Cell(words.score(interval.value, unit, sign=sign), words.span(interval, unit), word, tone)
+
+
+def headline(c: Comparison) -> list[str]:
+    """The comparison in sentences: who gained most, who is tied, who keeps most."""
+    if c.winner is None:
+        return ["No method finished a run."]
+    best = next(a for a in c.arms if a.against is not None and a.against.word == "best")
+    assert best.gain is not None
+    metric = words.metric_name(c.metric)
+    tied = [a.name for a in c.arms if a.against is not None and a.against.word == "tied with the best"]
+    points = " points" if c.unit == "fraction" else f" {c.unit}"
+    gained = f"{words.score(best.gain.value, c.unit, sign=c.unit == 'fraction')}{points} of {metric}"
+    if best.gain.value <= 0:
+        first = f"No method gained: the best, {best.name}, changed {metric} by {words.score(best.gain.value, c.unit, sign=True)}{points}."
+    elif tied:
+        first = f"{best.name} gained most, {gained}, and {_and(tied)} {'is' if len(tied) == 1 else 'are'} tied with it."
+    else:
+        first = f"{best.name} gained most: {gained}."
+    said = [first]
+    kept = [a for a in c.arms if a.lost_against is not None and a.lost_at_target is not None]
+    most = next((a for a in kept if a.lost_against is not None and a.lost_against.word == "best"), None)
+    if most is not None and most.lost_at_target is not None:
+        equal = [a.name for a in kept if a.lost_against is not None and a.lost_against.word == "tied with the best"]
+        also = f"; {_and(equal)} {'is' if len(equal) == 1 else 'are'} tied with it there" if equal else ""
+        said.append(
+            f"At a target that {_and([a.name for a in kept])} reach, {most.name} loses least of what was to be kept: "
+            f"{words.score(most.lost_at_target.value, NATS, sign=True)} nats a token{also}."
+        )
+    said.append(f"{c.winner} is the winner: {c.why}." if c.winner != best.name or tied else f"It is the winner, since {c.why}.")
+    return said
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
+    """What the table says of an arm."""
+    against = arm.against
+    failed = [r for r in arm.runs if r.status != "finished"]
+    behind = against.difference if against is not None and against.word != "best" else None
+    return {
+        "arm": arm,
+        "gain": cell(arm.gain, c.unit, sign=True, against=against, best="best", tied="tied with the best"),
+        "behind": f"{words.score(behind.value, c.unit, sign=True)} [{words.span(behind, c.unit)}]" if behind is not None and behind.known else "",
+        "lost": cell(arm.lost_at_target, NATS, sign=True, against=arm.lost_against, best="keeps most", tied="tied"),
+        "lost_full": cell(arm.lost, NATS, sign=True),
+        "drift": cell(arm.drift_at_target, NATS),
+        "drift_full": cell(arm.drift, NATS),
+        "target": cell(arm.target, c.unit),
+        "failed": failed,
+        "serves": serves(arm),
+        "winner": arm.name == c.winner,
+        "rate": "none worked" if arm.rate is None else f"{arm.rate:.2g}",
+    }
+
+
+def serves(arm: ArmFigures) -> tuple[str, list[str]]:
+    """In a few words how it can be served, and the reasons."""
+    if arm.serves is None:
+        return "", []
+    if not arm.serves:
+        return "as a LoRA adapter", []
+    if any("wraps the model" in reason for reason in arm.serves):
+        return "by its own code alone", arm.serves
+    return "as a whole model", arm.serves
+
+
+def pictures(c: Comparison) -> list[tuple[str, str]]:
+    """(wide, narrow) curves of the target against drift and against what is kept, one curve a method."""
+    out: list[tuple[str, str] | None] = []
+    if c.base_target is None:
+        return []
+    y_label = f"{words.metric_name(c.metric)} ({c.direction} is better)"
+    if c.drift_measure is not None:
+        unit = f", {NATS}" if c.drift_measure == "kl" else ""
+        curves = [Curve(a.name, [_point(p.target, p.drift) for p in a.curve if p.drift is not None]) for a in c.arms]
+        out.append(_both(c, curves, Point(0.0, c.base_target, "base"), f"drift: {words.drift_name(c.drift_measure)}{unit} \u2192", y_label, from_zero=True))
+    if c.base_kept:
+        name = next(iter(c.base_kept)) if len(c.base_kept) == 1 else "what was to be kept"
+        base = sum(c.base_kept.values()) / len(c.base_kept)
+        curves = [Curve(a.name, [_point(p.target, p.kept) for p in a.curve if p.kept is not None]) for a in c.arms]
+        out.append(_both(c, curves, Point(base, c.base_target, "base"), f"loss on {name}, {NATS}, worse \u2192", y_label, from_zero=False))
+    return [o for o in out if o is not None]
+
+
+def _point(y: Interval, x: Interval | None) -> Point:
+    assert x is not None
+    return Point(x.value, y.value, "", x_low=x.low, x_high=x.high, y_low=y.low, y_high=y.high)
+
+
+def _both(c: Comparison, curves: list[Curve], base: Point, x_label: str, y_label: str, *, from_zero: bool) -> tuple[str, str] | None:
+    if not any(curve.points for curve in curves):
+        return None
+
+    def draw(size: tuple[float, float]) -> str:
+        return plots.trade(
+            curves,
+            base,
+            x_label=x_label,
+            y_label=y_label,
+            title=f"{y_label} against {x_label[:-2]}, a curve a method",
+            width=size[0],
+            height=size[1],
+            fraction=c.unit == "fraction",
+            from_zero=from_zero,
+        )
+
+    return draw(WIDE), draw(NARROW)
+
+
+def gains(c: Comparison) -> str:
+    """Every method's gain on one scale: a dot a seed, the mean, its interval."""
+    from tunewright.report.compare_plot import gain_strips
+
+    return gain_strips(c)
+
+
+def html(c: Comparison) -> str:
+    """The page's text."""
+    context = {
+        "c": c,
+        "sentences": headline(c),
+        "rows": [row(c, a) for a in ordered(c)],
+        "gains": Markup(gains(c)),
+        "pictures": [(Markup(w), Markup(n)) for w, n in pictures(c)],
+        "words": words,
+        "metric": words.metric_name(c.metric),
+        "points": "points" if c.unit == "fraction" else c.unit,
+        "failed": [(a, r) for a in c.arms for r in a.runs if r.status != "finished"],
+        "kept_names": list(c.base_kept),
+        "drift_name": words.drift_name(c.drift_measure) if c.drift_measure else "",
+        "runs": sum(len(a.runs) for a in c.arms),
+    }
+    return page("compare.html", context)
+
+
+def ordered(c: Comparison) -> list[ArmFigures]:
+    """Largest mean gain first; what never finished last."""
+    return sorted(c.arms, key=lambda a: -a.gain.value if a.gain is not None else float("inf"))
+
+
+def render(c: Comparison, folder: Path) -> Path:
+    """Write `folder`/compare.html aside and rename it."""
+    path, aside = folder / "compare.html", folder / ".compare.html.tmp"
+    try:
+        aside.write_text(html(c), encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as e:
+        raise FolderError(f"cannot write the page: {e.strerror or e}", where=str(path), remedy="free space, or choose another --out") from e
+    return path
+
+
+def _spanned(f: Cell) -> str:
+    return f"{f.value} [{f.span}]" if f.span else f.value
+
+
+def show(c: Comparison, folder: Path) -> None:
+    """Print the comparison as a table, and where its files are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("method", f"gain ({words.metric_name(c.metric)})", "", "lost, matched" if c.base_kept else "drift, matched", "stored", "training"):
+        table.add_column(name, justify="left" if name in ("method", "") else "right", overflow="fold")
+    for r in (row(c, a) for a in ordered(c)):
+        arm, gain, lost = r["arm"], r["gain"], r["lost"] if c.base_kept else r["drift"]
+        failed = f"{len(r['failed'])} of {len(arm.runs)} failed" if r["failed"] else ""
+        table.add_row(
+            arm.name + (" *" if r["winner"] else ""),
+            _spanned(gain),
+            ", ".join(t for t in (gain.word, failed) if t),
+            _spanned(lost),
+            words.size(arm.stored_bytes),
+            words.seconds(arm.train_seconds),
+        )
+    console.print(table)
+    console.print()
+    for sentence in headline(c):
+        console.print(sentence)
+    for caution in c.cautions:
+        console.print(f"note: {caution}", style="dim")
+    console.print(f"\nPage: {folder / 'compare.html'}" + (f"; the winner's recipe: {folder / 'winner.yaml'} (*)" if c.winner else ""), style="dim")

@@ -1,0 +1,164 @@
+"""The types of `compare.json`: several methods on one task under one budget, every figure over seeds.
+
+One file, one version. Intervals are t intervals over seeds; what was not measured is null. Drift is named with its measure, and KL and
+1 - CKA never share a field's scale: a comparison holds one of them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from tunewright.errors import FolderError
+from tunewright.measure.intervals import Interval
+from tunewright.models.cache import write_json
+from tunewright.report.schema import Part
+
+VERSION: Literal[1] = 1
+Word = Literal["best", "tied with the best", "likely behind the best", "behind the best", "unclear"]
+
+
+class Against(Part):
+    """An arm beside the best one, paired by seed."""
+
+    word: Word = Field(description="'tied with the best' where the interval holds 0; 'likely behind': not after Holm's correction")
+    difference: Interval | None = Field(None, description="this arm minus the best one, positive: better; none for the best itself")
+    p: float | None = Field(None, description="two-sided p of no difference")
+    reason: str | None = Field(None, description="why it is unclear")
+
+
+class RunFigures(Part):
+    """One seed of one arm."""
+
+    seed: int
+    status: Literal["finished", "failed", "killed"] = Field(description="killed: its process died")
+    error: str | None = Field(None, description="what ended it and where")
+    target: float | None = Field(None, description="the target's metric after training")
+    gain: float | None = Field(None, description="its change over the base, positive: better")
+    kept: dict[str, float] = Field(default_factory=dict, description="kept name -> change of its loss, nats a token, positive: worse")
+    drift: float | None = None
+    lost_at_target: float | None = Field(None, description="mean change of kept losses where the curve reaches the common target")
+    drift_at_target: float | None = Field(None, description="drift there")
+    tokens: int | None = None
+    steps: int | None = None
+    train_seconds: float | None = Field(None, description="in training steps")
+    setup_seconds: float | None = Field(None, description="set-up and statistics")
+    seconds: float = Field(0.0, description="the whole run, measuring included")
+    peak_memory_bytes: int | None = None
+    key: str = Field(description="the trial's key in the store")
+    attempt: int = 1
+
+
+class CurvePoint(Part):
+    """One strength of an arm, over its finished seeds."""
+
+    strength: float
+    target: Interval
+    kept: Interval | None = Field(None, description="mean loss over the entries of `keep`, nats a token")
+    drift: Interval | None = None
+
+
+class TunedRate(Part):
+    """One learning rate that was tried on validation rows."""
+
+    rate: float
+    scores: list[float | None] = Field(description="one a seed; null: the run did not finish")
+
+
+class ArmFigures(Part):
+    """One method, or group of methods, over seeds."""
+
+    name: str
+    methods: list[Any] = Field(description="as a recipe names them")
+    parameters: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method -> every parameter")
+    rate: float | None = Field(None, description="learning rate; none: tuning found none at which runs finish")
+    tuning: list[TunedRate] = Field(default_factory=list, description="what was tried, when tuned")
+    tuning_seconds: float = Field(0.0, description="what the tuning took")
+    rate_at_edge: bool = Field(False, description="the best rate was still the outermost one tried")
+    budget: dict[str, float] = Field(default_factory=dict, description="what training was given, set-up taken off where that counts")
+    runs: list[RunFigures] = Field(default_factory=list)
+    gain: Interval | None = Field(None, description="positive: better")
+    target: Interval | None = None
+    against: Against | None = Field(None, description="gain, beside the best")
+    lost: Interval | None = Field(None, description="change of kept losses at full strength, nats a token, positive: worse")
+    lost_at_target: Interval | None = Field(None, description="at the common target")
+    lost_against: Against | None = Field(None, description="what it keeps at the common target, beside the arm that keeps most")
+    drift: Interval | None = None
+    drift_at_target: Interval | None = None
+    curve: list[CurvePoint] = Field(default_factory=list)
+    trainable_parameters: int | None = None
+    stored_parameters: int | None = None
+    stored_bytes: int | None = None
+    serves: list[str] | None = Field(None, description="why adapter servers cannot load the change; []: they can")
+    train_seconds: float | None = Field(None, description="mean over seeds")
+    setup_seconds: float | None = Field(None, description="mean over seeds")
+    tokens: float | None = Field(None, description="training tokens, mean over seeds")
+    peak_memory_bytes: float | None = Field(None, description="mean over seeds")
+    notes: list[str] = Field(default_factory=list)
+
+    @property
+    def finished(self) -> list[RunFigures]:
+        return [r for r in self.runs if r.status == "finished"]
+
+
+class Comparison(Part):
+    """`compare.json`."""
+
+    version: Literal[1] = VERSION
+    name: str = Field(description="the recipe's name")
+    model: str
+    task: str
+    metric: str = Field("", description="the target's metric")
+    unit: str = Field("fraction")
+    direction: Literal["higher", "lower"] = "higher"
+    evaluated: int | None = Field(None, description="rows that the target was measured on")
+    base_target: float | None = Field(None, description="the untouched base on those rows")
+    base_kept: dict[str, float] = Field(default_factory=dict, description="its losses on what is to be kept")
+    drift_measure: Literal["kl", "1-cka"] | None = None
+    budget: dict[str, float] = Field(description="the one budget for all")
+    budget_words: str = Field(description="what it counts")
+    seeds: list[int]
+    tuned: bool = Field(description="whether learning rates were tuned")
+    share_of_gain: float = Field(0.9, description="the common target: this share of the smallest gain among the arms that are compared there")
+    arms: list[ArmFigures]
+    winner: str | None = None
+    why: str = Field("", description="how the winner was chosen")
+    cautions: list[str] = Field(default_factory=list)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    threads: int = 1
+    versions: dict[str, str] = Field(default_factory=dict)
+    commit: str | None = None
+    command: str | None = None
+    finished: datetime
+    run_seconds: float = Field(0.0, description="time of all runs of this comparison, tuning included, one after the other")
+
+    def arm(self, name: str) -> ArmFigures:
+        return next(a for a in self.arms if a.name == name)
+
+    def save(self, folder: Path) -> Path:
+        """Write `folder`/compare.json aside and rename it."""
+        path = folder / "compare.json"
+        try:
+            write_json(path, self.model_dump(mode="json"))
+        except OSError as e:
+            raise FolderError(f"cannot write the comparison: {e.strerror or e}", where=str(path), remedy="free space, or choose another --out") from e
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> Comparison:
+        """Read compare.json, or the one in a folder. FolderError names the file and the field."""
+        path = Path(path)
+        path = path / "compare.json" if path.is_dir() else path
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as e:
+            raise FolderError(f"no comparison here: {e.strerror}", where=str(path), remedy="point to a comparison's folder") from e
+        except ValidationError as e:
+            first = e.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the file"
+            raise FolderError(
+                f"not a comparison of version {VERSION}: {field}: {first['msg']}", where=str(path), remedy="run `tunewright compare` again"
+            ) from e
