@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tunewright import catalogue
+from tunewright import catalogue, predicting
 from tunewright.budget import plan_stage
 from tunewright.data.dataset import Dataset, build, cursor, labels_of
 from tunewright.data.order import permutation
@@ -258,6 +258,7 @@ def _check_after(recipe: Recipe) -> None:
                     remedy="write it under stages' methods:",
                 )
             catalogue.build(use)
+    predicting.check(recipe)
 
 
 def located(spec: ModelSpec, base: Path) -> ModelSpec:

@@ -8,19 +8,20 @@ tuned model then measures that; nothing of it is stored.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from tunewright import catalogue
-from tunewright.assemble import Session
 from tunewright.errors import MethodError
 from tunewright.measure._kv import caches_plainly
 from tunewright.method import TRAINING_SLOTS, Method, call
 from tunewright.models.attention import prepare_attention
 from tunewright.models.together import Together
-from tunewright.recipe import MethodUse
+from tunewright.recipe import MethodUse, Recipe
+
+if TYPE_CHECKING:
+    from tunewright.assemble import Session
 
 OWN = ("tuned", "base")
 
@@ -31,22 +32,29 @@ def predicts(use: MethodUse) -> bool:
     return "predict" in slots and not set(slots) & set(TRAINING_SLOTS)
 
 
-def check(uses: Sequence[MethodUse], session: Session) -> None:
-    """Refuse before anything is measured: steps in a wrong order, tasks, models that are missing or speak other tokens.
-
-    Loads the models that predictors name. Raises MethodError.
-    """
-    kinds = [predicts(use) for use in uses]
+def check(recipe: Recipe) -> None:
+    """Refuse before anything is loaded: steps in a wrong order, a task that is not served, models that are not named. Raises MethodError."""
+    kinds = [predicts(use) for use in recipe.after]
     if kinds != sorted(kinds):
-        late = uses[len(kinds) - 1 - kinds[::-1].index(False)]
+        late = recipe.after[len(kinds) - 1 - kinds[::-1].index(False)]
         raise MethodError(f"'{late.name}' changes weights after a predictor", where="after", remedy=f"write {late.name} before it")
-    for use in (u for u, is_one in zip(uses, kinds, strict=True) if is_one):
+    for use in filter(predicts, recipe.after):
         method: Any = catalogue.build(use)
-        if method.tasks is not None and session.task.name not in method.tasks:
-            raise MethodError(f"'{use.name}' does not serve {session.task.name}", where="after", remedy=f"its tasks: {', '.join(method.tasks)}")
-        for speaker in method.speakers():
-            if speaker not in OWN:
-                _other(session, speaker, use.name)
+        if not callable(getattr(method, "speakers", None)):
+            raise MethodError(f"'{use.name}' predicts and names no speakers", where="after", remedy='define speakers(self): return ("tuned", ...)')
+        if method.tasks is not None and recipe.task not in method.tasks:
+            raise MethodError(f"'{use.name}' does not serve {recipe.task}", where="after", remedy=f"its tasks: {', '.join(method.tasks)}")
+        for name in _others(method):
+            if name not in recipe.models:
+                what = f"'{use.name}' decodes with the model '{name}', and the recipe names none"
+                raise MethodError(what, where="models", remedy=f"write models: {{{name}: ./folder-or-hub-id}}")
+
+
+def load(session: Session) -> None:
+    """Load the models that predictors name, before anything is measured. MethodError for one that speaks other tokens or cannot pack."""
+    for use in filter(predicts, session.recipe.after):
+        for name in _others(catalogue.build(use)):
+            _other(session, name)
 
 
 def build(use: MethodUse, session: Session, tuned: nn.Module) -> Together:
@@ -54,7 +62,7 @@ def build(use: MethodUse, session: Session, tuned: nn.Module) -> Together:
     method: Any = catalogue.build(use)
     models: dict[str, nn.Module] = {}
     for speaker in sorted(method.speakers(), key=lambda s: s != "tuned"):
-        models[speaker] = tuned if speaker == "tuned" else _untouched(session) if speaker == "base" else _other(session, speaker, use.name)
+        models[speaker] = tuned if speaker == "tuned" else _untouched(session) if speaker == "base" else _other(session, speaker)
     for speaker, model in models.items():
         if not caches_plainly(model):  # type: ignore[arg-type]
             raise MethodError(
@@ -79,11 +87,11 @@ def _untouched(session: Session) -> nn.Module:
         return copy.deepcopy(model).requires_grad_(False)
 
 
-def _other(session: Session, name: str, method: str) -> nn.Module:
-    if name not in session.recipe.models:
-        raise MethodError(
-            f"'{method}' decodes with the model '{name}', and the recipe names none", where="models", remedy=f"write models: {{{name}: ./folder-or-hub-id}}"
-        )
+def _others(method: Any) -> list[str]:
+    return [name for name in method.speakers() if name not in OWN]
+
+
+def _other(session: Session, name: str) -> nn.Module:
     model: Any = session.other(name).model  # one with another tokenizer is refused there, by the tokens that differ
     if session.packed and not prepare_attention(model):
         raise MethodError(f"the attention of the model '{name}' cannot take packed rows", where=f"models.{name}", remedy="write data.packing: false")

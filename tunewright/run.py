@@ -169,7 +169,7 @@ class _Run:
         from tunewright import predicting
         from tunewright.method import Setup
 
-        predicting.check(self.recipe.after, self.session)
+        predicting.load(self.session)
         for part in self.session.stages:
             stage, _ = self.session.stage(part)
             if (part.spec.start or "base") != "base" or stage.methods.on("prepare"):

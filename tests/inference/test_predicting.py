@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import small, tiny
-from tunewright import finished
+from tunewright import finished, predicting
 from tunewright.errors import MethodError, RecipeError
 from tunewright.report.schema import Report
 from tunewright.run import run_recipe
@@ -63,6 +63,7 @@ def test_a_large_base_changes_what_is_measured_and_not_what_is_saved(inputs):
         ({"after": [EFT]}, "write models: {large:"),
         ({"models": {"large": "./large"}, "after": [EFT, "lines"]}, "'lines' changes weights after a predictor"),
         ({"after": ["lae"]}, "does not go here"),
+        ({"task": "fill-mask", "models": {"large": "./large"}, "after": [EFT]}, "does not serve fill-mask"),
         ({"stages__0__methods": ["lora", "emulated-fine-tuning"]}, "write after: [emulated-fine-tuning]"),
     ],
 )
@@ -73,6 +74,15 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(inputs, changes, 
     with pytest.raises((MethodError, RecipeError)) as error:
         run_recipe(small.write_recipe(inputs, "refused", **changes), out=inputs / "refused", quiet=True)
     assert says in str(error.value)
+
+
+def test_a_predictor_that_names_nobody_is_told_what_to_write(inputs, monkeypatch):
+    from tunewright.inference.emulated_fine_tuning import EmulatedFineTuning
+    from tunewright.recipe import Recipe
+
+    monkeypatch.delattr(EmulatedFineTuning, "speakers")
+    with pytest.raises(MethodError, match="names no speakers"):
+        predicting.check(Recipe.load(small.write_recipe(inputs, "nobody", after=[EFT])))
 
 
 def test_another_tokenizer_is_refused_by_its_tokens(inputs, tmp_path):
