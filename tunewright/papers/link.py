@@ -1,6 +1,6 @@
 """Write into the cards where methods live and which tests cover them: `python -m tunewright.papers.link`.
 
-A method lives on the cards that its `papers` name, or on the card of its own name; a recipe `recipes/<slug>.yaml` on the
+A method lives on the cards that its `papers` name, and on the card of its own name if there is one; a recipe `recipes/<slug>.yaml` on the
 card of that slug. Run it in a checkout after adding a method; docs/papers.md is made anew as well.
 """
 
@@ -26,7 +26,8 @@ def places() -> dict[str, list[cards.Place]]:
         if entry.file is None or entry.room == catalogue.THIRD_PARTY:
             continue
         cls = catalogue.load_method(name)
-        for slug in cls.papers or (name,):
+        own = (name,) if name in cards.load() or not cls.papers else ()
+        for slug in dict.fromkeys((*cls.papers, *own)):
             found.setdefault(slug, []).append(cards.Place(entry.file.relative_to(ROOT).as_posix(), cls.slots()))
     for file in sorted((ROOT / "recipes").glob("*.yaml")):
         if file.stem in cards.load():
