@@ -154,6 +154,8 @@ class Workers:
     See `run_all` for `workers`, `threads` and `memory`. Use it as a context; its end ends the processes.
     """
 
+    module = "tunewright._worker"
+
     def __init__(self, workers: int | None = None, threads: int = 1, memory: int | None = None):
         self.asked, self.threads = workers, threads
         self.memory = memory or available_memory()
@@ -232,7 +234,7 @@ class Workers:
         errors = tempfile.TemporaryFile()
         env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads)), "TOKENIZERS_PARALLELISM": "false"}
         process = subprocess.Popen(
-            [sys.executable, "-m", "tunewright._worker", str(writing)],
+            [sys.executable, "-m", self.module, str(writing)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,

@@ -58,9 +58,9 @@ def headline(c: Comparison) -> list[str]:
     if best.gain.value <= 0:
         first = f"No method gained: the best, {best.name}, changed {metric} by {words.score(best.gain.value, c.unit, sign=True)}{points}."
     elif tied:
-        first = f"{best.name} gained most, {gained}, and {_and(tied)} {'is' if len(tied) == 1 else 'are'} tied with it."
+        first = f"Most was gained by {best.name}: {gained}; {_and(tied)} {'is' if len(tied) == 1 else 'are'} tied with it."
     else:
-        first = f"{best.name} gained most: {gained}."
+        first = f"Most was gained by {best.name}: {gained}."
     said = [first]
     kept = [a for a in c.arms if a.lost_against is not None and a.lost_at_target is not None]
     most = next((a for a in kept if a.lost_against is not None and a.lost_against.word == "best"), None)
@@ -68,10 +68,10 @@ def headline(c: Comparison) -> list[str]:
         equal = [a.name for a in kept if a.lost_against is not None and a.lost_against.word == "tied with the best"]
         also = f"; {_and(equal)} {'is' if len(equal) == 1 else 'are'} tied with it there" if equal else ""
         said.append(
-            f"At a target that {_and([a.name for a in kept])} reach, {most.name} loses least of what was to be kept: "
+            f"At a target that {_and([a.name for a in kept])} reach, {most.name} keeps most: its loss on what was to be kept changed by "
             f"{words.score(most.lost_at_target.value, NATS, sign=True)} nats a token{also}."
         )
-    said.append(f"{c.winner} is the winner: {c.why}." if c.winner != best.name or tied else f"It is the winner, since {c.why}.")
+    said.append(f"The winner is {c.winner}: {c.why}.")
     return said
 
 
@@ -106,6 +106,8 @@ def serves(arm: ArmFigures) -> tuple[str, list[str]]:
         return "", []
     if not arm.serves:
         return "as a LoRA adapter", []
+    if any("of PEFT's type" in reason for reason in arm.serves):
+        return "as a PEFT adapter of its own type", arm.serves
     if any("wraps the model" in reason for reason in arm.serves):
         return "by its own code alone", arm.serves
     return "as a whole model", arm.serves
@@ -113,25 +115,40 @@ def serves(arm: ArmFigures) -> tuple[str, list[str]]:
 
 def pictures(c: Comparison) -> list[tuple[str, str]]:
     """(wide, narrow) curves of the target against drift and against what is kept, one curve a method."""
-    out: list[tuple[str, str] | None] = []
     if c.base_target is None:
         return []
+    out: list[tuple[str, str] | None] = []
     y_label = f"{words.metric_name(c.metric)} ({c.direction} is better)"
     if c.drift_measure is not None:
         unit = f", {NATS}" if c.drift_measure == "kl" else ""
-        curves = [Curve(a.name, [_point(p.target, p.drift) for p in a.curve if p.drift is not None]) for a in c.arms]
+        curves = [Curve(a.name, _points(c, [(p.strength, p.target, p.drift) for p in a.curve])) for a in c.arms]
         out.append(_both(c, curves, Point(0.0, c.base_target, "base"), f"drift: {words.drift_name(c.drift_measure)}{unit} \u2192", y_label, from_zero=True))
     if c.base_kept:
         name = next(iter(c.base_kept)) if len(c.base_kept) == 1 else "what was to be kept"
         base = sum(c.base_kept.values()) / len(c.base_kept)
-        curves = [Curve(a.name, [_point(p.target, p.kept) for p in a.curve if p.kept is not None]) for a in c.arms]
+        curves = [Curve(a.name, _points(c, [(p.strength, p.target, p.kept) for p in a.curve])) for a in c.arms]
         out.append(_both(c, curves, Point(base, c.base_target, "base"), f"loss on {name}, {NATS}, worse \u2192", y_label, from_zero=False))
     return [o for o in out if o is not None]
 
 
-def _point(y: Interval, x: Interval | None) -> Point:
-    assert x is not None
-    return Point(x.value, y.value, "", x_low=x.low, x_high=x.high, y_low=y.low, y_high=y.high)
+def _points(c: Comparison, spots: Sequence[tuple[float, Interval, Interval | None]]) -> list[Point]:
+    """A curve's points; whiskers at full strength alone, or they hide the curves, and within 0 and 1 for a share."""
+
+    def ends(i: Interval, share: bool) -> tuple[float | None, float | None]:
+        if i.low is None or i.high is None:
+            return None, None
+        return (max(0.0, i.low), min(1.0, i.high)) if share else (i.low, i.high)
+
+    found = []
+    for strength, y, x in spots:
+        if x is None:
+            continue
+        if strength != 1.0:
+            found.append(Point(x.value, y.value, ""))
+            continue
+        (x_low, x_high), (y_low, y_high) = ends(x, False), ends(y, c.unit == "fraction")
+        found.append(Point(x.value, y.value, "", x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high))
+    return found
 
 
 def _both(c: Comparison, curves: list[Curve], base: Point, x_label: str, y_label: str, *, from_zero: bool) -> tuple[str, str] | None:
