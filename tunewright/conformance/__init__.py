@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 def all_checks() -> list[Check]:
     """Every check, in the order in which they are best read."""
-    from tunewright.conformance import declared, training, weights
+    from tunewright.conformance import declared, learned, training, weights
 
-    return [*declared.CHECKS, *training.CHECKS, *weights.CHECKS]
+    return [*declared.CHECKS, *training.CHECKS, *weights.CHECKS, *learned.CHECKS]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tunewright.conformance.bench import same_bits
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
 from tunewright.conformance.fields import other_values
 from tunewright.method import Method, Needs, call
+from tunewright.weights.operator import Merge, draws_of, each_of
 
 DEPTHS = {"head.weight": None, "blocks.0.weight": 0.0, "blocks.1.weight": 0.5, "blocks.2.weight": 1.0}
 """Tensors of the tiny model with the depth of their blocks."""
@@ -29,13 +30,15 @@ def apply(method: Method, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
     """
     base, out = tensors(0, dtype), {}
     slot = "merge" if "merge" in type(method).slots() else "edit"
-    models = [tensors(1 + i, dtype) for i in range(3 + len(getattr(method, "of", ())))]
+    most = getattr(method, "models", (1, None))[1]
+    models = [tensors(1 + i, dtype) for i in range(3 + len(getattr(method, "of", ())))][:most]
     if hasattr(method, "pick"):
         models = [models[i] for i in method.pick(len(models), lambda chosen: 1.0 / len(chosen) + 0.01 * chosen[0])]
     for name, depth in DEPTHS.items():
         offered: dict[str, Any] = {"name": name, "base": base[name], "depth": depth, "needs": Needs({})}
         inputs = [base[name], *(m[name] for m in models)]
         kept = [t.clone() for t in inputs]
+        offered |= {"each": each_of(method, len(models)), "rng": draws_of(0, name)}
         offered |= {"tensors": inputs[1:]} if slot == "merge" else {"change": inputs[1]}
         out[name] = call(method, slot, **offered)
         assert all(same_bits(a, b) for a, b in zip(inputs, kept, strict=True)), f"{slot} edited its inputs"
@@ -44,7 +47,7 @@ def apply(method: Method, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
 
 def keeps_shape_and_type(case: Case) -> None:
     """One tensor out for one place in, of the same shape and type, finite."""
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32,) if isinstance(case.method, Merge) else (torch.float32, torch.bfloat16):
         for name, t in apply(case.method, dtype).items():
             assert t.shape == (6, 4) and t.dtype == dtype and bool(torch.isfinite(t).all()), f"{name} came out as {tuple(t.shape)} {t.dtype}"
 
@@ -59,7 +62,10 @@ def repeats(case: Case) -> None:
 def every_field_matters(case: Case) -> None:
     """Each parameter, changed alone, changes what comes out."""
     first = apply(case.method)
+    most = getattr(case.method, "models", (1, None))[1]
     for field in type(case.method).model_fields:
+        if field == "of" and most is not None and most <= 3:
+            continue  # as many models as it takes are there already
         others = other_values(case.method, field)
         assert others, f"no other value of '{field}' is known: give the field examples"
         changed = any(not same_bits(first[n], t) for o in others for n, t in apply(o).items())
@@ -67,7 +73,7 @@ def every_field_matters(case: Case) -> None:
 
 
 def _on_tensors(case: Case) -> bool:
-    return bool({"merge", "edit"} & set(case.slots))
+    return bool({"merge", "edit"} & set(case.slots)) and not hasattr(type(case.method), "learn")
 
 
 CHECKS = [
