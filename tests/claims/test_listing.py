@@ -58,6 +58,16 @@ def test_one_claim_that_cannot_be_run_does_not_stop_the_others(here, monkeypatch
         listing.run_all(["hft"], "nano", results=here / "none")
 
 
+def test_an_interruption_says_how_to_go_on(here, monkeypatch):  # noqa: F811
+    def run_claim(*names, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run_claim", run_claim)
+    monkeypatch.setattr(engine, "Local", lambda workers: contextlib.nullcontext())
+    done = invoke("papers", "run", "hft", "--results", str(here))
+    assert done.exit_code == 75 and "the same command again" in done.stderr and "resume" not in done.stderr
+
+
 def test_verdicts_as_text_and_as_json(here, monkeypatch):  # noqa: F811
     declare(here)
     run(here, made_up(hft=0.2))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,11 +21,7 @@ from tunewright.claims.matched import REACH
 from tunewright.claims.rule import Direction
 from tunewright.errors import ClaimError, did_you_mean
 
-if TYPE_CHECKING:
-    from tunewright.claims.claim_run import ClaimRun
-
 Scale = Literal["nano", "real"]
-Measure = Callable[["ClaimRun", int], dict[str, float]]
 RATES = (1e-4, 3e-4, 1e-3)
 FOLDER = Path(__file__).parent
 
@@ -108,7 +104,7 @@ class Loaded(_Part):
     name: str
     file: Path
     claim: Claim
-    measure: Any = None
+    measure: Any = Field(None, description="(ClaimRun, seed) -> figures by arm")
 
 
 def names(folder: Path = FOLDER) -> list[str]:

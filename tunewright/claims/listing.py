@@ -14,7 +14,7 @@ from tunewright.claims import code_hash, results_io
 from tunewright.claims.claim import Loaded, Scale
 from tunewright.claims.results_io import ScaleResult
 from tunewright.claims.rule import holm_verdicts
-from tunewright.errors import ClaimError, TunewrightError
+from tunewright.errors import ClaimError, Interrupted, TunewrightError
 
 HEADINGS = ("claim", "scale", "verdict", "Holm", "effect", "d", "seeds", "stale", "runs' time")
 
@@ -49,12 +49,16 @@ def run_all(names: Sequence[str], scale: Scale, *, results: Path | None = None, 
             with showing(f"{name} ({scale}), claim {i + 1} of {len(names)}") as say:
                 try:
                     run_claim(name, scale, engine=engine, results=results, say=say)
+                except (KeyboardInterrupt, Interrupted):
+                    remedy = "write the same command again: it goes on where it was, finished runs are kept"
+                    raise Interrupted("interrupted", where=f"{name}, scale {scale}", remedy=remedy) from None
                 except TunewrightError as error:
                     failed.append((name, error))
     for name, why in failed:
         print(f"{name}: {why}", file=sys.stderr)
     if len(failed) == len(names):
         raise ClaimError(f"{len(failed)} of {len(names)} claims could not be run", remedy="each is named above with its reason")
+    print(f"results are in {results_io.folder(results)}", file=sys.stderr)
     return rows([n for n in names if n not in dict(failed)], results=results, scales=(scale,))
 
 
@@ -154,16 +158,17 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     """The rows as text for a terminal."""
     if not found:
         return "no claim has a result yet: `tunewright papers run NAME` makes one"
-    cells = [HEADINGS, *(_cells(r) for r in found)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEADINGS))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    grid = [HEADINGS, *(cells(r) for r in found)]
+    widths = [max(len(row[i]) for row in grid) for i in range(len(HEADINGS))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in grid]
     lines.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))
     reasons = [f"{r['claim']} ({r['scale']}): {r['reason']}" for r in found if r["reason"]]
     note = "effect: mean over seeds and 95 % interval, positive where the method is better; d: smallest effect of interest, set before any run"
     return "\n".join([*lines, "", note, *reasons])
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """One row as the texts under `HEADINGS`."""
     interval, seeds = row["interval"], row["seeds"]
     effect = ""
     if interval:

@@ -41,7 +41,7 @@ def verdicts(results: Path | None = None) -> str:
         return "No claim has been judged yet."
     lines = ["| claim | scale | metric | verdict | Holm | effect [95 %] | d | seeds |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for r in found:
-        _, scale, word, corrected, effect, d, seeds, _, _ = listing._cells(r)
+        _, scale, word, corrected, effect, d, seeds, _, _ = listing.cells(r)
         lines.append(f"| `{r['claim']}` | {scale} | {r['metric']} | {word} | {corrected} | {effect} | {d} | {seeds} |")
     return "\n".join(lines)
 
