@@ -16,5 +16,5 @@ CLAIM = Claim(
     at=0.9,
     rates=(3e-4, 1e-3, 3e-3),
     real={"seeds": 5, "budget": {"tokens": 20_000}},
-    differs="calibrated on the very kind of text whose loss is measured (other documents), which favours the method; rank 16 instead of 128",
+    differs="calibrated on the very text whose loss is measured, which favours the method; rank 16 instead of 128",
 )

@@ -134,24 +134,18 @@ def _row(loaded: Loaded, scale: str, result: ScaleResult, corrected: str | None)
 
 def _base_today(loaded: Loaded, scale: str) -> str | None:
     """The hash of the lab base that the claim would run on now; None where it is not on this machine."""
+    from tunewright.claims.lab.tasks import task
+    from tunewright.models import builtin
     from tunewright.models.hashing import hash_weights
+    from tunewright.models.locate import locate
 
     try:
-        from tunewright.claims.runner import lab_recipe
-
-        folder = _folder_of(str(lab_recipe(loaded.claim, scale)["model"]))  # type: ignore[arg-type]
-        return None if folder is None else hash_weights(folder)
-    except (TunewrightError, ImportError, OSError, KeyError):
+        model = str(task(loaded.claim.task).scales[scale]["model"])
+        if model in builtin.TABLE and not builtin.is_ready(builtin.TABLE[model]):
+            return None
+        return hash_weights(locate(model, progress=False).folder)
+    except (TunewrightError, OSError, KeyError):
         return None
-
-
-def _folder_of(model: str) -> Path | None:
-    from tunewright.models import builtin
-
-    if Path(model).is_dir():
-        return Path(model)
-    row = builtin.TABLE.get(model)
-    return builtin.folder_of(row) if row is not None and builtin.is_ready(row) else None
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
