@@ -13,6 +13,6 @@ CLAIM = Claim(
     metric="target",
     direction="higher",
     smallest=0.005,
-    real={"seeds": 5},
+    scales=("nano",),
     differs="a small classifier of digits instead of a contrastive one of photographs",
 )
