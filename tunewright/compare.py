@@ -165,10 +165,11 @@ class _Work:
         }
         self.progress.total, self.progress.done = len(trials), 0
         self.progress.say(f"{len(self.arms)} methods, {len(self.seeds)} seeds: {len(trials)} runs")
+        keys = {at: key_of(t.recipe) for at, t in trials.items()}
         found = run(list(trials.values()))
         records: dict[str, dict[int, TrialRecord]] = {a.name: {} for a in self.arms}
-        for (name, seed), trial in trials.items():
-            records[name][seed] = found[key_of(trial.recipe)].model_copy(update={"arm": name, "seed": seed})
+        for (name, seed), key in keys.items():
+            records[name][seed] = found[key].model_copy(update={"arm": name, "seed": seed})
         for arm in self.arms:
             if chosen[arm.name] is None:
                 records[arm.name] = {s: _untuned(arm.name, s, tuned[arm.name]) for s in self.seeds}

@@ -163,8 +163,9 @@ def equal_budgets(recipe: Recipe, arms: Sequence[Arm], budget: Budget, run: Run)
         for arm in arms:
             _check_booked(arm)
     trials = {arm.name: Trial(f"{arm.name} pilot", PILOT_SEED, _pilot(recipe, arm)) for arm in arms}
+    keys = {name: key_of(t.recipe) for name, t in trials.items()}
     records = run(list(trials.values()))
-    return {arm.name: _given(arm, budget, records[key_of(trials[arm.name].recipe)]) for arm in arms}
+    return {arm.name: _given(arm, budget, records[keys[arm.name]]) for arm in arms}
 
 
 def _pilot(recipe: Recipe, arm: Arm) -> Recipe:

@@ -48,8 +48,12 @@ def key_of(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:40]
 
 
+@functools.cache
 def method_source(name: str) -> str:
-    """A hash of a method's file and of what it imports from the methods' rooms; its name where it has no file."""
+    """A hash of a method's file and of what it imports from the methods' rooms; its name where it has no file.
+
+    Once a process, as `_code`: a process goes on with the code that it has loaded, whatever becomes of the files.
+    """
     entry = catalogue.lookup(name)
     if entry is None or entry.file is None or not entry.file.is_file():
         return name
@@ -80,6 +84,7 @@ def _imports(file: Path, changed: int) -> tuple[str, ...]:
     return tuple(names)
 
 
+@functools.cache
 def _code() -> str:
     return _hash_files(p for pattern in _READ_AND_MEASURE for p in sorted(_PACKAGE.glob(pattern)))
 

@@ -113,18 +113,18 @@ class _Search:
         self.tried: dict[float, list[Attempt]] = {}
         self.direction = "higher"
         self.further = [0, 0]
-        self.trials: dict[tuple[float, int], Trial] = {}
+        self.keys: dict[tuple[float, int], str] = {}
         self.result: Tuned | None = None
 
     def asks(self) -> list[Trial]:
         fresh = [r for r in self.grid if r not in self.tried]
         arm = f"{self.name} tuning".strip()
-        self.trials = {(r, s): Trial(arm, s, validation_recipe(self.make(r, s))) for r in fresh for s in range(self.seeds)}
-        return list(self.trials.values())
+        trials = {(r, s): Trial(arm, s, validation_recipe(self.make(r, s))) for r in fresh for s in range(self.seeds)}
+        self.keys = {at: key_of(t.recipe) for at, t in trials.items()}
+        return list(trials.values())
 
     def hears(self, records: Mapping[str, TrialRecord]) -> None:
-        for (rate, seed), trial in self.trials.items():
-            key = key_of(trial.recipe)
+        for (rate, seed), key in self.keys.items():
             record = records[key]
             self.direction = record.direction if record.finished else self.direction
             self.tried.setdefault(rate, []).append(_attempt(rate, seed, record, key))

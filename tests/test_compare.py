@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import datetime
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import small
+from tests.report.test_page import assert_safe
+from tunewright import compare as comparing
+from tunewright import compare_figures as figures
+from tunewright.compare_arms import Arm, arm_recipe, equal_budgets, parse_arms, parse_budget
+from tunewright.errors import FolderError, Interrupted, RecipeError
+from tunewright.recipe import Budget, Recipe
+from tunewright.report import compare as page
+from tunewright.report.compare_schema import ArmFigures, Comparison
+from tunewright.run import run
+from tunewright.trials import Reading, Store, TrialError, TrialRecord, key_of, run_trial
+
+NOW = datetime.datetime.now(datetime.UTC)
+SEEDS = list(range(6))
+
+
+def record(arm, seed, gain, lost=0.5, drift=1.0, direction="higher", **more):
+    """A curve whose target rises in proportion to strength, and whose loss and drift rise with its square."""
+    sign = 1 if direction == "higher" else -1
+    points = [Reading(strength=s, target=0.1 + sign * s * gain, kept={"general": 3.0 + s * s * lost}, drift=s * s * drift) for s in (0.25, 0.5, 0.75, 1.0)]
+    base = Reading(strength=0, target=0.1, kept={"general": 3.0}, drift=0.0)
+    return TrialRecord(key=f"{arm}{seed}", arm=arm, seed=seed, started=NOW, base=base, strengths=points, direction=direction, drift_measure="kl", **more)
+
+
+def failed(arm, seed, status="failed"):
+    return TrialRecord(
+        key=f"{arm}{seed}", arm=arm, seed=seed, status=status, error=TrialError(type="NonFiniteError", message="loss", where="step 3"), started=NOW
+    )
+
+
+def judged(direction="higher", seeds=None, **arms):
+    """A comparison of arms given as functions of (seed, noise) that make records."""
+    seeds = seeds or SEEDS
+    records = {}
+    for name, make in arms.items():
+        rng = random.Random(name)
+        records[name] = {s: make(s, rng.gauss(0, 0.01)) for s in seeds}
+    made = Comparison(
+        name="r", model="m", task="text-generation", metric="exact_match", direction=direction, budget={"tokens": 1000}, budget_words="1,000 training tokens",
+        seeds=seeds, tuned=False, arms=[ArmFigures(name=n, methods=[n], rate=1e-3) for n in arms], finished=NOW, base_target=0.1,
+        base_kept={"general": 3.0}, drift_measure="kl",
+    )  # fmt: skip
+    figures.fill(made, records)
+    return made
+
+
+def plain(name, gain, **more):
+    return lambda s, noise: record(name, s, gain + noise + 0.05 * (s % 3), **more)
+
+
+def words_of(made):
+    return {a.name: a.against.word for a in made.arms}
+
+
+# -- ties and who is behind --------------------------------------------------------------------------------------------
+
+
+def test_equal_methods_are_tied_and_a_worse_one_is_behind():
+    made = judged(a=plain("a", 0.60), b=plain("b", 0.602), c=plain("c", 0.30))
+    words = words_of(made)
+    assert sorted(words[n] for n in "ab") == ["best", "tied with the best"] and words["c"] == "behind the best"
+    c = made.arm("c").against
+    assert c.difference.high < 0 and c.difference.value == pytest.approx(-0.3, abs=0.03) and c.difference.unit == "seed"
+    text = page.headline(made)[0]
+    assert "tied with it" in text and "c" not in text.split()
+
+
+def test_pairing_by_seed_sees_what_means_alone_do_not():
+    made = judged(a=lambda s, noise: record("a", s, 0.3 + 0.1 * s), b=lambda s, noise: record("b", s, 0.28 + 0.1 * s + noise / 10))
+    assert made.arm("a").gain.low < made.arm("b").gain.value  # the means' own intervals overlap widely
+    assert words_of(made) == {"a": "best", "b": "behind the best"}
+
+
+def test_a_difference_that_does_not_survive_holms_correction_is_only_likely():
+    """One p of 0.03 among ten comparisons: excluded by its own interval, not by the correction."""
+    values = {"best": [0.0] * 4, "near": [-0.01, -0.04, -0.05, -0.02], **{f"x{i}": [0.01 * (-1) ** s * (i + 1) - 0.005 for s in range(4)] for i in range(9)}}
+    found = figures.compare_with_best(values)
+    assert found["near"].p < 0.05 and found["near"].difference.high < 0
+    assert found["near"].word == "likely behind the best"
+    assert figures.compare_with_best({k: values[k] for k in ("best", "near")})["near"].word == "behind the best"
+
+
+def test_failed_seeds_make_an_arm_unclear_and_never_the_best():
+    made = judged(
+        a=plain("a", 0.5),
+        b=lambda s, noise: failed("b", s, "killed") if s == 2 else record("b", s, 0.9 + noise),
+        c=lambda s, noise: failed("c", s),
+    )
+    assert words_of(made) == {"a": "best", "b": "unclear", "c": "unclear"}
+    assert "1 of 6 seeds" in made.arm("b").against.reason
+    assert [r.status for r in made.arm("b").runs].count("killed") == 1
+    assert "step 3" in made.arm("c").runs[0].error and made.arm("c").gain is None
+    text = assert_safe(page.html(made)).text
+    assert "1 of 6 runs did not finish" in text and "Did not finish" in text and "NonFiniteError" in text
+
+
+def test_nothing_finished_has_no_winner_and_a_page_all_the_same():
+    made = judged(a=lambda s, n: failed("a", s), b=lambda s, n: failed("b", s))
+    assert made.winner is None and "No method finished" in assert_safe(page.html(made)).text
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_read_at_one_common_target():
+    """b gains twice as much and loses more in all; where it has gained what a gains at 90 %, it has lost less."""
+    made = judged(a=lambda s, n: record("a", s, 0.4 + n, lost=0.5), b=lambda s, n: record("b", s, 0.8 + n, lost=0.9))
+    a, b = made.arm("a"), made.arm("b")
+    assert a.lost.value < b.lost.value
+    assert a.lost_at_target.value == pytest.approx(0.5 * 0.9**2, abs=0.03) and b.lost_at_target.value < 0.25
+    assert (b.lost_against.word, a.lost_against.word) == ("best", "behind the best")
+    assert b.drift_at_target.value < a.drift_at_target.value
+
+
+def test_a_method_that_hardly_learns_is_not_compared_there():
+    made = judged(a=plain("a", 0.6), b=plain("b", 0.5), idle=lambda s, n: record("idle", s, 0.01, lost=0.0, drift=0.0))
+    assert made.arm("idle").lost_at_target is None and made.arm("idle").lost_against is None
+    assert made.arm("a").lost_at_target is not None and made.winner != "idle"
+    assert "not compared" in assert_safe(page.html(made)).text
+
+
+def test_of_tied_methods_the_one_that_keeps_most_wins():
+    made = judged(a=plain("a", 0.6, lost=0.9), b=plain("b", 0.599, lost=0.2))
+    assert made.winner == "b" and "tied in gain" in made.why and "loses least" in made.why
+
+
+def test_lower_is_better_where_the_metric_says_so():
+    made = judged(direction="lower", a=plain("a", 0.6, direction="lower"), b=plain("b", 0.2, direction="lower"))
+    assert made.arm("a").gain.value > 0.5 and made.winner == "a" and made.arm("a").target.value < 0
+
+
+# -- arms and budgets --------------------------------------------------------------------------------------------------
+
+
+def test_arms_are_names_parameters_combinations_and_files(tmp_path):
+    (tmp_path / "own.yaml").write_text("methods: [{lora: {rank: 2}}, asft]\ntrain: {learning_rate: 1e-3}\n")
+    arms = parse_arms("lora,lora:rank=4:alpha=8,lora+asft,own.yaml", tmp_path)
+    assert [a.name for a in arms] == ["lora", "lora:rank=4:alpha=8", "lora+asft", "own"]
+    assert arms[1].written() == [{"lora": {"rank": 4, "alpha": 8}}] and [u.name for u in arms[2].methods] == ["lora", "asft"]
+    assert arms[3].train == {"learning_rate": 1e-3} or arms[3].train == {"learning_rate": "1e-3"}
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("lora", "at least two"),
+        ("lora,lora", "twice"),
+        ("lora,loro", "loro"),
+        ("lora,full:x", "no parameter"),
+        ("lora,lora:rnk=3", "rank"),
+        ("lora,none.yaml", "cannot be read"),
+    ],
+)
+def test_a_wrong_list_of_methods_is_refused_with_the_item(text, says):
+    with pytest.raises(RecipeError) as e:
+        parse_arms(text)
+    assert says in str(e.value)
+
+
+@pytest.mark.parametrize("line", ["budget: {steps: 9}", "data: {train: x.jsonl}", "train: {batch_tokens: 9}", "train: {seed: 3}"])
+def test_a_fragment_may_not_change_rows_order_or_budget(tmp_path, line):
+    (tmp_path / "own.yaml").write_text(f"methods: [lora]\n{line}\n")
+    with pytest.raises(RecipeError, match="may not differ"):
+        parse_arms("lora,own.yaml", tmp_path)
+
+
+TREE = {"model": "./m", "task": "text-generation", "data": {"train": "t.jsonl", "eval": "e.jsonl"}, "methods": ["lora"], "budget": {"tokens": 1000}}
+
+
+def test_the_budget_of_tokens_is_one_for_all_and_of_seconds_less_the_set_up():
+    recipe, arms = Recipe(**TREE), parse_arms("lora,corda")
+    assert {g.budget.tokens for g in equal_budgets(recipe, arms, parse_budget("tokens=2k", recipe), None).values()} == {2000}
+    assert parse_budget(None, recipe).tokens == 1000
+
+    def pilots(trials):
+        costs = {"lora": {"set-up": 0.5}, "corda": {"set-up": 0.5, "statistics": 7.0}}
+        return {key_of(t.recipe): TrialRecord(key="k", started=NOW, cost={"seconds": costs[t.arm.split()[0]]}) for t in trials}
+
+    given = equal_budgets(recipe, arms, Budget(seconds=20), pilots)
+    assert {n: g.budget.seconds for n, g in given.items()} == {"lora": 19.5, "corda": 12.5}
+    with pytest.raises(RecipeError, match="set-up of 'corda' alone takes 7.5 s"):
+        equal_budgets(recipe, arms, Budget(seconds=5), pilots)
+
+
+def test_the_budget_of_flops_becomes_tokens_by_what_is_booked_and_refuses_what_is_not():
+    recipe, arms = Recipe(**TREE), parse_arms("lora,full")
+
+    def pilots(trials):
+        each = {"lora": 4e6, "full": 6e6}
+        return {key_of(t.recipe): TrialRecord(key="k", started=NOW, cost={"tokens": 10, "flops": 10 * each[t.arm.split()[0]]}) for t in trials}
+
+    given = equal_budgets(recipe, arms, Budget(flops=12e9), pilots)
+    assert (given["lora"].budget.tokens, given["full"].budget.tokens) == (3000, 2000)
+    with pytest.raises(RecipeError, match="input_covariance"):
+        equal_budgets(recipe, parse_arms("lora,corda"), Budget(flops=1e9), pilots)
+
+
+def test_an_unknown_budget_is_refused():
+    for text in ("tokns=3", "tokens", "tokens=x"):
+        with pytest.raises(RecipeError, match="no budget"):
+            parse_budget(text, Recipe(**TREE))
+
+
+# -- whole comparisons -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    made = tmp_path_factory.mktemp("compare")
+    small.write_inputs(made, train=60, test=12)
+    return made
+
+
+@pytest.fixture
+def here(inputs, monkeypatch):
+    """Trials run in this process: what the pool does is tested with the pool."""
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(inputs / "cache"))
+
+    def run_all(trials, store, on_record=None, **_):
+        found = {}
+        for t in trials:
+            known = store.get(key_of(t.recipe))
+            found[key_of(t.recipe)] = record = known if known and known.settled else run_trial(t.recipe, store, arm=t.arm)
+            on_record(record)
+        return found
+
+    monkeypatch.setattr(comparing, "run_all", run_all)
+    return inputs
+
+
+def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):
+    recipe = Recipe.load(small.write_recipe(here, train__batch_tokens=128, evaluation__metric="loss", evaluation__strengths=[0.25, 0.5, 1.0]))
+    (tmp_path / "wild.yaml").write_text("methods: [lora]\ntrain: {learning_rate: 1.0e+9}\n")
+    out = tmp_path / "out"
+    found = comparing.compare(recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=2, budget=Budget(tokens=900), out=out, quiet=True)
+    spent = [[r.tokens for r in a.runs] for a in found.arms[:2]]
+    assert spent[0] == spent[1] and all(900 <= t < 1030 for t in spent[0])  # one budget for all, to the last whole batch
+    assert {len(a.runs) for a in found.arms} == {2} and found.arm("wild").finished == [] and found.arm("wild").rate == 1e9
+    orders = [{r.order for r in Store(out / "trials").attempts(run.key)} for a in found.arms[:2] for run in a.runs]
+    assert orders[0] == orders[2] and orders[1] == orders[3] and orders[0] != orders[1]
+    assert Comparison.load(out) == found
+    text = assert_safe((out / "compare.html").read_text()).text
+    assert "wild" in text and "2 of 2 runs did not finish" in text and "were not tuned" in text
+    assert found.winner in ("lora", "full")
+    written = (out / "winner.yaml").read_text()
+    assert written.startswith(f"# {found.winner}: chosen by tunewright compare among 3 methods")
+    winner = Recipe.load(out / "winner.yaml")
+    assert [u.name for u in winner.stages[0].methods] == [found.winner] and winner.stages[0].budget.steps == 4
+    assert winner.evaluation == recipe.evaluation and winner.data.eval is not None
+    assert run(winner, tmp_path / "run", quiet=True).report.target.after is not None
+    started = {p: p.stat().st_mtime_ns for p in (out / "trials").glob("*/*.json")}
+    comparing.compare(recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=2, budget=Budget(tokens=900), out=out, quiet=True)
+    assert {p: p.stat().st_mtime_ns for p in (out / "trials").glob("*/*.json")} == started  # nothing was run again
+
+
+def test_tuning_is_on_validation_rows_that_are_not_reported(here, tmp_path):
+    recipe = Recipe.load(small.write_recipe(here, evaluation__metric="loss"))
+    out = tmp_path / "out"
+    found = comparing.compare(recipe, parse_arms("lora,hft"), seeds=1, budget=Budget(steps=2), tune=True, out=out, quiet=True)
+    assert all(len(a.tuning) >= 3 and a.rate in [t.rate for t in a.tuning] for a in found.arms)
+    assert found.evaluated == 12  # the reported rows are eval's, all of them and no others
+    records = [r for p in (out / "trials").iterdir() for r in Store(out / "trials").attempts(p.name)]
+    tuning = [r for r in records if r.recipe["evaluation"]["split"] == "validation"]
+    assert len(tuning) >= 12 and {r.evaluated for r in tuning} == {6} and {r.recipe["data"]["eval"] for r in tuning} == {None}
+    assert not {r.key for r in tuning} & {run.key for a in found.arms for run in a.runs}
+    assert all(r.recipe["data"]["validation"] == 0.1 for r in records)
+    assert "Learning rates" in assert_safe((out / "compare.html").read_text()).text
+
+
+def test_what_cannot_be_compared_is_refused(here, tmp_path):
+    arms = parse_arms("lora,full")
+    two = Recipe.load(small.write_recipe(here, stages=[{"name": n, "methods": ["lora"], "budget": {"steps": 1}} for n in "ab"]))
+    with pytest.raises(RecipeError, match="one stage"):
+        comparing.compare(two, arms, out=tmp_path / "out")
+    with pytest.raises(RecipeError, match="no rows to compare on"):
+        comparing.compare(Recipe.load(small.write_recipe(here, data__eval=None)), arms, out=tmp_path / "out")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").touch()
+    with pytest.raises(FolderError, match="holds a run"):
+        comparing.compare(Recipe.load(small.write_recipe(here)), arms, out=tmp_path / "run")
+
+
+def test_ctrl_c_says_how_to_go_on(here, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing, "run_all", stop)
+    with pytest.raises(Interrupted, match="stopped after 0 runs"):
+        comparing.compare(Recipe.load(small.write_recipe(here)), parse_arms("lora,full"), out=tmp_path / "out", quiet=True)
+
+
+def test_the_recipe_of_an_arm_differs_in_its_methods_and_own_training_alone():
+    recipe = Recipe(**TREE)
+    a, b = (arm_recipe(recipe, arm, Budget(tokens=10), 3) for arm in parse_arms("lora,full"))
+    b.stages[0].methods = a.stages[0].methods
+    assert a == b
+    own = arm_recipe(recipe, Arm("x", parse_arms("lora,full")[0].methods, train={"learning_rate": 0.5}), Budget(tokens=10), 3, 0.1)
+    assert own.train.learning_rate == 0.1  # what tuning chose
+
+
+# -- with real processes -----------------------------------------------------------------------------------------------
+
+
+def command(folder, *more):
+    code = "from tunewright.cli import main; main()"
+    arguments = ["compare", "r.yaml", "--methods", "lora,full", "--seeds", "4", "--out", "out", "--workers", "1", *more]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "TUNEWRIGHT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_loses_nothing(tmp_path):
+    small.write_inputs(tmp_path)
+    small.write_recipe(tmp_path, evaluation__metric="loss")
+    first = command(tmp_path)
+    end = time.monotonic() + 100
+    while len(list((tmp_path / "out" / "trials").glob("*/*.json"))) < 2:
+        assert first.poll() is None and time.monotonic() < end, first.stderr.read()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(0.5)  # its worker notices
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "trials").glob("*/*.json")}
+    assert 2 <= len(kept) < 8 and not (tmp_path / "out" / "compare.json").exists()
+    second = command(tmp_path, "--json")
+    out, err = second.communicate(timeout=200)
+    assert second.returncode == 0, err
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "trials").glob("*/*.json")}
+    assert len(after) == 8 and {p: after[p] for p in kept} == kept
+    found = Comparison.model_validate_json(out)
+    assert len(found.arms[0].finished) == 4 and (tmp_path / "out" / "winner.yaml").exists()
+    assert not list((tmp_path / "out" / "trials" / ".work").iterdir())
