@@ -12,6 +12,7 @@ from tunewright.conformance.case import Case, Check, global_randomness_unchanged
 from tunewright.conformance.fields import other_values
 from tunewright.method import Method, Needs, call
 from tunewright.weights.operator import Merge, draws_of, each_of
+from tunewright.weights.survey import survey
 
 DEPTHS = {"head.weight": None, "blocks.0.weight": 0.0, "blocks.1.weight": 0.5, "blocks.2.weight": 1.0}
 """Tensors of the tiny model with the depth of their blocks."""
@@ -22,11 +23,11 @@ def tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return {n: torch.randn(6, 4, generator=generator).to(dtype) for n in DEPTHS}
 
 
-def apply(method: Method, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def apply(method: Method, dtype: torch.dtype = torch.float32, first: dict[str, Any] | None = None) -> dict[str, Tensor]:
     """Run a method over every tensor of a tiny model. Inputs must come out as they went in.
 
     A merge gets as many models as it names in `of`, and the run's own; one with `pick` picks first, by a score under
-    which any average is worse than the best model.
+    which any average is worse than the best model. `first`: parameters that the first model alone has.
     """
     base, out = tensors(0, dtype), {}
     slot = "merge" if "merge" in type(method).slots() else "edit"
@@ -34,11 +35,13 @@ def apply(method: Method, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
     models = [tensors(1 + i, dtype) for i in range(3 + len(getattr(method, "of", ())))][:most]
     if hasattr(method, "pick"):
         models = [models[i] for i in method.pick(len(models), lambda chosen: 1.0 / len(chosen) + 0.01 * chosen[0])]
+    each = each_of(method, len(models), [first or {}, *({} for _ in models[1:])])
+    needs = Needs(survey(method, lambda: [(n, base[n], [m[n] for m in models]) for n in DEPTHS], each))
     for name, depth in DEPTHS.items():
-        offered: dict[str, Any] = {"name": name, "base": base[name], "depth": depth, "needs": Needs({})}
+        offered: dict[str, Any] = {"name": name, "base": base[name], "depth": depth, "needs": needs}
         inputs = [base[name], *(m[name] for m in models)]
         kept = [t.clone() for t in inputs]
-        offered |= {"each": each_of(method, len(models)), "rng": draws_of(0, name)}
+        offered |= {"each": each, "rng": draws_of(0, name)}
         offered |= {"tensors": inputs[1:]} if slot == "merge" else {"change": inputs[1]}
         out[name] = call(method, slot, **offered)
         assert all(same_bits(a, b) for a, b in zip(inputs, kept, strict=True)), f"{slot} edited its inputs"
@@ -68,8 +71,13 @@ def every_field_matters(case: Case) -> None:
             continue  # as many models as it takes are there already
         others = other_values(case.method, field)
         assert others, f"no other value of '{field}' is known: give the field examples"
-        changed = any(not same_bits(first[n], t) for o in others for n, t in apply(o).items())
+        changed = any(not same_bits(first[n], t) for o in others for n, t in _with(case.method, o, field).items())
         assert changed, f"'{field}' changes nothing: tried {[getattr(o, field) for o in others]}"
+
+
+def _with(method: Method, other: Method, field: str) -> dict[str, Tensor]:
+    """What comes out with another value of a field; of a field that models have of their own, in the first one alone."""
+    return apply(method, first={field: getattr(other, field)}) if field in getattr(method, "per_model", ()) else apply(other)
 
 
 def _on_tensors(case: Case) -> bool:
