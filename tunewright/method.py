@@ -64,7 +64,7 @@ SLOTS: dict[str, Slot] = {
         # Beside training: these are not driven by the loop.
         Slot("select", "scores records, or orders a subset of them", ("records", "target", "rng"), "in order"),
         Slot("synthesize", "makes records before a stage", ("records", "adapted", "rng"), "in order"),
-        Slot("merge", "tensors of several models -> one tensor", ("name", "base", "tensors", "depth", "needs"), "in order"),
+        Slot("merge", "tensors of several models -> one tensor", ("name", "base", "tensors", "each", "depth", "needs", "rng"), "in order"),
         Slot("edit", "a model's change -> another change, tensor by tensor", ("name", "base", "change", "depth", "needs"), "in order"),
         Slot("predict", "logits while decoding: those of its speakers, {name: [.., V]} -> [.., V]", ("logits", "needs", "state"), "in order"),
         Slot("probe", "measures base and tuned weights or answers", ("base", "tuned", "structure", "needs"), "in order"),

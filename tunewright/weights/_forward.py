@@ -1,0 +1,49 @@
+"""Load a folder as transformers does and run a few inputs through it; prints one JSON line. Run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def tried(folder: Path) -> dict[str, Any]:
+    """{"wrong": what is wrong or None, "notes": [...]}."""
+    import torch
+    import transformers
+
+    from tunewright.models.quiet import quiet
+
+    with quiet():
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    if kind is None:
+        return {"wrong": None, "notes": ["no forward pass was run: config.json names no class that transformers has"]}
+    with quiet():
+        model, info = kind.from_pretrained(folder, dtype="auto", local_files_only=True, use_safetensors=True, output_loading_info=True)
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[what]:
+            return {"wrong": f"{what.replace('_', ' ')}: {sorted(map(str, info[what]))[:3]}", "notes": []}
+    if getattr(config, "tie_word_embeddings", False) and (head := model.get_output_embeddings()) is not None:
+        if head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr():
+            return {"wrong": "the head is not the embedding, and config.json ties them", "notes": []}
+    model.eval()
+    inputs: dict[str, Any]
+    if model.main_input_name == "pixel_values":
+        size = getattr(config, "image_size", 224)
+        inputs = {"pixel_values": torch.zeros(1, getattr(config, "num_channels", 3), *((size, size) if isinstance(size, int) else size), dtype=model.dtype)}
+    else:
+        ids = torch.arange(1, 9)[None] % config.get_text_config().vocab_size
+        inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {})}
+    with torch.no_grad():
+        out = model(**inputs)[0]
+    finite = bool(torch.isfinite(out).all())
+    return {"wrong": None if finite else "a forward pass gives values that are not finite", "notes": []}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(tried(Path(sys.argv[1]))))
+    except Exception as e:  # whatever it is, the merge says it
+        print(json.dumps({"wrong": f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}", "notes": []}))

@@ -1,0 +1,199 @@
+"""PEFT adapters and our saved changes as changes of single tensors, put on a base while it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tunewright.errors import ModelError, did_you_mean
+from tunewright.models import delta_format, peft_format
+from tunewright.weights.source import Change, Source, Tuned, open_source
+
+ROWS = 64  # rows of a product formed at once, counted from the first row: the same bits whatever range is asked for
+TRANSPOSED = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
+"""Model types whose linear weights are stored [in, out]."""
+
+
+def read_change(folder: Path, ref: str, base: str | None) -> Tuned:
+    """An adapter or a saved change on `base`, or on the base that it names itself. ModelError for what is neither."""
+    if (folder / "adapter_config.json").exists():
+        config = peft_format._read_config(folder)
+        under = _base(base or config.get("base_model_name_or_path"), folder)
+        return Tuned(under, ref, folder, _adapter(folder, config, under), lambda: _digest(folder / peft_format.WEIGHTS, under))
+    if (folder / delta_format.HOW).exists():
+        how, tensors = delta_format._read(folder)
+        under = _base(base or how["base"]["name"], folder)
+        held = how["base"]["hash"]
+        if held and held != under.hash():
+            raise ModelError(
+                f"the change belongs to another base (weights {held[:12]}, here {under.hash()[:12]})",
+                where=str(folder),
+                remedy=f"give its own base: '{how['base']['name']}'",
+            )
+        return Tuned(under, ref, folder, _saved(folder, how, tensors, under), lambda: _digest(folder / delta_format.WEIGHTS, under))
+    raise ModelError("there is neither an adapter nor a saved change", where=str(folder), remedy="give a folder with adapter_config.json or delta.json")
+
+
+def _base(name: str | None, folder: Path) -> Source:
+    if not name:
+        raise ModelError("this adapter does not say what its base is", where=str(folder), remedy="name it: --base FOLDER, or BASE+ADAPTER")
+    found = open_source(name)
+    if isinstance(found, Tuned):
+        raise ModelError("an adapter's base is a model, not another adapter", where=str(folder), remedy="give the model: --base FOLDER")
+    return found
+
+
+def _digest(file: Path, base: Source) -> str:
+    with file.open("rb") as f:
+        own = hashlib.file_digest(f, "sha256").hexdigest()
+    return hashlib.sha256(f"{own} on {base.hash()}".encode()).hexdigest()
+
+
+def low_rank(A: NDArray[np.float32], B: NDArray[np.float32], scale: float, shape: tuple[int, ...], transposed: bool) -> Change:
+    """Adds scale x B A (its transpose where the weight is stored [in, out])."""
+    if transposed:
+        A, B = B.T.copy(), A.T.copy()
+    if (len(B), A.shape[1]) != tuple(shape):
+        raise ModelError(f"a low-rank change of {(len(B), A.shape[1])} does not fit a weight of {tuple(shape)}", remedy="give the base that it was made for")
+    B, width = B * np.float32(scale), A.shape[1]
+
+    def add(start: int, out: NDArray[np.float32]) -> None:
+        stop = start + len(out)
+        for top in range(start // width // ROWS * ROWS, -(-stop // width), ROWS):
+            block = (B[top : top + ROWS] @ A).reshape(-1)
+            first, last = max(start, top * width), min(stop, top * width + len(block))
+            if last > first:
+                out[first - start : last - start] += block[first - top * width : last - top * width]
+
+    return add
+
+
+def sparse(places: NDArray[np.int64], values: NDArray[np.float32], *, replace: bool = False) -> Change:
+    """Adds values at flat places (sorted), or puts them there."""
+
+    def change(start: int, out: NDArray[np.float32]) -> None:
+        a, z = np.searchsorted(places, [start, start + len(out)])
+        if replace:
+            out[places[a:z] - start] = values[a:z]
+        else:
+            out[places[a:z] - start] += values[a:z]
+
+    return change
+
+
+def value(whole: Tensor) -> Change:
+    """Puts a whole tensor in the place of the base's."""
+    flat = whole.reshape(-1)
+
+    def change(start: int, out: NDArray[np.float32]) -> None:
+        out[:] = flat[start : start + len(out)].float().numpy()
+
+    return change
+
+
+def together(changes: list[Change]) -> Change:
+    """One change after the other."""
+    if len(changes) == 1:
+        return changes[0]
+
+    def change(start: int, out: NDArray[np.float32]) -> None:
+        for c in changes:
+            c(start, out)
+
+    return change
+
+
+def _weight(base: Source, site: str, folder: Path) -> str:
+    """The stored name of a site's weight; checkpoints of a base model lack its prefix, or have one more."""
+    for name in (f"{site}.weight", f"{site.partition('.')[2]}.weight"):
+        if name in base.entries:
+            return name
+    near = did_you_mean(f"{site}.weight", base.entries)
+    raise ModelError(f"the base has no tensor '{site}.weight'", where=str(folder), remedy=f"give the base that it was made for; {near}")
+
+
+def _array(t: Tensor) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = t.detach().float().numpy()
+    return found
+
+
+def _adapter(folder: Path, config: Mapping[str, Any], base: Source) -> dict[str, Change]:
+    tensors = peft_format._read_tensors(folder, "")
+    _same_base(folder, base)
+    sites: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = re.fullmatch(re.escape(peft_format.PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
+        if not match:
+            raise ModelError(
+                f"the key '{key}' is no low-rank part of a linear layer", where=str(folder), remedy="merge this adapter with PEFT and give the merged model"
+            )
+        sites.setdefault(match[1], {})[match[2]] = tensor
+    changes = {}
+    for site, parts in sites.items():
+        if set(parts) != {"A", "B"}:
+            raise ModelError(f"'{site}' has lora_{'/'.join(sorted(parts))} alone", where=str(folder), remedy="save or download the adapter again")
+        A, B = _array(parts["A"]), _array(parts["B"])
+        alpha = peft_format._by_pattern(config.get("alpha_pattern") or {}, site, config.get("lora_alpha", 8))
+        scale = alpha / (math.sqrt(len(A)) if config.get("use_rslora") else len(A))
+        name = _weight(base, site, folder)
+        changes[name] = low_rank(A, B, scale, base.entries[name].shape, bool(config.get("fan_in_fan_out")))
+    return changes
+
+
+def _same_base(folder: Path, base: Source) -> None:
+    from safetensors import safe_open
+
+    with safe_open(folder / peft_format.WEIGHTS, framework="pt") as f:
+        held = (f.metadata() or {}).get("base_hash")
+    if held and held != base.hash():
+        raise ModelError(
+            f"the adapter belongs to another base (weights {held[:12]}, here {base.hash()[:12]})",
+            where=str(folder),
+            remedy="give the base that adapter_config.json names",
+        )
+
+
+def _saved(folder: Path, how: Mapping[str, Any], tensors: Mapping[str, Tensor], base: Source) -> dict[str, Change]:
+    changes: dict[str, list[Change]] = {}
+    for name, shape in how["shapes"].items():
+        if name not in base.entries or list(base.entries[name].shape) != shape:
+            raise ModelError(
+                f"the base has no tensor '{name}' of {tuple(shape)}", where=str(folder), remedy=f"give its own base; {did_you_mean(name, base.entries)}"
+            )
+        whole = tensors.get(f"value:{name}")
+        if whole is not None:
+            changes[name] = [value(whole)]
+        else:
+            changes[name] = [sparse(tensors[f"places:{name}"].numpy(), _array(tensors[f"entries:{name}"]), replace=True)]
+    transposed = base.config.get("model_type") in TRANSPOSED
+    for site, by_name in how["deltas"].items():
+        stored = _weight(base, site, folder)
+        for n, d in by_name.items():
+            part = {k: tensors[key] for k in _PARTS if (key := f"delta:{site}.delta.{n}.{k}") in tensors}
+            changes.setdefault(stored, []).append(_of_form(d, part, base.entries[stored].shape, transposed, folder))
+    return {n: together(c) for n, c in changes.items()}
+
+
+_PARTS = ("lora_A", "lora_B", "offset_A", "offset_B", "gate", "indices", "values")
+
+
+def _of_form(d: Mapping[str, Any], part: Mapping[str, Tensor], shape: tuple[int, ...], transposed: bool, folder: Path) -> Change:
+    strength = float(d["strength"])
+    if d["form"] in ("low-rank", "gated-low-rank"):
+        A, B = _array(part["lora_A"]), _array(part["lora_B"])
+        if "gate" in part:
+            B = B * _array(part["gate"])
+        if "offset_A" in part:
+            A, B = np.concatenate([A, _array(part["offset_A"])]), np.concatenate([B, -_array(part["offset_B"])], axis=1)
+        return low_rank(A, B, d["settings"]["scale"] * strength, shape, transposed)
+    if d["form"] == "sparse" and not transposed:
+        return sparse(part["indices"].numpy(), _array(part["values"]) * np.float32(strength))
+    raise ModelError(f"a change of the form '{d['form']}' cannot be put on a tensor here", where=str(folder), remedy="write its model: tunewright export RUN")

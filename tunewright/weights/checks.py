@@ -1,0 +1,57 @@
+"""Checks of a staged result: transformers loads all of it, tied weights are tied, and a few tokens give finite logits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunewright.errors import ModelError
+
+if TYPE_CHECKING:
+    from tunewright.weights.stream import Engine
+
+
+def forward(folder: Path) -> list[str]:
+    """Load a folder and run it in a process of its own, which has the memory of the model; returns notes. ModelError."""
+    size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    if (free := _available()) is not None and size > 0.8 * free:
+        return [f"no forward pass was run: the result takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"]
+    done = subprocess.run([sys.executable, "-m", "tunewright.weights._forward", str(folder)], capture_output=True, text=True)
+    try:
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ModelError(f"the result cannot be run: {last}", where=str(folder), remedy="check that the inputs run themselves") from None
+    if found["wrong"]:
+        raise ModelError(f"the result does not work: {found['wrong']}", where=str(folder), remedy="check that the inputs run themselves")
+    return list(found["notes"])
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def write_delta(engine: Engine, folder: Path) -> None:
+    """delta.json beside delta.safetensors: how to put the result on the base."""
+    from tunewright.models import delta_format
+
+    base = engine.base or next((s.base for s in engine.models if hasattr(s, "base")), None)
+    if base is None:
+        raise ModelError("a delta needs the base that it is put on", where=engine.request.where, remedy="name it: --base FOLDER")
+    how = {
+        "format": delta_format.FORMAT,
+        "version": delta_format.VERSION,
+        "base": {"name": base.ref, "hash": base.hash()},
+        "apply": delta_format.APPLY,
+        "tensors": len(engine.stored),
+        "shapes": {n: list(e.shape) for n, e in sorted(engine.stored.items())},
+        "deltas": {},
+    }
+    (folder / delta_format.HOW).write_text(json.dumps(how, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,83 @@
+"""Parameters of a merge as mergekit writes them: numbers, gradients over layers, and values by part of a tensor's name.
+
+A setting is a plain value; a list of values, which runs from the first layer to the last (numbers are interpolated); or
+a list of {filter, value}, of which the first counts whose filter is in the tensor's name ("*" or none: every name).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tunewright.errors import RecipeError
+
+Setting = Any
+
+
+def resolve(setting: Setting, name: str, place: float) -> Any:
+    """The value for one tensor, None where no filter fits; `place` runs from 0 (first layer) to 1 (last)."""
+    if isinstance(setting, Mapping):
+        setting = [setting]
+    if not isinstance(setting, list | tuple):
+        return setting
+    if not any(isinstance(s, Mapping) for s in setting):
+        scaled = place * (len(setting) - 1)
+        low = int(scaled)
+        if not all(isinstance(s, int | float) and not isinstance(s, bool) for s in setting):
+            return setting[low]
+        high, share = min(len(setting) - 1, low + 1), scaled - low
+        return (1 - share) * setting[low] + share * setting[high] if share else setting[low]
+    for s in setting:
+        if s.get("filter") in (None, "*") or s["filter"] in name:
+            return resolve(s["value"], name, place)
+    return None
+
+
+def values_of(setting: Setting, where: str) -> Iterable[Any]:
+    """Every plain value in a setting, for validation. RecipeError for an empty list or a malformed one."""
+    if isinstance(setting, Mapping):
+        setting = [setting]
+    if not isinstance(setting, list | tuple):
+        yield setting
+        return
+    if not setting:
+        raise RecipeError("an empty list", where=where, remedy="write a value, or leave the parameter out")
+    mixed = {isinstance(s, Mapping) for s in setting}
+    if len(mixed) > 1:
+        raise RecipeError("plain values and {filter, value} in one list", where=where, remedy="write the last one as {value: ...}")
+    for s in setting:
+        if isinstance(s, Mapping):
+            if "value" not in s or not s.keys() <= {"filter", "value"}:
+                raise RecipeError(f"{dict(s)} is no {{filter, value}}", where=where, remedy="write {filter: self_attn, value: 0.5}")
+            yield from values_of(s["value"], where)
+        else:
+            yield s
+
+
+class Depths:
+    """Where tensors lie: `depth` 0..1 inside a stack of blocks (None outside), `place` 0..1 for gradients (before: 0, after: 1)."""
+
+    def __init__(self, names: Sequence[str]):
+        self._last: dict[str, int] = {}
+        for n in names:
+            if (found := self._block(n)) is not None:
+                stack, index = found
+                self._last[stack] = max(self._last.get(stack, 0), index)
+
+    @staticmethod
+    def _block(name: str) -> tuple[str, int] | None:
+        match = re.match(r"(.*?)\.(\d+)\.", name)
+        return (match[1], int(match[2])) if match else None
+
+    def depth(self, name: str) -> float | None:
+        found = self._block(name)
+        if found is None:
+            return None
+        return found[1] / self._last[found[0]] if self._last[found[0]] else 0.0
+
+    def place(self, name: str) -> float:
+        depth = self.depth(name)
+        if depth is not None:
+            return depth
+        return 0.0 if "embed" in name or "wte" in name or "wpe" in name else 1.0
