@@ -20,6 +20,7 @@ from tunewright.errors import FolderError, ModelError, did_you_mean
 from tunewright.models import cache
 from tunewright.models.fetch import fetch
 
+SHIPPED = Path(__file__).parents[1] / "claims" / "lab" / "bases"  # transformers folders that the package itself carries
 FORMAT = 1  # of the converted folder: raised when a converter changes, so that older folders are made again
 MARK = "tunewright.json"  # in the folder: where it came from
 
@@ -102,6 +103,11 @@ TABLE: dict[str, Builtin] = {
     )
 }
 """Built-in models by name."""
+
+
+def shipped() -> dict[str, Path]:
+    """The small bases that lie in the package (the lab's), by name; nothing is fetched for them."""
+    return {p.parent.name: p.parent for p in sorted(SHIPPED.glob("*/config.json"))}
 
 
 def find(name: str) -> Builtin:

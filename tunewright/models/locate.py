@@ -30,6 +30,9 @@ class Located:
 def locate(name: str, revision: str | None = None, *, progress: bool = True) -> Located:
     """Find (and where needed fetch or convert) a model. Errors name what is wrong and what to write instead."""
     path = Path(name).expanduser()
+    if name in (own := builtin.shipped()):
+        _no_revision(name, revision, "a shipped model")
+        return Located(own[name], f"shipped with tunewright: {name}", licence_of(own[name]))
     if name in builtin.TABLE:
         _no_revision(name, revision, "a built-in model")
         model = builtin.find(name)
@@ -45,7 +48,7 @@ def locate(name: str, revision: str | None = None, *, progress: bool = True) -> 
         raise ModelError("a model is a folder, a hub id, a built-in name or a .gguf file, not this file", where=name, remedy="give the folder with config.json")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or not HUB_ID.fullmatch(name):
         raise ModelError("there is no such model folder", where=name, remedy=_beside(path))
-    if "/" not in name and (near := nearest(name, builtin.TABLE, n=1)):
+    if "/" not in name and (near := nearest(name, [*builtin.TABLE, *own], n=1)):
         raise ModelError(f"no model '{name}'", remedy=f"did you mean the built-in '{near[0]}'? A hub id has the form owner/name, a folder ./name")
     return _hub(name, revision)
 
@@ -118,7 +121,8 @@ def _hub(name: str, revision: str | None) -> Located:
 
     where = f"model {name}" + (f"@{revision}" if revision else "")
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"]))
+        # without this question the library asks six times, for 25 seconds, before it looks into its cache
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"], local_files_only=not _reachable()))
     except GatedRepoError as e:
         raise ModelError("this model asks for a login", where=where, remedy=f"accept its terms at https://huggingface.co/{name}, then: hf auth login") from e
     except RevisionNotFoundError as e:
@@ -133,6 +137,17 @@ def _hub(name: str, revision: str | None) -> Located:
         raise MissingExtraError(f"the model cannot be fetched from the hub, and is not in its cache ({first})", where=where, remedy=remedy) from e
     check_folder(folder)
     return Located(folder, f"hub {name}@{folder.name}", licence_of(folder))
+
+
+def _reachable(seconds: float = 5.0) -> bool:
+    """Whether the hub answers at all, by one request through the library's own session (its proxies and offline switch)."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=seconds)
+    except Exception:  # whichever HTTP library it uses, whatever it cannot do: no answer
+        return False
+    return True
 
 
 def _gguf(file: Path) -> Located:

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from tunewright.claims.lab import rows, tasks
+from tunewright.claims.overlay import with_methods
+from tunewright.errors import ClaimError, DataError
+from tunewright.recipe import Recipe
+
+HAVE = bool(os.environ.get("TUNEWRIGHT_DATA"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "lab-cache"))
+    for made in (rows.arithmetic, rows.induction, rows.topics, rows.digits, rows.preferences, rows.domain, rows.selection):
+        made.cache_clear()
+
+
+def _read(sources):
+    return [line for s in sources for line in open(s["path"], encoding="utf-8")]
+
+
+@pytest.mark.parametrize("scale", ["nano", "real"])
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_every_recipe_is_valid_and_keeps_its_parts_apart(name, scale):
+    task = tasks.task(name)
+    if scale not in task.scales:
+        pytest.skip(f"{name} has no base at scale {scale}")
+    if task.needs_data and not HAVE:
+        pytest.skip("needs the data sets: set TUNEWRIGHT_DATA")
+    recipe = Recipe(**with_methods(task.recipe(scale), ["full"]))
+    assert (recipe.evaluation.rows or 0) >= 200
+    data = recipe.data
+    assert data.eval and isinstance(data.validation, list)
+    parts = [{s.path for s in part} for part in (data.train, data.validation, data.eval)]
+    assert not parts[0] & parts[1] and not parts[1] & parts[2] and not parts[0] & parts[2]
+    for path in set().union(*parts):
+        assert path.startswith("quickstart:") or os.path.isfile(path)
+    if all(p.endswith(".jsonl") for p in set().union(*parts)):
+        train, validation, judged = (set(open(next(iter(p)), encoding="utf-8")) for p in parts)
+        assert not train & judged and not validation & judged and not train & validation
+        assert len(judged) >= 200
+
+
+def test_a_recipe_is_a_copy():
+    first = tasks.task("intents").recipe()
+    first["train"]["learning_rate"] = 9
+    assert tasks.task("intents").recipe()["train"] != first["train"]
+
+
+def test_unknown_tasks_and_scales_name_what_there_is():
+    with pytest.raises(ClaimError, match="intents"):
+        tasks.task("intent")
+    with pytest.raises(ClaimError, match="nano"):
+        tasks.task("digits").recipe("real")
+
+
+def test_a_task_that_needs_data_says_so(monkeypatch):
+    monkeypatch.delenv("TUNEWRIGHT_DATA", raising=False)
+    for name, task in tasks.TASKS.items():
+        if task.needs_data:
+            with pytest.raises(DataError, match="TUNEWRIGHT_DATA"):
+                tasks.task(name).recipe("nano")
+        else:
+            assert task.recipe("nano")
+
+
+def test_rows_are_written_once_under_their_content(monkeypatch):
+    first = rows.written("x", {"train": [{"text": "a"}]})
+    again = rows.written("x", {"train": [{"text": "a"}]})
+    other = rows.written("x", {"train": [{"text": "b"}]})
+    assert first == again != other and json.loads(open(first["train"]).read()) == {"text": "a"}
+
+
+def test_a_wrong_topic_is_rejected_and_never_the_right_one():
+    for path in rows.preferences().values():
+        for line in open(path, encoding="utf-8"):
+            row = json.loads(line)
+            assert row["chosen"] != row["rejected"]
+
+
+@pytest.mark.skipif(not HAVE, reason="needs the data sets: set TUNEWRIGHT_DATA")
+def test_one_text_in_eight_of_the_pool_is_of_the_target():
+    train = [json.loads(line)["text"] for line in open(rows.selection()["train"], encoding="utf-8")]
+    from tunewright.claims.lab import corpus
+
+    bank = {r["text"].strip() for r in corpus.rows("banking77/train.jsonl.gz")}
+    assert sum(t in bank for t in train) / len(train) == pytest.approx(1 / 8, abs=0.01)
