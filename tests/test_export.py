@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from tests import small, tiny
 from tunewright.errors import CheckpointError, FolderError, ModelError
@@ -164,7 +165,9 @@ def test_other_tasks_export_too(task: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
     make, shape = OTHER[task]
     make().save_pretrained(tmp_path / "base")
-    if "image" not in shape:
+    if "image" in shape:
+        ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]).save_pretrained(tmp_path / "base")
+    else:
         tiny.tokenizer(encoder=True, chat=False).save_pretrained(tmp_path / "base")
     Image.effect_noise((16, 16), 80).convert("RGB").save(tmp_path / "a.png")
     rows = [{k: v.format(w, ["no", "yes"][i % 2], "a.png") for k, v in shape.items()} for i, w in enumerate(small.WORDS)]

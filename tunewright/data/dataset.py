@@ -218,8 +218,8 @@ def _content(value: Any, base: str) -> Any:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """A hash of everything about a tokenizer that decides how rows are encoded."""
-    if tokenizer is None:
+    """A hash of everything about a tokenizer that decides how rows are encoded; "" for none, and for what reads images."""
+    if not hasattr(tokenizer, "get_vocab"):
         return ""
     inner = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     around = [type(tokenizer).__name__, str(tokenizer.chat_template), {k: str(v) for k, v in tokenizer.special_tokens_map.items()}, tokenizer.model_max_length]
