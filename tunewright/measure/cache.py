@@ -24,13 +24,19 @@ from torch import Tensor
 
 from tunewright.batch import Row
 from tunewright.errors import FolderError
-from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, target, text
+from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
+from tunewright.models import attention, head, load, varlen
 from tunewright.models.cache import cache_folder, written_aside
+from tunewright.tasks import _causal, _pooled, base, fill_mask, image_classification, text_classification, text_generation
 
 log = logging.getLogger(__name__)
 
-MODULES: tuple[ModuleType, ...] = (_kv, _mode, choose, drift, few_shot, generate, kept, target, text)
-"""The modules whose source decides what measuring a base gives."""
+MODULES: tuple[ModuleType, ...] = (
+    *(_kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text),
+    *(attention, head, load, varlen),
+    *(_causal, _pooled, base, fill_mask, image_classification, text_classification, text_generation),
+)
+"""The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it on rows."""
 
 Measured = tuple[dict[str, Any], dict[str, Tensor]]
 

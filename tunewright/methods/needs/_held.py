@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunewright.method import Need
+from tunewright.models.sites import Site
 
 
 def cache_file(need: Need, run: Any, source: str) -> Path | None:
@@ -29,6 +31,16 @@ def cache_file(need: Need, run: Any, source: str) -> Path | None:
             digest.update(name.encode())
             digest.update((t.float() if t.is_floating_point() else t).detach().cpu().numpy().tobytes())
     return Path(run.cache) / f"{need.name}-{digest.hexdigest()[:32]}.safetensors"
+
+
+def kept(need: Any, run: Any, make: Callable[[list[Site]], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The statistic of `need.source` at the sites `need.targets`: read back, or made by `make(sites)` and kept."""
+    file = cache_file(need, run, need.source)
+    found = load(file, run.device)
+    if found is None:
+        found = make(run.adapted.structure.match(need.targets if isinstance(need.targets, str) else list(need.targets)))
+        save(file, found)
+    return found
 
 
 def load(file: Path | None, device: str) -> dict[str, Tensor] | None:

@@ -33,13 +33,7 @@ class Fisher(Need):
         run.source(self.source)
 
     def compute(self, run: Any, batch: Batch | None = None) -> dict[str, Tensor]:
-        file = _held.cache_file(self, run, self.source)
-        found = _held.load(file, run.device)
-        if found is None:
-            sites = run.adapted.structure.match(self.targets if isinstance(self.targets, str) else list(self.targets))
-            found = diagonal_fisher(sites, lambda b: mean_loss(run, b), run.batches(self.source, self.samples, tokens=1))
-            _held.save(file, found)
-        return found
+        return _held.kept(self, run, lambda sites: diagonal_fisher(sites, lambda b: mean_loss(run, b), run.batches(self.source, self.samples, tokens=1)))
 
 
 def mean_loss(run: Any, batch: Batch) -> Tensor:

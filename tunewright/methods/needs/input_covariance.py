@@ -33,13 +33,7 @@ class InputCovariance(Need):
         run.source(self.source)
 
     def compute(self, run: Any, batch: Batch | None = None) -> dict[str, Tensor]:
-        file = _held.cache_file(self, run, self.source)
-        found = _held.load(file, run.device)
-        if found is None:
-            sites = run.adapted.structure.match(self.targets if isinstance(self.targets, str) else list(self.targets))
-            found = covariances(sites, lambda b: run.task.forward(run.adapted.model, b), run.batches(self.source, self.samples))
-            _held.save(file, found)
-        return found
+        return _held.kept(self, run, lambda sites: covariances(sites, lambda b: run.task.forward(run.adapted.model, b), run.batches(self.source, self.samples)))
 
 
 def covariances(sites: list[Site], forward: Callable[[Batch], Any], batches: Any) -> dict[str, Tensor]:
