@@ -1,4 +1,4 @@
-"""The text encoder `nano-encoder`: a BERT-type model of 2.6M parameters, trained to fill in masked tokens of the same corpus."""
+"""The text encoder `nano-encoder`: a BERT-type model with norms before its blocks, 2.7M parameters, trained to fill in masked tokens of the same corpus."""
 
 from __future__ import annotations
 
@@ -31,24 +31,26 @@ def tokenizer(texts: list[str]) -> Any:
 
 
 def new(tokenizer: Any, seed: int = 0) -> Any:
-    """A `BertForMaskedLM` of 4 layers of width 192 with random weights drawn by `seed`."""
-    from transformers import BertConfig, BertForMaskedLM
+    """A `RobertaPreLayerNormForMaskedLM` of 4 layers of width 192 with random weights drawn by `seed`."""
+    from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM
 
-    config = BertConfig(
+    config = RobertaPreLayerNormConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
         intermediate_size=768,
         num_hidden_layers=4,
         num_attention_heads=6,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=LENGTH + tokenizer.pad_token_id + 1,  # positions are counted from the padding id on
         type_vocab_size=1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        bos_token_id=0,
+        eos_token_id=2,
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BertForMaskedLM(config)
+        return RobertaPreLayerNormForMaskedLM(config)
 
 
 def masked(batch: Tensor, mask: int, vocabulary: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -62,8 +64,8 @@ def masked(batch: Tensor, mask: int, vocabulary: int, generator: torch.Generator
 
 def nats(model: Any, inputs: Tensor, chosen: Tensor, targets: Tensor) -> Tensor:
     """Mean loss at the hidden tokens, in nats."""
-    hidden = model.bert(inputs).last_hidden_state[chosen]
-    return cross_entropy(model.cls(hidden), targets[chosen])
+    hidden = model.roberta_prelayernorm(inputs).last_hidden_state[chosen]
+    return cross_entropy(model.lm_head(hidden), targets[chosen])
 
 
 def pretrain(tokenizer: Any, tokens: np.ndarray, held: np.ndarray, work: Path, budget: int = TOKENS) -> tuple[Any, Curve]:
@@ -87,4 +89,4 @@ def pretrain(tokenizer: Any, tokens: np.ndarray, held: np.ndarray, work: Path, b
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    return model, train(model, Budget(budget, batch=32), (len(tokens) - 1) // LENGTH, loss, held_out, work, LENGTH, save)
+    return model, train(model, Budget(budget, batch=16), (len(tokens) - 1) // LENGTH, loss, held_out, work, LENGTH, save)

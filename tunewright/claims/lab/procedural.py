@@ -53,18 +53,19 @@ def solve_list(prompt: str) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def program(rng: random.Random, steps: int = 3, modulus: int = 10, largest: int = 6) -> Row:
+def program(rng: random.Random, steps: int = 3, modulus: int = 10, largest: int = 3) -> Row:
     """A program of `steps` assignments modulo `modulus`, and its trace with the last variable's value.
 
-    "a = 3; b = a + 2; c = b - 1. c?" -> "a = 3; b = 5; c = 4. c = 4". Every line uses the one before it and a number up to `largest`.
+    "e = 3; b = e + 2; c = b - 1. c?" -> "e = 3; b = 5; c = 4. c = 4". Every line uses the one before it and a number up to `largest`;
+    variables are drawn from eight letters.
     """
-    lines = [f"{NAMES[0]} = {rng.randrange(modulus)}"]
-    for i in range(1, steps):
-        lines.append(f"{NAMES[i]} = {NAMES[i - 1]} {rng.choice('+-')} {rng.randint(1, largest)}")
-    prompt = f"{'; '.join(lines)}. {NAMES[steps - 1]}?"
+    names = rng.sample(NAMES, steps)
+    lines = [f"{names[0]} = {rng.randrange(modulus)}"]
+    for before, name in zip(names, names[1:], strict=False):
+        lines.append(f"{name} = {before} {rng.choice('+-')} {rng.randint(1, largest)}")
+    prompt = f"{'; '.join(lines)}. {names[-1]}?"
     values = trace(prompt, modulus)
-    asked = NAMES[steps - 1]
-    return {"prompt": prompt, "completion": f"{'; '.join(f'{k} = {v}' for k, v in values.items())}. {asked} = {values[asked]}"}
+    return {"prompt": prompt, "completion": f"{'; '.join(f'{k} = {v}' for k, v in values.items())}. {names[-1]} = {values[names[-1]]}"}
 
 
 def trace(prompt: str, modulus: int = 10) -> dict[str, int]:
