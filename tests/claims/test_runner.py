@@ -191,6 +191,20 @@ def test_what_a_claim_declares_counts_beside_its_file(here):
     assert code_hash.of_claim(loaded) != code_hash.of_claim(other)
 
 
+def test_methods_that_a_measure_applies_and_modules_it_shares_count_too(here, monkeypatch):
+    declare(here)
+    plain = claims.load("hft", here / "claims")
+    arm = plain.claim.method.model_copy(update={"uses": ["model-soups"]})
+    assert code_hash.of_methods(plain.claim) != code_hash.of_methods(plain.claim.model_copy(update={"method": arm}))
+    monkeypatch.setattr(code_hash, "FOLDER", here / "claims")
+    before = code_hash.of_claim(plain)
+    plain.file.write_text("from tunewright.claims._shared import x\n" + plain.file.read_text())
+    (here / "claims" / "_shared.py").write_text("x = 1\n")
+    first = code_hash.of_claim(plain)
+    (here / "claims" / "_shared.py").write_text("x = 2\n")
+    assert len({before, first, code_hash.of_claim(plain)}) == 3
+
+
 def test_against_the_best_baseline_of_validation_alone(here):
     declare(here, more=', against="best"')
     result = run(here, made_up(hft=0.2, lora=0.3))
@@ -246,6 +260,7 @@ def test_the_table_shows_verdicts_with_and_without_holm(here, monkeypatch):
     declare(here)
     run(here, made_up(hft=0.2))
     monkeypatch.setattr(claims, "load", lambda name, folder=here / "claims", load=claims.load: load(name, folder))
+    monkeypatch.setattr(listing, "_base_today", lambda loaded, scale: "abc")
     rows = listing.rows(["hft"], results=here / "results")
     assert rows[0]["verdict"] == rows[0]["holm"] == "holds" and rows[0]["stale"] == [] and rows[0]["seeds"] == 4
     text = listing.table(rows)

@@ -37,6 +37,7 @@ class Arm(_Part):
     methods: list[Any] = Field(default_factory=list, description="as in a recipe: ['lora'], [{'corda': {'mode': 'keep'}}]")
     extra: dict[str, Any] = Field(default_factory=dict, description="laid over the lab task's recipe, for this arm alone")
     rates: tuple[float, ...] | None = Field(None, description="learning rates to choose from; none: the claim's")
+    uses: list[str] = Field(default_factory=list, description="methods that `measure` applies beside: a change of theirs makes the result stale")
 
 
 class Claim(_Part):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
 from tunewright._uses import MethodUse
-from tunewright.claims.claim import Claim, Loaded
+from tunewright.claims.claim import FOLDER, Claim, Loaded
 from tunewright.claims.results_io import ScaleResult
 from tunewright.trial_key import closure
 
@@ -21,9 +22,22 @@ def of_files(files: Iterable[Path]) -> str:
 
 
 def of_claim(loaded: Loaded) -> str:
-    """Of the claim's own file and of what it declares (arms may come from a file that several claims share)."""
+    """Of the claim's own file, the private modules beside it that it imports, and what it declares (arms may come from another claim's file)."""
     declared = loaded.claim.model_dump_json(exclude_defaults=True)
-    return hashlib.sha256(f"{of_files([loaded.file])} {declared}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{of_files(_beside(loaded.file))} {declared}".encode()).hexdigest()[:16]
+
+
+def _beside(file: Path) -> set[Path]:
+    """A claim's file and the modules `tunewright.claims._x` that it imports, and they in turn."""
+    found: set[Path] = set()
+    queue = [file]
+    while queue:
+        here = queue.pop()
+        if here not in found and here.is_file():
+            found.add(here)
+            queue += [FOLDER / f"{name}.py" for name in re.findall(r"^from tunewright\.claims\.(_\w+) import", here.read_text(encoding="utf-8"), re.MULTILINE)]
+            queue += [FOLDER / f"{name}.py" for name in re.findall(r"^from tunewright\.claims import (_\w+)", here.read_text(encoding="utf-8"), re.MULTILINE)]
+    return found
 
 
 def of_methods(claim: Claim) -> str:
@@ -39,7 +53,7 @@ def of_methods(claim: Claim) -> str:
 def _uses(claim: Claim) -> Iterable[MethodUse]:
     """Methods by name wherever an arm writes some: its own list, its stages, after, measure, select."""
     for arm in claim.arms:
-        yield from (MethodUse.model_validate(m) for m in arm.methods)
+        yield from (MethodUse.model_validate(m) for m in [*arm.methods, *arm.uses])
         for extra in (claim.extra, arm.extra):
             yield from (MethodUse.model_validate(m) for m in _written(extra))
 
