@@ -121,6 +121,25 @@ def tensors_of(folder: Path | str) -> Tensors:
     return {n: t.clone() for n, t in state_of(run.adapted.model).items()}
 
 
+def folder_of(run_folder: Path | str, tensors: Mapping[str, Tensor] | None = None, name: str = "model") -> str:
+    """A plain transformers folder beside a finished run, with its weights or with these; made once for equal weights."""
+    from tunewright.finished import open_run
+    from tunewright.models.save import save_pretrained
+
+    run = open_run(run_folder)
+    run.adapted.fold()
+    model: Any = run.adapted.model
+    if tensors is not None:
+        with torch.no_grad():
+            for n, p in state_of(model).items():
+                p.copy_(tensors[n])
+    digest = hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for _, t in sorted(state_of(model).items()))).hexdigest()[:16]
+    target = Path(run_folder) / f"{name}-{digest}"
+    if not target.is_dir():
+        save_pretrained(model, run.tokenizer, target, {"name": name}, processor=run.loaded.processor)
+    return str(target)
+
+
 class Bench:
     """One seed's fine-tunings, the base, and a scale on which any weights are weighed."""
 
@@ -183,5 +202,5 @@ class Bench:
         return self.mean(tensors), chosen
 
 
-FACTORS = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
+FACTORS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 1.8)
 """Factors of the merged change that every arm may choose from."""
