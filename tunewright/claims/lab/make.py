@@ -73,7 +73,12 @@ def make_encoder(name: str, work: Path) -> Path:
     model, curve = encoder.pretrain(made, train, held, work)
     figures = [f"{curve.points[-1][1]:.3f} nats a hidden token on held-out text, one token in {1 / encoder.MASKED:.0f} hidden"]
     limits = [f"At most {encoder.LENGTH} tokens", "No sentence embeddings as they are: it starts a classifier, its head is new"]
-    facts = {"task": "fill-mask", "about": "A text encoder for experiments of seconds: RoBERTa with norms before its blocks, 4 layers of width 192.", "figures": figures, "limits": limits}
+    facts = {
+        "task": "fill-mask",
+        "about": "A text encoder for experiments of seconds: RoBERTa with norms before its blocks, 4 layers of width 192.",
+        "figures": figures,
+        "limits": limits,
+    }
     return ship.ship(name, model, made, {**facts, **_curve_facts(curve, "tokens"), **_text_facts(text, len(train), len(held))})
 
 

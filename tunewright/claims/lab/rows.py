@@ -10,7 +10,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,9 @@ def cut(rows: Rows, **sizes: int) -> dict[str, Rows]:
 
 @cache
 def arithmetic() -> dict[str, str]:
-    """Traced programs of three steps: no data set needed."""
-    return written("arithmetic", cut(procedural.make([procedural.program], 1350, SEED), eval=200, validation=100, train=1050))
+    """Traced programs of two assignments and functions of lists, half of each: no data set needed."""
+    made = procedural.make([partial(procedural.program, steps=2), procedural.list_function], 2300, SEED)
+    return written("arithmetic", cut(made, eval=200, validation=100, train=2000))
 
 
 INDUCTION = ("first_word_letter", "letters_list", "singular_to_plural", "sum", "num_to_verbal", "larger_animal", "second_word_letter", "sentiment")

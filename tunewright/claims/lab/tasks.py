@@ -114,7 +114,7 @@ INDUCTION = LabTask(
 
 ARITHMETIC = LabTask(
     "arithmetic",
-    "Programs of three assignments modulo 10, answered by their trace; exact match of the whole trace on 200 rows.",
+    "Programs of two assignments modulo 10, answered by their trace, and functions of lists of digits; exact match of the whole answer on 200 rows.",
     {"nano": _nano(evaluation={"max_new_tokens": 24}, budget={"tokens": 30_000}), "real": _real(evaluation={"max_new_tokens": 32})},
     parts=rows.arithmetic,
 )
