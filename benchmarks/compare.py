@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import machine
 
 METHODS = ("lora", "full")
-STEPS = 60
+STEPS = 20
 
 
 def make_base(folder: Path) -> None:
@@ -120,9 +120,7 @@ def main() -> None:
         print(json.dumps(found, indent=2))
         return
     print(f"{found['finished']} of {found['runs']} runs on {found['cores']} cores of {found['processor']}: {found['seconds']:.1f} s with the start")
-    print(
-        f"cores busy with runs, first order to last record: {found['busy']:.1%}; workers' CPU time over the whole, with the start: {found['busy_with_start']:.1%}"
-    )
+    print(f"cores busy with runs, first order to last record: {found['busy']:.1%}; CPU time of workers, start included: {found['busy_with_start']:.1%}")
     print(f"added to the runs' own {found['own_seconds']:.1f} s: {found['overhead']:.1%}; with the start of the workers {found['overhead_with_start']:.1%}")
     print(f"of a run's own time outside its phases (load, measure, train, save): {found['outside_phases']:.1%}")
     if found["other_processes"] is not None:
