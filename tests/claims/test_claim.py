@@ -10,6 +10,7 @@ from tests.claims.stand_in import reading
 from tunewright.claims import claim as claims
 from tunewright.claims import metrics
 from tunewright.claims.claim import Arm, Claim
+from tunewright.claims.lab import tasks
 from tunewright.claims.overlay import merged, with_methods
 from tunewright.errors import ClaimError
 
@@ -144,6 +145,6 @@ def test_every_claim_is_sound_and_names_methods_that_are_there(name):
     from tunewright.claims.code_hash import _uses
 
     claim = claims.load(name).claim
-    assert claim.paper == name.split("--")[0]
+    assert claim.paper == name.split("--")[0] and set(claim.scales) <= set(tasks.task(claim.task).scales)
     assert all(catalogue.lookup(use.name) is not None or use.name in ("adamw", "sgd") for use in _uses(claim))
     assert claim.seeds >= 5 and claim.strengths[-1] == 1.0 and (" at matched" not in claim.metric or len(claim.strengths) >= 2)
