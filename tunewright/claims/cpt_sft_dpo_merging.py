@@ -14,7 +14,7 @@ CLAIM = Claim(
     paper="cpt-sft-dpo-merging",
     says="SLERP of an instruction-tuned model and what continued pre-training and tuning made of it surpasses both parents on the domain's task.",
     task="intents",
-    method=Arm(name="slerp", methods=["full"]),
+    method=Arm(name="slerp", methods=["full"], uses=["slerp"]),
     baselines=[Arm(name="chain", methods=["full"]), Arm(name="instruct", methods=["full"])],
     metric="measured",
     direction="higher",

@@ -14,7 +14,7 @@ CLAIM = Claim(
     paper="fusing-finetuned-models",
     says="Fine-tuning starts better from the average of models tuned on other tasks than from the pre-trained model.",
     task="digits",
-    method=Arm(name="fused", methods=["full"]),
+    method=Arm(name="fused", methods=["full"], uses=["fusing-finetuned-models"]),
     baselines=[Arm(name="base", methods=["full"])],
     metric="measured",
     direction="higher",
