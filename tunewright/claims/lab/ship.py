@@ -65,7 +65,8 @@ def card(m: dict[str, Any]) -> str:
     parts = [
         f"---\nlicense: {m['licence']}\nlibrary_name: transformers\npipeline_tag: {m['task']}\ntags: [tunewright, lab]\n---\n\n# {m['name']}\n\n{m['about']}",
         f"- Parameters: {m['parameters']:,}; weights in bfloat16, sha256 `{m['sha256']}`\n- Made by: `python -m tunewright.claims.lab.make {m['name']}`\n"
-        f"- Trained on {m['seen']:,} {m['unit']} in {m['seconds']:.0f} s by the clock ({m['threads']} thread(s), the machine shared, pauses included): {m['machine']}",
+        f"- Trained on {m['seen']:,} {m['unit']} in {m['seconds']:.0f} s "
+        f"by the clock ({m['threads']} thread(s), the machine shared, pauses included): {m['machine']}",
         "## What it can do\n\n" + "\n".join(f"- {line}" for line in m["figures"]),
         "## What it cannot do\n\n" + "\n".join(f"- {line}" for line in m["limits"]),
         "## Learning curve\n\n" + _table((m["unit"], "held-out loss, nats"), [(f"{n:,}", f"{loss:.3f}") for n, loss in thinned(m["curve"])]),
