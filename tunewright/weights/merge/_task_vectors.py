@@ -191,9 +191,6 @@ class TaskVectors(Merge):
     mergekit_defaults: ClassVar[dict[str, Any]] = {}
     """What a mergekit file means by parameters that it leaves out, where that is not the default here."""
 
-    def merge(self, base: Tensor, tensors: Sequence[Tensor], each: Each) -> Tensor:
-        return self.merged(base, tensors, each, lambda change, own: change)
-
     def merged(self, base: Tensor, tensors: Sequence[Tensor], each: Each, thin: Callable[[Tensor, Mapping[str, Any]], Tensor]) -> Tensor:
         """theta_0 plus the combined changes; `thin(change, own)` is asked model by model, `own` the model's parameters."""
         origin = base.float()

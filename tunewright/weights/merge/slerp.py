@@ -8,7 +8,7 @@ within the linear case: their tensors differ by under 3 %.
 
 Continued pre-training, tuning and merging (arXiv:2409.03444) merges its tuned model with the instruct model (a) so, with t
 by depth: filters [{filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}, {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]},
-{value: 0.5}], norms and embeddings included in the last. recipes/cpt-sft-dpo-merging.yaml is that merge.
+{value: 0.5}], norms and embeddings included in the last: a setting of this merge, no further maths.
 
 Differs from mergekit in: nothing but rounding; the angle comes from fp64 sums.
 """

@@ -14,12 +14,18 @@ Differs from mergekit in: nothing but sums in fp32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from tunewright.weights.merge._task_vectors import TaskVectors
+from torch import Tensor
+
+from tunewright.weights.merge._task_vectors import Each, TaskVectors
 
 
 class TaskArithmetic(TaskVectors):
     """Add task vectors to the base."""
 
     papers: ClassVar[tuple[str, ...]] = ("task-arithmetic", "financial-merging")
+
+    def merge(self, base: Tensor, tensors: Sequence[Tensor], each: Each) -> Tensor:
+        return self.merged(base, tensors, each, lambda change, own: change)

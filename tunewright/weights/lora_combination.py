@@ -1,0 +1,167 @@
+"""Exact combination of LoRA adapters: one adapter whose change is the weighted sum of theirs, module by module.
+
+An adapter changes a module by s B A, with A [r, in], B [out, r] and s = alpha / r, or alpha / sqrt(r) for rank-stabilised
+ones; ranks and alphas may differ by module. The sum is low-rank itself:
+
+    sum_i w_i s_i B_i A_i = [w_1 s_1 B_1, w_2 s_2 B_2, ...] [A_1; A_2; ...]
+
+of rank r_1 + r_2 + ... and scale 1: exact, where averaging the A and the B by themselves is not. Folded into the base it
+is, to rounding, task arithmetic of the folded models (with weights that sum to 1: their linear merge). With a rank
+given, every module's sum is cut to the nearest matrix of that rank, and the error is said.
+
+DoRA is refused: it rescales rows of base and change together, so that two changes do not add.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tunewright.errors import MethodError, ModelError
+from tunewright.models import peft_format
+from tunewright.models.peft_format import CONFIG, PREFIX, WEIGHTS
+
+
+class Pair(NamedTuple):
+    """A low-rank change scale x B A: A [r, in], B [out, r]."""
+
+    A: Tensor
+    B: Tensor
+    scale: float
+
+    def change(self) -> Tensor:
+        """scale B A [out, in], fp32."""
+        return self.scale * (self.B.float() @ self.A.float())
+
+
+Adapter = Mapping[str, Pair]
+"""Pairs by module name. A module that an adapter lacks it does not change."""
+
+
+def combined(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, Pair]:
+    """The weighted sum of adapters, exactly: by module ranks added up, scale 1, fp32. Modules in alphabetical order.
+
+    MethodError for no adapters, another number of weights, or shapes of one module that differ.
+    """
+    if not adapters or len(adapters) != len(weights):
+        raise MethodError(f"{len(weights)} weights for {len(adapters)} adapters", remedy="give one weight for each of at least one adapter")
+    out = {}
+    for name in sorted({n for a in adapters for n in a}):
+        parts = [(a[name], w) for a, w in zip(adapters, weights, strict=True) if name in a]
+        shapes = {(p.B.shape[0], p.A.shape[1]) for p, _ in parts}
+        if len(shapes) > 1:
+            raise MethodError(f"'{name}' has changes of shapes {sorted(shapes)}", remedy="combine adapters of one base")
+        A = torch.cat([p.A.float() for p, _ in parts])
+        B = torch.cat([p.B.float() * (w * p.scale) for p, w in parts], dim=1)
+        out[name] = Pair(A, B, 1.0)
+    return out
+
+
+def compressed(pair: Pair, rank: int) -> tuple[Pair, float]:
+    """(the nearest change of at most that rank, relative Frobenius error ||cut - whole|| / ||whole||; 0 where whole is 0).
+
+    By two thin QR decompositions and the SVD of their r x r core, in fp64: the out x in product is never formed. The
+    singular values are split evenly between A and B.
+    """
+    qb, rb = torch.linalg.qr(pair.B.double() * pair.scale)
+    qa, ra = torch.linalg.qr(pair.A.double().T)
+    U, S, Vh = torch.linalg.svd(rb @ ra.T)
+    kept, whole = S[:rank].sqrt(), float(S.square().sum())
+    cut = Pair((kept[:, None] * (Vh[:rank] @ qa.T)).float(), ((qb @ U[:, :rank]) * kept).float(), 1.0)
+    return cut, (float(S[rank:].square().sum()) / whole) ** 0.5 if whole else 0.0
+
+
+def combine_adapters(folders: Sequence[Path | str], out: Path | str, weights: Sequence[float] | None = None, rank: int | None = None) -> dict[str, float]:
+    """Write one PEFT adapter that is the weighted sum of others of one base (weights: all 1). Inputs are not touched.
+
+    `rank`: cut modules whose ranks add up to more. Returns each module's relative error, 0 where nothing was cut.
+    ModelError for DoRA, for what is no plain LoRA, for adapters of different bases, and where `out` is there already.
+    """
+    paths, target = [Path(f) for f in folders], Path(out)
+    if target.exists():
+        raise ModelError("the folder is there already", where=str(target), remedy="name another folder, or move this one away")
+    configs = [_config(p) for p in paths]
+    _one_base(paths, configs)
+    whole = combined([_pairs(p, c) for p, c in zip(paths, configs, strict=True)], list(weights) if weights else [1.0] * len(paths))
+    errors = dict.fromkeys(whole, 0.0)
+    for name, pair in whole.items():
+        if rank is not None and len(pair.A) > rank:
+            whole[name], errors[name] = compressed(pair, rank)
+    _write(whole, configs[0], paths[0], target)
+    return errors
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        read = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        read = {}
+    if isinstance(read, dict) and read.get("use_dora"):
+        raise ModelError(
+            "a DoRA adapter rescales rows of base and change together, so that its change does not add to another one",
+            where=str(folder / CONFIG),
+            remedy="fold each adapter into its base, and merge the folded models",
+        )
+    return peft_format._read_config(folder)
+
+
+def _pairs(folder: Path, config: Mapping[str, Any]) -> dict[str, Pair]:
+    tensors = peft_format._read_tensors(folder, "")
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
+        if not match:
+            raise ModelError(f"the key '{key}' is no low-rank part of a linear layer", where=str(folder / WEIGHTS), remedy="fold this adapter into its base")
+        parts.setdefault(match[1], {})[match[2]] = tensor
+    for name, found in parts.items():
+        if set(found) != {"A", "B"} or found["A"].ndim != 2 or found["B"].ndim != 2 or len(found["A"]) != found["B"].shape[1]:
+            raise ModelError(f"'{name}' has no fitting A and B", where=str(folder / WEIGHTS), remedy="save or download the adapter again")
+    return {n: Pair(p["A"], p["B"], _scale(config, n, len(p["A"]))) for n, p in parts.items()}
+
+
+def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
+    alpha = float(peft_format._by_pattern(config.get("alpha_pattern") or {}, name, config.get("lora_alpha", 8)))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _one_base(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> None:
+    """ModelError where adapters name different weights (by hash where both have one, else by name) or layouts."""
+    first = _base_of(folders[0], configs[0])
+    for folder, config in zip(folders[1:], configs[1:], strict=True):
+        other = _base_of(folder, config)
+        same = first[0] == other[0] if first[0] and other[0] else first[1] == other[1]
+        if not same or first[2] != other[2]:
+            raise ModelError(
+                f"made for another base than {folders[0].name}: {other[1] or other[0]}, not {first[1] or first[0]}",
+                where=str(folder / CONFIG),
+                remedy="combine adapters of one base",
+            )
+
+
+def _base_of(folder: Path, config: Mapping[str, Any]) -> tuple[str, str, bool]:
+    with safe_open(folder / WEIGHTS, framework="pt") as f:
+        found = (f.metadata() or {}).get("base_hash", "")
+    return found, str(config.get("base_model_name_or_path") or ""), bool(config.get("fan_in_fan_out"))
+
+
+def _write(pairs: Mapping[str, Pair], like: Mapping[str, Any], source: Path, target: Path) -> None:
+    tensors = {}
+    for name, pair in pairs.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = pair.A.contiguous(), pair.B.contiguous()
+    config = peft_format._config({n: len(p.A) for n, p in pairs.items()}, {n: p.scale for n, p in pairs.items()})
+    config |= {n: like.get(n) for n in ("base_model_name_or_path", "fan_in_fan_out", "task_type")}
+    begun = target.with_name(f".{target.name}.begun")
+    begun.mkdir(parents=True)
+    base_hash = _base_of(source, like)[0]
+    save_file(tensors, begun / WEIGHTS, metadata={"format": "pt", **({"base_hash": base_hash} if base_hash else {})})
+    (begun / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    begun.rename(target)
