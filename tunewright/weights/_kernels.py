@@ -119,7 +119,7 @@ def low(rows: Any, bins: Any, counts: Any) -> None:
 
 
 @_compiled
-def between(rows: Any, wanted: Any, below: Any, filled: Any, found: Any) -> bool:
+def between(rows: Any, wanted: Any, counts: Any, filled: Any, found: Any) -> bool:
     """`_plain.between`. Gathers without a branch."""
     m = rows.shape[1]
     bits, base_bits, kept = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32), np.empty(BLOCK + 1, np.uint32)
@@ -128,20 +128,26 @@ def between(rows: Any, wanted: Any, below: Any, filled: Any, found: Any) -> bool
         count = min(BLOCK, m - s)
         _widen(rows[0], s, count, base_bits, base)
         for p in range(wanted.shape[0]):
-            least, span = np.uint32(wanted[p, 1]), np.uint32(wanted[p, 2] - wanted[p, 1])
+            a, z = np.uint32(wanted[p, 1]), np.uint32(wanted[p, 2])
+            first, span = np.uint32(a + _ONE), np.uint32(z - a - _ONE if z > a else 0)
             _widen(rows[wanted[p, 0] + 1], s, count, bits, x)
             for i in range(count):
                 x[i] = x[i] - base[i]
-            smaller = np.uint32(0)
+            less, equal, most = np.uint32(0), np.uint32(0), np.uint32(0)
             for i in range(count):
-                bits[i] = bits[i] & SIGN
-                smaller += np.uint32(bits[i] < least)
-            below[p] += np.int64(smaller)
+                u = bits[i] & SIGN
+                bits[i] = u
+                less += np.uint32(u < a)
+                equal += np.uint32(u <= a)
+                most += np.uint32(u <= z)
+            counts[p, 0] += np.int64(less)
+            counts[p, 1] += np.int64(equal)
+            counts[p, 2] += np.int64(most)
             n = 0
             for i in range(count):
                 u = bits[i]
                 kept[n] = u
-                n += int(np.uint32(u - least) <= span)
+                n += int(np.uint32(u - first) < span)
             at = filled[p]
             if at + n > found.shape[1]:
                 return False

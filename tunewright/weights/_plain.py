@@ -65,16 +65,15 @@ def low(rows: Rows, bins: NDArray[np.uint32], counts: NDArray[np.int64]) -> None
             counts[j - 1, q] += np.bincount(inside & np.uint32(0x7FFF), minlength=1 << 15)
 
 
-def between(rows: Rows, wanted: NDArray[np.int64], below: NDArray[np.int64], filled: NDArray[np.int64], found: NDArray[np.uint32]) -> bool:
-    """For each (model, least, most) of wanted [P, 3]: count magnitudes below `least`, gather those up to `most` in found [P, room].
-
-    False where they do not fit.
+def between(rows: Rows, wanted: NDArray[np.int64], counts: NDArray[np.int64], filled: NDArray[np.int64], found: NDArray[np.uint32]) -> bool:
+    """For each (model, a, z) of wanted [P, 3]: add to counts [P, 3] how many magnitudes are < a, <= a and <= z; gather those
+    strictly between in found [P, room]. False where they do not fit.
     """
     base = widen(rows[0])
-    for p, (j, least, most) in enumerate(wanted):
+    for p, (j, a, z) in enumerate(wanted):
         magnitude = (widen(rows[j + 1]) - base).view(np.uint32) & SIGN
-        below[p] += int((magnitude < least).sum())
-        inside = magnitude[(magnitude >= least) & (magnitude <= most)]
+        counts[p] += [int((magnitude < a).sum()), int((magnitude <= a).sum()), int((magnitude <= z).sum())]
+        inside = magnitude[(magnitude > a) & (magnitude < z)]
         if filled[p] + len(inside) > found.shape[1]:
             return False
         found[p, filled[p] : filled[p] + len(inside)] = inside

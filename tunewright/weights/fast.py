@@ -275,18 +275,23 @@ def _by_sample(bounds: NDArray[np.uint32], wanted: Sequence[tuple[int, int, int]
         slack = 5 * math.sqrt(len(sample) * share * (1 - share)) + 2
         low, high = int(middle - slack), int(middle + slack) + 1
         asked[p] = j, sample[low] if low >= 0 else 0, sample[high] if high < len(sample) else _plain.SIGN
-    below, filled = np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.int64)
+    counts, filled = np.zeros((len(wanted), 3), np.int64), np.zeros(len(wanted), np.int64)
     found = ranges.room.gathered(len(wanted), ranges.count // 8)
     for _, rows in ranges:
-        if not engine.between(rows, asked, below, filled, found):
+        if not engine.between(rows, asked, counts, filled, found):
             return False
     for p, (j, side, rank) in enumerate(wanted):
-        place = rank - int(below[p])
-        if not 0 <= place < filled[p]:
+        less, equal, most = counts[p].tolist()
+        if not less <= rank < most:
             return False
-        part = found[p, : filled[p]]
-        part.partition(place)
-        bounds[j, side] = part[place]
+        if rank < equal:
+            bounds[j, side] = asked[p, 1]
+        elif rank - equal < filled[p]:
+            part = found[p, : filled[p]]
+            part.partition(rank - equal)
+            bounds[j, side] = part[rank - equal]
+        else:
+            bounds[j, side] = asked[p, 2]
     return True
 
 

@@ -1,0 +1,101 @@
+"""`tunewright merge`: what the command line says as a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import RecipeError
+from tunewright.weights.request import Part, Request
+from tunewright.weights.stream import Engine, Merged, merge
+from tunewright.weights.write import size_of
+
+
+def parsed(text: str) -> Any:
+    """A flag's value as YAML reads it: a number, true, a list (a gradient over layers), {filter: ..., value: ...}."""
+    import yaml
+
+    from tunewright.weights.mergekit_yaml import _numbers
+
+    try:
+        return _numbers(yaml.safe_load(text))
+    except yaml.YAMLError as e:
+        raise RecipeError(f"'{text}' is no value", remedy="write a number, true, or a list such as [0, 0.5, 1]") from e
+
+
+def flags(arguments: Sequence[str]) -> dict[str, list[Any]]:
+    """--name value, --name=value -> {name: [values]}, in order. RecipeError for what is neither."""
+    found: dict[str, list[Any]] = {}
+    left = list(arguments)
+    while left:
+        flag = left.pop(0)
+        if not flag.startswith("--"):
+            raise RecipeError(f"'{flag}' is neither a model nor a flag", where="merge", remedy="write models first, then --density 0.2")
+        name, given, value = flag[2:].partition("=")
+        if not given:
+            if not left:
+                raise RecipeError(f"--{name} has no value", where="merge", remedy=f"write --{name} VALUE")
+            value = left.pop(0)
+        found.setdefault(name, []).append(parsed(value))
+    return found
+
+
+def request_of(models: Sequence[str], given: dict[str, list[Any]], **options: Any) -> Request:
+    """A request from models and parameters; a parameter that is given once a model is each model's own."""
+    parameters: dict[str, Any] = {}
+    own: list[dict[str, Any]] = [{} for _ in models]
+    for name, values in given.items():
+        if len(values) == 1:
+            parameters[name] = values[0]
+        elif len(values) == len(models):
+            for mine, value in zip(own, values, strict=True):
+                mine[name] = value
+        else:
+            raise RecipeError(f"--{name} is given {len(values)} times for {len(models)} models", where="merge", remedy="give it once, or once a model")
+    return Request(models=[Part(m, p) for m, p in zip(models, own, strict=True)], parameters=parameters, **options)
+
+
+def run(models: Sequence[str], given: Sequence[str], out: Path, *, method: str | None, base: str | None, dtype: str | None, kind: str, **more: Any) -> Merged:
+    """Merge what the command line names: models, or one YAML file in mergekit's form."""
+    if kind not in ("model", "delta"):
+        raise RecipeError(f"'{kind}' is nothing that a result can be", where="merge: --as", remedy="write --as model or --as delta")
+    options: dict[str, Any] = {"kind": kind, "shard_size": size_of(more["shard_size"]), "threads": more["threads"]}
+    if len(models) == 1 and models[0].endswith((".yml", ".yaml")):
+        if given or method or base:
+            raise RecipeError("method, base and parameters are the file's", where="merge", remedy=f"write them into {models[0]}")
+        from tunewright.weights.mergekit_yaml import read
+
+        options |= {"dtype": dtype} if dtype else {}
+        request = read(Path(models[0]), out, **options)
+    else:
+        if not method:
+            raise RecipeError("no method is named", where="merge", remedy="write --method linear; `tunewright methods` lists the merges")
+        request = request_of(models, flags(given), method=method, out=out, base=base, dtype=dtype, seed=more["seed"], **options)
+    return merge(request, learn=_learn(more["data"], more["task"], more["seed"]))
+
+
+def _learn(data: Sequence[Path], task: str, seed: int) -> Any:
+    if not data:
+        return None
+
+    def learn(engine: Engine) -> dict[str, Any]:
+        from tunewright.learning import from_folders
+
+        folders = [str(s.folder) for s in engine.models]
+        base = str(engine.base.folder) if engine.base else None
+        learning = from_folders(folders, base, task, [str(d) for d in data], seed=seed)
+        own, _ = engine.operator.at("", 0.0, engine.parts)
+        found: dict[str, Any] = engine.operator.method(own).learn(learning)
+        return found
+
+    return learn
+
+
+def page(m: Merged) -> str:
+    """The result in a few lines."""
+    checked = f", checked by a forward pass in {m.forward_seconds:.1f} s" if m.forward_seconds is not None else ""
+    lines = [f"{m.folder}: {m.tensors} tensors, {m.values:,} values in {m.seconds:.1f} s{checked}"]
+    if m.reused:
+        lines.append(f"{m.reused} tensors were there from an earlier try")
+    return "\n".join([*lines, *(f"note: {n}" for n in m.notes)])
