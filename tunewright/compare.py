@@ -291,8 +291,9 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
     measures = {r.drift_measure for by_seed in records.values() for r in by_seed.values() if r.finished}
     if len(measures) > 1:
         said.append("drift was measured in different ways: it is not compared")
-    if len(made.seeds) < 3:
-        said.append(f"{len(made.seeds)} seeds tell little about the spread over seeds")
+    if len(made.seeds) < 5:
+        n = len(made.seeds)
+        said.append(f"{n} seed{'s tell' if n > 1 else ' tells'} little about the spread over seeds: a tie may mean no more than too few of them")
     if made.evaluated is not None and made.evaluated < 200 and made.unit == "fraction":
         said.append(f"only {made.evaluated} rows measured the target: differences of a few per cent cannot be seen")
     if len(made.arms) > 2 and made.winner is not None:
