@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunewright import carry
 from tunewright.errors import MethodError
-from tunewright.method import Method, arguments
+from tunewright.learning import copy_with
+from tunewright.method import Method, Needs, arguments
 from tunewright.models.adapted import Adapted
+from tunewright.weights.blocks import Learning
+from tunewright.weights.operator import check_count, each_of, merge_one
+from tunewright.weights.survey import survey
 
 Score = Callable[[], float]
+Teach = Callable[[list[nn.Module], nn.Module], Learning]
 
 
-def apply(method: Method, name: str, adapted: Adapted, run: Path, score: Score | None) -> None:
+def apply(method: Method, name: str, adapted: Adapted, run: Path, score: Score | None, teach: Teach | None = None) -> None:
     """Apply one step in place: deltas are folded first, since the result is plain weights.
 
-    `score()` gives the model's validation score as it is (larger is better), for steps that choose.
+    `score()` gives the model's validation score as it is (larger is better), for steps that choose. `teach(models, base)`
+    gives what a merge learns from: the run's rows beside these models.
     """
     if not adapted.foldable:
         raise MethodError(
@@ -32,7 +38,7 @@ def apply(method: Method, name: str, adapted: Adapted, run: Path, score: Score |
     if callable(getattr(method, "edit", None)):
         _edit(method, adapted)
     else:
-        _merge(method, name, adapted, run, score)
+        _merge(method, name, adapted, run, score, teach)
 
 
 def _call(method: Method, slot: str, **offered: Any) -> Any:
@@ -45,14 +51,17 @@ def _edit(method: Method, adapted: Adapted) -> None:
         for name, original in adapted.originals.items():
             p = parameters[name]
             base = original.restored(p)
-            changed = _call(method, "edit", name=name, base=base, change=p - base, depth=adapted.structure.depth_fraction(name))
-            p.data = (base + changed).to(p.dtype)
+            change = p - base
+            changed = _call(method, "edit", name=name, base=base, change=change, depth=adapted.structure.depth_fraction(name))
+            if changed is not change:  # base + (p - base) is not always p
+                p.data = (base + changed).to(p.dtype)
 
 
-def _merge(method: Any, name: str, adapted: Adapted, run: Path, score: Score | None) -> None:
+def _merge(method: Any, name: str, adapted: Adapted, run: Path, score: Score | None, teach: Teach | None) -> None:
     others = [_values(adapted, of, run, name) for of in method.of]
     if not others:
         raise MethodError(f"'{name}' names no other model", where="after", remedy=f"write {name}: {{of: [stages.first, runs/other]}}")
+    check_count(method, name, 1 + len(others), True)
     own = {n: p.detach().clone() for n, p in adapted.base_parameters().items() if n in adapted.originals or any(n in o for o in others)}
     models: list[dict[str, Tensor]] = [own, *others]
     names = sorted({n for m in models for n in m})
@@ -61,15 +70,13 @@ def _merge(method: Any, name: str, adapted: Adapted, run: Path, score: Score | N
         adapted.remember(n)
     base = {n: adapted.originals[n].restored(parameters[n]).clone() for n in names}
 
+    known = _known(method, name, adapted, models, base, teach)
+
     def put(indices: Sequence[int]) -> None:
         with torch.no_grad():
             for n in names:
                 tensors = [models[i].get(n, base[n]) for i in indices]
-                merged = (
-                    tensors[0]
-                    if len(tensors) == 1
-                    else _call(method, "merge", name=n, base=base[n], tensors=tensors, depth=adapted.structure.depth_fraction(n))
-                )
+                merged = tensors[0] if len(tensors) == 1 else _one(method, adapted, n, base[n], tensors, known)
                 parameters[n].data = merged.to(parameters[n].dtype).clone()
 
     def scored(indices: tuple[int, ...]) -> float:
@@ -82,6 +89,26 @@ def _merge(method: Any, name: str, adapted: Adapted, run: Path, score: Score | N
 
     picked = method.pick(len(models), scored) if hasattr(method, "pick") else tuple(range(len(models)))
     put(picked)
+
+
+def _one(method: Method, adapted: Adapted, name: str, base: Tensor, tensors: Sequence[Tensor], known: dict[str, Any]) -> Tensor:
+    """One tensor of a merge, formed in fp32."""
+    depth = adapted.structure.depth_fraction(name)
+    return merge_one(method, name, base.float(), [t.float() for t in tensors], depth=depth, needs=Needs(known))
+
+
+def _known(method: Any, name: str, adapted: Adapted, models: list[dict[str, Tensor]], base: dict[str, Tensor], teach: Teach | None) -> dict[str, Any]:
+    """What a merge knows before its first tensor: counts over all of them, or what it learned from rows; {} for most."""
+    if not hasattr(method, "learn"):
+        whole = [{**base, **m} for m in models]
+        return survey(method, lambda: ((n, b.float(), [m[n].float() for m in whole]) for n, b in base.items()), each_of(method, len(models)))
+    if teach is None:
+        raise MethodError(f"'{name}' learns from rows, and there are none here", where="after", remedy="run it in a recipe with training rows")
+    known: dict[str, Any] = method.learn(teach([copy_with(adapted.model, {**base, **m}) for m in models], copy_with(adapted.model, base)))
+    if known.get("config"):
+        what = f"'{name}' changes the model's shape ({', '.join(known['config'])}), which a run cannot do to its own model"
+        raise MethodError(what, where="after", remedy="export both models and merge them: tunewright merge")
+    return known
 
 
 def _values(adapted: Adapted, of: str, run: Path, name: str) -> dict[str, Tensor]:

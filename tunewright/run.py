@@ -290,6 +290,12 @@ class _Run:
 
         return Keeper(self.folder, part.train, part.spec.name, part.index, before, evaluate)
 
+    def _teach(self, models: Any, base: Any) -> Any:
+        """What a merge under `after` learns from: the last stage's rows beside its models."""
+        from tunewright.learning import over_rows
+
+        return over_rows(models, base, self.session.task, self.session.stages[-1].rows.rows, seed=self.session.seed)
+
     def _after(self) -> None:
         from tunewright import after, catalogue, predicting
 
@@ -306,7 +312,7 @@ class _Run:
                 self.meter.predictor = predicting.build(use, self.session, self.meter.model)
                 continue
             with self.cost.phase("after"):
-                after.apply(catalogue.build(use), use.name, self.session.adapted, self.folder.path, score)
+                after.apply(catalogue.build(use), use.name, self.session.adapted, self.folder.path, score, self._teach)
 
     def _finish(self, cached: list[str]) -> Result:
         from tunewright import artefacts, probes, results
