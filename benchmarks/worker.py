@@ -247,8 +247,8 @@ def main() -> None:
     record = {
         "side": o.side,
         "seconds": work.seconds[1:],
-        "tokens_per_second": sum(tokens[1:]) / sum(work.seconds[1:]),
-        "gflops": sum(flops[1:]) / sum(work.seconds[1:]) / 1e9 if known else None,
+        "tokens_per_second": sum(tokens[1:]) / sum(work.seconds[1:]) if work.steps else None,
+        "gflops": sum(flops[1:]) / sum(work.seconds[1:]) / 1e9 if known and work.steps else None,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "first_loss": work.losses[0] if work.losses else None,
     }

@@ -19,6 +19,7 @@ from tunewright.method import TRAINING_SLOTS, Method, Plan
 from tunewright.models.adapted import Adapted
 from tunewright.models.cache import cache_folder
 from tunewright.models.load import Loaded, load
+from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.needs import NeedContext, Provider
 from tunewright.optim import BUILTIN
@@ -191,6 +192,8 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
         add_tokens(loaded, recipe.new_tokens)
     adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
     adapted.new = loaded.new
+    if loaded.folder is not None and not any(n.when == "batch" for named in methods for _, m in named for n in m.needs()):
+        adapted.files = Files(loaded.folder)  # a signal of the base in each batch would read it again each time
     adapted.always = _new_rows(adapted, recipe.new_tokens)
     options = options_of(recipe.data, labels, loaded)
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))

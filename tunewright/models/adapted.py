@@ -1,7 +1,8 @@
 """A model under adaptation: the frozen base, the deltas on its sites, the base tensors that train, and the way back.
 
-The first value of every base tensor that ever changes is kept (whole, or only the entries that train), so that the
-base can be had back bit for bit, any strength between base and tuned can be dialled, and a change can be written out.
+The first value of every base tensor that ever changes is kept (whole, or only the entries that train; in memory, or in
+the file that it was loaded from), so that the base can be had back bit for bit, any strength between base and tuned can
+be dialled, and a change can be written out.
 """
 
 from __future__ import annotations
@@ -16,33 +17,8 @@ from torch import Tensor, nn
 
 from tunewright.models import deltas as forms
 from tunewright.models.nf4 import NF4Linear, put
+from tunewright.models.originals import Files, Original
 from tunewright.models.sites import Structure, discover
-
-
-@dataclass
-class Original:
-    """The base's values of one tensor: `indices` None means the whole tensor, else flat sorted places."""
-
-    values: Tensor
-    indices: Tensor | None = None
-
-    def restored(self, current: Tensor) -> Tensor:
-        """The base's tensor, given the current one."""
-        if self.indices is None:
-            return self.values
-        out = current.detach().clone()
-        out.view(-1)[self.indices] = self.values
-        return out
-
-    def add(self, current: Tensor, indices: Tensor) -> None:
-        """Remember the present values at `indices` that are not remembered yet."""
-        if self.indices is None:
-            return
-        new = indices[~torch.isin(indices, self.indices, assume_unique=True)]
-        places = torch.cat([self.indices, new])
-        values = torch.cat([self.values, current.detach().reshape(-1)[new]])
-        order = torch.argsort(places)
-        self.indices, self.values = places[order], values[order]
 
 
 @dataclass
@@ -61,6 +37,7 @@ class Adapted:
         self.base_hash, self.name = base_hash, name
         self.structure: Structure = discover(model)
         self.originals: dict[str, Original] = {}
+        self.files: Files | None = None  # where whole originals are read back from; None: they are kept in memory
         self.wrapper: nn.Module | None = None
         self.new: tuple[str, ...] = ()  # parameters drawn afresh (a new head): they train beside deltas, or they would mean nothing
         self.always: dict[str, Tensor] = {}  # entries that train whatever is chosen: rows of tokens that were added
@@ -124,7 +101,7 @@ class Adapted:
         held = self.originals.get(name)
         if held is None:
             if indices is None:
-                self.originals[name] = Original(p.detach().clone())
+                self.originals[name] = self.files.original(name, p) if self.files is not None else Original(p.detach().clone())
             else:
                 self.originals[name] = Original(p.detach().reshape(-1)[indices].clone(), indices.clone())
         elif indices is not None:
