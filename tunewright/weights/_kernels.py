@@ -176,10 +176,13 @@ def task_vectors(rows: Any, bounds: Any, weights: Any, elect: bool, total: Any, 
             least, most, w = bounds[j, 0], bounds[j, 1], weights[j]
             for i in range(count):
                 d[i] = d[i] - base[i]
+            lost = np.uint32(0)
             for i in range(count):
                 size = u[i] & SIGN
+                lost += np.uint32(size >= _INFINITE)
                 inside = (size >= least) & (size <= most)
                 d[i] = w * (d[i] if inside else zero)
+            bad += int(lost)
             if j == 0:
                 for i in range(count):
                     mixed[i] = d[i]

@@ -92,14 +92,16 @@ def task_vectors(
 ) -> int:
     """base + scale x sum_j w_j d_j / total, d_j = x_j - base where bounds[j, 0] <= |d_j| <= bounds[j, 1] (as bits), else 0.
 
-    With `elect` only what has the sign of the sum takes part; a total of 0 then divides by the weights that take part.
+    With `elect` only what has the sign of the sum takes part; a total of 0 then divides by the weights that take part. A
+    change that is not finite counts as a result that is not, whether or not it stays.
     """
-    base = widen(rows[0])
+    base, bad = widen(rows[0]), 0
     with np.errstate(all="ignore"):
         changes = []
         for j in range(1, len(rows)):
             d = widen(rows[j]) - base
             magnitude = d.view(np.uint32) & SIGN
+            bad += int((magnitude >= np.uint32(0x7F800000)).sum())
             inside = (magnitude >= bounds[j - 1, 0]) & (magnitude <= bounds[j - 1, 1])
             changes.append(weights[j - 1] * np.where(inside, d, np.float32(0)))
         mixed = changes[0]
@@ -119,7 +121,7 @@ def task_vectors(
         if scale != 1:
             mixed = scale * mixed
         mixed = base + mixed
-    return store(mixed, out)
+    return bad + store(mixed, out)
 
 
 def dots(rows: Rows, sums: NDArray[np.float64]) -> None:

@@ -55,8 +55,8 @@ def _tied_copies(source: Source) -> set[str]:
     """Stored heads of a model whose head is its embedding."""
     if not source.config.get("tie_word_embeddings"):
         return set()
-    embeddings = [e for n, e in source.entries.items() if n.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight"))]
-    return {n for n, e in source.entries.items() if n.endswith("lm_head.weight") and any(e.shape == t.shape for t in embeddings)}
+    held = any(n.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight")) for n in source.entries)
+    return {n for n in source.entries if held and n.endswith("lm_head.weight")}
 
 
 def tokens_of(folder: Path) -> dict[str, int] | None:

@@ -7,7 +7,7 @@ several models have of their own (a weight, a density) comes as `each`, one mapp
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -97,9 +97,17 @@ def merge_tensors(
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Merge models in memory, for notebooks and tests: float32 inside, results in the type of the first model's tensor."""
+    from tunewright.weights.survey import survey
+
     check_count(method, type(method).__name__, len(models), base is not None)
     out = {}
+
+    def stream() -> Iterator[tuple[str, Tensor | None, list[Tensor]]]:
+        for name in models[0]:
+            yield name, None if base is None else base[name].float(), [m[name].float() for m in models]
+
+    needs = Needs(survey(method, stream, each_of(method, len(models), each)))
     for name, like in models[0].items():
         b = None if base is None else base[name].float()
-        out[name] = merge_one(method, name, b, [m[name].float() for m in models], each=each, depth=depth(name), seed=seed).to(like.dtype)
+        out[name] = merge_one(method, name, b, [m[name].float() for m in models], each=each, depth=depth(name), seed=seed, needs=needs).to(like.dtype)
     return out

@@ -135,7 +135,7 @@ class Engine:
         bad = self._by_kernel(name, own, each, put) if self.operator.fast else self._by_method(name, own, each, put)
         if bad:
             raise NonFiniteError(
-                f"{bad} of {entry.count} values of '{name}' are not finite after the merge",
+                f"{bad} values of '{name}' are not finite, in an input or after the merge",
                 where=str(self.request.out),
                 remedy="check that the inputs are finite; smaller weights, or dtype: float32",
             )
@@ -188,7 +188,7 @@ class Engine:
             values = np.ascontiguousarray(made.detach().float().numpy()).reshape(-1)
             stored = self.stored[name].dtype
             out: NDArray[Any] = np.empty(len(values), np.uint16 if stored == "BF16" else np.float32)
-            bad = _plain.store(values, out)
+            bad = _plain.store(values, out) + sum(int((~t.isfinite()).sum()) for t in tensors)
             put(0, out if stored in ("BF16", "F32") else out.astype(FLOATS[stored]))
             return bad
         finally:
