@@ -60,6 +60,7 @@ class Operator:
             raise RecipeError(f"no merge is named '{request.method}'", where=self.where, remedy=did_you_mean(request.method, known))
         self.fast: fast.Fast | None = None if request.method == "plain" else fast.TABLE.get(self.name)
         self._class: Any = None
+        self.base: str
         given = [request.parameters, *(m.parameters for m in request.models)]
         if self.fast and any(v not in (self.fast.only[n],) for g in given for n, s in g.items() if n in self.fast.only for v in values_of(s, self.where)):
             self.fast = None
@@ -152,4 +153,5 @@ class Operator:
         """The method's object with the parameters of one tensor."""
         if self._class is None:
             self._load()
-        return self._built(own, self.where)
+        given = {*self.request.parameters, *(getattr(self._class, "mergekit_defaults", {}) if self.request.mergekit else {})}
+        return self._built({n: own[n] for n in given}, self.where)

@@ -96,10 +96,10 @@ class Source:
         t = self._stored[name]
         kind = np.dtype(FLOATS[t.dtype])
         if kind == out.dtype:
-            self._read(t, start * kind.itemsize, memoryview(out).cast("B"))
+            self._read(t, start * kind.itemsize, out.data.cast("B"))
             return
         raw = np.empty(len(out), kind)
-        self._read(t, start * kind.itemsize, memoryview(raw).cast("B"))
+        self._read(t, start * kind.itemsize, raw.data.cast("B"))
         if t.dtype == "BF16":
             np.left_shift(raw, 16, out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
         else:

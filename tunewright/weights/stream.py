@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,7 @@ class Engine:
         if not self.stored:
             raise ModelError("no tensor differs from the base", remedy="merge models that were tuned")
         self.learned: dict[str, Any] = {}
+        self._lost: dict[str, int] = {}  # values of inputs that are not finite, by tensor
         self._rooms = threading.local()
         self._large = threading.Lock()
 
@@ -131,8 +133,7 @@ class Engine:
         if not entry.floats:
             put(0, self._equal(name))
             return
-        own, each = self.operator.at(name, self.depths.place(name), self.parts)
-        bad = self._by_kernel(name, own, each, put) if self.operator.fast else self._by_method(name, own, each, put)
+        bad = self._by_kernel(name, put) if self.operator.fast else self._by_method(name, put)
         if bad:
             raise NonFiniteError(
                 f"{bad} values of '{name}' are not finite, in an input or after the merge",
@@ -146,7 +147,8 @@ class Engine:
             raise ModelError(f"the integer tensor '{name}' differs between the models", remedy="merge fine-tunings of one base")
         return first
 
-    def _by_kernel(self, name: str, own: Any, each: Any, put: Callable[[int, Any], None]) -> int:
+    def _by_kernel(self, name: str, put: Callable[[int, Any], None]) -> int:
+        own, each = self.operator.at(name, self.depths.place(name), self.parts)
         with_base = self.operator.base == "needed"
         sources = self.sources if with_base else self.models
         count, stored = self.entries[name].count, self.stored[name].dtype
@@ -171,29 +173,38 @@ class Engine:
 
         return None if self.base is None else whole(self.base), [whole(s) for s in self.models]
 
-    def _by_method(self, name: str, own: Any, each: Any, put: Callable[[int, Any], None]) -> int:
-        from tunewright.method import Needs
-        from tunewright.weights.operator import merge_one
-
-        method, shape = self.operator.method(own), self.stored[name].shape
+    def _by_method(self, name: str, put: Callable[[int, Any], None]) -> int:
+        shape, stored = self.stored[name].shape, self.stored[name].dtype
         large = self.entries[name].count * len(self.sources) > LARGE
-        if large:
-            self._large.acquire()
-        try:
-            base, tensors = self._tensors(name)
-            each = [{_field(method, k): v for k, v in e.items()} for e in each]
-            made = merge_one(method, name, base, tensors, each=each, depth=self.depths.depth(name), seed=self.request.seed, needs=Needs(self.learned))
+        with self._large if large else nullcontext():
+            made = self._made(name)
             if tuple(made.shape) != shape:
                 raise ModelError(f"'{self.operator.name}' made '{name}' of {tuple(made.shape)}, and {shape} is due", remedy="a fault of the method: report it")
             values = np.ascontiguousarray(made.detach().float().numpy()).reshape(-1)
-            stored = self.stored[name].dtype
             out: NDArray[Any] = np.empty(len(values), np.uint16 if stored == "BF16" else np.float32)
-            bad = _plain.store(values, out) + sum(int((~t.isfinite()).sum()) for t in tensors)
+            bad = _plain.store(values, out)
             put(0, out if stored in ("BF16", "F32") else out.astype(FLOATS[stored]))
-            return bad
-        finally:
-            if large:
-                self._large.release()
+            return bad + self._lost.get(name, 0)
+
+    def reshape(self) -> None:
+        """Learn the result's shapes from a method that changes widths, by making every tensor once."""
+        for name, entry in self.stored.items():
+            if entry.floats:
+                self.stored[name] = Entry(entry.dtype, tuple(self._made(name).shape))
+
+    def _made(self, name: str) -> Any:
+        from tunewright.method import Needs
+        from tunewright.weights.operator import merge_one
+
+        own, each = self.operator.at(name, self.depths.place(name), self.parts)
+        method = self.operator.method(own)
+        base, tensors = self._tensors(name)
+        each = [{_field(method, k): v for k, v in e.items()} for e in each]
+        needs, depth = Needs(self.learned), self.depths.depth(name)
+        made = merge_one(method, name, base, tensors, each=each, depth=depth, seed=self.request.seed, needs=needs)
+        if lost := sum(int((~t.isfinite()).sum()) for t in tensors):
+            self._lost[name] = lost
+        return made
 
     def survey(self) -> None:
         """What a method must know of whole models before the first tensor."""
@@ -233,8 +244,8 @@ def merge(request: Request, *, forward: bool = True, learn: Callable[[Engine], d
         from tunewright.weights.learning import needs_rows
 
         engine.learned = learn(engine) if learn is not None else needs_rows(op.name)
-        changed = engine.learned.get("shapes", {})
-        engine.stored |= {n: Entry(engine.stored[n].dtype, tuple(shape)) for n, shape in changed.items()}
+        if engine.learned.get("config"):
+            engine.reshape()
     elif op.fast is None:
         engine.survey()
     named = {_prefix(request) + n: e for n, e in engine.stored.items()}

@@ -137,7 +137,7 @@ class Staging:
 
     def write(self, name: str, start: int, data: NDArray[Any] | bytes) -> None:
         """Put bytes of a tensor, `start` bytes from its first."""
-        place, view = self.places[name], memoryview(data).cast("B")
+        place, view = self.places[name], (memoryview(data) if isinstance(data, bytes) else data.data).cast("B")
         try:
             descriptor, done = self._descriptor(place.file), 0
             while done < len(view):
