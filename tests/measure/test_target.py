@@ -149,12 +149,58 @@ def test_distinct_labels_only_where_answers_are_classes():
     assert distinct_labels(answer_rows(4)[:2]) is None
 
 
+def pair_rows(tokenizer) -> list:
+    asked = [("Which? card", "card to", "the river at the town who"), ("Which? town", "a town who is at the shop", "river"), ("x", "a", "who is")]
+    values = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in asked * 3]
+    values += [{**v, "chosen": v["rejected"], "rejected": v["chosen"]} for v in values]
+    return [CAUSAL.encode(Record(v, id=f"p:{i}", source="p"), tokenizer, EncodeOptions()) for i, v in enumerate(values)]
+
+
+@pytest.mark.parametrize("metric", ["pair_accuracy", "pair_accuracy_norm"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_likelier_answer_of_a_pair_is_the_brute_force_one(metric, packed):
+    from tunewright.models.attention import prepare_attention
+
+    model, tokenizer = tiny.llama(seed=5), tiny.tokenizer()
+    rows = pair_rows(tokenizer)
+    want = []
+    for row in rows:
+        said = []
+        for ids in (list(row.input_ids), row.fields["rejected_ids"]):
+            answer = ids[len(row.fields["prompt_ids"]) :]
+            logp = model(torch.tensor([ids])).logits[0, -len(answer) - 1 : -1].log_softmax(-1).gather(-1, torch.tensor(answer)[:, None])
+            said.append((logp.mean() if metric.endswith("norm") else logp.sum()).item())
+        want.append(float(said[0] > said[1]))
+    if packed:
+        assert prepare_attention(model)
+    got = evaluate(model, tokenizer, CAUSAL, rows, metric, batch_tokens=70, packed=packed)
+    assert [r.score for r in got] == want and [r.id for r in got] == [r.id for r in rows]
+    assert want[:9] == [1 - w for w in want[9:]]  # the sides changed places
+    for row, r in zip(rows, got, strict=True):
+        assert r.reference == row.fields["reference"] and (r.answer == r.reference) == bool(r.score)
+    assert summary(got, metric).value == 0.5 and summary(got, metric).method == "wilson"
+
+
+def test_the_sum_favours_short_answers_and_the_mean_does_not():
+    model, tokenizer = tiny.llama(seed=5), tiny.tokenizer()
+    by_sum, by_mean = ([r.score for r in evaluate(model, tokenizer, CAUSAL, pair_rows(tokenizer), m)] for m in ("pair_accuracy", "pair_accuracy_norm"))
+    assert by_sum[0] == 1 and by_sum[1] == 0 and by_sum != by_mean
+
+
+def test_an_answer_equal_to_the_rejected_one_is_no_hit():
+    tokenizer = tiny.tokenizer()
+    row = CAUSAL.encode(Record({"prompt": "x", "chosen": "a", "rejected": "a"}, id="p:1", source="p"), tokenizer, EncodeOptions())
+    assert evaluate(tiny.llama(), tokenizer, CAUSAL, [row], "pair_accuracy")[0].score == 0
+
+
 def test_impossible_metrics_are_refused():
     model, tokenizer = tiny.llama(), tiny.tokenizer()
     with pytest.raises(RecipeError, match="exact_match"):
         evaluate(model, tokenizer, CAUSAL, answer_rows(2), "exactmatch")
     with pytest.raises(RecipeError, match="needs a class"):
         evaluate(model, tokenizer, CAUSAL, answer_rows(2), "accuracy")
+    with pytest.raises(RecipeError, match="has one answer"):
+        evaluate(model, tokenizer, CAUSAL, answer_rows(2), "pair_accuracy")
     with pytest.raises(RecipeError, match="generates none"):
         evaluate(model, tokenizer, get_task("fill-mask"), answer_rows(2), "f1")
     with pytest.raises(DataError, match="no prompt"):

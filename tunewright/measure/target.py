@@ -1,7 +1,8 @@
 """The target: how well a model does what it is adapted to, row by row, under the ecosystem's metric names.
 
 Generated metrics ask the model and compare texts; teacher-forced ones read the answer; classified ones take the
-likeliest class. Every function keeps one RowResult a row, since paired tests and the reader need them.
+likeliest class; paired ones hold a preferred answer against the other. Every function keeps one RowResult a row,
+since paired tests and the reader need them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tunewright.measure.few_shot import few_shot
 from tunewright.measure.generate import continue_greedily, greedy, stop_ids
 from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_statistic, wilson
 from tunewright.measure.rows import RowResult
+from tunewright.pairs import Pair, paired
 from tunewright.tasks.base import Task
 
 __all__ = [
@@ -36,15 +38,17 @@ __all__ = [
 class Metric:
     """A metric: how its rows are made (`kind`), whether more is better, and, if it is no mean of rows, the figure.
 
-    `compare` scores a generated answer against a reference; `targets` gives [S] values a supervised position.
+    `compare` scores a generated answer against a reference; `targets` gives [S] values a supervised position; `mean`:
+    answers are compared by their mean log-probability a token.
     """
 
-    kind: Literal["generated", "teacher-forced", "classified"]
+    kind: Literal["generated", "teacher-forced", "classified", "paired"]
     higher_is_better: bool = True
     proportion: bool = False
     compare: Callable[[str, str], float] | None = None
     targets: Callable[[Outputs, Batch], Tensor] | None = None
     figure: Callable[[Sequence[RowResult]], float] | None = None
+    mean: bool = False
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -72,8 +76,11 @@ METRICS: dict[str, Metric] = {
     "mean_token_accuracy": Metric("teacher-forced", targets=_token_hit),
     "accuracy": Metric("classified", proportion=True),
     "f1_macro": Metric("classified", figure=macro_f1),
+    "pair_accuracy": Metric("paired", proportion=True),
+    "pair_accuracy_norm": Metric("paired", proportion=True, mean=True),
 }
-"""The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes."""
+"""The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`: share
+of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities (`_norm`: by their mean)."""
 
 
 def get_metric(name: str) -> Metric:
@@ -113,7 +120,9 @@ def evaluate(
     if m.kind == "classified" and any(row.label is None for row in rows):
         what = f"'{metric}' needs a class a row, and {task.name} rows have none"
         raise RecipeError(what, where="evaluation.metric", remedy="write metric: exact_match, metric: mean_token_accuracy or metric: loss")
-    make = _classified if m.kind == "classified" else _teacher_forced
+    if m.kind == "paired":
+        rows = [_pair(row, metric) for row in rows]
+    make = {"classified": _classified, "paired": _preferred}.get(m.kind, _teacher_forced)
     found: list[RowResult | None] = [None] * len(rows)
     with measuring(model):
         for indices in _kv.batches_by_length([r.size for r in rows], batch_tokens, 64):
@@ -202,3 +211,30 @@ def _classified(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], bat
             id=row.id, source=row.source, prompt=tokenizer.decode(row.input_ids, skip_special_tokens=True) if row.input_ids else "",
             answer=str(names.get(i, i)), reference=str(names.get(row.label, row.label)), score=float(i == row.label), confidence=share,
         )  # fmt: skip
+
+
+def _pair(row: Row, metric: str) -> Pair:
+    """The row as a pair. RecipeError for a row with one answer."""
+    if "rejected_ids" not in row.fields:
+        what = f"'{metric}' compares a chosen answer with a rejected one, and the row {row.id} has one answer"
+        raise RecipeError(what, where="evaluation.metric", remedy="give data.eval rows with prompt, chosen and rejected, or write metric: auto")
+    return paired(row)
+
+
+def _preferred(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric) -> Iterator[RowResult]:
+    """Whether the chosen answer is the likelier one; equal ones are no hit. Every target counts whole, whatever its loss weight."""
+    log_probs = outputs.log_probs().double()
+    side, zero = 2 * batch.rows + batch.fields["pair"], torch.zeros(2 * len(rows), dtype=torch.float64, device=log_probs.device)
+    total = zero.index_add(0, side, log_probs)
+    if m.mean:
+        total = total / zero.index_add(0, side, torch.ones_like(log_probs)).clamp(min=1)
+    for row, (chosen, rejected) in zip(rows, total.view(-1, 2).tolist(), strict=True):
+        answers = [text.answer_text(tokenizer, ids[_start(row) :]).strip() for ids in (row.input_ids, row.fields["rejected_ids"])]
+        yield RowResult(
+            id=row.id, source=row.source, prompt=text.prompt_text(tokenizer, row), answer=answers[chosen <= rejected], reference=answers[0],
+            score=float(chosen > rejected),
+        )  # fmt: skip
+
+
+def _start(row: Row) -> int:
+    return len(text.prompt_ids(row))
