@@ -175,7 +175,8 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
 def tricks(options: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second and peak memory with everything, with each trick left out alone, and with none."""
     common = ("--model", options.model, "--steps", str(options.steps), "--threads", str(options.threads))
-    left_out = {"everything": (), **{n: (n,) for n in TRICKS}, "none": tuple(TRICKS)}
+    known: dict[str, tuple[str, ...]] = {"everything": (), **{n: (n,) for n in TRICKS}, "none": tuple(TRICKS)}
+    left_out = {n: known[n] for n in options.tricks or known}
     made = [Side(n, sys.executable, "benchmarks.worker", ("tunewright_lora", *common, *(("--without", *out) if out else ()))) for n, out in left_out.items()]
     results = interleave(made, options.rounds, time.monotonic() + 60 * options.minutes)
     return {"tricks": {n: {k: spread([r[k] for r in rs]) for k in ("tokens_per_second", "peak_memory_gb")} for n, rs in results.items()}}
@@ -187,6 +188,7 @@ def main() -> None:
     a.add_argument("--part", choices=("steps", "tricks", "slots", "one"), default="steps")
     a.add_argument("--case", choices=METHODS, nargs="+", default=list(METHODS))
     a.add_argument("--loop", choices=("ours", "plain"), default="ours", help="with --part one")
+    a.add_argument("--tricks", choices=("everything", *TRICKS, "none"), nargs="+", help="with --part tricks: these alone")
     a.add_argument("--model", choices=SHAPES, default="30m")
     a.add_argument("--steps", type=int, default=3)
     a.add_argument("--rounds", type=int, default=2)

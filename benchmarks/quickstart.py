@@ -31,6 +31,14 @@ def quickstart_model(dtype: str) -> Any:
     return load(MODEL, "text-generation", precision=dtype, progress=False).model
 
 
+def quickstart_files() -> Any:
+    """The built-in model's file, from which a run reads the base back."""
+    from tunewright.models.locate import locate
+    from tunewright.models.originals import Files
+
+    return Files(locate(MODEL, progress=False).folder)
+
+
 def quickstart_batches(count: int, seed: int) -> list[list[Example]]:
     """The first `count` batches of the quickstart's training rows in the loop's own order."""
     from tunewright.data.dataset import build, cursor

@@ -102,6 +102,10 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
     from tunewright.train import Stage
 
     adapted = Adapted(work.make())
+    if work.model == QUICKSTART:
+        from benchmarks.quickstart import quickstart_files
+
+        adapted.files = quickstart_files()
     packed = "padding-free" not in work.without and prepare_attention(adapted.model)
     methods = bind([(n, load_method(n)(**parameters)) for n, parameters in METHODS[method]], work.seed, "bench")
     plan = Plan(work.steps + 1, 10**9, "bench", 0, RATE, 0)
