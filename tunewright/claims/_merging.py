@@ -55,6 +55,11 @@ def _sliced(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x[:, 1::2], x[:, ::2]], 1)
 
 
+def _checkered(x: np.ndarray) -> np.ndarray:
+    row, column = np.indices((28, 28)) // 7
+    return np.where((row + column) % 2, 255 - x, x)
+
+
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "turned": lambda x: np.rot90(x, 1, axes=(1, 2)),
     "inverted": lambda x: 255 - x,
@@ -63,9 +68,9 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tiled": _tiled,
     "mirrored": lambda x: x[:, :, ::-1],
     "sliced": _sliced,
-    "upright": lambda x: x,
+    "checkered": _checkered,
 }
-"""Task -> what it does to pictures [n, 28, 28] uint8."""
+"""Task -> what it does to pictures [n, 28, 28] uint8: none of them is what the base knows."""
 
 TASKS = ("turned", "inverted", "quadrants", "striped")
 """The tasks of a claim that says nothing else."""
