@@ -90,8 +90,8 @@ class Session:
         if self.keep:
             rows["keep"] = [r for d in self.keep.values() for r in d.rows]
             hashes["keep"] = "+".join(d.hash for d in self.keep.values())
-        for name, dataset in (("eval", self.eval), ("validation", self.validation)):
-            if dataset is not None:
+        for name, dataset in (("eval", self.eval), ("validation", self.validation), *self.keep.items()):
+            if dataset is not None and name not in rows:
                 rows[name], hashes[name] = dataset.rows, dataset.hash
         return NeedContext(
             adapted=self.adapted,

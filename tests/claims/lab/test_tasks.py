@@ -16,7 +16,8 @@ HAVE = bool(os.environ.get("TUNEWRIGHT_DATA"))
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "lab-cache"))
-    for made in (rows.arithmetic, rows.induction, rows.topics, rows.digits, rows.preferences, rows.domain, rows.selection):
+    first = (rows.arithmetic, rows.induction, rows.topics, rows.digits, rows.preferences, rows.domain, rows.selection)
+    for made in (*first, rows.calibration, rows.domain_replay, rows.classes, rows.unequal, rows.translation):
         made.cache_clear()
 
 
@@ -90,3 +91,57 @@ def test_one_text_in_eight_of_the_pool_is_of_the_target():
 
     bank = {r["text"].strip() for r in corpus.rows("banking77/train.jsonl.gz")}
     assert sum(t in bank for t in train) / len(train) == pytest.approx(1 / 8, abs=0.01)
+
+
+def _column(path, column="text"):
+    return [json.loads(line)[column] for line in open(path, encoding="utf-8")]
+
+
+needs_data = pytest.mark.skipif(not HAVE, reason="needs the data sets: set TUNEWRIGHT_DATA")
+
+
+@needs_data
+def test_every_class_arrives_in_one_stage_and_the_stages_are_all_training_rows():
+    found = rows.classes()
+    each = [_column(found[f"train-{i}"], "label") for i in range(1, 6)]
+    assert [sorted(set(labels)) for labels in each] == [list(rows.DOMAINS[i : i + 2]) for i in range(0, 10, 2)]
+    assert sum(map(len, each)) == len(_column(found["train"])) == 2000
+    recipe = tasks.task("classes").recipe("nano")
+    assert [stage.get("carry") for stage in recipe["stages"]] == [None, "training", "training", "training", "training"]
+
+
+@needs_data
+def test_the_small_source_is_a_hundredth_and_both_are_judged_alike():
+    found = rows.unequal()
+    small, judged = _column(found["small"]), _column(found["eval"])
+    assert len(_column(found["large"])) == 100 * len(small) == 3000
+    assert not set(small) & {*judged, *_column(found["validation"])} and len(set(judged)) == 250
+    finnish = {r["text"] for r in rows.corpus.rows("genesis-multilingual/test.jsonl.gz") if r["lang"].startswith("fi")}
+    assert sum(t in finnish for t in judged) == 125
+    assert [s["name"] for s in tasks.task("unequal").recipe("nano")["data"]["train"]] == ["large", "small"]
+
+
+@needs_data
+def test_translation_goes_both_ways_and_nothing_judged_is_learnt():
+    found = rows.translation()
+    prompts, answers = _column(found["eval"], "prompt"), _column(found["eval"], "completion")
+    assert sum(p.startswith("Translate this from English to Japanese: ") for p in prompts) == 125
+    learnt = {*_column(found["train"], "completion"), *_column(found["text"])} | {p.split(": ", 1)[1] for p in _column(found["train"], "prompt")}
+    assert not learnt & {*answers, *(p.split(": ", 1)[1] for p in prompts)}
+    assert not set(_column(found["text"])) & {*_column(found["train"], "completion")}
+
+
+@needs_data
+def test_text_to_look_at_or_replay_is_not_the_kept_text():
+    kept = rows.corpus.ngrams(rows.corpus.QUICKSTART_KEEP.read_text(encoding="utf-8"))
+    for text in (*_column(rows.calibration()["calibration"]), *_column(rows.domain_replay()["replay"])):
+        assert 200 < len(text) <= 400 and not rows.corpus.ngrams(text) & kept
+
+
+@needs_data
+def test_variants_are_the_tasks_they_vary():
+    plain, more = (tasks.task(name).recipe("nano") for name in ("intents", "intents-calibrated"))
+    assert more["keep"][0] == plain["keep"][0] and {k: v for k, v in more.items() if k != "keep"} == {k: v for k, v in plain.items() if k != "keep"}
+    (share,) = tasks.task("domain-replay").recipe("nano")["data"]["replay"].values()
+    assert share == 0.25
+    assert tasks.task("preferences-pairs").recipe("nano")["evaluation"]["metric"] == "pair_accuracy"

@@ -69,7 +69,7 @@ def _groups(texts: list[str], size: int) -> Iterator[str]:
         yield "\n".join(texts[i : i + size])
 
 
-def _wikitext(folder: Path) -> Iterator[str]:
+def wikitext(folder: Path) -> Iterator[str]:
     """Articles: each begins with a line ` = Title = `."""
     for part in ("valid", "test"):
         with gzip.open(folder / f"wikitext2/{part}.txt.gz", "rt", encoding="utf-8") as f:
@@ -115,7 +115,7 @@ SOURCES = (
     Source("dolly-short (chat)", "CC BY-SA 3.0", _chats("dolly-short/train.jsonl.gz", "instruction", "response")),
     Source("gsm8k (chat)", "MIT", _chats("gsm8k/train.jsonl.gz", "question", "answer")),
     Source("sentiment-domains", "CC BY 4.0", _column("sentiment-domains/train.jsonl.gz", "text")),
-    Source("wikitext2 (valid, test)", "CC BY-SA 3.0", _wikitext),
+    Source("wikitext2 (valid, test)", "CC BY-SA 3.0", wikitext),
     Source("tinyshakespeare", "public domain", _shakespeare),
     Source("genesis-multilingual (English)", "public domain", _genesis),
     Source("tanaka-enja (English)", "CC BY 2.0 FR", _tanaka),

@@ -9,8 +9,9 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,86 @@ def selection() -> dict[str, str]:
     }
     pool = bank[:300] + [t for read in other.values() for t in shuffled(read())[:525]]
     return written("selection", {"train": _texts(shuffled(pool)), "validation": _texts(bank[300:450]), "eval": _texts(test[:250])})
+
+
+def general(count: int, longest: int = 400, seed: int = SEED) -> list[str]:
+    """Beginnings of training documents of the nano bases' corpus: web pages and encyclopaedia articles, half of each, none of them
+    sharing 13 words with the quickstart's kept text."""
+    never = corpus.ngrams(corpus.QUICKSTART_KEEP.read_text(encoding="utf-8"))
+    web = (r["text"] for r in shuffled(corpus.rows("c4-web/train.jsonl.gz"), seed))
+    articles = (" ".join(t.split()) for t in shuffled(list(corpus.wikitext(corpus.data_folder())), seed))
+
+    def some(texts: Iterable[str]) -> list[str]:
+        usable = (t for t in texts if len(t) >= longest and not corpus.is_held(t) and not corpus.ngrams(t) & never)
+        return [t[:longest].rpartition(" ")[0] for t in islice(usable, count // 2)]
+
+    return [t for pair in zip(some(web), some(articles), strict=True) for t in pair]
+
+
+@cache
+def calibration() -> dict[str, str]:
+    """32 pieces of general text other than what is kept: what methods look at before training, not what is judged."""
+    return written("calibration", {"calibration": _texts(general(32))})
+
+
+@cache
+def domain_replay() -> dict[str, str]:
+    """The rows of `domain`, and general training text to replay."""
+    return {**domain(), **written("replay", {"replay": _texts(general(160))})}
+
+
+DOMAINS = ("auto and commute", "banking", "credit cards", "home", "kitchen and dining", "meta", "small talk", "travel", "utility", "work")
+"""The classes of `topics` and `classes`, in the order in which they arrive."""
+
+
+@cache
+def classes() -> dict[str, str]:
+    """Queries of ten domains (as `topics`), the training rows of two domains a stage: train-1 ... train-5."""
+    parts = topics()
+    rows = [json.loads(line) for line in Path(parts["train"]).read_text(encoding="utf-8").splitlines()]
+    each = {f"train-{i // 2 + 1}": [r for r in rows if r["label"] in DOMAINS[i : i + 2]] for i in range(0, len(DOMAINS), 2)}
+    return {**parts, **written("classes", each)}
+
+
+@cache
+def unequal(ratio: int = 100, small: int = 30) -> dict[str, str]:
+    """German law, and Genesis in Finnish: `small` lines of it, a hundredth of the sentences. Judged on as many of each."""
+    german = domain()
+    lines: dict[str, list[str]] = {}
+    for file in ("train", "valid", "test"):
+        found = dict.fromkeys(r["text"] for r in corpus.rows(f"genesis-multilingual/{file}.jsonl.gz") if r["lang"].startswith("fi"))
+        lines[file] = shuffled([t for t in found if len(t) >= 40 and not any(t in taken for taken in lines.values())])
+
+    def law(part: str, size: int) -> Rows:
+        return [json.loads(line) for line in Path(german[part]).read_text(encoding="utf-8").splitlines()][:size]
+
+    return written(
+        "unequal",
+        {
+            "large": law("train", ratio * small),
+            "small": _texts(lines["train"][:small]),
+            "validation": law("validation", 75) + _texts(lines["valid"][:75]),
+            "eval": law("eval", 125) + _texts(lines["test"][:125]),
+        },
+    )
+
+
+@cache
+def translation(pairs: int = 200) -> dict[str, str]:
+    """English and Japanese sentences: `pairs` of them to learn translation from, half each way, and `text`, Japanese alone, from other pairs."""
+    names = {"en": "English", "ja": "Japanese"}
+
+    def row(r: Mapping[str, Any], source: str, goal: str) -> dict[str, Any]:
+        return {"prompt": f"Translate this from {names[source]} to {names[goal]}: {r[source]}", "completion": r[goal]}
+
+    def both(rows: Sequence[Mapping[str, Any]]) -> Rows:
+        return [row(r, *(("en", "ja") if i % 2 else ("ja", "en"))) for i, r in enumerate(rows)]
+
+    test, valid, train = (
+        [{k: (r[k].replace(" ", "") if k == "ja" else r[k]) for k in names} for r in shuffled(corpus.rows(f"tanaka-enja/{part}.jsonl.gz"))]
+        for part in ("test", "valid", "train")
+    )
+    known = {r[k] for r in (*test, *valid) for k in names}
+    free = [r for r in train if not known & set(r.values())]
+    parts = {"eval": both(test[:250]), "validation": both(valid[:100]), "train": both(free[:pairs])}
+    return written("translation", {**parts, "text": _texts([r["ja"] for r in free[pairs : pairs + 2000]])})

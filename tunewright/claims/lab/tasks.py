@@ -40,9 +40,9 @@ class LabTask:
 
 
 def _filled(value: Any, parts: Parts) -> Any:
-    """`value` with every "<part>" replaced by that part's path."""
+    """`value` with every "<part>" replaced by that part's path, names of keys too."""
     if isinstance(value, Mapping):
-        return {k: _filled(v, parts) for k, v in value.items()}
+        return {_filled(k, parts): _filled(v, parts) for k, v in value.items()}
     if isinstance(value, list):
         return [_filled(v, parts) for v in value]
     return parts[value[1:-1]] if isinstance(value, str) and value.startswith("<") and value.endswith(">") else value
@@ -210,7 +210,76 @@ SEQUENCE = LabTask(
     parts=_sequence,
 )
 
-TASKS: dict[str, LabTask] = {t.name: t for t in (INTENTS, INDUCTION, ARITHMETIC, TOPICS, DIGITS, PREFERENCES, DOMAIN, SELECTION, SEQUENCE)}
+CALIBRATED = LabTask(
+    "intents-calibrated",
+    "`intents` with general text of other documents beside what is kept (`calibration`), for methods that look at such text before they train.",
+    {scale: merged(INTENTS.scales[scale], {"keep": [{"data": "<calibration>", "name": "calibration"}]}) for scale in ("nano", "real")},
+    needs_data=True,
+    parts=rows.calibration,
+)
+
+PAIRS = LabTask(
+    "preferences-pairs",
+    "`preferences` judged by how often the right topic is likelier than the wrong one, summed over its tokens; 200 pairs.",
+    {scale: merged(PREFERENCES.scales[scale], {"evaluation": {"metric": "pair_accuracy"}}) for scale in ("nano", "real")},
+    parts=rows.preferences,
+)
+
+REPLAY = LabTask(
+    "domain-replay",
+    "`domain` with general text to replay, which is not the text whose loss is kept; a quarter of the tokens unless a method says otherwise.",
+    {scale: merged(DOMAIN.scales[scale], {"data": {"replay": {"<replay>": 0.25}}}) for scale in ("nano", "real")},
+    needs_data=True,
+    parts=rows.domain_replay,
+)
+
+
+def _arriving(model: str, tokens: int) -> dict[str, Any]:
+    """Two classes a stage; each stage trains on what the one before left, with its deltas."""
+    stages = [{"name": f"classes-{i + 1}", "data": {"train": [{"path": f"<train-{i + 1}>", "name": f"train-{i + 1}"}]}} for i in range(len(rows.DOMAINS) // 2)]
+    later = [{**stage, "carry": "training"} for stage in stages[1:]]
+    recipe = merged(TOPICS.scales["nano"], {"model": model, "data": {"labels": list(rows.DOMAINS)}, "budget": {"tokens": tokens}})
+    return {**recipe, "stages": [stages[0], *later]}
+
+
+ARRIVING = LabTask(
+    "classes",
+    "The ten domains of `topics` in five stages of two each, no old row kept; accuracy among all ten on 300 rows after the last.",
+    {"nano": _arriving("nano-encoder", 8_000), "real": _arriving("minilm-l6", 8_000)},
+    needs_data=True,
+    parts=rows.classes,
+)
+
+
+def _unequal(make: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    recipe = make(budget={"tokens": 40_000}, evaluation={"metric": "loss", "rows": 250})
+    sources = [{"path": f"<{part}>", "name": part} for part in ("large", "small")]
+    return {**recipe, "data": {**recipe["data"], "train": sources}}
+
+
+UNEQUAL = LabTask(
+    "unequal",
+    "Plain text of two new sources, German law and a hundredth as many lines of Genesis in Finnish; loss in nats a token on 125 rows of each.",
+    {"nano": _unequal(_nano), "real": _unequal(_real)},
+    needs_data=True,
+    parts=rows.unequal,
+)
+
+TRANSLATION = LabTask(
+    "translation",
+    "English and Japanese, both ways, from 200 pairs of short sentences; loss in nats a token of the translation on 250.",
+    {scale: make(budget={"tokens": 12_000}, evaluation={"metric": "loss", "rows": 250}) for scale, make in (("nano", _nano), ("real", _real))},
+    needs_data=True,
+    parts=rows.translation,
+)
+
+TASKS: dict[str, LabTask] = {
+    t.name: t
+    for t in (
+        *(INTENTS, INDUCTION, ARITHMETIC, TOPICS, DIGITS, PREFERENCES, DOMAIN, SELECTION, SEQUENCE),
+        *(CALIBRATED, PAIRS, REPLAY, ARRIVING, UNEQUAL, TRANSLATION),
+    )
+}
 """The lab's tasks by name."""
 
 
