@@ -22,7 +22,7 @@ from tunewright.claims.claim_run import recipe_of
 from tunewright.claims.lab import corpus
 from tunewright.claims.overlay import merged
 from tunewright.errors import ClaimError
-from tunewright.learning import copy_with, over_rows
+from tunewright.learning import calibration, copy_with, over_rows
 from tunewright.models.cache import cache_folder
 from tunewright.weights.blocks import merge_in_memory, state_of
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, Tensor]
 Choices = Sequence[Mapping[str, Any]]
+BATCH = 64
+"""Pictures a batch of what merges learn from: one that learns by gradients takes a step a batch."""
 HELD = 50_000
 """The base saw the first of MNIST's training pictures; the tasks' rows are others."""
 
@@ -192,7 +194,10 @@ class Bench:
         own = [copy_with(self.module, m) for m in models or self.models]
         session = self.sessions[self.tasks[0]]
         base = copy_with(self.module, self.base) if getattr(method, "base", "optional") != "none" else None
-        tensors, config = merge_in_memory(method, over_rows(own, base, session.task, self.rows() if rows is None else rows, seed=self.seed))
+        chosen = self.rows() if rows is None else rows
+        learning = over_rows(own, base, session.task, chosen, seed=self.seed)
+        learning.batches = lambda samples: calibration(session.task, chosen, samples, self.seed, BATCH)
+        tensors, config = merge_in_memory(method, learning)
         if config:
             raise ClaimError(f"'{name}' changed the model's shape, which is not weighed here: {config}")
         return tensors
