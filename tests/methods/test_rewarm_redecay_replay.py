@@ -49,6 +49,15 @@ def test_each_side_keeps_its_proportions():
     assert weights == pytest.approx({"a": 0.2, "b": 0.6, "x": 0.05, "y": 0.15})
 
 
+def test_a_share_of_zero_draws_no_old_row_step_after_step():
+    method, plan = RewarmRedecayReplay(replay=0.0), Plan(1, 1, "s", 0, 1e-3, 0, **PLAN)
+    cursor = Cursor([Data("new", NEW), Data("old", OLD)], with_replay({"new": 1.0}, {"old": 0.5}), seed=0, batch_tokens=50)
+    for _ in range(3):
+        cursor.weights = method.mixture(cursor.weights, plan)
+        cursor.next_batch()
+    assert cursor.given["new"] > 0 and not cursor.given.get("old")
+
+
 def test_without_replay_the_new_data_keep_their_order():
     alone = Cursor([Data("new", NEW)], {"new": 1.0}, seed=3, batch_tokens=50)
     beside = Cursor([Data("new", NEW), Data("old", OLD)], {"new": 0.5, "old": 0.5}, seed=3, batch_tokens=50)

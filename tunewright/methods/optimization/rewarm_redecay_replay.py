@@ -37,8 +37,8 @@ def rewarmed(t: int, warmup: int, steps: int, floor: float, start: float = 0.0) 
 
 
 def with_share(weights: Mapping[str, float], old: Collection[str], share: float) -> dict[str, float]:
-    """Weights under which the `old` sources take `share` (0..1) of the tokens together; each side keeps its proportions."""
-    sums = {side: sum(w for n, w in weights.items() if (n in old) == side) for side in (True, False)}
+    """Weights under which the `old` sources take `share` (0..1) of the tokens together; each side keeps its proportions. A side without weight has none."""
+    sums = {side: sum(w for n, w in weights.items() if (n in old) == side) or 1.0 for side in (True, False)}
     return {n: w / sums[n in old] * (share if n in old else 1 - share) for n, w in weights.items()}
 
 
