@@ -65,9 +65,19 @@ def test_rates_that_fail_are_never_chosen_and_smaller_ones_are_tried_when_all_fa
     assert none.rate is None and none.score is None and {a.status for a in none.attempts} == {"failed"}
 
 
-def test_equal_rates_give_the_middle_one_and_no_more_trials():
+def test_where_all_rates_are_equal_the_grid_goes_on_both_ways_and_the_middle_one_is_taken():
     found = tune(make, [1e-3, 3e-3, 9e-3], by(lambda r: 0.0))
-    assert found.rate == pytest.approx(3e-3) and len(found.attempts) == 6 and found.score == 0.0
+    assert found.rate == pytest.approx(3e-3) and len({a.rate for a in found.attempts}) == 9 and found.score == 0.0
+
+
+def test_a_grid_on_which_nothing_was_learnt_goes_up_until_something_is():
+    found = tune(make, [1e-4, 3e-4, 9e-4], by(lambda r: 0.0 if r < 2e-3 else 1 / (1 + abs(math.log(r / 8.1e-3)))))
+    assert found.rate == pytest.approx(8.1e-3) and not found.at_edge and min(a.rate for a in found.attempts) == 1e-4
+
+
+def test_two_equal_best_rates_inside_the_grid_end_it():
+    found = tune(make, [1e-4, 3e-4, 9e-4, 2.7e-3], by(lambda r: float(2e-4 < r < 1e-3)))
+    assert found.rate == pytest.approx(3e-4) and len(found.attempts) == 8
 
 
 def test_several_arms_are_tuned_in_common_rounds():

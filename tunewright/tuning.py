@@ -86,7 +86,8 @@ def _needs_keep(recipe: Recipe) -> list[bool]:
 def tune(make: Make, rates: Sequence[float], run: Run, seeds: int = 2) -> Tuned:
     """Choose a learning rate. `make(rate, seed)` gives the ordinary recipe; it is measured here on its validation rows only.
 
-    `rates`: where the grid begins, usually three of factor 3; `run` runs a list of trials. Of equal rates the middle one is taken.
+    `rates`: where the grid begins, usually three of factor 3; `run` runs a list of trials. Of equal rates the middle one is taken;
+    where all are equal (none has learnt anything, say) the grid goes on above, then below.
     """
     return tune_many({"": make}, {"": rates}, run, seeds)[""]
 
@@ -130,14 +131,22 @@ class _Search:
             self.tried.setdefault(rate, []).append(_attempt(rate, seed, record, key))
         best = _best(self.grid, self.tried, self.direction)
         every = [a for r in self.grid for a in self.tried[r]]
-        # nothing finished: a smaller rate may, for instance where every loss was not finite
-        side = 0 if best is None or best == self.grid[0] else 1 if best == self.grid[-1] else None
+        side = self._side(best)
         if side is None or self.further[side] >= FURTHER:
             score = _mean(self.tried[best]) if best is not None else None
             self.result = Tuned(rate=best, attempts=every, score=score, at_edge=best is not None and side is not None)
             return
         self.further[side] += 1
         self.grid = [self.grid[0] / FACTOR, *self.grid] if side == 0 else [*self.grid, self.grid[-1] * FACTOR]
+
+    def _side(self, best: float | None) -> int | None:
+        """Where the grid should go on: 0 below, 1 above, None nowhere."""
+        scores = {_mean(self.tried[r]) for r in self.grid}
+        if best is not None and len(self.grid) > 1 and len(scores) == 1:
+            # no rate told itself apart, as where none has learnt anything yet: larger ones may, then smaller ones
+            return 1 if self.further[1] < FURTHER else 0
+        # nothing finished: a smaller rate may, for instance where every loss was not finite
+        return 0 if best is None or best == self.grid[0] else 1 if best == self.grid[-1] else None
 
 
 def _attempt(rate: float, seed: int, record: TrialRecord, key: str) -> Attempt:
