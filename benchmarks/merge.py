@@ -3,9 +3,11 @@
 Three tunings of one Llama of 271M parameters (542 MB each in bfloat16), merged by linear, ties, breadcrumbs and slerp. Each
 run is a process of its own, start-up included, ours and mergekit's in turn on the same files; inputs are read once before.
 `ratio_speed` is mergekit's seconds over ours, `ratio_peak_memory` our peak over theirs: medians over rounds with the least
-and most. Ours does here what mergekit does: the forward pass that `tunewright merge` adds before a result takes its name is
-measured apart (`forward_seconds`), and so is the first hashing of the inputs (`first`): hashes are kept after that.
-`memory_gb_by_models` merges 2, 4, 8 and 16 models. With --json the result alone is on stdout.
+and most. Ours does there what mergekit does. `tunewright merge` also loads the result and runs a few tokens before it takes
+its name: `ratio_speed_checked` is mergekit's seconds, without such a check, over ours with it. The first merge also hashes the
+inputs (`first_seconds`); hashes are kept after that. `floor_seconds` is `benchmarks.merge_floor`, `ratio_to_floor` our
+seconds, start-up included, over that. `memory_gb_by_models` merges 2, 4, 8 and 16 models. With --json the result alone is on
+stdout; --markdown FILE prints a saved result as benchmarks/README.md shows it.
 """
 
 from __future__ import annotations
@@ -104,8 +106,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     ours = [sys.executable, "-m", "benchmarks.merge_worker"]
     out = work / "out"
     warm(models)
-    first = {m: timed([*ours, str(files[m]), str(out)], out)["seconds"] for m in options.only}
-    records: dict[str, dict[str, list[dict[str, Any]]]] = {m: {"tunewright": [], "mergekit": []} for m in options.only}
+    shutil.rmtree(work / "cache", ignore_errors=True)  # hashes of an earlier call
+    os.environ["TUNEWRIGHT_CACHE"] = str(work / "cache")
+    first = {m: timed([*ours, str(files[m]), str(out)], out)["seconds"] for m in options.only[:1]}
+    records: dict[str, dict[str, list[dict[str, Any]]]] = {m: {"tunewright": [], "checked": [], "mergekit": []} for m in options.only}
     took = 0.0
     for r in range(options.rounds):
         start = time.monotonic()
@@ -114,6 +118,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             break
         for m in options.only:
             sides = {"tunewright": [*ours, str(files[m]), str(out)], "mergekit": [peer, str(files[m]), str(out), "--no-copy-tokenizer"]}
+            sides["checked"] = [*sides["tunewright"], "--forward"]
             for side in sides if r % 2 == 0 else reversed(sides):
                 record = timed(sides[side], out)
                 records[m][side].append(record)
@@ -122,9 +127,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"machine": machine.describe("bfloat16", os.cpu_count() or 1), "first_seconds": {m: round(s, 2) for m, s in first.items()}}
     for m, both in records.items():
         speed, memory = ratios(both["mergekit"], both["tunewright"], "seconds"), ratios(both["tunewright"], both["mergekit"], "peak_memory_gb")
+        checked = ratios(both["mergekit"], both["checked"], "seconds")
         result[m] = {
             "ratio_speed": speed["median"],
             "ratio_speed_spread": [speed["low"], speed["high"]],
+            "ratio_speed_checked": checked["median"],
+            "ratio_speed_checked_spread": [checked["low"], checked["high"]],
             "ratio_peak_memory": memory["median"],
             "ratio_peak_memory_spread": [memory["low"], memory["high"]],
             **{side: {k: spread([x[k] for x in runs]) for k in ("seconds", "peak_memory_gb")} for side, runs in both.items()},
@@ -135,7 +143,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         file.write_text(config("ties", models, count))
         counts[str(count)] = round(timed([*ours, str(file), str(out)], out)["peak_memory_gb"], 3)
     result["memory_gb_by_models"] = counts
-    result["forward_seconds"] = round(timed([*ours, str(files[options.only[0]]), str(out), "--forward"], out)["seconds"] - _median(records, options.only[0]), 2)
+    floor = subprocess.run([sys.executable, "-m", "benchmarks.merge_floor", str(models), str(work / "floor.bin")], cwd=ROOT, capture_output=True, text=True)
+    if floor.returncode:
+        raise RuntimeError(f"the floor failed:\n{floor.stderr[-800:]}")
+    result["floor_seconds"] = json.loads(floor.stdout)
+    for m in {"linear", "ties"} & result.keys():
+        result[m]["ratio_to_floor"] = round(_median(records, m) / result["floor_seconds"][m], 2)
     shares = [x["others_share"] for both in records.values() for runs in both.values() for x in runs if "others_share" in x]
     result["others_share_most"] = max(shares, default=None)
     result["rounds"] = records
@@ -156,9 +169,40 @@ def show(result: dict[str, Any]) -> None:
             sides = "; ".join(f"{n} {r[n]['seconds']['median']:.2f} s, {r[n]['peak_memory_gb']['median']:.2f} GB" for n in ("tunewright", "mergekit"))
             print(f"{m:12} {sides}")
             speed, memory = (f"{r[k]:.2f} {r[k + '_spread']}" for k in ("ratio_speed", "ratio_peak_memory"))
-            print(f"  ratio_speed {speed}, ratio_peak_memory {memory}")
-    print(f"first merge (inputs not hashed yet): {result['first_seconds']} s; checking forward pass: {result['forward_seconds']} s more")
+            print(f"  ratio_speed {speed}, with the forward check {r['ratio_speed_checked']:.2f}, ratio_peak_memory {memory}")
+    print(f"first merge (inputs not hashed yet): {result['first_seconds']} s; floor: {result['floor_seconds']} s")
     print(f"peak memory in GB by number of models: {result['memory_gb_by_models']}")
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Tables of a result for benchmarks/README.md."""
+
+    def cell(x: dict[str, Any]) -> str:
+        return f"{x['median']:.2f} ({x['low']:.2f}-{x['high']:.2f})"
+
+    lines = [
+        f"{result['machine']['processor']}, {result['machine']['cores']} cores; {len(next(iter(result['rounds'].values()))['mergekit'])} rounds;"
+        f" others took at most {result['others_share_most']:.0%} of the cores.",
+        "",
+        "| | Tunewright, s | with its forward check, s | mergekit, s | times mergekit's speed | with the check"
+        " | peak memory, GB | share of mergekit's | over the floor |",
+        "| --- " * 9 + "|",
+    ]
+    for m in METHODS:
+        if m in result:
+            r = result[m]
+            seconds = " | ".join(cell(r[side]["seconds"]) for side in ("tunewright", "checked", "mergekit"))
+            speed = f"{r['ratio_speed']:.1f} ({r['ratio_speed_spread'][0]:.1f}-{r['ratio_speed_spread'][1]:.1f})"
+            memory = f"{r['tunewright']['peak_memory_gb']['median']:.2f} | {r['ratio_peak_memory']:.2f}"
+            lines.append(f"| {m} | {seconds} | {speed} | {r['ratio_speed_checked']:.1f} | {memory} | {r.get('ratio_to_floor', '')} |")
+    first, floor, models = result["first_seconds"], result["floor_seconds"], result["memory_gb_by_models"]
+    lines += [
+        "",
+        f"Start-up is in every figure but the floor's. First merge, inputs not hashed yet: {next(iter(first.values()))} s"
+        f" ({next(iter(first))}). Floor: reading and writing alone {floor['io']} s, linear {floor['linear']} s, ties {floor['ties']} s."
+        " Peak memory of ties by number of models: " + ", ".join(f"{n}: {gb} GB" for n, gb in models.items()) + ".",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -166,9 +210,13 @@ def main() -> None:
     a.add_argument("--json", action="store_true", help="JSON alone on stdout")
     a.add_argument("--only", choices=METHODS, nargs="+", default=list(METHODS))
     a.add_argument("--rounds", type=int, default=3)
-    a.add_argument("--minutes", type=float, default=8.5, help="start no round that would end later than this")
+    a.add_argument("--minutes", type=float, default=7.0, help="start no round that would end later than this")
     a.add_argument("--models", type=Path, default=Path.home() / ".cache" / "tunewright" / "bench-merge" / "models", help="where the models are, or are made")
+    a.add_argument("--markdown", type=Path, metavar="FILE", help="print a saved result as a table, and measure nothing")
     options = a.parse_args()
+    if options.markdown:
+        print(markdown(json.loads(options.markdown.read_text())))
+        return
     result = measure(options)
     print(json.dumps(result, indent=1)) if options.json else show(result)
 

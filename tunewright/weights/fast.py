@@ -7,6 +7,7 @@ nor the classes. Anything a row here does not cover goes through the class.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -105,6 +106,21 @@ def kernels() -> ModuleType:
     except ImportError:
         return _plain
     return _kernels
+
+
+def import_lean() -> None:
+    """Import the compiler of the kernels without scipy, most of its start-up: for a process that merges and ends.
+
+    Numba takes scipy for linear algebra, which no kernel uses; it lacks it in this process afterwards. Where one of
+    them is imported already, nothing is done.
+    """
+    if "numba" in sys.modules or "scipy" in sys.modules:
+        return
+    sys.modules["scipy"] = None  # type: ignore[assignment]
+    try:
+        kernels()
+    finally:
+        del sys.modules["scipy"]
 
 
 class Room:
