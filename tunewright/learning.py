@@ -55,14 +55,15 @@ def from_folders(
     task: str,
     data: Sequence[Path | str],
     *,
+    changes: Sequence[Mapping[str, Tensor]] | None = None,
     seed: int = 0,
     precision: str = "float32",
     max_length: int = 1024,
 ) -> Learning:
     """From model folders (or built-in names) and data files, for `tunewright merge --data FILE --task TASK`.
 
-    Rows are encoded with the first model's tokenizer and chat template. Raises what loading a model and reading data raise;
-    MethodError without data.
+    `changes` are put on the models, by tensor: what adapters make of their base. Rows are encoded with the first model's
+    tokenizer and chat template. Raises what loading a model and reading data raise; MethodError without data.
     """
     from tunewright.assemble import options_of
     from tunewright.data.dataset import build, labels_of
@@ -83,5 +84,8 @@ def from_folders(
     spec = DataSpec(train=sources, max_length=max_length)
     reader = loaded[0].tokenizer if loaded[0].tokenizer is not None else loaded[0].processor
     rows = build(sources, of, reader, options_of(spec, labels, loaded[0]), cache_folder()).rows
-    models = [found.model for found in loaded]
-    return over_rows(models if base is None else models[1:], None if base is None else models[0], of, rows, seed=seed)
+    models: list[nn.Module] = [found.model for found in loaded]
+    first = None if base is None else models.pop(0)
+    if changes is not None:
+        models = [copy_with(m, c) if c else m for m, c in zip(models, changes, strict=True)]
+    return over_rows(models, first, of, rows, seed=seed)

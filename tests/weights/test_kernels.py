@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -72,17 +74,24 @@ def test_plain_numpy_and_the_method_agree_bit_for_bit(name, seed, models, count,
     assert bad == 0 and np.array_equal(got, by_class(name, rows, own, each))
 
 
-@pytest.mark.parametrize("kinds", [(True, np.uint16), (False, np.float32), (True, np.float32), (False, np.uint16)])
-@pytest.mark.parametrize("name", list(fast.TABLE))
-def test_compiled_and_plain_agree_bit_for_bit(name, kinds, monkeypatch):
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(list(fast.TABLE)),
+    st.sampled_from([(True, np.uint16), (False, np.float32), (True, np.float32), (False, np.uint16)]),
+    st.integers(0, 10**6),
+    st.integers(1, 5),
+    st.integers(1, 5000),
+    st.booleans(),
+)
+def test_compiled_and_plain_agree_bit_for_bit(name, kinds, seed, models, count, ties):
     kernels = pytest.importorskip("tunewright.weights._kernels")
-    monkeypatch.setattr(fast, "SMALL", 100)
-    for seed, count in ((0, 5000), (1, 2049), (2, 7)):
-        rows = rows_of(seed, 2, count, kinds[0], seed == 1)
-        own = dict(fast.TABLE[name].defaults)
-        each = [{k: own[k] for k in fast.TABLE[name].per_model} for _ in range(2)]
+    models = 2 if name == "slerp" else models
+    rows = rows_of(seed, models, count, kinds[0], ties)
+    own = dict(fast.TABLE[name].defaults)
+    each = [{k: own[k] for k in fast.TABLE[name].per_model} for _ in range(models)]
+    with patch.object(fast, "SMALL", 100):
         a, b = (run(name, rows, own, each, kinds[1], e) for e in (kernels, _plain))
-        assert a[1] == b[1] == 0 and np.array_equal(a[0], b[0])
+    assert a[1] == b[1] == 0 and np.array_equal(a[0], b[0])
 
 
 @pytest.mark.parametrize("density", [0.001, 0.25, 0.5, 0.999])

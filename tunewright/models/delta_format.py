@@ -57,7 +57,7 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
     Checked before anything is changed: the base's hash, the count, every name and shape.
     """
     folder = Path(folder)
-    how, tensors = _read(folder)
+    how, tensors = read_delta(folder)
     where, base = str(folder / WEIGHTS), how["base"]
     if base["hash"] and adapted.base_hash and base["hash"] != adapted.base_hash:
         raise ModelError(
@@ -86,7 +86,8 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
     return len(tensors)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_delta(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What delta.json says, and the tensors beside it. ModelError for what is no saved change of this version."""
     try:
         how = json.loads((folder / HOW).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)

@@ -46,7 +46,7 @@ def save_adapter(adapted: Adapted, folder: Path | str, base_name: str) -> int:
         tensors[f"{PREFIX}{site}.lora_A.weight"], tensors[f"{PREFIX}{site}.lora_B.weight"] = A.contiguous(), B.contiguous()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "base_hash": adapted.base_hash})
     transposed = any(adapted.structure.site(s).kind == "conv1d" for s in parts)
-    config = _config({s: len(A) for s, (A, _, _) in parts.items()}, {s: scale for s, (_, _, scale) in parts.items()})
+    config = config_of({s: len(A) for s, (A, _, _) in parts.items()}, {s: scale for s, (_, _, scale) in parts.items()})
     kind = type(adapted.model).__name__
     config |= {
         "base_model_name_or_path": base_name,
@@ -69,7 +69,7 @@ def _combined(site: str, deltas: list[Any]) -> tuple[Tensor, Tensor, float]:
     return torch.cat([A for A, _, _ in pairs]).detach(), torch.cat([B * s for _, B, s in pairs], dim=1).detach(), 1.0
 
 
-def _config(ranks: Mapping[str, int], scales: Mapping[str, float]) -> dict[str, Any]:
+def config_of(ranks: Mapping[str, int], scales: Mapping[str, float]) -> dict[str, Any]:
     """PEFT's fields; the commonest rank and alpha stand for all, patterns name the rest by full module name."""
     alphas: dict[str, int | float] = {s: _whole(scales[s] * r) for s, r in ranks.items()}
     rank, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
@@ -100,7 +100,7 @@ def load_adapter(adapted: Adapted, folder: Path | str, name: str = "adapter") ->
     ModelError for what is no LoRA adapter, for another base (hash or shapes), and for missing or unknown keys.
     """
     folder = Path(folder)
-    config, tensors = _read_config(folder), _read_tensors(folder, adapted.base_hash)
+    config, tensors = read_config(folder), read_tensors(folder, adapted.base_hash)
     sites: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
@@ -125,7 +125,8 @@ def load_adapter(adapted: Adapted, folder: Path | str, name: str = "adapter") ->
     return len(tensors)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """An adapter's settings. ModelError for what is more than low-rank parts, or no LoRA."""
     where = str(folder / CONFIG)
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -151,7 +152,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(folder: Path, base_hash: str) -> dict[str, Tensor]:
+def read_tensors(folder: Path, base_hash: str) -> dict[str, Tensor]:
+    """An adapter's tensors by key. ModelError for pickles, damaged files and, where `base_hash` is given, another base."""
     file = folder / WEIGHTS
     if not file.exists():
         pickled = (folder / "adapter_model.bin").exists()
@@ -177,19 +179,19 @@ def _delta(known: Mapping[str, Site], name: str, parts: Mapping[str, Tensor], co
     if set(parts) != {"A", "B"}:
         raise ModelError(f"'{name}' has lora_{'/'.join(sorted(parts))} alone", where=where, remedy="the file is incomplete: save or download it again")
     A, B, site = parts["A"].float(), parts["B"].float(), known[name]
-    rank = _by_pattern(config.get("rank_pattern") or {}, name, config["r"])
+    rank = by_pattern(config.get("rank_pattern") or {}, name, config["r"])
     wanted = (rank, site.in_features), (site.out_features, rank)
     if (tuple(A.shape), tuple(B.shape)) != wanted:
         got = f"A {tuple(A.shape)}, B {tuple(B.shape)}"
         raise ModelError(
             f"'{name}' does not fit: {got}, expected A {wanted[0]}, B {wanted[1]}", where=where, remedy="load the base that the adapter was made for"
         )
-    alpha = _by_pattern(config.get("alpha_pattern") or {}, name, config.get("lora_alpha", 8))
+    alpha = by_pattern(config.get("alpha_pattern") or {}, name, config.get("lora_alpha", 8))
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return LowRank(A, B, scale, dropout=float(config.get("lora_dropout") or 0.0))
 
 
-def _by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+def by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     """PEFT's rule: the first key that, as a regular expression, is the name or an ending of it after a dot."""
     return next((v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
 

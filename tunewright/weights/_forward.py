@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,20 @@ def tried(folder: Path) -> dict[str, Any]:
     return {"wrong": None if finite else "a forward pass gives values that are not finite", "notes": []}
 
 
+def ready(kinds: Sequence[str]) -> Path | None:
+    """Import what will be needed, a model class of transformers by name among it; then the folder from standard input."""
+    import torch  # noqa: F401
+    import transformers
+
+    for kind in kinds:
+        getattr(transformers, kind, None)
+    line = sys.stdin.readline().strip()
+    return Path(line) if line else None
+
+
 if __name__ == "__main__":
     try:
-        print(json.dumps(tried(Path(sys.argv[1]))))
+        if (asked := ready(sys.argv[1:])) is not None:
+            print(json.dumps(tried(asked)))
     except Exception as e:  # whatever it is, the merge says it
         print(json.dumps({"wrong": f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}", "notes": []}))

@@ -19,7 +19,8 @@ from tunewright.batch import Batch, Outputs
 from tunewright.errors import MethodError, ModelError
 from tunewright.method import Method, Needs
 from tunewright.models.sites import Block, Site, Structure
-from tunewright.weights.operator import check_count, merge_one
+from tunewright.weights.operator import check_count, each_of, merge_one
+from tunewright.weights.survey import survey
 
 
 @dataclass
@@ -183,9 +184,17 @@ def merge_in_memory(method: Method, learning: Learning) -> tuple[dict[str, Tenso
     states = [state_of(m) for m in learning.models]
     base = None if learning.base is None else state_of(learning.base)
     check_count(method, type(method).__name__, len(states), base is not None)
-    values = method.learn(learning) if hasattr(method, "learn") else {}
+    likes = states[0] if base is None else base
+
+    def stream() -> Iterator[tuple[str, Tensor | None, list[Tensor]]]:
+        for name, like in likes.items():
+            own = [s[name].float() for s in states if name in s and s[name].shape == like.shape]
+            if like.is_floating_point() and len(own) == len(states):
+                yield name, None if base is None else like.float(), own
+
+    values = method.learn(learning) if hasattr(method, "learn") else survey(method, stream, each_of(method, len(states)))
     merged = {}
-    for name, like in (states[0] if base is None else base).items():
+    for name, like in likes.items():
         own = [s[name].float() for s in states if name in s and (base is None or s[name].shape == like.shape)]
         if not like.is_floating_point() or len(own) < len(states):
             merged[name] = like.clone()

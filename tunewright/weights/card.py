@@ -51,6 +51,8 @@ def recipe_of(request: Request) -> dict[str, Any]:
     for key, value in (("base_model", request.base), ("parameters", dict(request.parameters)), ("dtype", request.dtype), ("seed", request.seed)):
         if value:
             out[key] = value
+    if request.then:
+        out["after"] = [{n: dict(p)} if p else n for n, p in request.then]
     if not request.mergekit:
         out["defaults"] = "papers"
     return out

@@ -25,11 +25,11 @@ TRANSPOSED = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 def read_change(folder: Path, ref: str, base: str | None) -> Tuned:
     """An adapter or a saved change on `base`, or on the base that it names itself. ModelError for what is neither."""
     if (folder / "adapter_config.json").exists():
-        config = peft_format._read_config(folder)
+        config = peft_format.read_config(folder)
         under = _base(base or config.get("base_model_name_or_path"), folder)
         return Tuned(under, ref, folder, _adapter(folder, config, under), lambda: _digest(folder / peft_format.WEIGHTS, under))
     if (folder / delta_format.HOW).exists():
-        how, tensors = delta_format._read(folder)
+        how, tensors = delta_format.read_delta(folder)
         under = _base(base or how["base"]["name"], folder)
         held = how["base"]["hash"]
         if held and held != under.hash():
@@ -126,7 +126,7 @@ def _array(t: Tensor) -> NDArray[np.float32]:
 
 
 def _adapter(folder: Path, config: Mapping[str, Any], base: Source) -> dict[str, Change]:
-    tensors = peft_format._read_tensors(folder, "")
+    tensors = peft_format.read_tensors(folder, "")
     _same_base(folder, base)
     sites: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -141,7 +141,7 @@ def _adapter(folder: Path, config: Mapping[str, Any], base: Source) -> dict[str,
         if set(parts) != {"A", "B"}:
             raise ModelError(f"'{site}' has lora_{'/'.join(sorted(parts))} alone", where=str(folder), remedy="save or download the adapter again")
         A, B = _array(parts["A"]), _array(parts["B"])
-        alpha = peft_format._by_pattern(config.get("alpha_pattern") or {}, site, config.get("lora_alpha", 8))
+        alpha = peft_format.by_pattern(config.get("alpha_pattern") or {}, site, config.get("lora_alpha", 8))
         scale = alpha / (math.sqrt(len(A)) if config.get("use_rslora") else len(A))
         name = _weight(base, site, folder)
         changes[name] = low_rank(A, B, scale, base.entries[name].shape, bool(config.get("fan_in_fan_out")))

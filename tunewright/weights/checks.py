@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,40 @@ if TYPE_CHECKING:
     from tunewright.weights.stream import Engine
 
 
-def forward(folder: Path) -> list[str]:
-    """Load a folder and run it in a process of its own, which has the memory of the model; returns notes. ModelError."""
-    size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-    if (free := _available()) is not None and size > 0.8 * free:
-        return [f"no forward pass was run: the result takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"]
-    done = subprocess.run([sys.executable, "-m", "tunewright.weights._forward", str(folder)], capture_output=True, text=True)
+class Checker:
+    """Loads a result and runs it in a process of its own, which has the memory of the model.
+
+    The process starts at once, so that its imports overlap with the merge; `size`: the result's bytes.
+    """
+
+    def __init__(self, size: int, kinds: Sequence[str]):
+        free = _available()
+        self.note = None
+        self._process: subprocess.Popen[str] | None = None
+        if free is not None and size > 0.8 * free:
+            self.note = f"no forward pass was run: the result takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"
+            return
+        command = [sys.executable, "-m", "tunewright.weights._forward", *kinds[:1]]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def check(self, folder: Path) -> list[str]:
+        """Notes about what could not be checked. ModelError for a folder that does not work."""
+        if self._process is None:
+            return [self.note] if self.note else []
+        return _judged(folder, *self._process.communicate(f"{folder.absolute()}\n"))
+
+    def close(self) -> None:
+        """End the process, whether or not it was asked."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+
+def _judged(folder: Path, said: str, erred: str) -> list[str]:
     try:
-        found = json.loads(done.stdout.strip().splitlines()[-1])
+        found = json.loads(said.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (erred.strip().splitlines() or ["no message"])[-1]
         raise ModelError(f"the result cannot be run: {last}", where=str(folder), remedy="check that the inputs run themselves") from None
     if found["wrong"]:
         raise ModelError(f"the result does not work: {found['wrong']}", where=str(folder), remedy="check that the inputs run themselves")

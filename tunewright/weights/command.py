@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tunewright import catalogue
 from tunewright.errors import RecipeError
+from tunewright.weights import fast
 from tunewright.weights.request import Part, Request
+from tunewright.weights.source import Source, Tuned
 from tunewright.weights.stream import Engine, Merged, merge
 from tunewright.weights.write import size_of
 
@@ -58,12 +61,14 @@ def request_of(models: Sequence[str], given: dict[str, list[Any]], **options: An
 
 def run(models: Sequence[str], given: Sequence[str], out: Path, *, method: str | None, base: str | None, dtype: str | None, kind: str, **more: Any) -> Merged:
     """Merge what the command line names: models, or one YAML file in mergekit's form."""
-    if kind not in ("model", "delta"):
-        raise RecipeError(f"'{kind}' is nothing that a result can be", where="merge: --as", remedy="write --as model or --as delta")
+    if kind not in ("model", "delta", "adapter"):
+        raise RecipeError(f"'{kind}' is nothing that a result can be", where="merge: --as", remedy="write --as model, --as delta or --as adapter")
+    if method is None or catalogue.canonical(method) in fast.TABLE:
+        fast.import_lean()
     options: dict[str, Any] = {"kind": kind, "shard_size": size_of(more["shard_size"]), "threads": more["threads"]}
     if len(models) == 1 and models[0].endswith((".yml", ".yaml")):
-        if given or method or base:
-            raise RecipeError("method, base and parameters are the file's", where="merge", remedy=f"write them into {models[0]}")
+        if given or method or base or more["then"]:
+            raise RecipeError("method, base and parameters are the file's", where="merge", remedy=f"write them into {models[0]} (--then: after:)")
         from tunewright.weights.mergekit_yaml import read
 
         options |= {"dtype": dtype} if dtype else {}
@@ -71,8 +76,18 @@ def run(models: Sequence[str], given: Sequence[str], out: Path, *, method: str |
     else:
         if not method:
             raise RecipeError("no method is named", where="merge", remedy="write --method linear; `tunewright methods` lists the merges")
-        request = request_of(models, flags(given), method=method, out=out, base=base, dtype=dtype, seed=more["seed"], **options)
+        request = request_of(models, flags(given), method=method, out=out, base=base, dtype=dtype, seed=more["seed"], then=_then(more["then"]), **options)
+    if kind == "adapter":
+        from tunewright.weights.lora_combination import merge_adapters
+
+        return merge_adapters(request)
     return merge(request, learn=_learn(more["data"], more["task"], more["seed"]))
+
+
+def _then(given: Sequence[str]) -> tuple[Any, ...]:
+    from tunewright.weights.then import steps_of
+
+    return tuple(s for text in given for s in steps_of(parsed(text), "merge: --then"))
 
 
 def _learn(data: Sequence[Path], task: str, seed: int) -> Any:
@@ -82,14 +97,24 @@ def _learn(data: Sequence[Path], task: str, seed: int) -> Any:
     def learn(engine: Engine) -> dict[str, Any]:
         from tunewright.learning import from_folders
 
-        folders = [str(s.folder) for s in engine.models]
+        folders = [str(getattr(s, "base", s).folder) for s in engine.models]
+        changes = [_changes(s) for s in engine.models]
         base = str(engine.base.folder) if engine.base else None
-        learning = from_folders(folders, base, task, [str(d) for d in data], seed=seed)
+        learning = from_folders(folders, base, task, [str(d) for d in data], changes=changes, seed=seed)
         own, _ = engine.operator.at("", 0.0, engine.parts)
         found: dict[str, Any] = engine.operator.method(own).learn(learning)
         return found
 
     return learn
+
+
+def _changes(source: Source) -> dict[str, Any]:
+    """The tensors that an adapter or a saved change gives another value, whole."""
+    if not isinstance(source, Tuned):
+        return {}
+    import torch
+
+    return {n: torch.from_numpy(source.whole(n)) for n in source.changes}
 
 
 def page(m: Merged) -> str:

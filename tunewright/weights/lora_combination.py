@@ -17,9 +17,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -29,6 +30,11 @@ from torch import Tensor
 from tunewright.errors import MethodError, ModelError
 from tunewright.models import peft_format
 from tunewright.models.peft_format import CONFIG, PREFIX, WEIGHTS
+from tunewright.weights import source
+from tunewright.weights.request import Operator, Request
+
+if TYPE_CHECKING:
+    from tunewright.weights.stream import Merged
 
 
 class Pair(NamedTuple):
@@ -100,6 +106,56 @@ def combine_adapters(folders: Sequence[Path | str], out: Path | str, weights: Se
     return errors
 
 
+def merge_adapters(request: Request) -> Merged:
+    """`tunewright merge A B --as adapter`: exactly what linear or task-arithmetic makes of the folded models, as one adapter.
+
+    MethodError for other methods, for models that are no PEFT adapters, and for a linear merge whose weights do not sum to 1.
+    """
+    from tunewright.weights.stream import Merged
+
+    began, operator = time.perf_counter(), Operator(request)
+    if operator.name not in ("linear", "task-arithmetic") or request.then:
+        raise MethodError(
+            f"what '{operator.name}' makes of adapters is no sum of them, so no adapter holds it exactly",
+            where=request.where,
+            remedy="write --method linear or task-arithmetic, or --as model, or --as delta",
+        )
+    folders = []
+    for part in request.models:
+        folder = source.change_in(Path(part.ref.partition("+")[2] if "+" in part.ref and not Path(part.ref).exists() else part.ref).expanduser())
+        if folder is None or not (folder / CONFIG).exists():
+            raise MethodError(f"'{part.ref}' is no PEFT adapter", where=request.where, remedy="give adapters alone, or write --as model, or --as delta")
+        folders.append(folder)
+    errors = combine_adapters(folders, request.out, _weights(operator, request))
+    with safe_open(request.out / WEIGHTS, framework="pt") as f:
+        values = sum(math.prod(f.get_slice(k).get_shape()) for k in f.keys())  # noqa: SIM118 - the file is no mapping
+    return Merged(request.out, 2 * len(errors), values, time.perf_counter() - began, None, 0)
+
+
+def _weights(operator: Operator, request: Request) -> list[float]:
+    """One number a model, the same for all tensors."""
+    for settings in (request.parameters, *(m.parameters for m in request.models)):
+        for name, value in settings.items():
+            if isinstance(value, list | Mapping):
+                raise MethodError(
+                    f"{name} differs from tensor to tensor, and an adapter is added with one weight here",
+                    where=request.where,
+                    remedy="give a number, or write --as delta",
+                )
+    own, each = operator.at("", 0.0, request.models)
+    weights = [float(e["weight"]) for e in each]
+    total = math.fsum(weights)
+    if own["normalize"]:
+        if abs(total) < 1e-8:
+            raise MethodError(f"the weights {weights} sum to 0, so that there is no mean", where=request.where, remedy="write --normalize false")
+        weights = [w / total for w in weights]
+    elif operator.name == "linear" and abs(total - 1) > 1e-6:
+        raise MethodError(
+            f"the weights {weights} do not sum to 1, so that the base would be scaled too", where=request.where, remedy="write --method task-arithmetic"
+        )
+    return [w * float(own.get("lambda", 1.0)) for w in weights]
+
+
 def _config(folder: Path) -> dict[str, Any]:
     try:
         read = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -111,11 +167,11 @@ def _config(folder: Path) -> dict[str, Any]:
             where=str(folder / CONFIG),
             remedy="fold each adapter into its base, and merge the folded models",
         )
-    return peft_format._read_config(folder)
+    return peft_format.read_config(folder)
 
 
 def _pairs(folder: Path, config: Mapping[str, Any]) -> dict[str, Pair]:
-    tensors = peft_format._read_tensors(folder, "")
+    tensors = peft_format.read_tensors(folder, "")
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
@@ -129,7 +185,7 @@ def _pairs(folder: Path, config: Mapping[str, Any]) -> dict[str, Pair]:
 
 
 def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
-    alpha = float(peft_format._by_pattern(config.get("alpha_pattern") or {}, name, config.get("lora_alpha", 8)))
+    alpha = float(peft_format.by_pattern(config.get("alpha_pattern") or {}, name, config.get("lora_alpha", 8)))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -157,7 +213,7 @@ def _write(pairs: Mapping[str, Pair], like: Mapping[str, Any], source: Path, tar
     tensors = {}
     for name, pair in pairs.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = pair.A.contiguous(), pair.B.contiguous()
-    config = peft_format._config({n: len(p.A) for n, p in pairs.items()}, {n: p.scale for n, p in pairs.items()})
+    config = peft_format.config_of({n: len(p.A) for n, p in pairs.items()}, {n: p.scale for n, p in pairs.items()})
     config |= {n: like.get(n) for n in ("base_model_name_or_path", "fan_in_fan_out", "task_type")}
     begun = target.with_name(f".{target.name}.begun")
     begun.mkdir(parents=True)

@@ -11,8 +11,9 @@ from typing import Any
 from tunewright import catalogue
 from tunewright.errors import RecipeError, did_you_mean
 from tunewright.weights.request import Part, Request
+from tunewright.weights.then import steps_of
 
-KEYS = ("merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "seed", "defaults")
+KEYS = ("merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "seed", "defaults", "after")
 ELSEWHERE = {
     "slices": "merges of single layers are not made here: name whole models under models:",
     "modules": "merges of single modules are not made here: name whole models under models:",
@@ -66,6 +67,7 @@ def request_of(found: Mapping[str, Any], where: str, out: Path, beside: Path, **
         seed=int(found.get("seed", 0)),
         where=where,
         mergekit=found.get("defaults", "mergekit") == "mergekit",
+        then=steps_of(_numbers(found.get("after")), f"{where}: after"),
     )
     return replace(request, **options)
 

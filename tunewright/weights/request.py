@@ -12,6 +12,8 @@ from tunewright.errors import MethodError, RecipeError, did_you_mean
 from tunewright.weights import fast
 from tunewright.weights.settings import Setting, resolve, values_of
 
+Step = tuple[str, Mapping[str, Any]]
+"""An edit of the merged change: a method's name and its parameters."""
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -27,9 +29,9 @@ class Part:
 class Request:
     """A merge. `parameters` are for all models; `dtype` is what is stored (none: as the base or the first model stores it).
 
-    `kind`: "model" writes a transformers folder, "delta" what differs from the base. `tokenizer`: the model whose
+    `kind`: "model" writes a transformers folder, "delta" what differs from the base, "adapter" one PEFT adapter (of adapters). `tokenizer`: the model whose
     tokenizer is taken (none: the base's or the first model's). `shard_size` in bytes. `where` names the file that it came
-    from. `mergekit`: parameters that are left out have mergekit's defaults, not the papers'.
+    from. `mergekit`: parameters that are left out have mergekit's defaults, not the papers'. `then`: edits of the merged change.
     """
 
     method: str
@@ -38,13 +40,14 @@ class Request:
     base: str | None = None
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     dtype: str | None = None
-    kind: Literal["model", "delta"] = "model"
+    kind: Literal["model", "delta", "adapter"] = "model"
     shard_size: int = 5_000_000_000
     tokenizer: str | None = None
     seed: int = 0
     threads: int | None = None
     where: str = "merge"
     mergekit: bool = False
+    then: Sequence[Step] = ()
 
 
 class Operator:
@@ -62,6 +65,8 @@ class Operator:
         self._class: Any = None
         self.base: str
         given = [request.parameters, *(m.parameters for m in request.models)]
+        if request.then:  # edits take whole tensors
+            self.fast = None
         if self.fast and any(v not in (self.fast.only[n],) for g in given for n, s in g.items() if n in self.fast.only for v in values_of(s, self.where)):
             self.fast = None
         if self.fast:

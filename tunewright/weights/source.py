@@ -176,14 +176,17 @@ def open_source(ref: str, base: str | None = None) -> Source:
         under, _, ref_change = ref.partition("+")
         return _tuned(Path(ref_change), ref, under)
     folder = Path(ref).expanduser()
-    change = _change_in(folder)
+    change = change_in(folder)
     if change is not None:
         return _tuned(change, ref, base)
+    if not (folder / "config.json").exists() and (folder / "recipe.yaml").exists():
+        folder = folder / "model"  # a run that left a whole model
+        return Source(folder, ref, f"folder {folder}", licence_of(folder))
     found = locate(ref, progress=False)
     return Source(found.folder, ref, found.source, found.licence)
 
 
-def _change_in(folder: Path) -> Path | None:
+def change_in(folder: Path) -> Path | None:
     """Where an adapter or saved change lies in a folder that is none but a model's."""
     if not folder.is_dir() or (folder / "config.json").exists():
         return None

@@ -25,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright import __version__
-from tunewright.errors import FolderError, ModelError, NonFiniteError, RecipeError
+from tunewright.errors import FolderError, MethodError, ModelError, NonFiniteError, RecipeError
 from tunewright.weights import _plain, card, checks, fast, names
 from tunewright.weights.request import DTYPES, Operator, Part, Request
 from tunewright.weights.settings import Depths
 from tunewright.weights.source import FLOATS, SIZES, Entry, Source, Tuned, open_source
+from tunewright.weights.then import Then
 from tunewright.weights.write import Staging, lay_out
 
 FORMAT = 1  # part of a merge's key: raised when the engine gives other bits
@@ -70,6 +71,7 @@ class Engine:
             raise ModelError("no tensor differs from the base", remedy="merge models that were tuned")
         self.learned: dict[str, Any] = {}
         self._lost: dict[str, int] = {}  # values of inputs that are not finite, by tensor
+        self.then = Then(request, self.base is not None)
         self._rooms = threading.local()
         self._large = threading.Lock()
 
@@ -118,6 +120,7 @@ class Engine:
             r.shard_size,
             r.tokenizer,
             r.seed,
+            [[n, dict(p)] for n, p in r.then],
             dict(r.parameters),
             r.mergekit,
             [[p.ref, dict(p.parameters)] for p in r.models],
@@ -193,12 +196,22 @@ class Engine:
                 self.stored[name] = Entry(entry.dtype, tuple(self._made(name).shape))
 
     def _made(self, name: str) -> Any:
+        base, tensors = self._tensors(name)
+        return self.then.apply(name, base, self._mixed(name, base, tensors), self.depths.depth(name))
+
+    def merged(self) -> Iterator[tuple[Any, Sequence[Any], Any]]:
+        """(base, models, merge before any edit) of every tensor, fp32."""
+        for name, entry in self.entries.items():
+            if entry.floats:
+                base, tensors = self._tensors(name)
+                yield base, tensors, self._mixed(name, base, tensors)
+
+    def _mixed(self, name: str, base: Any, tensors: Sequence[Any]) -> Any:
         from tunewright.method import Needs
         from tunewright.weights.operator import merge_one
 
         own, each = self.operator.at(name, self.depths.place(name), self.parts)
         method = self.operator.method(own)
-        base, tensors = self._tensors(name)
         each = [{_field(method, k): v for k, v in e.items()} for e in each]
         needs, depth = Needs(self.learned), self.depths.depth(name)
         made = merge_one(method, name, base, tensors, each=each, depth=depth, seed=self.request.seed, needs=needs)
@@ -219,6 +232,15 @@ class Engine:
                     yield (name, *self._tensors(name))
 
         self.learned |= survey(method, stream, each)
+        if hasattr(method, "pick"):
+            method.pick(len(self.models), self._no_score)
+
+    def _no_score(self, indices: Sequence[int]) -> float:
+        raise MethodError(
+            f"'{self.operator.name}' chooses by a held-out score, and a merge of folders has none",
+            where=self.request.where,
+            remedy="write it under after: in a recipe with data.validation",
+        )
 
 
 def _field(method: Any, name: str) -> str:
@@ -239,34 +261,52 @@ def merge(request: Request, *, forward: bool = True, learn: Callable[[Engine], d
     """
     began = time.perf_counter()
     engine = Engine(request)
+    checker = None
+    if request.kind == "model" and forward:
+        size = sum(e.count * SIZES[e.dtype] for e in engine.stored.values())
+        checker = checks.Checker(size, engine.like.config.get("architectures") or [])
+    try:
+        return _merged(engine, began, checker, learn)
+    finally:
+        if checker is not None:
+            checker.close()
+        for s in engine.sources:
+            s.close()
+
+
+def _prepare(engine: Engine, learn: Callable[[Engine], dict[str, Any]] | None) -> None:
+    """What must be known before the first tensor."""
     op = engine.operator
     if op.learns:
-        from tunewright.weights.learning import needs_rows
-
-        engine.learned = learn(engine) if learn is not None else needs_rows(op.name)
+        if learn is None:
+            raise MethodError(f"'{op.name}' learns from rows, and none are given", remedy="give rows and their task: --data FILE --task text-generation")
+        engine.learned = learn(engine)
         if engine.learned.get("config"):
             engine.reshape()
     elif op.fast is None:
         engine.survey()
+    engine.then.survey(engine.merged)
+
+
+def _merged(engine: Engine, began: float, checker: checks.Checker | None, learn: Callable[[Engine], dict[str, Any]] | None) -> Merged:
+    _prepare(engine, learn)
+    request = engine.request
     named = {_prefix(request) + n: e for n, e in engine.stored.items()}
     places, headers = lay_out(named, request.shard_size if request.kind == "model" else 2**62, "model" if request.kind == "model" else "delta")
     staging = Staging(request.out, engine.key(), places, headers)
+    took = None
     try:
         reused = _write(engine, staging)
         staging.index()
         _beside(engine, staging.folder)
         seconds = time.perf_counter() - began
-        took = None
-        if request.kind == "model" and forward:
-            engine.notes += checks.forward(staging.folder)
+        if checker is not None:
+            engine.notes += checker.check(staging.folder)
             took = time.perf_counter() - began - seconds
         staging.publish()
     except BaseException as e:
         staging.discard() if isinstance(e, Exception) else staging.close()
         raise
-    finally:
-        for s in engine.sources:
-            s.close()
     seconds = time.perf_counter() - began - (took or 0)
     return Merged(request.out, len(named), sum(e.count for e in named.values()), seconds, took, reused, engine.notes)
 

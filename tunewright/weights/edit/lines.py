@@ -3,7 +3,8 @@
 Scale a fine-tuned or merged change with depth: little in shallow blocks, which hold what is general, fully in deep
 ones. With the change tau of a tensor in block l of L: theta = theta0 + (alpha + beta l / (L - 1)) tau. Tensors outside
 blocks (embeddings, final norm, head) get alpha. One model: beta = 1 - alpha, so the last block moves in full.
-alpha = 1, beta = 0 gives the tuned model back. No data, no state, one pass.
+alpha = 1, beta = 0 gives the tuned model back, bit for bit. A merge of T models: alpha: merge is ||sum_t tau_t||_1 /
+||tau||_1 / T, beta is tuned. No data, no state, one pass (two for alpha: merge).
 
 Blocks are found by structure, not by a text in a tensor's name; an encoder and a decoder are two depths; a model of
 one block has depth 0. Differs from the paper in: nothing; its notebook's alpha is 0.1.
@@ -12,12 +13,13 @@ one block has depth 0. Differs from the paper in: nothing; its notebook's alpha 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
+from tunewright.errors import MethodError
 from tunewright.method import Method
 
 
@@ -32,17 +34,37 @@ def alpha_of_merge(changes: Sequence[Sequence[Tensor]], merged: Sequence[Tensor]
     `changes`: for each tensor the T models' changes; `merged`: for each tensor the merged change. A plain sum gives 1/T.
     """
     plain = sum(float(torch.stack([c.double() for c in models]).sum(0).abs().sum()) for models in changes)
-    return plain / sum(float(m.double().abs().sum()) for m in merged) / len(changes[0])
+    return fitted_alpha(plain, sum(float(m.double().abs().sum()) for m in merged), len(changes[0]))
+
+
+def fitted_alpha(plain: float, merged: float, count: int) -> float:
+    """`alpha_of_merge` from the two norms; 1 / T for a merge that changes nothing."""
+    return (plain / merged if merged else 1.0) / count
 
 
 class LiNeS(Method):
     """Scale the change by depth."""
 
-    alpha: NonNegativeFloat = Field(0.1, description="factor of the first block's change, and of what belongs to no block", examples=[0.3])
+    alpha: NonNegativeFloat | Literal["merge"] = Field(
+        0.1,
+        description="factor of the first block's change, and of what belongs to no block; merge: the paper's for a merge (tunewright merge --then)",
+        examples=[0.3],
+    )
     beta: float | None = Field(None, description="how much the factor rises from the first block to the last; none: 1 - alpha", examples=[0.5])
 
     papers: ClassVar[tuple[str, ...]] = ("lines",)
 
     def edit(self, change: Tensor, depth: float | None) -> Tensor:
+        if self.alpha == "merge":
+            raise MethodError("alpha: merge is for an edit of a merge", where="lines.alpha", remedy="write a number, or tunewright merge ... --then")
         beta = 1 - self.alpha if self.beta is None else self.beta
-        return change * factor_at(depth, self.alpha, beta)
+        factor = factor_at(depth, self.alpha, beta)
+        return change if factor == 1 else change * factor
+
+    @property
+    def fits_merge(self) -> bool:
+        return self.alpha == "merge"
+
+    def fitted(self, plain: float, merged: float, count: int) -> LiNeS:
+        """With the merge's alpha, from ||sum of changes||_1, ||merged change||_1 and the number of models."""
+        return self.model_copy(update={"alpha": fitted_alpha(plain, merged, count)})

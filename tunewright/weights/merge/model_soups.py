@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tunewright.errors import MethodError
-from tunewright.method import Method
+from tunewright.weights.operator import Merge
 
 
 def average(tensors: Sequence[Tensor]) -> Tensor:
@@ -51,12 +51,13 @@ def greedy(count: int, score: Callable[[tuple[int, ...]], float]) -> tuple[int, 
     return accepted
 
 
-class ModelSoups(Method):
+class ModelSoups(Merge):
     """Average the run's model with others."""
 
-    of: tuple[str, ...] = Field((), description="models beside the run's own: stages.<name>, or folders of runs", examples=[["stages.first"]])
     recipe: Literal["uniform", "greedy"] = Field("uniform", description="average all, or only what does not lower the validation score", examples=["greedy"])
 
+    base: ClassVar[Literal["needed", "none", "optional"]] = "none"
+    symmetric: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("model-soups",)
 
     def pick(self, count: int, score: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
