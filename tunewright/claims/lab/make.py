@@ -1,7 +1,7 @@
 """Make the lab's bases again: `python -m tunewright.claims.lab.make NAME [--work DIR]`, with TUNEWRIGHT_DATA set.
 
 NAME: nano, nano-large, nano-encoder, nano-vit. An interrupted run goes on from its checkpoint in DIR. `card NAME` measures the seeds'
-standard deviation of every lab task that runs on NAME and writes it into the base's card.
+standard deviation of every lab task that runs on NAME (`--tasks A B`: of these) and writes it into the base's card.
 """
 
 from __future__ import annotations
@@ -110,13 +110,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("base", nargs="?", choices=NAMES)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--tasks", nargs="*", default=[], help="of card: these lab tasks alone")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     if given.name == "card":
         from tunewright.claims.lab.spread import measure
 
-        print(measure(given.base or parser.error("card of which base?"), given.seeds))
+        print(measure(given.base or parser.error("card of which base?"), given.seeds, given.tasks))
         return
     work = given.work or cache_folder() / "lab" / "make" / given.name
     how = {"nano-encoder": make_encoder, "nano-vit": make_vit}.get(given.name, make_causal)

@@ -1,8 +1,8 @@
 """Pre-training a nano base from a seeded random start: fixed token budget, Muon for matrices, AdamW for the rest.
 
 The library's own loop adapts models that exist: it sorts rows by length, keeps the originals and measures the base first. None of it
-serves a random start, and the time of one core is what limits these bases, so the loop is written out here. Muon (orthogonalised
-momentum; Jordan 2024, with updates as large as AdamW's: Liu et al. 2025) needs clearly fewer tokens than AdamW at this size.
+serves a random start, and the time of one core is what limits these bases, so the loop is written out here. Muon is orthogonalised
+momentum (Jordan 2024), with updates as large as AdamW's (Liu et al. 2025).
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from tunewright.claims.lab import ship
 from tunewright.claims.lab.tasks import TASKS
 from tunewright.claims.overlay import merged, with_methods
+from tunewright.errors import ClaimError
 
 
 def runs_on(base: str) -> list[str]:
@@ -16,12 +18,13 @@ def runs_on(base: str) -> list[str]:
 
 
 def spread(name: str, seeds: int) -> dict[str, Any]:
-    """Full fine-tuning at the task's own rate, once a seed: the row of the card. ClaimError where a run failed."""
-    from tunewright.errors import ClaimError
+    """Full fine-tuning at the task's own rate, once a seed: the row of the card. ClaimError where a run failed, or for one seed alone."""
     from tunewright.models.cache import cache_folder
     from tunewright.recipe import Recipe
     from tunewright.trials import Store, run_trial
 
+    if seeds < 2:
+        raise ClaimError("a standard deviation takes two seeds or more", where="--seeds", remedy="write --seeds 4")
     recipe, store = with_methods(TASKS[name].recipe("nano"), ["full"]), Store(cache_folder() / "trials")
     records = [run_trial(Recipe(**merged(recipe, {"train": {"seed": seed}})), store) for seed in range(seeds)]
     for record in records:
@@ -41,10 +44,12 @@ def spread(name: str, seeds: int) -> dict[str, Any]:
     }
 
 
-def measure(base: str, seeds: int = 4) -> str:
-    """Measure every task of a base and write them into its card; returns the card."""
+def measure(base: str, seeds: int = 4, tasks: Sequence[str] = ()) -> str:
+    """Measure `tasks` of a base, or all of them, and write them into its card, where the rows of others stay; returns the card."""
     folder = ship.BASES / base
     measured = ship.read(folder)
-    measured["tasks"] = [spread(name, seeds) for name in runs_on(base)]
+    known = {row["task"]: row for row in measured.get("tasks", ())}
+    known |= {name: spread(name, seeds) for name in tasks or runs_on(base)}
+    measured["tasks"] = [known[name] for name in runs_on(base) if name in known]
     ship.write(folder, measured)
     return ship.card(measured)
