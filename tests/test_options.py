@@ -338,6 +338,12 @@ def test_a_field_of_keep_changes_the_report(field: str, reports: dict[str, Repor
     assert KEPT[field](reports), field
 
 
+def test_the_rows_measured_are_those_of_the_split(inputs: Path) -> None:
+    file = small.write_recipe(inputs, "split", evaluation__split="validation", data__validation="25%")
+    report = run_recipe(file, out=inputs / "split", quiet=True).report
+    assert report.answers and {a.id.split(":")[0] for a in report.answers} == {"train.jsonl"}
+
+
 def test_every_field_of_evaluation_and_keep_has_a_case() -> None:
-    assert set(EVALUATED) | {"metric"} == set(MeasureSpec.model_fields) and set(KEPT) == set(Keep.model_fields)
+    assert set(EVALUATED) | {"metric", "split"} == set(MeasureSpec.model_fields) and set(KEPT) == set(Keep.model_fields)
     assert set(StageSpec.model_fields) == {"name", "start", "carry", "data", "methods", "budget", "train"}

@@ -300,7 +300,9 @@ class Loop:
         """One forward; hidden states only when a method's need asks for them, the last MLP only where a target reads it."""
         model = self.adapted.wrapper or self.adapted.model
         ids = batch.inputs.get("input_ids")
-        with only_at(self.tail, batch.positions, 0 if ids is None else ids.numel()):
+        # blocks that are computed again in the backward pass would meet other shapes there: the hook is gone by then
+        recomputed = getattr(self.adapted.model, "is_activation_checkpointing", False)
+        with only_at(None if recomputed else self.tail, batch.positions, 0 if ids is None else ids.numel()):
             outputs: Outputs = self.stage.task.forward(model, batch, hidden=self.wants_hidden)
             return outputs
 

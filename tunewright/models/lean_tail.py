@@ -65,8 +65,10 @@ def tail(structure: Structure, model: nn.Module) -> nn.Module | None:
 
 
 def _alone(module: nn.Module, width: int) -> bool:
-    """Whether rows of [1, 5, width] come out the same without the others, in evaluation mode."""
-    weight = next(module.parameters())
+    """Whether rows of [1, 5, width] come out the same without the others, in evaluation mode. Not tried on few-bit weights."""
+    weight = next(module.parameters(), None)
+    if weight is None or not weight.is_floating_point():
+        return False
     x = torch.linspace(-1, 1, 5 * width, device=weight.device, dtype=weight.dtype).view(1, 5, width)
     modes = [(m, m.training) for m in module.modules()]
     module.eval()

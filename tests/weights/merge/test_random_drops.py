@@ -9,9 +9,10 @@ import torch
 
 from tunewright.errors import MethodError
 from tunewright.weights.merge._task_vectors import drop, keep_by_rank
+from tunewright.weights.merge._thinning import magnitude_keep
 from tunewright.weights.merge.dare_linear import DareLinear
 from tunewright.weights.merge.dare_ties import DareTies
-from tunewright.weights.merge.della import Della, magnitude_keep
+from tunewright.weights.merge.della import Della
 from tunewright.weights.merge.della_linear import DellaLinear
 from tunewright.weights.merge.task_arithmetic import TaskArithmetic
 from tunewright.weights.merge.ties import Ties

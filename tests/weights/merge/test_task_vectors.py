@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tunewright.errors import MethodError
 from tunewright.method import Needs
 from tunewright.weights.merge import _task_vectors as tv
+from tunewright.weights.merge._thinning import breadcrumbs
 from tunewright.weights.merge.breadcrumbs_ties import BreadcrumbsTies
 from tunewright.weights.merge.linear import Linear, linear
-from tunewright.weights.merge.model_breadcrumbs import ModelBreadcrumbs, breadcrumbs
+from tunewright.weights.merge.model_breadcrumbs import ModelBreadcrumbs
 from tunewright.weights.merge.task_arithmetic import TaskArithmetic
 from tunewright.weights.merge.ties import Ties
 from tunewright.weights.operator import each_of, merge_one, merge_tensors

@@ -38,7 +38,8 @@ def new(name: str, vocabulary: int, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    model.get_input_embeddings().padding_idx = None  # the start token is padding too, and has to learn
+    embeddings: Any = model.get_input_embeddings()
+    embeddings.padding_idx = None  # the start token is padding too, and has to learn
     return model
 
 

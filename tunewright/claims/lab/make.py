@@ -98,7 +98,12 @@ def make_vit(name: str, work: Path) -> Path:
     figures = [f"Accuracy {upright:.4f} on the 10,000 test pictures"]
     limits = [f"Accuracy {turned:.4f} on the same pictures turned by a right angle (what the task `digits` teaches)", "Grey pictures of 28x28 only"]
     note = f"The first {vit.PICTURES:,} training pictures, moved by up to 2 pixels; the other 10,000 are left to the lab's tasks."
-    facts = {"task": "image-classification", "about": "A small ViT for experiments of seconds: upright MNIST digits.", "figures": figures, "limits": limits}
+    facts: dict[str, Any] = {
+        "task": "image-classification",
+        "about": "A small ViT for experiments of seconds: upright MNIST digits.",
+        "figures": figures,
+        "limits": limits,
+    }
     facts |= {"licence": "cc-by-sa-4.0", "data_note": note, "sources": [("mnist", "CC BY-SA 3.0", vit.PICTURES, "28x28 pixels each")]}
     return ship.ship(name, model, None, {**facts, **_curve_facts(curve, "pictures")})
 

@@ -84,7 +84,8 @@ class Optimizer:
     """Muon for the matrices between the embeddings, AdamW for embeddings, norms and biases; linear warm-up and decay over the budget."""
 
     def __init__(self, model: nn.Module, budget: Budget, steps: int):
-        matrices, rest = [], []
+        matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, p in model.named_parameters():
             inner = p.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "decoder", "classifier"))
             (matrices if inner else rest).append(p)

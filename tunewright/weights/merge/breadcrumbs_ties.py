@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tunewright.weights.merge._task_vectors import Each, TaskVectors
-from tunewright.weights.merge.model_breadcrumbs import breadcrumbs
+from tunewright.weights.merge._thinning import breadcrumbs
 
 
 class BreadcrumbsTies(TaskVectors):

@@ -18,19 +18,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.errors import MethodError
-from tunewright.weights.merge._task_vectors import RandomDrops, keep_by_rank
-
-
-def magnitude_keep(change: Tensor, density: float, epsilon: float) -> Tensor:
-    """Probabilities to stay of a change's entries. MethodError where density -+ epsilon leave 0..1."""
-    if density - epsilon < 0 or density + epsilon > 1:
-        raise MethodError(
-            f"density {density:g} with epsilon {epsilon:g} gives probabilities from {density - epsilon:g} to {density + epsilon:g}",
-            where="epsilon",
-            remedy=f"write epsilon: {min(density, 1 - density):g} or less",
-        )
-    return keep_by_rank(change, density, epsilon)
+from tunewright.weights.merge._task_vectors import RandomDrops
+from tunewright.weights.merge._thinning import magnitude_keep
 
 
 class Della(RandomDrops):

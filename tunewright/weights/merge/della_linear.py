@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tunewright.weights.merge._task_vectors import RandomDrops
-from tunewright.weights.merge.della import magnitude_keep
+from tunewright.weights.merge._thinning import magnitude_keep
 
 
 class DellaLinear(RandomDrops):

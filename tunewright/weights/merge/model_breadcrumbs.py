@@ -21,15 +21,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.weights.merge._task_vectors import Each, TaskVectors, middle, middle_of_rows, rescaled
-
-
-def breadcrumbs(change: Tensor, density: float, gamma: float, over: Literal["tensor", "row"] = "tensor", rescale: bool = False) -> Tensor:
-    """A change with both tails masked, of its shape; scaled to its own sum of magnitudes with `rescale`."""
-    if change.ndim == 0:
-        return change
-    kept = (middle_of_rows if over == "row" else middle)(change, density, gamma)
-    return rescaled(kept, change) if rescale else kept
+from tunewright.weights.merge._task_vectors import Each, TaskVectors
+from tunewright.weights.merge._thinning import breadcrumbs
 
 
 class ModelBreadcrumbs(TaskVectors):
