@@ -109,3 +109,10 @@ def test_a_tuning_trial_measures_the_rows_held_out_of_training_and_no_others(tmp
     without = Recipe.load(small.write_recipe(tmp_path, evaluation__split="validation", data__eval=None))
     failed = run_trial(without, Store(tmp_path / "store"))
     assert failed.error.type == "RecipeError" and failed.error.where == "evaluation.split"
+
+
+def test_a_keep_entry_that_a_method_looks_at_stays_while_tuning():
+    keep = [{"data": "a.txt", "name": "general"}, {"data": "b.txt", "name": "calibration"}]
+    looks = Recipe(**{**TREE, "methods": [{"corda": {"mode": "keep", "data": "calibration"}}]}, keep=keep)
+    assert [k.name for k in validation_recipe(looks).keep] == ["general", "calibration"]
+    assert validation_recipe(Recipe(**TREE, keep=keep)).keep == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -77,9 +78,10 @@ def _needs_keep(recipe: Recipe) -> list[bool]:
     from tunewright import catalogue
 
     found = []
+    named = {"keep", *(k.name or Path(k.data.split(":")[-1]).stem for k in recipe.keep)}
     for _, kind, use in recipe.uses():
         if kind == "method" and catalogue.lookup(use.name) is not None:
-            found += [getattr(need, "source", None) == "keep" for need in catalogue.build(use).needs()]
+            found += [getattr(need, "source", None) in named for need in catalogue.build(use).needs()]
     return found
 
 
