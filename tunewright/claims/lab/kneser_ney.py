@@ -40,13 +40,14 @@ def _find(sorted_keys: Keys, wanted: Keys) -> tuple[NDArray[np.intp], NDArray[np
 
 
 def discounts(counts: NDArray[np.integer]) -> tuple[float, float, float]:
-    """D for counts of 1, 2 and 3 or more, from how many n-grams have counts of 1 to 4; 0.5, 1, 1.5 where a count is lacking."""
+    """D for counts of 1, 2 and 3 or more, from how many n-grams have counts of 1 to 4; 0.5, 1, 1.5 where these give none inside (0, count)."""
     n1, n2, n3, n4 = (int((counts == i).sum()) for i in (1, 2, 3, 4))
     if not (n1 and n2 and n3 and n4):
         return 0.5, 1.0, 1.5
     y = n1 / (n1 + 2 * n2)
     one, two, three = 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3
-    return min(max(one, 0.0), 1.0), min(max(two, 0.0), 2.0), min(max(three, 0.0), 3.0)
+    # a discount of 0 would leave no share to shorter histories: unseen words would be impossible
+    return (one, two, three) if 0 < one < 1 and 0 < two < 2 and 0 < three < 3 else (0.5, 1.0, 1.5)
 
 
 class KneserNey:
