@@ -1,7 +1,7 @@
 """The name of a trial: a hash of everything that decides its numbers, so that equal trials are run once.
 
 It holds the recipe without its name, the weights and files of the models, the content of the data files, the source of
-the methods that are named (with what they import from the methods' rooms), and of the modules that read and measure,
+the methods that are named (with what they import from the methods' rooms), and of the modules that read, train and measure,
 with the versions of the libraries below them. Names of folders do not count.
 """
 
@@ -24,6 +24,10 @@ from tunewright.recipe import ModelSpec, Recipe, Source
 _PACKAGE = Path(__file__).parent
 _ROOMS = ("tunewright.methods.", "tunewright.weights.", "tunewright.inference.", "tunewright.measure.", "tunewright.data.select.")
 _READ_AND_MEASURE = ("data/*.py", "tasks/*.py", "measure/*.py", "meter.py")
+_TRAIN = (
+    *("train.py", "trained.py", "optim.py", "losses.py", "inner.py", "coupled.py", "pairs.py", "rollouts.py", "schedules.py"),
+    *("setting_up.py", "stages.py", "carry.py", "budget.py", "selecting.py", "needs.py", "after.py", "learning.py", "predicting.py", "models/*.py"),
+)
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 _NOT_THE_MODEL = (".safetensors", ".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
 
@@ -86,7 +90,7 @@ def _imports(file: Path, changed: int) -> tuple[str, ...]:
 
 @functools.cache
 def _code() -> str:
-    return _hash_files(p for pattern in _READ_AND_MEASURE for p in sorted(_PACKAGE.glob(pattern)))
+    return _hash_files(p for pattern in (*_READ_AND_MEASURE, *_TRAIN) for p in sorted(_PACKAGE.glob(pattern)))
 
 
 def _hash_files(files: Iterable[Path]) -> str:

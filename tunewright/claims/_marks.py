@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.claims._merging import HELD
-from tunewright.claims.lab import corpus
-from tunewright.models.cache import cache_folder
+from tunewright.claims.lab import corpus, rows
 
 
 def marked(x: np.ndarray, y: np.ndarray, follows: float, seed: int, blank: bool = False) -> np.ndarray:
@@ -36,13 +35,7 @@ def files(follows: float = 0.9, train: int = 2000, blank: bool = False) -> dict[
     ):
         y = source["y"][start : start + size]
         x = marked(source["x"][start : start + size], y, share, start, blank)
-        path = cache_folder() / "lab" / f"marked-{follows:g}-{train}{'-blank' * blank}" / f"{part}.npz"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{part}.partial.npz")
-            np.savez_compressed(aside, x=x, y=y, names=np.array([str(i) for i in range(10)]))
-            aside.replace(path)
-        found[part] = str(path)
+        found[part] = rows.pictures(f"marked-{follows:g}-{train}{'-blank' * blank}", part, x, y)
     return found
 
 

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from tunewright import catalogue
 from tunewright.claims.claim_run import recipe_of
-from tunewright.claims.lab import corpus
+from tunewright.claims.lab import corpus, rows
 from tunewright.claims.overlay import merged
 from tunewright.errors import ClaimError
 from tunewright.learning import calibration, copy_with, over_rows
-from tunewright.models.cache import cache_folder
 from tunewright.weights.blocks import merge_in_memory, state_of
 
 if TYPE_CHECKING:
@@ -89,13 +88,7 @@ def rows_of(task: str, train: int = 2000) -> dict[str, str]:
     found = {}
     for part, source, index in (("validation", pictures, held[0]), ("train", pictures, held[1]), ("eval", test, order)):
         x, y = np.ascontiguousarray(CHANGES[task](source["x"][index])), source["y"][index]
-        path = cache_folder() / "lab" / f"{task}-{hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()[:16]}" / f"{part}.npz"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{part}.partial.npz")
-            np.savez_compressed(aside, x=x, y=y, names=np.array([str(i) for i in range(10)]))
-            aside.replace(path)
-        found[part] = str(path)
+        found[part] = rows.pictures(task, part, x, y)
     return found
 
 

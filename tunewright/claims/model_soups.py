@@ -13,7 +13,7 @@ CLAIM = Claim(
     paper="model-soups",
     says="The average of several fine-tunings of one base beats a single one, at no cost when it is used.",
     task="intents",
-    method=Arm(name="soup", methods=["full"]),
+    method=Arm(name="soup", methods=["full"], uses=["model-soups"]),
     baselines=[Arm(name="single", methods=["full"])],
     metric="measured",
     direction="higher",

@@ -7,15 +7,12 @@ One file, one version. Intervals are t intervals over seeds; what was not measur
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
-from tunewright.models.cache import write_json
-from tunewright.report.schema import Part
+from tunewright.report.saved import Part, Saved
 
 VERSION: Literal[1] = 1
 Word = Literal["best", "tied with the best", "likely behind the best", "behind the best", "unclear"]
@@ -104,8 +101,13 @@ class ArmFigures(Part):
         return [r for r in self.runs if r.status == "finished"]
 
 
-class Comparison(Part):
+class Comparison(Saved):
     """`compare.json`."""
+
+    file: ClassVar[str] = "compare.json"
+    noun: ClassVar[str] = "comparison"
+    where_else: ClassVar[str] = "point to a comparison's folder"
+    again: ClassVar[str] = "run `tunewright compare` again"
 
     version: Literal[1] = VERSION
     name: str = Field(description="the recipe's name")
@@ -137,28 +139,3 @@ class Comparison(Part):
 
     def arm(self, name: str) -> ArmFigures:
         return next(a for a in self.arms if a.name == name)
-
-    def save(self, folder: Path) -> Path:
-        """Write `folder`/compare.json aside and rename it."""
-        path = folder / "compare.json"
-        try:
-            write_json(path, self.model_dump(mode="json"))
-        except OSError as e:
-            raise FolderError(f"cannot write the comparison: {e.strerror or e}", where=str(path), remedy="free space, or choose another --out") from e
-        return path
-
-    @classmethod
-    def load(cls, path: Path | str) -> Comparison:
-        """Read compare.json, or the one in a folder. FolderError names the file and the field."""
-        path = Path(path)
-        path = path / "compare.json" if path.is_dir() else path
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as e:
-            raise FolderError(f"no comparison here: {e.strerror}", where=str(path), remedy="point to a comparison's folder") from e
-        except ValidationError as e:
-            first = e.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the file"
-            raise FolderError(
-                f"not a comparison of version {VERSION}: {field}: {first['msg']}", where=str(path), remedy="run `tunewright compare` again"
-            ) from e

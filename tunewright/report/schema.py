@@ -6,26 +6,18 @@ Units: seconds, bytes, tokens; losses and divergences in nats a token; scores as
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
+from tunewright.report.saved import Part, Saved
 
 VERSION: Literal[1] = 1
 
 Cell = str | int | float | bool | None
-
-
-class Part(BaseModel):
-    """A part of the report: fields are fixed, so that a misspelt key is an error and not a lost number."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
 
 class Hardware(Part):
@@ -239,8 +231,13 @@ def _whole(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
-class Report(Part):
+class Report(Saved):
     """`report.json`."""
+
+    file: ClassVar[str] = "report.json"
+    noun: ClassVar[str] = "report"
+    where_else: ClassVar[str] = "point to a run's folder or its report.json"
+    again: ClassVar[str] = "re-make it with the version of tunewright that wrote it"
 
     version: Literal[1] = Field(VERSION, description="version of this format; a change of meaning raises it")
     run: RunInfo = Field(description="which run, where and when")
@@ -262,33 +259,3 @@ class Report(Part):
     probes: dict[str, Probe] = Field(default_factory=dict, description="probe -> result")
     notes: list[str] = Field(default_factory=list, description="warnings shown to the user, most important first")
     files: dict[str, str] = Field(default_factory=dict, description="what is in the run folder: name -> what it is")
-
-    def dumps(self) -> str:
-        """Return the text of report.json: UTF-8 JSON, fields in the order of the schema; what is not finite becomes null."""
-        return self.model_dump_json(indent=2) + "\n"
-
-    def save(self, folder: Path | str) -> Path:
-        """Write `folder`/report.json aside, then rename it over the old one; return its path."""
-        path = Path(folder) / "report.json"
-        aside = path.with_name(".report.json.tmp")
-        try:
-            aside.write_text(self.dumps(), encoding="utf-8")
-            os.replace(aside, path)
-        except OSError as error:
-            raise FolderError(f"cannot write the report: {error.strerror}", where=str(path), remedy="free space or choose another --out") from error
-        return path
-
-    @classmethod
-    def load(cls, path: Path | str) -> Report:
-        """Read report.json, or the one in a run folder. Raises FolderError naming the file and the field."""
-        path = Path(path)
-        path = path / "report.json" if path.is_dir() else path
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise FolderError(f"no report here: {error.strerror}", where=str(path), remedy="point to a run's folder or its report.json") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the file"
-            remedy = "re-make it with the version of tunewright that wrote it"
-            raise FolderError(f"not a report of version {VERSION}: {field}: {first['msg']}", where=str(path), remedy=remedy) from error

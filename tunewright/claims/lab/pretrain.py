@@ -2,7 +2,8 @@
 
 The library's own loop adapts models that exist: it sorts rows by length, keeps the originals and measures the base first. None of it
 serves a random start, and the time of one core is what limits these bases, so the loop is written out here. Muon is orthogonalised
-momentum (Jordan 2024), with updates as large as AdamW's (Liu et al. 2025).
+momentum (Jordan 2024), with updates as large as AdamW's (Liu et al. 2025);
+torch's own rounds to bfloat16 inside, which many processors compute slowly, and takes one matrix at a time.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Files lie in the cache folder under the hash of their content: the same rows are
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 import re
@@ -40,6 +41,14 @@ def _place(path: Path, content: bytes) -> str:
         aside.write_bytes(content)
         aside.replace(path)
     return str(path)
+
+
+def pictures(name: str, part: str, x: np.ndarray, y: np.ndarray) -> str:
+    """Write pictures [n, 28, 28] of digits with their classes [n] as npz, under the hash of their content; returns the path."""
+    digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()[:16]
+    held = io.BytesIO()
+    np.savez_compressed(held, x=x, y=y, names=np.array([str(i) for i in range(10)]))
+    return _place(cache_folder() / "lab" / f"{name}-{digest}" / f"{part}.npz", held.getvalue())
 
 
 def shuffled(rows: Sequence[Any], seed: int = SEED) -> list[Any]:
@@ -103,23 +112,13 @@ def digits(angle: float = 90.0, held: int = 50_000) -> dict[str, str]:
     folder = corpus.data_folder() / "mnist"
     train, test = np.load(folder / "train.npz"), np.load(folder / "test.npz")
     turns = round(angle / 90)
-    names = np.array([str(i) for i in range(10)])
-
-    def save(part: str, x: np.ndarray, y: np.ndarray) -> str:
-        path = cache_folder() / "lab" / f"digits-{angle:g}-{hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()[:16]}" / f"{part}.npz"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{part}.partial.npz")
-            np.savez_compressed(aside, x=x, y=y, names=names)
-            aside.replace(path)
-        return str(path)
-
+    name = f"digits-{angle:g}"
     turned, rest = np.rot90(train["x"][held:], turns, axes=(1, 2)), train["y"][held:]
     return {
-        "train": save("train", turned[:2000], rest[:2000]),
-        "validation": save("validation", turned[2000:2300], rest[2000:2300]),
-        "eval": save("eval", np.rot90(test["x"][:400], turns, axes=(1, 2)), test["y"][:400]),
-        "keep": save("keep", test["x"][400:600], test["y"][400:600]),
+        "train": pictures(name, "train", turned[:2000], rest[:2000]),
+        "validation": pictures(name, "validation", turned[2000:2300], rest[2000:2300]),
+        "eval": pictures(name, "eval", np.rot90(test["x"][:400], turns, axes=(1, 2)), test["y"][:400]),
+        "keep": pictures(name, "keep", test["x"][400:600], test["y"][400:600]),
     }
 
 
