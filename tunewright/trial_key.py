@@ -88,9 +88,14 @@ def _imports(file: Path, changed: int) -> tuple[str, ...]:
     return tuple(names)
 
 
+def code_files() -> tuple[Path, ...]:
+    """The package's own files that read, train and measure, whatever a recipe names."""
+    return tuple(p for pattern in (*_READ_AND_MEASURE, *_TRAIN) for p in sorted(_PACKAGE.glob(pattern)))
+
+
 @functools.cache
 def _code() -> str:
-    return _hash_files(p for pattern in (*_READ_AND_MEASURE, *_TRAIN) for p in sorted(_PACKAGE.glob(pattern)))
+    return _hash_files(code_files())
 
 
 def _hash_files(files: Iterable[Path]) -> str:
