@@ -11,10 +11,10 @@ CLAIM = Claim(
     method=Arm(name="codyra", methods=[{"codyra": {"rank": 16}}]),
     baselines=[Arm(name="lora", methods=[{"lora": {"rank": 16}}])],
     metric="target",
-    direction="higher",
+    direction="lower",
     smallest=0.02,
     strengths=(1.0,),
     rates=(3e-4, 1e-3, 3e-3),
     real={"seeds": 5},
-    differs="a language model and three small tasks instead of a vision-language model and eleven data sets",
+    differs="a language model and three small tasks, judged by the loss of the answers, instead of a vision-language model and eleven data sets",
 )

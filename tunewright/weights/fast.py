@@ -6,9 +6,11 @@ nor the classes. Anything a row here does not cover goes through the class.
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
@@ -119,6 +121,8 @@ def import_lean() -> None:
     sys.modules["scipy"] = None  # type: ignore[assignment]
     try:
         kernels()
+        with suppress(ImportError):  # where numba is not there the plain kernels are
+            importlib.import_module("numba.np.arraymath")  # else imported, with scipy, when the first kernel is called
     finally:
         del sys.modules["scipy"]
 

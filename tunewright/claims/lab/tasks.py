@@ -199,12 +199,12 @@ def _sequence() -> dict[str, str]:
 
 def _stages(tokens: int) -> dict[str, Any]:
     stages = [{"name": f"task-{i}", "data": {"train": [{"path": f"<train-{i}>", "name": f"task-{i}"}]}} for i in (1, 2, 3)]
-    return {"stages": stages, "budget": {"tokens": tokens}, "evaluation": {"max_new_tokens": 24}}
+    return {"stages": stages, "budget": {"tokens": tokens}, "evaluation": {"metric": "loss", "rows": 200}}
 
 
 SEQUENCE = LabTask(
     "sequence",
-    "Three kinds of instructions one after the other (letters, plurals, numbers in words), a stage each; exact match on 200 rows of all three.",
+    "Three kinds of instructions one after the other (letters, plurals, numbers in words), a stage each; loss a token of the answers, 200 rows of all.",
     {"nano": _nano(**_stages(8_000)), "real": _real(**_stages(8_000))},
     needs_data=True,
     parts=_sequence,
