@@ -157,13 +157,15 @@ OTHER = {
     "text-classification": (lambda: tiny.bert_classifier(labels=2), {"text": "card {0}", "label": "{1}"}),
     "fill-mask": (tiny.bert, {"text": "lost card {0} {1} town"}),
     "image-classification": (lambda: tiny.vit(labels=2), {"image": "{2}", "label": "{1}"}),
+    "image-classification, convolutional": (lambda: tiny.efficientnet(labels=2), {"image": "{2}", "label": "{1}"}),
 }
 
 
-@pytest.mark.parametrize("task", OTHER)
-def test_other_tasks_export_too(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", OTHER)
+def test_other_tasks_export_too(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
-    make, shape = OTHER[task]
+    make, shape = OTHER[case]
+    task, _, convolutional = case.partition(", ")
     make().save_pretrained(tmp_path / "base")
     if "image" in shape:
         ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]).save_pretrained(tmp_path / "base")
@@ -172,6 +174,7 @@ def test_other_tasks_export_too(task: str, tmp_path: Path, monkeypatch: pytest.M
     Image.effect_noise((16, 16), 80).convert("RGB").save(tmp_path / "a.png")
     rows = [{k: v.format(w, ["no", "yes"][i % 2], "a.png") for k, v in shape.items()} for i, w in enumerate(small.WORDS)]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    file = small.write_recipe(tmp_path, task=task, keep=[], data={"train": "rows.jsonl"})
+    changes: dict[str, Any] = {"stages__0__methods": ["full"]} if convolutional else {}
+    file = small.write_recipe(tmp_path, task=task, keep=[], data={"train": "rows.jsonl"}, **changes)
     made = export(run_recipe(file, out=tmp_path / "out", quiet=True).folder)
     assert made.reloaded == 0 and made.folded < 1e-4 and any(task in w for w in made.warnings)

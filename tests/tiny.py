@@ -15,6 +15,8 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -187,4 +189,30 @@ def vit(seed: int = 0, *, labels: int = 3, layers: int = 2, hidden: int = 32, ch
     return _make(ViTForImageClassification, config, seed)
 
 
-MAKERS = {"llama": llama, "qwen3": qwen3, "gpt2": gpt2, "bert": bert, "bert_classifier": bert_classifier, "vit": vit}
+def efficientnet(seed: int = 0, *, labels: int = 3) -> EfficientNetForImageClassification:
+    """A convolutional image classifier with batch norms, of [R, 3, 16, 16] pixels; its running statistics are not the fresh ones."""
+    config = EfficientNetConfig(
+        image_size=16,
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        in_channels=[32, 16],
+        out_channels=[16, 24],
+        kernel_sizes=[3, 3],
+        strides=[1, 2],
+        num_block_repeats=[1, 2],
+        expand_ratios=[1, 2],
+        depthwise_padding=[],
+        hidden_dim=1280,
+        dropout_rate=0.0,
+        initializer_range=3 * STD,
+        num_labels=labels,
+    )
+    model = _make(EfficientNetForImageClassification, config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, held in model.named_buffers():
+        if held.is_floating_point():
+            held.copy_(torch.rand(held.shape, generator=generator) + (0.5 if name.endswith("var") else -0.5))
+    return model
+
+
+MAKERS = {"llama": llama, "qwen3": qwen3, "gpt2": gpt2, "bert": bert, "bert_classifier": bert_classifier, "vit": vit, "efficientnet": efficientnet}

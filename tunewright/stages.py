@@ -16,6 +16,7 @@ from tunewright import carry, checkpoint
 from tunewright.checkpoint import Checkpoint
 from tunewright.errors import Interrupted
 from tunewright.folder import RunFolder
+from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
 from tunewright.setting_up import set_up
 from tunewright.slots import Methods
@@ -95,7 +96,7 @@ class Keeper:
         model = loop.adapted.wrapper or loop.adapted.model
         model.eval()
         found = {f"eval_{k}": v for k, v in self.evaluate(loop).items()}
-        model.train()
+        set_training(model)
         wanted = self.spec.keep_best or "loss"
         value = -found["eval_loss"] if wanted == "loss" else found.get("eval_target", -found["eval_loss"])
         if not self.best or value > self.best["value"]:

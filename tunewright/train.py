@@ -23,6 +23,7 @@ from tunewright.losses import sum_weights, weighted_sum
 from tunewright.method import Candidates, Choice, Plan, row_rng
 from tunewright.models.adapted import Adapted
 from tunewright.models.lean_tail import only_at, tail
+from tunewright.models.modes import set_training
 from tunewright.nonfinite import diagnose
 from tunewright.optim import Optimizers
 from tunewright.rollouts import Rollouts, carried
@@ -123,7 +124,7 @@ class Loop:
 
     def run(self) -> None:
         """Train until the plan's steps are done, the budget is spent or a listener raises Stop."""
-        (self.adapted.wrapper or self.adapted.model).train()
+        set_training(self.adapted.wrapper or self.adapted.model)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._dropout_state)
             try:

@@ -32,10 +32,10 @@ CARD = {
 def test_verified_by_loading_again(tmp_path, family):
     model = tiny.MAKERS[family]()
     save_pretrained(model, None, tmp_path / "m", {})
-    inputs = torch.randn(2, 3, 16, 16) if family == "vit" else IDS
+    inputs = torch.randn(2, 3, 16, 16) if family in ("vit", "efficientnet") else IDS
     assert verify_folder(tmp_path / "m", model, inputs) == 0.0
     with torch.no_grad():
-        next(p for n, p in model.named_parameters() if "mlp" in n or "intermediate" in n).mul_(1.5)
+        next(p for n, p in model.named_parameters() if "mlp" in n or "intermediate" in n or "expand_conv" in n).mul_(1.5)
     assert verify_folder(tmp_path / "m", model, inputs) > 1e-4
 
 

@@ -12,6 +12,7 @@ from tunewright.conformance.bench import MODELS, Tiny, differing, same_bits
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
 from tunewright.conformance.declared import fills_training_slots
 from tunewright.conformance.fields import other_values
+from tunewright.models.modes import set_training
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest number compared, of two ways to compute the same in fp32."""
@@ -88,7 +89,7 @@ def micro_steps_agree(case: Case) -> None:
     gradients = []
     for micro in (None, 8):
         t = tiny(case, micro_tokens=micro, dropout=False)
-        t.adapted.model.train()
+        set_training(t.adapted.model)
         rows, _ = t.loop.take()
         assert micro is None or len(t.loop.micro_batches(rows)) > 1
         record = t.loop.gradients(rows)

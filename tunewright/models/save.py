@@ -11,6 +11,7 @@ import torch
 
 from tunewright.errors import ModelError
 from tunewright.models.cache import written_aside
+from tunewright.models.modes import set_training
 from tunewright.models.portable import portable_tokenizer
 from tunewright.models.quiet import quiet
 
@@ -92,5 +93,5 @@ def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Ten
     try:
         ours = model(**{name: inputs}).logits
     finally:
-        model.train(training)
+        set_training(model, training)
     return float((ours.float() - again(**{name: inputs}).logits.float()).abs().max())

@@ -1,0 +1,20 @@
+"""Training and evaluation mode of a model that is adapted.
+
+Layers with running statistics (batch norm) stay in evaluation mode while the rest trains: the base's statistics are part of the
+base, which must be had back bit for bit, and a step must not depend on how its rows are split into micro-batches. Their scale and
+shift train like other parameters.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def set_training(model: nn.Module, mode: bool = True) -> nn.Module:
+    """`model.train(mode)`, but for layers that keep running statistics."""
+    model.train(mode)
+    if mode:
+        for m in model.modules():
+            if isinstance(getattr(m, "running_mean", None), Tensor):
+                m.eval()
+    return model
