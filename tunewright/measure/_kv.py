@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from tunewright.measure._mode import device_of, logits_of, takes
+from tunewright.models.arguments import cache_argument
 
 
 class _RoomyLayer(DynamicLayer):
@@ -120,7 +122,7 @@ def caches_plainly(model: PreTrainedModel) -> bool:
     the library's own generation or whole forwards instead.
     """
     config = model.config
-    if getattr(config, "is_encoder_decoder", False) or not takes(model, "past_key_values") or not takes(model, "position_ids"):
+    if getattr(config, "is_encoder_decoder", False) or cache_argument(model) is None or not takes(model, "position_ids"):
         return False
     try:
         layers = DynamicCache(config=config).layers
@@ -131,8 +133,9 @@ def caches_plainly(model: PreTrainedModel) -> bool:
 
 def forward(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor | None, keep: int) -> Tensor:
     """Logits [B, keep or all, V] (fp32) of `tokens` [B, n] after the cache, which grows by n. `keep` 0: all."""
-    more = {"logits_to_keep": keep} if takes(model, "logits_to_keep") else {}
-    out = model(input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
+    more: dict[str, Any] = {"logits_to_keep": keep} if takes(model, "logits_to_keep") else {}
+    more[cache_argument(model) or "past_key_values"] = cache
+    out = model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=True, **more)
     return logits_of(out)[:, -keep:].float()
 
 

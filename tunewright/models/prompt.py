@@ -72,7 +72,8 @@ def lengthened(inputs: dict[str, Any], prompt: Tensor) -> tuple[dict[str, Any], 
     Where a cache already holds the prompt only positions and mask move on: then the places are None (all).
     """
     n, device, inputs = len(prompt), prompt.device, dict(inputs)
-    embeds, positions, mask, cache = (inputs.get(k) for k in ("inputs_embeds", "position_ids", "attention_mask", "past_key_values"))
+    embeds, positions, mask = (inputs.get(k) for k in ("inputs_embeds", "position_ids", "attention_mask"))
+    cache = inputs.get("cache", inputs.get("past_key_values"))  # its name from transformers 5.24 on, and before
     assert isinstance(embeds, Tensor)
     first, virtual = torch.arange(n, device=device), prompt[None].expand(len(embeds), -1, -1)
     if positions is not None:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from tunewright.models.arguments import cache_argument
+
 Combine = Callable[[Mapping[str, Tensor]], Tensor]
 
 
@@ -49,20 +51,22 @@ class Together(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         use_cache: bool = False,
         logits_to_keep: int | Tensor = 0,
         **more: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [R, kept positions, V]. `logits_to_keep`: the last so many (0: all), or their indices."""
-        caches = self._caches(past_key_values)
+        caches = self._caches(cache)
         said: dict[str, Tensor] = {}
-        for name, model, cache in zip(self.names, self.members, caches, strict=True):
+        for name, model, part in zip(self.names, self.members, caches, strict=True):
             keep = {"logits_to_keep": logits_to_keep} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": cache}
+            inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+            if (name_of_cache := cache_argument(model)) is not None:
+                inputs[name_of_cache] = part
             logits = model(**inputs, use_cache=use_cache, **keep, **more).logits
             said[name] = (logits if keep else _kept(logits, logits_to_keep)).float()
-        return CausalLMOutputWithPast(logits=self._joined(said), past_key_values=past_key_values)
+        return CausalLMOutputWithPast(logits=self._joined(said))
 
     def _caches(self, whole: DynamicCache | None) -> list[DynamicCache | None]:
         """A model's part of the cache: the same layers, so that what it appends is in the whole."""

@@ -131,7 +131,7 @@ def walk(model: nn.Module, structure: Structure, forward: Callable[[nn.Module, B
 
 def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
     """A block call's states, its other positional arguments, its named ones (a cache is left out: nothing is decoded)."""
-    named = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "past_key_value", "hidden_states")}
+    named = {k: v for k, v in kwargs.items() if k not in ("cache", "past_key_values", "past_key_value", "hidden_states")}
     if args:
         return args[0], args[1:], named
     return kwargs["hidden_states"], (), named

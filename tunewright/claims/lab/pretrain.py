@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 LENGTH = 256
@@ -107,15 +108,21 @@ class Optimizer:
         for p in self.parameters:
             p.grad = None
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"done": self.done, "adam": self.adam.state_dict(), "muon": list(self.muon.held.values())}
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside the number of steps done: "muon.<i>" and "adam.<parameter>.<moment>"."""
+        adam = {f"adam.{i}.{key}": t for i, held in self.adam.state_dict()["state"].items() for key, t in held.items()}
+        return adam | {f"muon.{i}": t for i, t in enumerate(self.muon.held.values())}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        self.done = state["done"]
-        self.adam.load_state_dict(state["adam"])
-        self.muon.held = dict(zip(self.muon.groups, state["muon"], strict=True))
+    def restore(self, done: int, tensors: Mapping[str, Tensor]) -> None:
+        """Go on after `done` steps from `tensors`."""
+        self.done = done
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, t in tensors.items():
+            if name.startswith("adam."):
+                _, i, key = name.split(".")
+                state.setdefault(int(i), {})[key] = t
+        self.adam.load_state_dict({"state": state, "param_groups": self.adam.state_dict()["param_groups"]})
+        self.muon.held = {shape: tensors[f"muon.{i}"] for i, shape in enumerate(self.muon.groups)}
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[list[int]]:
@@ -131,6 +138,28 @@ def batches(count: int, size: int, seed: int) -> Iterator[list[int]]:
 def windows(tokens: np.ndarray, indices: list[int], length: int = LENGTH) -> Tensor:
     """Windows of `length` + 1 tokens: int64 [B, length + 1]."""
     return torch.from_numpy(np.stack([tokens[i * length : (i + 1) * length + 1] for i in indices]).astype(np.int64))
+
+
+def _write_point(point: Path, model: nn.Module, optimizer: Optimizer, curve: Curve) -> None:
+    """A checkpoint; it takes its name when it is whole."""
+    named = {f"model.{n}": p for n, p in model.named_parameters()} | optimizer.tensors()  # a tied weight once
+    words = {"done": str(optimizer.done), "curve": json.dumps(asdict(curve))}
+    aside = point.with_suffix(".writing")
+    save_file({n: t.detach().contiguous() for n, t in named.items()}, aside, words)
+    aside.replace(point)
+
+
+def _read_point(point: Path, model: nn.Module, optimizer: Optimizer) -> Curve:
+    """Put a checkpoint into model and optimizer; the curve until there."""
+    with safe_open(point, "pt") as file:
+        words, tensors = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118  (no mapping)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            p.copy_(tensors[f"model.{n}"])
+    optimizer.restore(int(words["done"]), tensors)
+    curve = Curve(**json.loads(words["curve"]))
+    curve.points = [(int(at), float(loss)) for at, loss in curve.points]
+    return curve
 
 
 def train(
@@ -150,12 +179,9 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     steps = max(1, budget.tokens // (budget.batch * tokens_each))
-    optimizer, curve, point = Optimizer(model, budget, steps), Curve(threads=torch.get_num_threads()), folder / "training.pt"
+    optimizer, curve, point = Optimizer(model, budget, steps), Curve(threads=torch.get_num_threads()), folder / "training.safetensors"
     if point.exists():
-        saved = torch.load(point, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.restore(saved["optimizer"])
-        curve = Curve(**saved["curve"])
+        curve = _read_point(point, model, optimizer)
     order = batches(count, budget.batch, budget.seed)
     for _ in range(optimizer.done):
         next(order)
@@ -174,8 +200,7 @@ def train(
             curve.points.append((curve.tokens, held()))
             model.train()
             print(f"held-out {curve.points[-1][1]:.4f} nats at {curve.tokens} tokens", flush=True)
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state(), "curve": asdict(curve)}, folder / "writing.pt")
-            (folder / "writing.pt").replace(point)
+            _write_point(point, model, optimizer, curve)
             if save is not None:
                 save(folder / "early")
     model.eval()
