@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from tunewright.measure._mode import device_of, logits_of, takes
-from tunewright.models.arguments import cache_argument
+from tunewright.measure._mode import device_of, logits_of
+from tunewright.models.arguments import cache_argument, takes
 
 
 class _RoomyLayer(DynamicLayer):

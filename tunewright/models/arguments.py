@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 from torch import nn
 
 
 def cache_argument(model: nn.Module) -> str | None:
     """The name of the cache of keys and values: "cache" from transformers 5.24 on, "past_key_values" before; None: it takes none."""
-    names = inspect.signature(model.forward).parameters
-    return next((name for name in ("cache", "past_key_values") if name in names), None)
+    return next((name for name in ("cache", "past_key_values") if takes(model, name)), None)
+
+
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward names an argument."""
+    return name in _names(getattr(model.forward, "__func__", model.forward))
+
+
+@lru_cache(maxsize=64)  # asked at every token
+def _names(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
