@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from unittest.mock import patch
 
 import numpy as np
@@ -139,3 +141,13 @@ def test_what_is_not_finite_is_counted():
     assert run("linear", rows, {"normalize": True}, [{"weight": 1.0}] * 2, np.uint16, _plain)[1] == 2
     large = np.full((2, 4), 3.4e38, np.float32)
     assert run("linear", large, {"normalize": True}, [{"weight": 1.0}], np.uint16, _plain)[1] == 4, "rounds to infinity"
+
+
+def test_a_lean_merge_never_imports_scipy():
+    """In a process of its own: the first kernel's call must not bring in what `import_lean` kept out."""
+    code = (
+        "import sys, numpy as np; from tunewright.weights import fast; fast.import_lean(); out = np.zeros(4, np.float32); "
+        "fast.kernels().linear(np.ones((2, 4), np.float32), np.ones(2, np.float32), np.float32(2), out); "
+        "assert out.tolist() == [1.0] * 4; assert 'scipy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -134,14 +134,13 @@ def caches_plainly(model: PreTrainedModel) -> bool:
 def forward(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor | None, keep: int) -> Tensor:
     """Logits [B, keep or all, V] (fp32) of `tokens` [B, n] after the cache, which grows by n. `keep` 0: all."""
     more: dict[str, Any] = {"logits_to_keep": keep} if takes(model, "logits_to_keep") else {}
-    more[cache_argument(model) or "past_key_values"] = cache
-    out = model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=True, **more)
+    name = cache_argument(model)
+    assert name is not None  # the model `caches_plainly`
+    out = model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=True, **{name: cache}, **more)
     return logits_of(out)[:, -keep:].float()
 
 
-def read(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, room: int, batch_tokens: int = 2048, batch_rows: int = 64
-) -> Iterator[Read]:
+def read(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, room: int, batch_tokens: int = 2048, batch_rows: int = 64) -> Iterator[Read]:
     """Read prompts and yield them in batches, shortest first. `room`: positions that will be appended to each.
 
     The model must be in eval mode and `caches_plainly`; every prompt needs at least one token.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,11 +26,6 @@ def measuring(model: nn.Module) -> Iterator[nn.Module]:
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter."""
     return next(model.parameters()).device
-
-
-def takes(model: nn.Module, name: str) -> bool:
-    """Whether the model's forward names an argument."""
-    return name in inspect.signature(model.forward).parameters
 
 
 def logits_of(out: Any) -> torch.Tensor:

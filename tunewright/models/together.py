@@ -7,7 +7,6 @@ whatever widens, selects or grows a plain cache works on it unchanged. Nothing h
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from tunewright.models.arguments import cache_argument
+from tunewright.models.arguments import cache_argument, takes
 
 Combine = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -60,7 +59,7 @@ class Together(nn.Module):
         caches = self._caches(cache)
         said: dict[str, Tensor] = {}
         for name, model, part in zip(self.names, self.members, caches, strict=True):
-            keep = {"logits_to_keep": logits_to_keep} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+            keep = {"logits_to_keep": logits_to_keep} if takes(model, "logits_to_keep") else {}
             inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
             if (name_of_cache := cache_argument(model)) is not None:
                 inputs[name_of_cache] = part

@@ -7,7 +7,6 @@ forward is called, with `logits_to_keep` where it takes that.
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewright.batch import Batch, Outputs
+from tunewright.models.arguments import takes
 
 _PLAIN: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -36,7 +36,7 @@ def causal_outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> O
         log_probs = None if _touched(head) else _fused(states, head, batch.targets)
         return Outputs(lambda: head(states), batch.targets, log_probs=log_probs, hidden=out.hidden_states, raw=out)
     packed = batch.cu_seqlens is not None
-    if packed and "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if packed and takes(model, "logits_to_keep"):
         out = model(**inputs, logits_to_keep=batch.positions)
         logits = out.logits[0]
     else:
