@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import stat
 
 import pytest
@@ -82,6 +83,21 @@ def test_load_says_where_the_weights_came_from(shelf):
 def test_progress_is_shown_on_stderr_only(shelf, capfd):
     builtin.ensure("tiny", progress=True)
     assert capfd.readouterr().out == ""
+
+
+def test_folders_that_pip_takes_away_meanwhile_are_no_error(tmp_path, monkeypatch):
+    for name, size in (("gone", 9), ("there", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.whl").write_bytes(bytes(size))
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert fetch._arrived(tmp_path) == 5
 
 
 def test_tokenizer_splits_digits_and_keeps_the_template(shelf):

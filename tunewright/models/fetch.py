@@ -87,11 +87,13 @@ def _watch(process: subprocess.Popen[bytes], into: Path, model: Builtin, progres
 
 
 def _arrived(into: Path) -> int:
-    """Bytes of the largest wheel under pip's temporary folders; files may vanish while they are looked at."""
+    """Bytes of the largest wheel under pip's temporary folders; files and folders may vanish while they are looked at."""
     sizes = [0]
-    for path in into.rglob("*.whl"):
-        with suppress(OSError):
-            sizes.append(path.stat().st_size)
+    for folder, _, names in os.walk(into):  # goes on where a folder is gone; Path.rglob of Python 3.11 does not
+        for name in names:
+            if name.endswith(".whl"):
+                with suppress(OSError):
+                    sizes.append((Path(folder) / name).stat().st_size)
     return max(sizes)
 
 
