@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
 
-.PHONY: run test slow lint docs clean
+.PHONY: run test slow claims lint docs clean
 
 run: $(VENV)/.core
 	$(VENV)/bin/tunewright run quickstart
@@ -15,6 +15,10 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	OMP_NUM_THREADS=2 $(PY) -m pytest -m slow $(TESTS)
+
+# the three cheapest claims that need no data of one's own, run again and compared with what is committed
+claims: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow tests/claims/test_three.py
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -11,8 +11,8 @@ from tunewright.claims import code_hash, results_io, runner
 from tunewright.claims.engine import Local
 
 SEEDS = 2
-SAME = 1e-6  # on the kind of machine that made them: the same bits but for what JSON rounds
-OTHER = {"target": 0.03, "kept": 0.02, "drift": 0.05}  # elsewhere products round differently, and 60 steps let that grow
+SAME = 1e-4  # on the kind of machine that made them: the same bits, but for a build of torch that adds in another order
+OTHER = {"target": 0.03, "kept": 0.02, "drift": 0.05}  # elsewhere products round differently, and 60 steps let that grow (to 0.005 with AVX2 for AVX-512)
 
 
 def _cheapest() -> list[tuple[float, str]]:

@@ -203,14 +203,14 @@ def test_saved_changes_and_runs_are_inputs(three):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tunewright.weights import command, stream
-plain, calls = stream.Engine.tensor, []
+from tunewright.weights import command, engine
+plain, calls = engine.Engine.tensor, []
 def tensor(self, name, put):
     calls.append(name)
     if len(calls) == 9:
         os.kill(os.getpid(), signal.SIGKILL)
     plain(self, name, put)
-stream.Engine.tensor = tensor
+engine.Engine.tensor = tensor
 more = dict(shard_size="6KB", seed=0, threads=1, data=(), task="text-generation", then=())
 command.run(sys.argv[2:], (), Path(sys.argv[1]), method="linear", base=None, dtype=None, kind="model", **more)
 """

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tunewright.errors import FolderError, MethodError, ModelError, NonFiniteError, RecipeError
-from tunewright.weights import names, settings, stream, write
+from tunewright.weights import engine, fast, names, settings, source, write
 from tunewright.weights.request import Part, Request
 from tunewright.weights.stream import merge
 
@@ -68,14 +68,14 @@ def test_bits_depend_neither_on_shards_nor_on_threads_nor_on_the_room(models, tm
     shard(models[2])
     assert equal(first, run(models, tmp_path / "o2", threads=3, shard_size=3000))
     assert len(list((tmp_path / "o2").glob("model-*.safetensors"))) > 1 and (tmp_path / "o2" / "model.safetensors.index.json").exists()
-    monkeypatch.setattr(stream.fast, "BUDGET", 4 * 4 * 4096)
-    monkeypatch.setattr(stream.fast, "SMALL", 10)
+    monkeypatch.setattr(fast, "BUDGET", 4 * 4 * 4096)
+    monkeypatch.setattr(fast, "SMALL", 10)
     assert equal(first, run(models, tmp_path / "o3"))
 
 
 def test_a_method_without_a_kernel_gives_the_kernels_bits(models, tmp_path, monkeypatch):
     first = run(models, tmp_path / "o1")
-    monkeypatch.setattr(stream.fast, "TABLE", {})
+    monkeypatch.setattr(fast, "TABLE", {})
     assert equal(first, run(models, tmp_path / "o2"))
 
 
@@ -126,7 +126,7 @@ def test_types_may_differ_between_models(models, tmp_path):
 
 def test_a_killed_merge_goes_on_with_what_was_done(models, tmp_path, monkeypatch):
     out, calls = tmp_path / "o", []
-    plain = stream.Engine.tensor
+    plain = engine.Engine.tensor
 
     def killed(self, name, put):
         calls.append(name)
@@ -134,12 +134,12 @@ def test_a_killed_merge_goes_on_with_what_was_done(models, tmp_path, monkeypatch
             raise KeyboardInterrupt
         plain(self, name, put)
 
-    monkeypatch.setattr(stream.Engine, "tensor", killed)
+    monkeypatch.setattr(engine.Engine, "tensor", killed)
     wanted = request(models, out, shard_size=2000, threads=1)
     with pytest.raises(KeyboardInterrupt):
         merge(wanted, forward=False)
     assert not out.exists() and (tmp_path / ".o.merging").exists()
-    monkeypatch.setattr(stream.Engine, "tensor", plain)
+    monkeypatch.setattr(engine.Engine, "tensor", plain)
     again = merge(wanted, forward=False)
     assert again.reused > 0
     got = {n: t for f in out.glob("*.safetensors") for n, t in load_file(f).items()}
@@ -265,10 +265,10 @@ def test_a_full_disk_and_a_taken_name(models, tmp_path, monkeypatch):
 
 
 def test_layout_keeps_every_tensor_once_and_aligned():
-    entries = {f"t{i}": stream.Entry(d, (3, i + 1)) for i, d in enumerate(["BF16", "F32", "F16", "F32"])}
+    entries = {f"t{i}": source.Entry(d, (3, i + 1)) for i, d in enumerate(["BF16", "F32", "F16", "F32"])}
     places, headers = write.lay_out(entries, 40)
     assert set(places) == set(entries) and len(headers) > 1
-    assert all(p.size == entries[n].count * stream.SIZES[entries[n].dtype] and p.start % stream.SIZES[entries[n].dtype] == 0 for n, p in places.items())
+    assert all(p.size == entries[n].count * source.SIZES[entries[n].dtype] and p.start % source.SIZES[entries[n].dtype] == 0 for n, p in places.items())
     assert write.size_of("5GB") == 5_000_000_000 and write.size_of("1KiB") == 1024
     with pytest.raises(FolderError):
         write.size_of("many")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tunewright.errors import ModelError
 
 if TYPE_CHECKING:
-    from tunewright.weights.stream import Engine
+    from tunewright.weights.engine import Engine
 
 
 class Checker:

@@ -9,9 +9,10 @@ from typing import Any
 from tunewright import catalogue
 from tunewright.errors import RecipeError
 from tunewright.weights import fast
+from tunewright.weights.engine import Engine
 from tunewright.weights.request import Part, Request
 from tunewright.weights.source import Source, Tuned
-from tunewright.weights.stream import Engine, Merged, merge
+from tunewright.weights.stream import Merged, merge
 from tunewright.weights.write import size_of
 
 
