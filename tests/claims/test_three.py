@@ -1,8 +1,6 @@
-"""The three cheapest committed claims are run again, two seeds of every arm, and give the numbers that are committed."""
+"""The three cheapest committed claims are run again, two seeds of every arm, and give the numbers that are committed, up to rounding."""
 
 from __future__ import annotations
-
-import platform
 
 import pytest
 
@@ -11,8 +9,9 @@ from tunewright.claims import code_hash, results_io, runner
 from tunewright.claims.engine import Local
 
 SEEDS = 2
-SAME = 1e-4  # on the kind of machine that made them: the same bits, but for a build of torch that adds in another order
-OTHER = {"target": 0.03, "kept": 0.02, "drift": 0.05}  # elsewhere products round differently, and 60 steps let that grow (to 0.005 with AVX2 for AVX-512)
+# Processors and builds of torch add in another order, which training lets grow: AVX2 in place of AVX-512 moves an exact match by up to
+# 0.005 and losses by up to 0.0003. A method or a measurement that does something else moves them by far more.
+NEAR = {"target": 0.03, "kept": 0.01, "drift": 0.02}
 
 
 def _cheapest() -> list[tuple[float, str]]:
@@ -42,17 +41,10 @@ def test_the_three_cheapest_claims_give_the_committed_numbers(tmp_path):
 def _compare(chosen: list[str], engine: Local) -> None:
     for name in chosen:
         stored = results_io.read(name, results_io.SHIPPED)["nano"]
-        same = stored.hardware.get("name") == _processor() and stored.versions.get("python", "").split(".")[:2] == platform.python_version().split(".")[:2]
         for arm, then, now in runner.again(name, "nano", SEEDS, engine=engine, stored=stored):
             where = f"{name}, {arm}, seed {then.seed}"
             assert now.status == then.status, where
             for a, b in zip([then.base, *then.strengths], [now.base, *now.strengths], strict=True):
-                assert b.target == pytest.approx(a.target, abs=SAME if same else OTHER["target"]), where
-                assert b.drift == pytest.approx(a.drift, abs=SAME if same else OTHER["drift"]), where
-                assert b.kept == pytest.approx(a.kept, abs=SAME if same else OTHER["kept"]), where
-
-
-def _processor() -> str:
-    from tunewright.results import processor
-
-    return processor("cpu")
+                assert b.target == pytest.approx(a.target, abs=NEAR["target"]), where
+                assert b.drift == pytest.approx(a.drift, abs=NEAR["drift"]), where
+                assert b.kept == pytest.approx(a.kept, abs=NEAR["kept"]), where

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -59,6 +60,19 @@ def test_a_card_is_made_of_the_figures(tmp_path):
     }  # fmt: skip
     folder = ship.ship("one", model, None, measured, tmp_path)
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "F 0.123" in text and "| 190 | 3.100 |" in text and "| q | m | 0 | 1 | 0.1 | 4 | full | 5 |" in text and "license: mit" in text
+    assert "F 0.123" in text and "| 190 | 3.100 |" in text and "| q | m | 0 | 1 | 0.1 | 4 | full | 5 | 0.118 |" in text and "license: mit" in text
     assert json.loads((folder / "card.json").read_text())["sha256"] in text
     assert len(re.findall(r"^\| [\d,]+ \| \d\.\d{3} \|$", text, re.MULTILINE)) <= 9
+
+
+def test_what_seeds_tell_apart_is_the_half_width_of_the_interval_that_judges():
+    import numpy as np
+
+    from tunewright.claims.claim import Claim
+    from tunewright.measure.intervals import t_interval
+
+    rng = np.random.default_rng(0)
+    halves = [t_interval(list(rng.normal(0, 0.1, 8) - rng.normal(0, 0.1, 8))) for _ in range(4000)]
+    squared = float(np.mean([((h.high - h.low) / 2) ** 2 for h in halves]))  # the variance is what is estimated without bias
+    assert math.sqrt(squared) == pytest.approx(ship.told_apart(0.1), rel=0.03)
+    assert ship.told_apart(0.1, 16) < ship.told_apart(0.1) and Claim.model_fields["seeds"].default == ship.SEEDS

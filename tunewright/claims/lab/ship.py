@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 
 BASES = Path(__file__).parent / "bases"
 MEASURED = "card.json"
+SEEDS = 8
+"""Seeds of a claim at scale nano, unless it says otherwise."""
 
 
 def machine() -> str:
@@ -74,9 +77,22 @@ def card(m: dict[str, Any]) -> str:
     ]
     if m.get("tasks"):
         keys = ("task", "metric", "base", "tuned", "sd", "seeds", "arm", "seconds")
-        head = ("task", "metric", "base", "tuned", "standard deviation over seeds", "seeds", "arm", "seconds a run")
-        parts.append("## Lab tasks\n\n" + _table(head, [tuple(t[k] for k in keys) for t in m["tasks"]]))
+        head = ("task", "metric", "base", "tuned", "standard deviation over seeds", "seeds", "arm", "seconds a run", f"{SEEDS} seeds tell apart")
+        rows = [(*(t[k] for k in keys), f"{told_apart(float(t['sd'])):.3f}") for t in m["tasks"]]
+        parts.append("## Lab tasks\n\n" + _table(head, rows))
+        parts.append(
+            f"The last column is what claims take their number of seeds from: half the width of the 95 % t interval of the difference between two arms "
+            f"over {SEEDS} seeds, where the arms vary as this one does and independently of each other. Arms that share rows and order usually vary together, "
+            "and less is needed. A smaller effect of interest calls for more seeds, or comes out as `unclear`."
+        )
     return "\n\n".join(parts) + "\n"
+
+
+def told_apart(sd: float, seeds: int = SEEDS) -> float:
+    """Half the width of the 95 % t interval of a paired difference, each side of standard deviation `sd` and independent."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, seeds - 1)) * sd * math.sqrt(2 / seeds)
 
 
 def thinned(curve: list[Any], most: int = 9) -> list[Any]:
