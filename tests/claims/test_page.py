@@ -15,6 +15,16 @@ def test_the_page_says_what_code_and_results_say():
     assert page.filled(text) == text, "run `python -m tunewright.claims.page docs/claims.md`"
 
 
+def test_every_judged_claim_has_its_words_and_the_counts_add_up(tmp_path):
+    text = PAGE.read_text(encoding="utf-8")
+    table, words = (text.partition(f"<!-- {n} -->")[2].partition(f"<!-- /{n} -->")[0] for n in ("verdicts", "texts"))
+    rows = re.findall(r"^\| `([\w-]+)` \| (\w+) \|", table, re.MULTILINE)
+    assert {name for name, _ in rows} == set(re.findall(r"^- `([\w-]+)` \(", words, re.MULTILINE))
+    total, *each = map(int, re.search(r"(\d+) results: (\d+) hold, (\d+) fail, (\d+) are unclear", table).groups())
+    assert total == len(rows) == sum(each)
+    assert page.verdicts(tmp_path) == "No claim has been judged yet." and page.texts(tmp_path) == "None yet."
+
+
 def test_marks_that_are_not_there_are_an_error():
     assert page.between("a <!-- x -->old<!-- /x --> b", "x", "new") == "a <!-- x -->\nnew\n<!-- /x --> b"
     with pytest.raises(ValueError, match="no marks"):

@@ -7,6 +7,7 @@ minutes and are written by `python -m tunewright.claims.simulate --write docs/cl
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from tunewright.claims import claim as claims
@@ -39,16 +40,30 @@ def verdicts(results: Path | None = None) -> str:
     found = [r for r in listing.rows(claims.names(), results=results or results_io.SHIPPED) if r["status"] == "judged"]
     if not found:
         return "No claim has been judged yet."
-    lines = ["| claim | scale | metric | verdict | Holm | effect [95 %] | d | seeds |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    counts = Counter(r["verdict"] for r in found)
+    lines = [f"{len(found)} results: {counts['holds']} hold, {counts['fails']} fail, {counts['unclear']} are unclear, each at the scale beside it.", ""]
+    lines += ["| claim | scale | metric | verdict | Holm | effect [95 %] | d | seeds |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for r in found:
         _, scale, word, corrected, effect, d, seeds, _, _ = listing.cells(r)
         lines.append(f"| `{r['claim']}` | {scale} | {r['metric']} | {word} | {corrected} | {effect} | {d} | {seeds} |")
     return "\n".join(lines)
 
 
+def texts(results: Path | None = None) -> str:
+    """What each claim that has a result says, and how its test differs from the paper's."""
+    lines = []
+    for name in claims.names():
+        claim, judged = claims.load(name).claim, listing.rows([name], results=results or results_io.SHIPPED)
+        words = [f"{r['verdict']} at scale {r['scale']}" for r in judged if r["status"] == "judged"]
+        if words:
+            differs = f" *Differs:* {claim.differs.rstrip('.')}." if claim.differs else ""
+            lines.append(f"- `{name}` ({', '.join(words)}): {claim.says}{differs}")
+    return "\n".join(lines) or "None yet."
+
+
 def filled(page: str) -> str:
     """The page with every table but the simulated one made anew."""
-    for name, text in (("metrics", metrics.table()), ("fields", fields()), ("verdicts", verdicts())):
+    for name, text in (("metrics", metrics.table()), ("fields", fields()), ("verdicts", verdicts()), ("texts", texts())):
         page = between(page, name, text)
     return page
 
