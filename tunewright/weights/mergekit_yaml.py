@@ -13,9 +13,8 @@ from tunewright.errors import RecipeError, did_you_mean
 from tunewright.weights.request import Part, Request
 from tunewright.weights.then import steps_of
 
-KEYS = ("merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "seed", "defaults", "after")
+KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "seed", "defaults", "after")
 ELSEWHERE = {
-    "slices": "merges of single layers are not made here: name whole models under models:",
     "modules": "merges of single modules are not made here: name whole models under models:",
     "tokenizer": "write tokenizer_source: base",
     "chat_template": "the tokenizer's own template is kept",
@@ -42,6 +41,8 @@ def read(file: Path, out: Path, **options: Any) -> Request:
 
 def request_of(found: Mapping[str, Any], where: str, out: Path, beside: Path, **options: Any) -> Request:
     """The request that a mapping in mergekit's form describes; folders are looked for from `beside` too."""
+    if "slices" in found:
+        found = _whole(found, where, beside)
     for key in found:
         if key in ELSEWHERE:
             raise RecipeError(f"'{key}' is not read here", where=where, remedy=ELSEWHERE[key])
@@ -70,6 +71,38 @@ def request_of(found: Mapping[str, Any], where: str, out: Path, beside: Path, **
         then=steps_of(_numbers(found.get("after")), f"{where}: after"),
     )
     return replace(request, **options)
+
+
+def _whole(found: Mapping[str, Any], where: str, beside: Path) -> dict[str, Any]:
+    """The same merge with `models` for one slice that takes all layers of every model; other slices are an error."""
+    whole = "merges of single layers are not made here: give one slice of all layers, or name the models under models:"
+    slices = found["slices"]
+    if "models" in found:
+        raise RecipeError("both 'models' and 'slices' are given", where=where, remedy="write one of them")
+    if not isinstance(slices, list) or not all(isinstance(s, dict) and isinstance(s.get("sources"), list) for s in slices) or not slices:
+        raise RecipeError("slices are a list of sources", where=where, remedy="write slices: [{sources: [{model: FOLDER, layer_range: [0, 32]}, ...]}]")
+    if len(slices) != 1:
+        raise RecipeError(f"the model is put together from {len(slices)} slices", where=where, remedy=whole)
+    if odd := [k for k in slices[0] if k not in ("sources", "parameters")]:
+        raise RecipeError(f"unknown key '{odd[0]}' of a slice", where=where, remedy=did_you_mean(str(odd[0]), ("sources", "parameters")))
+    models = []
+    for source in slices[0]["sources"]:
+        if not isinstance(source, dict) or "model" not in source:
+            raise RecipeError(f"{source!r} names no model", where=where, remedy="write - {model: FOLDER, layer_range: [0, 32]}")
+        ref, asked = _located(_ref(source["model"], where), beside), source.get("layer_range")
+        if asked is not None and asked != [0, layers := _layers(ref)]:
+            raise RecipeError(f"the slice takes layers {asked} of '{ref}', which has {layers}", where=where, remedy=whole)
+        models.append({k: v for k, v in source.items() if k != "layer_range"})
+    parameters = {**_parameters(found.get("parameters"), where), **_parameters(slices[0].get("parameters"), where)}
+    return {**{k: v for k, v in found.items() if k != "slices"}, "models": models, "parameters": parameters}
+
+
+def _layers(ref: str) -> int | None:
+    """How many layers the model's config.json states."""
+    from tunewright.models.locate import locate, read_config
+
+    config = read_config(locate(ref.partition("+")[0], progress=False).folder)
+    return config.get("num_hidden_layers", (config.get("text_config") or {}).get("num_hidden_layers"))
 
 
 def _part(m: Any, where: str, beside: Path) -> Part:
