@@ -217,6 +217,18 @@ def classes() -> dict[str, str]:
 
 
 @cache
+def halves() -> dict[str, str]:
+    """`topics`, and its training and eval rows of the first five domains and of the others: train-1, train-2, eval-1, eval-2."""
+    parts = topics()
+    out: dict[str, Rows] = {}
+    for part in ("train", "eval"):
+        rows = [json.loads(line) for line in Path(parts[part]).read_text(encoding="utf-8").splitlines()]
+        for i, labels in enumerate((DOMAINS[:5], DOMAINS[5:]), 1):
+            out[f"{part}-{i}"] = [r for r in rows if r["label"] in labels]
+    return {**parts, **written("halves", out)}
+
+
+@cache
 def unequal(ratio: int = 100, small: int = 30) -> dict[str, str]:
     """German law, and Genesis in Finnish: `small` lines of it, a hundredth of the sentences. Judged on as many of each."""
     german = domain()

@@ -1,4 +1,4 @@
-"""Distillation of features through projectors: the heart of UNIC (Sariyildiz et al. 2024, arXiv:2408.05088), with one teacher.
+"""Distillation of one teacher's features through projectors, layer by layer; the loss is UNIC's (Sariyildiz et al. 2024, arXiv:2408.05088).
 
 For each pair of layers (student's, teacher's), with student states s [N, Ds] and a teacher's t [N, Dt] at the same places
 (each position that predicts a target; where a task has one target a row, the row's mean over real tokens), a projector P
@@ -12,16 +12,15 @@ as the identity, so that a student equal to its teacher has loss 0.
 The teacher is frozen and answers in eval mode. Projectors train with the student and are dropped afterwards: nothing of
 them is in the tuned model. A teacher with another tokenizer is refused before training.
 
-Differs from the paper in: one teacher, so none is dropped and the teacher's features are not standardised (the paper does it
-to make several comparable); layers are named, where the paper's ladder of projectors sums over all of them. The task's own
-loss is not added: name an objective beside it for that.
+For several teachers, their features standardised and dropped at random, and a ladder over all layers, there is `unic`. The
+task's own loss is not added: name an objective beside it for that.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -67,8 +66,6 @@ class ProjectorDistillation(Method):
     cosine: float = Field(0.5, ge=0, le=1, description="a: share of the cosine loss; the rest is smooth L1", examples=[1.0])
     hidden: PositiveInt | None = Field(None, description="width inside the projectors; none: linear ones", examples=[16])
     weight: PositiveFloat = Field(1.0, description="weight of this objective in the sum", examples=[0.5])
-
-    papers: ClassVar[tuple[str, ...]] = ("unic",)
 
     def needs(self) -> Sequence[Need]:
         read = TeacherHiddenStates(model=self.teacher, layers=tuple(t for _, t in self.layers))
