@@ -157,7 +157,7 @@ class Commands:
     def close(self) -> None:
         assert self.server.stdin is not None
         self.server.stdin.close()
-        self.server.wait(timeout=20)
+        self.server.wait(timeout=120)
 
 
 if __name__ == "__main__":
