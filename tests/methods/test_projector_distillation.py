@@ -14,7 +14,8 @@ from tunewright.batch import Outputs
 from tunewright.conformance.bench import Tiny
 from tunewright.errors import MethodError
 from tunewright.method import Needs, State
-from tunewright.methods.distillation.projector_distillation import ProjectorDistillation, feature_loss, projector
+from tunewright.methods.distillation._features import feature_loss
+from tunewright.methods.distillation.projector_distillation import ProjectorDistillation, projector
 from tunewright.methods.needs.hidden_widths import HiddenWidths
 from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates, states_at
 from tunewright.models.adapted import Adapted

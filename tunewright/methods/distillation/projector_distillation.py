@@ -25,20 +25,14 @@ from typing import Any
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tunewright.batch import Batch, Loss, Outputs
 from tunewright.errors import MethodError
 from tunewright.method import Method, Need, Needs, Setup, State, torch_generator
+from tunewright.methods.distillation._features import feature_loss
 from tunewright.methods.needs.hidden_states import HiddenStates
 from tunewright.methods.needs.hidden_widths import HiddenWidths
 from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates, states_at
-
-
-def feature_loss(student: Tensor, teacher: Tensor, cosine: float) -> Tensor:
-    """The loss of each place [N] from projected student and teacher features [N, D], in fp32."""
-    s, t = student.float(), teacher.detach().float()
-    return cosine * (1 - F.cosine_similarity(s, t, dim=-1)) + (1 - cosine) * F.smooth_l1_loss(s, t, reduction="none").mean(-1)
 
 
 def projector(inputs: int, outputs: int, hidden: int | None, rng: random.Random) -> nn.Module:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from tunewright.batch import Batch, Loss, Outputs
 from tunewright.method import Method, Need, Needs, Setup, State, torch_generator
-from tunewright.methods.distillation.projector_distillation import feature_loss
+from tunewright.methods.distillation._features import feature_loss
 from tunewright.methods.needs.feature_statistics import FeatureStatistics
 from tunewright.methods.needs.hidden_states import HiddenStates
 from tunewright.methods.needs.hidden_widths import HiddenWidths
