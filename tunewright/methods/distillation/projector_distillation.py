@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from tunewright.batch import Batch, Loss, Outputs
 from tunewright.errors import MethodError
