@@ -10,7 +10,7 @@ from tunewright.claims.engine import Local
 
 SEEDS = 2
 # Processors and builds of torch add in another order, which training lets grow: AVX2 in place of AVX-512 moves an exact match by up to
-# 0.005 and losses by up to 0.0003. A method or a measurement that does something else moves them by far more.
+# 0.005 and losses by up to 0.0003. What another method does shows: the two arms of each of these claims keep 0.3 to 1.3 nats apart.
 NEAR = {"target": 0.03, "kept": 0.01, "drift": 0.02}
 
 

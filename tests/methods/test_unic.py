@@ -130,6 +130,9 @@ def test_statistics_are_those_of_all_places_of_the_first_rows():
         torch.testing.assert_close(found[name][0], states.mean(0), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found[name][1], states.std(0, correction=0), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found["a"][0], FeatureStatistics(models=TWO).compute(run)["a"][0])
+    inner = states_at(TASK.forward(run.other("a").model, batch, hidden=True), batch, 1).detach()
+    assert torch.equal(TeachersStates(models=("a",), layer=1).compute(run, batch)[0], inner)
+    torch.testing.assert_close(FeatureStatistics(models=("a",), layer=1, rows=20).compute(run)["a"][0], inner.mean(0), atol=1e-5, rtol=1e-4)
     one = Row("r:1", "train", [5, 6, 7], [0.0, 0.0, 1.0])
     with pytest.raises(MethodError, match="1 training rows give 1 places"):
         FeatureStatistics(models=("a",)).compute(NeedContext(run.adapted, TASK, 0, {"train": [one]}, other_names=("a",), other=run.other))

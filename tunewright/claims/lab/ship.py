@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from tunewright.claims.claim import Claim
+
 BASES = Path(__file__).parent / "bases"
 MEASURED = "card.json"
-SEEDS = 8
+SEEDS: int = Claim.model_fields["seeds"].default
 """Seeds of a claim at scale nano, unless it says otherwise."""
 
 
