@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tunewright._explain import inner_types
-from tunewright._fields import parse_number
 from tunewright.errors import MethodError, RecipeError, did_you_mean
+from tunewright.recipe.explain import inner_types
+from tunewright.recipe.fields import parse_number
 
 if TYPE_CHECKING:
-    from tunewright._uses import MethodUse
     from tunewright.method import Method
+    from tunewright.recipe.uses import MethodUse
 
 _UNITS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
 

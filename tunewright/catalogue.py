@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from tunewright.errors import MethodError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from tunewright._uses import MethodUse
     from tunewright.method import Method
+    from tunewright.recipe.uses import MethodUse
 
 _PACKAGE = Path(__file__).parent
 _NOT_ROOMS = {"needs", "loops"}

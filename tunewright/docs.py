@@ -10,12 +10,12 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tunewright._explain import inner_types
-from tunewright._fields import Spec
 from tunewright._parameters import bounds, type_name
 from tunewright.cli import CODES
 from tunewright.papers.page import papers_page
 from tunewright.recipe import Recipe
+from tunewright.recipe.explain import inner_types
+from tunewright.recipe.fields import Spec
 
 _HEAD = """\
 <!-- Made by `python -m tunewright.docs` from the types: change them, not this file. -->

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from tunewright import catalogue
-from tunewright._yaml import write
 from tunewright.errors import DataError, FolderError, RecipeError, did_you_mean
 from tunewright.recipe import Recipe, Source
+from tunewright.recipe.yaml_text import write
 
 _TASK_OF = {"image-label": "image-classification", "text-label": "text-classification"}
 """The task that a row shape is for; the others are for text-generation."""

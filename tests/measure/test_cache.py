@@ -50,7 +50,7 @@ def test_a_damaged_entry_is_made_again(tmp_path, name, how, caplog):
     if how == "gone":
         path.unlink()
     else:
-        at = data.index(b'0.1') if b"0.1" in data else len(data) - 3
+        at = data.index(b"0.1") if b"0.1" in data else len(data) - 3
         data[at] ^= 1
         path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
     with caplog.at_level(logging.WARNING):

@@ -65,6 +65,7 @@ def test_no_product_is_made_for_what_is_frozen(train_hidden, train_head, product
     hidden, head, targets = make(torch.float32)
     hidden.requires_grad_(train_hidden)
     head.requires_grad_(train_head)
+
     class Products(TorchDispatchMode):
         count = 0
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunewright import _yaml
 from tunewright.errors import RecipeError
 from tunewright.recipe import Budget, MethodUse, Recipe
+from tunewright.recipe import yaml_text
 
 LEAST = {"model": "smollm2-135m-instruct", "task": "text-generation", "data": {"train": "a.jsonl"}, "methods": ["lora"]}
 
@@ -73,7 +73,7 @@ recipes = st.fixed_dictionaries(
 @given(recipes)
 def test_a_dumped_recipe_reads_back_equal(tree):
     recipe = Recipe(**tree)
-    again = Recipe(**_yaml.read(recipe.dump()).tree)
+    again = Recipe(**yaml_text.read(recipe.dump()).tree)
     assert again == recipe
     assert again.dump() == recipe.dump()
 
@@ -152,7 +152,7 @@ def test_flags_override_the_file(tmp_path, flag, read):
 
 def test_paths_are_written_from_the_root_for_a_run_folder(tmp_path):
     (tmp_path / "a.jsonl").write_text("{}")
-    tree = _yaml.read(Recipe.load(write(tmp_path, FILE), ["stages.0.methods.0.lora.folder=./x"]).dump(absolute=True)).tree
+    tree = yaml_text.read(Recipe.load(write(tmp_path, FILE), ["stages.0.methods.0.lora.folder=./x"]).dump(absolute=True)).tree
     assert tree["data"]["train"][0]["path"] == str(tmp_path.resolve() / "a.jsonl")
     assert tree["model"]["name"] == "smollm2-135m-instruct"
     assert tree["stages"][0]["methods"][0]["lora"]["folder"] == str(tmp_path.resolve() / "x")

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright import _yaml
-from tunewright._fields import parse_number
 from tunewright.errors import RecipeError
+from tunewright.recipe import yaml_text
+from tunewright.recipe.fields import parse_number
 
 SCALARS = st.one_of(
     st.none(),
@@ -23,7 +23,7 @@ TREES = st.recursive(
 
 @given(TREES)
 def test_what_is_written_reads_back_equal_and_of_the_same_type(tree):
-    again = _yaml.read(_yaml.write(tree)).tree
+    again = yaml_text.read(yaml_text.write(tree)).tree
     assert again == tree and repr(again) == repr(tree)
 
 
@@ -32,12 +32,12 @@ def test_what_is_written_reads_back_equal_and_of_the_same_type(tree):
     [("2e-4", 2e-4), ("1E5", 1e5), ("0.5", 0.5), ("1_000", 1000), ("010", 10), ("yes", "yes"), ("1:30", "1:30"), ("2020-01-01", "2020-01-01"), ("16k", "16k")],
 )
 def test_scalars(text, value):
-    got = _yaml.read(f"a: {text}").tree["a"]
+    got = yaml_text.read(f"a: {text}").tree["a"]
     assert got == value and type(got) is type(value)
 
 
 def test_every_value_has_its_place():
-    document = _yaml.read("a: 1\nb:\n  - x\n  - {c: 2}\n", "r.yaml")
+    document = yaml_text.read("a: 1\nb:\n  - x\n  - {c: 2}\n", "r.yaml")
     assert document.place(("b", 1, "c")) == "r.yaml:4"
     assert document.place(("b", 1, "nothing")) == "r.yaml:4"
     assert document.place(("a",)) == "r.yaml:1"
@@ -58,7 +58,7 @@ def test_every_value_has_its_place():
 )
 def test_bad_yaml_names_its_line(text, line, says):
     with pytest.raises(RecipeError) as caught:
-        _yaml.read(text, "r.yaml")
+        yaml_text.read(text, "r.yaml")
     assert caught.value.where == f"r.yaml:{line}"
     assert says in str(caught.value)
 

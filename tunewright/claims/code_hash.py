@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
-from tunewright._uses import MethodUse
 from tunewright.claims.claim import FOLDER, Claim, Loaded
 from tunewright.claims.results_io import ScaleResult
+from tunewright.recipe.uses import MethodUse
 from tunewright.trial_key import closure
 
 

@@ -122,5 +122,3 @@ class IntruderDimensions(Method):
         if self.blocks is None or self.blocks >= n:
             return set(range(n))
         return {round(i * (n - 1) / max(1, self.blocks - 1)) for i in range(self.blocks)}
-
-

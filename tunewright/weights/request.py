@@ -116,7 +116,7 @@ class Operator:
         return [info.alias or n for n, info in self._class.model_fields.items()]
 
     def _built(self, values: Mapping[str, Any], where: str) -> Any:
-        from tunewright._uses import MethodUse
+        from tunewright.recipe.uses import MethodUse
 
         return catalogue.build(MethodUse(name=self.name, params=dict(values)), where)
 

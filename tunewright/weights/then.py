@@ -47,7 +47,7 @@ class Then:
             )
 
     def _built(self, name: str, parameters: Mapping[str, Any]) -> Any:
-        from tunewright._uses import MethodUse
+        from tunewright.recipe.uses import MethodUse
 
         entry = catalogue.lookup(catalogue.canonical(name))
         if entry is None or entry.room != "weights/edit":

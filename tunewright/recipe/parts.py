@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tunewright._fields import Real, Spec, StepsOrShare, Whole, as_list, parse_number, problem
-from tunewright._uses import MethodUse
+from tunewright.recipe.fields import Real, Spec, StepsOrShare, Whole, as_list, parse_number, problem
+from tunewright.recipe.uses import MethodUse
 
 Uses = Annotated[list[MethodUse], BeforeValidator(as_list)]
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SerializerFunctionWrapHandler, ValidationError, create_model, model_serializer, model_validator
 
-from tunewright import _yaml
-from tunewright._explain import explain
-from tunewright._fields import Spec, as_list, problem
-from tunewright._parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, TrainSpec, Uses
-from tunewright._uses import MethodUse
 from tunewright.errors import RecipeError, did_you_mean
+from tunewright.recipe import yaml_text
+from tunewright.recipe.explain import explain
+from tunewright.recipe.fields import Spec, as_list, problem
+from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, TrainSpec, Uses
+from tunewright.recipe.uses import MethodUse
 
 __all__ = ["Budget", "DataSpec", "Keep", "MeasureSpec", "MethodUse", "ModelSpec", "Recipe", "Source", "StageSpec", "TrainSpec"]
 
@@ -90,7 +90,7 @@ class Recipe(Spec):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise explain(error, _yaml.Document(data), Recipe) from error
+            raise explain(error, yaml_text.Document(data), Recipe) from error
 
     @model_validator(mode="before")
     @classmethod
@@ -152,7 +152,7 @@ class Recipe(Spec):
     @classmethod
     def load(cls, path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Recipe:
         """Read a recipe file, with `key.path=value` overrides. RecipeError with file:line, the nearest name and an example."""
-        from tunewright._load import load
+        from tunewright.recipe.load import load
 
         return load(path, sets, out)
 
@@ -163,17 +163,17 @@ class Recipe(Spec):
         """
         tree = self.model_dump(mode="python")
         if absolute:
-            from tunewright._load import absolute_paths
+            from tunewright.recipe.load import absolute_paths
 
             absolute_paths(tree, self.base)
         if not tree["made_with"]:
             del tree["made_with"]
-        return _yaml.write(tree)
+        return yaml_text.write(tree)
 
     @staticmethod
     def json_schema() -> dict[str, Any]:
         """JSON Schema of a recipe file, with the names and parameters of every method (imports them)."""
-        from tunewright._schema import recipe_schema
+        from tunewright.recipe.schema import recipe_schema
 
         return recipe_schema()
 

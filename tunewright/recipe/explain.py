@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from tunewright._yaml import Document, Path
 from tunewright.errors import RecipeError, did_you_mean, nearest
+from tunewright.recipe.yaml_text import Document, Path
 
 _ELSEWHERE = {
     "batch_size": "batches are counted in tokens here: write train.batch_tokens: 16k",

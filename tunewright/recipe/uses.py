@@ -8,7 +8,7 @@ from pydantic import Field, GetJsonSchemaHandler, JsonValue, PrivateAttr, Serial
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from tunewright._fields import Spec, problem
+from tunewright.recipe.fields import Spec, problem
 
 
 class MethodUse(Spec):

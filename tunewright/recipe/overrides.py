@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunewright import _yaml
-from tunewright._yaml import Document, Path
 from tunewright.errors import RecipeError, did_you_mean
+from tunewright.recipe import yaml_text
+from tunewright.recipe.yaml_text import Document, Path
 
 _SHORTHAND = {"model": "name", "train": "path", "eval": "path", "keep": "data"}
 """Keys whose plain string stands for a mapping with this one key."""
@@ -28,7 +28,7 @@ def override(document: Document, text: str) -> None:
         if len(tree["stages"] or ()) != 1:
             raise RecipeError(f"the recipe has several stages: whose {path[0]}?", where=where, remedy=f"write --set stages.0.{dotted}={value}")
         path = ("stages", 0, *path)
-    new = _yaml.read(value, where).tree
+    new = yaml_text.read(value, where).tree
     _set(tree, path, new, where)
     document.places = {p: w for p, w in document.places.items() if p[: len(path)] != path}
     document.places[path] = where

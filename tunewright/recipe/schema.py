@@ -6,8 +6,8 @@ import copy
 from typing import Any
 
 from tunewright import catalogue
-from tunewright._load import _BUILT_IN_OPTIMIZERS, _ROOMS
-from tunewright.recipe import Recipe
+from tunewright.recipe.load import _BUILT_IN_OPTIMIZERS, _ROOMS
+from tunewright.recipe.recipe import Recipe
 
 
 def _one_use(entry: catalogue.Entry) -> list[dict[str, Any]]:

@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tunewright import _yaml, catalogue
-from tunewright._explain import as_written, explain
-from tunewright._overrides import override
+from tunewright import catalogue
 from tunewright.errors import RecipeError, did_you_mean
-from tunewright.recipe import Recipe, missing
+from tunewright.recipe.explain import as_written, explain
+from tunewright.recipe.overrides import override
+from tunewright.recipe.recipe import Recipe, missing
+from tunewright.recipe import yaml_text
 
 _ROOMS = {
     "method": ("methods/",),
@@ -63,7 +64,7 @@ def _text(path: Path) -> str:
 def load(path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Recipe:
     """See `Recipe.load`."""
     file = locate(path)
-    document = _yaml.read(_text(file), str(path) if file == Path(path) else file.name)
+    document = yaml_text.read(_text(file), str(path) if file == Path(path) else file.name)
     if document.tree is None:
         raise RecipeError("the recipe is empty", where=str(path), remedy="it needs at least model, task, data and methods; `tunewright init` writes an example")
     if not isinstance(document.tree, dict):
@@ -77,7 +78,7 @@ def load(path: str | Path, sets: Sequence[str] = (), out: str | Path | None = No
     return recipe
 
 
-def parse(document: _yaml.Document) -> Recipe:
+def parse(document: yaml_text.Document) -> Recipe:
     """Validate a document and the names in it."""
     try:
         recipe = Recipe(**document.tree)
@@ -97,7 +98,7 @@ def _run_name(file: Path) -> str:
     return kept or "run"
 
 
-def check_names(recipe: Recipe, document: _yaml.Document | None = None) -> None:
+def check_names(recipe: Recipe, document: yaml_text.Document | None = None) -> None:
     """RecipeError for a task or method that is not there, one in the wrong place, or one named twice."""
     where = document.place if document is not None else lambda path: ".".join(map(str, path))
     tasks = catalogue.tasks()
