@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tunewright import catalogue, cli, code_table
+from tunewright import catalogue, cli
+from tunewright.catalogue import code_table
 
 OURS = [e for e in catalogue.entries().values() if e.room != catalogue.THIRD_PARTY]
 

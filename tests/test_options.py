@@ -193,9 +193,11 @@ class Nearest(Method):
 def selectors(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"first-half": FirstHalf, "nearest": Nearest}
     kept, entry = catalogue.load_method, catalogue.entries()["lora"]
-    monkeypatch.setattr(catalogue, "load_method", lambda name, where=None: found.get(name) or kept(name, where))
+    for module in (catalogue, catalogue.resolve):
+        monkeypatch.setattr(module, "load_method", lambda name, where=None: found.get(name) or kept(name, where))
     known = {**catalogue.entries(), **{n: catalogue.Entry(n, "data/select", entry.module) for n in found}}
-    monkeypatch.setattr(catalogue, "entries", lambda: known)
+    for module in (catalogue, catalogue.folders):
+        monkeypatch.setattr(module, "entries", lambda: known)
 
 
 def rows_of(session: Session) -> list[tuple[str, list[int], list[float]]]:

@@ -112,15 +112,15 @@ def test_what_is_wrong_with_a_method_is_said_once(case: str, tmp_path: Path, mon
     (tmp_path / "broken.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     point = metadata.EntryPoint("broken", value, "tunewright.methods")
-    monkeypatch.setattr(catalogue.importlib.metadata, "entry_points", lambda group: [point])
-    for cached in (catalogue.entries, catalogue._load):
+    monkeypatch.setattr(catalogue.folders.importlib.metadata, "entry_points", lambda group: [point])
+    for cached in (catalogue.entries, catalogue.resolve._load):
         cached.cache_clear()
     try:
         status, message = outcome(["methods", "broken"], monkeypatch)
     finally:
         monkeypatch.undo()
         sys.modules.pop("broken", None)
-        for cached in (catalogue.entries, catalogue._load):
+        for cached in (catalogue.entries, catalogue.resolve._load):
             cached.cache_clear()
     assert status == errors.MethodError.code, message
     assert message.count("error: ") == 1 and "Traceback" not in message

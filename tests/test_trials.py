@@ -148,7 +148,8 @@ def test_a_changed_source_of_a_method_or_of_what_it_imports_is_another_trial(tmp
     own = tmp_path / "lora.py"
     own.write_text(entry.file.read_text() + "\n# changed\n")
     changed = {**catalogue.entries(), "lora": type(entry)("lora", entry.room, entry.module, own)}
-    monkeypatch.setattr(catalogue, "entries", lambda: changed)
+    for module in (catalogue, catalogue.folders):
+        monkeypatch.setattr(module, "entries", lambda: changed)
     assert key_of(recipe(folder)) == before  # a process goes on with the code that it has loaded
     trial_key.method_source.cache_clear()
     assert key_of(recipe(folder)) != before

@@ -231,10 +231,10 @@ def methods(
     as_json: JsonOption = False,
 ) -> None:
     """List what a recipe may name, or describe one of them."""
-    from tunewright import listing
+    from tunewright.catalogue import listing
 
     if table:
-        from tunewright import code_table
+        from tunewright.catalogue import code_table
 
         rows = code_table.measured()
         show(rows, as_json, lambda: code_table.page(rows))

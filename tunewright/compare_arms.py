@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from tunewright import catalogue
+from tunewright.catalogue.numbers import parse_number
 from tunewright.errors import RecipeError, did_you_mean
 from tunewright.pool import Trial
 from tunewright.recipe import Budget, Recipe
-from tunewright.recipe.fields import parse_number
 from tunewright.recipe.load import check_names
 from tunewright.recipe.uses import MethodUse
 from tunewright.trials import TrialRecord, key_of

@@ -10,11 +10,10 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tunewright._parameters import bounds, type_name
+from tunewright.catalogue.annotations import bounds, inner_types, type_name
 from tunewright.cli import CODES
 from tunewright.papers.page import papers_page
 from tunewright.recipe import Recipe
-from tunewright.recipe.explain import inner_types
 from tunewright.recipe.fields import Spec
 
 _HEAD = """\

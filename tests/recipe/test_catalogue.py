@@ -92,7 +92,7 @@ def test_every_alias_leads_somewhere():
 def test_two_things_of_one_name_are_refused(toy, monkeypatch):
     from importlib.metadata import EntryPoint
 
-    monkeypatch.setattr(catalogue.importlib.metadata, "entry_points", lambda group: [EntryPoint("lora", "elsewhere", group)])
+    monkeypatch.setattr(catalogue.folders.importlib.metadata, "entry_points", lambda group: [EntryPoint("lora", "elsewhere", group)])
     catalogue.entries.cache_clear()
     with pytest.raises(MethodError, match="'lora'"):
         catalogue.entries()

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunewright.errors import RecipeError
-from tunewright.recipe import Budget, MethodUse, Recipe
-from tunewright.recipe import yaml_text
+from tunewright.recipe import Budget, MethodUse, Recipe, yaml_text
 
 LEAST = {"model": "smollm2-135m-instruct", "task": "text-generation", "data": {"train": "a.jsonl"}, "methods": ["lora"]}
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunewright.catalogue.numbers import parse_number
 from tunewright.errors import RecipeError
 from tunewright.recipe import yaml_text
-from tunewright.recipe.fields import parse_number
 
 SCALARS = st.one_of(
     st.none(),

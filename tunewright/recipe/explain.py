@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import types
-import typing
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from tunewright.catalogue.annotations import inner_types
 from tunewright.errors import RecipeError, did_you_mean, nearest
 from tunewright.recipe.yaml_text import Document, Path
 
@@ -54,19 +53,6 @@ _BOUNDS = {
     "less_than": ("lt", "must be less than"),
     "less_than_equal": ("le", "must be at most"),
 }
-
-
-def inner_types(annotation: Any) -> list[Any]:
-    """The types inside Optional, Annotated, list and dict: list[Source] | None -> [Source]."""
-    arguments = typing.get_args(annotation)
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return inner_types(arguments[0])
-    if origin in (typing.Union, types.UnionType, list, tuple):
-        return [t for a in arguments if a is not type(None) for t in inner_types(a)]
-    if origin is dict:
-        return inner_types(arguments[1])
-    return [annotation]
 
 
 def _is_spec(kind: Any) -> bool:

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-_SCALES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12, "P": 10**15}
-_SCALED = re.compile(r"^\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([kKMGBTP%]?)\s*$")
-
-
-def parse_number(text: str) -> int | float | None:
-    """Read "16k", "2.5M", "1e6", "10%" as a number (k is a thousand, M a million); None when it is not one."""
-    found = _SCALED.match(text)
-    if not found:
-        return None
-    digits, scale = found[1].replace("_", ""), found[2]
-    if scale == "%":
-        return float(digits) / 100
-    try:
-        return int(digits) * _SCALES[scale]
-    except ValueError:
-        number = float(digits) * _SCALES[scale]
-    whole = number == number and abs(number) < 2**63 and number == int(number)
-    return int(number) if whole and scale else number
+from tunewright.catalogue.numbers import SCALED, parse_number
 
 
 def _number(value: Any) -> Any:
@@ -46,7 +28,7 @@ def _whole(value: Any) -> Any:
     return number
 
 
-_Text = Annotated[str, Field(pattern=_SCALED.pattern)]
+_Text = Annotated[str, Field(pattern=SCALED.pattern)]
 
 Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int | _Text)]
 """An int; 16k, 2M and 1e6 are accepted (k is a thousand)."""

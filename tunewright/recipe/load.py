@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from tunewright import catalogue
 from tunewright.errors import RecipeError, did_you_mean
+from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import as_written, explain
 from tunewright.recipe.overrides import override
 from tunewright.recipe.recipe import Recipe, missing
-from tunewright.recipe import yaml_text
 
 _ROOMS = {
     "method": ("methods/",),

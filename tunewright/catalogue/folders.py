@@ -1,4 +1,4 @@
-"""What a recipe may name, found by listing folders: nothing is imported until one is asked for.
+"""Names and files: what a recipe may name, found by listing folders. Nothing is imported.
 
 A method is one file; its folder is its room, its file name (with - for _) its name. Third parties add theirs through
 the entry-point group "tunewright.methods", whose entries name a module or a class.
@@ -8,24 +8,15 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
 import importlib.metadata
 import importlib.util
-import os
-import re
 import tomllib
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import MethodError, RecipeError, did_you_mean
 
-if TYPE_CHECKING:
-    from tunewright.method import Method
-    from tunewright.recipe.uses import MethodUse
-
-_PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 _NOT_ROOMS = {"needs", "loops"}
 _WEIGHTS = ("merge", "grow", "prune", "edit")
 THIRD_PARTY = "entry point"
@@ -53,7 +44,7 @@ class Entry:
 
 
 def _rooms() -> list[str]:
-    methods = _PACKAGE / "methods"
+    methods = PACKAGE / "methods"
     found = (
         sorted(f"methods/{d.name}" for d in methods.iterdir() if d.is_dir() and d.name not in _NOT_ROOMS and d.name[0] not in "_.") if methods.is_dir() else []
     )
@@ -67,7 +58,7 @@ def rooms() -> list[str]:
 
 
 def _files(room: str) -> list[Path]:
-    folder = _PACKAGE / room
+    folder = PACKAGE / room
     found = [f for f in sorted(folder.glob("*.py")) if not f.name.startswith("_")]
     # The measurements that always run share this room with the probes that a recipe may name.
     return [f for f in found if "def probe(" in f.read_text(encoding="utf-8")] if room == "measure" else found
@@ -102,7 +93,7 @@ def entries() -> dict[str, Entry]:
 @functools.cache
 def aliases() -> dict[str, str]:
     """Other names of methods -> their name today."""
-    with (_PACKAGE / "aliases.toml").open("rb") as file:
+    with (Path(__file__).parent / "aliases.toml").open("rb") as file:
         return dict(tomllib.load(file)["aliases"])
 
 
@@ -125,88 +116,8 @@ def find(name: str, where: str | None = None) -> str:
     return entry.module
 
 
-def load_method(name: str, where: str | None = None) -> type[Method]:
-    """Import one method: the one Method subclass that its file defines. Errors say which file breaks the rule."""
-    module_name = find(name, where)
-    entry = lookup(name)
-    assert entry is not None
-    return _load(module_name, entry.attribute)
-
-
-@functools.cache
-def _load(module_name: str, attribute: str | None) -> type[Method]:
-    from tunewright.method import Method, check_class
-
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        entry = next((n for n, e in entries().items() if e.module == module_name and e.room == THIRD_PARTY), None)
-        what = f"the entry point '{entry}': " if entry else ""
-        raise MethodError(f"{what}{module_name} cannot be imported: {error}", remedy="`tunewright doctor` says which extra is missing") from error
-    except Exception as error:
-        if module_name.startswith("tunewright."):
-            raise
-        raise _broken(module_name, error) from error
-    if attribute is not None:
-        cls = getattr(module, attribute, None)
-        if cls is None:
-            classes = [n for n, c in vars(module).items() if isinstance(c, type) and c.__module__ == module_name]
-            raise MethodError(f"{module_name} has no '{attribute}'", where=module.__file__, remedy=did_you_mean(attribute, classes))
-        if not (isinstance(cls, type) and issubclass(cls, Method)):
-            raise MethodError(f"'{attribute}' is no Method", where=module.__file__, remedy="let the entry point name a class that derives from it")
-    else:
-        own = [
-            c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module_name and not c.__name__.startswith("_")
-        ]
-        if len(own) != 1:
-            raise MethodError(f"{module_name} defines {len(own)} Method classes, not one", where=module.__file__, remedy="one file a method: move the others")
-        cls = own[0]
-    check_class(cls)
-    return cls
-
-
-def _broken(module: str, error: Exception) -> MethodError:
-    """What a third party's file does wrong while it is imported: the line, and a field without a type in plain words."""
-    here = traceback.extract_tb(error.__traceback__)
-    own = [f for f in here if "importlib" not in f.filename and f"{os.sep}pydantic{os.sep}" not in f.filename and _PACKAGE not in Path(f.filename).parents]
-    where = f"{own[-1].filename}:{own[-1].lineno}" if own else module
-    untyped = re.search(r"non-annotated attribute was detected: `(\w+) = (.+?)`\.", str(error))
-    if untyped:
-        name, value = untyped.groups()
-        kind = "float" if re.fullmatch(r"[-\d.e]+", value) and not value.isdigit() else "int" if value.isdigit() else "str"
-        cls = own[-1].line.split("(")[0].removeprefix("class ") if own and own[-1].line else module
-        remedy = f"write {name}: {kind} = Field({value}, description='... with its unit')"
-        return MethodError(f"{cls}: the field '{name}' has no type", where=where, remedy=remedy)
-    return MethodError(f"{module} cannot be imported: {type(error).__name__}: {error}", where=where, remedy="mend the file, or take the package out")
-
-
-def build(use: MethodUse, where: str | None = None) -> Method:
-    """Make the method that a recipe names. RecipeError with file:line, field, nearest name, allowed range and an example."""
-    from tunewright._parameters import construct
-
-    return construct(load_method(use.name, where or use.place), use, where or use.place or use.name)
-
-
-def describe(name: str) -> dict[str, Any]:
-    """{name, room, slots, parameters, needs, papers, summary} of one entry; imports its module."""
-    from tunewright._parameters import needs_of, parameters
-
-    cls = load_method(name)
-    entry = lookup(name)
-    assert entry is not None
-    return {
-        "name": entry.name,
-        "room": entry.room,
-        "summary": entry.summary() or (cls.__doc__ or "").split("\n", 1)[0],
-        "slots": list(cls.slots()),
-        "parameters": parameters(cls),
-        "needs": needs_of(cls),
-        "papers": list(cls.papers),
-    }
-
-
 @functools.cache
 def tasks() -> tuple[str, ...]:
     """Names of the tasks, by the files in tasks/ that define a Task."""
-    folder = _PACKAGE / "tasks"
+    folder = PACKAGE / "tasks"
     return tuple(f.stem.replace("_", "-") for f in sorted(folder.glob("*.py")) if f.stem != "base" and "(Task)" in f.read_text(encoding="utf-8"))

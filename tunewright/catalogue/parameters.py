@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import types
-import typing
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from tunewright.catalogue.annotations import bounds, inner_types, type_name
+from tunewright.catalogue.numbers import parse_number
 from tunewright.errors import MethodError, RecipeError, did_you_mean
-from tunewright.recipe.explain import inner_types
-from tunewright.recipe.fields import parse_number
 
 if TYPE_CHECKING:
+    from tunewright.catalogue.resolve import Use
     from tunewright.method import Method
-    from tunewright.recipe.uses import MethodUse
-
-_UNITS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
 
 
 def _read_number(value: Any, field: FieldInfo) -> Any:
@@ -31,7 +27,7 @@ def _read_number(value: Any, field: FieldInfo) -> Any:
     return value
 
 
-def construct(cls: type[Method], use: MethodUse, where: str) -> Method:
+def construct(cls: type[Method], use: Use, where: str) -> Method:
     """Make a method from its parameters. RecipeError says field, nearest name, allowed range and an example."""
     values = {k: _read_number(v, cls.model_fields[k]) if k in cls.model_fields else v for k, v in use.params.items()}
     try:
@@ -58,44 +54,6 @@ def _describe(cls: type[Method], method: str, item: Any) -> tuple[str, str]:
     if item["type"] == "missing":
         return f"'{method}' needs '{name}': {field.description}", allowed + write
     return f"{method}.{name}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}", allowed + write
-
-
-def _pieces(annotation: Any) -> list[Any]:
-    """What constrains a value itself: the metadata of Annotated, through Optional and unions (not inside lists and dicts)."""
-    arguments = typing.get_args(annotation)
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return [*_pieces(arguments[0]), *arguments[1:]]
-    return [p for a in arguments for p in _pieces(a)] if origin in (typing.Union, types.UnionType) else []
-
-
-def bounds(field: FieldInfo) -> str:
-    """The allowed range of a field: "> 0, <= 1"."""
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    found = []
-    for piece in [*field.metadata, *_pieces(field.annotation)]:
-        for name in _UNITS:
-            bound = getattr(piece, name, None)
-            if bound is not None:
-                found.append(f"{signs[name]} {bound:g}" if name in signs else f"{name.replace('_', ' ')} {bound}")
-    return ", ".join(dict.fromkeys(found))
-
-
-def type_name(annotation: Any) -> str:
-    """A type as a reader would write it: int | None, list[str], 'add' | 'multiply'."""
-    arguments = typing.get_args(annotation)
-    origin = typing.get_origin(annotation)
-    if annotation is type(None):
-        return "none"
-    if origin is typing.Annotated:
-        return type_name(arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(type_name(a) for a in arguments)
-    if origin is typing.Literal:
-        return " | ".join(repr(a) for a in arguments)
-    if origin is not None:
-        return f"{origin.__name__}[{', '.join('...' if a is Ellipsis else type_name(a) for a in arguments)}]"
-    return {"str": "text"}.get(annotation.__name__, annotation.__name__) if isinstance(annotation, type) else str(annotation)
 
 
 def describe_field(field: FieldInfo) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""From a name to the class it names, and to a method with its parameters; what a class says of itself."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import re
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tunewright.catalogue.folders import PACKAGE, THIRD_PARTY, entries, find, lookup
+from tunewright.errors import MethodError, did_you_mean
+
+if TYPE_CHECKING:
+    from tunewright.method import Method
+
+
+class Use(Protocol):
+    """A method as a recipe names it."""
+
+    name: str
+    params: dict[str, Any]
+
+    @property
+    def place(self) -> str | None: ...
+
+
+def load_method(name: str, where: str | None = None) -> type[Method]:
+    """Import one method: the one Method subclass that its file defines. Errors say which file breaks the rule."""
+    module_name = find(name, where)
+    entry = lookup(name)
+    assert entry is not None
+    return _load(module_name, entry.attribute)
+
+
+@functools.cache
+def _load(module_name: str, attribute: str | None) -> type[Method]:
+    from tunewright.method import Method, check_class
+
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        entry = next((n for n, e in entries().items() if e.module == module_name and e.room == THIRD_PARTY), None)
+        what = f"the entry point '{entry}': " if entry else ""
+        raise MethodError(f"{what}{module_name} cannot be imported: {error}", remedy="`tunewright doctor` says which extra is missing") from error
+    except Exception as error:
+        if module_name.startswith("tunewright."):
+            raise
+        raise _broken(module_name, error) from error
+    if attribute is not None:
+        cls = getattr(module, attribute, None)
+        if cls is None:
+            classes = [n for n, c in vars(module).items() if isinstance(c, type) and c.__module__ == module_name]
+            raise MethodError(f"{module_name} has no '{attribute}'", where=module.__file__, remedy=did_you_mean(attribute, classes))
+        if not (isinstance(cls, type) and issubclass(cls, Method)):
+            raise MethodError(f"'{attribute}' is no Method", where=module.__file__, remedy="let the entry point name a class that derives from it")
+    else:
+        own = [
+            c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module_name and not c.__name__.startswith("_")
+        ]
+        if len(own) != 1:
+            raise MethodError(f"{module_name} defines {len(own)} Method classes, not one", where=module.__file__, remedy="one file a method: move the others")
+        cls = own[0]
+    check_class(cls)
+    return cls
+
+
+def _broken(module: str, error: Exception) -> MethodError:
+    """What a third party's file does wrong while it is imported: the line, and a field without a type in plain words."""
+    here = traceback.extract_tb(error.__traceback__)
+    own = [f for f in here if "importlib" not in f.filename and f"{os.sep}pydantic{os.sep}" not in f.filename and PACKAGE not in Path(f.filename).parents]
+    where = f"{own[-1].filename}:{own[-1].lineno}" if own else module
+    untyped = re.search(r"non-annotated attribute was detected: `(\w+) = (.+?)`\.", str(error))
+    if untyped:
+        name, value = untyped.groups()
+        kind = "float" if re.fullmatch(r"[-\d.e]+", value) and not value.isdigit() else "int" if value.isdigit() else "str"
+        cls = own[-1].line.split("(")[0].removeprefix("class ") if own and own[-1].line else module
+        remedy = f"write {name}: {kind} = Field({value}, description='... with its unit')"
+        return MethodError(f"{cls}: the field '{name}' has no type", where=where, remedy=remedy)
+    return MethodError(f"{module} cannot be imported: {type(error).__name__}: {error}", where=where, remedy="mend the file, or take the package out")
+
+
+def build(use: Use, where: str | None = None) -> Method:
+    """Make the method that a recipe names. RecipeError with file:line, field, nearest name, allowed range and an example."""
+    from tunewright.catalogue.parameters import construct
+
+    return construct(load_method(use.name, where or use.place), use, where or use.place or use.name)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """{name, room, slots, parameters, needs, papers, summary} of one entry; imports its module."""
+    from tunewright.catalogue.parameters import needs_of, parameters
+
+    cls = load_method(name)
+    entry = lookup(name)
+    assert entry is not None
+    return {
+        "name": entry.name,
+        "room": entry.room,
+        "summary": entry.summary() or (cls.__doc__ or "").split("\n", 1)[0],
+        "slots": list(cls.slots()),
+        "parameters": parameters(cls),
+        "needs": needs_of(cls),
+        "papers": list(cls.papers),
+    }
