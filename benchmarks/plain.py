@@ -67,7 +67,7 @@ def full(work: Work) -> Iterator[float]:
 def hft(work: Work) -> Iterator[float]:
     import random
 
-    from tunewright.method import Candidates
+    from tunewright.contract.method import Candidates
     from tunewright.methods.parameter_selection.hft import HalfFineTuning
     from tunewright.models.adapted import Adapted
 
@@ -81,7 +81,7 @@ def hft(work: Work) -> Iterator[float]:
 def lift(work: Work) -> Iterator[float]:
     import torch
 
-    from tunewright.method import Candidates
+    from tunewright.contract.method import Candidates
     from tunewright.methods.parameter_selection.lift import LIFT
     from tunewright.models.adapted import Adapted
 

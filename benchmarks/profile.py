@@ -37,7 +37,7 @@ def marked() -> Iterator[None]:
     import torch
     from torch.profiler import record_function
 
-    from tunewright.needs import Provider
+    from tunewright.contract.needs import Provider
     from tunewright.train import Loop
 
     def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

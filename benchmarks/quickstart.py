@@ -41,11 +41,11 @@ def quickstart_files() -> Any:
 
 def quickstart_batches(count: int, seed: int) -> list[list[Example]]:
     """The first `count` batches of the quickstart's training rows in the loop's own order."""
+    from tunewright.contract.task import EncodeOptions
     from tunewright.data.dataset import build, cursor
     from tunewright.models.load import load
     from tunewright.recipe import Source
     from tunewright.tasks import get_task
-    from tunewright.tasks.base import EncodeOptions
 
     task = get_task("text-generation")
     tokenizer = load(MODEL, task, progress=False).tokenizer

@@ -17,7 +17,7 @@ def cost(steps: int) -> dict[str, Any]:
     """
     import torch
 
-    from tunewright.slots import Methods
+    from tunewright.contract.slots import Methods
     from tunewright.train import Loop
 
     calls = []

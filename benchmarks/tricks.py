@@ -20,7 +20,7 @@ def _every_position() -> Any:
     """Logits and softmax as the model's own class makes them: at every position, kept for the backward."""
 
     def outputs(model: Any, batch: Any, *, hidden: bool = False) -> Any:
-        from tunewright.batch import Outputs
+        from tunewright.contract.batch import Outputs
         from tunewright.tasks._causal import model_inputs
 
         logits = model(**model_inputs(batch)).logits

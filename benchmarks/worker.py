@@ -88,16 +88,16 @@ def ours(work: Work, method: str) -> None:
 
 def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], None]) -> Any:
     """A stage of `work`'s model and rows with one of the methods below, set up."""
-    from tunewright.batch import Row
     from tunewright.catalogue import load_method
-    from tunewright.method import Plan
+    from tunewright.contract.batch import Row
+    from tunewright.contract.method import Plan
+    from tunewright.contract.needs import NeedContext, Provider
+    from tunewright.contract.pairs import Pair
+    from tunewright.contract.slots import bind
     from tunewright.models.adapted import Adapted
     from tunewright.models.attention import prepare_attention
-    from tunewright.needs import NeedContext, Provider
-    from tunewright.pairs import Pair
     from tunewright.recipe import Budget, TrainSpec
     from tunewright.setting_up import set_up
-    from tunewright.slots import bind
     from tunewright.tasks import get_task
     from tunewright.train import Stage
 

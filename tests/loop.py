@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from tests import tiny
-from tunewright.batch import Row
-from tunewright.method import Method, Plan
+from tunewright.contract.batch import Row
+from tunewright.contract.method import Method, Plan
+from tunewright.contract.slots import bind
 from tunewright.models.adapted import Adapted
 from tunewright.setting_up import set_up
-from tunewright.slots import bind
 from tunewright.tasks import get_task
 from tunewright.train import Loop, Stage, train
 

@@ -14,11 +14,11 @@ import torch
 from tests import small
 from tunewright import carry, catalogue, checkpoint
 from tunewright.assemble import Session, assemble
+from tunewright.contract.method import Method
 from tunewright.errors import MethodError, RecipeError
 from tunewright.folder import RunFolder
 from tunewright.measure.cost import Cost
 from tunewright.meter import Meter
-from tunewright.method import Method
 from tunewright.recipe import DataSpec, Keep, MeasureSpec, MethodUse, Recipe, StageSpec, TrainSpec
 from tunewright.report.schema import Report
 from tunewright.run import run_recipe

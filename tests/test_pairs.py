@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests import tiny
-from tunewright.batch import Row
-from tunewright.data.records import Record
+from tunewright.contract.batch import Row
+from tunewright.contract.pairs import Pair, PairRows, paired
+from tunewright.contract.records import Record
+from tunewright.contract.task import EncodeOptions
 from tunewright.errors import DataError
-from tunewright.pairs import Pair, PairRows, paired
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions
 
 
 def rows() -> list[Row]:

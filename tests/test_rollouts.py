@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 
 from tests import tiny
-from tunewright.batch import Loss, Row
 from tunewright.conformance.bench import Tiny, differing
+from tunewright.contract.batch import Loss, Row
+from tunewright.contract.method import Method
+from tunewright.contract.slots import check_conflicts
 from tunewright.errors import DataError, MethodError
 from tunewright.measure.generate import greedy
 from tunewright.measure.sampled import sampled
-from tunewright.method import Method
 from tunewright.rollouts import Rollout, Sample, carried, checked
-from tunewright.slots import check_conflicts
 from tunewright.tasks import get_task
 
 

@@ -81,7 +81,7 @@ def test_the_pages_commands(package: Path, command: str) -> None:
         assert passed and int(passed[1]) >= 2 and "failed" not in done.stdout
 
 
-HEAD = '"""A method."""\n\nfrom pydantic import Field\n\nfrom tunewright.method import Method\n\n\nclass Broken(Method):\n    """A method."""\n\n'
+HEAD = '"""A method."""\n\nfrom pydantic import Field\n\nfrom tunewright.contract.method import Method\n\n\nclass Broken(Method):\n    """A method."""\n\n'
 FILLS = "    def gradient(self, gradients):\n        return gradients\n"
 
 BROKEN = {

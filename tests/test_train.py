@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests import loop as L
 from tests import tiny
-from tunewright.batch import Loss
+from tunewright.contract.batch import Loss
+from tunewright.contract.method import Choice, Method, torch_generator
 from tunewright.errors import MethodError, NonFiniteError
-from tunewright.method import Choice, Method, torch_generator
 from tunewright.models.deltas import kaiming_low_rank
 from tunewright.train import Loop, train
 

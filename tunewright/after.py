@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tunewright import carry
+from tunewright.contract.method import Method, Needs, arguments
 from tunewright.errors import MethodError
 from tunewright.learning import copy_with
-from tunewright.method import Method, Needs, arguments
 from tunewright.models.adapted import Adapted
 from tunewright.weights.blocks import Learning
 from tunewright.weights.operator import check_count, each_of, merge_one

@@ -12,23 +12,23 @@ import torch
 
 from tunewright import catalogue, predicting
 from tunewright.budget import plan_stage
+from tunewright.contract.method import TRAINING_SLOTS, Method, Plan
+from tunewright.contract.needs import NeedContext, Provider
+from tunewright.contract.pairs import paired_set
+from tunewright.contract.slots import Methods, bind, check_conflicts
+from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.dataset import Dataset, build, cursor, labels_of
 from tunewright.data.order import permutation
 from tunewright.errors import DataError, MethodError, RecipeError
-from tunewright.method import TRAINING_SLOTS, Method, Plan
 from tunewright.models.adapted import Adapted
 from tunewright.models.cache import cache_folder
 from tunewright.models.load import Loaded, load
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
-from tunewright.needs import NeedContext, Provider
 from tunewright.optim import BUILTIN
-from tunewright.pairs import paired_set
 from tunewright.recipe import DataSpec, MethodUse, ModelSpec, Recipe, Source, StageSpec
 from tunewright.selecting import records_of, select, subset, without
-from tunewright.slots import Methods, bind, check_conflicts
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions, Task
 from tunewright.train import Stage
 
 Say = Callable[[str], None]

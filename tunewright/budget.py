@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tunewright.method import Plan
+from tunewright.contract.method import Plan
 from tunewright.schedules import warmup_of
 
 COUNT_UP_TO = 200_000  # batches that are counted one by one; beyond, the mean of those is taken

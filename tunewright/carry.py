@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import checkpoint
+from tunewright.contract.method import Plan, Setup
 from tunewright.errors import CheckpointError, MethodError, ModelError
-from tunewright.method import Plan, Setup
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.nf4 import quantise_sites
@@ -63,8 +63,8 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
 def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> None:
     """Build the wrapper of a finished stage again: the method as it was named there, its state as it was left."""
     from tunewright.catalogue import load_method
+    from tunewright.contract.slots import bind
     from tunewright.setting_up import wrap
-    from tunewright.slots import bind
 
     plan = Plan(**by["plan"])
     methods = bind([(by["name"], load_method(by["name"])(**by["parameters"]))], 0, plan.stage)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.data.records import Record, RowProblem
+from tunewright.contract.records import Record, RowProblem
 from tunewright.errors import MethodError
 from tunewright.finished import Finished, open_run
 from tunewright.measure.generate import greedy, stop_ids

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from tunewright.assemble import located
+from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import CheckReport, check, write_clean
 from tunewright.data.dataset import labels_of
 from tunewright.models.load import _readers
 from tunewright.models.locate import locate
 from tunewright.recipe import Recipe, Source
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions
 
 SHOWN = 20
 """Rows named for one notice; JSON has them all."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.batch import Batch, Loss, Outputs
+from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.errors import MethodError
 from tunewright.losses import sum_weights, weighted_sum
 

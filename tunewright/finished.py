@@ -8,18 +8,18 @@ from typing import Any
 
 from tunewright import carry, catalogue, checkpoint, predicting
 from tunewright.assemble import add_tokens, device_of, options_of
+from tunewright.contract.method import Method
+from tunewright.contract.slots import bind
+from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import CheckpointError, FolderError
 from tunewright.folder import RECIPE
-from tunewright.method import Method
 from tunewright.models import delta_format
 from tunewright.models.adapted import Adapted
 from tunewright.models.load import Loaded, load
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
-from tunewright.slots import bind
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions, Task
 
 
 @dataclass

@@ -37,8 +37,8 @@ budget: {{epochs: 1}}           # or tokens, steps, seconds: the first limit rea
 
 def _shape(data: Path) -> tuple[str, str]:
     """The shape of a file's first usable row, and a comment that names it and its columns. DataError when there is none."""
+    from tunewright.contract.records import Problem
     from tunewright.data.read import read_source
-    from tunewright.data.records import Problem
 
     problems: list[Problem] = []
     for record in read_source(Source(path=str(data.resolve()), limit=100), data.parent, problems):

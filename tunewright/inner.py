@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 
 if TYPE_CHECKING:
     from tunewright.train import Loop

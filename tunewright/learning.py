@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tunewright.batch import Batch, Row
+from tunewright.contract.batch import Batch, Row
 from tunewright.errors import MethodError, ModelError
 from tunewright.models.sites import discover
 from tunewright.tasks import get_task

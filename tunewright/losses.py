@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tunewright.batch import Batch, Loss
+from tunewright.contract.batch import Batch, Loss
+from tunewright.contract.slots import Bound
 from tunewright.errors import MethodError
-from tunewright.slots import Bound
 
 
 def sum_weights(batches: Sequence[Batch], bound: Bound | None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tunewright.assemble import Session, StageParts
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.measure.cost import Cost
 from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
 from tunewright.measure.sample import sample_sequences

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.assemble import Session
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.measure.cache import BaseCache, rows_hash
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost

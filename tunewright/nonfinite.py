@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.batch import Batch
+from tunewright.contract.batch import Batch
 from tunewright.errors import NonFiniteError
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunewright.contract.method import Choice
+from tunewright.contract.slots import Bound, Methods
 from tunewright.errors import MethodError
-from tunewright.method import Choice
-from tunewright.slots import Bound, Methods
 from tunewright.trained import Trained, remap
 
 

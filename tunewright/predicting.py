@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from tunewright import catalogue
+from tunewright.contract.method import TRAINING_SLOTS, Method, call
 from tunewright.errors import MethodError
 from tunewright.measure._kv import caches_plainly
-from tunewright.method import TRAINING_SLOTS, Method, call
 from tunewright.models.attention import prepare_attention
 from tunewright.models.together import Together
 from tunewright.recipe import MethodUse, Recipe

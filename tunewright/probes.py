@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tunewright import catalogue
 from tunewright.assemble import Session
+from tunewright.contract.method import arguments
 from tunewright.measure.probe import Side
 from tunewright.meter import Readings
-from tunewright.method import arguments
 from tunewright.models.adapted import Adapted
 from tunewright.report.schema import Probe
 

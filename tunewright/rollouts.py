@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from tunewright.batch import Batch, Row
+from tunewright.contract.batch import Batch, Row
+from tunewright.contract.method import row_rng
 from tunewright.errors import DataError, MethodError
-from tunewright.method import row_rng
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ class _Run:
         import random
 
         from tunewright import predicting
-        from tunewright.method import Setup
+        from tunewright.contract.method import Setup
 
         predicting.load(self.session)
         for part in self.session.stages:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
+from tunewright.contract.method import arguments, call
+from tunewright.contract.records import Record
 from tunewright.data.dataset import Dataset
 from tunewright.data.read import SourceLike, read_all
-from tunewright.data.records import Record
 from tunewright.data.truncate import trained_tokens
 from tunewright.errors import DataError, MethodError
-from tunewright.method import arguments, call
 from tunewright.recipe import MethodUse
 
 

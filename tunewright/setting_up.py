@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from tunewright.contract.method import Plan, Setup
+from tunewright.contract.slots import Bound, Methods
 from tunewright.errors import MethodError
-from tunewright.method import Plan, Setup
 from tunewright.models.adapted import Adapted, Wrapped
 from tunewright.models.deltas import attach
-from tunewright.slots import Bound, Methods
 
 
 def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Callable[[Bound], dict[str, Any]]) -> None:

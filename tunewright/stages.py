@@ -14,12 +14,12 @@ from torch import Tensor
 
 from tunewright import carry, checkpoint
 from tunewright.checkpoint import Checkpoint
+from tunewright.contract.slots import Methods
 from tunewright.errors import Interrupted
 from tunewright.folder import RunFolder
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
 from tunewright.setting_up import set_up
-from tunewright.slots import Methods
 from tunewright.train import Loop, Stage, Stop, train
 
 Evaluate = Callable[[Loop], dict[str, float]]

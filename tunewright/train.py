@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from tunewright import coupled
-from tunewright.batch import Batch, Loss, Outputs, Row
+from tunewright.contract.batch import Batch, Loss, Outputs, Row
+from tunewright.contract.method import Candidates, Choice, Plan, row_rng
+from tunewright.contract.slots import Bound, Methods, restore_states, states_of
 from tunewright.errors import NonFiniteError
 from tunewright.inner import Inner, Target
 from tunewright.losses import sum_weights, weighted_sum
-from tunewright.method import Candidates, Choice, Plan, row_rng
 from tunewright.models.adapted import Adapted
 from tunewright.models.lean_tail import only_at, tail
 from tunewright.models.modes import set_training
@@ -28,7 +29,6 @@ from tunewright.nonfinite import diagnose
 from tunewright.optim import Optimizers
 from tunewright.rollouts import Rollouts, carried
 from tunewright.schedules import factor_of
-from tunewright.slots import Bound, Methods, restore_states, states_of
 from tunewright.trained import Trained
 
 

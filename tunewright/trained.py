@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunewright.contract.method import Choice
 from tunewright.errors import MethodError, did_you_mean
-from tunewright.method import Choice
 from tunewright.models.adapted import Adapted
 
 HOOK = "tunewright_hook"

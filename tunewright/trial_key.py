@@ -25,8 +25,8 @@ _PACKAGE = Path(__file__).parent
 _ROOMS = ("tunewright.methods.", "tunewright.weights.", "tunewright.inference.", "tunewright.measure.", "tunewright.data.select.")
 _READ_AND_MEASURE = ("data/*.py", "tasks/*.py", "measure/*.py", "meter.py")
 _TRAIN = (
-    *("train.py", "trained.py", "optim.py", "losses.py", "inner.py", "coupled.py", "pairs.py", "rollouts.py", "schedules.py"),
-    *("setting_up.py", "stages.py", "carry.py", "budget.py", "selecting.py", "needs.py", "after.py", "learning.py", "predicting.py", "models/*.py"),
+    *("train.py", "trained.py", "optim.py", "losses.py", "inner.py", "coupled.py", "rollouts.py", "schedules.py"),
+    *("setting_up.py", "stages.py", "carry.py", "budget.py", "contract/*.py", "selecting.py", "after.py", "learning.py", "predicting.py", "models/*.py"),
 )
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 _NOT_THE_MODEL = (".safetensors", ".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")

@@ -12,9 +12,9 @@ from tunewright.catalogue import entries
 from tunewright.conformance.bench import Tiny, differing, task_of
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
+from tunewright.contract.method import SLOTS
+from tunewright.contract.slots import bind, check_conflicts
 from tunewright.errors import MethodError
-from tunewright.method import SLOTS
-from tunewright.slots import bind, check_conflicts
 
 CASES = [c for c in (Case.of(n) for n in entries()) if fills_training_slots(c) and task_of(c.method) == "text-generation"]
 ALONE = [c for c in CASES if len(c.named) == 1]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from pydantic import Field
 
-from tunewright.batch import Loss
 from tunewright.conformance import check_method, checks_of
-from tunewright.method import Choice, Method, State
+from tunewright.contract.batch import Loss
+from tunewright.contract.method import Choice, Method, State
 from tunewright.methods.adapters.lora import LoRA
 
 

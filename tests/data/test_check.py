@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
+from tunewright.contract.records import Record
+from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import check, write_clean
 from tunewright.data.read import read_all
-from tunewright.data.records import Record
 from tunewright.data.view import coloured, one_a_source, token_view
 from tunewright.errors import DataError
 from tunewright.recipe import Source
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions
 
 TASK = get_task("text-generation")
 GOOD = {"prompt": "Which topic is this?", "completion": "card arrival"}

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from tests import tiny
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
+from tunewright.contract.records import RowProblem
+from tunewright.contract.task import EncodeOptions
 from tunewright.data import dataset, store
 from tunewright.data.dataset import build, cursor, labels_of
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
-from tunewright.data.records import RowProblem
 from tunewright.data.truncate import fit_length, trained_tokens
 from tunewright.errors import DataError
 from tunewright.models.attention import prepare_attention
 from tunewright.recipe import Source
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions
 from tunewright.tasks.image_classification import image_options
 
 TASK = get_task("text-generation")

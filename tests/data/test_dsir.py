@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tunewright.catalogue import build
-from tunewright.data.records import Record
+from tunewright.contract.records import Record
 from tunewright.data.select._text import text_of
 from tunewright.data.select.dsir import DSIR, bucket, counts, gumbel, log_ratio, log_weight
 from tunewright.errors import DataError

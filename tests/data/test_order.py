@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.data.order import Cursor, natural_shares, permutation, with_replay
 from tunewright.errors import CheckpointError, DataError
 

@@ -130,8 +130,8 @@ def test_writing_with_caches_equals_whole_forwards_token_by_token(prompts):
 
 def test_choice_and_loss_are_those_of_the_emulated_distribution():
     tokenizer = tiny.tokenizer()
-    from tunewright.data.records import Record
-    from tunewright.tasks.base import EncodeOptions
+    from tunewright.contract.records import Record
+    from tunewright.contract.task import EncodeOptions
 
     records = [Record({"prompt": f"card {i}", "completion": c}, id=str(i), where="", source="x") for i, c in enumerate(("lost card", "cash fee", "fee"))]
     rows = [TASK.encode(r, tokenizer, EncodeOptions()) for r in records]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 from tests import tiny
-from tunewright.batch import Row
-from tunewright.data.records import Record
+from tunewright.contract.batch import Row
+from tunewright.contract.records import Record
+from tunewright.contract.task import EncodeOptions
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions
 
 LABELS = ["card arrival", "card about to go", "river", "the town", "a"]
 

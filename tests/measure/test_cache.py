@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.measure.making import answer_rows
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.measure import generate, kept
 from tunewright.measure.cache import BaseCache, code_hash, rows_hash
 

@@ -7,12 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from tests import tiny
-from tunewright.data.records import Record
+from tunewright.contract.records import Record
+from tunewright.contract.task import EncodeOptions
 from tunewright.errors import ModelError
 from tunewright.measure import drift
 from tunewright.measure.drift import kl_by_row, kl_drift, restore_reference, sequence_rows, take_reference
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions
 
 CAUSAL, PREFIX = get_task("text-generation"), 3
 

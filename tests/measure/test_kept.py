@@ -7,7 +7,7 @@ import torch
 
 from tests import tiny
 from tests.measure.making import text_rows
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.errors import DataError, RecipeError
 from tunewright.measure.kept import document_losses, kept, kept_difference, windows
 from tunewright.tasks import get_task

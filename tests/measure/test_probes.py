@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tunewright.contract.method import call, check_class
 from tunewright.errors import MethodError
 from tunewright.measure.calibration import Calibration, expected_calibration_error
 from tunewright.measure.intervals import Interval, t_interval
@@ -12,7 +13,6 @@ from tunewright.measure.intruder_dimensions import IntruderDimensions, find_intr
 from tunewright.measure.probe import Side
 from tunewright.measure.rows import RowResult
 from tunewright.measure.trade import TradePoint, kept_at_target, trade
-from tunewright.method import call, check_class
 from tunewright.models.sites import discover
 
 

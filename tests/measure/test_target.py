@@ -6,7 +6,8 @@ from sklearn.metrics import f1_score
 
 from tests import tiny
 from tests.measure.making import LABELS, answer_rows, text_rows
-from tunewright.data.records import Record
+from tunewright.contract.records import Record
+from tunewright.contract.task import EncodeOptions
 from tunewright.errors import DataError, RecipeError
 from tunewright.measure import _kv, text
 from tunewright.measure.choose import choose_after, label_tokens
@@ -14,7 +15,6 @@ from tunewright.measure.generate import greedy
 from tunewright.measure.rows import RowResult
 from tunewright.measure.target import answer_length, answers_and_choices, distinct_labels, evaluate, likelihood_choice, macro_f1, summary
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions
 
 CAUSAL = get_task("text-generation")
 

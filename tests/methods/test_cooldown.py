@@ -7,9 +7,9 @@ import math
 import pytest
 
 from tests.methods.driving import Run, assert_resumes, text_rows
+from tunewright.contract.method import Plan
 from tunewright.data.order import Cursor
 from tunewright.errors import MethodError
-from tunewright.method import Plan
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.inputs.cooldown import Cooldown, shares, temperature_at
 

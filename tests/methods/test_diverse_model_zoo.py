@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tunewright.batch import Outputs
+from tunewright.contract.batch import Outputs
+from tunewright.contract.method import Needs
 from tunewright.errors import MethodError
-from tunewright.method import Needs
 from tunewright.methods.objectives._domain_shift import shifts
 from tunewright.methods.objectives.diverse_model_zoo import DiverseModelZoo, balancing_weights, dependence
 from tunewright.tasks import get_task

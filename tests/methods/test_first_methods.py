@@ -10,8 +10,8 @@ import torch
 
 from tests import tiny
 from tunewright.conformance.bench import Tiny, same_bits, token_rows
+from tunewright.contract.method import Candidates, Plan
 from tunewright.errors import MethodError
-from tunewright.method import Candidates, Plan
 from tunewright.methods.adapters.corda import CorDA, damped, decompose
 from tunewright.methods.adapters.lora import LoRA, scale_of
 from tunewright.methods.needs.fisher import diagonal_fisher

@@ -12,17 +12,17 @@ from torch.nn import functional as F
 
 from tests import tiny
 from tests.methods.driving import Cursor, spec
-from tunewright.batch import Batch, Outputs, Row
 from tunewright.conformance.bench import Tiny
+from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.method import Method, Needs, Plan
+from tunewright.contract.needs import NeedContext, Provider
+from tunewright.contract.slots import bind
 from tunewright.measure.intervals import paired_difference
-from tunewright.method import Method, Needs, Plan
 from tunewright.methods.reinforcement.exact_answer import ExactAnswer, exact_answer
 from tunewright.methods.reinforcement.grpo import GRPO, advantages, clipped_loss, divergence
 from tunewright.methods.reinforcement.numeric_answer import NumericAnswer, last_number, numeric_answer
 from tunewright.models.adapted import Adapted
-from tunewright.needs import NeedContext, Provider
 from tunewright.setting_up import set_up
-from tunewright.slots import bind
 from tunewright.tasks import get_task
 from tunewright.train import Stage, train
 

@@ -10,13 +10,13 @@ import torch
 from tests import tiny
 from tests.methods.driving import Run, changed, snapshot
 from tunewright import carry
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
+from tunewright.contract.slots import check_conflicts
 from tunewright.errors import MethodError
 from tunewright.methods.continual.lae import LAE, OFFLINE, ONLINE, follow, larger
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank
 from tunewright.models.experts import expert, speaking
-from tunewright.slots import check_conflicts
 
 STEPS, MOMENTUM = 5, 0.8
 

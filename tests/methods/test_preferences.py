@@ -10,16 +10,16 @@ from torch import Tensor
 
 from tests import tiny
 from tests.methods.driving import text_rows
-from tunewright.batch import Outputs, Row
 from tunewright.conformance.bench import Tiny
-from tunewright.method import Needs
+from tunewright.contract.batch import Outputs, Row
+from tunewright.contract.method import Needs
+from tunewright.contract.pairs import PairRows
 from tunewright.methods.needs.reference_log_probs import log_probs_at
 from tunewright.methods.preferences._pairs import means, sums
 from tunewright.methods.preferences.dpo import DPO, dpo_loss
 from tunewright.methods.preferences.ipo import IPO, ipo_loss
 from tunewright.methods.preferences.kto_pair import KTOPair, kto_pair_loss
 from tunewright.methods.preferences.simpo import SimPO, simpo_loss
-from tunewright.pairs import PairRows
 from tunewright.tasks import get_task
 
 METHODS = {"dpo": DPO, "ipo": IPO, "kto-pair": KTOPair, "simpo": SimPO}

@@ -10,17 +10,17 @@ from torch import nn
 
 from tests import tiny
 from tests.methods.driving import text_rows
-from tunewright.batch import Outputs
 from tunewright.conformance.bench import Tiny
+from tunewright.contract.batch import Outputs
+from tunewright.contract.method import Needs, State
+from tunewright.contract.needs import NeedContext, Provider
+from tunewright.contract.slots import bind
 from tunewright.errors import MethodError
-from tunewright.method import Needs, State
 from tunewright.methods.distillation._features import feature_loss
 from tunewright.methods.distillation.projector_distillation import ProjectorDistillation, projector
 from tunewright.methods.needs.hidden_widths import HiddenWidths
 from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates, states_at
 from tunewright.models.adapted import Adapted
-from tunewright.needs import NeedContext, Provider
-from tunewright.slots import bind
 from tunewright.tasks import get_task
 
 TASK = get_task("text-generation")
@@ -97,7 +97,7 @@ def test_states_are_read_where_targets_are_predicted():
 
 def test_where_a_row_has_one_target_real_tokens_are_averaged():
     task, model = get_task("text-classification"), tiny.bert_classifier()
-    from tunewright.batch import Row
+    from tunewright.contract.batch import Row
 
     rows = [Row(f"c{i}", "c", [5, 6, 7, 8, 9][: 3 + i], [1.0], i) for i in range(3)]
     batch = task.collate(rows)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.methods.driving import Run, assert_resumes, text_rows
+from tunewright.contract.method import Plan
 from tunewright.data.order import Cursor, with_replay
 from tunewright.errors import MethodError
-from tunewright.method import Plan
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.optimization.rewarm_redecay_replay import RewarmRedecayReplay, rewarmed, with_share
 

@@ -8,7 +8,7 @@ import torch
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, image_rows
 from tunewright import carry
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.adapters.unipt import UniPT, layer_weights, read_layer

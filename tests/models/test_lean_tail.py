@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests import loop, tiny
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.models.adapted import Adapted
 from tunewright.models.attention import prepare_attention
 from tunewright.models.lean_tail import only_at, tail

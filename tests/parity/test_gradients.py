@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.models.attention import prepare_attention
 from tunewright.models.deltas import LowRank, attach
 from tunewright.models.sites import discover

@@ -9,8 +9,8 @@ import torch
 
 from tests import tiny
 from tunewright.conformance.bench import token_rows
+from tunewright.contract.method import Setup
 from tunewright.errors import ModelError
-from tunewright.method import Setup
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank, attach

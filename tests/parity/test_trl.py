@@ -25,16 +25,16 @@ from torch import Tensor
 
 from tests import tiny
 from tests.methods.driving import Run
-from tunewright.batch import Batch, Loss, Outputs, Row
-from tunewright.data.records import Record
-from tunewright.method import Needs
+from tunewright.contract.batch import Batch, Loss, Outputs, Row
+from tunewright.contract.method import Needs
+from tunewright.contract.pairs import PairRows
+from tunewright.contract.records import Record
+from tunewright.contract.task import EncodeOptions
 from tunewright.methods.parameter_selection.full import FullFineTuning
 from tunewright.methods.preferences.dpo import DPO, dpo_loss
 from tunewright.methods.preferences.ipo import IPO, ipo_loss
 from tunewright.methods.preferences.simpo import SimPO
-from tunewright.pairs import PairRows
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions
 
 trl = pytest.importorskip("trl", minversion="1.16", reason="needs trl, of the extra `peers`")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*")]

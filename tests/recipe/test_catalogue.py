@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from tunewright.method import Method
+from tunewright.contract.method import Method
 
 
 class Toy(Method):

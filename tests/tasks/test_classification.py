@@ -11,10 +11,11 @@ from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from tests import tiny
-from tunewright.data.records import Record, RowProblem
+from tunewright.contract.records import Record, RowProblem
+from tunewright.contract.task import EncodeOptions
 from tunewright.errors import RecipeError
 from tunewright.tasks import get_task, names
-from tunewright.tasks.base import EncodeOptions, discover_labels, label_id
+from tunewright.tasks.base import discover_labels, label_id
 from tunewright.tasks.image_classification import image_options
 
 LABELS = ("card", "loan", "other")

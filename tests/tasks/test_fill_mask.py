@@ -7,9 +7,9 @@ import random
 import torch
 
 from tests import tiny
-from tunewright.data.records import Record
+from tunewright.contract.records import Record
+from tunewright.contract.task import EncodeOptions
 from tunewright.tasks import get_task
-from tunewright.tasks.base import EncodeOptions
 from tunewright.tasks.fill_mask import draw_mask
 
 TASK = get_task("fill-mask")

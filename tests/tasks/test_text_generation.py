@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tests import tiny
-from tunewright.batch import Row
-from tunewright.data.records import Record, RowProblem
+from tunewright.contract.batch import Row
+from tunewright.contract.records import Record, RowProblem
+from tunewright.contract.task import EncodeOptions
 from tunewright.tasks import get_task
 from tunewright.tasks._causal import has_plain_head, model_inputs
 from tunewright.tasks._segments import ids_of
-from tunewright.tasks.base import EncodeOptions
 
 TASK = get_task("text-generation")
 DEFAULT_SYSTEM = (

@@ -9,8 +9,8 @@ import torch
 
 from tests import tiny
 from tests.weights.test_pleas import learning, logits, put
+from tunewright.contract.method import Needs
 from tunewright.errors import MethodError
-from tunewright.method import Needs
 from tunewright.weights.blocks import merge_in_memory, state_of
 from tunewright.weights.edit.wise_ft import WiseFT
 from tunewright.weights.merge._least_squares import regmean

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.errors import MethodError, ModelError
 from tunewright.models.sites import discover
 from tunewright.tasks import get_task

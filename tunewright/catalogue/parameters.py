@@ -15,7 +15,7 @@ from tunewright.errors import MethodError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from tunewright.catalogue.resolve import Use
-    from tunewright.method import Method
+    from tunewright.contract.method import Method
 
 
 def _read_number(value: Any, field: FieldInfo) -> Any:

@@ -14,7 +14,7 @@ from tunewright.catalogue.folders import PACKAGE, THIRD_PARTY, entries, find, lo
 from tunewright.errors import MethodError, did_you_mean
 
 if TYPE_CHECKING:
-    from tunewright.method import Method
+    from tunewright.contract.method import Method
 
 
 class Use(Protocol):
@@ -37,7 +37,7 @@ def load_method(name: str, where: str | None = None) -> type[Method]:
 
 @functools.cache
 def _load(module_name: str, attribute: str | None) -> type[Method]:
-    from tunewright.method import Method, check_class
+    from tunewright.contract.method import Method, check_class
 
     try:
         module = importlib.import_module(module_name)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tunewright.conformance.case import Case, Check
-    from tunewright.method import Method
+    from tunewright.contract.method import Method
 
 
 def all_checks() -> list[Check]:

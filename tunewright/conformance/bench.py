@@ -17,17 +17,17 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from tunewright.batch import Row
 from tunewright.carry import apply_carry
+from tunewright.contract.batch import Row
+from tunewright.contract.method import Method, Plan
+from tunewright.contract.needs import NeedContext, Provider
+from tunewright.contract.pairs import rows_for
+from tunewright.contract.slots import bind, check_conflicts
 from tunewright.data.order import Cursor
 from tunewright.errors import MethodError
-from tunewright.method import Method, Plan
 from tunewright.models.adapted import Adapted
-from tunewright.needs import NeedContext, Provider
-from tunewright.pairs import rows_for
 from tunewright.recipe import Budget, TrainSpec
 from tunewright.setting_up import set_up
-from tunewright.slots import bind, check_conflicts
 from tunewright.tasks import get_task
 from tunewright.train import Loop, Stage
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tunewright.contract.method import Method
 from tunewright.errors import MethodError
-from tunewright.method import Method
 
 
 @dataclass(frozen=True)

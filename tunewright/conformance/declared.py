@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from tunewright.conformance.bench import task_of
 from tunewright.conformance.case import Case, Check, refused
-from tunewright.method import SLOTS, TRAINING_SLOTS, Method, arguments, check_class
-from tunewright.slots import check_conflicts
+from tunewright.contract.method import SLOTS, TRAINING_SLOTS, Method, arguments, check_class
+from tunewright.contract.slots import check_conflicts
 
 
 def declarations_are_whole(case: Case) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
-from tunewright.method import Method
+from tunewright.contract.method import Method
 
 
 def parts(annotation: Any) -> list[Any]:

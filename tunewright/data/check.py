@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
+from tunewright.contract.records import Problem, Record
+from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.dataset import Encoded, encode_all, refuse_nothing
 from tunewright.data.files import Bad
 from tunewright.data.read import Read, SourceLike, raw_rows, read_all
-from tunewright.data.records import Problem, Record
 from tunewright.errors import DataError, TunewrightError
 from tunewright.tasks._segments import first_token
-from tunewright.tasks.base import EncodeOptions, Task
 
 CONTENT = ("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools")
 

@@ -10,14 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
+from tunewright.contract.records import Problem, RowProblem, refuse
+from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
 from tunewright.data.order import Cursor, natural_shares, with_replay
 from tunewright.data.read import Place, Read, SourceLike, locate, read_all
-from tunewright.data.records import Problem, RowProblem, refuse
 from tunewright.data.truncate import fit_length, trained_tokens
 from tunewright.errors import DataError
-from tunewright.tasks.base import EncodeOptions, Task, discover_labels
+from tunewright.tasks.base import discover_labels
 
 VERSION = 1
 

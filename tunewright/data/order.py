@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.errors import CheckpointError, DataError, did_you_mean
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
+from tunewright.contract.task import Task
 from tunewright.tasks._causal import evaluating
-from tunewright.tasks.base import Task
 
 TOLERANCE = 1e-3
 """Largest difference of logits, relative to their spread, that is still rounding (fp32; bf16 needs about 5e-2)."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunewright.contract.records import Problem, Record, RowProblem
 from tunewright.data import files
 from tunewright.data.files import Bad
-from tunewright.data.records import Problem, Record, RowProblem
 from tunewright.data.shapes import canonical
 from tunewright.errors import DataError, MissingExtraError, did_you_mean
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tunewright.data.records import RowProblem
+from tunewright.contract.records import RowProblem
 from tunewright.errors import did_you_mean
 
 Row = dict[str, Any]

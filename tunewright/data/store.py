@@ -19,7 +19,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 
 MANIFEST = "manifest.json"
 

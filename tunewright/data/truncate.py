@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from tunewright.batch import Row
-from tunewright.data.records import RowProblem
+from tunewright.contract.batch import Row
+from tunewright.contract.records import RowProblem
 
 
 def trained_tokens(row: Row) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 
 Token = tuple[str, float]
 """A token's text and its weight in the loss (0: context only)."""

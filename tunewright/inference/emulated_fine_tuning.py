@@ -25,7 +25,7 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from tunewright.method import Method
+from tunewright.contract.method import Method
 
 
 def emulated(large: Tensor, tuned: Tensor, base: Tensor, beta: float = 1.0, top_p: float | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.errors import FolderError
 from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
 from tunewright.models import attention, head, load, varlen

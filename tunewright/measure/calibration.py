@@ -13,11 +13,11 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from tunewright.contract.method import Method
 from tunewright.errors import MethodError
 from tunewright.measure.intervals import Interval, bootstrap_statistic
 from tunewright.measure.probe import ProbeResult, Side, Value
 from tunewright.measure.rows import RowResult
-from tunewright.method import Method
 
 
 def bins_of(confidence: np.ndarray, bins: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.errors import DataError
 from tunewright.measure import _kv
 from tunewright.measure._mode import measuring

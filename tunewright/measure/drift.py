@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from tunewright.batch import Batch, Row
+from tunewright.contract.batch import Batch, Row
+from tunewright.contract.task import Task
 from tunewright.errors import ModelError
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_statistic
-from tunewright.tasks.base import Task
 
 _CHUNK = 256  # places whose [., V] distributions are held at once
 

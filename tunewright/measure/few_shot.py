@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.errors import DataError
 from tunewright.measure.text import prompt_ids, reference, same_text
 

@@ -19,10 +19,10 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from tunewright.contract.method import Method
 from tunewright.errors import MethodError
 from tunewright.measure.intervals import bootstrap_mean
 from tunewright.measure.probe import ProbeResult, Side
-from tunewright.method import Method
 from tunewright.models.sites import Site, Structure
 
 

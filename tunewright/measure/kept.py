@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
+from tunewright.contract.task import Task
 from tunewright.errors import DataError, RecipeError, did_you_mean
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import Interval, bootstrap_mean, paired_difference
-from tunewright.tasks.base import Task
 
 
 @dataclass(frozen=True)

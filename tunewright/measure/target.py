@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tunewright.batch import Batch, Outputs, Row
+from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.pairs import Pair, paired
+from tunewright.contract.task import Task
 from tunewright.errors import RecipeError, did_you_mean
 from tunewright.measure import _kv, text
 from tunewright.measure._mode import device_of, measuring
@@ -25,8 +27,6 @@ from tunewright.measure.few_shot import few_shot
 from tunewright.measure.generate import continue_greedily, greedy, stop_ids
 from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_statistic, wilson
 from tunewright.measure.rows import RowResult
-from tunewright.pairs import Pair, paired
-from tunewright.tasks.base import Task
 
 __all__ = [
     "METRICS", "Metric", "answers_and_choices", "answer_length", "distinct_labels", "evaluate", "few_shot", "get_metric",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tunewright.batch import Row
+from tunewright.contract.batch import Row
 from tunewright.errors import DataError
 
 _REMEDY = "use metric: loss for plain text, or rows with prompt and completion"

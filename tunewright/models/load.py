@@ -21,8 +21,8 @@ from tunewright.models.locate import Located, locate, read_config
 from tunewright.models.quiet import quiet
 
 if TYPE_CHECKING:
+    from tunewright.contract.task import Task
     from tunewright.recipe import ModelSpec
-    from tunewright.tasks.base import Task
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tunewright.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from tunewright.tasks.base import Task
+    from tunewright.contract.task import Task
 
 
 def names() -> list[str]:
@@ -21,7 +21,7 @@ def get_task(name: str) -> Task:
     """The task of a name. RecipeError with the nearest name when there is none."""
     if name not in names():
         raise RecipeError(f"no task is called '{name}'", where="task", remedy=did_you_mean(name, names()))
-    from tunewright.tasks.base import Task
+    from tunewright.contract.task import Task
 
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     (cls,) = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Task) and c.__module__ == module.__name__]

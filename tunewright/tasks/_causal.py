@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunewright.batch import Batch, Outputs
+from tunewright.contract.batch import Batch, Outputs
 from tunewright.models.arguments import takes
 
 _PLAIN: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from tunewright.data.records import RowProblem
+from tunewright.contract.records import RowProblem
 
 Segment = tuple[str, float]
 """Text and the loss weight of its tokens."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunewright.batch import Batch, Outputs
+from tunewright.contract.batch import Batch, Outputs
 from tunewright.errors import ModelError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunewright.data.records import RowProblem
+from tunewright.contract.records import RowProblem
 from tunewright.tasks._chat import Segment
 
 

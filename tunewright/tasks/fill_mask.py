@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from tunewright.batch import Batch, Outputs, Row
-from tunewright.data.records import Record, RowProblem
-from tunewright.method import row_rng
+from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.method import row_rng
+from tunewright.contract.records import Record, RowProblem
+from tunewright.contract.task import EncodeOptions, Task
 from tunewright.tasks._segments import ids_of
-from tunewright.tasks.base import EncodeOptions, Task, epochs_of, pad
+from tunewright.tasks.base import epochs_of, pad
 
 SHARE, MASKED, RANDOM = 0.15, 0.8, 0.1
 

@@ -15,10 +15,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import nn
 
-from tunewright.batch import Batch, Outputs, Row
-from tunewright.data.records import Record, RowProblem
+from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.records import Record, RowProblem
+from tunewright.contract.task import EncodeOptions, Task
 from tunewright.tasks._pooled import classifier_outputs
-from tunewright.tasks.base import EncodeOptions, Task, epochs_of, label_id
+from tunewright.tasks.base import epochs_of, label_id
 
 
 def image_options(processor: Any = None, config: Any = None) -> dict[str, Any]:

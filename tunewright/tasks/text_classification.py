@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from tunewright.batch import Batch, Outputs, Row
-from tunewright.data.records import Record, RowProblem
+from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.records import Record, RowProblem
+from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import ModelError
 from tunewright.tasks._pooled import classifier_outputs
 from tunewright.tasks._segments import ids_of
-from tunewright.tasks.base import EncodeOptions, Task, epochs_of, label_id, pad
+from tunewright.tasks.base import epochs_of, label_id, pad
 
 
 class TextClassification(Task):

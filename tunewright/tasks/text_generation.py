@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from tunewright.batch import Batch, Outputs, Row
-from tunewright.data.records import Record, RowProblem
-from tunewright.pairs import Pair, side_by_side
+from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.pairs import Pair, side_by_side
+from tunewright.contract.records import Record, RowProblem
+from tunewright.contract.task import EncodeOptions, Task
 from tunewright.tasks._causal import causal_outputs
 from tunewright.tasks._chat import Segment, assistant_segments, parsed_tools
 from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token
-from tunewright.tasks.base import EncodeOptions, Task, epochs_of, pad
+from tunewright.tasks.base import epochs_of, pad
 
 
 class TextGeneration(Task):
@@ -60,7 +61,7 @@ class TextGeneration(Task):
     def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
         """Packed: [1, T] with positions that restart in each row. Padded: [R, L]. A row's first token is never a target.
 
-        Rows that are pairs (all or none) are laid out by `tunewright.pairs.side_by_side`.
+        Rows that are pairs (all or none) are laid out by `tunewright.contract.pairs.side_by_side`.
         """
         if rows and isinstance(rows[0], Pair):
             return side_by_side(lambda flat, again: self.collate(flat, packed, epochs=again, seed=seed), rows, epochs)

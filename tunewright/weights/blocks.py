@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunewright.batch import Batch, Outputs
+from tunewright.contract.batch import Batch, Outputs
+from tunewright.contract.method import Method, Needs
 from tunewright.errors import MethodError, ModelError
-from tunewright.method import Method, Needs
 from tunewright.models.sites import Block, Site, Structure
 from tunewright.weights.operator import check_count, each_of, merge_one
 from tunewright.weights.survey import survey

@@ -187,7 +187,7 @@ class Engine:
                 yield base, tensors, self._mixed(name, base, tensors)
 
     def _mixed(self, name: str, base: Any, tensors: Sequence[Any]) -> Any:
-        from tunewright.method import Needs
+        from tunewright.contract.method import Needs
         from tunewright.weights.operator import merge_one
 
         own, each = self.operator.at(name, self.depths.place(name), self.parts)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
+from tunewright.contract.method import Method, Needs, call
 from tunewright.errors import MethodError
-from tunewright.method import Method, Needs, call
 
 
 class Merge(Method):

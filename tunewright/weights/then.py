@@ -71,7 +71,7 @@ class Then:
 
     def apply(self, name: str, base: Tensor | None, mixed: Tensor, depth: float | None) -> Tensor:
         """The merged tensor after all edits; its own bits where they change nothing."""
-        from tunewright.method import call
+        from tunewright.contract.method import call
 
         if not self.methods or base is None:
             return mixed

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunewright.contract.method import Needs
 from tunewright.errors import MethodError
-from tunewright.method import Needs
 from tunewright.weights.merge import _task_vectors as tv
 from tunewright.weights.merge._thinning import breadcrumbs
 from tunewright.weights.merge.breadcrumbs_ties import BreadcrumbsTies

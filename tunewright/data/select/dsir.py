@@ -24,9 +24,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
+from tunewright.contract.method import Method
 from tunewright.data.select._text import text_of
 from tunewright.errors import DataError
-from tunewright.method import Method
 
 WORDS = re.compile(r"\w+|[^\w\s]+")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from tunewright.contract.method import Setup, State
 from tunewright.errors import MethodError, did_you_mean
-from tunewright.method import Setup, State
 from tunewright.models.sites import Site
 
 Number = TypeVar("Number", int, float)

@@ -28,7 +28,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.method import Method, Plan, Setup, State, torch_generator
+from tunewright.contract.method import Method, Plan, Setup, State, torch_generator
 from tunewright.methods.adapters._low_rank import TARGETS, state_of_targets, targeted
 from tunewright.models.deltas import GatedLowRank, kaiming_low_rank
 from tunewright.models.sites import Site

@@ -24,8 +24,8 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from tunewright.contract.method import Method, Need, Needs, Setup, State
 from tunewright.errors import MethodError
-from tunewright.method import Method, Need, Needs, Setup, State
 from tunewright.methods.adapters._low_rank import TARGETS, state_of_targets, targeted
 from tunewright.methods.needs.input_covariance import InputCovariance
 from tunewright.models.deltas import LowRank

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.method import Method, Setup, State, torch_generator
+from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.models.prompt import prompted, save_prompt
 
 

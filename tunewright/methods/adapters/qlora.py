@@ -19,7 +19,7 @@ from typing import ClassVar
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
-from tunewright.method import Method, Setup, State, torch_generator
+from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.methods.adapters._low_rank import TARGETS, state_of_targets, targeted
 from tunewright.models.deltas import LowRank, kaiming_low_rank
 from tunewright.models.nf4 import quantise_sites

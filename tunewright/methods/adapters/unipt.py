@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from tunewright.contract.method import Candidates, Choice, Method, Setup, State, torch_generator
 from tunewright.errors import MethodError
-from tunewright.method import Candidates, Choice, Method, Setup, State, torch_generator
 from tunewright.models.beside import Beside, mean_of
 from tunewright.tasks._pooled import classifier_head
 

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.batch import Batch, Loss, Outputs
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Candidates, Choice, Method, Need, Needs, Plan, State, torch_generator
 from tunewright.errors import MethodError
-from tunewright.method import Candidates, Choice, Method, Need, Needs, Plan, State, torch_generator
 from tunewright.methods.adapters._low_rank import TARGETS
 from tunewright.methods.needs.row_labels import RowLabels
 from tunewright.models.adapted import Adapted

@@ -26,9 +26,9 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
-from tunewright.batch import Batch, Loss, Outputs
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Method, Need, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError
-from tunewright.method import Method, Need, Needs, Setup, State, torch_generator
 from tunewright.methods.distillation._features import feature_loss
 from tunewright.methods.needs.hidden_states import HiddenStates
 from tunewright.methods.needs.hidden_widths import HiddenWidths

@@ -32,8 +32,8 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from tunewright.batch import Batch, Loss, Outputs
-from tunewright.method import Method, Need, Needs, Setup, State, torch_generator
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Method, Need, Needs, Setup, State, torch_generator
 from tunewright.methods.distillation._features import feature_loss
 from tunewright.methods.needs.feature_statistics import FeatureStatistics
 from tunewright.methods.needs.hidden_states import HiddenStates

@@ -22,8 +22,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from tunewright.contract.method import Method, Plan, Setup, State
 from tunewright.errors import MethodError
-from tunewright.method import Method, Plan, Setup, State
 
 
 def shares(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:

@@ -26,9 +26,9 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from tunewright.batch import Batch
+from tunewright.contract.batch import Batch
+from tunewright.contract.method import Method, Plan, Setup, State
 from tunewright.errors import MethodError
-from tunewright.method import Method, Plan, Setup, State
 
 RowRandom = Callable[[int], random.Random]
 

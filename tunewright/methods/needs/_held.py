@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunewright.method import Need
+from tunewright.contract.method import Need
 from tunewright.models.sites import Site
 
 

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.batch import Batch
+from tunewright.contract.batch import Batch
+from tunewright.contract.method import Need
 from tunewright.errors import MethodError
-from tunewright.method import Need
 
 
 class AuxiliaryOutputs(Need):

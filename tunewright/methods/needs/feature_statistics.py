@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tunewright.batch import Batch
+from tunewright.contract.batch import Batch
+from tunewright.contract.method import Need
 from tunewright.errors import MethodError
-from tunewright.method import Need
 from tunewright.methods.needs.teachers_states import TeachersStates
 
 AT_ONCE = 16  # rows a forward

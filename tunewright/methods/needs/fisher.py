@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tunewright.batch import Batch
-from tunewright.method import Need
+from tunewright.contract.batch import Batch
+from tunewright.contract.method import Need
 from tunewright.methods.needs import _held
 from tunewright.models.sites import Site
 

@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tunewright.batch import Batch, Row
+from tunewright.contract.batch import Batch, Row
+from tunewright.contract.method import Need
 from tunewright.errors import MethodError
-from tunewright.method import Need
 from tunewright.models.adapted import Adapted
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from tunewright.batch import Batch
-from tunewright.method import Need
+from tunewright.contract.batch import Batch
+from tunewright.contract.method import Need
 
 
 class HiddenStates(Need):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from tunewright.batch import Batch
-from tunewright.method import Need
+from tunewright.contract.batch import Batch
+from tunewright.contract.method import Need
 
 
 class HiddenWidths(Need):

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from tunewright.batch import Batch, Outputs
-from tunewright.method import Need
+from tunewright.contract.batch import Batch, Outputs
+from tunewright.contract.method import Need
 
 
 def log_probs_at(outputs: Outputs, temperature: float) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from tunewright.contract.method import Need
 from tunewright.errors import MethodError
-from tunewright.method import Need
 
 
 class RowLabels(Need):

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.batch import Batch, Outputs
+from tunewright.contract.batch import Batch, Outputs
+from tunewright.contract.method import Need
 from tunewright.errors import MethodError
-from tunewright.method import Need
 
 
 def states_at(outputs: Outputs, batch: Batch, layer: int) -> Tensor:

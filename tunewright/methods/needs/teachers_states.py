@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.batch import Batch
-from tunewright.method import Need
+from tunewright.contract.batch import Batch
+from tunewright.contract.method import Need
 from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates
 
 

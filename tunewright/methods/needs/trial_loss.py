@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from tunewright.batch import Batch, Row
-from tunewright.method import Need
+from tunewright.contract.batch import Batch, Row
+from tunewright.contract.method import Need
 from tunewright.models.adapted import Adapted
 
 Trial = Callable[[Iterable[int], float, int], float]

@@ -20,8 +20,8 @@ from typing import ClassVar
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from tunewright.batch import Loss, Outputs
-from tunewright.method import Method, Need, Needs
+from tunewright.contract.batch import Loss, Outputs
+from tunewright.contract.method import Method, Need, Needs
 from tunewright.methods.needs.base_logits import BaseLogits
 
 

@@ -23,8 +23,8 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from tunewright.batch import Batch, Loss, Outputs
-from tunewright.method import Method, Setup, State
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Method, Setup, State
 
 
 def smoothed(logits: Tensor, targets: Tensor, amount: float) -> Tensor:

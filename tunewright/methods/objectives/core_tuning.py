@@ -32,8 +32,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tunewright.batch import Batch, Loss, Outputs
-from tunewright.method import Method, Setup, State, torch_generator
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.tasks._pooled import classifier_head
 
 

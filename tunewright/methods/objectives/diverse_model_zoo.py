@@ -27,8 +27,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from tunewright.batch import Batch, Loss, Outputs
-from tunewright.method import Method, Need, Needs
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Method, Need, Needs
 from tunewright.methods.needs.auxiliary_outputs import AuxiliaryOutputs
 
 

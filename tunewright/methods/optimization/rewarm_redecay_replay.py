@@ -24,8 +24,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from tunewright.contract.method import Method, Plan, Setup, State
 from tunewright.errors import MethodError
-from tunewright.method import Method, Plan, Setup, State
 
 
 def rewarmed(t: int, warmup: int, steps: int, floor: float, start: float = 0.0) -> float:

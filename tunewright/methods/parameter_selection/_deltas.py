@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunewright.method import Candidates
+from tunewright.contract.method import Candidates
 
 
 def trainable_deltas(candidates: Candidates) -> tuple[str, ...]:

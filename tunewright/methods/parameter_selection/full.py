@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tunewright.method import Candidates, Choice, Method
+from tunewright.contract.method import Candidates, Choice, Method
 from tunewright.methods.parameter_selection._deltas import trainable_deltas
 
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
-from tunewright.method import Candidates, Choice, Method
+from tunewright.contract.method import Candidates, Choice, Method
 from tunewright.methods.parameter_selection._deltas import trainable_deltas
 
 

@@ -31,8 +31,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tunewright.contract.method import Candidates, Choice, Method, Need, Setup, State, torch_generator
 from tunewright.errors import MethodError
-from tunewright.method import Candidates, Choice, Method, Need, Setup, State, torch_generator
 from tunewright.methods.needs.trial_loss import TrialLoss
 
 

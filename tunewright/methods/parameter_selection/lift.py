@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tunewright.method import Candidates, Choice, Method
+from tunewright.contract.method import Candidates, Choice, Method
 from tunewright.methods.parameter_selection._deltas import trainable_deltas
 
 

@@ -32,7 +32,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tunewright.method import Candidates, Choice, Method, Need, Plan, Setup, State, torch_generator
+from tunewright.contract.method import Candidates, Choice, Method, Need, Plan, Setup, State, torch_generator
 from tunewright.methods.adapters._low_rank import TARGETS
 from tunewright.methods.needs.full_gradient import FullGradient, Gathered
 from tunewright.models.deltas import Sparse

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from tunewright.batch import Batch, Loss
-from tunewright.method import Method, Need
+from tunewright.contract.batch import Batch, Loss
+from tunewright.contract.method import Method, Need
 from tunewright.methods.needs.reference_log_probs import ReferenceLogProbs
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from tunewright.batch import Batch, Loss, Outputs
-from tunewright.method import Needs
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Needs
 from tunewright.methods.preferences._pairs import Preference, compared, means, sums
 
 

@@ -22,8 +22,8 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from tunewright.batch import Batch, Loss, Outputs
-from tunewright.method import Needs
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Needs
 from tunewright.methods.preferences._pairs import Preference, compared, sums
 
 

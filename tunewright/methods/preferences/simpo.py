@@ -19,8 +19,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tunewright.batch import Batch, Loss, Outputs
-from tunewright.method import Need
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Need
 from tunewright.methods.preferences._pairs import Preference, compared, means
 
 

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.method import Method, Need, Needs
+from tunewright.contract.method import Method, Need, Needs
 from tunewright.methods.needs.fisher import Fisher
 
 

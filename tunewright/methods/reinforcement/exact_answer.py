@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat
 
-from tunewright.method import Method
+from tunewright.contract.method import Method
 from tunewright.rollouts import Sample
 
 

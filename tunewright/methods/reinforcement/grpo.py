@@ -27,8 +27,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.batch import Batch, Loss, Outputs
-from tunewright.method import Method, Need, Needs
+from tunewright.contract.batch import Batch, Loss, Outputs
+from tunewright.contract.method import Method, Need, Needs
 from tunewright.methods.needs.reference_log_probs import ReferenceLogProbs, log_probs_at
 from tunewright.rollouts import Rollout, Sample
 

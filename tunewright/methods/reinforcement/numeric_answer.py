@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from tunewright.method import Method
+from tunewright.contract.method import Method
 from tunewright.rollouts import Sample
 
 NUMBER = re.compile(r"(?<![\w.])[-\u2212]?\$?\d+(?:,\d{3})*(?:\.\d+)?(?![\d])")

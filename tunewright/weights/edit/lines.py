@@ -19,8 +19,8 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
+from tunewright.contract.method import Method
 from tunewright.errors import MethodError
-from tunewright.method import Method
 
 
 def factor_at(depth: float | None, alpha: float, beta: float) -> float:

@@ -15,7 +15,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.method import Method
+from tunewright.contract.method import Method
 
 
 class WiseFT(Method):

@@ -20,7 +20,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from tunewright.method import torch_generator
+from tunewright.contract.method import torch_generator
 from tunewright.weights.operator import Merge
 
 HIGH, LOW = 1 << 16, 1 << 15

@@ -27,9 +27,9 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.batch import Batch, Outputs
+from tunewright.contract.batch import Batch, Outputs
+from tunewright.contract.method import Needs
 from tunewright.errors import MethodError, NonFiniteError
-from tunewright.method import Needs
 from tunewright.weights.blocks import Learning, state_of
 from tunewright.weights.operator import Merge
 

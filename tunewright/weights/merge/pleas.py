@@ -30,8 +30,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from tunewright.contract.method import Needs
 from tunewright.errors import MethodError, ModelError
-from tunewright.method import Needs
 from tunewright.weights.blocks import Learning, Step, real_tokens, state_of, walk, watching
 from tunewright.weights.merge._aligning import match_activations, match_weights
 from tunewright.weights.merge._least_squares import Sums, solve

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tunewright.method import Needs
+from tunewright.contract.method import Needs
 from tunewright.weights.blocks import Learning, real_tokens, walk, watching
 from tunewright.weights.merge._least_squares import regmean
 from tunewright.weights.operator import Merge

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.method import Needs
+from tunewright.contract.method import Needs
 from tunewright.weights.merge._task_vectors import (
     Each,
     TaskVectors,

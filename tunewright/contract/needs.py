@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunewright.batch import Batch, Row
+from tunewright.contract.batch import Batch, Row
+from tunewright.contract.method import Need
+from tunewright.contract.slots import Bound, Methods
 from tunewright.errors import MethodError, did_you_mean
-from tunewright.method import Need
 from tunewright.models.adapted import Adapted
-from tunewright.slots import Bound, Methods
 
 
 @dataclass

@@ -193,7 +193,7 @@ class Method(BaseModel):
     - `quantises`: its `prepare` puts the base's matrices into few bits.
     - `ranks`: works on several processes.
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
-    - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`tunewright/pairs.py`).
+    - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`tunewright/contract/pairs.py`).
     - `tasks`: names of the tasks it serves; None means all.
     - `requires`: slots that some method of its stage must fill ("attach": it chooses among deltas).
     - `papers`: slugs of the papers that it implements.

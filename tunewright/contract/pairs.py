@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tunewright.batch import Batch, Row
+from tunewright.contract.batch import Batch, Row
 from tunewright.errors import DataError
 
 

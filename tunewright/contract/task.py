@@ -1,0 +1,76 @@
+"""What a task is: records to rows, rows to a batch, a batch through the model to outputs, outputs to a loss.
+
+Shapes: T tokens of a packed batch, R rows, L longest row, S supervised targets, V vocabulary or classes, D hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from tunewright.contract.batch import Batch, Loss, Outputs, Row
+from tunewright.contract.records import Record
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How records become rows; part of the cache's key.
+
+    `template` wraps the user's text: "Which topic?\\n{text}" (any column may be named). With `{completion}` in it, it is
+    the whole text and no chat template is used. `system`: None leaves the chat template as it is (some insert a default
+    system turn), "" takes that default turn out, other text is a system turn for rows that have none. `chat`: whether
+    prompts go through the chat template; None: when the tokenizer has one. `labels`: class names in the order of their
+    ids. `image`: size, mean, std and how to resize, see `tasks.image_classification.image_options`.
+    """
+
+    max_length: int = 1024
+    truncation: Literal["drop", "split", "fail"] = "drop"
+    template: str | None = None
+    system: str | None = None
+    chat: bool | None = None
+    labels: tuple[str, ...] | None = None
+    image: dict[str, Any] | None = None
+
+    def key(self) -> str:
+        """A text that is equal exactly for equal options."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+class Task:
+    """One of the hub's tasks. Instances hold no state.
+
+    `auto_class` names the transformers class that loads its models. `packs`: rows may be packed without padding when the
+    model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
+    `EncodeOptions.labels`. `reads_files`: records name other files, whose content counts.
+    """
+
+    name: ClassVar[str]
+    auto_class: ClassVar[str]
+    packs: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
+    reads_files: ClassVar[bool] = False
+
+    def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
+        """Encode one record whole (length is the dataset's matter). Raises RowProblem(field, reason, remedy)."""
+        raise NotImplementedError
+
+    def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
+        """Lay rows side by side. `epochs` (one a row, 0 without) and `seed` key draws about rows, such as masking."""
+        raise NotImplementedError
+
+    def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
+        """Run the model. With `hidden`, all hidden states are kept."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Loss:
+        """Cross-entropy of each target, in nats."""
+        return Loss(-outputs.log_probs())
+
+    def default_metric(self, rows: Sequence[Row]) -> str:
+        """The metric that is the target's headline when the recipe says `auto`."""
+        return "loss"
