@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.models.hashing import Stored, read_header
+from tunewright.files.hashing import Stored, read_header
 from tunewright.weights import _kernels, _plain
 
 WEIGHT, DENSITY = 0.33, 0.5

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tunewright import checkpoint
+from tunewright.files import checkpoint
 from tunewright.errors import CheckpointError, FolderError
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tests import small
-from tunewright import carry, catalogue, checkpoint
+from tunewright import carry, catalogue
+from tunewright.files import checkpoint
 from tunewright.assemble import Session, assemble
 from tunewright.contract.method import Method
 from tunewright.errors import MethodError, RecipeError

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.running import HERE, Commands
 from tests.small import write_inputs
-from tunewright import checkpoint, errors
+from tunewright import errors
+from tunewright.files import checkpoint
 
 PLAIN: dict[str, Any] = {
     "model": "./base",
@@ -146,7 +147,7 @@ def at(where: str, call: int, do: str = "kill") -> dict[str, Any]:
     return {"at": where, "call": call, "do": do}
 
 
-STEP, FLUSH = "tunewright.train:Loop.one_step", "tunewright.checkpoint:flush"
+STEP, FLUSH = "tunewright.train:Loop.one_step", "tunewright.files.checkpoint:flush"
 READ = "tunewright.meter:Meter.read"
 
 MOMENTS = [

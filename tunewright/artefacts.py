@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tunewright import catalogue, checkpoint
+from tunewright import catalogue
+from tunewright.files import checkpoint
 from tunewright.assemble import Session
 from tunewright.models import delta_format, peft_format
 from tunewright.models.deltas import LowRank

@@ -21,7 +21,7 @@ from tunewright.data.dataset import Dataset, build, cursor, labels_of
 from tunewright.data.order import permutation
 from tunewright.errors import DataError, MethodError, RecipeError
 from tunewright.models.adapted import Adapted
-from tunewright.models.cache import cache_folder
+from tunewright.files.cache import cache_folder
 from tunewright.models.load import Loaded, load
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tunewright import checkpoint
+from tunewright.files import checkpoint
 from tunewright.contract.method import Plan, Setup
 from tunewright.errors import CheckpointError, MethodError, ModelError
 from tunewright.models import deltas as forms

@@ -126,7 +126,7 @@ def _writable(name: str, folder: Path) -> Finding:
 
 def examine() -> list[Finding]:
     """All findings, in the order they are shown."""
-    from tunewright.models.cache import cache_folder
+    from tunewright.files.cache import cache_folder
 
     return [*_machine(), *_torch(), *_extras(), _writable("cache folder", cache_folder()), Finding("network", "note", "not tried")]
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright import carry, catalogue, checkpoint, predicting
+from tunewright import carry, catalogue, predicting
+from tunewright.files import checkpoint
 from tunewright.assemble import add_tokens, device_of, options_of
 from tunewright.contract.method import Method
 from tunewright.contract.slots import bind

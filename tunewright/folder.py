@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunewright.checkpoint import folder_error, write_json, write_text
+from tunewright.files.checkpoint import folder_error, write_json, write_text
 from tunewright.errors import FolderError
 
 RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunewright import checkpoint
+from tunewright.files import checkpoint
 from tunewright.errors import CheckpointError, FolderError, TunewrightError
 from tunewright.folder import LOCK, RECIPE, ROWS, RunFolder, discard_if_empty, locked, new_folder
 from tunewright.progress import Screen

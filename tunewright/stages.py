@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright import carry, checkpoint
-from tunewright.checkpoint import Checkpoint
+from tunewright import carry
+from tunewright.files import checkpoint
+from tunewright.files.checkpoint import Checkpoint
 from tunewright.contract.slots import Methods
 from tunewright.errors import Interrupted
 from tunewright.folder import RunFolder

@@ -18,7 +18,7 @@ from typing import Any
 
 from tunewright import catalogue
 from tunewright.errors import TunewrightError
-from tunewright.models import hashing
+from tunewright.files import hashing
 from tunewright.recipe import ModelSpec, Recipe, Source
 
 _PACKAGE = Path(__file__).parent

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunewright.errors import FolderError, Interrupted, TunewrightError
-from tunewright.models.cache import write_json
+from tunewright.files.cache import write_json
 from tunewright.recipe import Recipe
 from tunewright.trial_key import key_of
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
 from tunewright.errors import FolderError, ModelError
-from tunewright.models import cache
+from tunewright.files import cache
 from tunewright.models.load import load
 from tunewright.models.quiet import quiet
 from tunewright.models.save import save_pretrained, verify_folder

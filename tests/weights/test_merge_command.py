@@ -20,7 +20,7 @@ from tunewright.errors import FolderError, MethodError, ModelError, RecipeError
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_format import save_delta
 from tunewright.models.deltas import LowRank, Sparse, attach
-from tunewright.models.hashing import hash_weights
+from tunewright.files.hashing import hash_weights
 from tunewright.weights import command, stream
 from tunewright.weights.edit.lines import alpha_of_merge, factor_at
 

@@ -92,7 +92,7 @@ def test_the_result_is_a_folder_that_transformers_runs(models, tmp_path):
     config = json.loads((tmp_path / "o" / "config.json").read_text())
     assert done.forward_seconds and config["dtype"] == "float32" and not list(tmp_path.glob(".o*"))
     card = (tmp_path / "o" / "README.md").read_text()
-    from tunewright.models.hashing import hash_weights
+    from tunewright.files.hashing import hash_weights
 
     assert all(hash_weights(m) in card for m in models) and "merge_method: ties" in card
 

@@ -46,7 +46,7 @@ class Local:
     """The store in the cache folder, and processes on this machine that stay from one claim to the next. Use it as a context."""
 
     def __init__(self, folder: Path | None = None, workers: int | None = None):
-        from tunewright.models.cache import cache_folder
+        from tunewright.files.cache import cache_folder
         from tunewright.pool import Workers
         from tunewright.trials import Store
 

@@ -136,7 +136,7 @@ def _base_today(loaded: Loaded, scale: str) -> str | None:
     """The hash of the lab base that the claim would run on now; None where it is not on this machine."""
     from tunewright.claims.lab.tasks import task
     from tunewright.models import builtin
-    from tunewright.models.hashing import hash_weights
+    from tunewright.files.hashing import hash_weights
     from tunewright.models.locate import locate
 
     try:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunewright.claims.rule import Verdict, Word
 from tunewright.errors import ClaimError
-from tunewright.models.cache import cache_folder, write_json
+from tunewright.files.cache import cache_folder, write_json
 
 SHIPPED = Path(__file__).parent / "results"
 

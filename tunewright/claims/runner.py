@@ -19,7 +19,7 @@ from tunewright.claims.claim_run import ClaimRun, recipe_of
 from tunewright.claims.engine import TUNING_SEEDS, Engine, Search
 from tunewright.claims.results_io import ArmResult, RunResult, ScaleResult
 from tunewright.errors import ClaimError, TunewrightError
-from tunewright.models.cache import cache_folder, write_json
+from tunewright.files.cache import cache_folder, write_json
 
 Say = Callable[[int, int, str], None]  # (runs done, runs in all as far as is known, what)
 

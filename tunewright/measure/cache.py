@@ -26,7 +26,7 @@ from tunewright.contract.batch import Row
 from tunewright.errors import FolderError
 from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
 from tunewright.models import attention, head, load, varlen
-from tunewright.models.cache import cache_folder, written_aside
+from tunewright.files.cache import cache_folder, written_aside
 from tunewright.tasks import _causal, _pooled, base, fill_mask, image_classification, text_classification, text_generation
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import FolderError, ModelError, did_you_mean
-from tunewright.models import cache
+from tunewright.files import cache
 from tunewright.models.fetch import fetch
 
 SHIPPED = Path(__file__).parents[1] / "claims" / "lab" / "bases"  # transformers folders that the package itself carries

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from tunewright.errors import ModelError, nearest
-from tunewright.models.hashing import hash_weights, read_header, weight_files
+from tunewright.files.hashing import hash_weights, read_header, weight_files
 from tunewright.models.locate import Located, locate, read_config
 from tunewright.models.quiet import quiet
 

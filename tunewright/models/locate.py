@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import MissingExtraError, ModelError, nearest
-from tunewright.models import builtin, cache
+from tunewright.models import builtin
+from tunewright.files import cache
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]

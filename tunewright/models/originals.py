@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tunewright.errors import ModelError
-from tunewright.models.hashing import Stored, read_header, weight_files
+from tunewright.files.hashing import Stored, read_header, weight_files
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tunewright.errors import ModelError
-from tunewright.models.cache import written_aside
+from tunewright.files.cache import written_aside
 from tunewright.models.modes import set_training
 from tunewright.models.portable import portable_tokenizer
 from tunewright.models.quiet import quiet

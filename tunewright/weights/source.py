@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.errors import ModelError
-from tunewright.models.hashing import AGAIN, Stored, hash_weights, read_header, weight_files
+from tunewright.files.hashing import AGAIN, Stored, hash_weights, read_header, weight_files
 from tunewright.models.locate import licence_of, locate, read_config
 
 FLOATS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.float64}

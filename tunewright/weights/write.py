@@ -22,7 +22,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tunewright.errors import FolderError
-from tunewright.models.cache import sync, write_json
+from tunewright.files.cache import sync, write_json
 from tunewright.weights.source import SIZES, Entry
 
 JOURNAL, LOCK = "merge.journal", "merge.lock"

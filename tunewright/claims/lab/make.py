@@ -16,7 +16,7 @@ import torch
 
 from tunewright.claims.lab import corpus, ship
 from tunewright.claims.lab.pretrain import Curve
-from tunewright.models.cache import cache_folder
+from tunewright.files.cache import cache_folder
 
 NAMES = ("nano", "nano-large", "nano-encoder", "nano-vit")
 TEXT_NOTE = (

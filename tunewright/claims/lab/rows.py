@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.claims.lab import corpus, procedural
-from tunewright.models.cache import cache_folder
+from tunewright.files.cache import cache_folder
 
 Rows = list[dict[str, Any]]
 SEED = 0

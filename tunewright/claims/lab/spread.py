@@ -19,7 +19,7 @@ def runs_on(base: str) -> list[str]:
 
 def spread(name: str, seeds: int) -> dict[str, Any]:
     """Full fine-tuning at the task's own rate, once a seed: the row of the card. ClaimError where a run failed, or for one seed alone."""
-    from tunewright.models.cache import cache_folder
+    from tunewright.files.cache import cache_folder
     from tunewright.recipe import Recipe
     from tunewright.trials import Store, run_trial
 

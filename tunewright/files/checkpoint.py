@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import CheckpointError, FolderError
-from tunewright.models.cache import sync as flush
+from tunewright.files.cache import sync as flush
 
 if TYPE_CHECKING:
     from torch import Tensor

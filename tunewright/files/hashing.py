@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.errors import ModelError
-from tunewright.models import cache
+from tunewright.files import cache
 
 AGAIN = "download it again, or save it again in safetensors format"
 MAX_HEADER = 100 * 2**20  # the format's own limit
