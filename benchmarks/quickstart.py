@@ -26,14 +26,14 @@ PAIRS = {"lora": ("tunewright_lora", "peft_lora"), "full": ("tunewright_full", "
 
 def quickstart_model(dtype: str) -> Any:
     """The built-in model."""
-    from tunewright.models.load import load
+    from tunewright.loading.load import load
 
     return load(MODEL, "text-generation", precision=dtype, progress=False).model
 
 
 def quickstart_files() -> Any:
     """The built-in model's file, from which a run reads the base back."""
-    from tunewright.models.locate import locate
+    from tunewright.loading.locate import locate
     from tunewright.models.originals import Files
 
     return Files(locate(MODEL, progress=False).folder)
@@ -43,7 +43,7 @@ def quickstart_batches(count: int, seed: int) -> list[list[Example]]:
     """The first `count` batches of the quickstart's training rows in the loop's own order."""
     from tunewright.contract.task import EncodeOptions
     from tunewright.data.dataset import build, cursor
-    from tunewright.models.load import load
+    from tunewright.loading.load import load
     from tunewright.recipe import Source
     from tunewright.tasks import get_task
 

@@ -21,7 +21,7 @@ import torch
 from tests import small, tiny
 from tests.test_bad_input import outcome
 from tunewright import errors
-from tunewright.models import builtin
+from tunewright.loading import builtin
 
 DATA, MODEL, METHOD = errors.DataError.code, errors.ModelError.code, errors.MethodError.code
 CHECKPOINT, FOLDER, OFFLINE = errors.CheckpointError.code, errors.FolderError.code, errors.MissingExtraError.code

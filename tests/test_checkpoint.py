@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tunewright.files import checkpoint
 from tunewright.errors import CheckpointError, FolderError
+from tunewright.files import checkpoint
 
 
 def write(run: Path, step: int, keep: int | None = None) -> Path:

@@ -13,10 +13,10 @@ import torch
 
 from tests import small
 from tunewright import carry, catalogue
-from tunewright.files import checkpoint
 from tunewright.assemble import Session, assemble
 from tunewright.contract.method import Method
 from tunewright.errors import MethodError, RecipeError
+from tunewright.files import checkpoint
 from tunewright.folder import RunFolder
 from tunewright.measure.cost import Cost
 from tunewright.meter import Meter

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
-from tunewright.files import checkpoint
 from tunewright.assemble import Session
+from tunewright.files import checkpoint
 from tunewright.models import delta_format, peft_format
 from tunewright.models.deltas import LowRank
 

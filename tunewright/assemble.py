@@ -20,9 +20,9 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.dataset import Dataset, build, cursor, labels_of
 from tunewright.data.order import permutation
 from tunewright.errors import DataError, MethodError, RecipeError
-from tunewright.models.adapted import Adapted
 from tunewright.files.cache import cache_folder
-from tunewright.models.load import Loaded, load
+from tunewright.loading.load import Loaded, load
+from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.optim import BUILTIN

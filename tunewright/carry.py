@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tunewright.files import checkpoint
 from tunewright.contract.method import Plan, Setup
 from tunewright.errors import CheckpointError, MethodError, ModelError
+from tunewright.files import checkpoint
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.nf4 import quantise_sites

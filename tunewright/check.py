@@ -14,8 +14,8 @@ from tunewright.assemble import located
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import CheckReport, check, write_clean
 from tunewright.data.dataset import labels_of
-from tunewright.models.load import _readers
-from tunewright.models.locate import locate
+from tunewright.loading.load import _readers
+from tunewright.loading.locate import locate
 from tunewright.recipe import Recipe, Source
 from tunewright.tasks import get_task
 

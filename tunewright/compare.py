@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunewright import compare_arms, compare_figures
-from tunewright.files.checkpoint import write_text
 from tunewright.compare_arms import Arm, Given, arm_recipe
 from tunewright.errors import FolderError, Interrupted, RecipeError
-from tunewright.folder import RunFolder, locked
 from tunewright.files.cache import cache_folder
+from tunewright.files.checkpoint import write_text
+from tunewright.folder import RunFolder, locked
 from tunewright.pool import Trial, Workers, run_all
 from tunewright.recipe import Budget, Recipe
 from tunewright.report.compare_schema import ArmFigures, Comparison, TunedRate

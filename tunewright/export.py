@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tunewright.errors import MethodError, ModelError
 from tunewright.finished import Finished, open_run
-from tunewright.models.save import save_pretrained, verify_folder
+from tunewright.loading.save import save_pretrained, verify_folder
 from tunewright.recipe import Recipe
 from tunewright.report import summary, words
 from tunewright.report.schema import Report

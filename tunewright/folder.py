@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunewright.files.checkpoint import folder_error, write_json, write_text
 from tunewright.errors import FolderError
+from tunewright.files.checkpoint import folder_error, write_json, write_text
 
 RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"
 _ASIDE = re.compile(r"^\..+\.\d+$")  # .<name>.<process>, as checkpoint.write_text and write_folder call them

@@ -68,7 +68,7 @@ def from_folders(
     from tunewright.assemble import options_of
     from tunewright.data.dataset import build, labels_of
     from tunewright.files.cache import cache_folder
-    from tunewright.models.load import load
+    from tunewright.loading.load import load
     from tunewright.recipe import DataSpec, Source
 
     if not data:

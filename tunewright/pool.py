@@ -315,7 +315,7 @@ class Workers:
 def _weights_size(base: Path, name: str) -> int:
     """Bytes of a model's weights on this machine; 0 where they are not here yet (the first trial will tell)."""
     from tunewright.files.hashing import weight_files
-    from tunewright.models.locate import locate
+    from tunewright.loading.locate import locate
 
     place = (base / name).expanduser()
     try:

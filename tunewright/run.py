@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunewright.files import checkpoint
 from tunewright.errors import CheckpointError, FolderError, TunewrightError
+from tunewright.files import checkpoint
 from tunewright.folder import LOCK, RECIPE, ROWS, RunFolder, discard_if_empty, locked, new_folder
 from tunewright.progress import Screen
 from tunewright.recipe import Recipe

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from tunewright import carry
-from tunewright.files import checkpoint
-from tunewright.files.checkpoint import Checkpoint
 from tunewright.contract.slots import Methods
 from tunewright.errors import Interrupted
+from tunewright.files import checkpoint
+from tunewright.files.checkpoint import Checkpoint
 from tunewright.folder import RunFolder
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing

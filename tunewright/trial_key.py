@@ -123,7 +123,7 @@ def _under(name: str, base: Path) -> Path:
 
 def _model(spec: ModelSpec, base: Path) -> Any:
     """Of a local or built-in model its weights and the files beside them; of anything else its name and revision."""
-    from tunewright.models.locate import locate
+    from tunewright.loading.locate import locate
 
     rest = {"dtype": spec.dtype, "revision": spec.revision}
     place = _under(spec.name, base)

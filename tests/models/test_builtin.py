@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from tests import tiny
 from tests.models.making import write_gguf, write_wheel
 from tunewright.errors import FolderError, MissingExtraError, ModelError
-from tunewright.models import builtin, fetch
-from tunewright.models.load import load
-from tunewright.models.quiet import quiet
+from tunewright.loading import builtin, fetch
+from tunewright.loading.load import load
+from tunewright.loading.quiet import quiet
 
 MEMBER = "tiny_model/tiny.gguf"
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunewright.errors import ModelError
-from tunewright.models import efficientnet_lite
+from tunewright.loading import efficientnet_lite
 
 # kernel, stride, widening, channels out, repeats of each stage of EfficientNet-B0 (Tan & Le 2019, table 1)
 STAGES = [(3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1)]

@@ -14,7 +14,7 @@ from tests import tiny
 from tests.models.making import save_folder, write_gguf
 from tunewright.errors import MissingExtraError, ModelError, TunewrightError
 from tunewright.files import hashing
-from tunewright.models.load import load
+from tunewright.loading.load import load
 from tunewright.recipe import ModelSpec
 
 IDS = torch.arange(20, 50)[None]
@@ -355,5 +355,5 @@ def test_an_incomplete_gguf(tmp_path, leave_out):
 
 
 def test_the_command_lines_modules_import_no_model_library():
-    code = "import sys, tunewright.models.builtin, tunewright.files.cache; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    code = "import sys, tunewright.loading.builtin, tunewright.files.cache; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

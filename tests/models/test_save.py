@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests import tiny
 from tunewright.errors import FolderError, ModelError
 from tunewright.files import cache
-from tunewright.models.load import load
-from tunewright.models.quiet import quiet
-from tunewright.models.save import save_pretrained, verify_folder
+from tunewright.loading.load import load
+from tunewright.loading.quiet import quiet
+from tunewright.loading.save import save_pretrained, verify_folder
 
 IDS = list(range(20, 50))
 CARD = {

@@ -124,7 +124,7 @@ def tensors_of(folder: Path | str) -> Tensors:
 def folder_of(run_folder: Path | str, tensors: Mapping[str, Tensor] | None = None, name: str = "model") -> str:
     """A plain transformers folder beside a finished run, with its weights or with these; made once for equal weights."""
     from tunewright.finished import open_run
-    from tunewright.models.save import save_pretrained
+    from tunewright.loading.save import save_pretrained
 
     run = open_run(run_folder)
     run.adapted.fold()

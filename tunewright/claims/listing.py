@@ -135,9 +135,9 @@ def _row(loaded: Loaded, scale: str, result: ScaleResult, corrected: str | None)
 def _base_today(loaded: Loaded, scale: str) -> str | None:
     """The hash of the lab base that the claim would run on now; None where it is not on this machine."""
     from tunewright.claims.lab.tasks import task
-    from tunewright.models import builtin
     from tunewright.files.hashing import hash_weights
-    from tunewright.models.locate import locate
+    from tunewright.loading import builtin
+    from tunewright.loading.locate import locate
 
     try:
         model = str(task(loaded.claim.task).scales[scale]["model"])

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from tunewright.contract.batch import Row
 from tunewright.errors import FolderError
-from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
-from tunewright.models import attention, head, load, varlen
 from tunewright.files.cache import cache_folder, written_aside
+from tunewright.loading import load
+from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
+from tunewright.models import attention, head, varlen
 from tunewright.tasks import _causal, _pooled, base, fill_mask, image_classification, text_classification, text_generation
 
 log = logging.getLogger(__name__)

@@ -123,7 +123,7 @@ def shipped_sequences(base_hash: str) -> Sequences | None:
 
 def make_shipped(name: str, n: int = 64, max_tokens: int = 64, seed: int = 0) -> tuple[str, str]:
     """Sample what ships for a built-in model. Returns the file's name and its text."""
-    from tunewright.models.load import load
+    from tunewright.loading.load import load
 
     loaded = load(name, "text-generation")
     prefix = conditioning_ids(loaded.tokenizer)

@@ -14,7 +14,7 @@ def tried(folder: Path) -> dict[str, Any]:
     import torch
     import transformers
 
-    from tunewright.models.quiet import quiet
+    from tunewright.loading.quiet import quiet
 
     with quiet():
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)

@@ -99,7 +99,7 @@ def _whole(found: Mapping[str, Any], where: str, beside: Path) -> dict[str, Any]
 
 def _layers(ref: str) -> int | None:
     """How many layers the model's config.json states."""
-    from tunewright.models.locate import locate, read_config
+    from tunewright.loading.locate import locate, read_config
 
     config = read_config(locate(ref.partition("+")[0], progress=False).folder)
     return config.get("num_hidden_layers", (config.get("text_config") or {}).get("num_hidden_layers"))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tunewright.errors import ModelError
 from tunewright.files.hashing import AGAIN, Stored, hash_weights, read_header, weight_files
-from tunewright.models.locate import licence_of, locate, read_config
+from tunewright.loading.locate import licence_of, locate, read_config
 
 FLOATS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
 SIZES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}

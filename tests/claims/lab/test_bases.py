@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tunewright.claims.lab import ship
-from tunewright.models import builtin
-from tunewright.models.load import load
-from tunewright.models.locate import locate
+from tunewright.loading import builtin
+from tunewright.loading.load import load
+from tunewright.loading.locate import locate
 
 TASKS = {"nano": "text-generation", "nano-large": "text-generation", "nano-encoder": "fill-mask", "nano-vit": "image-classification"}
 SHIPPED = sorted(builtin.shipped())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import ModelError
-from tunewright.models.portable import portable_tokenizer
+from tunewright.loading.portable import portable_tokenizer
 
 if TYPE_CHECKING:
     import numpy

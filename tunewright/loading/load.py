@@ -17,8 +17,8 @@ from torch import nn
 
 from tunewright.errors import ModelError, nearest
 from tunewright.files.hashing import hash_weights, read_header, weight_files
-from tunewright.models.locate import Located, locate, read_config
-from tunewright.models.quiet import quiet
+from tunewright.loading.locate import Located, locate, read_config
+from tunewright.loading.quiet import quiet
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task

@@ -11,9 +11,9 @@ import torch
 
 from tunewright.errors import ModelError
 from tunewright.files.cache import written_aside
+from tunewright.loading.portable import portable_tokenizer
+from tunewright.loading.quiet import quiet
 from tunewright.models.modes import set_training
-from tunewright.models.portable import portable_tokenizer
-from tunewright.models.quiet import quiet
 
 
 def save_pretrained(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ModelError
-from tunewright.models import gguf_llama
-from tunewright.models.portable import portable_tokenizer
+from tunewright.loading import gguf_llama
+from tunewright.loading.portable import portable_tokenizer
 
 
 def convert(file: Path, folder: Path) -> None:
@@ -29,7 +29,7 @@ def _by_transformers(file: Path, folder: Path) -> None:
     """Build the model as transformers does, and save it unquantised."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tunewright.models.quiet import quiet
+    from tunewright.loading.quiet import quiet
 
     try:
         with quiet():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tunewright.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:
-    from tunewright.models.builtin import Builtin
+    from tunewright.loading.builtin import Builtin
 
 UNREACHABLE = r"(NewConnectionError|NameResolutionError|ConnectTimeout|ConnectionError|Network is unreachable|ProxyError|getaddrinfo)"
 

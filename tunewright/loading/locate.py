@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import MissingExtraError, ModelError, nearest
-from tunewright.models import builtin
 from tunewright.files import cache
+from tunewright.loading import builtin
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
@@ -153,7 +153,7 @@ def _reachable(seconds: float = 5.0) -> bool:
 
 def _gguf(file: Path) -> Located:
     """A GGUF file, converted once into the cache by its content."""
-    from tunewright.models import gguf_any
+    from tunewright.loading import gguf_any
 
     if not file.is_file():
         raise ModelError("there is no such file", where=str(file), remedy=_beside(file))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tunewright.errors import ModelError
-from tunewright.models.quiet import quiet
+from tunewright.loading.quiet import quiet
 
 OPEN = 30.0  # a gate's bias: the sigmoid is 1 in float32
 _NORM = ("weight", "bias", "running_mean", "running_var")

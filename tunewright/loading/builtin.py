@@ -18,7 +18,7 @@ from typing import Any
 
 from tunewright.errors import FolderError, ModelError, did_you_mean
 from tunewright.files import cache
-from tunewright.models.fetch import fetch
+from tunewright.loading.fetch import fetch
 
 SHIPPED = Path(__file__).parents[1] / "claims" / "lab" / "bases"  # transformers folders that the package itself carries
 FORMAT = 1  # of the converted folder: raised when a converter changes, so that older folders are made again
@@ -54,13 +54,13 @@ class Builtin:
 
 
 def _convert_gguf(member: Path, model: Builtin, folder: Path) -> None:
-    from tunewright.models import gguf_llama
+    from tunewright.loading import gguf_llama
 
     gguf_llama.convert(member, folder, dtype="bfloat16")
 
 
 def _convert_lite(member: Path, model: Builtin, folder: Path) -> None:
-    from tunewright.models import efficientnet_lite
+    from tunewright.loading import efficientnet_lite
 
     efficientnet_lite.convert(member, folder)
 
