@@ -38,7 +38,7 @@ def marked() -> Iterator[None]:
     from torch.profiler import record_function
 
     from tunewright.contract.needs import Provider
-    from tunewright.train import Loop
+    from tunewright.training.train import Loop
 
     def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*a: Any, **k: Any) -> Any:
@@ -122,7 +122,7 @@ def one(case: str, which: str, options: argparse.Namespace) -> dict[str, Any]:
 def ours(work: Work, case: str) -> Iterator[Any]:
     """Tunewright's loop, a step at a time."""
     from tunewright.memory import keep_freed_memory
-    from tunewright.train import Loop
+    from tunewright.training.train import Loop
 
     keep_freed_memory()
     loop = Loop(make_stage(work, case, lambda loop, record: None))

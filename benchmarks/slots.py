@@ -18,7 +18,7 @@ def cost(steps: int) -> dict[str, Any]:
     import torch
 
     from tunewright.contract.slots import Methods
-    from tunewright.train import Loop
+    from tunewright.training.train import Loop
 
     calls = []
     original = Methods.call

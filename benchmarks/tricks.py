@@ -42,7 +42,7 @@ def _plain_low_rank() -> Any:
 
 
 def _whole_last_mlp() -> Any:
-    return patch("tunewright.train.tail", lambda *a: None)
+    return patch("tunewright.training.train.tail", lambda *a: None)
 
 
 TRICKS: dict[str, Callable[[], Any]] = {

@@ -69,7 +69,7 @@ class Work:
 def ours(work: Work, method: str) -> None:
     """Tunewright's own loop with its own method, on an unmodified transformers model; `work.without` are tricks left out."""
     from tunewright.memory import keep_freed_memory
-    from tunewright.train import train
+    from tunewright.training.train import train
 
     if "kept memory" not in work.without:
         keep_freed_memory()
@@ -97,9 +97,9 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
     from tunewright.models.adapted import Adapted
     from tunewright.models.attention import prepare_attention
     from tunewright.recipe import Budget, TrainSpec
-    from tunewright.setting_up import set_up
     from tunewright.tasks import get_task
-    from tunewright.train import Stage
+    from tunewright.training.setting_up import set_up
+    from tunewright.training.train import Stage
 
     adapted = Adapted(work.make())
     if work.model == QUICKSTART:

@@ -14,9 +14,9 @@ from tunewright.contract.batch import Row
 from tunewright.contract.method import Method, Plan
 from tunewright.contract.slots import bind
 from tunewright.models.adapted import Adapted
-from tunewright.setting_up import set_up
 from tunewright.tasks import get_task
-from tunewright.train import Loop, Stage, train
+from tunewright.training.setting_up import set_up
+from tunewright.training.train import Loop, Stage, train
 
 
 class Rows:

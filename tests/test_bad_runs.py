@@ -92,8 +92,8 @@ def a_stage(of: Callable[[], Any] = tiny.llama, harm: str = "") -> Spoil:
     """The folder `stage`: a finished stage of some base, harmed or not."""
 
     def spoil(folder: Path) -> None:
-        from tunewright import carry
         from tunewright.models.adapted import Adapted
+        from tunewright.training import carry
 
         carry.save_stage(folder / "stage", Adapted(of(), base_hash="another base"), {"result": {}})
         if harm == "pickle":

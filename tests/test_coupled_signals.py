@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tunewright.coupled import _join
+from tunewright.training.coupled import _join
 
 
 def test_parts_of_micro_batches_are_joined_by_what_they_are():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import small
-from tunewright import carry, catalogue
+from tunewright import catalogue
 from tunewright.assemble import Session, assemble
 from tunewright.contract.method import Method
 from tunewright.errors import MethodError, RecipeError
@@ -24,7 +24,8 @@ from tunewright.recipe import DataSpec, Keep, MeasureSpec, MethodUse, Recipe, St
 from tunewright.report.schema import Report
 from tunewright.run import run_recipe
 from tunewright.stages import Keeper, StageResult, run_stage
-from tunewright.trained import Trained
+from tunewright.training import carry
+from tunewright.training.trained import Trained
 
 
 @pytest.fixture(scope="module")

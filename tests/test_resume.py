@@ -147,7 +147,7 @@ def at(where: str, call: int, do: str = "kill") -> dict[str, Any]:
     return {"at": where, "call": call, "do": do}
 
 
-STEP, FLUSH = "tunewright.train:Loop.one_step", "tunewright.files.checkpoint:flush"
+STEP, FLUSH = "tunewright.training.train:Loop.one_step", "tunewright.files.checkpoint:flush"
 READ = "tunewright.meter:Meter.read"
 
 MOMENTS = [
@@ -157,8 +157,8 @@ MOMENTS = [
     ("lora with dropout", at("tunewright.meter:Meter.prepare_base", 1)),
     ("lora with dropout", at(STEP, 2)),
     ("lora with dropout", at(STEP, 6)),
-    ("lora with dropout", at("tunewright.train:Loop.gradients", 6)),
-    ("lora with dropout", at("tunewright.optim:Optimizers.step", 8)),
+    ("lora with dropout", at("tunewright.training.train:Loop.gradients", 6)),
+    ("lora with dropout", at("tunewright.training.optim:Optimizers.step", 8)),
     ("lora with dropout", at(FLUSH, 14)),  # within the first checkpoint's files or the second's
     ("lora with dropout", at("os:rename", 2)),
     ("lora with dropout", at("tunewright.stages:save_result", 1)),
@@ -170,7 +170,7 @@ MOMENTS = [
     ("redrawn halves", at("tunewright.stages:Keeper.finish", 1)),
     ("sparse entries", at(STEP, 5)),
     ("sparse entries", at(STEP, 9)),
-    ("fold", at("tunewright.carry:begin", 2)),
+    ("fold", at("tunewright.training.carry:begin", 2)),
     ("fold", at(STEP, 9)),
     ("frozen", at(STEP, 8)),
     ("frozen", at(READ, 1)),
@@ -209,7 +209,7 @@ def test_killed_again_and_again(bench: Bench) -> None:
 
 def test_a_split_after_running_out_of_memory_is_repeated(bench: Bench) -> None:
     """The split of step 5 is recorded; the resumed run, with memory enough, splits it the same."""
-    out_of_memory = at("tunewright.train:Loop.gradients", 5, "memory")
+    out_of_memory = at("tunewright.training.train:Loop.gradients", 5, "memory")
     whole = bench.uninterrupted("lora with dropout", out_of_memory)
     assert bits(whole) != bits(bench.uninterrupted("lora with dropout")), "the split shows in the bits, else this test shows nothing"
     assert bench.run("lora with dropout", "split", out_of_memory, at(STEP, 6)).code == -signal.SIGKILL

@@ -17,8 +17,8 @@ from tunewright.contract.slots import check_conflicts
 from tunewright.errors import DataError, MethodError
 from tunewright.measure.generate import greedy
 from tunewright.measure.sampled import sampled
-from tunewright.rollouts import Rollout, Sample, carried, checked
 from tunewright.tasks import get_task
+from tunewright.training.rollouts import Rollout, Sample, carried, checked
 
 
 class Told(Method):

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunewright import carry
 from tunewright.contract.method import Method, Needs, arguments
 from tunewright.errors import MethodError
 from tunewright.learning import copy_with
 from tunewright.models.adapted import Adapted
+from tunewright.training import carry
 from tunewright.weights.blocks import Learning
 from tunewright.weights.operator import check_count, each_of, merge_one
 from tunewright.weights.survey import survey

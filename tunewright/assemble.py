@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from tunewright import catalogue, predicting
-from tunewright.budget import plan_stage
 from tunewright.contract.method import TRAINING_SLOTS, Method, Plan
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.pairs import paired_set
@@ -25,11 +24,12 @@ from tunewright.loading.load import Loaded, load
 from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
-from tunewright.optim import BUILTIN
 from tunewright.recipe import DataSpec, MethodUse, ModelSpec, Recipe, Source, StageSpec
 from tunewright.selecting import records_of, select, subset, without
 from tunewright.tasks import get_task
-from tunewright.train import Stage
+from tunewright.training.budget import plan_stage
+from tunewright.training.optim import BUILTIN
+from tunewright.training.train import Stage
 
 Say = Callable[[str], None]
 

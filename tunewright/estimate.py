@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from tunewright import carry
 from tunewright.assemble import Session, StageParts
 from tunewright.measure.cost import Cost
 from tunewright.measuring_time import time_base, time_tuned
 from tunewright.models.adapted import Adapted
 from tunewright.models.recompute import recomputing
-from tunewright.setting_up import set_up
 from tunewright.stages import StageResult
-from tunewright.train import Loop, Stop
+from tunewright.training import carry
+from tunewright.training.setting_up import set_up
+from tunewright.training.train import Loop, Stop
 
 STEPS = 3
 """Timed steps of the probe; one more goes before them, since the first one pays for memory and kernels."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright import carry, catalogue, predicting
+from tunewright import catalogue, predicting
 from tunewright.assemble import add_tokens, device_of, options_of
 from tunewright.contract.method import Method
 from tunewright.contract.slots import bind
@@ -21,6 +21,7 @@ from tunewright.models.precision import choose_precision
 from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
 from tunewright.tasks import get_task
+from tunewright.training import carry
 
 
 @dataclass

@@ -201,8 +201,8 @@ class _Run:
         self.folder.note_progress(cost=self.cost.state())
 
     def _stage(self, part: StageParts) -> None:
-        from tunewright import carry
         from tunewright.stages import StageResult, run_stage, save_result, stopped
+        from tunewright.training import carry
 
         name, folder = part.spec.name, self.folder.path / "stages" / part.spec.name
         done = self._finished(folder)
@@ -261,7 +261,7 @@ class _Run:
 
     def _load_finished(self, folder: Path) -> None:
         """Bring the model to the end of a stage that an earlier process finished."""
-        from tunewright import carry
+        from tunewright.training import carry
 
         self.session.adapted.forget_changes()
         carry.load_stage(folder, self.session.adapted)
@@ -392,8 +392,8 @@ class _Run:
 
     def verify(self) -> None:
         """Train from the last checkpoint but one to the last, and compare. CheckpointError names what differs."""
-        from tunewright import carry
         from tunewright.stages import Verified, run_stage
+        from tunewright.training import carry
 
         whole = [checkpoint.read(p) for _, p in checkpoint.listed(self.folder.path)]
         pairs = [(a, b) for a, b in zip(whole, whole[1:], strict=False) if a.state["stage"] == b.state["stage"]]

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright import carry
 from tunewright.contract.slots import Methods
 from tunewright.errors import Interrupted
 from tunewright.files import checkpoint
@@ -20,8 +19,9 @@ from tunewright.files.checkpoint import Checkpoint
 from tunewright.folder import RunFolder
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
-from tunewright.setting_up import set_up
-from tunewright.train import Loop, Stage, Stop, train
+from tunewright.training import carry
+from tunewright.training.setting_up import set_up
+from tunewright.training.train import Loop, Stage, Stop, train
 
 Evaluate = Callable[[Loop], dict[str, float]]
 

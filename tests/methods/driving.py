@@ -16,9 +16,9 @@ from tunewright.contract.method import Method, Plan
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.slots import bind
 from tunewright.models.adapted import Adapted
-from tunewright.setting_up import set_up
 from tunewright.tasks import get_task
-from tunewright.train import Loop, Stage, train
+from tunewright.training.setting_up import set_up
+from tunewright.training.train import Loop, Stage, train
 
 
 def text_rows(count: int = 24, source: str = "new", seed: int = 0, prompt: int = 2) -> list[Row]:

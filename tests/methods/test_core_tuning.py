@@ -15,7 +15,7 @@ from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.objectives.core_tuning import CoreTuning, focal_contrast, hard_pairs, mixed
 from tunewright.methods.parameter_selection.full import FullFineTuning
-from tunewright.train import Loop
+from tunewright.training.train import Loop
 
 
 def make(listen=None, **options):

@@ -22,9 +22,9 @@ from tunewright.methods.reinforcement.exact_answer import ExactAnswer, exact_ans
 from tunewright.methods.reinforcement.grpo import GRPO, advantages, clipped_loss, divergence
 from tunewright.methods.reinforcement.numeric_answer import NumericAnswer, last_number, numeric_answer
 from tunewright.models.adapted import Adapted
-from tunewright.setting_up import set_up
 from tunewright.tasks import get_task
-from tunewright.train import Stage, train
+from tunewright.training.setting_up import set_up
+from tunewright.training.train import Stage, train
 
 
 def test_advantages_are_in_the_groups_own_deviations():

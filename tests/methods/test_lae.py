@@ -9,7 +9,6 @@ import torch
 
 from tests import tiny
 from tests.methods.driving import Run, changed, snapshot
-from tunewright import carry
 from tunewright.contract.batch import Row
 from tunewright.contract.slots import check_conflicts
 from tunewright.errors import MethodError
@@ -17,6 +16,7 @@ from tunewright.methods.continual.lae import LAE, OFFLINE, ONLINE, follow, large
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank
 from tunewright.models.experts import expert, speaking
+from tunewright.training import carry
 
 STEPS, MOMENTUM = 5, 0.8
 

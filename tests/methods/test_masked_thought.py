@@ -65,7 +65,7 @@ def test_rate_zero_is_plain_fine_tuning_and_the_rate_rises():
     assert all(torch.equal(plain[n], none[n]) for n in plain) and any(not torch.equal(plain[n], some[n]) for n in plain)
     run = Run({"lora": LoRA(rank=2), "m": MaskedThought(rate=1.0, warmup=1.0, mask=4)}, steps=2, sources={"new": text_rows(40)}, batch=40)
     rows = run.cursor.next_batch()
-    from tunewright.train import Loop
+    from tunewright.training.train import Loop
 
     loop, shares = Loop(run.stage), []
     for step in (0, 1):

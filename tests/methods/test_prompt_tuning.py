@@ -11,7 +11,6 @@ from torch import nn
 
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, text_rows
-from tunewright import carry
 from tunewright.errors import MethodError
 from tunewright.measure.drift import kl_drift, sequence_rows, take_reference
 from tunewright.measure.generate import greedy
@@ -21,6 +20,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.attention import prepare_attention
 from tunewright.models.prompt import prompted, save_prompt
 from tunewright.tasks import get_task
+from tunewright.training import carry
 
 TASK = get_task("text-generation")
 N = 3

@@ -7,7 +7,6 @@ import torch
 
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, logits, text_rows
-from tunewright import carry
 from tunewright.errors import MethodError
 from tunewright.measure.drift import kl_drift, sequence_rows, take_reference
 from tunewright.methods.adapters.lora import LoRA
@@ -17,6 +16,7 @@ from tunewright.models.deltas import LowRank, Sparse, attach, detach
 from tunewright.models.nf4 import NF4Linear
 from tunewright.models.peft_format import load_adapter, save_adapter
 from tunewright.tasks import get_task
+from tunewright.training import carry
 
 
 def make(listen=None, model=None, **fields) -> Run:

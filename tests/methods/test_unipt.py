@@ -7,7 +7,6 @@ import torch
 
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, image_rows
-from tunewright import carry
 from tunewright.contract.batch import Row
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
@@ -15,6 +14,7 @@ from tunewright.methods.adapters.unipt import UniPT, layer_weights, read_layer
 from tunewright.models.adapted import Adapted
 from tunewright.models.beside import mean_of
 from tunewright.tasks import get_task
+from tunewright.training import carry
 
 
 def class_rows(count: int = 24) -> list[Row]:

@@ -111,8 +111,8 @@ def test_two_stacks_have_no_tail():
 
 
 def test_the_loop_uses_it_and_trains_to_the_same_weights(monkeypatch):
-    from tunewright import train
     from tunewright.methods.adapters.lora import LoRA
+    from tunewright.training import train
 
     used = []
 

@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from tunewright.carry import apply_carry
 from tunewright.contract.batch import Row
 from tunewright.contract.method import Method, Plan
 from tunewright.contract.needs import NeedContext, Provider
@@ -27,9 +26,10 @@ from tunewright.data.order import Cursor
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import Budget, TrainSpec
-from tunewright.setting_up import set_up
 from tunewright.tasks import get_task
-from tunewright.train import Loop, Stage
+from tunewright.training.carry import apply_carry
+from tunewright.training.setting_up import set_up
+from tunewright.training.train import Loop, Stage
 
 VOCABULARY, LABELS, WIDTH = 61, 3, 32
 Named = Sequence[tuple[str, Method]]

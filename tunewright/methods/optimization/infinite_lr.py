@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from tunewright.contract.method import Method, Plan
-from tunewright.schedules import warmup_of
+from tunewright.training.schedules import warmup_of
 
 Length = NonNegativeInt | Annotated[float, Field(ge=0, lt=1)]
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveFloat
 
 from tunewright.contract.method import Method
-from tunewright.rollouts import Sample
+from tunewright.training.rollouts import Sample
 
 
 def normal(text: str) -> str:

@@ -30,7 +30,7 @@ from torch import Tensor
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Need, Needs
 from tunewright.methods.needs.reference_log_probs import ReferenceLogProbs, log_probs_at
-from tunewright.rollouts import Rollout, Sample
+from tunewright.training.rollouts import Rollout, Sample
 
 
 def advantages(rewards: Tensor, scale: bool = True) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tunewright.contract.method import Method
-from tunewright.rollouts import Sample
+from tunewright.training.rollouts import Sample
 
 NUMBER = re.compile(r"(?<![\w.])[-\u2212]?\$?\d+(?:,\d{3})*(?:\.\d+)?(?![\d])")
 

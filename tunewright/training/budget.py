@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tunewright.contract.method import Plan
-from tunewright.schedules import warmup_of
+from tunewright.training.schedules import warmup_of
 
 COUNT_UP_TO = 200_000  # batches that are counted one by one; beyond, the mean of those is taken
 

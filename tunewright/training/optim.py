@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tunewright.contract.method import Choice
 from tunewright.contract.slots import Bound, Methods
 from tunewright.errors import MethodError
-from tunewright.trained import Trained, remap
+from tunewright.training.trained import Trained, remap
 
 
 def adamw(parameters: list[nn.Parameter], spec: Any) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.errors import MethodError
-from tunewright.losses import sum_weights, weighted_sum
+from tunewright.training.losses import sum_weights, weighted_sum
 
 
 def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dict[str, Any]) -> Tensor:

@@ -15,21 +15,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tunewright import coupled
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
 from tunewright.contract.method import Candidates, Choice, Plan, row_rng
 from tunewright.contract.slots import Bound, Methods, restore_states, states_of
 from tunewright.errors import NonFiniteError
-from tunewright.inner import Inner, Target
-from tunewright.losses import sum_weights, weighted_sum
 from tunewright.models.adapted import Adapted
 from tunewright.models.lean_tail import only_at, tail
 from tunewright.models.modes import set_training
-from tunewright.nonfinite import diagnose
-from tunewright.optim import Optimizers
-from tunewright.rollouts import Rollouts, carried
-from tunewright.schedules import factor_of
-from tunewright.trained import Trained
+from tunewright.training import coupled
+from tunewright.training.inner import Inner, Target
+from tunewright.training.losses import sum_weights, weighted_sum
+from tunewright.training.nonfinite import diagnose
+from tunewright.training.optim import Optimizers
+from tunewright.training.rollouts import Rollouts, carried
+from tunewright.training.schedules import factor_of
+from tunewright.training.trained import Trained
 
 
 class Rows(Protocol):

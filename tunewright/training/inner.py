@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tunewright.contract.batch import Row
 
 if TYPE_CHECKING:
-    from tunewright.train import Loop
+    from tunewright.training.train import Loop
 
 
 @dataclass

@@ -15,7 +15,7 @@ from tunewright.files import checkpoint
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.nf4 import quantise_sites
-from tunewright.trained import Trained
+from tunewright.training.trained import Trained
 
 
 def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> No
     """Build the wrapper of a finished stage again: the method as it was named there, its state as it was left."""
     from tunewright.catalogue import load_method
     from tunewright.contract.slots import bind
-    from tunewright.setting_up import wrap
+    from tunewright.training.setting_up import wrap
 
     plan = Plan(**by["plan"])
     methods = bind([(by["name"], load_method(by["name"])(**by["parameters"]))], 0, plan.stage)
