@@ -92,8 +92,8 @@ def serve() -> None:
     """Read one JSON order a line; answer with one JSON line."""
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    from tunewright import after, artefacts, assemble, meter, probes, results, run, stages  # noqa: F401
     from tunewright.report import page, terminal  # noqa: F401
+    from tunewright.runs import after, artefacts, assemble, meter, probes, results, run, stages  # noqa: F401
     from tunewright.training import carry  # noqa: F401
 
     for line in sys.stdin:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests import small
-from tunewright.assemble import assemble
 from tunewright.errors import MethodError
 from tunewright.recipe import Recipe
+from tunewright.runs.assemble import assemble
 
 
 def test_methods_may_ask_for_all_kept_text_or_for_one_entry(tmp_path):

@@ -11,13 +11,13 @@ import torch
 
 from tests import small, tiny
 from tests.methods.driving import Run, logits
-from tunewright.assemble import assemble
 from tunewright.errors import CheckpointError, ModelError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.parameter_selection.full import FullFineTuning
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import Recipe
-from tunewright.run import run_recipe
+from tunewright.runs.assemble import assemble
+from tunewright.runs.run import run_recipe
 from tunewright.training import carry
 
 ALMA = Path(__file__).parent.parent / "recipes" / "alma.yaml"

@@ -14,7 +14,7 @@ from tunewright.chat import Chat, chat
 from tunewright.errors import MethodError
 from tunewright.finished import open_run
 from tunewright.measure.generate import greedy
-from tunewright.run import run_recipe
+from tunewright.runs.run import run_recipe
 
 
 @pytest.fixture(scope="module")

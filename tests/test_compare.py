@@ -20,7 +20,7 @@ from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.recipe import Budget, Recipe
 from tunewright.report import compare as page
 from tunewright.report.compare_schema import ArmFigures, Comparison
-from tunewright.run import run
+from tunewright.runs.run import run
 from tunewright.trials import Reading, Store, TrialError, TrialRecord, key_of, run_trial
 
 NOW = datetime.datetime.now(datetime.UTC)

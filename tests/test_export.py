@@ -16,7 +16,7 @@ from tests import small, tiny
 from tunewright.errors import CheckpointError, FolderError, ModelError
 from tunewright.export import check_inputs, export, logits_of
 from tunewright.finished import open_run
-from tunewright.run import resume, run_recipe
+from tunewright.runs.run import resume, run_recipe
 from tunewright.servability import servability
 
 QUICK = {"evaluation": {"drift_sequences": 2, "drift_tokens": 4, "max_new_tokens": 2, "strengths": [1.0], "rows": 2, "few_shot": 0}}

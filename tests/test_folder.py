@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tunewright.errors import FolderError
-from tunewright.folder import RunFolder, discard_if_empty, locked, new_folder
+from tunewright.runs.folder import RunFolder, discard_if_empty, locked, new_folder
 
 
 def test_a_second_run_takes_the_next_name(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_a_folder_that_holds_something_is_not_taken(tmp_path: Path) -> None:
 def test_a_live_run_holds_its_folder_and_a_dead_one_does_not(tmp_path: Path) -> None:
     folder = new_folder("a", tmp_path / "a")
     take = "with locked(RunFolder(Path(sys.argv[1]))):\n print('held', flush=True); sys.stdin.read()"
-    code = f"import sys; from pathlib import Path; from tunewright.folder import *\n{take}"
+    code = f"import sys; from pathlib import Path; from tunewright.runs.folder import *\n{take}"
     other = subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "held\n"
     with pytest.raises(FolderError, match=f"process {other.pid}"), locked(folder):

@@ -13,17 +13,17 @@ import torch
 
 from tests import small
 from tunewright import catalogue
-from tunewright.assemble import Session, assemble
 from tunewright.contract.method import Method
 from tunewright.errors import MethodError, RecipeError
 from tunewright.files import checkpoint
-from tunewright.folder import RunFolder
 from tunewright.measure.cost import Cost
-from tunewright.meter import Meter
 from tunewright.recipe import DataSpec, Keep, MeasureSpec, MethodUse, Recipe, StageSpec, TrainSpec
 from tunewright.report.schema import Report
-from tunewright.run import run_recipe
-from tunewright.stages import Keeper, StageResult, run_stage
+from tunewright.runs.assemble import Session, assemble
+from tunewright.runs.folder import RunFolder
+from tunewright.runs.meter import Meter
+from tunewright.runs.run import run_recipe
+from tunewright.runs.stages import Keeper, StageResult, run_stage
 from tunewright.training import carry
 from tunewright.training.trained import Trained
 
@@ -274,7 +274,7 @@ def test_a_selector_aims_at_the_validation_rows(inputs: Path, selectors: None) -
     with pytest.raises(MethodError, match="data.validation"):
         session_of(inputs, data__select=["nearest"])
     with pytest.raises(MethodError, match="selects no rows"):
-        from tunewright.selecting import select
+        from tunewright.runs.selecting import select
 
         select([MethodUse(name="lora")], made.stages[0].rows, [], [], 0, "main")
 

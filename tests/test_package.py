@@ -15,10 +15,10 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_the_run_module_is_also_the_function_of_that_name(monkeypatch):
-    module = ModuleType("tunewright.run")
+    module = ModuleType("tunewright.runs.run")
     module.run = lambda recipe, **options: (recipe, options)
     monkeypatch.setitem(vars(tunewright), "run", None)  # put back afterwards
-    tunewright.run = module  # what the import system does with a submodule
+    tunewright.runs.run = module  # what the import system does with a submodule
     assert tunewright.run("r", out="x") == ("r", {"out": "x"})
 
 

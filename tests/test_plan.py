@@ -12,11 +12,11 @@ from rich.console import Console
 
 from tests import small
 from tunewright import plan_page
-from tunewright.assemble import Session, assemble
 from tunewright.estimate import STEPS, estimate, untouched
 from tunewright.plan import Plan, look, plan
 from tunewright.recipe import Recipe
-from tunewright.run import run_recipe
+from tunewright.runs.assemble import Session, assemble
+from tunewright.runs.run import run_recipe
 
 
 @pytest.fixture(scope="module")

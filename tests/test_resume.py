@@ -148,26 +148,26 @@ def at(where: str, call: int, do: str = "kill") -> dict[str, Any]:
 
 
 STEP, FLUSH = "tunewright.training.train:Loop.one_step", "tunewright.files.checkpoint:flush"
-READ = "tunewright.meter:Meter.read"
+READ = "tunewright.runs.meter:Meter.read"
 
 MOMENTS = [
-    ("lora with dropout", at("tunewright.results:command", 1)),  # while the command's imports go on
-    ("lora with dropout", at("tunewright.assemble:load", 1)),
-    ("lora with dropout", at("tunewright.run:_Run.write_resolved", 1)),
-    ("lora with dropout", at("tunewright.meter:Meter.prepare_base", 1)),
+    ("lora with dropout", at("tunewright.runs.results:command", 1)),  # while the command's imports go on
+    ("lora with dropout", at("tunewright.runs.assemble:load", 1)),
+    ("lora with dropout", at("tunewright.runs.run:_Run.write_resolved", 1)),
+    ("lora with dropout", at("tunewright.runs.meter:Meter.prepare_base", 1)),
     ("lora with dropout", at(STEP, 2)),
     ("lora with dropout", at(STEP, 6)),
     ("lora with dropout", at("tunewright.training.train:Loop.gradients", 6)),
     ("lora with dropout", at("tunewright.training.optim:Optimizers.step", 8)),
     ("lora with dropout", at(FLUSH, 14)),  # within the first checkpoint's files or the second's
     ("lora with dropout", at("os:rename", 2)),
-    ("lora with dropout", at("tunewright.stages:save_result", 1)),
+    ("lora with dropout", at("tunewright.runs.stages:save_result", 1)),
     ("lora with dropout", at(READ, 1)),
-    ("lora with dropout", at("tunewright.artefacts:save", 1)),
+    ("lora with dropout", at("tunewright.runs.artefacts:save", 1)),
     ("lora with dropout", at("tunewright.report.schema:Report.save", 1)),
     ("redrawn halves", at(STEP, 5)),
     ("redrawn halves", at(STEP, 8)),
-    ("redrawn halves", at("tunewright.stages:Keeper.finish", 1)),
+    ("redrawn halves", at("tunewright.runs.stages:Keeper.finish", 1)),
     ("sparse entries", at(STEP, 5)),
     ("sparse entries", at(STEP, 9)),
     ("fold", at("tunewright.training.carry:begin", 2)),
@@ -177,7 +177,7 @@ MOMENTS = [
     ("training", at(STEP, 5)),
     ("training", at(STEP, 8)),
     ("half precision", at(STEP, 8)),
-    ("early stopping", at("tunewright.stages:save_result", 1)),
+    ("early stopping", at("tunewright.runs.stages:save_result", 1)),
 ]
 WIDEST = {*range(25)} - {0, 3, 5, 8, 9, 10, 13, 15, 17, 20, 21, 24}
 
@@ -226,7 +226,7 @@ def test_sigterm_writes_a_checkpoint_and_has_its_own_code(bench: Bench) -> None:
     same(bench.uninterrupted("lora with dropout"), bench.folder / "stopped")
 
 
-@pytest.mark.parametrize("moment", ["tunewright.assemble:load", "tunewright.meter:Meter.prepare_base", READ])
+@pytest.mark.parametrize("moment", ["tunewright.runs.assemble:load", "tunewright.runs.meter:Meter.prepare_base", READ])
 def test_sigterm_outside_training_can_be_resumed_too(bench: Bench, moment: str) -> None:
     out = "stopped-" + moment.rpartition(":")[2]
     done = bench.run("lora with dropout", out, at(moment, 1, "term"))

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tunewright import track
+from tunewright.runs import track
 
 
 def test_tensorboard_gets_the_numbers_of_each_record(tmp_path):

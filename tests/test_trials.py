@@ -7,7 +7,7 @@ import pytest
 from tests import small
 from tunewright import catalogue, trial_key
 from tunewright.recipe import Recipe
-from tunewright.run import run
+from tunewright.runs.run import run
 from tunewright.trials import Reading, Store, TrialRecord, key_of, run_trial
 
 

@@ -19,7 +19,7 @@ __all__ = ["Recipe", "__version__", "run"]
 
 
 class _CallableModule(ModuleType):
-    """`tunewright.run` is a module (its parts are public) and the function of that name in it."""
+    """`tunewright.runs.run` is a module (its parts are public) and the function of that name in it."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__dict__["run"](*args, **kwargs)
@@ -34,7 +34,7 @@ class _Package(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name == "run":
-            return importlib.import_module("tunewright.run")
+            return importlib.import_module("tunewright.runs.run")
         if name == "Recipe":
             return importlib.import_module("tunewright.recipe").Recipe
         raise AttributeError(f"module 'tunewright' has no attribute '{name}'")

@@ -34,7 +34,7 @@ def _begin() -> None:
 
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    from tunewright import artefacts, assemble, meter, results, run, stages  # noqa: F401
+    from tunewright.runs import artefacts, assemble, meter, results, run, stages  # noqa: F401
 
     gc.collect()
     gc.freeze()

@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from tunewright.assemble import located
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import CheckReport, check, write_clean
 from tunewright.data.dataset import labels_of
 from tunewright.loading.load import _readers
 from tunewright.loading.locate import locate
 from tunewright.recipe import Recipe, Source
+from tunewright.runs.assemble import located
 from tunewright.tasks import get_task
 
 SHOWN = 20

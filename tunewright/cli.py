@@ -146,7 +146,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the base, train, measure again, and report."""
-    from tunewright.run import run_recipe
+    from tunewright.runs.run import run_recipe
 
     run_recipe(recipe, set_ or [], out, quiet=quiet, json=as_json)
 
@@ -159,7 +159,7 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run that was stopped, from its last whole checkpoint."""
-    from tunewright.run import resume as go_on
+    from tunewright.runs.run import resume as go_on
 
     go_on(folder, verify=verify, quiet=quiet, json=as_json)
 

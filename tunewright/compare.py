@@ -18,10 +18,10 @@ from tunewright.compare_arms import Arm, Given, arm_recipe
 from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.files.checkpoint import write_text
-from tunewright.folder import RunFolder, locked
 from tunewright.pool import Trial, Workers, run_all
 from tunewright.recipe import Budget, Recipe
 from tunewright.report.compare_schema import ArmFigures, Comparison, TunedRate
+from tunewright.runs.folder import RunFolder, locked
 from tunewright.trials import Store, TrialRecord, commit_of, key_of
 from tunewright.tuning import FACTOR, Tuned, tune_many
 

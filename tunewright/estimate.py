@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from tunewright.assemble import Session, StageParts
 from tunewright.measure.cost import Cost
 from tunewright.measuring_time import time_base, time_tuned
 from tunewright.models.adapted import Adapted
 from tunewright.models.recompute import recomputing
-from tunewright.stages import StageResult
+from tunewright.runs.assemble import Session, StageParts
+from tunewright.runs.stages import StageResult
 from tunewright.training import carry
 from tunewright.training.setting_up import set_up
 from tunewright.training.train import Loop, Stop

@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright import catalogue, predicting
-from tunewright.assemble import add_tokens, device_of, options_of
+from tunewright import catalogue
 from tunewright.contract.method import Method
 from tunewright.contract.slots import bind
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import CheckpointError, FolderError
 from tunewright.files import checkpoint
-from tunewright.folder import RECIPE
 from tunewright.loading.load import Loaded, load
 from tunewright.models import delta_format
 from tunewright.models.adapted import Adapted
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
+from tunewright.runs import predicting
+from tunewright.runs.assemble import add_tokens, device_of, options_of
+from tunewright.runs.folder import RECIPE
 from tunewright.tasks import get_task
 from tunewright.training import carry
 

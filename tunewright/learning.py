@@ -65,11 +65,11 @@ def from_folders(
     `changes` are put on the models, by tensor: what adapters make of their base. Rows are encoded with the first model's
     tokenizer and chat template. Raises what loading a model and reading data raise; MethodError without data.
     """
-    from tunewright.assemble import options_of
     from tunewright.data.dataset import build, labels_of
     from tunewright.files.cache import cache_folder
     from tunewright.loading.load import load
     from tunewright.recipe import DataSpec, Source
+    from tunewright.runs.assemble import options_of
 
     if not data:
         raise MethodError("this merge learns from rows, and none are given", remedy="give them: --data FILE --task TASK")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tunewright.assemble import Session, StageParts
 from tunewright.contract.batch import Row
 from tunewright.measure.cost import Cost
 from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
 from tunewright.measure.sample import sample_sequences
-from tunewright.meter import Meter
-from tunewright.selecting import subset
+from tunewright.runs.assemble import Session, StageParts
+from tunewright.runs.meter import Meter
+from tunewright.runs.selecting import subset
 
 if TYPE_CHECKING:
     from tunewright.estimate import Estimate

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright.assemble import Session, assemble
 from tunewright.data.check import end_is_trained, starts_twice
 from tunewright.data.dataset import Dataset
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.view import Token, one_a_source
 from tunewright.estimate import STEPS, Estimate, estimate
-from tunewright.progress import Screen
 from tunewright.recipe import Recipe
+from tunewright.runs.assemble import Session, assemble
+from tunewright.runs.progress import Screen
 from tunewright.tasks._segments import first_token
 
 CHECKED = 2000
@@ -116,7 +116,7 @@ def plan(path: str | Path, sets: Sequence[str] = (), *, json: bool = False) -> P
 
 def look(session: Session, load: float = 0.0) -> Plan:
     """The plan of an assembled session, whose model is the base again afterwards, bit for bit."""
-    from tunewright.results import machine_memory, model_info
+    from tunewright.runs.results import machine_memory, model_info
 
     first = session.stages[0].rows
     leaks = None
@@ -173,7 +173,7 @@ def _ends(session: Session, dataset: Dataset) -> Ends | None:
 
 
 def _stages(session: Session, found: Estimate) -> list[StagePlan]:
-    from tunewright.results import trained_of
+    from tunewright.runs.results import trained_of
 
     made = []
     for part, probed in zip(session.stages, found.stages, strict=True):

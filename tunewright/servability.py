@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tunewright.folder import RECIPE
 from tunewright.models.deltas import GatedLowRank, LowRank
 from tunewright.recipe import Recipe
+from tunewright.runs.folder import RECIPE
 
 USUAL_RANK = 64
 """Ranks above it are refused by several servers' kernels."""

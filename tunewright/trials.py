@@ -1,6 +1,6 @@
 """Trials: one recipe run for its figures alone, kept as a record that can be found again.
 
-A trial goes through `tunewright.run.run` like any run; what it leaves is a `TrialRecord` in a `Store`, and nothing else
+A trial goes through `tunewright.runs.run.run` like any run; what it leaves is a `TrialRecord` in a `Store`, and nothing else
 unless asked. A run that fails (a loss that is not finite, methods that are refused, no memory left) is a record too,
 with what and where: only an interruption by the user ends a trial without one.
 """
@@ -200,7 +200,7 @@ def run_trial(recipe: Recipe, store: Store, *, keep_artefacts: bool = False, arm
 
 
 def _figures(recipe: Recipe, folder: Path, *, whole: bool, threads: int | None) -> dict[str, Any]:
-    from tunewright.run import run
+    from tunewright.runs.run import run
     from tunewright.servability import servability
 
     if threads is not None and recipe.train.threads is None:

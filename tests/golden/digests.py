@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from tunewright import run as run_module
 from tunewright.catalogue import entries
 from tunewright.conformance import learned, weights
 from tunewright.conformance.bench import Tiny
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
 from tunewright.recipe import Recipe
+from tunewright.runs import run as run_module
 
 FOLDER = Path(__file__).parent
 STEPS = 20

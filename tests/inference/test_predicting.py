@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tests import small, tiny
-from tunewright import finished, predicting
+from tunewright import finished
 from tunewright.errors import MethodError, RecipeError
 from tunewright.report.schema import Report
-from tunewright.run import run_recipe
+from tunewright.runs import predicting
+from tunewright.runs.run import run_recipe
 
 EFT = {"emulated-fine-tuning": {}}
 
@@ -68,7 +69,7 @@ def test_a_large_base_changes_what_is_measured_and_not_what_is_saved(inputs):
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_measured(inputs, changes, says, monkeypatch):
-    from tunewright.meter import Meter
+    from tunewright.runs.meter import Meter
 
     monkeypatch.setattr(Meter, "prepare_base", lambda self: pytest.fail("the base was measured"))
     with pytest.raises((MethodError, RecipeError)) as error:

@@ -130,8 +130,8 @@ def test_what_cannot_be_served_is_one_clear_error():
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(tmp_path):
-    from tunewright.assemble import _same_tokenizer
     from tunewright.loading.load import load
+    from tunewright.runs.assemble import _same_tokenizer
 
     for name, tokenizer in (("a", tiny.tokenizer(chat=False)), ("b", tiny.tokenizer(chat=False))):
         if name == "b":

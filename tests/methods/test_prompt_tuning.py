@@ -144,7 +144,7 @@ def test_peft_loads_what_is_saved_and_says_the_same(make, tmp_path):
 
 
 def test_the_runs_folder_gets_the_adapter(tmp_path):
-    from tunewright import artefacts
+    from tunewright.runs import artefacts
 
     run = make_run()
     run.train()

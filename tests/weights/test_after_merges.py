@@ -9,7 +9,7 @@ from tests import small
 from tunewright.errors import MethodError
 from tunewright.finished import open_run
 from tunewright.recipe import Recipe
-from tunewright.run import run
+from tunewright.runs.run import run
 from tunewright.weights.blocks import state_of
 
 STAGES = [

@@ -26,9 +26,9 @@ from tunewright.learning import calibration, copy_with, over_rows
 from tunewright.weights.blocks import merge_in_memory, state_of
 
 if TYPE_CHECKING:
-    from tunewright.assemble import Session
     from tunewright.claims.claim_run import ClaimRun
     from tunewright.recipe import Recipe
+    from tunewright.runs.assemble import Session
 
 Tensors = dict[str, Tensor]
 Choices = Sequence[Mapping[str, Any]]
@@ -144,7 +144,7 @@ class Bench:
     """One seed's fine-tunings, the base, and a scale on which any weights are weighed."""
 
     def __init__(self, run: ClaimRun, seed: int, arm: str, tasks: Sequence[str] = TASKS, tuned: Sequence[str] | None = None):
-        from tunewright.assemble import assemble
+        from tunewright.runs.assemble import assemble
 
         self.tasks, self.seed = tuple(tasks), seed
         self.sessions: dict[str, Session] = {t: assemble(task_recipe(run, arm, seed, t)) for t in tasks}

@@ -96,7 +96,7 @@ class Fleet:
     """One seed's fine-tunings of the base, one a task, and what weighs any weights of their shape."""
 
     def __init__(self, run: ClaimRun, seed: int):
-        from tunewright.assemble import assemble
+        from tunewright.runs.assemble import assemble
 
         self.run, self.seed, self.tasks = run, seed, tuple(CHANGES)
         records = [finished(run, task_recipe(run, TUNED.name, seed, t)) for t in self.tasks]

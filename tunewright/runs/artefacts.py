@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
-from tunewright.assemble import Session
+from tunewright.runs.assemble import Session
 from tunewright.files import checkpoint
 from tunewright.models import delta_format, peft_format
 from tunewright.models.deltas import LowRank

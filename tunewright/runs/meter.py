@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunewright.assemble import Session
+from tunewright.runs.assemble import Session
 from tunewright.contract.batch import Row
 from tunewright.measure.cache import BaseCache, rows_hash
 from tunewright.measure.choose import distinct_labels

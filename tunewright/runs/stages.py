@@ -16,7 +16,7 @@ from tunewright.contract.slots import Methods
 from tunewright.errors import Interrupted
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
-from tunewright.folder import RunFolder
+from tunewright.runs.folder import RunFolder
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
 from tunewright.training import carry

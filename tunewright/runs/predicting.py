@@ -21,7 +21,7 @@ from tunewright.models.together import Together
 from tunewright.recipe import MethodUse, Recipe
 
 if TYPE_CHECKING:
-    from tunewright.assemble import Session
+    from tunewright.runs.assemble import Session
 
 OWN = ("tuned", "base")
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import CheckpointError, FolderError, TunewrightError
 from tunewright.files import checkpoint
-from tunewright.folder import LOCK, RECIPE, ROWS, RunFolder, discard_if_empty, locked, new_folder
-from tunewright.progress import Screen
+from tunewright.runs.folder import LOCK, RECIPE, ROWS, RunFolder, discard_if_empty, locked, new_folder
+from tunewright.runs.progress import Screen
 from tunewright.recipe import Recipe
-from tunewright.track import Trackers
+from tunewright.runs.track import Trackers
 
 if TYPE_CHECKING:
-    from tunewright.assemble import Session, StageParts
+    from tunewright.runs.assemble import Session, StageParts
     from tunewright.measure.cost import Cost
-    from tunewright.meter import Meter, Readings
+    from tunewright.runs.meter import Meter, Readings
     from tunewright.report.schema import Report
-    from tunewright.stages import Keeper, StageResult
+    from tunewright.runs.stages import Keeper, StageResult
 
 
 @dataclass
@@ -86,7 +86,7 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
 
 def _note_start(folder: RunFolder) -> None:
     """Write down when and how the run began, unless a process that was killed since did."""
-    from tunewright.results import command
+    from tunewright.runs.results import command
 
     if "started" not in folder.progress():
         folder.note_progress(started=_now(), command=command())
@@ -96,7 +96,7 @@ class _Run:
     """One process's work on a run's folder."""
 
     def __init__(self, folder: RunFolder, recipe: Recipe, screen: Screen, *, figures_only: bool = False):
-        from tunewright.assemble import assemble
+        from tunewright.runs.assemble import assemble
         from tunewright.measure.cost import Cost
         from tunewright.memory import keep_freed_memory
 
@@ -142,7 +142,7 @@ class _Run:
     def write_resolved(self) -> None:
         """The recipe with every default of every method, the precision chosen, versions and hashes."""
         from tunewright import catalogue
-        from tunewright.results import versions
+        from tunewright.runs.results import versions
 
         recipe = self.recipe.model_copy(deep=True)
         for _, _, use in recipe.uses():
@@ -166,7 +166,7 @@ class _Run:
         """
         import random
 
-        from tunewright import predicting
+        from tunewright.runs import predicting
         from tunewright.contract.method import Setup
 
         predicting.load(self.session)
@@ -180,7 +180,7 @@ class _Run:
     # -- the phases ----------------------------------------------------------------------------------------------------
 
     def whole(self) -> Result:
-        from tunewright.meter import Meter
+        from tunewright.runs.meter import Meter
 
         if not self.folder.progress().get("began"):
             self.write_resolved()
@@ -201,7 +201,7 @@ class _Run:
         self.folder.note_progress(cost=self.cost.state())
 
     def _stage(self, part: StageParts) -> None:
-        from tunewright.stages import StageResult, run_stage, save_result, stopped
+        from tunewright.runs.stages import StageResult, run_stage, save_result, stopped
         from tunewright.training import carry
 
         name, folder = part.spec.name, self.folder.path / "stages" / part.spec.name
@@ -274,7 +274,7 @@ class _Run:
         return found
 
     def _keeper(self, part: StageParts) -> Keeper:
-        from tunewright.stages import Keeper
+        from tunewright.runs.stages import Keeper
 
         before = sum(r.steps for r in self.results.values())
         rows = self.session.validation or self.session.eval
@@ -297,7 +297,8 @@ class _Run:
         return over_rows(models, base, self.session.task, self.session.stages[-1].rows.rows, seed=self.session.seed)
 
     def _after(self) -> None:
-        from tunewright import after, catalogue, predicting
+        from tunewright import catalogue
+        from tunewright.runs import after, predicting
 
         score = None
         if self.session.validation is not None:
@@ -315,7 +316,7 @@ class _Run:
                 after.apply(catalogue.build(use), use.name, self.session.adapted, self.folder.path, score, self._teach)
 
     def _finish(self, cached: list[str]) -> Result:
-        from tunewright import artefacts, probes, results
+        from tunewright.runs import artefacts, probes, results
         from tunewright.measure.rows import pair, write_rows
         from tunewright.report import page, terminal
         from tunewright.report.schema import Report
@@ -373,7 +374,7 @@ class _Run:
         return notes
 
     def _dial(self, tuned: Readings) -> list[Any]:
-        from tunewright import results
+        from tunewright.runs import results
 
         adapted, meter = self.session.adapted, self.meter
         if not adapted.foldable:
@@ -392,7 +393,7 @@ class _Run:
 
     def verify(self) -> None:
         """Train from the last checkpoint but one to the last, and compare. CheckpointError names what differs."""
-        from tunewright.stages import Verified, run_stage
+        from tunewright.runs.stages import Verified, run_stage
         from tunewright.training import carry
 
         whole = [checkpoint.read(p) for _, p in checkpoint.listed(self.folder.path)]

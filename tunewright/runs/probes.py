@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from tunewright import catalogue
-from tunewright.assemble import Session
+from tunewright.runs.assemble import Session
 from tunewright.contract.method import arguments
 from tunewright.measure.probe import Side
-from tunewright.meter import Readings
+from tunewright.runs.meter import Readings
 from tunewright.models.adapted import Adapted
 from tunewright.report.schema import Probe
 
