@@ -121,7 +121,7 @@ def one(case: str, which: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def ours(work: Work, case: str) -> Iterator[Any]:
     """Tunewright's loop, a step at a time."""
-    from tunewright.memory import keep_freed_memory
+    from tunewright.machine.memory import keep_freed_memory
     from tunewright.training.train import Loop
 
     keep_freed_memory()

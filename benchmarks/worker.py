@@ -68,7 +68,7 @@ class Work:
 
 def ours(work: Work, method: str) -> None:
     """Tunewright's own loop with its own method, on an unmodified transformers model; `work.without` are tricks left out."""
-    from tunewright.memory import keep_freed_memory
+    from tunewright.machine.memory import keep_freed_memory
     from tunewright.training.train import train
 
     if "kept memory" not in work.without:

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from tunewright import memory
+from tunewright.machine import memory
 
 FAULTS = """
 import ctypes, resource, sys
-from tunewright.memory import keep_freed_memory
+from tunewright.machine.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 c = ctypes.CDLL(None)

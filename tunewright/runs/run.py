@@ -98,7 +98,7 @@ class _Run:
     def __init__(self, folder: RunFolder, recipe: Recipe, screen: Screen, *, figures_only: bool = False):
         from tunewright.runs.assemble import assemble
         from tunewright.measure.cost import Cost
-        from tunewright.memory import keep_freed_memory
+        from tunewright.machine.memory import keep_freed_memory
 
         keep_freed_memory()
         self.folder, self.recipe, self.screen, self.figures_only = folder, recipe, screen, figures_only
