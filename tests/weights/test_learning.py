@@ -8,8 +8,8 @@ import torch
 from tests import tiny
 from tests.small import write_inputs
 from tunewright.errors import MethodError, ModelError
-from tunewright.learning import copy_with, from_folders
 from tunewright.weights.blocks import merge_in_memory, state_of
+from tunewright.weights.learning import copy_with, from_folders
 from tunewright.weights.merge.atlas import Atlas
 from tunewright.weights.merge.pleas import PLeaS
 

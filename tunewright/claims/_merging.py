@@ -22,8 +22,8 @@ from tunewright.claims.claim_run import recipe_of
 from tunewright.claims.lab import corpus, rows
 from tunewright.claims.overlay import merged
 from tunewright.errors import ClaimError
-from tunewright.learning import calibration, copy_with, over_rows
 from tunewright.weights.blocks import merge_in_memory, state_of
+from tunewright.weights.learning import calibration, copy_with, over_rows
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun

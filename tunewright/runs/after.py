@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tunewright.contract.method import Method, Needs, arguments
 from tunewright.errors import MethodError
-from tunewright.learning import copy_with
+from tunewright.weights.learning import copy_with
 from tunewright.models.adapted import Adapted
 from tunewright.training import carry
 from tunewright.weights.blocks import Learning

@@ -292,7 +292,7 @@ class _Run:
 
     def _teach(self, models: Any, base: Any) -> Any:
         """What a merge under `after` learns from: the last stage's rows beside its models."""
-        from tunewright.learning import over_rows
+        from tunewright.weights.learning import over_rows
 
         return over_rows(models, base, self.session.task, self.session.stages[-1].rows.rows, seed=self.session.seed)
 

@@ -96,7 +96,7 @@ def _learn(data: Sequence[Path], task: str, seed: int) -> Any:
         return None
 
     def learn(engine: Engine) -> dict[str, Any]:
-        from tunewright.learning import from_folders
+        from tunewright.weights.learning import from_folders
 
         folders = [str(getattr(s, "base", s).folder) for s in engine.models]
         changes = [_changes(s) for s in engine.models]
