@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 from tests import small, tiny
-from tunewright.chat import Chat, chat
 from tunewright.errors import MethodError
-from tunewright.finished import open_run
+from tunewright.finished.chat import Chat, chat
+from tunewright.finished.finished import open_run
 from tunewright.measure.generate import greedy
 from tunewright.runs.run import run_recipe
 

@@ -14,10 +14,10 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from tests import small, tiny
 from tunewright.errors import CheckpointError, FolderError, ModelError
-from tunewright.export import check_inputs, export, logits_of
-from tunewright.finished import open_run
+from tunewright.finished.export import check_inputs, export, logits_of
+from tunewright.finished.finished import open_run
+from tunewright.finished.servability import servability
 from tunewright.runs.run import resume, run_recipe
-from tunewright.servability import servability
 
 QUICK = {"evaluation": {"drift_sequences": 2, "drift_tokens": 4, "max_new_tokens": 2, "strengths": [1.0], "rows": 2, "few_shot": 0}}
 
@@ -115,9 +115,9 @@ def test_another_base_and_a_lost_stage_are_named(inputs: Path, lora: Path, tmp_p
 
 
 def test_a_folder_that_differs_is_set_aside(lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunewright import export as module
+    from tunewright.finished.finished import export as module
 
-    monkeypatch.setattr("tunewright.export.verify_folder", lambda *a: 1.0)
+    monkeypatch.setattr("tunewright.finished.export.verify_folder", lambda *a: 1.0)
     with pytest.raises(ModelError, match="differs from the run"):
         module.export(lora, tmp_path / "out")
     assert not (tmp_path / "out").exists() and (tmp_path / "out.broken").exists()

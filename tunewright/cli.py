@@ -211,7 +211,7 @@ def compare(
 @verb("chat")
 def chat(folder: RunArgument) -> None:
     """Talk to the base and the tuned model side by side."""
-    from tunewright.chat import chat as talk
+    from tunewright.finished.chat import chat as talk
 
     talk(folder)
 
@@ -219,7 +219,7 @@ def chat(folder: RunArgument) -> None:
 @verb("export")
 def export(folder: RunArgument, out: Annotated[Path | None, typer.Option(metavar="DIR", help="where to write it (default: DIR/model)")] = None) -> None:
     """Write the tuned model as a plain transformers folder, its logits checked against the run's."""
-    from tunewright.export import export as write
+    from tunewright.finished.export import export as write
 
     write(folder, out)
 

@@ -200,8 +200,8 @@ def run_trial(recipe: Recipe, store: Store, *, keep_artefacts: bool = False, arm
 
 
 def _figures(recipe: Recipe, folder: Path, *, whole: bool, threads: int | None) -> dict[str, Any]:
+    from tunewright.finished.servability import servability
     from tunewright.runs.run import run
-    from tunewright.servability import servability
 
     if threads is not None and recipe.train.threads is None:
         base = recipe.base

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests import small, tiny
-from tunewright import finished
 from tunewright.errors import MethodError, RecipeError
+from tunewright.finished.finished import finished
 from tunewright.report.schema import Report
 from tunewright.runs import predicting
 from tunewright.runs.run import run_recipe

@@ -7,7 +7,7 @@ import torch
 
 from tests import small
 from tunewright.errors import MethodError
-from tunewright.finished import open_run
+from tunewright.finished.finished import open_run
 from tunewright.recipe import Recipe
 from tunewright.runs.run import run
 from tunewright.weights.blocks import state_of

@@ -114,7 +114,7 @@ def finished(run: ClaimRun, recipe: Recipe) -> Any:
 
 def tensors_of(folder: Path | str) -> Tensors:
     """A finished run's weights by name, the change folded in."""
-    from tunewright.finished import open_run
+    from tunewright.finished.finished import open_run
 
     run = open_run(folder)
     run.adapted.fold()
@@ -123,7 +123,7 @@ def tensors_of(folder: Path | str) -> Tensors:
 
 def folder_of(run_folder: Path | str, tensors: Mapping[str, Tensor] | None = None, name: str = "model") -> str:
     """A plain transformers folder beside a finished run, with its weights or with these; made once for equal weights."""
-    from tunewright.finished import open_run
+    from tunewright.finished.finished import open_run
     from tunewright.loading.save import save_pretrained
 
     run = open_run(run_folder)

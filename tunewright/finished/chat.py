@@ -15,7 +15,7 @@ from rich.text import Text
 
 from tunewright.contract.records import Record, RowProblem
 from tunewright.errors import MethodError
-from tunewright.finished import Finished, open_run
+from tunewright.finished.finished import Finished, open_run
 from tunewright.loading.quiet import quiet
 from tunewright.measure.generate import greedy, stop_ids
 from tunewright.report.terminal import clean

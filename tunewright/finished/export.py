@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from tunewright.errors import MethodError, ModelError
-from tunewright.finished import Finished, open_run
+from tunewright.finished.finished import Finished, open_run
+from tunewright.finished.servability import servability
 from tunewright.loading.save import save_pretrained, verify_folder
 from tunewright.recipe import Recipe
 from tunewright.report import summary, words
 from tunewright.report.schema import Report
-from tunewright.servability import servability
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Largest difference of logits, over their standard deviation, that folding may make by rounding (bfloat16 has 8 bits, and
