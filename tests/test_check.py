@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests import tiny
-from tunewright.check import check_recipe
+from tunewright.planning.check import check_recipe
 
 
 @pytest.fixture

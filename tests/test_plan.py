@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from tests import small
-from tunewright import plan_page
-from tunewright.estimate import STEPS, estimate, untouched
-from tunewright.plan import Plan, look, plan
+from tunewright.planning import plan_page
+from tunewright.planning.estimate import STEPS, estimate, untouched
+from tunewright.planning.plan import Plan, look, plan
 from tunewright.recipe import Recipe
 from tunewright.runs.assemble import Session, assemble
 from tunewright.runs.run import run_recipe

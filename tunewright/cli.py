@@ -167,7 +167,7 @@ def resume(
 @verb("plan")
 def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Before anything is trained: will it fit, how long, what exactly is trained."""
-    from tunewright.plan import plan as make_plan
+    from tunewright.planning.plan import plan as make_plan
 
     make_plan(recipe, set_ or [], json=as_json)
 
@@ -180,7 +180,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check a recipe and its data, row by row."""
-    from tunewright.check import check_recipe
+    from tunewright.planning.check import check_recipe
 
     if not check_recipe(recipe, set_ or [], clean=clean, json=as_json):
         raise typer.Exit(errors.DataError.code)
@@ -342,7 +342,7 @@ def init(
     out: Annotated[Path, typer.Option(metavar="FILE", help="where to write the recipe")] = Path("recipe.yaml"),
 ) -> None:
     """Write a commented recipe for a model, a data file and a task."""
-    from tunewright.init import write_recipe
+    from tunewright.planning.init import write_recipe
 
     write_recipe(model, data, task, out)
     print(f"{out} is written. Next: tunewright check {out}; tunewright plan {out}; tunewright run {out}")

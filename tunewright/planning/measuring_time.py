@@ -18,7 +18,7 @@ from tunewright.runs.meter import Meter
 from tunewright.runs.selecting import subset
 
 if TYPE_CHECKING:
-    from tunewright.estimate import Estimate
+    from tunewright.planning.estimate import Estimate
 
 FEW = 16
 """Rows that are read to time a loss or a comparison."""

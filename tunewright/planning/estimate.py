@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from tunewright.measure.cost import Cost
-from tunewright.measuring_time import time_base, time_tuned
 from tunewright.models.adapted import Adapted
 from tunewright.models.recompute import recomputing
+from tunewright.planning.measuring_time import time_base, time_tuned
 from tunewright.runs.assemble import Session, StageParts
 from tunewright.runs.stages import StageResult
 from tunewright.training import carry

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewright.data.view import Token, coloured
-from tunewright.plan import Plan, StagePlan
+from tunewright.planning.plan import Plan, StagePlan
 from tunewright.report import words
 from tunewright.report.terminal import clean
 

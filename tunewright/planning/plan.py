@@ -13,7 +13,7 @@ from tunewright.data.check import end_is_trained, starts_twice
 from tunewright.data.dataset import Dataset
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.view import Token, one_a_source
-from tunewright.estimate import STEPS, Estimate, estimate
+from tunewright.planning.estimate import STEPS, Estimate, estimate
 from tunewright.recipe import Recipe
 from tunewright.runs.assemble import Session, assemble
 from tunewright.runs.progress import Screen
@@ -99,7 +99,7 @@ class Plan:
 
 def plan(path: str | Path, sets: Sequence[str] = (), *, json: bool = False) -> Plan:
     """Assemble a recipe, look at its rows, probe a few steps, and print what was found. Nothing is written to runs/."""
-    from tunewright import plan_page
+    from tunewright.planning import plan_page
 
     screen = Screen(json=json)
     began = time.perf_counter()
