@@ -66,8 +66,8 @@ def recipe(base: Path, method: str, seed: int, steps: int) -> Any:
 
 def measure(runs: int, steps: int) -> dict[str, Any]:
     """Run them and read the clocks."""
-    from tunewright.pool import Trial, Workers, run_all
-    from tunewright.trials import Store
+    from tunewright.trials.pool import Trial, Workers, run_all
+    from tunewright.trials.trial import Store
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from tunewright.trials import Reading, Store, TrialRecord
+from tunewright.trials.trial import Reading, Store, TrialRecord
 
 PAUSE = 0.05
 

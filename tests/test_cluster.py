@@ -6,9 +6,9 @@ import pytest
 
 from tests import small
 from tunewright.errors import MissingExtraError
-from tunewright.pool import Trial, run_all
+from tunewright.trials.pool import Trial, run_all
 from tunewright.recipe import Recipe
-from tunewright.trials import Store, key_of
+from tunewright.trials.trial import Store, key_of
 
 
 @pytest.fixture

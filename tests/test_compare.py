@@ -13,15 +13,15 @@ import pytest
 
 from tests import small
 from tests.report.test_page import assert_safe
-from tunewright import compare as comparing
-from tunewright import compare_figures as figures
-from tunewright.compare_arms import Arm, arm_recipe, equal_budgets, parse_arms, parse_budget
+from tunewright.compare import comparison as comparing
+from tunewright.compare import figures
+from tunewright.compare.arms import Arm, arm_recipe, equal_budgets, parse_arms, parse_budget
 from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.recipe import Budget, Recipe
 from tunewright.report import compare as page
 from tunewright.report.compare_schema import ArmFigures, Comparison
 from tunewright.runs.run import run
-from tunewright.trials import Reading, Store, TrialError, TrialRecord, key_of, run_trial
+from tunewright.trials.trial import Reading, Store, TrialError, TrialRecord, key_of, run_trial
 
 NOW = datetime.datetime.now(datetime.UTC)
 SEEDS = list(range(6))

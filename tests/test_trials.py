@@ -5,10 +5,11 @@ import json
 import pytest
 
 from tests import small
-from tunewright import catalogue, trial_key
+from tunewright import catalogue
+from tunewright.trials import trial_key
 from tunewright.recipe import Recipe
 from tunewright.runs.run import run
-from tunewright.trials import Reading, Store, TrialRecord, key_of, run_trial
+from tunewright.trials.trial import Reading, Store, TrialRecord, key_of, run_trial
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_an_equal_trial_is_not_run_again_and_artefacts_stay_when_asked(folder, s
     kept = run_trial(recipe(folder), store, keep_artefacts=True)
     assert first.folder is None and kept.folder is not None
     assert (store.folder / kept.key).is_dir() and json.loads((__import__("pathlib").Path(kept.folder) / "report.json").read_text())
-    monkeypatch.setattr("tunewright.trials._figures", None)  # cannot run
+    monkeypatch.setattr("tunewright.trials.trial._figures", None)  # cannot run
     assert run_trial(recipe(folder, name="x"), store).started == kept.started
 
 
@@ -84,7 +85,7 @@ def test_what_may_be_gone_the_next_time_is_tried_again(folder, store, monkeypatc
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("tunewright.trials._figures", broken)
+        patch.setattr("tunewright.trials.trial._figures", broken)
         record = run_trial(recipe(folder), store)
     assert record.error.type == kind and not record.settled
     again = run_trial(recipe(folder), store)

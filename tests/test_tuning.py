@@ -8,8 +8,8 @@ import pytest
 from tests import small
 from tunewright.errors import RecipeError
 from tunewright.recipe import Recipe
-from tunewright.trials import Reading, Store, TrialError, TrialRecord, key_of, run_trial
-from tunewright.tuning import tune, tune_many, validation_recipe
+from tunewright.trials.trial import Reading, Store, TrialError, TrialRecord, key_of, run_trial
+from tunewright.trials.tuning import tune, tune_many, validation_recipe
 
 TREE = {"model": "./m", "task": "text-generation", "data": {"train": "t.jsonl", "eval": "e.jsonl", "validation": 0.1}, "methods": ["lora"]}
 NOW = datetime.datetime.now(datetime.UTC)

@@ -201,7 +201,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare methods under one budget over seeds: which gains most, loses least, costs least. Stopped anywhere, the same command goes on."""
-    from tunewright.compare import compare_recipe
+    from tunewright.compare.comparison import compare_recipe
 
     compare_recipe(
         recipe, methods, sets=set_ or [], seeds=seeds, budget=budget, tune=tune, cluster=cluster, out=out, workers=workers, quiet=quiet, json=as_json

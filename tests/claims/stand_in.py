@@ -12,8 +12,8 @@ from typing import Any
 
 from tunewright.claims.engine import Search
 from tunewright.recipe import Recipe
-from tunewright.trials import Reading, Store, TrialError, TrialRecord, run_trial
-from tunewright.tuning import Attempt, Tuned
+from tunewright.trials.trial import Reading, Store, TrialError, TrialRecord, run_trial
+from tunewright.trials.tuning import Attempt, Tuned
 
 
 def reading(strength: float, target: float | None, kept: dict[str, float] | None = None, drift: float | None = None) -> Reading:

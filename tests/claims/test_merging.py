@@ -12,7 +12,7 @@ from tunewright.claims import _marks, _merging, claim
 from tunewright.claims.claim_run import ClaimRun
 from tunewright.claims.lab import corpus
 from tunewright.errors import ClaimError
-from tunewright.trials import Store, run_trial
+from tunewright.trials.trial import Store, run_trial
 from tunewright.weights.blocks import state_of
 
 VISION = ("ties", "model-breadcrumbs", "pleas", "atlas", "bang", "diverse-model-zoo", "fusing-finetuned-models")

@@ -10,7 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from tests.claims.test_merging import Real, lab  # noqa: F401  (a fixture)
 from tunewright import catalogue
 from tunewright.claims import merging_table as table
-from tunewright.tuning import Tuned
+from tunewright.trials.tuning import Tuned
 
 SMALL = {
     "hidden_size": 32,

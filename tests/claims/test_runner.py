@@ -11,7 +11,7 @@ from tests.claims.stand_in import Engine, failed, reading, real, record
 from tunewright.claims import claim as claims
 from tunewright.claims import code_hash, listing, results_io, runner
 from tunewright.errors import ClaimError, DataError
-from tunewright.trial_key import closure
+from tunewright.trials.trial_key import closure
 
 TASK = {"model": "m", "task": "text-generation", "data": {"train": "t.jsonl", "eval": "e.jsonl"}}
 DECLARED = """

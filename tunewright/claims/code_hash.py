@@ -12,7 +12,7 @@ from tunewright import catalogue
 from tunewright.claims.claim import FOLDER, Claim, Loaded
 from tunewright.claims.results_io import ScaleResult
 from tunewright.recipe.uses import MethodUse
-from tunewright.trial_key import closure
+from tunewright.trials.trial_key import closure
 
 
 def of_files(files: Iterable[Path]) -> str:

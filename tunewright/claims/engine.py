@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tunewright.recipe import Recipe
 
 if TYPE_CHECKING:
-    from tunewright.pool import Trial
-    from tunewright.trials import TrialRecord
-    from tunewright.tuning import Tuned
+    from tunewright.trials.pool import Trial
+    from tunewright.trials.trial import TrialRecord
+    from tunewright.trials.tuning import Tuned
 
 OnRecord = Callable[[Any], None]
 TUNING_SEEDS = 2
@@ -47,8 +47,8 @@ class Local:
 
     def __init__(self, folder: Path | None = None, workers: int | None = None):
         from tunewright.files.cache import cache_folder
-        from tunewright.pool import Workers
-        from tunewright.trials import Store
+        from tunewright.trials.pool import Workers
+        from tunewright.trials.trial import Store
 
         self.store = Store(folder or cache_folder() / "trials")
         self.pool = Workers(workers)
@@ -60,28 +60,28 @@ class Local:
         self.pool.close()
 
     def trial(self, arm: str, seed: int, recipe: Recipe) -> Trial:
-        from tunewright.pool import Trial
+        from tunewright.trials.pool import Trial
 
         return Trial(arm=arm, seed=seed, recipe=recipe)
 
     def _run(self, trials: Sequence[Trial], on_record: OnRecord) -> dict[str, TrialRecord]:
-        from tunewright.pool import run_all
+        from tunewright.trials.pool import run_all
 
         return run_all(trials, self.store, pool=self.pool, on_record=on_record)
 
     def run_all(self, trials: Sequence[Trial], on_record: OnRecord) -> list[TrialRecord]:
-        from tunewright.trials import key_of
+        from tunewright.trials.trial import key_of
 
         found = self._run(trials, on_record)
         return [found[key_of(t.recipe)] for t in trials]
 
     def tune(self, arms: Mapping[str, Search], on_record: OnRecord) -> dict[str, Tuned]:
-        from tunewright.tuning import tune_many
+        from tunewright.trials.tuning import tune_many
 
         makes, rates = {n: s.make for n, s in arms.items()}, {n: s.rates for n, s in arms.items()}
         return tune_many(makes, rates, lambda trials: self._run(trials, on_record), seeds=TUNING_SEEDS)
 
     def run_one(self, recipe: Recipe, keep_artefacts: bool) -> TrialRecord:
-        from tunewright.trials import run_trial
+        from tunewright.trials.trial import run_trial
 
         return run_trial(recipe, self.store, keep_artefacts=keep_artefacts, threads=self.pool.threads)

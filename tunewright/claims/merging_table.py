@@ -32,7 +32,7 @@ from tunewright.claims.lab import corpus
 from tunewright.claims.lab.vit import pixels
 from tunewright.errors import ClaimError
 from tunewright.files.cache import cache_folder, write_json
-from tunewright.trial_key import method_source
+from tunewright.trials.trial_key import method_source
 from tunewright.weights.blocks import merge_in_memory, state_of
 from tunewright.weights.learning import calibration, copy_with, over_rows
 from tunewright.weights.merge.model_soups import greedy

@@ -21,7 +21,7 @@ def spread(name: str, seeds: int) -> dict[str, Any]:
     """Full fine-tuning at the task's own rate, once a seed: the row of the card. ClaimError where a run failed, or for one seed alone."""
     from tunewright.files.cache import cache_folder
     from tunewright.recipe import Recipe
-    from tunewright.trials import Store, run_trial
+    from tunewright.trials.trial import Store, run_trial
 
     if seeds < 2:
         raise ClaimError("a standard deviation takes two seeds or more", where="--seeds", remedy="write --seeds 4")

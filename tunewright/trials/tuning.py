@@ -13,9 +13,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunewright.errors import RecipeError
-from tunewright.pool import Trial
+from tunewright.trials.pool import Trial
 from tunewright.recipe import Keep, Recipe
-from tunewright.trials import TrialRecord, key_of
+from tunewright.trials.trial import TrialRecord, key_of
 
 FACTOR = 3.0
 FURTHER = 3  # times that the grid goes on at each end

@@ -12,12 +12,12 @@ import yaml
 from tunewright import catalogue
 from tunewright.catalogue.numbers import parse_number
 from tunewright.errors import RecipeError, did_you_mean
-from tunewright.pool import Trial
+from tunewright.trials.pool import Trial
 from tunewright.recipe import Budget, Recipe
 from tunewright.recipe.load import check_names
 from tunewright.recipe.uses import MethodUse
-from tunewright.trials import TrialRecord, key_of
-from tunewright.tuning import training_alone
+from tunewright.trials.trial import TrialRecord, key_of
+from tunewright.trials.tuning import training_alone
 
 VALIDATION = 0.1  # share of the training rows held out for tuning, where the recipe names none
 PILOT_SEED = 1_000_003  # its statistics are drawn by its seed, so that none comes from a cache

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import FolderError, MissingExtraError
-from tunewright.trials import Store, TrialError, TrialRecord, commit_of
+from tunewright.trials.trial import Store, TrialError, TrialRecord, commit_of
 
 if TYPE_CHECKING:
-    from tunewright.pool import Landing, Trial
+    from tunewright.trials.pool import Landing, Trial
 
 LOCAL = "local"
 RETRIES = 1  # by Ray, of a trial whose worker or node died
@@ -29,7 +29,7 @@ def trial_on_node(order: str) -> str:
     from pathlib import Path
 
     from tunewright.recipe import Recipe
-    from tunewright.trials import run_trial
+    from tunewright.trials.trial import run_trial
 
     told = json.loads(order)
     with tempfile.TemporaryDirectory(prefix="tunewright-") as folder:
@@ -47,7 +47,7 @@ def run_on_ray(todo: Mapping[str, Trial], store: Store, address: str, threads: i
     own = not ray.is_initialized()
     if own:
         _connect(ray, address)
-    from tunewright.pool import order_of
+    from tunewright.trials.pool import order_of
 
     try:
         remote = ray.remote(trial_on_node)

@@ -1,4 +1,4 @@
-"""A worker process of the pool: `python -m tunewright._worker FD` reads one JSON order a line and answers on file descriptor FD.
+"""A worker process of the pool: `python -m tunewright.trials.worker FD` reads one JSON order a line and answers on file descriptor FD.
 
 Torch is imported once. Each record is written into the store here, whole or not at all, before it is answered for. When
 the process that started it is gone (its end of the pipe closes), the worker ends at once.
@@ -44,7 +44,7 @@ def do(order: dict[str, Any]) -> dict[str, Any]:
     """One trial; answers with its key, or with an error of ours that ends the whole pool (a folder that cannot be written)."""
     from tunewright.errors import Interrupted, TunewrightError
     from tunewright.recipe import Recipe
-    from tunewright.trials import Store, run_trial
+    from tunewright.trials.trial import Store, run_trial
 
     try:
         recipe = Recipe(**order["recipe"])

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunewright.errors import FolderError, Interrupted, TunewrightError
 from tunewright.files.cache import write_json
 from tunewright.recipe import Recipe
-from tunewright.trial_key import key_of
+from tunewright.trials.trial_key import key_of
 
 if TYPE_CHECKING:
     from tunewright.report.schema import Report

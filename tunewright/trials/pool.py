@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from tunewright.errors import FolderError, TunewrightError
 from tunewright.recipe import Recipe
-from tunewright.trials import Store, TrialError, TrialRecord, commit_of, key_of
+from tunewright.trials.trial import Store, TrialError, TrialRecord, commit_of, key_of
 
 ATTEMPTS = 2  # of a trial whose process dies
 PROCESS = 700 << 20  # bytes of a worker that has imported torch and transformers and loaded nothing
@@ -79,7 +79,7 @@ def run_all(
     store.sweep()
     landed: Landing
     if cluster is not None:
-        from tunewright.cluster import run_on_ray
+        from tunewright.trials.cluster import run_on_ray
 
         landed = run_on_ray(todo, store, cluster, threads)
     else:
@@ -154,7 +154,7 @@ class Workers:
     See `run_all` for `workers`, `threads` and `memory`. Use it as a context; its end ends the processes.
     """
 
-    module = "tunewright._worker"
+    module = "tunewright.trials.worker"
 
     def __init__(self, workers: int | None = None, threads: int = 1, memory: int | None = None):
         self.asked, self.threads = workers, threads

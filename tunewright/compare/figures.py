@@ -17,7 +17,7 @@ from tunewright.claims import rule
 from tunewright.measure.intervals import Interval, t_interval
 from tunewright.measure.trade import at_target
 from tunewright.report.compare_schema import Against, ArmFigures, Comparison, CurvePoint, RunFigures
-from tunewright.trials import Reading, TrialRecord
+from tunewright.trials.trial import Reading, TrialRecord
 
 SHARE = 0.9
 REACH = 0.5

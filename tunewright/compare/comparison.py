@@ -13,17 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tunewright import compare_arms, compare_figures
-from tunewright.compare_arms import Arm, Given, arm_recipe
+from tunewright.compare import arms as compare_arms, figures as compare_figures
+from tunewright.compare.arms import Arm, Given, arm_recipe
 from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.files.checkpoint import write_text
-from tunewright.pool import Trial, Workers, run_all
+from tunewright.trials.pool import Trial, Workers, run_all
 from tunewright.recipe import Budget, Recipe
 from tunewright.report.compare_schema import ArmFigures, Comparison, TunedRate
 from tunewright.runs.folder import RunFolder, locked
-from tunewright.trials import Store, TrialRecord, commit_of, key_of
-from tunewright.tuning import FACTOR, Tuned, tune_many
+from tunewright.trials.trial import Store, TrialRecord, commit_of, key_of
+from tunewright.trials.tuning import FACTOR, Tuned, tune_many
 
 Run = Callable[[Sequence[Trial]], dict[str, TrialRecord]]
 
@@ -247,7 +247,7 @@ def _arm_of(arm: Arm, given: Given, tuned: Tuned | None, rate: float | None) -> 
 
 def _untuned(arm: str, seed: int, tuned: Tuned) -> TrialRecord:
     """Stands for the runs of an arm that finished at no learning rate."""
-    from tunewright.trials import TrialError
+    from tunewright.trials.trial import TrialError
 
     what = f"no learning rate from {min(a.rate for a in tuned.attempts):.3g} to {max(a.rate for a in tuned.attempts):.3g} let it finish"
     error = TrialError(type="TuningError", message=what, where="tuning")
