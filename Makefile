@@ -25,7 +25,7 @@ lint: $(VENV)/.dev
 	$(PY) -m mypy tunewright
 
 docs: $(VENV)/.dev
-	$(PY) -m tunewright.docs
+	$(PY) -m tunewright.commands.docs
 
 clean:
 	rm -rf $(VENV)

@@ -41,7 +41,7 @@ def main() -> None:
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "from tunewright.cli import main; main()", "papers", "merge"], capture_output=True, check=True)
+        subprocess.run([sys.executable, "-c", "from tunewright.commands.cli import main; main()", "papers", "merge"], capture_output=True, check=True)
         times.append(time.perf_counter() - start)
     print(json.dumps({**best, "command_s": min(times)}, indent=2))
 

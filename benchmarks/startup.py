@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.pairs import ROOT, spread
 
-TUNEWRIGHT = "from tunewright.cli import main; main()"
+TUNEWRIGHT = "from tunewright.commands.cli import main; main()"
 
 
 def timed(arguments: list[str]) -> float:

@@ -78,7 +78,7 @@ def _child(order: dict[str, Any]) -> int:
     os.environ.update(order["env"])
     for fault in order["faults"]:
         place(fault)
-    from tunewright import cli
+    from tunewright.commands import cli
 
     sys.argv = ["tunewright", *order["arguments"]]
     try:

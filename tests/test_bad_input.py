@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tunewright import cli, errors
+from tunewright import errors
 from tunewright.catalogue import build
+from tunewright.commands import cli
 from tunewright.recipe import Recipe
 
 GOOD = """\
@@ -181,7 +182,7 @@ def _load(recipe: str, sets: list[str], with_methods: bool) -> None:
 def outcome(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """Exit code and standard error of a command line. `load` and `build` go through the group's handler like any verb."""
     if arguments[0] in ("load", "build"):
-        from tunewright import doctor
+        from tunewright.commands import doctor
 
         sets = [a for flag_, a in zip(arguments[2:], arguments[3:], strict=False) if flag_ == "--set"]
         action, recipe = arguments[:2]

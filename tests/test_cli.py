@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tunewright import cli, errors
+from tunewright import errors
+from tunewright.commands import cli
 from tunewright.recipe import Recipe
 
 
@@ -18,7 +19,7 @@ def invoke(*args: str):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nfrom tunewright.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit as e:\n    assert e.code in (0, None), e.code\n"
+        "import sys\nfrom tunewright.commands.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit as e:\n    assert e.code in (0, None), e.code\n"
         "print(sorted({'torch', 'transformers', 'pydantic', 'numpy', 'yaml', 'jinja2', 'datasets'} & sys.modules.keys()), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -48,7 +49,7 @@ def test_what_a_verb_raises_becomes_a_message_and_a_code(monkeypatch, raised, co
     def broken() -> list[object]:
         raise raised
 
-    from tunewright import doctor
+    from tunewright.commands import doctor
 
     monkeypatch.setattr(doctor, "examine", broken)
     done = invoke("doctor")
@@ -57,7 +58,7 @@ def test_what_a_verb_raises_becomes_a_message_and_a_code(monkeypatch, raised, co
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
-    from tunewright import doctor
+    from tunewright.commands import doctor
 
     monkeypatch.setattr(doctor, "examine", lambda: 1 / 0)
     done = invoke("doctor")
@@ -66,7 +67,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 
 def test_sigterm_is_an_interruption(tmp_path):
     code = (
-        "import os, signal, sys, tunewright.doctor as d, tunewright.cli as c\n"
+        "import os, signal, sys, tunewright.commands.doctor as d, tunewright.commands.cli as c\n"
         "d.examine = lambda: os.kill(os.getpid(), signal.SIGTERM)\nsys.argv = ['tunewright', 'doctor']\nc.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -100,7 +101,7 @@ def test_doctor_names_what_is_here():
 
 
 def test_doctor_says_when_the_cache_cannot_be_written(monkeypatch, tmp_path):
-    from tunewright import doctor
+    from tunewright.commands import doctor
 
     def refuse(**_: object) -> None:
         raise OSError(30, "Read-only file system")

@@ -6,8 +6,8 @@ import pytest
 
 from tests import small
 from tunewright.errors import MissingExtraError
-from tunewright.trials.pool import Trial, run_all
 from tunewright.recipe import Recipe
+from tunewright.trials.pool import Trial, run_all
 from tunewright.trials.trial import Store, key_of
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tunewright import catalogue, cli
+from tunewright import catalogue
 from tunewright.catalogue import code_table
+from tunewright.commands import cli
 
 OURS = [e for e in catalogue.entries().values() if e.room != catalogue.THIRD_PARTY]
 

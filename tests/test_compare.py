@@ -315,7 +315,7 @@ def test_the_recipe_of_an_arm_differs_in_its_methods_and_own_training_alone():
 
 
 def command(folder, *more):
-    code = "from tunewright.cli import main; main()"
+    code = "from tunewright.commands.cli import main; main()"
     arguments = ["compare", "r.yaml", "--methods", "lora,full", "--seeds", "4", "--out", "out", "--workers", "1", *more]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "TUNEWRIGHT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tunewright import docs
+from tunewright.commands import docs
 
 FOLDER = Path(__file__).parent.parent / "docs"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tunewright.errors import FolderError
-from tunewright.trials.pool import Trial, Workers, run_all
 from tunewright.recipe import Recipe
+from tunewright.trials.pool import Trial, Workers, run_all
 from tunewright.trials.trial import Store, key_of
 
 ROOT = Path(__file__).parent.parent

@@ -390,7 +390,7 @@ def test_the_console_script_killed_from_outside_at_any_time(bench: Bench, tmp_pa
     """The real thing: a fresh process, killed while it imports, measures or trains."""
     write_inputs(tmp_path, train=60, test=4)
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPES["lora with dropout"]))
-    code = "from tunewright.cli import main; main()"
+    code = "from tunewright.commands.cli import main; main()"
     env = {**os.environ, "PYTHONPATH": str(HERE), "TUNEWRIGHT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", code, "run", "r.yaml", "--out", "out", "-q"], cwd=tmp_path, env=env)
     time.sleep(seconds)

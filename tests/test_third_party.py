@@ -40,7 +40,7 @@ def do(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "TUNEWRIGHT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     words = list(command)
     if words[0] == "tunewright":
-        words = ["-c", "from tunewright.cli import main; main()", *words[1:]]
+        words = ["-c", "from tunewright.commands.cli import main; main()", *words[1:]]
     elif words[0] == "pytest":
         words = ["-m", "pytest", "-p", "no:cacheprovider", *words[1:]]
     return subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=600)

@@ -6,9 +6,9 @@ import pytest
 
 from tests import small
 from tunewright import catalogue
-from tunewright.trials import trial_key
 from tunewright.recipe import Recipe
 from tunewright.runs.run import run
+from tunewright.trials import trial_key
 from tunewright.trials.trial import Reading, Store, TrialRecord, key_of, run_trial
 
 

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests import small, tiny
-from tunewright import cli
+from tunewright.commands import cli
 
 
 def tunewright(*args: str, says: str = "", code: int = 0, stdin: str | None = None) -> str:

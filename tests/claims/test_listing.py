@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.claims.test_runner import declare, here, made_up, run  # noqa: F401
-from tunewright import cli
 from tunewright.claims import claim as claims
 from tunewright.claims import engine, listing, results_io, runner
+from tunewright.commands import cli
 from tunewright.errors import ClaimError, DataError
 
 

@@ -9,7 +9,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from tunewright import cli, errors
+from tunewright import errors
+from tunewright.commands import cli
 from tunewright.papers import cards
 
 
@@ -67,7 +68,7 @@ def test_an_unknown_paper_is_an_error_with_the_nearest():
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys\nfrom tunewright.cli import app\n"
+        "import sys\nfrom tunewright.commands.cli import app\n"
         "try:\n    app(['papers', 'merge', '--family', 'merge'])\nexcept SystemExit as e:\n    assert e.code in (0, None), e.code\n"
         "print(sorted({'torch', 'transformers', 'numpy', 'yaml', 'jinja2', 'datasets'} & sys.modules.keys()), file=sys.stderr)"
     )

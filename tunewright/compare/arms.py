@@ -12,10 +12,10 @@ import yaml
 from tunewright import catalogue
 from tunewright.catalogue.numbers import parse_number
 from tunewright.errors import RecipeError, did_you_mean
-from tunewright.trials.pool import Trial
 from tunewright.recipe import Budget, Recipe
 from tunewright.recipe.load import check_names
 from tunewright.recipe.uses import MethodUse
+from tunewright.trials.pool import Trial
 from tunewright.trials.trial import TrialRecord, key_of
 from tunewright.trials.tuning import training_alone
 

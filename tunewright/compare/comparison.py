@@ -13,15 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tunewright.compare import arms as compare_arms, figures as compare_figures
+from tunewright.compare import arms as compare_arms
+from tunewright.compare import figures as compare_figures
 from tunewright.compare.arms import Arm, Given, arm_recipe
 from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.files.checkpoint import write_text
-from tunewright.trials.pool import Trial, Workers, run_all
 from tunewright.recipe import Budget, Recipe
 from tunewright.report.compare_schema import ArmFigures, Comparison, TunedRate
 from tunewright.runs.folder import RunFolder, locked
+from tunewright.trials.pool import Trial, Workers, run_all
 from tunewright.trials.trial import Store, TrialRecord, commit_of, key_of
 from tunewright.trials.tuning import FACTOR, Tuned, tune_many
 

@@ -1,11 +1,11 @@
-"""docs/papers.md, made from the cards: `python -m tunewright.docs`."""
+"""docs/papers.md, made from the cards: `python -m tunewright.commands.docs`."""
 
 from __future__ import annotations
 
 from tunewright.papers import cards
 
 _HEAD = """\
-<!-- Made by `python -m tunewright.docs` from tunewright/papers/*.toml: change the cards, not this file. -->
+<!-- Made by `python -m tunewright.commands.docs` from tunewright/papers/*.toml: change the cards, not this file. -->
 # Papers
 
 What has been published about adapting pre-trained models, a line each in our own words, and where it lives here. {mapped} papers are mapped, {lives}

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from tunewright.contract.method import Method, Needs, arguments
 from tunewright.errors import MethodError
-from tunewright.weights.learning import copy_with
 from tunewright.models.adapted import Adapted
 from tunewright.training import carry
 from tunewright.weights.blocks import Learning
+from tunewright.weights.learning import copy_with
 from tunewright.weights.operator import check_count, each_of, merge_one
 from tunewright.weights.survey import survey
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
-from tunewright.runs.assemble import Session
 from tunewright.files import checkpoint
 from tunewright.models import delta_format, peft_format
 from tunewright.models.deltas import LowRank
+from tunewright.runs.assemble import Session
 
 KNOWN = {
     "recipe.yaml": "the recipe with every default written out, versions and hashes",

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from tunewright import catalogue
-from tunewright.runs import predicting
 from tunewright.contract.method import TRAINING_SLOTS, Method, Plan
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.pairs import paired_set
@@ -26,6 +25,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, MethodUse, ModelSpec, Recipe, Source, StageSpec
+from tunewright.runs import predicting
 from tunewright.runs.selecting import records_of, select, subset, without
 from tunewright.tasks import get_task
 from tunewright.training.budget import plan_stage

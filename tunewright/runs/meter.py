@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunewright.runs.assemble import Session
 from tunewright.contract.batch import Row
 from tunewright.measure.cache import BaseCache, rows_hash
 from tunewright.measure.choose import distinct_labels
@@ -23,6 +22,7 @@ from tunewright.measure.kept import DocumentLoss, document_losses
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
 from tunewright.measure.target import answers_and_choices, evaluate, get_metric
+from tunewright.runs.assemble import Session
 
 
 @dataclass

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from tunewright import catalogue
-from tunewright.runs.assemble import Session
 from tunewright.contract.method import arguments
 from tunewright.measure.probe import Side
-from tunewright.runs.meter import Readings
 from tunewright.models.adapted import Adapted
 from tunewright.report.schema import Probe
+from tunewright.runs.assemble import Session
+from tunewright.runs.meter import Readings
 
 
 class Weights(Mapping[str, Tensor]):

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from tunewright.runs.assemble import Session
 from tunewright.data.view import token_view
 from tunewright.measure.cost import Cost
 from tunewright.measure.intervals import Interval, paired_difference
 from tunewright.measure.kept import kept, kept_difference
 from tunewright.measure.rows import RowResult, pair
 from tunewright.measure.target import get_metric, summary
-from tunewright.runs.meter import Meter, Readings
 from tunewright.models.sites import parameter_rooms
 from tunewright.report import schema
+from tunewright.runs.assemble import Session
+from tunewright.runs.meter import Meter, Readings
 from tunewright.runs.stages import StageResult
 
 SHOWN = 24  # answers in report.json; all are in rows.jsonl

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import CheckpointError, FolderError, TunewrightError
 from tunewright.files import checkpoint
+from tunewright.recipe import Recipe
 from tunewright.runs.folder import LOCK, RECIPE, ROWS, RunFolder, discard_if_empty, locked, new_folder
 from tunewright.runs.progress import Screen
-from tunewright.recipe import Recipe
 from tunewright.runs.track import Trackers
 
 if TYPE_CHECKING:
-    from tunewright.runs.assemble import Session, StageParts
     from tunewright.measure.cost import Cost
-    from tunewright.runs.meter import Meter, Readings
     from tunewright.report.schema import Report
+    from tunewright.runs.assemble import Session, StageParts
+    from tunewright.runs.meter import Meter, Readings
     from tunewright.runs.stages import Keeper, StageResult
 
 
@@ -96,9 +96,9 @@ class _Run:
     """One process's work on a run's folder."""
 
     def __init__(self, folder: RunFolder, recipe: Recipe, screen: Screen, *, figures_only: bool = False):
-        from tunewright.runs.assemble import assemble
-        from tunewright.measure.cost import Cost
         from tunewright.machine.memory import keep_freed_memory
+        from tunewright.measure.cost import Cost
+        from tunewright.runs.assemble import assemble
 
         keep_freed_memory()
         self.folder, self.recipe, self.screen, self.figures_only = folder, recipe, screen, figures_only
@@ -166,8 +166,8 @@ class _Run:
         """
         import random
 
-        from tunewright.runs import predicting
         from tunewright.contract.method import Setup
+        from tunewright.runs import predicting
 
         predicting.load(self.session)
         for part in self.session.stages:
@@ -316,10 +316,10 @@ class _Run:
                 after.apply(catalogue.build(use), use.name, self.session.adapted, self.folder.path, score, self._teach)
 
     def _finish(self, cached: list[str]) -> Result:
-        from tunewright.runs import artefacts, probes, results
         from tunewright.measure.rows import pair, write_rows
         from tunewright.report import page, terminal
         from tunewright.report.schema import Report
+        from tunewright.runs import artefacts, probes, results
 
         adapted, meter = self.session.adapted, self.meter
         self.screen.say("measuring the tuned model")

@@ -16,9 +16,9 @@ from tunewright.contract.slots import Methods
 from tunewright.errors import Interrupted
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
-from tunewright.runs.folder import RunFolder
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
+from tunewright.runs.folder import RunFolder
 from tunewright.training import carry
 from tunewright.training.setting_up import set_up
 from tunewright.training.train import Loop, Stage, Stop, train

@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunewright.errors import RecipeError
-from tunewright.trials.pool import Trial
 from tunewright.recipe import Keep, Recipe
+from tunewright.trials.pool import Trial
 from tunewright.trials.trial import TrialRecord, key_of
 
 FACTOR = 3.0

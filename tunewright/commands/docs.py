@@ -1,4 +1,4 @@
-"""docs/recipe.md, docs/exit-codes.md and docs/papers.md, made from types, verbs and cards: `python -m tunewright.docs`."""
+"""docs/recipe.md, docs/exit-codes.md and docs/papers.md, made from types, verbs and cards: `python -m tunewright.commands.docs`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tunewright.catalogue.annotations import bounds, inner_types, type_name
-from tunewright.cli import CODES
+from tunewright.commands.cli import CODES
 from tunewright.papers.page import papers_page
 from tunewright.recipe import Recipe
 from tunewright.recipe.fields import Spec
 
 _HEAD = """\
-<!-- Made by `python -m tunewright.docs` from the types: change them, not this file. -->
+<!-- Made by `python -m tunewright.commands.docs` from the types: change them, not this file. -->
 # The recipe
 
 The one file a user writes. Only `model`, `task`, `data.train` and `methods` (or `stages`) must be there; a run writes every default into its own
@@ -98,7 +98,7 @@ def command_page() -> str:
     """The verbs' exit codes."""
     rows = "\n".join(f"| {code} | {meaning} |" for code, meaning in CODES)
     return (
-        "<!-- Made by `python -m tunewright.docs`: change tunewright/cli.py, not this file. -->\n# Exit codes\n\n"
+        "<!-- Made by `python -m tunewright.commands.docs`: change tunewright/commands/cli.py, not this file. -->\n# Exit codes\n\n"
         "Every verb prints one message on standard error when something is wrong: where, what, and what to write instead. `--json` prints results as "
         "JSON on standard output; messages stay on standard error.\n\n| code | meaning |\n| --- | --- |\n" + rows + "\n"
     )

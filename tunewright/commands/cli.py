@@ -359,7 +359,7 @@ def schema() -> None:
 @verb("doctor")
 def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine has, and what is missing for what."""
-    from tunewright.doctor import examine, page
+    from tunewright.commands.doctor import examine, page
 
     found = examine()
     show([f.as_dict() for f in found], as_json, lambda: page(found))
