@@ -111,7 +111,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on standard
 
 def verb(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a verb when the module that does its work is there (looked up as a file: nothing is imported)."""
-    path = Path(__file__).parent / module.replace(".", "/")
+    path = Path(__file__).parents[1] / module.replace(".", "/")
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
@@ -137,7 +137,7 @@ def top(version: Annotated[bool, typer.Option("--version", callback=_version, is
     """Adapt a pre-trained model with any published method, and show what it gained, lost and cost."""
 
 
-@verb("run")
+@verb("runs.run")
 def run(
     recipe: RecipeArgument,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="the run's folder (default: runs/NAME, runs/NAME-2, ...)")] = None,
@@ -151,7 +151,7 @@ def run(
     run_recipe(recipe, set_ or [], out, quiet=quiet, json=as_json)
 
 
-@verb("run")
+@verb("runs.run")
 def resume(
     folder: RunArgument,
     verify: Annotated[bool, typer.Option("--verify", help="recompute the last steps and compare, bit for bit")] = False,
@@ -164,7 +164,7 @@ def resume(
     go_on(folder, verify=verify, quiet=quiet, json=as_json)
 
 
-@verb("plan")
+@verb("planning.plan")
 def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Before anything is trained: will it fit, how long, what exactly is trained."""
     from tunewright.planning.plan import plan as make_plan
@@ -172,7 +172,7 @@ def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = F
     make_plan(recipe, set_ or [], json=as_json)
 
 
-@verb("check")
+@verb("planning.check")
 def check(
     recipe: RecipeArgument,
     set_: SetOption = None,
@@ -208,7 +208,7 @@ def compare(
     )
 
 
-@verb("chat")
+@verb("finished.chat")
 def chat(folder: RunArgument) -> None:
     """Talk to the base and the tuned model side by side."""
     from tunewright.finished.chat import chat as talk
@@ -216,7 +216,7 @@ def chat(folder: RunArgument) -> None:
     talk(folder)
 
 
-@verb("export")
+@verb("finished.export")
 def export(folder: RunArgument, out: Annotated[Path | None, typer.Option(metavar="DIR", help="where to write it (default: DIR/model)")] = None) -> None:
     """Write the tuned model as a plain transformers folder, its logits checked against the run's."""
     from tunewright.finished.export import export as write
@@ -334,7 +334,7 @@ def merge(
     show({**asdict(done), "folder": str(done.folder)}, as_json, lambda: command.page(done))
 
 
-@verb("init")
+@verb("planning.init")
 def init(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="built-in name, hub id or local folder")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="a file of rows")],
@@ -356,7 +356,7 @@ def schema() -> None:
     show(Recipe.json_schema(), True)
 
 
-@verb("doctor")
+@verb("commands.doctor")
 def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine has, and what is missing for what."""
     from tunewright.commands.doctor import examine, page
