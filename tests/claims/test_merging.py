@@ -8,9 +8,10 @@ import torch
 
 from tests import tiny
 from tests.claims.stand_in import Engine, reading, record
-from tunewright.claims import _marks, _merging, claim
+from tunewright.claims import claim, merging
 from tunewright.claims.claim_run import ClaimRun
 from tunewright.claims.lab import corpus
+from tunewright.claims.papers import _marks
 from tunewright.errors import ClaimError
 from tunewright.trials.trial import Store, run_trial
 from tunewright.weights.blocks import state_of
@@ -49,7 +50,7 @@ def lab(tmp_path, monkeypatch):
         np.savez(tmp_path / "data" / "mnist" / f"{part}.npz", **pictures(count, len(part)))
     for module in (_merging, _marks):
         monkeypatch.setattr(module, "HELD", 100)
-    for cached in (_merging.rows_of, _marks.files):
+    for cached in (merging.rows_of, _marks.files):
         cached.cache_clear()
     base = tmp_path / "base"
     tiny.vit(labels=10, channels=1).save_pretrained(base)
@@ -67,18 +68,18 @@ def lab(tmp_path, monkeypatch):
         return declared, ClaimRun(declared.claim, "nano", task, Real(tmp_path / "trials"), tmp_path / "own", {a.name: 3e-3 for a in declared.claim.arms})
 
     yield run
-    for cached in (_merging.rows_of, _marks.files):
+    for cached in (merging.rows_of, _marks.files):
         cached.cache_clear()
 
 
 def test_tasks_have_pictures_of_their_own_and_marks_follow_the_class_in_training_alone(lab):
-    files = {t: _merging.rows_of(t, 300) for t in _merging.CHANGES}
+    files = {t: merging.rows_of(t, 300) for t in merging.CHANGES}
     loaded = {t: {p: np.load(f) for p, f in parts.items()} for t, parts in files.items()}
     assert len({f for parts in files.values() for f in parts.values()}) == 3 * len(files)
     assert all(len(parts["train"]["y"]) == 300 and len(parts["eval"]["y"]) == 400 for parts in loaded.values())
     x = pictures(5, 1)["x"]
-    assert all(change(x).shape == x.shape and change(x).dtype == np.uint8 for change in _merging.CHANGES.values())
-    assert len({change(x).tobytes() for change in _merging.CHANGES.values()}) == len(_merging.CHANGES)
+    assert all(change(x).shape == x.shape and change(x).dtype == np.uint8 for change in merging.CHANGES.values())
+    assert len({change(x).tobytes() for change in merging.CHANGES.values()}) == len(merging.CHANGES)
     y = np.arange(10).repeat(200)
     for follows, least, most in ((0.9, 0.87, 0.95), (0.0, 0.07, 0.13)):
         out = _marks.marked(np.zeros((2000, 28, 28), np.uint8), y, follows, 0)
@@ -89,7 +90,7 @@ def test_tasks_have_pictures_of_their_own_and_marks_follow_the_class_in_training
 @pytest.mark.slow
 def test_a_bench_scores_weights_and_merges_as_the_methods_do(lab):
     _, run = lab("ties")
-    bench = _merging.Bench(run, 0, "ties", ("turned", "inverted"))
+    bench = merging.Bench(run, 0, "ties", ("turned", "inverted"))
     assert len(run.engine.ran) == 2 and set(bench.alone) == {"turned", "inverted"}
     mean = bench.merge("linear")
     first = next(n for n in mean if n.endswith("q_proj.weight"))
@@ -99,18 +100,18 @@ def test_a_bench_scores_weights_and_merges_as_the_methods_do(lab):
     validation = {f: bench.mean(bench.merge("task-arithmetic", **{"lambda": f}), "validation") for f in (0.0, 0.5)}
     assert chosen["lambda"] == max(validation, key=validation.get)
     assert score == bench.mean(bench.merge("task-arithmetic", **chosen))
-    again = _merging.Bench(run, 0, "ties", ("turned", "inverted"))
+    again = merging.Bench(run, 0, "ties", ("turned", "inverted"))
     assert all(torch.equal(a[n], b[n]) for a, b in zip(bench.models, again.models, strict=True) for n in a)
 
 
 @pytest.mark.slow
 def test_a_folder_of_merged_weights_loads_as_what_was_merged(lab):
     _, run = lab("ties")
-    bench = _merging.Bench(run, 0, "ties", ("turned",))
-    record = _merging.finished(run, _merging.task_recipe(run, "ties", 0, "turned"))
+    bench = merging.Bench(run, 0, "ties", ("turned",))
+    record = merging.finished(run, merging.task_recipe(run, "ties", 0, "turned"))
     half = bench.merge("task-arithmetic", **{"lambda": 0.5})
-    folder = _merging.folder_of(record.folder, half, "half")
-    assert folder == _merging.folder_of(record.folder, half, "half")
+    folder = merging.folder_of(record.folder, half, "half")
+    assert folder == merging.folder_of(record.folder, half, "half")
     found = state_of(type(bench.module).from_pretrained(folder))
     assert all(torch.equal(found[n], t) for n, t in half.items())
 

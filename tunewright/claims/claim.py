@@ -23,7 +23,7 @@ from tunewright.errors import ClaimError, did_you_mean
 
 Scale = Literal["nano", "real"]
 RATES = (1e-4, 3e-4, 1e-3)
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "papers"
 
 
 class _Part(BaseModel):
@@ -138,7 +138,7 @@ def load(name: str, folder: Path = FOLDER) -> Loaded:
 
 def _module(file: Path, folder: Path) -> Any:
     if folder == FOLDER:
-        return importlib.import_module(f"tunewright.claims.{file.stem}")
+        return importlib.import_module(f"tunewright.claims.papers.{file.stem}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

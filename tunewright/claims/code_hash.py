@@ -27,16 +27,20 @@ def of_claim(loaded: Loaded) -> str:
     return hashlib.sha256(f"{of_files(_beside(loaded.file))} {declared}".encode()).hexdigest()[:16]
 
 
+_SHARED = re.compile(r"^from tunewright\.claims(?:\.papers)?(?:\.(\w+))? import ([\w, ]+)", re.MULTILINE)
+
+
 def _beside(file: Path) -> set[Path]:
-    """A claim's file and the modules `tunewright.claims._x` that it imports, and they in turn."""
+    """A claim's file, the private modules beside it and `tunewright.claims.merging` where it imports them, and they in turn."""
     found: set[Path] = set()
     queue = [file]
     while queue:
         here = queue.pop()
         if here not in found and here.is_file():
             found.add(here)
-            queue += [FOLDER / f"{name}.py" for name in re.findall(r"^from tunewright\.claims\.(_\w+) import", here.read_text(encoding="utf-8"), re.MULTILINE)]
-            queue += [FOLDER / f"{name}.py" for name in re.findall(r"^from tunewright\.claims import (_\w+)", here.read_text(encoding="utf-8"), re.MULTILINE)]
+            for module, names in _SHARED.findall(here.read_text(encoding="utf-8")):
+                wanted = [module] if module else [n.strip() for n in names.split(",")]
+                queue += [FOLDER / f"{n}.py" for n in wanted if n.startswith("_")] + [FOLDER.parent / "merging.py" for n in wanted if n == "merging"]
     return found
 
 

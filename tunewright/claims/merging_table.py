@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from tunewright import catalogue
-from tunewright.claims import _merging, code_hash
-from tunewright.claims._merging import BATCH, CHANGES, Tensors, data_of, finished, rows_of, task_recipe, tensors_of
+from tunewright.claims import code_hash, merging
 from tunewright.claims.claim import Arm, Claim
 from tunewright.claims.claim_run import ClaimRun, recipe_of
 from tunewright.claims.engine import Engine, Search
 from tunewright.claims.lab import corpus
 from tunewright.claims.lab.vit import pixels
+from tunewright.claims.merging import BATCH, CHANGES, Tensors, data_of, finished, rows_of, task_recipe, tensors_of
 from tunewright.errors import ClaimError
 from tunewright.files.cache import cache_folder, write_json
 from tunewright.trials.trial_key import method_source
@@ -196,7 +196,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def code_of(name: str) -> str:
     """A hash of a method's source and of this measuring."""
-    here = [Path(__file__), Path(_merging.__file__), Path(_merging.__file__).parent.parent / "weights" / "blocks.py"]
+    here = [Path(__file__), Path(merging.__file__), Path(merging.__file__).parent.parent / "weights" / "blocks.py"]
     return hashlib.sha256(f"{method_source(name)} {code_hash.of_files(here)}".encode()).hexdigest()[:16]
 
 

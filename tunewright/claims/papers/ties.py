@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunewright.claims._merging import FACTORS, Bench
 from tunewright.claims.claim import Arm, Claim
+from tunewright.claims.merging import FACTORS, Bench
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun

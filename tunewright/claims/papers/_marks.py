@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.claims._merging import HELD
 from tunewright.claims.lab import corpus, rows
+from tunewright.claims.merging import HELD
 
 
 def marked(x: np.ndarray, y: np.ndarray, follows: float, seed: int, blank: bool = False) -> np.ndarray:

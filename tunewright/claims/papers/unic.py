@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tunewright.claims._merging import finished, folder_of
 from tunewright.claims.claim import Arm, Claim
 from tunewright.claims.lab import rows
+from tunewright.claims.merging import finished, folder_of
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun

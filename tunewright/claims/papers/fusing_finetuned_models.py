@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tunewright.claims._merging import TASKS, Bench, finished, folder_of, task_recipe
 from tunewright.claims.claim import Arm, Claim
+from tunewright.claims.merging import TASKS, Bench, finished, folder_of, task_recipe
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunewright.claims.claim import Claim
-from tunewright.claims.emulated_fine_tuning import SMALL, UPSCALED
+from tunewright.claims.papers.emulated_fine_tuning import SMALL, UPSCALED
 
 CLAIM = Claim(
     paper="emulated-fine-tuning",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunewright.claims.claim import Claim
-from tunewright.claims.rewarm_redecay_replay__kept import CLAIM as KEPT
+from tunewright.claims.papers.rewarm_redecay_replay__kept import CLAIM as KEPT
 
 CLAIM = Claim.model_validate(
     {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tunewright.claims import _marks
 from tunewright.claims.claim import Arm, Claim
+from tunewright.claims.papers import _marks
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun
