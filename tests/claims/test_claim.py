@@ -11,7 +11,7 @@ from tunewright.claims import claim as claims
 from tunewright.claims import metrics
 from tunewright.claims.claim import Arm, Claim
 from tunewright.claims.lab import tasks
-from tunewright.claims.overlay import merged, with_methods
+from tunewright.claims.lab.overlay import merged, with_methods
 from tunewright.errors import ClaimError
 
 TREES = st.recursive(st.integers(), lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3), max_leaves=8)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunewright.claims.claim import Arm, Claim, Scale
 from tunewright.claims.engine import Engine
-from tunewright.claims.overlay import merged, with_methods
+from tunewright.claims.lab.overlay import merged, with_methods
 from tunewright.errors import ClaimError, did_you_mean
 from tunewright.recipe import Recipe
 

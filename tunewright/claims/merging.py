@@ -20,7 +20,7 @@ from torch import Tensor
 from tunewright import catalogue
 from tunewright.claims.claim_run import recipe_of
 from tunewright.claims.lab import corpus, rows
-from tunewright.claims.overlay import merged
+from tunewright.claims.lab.overlay import merged
 from tunewright.errors import ClaimError
 from tunewright.weights.blocks import merge_in_memory, state_of
 from tunewright.weights.learning import calibration, copy_with, over_rows

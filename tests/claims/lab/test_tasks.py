@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tunewright.claims.lab import rows, tasks
-from tunewright.claims.overlay import with_methods
+from tunewright.claims.lab.overlay import with_methods
 from tunewright.errors import ClaimError, DataError
 from tunewright.recipe import Recipe
 

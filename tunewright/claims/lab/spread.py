@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunewright.claims.lab import ship
+from tunewright.claims.lab.overlay import merged, with_methods
 from tunewright.claims.lab.tasks import TASKS
-from tunewright.claims.overlay import merged, with_methods
 from tunewright.errors import ClaimError
 
 

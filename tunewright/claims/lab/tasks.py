@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tunewright.claims.lab import rows
-from tunewright.claims.overlay import merged
+from tunewright.claims.lab.overlay import merged
 from tunewright.errors import ClaimError, did_you_mean
 
 Scale = Literal["nano", "real"]
