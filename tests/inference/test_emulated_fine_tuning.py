@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tests import tiny
 from tunewright.conformance.bench import token_rows
-from tunewright.inference.emulated_fine_tuning import EmulatedFineTuning, emulated, nucleus
 from tunewright.measure import _kv
 from tunewright.measure.choose import likelihood_choice
 from tunewright.measure.generate import greedy
 from tunewright.measure.target import evaluate
+from tunewright.methods.decoding.emulated_fine_tuning import EmulatedFineTuning, emulated, nucleus
 from tunewright.models.attention import prepare_attention
 from tunewright.models.together import Together
 from tunewright.tasks import get_task

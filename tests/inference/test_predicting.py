@@ -78,7 +78,7 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(inputs, changes, 
 
 
 def test_a_predictor_that_names_nobody_is_told_what_to_write(inputs, monkeypatch):
-    from tunewright.inference.emulated_fine_tuning import EmulatedFineTuning
+    from tunewright.methods.decoding.emulated_fine_tuning import EmulatedFineTuning
     from tunewright.recipe import Recipe
 
     monkeypatch.delattr(EmulatedFineTuning, "speakers")
