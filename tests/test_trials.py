@@ -193,7 +193,16 @@ def test_another_store_is_read_where_this_one_has_nothing_settled(tmp_path):
 
 def test_the_code_that_reads_trains_and_measures_changes_the_key(folder, tmp_path, monkeypatch):
     named = {str(f.relative_to(trial_key._PACKAGE)) for f in trial_key.code_files()}
-    assert {"train.py", "optim.py", "meter.py", "predicting.py", "models/lowrank.py", "measure/target.py", "data/read.py", "tasks/base.py"} <= named
+    assert {
+        "training/train.py",
+        "training/optim.py",
+        "runs/meter.py",
+        "runs/predicting.py",
+        "models/lowrank.py",
+        "measure/target.py",
+        "data/read.py",
+        "tasks/base.py",
+    } <= named
     before = key_of(recipe(folder))
     changed = tmp_path / "train.py"
     changed.write_text("# other\n")

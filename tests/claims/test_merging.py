@@ -48,7 +48,7 @@ def lab(tmp_path, monkeypatch):
     (tmp_path / "data" / "mnist").mkdir(parents=True)
     for part, count in (("train", 9000), ("test", 2700)):
         np.savez(tmp_path / "data" / "mnist" / f"{part}.npz", **pictures(count, len(part)))
-    for module in (_merging, _marks):
+    for module in (merging, _marks):
         monkeypatch.setattr(module, "HELD", 100)
     for cached in (merging.rows_of, _marks.files):
         cached.cache_clear()

@@ -17,8 +17,8 @@ from pathlib import Path
 from tunewright.errors import MethodError, RecipeError, did_you_mean
 
 PACKAGE = Path(__file__).parents[1]
-_NOT_ROOMS = {"needs", "loops"}
-_WEIGHTS = ("merge", "grow", "prune", "edit")
+_NOT_ROOMS = {"needs"}
+_WEIGHTS = ("merge", "edit")
 THIRD_PARTY = "entry point"
 
 
@@ -48,7 +48,7 @@ def _rooms() -> list[str]:
     found = (
         sorted(f"methods/{d.name}" for d in methods.iterdir() if d.is_dir() and d.name not in _NOT_ROOMS and d.name[0] not in "_.") if methods.is_dir() else []
     )
-    return [*found, "data/select", "data/synthesize", *(f"weights/{w}" for w in _WEIGHTS), "inference", "measure"]
+    return [*found, "data/select", *(f"weights/{w}" for w in _WEIGHTS), "measure"]
 
 
 def rooms() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -14,8 +14,17 @@ from tunewright.catalogue.numbers import parse_number
 from tunewright.errors import MethodError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from tunewright.catalogue.resolve import Use
     from tunewright.contract.method import Method
+
+
+class Use(Protocol):
+    """A method as a recipe names it."""
+
+    name: str
+    params: dict[str, Any]
+
+    @property
+    def place(self) -> str | None: ...
 
 
 def _read_number(value: Any, field: FieldInfo) -> Any:

@@ -8,23 +8,14 @@ import os
 import re
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tunewright.catalogue.folders import PACKAGE, THIRD_PARTY, entries, find, lookup
+from tunewright.catalogue.parameters import Use, construct, needs_of, parameters
 from tunewright.errors import MethodError, did_you_mean
 
 if TYPE_CHECKING:
     from tunewright.contract.method import Method
-
-
-class Use(Protocol):
-    """A method as a recipe names it."""
-
-    name: str
-    params: dict[str, Any]
-
-    @property
-    def place(self) -> str | None: ...
 
 
 def load_method(name: str, where: str | None = None) -> type[Method]:
@@ -84,15 +75,11 @@ def _broken(module: str, error: Exception) -> MethodError:
 
 def build(use: Use, where: str | None = None) -> Method:
     """Make the method that a recipe names. RecipeError with file:line, field, nearest name, allowed range and an example."""
-    from tunewright.catalogue.parameters import construct
-
     return construct(load_method(use.name, where or use.place), use, where or use.place or use.name)
 
 
 def describe(name: str) -> dict[str, Any]:
     """{name, room, slots, parameters, needs, papers, summary} of one entry; imports its module."""
-    from tunewright.catalogue.parameters import needs_of, parameters
-
     cls = load_method(name)
     entry = lookup(name)
     assert entry is not None

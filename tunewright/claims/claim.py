@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tunewright.claims import metrics
+from tunewright.claims.lab.scale import SEEDS
 from tunewright.claims.matched import REACH
 from tunewright.claims.rule import Direction
 from tunewright.errors import ClaimError, did_you_mean
@@ -53,7 +54,7 @@ class Claim(_Part):
     smallest: float = Field(description="smallest effect of interest d, in the metric's unit (or a share, if relative); negative: not worse by more than that")
     relative: bool = Field(False, description="effects as shares of the baseline's figure")
     against: Literal["each", "best"] = Field("each", description="hold against each baseline, or against the one that did best on validation")
-    seeds: int = Field(8, ge=2, description="seeds, all run before anything is judged")
+    seeds: int = Field(SEEDS, ge=2, description="seeds, all run before anything is judged")
     budget: dict[str, Any] | None = Field(None, description="of every run; none: the task's own")
     rates: tuple[float, ...] = Field(
         RATES, description="learning rates to choose from, factor 3 apart; the grid grows while the best is at its edge; (): none is chosen, the task's own"

@@ -230,8 +230,8 @@ def tokenizer_hash(tokenizer: Any) -> str:
 @lru_cache
 def _code_hash() -> str:
     """A hash of the code that encodes, so that rows of an older version are not taken for today's."""
-    here = Path(__file__).parent
+    package = Path(__file__).parents[1]
     h = hashlib.sha256()
-    for path in sorted([*here.glob("*.py"), *(here.parent / "tasks").glob("*.py")]):
+    for path in sorted(p for room in ("data", "tasks", "contract") for p in (package / room).glob("*.py")):
         h.update(path.read_bytes())
     return h.hexdigest()

@@ -13,13 +13,14 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import CheckpointError, FolderError
 from tunewright.files import checkpoint
 from tunewright.loading.load import Loaded, load
+from tunewright.loading.options import options_of
 from tunewright.models import delta_format
 from tunewright.models.adapted import Adapted
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
 from tunewright.runs import predicting
-from tunewright.runs.assemble import add_tokens, device_of, options_of
+from tunewright.runs.assemble import add_tokens, device_of
 from tunewright.runs.folder import RECIPE
 from tunewright.tasks import get_task
 from tunewright.training import carry

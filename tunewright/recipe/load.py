@@ -16,15 +16,21 @@ from tunewright.recipe.explain import as_written, explain
 from tunewright.recipe.overrides import override
 from tunewright.recipe.recipe import Recipe, missing
 
-_ROOMS = {
+_AFTER = ("weights/", "methods/decoding")
+ROOMS = {
+    "after": _AFTER,
     "method": ("methods/",),
     "optimizer": ("methods/",),
-    "after": ("weights/", "inference"),
     "select": ("data/select",),
     "probe": ("measure",),
 }
 _LINES = {"method": "methods: [{0}]", "after": "after: [{0}]", "select": "data: {{select: [{0}]}}", "probe": "measure: [{0}]"}
-_BUILT_IN_OPTIMIZERS = ("adamw", "sgd")
+BUILT_IN_OPTIMIZERS = ("adamw", "sgd")
+
+
+def goes_under(kind: str, room: str) -> bool:
+    """Whether what lives in a room may be named at a kind of place ("method", "after", "select" ...)."""
+    return room.startswith(ROOMS[kind]) and (kind == "after" or not room.startswith(_AFTER))
 
 
 def packaged() -> list[str]:
@@ -106,7 +112,7 @@ def check_names(recipe: Recipe, document: yaml_text.Document | None = None) -> N
         raise RecipeError(f"no task '{recipe.task}'", where=where(("task",)), remedy=did_you_mean(recipe.task, tasks))
     for path, kind, use in recipe.uses():
         shown = document.place(as_written(path, document)) if document is not None else where(path)
-        if kind == "optimizer" and use.name in _BUILT_IN_OPTIMIZERS:
+        if kind == "optimizer" and use.name in BUILT_IN_OPTIMIZERS:
             if use.params:
                 raise RecipeError(
                     f"{use.name} takes its parameters from train",
@@ -128,15 +134,15 @@ def check_names(recipe: Recipe, document: yaml_text.Document | None = None) -> N
 
 def _check_use(kind: str, name: str, where: str) -> None:
     entry = catalogue.lookup(name)
-    here = [n for n, e in catalogue.entries().items() if e.room.startswith(_ROOMS[kind]) or e.room == catalogue.THIRD_PARTY]
+    here = [n for n, e in catalogue.entries().items() if e.room == catalogue.THIRD_PARTY or goes_under(kind, e.room)]
     if entry is None:
-        known = [*here, *_BUILT_IN_OPTIMIZERS] if kind == "optimizer" else here
+        known = [*here, *BUILT_IN_OPTIMIZERS] if kind == "optimizer" else here
         near = did_you_mean(name, known)
         remedy = near if near.startswith("did") else f"`tunewright methods` lists them; {near}"
         raise RecipeError(f"no {'method' if kind == 'method' else kind} is named '{name}'", where=where, remedy=remedy)
     if entry.name in here:
         return
-    belongs = next((k for k, rooms in _ROOMS.items() if entry.room.startswith(rooms)), None)
+    belongs = next((k for k in ROOMS if goes_under(k, entry.room)), None)
     remedy = f"write {_LINES[belongs].format(name)}" if belongs in _LINES else f"it lives in {entry.room}"
     raise RecipeError(f"'{name}' does not go here: it is of {entry.room}", where=where, remedy=remedy)
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from tunewright import catalogue
-from tunewright.recipe.load import _BUILT_IN_OPTIMIZERS, _ROOMS
+from tunewright.recipe.load import BUILT_IN_OPTIMIZERS, ROOMS, goes_under
 from tunewright.recipe.recipe import Recipe
 
 
@@ -23,10 +23,10 @@ def _one_use(entry: catalogue.Entry) -> list[dict[str, Any]]:
 def _use_schema(kind: str) -> dict[str, Any]:
     choices: list[dict[str, Any]] = []
     for entry in catalogue.entries().values():
-        if entry.room.startswith(_ROOMS[kind]) or entry.room == catalogue.THIRD_PARTY:
+        if goes_under(kind, entry.room) or entry.room == catalogue.THIRD_PARTY:
             choices += _one_use(entry)
     if kind == "optimizer":
-        choices += [{"const": name} for name in _BUILT_IN_OPTIMIZERS]
+        choices += [{"const": name} for name in BUILT_IN_OPTIMIZERS]
     return {"title": kind, "anyOf": choices} if choices else {"title": kind, "type": "string"}
 
 
@@ -72,6 +72,6 @@ def recipe_schema() -> dict[str, Any]:
     schema["properties"]["budget"] = {**stage["properties"]["budget"], "description": "the budget of the one stage; instead of `stages`"}
     schema["required"] = [k for k in schema["required"] if k != "stages"]
     schema["oneOf"] = [{"required": ["stages"]}, {"required": ["methods"]}]
-    for kind in _ROOMS:
+    for kind in ROOMS:
         schema.setdefault("$defs", {})[kind] = _use_schema(kind)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Tunewright recipe", **{k: v for k, v in schema.items() if k != "title"}}

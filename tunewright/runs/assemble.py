@@ -21,6 +21,7 @@ from tunewright.data.order import permutation
 from tunewright.errors import DataError, MethodError, RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
+from tunewright.loading.options import options_of
 from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
@@ -279,24 +280,6 @@ def device_of(recipe: Recipe) -> str:
             "device: cuda was asked for, and torch sees no GPU", where="train.device", remedy="write device: auto; `tunewright doctor` says what torch sees"
         )
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def options_of(data: DataSpec, labels: Sequence[str] | None, loaded: Loaded) -> EncodeOptions:
-    """How rows of a `data` section are encoded for a loaded model."""
-    image = None
-    if loaded.tokenizer is None:
-        from tunewright.tasks.image_classification import image_options
-
-        image = image_options(loaded.processor, getattr(loaded.model, "config", None))
-    return EncodeOptions(
-        max_length=data.max_length,
-        truncation=data.truncation,
-        template=data.template,
-        system=data.system,
-        chat=data.chat,
-        labels=tuple(labels) if labels else None,
-        image=image,
-    )
 
 
 def _can_pack(loaded: Loaded) -> bool:

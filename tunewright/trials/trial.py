@@ -307,7 +307,7 @@ def _peak() -> int | None:
 @lru_cache
 def commit_of() -> str | None:
     """The commit that the package's source is at, None where it is installed; read from the files, no git is run."""
-    git = Path(__file__).resolve().parent.parent / ".git"
+    git = Path(__file__).resolve().parents[2] / ".git"
     try:
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):

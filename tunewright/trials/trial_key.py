@@ -21,12 +21,12 @@ from tunewright.errors import TunewrightError
 from tunewright.files import hashing
 from tunewright.recipe import ModelSpec, Recipe, Source
 
-_PACKAGE = Path(__file__).parent
-_ROOMS = ("tunewright.methods.", "tunewright.weights.", "tunewright.inference.", "tunewright.measure.", "tunewright.data.select.")
-_READ_AND_MEASURE = ("data/*.py", "tasks/*.py", "measure/*.py", "meter.py")
+_PACKAGE = Path(__file__).parents[1]
+_ROOMS = ("tunewright.methods.", "tunewright.weights.", "tunewright.measure.", "tunewright.data.select.")
+_READ_AND_MEASURE = ("data/*.py", "tasks/*.py", "measure/*.py", "runs/meter.py")
 _TRAIN = (
-    *("train.py", "trained.py", "optim.py", "losses.py", "inner.py", "coupled.py", "rollouts.py", "schedules.py"),
-    *("setting_up.py", "stages.py", "carry.py", "budget.py", "contract/*.py", "selecting.py", "after.py", "learning.py", "predicting.py", "models/*.py"),
+    *("contract/*.py", "training/*.py", "models/*.py", "weights/learning.py"),
+    *("runs/stages.py", "runs/selecting.py", "runs/after.py", "runs/predicting.py"),
 )
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 _NOT_THE_MODEL = (".safetensors", ".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")

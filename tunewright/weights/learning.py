@@ -68,8 +68,8 @@ def from_folders(
     from tunewright.data.dataset import build, labels_of
     from tunewright.files.cache import cache_folder
     from tunewright.loading.load import load
+    from tunewright.loading.options import options_of
     from tunewright.recipe import DataSpec, Source
-    from tunewright.runs.assemble import options_of
 
     if not data:
         raise MethodError("this merge learns from rows, and none are given", remedy="give them: --data FILE --task TASK")

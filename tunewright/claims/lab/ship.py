@@ -11,12 +11,10 @@ from typing import Any
 
 import torch
 
-from tunewright.claims.claim import Claim
+from tunewright.claims.lab.scale import SEEDS
 
 BASES = Path(__file__).parent / "bases"
 MEASURED = "card.json"
-SEEDS: int = Claim.model_fields["seeds"].default
-"""Seeds of a claim at scale nano, unless it says otherwise."""
 
 
 def machine() -> str:
