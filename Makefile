@@ -22,6 +22,7 @@ claims: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy tunewright
 
 docs: $(VENV)/.dev

@@ -1,8 +1,9 @@
 """What a comparison costs beside its own runs: `python -m benchmarks.compare [--runs 20] [--json]`.
 
-Small runs (LoRA and full fine-tuning of a random Llama of 5M parameters on the quickstart's rows) through the pool of `tunewright compare`, one thread
-each, a worker a core. Printed: the share of all cores that the worker processes kept busy, from the first order to the last record (and from the command's
-start, with torch imported); and what the pool added to the runs' own time. The processor should do nothing else meanwhile.
+Small runs (LoRA and full fine-tuning of a random Llama of 5M parameters on the quickstart's rows) through the pool of
+`tunewright compare`, one thread each, a worker a core. Printed: the share of all cores that the worker processes kept
+busy, from the first order to the last record (and from the command's start, with torch imported); and what the pool
+added to the runs' own time. The processor should do nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def make_base(folder: Path) -> None:
     inner = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(special + alphabet)}, merges=[]))
     inner.add_special_tokens(special)
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", model_max_length=512).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", model_max_length=512
+    ).save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(special) + len(alphabet),
@@ -74,7 +77,9 @@ def measure(runs: int, steps: int) -> dict[str, Any]:
         os.environ["TUNEWRIGHT_CACHE"] = str(folder / "cache")
         (folder / "base").mkdir()
         make_base(folder / "base")
-        trials = [Trial(m, s, recipe(folder / "base", m, s, steps)) for s in range((runs + 1) // 2) for m in METHODS][:runs]
+        trials = [Trial(m, s, recipe(folder / "base", m, s, steps)) for s in range((runs + 1) // 2) for m in METHODS][
+            :runs
+        ]
         cores = len(os.sched_getaffinity(0))
         started, everything = time.perf_counter(), machine.busy_seconds()
         with Workers() as pool:
@@ -119,9 +124,18 @@ def main() -> None:
     if asked.json:
         print(json.dumps(found, indent=2))
         return
-    print(f"{found['finished']} of {found['runs']} runs on {found['cores']} cores of {found['processor']}: {found['seconds']:.1f} s with the start")
-    print(f"cores busy with runs, first order to last record: {found['busy']:.1%}; CPU time of workers, start included: {found['busy_with_start']:.1%}")
-    print(f"added to the runs' own {found['own_seconds']:.1f} s: {found['overhead']:.1%}; with the start of the workers {found['overhead_with_start']:.1%}")
+    print(
+        f"{found['finished']} of {found['runs']} runs on {found['cores']} cores of {found['processor']}: "
+        f"{found['seconds']:.1f} s with the start"
+    )
+    print(
+        f"cores busy with runs, first order to last record: {found['busy']:.1%}; CPU time of workers, start "
+        f"included: {found['busy_with_start']:.1%}"
+    )
+    print(
+        f"added to the runs' own {found['own_seconds']:.1f} s: {found['overhead']:.1%}; with the start of the "
+        f"workers {found['overhead_with_start']:.1%}"
+    )
     print(f"of a run's own time outside its phases (load, measure, train, save): {found['outside_phases']:.1%}")
     if found["other_processes"] is not None:
         print(f"taken by other processes meanwhile: {found['other_processes']:.1%} of the machine")

@@ -1,9 +1,10 @@
-"""A floor under merging: FOLDER OUT; prints seconds of pure I/O, of linear and of TIES, each the median of three, as JSON.
+"""A floor under merging: FOLDER OUT; prints seconds of pure I/O, of linear and of TIES, each the median of three, as
+JSON.
 
-`io`: all inputs read into a buffer that is used again, an output of one model's size written and synced. `linear` and `ties`:
-the compiled arithmetic on mapped files by two threads, written and synced. TIES takes its thresholds from one histogram of
-the upper 16 bits of magnitudes, so they are near and not exact. Imports and compilation come before the clock starts, and
-there is no check, hash, card or second try: what a merge takes beyond this is the engine's.
+`io`: all inputs read into a buffer that is used again, an output of one model's size written and synced. `linear` and
+`ties`: the compiled arithmetic on mapped files by two threads, written and synced. TIES takes its thresholds from one
+histogram of the upper 16 bits of magnitudes, so they are near and not exact. Imports and compilation come before the
+clock starts, and there is no check, hash, card or second try: what a merge takes beyond this is the engine's.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ if __name__ == "__main__":
     folder, target = Path(sys.argv[1]), Path(sys.argv[2])
     inputs = [folder / n / "model.safetensors" for n in ("base", "ft0", "ft1", "ft2")]
     for kind in ("linear", "ties"):
-        arithmetic([np.zeros(4096, np.uint16) for _ in inputs], kind, np.zeros(4096, np.uint16))  # compiled, or loaded, here
+        arithmetic(
+            [np.zeros(4096, np.uint16) for _ in inputs], kind, np.zeros(4096, np.uint16)
+        )  # compiled, or loaded, here
     found = {"io": seconds(lambda: moved(inputs, target), target)}
     for kind in ("linear", "ties"):
         found[kind] = seconds(lambda kind=kind: merged(inputs, kind, target), target)  # type: ignore[misc]

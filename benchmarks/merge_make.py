@@ -1,4 +1,6 @@
-"""A random Llama of 271M parameters and three tunings of it (half of the entries changed by N(0, 0.002)), in bfloat16."""
+"""A random Llama of 271M parameters and three tunings of it (half of the entries changed by N(0, 0.002)), in
+bfloat16.
+"""
 
 from __future__ import annotations
 

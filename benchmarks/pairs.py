@@ -50,7 +50,9 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def interleave(sides: Sequence[Side], rounds: int, until: float, before_round: Callable[[], None] = lambda: None) -> dict[str, list[dict[str, Any]]]:
+def interleave(
+    sides: Sequence[Side], rounds: int, until: float, before_round: Callable[[], None] = lambda: None
+) -> dict[str, list[dict[str, Any]]]:
     """Run every side once a round, every other round in reverse; stop before a round that would end after `until`
     (monotonic seconds). The rows differ from round to round and are the same for all sides of one. No run is left out;
     `others_share` is what other processes took of the cores meanwhile."""
@@ -66,7 +68,13 @@ def interleave(sides: Sequence[Side], rounds: int, until: float, before_round: C
             record = side.run(["--seed", str(r)])
             results[side.name].append(record)
             speed, memory = record["tokens_per_second"], record["peak_memory_gb"]
-            print(f"round {r + 1} {side.name:16} {speed:7.0f} tok/s {memory:6.2f} GB  others {record.get('others_share', 0):.0%}", file=sys.stderr)
+            print(
+                (
+                    f"round {r + 1} {side.name:16} {speed:7.0f} tok/s {memory:6.2f} GB  others "
+                    f"{record.get('others_share', 0):.0%}"
+                ),
+                file=sys.stderr,
+            )
         took = time.monotonic() - began
     return results
 

@@ -1,4 +1,7 @@
-"""How long the catalogue of papers takes: `python -m benchmarks.papers`. A process each for the cold figures, the best of five."""
+"""How long the catalogue of papers takes: `python -m benchmarks.papers`.
+
+A process each for the cold figures, the best of five.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,13 @@ import subprocess
 import sys
 import time
 
-QUERIES = ("average the weights of fine-tuned models", "forget less", "quantized low-rank adapters", "which rows to train on", "XLNet")
+QUERIES = (
+    "average the weights of fine-tuned models",
+    "forget less",
+    "quantized low-rank adapters",
+    "which rows to train on",
+    "XLNet",
+)
 
 
 def once() -> dict[str, float]:
@@ -36,12 +45,23 @@ def once() -> dict[str, float]:
 
 def main() -> None:
     """Print the best of five processes, and of the whole command."""
-    runs = [json.loads(subprocess.run([sys.executable, "-m", "benchmarks.papers", "--once"], capture_output=True, check=True).stdout) for _ in range(5)]
+    runs = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.papers", "--once"], capture_output=True, check=True
+            ).stdout
+        )
+        for _ in range(5)
+    ]
     best = {k: min(r[k] for r in runs) for k in runs[0]}
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "from tunewright.commands.cli import main; main()", "papers", "merge"], capture_output=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", "from tunewright.commands.cli import main; main()", "papers", "merge"],
+            capture_output=True,
+            check=True,
+        )
         times.append(time.perf_counter() - start)
     print(json.dumps({**best, "command_s": min(times)}, indent=2))
 

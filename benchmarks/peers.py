@@ -24,7 +24,10 @@ def peers_python() -> str:
         return str(python)
     print(f"making the peers' environment in {folder}", file=sys.stderr)
     version = torch.__version__.split("+")[0]
-    for command in ([sys.executable, "-m", "venv", str(folder)], [str(python), "-m", "pip", "install", "--quiet", f"torch=={version}", *REQUIREMENTS]):
+    for command in (
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(python), "-m", "pip", "install", "--quiet", f"torch=={version}", *REQUIREMENTS],
+    ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"the peers' environment could not be made: {done.stderr[-800:]}")

@@ -1,8 +1,8 @@
 """The plain padded loops that tutorials show, a step at a time: what "before" means in `benchmarks.profile`.
 
 LoRA by PEFT; full by torch; HFT with the other half's `requires_grad` off; LIFT with dense gradients times a mask and
-dense moments, as its authors' code trains; DPO with both answers in one padded batch and PEFT's adapter switched off for
-the reference. Phases are named for the profiler as in our own loop.
+dense moments, as its authors' code trains; DPO with both answers in one padded batch and PEFT's adapter switched off
+for the reference. Phases are named for the profiler as in our own loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def _padded(b: list[Example]) -> dict[str, Any]:
     longest = max(len(r.ids) for r in b)
     return {
         "input_ids": torch.tensor([[*r.ids, *[PAD] * (longest - len(r.ids))] for r in b]),
-        "labels": torch.tensor([[-100] * r.prompt + list(r.ids[r.prompt :]) + [-100] * (longest - len(r.ids)) for r in b]),
+        "labels": torch.tensor(
+            [[-100] * r.prompt + list(r.ids[r.prompt :]) + [-100] * (longest - len(r.ids)) for r in b]
+        ),
         "attention_mask": torch.tensor([[1] * len(r.ids) + [0] * (longest - len(r.ids)) for r in b]),
     }
 
@@ -28,10 +30,14 @@ def _padded(b: list[Example]) -> dict[str, Any]:
 def _peft(work: Work) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(work.make(), LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear"))
+    return get_peft_model(
+        work.make(), LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear")
+    )
 
 
-def _loop(work: Work, model: Any, loss: Callable[[Any, dict[str, Any]], Any], masks: dict[Any, Any] | None = None) -> Iterator[float]:
+def _loop(
+    work: Work, model: Any, loss: Callable[[Any, dict[str, Any]], Any], masks: dict[Any, Any] | None = None
+) -> Iterator[float]:
     import torch
     from torch.profiler import record_function
 

@@ -1,8 +1,8 @@
 """Where each step's time goes: `python -m benchmarks.profile [--json]`.
 
 LoRA, full, HFT, LIFT and DPO (over LoRA), each in Tunewright's loop and in the plain padded loop that a tutorial would
-write ("before"), on the workload of `benchmarks.sft`, a few steps each, read from torch's profiler. Every operator's own
-time is counted once: by the phase of the step that it lies in, and forward and backward by kind.
+write ("before"), on the workload of `benchmarks.sft`, a few steps each, read from torch's profiler. Every operator's
+own time is counted once: by the phase of the step that it lies in, and forward and backward by kind.
 
 `--part tricks` trains LoRA and full with each of `benchmarks.tricks` switched off, interleaved; `--part slots` counts
 what an unused slot costs.
@@ -64,7 +64,11 @@ def kind_of(name: str, shapes: list[Any], vocabulary: int) -> str:
         return "attention"
     if "embedding" not in name and any(isinstance(s, list) and vocabulary in s for s in shapes):
         return "head+loss"
-    return "linears" if name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::addmm_", "aten::baddbmm") else "norm+elementwise"
+    return (
+        "linears"
+        if name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::addmm_", "aten::baddbmm")
+        else "norm+elementwise"
+    )
 
 
 def shares(events: Any, vocabulary: int) -> dict[str, float]:
@@ -145,11 +149,16 @@ def table(records: list[dict[str, Any]]) -> list[str]:
     """A Markdown table: a row a part, a column a loop, milliseconds a step."""
     keys = [f"{p} {k}" for p in ("forward", "backward") for k in KINDS]
     keys = ["data", *keys[:4], "reference", *keys[4:], "clip", "optimizer", "rest"]
-    lines = ["| ms a step | " + " | ".join(f"{r['case']} {r['loop']}" for r in records) + " |", "| --- " * (len(records) + 1) + "|"]
+    lines = [
+        "| ms a step | " + " | ".join(f"{r['case']} {r['loop']}" for r in records) + " |",
+        "| --- " * (len(records) + 1) + "|",
+    ]
     for key in keys:
         values = [r["parts"].get(key, 0.0) * 1000 for r in records]
         if any(values):
-            lines.append(f"| {key} | " + " | ".join(f"{v:.0f}" if v >= 0.5 else ("<1" if v else "-") for v in values) + " |")
+            lines.append(
+                f"| {key} | " + " | ".join(f"{v:.0f}" if v >= 0.5 else ("<1" if v else "-") for v in values) + " |"
+            )
     lines.append("| whole step | " + " | ".join(f"{r['seconds_a_step'] * 1000:.0f}" for r in records) + " |")
     lines.append("| tok/s under the profiler | " + " | ".join(f"{r['tokens_per_second']:.0f}" for r in records) + " |")
     return lines
@@ -177,9 +186,19 @@ def tricks(options: argparse.Namespace) -> dict[str, Any]:
     common = ("--model", options.model, "--steps", str(options.steps), "--threads", str(options.threads))
     known: dict[str, tuple[str, ...]] = {"everything": (), **{n: (n,) for n in TRICKS}, "none": tuple(TRICKS)}
     left_out = {n: known[n] for n in options.tricks or known}
-    made = [Side(n, sys.executable, "benchmarks.worker", ("tunewright_lora", *common, *(("--without", *out) if out else ()))) for n, out in left_out.items()]
+    made = [
+        Side(
+            n, sys.executable, "benchmarks.worker", ("tunewright_lora", *common, *(("--without", *out) if out else ()))
+        )
+        for n, out in left_out.items()
+    ]
     results = interleave(made, options.rounds, time.monotonic() + 60 * options.minutes)
-    return {"tricks": {n: {k: spread([r[k] for r in rs]) for k in ("tokens_per_second", "peak_memory_gb")} for n, rs in results.items()}}
+    return {
+        "tricks": {
+            n: {k: spread([r[k] for r in rs]) for k in ("tokens_per_second", "peak_memory_gb")}
+            for n, rs in results.items()
+        }
+    }
 
 
 def main() -> None:
@@ -188,7 +207,9 @@ def main() -> None:
     a.add_argument("--part", choices=("steps", "tricks", "slots", "one"), default="steps")
     a.add_argument("--case", choices=METHODS, nargs="+", default=list(METHODS))
     a.add_argument("--loop", choices=("ours", "plain"), default="ours", help="with --part one")
-    a.add_argument("--tricks", choices=("everything", *TRICKS, "none"), nargs="+", help="with --part tricks: these alone")
+    a.add_argument(
+        "--tricks", choices=("everything", *TRICKS, "none"), nargs="+", help="with --part tricks: these alone"
+    )
     a.add_argument("--model", choices=SHAPES, default="30m")
     a.add_argument("--steps", type=int, default=3)
     a.add_argument("--rounds", type=int, default=2)

@@ -53,7 +53,10 @@ def quickstart_batches(count: int, seed: int) -> list[list[Example]]:
         dataset = build([Source(path="quickstart:train")], task, tokenizer, EncodeOptions(max_length=256), folder)
         rows = cursor(dataset, seed=seed, batch_tokens=BATCH_TOKENS)
         batches = [[row for row, _ in rows.next_batch()] for _ in range(count)]
-        return [[Example(tuple(int(i) for i in r.input_ids), next(i for i, w in enumerate(r.weights) if w)) for r in b] for b in batches]
+        return [
+            [Example(tuple(int(i) for i in r.input_ids), next(i for i, w in enumerate(r.weights) if w)) for r in b]
+            for b in batches
+        ]
 
 
 def main() -> None:
@@ -69,8 +72,12 @@ def main() -> None:
     results = interleave(sides, options.rounds, time.monotonic() + 60 * options.minutes)
     result: dict[str, Any] = {"model": MODEL, "machine": machine.describe("float32", options.threads)}
     for name, (ours, peer) in PAIRS.items():
-        result[name] = {key: ratios(results[ours], results[peer], key) for key in ("tokens_per_second", "peak_memory_gb")}
-    result["sides"] = {n: {k: spread([r[k] for r in rs]) for k in ("tokens_per_second", "peak_memory_gb")} for n, rs in results.items()}
+        result[name] = {
+            key: ratios(results[ours], results[peer], key) for key in ("tokens_per_second", "peak_memory_gb")
+        }
+    result["sides"] = {
+        n: {k: spread([r[k] for r in rs]) for k in ("tokens_per_second", "peak_memory_gb")} for n, rs in results.items()
+    }
     result["rounds"] = results
     if options.json:
         print(json.dumps(result, indent=1))
@@ -78,10 +85,16 @@ def main() -> None:
     print(f"{MODEL} float32, {options.threads} threads of {result['machine']['processor']}")
     for name, side in result["sides"].items():
         speed, memory = side["tokens_per_second"], side["peak_memory_gb"]
-        print(f"  {name:16} {speed['median']:6.0f} tok/s ({speed['low']:.0f}-{speed['high']:.0f})  {memory['median']:.2f} GB")
+        print(
+            f"  {name:16} {speed['median']:6.0f} tok/s ({speed['low']:.0f}-{speed['high']:.0f})  "
+            f"{memory['median']:.2f} GB"
+        )
     for name in PAIRS:
         speed, memory = result[name]["tokens_per_second"], result[name]["peak_memory_gb"]
-        print(f"{name}: {speed['median']:.2f} times the tokens/s ({speed['low']:.2f}-{speed['high']:.2f}), {memory['median']:.2f} of the peak memory")
+        print(
+            f"{name}: {speed['median']:.2f} times the tokens/s ({speed['low']:.2f}-{speed['high']:.2f}), "
+            f"{memory['median']:.2f} of the peak memory"
+        )
 
 
 if __name__ == "__main__":

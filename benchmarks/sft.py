@@ -30,7 +30,16 @@ DISTURBED = 0.1
 
 def sides(options: argparse.Namespace) -> tuple[list[Side], str | None]:
     """The sides asked for, and why TRL is not among them (None: it is, or was not wanted)."""
-    common = ("--model", options.model, "--dtype", options.dtype, "--steps", str(options.steps), "--threads", str(options.threads))
+    common = (
+        "--model",
+        options.model,
+        "--dtype",
+        options.dtype,
+        "--steps",
+        str(options.steps),
+        "--threads",
+        str(options.threads),
+    )
     wanted = {"lora": ["tunewright_lora", "peft_lora"], "full": ["tunewright_full", "torch_full"]}
     names = [n for kind in options.only for n in wanted[kind]]
     made = [Side(n, sys.executable, "benchmarks.worker", (n, *common)) for n in names]
@@ -60,13 +69,20 @@ def summary(results: dict[str, list[dict[str, Any]]], peak: float, trl_missing: 
     if "tunewright_lora" in results:
         missing = {"ratio_tokens_per_second": None, "ratio_peak_memory": None, "trl_missing": trl_missing}
         trl = against("tunewright_lora", "trl_lora") if "trl_lora" in results else missing
-        out["lora"] = {**trl, "share_of_gemm_peak": share("tunewright_lora"), "peft": against("tunewright_lora", "peft_lora")}
+        out["lora"] = {
+            **trl,
+            "share_of_gemm_peak": share("tunewright_lora"),
+            "peft": against("tunewright_lora", "peft_lora"),
+        }
     if "tunewright_full" in results:
         out["full"] = {**against("tunewright_full", "torch_full"), "share_of_gemm_peak": share("tunewright_full")}
     shares = [r["others_share"] for records in results.values() for r in records if "others_share" in r]
     out["disturbed_runs"] = {"runs": len(shares), "disturbed": sum(s > DISTURBED for s in shares), "limit": DISTURBED}
     out["sides"] = {
-        name: {"tokens_per_second": spread([r["tokens_per_second"] for r in records]), "peak_memory_gb": spread([r["peak_memory_gb"] for r in records])}
+        name: {
+            "tokens_per_second": spread([r["tokens_per_second"] for r in records]),
+            "peak_memory_gb": spread([r["peak_memory_gb"] for r in records]),
+        }
         for name, records in results.items()
     }
     return out
@@ -75,7 +91,10 @@ def summary(results: dict[str, list[dict[str, Any]]], peak: float, trl_missing: 
 def show(result: dict[str, Any]) -> None:
     """A few lines for people."""
     m = result["machine"]
-    print(f"{result['model']} {m['dtype']}, {m['threads']} threads of {m['processor']}; GEMM {m['gemm_peak_gflops']:.0f} GFLOP/s")
+    print(
+        f"{result['model']} {m['dtype']}, {m['threads']} threads of {m['processor']}; GEMM "
+        f"{m['gemm_peak_gflops']:.0f} GFLOP/s"
+    )
     for name, side in result["sides"].items():
         t, g = side["tokens_per_second"], side["peak_memory_gb"]
         print(f"  {name:16} {t['median']:7.0f} tok/s ({t['low']:.0f}-{t['high']:.0f})  {g['median']:.2f} GB")
@@ -84,15 +103,25 @@ def show(result: dict[str, Any]) -> None:
             r = result[kind]
             for what in ("tokens_per_second", "peak_memory"):
                 value = r[f"ratio_{what}"]
-                text = f"{value:.2f} {r[f'ratio_{what}_spread']}" if value is not None else f"not measured: {r['trl_missing']}"
+                text = (
+                    f"{value:.2f} {r[f'ratio_{what}_spread']}"
+                    if value is not None
+                    else f"not measured: {r['trl_missing']}"
+                )
                 print(f"{kind}.ratio_{what}: {text}  (against {label})")
             if kind == "lora":
                 for what in ("tokens_per_second", "peak_memory"):
-                    print(f"lora.peft.ratio_{what}: {r['peft'][f'ratio_{what}']:.2f} {r['peft'][f'ratio_{what}_spread']}  (against a raw PEFT loop)")
+                    print(
+                        f"lora.peft.ratio_{what}: {r['peft'][f'ratio_{what}']:.2f} "
+                        f"{r['peft'][f'ratio_{what}_spread']}  (against a raw PEFT loop)"
+                    )
             print(f"{kind}.share_of_gemm_peak: {r['share_of_gemm_peak']:.2f}")
     d = result["disturbed_runs"]
     if d["disturbed"]:
-        print(f"WARNING: in {d['disturbed']} of {d['runs']} runs other processes took over {d['limit']:.0%} of the cores; do not quote these ratios, run again")
+        print(
+            f"WARNING: in {d['disturbed']} of {d['runs']} runs other processes took over {d['limit']:.0%} of the "
+            "cores; do not quote these ratios, run again"
+        )
     print(f"hand-made bound: {result['bound']}")
 
 
@@ -112,11 +141,22 @@ def main() -> None:
     wanted, missing = sides(options)
     described = machine.describe(options.dtype, options.threads)
     peaks: list[float] = []
-    results = interleave(wanted, options.rounds, began + 60 * options.minutes, lambda: peaks.append(machine.gemm_peak(options.dtype, options.threads)))
+    results = interleave(
+        wanted,
+        options.rounds,
+        began + 60 * options.minutes,
+        lambda: peaks.append(machine.gemm_peak(options.dtype, options.threads)),
+    )
     peaks.append(machine.gemm_peak(options.dtype, options.threads))
     # the ceiling is the best of them: a product slowed by others would make shares look better than they are
     described |= {"gemm_peak_gflops": round(max(peaks), 1), "gemm_all_gflops": [round(p, 1) for p in peaks]}
-    result = {"model": options.model, "machine": described, **summary(results, max(peaks), missing), "bound": BOUND[options.model], "rounds": results}
+    result = {
+        "model": options.model,
+        "machine": described,
+        **summary(results, max(peaks), missing),
+        "bound": BOUND[options.model],
+        "rounds": results,
+    }
     if options.json:
         print(json.dumps(result, indent=1))
     else:

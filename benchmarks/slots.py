@@ -26,7 +26,9 @@ def cost(steps: int) -> dict[str, Any]:
     bare = _bare(make_stage(Work("tiny", "float32", 2 * steps, 2, 0), "full", lambda loop, record: None))
     loop = Loop(stage)
     seconds: dict[str, list[float]] = {"loop": [], "bare": []}
-    with patch.object(Methods, "call", lambda self, bound, slot, *a, **k: calls.append(slot) or original(self, bound, slot, *a, **k)):
+    with patch.object(
+        Methods, "call", lambda self, bound, slot, *a, **k: calls.append(slot) or original(self, bound, slot, *a, **k)
+    ):
         for i in range(steps):
             for name, step in (("loop", loop.one_step), ("bare", lambda: next(bare))):
                 t = time.perf_counter()

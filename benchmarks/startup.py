@@ -1,8 +1,8 @@
 """Start-up: `python -m benchmarks.startup [--json]`.
 
-Seconds until `tunewright --help` has answered, and until `tunewright run quickstart` has logged its first optimizer step
-(warm files; the base was measured by a run before), each several times; beside them Python alone, the import of torch
-and transformers that any such tool pays for, and a plain PEFT loop's first step on the same model and rows.
+Seconds until `tunewright --help` has answered, and until `tunewright run quickstart` has logged its first optimizer
+step (warm files; the base was measured by a run before), each several times; beside them Python alone, the import of
+torch and transformers that any such tool pays for, and a plain PEFT loop's first step on the same model and rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ TUNEWRIGHT = "from tunewright.commands.cli import main; main()"
 def timed(arguments: list[str]) -> float:
     """Seconds of a Python process from its start to its end."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     return time.perf_counter() - began
 
 
@@ -36,12 +38,25 @@ def first_step(limit: float = 240) -> float:
     with tempfile.TemporaryDirectory() as folder:
         metrics = Path(folder) / "run" / "metrics.jsonl"
         began = time.perf_counter()
-        command = [sys.executable, "-c", TUNEWRIGHT, "run", "quickstart", "--out", str(metrics.parent), "--set", "train.logging_steps=1"]
+        command = [
+            sys.executable,
+            "-c",
+            TUNEWRIGHT,
+            "run",
+            "quickstart",
+            "--out",
+            str(metrics.parent),
+            "--set",
+            "train.logging_steps=1",
+        ]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             while not (metrics.exists() and '"num_tokens"' in metrics.read_text(encoding="utf-8")):
                 if process.poll() is not None:
-                    raise RuntimeError(f"the quickstart ended before its first step:\n{process.stderr.read()[-2000:] if process.stderr else ''}")
+                    raise RuntimeError(
+                        "the quickstart ended before its first "
+                        f"step:\n{process.stderr.read()[-2000:] if process.stderr else ''}"
+                    )
                 if time.perf_counter() - began > limit:
                     raise RuntimeError(f"no step within {limit:.0f} s")
                 time.sleep(0.02)
@@ -54,9 +69,17 @@ def first_step(limit: float = 240) -> float:
 CASES: dict[str, tuple[int, Callable[[], float]]] = {
     "python": (7, lambda: timed(["-c", "pass"])),
     "help": (7, lambda: timed(["-c", TUNEWRIGHT, "--help"])),
-    "import_torch_transformers": (3, lambda: timed(["-c", "import torch, transformers; from transformers import AutoModelForCausalLM, AutoTokenizer"])),
+    "import_torch_transformers": (
+        3,
+        lambda: timed(
+            ["-c", "import torch, transformers; from transformers import AutoModelForCausalLM, AutoTokenizer"]
+        ),
+    ),
     "quickstart_first_step": (3, first_step),
-    "peft_loop_first_step": (3, lambda: timed(["-m", "benchmarks.worker", "peft_lora", "--model", "quickstart", "--steps", "0"])),
+    "peft_loop_first_step": (
+        3,
+        lambda: timed(["-m", "benchmarks.worker", "peft_lora", "--model", "quickstart", "--steps", "0"]),
+    ),
 }
 """How often, and how; the two first steps lie side by side in every round."""
 
@@ -82,7 +105,9 @@ def main() -> None:
     described = machine.describe("float32", os.cpu_count() or 1)
     seconds = measure(options.rounds)
     result: dict[str, Any] = {"machine": described, "seconds": seconds}
-    result["ratio_first_step_to_peft"] = round(seconds["quickstart_first_step"]["median"] / seconds["peft_loop_first_step"]["median"], 2)
+    result["ratio_first_step_to_peft"] = round(
+        seconds["quickstart_first_step"]["median"] / seconds["peft_loop_first_step"]["median"], 2
+    )
     if options.json:
         print(json.dumps(result, indent=1))
         return

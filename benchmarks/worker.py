@@ -67,7 +67,9 @@ class Work:
 
 
 def ours(work: Work, method: str) -> None:
-    """Tunewright's own loop with its own method, on an unmodified transformers model; `work.without` are tricks left out."""
+    """Tunewright's own loop with its own method, on an unmodified transformers model; `work.without` are tricks
+    left out.
+    """
     from tunewright.machine.memory import keep_freed_memory
     from tunewright.training.train import train
 
@@ -118,7 +120,10 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
 
     made = [[row(f"r{i}", r) for i, r in enumerate(b)] for b in work.batches()]
     if method == "dpo":  # the batch's rows two by two: the same number of tokens as the other cases
-        made = [[Pair(a.id, a.source, a.input_ids, a.weights, rejected=b) for a, b in zip(m[::2], m[1::2], strict=True)] for m in made]
+        made = [
+            [Pair(a.id, a.source, a.input_ids, a.weights, rejected=b) for a, b in zip(m[::2], m[1::2], strict=True)]
+            for m in made
+        ]
 
     class Rows:
         given = 0
@@ -134,7 +139,18 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
             self.given = state["given"]
 
     spec = TrainSpec(learning_rate=RATE, lr_scheduler_type="constant", warmup_steps=0)
-    return Stage(adapted, task, methods, Rows(), plan, spec, Budget(steps=work.steps + 1), signals=provider.signals, listen=listen, packed=packed)
+    return Stage(
+        adapted,
+        task,
+        methods,
+        Rows(),
+        plan,
+        spec,
+        Budget(steps=work.steps + 1),
+        signals=provider.signals,
+        listen=listen,
+        packed=packed,
+    )
 
 
 def raw_loop(work: Work, model: Any) -> None:
@@ -147,7 +163,9 @@ def raw_loop(work: Work, model: Any) -> None:
         t = time.perf_counter()
         longest = max(len(r.ids) for r in b)
         ids = torch.tensor([[*r.ids, *[PAD] * (longest - len(r.ids))] for r in b])
-        labels = torch.tensor([[-100] * r.prompt + list(r.ids[r.prompt :]) + [-100] * (longest - len(r.ids)) for r in b])
+        labels = torch.tensor(
+            [[-100] * r.prompt + list(r.ids[r.prompt :]) + [-100] * (longest - len(r.ids)) for r in b]
+        )
         mask = torch.tensor([[1] * len(r.ids) + [0] * (longest - len(r.ids)) for r in b])
         loss = model(input_ids=ids, labels=labels, attention_mask=mask).loss
         loss.backward()
@@ -215,13 +233,27 @@ def trl_lora(work: Work) -> None:
             disable_tqdm=True,
             packing=False,
         )
-        data = Dataset.from_list([{"input_ids": list(r.ids), "completion_mask": [0] * r.prompt + [1] * (len(r.ids) - r.prompt)} for r in work.rows])
+        data = Dataset.from_list(
+            [
+                {"input_ids": list(r.ids), "completion_mask": [0] * r.prompt + [1] * (len(r.ids) - r.prompt)}
+                for r in work.rows
+            ]
+        )
         config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear")
         model = work.make()
-        SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer, peft_config=config, callbacks=[Clock()]).train()
+        SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=config,
+            callbacks=[Clock()],
+        ).train()
 
 
-SIDES: dict[str, Callable[[Work], None]] = {f.__name__: f for f in (tunewright_lora, tunewright_full, peft_lora, torch_full, trl_lora)}
+SIDES: dict[str, Callable[[Work], None]] = {
+    f.__name__: f for f in (tunewright_lora, tunewright_full, peft_lora, torch_full, trl_lora)
+}
 
 
 def main() -> None:
@@ -247,7 +279,9 @@ def main() -> None:
     every = [r for b in rows for r in b]
     tokens = [sum(len(r.ids) for r in (every if shuffled else b)) / (len(rows) if shuffled else 1) for b in rows]
     known = o.model in SHAPES
-    flops = [useful_flops(o.model, every if shuffled else b, full) / (len(rows) if shuffled else 1) for b in rows if known]
+    flops = [
+        useful_flops(o.model, every if shuffled else b, full) / (len(rows) if shuffled else 1) for b in rows if known
+    ]
     record = {
         "side": o.side,
         "seconds": work.seconds[1:],

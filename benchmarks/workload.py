@@ -28,7 +28,11 @@ class Shape:
         return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.mlp)
 
 
-SHAPES = {"30m": Shape(8192, 512, 8, 8, 1408, False), "100m": Shape(32000, 768, 12, 12, 2048, True), "tiny": Shape(512, 32, 2, 4, 64, False)}
+SHAPES = {
+    "30m": Shape(8192, 512, 8, 8, 1408, False),
+    "100m": Shape(32000, 768, 12, 12, 2048, True),
+    "tiny": Shape(512, 32, 2, 4, 64, False),
+}
 PAD, BOS, EOS = 1, 0, 2
 
 

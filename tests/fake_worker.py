@@ -1,6 +1,8 @@
-"""A worker process that makes its records up, so that tests of the pool cost no torch. What it does is in the arm's name.
+"""A worker process that makes its records up, so that tests of the pool cost no torch. What it does is in the arm's
+name.
 
-dies: SIGKILL at every try; dies-once: at the first; full: the disk is full; heavy: says that it held 6 GB; anything else finishes.
+dies: SIGKILL at every try; dies-once: at the first; full: the disk is full; heavy: says that it held 6 GB; anything
+else finishes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ def main() -> None:
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if arm == "full":
-            print(json.dumps({"key": order["key"], "fatal": {"what": "the disk is full", "where": "there", "remedy": None}}), file=answers, flush=True)
+            print(
+                json.dumps(
+                    {"key": order["key"], "fatal": {"what": "the disk is full", "where": "there", "remedy": None}}
+                ),
+                file=answers,
+                flush=True,
+            )
             continue
         began = time.time()
         time.sleep(PAUSE)
@@ -40,9 +48,19 @@ def main() -> None:
         now = datetime.datetime.now(datetime.UTC)
         seed = order["recipe"]["train"]["seed"]
         store.put(
-            TrialRecord(key=order["key"], arm=arm, seed=seed, started=now, strengths=[reading], seconds=PAUSE, attempt=len(store.attempts(order["key"])) + 1)
+            TrialRecord(
+                key=order["key"],
+                arm=arm,
+                seed=seed,
+                started=now,
+                strengths=[reading],
+                seconds=PAUSE,
+                attempt=len(store.attempts(order["key"])) + 1,
+            )
         )
-        print(json.dumps({"key": order["key"], "peak": 6 * 10**9 if arm == "heavy" else 10**8}), file=answers, flush=True)
+        print(
+            json.dumps({"key": order["key"], "peak": 6 * 10**9 if arm == "heavy" else 10**8}), file=answers, flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ class Rows:
         self.weights: dict[str, float] = {"s": 1.0}
 
     def next_batch(self) -> list[tuple[Row, int]]:
-        out = [(self.rows[(self.at + k) % len(self.rows)], (self.at + k) // len(self.rows)) for k in range(self.per_step)]
+        out = [
+            (self.rows[(self.at + k) % len(self.rows)], (self.at + k) // len(self.rows)) for k in range(self.per_step)
+        ]
         self.at += self.per_step
         return out
 
@@ -77,7 +79,16 @@ def stage(
     set_up(adapted, bound, plan, task, needs or (lambda b: {}))
     records: list[dict[str, Any]] = []
     budget = SimpleNamespace(tokens=None, steps=None, seconds=None, flops=None, epochs=None)
-    made = Stage(adapted, get_task(task), bound, rows or Rows(), plan, spec(**changes), budget, listen=lambda loop, record: records.append(record))
+    made = Stage(
+        adapted,
+        get_task(task),
+        bound,
+        rows or Rows(),
+        plan,
+        spec(**changes),
+        budget,
+        listen=lambda loop, record: records.append(record),
+    )
     if signals:
         made.signals = signals
     return made, records

@@ -1,9 +1,9 @@
 """Runs `tunewright` commands as processes that can be killed at a chosen moment, each in a fraction of a second.
 
 A server process imports everything once and forks a child for each command. A child calls the console entry, after
-placing faults: `{"at": "module:attribute", "call": n, "do": "kill"}` does it just before the n-th call of that function.
-What may be done: kill (SIGKILL), term (SIGTERM), memory (MemoryError), full (the disk is full), denied, limit and tight
-(no file may grow beyond 6,000 or 1,000 bytes), sleep.
+placing faults: `{"at": "module:attribute", "call": n, "do": "kill"}` does it just before the n-th call of that
+function. What may be done: kill (SIGKILL), term (SIGTERM), memory (MemoryError), full (the disk is full), denied, limit
+and tight (no file may grow beyond 6,000 or 1,000 bytes), sleep.
 """
 
 from __future__ import annotations
@@ -132,7 +132,14 @@ class Commands:
 
     def __init__(self) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1"}
-        self.server = subprocess.Popen([sys.executable, "-m", "tests.running"], cwd=HERE, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.running"],
+            cwd=HERE,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def _ask(self, order: dict[str, Any]) -> Any:
         assert self.server.stdin is not None and self.server.stdout is not None

@@ -35,13 +35,17 @@ def write_inputs(folder: Path, *, train: int = 40, test: int = 8, model: Any = N
         rows = []
         for _ in range(count):
             label = rng.choice(LABELS)
-            rows.append({"prompt": " ".join(rng.sample(WORDS, rng.randint(2, 6))) + " " + label.split()[0], "completion": label})
+            rows.append(
+                {"prompt": " ".join(rng.sample(WORDS, rng.randint(2, 6))) + " " + label.split()[0], "completion": label}
+            )
         (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     (folder / "keep.txt").write_text("\n\n".join(" ".join(rng.choices(WORDS, k=12)) for _ in range(5)))
 
 
 def write_recipe(folder: Path, name: str = "r", **changes: Any) -> Path:
-    """RECIPE with some of its values changed: `train__seed=1` is train.seed, `stages__0__methods=[...]` the first stage's."""
+    """RECIPE with some of its values changed: `train__seed=1` is train.seed, `stages__0__methods=[...]` the first
+    stage's.
+    """
     tree = copy.deepcopy(RECIPE)
     for path, value in changes.items():
         *above, last = path.split("__")

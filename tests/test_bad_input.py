@@ -54,35 +54,81 @@ STAGES = "model: m\ntask: text-generation\ndata: {train: a.jsonl}\nstages:\n"
 CASES = [
     # Keys
     Case("misspelt key at the top", ("r.yaml:3", "unknown key 'dta'", "did you mean 'data'"), changed("data:", "dta:")),
-    Case("misspelt key inside", ("r.yaml:6", "unknown key 'learning_rat'", "did you mean 'learning_rate'"), changed("learning_rate", "learning_rat")),
-    Case("key of another tool", ("r.yaml:6", "batch_tokens"), changed("learning_rate: 2e-4", "per_device_train_batch_size: 8")),
-    Case("two misspelt keys at once", ("unknown key 'sede'", "also", "unknown key 'epss'"), changed("learning_rate: 2e-4", "sede: 1\n  epss: 1e-8")),
+    Case(
+        "misspelt key inside",
+        ("r.yaml:6", "unknown key 'learning_rat'", "did you mean 'learning_rate'"),
+        changed("learning_rate", "learning_rat"),
+    ),
+    Case(
+        "key of another tool",
+        ("r.yaml:6", "batch_tokens"),
+        changed("learning_rate: 2e-4", "per_device_train_batch_size: 8"),
+    ),
+    Case(
+        "two misspelt keys at once",
+        ("unknown key 'sede'", "also", "unknown key 'epss'"),
+        changed("learning_rate: 2e-4", "sede: 1\n  epss: 1e-8"),
+    ),
     Case("key written twice", ("r.yaml:10", "'task' is written twice", "line 2"), GOOD + "task: fill-mask\n"),
-    Case("two names of one key", ("mean the same",), changed("rows.jsonl", "rows.jsonl\n  max_length: 5\n  cutoff_len: 6")),
+    Case(
+        "two names of one key",
+        ("mean the same",),
+        changed("rows.jsonl", "rows.jsonl\n  max_length: 5\n  cutoff_len: 6"),
+    ),
     Case("no model", ("'model' is missing", "write model:"), changed("model: smollm2-135m-instruct\n", "")),
-    Case("no training data", ("r.yaml:3", "'train' is missing", "write train:"), changed("train: rows.jsonl", "eval: rows.jsonl")),
-    Case("no methods", ("'methods' is missing", "write methods: [lora]"), changed("methods:\n  - lora: {rank: 16}\n", "")),
+    Case(
+        "no training data",
+        ("r.yaml:3", "'train' is missing", "write train:"),
+        changed("train: rows.jsonl", "eval: rows.jsonl"),
+    ),
+    Case(
+        "no methods", ("'methods' is missing", "write methods: [lora]"), changed("methods:\n  - lora: {rank: 16}\n", "")
+    ),
     Case("methods beside stages", ("both written",), GOOD + "stages: [{name: a, methods: lora}]\n"),
     # Types and values
-    Case("text for a number", ("r.yaml:6", "must be a number, got 'fast'", "write learning_rate: "), changed("2e-4", "fast")),
+    Case(
+        "text for a number",
+        ("r.yaml:6", "must be a number, got 'fast'", "write learning_rate: "),
+        changed("2e-4", "fast"),
+    ),
     Case("true for a number", ("must be a number",), changed("2e-4", "true")),
     Case("fraction of a token", ("r.yaml:9", "must be a whole number"), changed("steps: 2", "tokens: 1.5")),
     Case("negative learning rate", ("must be greater than 0, got -1",), changed("2e-4", "-1")),
     Case("infinite learning rate", ("finite",), changed("2e-4", ".inf")),
     Case("learning rate that is no number", ("r.yaml:6",), changed("2e-4", ".nan")),
-    Case("budget of zero steps", ("r.yaml:9", "'steps' must be greater than 0, got 0"), changed("steps: 2", "steps: 0")),
+    Case(
+        "budget of zero steps", ("r.yaml:9", "'steps' must be greater than 0, got 0"), changed("steps: 2", "steps: 0")
+    ),
     Case("negative budget", ("'tokens' must be greater than 0, got -5",), changed("steps: 2", "tokens: -5")),
     Case("budget as a number", ("'budget' must be a mapping", "write budget: "), changed("{steps: 2}", "7")),
     Case("empty value", ("an empty value is null",), changed("smollm2-135m-instruct", "")),
-    Case("unknown choice", ("'precision' must be", "got 'flaot32'", "did you mean 'float32'"), changed("learning_rate: 2e-4", "precision: flaot32")),
-    Case("warm-up that is neither steps nor share", ("warmup_steps: 3%",), changed("learning_rate: 2e-4", "warmup_steps: 1.5")),
-    Case("three betas", ("too many values: 3 instead of 2",), changed("learning_rate: 2e-4", "betas: [0.9, 0.99, 0.999]")),
+    Case(
+        "unknown choice",
+        ("'precision' must be", "got 'flaot32'", "did you mean 'float32'"),
+        changed("learning_rate: 2e-4", "precision: flaot32"),
+    ),
+    Case(
+        "warm-up that is neither steps nor share",
+        ("warmup_steps: 3%",),
+        changed("learning_rate: 2e-4", "warmup_steps: 1.5"),
+    ),
+    Case(
+        "three betas", ("too many values: 3 instead of 2",), changed("learning_rate: 2e-4", "betas: [0.9, 0.99, 0.999]")
+    ),
     Case("beta of one", ("must be less than 1",), changed("learning_rate: 2e-4", "betas: [0.9, 1]")),
-    Case("validation of two", ("between 0 and 1", "validation: 10%"), changed("rows.jsonl", "rows.jsonl\n  validation: 2")),
-    Case("replay of everything", ("must be less than 1",), changed("rows.jsonl", "rows.jsonl\n  replay: {general: 1.0}")),
+    Case(
+        "validation of two",
+        ("between 0 and 1", "validation: 10%"),
+        changed("rows.jsonl", "rows.jsonl\n  validation: 2"),
+    ),
+    Case(
+        "replay of everything", ("must be less than 1",), changed("rows.jsonl", "rows.jsonl\n  replay: {general: 1.0}")
+    ),
     Case("no sources", ("'train' is empty",), changed("rows.jsonl", "[]")),
     Case("template without a place", ("{text}",), changed("rows.jsonl", "rows.jsonl\n  template: Hello")),
-    Case("remote code", ("r.yaml:1", "never run"), changed("smollm2-135m-instruct", "{name: m, trust_remote_code: true}")),
+    Case(
+        "remote code", ("r.yaml:1", "never run"), changed("smollm2-135m-instruct", "{name: m, trust_remote_code: true}")
+    ),
     Case("run name with a slash", ("'name' may hold",), GOOD + "name: a/b\n"),
     Case("unknown tracker", ("'tensorboard'",), changed("learning_rate: 2e-4", "report_to: [tensorbord]")),
     Case(
@@ -96,24 +142,60 @@ CASES = [
         changed("learning_rate: 2e-4", "{keep_best: target, eval_steps: 5}").replace("train:\n  {", "train: {"),
     ),
     # Names
-    Case("unknown task", ("r.yaml:2", "no task 'text-generatoin'", "did you mean 'text-generation'"), changed("text-generation", "text-generatoin")),
-    Case("unknown method", ("r.yaml:8", "no method is named 'lorra'", "did you mean 'lora'"), changed("lora:", "lorra:")),
+    Case(
+        "unknown task",
+        ("r.yaml:2", "no task 'text-generatoin'", "did you mean 'text-generation'"),
+        changed("text-generation", "text-generatoin"),
+    ),
+    Case(
+        "unknown method", ("r.yaml:8", "no method is named 'lorra'", "did you mean 'lora'"), changed("lora:", "lorra:")
+    ),
     Case("method named twice", ("'lora' is named twice",), changed("  - lora: {rank: 16}", "  - lora\n  - lora")),
-    Case("method named twice by an alias", ("is named twice",), changed("  - lora: {rank: 16}", "  - hft\n  - half-fine-tuning")),
-    Case("after step among methods", ("'lines' does not go here", "write after: [lines]"), changed("lora: {rank: 16}", "lines")),
+    Case(
+        "method named twice by an alias",
+        ("is named twice",),
+        changed("  - lora: {rank: 16}", "  - hft\n  - half-fine-tuning"),
+    ),
+    Case(
+        "after step among methods",
+        ("'lines' does not go here", "write after: [lines]"),
+        changed("lora: {rank: 16}", "lines"),
+    ),
     Case("method among after steps", ("'lora' does not go here", "write methods: [lora]"), GOOD + "after: [lora]\n"),
-    Case("unknown optimizer", ("no optimizer is named 'adamx'", "did you mean 'adamw'"), changed("learning_rate: 2e-4", "optimizer: adamx")),
-    Case("parameters of a built-in optimizer", ("train.betas",), changed("learning_rate: 2e-4", "optimizer: {adamw: {lr: 1}}")),
-    Case("parameters beside their method", ("one method is expected", "indent"), changed("lora: {rank: 16}", "lora:\n    rank: 16")),
+    Case(
+        "unknown optimizer",
+        ("no optimizer is named 'adamx'", "did you mean 'adamw'"),
+        changed("learning_rate: 2e-4", "optimizer: adamx"),
+    ),
+    Case(
+        "parameters of a built-in optimizer",
+        ("train.betas",),
+        changed("learning_rate: 2e-4", "optimizer: {adamw: {lr: 1}}"),
+    ),
+    Case(
+        "parameters beside their method",
+        ("one method is expected", "indent"),
+        changed("lora: {rank: 16}", "lora:\n    rank: 16"),
+    ),
     Case("parameters that are no mapping", ("must be a mapping",), changed("{rank: 16}", "16")),
-    Case("rank 0", ("r.yaml:8", "lora.rank", "greater than 0, got 0", "> 0"), changed("rank: 16", "rank: 0"), arguments=("build", "{recipe}")),
+    Case(
+        "rank 0",
+        ("r.yaml:8", "lora.rank", "greater than 0, got 0", "> 0"),
+        changed("rank: 16", "rank: 0"),
+        arguments=("build", "{recipe}"),
+    ),
     Case(
         "unknown parameter",
         ("r.yaml:8", "'lora' has no parameter 'rnak'", "did you mean 'rank'"),
         changed("rank: 16", "rnak: 16"),
         arguments=("build", "{recipe}"),
     ),
-    Case("parameter of the wrong type", ("lora.rank", "got 'many'"), changed("rank: 16", "rank: many"), arguments=("build", "{recipe}")),
+    Case(
+        "parameter of the wrong type",
+        ("lora.rank", "got 'many'"),
+        changed("rank: 16", "rank: many"),
+        arguments=("build", "{recipe}"),
+    ),
     # Stages
     Case(
         "start from an unknown stage",
@@ -121,14 +203,28 @@ CASES = [
         STAGES + "  - {name: domain, methods: lora}\n  - {name: b, start: stages.domian, methods: lora}\n",
     ),
     Case(
-        "start from a later stage", ("no earlier stage is named 'b'",), STAGES + "  - {name: a, start: stages.b, methods: lora}\n  - {name: b, methods: lora}\n"
+        "start from a later stage",
+        ("no earlier stage is named 'b'",),
+        STAGES + "  - {name: a, start: stages.b, methods: lora}\n  - {name: b, methods: lora}\n",
     ),
-    Case("start from itself", ("cannot start from itself",), STAGES + "  - {name: a, start: stages.a, methods: lora}\n"),
-    Case("two stages of one name", ("two stages are named 'a'",), STAGES + "  - {name: a, methods: lora}\n  - {name: a, methods: lora}\n"),
-    Case("unknown carry", ("'carry' must be", "did you mean 'fold'"), STAGES + "  - {name: a, carry: flod, methods: lora}\n"),
+    Case(
+        "start from itself", ("cannot start from itself",), STAGES + "  - {name: a, start: stages.a, methods: lora}\n"
+    ),
+    Case(
+        "two stages of one name",
+        ("two stages are named 'a'",),
+        STAGES + "  - {name: a, methods: lora}\n  - {name: a, methods: lora}\n",
+    ),
+    Case(
+        "unknown carry",
+        ("'carry' must be", "did you mean 'fold'"),
+        STAGES + "  - {name: a, carry: flod, methods: lora}\n",
+    ),
     Case("stage without methods", ("'methods' is missing",), STAGES + "  - {name: a}\n"),
     Case("stage with an empty list of methods", ("'methods' is empty",), STAGES + "  - {name: a, methods: []}\n"),
-    Case("empty override", ("cannot be empty",), STAGES + "  - {name: a, methods: lora, train: {learning_rate: null}}\n"),
+    Case(
+        "empty override", ("cannot be empty",), STAGES + "  - {name: a, methods: lora, train: {learning_rate: null}}\n"
+    ),
     Case("no stages", ("'stages' is empty",), STAGES.replace("stages:", "stages: []")),
     # The file
     Case("no such file", ("no such recipe",), None, arguments=("load", "{folder}/nothing.yaml")),
@@ -165,7 +261,12 @@ CASES = [
         files={"d.jsonl": '{"text": "a"}\n'},
     ),
     Case(
-        "init on rows of no shape", ("d.jsonl:1", "no known shape"), None, errors.DataError.code, ("init", "m", "{folder}/d.jsonl"), {"d.jsonl": '{"foo": 1}\n'}
+        "init on rows of no shape",
+        ("d.jsonl:1", "no known shape"),
+        None,
+        errors.DataError.code,
+        ("init", "m", "{folder}/d.jsonl"),
+        {"d.jsonl": '{"foo": 1}\n'},
     ),
 ]
 
@@ -180,7 +281,10 @@ def _load(recipe: str, sets: list[str], with_methods: bool) -> None:
 
 
 def outcome(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
-    """Exit code and standard error of a command line. `load` and `build` go through the group's handler like any verb."""
+    """Exit code and standard error of a command line.
+
+    `load` and `build` go through the group's handler like any verb.
+    """
     if arguments[0] in ("load", "build"):
         from tunewright.commands import doctor
 
@@ -201,7 +305,9 @@ def test_bad_input_gives_one_clear_message(case: Case, tmp_path: Path, monkeypat
     for name, content in case.files.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
-    code, message = outcome([a.replace("{recipe}", str(recipe)).replace("{folder}", str(tmp_path)) for a in case.arguments], monkeypatch)
+    code, message = outcome(
+        [a.replace("{recipe}", str(recipe)).replace("{folder}", str(tmp_path)) for a in case.arguments], monkeypatch
+    )
     assert code == case.code, message
     assert message.startswith("error: ") and message.count("error: ") == 1
     assert "Traceback" not in message

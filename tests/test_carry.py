@@ -129,9 +129,16 @@ def cipher(tmp_path_factory) -> Path:
 
     def pair() -> dict[str, str]:
         said = sentence()
-        return {"prompt": said, "completion": " ".join(w[::-1] for w in said.split()), "from": "English", "to": "Backwards"}
+        return {
+            "prompt": said,
+            "completion": " ".join(w[::-1] for w in said.split()),
+            "from": "English",
+            "to": "Backwards",
+        }
 
-    (folder / "monolingual.txt").write_text("\n\n".join(" ".join(w[::-1] for w in sentence().split()) for _ in range(30)))
+    (folder / "monolingual.txt").write_text(
+        "\n\n".join(" ".join(w[::-1] for w in sentence().split()) for _ in range(30))
+    )
     (folder / "english.txt").write_text("\n\n".join(sentence() for _ in range(12)))
     for name, count in (("pairs", 24), ("pairs-test", 6)):
         (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(pair()) for _ in range(count)))
@@ -146,7 +153,13 @@ SMALL = [
     "stages.0.budget.tokens=1k",
     "stages.1.train.learning_rate=1e-2",
 ]
-MEASURE = ["evaluation.drift_sequences=2", "evaluation.drift_tokens=8", "evaluation.max_new_tokens=4", "evaluation.strengths=[1.0]", "evaluation.few_shot=0"]
+MEASURE = [
+    "evaluation.drift_sequences=2",
+    "evaluation.drift_tokens=8",
+    "evaluation.max_new_tokens=4",
+    "evaluation.strengths=[1.0]",
+    "evaluation.few_shot=0",
+]
 
 
 def test_the_recipe_says_what_the_paper_does():
@@ -161,8 +174,14 @@ def test_the_recipe_says_what_the_paper_does():
 def test_both_stages_run_one_after_the_other(cipher):
     ran = run_recipe(cipher / "alma.yaml", out=cipher / "out", quiet=True, sets=[*SMALL, *MEASURE])
     languages, translation = ran.report.stages
-    assert languages.methods == ["full"] and languages.ended_by == "tokens" and languages.loss_last < languages.loss_first
-    assert translation.start == "stages.languages" and translation.ended_by == "epochs" and translation.loss_last < translation.loss_first
+    assert (
+        languages.methods == ["full"] and languages.ended_by == "tokens" and languages.loss_last < languages.loss_first
+    )
+    assert (
+        translation.start == "stages.languages"
+        and translation.ended_by == "epochs"
+        and translation.loss_last < translation.loss_first
+    )
     assert {p.name for p in (cipher / "out" / "stages").iterdir()} == {"languages", "translation"}
     assert ran.report.kept[0].name == "english" and ran.report.target.n == 6
 

@@ -21,10 +21,21 @@ from tunewright.runs.run import run_recipe
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("chat")
     small.write_inputs(folder)
-    evaluation = {"drift_sequences": 2, "drift_tokens": 4, "max_new_tokens": 2, "strengths": [1.0], "rows": 2, "few_shot": 0}
+    evaluation = {
+        "drift_sequences": 2,
+        "drift_tokens": 4,
+        "max_new_tokens": 2,
+        "strengths": [1.0],
+        "rows": 2,
+        "few_shot": 0,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNEWRIGHT_CACHE", str(folder / "cache"))
-        yield run_recipe(small.write_recipe(folder, evaluation=evaluation, data__template="Topic? {text}"), out=folder / "out", quiet=True).folder
+        yield run_recipe(
+            small.write_recipe(folder, evaluation=evaluation, data__template="Topic? {text}"),
+            out=folder / "out",
+            quiet=True,
+        ).folder
 
 
 def talk(run: Path, *lines: str) -> str:
@@ -36,12 +47,17 @@ def talk(run: Path, *lines: str) -> str:
 def test_greedy_answers_are_those_of_base_and_tuned(run: Path) -> None:
     made = open_run(run)
     said = Chat(made, tokens=6).answer("card lost")
-    prompt = made.tokenizer.apply_chat_template([{"role": "user", "content": "Topic? card lost"}], add_generation_prompt=True, tokenize=True, return_dict=False)
+    prompt = made.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Topic? card lost"}], add_generation_prompt=True, tokenize=True, return_dict=False
+    )
     with made.adapted.base() as model:
         base = greedy(model, made.tokenizer, [prompt], 6)[0]
     with made.adapted.at_strength(1.0) as model:
         tuned = greedy(model, made.tokenizer, [prompt], 6)[0]
-    expected = {side: made.tokenizer.decode(ids, skip_special_tokens=True).strip() for side, ids in (("base", base), ("tuned", tuned))}
+    expected = {
+        side: made.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        for side, ids in (("base", base), ("tuned", tuned))
+    }
     assert said == expected and said["base"] != said["tuned"]
 
 
@@ -72,7 +88,15 @@ def test_strength_zero_is_the_base_and_temperature_draws(run: Path) -> None:
 
 def test_the_terminal(run: Path) -> None:
     text = talk(run, "/tokens 3", "card", "", "/temp 0.7", "/strength 0.5", "card", "/new", "/quit", "never read")
-    for said in ("> card", "base", "tuned", "temperature 0.7", "tuned at strength 0.5", "at most 3 tokens", "a new conversation"):
+    for said in (
+        "> card",
+        "base",
+        "tuned",
+        "temperature 0.7",
+        "tuned at strength 0.5",
+        "at most 3 tokens",
+        "a new conversation",
+    ):
         assert said in text, said
     assert "never read" not in text
 

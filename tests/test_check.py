@@ -16,7 +16,10 @@ def recipe(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n')
     path = tmp_path / "recipe.yaml"
-    path.write_text(f"model: {tmp_path}/model\ntask: text-generation\ndata: {{train: train.jsonl}}\nmethods: [full]\nbudget: {{steps: 1}}\n")
+    path.write_text(
+        f"model: {tmp_path}/model\ntask: text-generation\ndata: {{train: train.jsonl}}\nmethods: [full]\nbudget: "
+        f"{{steps: 1}}\n"
+    )
     return path
 
 

@@ -14,7 +14,9 @@ from tunewright.files import checkpoint
 
 
 def write(run: Path, step: int, keep: int | None = None) -> Path:
-    return checkpoint.save(run, step, {"note": step}, {"trained": {"w": torch.full((3,), float(step))}, "empty": {}}, keep=keep)
+    return checkpoint.save(
+        run, step, {"note": step}, {"trained": {"w": torch.full((3,), float(step))}, "empty": {}}, keep=keep
+    )
 
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:

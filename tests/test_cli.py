@@ -19,8 +19,10 @@ def invoke(*args: str):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nfrom tunewright.commands.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit as e:\n    assert e.code in (0, None), e.code\n"
-        "print(sorted({'torch', 'transformers', 'pydantic', 'numpy', 'yaml', 'jinja2', 'datasets'} & sys.modules.keys()), file=sys.stderr)"
+        "import sys\nfrom tunewright.commands.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit as e:\n  "
+        "  assert e.code in (0, None), e.code\n"
+        "print(sorted({'torch', 'transformers', 'pydantic', 'numpy', 'yaml', 'jinja2', 'datasets'} & "
+        "sys.modules.keys()), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
@@ -32,7 +34,14 @@ def test_help_imports_nothing_heavy():
 def test_verbs_are_listed_only_where_their_module_is():
     text = invoke("--help").stdout
     package = Path(cli.__file__).parent
-    for verb, module in {"run": "run.py", "resume": "run.py", "plan": "plan.py", "check": "check.py", "chat": "chat.py", "export": "export.py"}.items():
+    for verb, module in {
+        "run": "run.py",
+        "resume": "run.py",
+        "plan": "plan.py",
+        "check": "check.py",
+        "chat": "chat.py",
+        "export": "export.py",
+    }.items():
         listed = any(line.replace("│", " ").split()[:1] == [verb] for line in text.splitlines())
         assert listed == (package / module).is_file(), verb
 
@@ -108,7 +117,9 @@ def test_doctor_says_when_the_cache_cannot_be_written(monkeypatch, tmp_path):
 
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
     finding = doctor._writable("cache folder", tmp_path / "cache")
-    assert finding.status == "missing" and "Read-only" in finding.detail and "TUNEWRIGHT_CACHE" in (finding.remedy or "")
+    assert (
+        finding.status == "missing" and "Read-only" in finding.detail and "TUNEWRIGHT_CACHE" in (finding.remedy or "")
+    )
 
 
 @pytest.mark.parametrize(

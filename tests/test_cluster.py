@@ -15,7 +15,10 @@ from tunewright.trials.trial import Store, key_of
 def trials(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
     small.write_inputs(tmp_path)
-    return [Trial("lora", s, Recipe.load(small.write_recipe(tmp_path, train__seed=s, train__learning_rate=[1e-2, 1e9][s]))) for s in (0, 1)]
+    return [
+        Trial("lora", s, Recipe.load(small.write_recipe(tmp_path, train__seed=s, train__learning_rate=[1e-2, 1e9][s])))
+        for s in (0, 1)
+    ]
 
 
 def test_without_ray_the_extra_is_named(trials, tmp_path, monkeypatch):
@@ -26,7 +29,12 @@ def test_without_ray_the_extra_is_named(trials, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "address, says", [("127.0.0.1:1", "no cluster answers"), ("somewhere", "no cluster's address"), ("ray://127.0.0.1:1", "no cluster answers")]
+    "address, says",
+    [
+        ("127.0.0.1:1", "no cluster answers"),
+        ("somewhere", "no cluster's address"),
+        ("ray://127.0.0.1:1", "no cluster answers"),
+    ],
 )
 def test_a_cluster_that_is_not_there_is_one_clear_error(trials, tmp_path, address, says):
     pytest.importorskip("ray")

@@ -52,7 +52,9 @@ def test_the_median_file_has_at_most_sixty_lines() -> None:
 def test_no_method_imports_another(entry: catalogue.Entry) -> None:
     assert entry.file is not None
     source = Path(entry.file).read_text(encoding="utf-8")
-    assert not code_table.imported_methods(source, entry.module), "share a private module (_name.py) of the room instead"
+    assert not code_table.imported_methods(source, entry.module), (
+        "share a private module (_name.py) of the room instead"
+    )
 
 
 def test_an_import_of_another_method_is_seen() -> None:
@@ -61,8 +63,12 @@ def test_an_import_of_another_method_is_seen() -> None:
         "from tunewright.methods.adapters import lora",
         "import tunewright.methods.adapters.lora",
     ):
-        assert code_table.imported_methods(line, "tunewright.methods.adapters.corda") == ["tunewright.methods.adapters.lora"]
-    assert not code_table.imported_methods("from tunewright.methods.adapters._low_rank import TARGETS", "tunewright.methods.adapters.corda")
+        assert code_table.imported_methods(line, "tunewright.methods.adapters.corda") == [
+            "tunewright.methods.adapters.lora"
+        ]
+    assert not code_table.imported_methods(
+        "from tunewright.methods.adapters._low_rank import TARGETS", "tunewright.methods.adapters.corda"
+    )
 
 
 def test_the_command_prints_every_file_and_the_median() -> None:

@@ -30,14 +30,32 @@ SEEDS = list(range(6))
 def record(arm, seed, gain, lost=0.5, drift=1.0, direction="higher", **more):
     """A curve whose target rises in proportion to strength, and whose loss and drift rise with its square."""
     sign = 1 if direction == "higher" else -1
-    points = [Reading(strength=s, target=0.1 + sign * s * gain, kept={"general": 3.0 + s * s * lost}, drift=s * s * drift) for s in (0.25, 0.5, 0.75, 1.0)]
+    points = [
+        Reading(strength=s, target=0.1 + sign * s * gain, kept={"general": 3.0 + s * s * lost}, drift=s * s * drift)
+        for s in (0.25, 0.5, 0.75, 1.0)
+    ]
     base = Reading(strength=0, target=0.1, kept={"general": 3.0}, drift=0.0)
-    return TrialRecord(key=f"{arm}{seed}", arm=arm, seed=seed, started=NOW, base=base, strengths=points, direction=direction, drift_measure="kl", **more)
+    return TrialRecord(
+        key=f"{arm}{seed}",
+        arm=arm,
+        seed=seed,
+        started=NOW,
+        base=base,
+        strengths=points,
+        direction=direction,
+        drift_measure="kl",
+        **more,
+    )
 
 
 def failed(arm, seed, status="failed"):
     return TrialRecord(
-        key=f"{arm}{seed}", arm=arm, seed=seed, status=status, error=TrialError(type="NonFiniteError", message="loss", where="step 3"), started=NOW
+        key=f"{arm}{seed}",
+        arm=arm,
+        seed=seed,
+        status=status,
+        error=TrialError(type="NonFiniteError", message="loss", where="step 3"),
+        started=NOW,
     )
 
 
@@ -49,10 +67,21 @@ def judged(direction="higher", seeds=None, **arms):
         rng = random.Random(name)
         records[name] = {s: make(s, rng.gauss(0, 0.01)) for s in seeds}
     made = Comparison(
-        name="r", model="m", task="text-generation", metric="exact_match", direction=direction, budget={"tokens": 1000}, budget_words="1,000 training tokens",
-        seeds=seeds, tuned=False, arms=[ArmFigures(name=n, methods=[n], rate=1e-3) for n in arms], finished=NOW, base_target=0.1,
-        base_kept={"general": 3.0}, drift_measure="kl",
-    )  # fmt: skip
+        name="r",
+        model="m",
+        task="text-generation",
+        metric="exact_match",
+        direction=direction,
+        budget={"tokens": 1000},
+        budget_words="1,000 training tokens",
+        seeds=seeds,
+        tuned=False,
+        arms=[ArmFigures(name=n, methods=[n], rate=1e-3) for n in arms],
+        finished=NOW,
+        base_target=0.1,
+        base_kept={"general": 3.0},
+        drift_measure="kl",
+    )
     figures.fill(made, records)
     return made
 
@@ -79,14 +108,20 @@ def test_equal_methods_are_tied_and_a_worse_one_is_behind():
 
 
 def test_pairing_by_seed_sees_what_means_alone_do_not():
-    made = judged(a=lambda s, noise: record("a", s, 0.3 + 0.1 * s), b=lambda s, noise: record("b", s, 0.28 + 0.1 * s + noise / 10))
+    made = judged(
+        a=lambda s, noise: record("a", s, 0.3 + 0.1 * s), b=lambda s, noise: record("b", s, 0.28 + 0.1 * s + noise / 10)
+    )
     assert made.arm("a").gain.low < made.arm("b").gain.value  # the means' own intervals overlap widely
     assert words_of(made) == {"a": "best", "b": "behind the best"}
 
 
 def test_a_difference_that_does_not_survive_holms_correction_is_only_likely():
     """One p of 0.03 among ten comparisons: excluded by its own interval, not by the correction."""
-    values = {"best": [0.0] * 4, "near": [-0.01, -0.04, -0.05, -0.02], **{f"x{i}": [0.01 * (-1) ** s * (i + 1) - 0.005 for s in range(4)] for i in range(9)}}
+    values = {
+        "best": [0.0] * 4,
+        "near": [-0.01, -0.04, -0.05, -0.02],
+        **{f"x{i}": [0.01 * (-1) ** s * (i + 1) - 0.005 for s in range(4)] for i in range(9)},
+    }
     found = figures.compare_with_best(values)
     assert found["near"].p < 0.05 and found["near"].difference.high < 0
     assert found["near"].word == "likely behind the best"
@@ -149,7 +184,10 @@ def test_arms_are_names_parameters_combinations_and_files(tmp_path):
     (tmp_path / "own.yaml").write_text("methods: [{lora: {rank: 2}}, asft]\ntrain: {learning_rate: 1e-3}\n")
     arms = parse_arms("lora,lora:rank=4:alpha=8,lora+asft,own.yaml", tmp_path)
     assert [a.name for a in arms] == ["lora", "lora:rank=4:alpha=8", "lora+asft", "own"]
-    assert arms[1].written() == [{"lora": {"rank": 4, "alpha": 8}}] and [u.name for u in arms[2].methods] == ["lora", "asft"]
+    assert arms[1].written() == [{"lora": {"rank": 4, "alpha": 8}}] and [u.name for u in arms[2].methods] == [
+        "lora",
+        "asft",
+    ]
     assert arms[3].train == {"learning_rate": 1e-3} or arms[3].train == {"learning_rate": "1e-3"}
 
 
@@ -170,24 +208,37 @@ def test_a_wrong_list_of_methods_is_refused_with_the_item(text, says):
     assert says in str(e.value)
 
 
-@pytest.mark.parametrize("line", ["budget: {steps: 9}", "data: {train: x.jsonl}", "train: {batch_tokens: 9}", "train: {seed: 3}"])
+@pytest.mark.parametrize(
+    "line", ["budget: {steps: 9}", "data: {train: x.jsonl}", "train: {batch_tokens: 9}", "train: {seed: 3}"]
+)
 def test_a_fragment_may_not_change_rows_order_or_budget(tmp_path, line):
     (tmp_path / "own.yaml").write_text(f"methods: [lora]\n{line}\n")
     with pytest.raises(RecipeError, match="may not differ"):
         parse_arms("lora,own.yaml", tmp_path)
 
 
-TREE = {"model": "./m", "task": "text-generation", "data": {"train": "t.jsonl", "eval": "e.jsonl"}, "methods": ["lora"], "budget": {"tokens": 1000}}
+TREE = {
+    "model": "./m",
+    "task": "text-generation",
+    "data": {"train": "t.jsonl", "eval": "e.jsonl"},
+    "methods": ["lora"],
+    "budget": {"tokens": 1000},
+}
 
 
 def test_the_budget_of_tokens_is_one_for_all_and_of_seconds_less_the_set_up():
     recipe, arms = Recipe(**TREE), parse_arms("lora,corda")
-    assert {g.budget.tokens for g in equal_budgets(recipe, arms, parse_budget("tokens=2k", recipe), None).values()} == {2000}
+    assert {g.budget.tokens for g in equal_budgets(recipe, arms, parse_budget("tokens=2k", recipe), None).values()} == {
+        2000
+    }
     assert parse_budget(None, recipe).tokens == 1000
 
     def pilots(trials):
         costs = {"lora": {"set-up": 0.5}, "corda": {"set-up": 0.5, "statistics": 7.0}}
-        return {key_of(t.recipe): TrialRecord(key="k", started=NOW, cost={"seconds": costs[t.arm.split()[0]]}) for t in trials}
+        return {
+            key_of(t.recipe): TrialRecord(key="k", started=NOW, cost={"seconds": costs[t.arm.split()[0]]})
+            for t in trials
+        }
 
     given = equal_budgets(recipe, arms, Budget(seconds=20), pilots)
     assert {n: g.budget.seconds for n, g in given.items()} == {"lora": 19.5, "corda": 12.5}
@@ -200,7 +251,12 @@ def test_the_budget_of_flops_becomes_tokens_by_what_is_booked_and_refuses_what_i
 
     def pilots(trials):
         each = {"lora": 4e6, "full": 6e6}
-        return {key_of(t.recipe): TrialRecord(key="k", started=NOW, cost={"tokens": 10, "flops": 10 * each[t.arm.split()[0]]}) for t in trials}
+        return {
+            key_of(t.recipe): TrialRecord(
+                key="k", started=NOW, cost={"tokens": 10, "flops": 10 * each[t.arm.split()[0]]}
+            )
+            for t in trials
+        }
 
     given = equal_budgets(recipe, arms, Budget(flops=12e9), pilots)
     assert (given["lora"].budget.tokens, given["full"].budget.tokens) == (3000, 2000)
@@ -233,7 +289,9 @@ def here(inputs, monkeypatch):
         found = {}
         for t in trials:
             known = store.get(key_of(t.recipe))
-            found[key_of(t.recipe)] = record = known if known and known.settled else run_trial(t.recipe, store, arm=t.arm)
+            found[key_of(t.recipe)] = record = (
+                known if known and known.settled else run_trial(t.recipe, store, arm=t.arm)
+            )
             on_record(record)
         return found
 
@@ -242,13 +300,23 @@ def here(inputs, monkeypatch):
 
 
 def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):
-    recipe = Recipe.load(small.write_recipe(here, train__batch_tokens=128, evaluation__metric="loss", evaluation__strengths=[0.25, 0.5, 1.0]))
+    recipe = Recipe.load(
+        small.write_recipe(
+            here, train__batch_tokens=128, evaluation__metric="loss", evaluation__strengths=[0.25, 0.5, 1.0]
+        )
+    )
     (tmp_path / "wild.yaml").write_text("methods: [lora]\ntrain: {learning_rate: 1.0e+9}\n")
     out = tmp_path / "out"
-    found = comparing.compare(recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=2, budget=Budget(tokens=900), out=out, quiet=True)
+    found = comparing.compare(
+        recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=2, budget=Budget(tokens=900), out=out, quiet=True
+    )
     spent = [[r.tokens for r in a.runs] for a in found.arms[:2]]
-    assert spent[0] == spent[1] and all(900 <= t < 1030 for t in spent[0])  # one budget for all, to the last whole batch
-    assert {len(a.runs) for a in found.arms} == {2} and found.arm("wild").finished == [] and found.arm("wild").rate == 1e9
+    assert spent[0] == spent[1] and all(
+        900 <= t < 1030 for t in spent[0]
+    )  # one budget for all, to the last whole batch
+    assert (
+        {len(a.runs) for a in found.arms} == {2} and found.arm("wild").finished == [] and found.arm("wild").rate == 1e9
+    )
     orders = [{r.order for r in Store(out / "trials").attempts(run.key)} for a in found.arms[:2] for run in a.runs]
     assert orders[0] == orders[2] and orders[1] == orders[3] and orders[0] != orders[1]
     assert Comparison.load(out) == found
@@ -262,19 +330,27 @@ def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):
     assert winner.evaluation == recipe.evaluation and winner.data.eval is not None
     assert run(winner, tmp_path / "run", quiet=True).report.target.after is not None
     started = {p: p.stat().st_mtime_ns for p in (out / "trials").glob("*/*.json")}
-    comparing.compare(recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=2, budget=Budget(tokens=900), out=out, quiet=True)
+    comparing.compare(
+        recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=2, budget=Budget(tokens=900), out=out, quiet=True
+    )
     assert {p: p.stat().st_mtime_ns for p in (out / "trials").glob("*/*.json")} == started  # nothing was run again
 
 
 def test_tuning_is_on_validation_rows_that_are_not_reported(here, tmp_path):
     recipe = Recipe.load(small.write_recipe(here, evaluation__metric="loss"))
     out = tmp_path / "out"
-    found = comparing.compare(recipe, parse_arms("lora,hft"), seeds=1, budget=Budget(steps=2), tune=True, out=out, quiet=True)
+    found = comparing.compare(
+        recipe, parse_arms("lora,hft"), seeds=1, budget=Budget(steps=2), tune=True, out=out, quiet=True
+    )
     assert all(len(a.tuning) >= 3 and a.rate in [t.rate for t in a.tuning] for a in found.arms)
     assert found.evaluated == 12  # the reported rows are eval's, all of them and no others
     records = [r for p in (out / "trials").iterdir() for r in Store(out / "trials").attempts(p.name)]
     tuning = [r for r in records if r.recipe["evaluation"]["split"] == "validation"]
-    assert len(tuning) >= 12 and {r.evaluated for r in tuning} == {6} and {r.recipe["data"]["eval"] for r in tuning} == {None}
+    assert (
+        len(tuning) >= 12
+        and {r.evaluated for r in tuning} == {6}
+        and {r.recipe["data"]["eval"] for r in tuning} == {None}
+    )
     assert not {r.key for r in tuning} & {run.key for a in found.arms for run in a.runs}
     assert all(r.recipe["data"]["validation"] == 0.1 for r in records)
     assert "Learning rates" in assert_safe((out / "compare.html").read_text()).text
@@ -282,7 +358,9 @@ def test_tuning_is_on_validation_rows_that_are_not_reported(here, tmp_path):
 
 def test_what_cannot_be_compared_is_refused(here, tmp_path):
     arms = parse_arms("lora,full")
-    two = Recipe.load(small.write_recipe(here, stages=[{"name": n, "methods": ["lora"], "budget": {"steps": 1}} for n in "ab"]))
+    two = Recipe.load(
+        small.write_recipe(here, stages=[{"name": n, "methods": ["lora"], "budget": {"steps": 1}} for n in "ab"])
+    )
     with pytest.raises(RecipeError, match="one stage"):
         comparing.compare(two, arms, out=tmp_path / "out")
     with pytest.raises(RecipeError, match="no rows to compare on"):
@@ -299,7 +377,9 @@ def test_ctrl_c_says_how_to_go_on(here, tmp_path, monkeypatch):
 
     monkeypatch.setattr(comparing, "run_all", stop)
     with pytest.raises(Interrupted, match="stopped after 0 runs"):
-        comparing.compare(Recipe.load(small.write_recipe(here)), parse_arms("lora,full"), out=tmp_path / "out", quiet=True)
+        comparing.compare(
+            Recipe.load(small.write_recipe(here)), parse_arms("lora,full"), out=tmp_path / "out", quiet=True
+        )
 
 
 def test_the_recipe_of_an_arm_differs_in_its_methods_and_own_training_alone():
@@ -307,7 +387,9 @@ def test_the_recipe_of_an_arm_differs_in_its_methods_and_own_training_alone():
     a, b = (arm_recipe(recipe, arm, Budget(tokens=10), 3) for arm in parse_arms("lora,full"))
     b.stages[0].methods = a.stages[0].methods
     assert a == b
-    own = arm_recipe(recipe, Arm("x", parse_arms("lora,full")[0].methods, train={"learning_rate": 0.5}), Budget(tokens=10), 3, 0.1)
+    own = arm_recipe(
+        recipe, Arm("x", parse_arms("lora,full")[0].methods, train={"learning_rate": 0.5}), Budget(tokens=10), 3, 0.1
+    )
     assert own.train.learning_rate == 0.1  # what tuning chose
 
 
@@ -317,8 +399,20 @@ def test_the_recipe_of_an_arm_differs_in_its_methods_and_own_training_alone():
 def command(folder, *more):
     code = "from tunewright.commands.cli import main; main()"
     arguments = ["compare", "r.yaml", "--methods", "lora,full", "--seeds", "4", "--out", "out", "--workers", "1", *more]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "TUNEWRIGHT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "TUNEWRIGHT_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""What an objective that couples the whole batch is given under micro-steps: the signals and fields of every micro-batch, in order."""
+"""What an objective that couples the whole batch is given under micro-steps: the signals and fields of every
+micro-batch, in order.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,16 @@ from tunewright.finished.finished import open_run
 from tunewright.finished.servability import servability
 from tunewright.runs.run import resume, run_recipe
 
-QUICK = {"evaluation": {"drift_sequences": 2, "drift_tokens": 4, "max_new_tokens": 2, "strengths": [1.0], "rows": 2, "few_shot": 0}}
+QUICK = {
+    "evaluation": {
+        "drift_sequences": 2,
+        "drift_tokens": 4,
+        "max_new_tokens": 2,
+        "strengths": [1.0],
+        "rows": 2,
+        "few_shot": 0,
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +49,9 @@ def lora(inputs: Path) -> Path:
     return finished(inputs, "lora", new_tokens=["<tool>"])
 
 
-def test_the_folder_is_plain_transformers_and_gives_the_runs_logits(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_is_plain_transformers_and_gives_the_runs_logits(
+    lora: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = export(lora)
     assert made.folder == lora / "model" and made.reloaded == 0 and made.folded < 1e-4
     run = open_run(lora)
@@ -123,7 +134,12 @@ def test_a_folder_that_differs_is_set_aside(lora: Path, tmp_path: Path, monkeypa
     assert not (tmp_path / "out").exists() and (tmp_path / "out.broken").exists()
 
 
-CONFIG = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"]}
+CONFIG = {
+    "peft_type": "LORA",
+    "r": 8,
+    "lora_alpha": 16,
+    "target_modules": ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"],
+}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +154,9 @@ CONFIG = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["mod
         ({"peft_type": "LOHA"}, "LOHA"),
     ],
 )
-def test_why_a_server_cannot_load_an_adapter(inputs: Path, tmp_path: Path, changes: dict[str, Any], said: str | None) -> None:
+def test_why_a_server_cannot_load_an_adapter(
+    inputs: Path, tmp_path: Path, changes: dict[str, Any], said: str | None
+) -> None:
     (tmp_path / "recipe.yaml").write_text(small.write_recipe(inputs).read_text())
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**CONFIG, **changes}))
@@ -168,11 +186,15 @@ def test_other_tasks_export_too(case: str, tmp_path: Path, monkeypatch: pytest.M
     task, _, convolutional = case.partition(", ")
     make().save_pretrained(tmp_path / "base")
     if "image" in shape:
-        ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]).save_pretrained(tmp_path / "base")
+        ViTImageProcessorPil(
+            size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]
+        ).save_pretrained(tmp_path / "base")
     else:
         tiny.tokenizer(encoder=True, chat=False).save_pretrained(tmp_path / "base")
     Image.effect_noise((16, 16), 80).convert("RGB").save(tmp_path / "a.png")
-    rows = [{k: v.format(w, ["no", "yes"][i % 2], "a.png") for k, v in shape.items()} for i, w in enumerate(small.WORDS)]
+    rows = [
+        {k: v.format(w, ["no", "yes"][i % 2], "a.png") for k, v in shape.items()} for i, w in enumerate(small.WORDS)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     changes: dict[str, Any] = {"stages__0__methods": ["full"]} if convolutional else {}
     file = small.write_recipe(tmp_path, task=task, keep=[], data={"train": "rows.jsonl"}, **changes)

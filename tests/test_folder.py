@@ -28,7 +28,9 @@ def test_a_live_run_holds_its_folder_and_a_dead_one_does_not(tmp_path: Path) -> 
     folder = new_folder("a", tmp_path / "a")
     take = "with locked(RunFolder(Path(sys.argv[1]))):\n print('held', flush=True); sys.stdin.read()"
     code = f"import sys; from pathlib import Path; from tunewright.runs.folder import *\n{take}"
-    other = subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert other.stdout is not None and other.stdout.readline() == "held\n"
     with pytest.raises(FolderError, match=f"process {other.pid}"), locked(folder):
         pass

@@ -83,7 +83,9 @@ def imported(file: Path) -> Iterator[tuple[int, str]]:
 def test_the_root_holds_the_facade_the_errors_and_rooms():
     assert sorted(p.name for p in PACKAGE.glob("*.py")) == ["__init__.py", "errors.py"]
     for module in MODULES:
-        assert module == FACADE or room(module) in LAYERS, f"{module} is in no room of the list: add its room where it belongs"
+        assert module == FACADE or room(module) in LAYERS, (
+            f"{module} is in no room of the list: add its room where it belongs"
+        )
 
 
 def test_every_room_of_the_list_is_there():

@@ -107,8 +107,16 @@ Difference = Callable[[dict[str, Any], dict[str, Any]], bool]
 STAGED: dict[str, tuple[dict[str, Any], dict[str, Any], Difference]] = {
     # field: (other fields of both runs, the changed field, what must hold of the plain run a and the changed one b)
     "learning_rate": ({}, {"learning_rate": 1e-3}, weights_differ),
-    "batch_tokens": ({}, {"batch_tokens": 100}, lambda a, b: max(t for _, t in b["batches"]) <= 100 < max(t for _, t in a["batches"])),
-    "micro_tokens": ({}, {"micro_tokens": 100}, lambda a, b: len(b["batches"]) > len(a["batches"]) and same_weights(a, b)),
+    "batch_tokens": (
+        {},
+        {"batch_tokens": 100},
+        lambda a, b: max(t for _, t in b["batches"]) <= 100 < max(t for _, t in a["batches"]),
+    ),
+    "micro_tokens": (
+        {},
+        {"micro_tokens": 100},
+        lambda a, b: len(b["batches"]) > len(a["batches"]) and same_weights(a, b),
+    ),
     "optimizer": ({}, {"optimizer": MethodUse(name="sgd")}, weights_differ),
     "weight_decay": ({}, {"weight_decay": 0.5}, weights_differ),
     "betas": ({}, {"betas": (0.5, 0.9)}, weights_differ),
@@ -120,15 +128,39 @@ STAGED: dict[str, tuple[dict[str, Any], dict[str, Any], Difference]] = {
         {"lr_scheduler_type": "cosine"},
         lambda a, b: [m["learning_rate"] for m in a["metrics"]] != [m["learning_rate"] for m in b["metrics"]],
     ),
-    "warmup_steps": ({}, {"warmup_steps": 3}, lambda a, b: b["metrics"][0]["learning_rate"] < a["metrics"][0]["learning_rate"]),
+    "warmup_steps": (
+        {},
+        {"warmup_steps": 3},
+        lambda a, b: b["metrics"][0]["learning_rate"] < a["metrics"][0]["learning_rate"],
+    ),
     "max_grad_norm": ({"optimizer": MethodUse(name="sgd")}, {"max_grad_norm": 1e-3}, weights_differ),
-    "save_steps": ({}, {"save_steps": 1}, lambda a, b: a["checkpoints"] == [] and b["checkpoints"] == ["checkpoint-2", "checkpoint-3"]),
-    "save_total_limit": ({"save_steps": 1}, {"save_total_limit": 1}, lambda a, b: len(a["checkpoints"]) == 2 and len(b["checkpoints"]) == 1),
+    "save_steps": (
+        {},
+        {"save_steps": 1},
+        lambda a, b: a["checkpoints"] == [] and b["checkpoints"] == ["checkpoint-2", "checkpoint-3"],
+    ),
+    "save_total_limit": (
+        {"save_steps": 1},
+        {"save_total_limit": 1},
+        lambda a, b: len(a["checkpoints"]) == 2 and len(b["checkpoints"]) == 1,
+    ),
     "eval_steps": ({}, {"eval_steps": 2}, lambda a, b: (evaluated(a), evaluated(b)) == ([], [2, 4])),
-    "keep_best": ({"eval_steps": 1}, {"keep_best": "loss"}, lambda a, b: a["result"].kept_step is None and b["result"].kept_step == 1 and weights_differ(a, b)),
-    "early_stopping": ({"eval_steps": 1}, {"early_stopping": 1}, lambda a, b: (b["result"].steps, b["result"].ended_by) == (2, "early stopping")),
+    "keep_best": (
+        {"eval_steps": 1},
+        {"keep_best": "loss"},
+        lambda a, b: a["result"].kept_step is None and b["result"].kept_step == 1 and weights_differ(a, b),
+    ),
+    "early_stopping": (
+        {"eval_steps": 1},
+        {"early_stopping": 1},
+        lambda a, b: (b["result"].steps, b["result"].ended_by) == (2, "early stopping"),
+    ),
     "logging_steps": ({}, {"logging_steps": 2}, lambda a, b: [m["step"] for m in b["metrics"]] == [2, 4]),
-    "activation_checkpointing": ({}, {"activation_checkpointing": True}, lambda a, b: b["forwards"] > a["forwards"] and same_weights(a, b)),
+    "activation_checkpointing": (
+        {},
+        {"activation_checkpointing": True},
+        lambda a, b: b["forwards"] > a["forwards"] and same_weights(a, b),
+    ),
 }
 
 
@@ -154,13 +186,23 @@ def test_a_model_that_cannot_recompute_activations_is_refused() -> None:
 
 def test_precision_device_and_threads_are_the_whole_runs(inputs: Path) -> None:
     made = session_of(inputs, train__precision="bfloat16", train__device="cpu", train__threads=2)
-    assert (made.precision, made.loaded.dtype, made.device, torch.get_num_threads()) == ("bfloat16", torch.bfloat16, "cpu", 2)
+    assert (made.precision, made.loaded.dtype, made.device, torch.get_num_threads()) == (
+        "bfloat16",
+        torch.bfloat16,
+        "cpu",
+        2,
+    )
     if not torch.cuda.is_available():
         with pytest.raises(MethodError, match="train.device"):
             session_of(inputs, train__device="cuda")
 
 
-OF_THE_RUN = [("data", "eval", "test.jsonl"), ("data", "packing", False), ("train", "precision", "float32"), ("train", "threads", 1)]
+OF_THE_RUN = [
+    ("data", "eval", "test.jsonl"),
+    ("data", "packing", False),
+    ("train", "precision", "float32"),
+    ("train", "threads", 1),
+]
 
 
 @pytest.mark.parametrize("part, key, value", OF_THE_RUN)
@@ -216,10 +258,20 @@ DATA: dict[str, tuple[dict[str, Any], Callable[[Session, Session, Path], bool]]]
     "eval": ({"data__eval": "train.jsonl"}, lambda a, b, f: len(b.eval.rows) == 40 != len(a.eval.rows)),  # type: ignore[union-attr]
     "validation": (
         {"data__validation": 0.25},
-        lambda a, b, f: len(b.validation.rows) == 10 and not {r.id for r in b.validation.rows} & {r[0] for r in rows_of(b)} and a.validation is None,  # type: ignore[union-attr]
+        lambda a, b, f: (
+            len(b.validation.rows) == 10
+            and not {r.id for r in b.validation.rows} & {r[0] for r in rows_of(b)}
+            and a.validation is None
+        ),  # type: ignore[union-attr]
     ),
-    "replay": ({"data__replay": {"keep": 0.5}}, lambda a, b, f: "keep.txt" in {d.rsplit("/", 1)[-1] for d in b.cursor(b.stages[0]).weights}),
-    "max_length": ({"data__max_length": 42}, lambda a, b, f: max(len(i) for _, i, _ in rows_of(b)) <= 42 < max(len(i) for _, i, _ in rows_of(a))),
+    "replay": (
+        {"data__replay": {"keep": 0.5}},
+        lambda a, b, f: "keep.txt" in {d.rsplit("/", 1)[-1] for d in b.cursor(b.stages[0]).weights},
+    ),
+    "max_length": (
+        {"data__max_length": 42},
+        lambda a, b, f: max(len(i) for _, i, _ in rows_of(b)) <= 42 < max(len(i) for _, i, _ in rows_of(a)),
+    ),
     "template": ({"data__template": "Topic? {text}"}, lambda a, b, f: rows_of(a) != rows_of(b)),
     "system": ({"data__system": "Be brief."}, lambda a, b, f: rows_of(a) != rows_of(b)),
     "chat": ({"data__chat": False}, lambda a, b, f: rows_of(a) != rows_of(b)),
@@ -255,7 +307,12 @@ def test_labels_name_the_classes(inputs: Path, tmp_path: Path) -> None:
     tiny.tokenizer(encoder=True, chat=False).save_pretrained(tmp_path / "bert")
     rows = [{"text": f"card {i}", "label": ["no", "yes"][i % 2]} for i in range(4)]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    changes = {"model": str(tmp_path / "bert"), "task": "text-classification", "keep": [], "data": {"train": str(tmp_path / "rows.jsonl")}}
+    changes = {
+        "model": str(tmp_path / "bert"),
+        "task": "text-classification",
+        "keep": [],
+        "data": {"train": str(tmp_path / "rows.jsonl")},
+    }
     plain, named = session_of(inputs, **changes), session_of(inputs, **changes, data__labels=["yes", "no"])
     assert [r.label for r in plain.stages[0].rows.rows] == [0, 1, 0, 1]
     assert [r.label for r in named.stages[0].rows.rows] == [1, 0, 1, 0]
@@ -282,7 +339,9 @@ def test_a_selector_aims_at_the_validation_rows(inputs: Path, selectors: None) -
 def test_a_stage_with_its_own_encoding_does_not_train_on_held_out_rows(inputs: Path) -> None:
     made = session_of(inputs, data__validation=0.25, stages__0__data={"template": "Topic? {text}"})
     assert made.validation is not None
-    assert len(made.stages[0].rows.rows) == 30 and not {r.id for r in made.validation.rows} & {r[0] for r in rows_of(made)}
+    assert len(made.stages[0].rows.rows) == 30 and not {r.id for r in made.validation.rows} & {
+        r[0] for r in rows_of(made)
+    }
 
 
 def test_holding_rows_out_keeps_the_weights_of_sources(inputs: Path) -> None:
@@ -302,19 +361,36 @@ def test_every_field_of_data_has_a_case() -> None:
 def reports(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
     """Two whole runs that differ in every field of `evaluation` and `keep`."""
     out, trackers = tmp_path_factory.mktemp("runs"), ["tensorboard"] if util.find_spec("tensorboard") else []
-    changed = {"max_new_tokens": 2, "strengths": [0.25, 1.0], "drift_sequences": 3, "drift_tokens": 4, "few_shot": 1, "rows": 5}
+    changed = {
+        "max_new_tokens": 2,
+        "strengths": [0.25, 1.0],
+        "drift_sequences": 3,
+        "drift_tokens": 4,
+        "few_shot": 1,
+        "rows": 5,
+    }
     keep = [{"data": "keep.txt", "name": "general", "limit": 2}]
     made = {
         "plain": run_recipe(small.write_recipe(inputs), out=out / "a", quiet=True),
-        "changed": run_recipe(small.write_recipe(inputs, evaluation=changed, keep=keep, train__report_to=trackers), out=out / "b", quiet=True),
+        "changed": run_recipe(
+            small.write_recipe(inputs, evaluation=changed, keep=keep, train__report_to=trackers),
+            out=out / "b",
+            quiet=True,
+        ),
     }
-    assert bool(trackers) == bool(list((out / "b").rglob("events.out.tfevents*"))) and not list((out / "a").rglob("events.out.tfevents*"))
+    assert bool(trackers) == bool(list((out / "b").rglob("events.out.tfevents*"))) and not list(
+        (out / "a").rglob("events.out.tfevents*")
+    )
     return {name: result.report for name, result in made.items()}
 
 
 EVALUATED: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "max_new_tokens": lambda r: max(len(a.base) for a in r["changed"].answers) < max(len(a.base) for a in r["plain"].answers),
-    "strengths": lambda r: [s.strength for s in r["plain"].trade] == [0.5, 1.0] and [s.strength for s in r["changed"].trade] == [0.25, 1.0],
+    "max_new_tokens": lambda r: (
+        max(len(a.base) for a in r["changed"].answers) < max(len(a.base) for a in r["plain"].answers)
+    ),
+    "strengths": lambda r: (
+        [s.strength for s in r["plain"].trade] == [0.5, 1.0] and [s.strength for s in r["changed"].trade] == [0.25, 1.0]
+    ),
     "drift_sequences": lambda r: (r["plain"].drift.sequences, r["changed"].drift.sequences) == (4, 3),
     "drift_tokens": lambda r: r["changed"].drift.tokens <= 3 * 4 and r["plain"].drift.tokens > 3 * 4,
     "few_shot": lambda r: (r["plain"].target.shots, r["changed"].target.shots) == (3, 1),
@@ -334,7 +410,10 @@ def test_a_field_of_evaluation_changes_the_report(field: str, reports: dict[str,
 
 
 def test_the_metric_is_the_recipes(inputs: Path) -> None:
-    assert [Meter(session_of(inputs, evaluation__metric=m), Cost()).metric for m in ("auto", "loss")] == ["exact_match", "loss"]
+    assert [Meter(session_of(inputs, evaluation__metric=m), Cost()).metric for m in ("auto", "loss")] == [
+        "exact_match",
+        "loss",
+    ]
 
 
 @pytest.mark.parametrize("field", KEPT)

@@ -10,8 +10,13 @@ import tunewright
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, tunewright; print(sorted({'torch', 'transformers', 'pydantic', 'yaml', 'numpy'} & sys.modules.keys()), tunewright.__version__)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.startswith("[] ")
+    code = (
+        "import sys, tunewright; print(sorted({'torch', 'transformers', 'pydantic', 'yaml', 'numpy'} & "
+        "sys.modules.keys()), tunewright.__version__)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.startswith(
+        "[] "
+    )
 
 
 def test_the_run_module_is_also_the_function_of_that_name(monkeypatch):

@@ -105,8 +105,15 @@ def test_a_base_that_was_measured_is_not_counted_again(inputs: Path, tmp_path: P
 
 def test_what_is_trained_and_what_counts(made: Plan) -> None:
     (stage,) = made.stages
-    assert stage.methods[0]["name"] == "lora" and stage.methods[0]["slots"] == ["attach"] and stage.methods[0]["parameters"]["rank"] == 4
-    assert stage.rooms["embedding"][0] == stage.rooms["norm"][0] == 0 and sum(t for t, _ in stage.rooms.values()) == stage.trainable == 4096
+    assert (
+        stage.methods[0]["name"] == "lora"
+        and stage.methods[0]["slots"] == ["attach"]
+        and stage.methods[0]["parameters"]["rank"] == 4
+    )
+    assert (
+        stage.rooms["embedding"][0] == stage.rooms["norm"][0] == 0
+        and sum(t for t, _ in stage.rooms.values()) == stage.trainable == 4096
+    )
     assert [(s.role, s.rows) for s in made.sources] == [("train", 40), ("eval", 8), ("keep", 5)]
     assert made.ends is not None and made.ends.rows == made.ends.one_bos == made.ends.end_trained == 40
     assert made.packed and made.leak is not None and made.leak < made.leak_limit
@@ -134,12 +141,26 @@ def text_of(made: Plan, **options: Any) -> str:
 
 def test_the_page(made: Plan) -> None:
     text = text_of(made)
-    for said in ("lora (attach): rank 4", "4 steps", "4,096", "rows packed without padding", "[[", "memory", "disk", "was within", "tunewright run r.yaml"):
+    for said in (
+        "lora (attach): rank 4",
+        "4 steps",
+        "4,096",
+        "rows packed without padding",
+        "[[",
+        "memory",
+        "disk",
+        "was within",
+        "tunewright run r.yaml",
+    ):
         assert said in text, said
-    assert "\x1b[" in text_of(made, force_terminal=True, color_system="standard") and "[[" not in text_of(made, force_terminal=True, color_system="standard")
+    assert "\x1b[" in text_of(made, force_terminal=True, color_system="standard") and "[[" not in text_of(
+        made, force_terminal=True, color_system="standard"
+    )
 
 
-def test_json_is_one_document_and_nothing_is_written(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_json_is_one_document_and_nothing_is_written(
+    inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = small.write_recipe(inputs)
     monkeypatch.chdir(tmp_path)
     plan(file, ["train.seed=3"], json=True)

@@ -26,7 +26,13 @@ def store(tmp_path):
 
 
 def trial(arm, seed):
-    tree = {"model": "./none", "task": "text-generation", "data": {"train": "none.jsonl"}, "methods": ["lora"], "train": {"seed": seed}}
+    tree = {
+        "model": "./none",
+        "task": "text-generation",
+        "data": {"train": "none.jsonl"},
+        "methods": ["lora"],
+        "train": {"seed": seed},
+    }
     return Trial(arm, seed, Recipe(**tree))
 
 
@@ -43,7 +49,10 @@ def test_every_trial_lands_once_and_a_second_call_finds_them_all(store, monkeypa
     assert sorted(r.seed for r in landed) == [0, 1, 2, 3, 4]
     monkeypatch.setattr(Workers, "module", "tests.no_such_module")  # would fail, were a process needed
     again = []
-    assert run_all([Trial("other", t.seed, t.recipe) for t in trials], store, on_record=again.append).keys() == found.keys()
+    assert (
+        run_all([Trial("other", t.seed, t.recipe) for t in trials], store, on_record=again.append).keys()
+        == found.keys()
+    )
     assert {r.arm for r in again} == {"other"}
 
 

@@ -31,13 +31,23 @@ PLAIN: dict[str, Any] = {
     "task": "text-generation",
     "data": {"train": "train.jsonl", "eval": "test.jsonl", "max_length": 64},
     "keep": ["keep.txt"],
-    "train": {"learning_rate": 1e-2, "batch_tokens": 192, "micro_tokens": 96, "save_steps": 3, "precision": "float32", "device": "cpu", "threads": 1},
+    "train": {
+        "learning_rate": 1e-2,
+        "batch_tokens": 192,
+        "micro_tokens": 96,
+        "save_steps": 3,
+        "precision": "float32",
+        "device": "cpu",
+        "threads": 1,
+    },
     "evaluation": {"drift_sequences": 2, "drift_tokens": 8, "max_new_tokens": 3, "few_shot": 0, "strengths": [1]},
 }
 LORA = {"lora": {"rank": 2, "dropout": 0.2}}
 
 
-def recipe(methods: list[Any] | None = None, stages: list[dict[str, Any]] | None = None, **train: Any) -> dict[str, Any]:
+def recipe(
+    methods: list[Any] | None = None, stages: list[dict[str, Any]] | None = None, **train: Any
+) -> dict[str, Any]:
     body = {"stages": stages} if stages else {"methods": methods, "budget": {"steps": 10}}
     return {**PLAIN, "train": {**PLAIN["train"], **train}, **body}
 
@@ -52,7 +62,9 @@ def two(carry: str) -> list[dict[str, Any]]:
 RECIPES = {
     "lora with dropout": recipe([LORA]),
     "redrawn halves": recipe([{"hft": {"round_steps": 2}}], eval_steps=3, keep_best="loss"),
-    "sparse entries": recipe([{"lift": {"refresh_steps": 3, "rank": 2, "filter_rank": 4}}], optimizer="sgd", momentum=0.9),
+    "sparse entries": recipe(
+        [{"lift": {"refresh_steps": 3, "rank": 2, "filter_rank": 4}}], optimizer="sgd", momentum=0.9
+    ),
     "half precision": recipe([{"hft": {"round_steps": 2}}], precision="bfloat16"),
     "early stopping": recipe(
         [{"hft": {"round_steps": 1}}],
@@ -112,7 +124,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Bench
 
 def bits(run: Path) -> dict[str, str]:
     """Hashes of everything that a run's result is made of."""
-    files = [*run.glob("stages/*/trained.safetensors"), *run.glob("adapter/*"), *run.glob("delta.*"), run / "rows.jsonl"]
+    files = [
+        *run.glob("stages/*/trained.safetensors"),
+        *run.glob("adapter/*"),
+        *run.glob("delta.*"),
+        run / "rows.jsonl",
+    ]
     return {str(f.relative_to(run)): hashlib.sha256(_content(f)).hexdigest() for f in files}
 
 
@@ -121,13 +138,19 @@ def _content(file: Path) -> bytes:
     if file.suffix != ".safetensors":
         return file.read_bytes()
     tensors = load_file(file)
-    parts = [(n, str((t.dtype, tuple(t.shape))), t.reshape(-1).view(torch.uint8).numpy().tobytes()) for n, t in sorted(tensors.items())]
+    parts = [
+        (n, str((t.dtype, tuple(t.shape))), t.reshape(-1).view(torch.uint8).numpy().tobytes())
+        for n, t in sorted(tensors.items())
+    ]
     return repr(parts).encode()
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The logged records, stage by stage, without the one value that a clock decides."""
-    found = [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [
+        {k: v for k, v in json.loads(line).items() if k != "tokens_per_second"}
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
     return sorted(found, key=lambda m: m["stage"])
 
 
@@ -183,10 +206,17 @@ WIDEST = {*range(25)} - {0, 3, 5, 8, 9, 10, 13, 15, 17, 20, 21, 24}
 
 
 def _parameters() -> list[Any]:
-    return [pytest.param(name, fault, marks=pytest.mark.slow if i in WIDEST else ()) for i, (name, fault) in enumerate(MOMENTS)]
+    return [
+        pytest.param(name, fault, marks=pytest.mark.slow if i in WIDEST else ())
+        for i, (name, fault) in enumerate(MOMENTS)
+    ]
 
 
-@pytest.mark.parametrize(("name", "fault"), _parameters(), ids=lambda x: x if isinstance(x, str) else f"{x['at'].partition(':')[2]}-{x['call']}")
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    _parameters(),
+    ids=lambda x: x if isinstance(x, str) else f"{x['at'].partition(':')[2]}-{x['call']}",
+)
 def test_killed_and_resumed_ends_in_the_same_bits(bench: Bench, name: str, fault: dict[str, Any]) -> None:
     whole = bench.uninterrupted(name)
     out = f"killed-{MOMENTS.index((name, fault))}"
@@ -211,7 +241,9 @@ def test_a_split_after_running_out_of_memory_is_repeated(bench: Bench) -> None:
     """The split of step 5 is recorded; the resumed run, with memory enough, splits it the same."""
     out_of_memory = at("tunewright.training.train:Loop.gradients", 5, "memory")
     whole = bench.uninterrupted("lora with dropout", out_of_memory)
-    assert bits(whole) != bits(bench.uninterrupted("lora with dropout")), "the split shows in the bits, else this test shows nothing"
+    assert bits(whole) != bits(bench.uninterrupted("lora with dropout")), (
+        "the split shows in the bits, else this test shows nothing"
+    )
     assert bench.run("lora with dropout", "split", out_of_memory, at(STEP, 6)).code == -signal.SIGKILL
     assert json.loads((bench.folder / "split" / "progress.json").read_text())["splits"]["main"].keys() == {"4"}
     assert bench.resume("split").code == 0
@@ -255,7 +287,11 @@ def test_a_pickled_checkpoint_is_never_read(bench: Bench) -> None:
     assert bench.run("lora with dropout", "pickled", at(STEP, 9)).code == -signal.SIGKILL
     (bench.folder / "pickled" / "checkpoint-6" / "optimizer.pt").write_bytes(b"\x80\x04K\x01.")
     done = bench.resume("pickled")
-    assert done.code == 0 and "'optimizer.pt' is a pickle, which can run code" in done.stderr and "going on from checkpoint-3" in done.stderr
+    assert (
+        done.code == 0
+        and "'optimizer.pt' is a pickle, which can run code" in done.stderr
+        and "going on from checkpoint-3" in done.stderr
+    )
     same(bench.uninterrupted("lora with dropout"), bench.folder / "pickled")
 
 
@@ -268,7 +304,9 @@ def test_a_damaged_result_of_a_stage_is_made_again(bench: Bench) -> None:
     same(bench.uninterrupted("fold"), bench.folder / "stage-damaged")
 
 
-@pytest.mark.parametrize(("do", "says"), [("full", "the disk is full"), ("denied", "cannot be written"), ("limit", "too large")])
+@pytest.mark.parametrize(
+    ("do", "says"), [("full", "the disk is full"), ("denied", "cannot be written"), ("limit", "too large")]
+)
 def test_a_write_that_fails_loses_no_earlier_checkpoint(bench: Bench, do: str, says: str) -> None:
     done = bench.run("lora with dropout", do, at(STEP, 5, do) if do == "limit" else at("os:rename", 2, do))
     assert done.code == errors.FolderError.code and says in done.stderr and "Traceback" not in done.stderr
@@ -293,7 +331,11 @@ def test_a_live_runs_folder_is_locked(bench: Bench) -> None:
         deadline = time.monotonic() + 20
         while not list((bench.folder / "live").glob("checkpoint-3")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        for command in (["resume", "../live"], ["resume", "../live", "--verify"], ["run", f"../{file}", "--out", "../live"]):
+        for command in (
+            ["resume", "../live"],
+            ["resume", "../live", "--verify"],
+            ["run", f"../{file}", "--out", "../live"],
+        ):
             done = bench.commands(elsewhere, command)
             assert done.code == errors.FolderError.code and f"live run (process {live})" in done.stderr, done.stderr
     finally:
@@ -309,7 +351,9 @@ def test_verify_finds_equal_bits(bench: Bench, name: str) -> None:
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
     done = bench.resume(run.name, verify=True)
     assert done.code == 0 and "equal in every bit" in done.stderr, done.stderr
-    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}, "verifying writes nothing"
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}, (
+        "verifying writes nothing"
+    )
 
 
 @pytest.mark.parametrize("which", ["trained", "optimizer"])
@@ -327,7 +371,9 @@ def test_verify_finds_a_checkpoint_that_was_altered_with_its_hashes(bench: Bench
     manifest[f"{which}.safetensors"] = checkpoint.sha256_of(folder / f"{which}.safetensors")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     done = bench.resume(out, verify=True)
-    assert done.code == errors.CheckpointError.code and name in done.stderr and "steps 6 to 9" in done.stderr, done.stderr
+    assert done.code == errors.CheckpointError.code and name in done.stderr and "steps 6 to 9" in done.stderr, (
+        done.stderr
+    )
 
 
 def test_verify_needs_two_checkpoints(bench: Bench) -> None:
@@ -358,7 +404,11 @@ def test_other_weights_or_rows_are_not_gone_on_with(tmp_path: Path, commands: Co
         content[-1] ^= 1
         file.write_bytes(content)
     done = bench.resume("out")
-    assert done.code == errors.CheckpointError.code and "the run began with" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert (
+        done.code == errors.CheckpointError.code
+        and "the run began with" in done.stderr
+        and "Traceback" not in done.stderr
+    ), done.stderr
     assert [s for s, _ in checkpoint.listed(tmp_path / "out")] == [3]
 
 
@@ -392,7 +442,9 @@ def test_the_console_script_killed_from_outside_at_any_time(bench: Bench, tmp_pa
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPES["lora with dropout"]))
     code = "from tunewright.commands.cli import main; main()"
     env = {**os.environ, "PYTHONPATH": str(HERE), "TUNEWRIGHT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", code, "run", "r.yaml", "--out", "out", "-q"], cwd=tmp_path, env=env)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "run", "r.yaml", "--out", "out", "-q"], cwd=tmp_path, env=env
+    )
     time.sleep(seconds)
     process.kill()
     if process.wait() == 0:
@@ -401,4 +453,6 @@ def test_the_console_script_killed_from_outside_at_any_time(bench: Bench, tmp_pa
     assert subprocess.run([sys.executable, "-c", code, "resume", "out", "-q"], cwd=tmp_path, env=env).returncode == 0
     assert bits(bench.uninterrupted("lora with dropout")).keys() == bits(tmp_path / "out").keys()
     whole = bench.uninterrupted("lora with dropout")
-    assert {n: h for n, h in bits(whole).items() if n.endswith("safetensors")} == {n: h for n, h in bits(tmp_path / "out").items() if n.endswith("safetensors")}
+    assert {n: h for n, h in bits(whole).items() if n.endswith("safetensors")} == {
+        n: h for n, h in bits(tmp_path / "out").items() if n.endswith("safetensors")
+    }

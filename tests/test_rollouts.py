@@ -30,7 +30,12 @@ class Told(Method):
         groups = generate(3, 4)
         rewards = score([s for g in groups for s in g])
         self.seen.append((prompts, groups, rewards))
-        return Rollout([(i, s.row(reward=r)) for (i, s), r in zip(((i, s) for i, g in enumerate(groups) for s in g), rewards, strict=True)])
+        return Rollout(
+            [
+                (i, s.row(reward=r))
+                for (i, s), r in zip(((i, s) for i, g in enumerate(groups) for s in g), rewards, strict=True)
+            ]
+        )
 
     def objective(self, outputs, batch):
         return Loss(-outputs.log_probs() * batch.fields["reward"][batch.rows])
@@ -65,7 +70,9 @@ def test_a_samples_log_probabilities_are_those_of_the_model_that_drew_it():
         for prompt, (ids, told) in zip(prompts(), answers, strict=True):
             with torch.no_grad():
                 logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1] / temperature
-            assert told == pytest.approx(logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0].tolist(), abs=1e-4)
+            assert told == pytest.approx(
+                logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0].tolist(), abs=1e-4
+            )
 
 
 def test_draws_belong_to_the_row_not_to_the_batch_and_follow_the_softmax():
@@ -107,7 +114,11 @@ def test_rewards_are_summed_by_their_weights_and_logged():
     assert all(isinstance(p, Row) for p in prompts) and [len(g) for g in groups] == [3] * len(prompts)
     assert rewards == [len(s.ids) + 2 * 0.5 for g in groups for s in g]
     r = t.records[0]
-    assert r["reward/half"] == 0.5 and r["reward"] == pytest.approx(r["reward/length"] + 1.0) and r["sample_length"] == r["reward/length"]
+    assert (
+        r["reward/half"] == 0.5
+        and r["reward"] == pytest.approx(r["reward/length"] + 1.0)
+        and r["sample_length"] == r["reward/length"]
+    )
     assert r["num_tokens"] == sum(p.size for p in prompts), "budgets count the data"
 
 
@@ -122,7 +133,10 @@ def test_the_model_is_sampled_as_it_is_at_that_step():
     sample = groups[0][0]
     prompt = list(sample.prompt.fields["prompt_ids"])
     with torch.no_grad():
-        at_start, now = (m(torch.tensor([prompt + list(sample.ids)])).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for m in (fresh, before))
+        at_start, now = (
+            m(torch.tensor([prompt + list(sample.ids)])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            for m in (fresh, before)
+        )
     picked = torch.tensor(sample.ids)[:, None]
     assert list(sample.log_probs) == pytest.approx(at_start.gather(-1, picked)[:, 0].tolist(), abs=1e-4)
     assert list(sample.log_probs) != pytest.approx(now.gather(-1, picked)[:, 0].tolist(), abs=1e-4)

@@ -18,8 +18,21 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "write-a-method.md"
 FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 RUN = re.compile(r"<!-- run -->\n```sh\n(.*?)```", re.DOTALL)
-SETS = ["model=./base", "data.train=train.jsonl", "data.eval=test.jsonl", "keep=[keep.txt]", "budget.steps=2", "evaluation.strengths=[1]"]
-SETS += ["evaluation.drift_sequences=2", "evaluation.drift_tokens=8", "evaluation.max_new_tokens=2", "train.batch_tokens=128", "train.precision=float32"]
+SETS = [
+    "model=./base",
+    "data.train=train.jsonl",
+    "data.eval=test.jsonl",
+    "keep=[keep.txt]",
+    "budget.steps=2",
+    "evaluation.strengths=[1]",
+]
+SETS += [
+    "evaluation.drift_sequences=2",
+    "evaluation.drift_tokens=8",
+    "evaluation.max_new_tokens=2",
+    "train.batch_tokens=128",
+    "train.precision=float32",
+]
 
 
 def files() -> dict[str, str]:
@@ -32,12 +45,20 @@ def install(folder: Path, pyproject: str) -> None:
     info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    groups = [f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in points.items()) for group, points in project["entry-points"].items()]
+    groups = [
+        f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in points.items())
+        for group, points in project["entry-points"].items()
+    ]
     (info / "entry_points.txt").write_text("\n".join(groups))
 
 
 def do(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "TUNEWRIGHT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+        "TUNEWRIGHT_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
     words = list(command)
     if words[0] == "tunewright":
         words = ["-c", "from tunewright.commands.cli import main; main()", *words[1:]]
@@ -72,21 +93,38 @@ def test_the_pages_commands(package: Path, command: str) -> None:
     done = do(package, *words)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     if words[:2] == ["tunewright", "methods"]:
-        assert "careful" in done.stdout and "Careful: hold gradients back" in done.stdout if len(words) == 2 else "slots:      gradient" in done.stdout
+        assert (
+            "careful" in done.stdout and "Careful: hold gradients back" in done.stdout
+            if len(words) == 2
+            else "slots:      gradient" in done.stdout
+        )
         assert len(words) == 2 or all(w in done.stdout for w in ("fisher", "strength", "how far a sensitive"))
     elif words[1] == "run":
-        assert (package / "out" / "report.json").is_file() and "careful" in (package / "out" / "recipe.yaml").read_text()
+        assert (package / "out" / "report.json").is_file() and "careful" in (
+            package / "out" / "recipe.yaml"
+        ).read_text()
     else:
         passed = re.search(r"(\d+) passed", done.stdout)
         assert passed and int(passed[1]) >= 2 and "failed" not in done.stdout
 
 
-HEAD = '"""A method."""\n\nfrom pydantic import Field\n\nfrom tunewright.contract.method import Method\n\n\nclass Broken(Method):\n    """A method."""\n\n'
+HEAD = (
+    '"""A method."""\n\nfrom pydantic import Field\n\nfrom tunewright.contract.method import Method\n\n\nclass '
+    'Broken(Method):\n    """A method."""\n\n'
+)
 FILLS = "    def gradient(self, gradients):\n        return gradients\n"
 
 BROKEN = {
-    "a field without a type": (HEAD + "    amount = 2.0\n\n" + FILLS, "broken", ("Broken", "'amount' has no type", "amount: float")),
-    "a field without a description": (HEAD + "    amount: float = 2.0\n\n" + FILLS, "broken", ("Broken.amount has no description",)),
+    "a field without a type": (
+        HEAD + "    amount = 2.0\n\n" + FILLS,
+        "broken",
+        ("Broken", "'amount' has no type", "amount: float"),
+    ),
+    "a field without a description": (
+        HEAD + "    amount: float = 2.0\n\n" + FILLS,
+        "broken",
+        ("Broken.amount has no description",),
+    ),
     "an argument that is not offered": (
         HEAD + "    def gradient(self, gradient):\n        return gradient\n",
         "broken",
@@ -96,8 +134,16 @@ BROKEN = {
     "no module": (HEAD + FILLS, "brokn", ("'broken'", "brokn", "cannot be imported")),
     "no class": (HEAD + FILLS, "broken:Brokn", ("broken", "no 'Brokn'", "did you mean 'Broken'")),
     "no method": (HEAD + FILLS, "broken:Field", ("'Field'", "is no Method")),
-    "two methods": (HEAD + FILLS + "\n\nclass Second(Method):\n    " + FILLS.strip() + "\n", "broken", ("2 Method classes",)),
-    "an error of its own": ("import math\nx = math.sqrt(-1)\n", "broken", ("broken.py:2", "ValueError", "math domain error")),
+    "two methods": (
+        HEAD + FILLS + "\n\nclass Second(Method):\n    " + FILLS.strip() + "\n",
+        "broken",
+        ("2 Method classes",),
+    ),
+    "an error of its own": (
+        "import math\nx = math.sqrt(-1)\n",
+        "broken",
+        ("broken.py:2", "ValueError", "math domain error"),
+    ),
 }
 
 

@@ -39,7 +39,10 @@ class Few(Method):
     moments: str = Field("keep", description="keep or drop")
 
     def choose(self, candidates: Any, rng: Any) -> Choice:
-        entries = {n: torch.randperm(p.numel(), generator=torch_generator(rng))[:10].sort().values for n, p in candidates.linear_weights().items()}
+        entries = {
+            n: torch.randperm(p.numel(), generator=torch_generator(rng))[:10].sort().values
+            for n, p in candidates.linear_weights().items()
+        }
         return Choice(entries=entries, redraw_every=2, moments=self.moments)  # type: ignore[arg-type]
 
 
@@ -98,7 +101,9 @@ class WrongShape(Method):
         return Loss(-outputs.log_probs()[:-1])
 
 
-@pytest.mark.parametrize("method", [Full(), Lora(), Lora(dropout=0.3), Few(), Few(moments="drop"), Ahead(), Mean(), Held()], ids=repr)
+@pytest.mark.parametrize(
+    "method", [Full(), Lora(), Lora(dropout=0.3), Few(), Few(moments="drop"), Ahead(), Mean(), Held()], ids=repr
+)
 @pytest.mark.parametrize("at", [1, 4])
 def test_a_run_resumed_at_any_step_ends_in_the_same_bits(method: Method, at: int) -> None:
     saved: list[Any] = []
@@ -207,7 +212,10 @@ def test_a_rate_by_name_scales_that_parameter_alone() -> None:
 def test_a_penalty_pulls_towards_the_start_and_is_logged() -> None:
     free, _ = L.run(Lora(), steps=20)
     held, records = L.run(Lora(), Held(), steps=20)
-    size = lambda loop: sum(float(d.change().detach().pow(2).sum()) for s in loop.adapted.deltas().values() for d in s.values())  # noqa: E731
+
+    def size(loop):
+        return sum(float(d.change().detach().pow(2).sum()) for s in loop.adapted.deltas().values() for d in s.values())
+
     assert size(held) < size(free) and records[-1]["penalty/held"] > 0
 
 
@@ -292,7 +300,9 @@ def test_half_precision_weights_have_masters_that_are_saved() -> None:
     leaf = loop.trained.leaves["model.norm.weight"]
     assert leaf.leaf.dtype == torch.float32 and leaf.parameter.dtype == torch.bfloat16
     # six steps of 1e-5 are lost in bf16 near 1, and are there in the master
-    assert torch.equal(leaf.parameter, torch.ones_like(leaf.parameter)) and not torch.equal(leaf.leaf, torch.ones_like(leaf.leaf))
+    assert torch.equal(leaf.parameter, torch.ones_like(leaf.parameter)) and not torch.equal(
+        leaf.leaf, torch.ones_like(leaf.leaf)
+    )
     again, _ = L.stage(Full(), model=tiny.llama().to(torch.bfloat16), learning_rate=1e-5, steps=6)
     state, tensors = loop.state()
     resumed = Loop(again)
@@ -329,5 +339,8 @@ def test_a_new_head_trains_beside_deltas() -> None:
     made, _ = L.stage(Lora())
     made.adapted.new = ("model.norm.weight",)
     loop = train(made)
-    assert not torch.equal(loop.adapted.base_parameters()["model.norm.weight"], torch.ones_like(loop.adapted.base_parameters()["model.norm.weight"]))
+    assert not torch.equal(
+        loop.adapted.base_parameters()["model.norm.weight"],
+        torch.ones_like(loop.adapted.base_parameters()["model.norm.weight"]),
+    )
     assert {leaf.group for leaf in loop.trained.leaves.values()} == {"base", "delta"}

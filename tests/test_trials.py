@@ -50,13 +50,19 @@ def test_an_equal_trial_is_not_run_again_and_artefacts_stay_when_asked(folder, s
     first = run_trial(recipe(folder), store)
     kept = run_trial(recipe(folder), store, keep_artefacts=True)
     assert first.folder is None and kept.folder is not None
-    assert (store.folder / kept.key).is_dir() and json.loads((__import__("pathlib").Path(kept.folder) / "report.json").read_text())
+    assert (store.folder / kept.key).is_dir() and json.loads(
+        (__import__("pathlib").Path(kept.folder) / "report.json").read_text()
+    )
     monkeypatch.setattr("tunewright.trials.trial._figures", None)  # cannot run
     assert run_trial(recipe(folder, name="x"), store).started == kept.started
 
 
 def test_the_base_is_measured_once_for_all_seeds_and_methods_see_equal_rows_in_equal_order(folder, store):
-    found = {(m, s): run_trial(recipe(folder, train__seed=s, stages__0__methods=[m]), store) for m in ("lora", "full") for s in (3, 4)}
+    found = {
+        (m, s): run_trial(recipe(folder, train__seed=s, stages__0__methods=[m]), store)
+        for m in ("lora", "full")
+        for s in (3, 4)
+    }
     assert sum("base measured" not in r.cost["cached"] for r in found.values()) <= 1
     assert found["lora", 3].order == found["full", 3].order != found["lora", 4].order
     assert found["lora", 3].base == found["full", 4].base
@@ -131,7 +137,10 @@ def test_any_field_that_decides_numbers_changes_the_key(folder, field):
     assert key_of(recipe(folder, **{field: CHANGES[field]})) != key_of(recipe(folder))
 
 
-@pytest.mark.parametrize("file", ["train.jsonl", "test.jsonl", "keep.txt", "base/model.safetensors", "base/config.json", "base/tokenizer.json"])
+@pytest.mark.parametrize(
+    "file",
+    ["train.jsonl", "test.jsonl", "keep.txt", "base/model.safetensors", "base/config.json", "base/tokenizer.json"],
+)
 def test_other_content_under_the_same_name_is_another_trial(tmp_path, file, monkeypatch):
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
     small.write_inputs(tmp_path)
@@ -164,7 +173,9 @@ def test_a_changed_source_of_a_method_or_of_what_it_imports_is_another_trial(tmp
 
 def made(key="k", status="finished", second=0, **more):
     started = f"2026-01-01T00:00:{second:02d}Z"
-    return TrialRecord(key=key, status=status, started=started, strengths=[Reading(strength=1.0, target=float(second))], **more)
+    return TrialRecord(
+        key=key, status=status, started=started, strengths=[Reading(strength=1.0, target=float(second))], **more
+    )
 
 
 def test_the_last_settled_record_counts_and_every_attempt_stays(store):

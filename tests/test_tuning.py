@@ -11,7 +11,12 @@ from tunewright.recipe import Recipe
 from tunewright.trials.trial import Reading, Store, TrialError, TrialRecord, key_of, run_trial
 from tunewright.trials.tuning import tune, tune_many, validation_recipe
 
-TREE = {"model": "./m", "task": "text-generation", "data": {"train": "t.jsonl", "eval": "e.jsonl", "validation": 0.1}, "methods": ["lora"]}
+TREE = {
+    "model": "./m",
+    "task": "text-generation",
+    "data": {"train": "t.jsonl", "eval": "e.jsonl", "validation": 0.1},
+    "methods": ["lora"],
+}
 NOW = datetime.datetime.now(datetime.UTC)
 
 
@@ -30,7 +35,9 @@ def by(score, seen=None, direction="higher"):
             value = score(t.recipe.train.learning_rate)
             about = {"key": key_of(t.recipe), "started": NOW, "direction": direction}
             if value is None:
-                found[about["key"]] = TrialRecord(**about, status="failed", error=TrialError(type="NonFiniteError", message="loss"))
+                found[about["key"]] = TrialRecord(
+                    **about, status="failed", error=TrialError(type="NonFiniteError", message="loss")
+                )
             else:
                 found[about["key"]] = TrialRecord(**about, strengths=[Reading(strength=1.0, target=value)])
         return found
@@ -55,7 +62,9 @@ def test_an_edge_that_stays_the_best_ends_and_is_said():
 
 
 def test_lower_is_better_where_the_metric_says_so():
-    assert tune(make, [1e-3, 3e-3, 9e-3], by(lambda r: abs(math.log(r / 3e-3)), direction="lower")).rate == pytest.approx(3e-3)
+    assert tune(
+        make, [1e-3, 3e-3, 9e-3], by(lambda r: abs(math.log(r / 3e-3)), direction="lower")
+    ).rate == pytest.approx(3e-3)
 
 
 def test_rates_that_fail_are_never_chosen_and_smaller_ones_are_tried_when_all_fail():
@@ -84,7 +93,9 @@ def test_several_arms_are_tuned_in_common_rounds():
     rounds = []
     run = by(peak(2.7e-2))
     found = tune_many(
-        {"a": make, "b": lambda r, s: make(r, s + 10)}, {"a": [1e-3, 3e-3, 9e-3], "b": [9e-3, 2.7e-2, 8e-2]}, lambda ts: rounds.append(len(ts)) or run(ts)
+        {"a": make, "b": lambda r, s: make(r, s + 10)},
+        {"a": [1e-3, 3e-3, 9e-3], "b": [9e-3, 2.7e-2, 8e-2]},
+        lambda ts: rounds.append(len(ts)) or run(ts),
     )
     assert found["a"].rate == pytest.approx(2.7e-2) == found["b"].rate
     assert rounds == [12, 2, 2]
@@ -94,7 +105,11 @@ def test_only_validation_rows_are_read():
     seen = []
     tune(make, [1e-3, 3e-3, 9e-3], by(peak(3e-3), seen))
     for t in seen:
-        assert t.recipe.data.eval is None and t.recipe.evaluation.split == "validation" and t.recipe.evaluation.strengths == [1.0]
+        assert (
+            t.recipe.data.eval is None
+            and t.recipe.evaluation.split == "validation"
+            and t.recipe.evaluation.strengths == [1.0]
+        )
     with pytest.raises(RecipeError, match="no validation rows"):
         validation_recipe(Recipe(**{**TREE, "data": {"train": "t.jsonl", "eval": "e.jsonl"}}))
 

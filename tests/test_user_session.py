@@ -28,14 +28,23 @@ def test_from_init_to_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     rng = random.Random(0)
     for name, n in (("tickets", 30), ("held", 6)):
         asked = [" ".join(rng.sample(small.WORDS, 4)) for _ in range(n)]
-        rows = [{"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": small.LABELS[i % 3]}]} for i, a in enumerate(asked)]
+        rows = [
+            {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": small.LABELS[i % 3]}]}
+            for i, a in enumerate(asked)
+        ]
         Path(f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
 
     tunewright("init", "my-model", "tickets.jsonl", "--out", "tickets.yaml", says="tunewright plan tickets.yaml")
     written = yaml.safe_load(Path("tickets.yaml").read_text())
     written["data"]["eval"] = "held.jsonl"
     written["train"] |= {"threads": 1, "batch_tokens": 256, "save_steps": 1}
-    written["evaluation"] = {"drift_sequences": 2, "drift_tokens": 4, "max_new_tokens": 3, "strengths": [1.0], "few_shot": 0}
+    written["evaluation"] = {
+        "drift_sequences": 2,
+        "drift_tokens": 4,
+        "max_new_tokens": 3,
+        "strengths": [1.0],
+        "few_shot": 0,
+    }
     Path("tickets.yaml").write_text(yaml.safe_dump(written))
 
     tunewright("check", "tickets.yaml", says="a run would take this data")

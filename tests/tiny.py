@@ -41,8 +41,14 @@ CHAT_TEMPLATE = (
 )
 
 TEXT = (
-    "The bank's customer asked why the card was declined at the shop.\nWhich support topic is this? A user and an assistant talk.",
-    "In 1999 the river rose, and 20 people in the town left for the hills; the others stayed and waited for the water to go.",
+    (
+        "The bank's customer asked why the card was declined at the shop.\nWhich support topic is this? A user and an "
+        "assistant talk."
+    ),
+    (
+        "In 1999 the river rose, and 20 people in the town left for the hills; the others stayed and waited for the "
+        "water to go."
+    ),
     "def add(a, b):\n    return a + b\n",
 )
 
@@ -52,14 +58,19 @@ def _trained() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT, trainer)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer.to_str()
 
 
-def tokenizer(*, chat: bool = True, pad: bool = True, eos: bool = True, bos_first: bool = False, encoder: bool = False) -> PreTrainedTokenizerFast:
+def tokenizer(
+    *, chat: bool = True, pad: bool = True, eos: bool = True, bos_first: bool = False, encoder: bool = False
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE of 320 tokens: any text round-trips.
 
     `chat`: with a ChatML template. `pad`, `eos`: whether it names such a token. `bos_first`: it puts `<|bos|>` before
@@ -68,16 +79,28 @@ def tokenizer(*, chat: bool = True, pad: bool = True, eos: bool = True, bos_firs
     inner = Tokenizer.from_str(_trained())
     if encoder:
         inner.post_processor = processors.TemplateProcessing(
-            single="<|cls|> $A <|sep|>", pair="<|cls|> $A <|sep|> $B <|sep|>", special_tokens=[("<|cls|>", CLS), ("<|sep|>", SEP)]
+            single="<|cls|> $A <|sep|>",
+            pair="<|cls|> $A <|sep|> $B <|sep|>",
+            special_tokens=[("<|cls|>", CLS), ("<|sep|>", SEP)],
         )
     elif bos_first:
-        inner.post_processor = processors.TemplateProcessing(single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", BOS)])
-    names: dict[str, Any] = {"bos_token": "<|bos|>", "unk_token": "<|unk|>", "mask_token": "<|mask|>", "cls_token": "<|cls|>", "sep_token": "<|sep|>"}
+        inner.post_processor = processors.TemplateProcessing(
+            single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", BOS)]
+        )
+    names: dict[str, Any] = {
+        "bos_token": "<|bos|>",
+        "unk_token": "<|unk|>",
+        "mask_token": "<|mask|>",
+        "cls_token": "<|cls|>",
+        "sep_token": "<|sep|>",
+    }
     if pad:
         names["pad_token"] = "<|pad|>"
     if eos:
         names["eos_token"] = "<|im_end|>"
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=256, clean_up_tokenization_spaces=False, **names)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=256, clean_up_tokenization_spaces=False, **names
+    )
     if chat:
         made.chat_template = CHAT_TEMPLATE
     return made
@@ -93,7 +116,9 @@ def _ids() -> dict[str, int]:
     return {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
 
 
-def llama(seed: int = 0, *, layers: int = 2, hidden: int = 32, tied: bool = True, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
+def llama(
+    seed: int = 0, *, layers: int = 2, hidden: int = 32, tied: bool = True, vocabulary: int = VOCABULARY
+) -> LlamaForCausalLM:
     """Grouped-query attention (4 heads, 2 key-value heads), tied embeddings unless asked otherwise."""
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -166,12 +191,16 @@ def bert(seed: int = 0, *, layers: int = 2, hidden: int = 32) -> BertForMaskedLM
     return _make(BertForMaskedLM, _bert(layers, hidden), seed)
 
 
-def bert_classifier(seed: int = 0, *, labels: int = 3, layers: int = 2, hidden: int = 32) -> BertForSequenceClassification:
+def bert_classifier(
+    seed: int = 0, *, labels: int = 3, layers: int = 2, hidden: int = 32
+) -> BertForSequenceClassification:
     """A sequence classifier; its tokenizer is `tokenizer(encoder=True)`."""
     return _make(BertForSequenceClassification, _bert(layers, hidden, num_labels=labels), seed)
 
 
-def vit(seed: int = 0, *, labels: int = 3, layers: int = 2, hidden: int = 32, channels: int = 3) -> ViTForImageClassification:
+def vit(
+    seed: int = 0, *, labels: int = 3, layers: int = 2, hidden: int = 32, channels: int = 3
+) -> ViTForImageClassification:
     """An image classifier of [R, channels, 16, 16] pixels in 16 patches."""
     config = ViTConfig(
         image_size=16,
@@ -190,7 +219,9 @@ def vit(seed: int = 0, *, labels: int = 3, layers: int = 2, hidden: int = 32, ch
 
 
 def efficientnet(seed: int = 0, *, labels: int = 3) -> EfficientNetForImageClassification:
-    """A convolutional image classifier with batch norms, of [R, 3, 16, 16] pixels; its running statistics are not the fresh ones."""
+    """A convolutional image classifier with batch norms, of [R, 3, 16, 16] pixels; its running statistics are not
+    the fresh ones.
+    """
     config = EfficientNetConfig(
         image_size=16,
         width_coefficient=1.0,
@@ -215,4 +246,12 @@ def efficientnet(seed: int = 0, *, labels: int = 3) -> EfficientNetForImageClass
     return model
 
 
-MAKERS = {"llama": llama, "qwen3": qwen3, "gpt2": gpt2, "bert": bert, "bert_classifier": bert_classifier, "vit": vit, "efficientnet": efficientnet}
+MAKERS = {
+    "llama": llama,
+    "qwen3": qwen3,
+    "gpt2": gpt2,
+    "bert": bert,
+    "bert_classifier": bert_classifier,
+    "vit": vit,
+    "efficientnet": efficientnet,
+}

@@ -1,4 +1,6 @@
-"""Engines that stand in for the pool of processes: one runs recipes in this process, one makes figures up by a formula."""
+"""Engines that stand in for the pool of processes: one runs recipes in this process, one makes figures up by a
+formula.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from tunewright.trials.trial import Reading, Store, TrialError, TrialRecord, run
 from tunewright.trials.tuning import Attempt, Tuned
 
 
-def reading(strength: float, target: float | None, kept: dict[str, float] | None = None, drift: float | None = None) -> Reading:
+def reading(
+    strength: float, target: float | None, kept: dict[str, float] | None = None, drift: float | None = None
+) -> Reading:
     return Reading(strength=strength, target=target, kept=kept or {}, drift=drift)
 
 

@@ -14,20 +14,34 @@ from tunewright.claims.lab import tasks
 from tunewright.claims.lab.overlay import merged, with_methods
 from tunewright.errors import ClaimError
 
-TREES = st.recursive(st.integers(), lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3), max_leaves=8)
+TREES = st.recursive(
+    st.integers(),
+    lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
 MAPPINGS = st.dictionaries(st.text("abc", min_size=1, max_size=2), TREES, max_size=4)
 
 
 def a_claim(**changes):
     given = {
-        "paper": "hft", "says": "x", "task": "intents", "method": Arm(name="hft", methods=["hft"]), "baselines": [Arm(name="full", methods=["full"])],
-        "metric": "target", "direction": "higher", "smallest": 0.01,
-    }  # fmt: skip
+        "paper": "hft",
+        "says": "x",
+        "task": "intents",
+        "method": Arm(name="hft", methods=["hft"]),
+        "baselines": [Arm(name="full", methods=["full"])],
+        "metric": "target",
+        "direction": "higher",
+        "smallest": 0.01,
+    }
     return Claim(**{**given, **changes})
 
 
 def test_merging_goes_key_by_key_and_changes_neither():
-    under = {"train": {"seed": 0, "batch_tokens": 256}, "keep": ["a"], "stages": [{"name": "one", "budget": {"steps": 1}}, {"name": "two"}]}
+    under = {
+        "train": {"seed": 0, "batch_tokens": 256},
+        "keep": ["a"],
+        "stages": [{"name": "one", "budget": {"steps": 1}}, {"name": "two"}],
+    }
     over = {"train": {"seed": 1}, "keep": ["b"], "stages": [{"name": "two", "methods": ["lora"]}, {"name": "three"}]}
     out = merged(under, over)
     assert out == {
@@ -49,9 +63,16 @@ def test_what_is_laid_over_is_found_again_and_nothing_else_is_lost(under, over):
 
 
 def test_methods_go_to_the_top_or_into_stages_that_have_none():
-    assert with_methods({"model": "m"}, ["lora"], {"steps": 2}) == {"model": "m", "methods": ["lora"], "budget": {"steps": 2}}
+    assert with_methods({"model": "m"}, ["lora"], {"steps": 2}) == {
+        "model": "m",
+        "methods": ["lora"],
+        "budget": {"steps": 2},
+    }
     staged = {"stages": [{"name": "a", "methods": ["full"], "budget": {"steps": 9}}, {"name": "b"}]}
-    assert with_methods(staged, ["lora"])["stages"] == [{"name": "a", "methods": ["full"], "budget": {"steps": 9}}, {"name": "b", "methods": ["lora"]}]
+    assert with_methods(staged, ["lora"])["stages"] == [
+        {"name": "a", "methods": ["full"], "budget": {"steps": 9}},
+        {"name": "b", "methods": ["lora"]},
+    ]
     assert with_methods({"methods": ["hft"]}, ["lora"])["methods"] == ["hft"]
     common = with_methods({**staged, "budget": {"steps": 3}}, ["lora"])
     assert "budget" not in common and [s["budget"] for s in common["stages"]] == [{"steps": 9}, {"steps": 3}]
@@ -59,7 +80,10 @@ def test_methods_go_to_the_top_or_into_stages_that_have_none():
 
 def test_a_scale_may_change_seeds_and_budget_alone():
     claim = a_claim(real={"seeds": 5, "budget": {"tokens": 10}}, budget={"tokens": 2})
-    assert claim.at_scale("nano") is claim and (claim.at_scale("real").seeds, claim.at_scale("real").budget) == (5, {"tokens": 10})
+    assert claim.at_scale("nano") is claim and (claim.at_scale("real").seeds, claim.at_scale("real").budget) == (
+        5,
+        {"tokens": 10},
+    )
     with pytest.raises(ValueError, match="'real' may change"):
         a_claim(real={"metric": "drift"})
     with pytest.raises(ClaimError, match="not run at scale 'real'"):
@@ -86,7 +110,10 @@ def test_a_claim_that_is_not_sound_says_so(changes, says):
 
 RECORD = SimpleNamespace(
     base=reading(0.0, 0.1, {"general": 3.0, "code": 2.0}, None),
-    strengths=[reading(0.5, 0.4, {"general": 3.1, "code": 2.1}, 0.2), reading(1.0, 0.7, {"general": 3.4, "code": 2.2}, 0.9)],
+    strengths=[
+        reading(0.5, 0.4, {"general": 3.1, "code": 2.1}, 0.2),
+        reading(1.0, 0.7, {"general": 3.4, "code": 2.2}, 0.9),
+    ],
     cost={"seconds": {"train": 8.0}, "steps": 4, "flops": 1e9, "peak_memory_bytes": None},
     probes={"calibration": {"tuned_ece": 0.05}},
 )
@@ -119,7 +146,10 @@ def test_curves_begin_at_the_base():
 
 
 def test_the_table_of_metrics_names_them_all():
-    assert all(f"`{m.pattern}`" in metrics.table() for m in metrics.METRICS) and "`kept at matched target`" in metrics.table()
+    assert (
+        all(f"`{m.pattern}`" in metrics.table() for m in metrics.METRICS)
+        and "`kept at matched target`" in metrics.table()
+    )
 
 
 def test_claims_are_found_by_reading_files(tmp_path):
@@ -147,4 +177,8 @@ def test_every_claim_is_sound_and_names_methods_that_are_there(name):
     claim = claims.load(name).claim
     assert claim.paper == name.split("--")[0] and set(claim.scales) <= set(tasks.task(claim.task).scales)
     assert all(catalogue.lookup(use.name) is not None or use.name in ("adamw", "sgd") for use in _uses(claim))
-    assert claim.seeds >= 5 and claim.strengths[-1] == 1.0 and (" at matched" not in claim.metric or len(claim.strengths) >= 2)
+    assert (
+        claim.seeds >= 5
+        and claim.strengths[-1] == 1.0
+        and (" at matched" not in claim.metric or len(claim.strengths) >= 2)
+    )

@@ -53,7 +53,9 @@ def test_one_claim_that_cannot_be_run_does_not_stop_the_others(here, monkeypatch
     monkeypatch.setattr(engine, "Local", lambda workers: contextlib.nullcontext())
     assert listing.run_all(["hft", "corda"], "nano", results=here / "none") == [] and asked == ["hft", "corda"]
     said = capsys.readouterr().err
-    assert "hft: no data" in said and "set TUNEWRIGHT_DATA" in said and "corda (nano), claim 2 of 2: 1 of 1 runs" in said
+    assert (
+        "hft: no data" in said and "set TUNEWRIGHT_DATA" in said and "corda (nano), claim 2 of 2: 1 of 1 runs" in said
+    )
     with pytest.raises(ClaimError, match="1 of 1 claims could not be run"):
         listing.run_all(["hft"], "nano", results=here / "none")
 

@@ -66,7 +66,11 @@ def test_how_much_must_be_reached_is_a_parameter():
 def test_a_share_of_the_common_gain():
     method = curve((0.0, 3.0), (0.3, 3.0), (0.6, 3.2))
     found = match(method, BASELINE, "higher", at=0.5)
-    assert found.target == pytest.approx(0.3) and found.method == pytest.approx(3.0) and found.baseline == pytest.approx(3.075)
+    assert (
+        found.target == pytest.approx(0.3)
+        and found.method == pytest.approx(3.0)
+        and found.baseline == pytest.approx(3.075)
+    )
 
 
 CURVES = st.lists(st.tuples(st.integers(-8, 100), st.integers(0, 100)), min_size=3, max_size=5).map(
@@ -85,8 +89,14 @@ def test_exchanging_shifting_and_scaling(a, b, shift, scale):
     again = match(moved(a), moved(b), "higher")
     assert (again.method is None) == (found.method is None)
     if found.method is not None:
-        assert again.method == pytest.approx(scale * (found.method + shift)) and again.baseline == pytest.approx(scale * (found.baseline + shift))
-    mirrored = match([Point(p.strength, -p.target, p.figure) for p in a], [Point(p.strength, -p.target, p.figure) for p in b], "lower")
+        assert again.method == pytest.approx(scale * (found.method + shift)) and again.baseline == pytest.approx(
+            scale * (found.baseline + shift)
+        )
+    mirrored = match(
+        [Point(p.strength, -p.target, p.figure) for p in a],
+        [Point(p.strength, -p.target, p.figure) for p in b],
+        "lower",
+    )
     assert (mirrored.method, mirrored.baseline) == (found.method, found.baseline)
 
 

@@ -65,7 +65,14 @@ def lab(tmp_path, monkeypatch):
 
     def run(name):
         declared = claim.load(name)
-        return declared, ClaimRun(declared.claim, "nano", task, Real(tmp_path / "trials"), tmp_path / "own", {a.name: 3e-3 for a in declared.claim.arms})
+        return declared, ClaimRun(
+            declared.claim,
+            "nano",
+            task,
+            Real(tmp_path / "trials"),
+            tmp_path / "own",
+            {a.name: 3e-3 for a in declared.claim.arms},
+        )
 
     yield run
     for cached in (merging.rows_of, _marks.files):
@@ -135,13 +142,27 @@ class Fake(Engine):
 
 def fake(name, make):
     declared = claim.load(name)
-    task = {"model": "nano", "task": "text-generation", "data": {"train": "quickstart:train"}, "budget": {"steps": 4}, "keep": [{"data": "quickstart:keep"}]}
-    return declared, ClaimRun(declared.claim, "nano", task, Fake(make), None, {a.name: 1e-3 for a in declared.claim.arms})
+    task = {
+        "model": "nano",
+        "task": "text-generation",
+        "data": {"train": "quickstart:train"},
+        "budget": {"steps": 4},
+        "keep": [{"data": "quickstart:keep"}],
+    }
+    return declared, ClaimRun(
+        declared.claim, "nano", task, Fake(make), None, {a.name: 1e-3 for a in declared.claim.arms}
+    )
 
 
 def test_what_is_won_back_less_what_is_given_up():
     def made(half, whole):
-        return lambda recipe: record("k", "merged", 0, base=reading(0.0, 0.1, {"general": 3.0}), strengths=[reading(0.5, *half), reading(1.0, *whole)])
+        return lambda recipe: record(
+            "k",
+            "merged",
+            0,
+            base=reading(0.0, 0.1, {"general": 3.0}),
+            strengths=[reading(0.5, *half), reading(1.0, *whole)],
+        )
 
     declared, run = fake("financial-merging", made((0.7, {"general": 3.1}), (0.9, {"general": 3.5})))
     assert declared.measure(run, 0) == pytest.approx({"merged": 0.8 - 0.25, "won back": 0.8, "gain kept": 0.75})
@@ -153,10 +174,19 @@ def test_what_is_won_back_less_what_is_given_up():
 def test_the_chain_is_merged_with_what_it_began_from(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path))
     monkeypatch.setattr(corpus, "rows", lambda name: [{"text": "My card is lost."}])
-    declared, run = fake("cpt-sft-dpo-merging", lambda recipe: record("k", "x", 0, strengths=[reading(1.0, len(recipe.stages) / 10 + len(recipe.after))]))
+    declared, run = fake(
+        "cpt-sft-dpo-merging",
+        lambda recipe: record("k", "x", 0, strengths=[reading(1.0, len(recipe.stages) / 10 + len(recipe.after))]),
+    )
     assert declared.measure(run, 2) == {"slerp": 1.3, "chain": 0.3, "instruct": 0.1}
     slerp, chain, instruct = run.engine.ran
-    assert [s.start for s in slerp.stages] == ["base", "stages.instruct", "stages.domain"] and slerp.stages == chain.stages
+    assert [s.start for s in slerp.stages] == [
+        "base",
+        "stages.instruct",
+        "stages.domain",
+    ] and slerp.stages == chain.stages
     assert slerp.after[0].name == "slerp" and slerp.after[0].params == {"of": ["stages.instruct"], "t": 0.5}
     assert slerp.train_for(slerp.stages[2]).seed == 102 and instruct.stages[0] == chain.stages[0]
-    assert all(s.budget.steps == 4 for s in slerp.stages) and slerp.data_for(slerp.stages[1]).train[0].path.endswith("train.jsonl")
+    assert all(s.budget.steps == 4 for s in slerp.stages) and slerp.data_for(slerp.stages[1]).train[0].path.endswith(
+        "train.jsonl"
+    )

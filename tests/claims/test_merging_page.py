@@ -13,7 +13,13 @@ ROOT = Path(__file__).parent.parent.parent
 
 def made(shift: float = 0.1) -> dict:
     """Two seeds, eight tasks; ties is above task-arithmetic by `shift` in both, linear by 0.1 and -0.1."""
-    gains = {"task-arithmetic": (0.4, 0.4), "ties": (0.4 + shift, 0.4 + shift), "linear": (0.5, 0.3), "atlas": (0.72, 0.72), "slerp": (0.4, 0.4)}
+    gains = {
+        "task-arithmetic": (0.4, 0.4),
+        "ties": (0.4 + shift, 0.4 + shift),
+        "linear": (0.5, 0.3),
+        "atlas": (0.72, 0.72),
+        "slerp": (0.4, 0.4),
+    }
     cells = {
         f"{seed}/{n}/{name}": {
             "scores": [by[seed]] * (n - 1) + [by[seed] / 2],
@@ -44,7 +50,10 @@ def test_shares_are_of_each_fine_tuning_and_differences_are_paired():
 
 def test_what_is_said_follows_the_figures():
     said = page.finding(made(), 3)
-    assert "`atlas` is first with 75.0 %" in said and "Without learning, `ties` is first with 52.1 %, a paired difference of +22.9" in said
+    assert (
+        "`atlas` is first with 75.0 %" in said
+        and "Without learning, `ties` is first with 52.1 %, a paired difference of +22.9" in said
+    )
     assert "Not to be told from `ties`: `linear`." in said and "more than noise: `task-arithmetic`." in said
     lower = page.finding(made(-0.2), 3)
     assert "Without learning, `task-arithmetic`" in lower and "more than noise: `ties`." in lower
@@ -68,7 +77,9 @@ def test_tables_list_what_merges_so_many_and_what_it_lies_between():
 def test_the_picture_is_sound_and_holds_every_method_and_interval():
     tree = ElementTree.fromstring(page.drawn(made()))
     text = [t.text for t in tree.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"atlas", "ties", "linear", "task-arithmetic", "3 fine-tunings", "8 fine-tunings"} <= set(text) and "slerp" not in text
+    assert {"atlas", "ties", "linear", "task-arithmetic", "3 fine-tunings", "8 fine-tunings"} <= set(
+        text
+    ) and "slerp" not in text
     whiskers = [e for e in tree.iter("{http://www.w3.org/2000/svg}line") if e.get("class") == "whisker"]
     assert len(whiskers) == 4 * 3 * 2
     assert all(0 <= float(e.get("x1")) <= float(tree.get("width")) for e in whiskers)

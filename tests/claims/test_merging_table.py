@@ -68,5 +68,11 @@ def test_cells_are_made_once_and_are_what_the_merges_give(lab, tmp_path, monkeyp
     cell = found["cells"]["0/2/task-arithmetic"]
     tensors, _ = fleet.merge("task-arithmetic", 2, cell["chosen"])
     assert fleet.accuracies(tensors, 2, "eval") == cell["scores"]
-    scores = [sum(fleet.accuracies(fleet.merge("task-arithmetic", 2, c)[0], 2, "validation")) / 2 for c in table.WAYS["task-arithmetic"].choices(2)]
-    assert cell["validation"] == max(scores) and cell["chosen"] == table.WAYS["task-arithmetic"].choices(2)[scores.index(max(scores))]
+    scores = [
+        sum(fleet.accuracies(fleet.merge("task-arithmetic", 2, c)[0], 2, "validation")) / 2
+        for c in table.WAYS["task-arithmetic"].choices(2)
+    ]
+    assert (
+        cell["validation"] == max(scores)
+        and cell["chosen"] == table.WAYS["task-arithmetic"].choices(2)[scores.index(max(scores))]
+    )

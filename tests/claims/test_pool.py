@@ -16,8 +16,10 @@ DECLARED = """
 from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
-    paper="hft", says="x", task="here", seeds=3, smallest=0.02, direction="lower", metric="kept at matched target", rates=(1e-2,), reach=0.01,
-    method=Arm(name="hft", methods=["hft"]), baselines=[Arm(name="full", methods=["full"])], strengths=(0.5, 1.0), budget={"steps": 3},
+    paper="hft", says="x", task="here", seeds=3, smallest=0.02, direction="lower", metric="kept at matched target",
+    rates=(1e-2,), reach=0.01,
+    method=Arm(name="hft", methods=["hft"]), baselines=[Arm(name="full", methods=["full"])], strengths=(0.5, 1.0),
+    budget={"steps": 3},
 )
 """
 RUN = """
@@ -39,8 +41,16 @@ def test_killed_anywhere_it_goes_on_and_is_judged(tmp_path):
     small.write_inputs(tmp_path, test=12)
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims" / "hft.py").write_text(DECLARED)
-    task = {k: v for k, v in small.RECIPE.items() if k != "stages"} | {"model": str(tmp_path / "base"), "keep": [str(tmp_path / "keep.txt")]}
-    task["data"] = {"train": str(tmp_path / "train.jsonl"), "eval": str(tmp_path / "test.jsonl"), "validation": 0.2, "max_length": 128}
+    task = {k: v for k, v in small.RECIPE.items() if k != "stages"} | {
+        "model": str(tmp_path / "base"),
+        "keep": [str(tmp_path / "keep.txt")],
+    }
+    task["data"] = {
+        "train": str(tmp_path / "train.jsonl"),
+        "eval": str(tmp_path / "test.jsonl"),
+        "validation": 0.2,
+        "max_length": 128,
+    }
     task["evaluation"] = {**task["evaluation"], "few_shot": 0, "metric": "loss"}
     (tmp_path / "task.json").write_text(json.dumps(task))
     env = {**os.environ, "TUNEWRIGHT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
@@ -62,5 +72,9 @@ def test_killed_anywhere_it_goes_on_and_is_judged(tmp_path):
     assert all(after[p] == t for p, t in before.items())
     done = json.loads((tmp_path / "results" / "hft.json").read_text())["nano"]
     assert done["verdict"] in ("holds", "fails", "unclear") and done["status"] == "judged" and "earlier" not in done
-    assert [len(a["runs"]) for a in done["arms"]] == [3, 3] and all(len(a["tuned"]) >= 6 for a in done["arms"]) and done["base_hash"]
+    assert (
+        [len(a["runs"]) for a in done["arms"]] == [3, 3]
+        and all(len(a["tuned"]) >= 6 for a in done["arms"])
+        and done["base_hash"]
+    )
     assert not any(r.get("error") for a in done["arms"] for r in a["runs"])

@@ -41,10 +41,18 @@ def test_p_values_are_those_of_students_test_and_agree_with_the_interval(values,
         assert found.p_holds == pytest.approx(ttest_1samp(values, d, alternative="greater").pvalue, abs=1e-9)
         assert found.p_fails == pytest.approx(ttest_1samp(values, d, alternative="less").pvalue, abs=1e-9)
     if abs(found.interval.low - d) > 1e-9 and abs(found.interval.high - d) > 1e-9:
-        assert found.verdict == ("holds" if found.interval.low > d else "fails" if found.interval.high < d else "unclear")
+        assert found.verdict == (
+            "holds" if found.interval.low > d else "fails" if found.interval.high < d else "unclear"
+        )
 
 
-@given(NUMBERS, st.integers(-50, 50).map(lambda i: i / 10), st.integers(-80, 80), st.sampled_from([0.25, 0.5, 2.0, 8.0]), st.randoms())
+@given(
+    NUMBERS,
+    st.integers(-50, 50).map(lambda i: i / 10),
+    st.integers(-80, 80),
+    st.sampled_from([0.25, 0.5, 2.0, 8.0]),
+    st.randoms(),
+)
 def test_shift_scale_and_order_of_seeds_change_nothing(values, d, shift, scale, rng):
     found = verdict(values, d)
     moved = verdict([scale * (v + shift) for v in values], scale * (d + shift))
@@ -74,7 +82,11 @@ def test_effects_are_paired_by_seed_and_positive_where_the_method_is_better():
 
 def test_a_seed_without_an_effect_is_counted_and_never_dropped():
     found = verdict([0.5, 0.52, None, 0.51, math.nan], 0.1)
-    assert found.verdict == "unclear" and (found.usable, found.seeds) == (3, 5) and found.reason == "2 of 5 seeds gave no effect"
+    assert (
+        found.verdict == "unclear"
+        and (found.usable, found.seeds) == (3, 5)
+        and found.reason == "2 of 5 seeds gave no effect"
+    )
     assert found.interval.n == 3 and found.p == 1.0
     assert verdict([None, None], 0.1).interval is None
 
@@ -157,7 +169,9 @@ def test_false_verdicts_with_several_baselines_and_on_a_page_of_many_claims():
     rows = list(simulate.several(1200))
     assert all(rate < 0.037 for rate in _share(rows, "`holds`") + _share(rows, "`fails`"))
     page = list(simulate.pages(250))
-    assert all(rate < 0.085 for rate in _share(page, "any verdict, Holm")) and all(rate > 0.4 for rate in _share(page, "any verdict, uncorrected"))
+    assert all(rate < 0.085 for rate in _share(page, "any verdict, Holm")) and all(
+        rate > 0.4 for rate in _share(page, "any verdict, uncorrected")
+    )
 
 
 def test_coverage_through_matched_curves():
@@ -165,7 +179,9 @@ def test_coverage_through_matched_curves():
     assert all(0.92 < rate < 0.98 for rate in _share(rows, "interval"))
     alike = _share(rows, "`holds`", "curves, equal") + _share(rows, "`fails`", "curves, equal")
     unlike = _share(rows, "`holds`", "curves, less") + _share(rows, "`fails`", "curves, less")
-    assert len(alike) == len(unlike) == 8 and all(rate < 0.05 for rate in alike) and all(rate < 0.065 for rate in unlike)
+    assert (
+        len(alike) == len(unlike) == 8 and all(rate < 0.05 for rate in alike) and all(rate < 0.065 for rate in unlike)
+    )
 
 
 def test_the_table_of_figures_prints():
@@ -175,5 +191,8 @@ def test_the_table_of_figures_prints():
 
 def test_power_grows_with_the_effect():
     rng = np.random.default_rng(0)
-    held = [np.mean([verdict(list(e + rng.normal(0, 1, 8)), 0.0).verdict == "holds" for _ in range(200)]) for e in (0.0, 0.7, 2.0)]
+    held = [
+        np.mean([verdict(list(e + rng.normal(0, 1, 8)), 0.0).verdict == "holds" for _ in range(200)])
+        for e in (0.0, 0.7, 2.0)
+    ]
     assert held[0] < 0.1 < held[1] < held[2] and held[2] > 0.95

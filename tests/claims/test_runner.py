@@ -18,8 +18,10 @@ DECLARED = """
 from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
-    paper="hft", says="x", task="intents", seeds=4, smallest=0.05, direction="{direction}", metric="{metric}", rates=(1e-3, 3e-3),
-    method=Arm(name="hft", methods=["hft"]), baselines=[Arm(name="full", methods=["full"]), Arm(name="lora", methods=[{{"lora": {{"rank": 4}}}}])]{more}
+    paper="hft", says="x", task="intents", seeds=4, smallest=0.05, direction="{direction}", metric="{metric}",
+    rates=(1e-3, 3e-3),
+    method=Arm(name="hft", methods=["hft"]), baselines=[Arm(name="full", methods=["full"]), Arm(name="lora",
+    methods=[{{"lora": {{"rank": 4}}}}])]{more}
 )
 """
 
@@ -32,7 +34,9 @@ def here(tmp_path, monkeypatch):
 
 
 def declare(folder, metric="target", direction="higher", more="", extra=""):
-    (folder / "claims" / "hft.py").write_text(DECLARED.format(metric=metric, direction=direction, more=more) + textwrap.dedent(extra))
+    (folder / "claims" / "hft.py").write_text(
+        DECLARED.format(metric=metric, direction=direction, more=more) + textwrap.dedent(extra)
+    )
 
 
 def figures(recipe, gain):
@@ -41,7 +45,8 @@ def figures(recipe, gain):
     noise = random.Random(f"{method} {recipe.train.seed}").gauss(0, 0.01)
     top = 0.5 + gain.get(method, 0.0) + noise + 10 * recipe.train.learning_rate
     return reading(0.0, 0.1, {"general": 3.0}, None), [
-        reading(s, 0.1 + s * (top - 0.1), {"general": 3.0 + s * s * (0.5 - gain.get(method, 0.0))}, s) for s in (0.25, 0.5, 0.75, 1.0)
+        reading(s, 0.1 + s * (top - 0.1), {"general": 3.0 + s * s * (0.5 - gain.get(method, 0.0))}, s)
+        for s in (0.25, 0.5, 0.75, 1.0)
     ]
 
 
@@ -51,13 +56,17 @@ def made_up(broken=(), **gain):
         if (method, seed) in broken or (method, None) in broken:
             return failed(key, arm, seed, "loss is not finite")
         base, strengths = figures(recipe, gain)
-        return record(key, arm, seed, base=base, strengths=strengths, base_hash="abc", versions={"torch": "x"}, cost={"steps": 3})
+        return record(
+            key, arm, seed, base=base, strengths=strengths, base_hash="abc", versions={"torch": "x"}, cost={"steps": 3}
+        )
 
     return Engine(run)
 
 
 def run(here, engine, **options):
-    return runner.run_claim("hft", "nano", engine=engine, results=here / "results", claims=here / "claims", task=TASK, **options)
+    return runner.run_claim(
+        "hft", "nano", engine=engine, results=here / "results", claims=here / "claims", task=TASK, **options
+    )
 
 
 def test_a_claim_is_tuned_run_judged_and_stored(here):
@@ -93,7 +102,9 @@ def test_nothing_is_run_twice_and_a_baseline_is_shared(here):
     run(here, engine)
     first = len(engine.ran)
     assert run(here, engine).attempts == 1 and len(engine.ran) == first
-    (here / "claims" / "other.py").write_text((here / "claims" / "hft.py").read_text().replace('"hft", methods=["hft"]', '"lift", methods=["lift"]'))
+    (here / "claims" / "other.py").write_text(
+        (here / "claims" / "hft.py").read_text().replace('"hft", methods=["hft"]', '"lift", methods=["lift"]')
+    )
     runner.run_claim("other", "nano", engine=engine, results=here / "results", claims=here / "claims", task=TASK)
     new = engine.ran[first:]
     assert {arm for arm, _ in new} == {"tuning", "lift"} and len(new) == 4 + 2  # two of lift's seeds ran while tuning
@@ -121,7 +132,9 @@ def test_without_rates_nothing_is_chosen_and_the_tasks_own_is_used(here):
     (here / "claims" / "hft.py").write_text(text)
     engine = made_up(hft=0.2)
     result = run(here, engine)
-    assert result.verdict == "holds" and len(engine.ran) == 12 and all(a.rate is None and not a.tuned for a in result.arms)
+    assert (
+        result.verdict == "holds" and len(engine.ran) == 12 and all(a.rate is None and not a.tuned for a in result.arms)
+    )
 
 
 def test_nothing_is_judged_before_every_run_is_there(here):
@@ -158,7 +171,11 @@ def test_every_attempt_is_kept(here):
         run(here, engine)
     declare(here, more=", at=0.7")
     last = run(here, made_up(hft=-0.2))
-    assert last.attempts == 4 and [e["status"] for e in last.earlier] == ["judged", "judged", "abandoned"] and last.verdict == "fails"
+    assert (
+        last.attempts == 4
+        and [e["status"] for e in last.earlier] == ["judged", "judged", "abandoned"]
+        and last.verdict == "fails"
+    )
 
 
 def test_other_numbers_from_the_same_code_are_another_attempt(here):
@@ -175,7 +192,9 @@ def test_a_result_goes_stale_with_its_claim_its_method_and_its_base(here, monkey
     assert code_hash.stale(loaded, result, "abd") == ["base"]
     declare(here, more=", at=0.9")
     assert code_hash.stale(claims.load("hft", here / "claims"), result) == ["claim"]
-    monkeypatch.setattr(code_hash, "of_files", lambda files: "x" if any(f.name == "_low_rank.py" for f in files) else "y")
+    monkeypatch.setattr(
+        code_hash, "of_files", lambda files: "x" if any(f.name == "_low_rank.py" for f in files) else "y"
+    )
     assert "method" in code_hash.stale(loaded, result)
 
 
@@ -225,7 +244,11 @@ def test_a_measure_of_its_own_is_judged_by_the_same_rule_and_goes_on_where_it_st
     declare(here, "measured", extra=body)
     engine = made_up(hft=0.2)
     result = run(here, engine)
-    assert result.verdict == "holds" and [r.other["rank"] for r in result.arms[0].runs] == [3.0] * 4 and result.arms[2].runs[3].figure == pytest.approx(0.203)
+    assert (
+        result.verdict == "holds"
+        and [r.other["rank"] for r in result.arms[0].runs] == [3.0] * 4
+        and result.arms[2].runs[3].figure == pytest.approx(0.203)
+    )
     done = len(engine.ran)
     assert run(here, engine).attempts == 1 and len(engine.ran) == done
     broken = made_up(hft=0.2)
@@ -238,9 +261,15 @@ def test_a_measure_of_its_own_is_judged_by_the_same_rule_and_goes_on_where_it_st
 def test_a_figure_that_stands_alone(here):
     declare(here, "measured", extra="def measure(run, seed):\n    return {'hft': 0.5 + seed / 100}\n")
     text = (here / "claims" / "hft.py").read_text()
-    (here / "claims" / "hft.py").write_text(text[: text.index("baselines=")] + "\n)\n" + text[text.index("def measure") :])
+    (here / "claims" / "hft.py").write_text(
+        text[: text.index("baselines=")] + "\n)\n" + text[text.index("def measure") :]
+    )
     result = run(here, made_up())
-    assert result.verdict == "holds" and result.pairs[0].baseline == "nothing" and result.interval["value"] == pytest.approx(0.515)
+    assert (
+        result.verdict == "holds"
+        and result.pairs[0].baseline == "nothing"
+        and result.interval["value"] == pytest.approx(0.515)
+    )
 
 
 def test_a_direction_that_the_metric_has_not_is_an_error(here):
@@ -273,7 +302,11 @@ def test_a_whole_claim_on_a_tiny_model(here):
     declare(here, "kept at matched target", "lower", more=", reach=0.01")
     text = (here / "claims" / "hft.py").read_text().replace("seeds=4", "seeds=2").replace("(1e-3, 3e-3)", "(3e-3,)")
     (here / "claims" / "hft.py").write_text(text.replace(', Arm(name="lora", methods=[{"lora": {"rank": 4}}])', ""))
-    task = {k: v for k, v in small.RECIPE.items() if k != "stages"} | {"model": str(here / "base"), "keep": [str(here / "keep.txt")], "budget": {"steps": 3}}
+    task = {k: v for k, v in small.RECIPE.items() if k != "stages"} | {
+        "model": str(here / "base"),
+        "keep": [str(here / "keep.txt")],
+        "budget": {"steps": 3},
+    }
     task["data"] = {"train": str(here / "train.jsonl"), "eval": str(here / "test.jsonl"), "max_length": 128}
     task["evaluation"] = {**task["evaluation"], "few_shot": 0, "metric": "loss"}
     engine = Engine(real(here / "runs"))

@@ -1,4 +1,6 @@
-"""The three cheapest committed claims are run again, two seeds of every arm, and give the numbers that are committed, up to rounding."""
+"""The three cheapest committed claims are run again, two seeds of every arm, and give the numbers that are
+committed, up to rounding.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,10 @@ from tunewright.claims import code_hash, results_io, runner
 from tunewright.claims.engine import Local
 
 SEEDS = 2
-# Processors and builds of torch add in another order, which training lets grow: AVX2 in place of AVX-512 moves an exact match by up to
-# 0.005 and losses by up to 0.0003. What another method does shows: the two arms of each of these claims keep 0.3 to 1.3 nats apart.
+# Processors and builds of torch add in another order, which training lets grow: AVX2 in place of AVX-512 moves an exact
+# match by up to
+# 0.005 and losses by up to 0.0003. What another method does shows: the two arms of each of these claims keep 0.3 to 1.3
+# nats apart.
 NEAR = {"target": 0.03, "kept": 0.01, "drift": 0.02}
 
 
@@ -21,7 +25,12 @@ def _cheapest() -> list[tuple[float, str]]:
     found = []
     for name in claims.names():
         result = results_io.read(name, results_io.SHIPPED).get("nano")
-        if result is None or result.verdict is None or task(claims.load(name).claim.task).needs_data or code_hash.stale(claims.load(name), result):
+        if (
+            result is None
+            or result.verdict is None
+            or task(claims.load(name).claim.task).needs_data
+            or code_hash.stale(claims.load(name), result)
+        ):
             continue
         seconds = [r.seconds or 0.0 for a in result.arms for r in a.runs[:SEEDS]]
         if claims.load(name).measure is None:

@@ -16,7 +16,9 @@ from tunewright.contract.method import SLOTS
 from tunewright.contract.slots import bind, check_conflicts
 from tunewright.errors import MethodError
 
-CASES = [c for c in (Case.of(n) for n in entries()) if fills_training_slots(c) and task_of(c.method) == "text-generation"]
+CASES = [
+    c for c in (Case.of(n) for n in entries()) if fills_training_slots(c) and task_of(c.method) == "text-generation"
+]
 ALONE = [c for c in CASES if len(c.named) == 1]
 ONE = [s.name for s in SLOTS.values() if s.several == "one"]
 
@@ -32,7 +34,9 @@ def clash(cases) -> tuple[str, str, str] | None:
 
 def valid(cases) -> bool:
     """No slot that takes one has two, and nothing needs weights that another holds in 4 bits."""
-    return clash(cases) is None and not (any(c.method.quantises for c in cases) and any(not c.method.quantised for c in cases))
+    return clash(cases) is None and not (
+        any(c.method.quantises for c in cases) and any(not c.method.quantised for c in cases)
+    )
 
 
 def named(cases):
@@ -55,7 +59,10 @@ def test_valid_combinations_resume_and_repeat_bit_for_bit(cases, stopped):
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.lists(st.sampled_from(ALONE), min_size=2, max_size=4, unique_by=lambda c: c.name), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.sampled_from(ALONE), min_size=2, max_size=4, unique_by=lambda c: c.name),
+    st.randoms(use_true_random=False),
+)
 def test_methods_keep_the_recipes_order_on_every_slot_and_their_draws_whatever_it_is(cases, rng):
     shuffled = rng.sample(cases, len(cases))
     a, b = bind(named(cases), 0, "s"), bind(named(shuffled), 0, "s")
@@ -65,7 +72,9 @@ def test_methods_keep_the_recipes_order_on_every_slot_and_their_draws_whatever_i
     assert draws == {x.name: x.state.rng.random() for x in b} and len(set(draws.values())) == len(draws)
 
 
-@pytest.mark.parametrize("pair", [p for p in combinations(CASES, 2) if clash(p)], ids=lambda p: f"{p[0].name} and {p[1].name}")
+@pytest.mark.parametrize(
+    "pair", [p for p in combinations(CASES, 2) if clash(p)], ids=lambda p: f"{p[0].name} and {p[1].name}"
+)
 def test_two_on_a_slot_that_takes_one_are_refused_by_name_before_anything_is_made(pair):
     slot, first, second = clash(pair)
     with pytest.raises(MethodError, match=f"'{first}' and '{second}'.*'{slot}'") as refusal:

@@ -116,6 +116,19 @@ def test_as_a_pytest_plugin(pytestconfig, tmp_path):
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tunewright.conformance", "--pyargs", "tunewright.conformance.suite", "--method", "lines"]
-    done = subprocess.run([*command, "-p", "no:cacheprovider"], cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tunewright.conformance",
+        "--pyargs",
+        "tunewright.conformance.suite",
+        "--method",
+        "lines",
+    ]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"], cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0 and f"{len(checks_of('lines'))} passed" in done.stdout, done.stdout[-500:]

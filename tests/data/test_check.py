@@ -50,14 +50,22 @@ def test_clean_data_is_ok(tmp_path):
 def test_every_bad_row_of_every_kind_is_listed(tmp_path):
     bad = [pair(1), "{", {"prompt": "a", "completion": ""}, {"x": 1}, {"messages": []}, pair(2)]
     report, _ = run(tmp_path, {"train": bad})
-    assert [p.where for p in sorted(report.problems, key=lambda p: p.where)] == [f"train.jsonl:{n}" for n in (2, 3, 4, 5)]
+    assert [p.where for p in sorted(report.problems, key=lambda p: p.where)] == [
+        f"train.jsonl:{n}" for n in (2, 3, 4, 5)
+    ]
     assert not report.ok and all(p.reason and p.remedy for p in report.problems)
 
 
 def test_duplicates_and_overlap_name_both_rows(tmp_path):
-    report, _ = run(tmp_path, {"train": [pair(1), pair(2), pair(1)], "eval": [{"prompt": " Question  2", "completion": "c"}, pair(9)]})
+    report, _ = run(
+        tmp_path,
+        {"train": [pair(1), pair(2), pair(1)], "eval": [{"prompt": " Question  2", "completion": "c"}, pair(9)]},
+    )
     found = {n.kind: (n.where, n.pairs) for n in report.notices}
-    assert found == {"duplicate": (("train.jsonl:3",), ("train.jsonl:1",)), "overlap": (("eval.jsonl:1",), ("train.jsonl:2",))}
+    assert found == {
+        "duplicate": (("train.jsonl:3",), ("train.jsonl:1",)),
+        "overlap": (("eval.jsonl:1",), ("train.jsonl:2",)),
+    }
 
 
 def test_a_chat_row_and_a_prompt_row_with_one_input_overlap(tmp_path):
@@ -67,7 +75,11 @@ def test_a_chat_row_and_a_prompt_row_with_one_input_overlap(tmp_path):
 
 def test_untrained_and_long_rows_are_listed_and_refused_if_all(tmp_path):
     untrained = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}
-    report, _ = run(tmp_path, {"train": [pair(1), untrained, {"prompt": "x" * 300, "completion": "y"}]}, options=EncodeOptions(max_length=60))
+    report, _ = run(
+        tmp_path,
+        {"train": [pair(1), untrained, {"prompt": "x" * 300, "completion": "y"}]},
+        options=EncodeOptions(max_length=60),
+    )
     assert report.ok and notices(report) == {"nothing trained": ("train.jsonl:2",), "too long": ("train.jsonl:3",)}
     report, _ = run(tmp_path, {"train": [untrained]})
     assert not report.ok and "would be trained" in report.refusals[0]
@@ -81,7 +93,10 @@ def test_a_doubled_or_missing_bos_is_seen(tmp_path):
 
 def test_an_answer_whose_end_is_not_trained_is_seen(tmp_path):
     t = tiny.tokenizer()
-    t.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    t.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if "
+        "add_generation_prompt %}assistant: {% endif %}"
+    )
     report = check({"train": [write(tmp_path, "t.jsonl", [GOOD])]}, TASK, t, EncodeOptions(), base=tmp_path)
     assert notices(report) == {"end not trained": ("t.jsonl:1",)}
 
@@ -93,14 +108,25 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path):
 
 
 def test_a_clean_copy_holds_the_good_rows_as_they_stood_and_quarantine_the_rest(tmp_path):
-    rows = [{"question": "a", "answer": "b", "id": 7}, "{oops", {"question": "a", "answer": "b", "id": 7}, {"question": "c", "answer": ""}]
-    source = write(tmp_path, "t.jsonl", rows).model_copy(update={"columns": {"prompt": "question", "completion": "answer"}})
+    rows = [
+        {"question": "a", "answer": "b", "id": 7},
+        "{oops",
+        {"question": "a", "answer": "b", "id": 7},
+        {"question": "c", "answer": ""},
+    ]
+    source = write(tmp_path, "t.jsonl", rows).model_copy(
+        update={"columns": {"prompt": "question", "completion": "answer"}}
+    )
     groups = {"train": [source]}
     report = check(groups, TASK, tiny.tokenizer(), EncodeOptions(), base=tmp_path)
     clean, quarantine = write_clean(report, groups, tmp_path / "clean", base=tmp_path)
     assert [json.loads(line) for line in clean.read_text().splitlines()] == [rows[0]]
     held = [json.loads(line) for line in quarantine.read_text().splitlines()]
-    assert [(h["where"], h["row"]) for h in held] == [("t.jsonl:2", "{oops"), ("t.jsonl:3", rows[2]), ("t.jsonl:4", rows[3])]
+    assert [(h["where"], h["row"]) for h in held] == [
+        ("t.jsonl:2", "{oops"),
+        ("t.jsonl:3", rows[2]),
+        ("t.jsonl:4", rows[3]),
+    ]
     again = source.model_copy(update={"path": str(clean)})
     assert check({"train": [again]}, TASK, tiny.tokenizer(), EncodeOptions()).ok and not read_all(again).problems
 
@@ -117,7 +143,9 @@ def test_the_view_shows_what_is_trained(tmp_path):
     t = tiny.tokenizer()
     row = TASK.encode(Record(GOOD, id="r"), t, EncodeOptions())
     view = token_view(row, t)
-    assert "".join(x for x, w in view if w > 0) == "card arrival<|im_end|>" and "".join(x for x, _ in view) == t.decode(row.input_ids)
+    assert "".join(x for x, w in view if w > 0) == "card arrival<|im_end|>" and "".join(x for x, _ in view) == t.decode(
+        row.input_ids
+    )
     text = coloured(view)
     assert any("green" in str(s.style) for s in text.spans) and "\u23ce\n" in text.plain
     assert "more tokens" in coloured(view, limit=3).plain

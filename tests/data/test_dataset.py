@@ -37,7 +37,15 @@ def write(folder, name, rows):
 
 def make(tmp_path, rows=PAIRS, *, options=None, tokenizer=None, name="t.jsonl", task=TASK, **more):
     source = write(tmp_path, name, rows)
-    return build([source], task, tokenizer or tiny.tokenizer(), options or EncodeOptions(), tmp_path / "cache", base=tmp_path, **more)
+    return build(
+        [source],
+        task,
+        tokenizer or tiny.tokenizer(),
+        options or EncodeOptions(),
+        tmp_path / "cache",
+        base=tmp_path,
+        **more,
+    )
 
 
 def test_rows_come_back_from_the_cache_as_they_were_encoded(tmp_path):
@@ -45,7 +53,9 @@ def test_rows_come_back_from_the_cache_as_they_were_encoded(tmp_path):
     source = Source(path="t.jsonl")
     encoded = dataset.encode_all(dataset.read_all(source, tmp_path), TASK, tiny.tokenizer(), EncodeOptions())
     assert list(made.rows) == encoded.rows and made.rows[-1] == made.rows[2] and made.rows[:2] == encoded.rows[:2]
-    assert made.counts["rows"] == 3 and made.counts["tokens"] == sum(r.size for r in encoded.rows) == int(made.rows.lengths.sum())
+    assert made.counts["rows"] == 3 and made.counts["tokens"] == sum(r.size for r in encoded.rows) == int(
+        made.rows.lengths.sum()
+    )
     with pytest.raises(IndexError):
         made.rows[3]
 
@@ -58,7 +68,12 @@ def test_equal_content_is_encoded_once_and_anything_that_matters_makes_it_anew(t
     assert make(tmp_path).hash == first.hash and len(calls) == 1
     other = tiny.tokenizer()
     other.chat_template = other.chat_template.replace("{{ message['content'] }}", "{{ message['content'] }} ")
-    changes = [{"options": EncodeOptions(template="x {text}")}, {"tokenizer": other}, {"rows": PAIRS[:2]}, {"name": "u.jsonl"}]
+    changes = [
+        {"options": EncodeOptions(template="x {text}")},
+        {"tokenizer": other},
+        {"rows": PAIRS[:2]},
+        {"name": "u.jsonl"},
+    ]
     for n, change in enumerate(changes, 2):
         make(tmp_path, **change)
         assert len(calls) == n
@@ -89,7 +104,9 @@ def long_text(n: int) -> Row:
 
 def test_pieces_of_a_long_row_train_each_token_once():
     pieces = fit_length(long_text(23), 6, "split")
-    assert all(len(p.input_ids) <= 6 for p in pieces) and [i for p in pieces for i in p.input_ids[1:]] == list(range(1, 23))
+    assert all(len(p.input_ids) <= 6 for p in pieces) and [i for p in pieces for i in p.input_ids[1:]] == list(
+        range(1, 23)
+    )
     assert [p.id for p in pieces] == ["r#0", "r#1", "r#2", "r#3", "r#4"]
 
 
@@ -102,7 +119,9 @@ def test_truncation_policies():
     assert fit_length(labelled, 3, "split")[0].input_ids == [1, 2, 9]
     prompt_only = Row("r", "s", list(range(10)), [0.0] * 8 + [1.0] * 2, fields={"prompt_ids": list(range(8))})
     pieces = fit_length(prompt_only, 5, "split")
-    assert [p.input_ids for p in pieces] == [[4, 5, 6, 7, 8], [8, 9]] and not any("prompt_ids" in p.fields for p in pieces)
+    assert [p.input_ids for p in pieces] == [[4, 5, 6, 7, 8], [8, 9]] and not any(
+        "prompt_ids" in p.fields for p in pieces
+    )
     pair = Row("r", "s", [1, 2], [0.0, 1.0], fields={"rejected_ids": [1] * 9})
     assert fit_length(pair, 5, "split") == []
 
@@ -123,8 +142,12 @@ def test_a_zero_weight_row_has_no_trained_token_even_if_its_first_has():
 
 
 def test_pictures_are_cached_as_small_numbers(tmp_path):
-    np.savez(tmp_path / "p.npz", x=np.random.default_rng(0).integers(0, 255, (4, 20, 20), dtype=np.uint8), y=np.arange(4) % 3)
-    options = EncodeOptions(labels=labels_of([Source(path="p.npz")], tmp_path), image=image_options(config=tiny.vit().config))
+    np.savez(
+        tmp_path / "p.npz", x=np.random.default_rng(0).integers(0, 255, (4, 20, 20), dtype=np.uint8), y=np.arange(4) % 3
+    )
+    options = EncodeOptions(
+        labels=labels_of([Source(path="p.npz")], tmp_path), image=image_options(config=tiny.vit().config)
+    )
     task = get_task("image-classification")
     made = build([Source(path="p.npz")], task, None, options, tmp_path / "cache", base=tmp_path)
     assert made.rows[1].fields["pixels"].dtype == np.uint8 and options.labels == ("0", "1", "2")
@@ -136,10 +159,19 @@ def test_shares_follow_weights_and_without_any_each_row_comes_once(tmp_path):
     a, b = write(tmp_path, "a.jsonl", PAIRS * 3), write(tmp_path, "b.jsonl", PAIRS)
     args = (TASK, tiny.tokenizer(), EncodeOptions(), tmp_path / "cache")
     both = build([a, b], *args, base=tmp_path)
-    assert both.shares() == pytest.approx({"a.jsonl": 0.75, "b.jsonl": 0.25}) and len(both.rows) == 12 and both.rows[-1].source == "b.jsonl"
+    assert (
+        both.shares() == pytest.approx({"a.jsonl": 0.75, "b.jsonl": 0.25})
+        and len(both.rows) == 12
+        and both.rows[-1].source == "b.jsonl"
+    )
     weighed = build([a.model_copy(update={"weight": 3.0}), b], *args, base=tmp_path)
     assert weighed.shares() == pytest.approx({"a.jsonl": 0.75, "b.jsonl": 0.25})
-    replayed = cursor(build([a], *args, base=tmp_path), seed=0, batch_tokens=64, replay={"general": (build([b], *args, base=tmp_path), 0.25)})
+    replayed = cursor(
+        build([a], *args, base=tmp_path),
+        seed=0,
+        batch_tokens=64,
+        replay={"general": (build([b], *args, base=tmp_path), 0.25)},
+    )
     assert replayed.weights == pytest.approx({"a.jsonl": 0.75, "b.jsonl": 0.25})
 
 

@@ -15,8 +15,18 @@ from tunewright.data.select.dsir import DSIR, bucket, counts, gumbel, log_ratio,
 from tunewright.errors import DataError
 from tunewright.recipe import MethodUse
 
-BANK = ["The card was declined at the shop", "my bank card does not work", "a transfer to the bank is late", "why was my card payment declined?"]
-RIVER = ["the river rose in spring", "hills and the water of a lake", "a boat went down the river", "the fish swim under the bridge"]
+BANK = [
+    "The card was declined at the shop",
+    "my bank card does not work",
+    "a transfer to the bank is late",
+    "why was my card payment declined?",
+]
+RIVER = [
+    "the river rose in spring",
+    "hills and the water of a lake",
+    "a boat went down the river",
+    "the fish swim under the bridge",
+]
 
 
 def records(texts, source="s") -> list[Record]:
@@ -58,7 +68,10 @@ def test_texts_like_the_target_are_kept_and_others_are_not():
 
 
 def test_the_draw_repeats_and_does_not_depend_on_where_a_record_stands():
-    candidates, target = records([*RIVER, *BANK]), records([*RIVER, *BANK], "t")  # target = raw: every weight is 0, noise alone decides
+    candidates, target = (
+        records([*RIVER, *BANK]),
+        records([*RIVER, *BANK], "t"),
+    )  # target = raw: every weight is 0, noise alone decides
     method = DSIR(keep=3)
     chosen = {candidates[i].id for i in method.select(candidates, target, random.Random(5))}
     assert chosen == {candidates[i].id for i in method.select(candidates, target, random.Random(5))}
@@ -66,7 +79,9 @@ def test_the_draw_repeats_and_does_not_depend_on_where_a_record_stands():
     assert chosen == {turned[i].id for i in method.select(turned, target, random.Random(5))}
     others = {tuple(method.select(candidates, target, random.Random(s))) for s in range(20)}
     assert len(others) > 5
-    assert DSIR(keep=3, noise=False).select(candidates, target, random.Random(5)) == DSIR(keep=3, noise=False).select(candidates, target, random.Random(6))
+    assert DSIR(keep=3, noise=False).select(candidates, target, random.Random(5)) == DSIR(keep=3, noise=False).select(
+        candidates, target, random.Random(6)
+    )
 
 
 def test_records_are_drawn_in_proportion_to_their_weights():
@@ -82,7 +97,9 @@ def test_short_records_and_shapes():
     candidates = records(["card", "card bank card bank card"])
     assert DSIR(keep=2, shortest=2).select(candidates, records(BANK, "t"), random.Random(0)) == [1]
     assert text_of({"prompt": "hi", "completion": "you", "label": "x"}) == "hi\nyou"
-    assert text_of({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "you"}]}) == "hi\nyou"
+    assert (
+        text_of({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "you"}]}) == "hi\nyou"
+    )
     assert len(DSIR(keep=0.5).select(records([*BANK, *RIVER]), records(BANK, "t"), random.Random(0))) == 4
 
 

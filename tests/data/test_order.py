@@ -94,7 +94,9 @@ def test_an_epoch_gives_each_row_once(sizes, seed):
     stream = cursor({"a": sizes}, {"a": 1}, 1, seed)
     for epoch in range(3):
         seen = [stream.next_batch()[0] for _ in sizes]
-        assert sorted(r.id for r, _ in seen) == sorted(f"a:{i}" for i in range(len(sizes))) and {e for _, e in seen} == {epoch}
+        assert sorted(r.id for r, _ in seen) == sorted(f"a:{i}" for i in range(len(sizes))) and {
+            e for _, e in seen
+        } == {epoch}
     assert stream.epochs == {"a": 3.0}
 
 

@@ -22,7 +22,10 @@ def rows(part):
 def test_sizes_shape_and_intents():
     intents = {part: Counter(row["completion"] for row in rows(part)) for part in ("train", "validation", "test")}
     assert {part: sum(c.values()) for part, c in intents.items()} == {"train": 1020, "validation": 120, "test": 300}
-    assert intents["train"].keys() == intents["validation"].keys() == intents["test"].keys() and len(intents["train"]) == 12
+    assert (
+        intents["train"].keys() == intents["validation"].keys() == intents["test"].keys()
+        and len(intents["train"]) == 12
+    )
     assert {part: set(c.values()) for part, c in intents.items()} == {"train": {85}, "validation": {10}, "test": {25}}
     for part in intents:
         for row in rows(part):
@@ -40,7 +43,9 @@ def test_no_message_says_nearly_the_same_as_another():
 
 def test_near_means_case_and_punctuation_do_not_count():
     seen = [make.words("Why was my card declined?")]
-    assert make.is_near("why was my CARD declined", seen) and make.is_near("My card: why was it declined!", [make.words("it declined why was my card")])
+    assert make.is_near("why was my CARD declined", seen) and make.is_near(
+        "My card: why was it declined!", [make.words("it declined why was my card")]
+    )
     assert not make.is_near("Why was my transfer declined?", seen)
 
 
@@ -60,7 +65,16 @@ def test_paragraphs_come_apart_and_glued_headings_go():
 
 def test_everything_is_credited():
     credits = (FOLDER / "CREDITS.md").read_text(encoding="utf-8")
-    for word in ("Banking77", "CC BY 4.0", "CC BY-SA 4.0", "Wikipedia", "Casanueva", "train.jsonl", "keep.txt", "drift-"):
+    for word in (
+        "Banking77",
+        "CC BY 4.0",
+        "CC BY-SA 4.0",
+        "Wikipedia",
+        "Casanueva",
+        "train.jsonl",
+        "keep.txt",
+        "drift-",
+    ):
         assert word in credits
 
 

@@ -29,7 +29,11 @@ def source(path, **more) -> Source:
 def test_jsonl_keeps_line_numbers_and_ids_do_not_hold_the_folder(tmp_path):
     write(tmp_path / "t.jsonl", [GOOD, "", {**GOOD, "extra": 1}])
     records = list(read_source(Source(path="t.jsonl"), tmp_path))
-    assert [r.id for r in records] == ["t.jsonl:1", "t.jsonl:3"] and records[1]["extra"] == 1 and records[0].shape == "prompt-completion"
+    assert (
+        [r.id for r in records] == ["t.jsonl:1", "t.jsonl:3"]
+        and records[1]["extra"] == 1
+        and records[0].shape == "prompt-completion"
+    )
 
 
 def test_all_bad_rows_are_collected_and_the_good_ones_kept(tmp_path):
@@ -46,7 +50,11 @@ def test_gzip_bom_crlf_and_json_arrays(tmp_path):
     write(tmp_path / "b.jsonl", [GOOD, GOOD], "utf-8-sig", "\r\n")
     (tmp_path / "c.json").write_text(json.dumps([GOOD, GOOD, 3]))
     write(tmp_path / "d.json", [GOOD, GOOD])
-    counts = {n: (len(r.records), len(r.problems)) for n in ("a.jsonl.gz", "b.jsonl", "c.json", "d.json") for r in [read_all(Source(path=n), tmp_path)]}
+    counts = {
+        n: (len(r.records), len(r.problems))
+        for n in ("a.jsonl.gz", "b.jsonl", "c.json", "d.json")
+        for r in [read_all(Source(path=n), tmp_path)]
+    }
     assert counts == {"a.jsonl.gz": (1, 0), "b.jsonl": (2, 0), "c.json": (2, 1), "d.json": (2, 0)}
 
 
@@ -68,19 +76,48 @@ def test_parquet_text_npz_and_a_folder_of_them(tmp_path):
 @pytest.mark.parametrize(
     "row, columns, shape, expected",
     [
-        ({"messages": [{"role": "user", "content": "a"}]}, {}, "chat", {"messages": [{"role": "user", "content": "a"}]}),
-        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "s"}, {}, "sharegpt",
-         {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}),
+        (
+            {"messages": [{"role": "user", "content": "a"}]},
+            {},
+            "chat",
+            {"messages": [{"role": "user", "content": "a"}]},
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "s"},
+            {},
+            "sharegpt",
+            {
+                "messages": [
+                    {"role": "system", "content": "s"},
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "b"},
+                ]
+            },
+        ),
         ({"instruction": "do", "input": "x", "output": "y"}, {}, "alpaca", {"prompt": "do\n\nx", "completion": "y"}),
         ({"instruction": "do", "input": "", "output": "y"}, {}, "alpaca", {"prompt": "do", "completion": "y"}),
-        ({"question": "q", "answer": "a"}, {"prompt": "question", "completion": "answer"}, "prompt-completion", {"prompt": "q", "completion": "a"}),
+        (
+            {"question": "q", "answer": "a"},
+            {"prompt": "question", "completion": "answer"},
+            "prompt-completion",
+            {"prompt": "q", "completion": "a"},
+        ),
         ({"text": "t", "label": 3}, {}, "text-label", {"text": "t", "label": 3}),
         ({"text": "t"}, {}, "text", {"text": "t"}),
-        ({"prompt": "p", "chosen": "c", "rejected": "r"}, {}, "preference", {"prompt": "p", "chosen": "c", "rejected": "r"}),
-        ({"chosen": [{"role": "user", "content": "a"}, 1], "rejected": [{"role": "user", "content": "a"}, 2]}, {}, "preference-chat",
-         {"prompt": [{"role": "user", "content": "a"}], "chosen": [1], "rejected": [2]}),
+        (
+            {"prompt": "p", "chosen": "c", "rejected": "r"},
+            {},
+            "preference",
+            {"prompt": "p", "chosen": "c", "rejected": "r"},
+        ),
+        (
+            {"chosen": [{"role": "user", "content": "a"}, 1], "rejected": [{"role": "user", "content": "a"}, 2]},
+            {},
+            "preference-chat",
+            {"prompt": [{"role": "user", "content": "a"}], "chosen": [1], "rejected": [2]},
+        ),
     ],
-)  # fmt: skip
+)
 def test_shapes(tmp_path, row, columns, shape, expected):
     write(tmp_path / "t.jsonl", [row])
     (record,) = read_source(source(tmp_path / "t.jsonl", columns=columns))

@@ -25,7 +25,12 @@ FOLDER = Path(__file__).parent
 STEPS = 20
 METHODS, REPORTS = FOLDER / "methods.json", FOLDER / "reports.json"
 
-_ROWS = {"train": "quickstart:train", "eval": "quickstart:test", "validation": [{"path": "quickstart:validation", "limit": 20}], "max_length": 128}
+_ROWS = {
+    "train": "quickstart:train",
+    "eval": "quickstart:test",
+    "validation": [{"path": "quickstart:validation", "limit": 20}],
+    "max_length": 128,
+}
 _PLAIN: dict[str, Any] = {
     "model": "nano",
     "task": "text-generation",
@@ -111,14 +116,25 @@ def machine() -> dict[str, str]:
     """What bit equality is promised of: the processor's instructions and the libraries' versions."""
     import transformers
 
-    return {"cpu": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__.split("+")[0], "transformers": transformers.__version__}
+    return {
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__.split("+")[0],
+        "transformers": transformers.__version__,
+    }
 
 
 def write(folder: Path) -> None:
     """Write both files from today's code."""
     torch.set_num_threads(1)
     here = machine()
-    _dump(METHODS, {"machine": here, "losses": {n: losses(n) for n in trained_methods()}, "norms": {n: norms(n) for n in tensor_methods()}})
+    _dump(
+        METHODS,
+        {
+            "machine": here,
+            "losses": {n: losses(n) for n in trained_methods()},
+            "norms": {n: norms(n) for n in tensor_methods()},
+        },
+    )
     _dump(REPORTS, {"machine": here, **{n: report(r, folder / n) for n, r in {**RUNS, **REAL}.items()}})
 
 

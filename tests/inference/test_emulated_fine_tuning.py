@@ -34,7 +34,8 @@ def eft(large, tuned, base, **settings) -> Together:
     return Together({"tuned": tuned, "base": base, "large": large}, lambda logits: method.predict(logits)).eval()
 
 
-# -- the formula ---------------------------------------------------------------------------------------------------------
+# -- the formula
+# ---------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10_000), st.sampled_from([1.0, 0.3, 2.5]), st.sampled_from([1e-3, 1.0, 50.0]))
@@ -64,7 +65,9 @@ def test_log_probabilities_are_the_large_ones_plus_the_reward_less_log_z(beta):
 def test_a_constant_added_to_a_models_logits_changes_nothing():
     large, tuned, base = (drawn(s, 4, 30) for s in range(3))
     plain = torch.softmax(emulated(large, tuned, base, 0.7), -1)
-    torch.testing.assert_close(torch.softmax(emulated(large + 3, tuned - 7, base + 20, 0.7), -1), plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.softmax(emulated(large + 3, tuned - 7, base + 20, 0.7), -1), plain, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_what_a_model_rules_out_stays_ruled_out_and_nothing_is_nan():
@@ -87,7 +90,8 @@ def test_the_filter_counts_the_change_for_the_likeliest_tokens_only():
     assert torch.equal(emulated(large, tuned, base, 1.0, 1.0), emulated(large, tuned, base))
 
 
-# -- three models as one -------------------------------------------------------------------------------------------------
+# -- three models as one
+# -------------------------------------------------------------------------------------------------
 
 SMALL, TUNED, LARGE = tiny.llama(0), tiny.llama(1), tiny.llama(2, layers=3, hidden=64)
 
@@ -110,7 +114,9 @@ def test_the_small_base_as_the_large_one_speaks_and_writes_as_the_tuned_model():
     assert greedy(together, tiny.tokenizer(), PROMPTS, 12) == greedy(TUNED, tiny.tokenizer(), PROMPTS, 12)
 
 
-@pytest.mark.parametrize("prompts", [PROMPTS, [p[1:] + [i] for i, p in enumerate(PROMPTS)], PROMPTS[:1]], ids=["common start", "none", "one"])
+@pytest.mark.parametrize(
+    "prompts", [PROMPTS, [p[1:] + [i] for i, p in enumerate(PROMPTS)], PROMPTS[:1]], ids=["common start", "none", "one"]
+)
 def test_writing_with_caches_equals_whole_forwards_token_by_token(prompts):
     together = eft(LARGE, TUNED, SMALL, beta=1.5)
     assert _kv.caches_plainly(together)
@@ -133,7 +139,10 @@ def test_choice_and_loss_are_those_of_the_emulated_distribution():
     from tunewright.contract.records import Record
     from tunewright.contract.task import EncodeOptions
 
-    records = [Record({"prompt": f"card {i}", "completion": c}, id=str(i), where="", source="x") for i, c in enumerate(("lost card", "cash fee", "fee"))]
+    records = [
+        Record({"prompt": f"card {i}", "completion": c}, id=str(i), where="", source="x")
+        for i, c in enumerate(("lost card", "cash fee", "fee"))
+    ]
     rows = [TASK.encode(r, tokenizer, EncodeOptions()) for r in records]
     together = eft(LARGE, TUNED, SMALL)
     labels = ["lost card", "cash fee", "fee"]

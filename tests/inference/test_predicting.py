@@ -40,17 +40,29 @@ def test_the_small_base_as_the_large_one_measures_as_the_tuned_model(inputs):
     emulated = ran(inputs, "emulated", models={"large": "./base"}, after=[EFT])
     assert figures(emulated) == pytest.approx(figures(plain), abs=1e-5)
     assert emulated.drift.value.value > 1e-3, "tuning changed too little for this test"
-    answers = [[json.loads(line)["tuned"] for line in (inputs / n / "rows.jsonl").read_text().splitlines()] for n in ("plain", "emulated")]
+    answers = [
+        [json.loads(line)["tuned"] for line in (inputs / n / "rows.jsonl").read_text().splitlines()]
+        for n in ("plain", "emulated")
+    ]
     assert answers[0] == answers[1]
-    assert [s.kept["keep"].value for s in emulated.trade] == pytest.approx([s.kept["keep"].value for s in plain.trade], abs=1e-5)
+    assert [s.kept["keep"].value for s in emulated.trade] == pytest.approx(
+        [s.kept["keep"].value for s in plain.trade], abs=1e-5
+    )
     assert any("emulated-fine-tuning" in n for n in emulated.notes) and not any("emulated" in n for n in plain.notes)
 
 
 def test_a_large_base_changes_what_is_measured_and_not_what_is_saved(inputs):
     found = ran(inputs, "large-run", models={"large": "./large"}, after=[{"emulated-fine-tuning": {"beta": 0.0}}])
-    again = ran(inputs, "large-again", models={"other": "./large"}, after=[{"emulated-fine-tuning": {"large": "other", "beta": 1.0}}])
+    again = ran(
+        inputs,
+        "large-again",
+        models={"other": "./large"},
+        after=[{"emulated-fine-tuning": {"large": "other", "beta": 1.0}}],
+    )
     kept = [s.kept["keep"].value for s in found.trade]
-    assert max(kept) == pytest.approx(min(kept), abs=1e-6), "with beta 0 the large base speaks alone, however the small one was tuned"
+    assert max(kept) == pytest.approx(min(kept), abs=1e-6), (
+        "with beta 0 the large base speaks alone, however the small one was tuned"
+    )
     assert again.kept[0].after.value != pytest.approx(kept[0], abs=1e-4)
     one, other = (finished.open_run(inputs / n).adapted for n in ("large-run", "large-again"))
     assert one.deltas(), "the adapter is what was saved"
@@ -92,4 +104,8 @@ def test_another_tokenizer_is_refused_by_its_tokens(inputs, tmp_path):
     tiny.llama(9, vocabulary=321).save_pretrained(tmp_path / "odd")
     tokenizer.save_pretrained(tmp_path / "odd")
     with pytest.raises(MethodError, match="another tokenizer.*<odd>"):
-        run_recipe(small.write_recipe(inputs, "odd", models={"large": str(tmp_path / "odd")}, after=[EFT]), out=tmp_path / "out", quiet=True)
+        run_recipe(
+            small.write_recipe(inputs, "odd", models={"large": str(tmp_path / "odd")}, after=[EFT]),
+            out=tmp_path / "out",
+            quiet=True,
+        )

@@ -13,7 +13,9 @@ from tunewright.tasks import get_task
 LABELS = ["card arrival", "card about to go", "river", "the town", "a"]
 
 
-def answer_rows(n: int = 11, *, seed: int = 0, chat: bool = True, tokenizer=None, labels=LABELS, name: str = "test") -> list[Row]:
+def answer_rows(
+    n: int = 11, *, seed: int = 0, chat: bool = True, tokenizer=None, labels=LABELS, name: str = "test"
+) -> list[Row]:
     """Prompt and answer rows, the answer one of `labels`."""
     rng, tokenizer, task = random.Random(seed), tokenizer or tiny.tokenizer(chat=chat), get_task("text-generation")
     words = ["bank", "card", "river", "town", "shop", "water", "who", "1999"]
@@ -29,5 +31,8 @@ def text_rows(n: int = 6, *, seed: int = 0, name: str = "keep") -> list[Row]:
     """Plain texts of different lengths."""
     rng, task = random.Random(seed), get_task("text-generation")
     words = " ".join(tiny.TEXT).split()
-    records = [Record({"text": " ".join(rng.choices(words, k=rng.randrange(3, 25)))}, id=f"{name}.txt:{i}", source=name) for i in range(n)]
+    records = [
+        Record({"text": " ".join(rng.choices(words, k=rng.randrange(3, 25)))}, id=f"{name}.txt:{i}", source=name)
+        for i in range(n)
+    ]
     return [task.encode(r, tiny.tokenizer(), EncodeOptions()) for r in records]

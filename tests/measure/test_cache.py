@@ -24,7 +24,11 @@ def test_computed_once_and_read_back_equal(tmp_path):
     key = cache.key("base", "rows", {"metric": "loss"})
     (values, tensors), hit = cache.cached(key, _compute(calls))
     (again, states), second = BaseCache(tmp_path).cached(key, _compute(calls))
-    assert (hit, second, len(calls)) == (False, True, 1) and again == values and torch.equal(states["states"], tensors["states"])
+    assert (
+        (hit, second, len(calls)) == (False, True, 1)
+        and again == values
+        and torch.equal(states["states"], tensors["states"])
+    )
     assert [p.name for p in tmp_path.iterdir()] == [key]
 
 
@@ -36,7 +40,10 @@ def test_everything_that_changes_numbers_changes_the_key(tmp_path):
     assert code_hash((generate,)) != code_hash((kept,)) and code_hash() == code_hash()
     rows = answer_rows(4)
     assert rows_hash(rows) == rows_hash(answer_rows(4)) != rows_hash(rows[:3])
-    a, b = (rows_hash([Row("i", "s", label=1, weights=[1.0], fields={"pixel_values": torch.full((1, 2), v)})]) for v in (0.0, 1.0))
+    a, b = (
+        rows_hash([Row("i", "s", label=1, weights=[1.0], fields={"pixel_values": torch.full((1, 2), v)})])
+        for v in (0.0, 1.0)
+    )
     assert a != b
 
 

@@ -46,9 +46,16 @@ def test_active_experts_only():
 
     def make(used):
         config = MixtralConfig(
-            vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-            num_local_experts=4, num_experts_per_tok=used, sliding_window=None,
-        )  # fmt: skip
+            vocab_size=64,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_local_experts=4,
+            num_experts_per_tok=used,
+            sliding_window=None,
+        )
         return multiplying_parameters(tiny._make(MixtralForCausalLM, config, 0))
 
     assert make(4) - make(1) == 3 * 3 * 16 * 32
@@ -62,4 +69,8 @@ def test_what_was_spent_before_an_interruption_counts():
     again = Cost()
     again.add("train", tokens=20, parameters=10, gradients="all")
     again.restore(state)
-    assert (again.total.tokens, again.total.flops, again.total.seconds) == (120, 7200.0, 5.0) and again.peak_memory >= first.peak_memory
+    assert (again.total.tokens, again.total.flops, again.total.seconds) == (
+        120,
+        7200.0,
+        5.0,
+    ) and again.peak_memory >= first.peak_memory

@@ -49,7 +49,12 @@ def test_nothing_learned_is_exactly_no_drift(pair):
     base, _ = pair
     reference = take_reference(base, CAUSAL, sequence_rows(_sequences(), PREFIX))
     d = kl_drift(reference, base)
-    assert d.values == [0.0] * 7 and (d.interval.low, d.interval.high) == (0.0, 0.0) and d.name == "kl" and d.interval.unit == "sequence"
+    assert (
+        d.values == [0.0] * 7
+        and (d.interval.low, d.interval.high) == (0.0, 0.0)
+        and d.name == "kl"
+        and d.interval.unit == "sequence"
+    )
 
 
 def test_a_trained_head_is_compared_with_the_bases_own():
@@ -86,9 +91,20 @@ def test_logits_that_are_more_than_the_head():
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
-        vocab_size=tiny.VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        final_logit_softcapping=1.0, initializer_range=0.2, pad_token_id=0, bos_token_id=1, eos_token_id=3, attn_implementation="eager",
-    )  # fmt: skip
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=1.0,
+        initializer_range=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=3,
+        attn_implementation="eager",
+    )
     base, tuned = tiny._make(Gemma2ForCausalLM, config, 0), tiny._make(Gemma2ForCausalLM, config, 1)
     reference = take_reference(base, CAUSAL, sequence_rows(_sequences(), PREFIX), batch_tokens=40)
     assert reference.states is None
@@ -117,7 +133,10 @@ def test_the_base_runs_once_for_many_strengths(monkeypatch):
 def test_prefix_a_sequence_and_nothing_to_score():
     rows = sequence_rows([[9, 10, 11], [9, 10]], [2, 2])
     assert len(rows) == 1 and rows[0].weights == [0.0, 0.0, 1.0]
-    assert drift.Drift("kl", kl_drift(take_reference(tiny.llama(), CAUSAL, rows), tiny.llama(1)).interval).interval.low is None
+    assert (
+        drift.Drift("kl", kl_drift(take_reference(tiny.llama(), CAUSAL, rows), tiny.llama(1)).interval).interval.low
+        is None
+    )
 
 
 def _classified(n: int = 12):

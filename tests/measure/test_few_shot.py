@@ -7,7 +7,9 @@ from tests.measure.making import answer_rows
 from tunewright.errors import DataError
 from tunewright.measure.few_shot import few_shot, opening
 
-WITH_SYSTEM = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind<|im_end|>\n{% endif %}" + tiny.CHAT_TEMPLATE
+WITH_SYSTEM = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind<|im_end|>\n{% endif %}" + tiny.CHAT_TEMPLATE
+)
 
 
 def test_chat_examples_are_earlier_turns():
@@ -16,8 +18,13 @@ def test_chat_examples_are_earlier_turns():
     got = few_shot(tokenizer, rows, train, k=3, seed=1)
     prompt = tokenizer.decode(got[0].fields["prompt_ids"])
     turns = prompt.split("<|im_start|>")[1:]
-    assert [t.split("\n")[0] for t in turns] == ["user", "assistant"] * 4 and all(t.endswith("<|im_end|>\n") for t in turns[:-1])
-    assert prompt.endswith(tokenizer.decode(rows[0].fields["prompt_ids"])) and got[0].fields["reference"] == rows[0].fields["reference"]
+    assert [t.split("\n")[0] for t in turns] == ["user", "assistant"] * 4 and all(
+        t.endswith("<|im_end|>\n") for t in turns[:-1]
+    )
+    assert (
+        prompt.endswith(tokenizer.decode(rows[0].fields["prompt_ids"]))
+        and got[0].fields["reference"] == rows[0].fields["reference"]
+    )
     answers = [t.split("\n")[1].removesuffix("<|im_end|>") for t in turns[1:-1:2]]
     assert len(set(answers)) == 3
     assert list(got[0].input_ids[: len(got[0].fields["prompt_ids"])]) == got[0].fields["prompt_ids"]
@@ -35,7 +42,12 @@ def test_bare_text_has_one_bos_and_blank_lines():
     tokenizer = tiny.tokenizer(chat=False, bos_first=True)
     rows, train = answer_rows(2, tokenizer=tokenizer), answer_rows(9, seed=9, tokenizer=tokenizer, name="train")
     got = few_shot(tokenizer, rows, train, k=2)[0].fields["prompt_ids"]
-    assert got.count(tiny.BOS) == 1 and got[0] == tiny.BOS and tiny.EOS not in got and tokenizer.decode(got).count("\n\n") == 2
+    assert (
+        got.count(tiny.BOS) == 1
+        and got[0] == tiny.BOS
+        and tiny.EOS not in got
+        and tokenizer.decode(got).count("\n\n") == 2
+    )
 
 
 def test_a_default_system_turn_stands_once():

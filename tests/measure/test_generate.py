@@ -18,7 +18,14 @@ def _prompts(n: int = 17, start: int = 5, seed: int = 0) -> list[list[int]]:
 
 def _theirs(model, prompt, max_new_tokens, ends):
     ids = torch.tensor([prompt])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=0)
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=0,
+    )
     new = out[0, len(prompt) :].tolist()
     return new[: next((i for i, t in enumerate(new) if t in ends), len(new))]
 
@@ -45,9 +52,18 @@ def test_a_model_of_another_cache_takes_the_librarys_generation():
     from transformers import MistralConfig, MistralForCausalLM
 
     config = MistralConfig(
-        vocab_size=tiny.VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        sliding_window=4, initializer_range=0.1, pad_token_id=0, bos_token_id=1, eos_token_id=3,
-    )  # fmt: skip
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+        initializer_range=0.1,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=3,
+    )
     model, prompts, ends = tiny._make(MistralForCausalLM, config, 0), _prompts(6), list(range(100, 140))
     assert not _kv.caches_plainly(model) and _kv.caches_plainly(tiny.llama())
     assert greedy(model, tiny.tokenizer(), prompts, 6, ends) == [_theirs(model, p, 6, ends) for p in prompts]

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_statistic, mcnemar, paired_difference, t_interval, wilson
+from tunewright.measure.intervals import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_statistic,
+    mcnemar,
+    paired_difference,
+    t_interval,
+    wilson,
+)
 
 
 def test_wilson_matches_the_closed_form_and_is_sane_at_the_ends():
@@ -30,13 +38,17 @@ def test_t_interval_is_scipys():
 
 def test_bootstrap_is_near_scipys_bca():
     x = np.random.default_rng(1).exponential(2.0, 80)
-    theirs = stats.bootstrap((x,), np.mean, n_resamples=20000, method="BCa", rng=np.random.default_rng(2)).confidence_interval
+    theirs = stats.bootstrap(
+        (x,), np.mean, n_resamples=20000, method="BCa", rng=np.random.default_rng(2)
+    ).confidence_interval
     got = bootstrap_mean(x, resamples=20000)
     assert got.value == pytest.approx(x.mean())
     assert got.low == pytest.approx(theirs.low, abs=0.03) and got.high == pytest.approx(theirs.high, abs=0.03)
 
 
-@pytest.mark.parametrize(("draw", "truth"), [(lambda g: g.normal(1.0, 2.0, 60), 1.0), (lambda g: g.exponential(1.0, 60), 1.0)])
+@pytest.mark.parametrize(
+    ("draw", "truth"), [(lambda g: g.normal(1.0, 2.0, 60), 1.0), (lambda g: g.exponential(1.0, 60), 1.0)]
+)
 def test_bootstrap_covers_the_truth_as_often_as_it_says(draw, truth):
     g, inside = np.random.default_rng(3), 0
     for i in range(300):

@@ -25,7 +25,12 @@ def test_loss_is_the_librarys_over_all_tokens():
         assert d.nats == pytest.approx(loss * n, rel=1e-5) and d.tokens == n and d.id == row.id
         nats, tokens = nats + loss * n, tokens + n
     mean = kept(got)
-    assert mean.value == pytest.approx(nats / tokens, rel=1e-5) and mean.unit == "document" and mean.n == 7 and mean.low < mean.value < mean.high
+    assert (
+        mean.value == pytest.approx(nats / tokens, rel=1e-5)
+        and mean.unit == "document"
+        and mean.n == 7
+        and mean.low < mean.value < mean.high
+    )
 
 
 def test_every_token_is_predicted_once_in_windows():
@@ -37,7 +42,10 @@ def test_every_token_is_predicted_once_in_windows():
     assert [len(p.input_ids) for p in windows(row, 23)] == [23]
     model = tiny.llama()
     (got,) = document_losses(model, tiny.tokenizer(), CAUSAL, [row], max_length=8)
-    want = sum(model(torch.tensor([p.input_ids]), labels=torch.tensor([p.input_ids])).loss.item() * (len(p.input_ids) - 1) for p in parts)
+    want = sum(
+        model(torch.tensor([p.input_ids]), labels=torch.tensor([p.input_ids])).loss.item() * (len(p.input_ids) - 1)
+        for p in parts
+    )
     assert got.nats == pytest.approx(want, rel=1e-5) and got.tokens == 22
 
 
@@ -47,8 +55,12 @@ def test_figures_and_their_units():
     text = tokenizer.decode(rows[0].input_ids[1:], skip_special_tokens=True)
     assert docs[0].bytes == len(text.encode())
     loss = kept(docs)
-    assert kept(docs, "perplexity").value == pytest.approx(math.exp(loss.value)) and kept(docs, "perplexity").high == pytest.approx(math.exp(loss.high))
-    assert kept(docs, "bits_per_byte").value == pytest.approx(sum(d.nats for d in docs) / sum(d.bytes for d in docs) / math.log(2))
+    assert kept(docs, "perplexity").value == pytest.approx(math.exp(loss.value)) and kept(
+        docs, "perplexity"
+    ).high == pytest.approx(math.exp(loss.high))
+    assert kept(docs, "bits_per_byte").value == pytest.approx(
+        sum(d.nats for d in docs) / sum(d.bytes for d in docs) / math.log(2)
+    )
     with pytest.raises(RecipeError, match="perplexity"):
         kept(docs, "perplexty")
 

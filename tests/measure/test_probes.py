@@ -61,7 +61,10 @@ def test_scaling_is_the_identity_at_one_and_removes_at_zero():
 def test_threshold_and_directions_matter():
     base = _matrix()
     tuned = _with_intruder(base)
-    assert find_intruders(base, tuned, k=6, threshold=0.05).count == 0 and len(find_intruders(base, tuned, k=99).overlap) == 16
+    assert (
+        find_intruders(base, tuned, k=6, threshold=0.05).count == 0
+        and len(find_intruders(base, tuned, k=99).overlap) == 16
+    )
     with pytest.raises(MethodError, match="one shape"):
         find_intruders(base, tuned.T)
 
@@ -74,8 +77,14 @@ def test_the_probe_finds_the_site_in_its_own_layout(name):
     site = structure.linear_sites()[3]
     tuned = dict(base) | {site.weight_name: site.to_stored(_with_intruder(site.matrix().detach(), 50.0))}
     check_class(IntruderDimensions)
-    result = call(IntruderDimensions(directions=3), "probe", base=Side(base), tuned=Side(tuned), structure=structure, needs=None)
-    assert result.values["intruders"] == 1 and [r[0] for r in result.rows] == [site.weight_name] and result.values["matrices"] == len(structure.linear_sites())
+    result = call(
+        IntruderDimensions(directions=3), "probe", base=Side(base), tuned=Side(tuned), structure=structure, needs=None
+    )
+    assert (
+        result.values["intruders"] == 1
+        and [r[0] for r in result.rows] == [site.weight_name]
+        and result.values["matrices"] == len(structure.linear_sites())
+    )
     same = IntruderDimensions().probe(Side(base), Side(base), structure)
     assert same.values["intruders"] == 0 and same.rows == []
     one = IntruderDimensions(blocks=1).probe(Side(base), Side(tuned), structure)
@@ -135,8 +144,22 @@ def test_the_trade_measures_each_strength_once_under_its_own_setting():
         return lambda: t_interval([f(dial.at)] * 2)
 
     known = {0.0: TradePoint(0.0, t_interval([0.0, 0.0]), {"general": t_interval([3.0, 3.0])})}
-    points = trade(dial, [1, 0.5, 0.25, 0.5], figure(lambda s: 2 * s), {"general": figure(lambda s: 3 + s)}, figure(lambda s: s * s), known=known)
+    points = trade(
+        dial,
+        [1, 0.5, 0.25, 0.5],
+        figure(lambda s: 2 * s),
+        {"general": figure(lambda s: 3 + s)},
+        figure(lambda s: s * s),
+        known=known,
+    )
     assert [p.strength for p in points] == [0.0, 0.25, 0.5, 1.0] and dial.seen == [0.25, 0.5, 1.0] and dial.at == 1.0
-    assert [p.target.value for p in points] == [0.0, 0.5, 1.0, 2.0] and points[1].kept["general"].value == 3.25 and points[2].drift.value == 0.25
-    assert kept_at_target(points, "general", 0.75) == pytest.approx(3.375) and kept_at_target(points, "general", 2.0) == 4.0
+    assert (
+        [p.target.value for p in points] == [0.0, 0.5, 1.0, 2.0]
+        and points[1].kept["general"].value == 3.25
+        and points[2].drift.value == 0.25
+    )
+    assert (
+        kept_at_target(points, "general", 0.75) == pytest.approx(3.375)
+        and kept_at_target(points, "general", 2.0) == 4.0
+    )
     assert kept_at_target(points, "general", 9.0) is None

@@ -9,7 +9,10 @@ from tunewright.measure.rows import RowResult, pair, read_rows, write_rows
 
 
 def _results(answers):
-    return [RowResult(id=f"t.jsonl:{i}", source="t", prompt="p", answer=a, reference="ref é", score=float(a == "ref é")) for i, a in enumerate(answers)]
+    return [
+        RowResult(id=f"t.jsonl:{i}", source="t", prompt="p", answer=a, reference="ref é", score=float(a == "ref é"))
+        for i, a in enumerate(answers)
+    ]
 
 
 def test_rows_come_back_as_written(tmp_path):

@@ -30,7 +30,9 @@ def test_draws_follow_the_softmax():
     uniform = torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     share = torch.bincount(draw(logits.expand(20000, 4), uniform), minlength=4) / 20000
     assert torch.allclose(share, logits.exp(), atol=0.012)
-    edges = draw(torch.tensor([[float("-inf"), 0.0, float("-inf")]] * 2), torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64))
+    edges = draw(
+        torch.tensor([[float("-inf"), 0.0, float("-inf")]] * 2), torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64)
+    )
     assert edges.tolist() == [1, 1]
 
 

@@ -13,7 +13,15 @@ from tunewright.measure import _kv, text
 from tunewright.measure.choose import choose_after, label_tokens
 from tunewright.measure.generate import greedy
 from tunewright.measure.rows import RowResult
-from tunewright.measure.target import answer_length, answers_and_choices, distinct_labels, evaluate, likelihood_choice, macro_f1, summary
+from tunewright.measure.target import (
+    answer_length,
+    answers_and_choices,
+    distinct_labels,
+    evaluate,
+    likelihood_choice,
+    macro_f1,
+    summary,
+)
 from tunewright.tasks import get_task
 
 CAUSAL = get_task("text-generation")
@@ -36,8 +44,14 @@ def test_generated_answers_are_the_models_own():
     raw = greedy(model, tokenizer, [r.fields["prompt_ids"] for r in rows], answer_length(rows))
     assert [r.id for r in got] == [r.id for r in rows]
     assert [r.answer for r in got] == [tokenizer.decode(a, skip_special_tokens=True) for a in raw]
-    assert got[0].prompt == tokenizer.decode(rows[0].fields["prompt_ids"]) and got[0].reference == rows[0].fields["reference"]
-    taught = [type(r)(r.id, r.source, r.input_ids, r.weights, fields={**r.fields, "reference": a.answer}) for r, a in zip(rows, got, strict=True)]
+    assert (
+        got[0].prompt == tokenizer.decode(rows[0].fields["prompt_ids"])
+        and got[0].reference == rows[0].fields["reference"]
+    )
+    taught = [
+        type(r)(r.id, r.source, r.input_ids, r.weights, fields={**r.fields, "reference": a.answer})
+        for r, a in zip(rows, got, strict=True)
+    ]
     assert summary(evaluate(model, tokenizer, CAUSAL, taught, "exact_match"), "exact_match").value == 1.0
     assert summary(got, "exact_match").method == "wilson"
 
@@ -53,9 +67,15 @@ def test_loss_is_the_librarys(name):
     got = evaluate(model, tiny.tokenizer(), CAUSAL, rows, "loss", batch_tokens=40)
     for row, r in zip(rows, got, strict=True):
         ids = torch.tensor([list(row.input_ids)])
-        assert r.score == pytest.approx(model(ids, labels=ids).loss.item(), abs=1e-5) and r.weight == len(row.input_ids) - 1
+        assert (
+            r.score == pytest.approx(model(ids, labels=ids).loss.item(), abs=1e-5)
+            and r.weight == len(row.input_ids) - 1
+        )
     mean = summary(got, "loss")
-    assert mean.value == pytest.approx(sum(r.score * r.weight for r in got) / sum(r.weight for r in got)) and mean.low < mean.value < mean.high
+    assert (
+        mean.value == pytest.approx(sum(r.score * r.weight for r in got) / sum(r.weight for r in got))
+        and mean.low < mean.value < mean.high
+    )
     hits = evaluate(model, tiny.tokenizer(), CAUSAL, rows, "mean_token_accuracy")
     ids = torch.tensor([list(rows[0].input_ids)])
     assert hits[0].score == pytest.approx((model(ids).logits[0, :-1].argmax(-1) == ids[0, 1:]).float().mean().item())
@@ -71,15 +91,22 @@ def test_classification_accuracy_and_macro_f1():
     for row, r in zip(rows, got, strict=True):
         share = model(torch.tensor([row.input_ids])).logits[0].softmax(-1)
         assert r.answer == names[int(share.argmax())] and r.confidence == pytest.approx(share.max().item(), abs=1e-5)
-    assert macro_f1(got) == pytest.approx(f1_score([r.reference for r in got], [r.answer for r in got], average="macro", zero_division=0))
+    assert macro_f1(got) == pytest.approx(
+        f1_score([r.reference for r in got], [r.answer for r in got], average="macro", zero_division=0)
+    )
     assert summary(evaluate(model, tokenizer, task, rows, "f1_macro"), "f1_macro").value == pytest.approx(macro_f1(got))
 
 
 def test_masked_loss_and_training_mode_comes_back():
     model, task = tiny.bert(), get_task("fill-mask")
-    rows = [task.encode(Record({"text": t}, id=f"m:{i}"), tiny.tokenizer(encoder=True), EncodeOptions()) for i, t in enumerate(tiny.TEXT)]
+    rows = [
+        task.encode(Record({"text": t}, id=f"m:{i}"), tiny.tokenizer(encoder=True), EncodeOptions())
+        for i, t in enumerate(tiny.TEXT)
+    ]
     model.train()
-    assert all(r.score > 0 for r in evaluate(model, tiny.tokenizer(encoder=True), task, rows, "loss")) and model.training
+    assert (
+        all(r.score > 0 for r in evaluate(model, tiny.tokenizer(encoder=True), task, rows, "loss")) and model.training
+    )
 
 
 NEAR = ["card to", "card at", "shop a", "river", "who is", "bank at", "town"]
@@ -91,7 +118,9 @@ def _brute(model, rows, labels, tokens, mean):
         scores = []
         for t in tokens:
             ids = torch.tensor([[*row.fields["prompt_ids"], *t]])
-            logp = model(ids).logits[0, -len(t) - 1 : -1].log_softmax(-1).gather(-1, torch.tensor(t)[:, None]).sum().item()
+            logp = (
+                model(ids).logits[0, -len(t) - 1 : -1].log_softmax(-1).gather(-1, torch.tensor(t)[:, None]).sum().item()
+            )
             scores.append(logp / (len(t) if mean else 1))
         out.append(scores)
     return torch.tensor(out)
@@ -133,7 +162,9 @@ def test_labels_end_as_the_rows_answers_do():
 def test_one_reading_gives_both():
     model, tokenizer, rows = tiny.llama(seed=5), tiny.tokenizer(), answer_rows(23)
     answers, choices = answers_and_choices(model, tokenizer, rows, LABELS, batch_tokens=90)
-    assert answers == evaluate(model, tokenizer, CAUSAL, rows, "exact_match") and choices == likelihood_choice(model, tokenizer, rows, LABELS)
+    assert answers == evaluate(model, tokenizer, CAUSAL, rows, "exact_match") and choices == likelihood_choice(
+        model, tokenizer, rows, LABELS
+    )
 
 
 def test_another_kind_of_cache_gives_the_same_choice(monkeypatch):
@@ -150,7 +181,11 @@ def test_distinct_labels_only_where_answers_are_classes():
 
 
 def pair_rows(tokenizer) -> list:
-    asked = [("Which? card", "card to", "the river at the town who"), ("Which? town", "a town who is at the shop", "river"), ("x", "a", "who is")]
+    asked = [
+        ("Which? card", "card to", "the river at the town who"),
+        ("Which? town", "a town who is at the shop", "river"),
+        ("x", "a", "who is"),
+    ]
     values = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in asked * 3]
     values += [{**v, "chosen": v["rejected"], "rejected": v["chosen"]} for v in values]
     return [CAUSAL.encode(Record(v, id=f"p:{i}", source="p"), tokenizer, EncodeOptions()) for i, v in enumerate(values)]
@@ -168,7 +203,12 @@ def test_the_likelier_answer_of_a_pair_is_the_brute_force_one(metric, packed):
         said = []
         for ids in (list(row.input_ids), row.fields["rejected_ids"]):
             answer = ids[len(row.fields["prompt_ids"]) :]
-            logp = model(torch.tensor([ids])).logits[0, -len(answer) - 1 : -1].log_softmax(-1).gather(-1, torch.tensor(answer)[:, None])
+            logp = (
+                model(torch.tensor([ids]))
+                .logits[0, -len(answer) - 1 : -1]
+                .log_softmax(-1)
+                .gather(-1, torch.tensor(answer)[:, None])
+            )
             said.append((logp.mean() if metric.endswith("norm") else logp.sum()).item())
         want.append(float(said[0] > said[1]))
     if packed:
@@ -183,13 +223,18 @@ def test_the_likelier_answer_of_a_pair_is_the_brute_force_one(metric, packed):
 
 def test_the_sum_favours_short_answers_and_the_mean_does_not():
     model, tokenizer = tiny.llama(seed=5), tiny.tokenizer()
-    by_sum, by_mean = ([r.score for r in evaluate(model, tokenizer, CAUSAL, pair_rows(tokenizer), m)] for m in ("pair_accuracy", "pair_accuracy_norm"))
+    by_sum, by_mean = (
+        [r.score for r in evaluate(model, tokenizer, CAUSAL, pair_rows(tokenizer), m)]
+        for m in ("pair_accuracy", "pair_accuracy_norm")
+    )
     assert by_sum[0] == 1 and by_sum[1] == 0 and by_sum != by_mean
 
 
 def test_an_answer_equal_to_the_rejected_one_is_no_hit():
     tokenizer = tiny.tokenizer()
-    row = CAUSAL.encode(Record({"prompt": "x", "chosen": "a", "rejected": "a"}, id="p:1", source="p"), tokenizer, EncodeOptions())
+    row = CAUSAL.encode(
+        Record({"prompt": "x", "chosen": "a", "rejected": "a"}, id="p:1", source="p"), tokenizer, EncodeOptions()
+    )
     assert evaluate(tiny.llama(), tokenizer, CAUSAL, [row], "pair_accuracy")[0].score == 0
 
 
@@ -208,5 +253,9 @@ def test_impossible_metrics_are_refused():
 
 
 def test_a_loss_row_without_targets_counts_nothing():
-    results = [RowResult(id="a", score=2.0, weight=3.0), RowResult(id="b", score=0.0, weight=0.0), RowResult(id="c", score=1.0, weight=1.0)]
+    results = [
+        RowResult(id="a", score=2.0, weight=3.0),
+        RowResult(id="b", score=0.0, weight=0.0),
+        RowResult(id="c", score=1.0, weight=1.0),
+    ]
     assert summary(results, "loss").value == pytest.approx(7 / 4)

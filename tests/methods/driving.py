@@ -77,8 +77,20 @@ class Cursor:
 
 def spec(**changes: Any) -> SimpleNamespace:
     """A resolved `train` section."""
-    values: dict[str, Any] = {"micro_tokens": None, "seed": 0, "learning_rate": 1e-2, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
-    values |= {"optimizer": SimpleNamespace(name="adamw"), "lr_scheduler_type": "constant", "max_grad_norm": 1.0, "momentum": 0.0}
+    values: dict[str, Any] = {
+        "micro_tokens": None,
+        "seed": 0,
+        "learning_rate": 1e-2,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+    }
+    values |= {
+        "optimizer": SimpleNamespace(name="adamw"),
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1.0,
+        "momentum": 0.0,
+    }
     return SimpleNamespace(**{**values, **changes})
 
 
@@ -104,7 +116,17 @@ class Run:
         self.cursor = Cursor(sources, batch)
         self.records: list[dict[str, Any]] = []
         self.task = get_task(task)
-        self.plan = Plan(**{"steps": steps, "tokens": 10_000, "stage": "main", "index": 0, "learning_rate": 1e-2, "warmup_steps": 0, **(plan or {})})
+        self.plan = Plan(
+            **{
+                "steps": steps,
+                "tokens": 10_000,
+                "stage": "main",
+                "index": 0,
+                "learning_rate": 1e-2,
+                "warmup_steps": 0,
+                **(plan or {}),
+            }
+        )
         rows = [r for part in sources.values() for r in part]
         self.provider = Provider(NeedContext(self.adapted, self.task, 0, {"train": rows}))
         self.provider.check(self.methods)
@@ -116,7 +138,17 @@ class Run:
                 listen(loop)
 
         budget = SimpleNamespace(tokens=None, steps=None, seconds=None, flops=None, epochs=None)
-        self.stage = Stage(self.adapted, self.task, self.methods, self.cursor, self.plan, spec(**train_spec), budget, self.provider.signals, note)
+        self.stage = Stage(
+            self.adapted,
+            self.task,
+            self.methods,
+            self.cursor,
+            self.plan,
+            spec(**train_spec),
+            budget,
+            self.provider.signals,
+            note,
+        )
 
     def train(self, resume: Any = None) -> Loop:
         return train(self.stage, resume)
@@ -137,14 +169,19 @@ def changed(loop: Loop) -> dict[str, Tensor]:
 
 
 def assert_resumes(make: Any, at: int) -> None:
-    """A run stopped after `at` steps and resumed ends bit for bit as one that was not. `make(listen)` gives a fresh Run."""
+    """A run stopped after `at` steps and resumed ends bit for bit as one that was not.
+
+    `make(listen)` gives a fresh Run.
+    """
     kept: list[Any] = []
     whole = make(lambda loop: kept.append(snapshot(loop)) if loop.step_number == at else None)
     first = changed(whole.train())
     again = make(None)
     second = changed(again.train(kept[0]))
     assert first.keys() == second.keys()
-    assert all(torch.equal(first[n], second[n]) for n in first), [n for n in first if not torch.equal(first[n], second[n])]
+    assert all(torch.equal(first[n], second[n]) for n in first), [
+        n for n in first if not torch.equal(first[n], second[n])
+    ]
     assert [r["loss"] for r in whole.records[at:]] == [r["loss"] for r in again.records]
 
 

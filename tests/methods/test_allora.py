@@ -33,7 +33,9 @@ def test_the_first_step_is_eta_times_lora_s():
 
     plain, scaled = step_of(LoRA(rank=4, alpha=4.0)), step_of(ALLoRA(rank=4, eta=3.0))
     for name, change in plain.items():
-        torch.testing.assert_close(scaled[name], change * 3.0 if name.endswith("lora_B") else change, atol=1e-7, rtol=1e-4)
+        torch.testing.assert_close(
+            scaled[name], change * 3.0 if name.endswith("lora_B") else change, atol=1e-7, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("norm", ["B", "product"])

@@ -1,4 +1,6 @@
-"""BANG: smoothed and mixed losses against their formulas, plain cross-entropy at zero, and less sure of itself once trained."""
+"""BANG: smoothed and mixed losses against their formulas, plain cross-entropy at zero, and less sure of itself once
+trained.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from tunewright.tasks import get_task
 
 
 def make(listen=None, steps=6, **fields):
-    return Run({"full": FullFineTuning(), "bang": Bang(**fields)}, model=tiny.vit(), task="image-classification", batch=9, listen=listen, steps=steps)
+    return Run(
+        {"full": FullFineTuning(), "bang": Bang(**fields)},
+        model=tiny.vit(),
+        task="image-classification",
+        batch=9,
+        listen=listen,
+        steps=steps,
+    )
 
 
 def test_smoothing_is_cross_entropy_with_soft_targets():
@@ -26,7 +35,10 @@ def test_smoothing_is_cross_entropy_with_soft_targets():
     assert torch.equal(smoothed(logits, y, 0.0), F.cross_entropy(logits, y, reduction="none"))
     one = torch.ones(5)
     assert torch.equal(mixed_loss(logits, y, y.roll(1), one, 0.1), smoothed(logits, y, 0.1))
-    torch.testing.assert_close(mixed_loss(logits, y, y.roll(1), 0.5 * one, 0.0), (smoothed(logits, y, 0.0) + smoothed(logits, y.roll(1), 0.0)) / 2)
+    torch.testing.assert_close(
+        mixed_loss(logits, y, y.roll(1), 0.5 * one, 0.0),
+        (smoothed(logits, y, 0.0) + smoothed(logits, y.roll(1), 0.0)) / 2,
+    )
 
 
 def test_pictures_are_mixed_with_their_neighbour_by_a_share_of_their_own():
@@ -50,7 +62,11 @@ def test_nothing_smoothed_or_mixed_is_plain_training():
 def test_a_model_trained_so_is_less_sure():
     batch = get_task("image-classification").collate(image_rows(12, seed=9))
     sure = {}
-    for name, fields in {"plain": {"smoothing": 0.0}, "smoothed": {"smoothing": 0.3}, "mixed": {"smoothing": 0.0, "mixup": 1.0}}.items():
+    for name, fields in {
+        "plain": {"smoothing": 0.0},
+        "smoothed": {"smoothing": 0.3},
+        "mixed": {"smoothing": 0.0, "mixup": 1.0},
+    }.items():
         run = make(steps=30, **fields)
         model = run.train().stage.adapted.model.eval()
         with torch.no_grad():

@@ -48,7 +48,9 @@ def test_cutting_and_folding_change_no_output():
 
 
 def test_a_dead_site_keeps_one_dead_piece():
-    delta = GatedLowRank(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(5, 3), torch.zeros(3), 1.0)
+    delta = GatedLowRank(
+        torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(5, 3), torch.zeros(3), 1.0
+    )
     assert cut_dead_pieces(delta) == 1 and delta.gate.tolist() == [0.0] and not delta.change().any()
 
 

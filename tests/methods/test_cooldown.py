@@ -51,18 +51,28 @@ def test_the_first_batch_already_follows_and_replay_keeps_its_share():
     assert weights == pytest.approx({"a": 0.6, "b": 0.3, "old": 0.1})
     run = Run({"lora": LoRA(rank=2), "cooldown": Cooldown()}, sources=SOURCES, plan={"sources": SIZES}, steps=2)
     held = []
-    run.cursor.next_batch = (lambda real: lambda: (held.append(dict(run.cursor.weights)), real())[1])(run.cursor.next_batch)
+    run.cursor.next_batch = (lambda real: lambda: (held.append(dict(run.cursor.weights)), real())[1])(
+        run.cursor.next_batch
+    )
     run.train()
     assert held == [pytest.approx(shares(SIZES, 5.0)), pytest.approx(shares(SIZES, 1.0))]
 
 
 def test_resumes():
     def make(listen):
-        return Run({"lora": LoRA(rank=2), "cooldown": Cooldown(shape="linear")}, sources=SOURCES, plan={"sources": SIZES}, steps=6, listen=listen)
+        return Run(
+            {"lora": LoRA(rank=2), "cooldown": Cooldown(shape="linear")},
+            sources=SOURCES,
+            plan={"sources": SIZES},
+            steps=6,
+            listen=listen,
+        )
 
     assert_resumes(make, 2)
 
 
 def test_one_source_is_refused():
     with pytest.raises(MethodError, match="balances sources"):
-        Run({"lora": LoRA(rank=2), "cooldown": Cooldown()}, plan={"sources": {"new": 100, "old": 9}, "replay": ("old",)})
+        Run(
+            {"lora": LoRA(rank=2), "cooldown": Cooldown()}, plan={"sources": {"new": 100, "old": 9}, "replay": ("old",)}
+        )

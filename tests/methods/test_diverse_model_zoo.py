@@ -69,4 +69,6 @@ def test_with_neither_auxiliary_or_no_weight_it_is_cross_entropy():
     assert not alone.needs() and torch.allclose(alone.objective(outputs, batch, Needs({})).value, plain)
     flat = Needs({"auxiliary_outputs": ((features, torch.zeros(6, 3)), (features, logits))})
     assert torch.allclose(DiverseModelZoo(independence=0.0).objective(outputs, batch, flat).value, plain)
-    assert float(DiverseModelZoo(independence=0.5).objective(outputs, batch, flat).value) == pytest.approx(float(plain) + 0.5, abs=1e-5)
+    assert float(DiverseModelZoo(independence=0.5).objective(outputs, batch, flat).value) == pytest.approx(
+        float(plain) + 0.5, abs=1e-5
+    )

@@ -44,11 +44,16 @@ def test_lora_scales_and_patterns():
     deltas = {s: d["lora"] for s, d in Tiny([("lora", method)]).adapted.deltas().items()}
     assert len(deltas) == 14
     assert (deltas["model.layers.0.self_attn.q_proj"].rank, deltas["model.layers.0.self_attn.q_proj"].scale) == (2, 4)
-    assert (deltas["model.layers.0.self_attn.k_proj"].rank, deltas["model.layers.0.self_attn.k_proj"].scale) == (4, 0.25)
+    assert (deltas["model.layers.0.self_attn.k_proj"].rank, deltas["model.layers.0.self_attn.k_proj"].scale) == (
+        4,
+        0.25,
+    )
     assert [deltas[f"model.layers.{i}.mlp.up_proj"].rank for i in (0, 1)] == [4, 3]
 
 
-@pytest.mark.parametrize("parameters, near", [({"targets": ["q_prj"]}, "q_proj"), ({"rank_pattern": {"qproj": 2}}, "q_proj")])
+@pytest.mark.parametrize(
+    "parameters, near", [({"targets": ["q_prj"]}, "q_proj"), ({"rank_pattern": {"qproj": 2}}, "q_proj")]
+)
 def test_lora_names_the_nearest_module(parameters, near):
     with pytest.raises(MethodError, match=near):
         Tiny([("lora", LoRA(**parameters))])
@@ -111,7 +116,9 @@ def test_lift_reduces_as_the_svd_does_and_takes_the_largest(shape):
     W = normal(*shape)
     U, S, V = torch.linalg.svd(W.double(), full_matrices=False)
     R = (U[:, :3] * S[:3]) @ V[:3]
-    assert torch.allclose(low_rank_part(W, 3).double(), R, atol=1e-5) and torch.allclose(low_rank_part(W, 12), W, atol=1e-6)
+    assert torch.allclose(low_rank_part(W, 3).double(), R, atol=1e-5) and torch.allclose(
+        low_rank_part(W, 12), W, atol=1e-6
+    )
     places = largest_entries(R, 30)
     assert len(places) == 30 and bool((places.diff() > 0).all())
     rest = torch.ones(R.numel(), dtype=torch.bool)
@@ -137,7 +144,9 @@ def test_lift_moves_only_the_mask_and_keeps_moments_of_what_stays():
             assert n in mask or not len(moved)
             assert not len(moved) or bool(torch.isin(moved, mask[n]).all())
         assert all(len(i) == budget(*t.adapted.base_parameters()[n].shape, 2) for n, i in mask.items())
-        assert all(states[step][f"{n}|exp_avg"].shape == i.shape for n, i in mask.items()), "moments exist for the mask alone"
+        assert all(states[step][f"{n}|exp_avg"].shape == i.shape for n, i in mask.items()), (
+            "moments exist for the mask alone"
+        )
     assert any(not torch.equal(masks[1][n], masks[2][n]) for n in masks[0]), "the mask is drawn again"
     assert float(states[3][f"{next(iter(masks[0]))}|step"]) == 4, "the step count goes on"
 
@@ -209,7 +218,11 @@ def test_covariance_leaves_padding_out_and_adds_up_over_batches(make):
 
 def test_asft_gradient_is_exact():
     V, anchor = 7, 0.3
-    logits, base, targets = normal(5, V, dtype=torch.float64).requires_grad_(), normal(5, V, seed=1, dtype=torch.float64), torch.tensor([0, 3, 6, 2, 2])
+    logits, base, targets = (
+        normal(5, V, dtype=torch.float64).requires_grad_(),
+        normal(5, V, seed=1, dtype=torch.float64),
+        torch.tensor([0, 3, 6, 2, 2]),
+    )
     # the method computes in fp32; here its pieces run in fp64
     log_p = logits.log_softmax(-1)
     own = weighted_by_own_probability(log_p.gather(-1, targets[:, None])[:, 0])
@@ -225,7 +238,9 @@ def test_asft_gradient_is_exact():
 
 def test_asft_divergence_is_zero_at_the_base_and_absent_without_an_anchor():
     logits = normal(4, 9)
-    assert float(divergence(logits, logits).abs().max()) == 0 and bool((divergence(logits, normal(4, 9, seed=1)) > 0).all())
+    assert float(divergence(logits, logits).abs().max()) == 0 and bool(
+        (divergence(logits, normal(4, 9, seed=1)) > 0).all()
+    )
     assert ASFT(anchor=0).needs() == () and len(ASFT().needs()) == 1
     dft, asft = Tiny([("asft", ASFT(anchor=0))], steps=1).run(), Tiny([("asft", ASFT(anchor=5))], steps=1).run()
     assert dft.records[0]["loss"] == pytest.approx(asft.records[0]["loss"], rel=1e-5), "at step 0 the divergence is 0"

@@ -56,16 +56,31 @@ def test_the_divergence_estimates_kl_and_is_never_negative():
     rng = torch.Generator().manual_seed(0)
     p, q = (torch.randn(50, generator=rng, dtype=torch.float64).log_softmax(-1) for _ in range(2))
     assert bool((divergence(p, q) >= 0).all()) and divergence(p, p).abs().max() == 0
-    assert float((p.exp() * divergence(p, q)).sum()) == pytest.approx(float((p.exp() * (p - q)).sum())), "unbiased under p"
+    assert float((p.exp() * divergence(p, q)).sum()) == pytest.approx(float((p.exp() * (p - q)).sum())), (
+        "unbiased under p"
+    )
 
 
 def test_a_samples_loss_is_its_tokens_mean():
     logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     targets, rows = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0, 0, 0, 1, 1])
-    old, reference, advantage = (torch.randn(n, generator=torch.Generator().manual_seed(n)) / 4 - 2.5 for n in (5, 5, 2))
-    batch = Batch({}, targets, torch.ones(5), rows, ["a#0", "a#1"], ["s"] * 2, 5, fields={"advantage": advantage, "sampled_log_probs": old})
+    old, reference, advantage = (
+        torch.randn(n, generator=torch.Generator().manual_seed(n)) / 4 - 2.5 for n in (5, 5, 2)
+    )
+    batch = Batch(
+        {},
+        targets,
+        torch.ones(5),
+        rows,
+        ["a#0", "a#1"],
+        ["s"] * 2,
+        5,
+        fields={"advantage": advantage, "sampled_log_probs": old},
+    )
     for temperature in (1.0, 0.5):
-        told = GRPO(clip=0.1, beta=0.3, temperature=temperature).objective(Outputs(logits, targets), batch, Needs({"reference_log_probs": reference}))
+        told = GRPO(clip=0.1, beta=0.3, temperature=temperature).objective(
+            Outputs(logits, targets), batch, Needs({"reference_log_probs": reference})
+        )
         p = F.log_softmax(logits / temperature, -1)[torch.arange(5), targets]
         for i in range(2):
             terms = []
@@ -78,7 +93,11 @@ def test_a_samples_loss_is_its_tokens_mean():
 
 
 def test_the_first_step_on_fresh_samples_is_on_policy_and_the_base():
-    r = Tiny([("grpo", GRPO(samples=4, max_new_tokens=4, reuse=2)), ("numeric-answer", NumericAnswer(near=1.0))]).run().records
+    r = (
+        Tiny([("grpo", GRPO(samples=4, max_new_tokens=4, reuse=2)), ("numeric-answer", NumericAnswer(near=1.0))])
+        .run()
+        .records
+    )
     assert r[0]["clipped/grpo"] == 0 and r[0]["kl/grpo"] == pytest.approx(0, abs=1e-6) and "reward" in r[0]
     assert r[1]["clipped/grpo"] > 0 and r[1]["kl/grpo"] > 0 and "reward" not in r[1]
 
@@ -94,9 +113,18 @@ def test_exact_answer(said, reference, reward):
 
 @pytest.mark.parametrize(
     "text, number",
-    [("so 3 + 4 = 7.", "7"), ("#### 1,250", "1250"), ("it costs $1,250.50!", "1250.50"), ("-3", "-3"), ("from 5 to \u22122", "-2"), ("none", None),
-     ("x2", None), ("10-3", "3"), ("0.1", "0.1")],
-)  # fmt: skip
+    [
+        ("so 3 + 4 = 7.", "7"),
+        ("#### 1,250", "1250"),
+        ("it costs $1,250.50!", "1250.50"),
+        ("-3", "-3"),
+        ("from 5 to \u22122", "-2"),
+        ("none", None),
+        ("x2", None),
+        ("10-3", "3"),
+        ("0.1", "0.1"),
+    ],
+)
 def test_the_last_number_of_a_text(text, number):
     found = last_number(text)
     assert (None if found is None else str(found)) == number
@@ -162,7 +190,14 @@ def reinforced(model, reward: Method, seed: int) -> torch.nn.Module:
     set_up(adapted, methods, plan, task.name, provider.stage)
     budget = SimpleNamespace(tokens=None, steps=None, seconds=None, flops=None)
     stage = Stage(
-        adapted, task, methods, Cursor({"first": first_of_two(TRAINED)}, 16, seed), plan, spec(learning_rate=2e-3, seed=seed), budget, provider.signals
+        adapted,
+        task,
+        methods,
+        Cursor({"first": first_of_two(TRAINED)}, 16, seed),
+        plan,
+        spec(learning_rate=2e-3, seed=seed),
+        budget,
+        provider.signals,
     )
     return train(stage).adapted.model
 
@@ -179,7 +214,9 @@ def right(model) -> list[float]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_held_out_reward_rises_with_the_rewards_and_not_with_shuffled_ones(seed):
     base = right(half_taught())
-    taught, shuffled = (paired_difference(base, right(reinforced(half_taught(), r, seed))) for r in (ExactAnswer(), ShuffledAnswer()))
+    taught, shuffled = (
+        paired_difference(base, right(reinforced(half_taught(), r, seed))) for r in (ExactAnswer(), ShuffledAnswer())
+    )
     assert taught.low > 0.3, taught
     assert shuffled.low <= 0 and shuffled.value < 0.1, shuffled
 
@@ -192,7 +229,10 @@ def measured(seeds: int = 4) -> str:
         for seed in range(seeds):
             after = right(reinforced(half_taught(), reward, seed))
             d = paired_difference(base, after)
-            lines.append(f"| {name}, seed {seed} | {sum(after) / len(after):.3f} | {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] |")
+            lines.append(
+                f"| {name}, seed {seed} | {sum(after) / len(after):.3f} | {d.value:+.3f} [{d.low:+.3f}, "
+                f"{d.high:+.3f}] |"
+            )
     return "\n".join(lines)
 
 

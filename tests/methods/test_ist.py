@@ -27,7 +27,9 @@ def test_scores_grow_where_weakening_helps_and_stay_in_no_set():
     rewards = torch.exp(-torch.tensor(losses)) - torch.exp(-torch.tensor(losses)).mean()
     assert abs(float(rewards.sum())) < 1e-6
     slope = torch.sigmoid(scores) * (1 - torch.sigmoid(scores))
-    expected = scores + 10.0 * slope * torch.stack([rewards[0] + rewards[1], rewards[0] + rewards[2], rewards[1] + rewards[2], torch.tensor(0.0)])
+    expected = scores + 10.0 * slope * torch.stack(
+        [rewards[0] + rewards[1], rewards[0] + rewards[2], rewards[1] + rewards[2], torch.tensor(0.0)]
+    )
     torch.testing.assert_close(new, expected)
     assert new[3] == scores[3] and new[0] > scores[0]
     assert torch.equal(scores, torch.tensor([0.5, -1.0, 0.0, 2.0]))
@@ -107,4 +109,6 @@ def test_moments_wait_while_a_block_is_not_drawn():
     loop = run.train()
     total = sum(v for n, v in counts[-1].items() if n.endswith("q_proj.delta.lora.lora_A"))
     assert total == loop.step_number  # every step counted once, for the block that was drawn
-    assert all(later.get(n, 0) >= v for earlier, later in zip(counts, counts[1:], strict=False) for n, v in earlier.items())
+    assert all(
+        later.get(n, 0) >= v for earlier, later in zip(counts, counts[1:], strict=False) for n, v in earlier.items()
+    )

@@ -1,4 +1,6 @@
-"""LAE over two tasks: the adapter waits for the new classifier, the offline expert follows, both answer, old rows of the head stay."""
+"""LAE over two tasks: the adapter waits for the new classifier, the offline expert follows, both answer, old rows
+of the head stay.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,14 @@ def rows(classes: tuple[int, ...], count: int = 8) -> list[Row]:
 
 def stage(adapted: Adapted, classes: tuple[int, ...], listen=None, **fields) -> Run:
     method = LAE(**{"rank": 2, "momentum": MOMENTUM, **fields})
-    run = Run({"lae": method}, model=adapted, task="text-classification", sources={"t": rows(classes)}, steps=STEPS, listen=listen)
+    run = Run(
+        {"lae": method},
+        model=adapted,
+        task="text-classification",
+        sources={"t": rows(classes)},
+        steps=STEPS,
+        listen=listen,
+    )
     run.methods.event("begin_task", stage="x", adapted=adapted)
     return run
 
@@ -102,7 +111,11 @@ def test_a_later_task_freezes_the_adapter_first_and_the_offline_expert_follows_e
         heads.append(loop.adapted.model.classifier.weight.clone())
 
     run = second(first, listen)
-    start, before, head = values(run.adapted, ONLINE), values(run.adapted, OFFLINE), run.adapted.model.classifier.weight.clone()
+    start, before, head = (
+        values(run.adapted, ONLINE),
+        values(run.adapted, OFFLINE),
+        run.adapted.model.classifier.weight.clone(),
+    )
     assert same(start, before)  # a copy of the adapter as the task begins
     run.train()
     wait = 3  # 0.6 of five steps
@@ -113,7 +126,12 @@ def test_a_later_task_freezes_the_adapter_first_and_the_offline_expert_follows_e
     for fast, got in zip(online, offline, strict=True):
         slow = [torch.lerp(a, b, 1 - MOMENTUM) for a, b in zip(slow, fast, strict=True)]
         assert same(slow, got)
-    assert all(float(p.grad.abs().sum()) == 0 for d in expert(run.adapted.structure, OFFLINE) for p in d.parameters() if p.grad is not None)
+    assert all(
+        float(p.grad.abs().sum()) == 0
+        for d in expert(run.adapted.structure, OFFLINE)
+        for p in d.parameters()
+        if p.grad is not None
+    )
 
 
 def test_no_freezing_where_it_is_turned_off(first):
@@ -135,7 +153,9 @@ def test_both_experts_answer_over_all_classes_seen(first):
                 alone[name] = torch.softmax(run.task.forward(adapted.model, batch).logits, -1)
         said = run.task.forward(adapted.wrapper.eval(), batch).logits
         plain = torch.softmax(run.task.forward(adapted.model, batch).logits, -1)
-    assert not torch.equal(alone[ONLINE], alone[OFFLINE]) and torch.equal(plain, alone[ONLINE])  # the online one speaks otherwise
+    assert not torch.equal(alone[ONLINE], alone[OFFLINE]) and torch.equal(
+        plain, alone[ONLINE]
+    )  # the online one speaks otherwise
     torch.testing.assert_close(said.exp(), torch.maximum(alone[ONLINE], alone[OFFLINE]))
     with adapted.at_strength(1.0), torch.no_grad():  # where runs are measured
         assert torch.equal(run.task.forward(adapted.wrapper, batch).logits, said)

@@ -55,7 +55,9 @@ def test_packed_padded_and_split_batches_see_the_same_tokens():
     one = masked(packed, 0.5, None, 320, keyed(packed)).inputs["input_ids"].flatten()
     other = masked(padded, 0.5, None, 320, keyed(padded)).inputs
     each = [masked(b, 0.5, None, 320, keyed(b)).inputs["input_ids"].flatten() for b in alone]
-    assert torch.equal(one, other["input_ids"][padded.inputs["attention_mask"].bool()]) and torch.equal(one, torch.cat(each))
+    assert torch.equal(one, other["input_ids"][padded.inputs["attention_mask"].bool()]) and torch.equal(
+        one, torch.cat(each)
+    )
 
 
 def test_rate_zero_is_plain_fine_tuning_and_the_rate_rises():
@@ -63,7 +65,12 @@ def test_rate_zero_is_plain_fine_tuning_and_the_rate_rises():
     none = changed(Run({"lora": LoRA(rank=2), "m": MaskedThought(rate=0.0)}).train())
     some = changed(Run({"lora": LoRA(rank=2), "m": MaskedThought(rate=0.5)}).train())
     assert all(torch.equal(plain[n], none[n]) for n in plain) and any(not torch.equal(plain[n], some[n]) for n in plain)
-    run = Run({"lora": LoRA(rank=2), "m": MaskedThought(rate=1.0, warmup=1.0, mask=4)}, steps=2, sources={"new": text_rows(40)}, batch=40)
+    run = Run(
+        {"lora": LoRA(rank=2), "m": MaskedThought(rate=1.0, warmup=1.0, mask=4)},
+        steps=2,
+        sources={"new": text_rows(40)},
+        batch=40,
+    )
     rows = run.cursor.next_batch()
     from tunewright.training.train import Loop
 
@@ -90,12 +97,16 @@ def test_a_new_token_starts_as_the_mean_and_is_never_written(tied):
     run = Run({"lora": LoRA(rank=2), "m": MaskedThought(mask="<hidden>")}, model=Adapted(model, tokenizer), steps=2)
     assert torch.equal(torch.get_rng_state(), random_state)
     new = tokenizer.convert_tokens_to_ids("<hidden>")
-    assert new == len(before) and run.state("m").data["mask"] == new and model.generation_config.suppress_tokens == [new]
+    assert (
+        new == len(before) and run.state("m").data["mask"] == new and model.generation_config.suppress_tokens == [new]
+    )
     torch.testing.assert_close(model.get_input_embeddings().weight[new], before.mean(0))
     torch.testing.assert_close(model.get_output_embeddings().weight[new], head.mean(0))
     assert torch.equal(model.get_input_embeddings().weight[:new], before) and tokenizer.mask_token == "<|mask|>"
     run.train()
-    again = Run({"lora": LoRA(rank=2), "m": MaskedThought(mask="<|mask|>")}, model=Adapted(tiny.llama(), tiny.tokenizer()))
+    again = Run(
+        {"lora": LoRA(rank=2), "m": MaskedThought(mask="<|mask|>")}, model=Adapted(tiny.llama(), tiny.tokenizer())
+    )
     assert again.state("m").data["mask"] == tiny.MASK and again.adapted.model.config.vocab_size == len(before)
 
 

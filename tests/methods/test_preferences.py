@@ -33,7 +33,15 @@ def rows(n: int = 6) -> list[Row]:
     made = []
     for row, other in zip(text_rows(n), text_rows(n, seed=9), strict=True):
         ids = [*row.input_ids[:2], *other.input_ids[2:]]
-        made.append(Row(row.id, row.source, row.input_ids, row.weights, fields={"rejected_ids": ids, "rejected_weights": other.weights}))
+        made.append(
+            Row(
+                row.id,
+                row.source,
+                row.input_ids,
+                row.weights,
+                fields={"rejected_ids": ids, "rejected_weights": other.weights},
+            )
+        )
     return made
 
 
@@ -99,7 +107,10 @@ def test_ipo_is_zero_exactly_at_its_margin_and_pulls_back_beyond_it():
 def test_kto_on_pairs_is_the_published_formula_without_gradient_through_its_points():
     c, r = ratios()
     beta, above, below = 0.2, max(0.0, float(c.mean())), max(0.0, float(r.mean()))
-    sigmoid = [1 / (1 + math.exp(-beta * (x - below))) for x in c.tolist()], [1 / (1 + math.exp(-beta * (above - x))) for x in r.tolist()]
+    sigmoid = (
+        [1 / (1 + math.exp(-beta * (x - below))) for x in c.tolist()],
+        [1 / (1 + math.exp(-beta * (above - x))) for x in r.tolist()],
+    )
     expected = sum(1 - s for part in sigmoid for s in part) / 12
     assert float(kto_pair_loss(c, r, beta).mean()) == pytest.approx(expected, rel=1e-9)
     c.requires_grad_()
@@ -114,7 +125,9 @@ def test_simpo_is_length_normalised_and_needs_no_reference():
     assert SimPO().needs() == ()
     model = tiny.llama()
     batch, outputs = batch_and_outputs(model)
-    level = Outputs(torch.zeros(len(batch.targets), 10), batch.targets % 10)  # every token equally likely: lengths must not matter
+    level = Outputs(
+        torch.zeros(len(batch.targets), 10), batch.targets % 10
+    )  # every token equally likely: lengths must not matter
     told = SimPO(gamma=0.0).objective(level, batch)
     assert told.value.tolist() == pytest.approx([math.log(2)] * 6)
     assert len({int(n) for n in sums(torch.ones(len(batch.targets)), batch)[0]}) > 1
@@ -126,9 +139,13 @@ def test_training_widens_the_margin_and_logs_it(name):
     first, last = t.records[0], t.records[-1]
     starts = {"dpo": math.log(2), "ipo": 25.0, "kto-pair": 0.5}
     if name in starts:
-        assert first["loss"] == pytest.approx(starts[name], rel=1e-4) and first[f"margin/{name}"] == pytest.approx(0, abs=1e-5)
+        assert first["loss"] == pytest.approx(starts[name], rel=1e-4) and first[f"margin/{name}"] == pytest.approx(
+            0, abs=1e-5
+        )
     assert last[f"margin/{name}"] > first[f"margin/{name}"] and last[f"accuracy/{name}"] == 1.0
-    assert last[f"chosen_reward/{name}"] - last[f"rejected_reward/{name}"] == pytest.approx(last[f"margin/{name}"], abs=1e-5)
+    assert last[f"chosen_reward/{name}"] - last[f"rejected_reward/{name}"] == pytest.approx(
+        last[f"margin/{name}"], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -28,7 +28,9 @@ TASK = get_task("text-generation")
 
 def context(student, teacher) -> NeedContext:
     held = Adapted(teacher)
-    return NeedContext(Adapted(student), TASK, 0, {"train": text_rows(6)}, other_names=("teacher",), other=lambda name: held)
+    return NeedContext(
+        Adapted(student), TASK, 0, {"train": text_rows(6)}, other_names=("teacher",), other=lambda name: held
+    )
 
 
 def begun(method: ProjectorDistillation, run: NeedContext) -> State:
@@ -104,7 +106,9 @@ def test_where_a_row_has_one_target_real_tokens_are_averaged():
     together = states_at(task.forward(model, batch, hidden=True), batch, 1)
     for i, row in enumerate(rows):
         one = task.collate([row])
-        torch.testing.assert_close(together[i], states_at(task.forward(model, one, hidden=True), one, 1)[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            together[i], states_at(task.forward(model, one, hidden=True), one, 1)[0], atol=1e-5, rtol=1e-4
+        )
 
 
 def test_projectors_start_as_the_identity_where_they_can():

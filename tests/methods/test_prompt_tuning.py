@@ -48,10 +48,14 @@ def test_each_row_reads_the_prompt_first_packed_and_padded(make, packed):
     with torch.no_grad():
         got = TASK.forward(twin, batch).logits
         plain = make()
-        wanted = [by_hand(plain, twin.base_model.tunewright_prompt, r.input_ids)[1:-1] for r in rows]  # the first two tokens have no loss
+        wanted = [
+            by_hand(plain, twin.base_model.tunewright_prompt, r.input_ids)[1:-1] for r in rows
+        ]  # the first two tokens have no loss
         torch.testing.assert_close(got, torch.cat(wanted), atol=2e-5, rtol=1e-4)
         log_probs = TASK.forward(twin, batch).log_probs()
-    torch.testing.assert_close(log_probs, torch.log_softmax(got, -1).gather(-1, batch.targets[:, None])[:, 0], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        log_probs, torch.log_softmax(got, -1).gather(-1, batch.targets[:, None])[:, 0], atol=2e-5, rtol=1e-4
+    )
     assert type(model.base_model) is type(plain.base_model) and not hasattr(model.base_model, "tunewright_prompt")
 
 

@@ -20,7 +20,9 @@ from tunewright.training import carry
 
 
 def make(listen=None, model=None, **fields) -> Run:
-    return Run({"qlora": QLoRA(rank=2, alpha=4, **fields)}, model=model, listen=listen, steps=6, sources={"new": text_rows(4)})
+    return Run(
+        {"qlora": QLoRA(rank=2, alpha=4, **fields)}, model=model, listen=listen, steps=6, sources={"new": text_rows(4)}
+    )
 
 
 def close(a, b) -> bool:
@@ -57,7 +59,11 @@ def test_folded_says_what_the_forward_says_and_tells_that_it_is_whole_again(make
     assert adapted.fold() == len(adapted.structure.linear_sites()) and not adapted.quantised() and not adapted.deltas()
     assert close(logits(adapted.model), tuned)
     assert adapted.notes == [
-        f"{len(adapted.structure.linear_sites())} matrices were made whole again at the values of their 4-bit codes, to fold a change into them"
+        (
+            f"{len(adapted.structure.linear_sites())} matrices were made whole again at the values of their "
+            "4-bit codes, "
+            "to fold a change into them"
+        )
     ]
     plain = maker()
     plain.load_state_dict(state, strict=True)
@@ -119,7 +125,9 @@ def test_a_form_that_does_not_fold_is_refused_and_others_are_not():
     site = run.adapted.structure.linear_sites()[0]
     with pytest.raises(MethodError, match="bent .* 4 bits"):
         attach(site, "x", Bent(torch.zeros(1, site.in_features), torch.zeros(site.out_features, 1), 1.0))
-    attach(site, "sparse", Sparse(torch.tensor([3, 9]), torch.tensor([0.5, -0.5]), (site.out_features, site.in_features)))
+    attach(
+        site, "sparse", Sparse(torch.tensor([3, 9]), torch.tensor([0.5, -0.5]), (site.out_features, site.in_features))
+    )
     said = logits(run.adapted.model)
     with run.adapted.at_strength(1.0) as model:
         assert close(logits(model), said)

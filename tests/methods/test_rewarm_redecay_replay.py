@@ -37,7 +37,9 @@ def test_the_loop_s_rate_follows():
 @pytest.mark.parametrize("share", [0.05, 0.25])
 def test_the_share_of_old_tokens_is_a(share):
     method, plan = RewarmRedecayReplay(replay=share), Plan(1, 1, "s", 0, 1e-3, 0, **PLAN)
-    cursor = Cursor([Data("new", NEW), Data("old", OLD)], with_replay({"new": 1.0}, {"old": 0.5}), seed=0, batch_tokens=50)
+    cursor = Cursor(
+        [Data("new", NEW), Data("old", OLD)], with_replay({"new": 1.0}, {"old": 0.5}), seed=0, batch_tokens=50
+    )
     cursor.weights = method.mixture(cursor.weights, plan)
     for _ in range(300):
         cursor.next_batch()
@@ -51,7 +53,9 @@ def test_each_side_keeps_its_proportions():
 
 def test_a_share_of_zero_draws_no_old_row_step_after_step():
     method, plan = RewarmRedecayReplay(replay=0.0), Plan(1, 1, "s", 0, 1e-3, 0, **PLAN)
-    cursor = Cursor([Data("new", NEW), Data("old", OLD)], with_replay({"new": 1.0}, {"old": 0.5}), seed=0, batch_tokens=50)
+    cursor = Cursor(
+        [Data("new", NEW), Data("old", OLD)], with_replay({"new": 1.0}, {"old": 0.5}), seed=0, batch_tokens=50
+    )
     for _ in range(3):
         cursor.weights = method.mixture(cursor.weights, plan)
         cursor.next_batch()
@@ -72,7 +76,13 @@ def test_without_a_share_of_its_own_data_replay_holds():
 
 def test_resumes_with_replay():
     def make(listen):
-        return Run({"lora": LoRA(rank=2), "r": RewarmRedecayReplay(replay=0.4)}, sources={"new": NEW, "old": OLD}, plan=PLAN, steps=6, listen=listen)
+        return Run(
+            {"lora": LoRA(rank=2), "r": RewarmRedecayReplay(replay=0.4)},
+            sources={"new": NEW, "old": OLD},
+            plan=PLAN,
+            steps=6,
+            listen=listen,
+        )
 
     assert_resumes(make, 3)
     run = make(None)

@@ -30,7 +30,9 @@ TWO = ("a", "b")
 
 def context(student, teachers, rows=None) -> NeedContext:
     held = {name: Adapted(model) for name, model in teachers.items()}
-    return NeedContext(Adapted(student), TASK, 0, {"train": rows or text_rows(6)}, other_names=tuple(held), other=held.__getitem__)
+    return NeedContext(
+        Adapted(student), TASK, 0, {"train": rows or text_rows(6)}, other_names=tuple(held), other=held.__getitem__
+    )
 
 
 def begun(method: Unic, run: NeedContext) -> State:
@@ -60,7 +62,9 @@ def test_the_teacher_that_is_matched_worst_is_never_dropped_and_others_by_their_
     assert not kept_teachers(losses, draws, 0.5).requires_grad
     many = torch.rand(2, 20_000, 4, generator=torch.Generator().manual_seed(1))
     kept = kept_teachers(many[0], many[1], 0.3).sum(1)
-    assert float(kept.mean()) == pytest.approx(1 + 3 * 0.7, abs=0.03), "what a row is divided by is what it keeps on average"
+    assert float(kept.mean()) == pytest.approx(1 + 3 * 0.7, abs=0.03), (
+        "what a row is divided by is what it keeps on average"
+    )
 
 
 def test_rows_are_means_over_their_places():
@@ -112,10 +116,19 @@ def test_the_ladder_reads_every_layer_or_the_last_and_starts_small():
     shapes = [[tuple(p.shape) for p in m.parameters()] for m in begun(Unic(teachers=("a",), hidden=16), run).ladders[0]]
     assert shapes == [[(16, 32), (16,), (48, 16), (48,)]] * 2 + [[(128, 32), (128,), (48, 128), (48,)]]
     last = begun(Unic(teachers=("a",), ladder="last", last_hidden=8), run)
-    assert last.data["layers"] == [3] and [tuple(p.shape) for p in last.ladders[0].parameters()] == [(8, 32), (8,), (48, 8), (48,)]
+    assert last.data["layers"] == [3] and [tuple(p.shape) for p in last.ladders[0].parameters()] == [
+        (8, 32),
+        (8,),
+        (48, 8),
+        (48,),
+    ]
     mlp = ladder([200], 300, [400], torch.Generator().manual_seed(0))[0]
     assert [type(m) for m in mlp] == [nn.Linear, nn.GELU, nn.Linear]
-    assert float(mlp[0].weight.detach().std()) == pytest.approx(0.02, rel=0.01) and not mlp[0].bias.any() and not mlp[2].bias.any()
+    assert (
+        float(mlp[0].weight.detach().std()) == pytest.approx(0.02, rel=0.01)
+        and not mlp[0].bias.any()
+        and not mlp[2].bias.any()
+    )
     again = ladder([200], 300, [400], torch.Generator().manual_seed(0))[0]
     assert torch.equal(mlp[2].weight, again[2].weight)
 
@@ -132,10 +145,14 @@ def test_statistics_are_those_of_all_places_of_the_first_rows():
     assert not torch.allclose(found["a"][0], FeatureStatistics(models=TWO).compute(run)["a"][0])
     inner = states_at(TASK.forward(run.other("a").model, batch, hidden=True), batch, 1).detach()
     assert torch.equal(TeachersStates(models=("a",), layer=1).compute(run, batch)[0], inner)
-    torch.testing.assert_close(FeatureStatistics(models=("a",), layer=1, rows=20).compute(run)["a"][0], inner.mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        FeatureStatistics(models=("a",), layer=1, rows=20).compute(run)["a"][0], inner.mean(0), atol=1e-5, rtol=1e-4
+    )
     one = Row("r:1", "train", [5, 6, 7], [0.0, 0.0, 1.0])
     with pytest.raises(MethodError, match="1 training rows give 1 places"):
-        FeatureStatistics(models=("a",)).compute(NeedContext(run.adapted, TASK, 0, {"train": [one]}, other_names=("a",), other=run.other))
+        FeatureStatistics(models=("a",)).compute(
+            NeedContext(run.adapted, TASK, 0, {"train": [one]}, other_names=("a",), other=run.other)
+        )
 
 
 def test_a_standardized_teacher_may_be_scaled_and_moved_without_a_change():
@@ -177,7 +194,9 @@ def test_teachers_never_train_and_ladders_train_and_are_dropped():
     t.run()
     assert all(torch.equal(p, before[name][n]) for name in before for n, p in other(name).model.state_dict().items())
     assert {"loss_teacher/unic", "loss_other/unic"} <= t.records[-1].keys()
-    assert not any("ladder" in n for n in t.adapted.tuned_state()) and any("ladders" in n for n in t.loop.trained.leaves)
+    assert not any("ladder" in n for n in t.adapted.tuned_state()) and any(
+        "ladders" in n for n in t.loop.trained.leaves
+    )
 
 
 def test_what_cannot_be_served_is_one_clear_error():

@@ -1,4 +1,6 @@
-"""UniPT: no gradient and no memory of the backbone, weights of layers that sum to 1, M_l = Z_l where nothing is similar."""
+"""UniPT: no gradient and no memory of the backbone, weights of layers that sum to 1, M_l = Z_l where nothing is
+similar.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,26 @@ def class_rows(count: int = 24) -> list[Row]:
     g = torch.Generator().manual_seed(0)
     lengths = torch.randint(4, 10, (count,), generator=g).tolist()
     return [
-        Row(f"c:{i}", "c", [tiny.CLS, 20 + i % 3, *torch.randint(30, 200, (n,), generator=g).tolist()], [1.0], i % 3, {"kind": "label"})
+        Row(
+            f"c:{i}",
+            "c",
+            [tiny.CLS, 20 + i % 3, *torch.randint(30, 200, (n,), generator=g).tolist()],
+            [1.0],
+            i % 3,
+            {"kind": "label"},
+        )
         for i, n in enumerate(lengths)
     ]
 
 
 def make(listen=None, **fields) -> Run:
     return Run(
-        {"unipt": UniPT(**fields)}, model=tiny.bert_classifier(layers=3), task="text-classification", sources={"c": class_rows()}, steps=6, listen=listen
+        {"unipt": UniPT(**fields)},
+        model=tiny.bert_classifier(layers=3),
+        task="text-classification",
+        sources={"c": class_rows()},
+        steps=6,
+        listen=listen,
     )
 
 
@@ -103,9 +117,19 @@ def test_nothing_of_the_backbone_is_kept_for_the_backward_pass():
     whole, storages = kept_bytes(lambda: task.forward(wrapper, batch).logits)
     alone, _ = kept_bytes(lambda: head(mean_of(wrapper.side(hidden, mask), mask)))
     assert whole == alone  # what the side network keeps by itself, given the states
-    weights = {p.untyped_storage().data_ptr() for n, p in run.adapted.base_parameters().items() if not n.startswith("classifier")}
+    weights = {
+        p.untyped_storage().data_ptr()
+        for n, p in run.adapted.base_parameters().items()
+        if not n.startswith("classifier")
+    }
     assert not storages & weights
-    lora = Run({"lora": LoRA(rank=2)}, model=tiny.bert_classifier(layers=3), task="text-classification", sources={"c": class_rows()}, steps=1)
+    lora = Run(
+        {"lora": LoRA(rank=2)},
+        model=tiny.bert_classifier(layers=3),
+        task="text-classification",
+        sources={"c": class_rows()},
+        steps=1,
+    )
     lora.train()  # an adapter inside the backbone keeps what its blocks computed
     inside, theirs = kept_bytes(lambda: task.forward(lora.adapted.model, batch).logits)
     frozen = {p.untyped_storage().data_ptr() for p in lora.adapted.base_parameters().values()}
@@ -117,9 +141,18 @@ def test_resumes_bit_for_bit():
 
 
 def test_images_and_fewer_layers():
-    run = Run({"unipt": UniPT(layers=(0, 1), reduction=4)}, model=tiny.vit(layers=3), task="image-classification", sources={"i": image_rows()}, steps=4)
+    run = Run(
+        {"unipt": UniPT(layers=(0, 1), reduction=4)},
+        model=tiny.vit(layers=3),
+        task="image-classification",
+        sources={"i": image_rows()},
+        steps=4,
+    )
     loop = run.train()
-    assert loop.trained.leaves["unipt.side.down.0.0.weight"].leaf.shape == (8, 32) and "unipt.side.down.3.0.weight" not in loop.trained.leaves
+    assert (
+        loop.trained.leaves["unipt.side.down.0.0.weight"].leaf.shape == (8, 32)
+        and "unipt.side.down.3.0.weight" not in loop.trained.leaves
+    )
 
 
 def test_dropout_of_the_backbone_stays_off_while_training():

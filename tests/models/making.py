@@ -29,7 +29,11 @@ NAMES = {
 
 def gguf_name(name: str) -> str:
     """GGUF's name of a Llama tensor."""
-    outside = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+    outside = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
+    }
     if name in outside:
         return outside[name]
     _, _, block, *rest = name.split(".")
@@ -41,7 +45,15 @@ def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, weight.shape[0] // heads // 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(path: Path, model: Any, *, pre: str = "smollm", architecture: str = "llama", leave_out: tuple[str, ...] = (), q8: bool = False) -> None:
+def write_gguf(
+    path: Path,
+    model: Any,
+    *,
+    pre: str = "smollm",
+    architecture: str = "llama",
+    leave_out: tuple[str, ...] = (),
+    q8: bool = False,
+) -> None:
     """Write a tiny Llama and the tiny tokenizer as a GGUF file; `q8`: the embedding in 8 bits."""
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
@@ -59,7 +71,9 @@ def write_gguf(path: Path, model: Any, *, pre: str = "smollm", architecture: str
     writer.add_license("apache-2.0")
     inner = json.loads(tiny.tokenizer().backend_tokenizer.to_str())["model"]
     vocabulary = sorted(inner["vocab"], key=inner["vocab"].get)
-    tokens = ["<|endoftext|>" if t == "<|unk|>" else t for t in vocabulary]  # the name that real files use, and converters add
+    tokens = [
+        "<|endoftext|>" if t == "<|unk|>" else t for t in vocabulary
+    ]  # the name that real files use, and converters add
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
@@ -101,7 +115,9 @@ def write_wheel(folder: Path, package: str, version: str, files: Mapping[str, Pa
             else:
                 archive.writestr(name, content)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return wheel
 

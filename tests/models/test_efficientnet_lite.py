@@ -1,4 +1,6 @@
-"""The converted EfficientNet-Lite0 computes what the published network does, and every tensor of the file has a place."""
+"""The converted EfficientNet-Lite0 computes what the published network does, and every tensor of the file has a
+place.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ from tunewright.errors import ModelError
 from tunewright.loading import efficientnet_lite
 
 # kernel, stride, widening, channels out, repeats of each stage of EfficientNet-B0 (Tan & Le 2019, table 1)
-STAGES = [(3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1)]
+STAGES = [
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+]
 BLOCKS = [(k, s if r == 0 else 1, e, out) for k, s, e, out, n in STAGES for r in range(n)]
 
 
@@ -49,7 +59,9 @@ def plain(w: dict[str, Tensor], x: Tensor) -> Tensor:
     """The network by hand: relu6, padding as TensorFlow's "same", no squeeze-and-excite."""
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return F.batch_norm(x, w[f"{name}.running_mean"], w[f"{name}.running_var"], w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-3)
+        return F.batch_norm(
+            x, w[f"{name}.running_mean"], w[f"{name}.running_var"], w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-3
+        )
 
     def conv(x: Tensor, name: str, stride: int = 1, groups: int = 1) -> Tensor:
         kernel = w[f"{name}.weight"].shape[-1]

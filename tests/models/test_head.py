@@ -60,7 +60,9 @@ def test_any_weighting_of_targets_has_the_plain_gradient(objective):
         assert (g - e).norm() <= 2e-6 * e.norm()
 
 
-@pytest.mark.parametrize(("train_hidden", "train_head", "products"), [(True, False, 2), (False, True, 3), (True, True, 4)])
+@pytest.mark.parametrize(
+    ("train_hidden", "train_head", "products"), [(True, False, 2), (False, True, 3), (True, True, 4)]
+)
 def test_no_product_is_made_for_what_is_frozen(train_hidden, train_head, products):
     hidden, head, targets = make(torch.float32)
     hidden.requires_grad_(train_hidden)

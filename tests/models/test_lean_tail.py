@@ -17,7 +17,10 @@ from tunewright.tasks import get_task
 
 def made(packed: bool, seed: int = 0):
     g = torch.Generator().manual_seed(seed)
-    rows = [Row(str(n), "x", torch.randint(8, tiny.VOCABULARY, (n,), generator=g).tolist(), [0.0] * (n - 3) + [1.0] * 3) for n in (9, 20, 14)]
+    rows = [
+        Row(str(n), "x", torch.randint(8, tiny.VOCABULARY, (n,), generator=g).tolist(), [0.0] * (n - 3) + [1.0] * 3)
+        for n in (9, 20, 14)
+    ]
     return get_task("text-generation").collate(rows, packed)
 
 
@@ -36,7 +39,9 @@ def test_loss_and_every_gradient_equal_the_whole_forwards(name, packed):
             outputs = task.forward(model, batch)
         value = task.loss(outputs, batch).value.mean()
         value.backward()
-        found.append((float(value.detach()), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+        found.append(
+            (float(value.detach()), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        )
     (a, before), (b, after) = found
     assert abs(a - b) <= 1e-6 * abs(a)
     assert before.keys() == after.keys()

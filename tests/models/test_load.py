@@ -1,4 +1,6 @@
-"""Loading from a folder, the hub's cache and GGUF files: equal logits, new heads said, bad input refused with a reason."""
+"""Loading from a folder, the hub's cache and GGUF files: equal logits, new heads said, bad input refused with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,12 @@ def test_a_folder_gives_the_same_logits(tmp_path, family):
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(loaded.model(input_ids=IDS).logits, model(input_ids=IDS).logits)
     assert not loaded.model.training and loaded.processor is None
-    assert loaded.source == f"folder {folder}" and loaded.name == str(folder) and loaded.licence is None and loaded.notes == []
+    assert (
+        loaded.source == f"folder {folder}"
+        and loaded.name == str(folder)
+        and loaded.licence is None
+        and loaded.notes == []
+    )
 
 
 def test_an_image_classifier_loads_with_and_without_a_processor(tmp_path):
@@ -183,7 +190,8 @@ def test_the_hash_is_read_once_and_again_after_a_change(tmp_path, monkeypatch):
     assert hashing.hash_weights(folder) != first and read
 
 
-# -- bad input: name -> (what to do to a good folder, task, error, what the message says) -------------------------------
+# -- bad input: name -> (what to do to a good folder, task, error, what the message says)
+# -------------------------------
 
 
 def drop(*names):
@@ -240,9 +248,17 @@ TEXT = "text-generation"
 BAD = {
     "only pickled weights": (only_pickled, TEXT, "pickle can run any code"),
     "no weights at all": (drop("model.safetensors"), TEXT, "model.safetensors is not there"),
-    "only weights of another library": (both(drop("model.safetensors"), write("tf_model.h5", "x")), TEXT, "tf_model.h5"),
+    "only weights of another library": (
+        both(drop("model.safetensors"), write("tf_model.h5", "x")),
+        TEXT,
+        "tf_model.h5",
+    ),
     "a truncated file": (cut, TEXT, "is cut off"),
-    "a file that is not safetensors": (write("model.safetensors", "hello, this is text"), TEXT, "not a readable safetensors file"),
+    "a file that is not safetensors": (
+        write("model.safetensors", "hello, this is text"),
+        TEXT,
+        "not a readable safetensors file",
+    ),
     "an empty weights file": (write("model.safetensors", " "), TEXT, "not a readable safetensors file"),
     "a missing shard": (no_shard, TEXT, "are missing: model-00002"),
     "an index that is not JSON": (write("model.safetensors.index.json", "{"), TEXT, "index of the weights"),
@@ -250,13 +266,21 @@ BAD = {
     "a config that is not JSON": (write("config.json", "{"), TEXT, "not readable as JSON"),
     "a config that is a list": (write("config.json", "[]"), TEXT, "not a JSON object"),
     "an unknown model type": (edit_config(model_type="lama"), TEXT, "near: llama"),
-    "code that comes with the model": (edit_config(model_type="mine", auto_map={"AutoConfig": "x.C"}), TEXT, "never run here"),
+    "code that comes with the model": (
+        edit_config(model_type="mine", auto_map={"AutoConfig": "x.C"}),
+        TEXT,
+        "never run here",
+    ),
     "a config of another size": (edit_config(hidden_size=64), TEXT, "weights do not fit"),
     "a config with more layers": (edit_config(num_hidden_layers=5), TEXT, "lacks weights"),
     "no tokenizer": (drop("tokenizer.json", "tokenizer_config.json"), TEXT, "no tokenizer"),
     "a damaged tokenizer": (write("tokenizer.json", "{"), TEXT, "tokenizer cannot be read from tokenizer.json"),
     "neither pad nor end token": (family("llama", pad=False, eos=False), TEXT, "neither a pad nor an end token"),
-    "an adapter": (both(drop("config.json"), write("adapter_config.json", ADAPTER)), TEXT, "PEFT adapter for owner/base"),
+    "an adapter": (
+        both(drop("config.json"), write("adapter_config.json", ADAPTER)),
+        TEXT,
+        "PEFT adapter for owner/base",
+    ),
     "a run's folder": (both(drop("config.json"), write("recipe.yaml", "model: x")), TEXT, "tunewright export"),
     "an encoder asked to generate": (family("bert", encoder=True), TEXT, "it does: fill-mask, text-classification"),
     "a decoder asked to fill masks": (family("gpt2"), "fill-mask", "it does: text-classification, text-generation"),
@@ -355,5 +379,10 @@ def test_an_incomplete_gguf(tmp_path, leave_out):
 
 
 def test_the_command_lines_modules_import_no_model_library():
-    code = "import sys, tunewright.loading.builtin, tunewright.files.cache; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, tunewright.loading.builtin, tunewright.files.cache; print([m for m in ('torch', "
+        "'transformers', 'numpy') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -11,7 +11,10 @@ from tunewright.models.lowrank import low_rank, low_rank_plain
 
 def tensors(dtype=torch.float64, transposed=False, lead=(2, 3)):
     g = torch.Generator().manual_seed(0)
-    x, w, b, A, B = (torch.randn(*s, generator=g, dtype=dtype) for s in ((*lead, 5), (5, 4) if transposed else (4, 5), (4,), (2, 5), (4, 2)))
+    x, w, b, A, B = (
+        torch.randn(*s, generator=g, dtype=dtype)
+        for s in ((*lead, 5), (5, 4) if transposed else (4, 5), (4,), (2, 5), (4, 2))
+    )
     return x.requires_grad_(), w, b, A.requires_grad_(), B.requires_grad_()
 
 
@@ -25,14 +28,20 @@ def test_gradcheck_and_equality_with_the_plain_formula(transposed, bias, lead):
     y, plain = (f(x, w, b, A, B, 0.7, transposed) for f in (low_rank, low_rank_plain))
     assert torch.allclose(y, plain, rtol=1e-12)
     g = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
-    for ours, theirs in zip(torch.autograd.grad(y, (x, A, B), g), torch.autograd.grad(plain, (x, A, B), g), strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(y, (x, A, B), g), torch.autograd.grad(plain, (x, A, B), g), strict=True
+    ):
         assert (ours - theirs).norm() <= 1e-12 * theirs.norm()
 
 
 def test_single_precision_gradients_to_1e_6():
     x, w, b, A, B = tensors(torch.float32, lead=(64,))
     y, plain = (f(x, w, b, A, B, 2.0) for f in (low_rank, low_rank_plain))
-    for ours, theirs in zip(torch.autograd.grad(y.square().sum(), (x, A, B)), torch.autograd.grad(plain.square().sum(), (x, A, B)), strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(y.square().sum(), (x, A, B)),
+        torch.autograd.grad(plain.square().sum(), (x, A, B)),
+        strict=True,
+    ):
         assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
 
 

@@ -24,14 +24,23 @@ def test_evaluating_puts_the_modes_back():
     adapted = Adapted(set_training(tiny.efficientnet()))
     with adapted.evaluating() as model:
         assert not any(m.training for m in model.modules())
-    assert adapted.model.training and not any(m.training for m in adapted.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert adapted.model.training and not any(
+        m.training for m in adapted.model.modules() if isinstance(m, torch.nn.BatchNorm2d)
+    )
 
 
 @pytest.mark.parametrize("batch", [3, 9])
 def test_full_fine_tuning_keeps_the_statistics_and_trains_scale_and_shift(batch):
     model = tiny.efficientnet()
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    run = Run({"full": FullFineTuning()}, model=model, task="image-classification", sources={"i": image_rows()}, batch=batch, steps=4)
+    run = Run(
+        {"full": FullFineTuning()},
+        model=model,
+        task="image-classification",
+        sources={"i": image_rows()},
+        batch=batch,
+        steps=4,
+    )
     run.train()
     after = run.adapted.model.state_dict()
     held = dict(model.named_buffers())

@@ -1,4 +1,6 @@
-"""NF4: the code book's values, error bounds, bytes a weight, exact way back, nothing whole kept for the backward pass."""
+"""NF4: the code book's values, error bounds, bytes a weight, exact way back, nothing whole kept for the backward
+pass.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,12 @@ def test_errors_are_at_most_half_the_widest_gap_of_a_block():
     error = (dequantise(packed, scales, w.shape) - w).abs().view(-1, BLOCK)
     gap = max(b - a for a, b in zip(CODES, CODES[1:], strict=False)) / 2
     assert bool((error <= (gap + 1e-6) * scales[:, None]).all()) and gap < 0.1521
-    rounded = torch.tensor(CODES)[(w.view(-1, BLOCK) / scales[:, None])[..., None].sub(torch.tensor(CODES)).abs().argmin(-1)]
-    torch.testing.assert_close(dequantise(packed, scales, w.shape), (rounded * scales[:, None]).view(w.shape))  # the nearest code
+    rounded = torch.tensor(CODES)[
+        (w.view(-1, BLOCK) / scales[:, None])[..., None].sub(torch.tensor(CODES)).abs().argmin(-1)
+    ]
+    torch.testing.assert_close(
+        dequantise(packed, scales, w.shape), (rounded * scales[:, None]).view(w.shape)
+    )  # the nearest code
 
 
 @pytest.mark.parametrize("shape", [(48, 96), (3, 7), (5, 64)])

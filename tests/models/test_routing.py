@@ -25,7 +25,9 @@ def make(kinds: dict[str, Any]) -> Adapted:
             out, inn = site.out_features, site.in_features
             if kind == "sparse":
                 k = 7 + len(name)
-                delta: forms.Delta = forms.Sparse(torch.randperm(out * inn, generator=g)[:k].sort().values, torch.randn(k, generator=g), (out, inn))
+                delta: forms.Delta = forms.Sparse(
+                    torch.randperm(out * inn, generator=g)[:k].sort().values, torch.randn(k, generator=g), (out, inn)
+                )
             else:
                 r = kind if isinstance(kind, int) else 3
                 A, B = torch.randn(r, inn, generator=g) / inn**0.5, torch.randn(out, r, generator=g) / r**0.5

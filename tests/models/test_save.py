@@ -35,7 +35,9 @@ def test_verified_by_loading_again(tmp_path, family):
     inputs = torch.randn(2, 3, 16, 16) if family in ("vit", "efficientnet") else IDS
     assert verify_folder(tmp_path / "m", model, inputs) == 0.0
     with torch.no_grad():
-        next(p for n, p in model.named_parameters() if "mlp" in n or "intermediate" in n or "expand_conv" in n).mul_(1.5)
+        next(p for n, p in model.named_parameters() if "mlp" in n or "intermediate" in n or "expand_conv" in n).mul_(
+            1.5
+        )
     assert verify_folder(tmp_path / "m", model, inputs) > 1e-4
 
 
@@ -63,9 +65,19 @@ def test_the_card(tmp_path):
     folder = save_pretrained(tiny.llama(), tiny.tokenizer(), tmp_path / "m", CARD)
     text = (folder / "README.md").read_text()
     header = yaml.safe_load(text.split("---")[1])
-    facts = {"base_model": "owner/base", "license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "text-generation"}
+    facts = {
+        "base_model": "owner/base",
+        "license": "apache-2.0",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+    }
     assert header == facts | {"tags": ["tunewright", "lora"]}
-    assert "# Support router" in text and "```yaml\nmodel: owner/base\n```" in text and "Gained 0.8." in text and "28,832 parameters" in text
+    assert (
+        "# Support router" in text
+        and "```yaml\nmodel: owner/base\n```" in text
+        and "Gained 0.8." in text
+        and "28,832 parameters" in text
+    )
     assert load(str(folder), "text-generation").licence == "apache-2.0"
 
 

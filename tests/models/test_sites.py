@@ -42,7 +42,11 @@ def test_blocks_and_roles(family):
 def test_every_linear_of_a_block_is_a_site_and_nothing_else_is(family):
     model = tiny.MAKERS[family]()
     structure = discover(model)
-    wide = {n.removesuffix(".weight") for n, p in model.named_parameters() if p.dim() == 2 and n.startswith(structure.blocks[0].stack)}
+    wide = {
+        n.removesuffix(".weight")
+        for n, p in model.named_parameters()
+        if p.dim() == 2 and n.startswith(structure.blocks[0].stack)
+    }
     assert {s.name for s in structure.linear_sites()} == wide
     assert len(wide) == len(structure.match("all-linear"))
 
@@ -114,7 +118,9 @@ def test_more_than_ten_blocks_do_not_swallow_each_other():
 
 def test_targets_match_by_ending_and_errors_name_the_nearest():
     structure = discover(tiny.llama())
-    assert [s.name for s in structure.match(["q_proj", "v_proj"])] == [f"model.layers.{i}.self_attn.{p}_proj" for i in range(2) for p in "qv"]
+    assert [s.name for s in structure.match(["q_proj", "v_proj"])] == [
+        f"model.layers.{i}.self_attn.{p}_proj" for i in range(2) for p in "qv"
+    ]
     assert [s.name for s in structure.match("model.layers.1.mlp.up_proj")] == ["model.layers.1.mlp.up_proj"]
     with pytest.raises(MethodError, match="q_proj"):
         structure.match(["q_pro"])

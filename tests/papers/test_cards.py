@@ -17,7 +17,10 @@ from tunewright.papers import cards, link
 ROOT = Path(__file__).parents[2]
 CARDS = cards.load()
 FAMILIES = set(
-    "alignment continual data decode distill edit generate measure merge objective peft pretrain retrieval robot science serve timeseries vision".split()
+    (
+        "alignment continual data decode distill edit generate measure merge objective peft pretrain retrieval robot "
+        "science serve timeseries vision"
+    ).split()
 )
 KINDS = set("method analysis model benchmark theory system dataset survey toolkit position".split())
 
@@ -86,12 +89,27 @@ def test_alma_lives_as_a_recipe():
     assert CARDS["alma"].lives == (cards.Place("recipes/alma.yaml"),)
 
 
-GOOD = {"title": "T", "name": "N", "family": "peft", "kind": "method", "modality": "any", "mechanism": "M.", "claim": "C.", "tags": ["x"], "lives": "open"}
+GOOD = {
+    "title": "T",
+    "name": "N",
+    "family": "peft",
+    "kind": "method",
+    "modality": "any",
+    "mechanism": "M.",
+    "claim": "C.",
+    "tags": ["x"],
+    "lives": "open",
+}
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"lives": "somewhere"}, "lives is 'somewhere'"), ({"clam": "C."}, "no key 'clam'"), ({"title": None}, "no 'title'"), ({"lives": []}, "lives is")],
+    [
+        ({"lives": "somewhere"}, "lives is 'somewhere'"),
+        ({"clam": "C."}, "no key 'clam'"),
+        ({"title": None}, "no 'title'"),
+        ({"lives": []}, "lives is"),
+    ],
 )
 def test_a_broken_card_is_named(change, says):
     data = {k: v for k, v in {**GOOD, **change}.items() if v is not None}
@@ -107,12 +125,17 @@ def test_an_unknown_slug_gets_the_nearest_names():
 
 
 def test_verdicts_come_from_the_results(tmp_path, monkeypatch):
-    (tmp_path / "hft.json").write_text(json.dumps({"nano": {"verdict": "fails"}, "real": {"verdict": None, "status": "running"}}))
+    (tmp_path / "hft.json").write_text(
+        json.dumps({"nano": {"verdict": "fails"}, "real": {"verdict": None, "status": "running"}})
+    )
     (tmp_path / "hft--drift.json").write_text(json.dumps({"nano": {"verdict": "holds", "paper": "hft"}}))
     monkeypatch.setattr(cards, "RESULTS", tmp_path)
     cards.verdicts.cache_clear()
     try:
-        assert CARDS["hft"].verdicts == (cards.Verdict("hft--drift", "nano", "holds"), cards.Verdict("hft", "nano", "fails"))
+        assert CARDS["hft"].verdicts == (
+            cards.Verdict("hft--drift", "nano", "holds"),
+            cards.Verdict("hft", "nano", "fails"),
+        )
         assert CARDS["hft"].states == ("lives", "holds", "fails")
         assert CARDS["lora"].states == ("lives",) and CARDS["ties"].verdicts == ()
     finally:
@@ -124,5 +147,10 @@ def test_linking_keeps_what_was_typed():
     text = 'title = "T"\nlives = "open"\n'
     once = link.linked(text, [place], 'equals "X"\'s')
     assert link.linked(once, [place], 'equals "X"\'s') == once
-    assert once.startswith('title = "T"\n') and 'slots = ["choose"]' in once and "test_first_methods.py" in once and 'equals \\"X\\"' in once
+    assert (
+        once.startswith('title = "T"\n')
+        and 'slots = ["choose"]' in once
+        and "test_first_methods.py" in once
+        and 'equals \\"X\\"' in once
+    )
     assert link.linked(once, [], "") == text

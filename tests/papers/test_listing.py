@@ -37,7 +37,10 @@ def test_filters_and_words_go_together():
     assert len(slugs("--state", "open")) + len(slugs("--state", "lives")) == len(cards.load())
 
 
-@pytest.mark.parametrize(("option", "value", "says"), [("--family", "mrege", "'merge'"), ("--state", "hold", "'holds'"), ("--kind", "methods", "'method'")])
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--family", "mrege", "'merge'"), ("--state", "hold", "'holds'"), ("--kind", "methods", "'method'")],
+)
 def test_a_filter_that_nothing_has_is_an_error(option, value, says):
     done = invoke(option, value)
     assert done.exit_code == errors.RecipeError.code and says in done.stderr and option in done.stderr
@@ -54,7 +57,12 @@ def test_the_table_has_a_line_a_paper(monkeypatch):
 def test_show_says_where_it_lives_and_what_is_like_it(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = invoke("show", "hft").stdout
-    for part in ("arXiv:2404.18466", "tunewright/methods/parameter_selection/hft.py (choose)", "tests/methods/test_first_methods.py", "like it"):
+    for part in (
+        "arXiv:2404.18466",
+        "tunewright/methods/parameter_selection/hft.py (choose)",
+        "tests/methods/test_first_methods.py",
+        "like it",
+    ):
         assert part in text
     assert "open: nothing here does it yet" in invoke("show", "consciousness-prior").stdout
     shown = json.loads(invoke("show", "hft", "--json").stdout)
@@ -69,8 +77,10 @@ def test_an_unknown_paper_is_an_error_with_the_nearest():
 def test_nothing_heavy_is_imported():
     code = (
         "import sys\nfrom tunewright.commands.cli import app\n"
-        "try:\n    app(['papers', 'merge', '--family', 'merge'])\nexcept SystemExit as e:\n    assert e.code in (0, None), e.code\n"
-        "print(sorted({'torch', 'transformers', 'numpy', 'yaml', 'jinja2', 'datasets'} & sys.modules.keys()), file=sys.stderr)"
+        "try:\n    app(['papers', 'merge', '--family', 'merge'])\nexcept SystemExit as e:\n    assert e.code in (0, "
+        "None), e.code\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'yaml', 'jinja2', 'datasets'} & sys.modules.keys()), "
+        "file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]" and "model-soups" in done.stdout

@@ -59,7 +59,11 @@ def test_it_finds_what_is_meant(words, expected):
 
 
 def test_similar_papers_are_of_its_kind_and_not_itself():
-    for slug, one_of in {"ties": {"model-breadcrumbs", "atlas"}, "dapt": {"pcp", "small-lm-cpt", "robust-wav2vec-2-0"}, "var": {"m-var", "carp"}}.items():
+    for slug, one_of in {
+        "ties": {"model-breadcrumbs", "atlas"},
+        "dapt": {"pcp", "small-lm-cpt", "robust-wav2vec-2-0"},
+        "var": {"m-var", "carp"},
+    }.items():
         found = [c.slug for c in search.similar(slug)]
         assert slug not in found and len(found) == 5 and one_of & set(found), (slug, found)
     same = sum(cards.find(s).family == search.similar(s, 1)[0].family for s in cards.load())

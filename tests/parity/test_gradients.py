@@ -23,9 +23,15 @@ def test_loss_and_lora_gradients_equal_pefts(name):
     structure = discover(ours)
     for p in ours.parameters():
         p.requires_grad_(False)
-    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", fan_in_fan_out=name == "gpt2"))
+    theirs = peft.get_peft_model(
+        theirs, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", fan_in_fan_out=name == "gpt2")
+    )
     sites = {s.name: s for s in structure.linear_sites()}
-    pairs = {n.split(".lora_A")[0].removeprefix("base_model.model."): m for n, m in theirs.named_modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer")}
+    pairs = {
+        n.split(".lora_A")[0].removeprefix("base_model.model."): m
+        for n, m in theirs.named_modules()
+        if hasattr(m, "lora_A") and hasattr(m, "base_layer")
+    }
     assert set(pairs) == set(sites)
     for n, layer in pairs.items():
         A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -44,11 +50,16 @@ def test_loss_and_lora_gradients_equal_pefts(name):
 
     task = get_task("text-generation")
     assert prepare_attention(ours)
-    batch = task.collate([Row(str(i), "x", ids, [0.0] * k + [1.0] * (len(ids) - k)) for i, (ids, k) in enumerate(rows)], True)
+    batch = task.collate(
+        [Row(str(i), "x", ids, [0.0] * k + [1.0] * (len(ids) - k)) for i, (ids, k) in enumerate(rows)], True
+    )
     value = task.loss(task.forward(ours, batch), batch).value.mean()
     value.backward()
     assert abs(float(value.detach()) - float(loss.detach())) <= 1e-6 * float(loss.detach())
     for n, layer in pairs.items():
         delta = sites[n].module.delta["lora"]
-        for mine, other in ((delta.lora_A, layer.lora_A["default"].weight), (delta.lora_B, layer.lora_B["default"].weight)):
+        for mine, other in (
+            (delta.lora_A, layer.lora_A["default"].weight),
+            (delta.lora_B, layer.lora_B["default"].weight),
+        ):
             assert (mine.grad - other.grad).norm() <= 1e-5 * other.grad.norm(), n

@@ -1,14 +1,17 @@
 """Our merges beside mergekit's own (0.1.5, in an environment of its own), tensor by tensor, on tiny Llamas.
 
-fp32 models are merged with dtype float32; bf16 ones with the sums in fp32 (dtype float32) and bf16 files. What stands beside what:
+fp32 models are merged with dtype float32; bf16 ones with the sums in fp32 (dtype float32) and bf16 files. What stands
+beside what:
 
-- linear, slerp (one t, and t by layer and part), multislerp (with and without a base), task_arithmetic, ties, breadcrumbs,
+- linear, slerp (one t, and t by layer and part), multislerp (with and without a base), task_arithmetic, ties,
+  breadcrumbs,
   breadcrumbs_ties, model_stock (per tensor and filter_wise): every tensor.
-- dare_linear, dare_ties, della, della_linear: only where nothing is dropped (density 1), since random numbers differ, and its
+- dare_linear, dare_ties, della, della_linear: only where nothing is dropped (density 1), since random numbers differ,
+  and its
   `rescale` keeps the sum of magnitudes where ours keeps the expectation.
 
-Magnitudes that equal an end of what is kept (common in bf16) are all kept here and some are dropped there: such entries are
-left out, and so is `rescale` in bf16, whose factor counts them.
+Magnitudes that equal an end of what is kept (common in bf16) are all kept here and some are dropped there: such entries
+are left out, and so is `rescale` in bf16, whose factor counts them.
 """
 
 from __future__ import annotations
@@ -30,11 +33,18 @@ from tests import tiny
 from tunewright.catalogue import load_method
 from tunewright.weights.operator import merge_one
 
-PEER = Path(os.environ.get("TUNEWRIGHT_BENCH_MERGEKIT") or Path.home() / ".cache" / "tunewright" / "bench-peers-mergekit") / "bin" / "python"
+PEER = (
+    Path(os.environ.get("TUNEWRIGHT_BENCH_MERGEKIT") or Path.home() / ".cache" / "tunewright" / "bench-peers-mergekit")
+    / "bin"
+    / "python"
+)
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.slow,
-    pytest.mark.skipif(not PEER.exists(), reason="needs mergekit 0.1.5 in an environment of its own: TUNEWRIGHT_BENCH_MERGEKIT names it"),
+    pytest.mark.skipif(
+        not PEER.exists(),
+        reason="needs mergekit 0.1.5 in an environment of its own: TUNEWRIGHT_BENCH_MERGEKIT names it",
+    ),
 ]
 
 WORKER = """
@@ -51,7 +61,9 @@ for job in json.load(open(sys.argv[1])):
 
 @dataclass(frozen=True)
 class Case:
-    """One merge: mergekit's method and ours, parameters of the merge and of each model (theirs; ours share the names)."""
+    """One merge: mergekit's method and ours, parameters of the merge and of each model (theirs; ours share the
+    names).
+    """
 
     theirs: str
     ours: str
@@ -90,13 +102,18 @@ CASES = [
     Case("breadcrumbs_ties", "breadcrumbs-ties", {}, with_each(density=0.6, gamma=0.05)),
     Case("model_stock", "model-stock"),
     Case("model_stock", "model-stock", {"filter_wise": True}),
-    *(Case(n, n.replace("_", "-"), {}, with_each(density=1.0)) for n in ("dare_linear", "dare_ties", "della", "della_linear")),
+    *(
+        Case(n, n.replace("_", "-"), {}, with_each(density=1.0))
+        for n in ("dare_linear", "dare_ties", "della", "della_linear")
+    ),
 ]
 
 
 def t_of(name: str, layers: int) -> float:
     """mergekit's t for a tensor under T_BY_LAYER: lists run evenly over the layers and are interpolated."""
-    values: list[float] = next(s["value"] if isinstance(s["value"], list) else [s["value"]] for s in T_BY_LAYER if s.get("filter", "") in name)  # type: ignore[misc]
+    values: list[float] = next(
+        s["value"] if isinstance(s["value"], list) else [s["value"]] for s in T_BY_LAYER if s.get("filter", "") in name
+    )  # type: ignore[misc]
     if len(values) == 1:
         return values[0]
     at = int(name.split(".")[2]) / (layers - 1) * (len(values) - 1)
@@ -110,7 +127,9 @@ def moved(model: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def merged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]]:
+def merged(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]]:
     """(base and models as stored, mergekit's result of every case)."""
     folder, dtype = tmp_path_factory.mktemp(request.param), getattr(torch, request.param)
     paths, stored = [], []
@@ -123,7 +142,12 @@ def merged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         stored.append(load_file(Path(paths[-1]) / "model.safetensors"))
     jobs = [{"config": _config(c, paths, request.param), "out": str(folder / f"out{i}")} for i, c in enumerate(CASES)]
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    done = subprocess.run([PEER, "-c", WORKER, str(folder / "jobs.json")], capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    done = subprocess.run(
+        [PEER, "-c", WORKER, str(folder / "jobs.json")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     yield stored, [_tensors(Path(j["out"])) for j in jobs]  # type: ignore[arg-type]
 
@@ -133,9 +157,19 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _config(case: Case, paths: list[str], dtype: str) -> dict[str, Any]:
-    models = [{"model": p, "parameters": dict(case.each[i])} if case.each else {"model": p} for i, p in enumerate(paths[1 : case.count + 1])]
+    models = [
+        {"model": p, "parameters": dict(case.each[i])} if case.each else {"model": p}
+        for i, p in enumerate(paths[1 : case.count + 1])
+    ]
     base = {"base_model": paths[0]} if case.base else {"base_model": paths[1]} if case.theirs == "slerp" else {}
-    return {"merge_method": case.theirs, "models": models, "parameters": case.shared, "dtype": "float32", "out_dtype": dtype, **base}
+    return {
+        "merge_method": case.theirs,
+        "models": models,
+        "parameters": case.shared,
+        "dtype": "float32",
+        "out_dtype": dtype,
+        **base,
+    }
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[str(c) for c in CASES])
@@ -153,7 +187,9 @@ def test_every_tensor_is_mergekits(merged: tuple[list[dict[str, Tensor]], list[d
         origin = base[name].float() if case.base else None
         tensors = [m[name].float() for m in models]
         got = merge_one(method, name, origin, tensors, each=case.each or None)
-        decided = ~torch.stack([_at_an_end(t - base[name].float(), own) for t, own in zip(tensors, case.each or ({},) * 3, strict=False)]).any(0)
+        decided = ~torch.stack(
+            [_at_an_end(t - base[name].float(), own) for t, own in zip(tensors, case.each or ({},) * 3, strict=False)]
+        ).any(0)
         compared, left_out = compared + int(decided.sum()), left_out + int((~decided).sum())
         step = 2 * torch.finfo(wanted.dtype).eps
         scale = float(wanted.float().abs().max())
@@ -164,7 +200,9 @@ def test_every_tensor_is_mergekits(merged: tuple[list[dict[str, Tensor]], list[d
 
 
 def _at_an_end(change: Tensor, own: dict[str, float]) -> Tensor:
-    """Entries whose magnitude equals another one at an end of what is kept: which of them stays is a matter of sorting."""
+    """Entries whose magnitude equals another one at an end of what is kept: which of them stays is a matter of
+    sorting.
+    """
     density, n = own.get("density", 1.0), change.numel()
     undecided = torch.zeros(change.shape, dtype=torch.bool)
     if density >= 1:

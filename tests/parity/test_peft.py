@@ -38,7 +38,9 @@ def ours(make, method: LoRA, seed: int = 0) -> Adapted:
     for site in adapted.structure.sites:
         delta = method.attach(site, state, rng)
         if delta is not None:
-            delta.lora_B.data = torch.randn(delta.lora_B.shape, generator=torch.Generator().manual_seed(len(site.name))) * 0.1
+            delta.lora_B.data = (
+                torch.randn(delta.lora_B.shape, generator=torch.Generator().manual_seed(len(site.name))) * 0.1
+            )
             attach(site, "lora", delta)
     return adapted
 
@@ -117,11 +119,18 @@ def test_a_frozen_offset_and_a_stack_are_exported_at_the_sum_of_their_ranks(tmp_
     adapted = Adapted(tiny.llama(), base_hash="abc")
     g = torch.Generator().manual_seed(0)
     for i, site in enumerate(adapted.structure.match(["q_proj", "up_proj"])):
-        moved = LowRank(torch.randn(3, site.in_features, generator=g), torch.randn(site.out_features, 3, generator=g), 0.5, offset=True)
+        moved = LowRank(
+            torch.randn(3, site.in_features, generator=g),
+            torch.randn(site.out_features, 3, generator=g),
+            0.5,
+            offset=True,
+        )
         moved.lora_B.data += 0.1
         attach(site, "corda", moved)
         if i == 0:
-            second = LowRank(torch.randn(2, site.in_features, generator=g), 0.1 * torch.randn(site.out_features, 2, generator=g), 2.0)
+            second = LowRank(
+                torch.randn(2, site.in_features, generator=g), 0.1 * torch.randn(site.out_features, 2, generator=g), 2.0
+            )
             second.strength = 0.5
             attach(site, "lora", second)
     save_adapter(adapted, tmp_path, "tiny")
@@ -150,7 +159,17 @@ def broken(folder, **changes):
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\0" * 64), "safetensors"),
         (lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"), "pickled"),
     ],
-    ids=["another type", "dora", "edits the base", "rank", "missing layer", "no JSON", "no config", "damaged", "pickled"],
+    ids=[
+        "another type",
+        "dora",
+        "edits the base",
+        "rank",
+        "missing layer",
+        "no JSON",
+        "no config",
+        "damaged",
+        "pickled",
+    ],
 )
 def test_what_cannot_be_loaded_says_why_and_changes_nothing(spoil, says, tmp_path):
     save_adapter(ours(tiny.llama, method_of(tiny.llama, SETTINGS[0])), tmp_path, "tiny")

@@ -1,14 +1,16 @@
-"""Our preference objectives beside TRL's own loss code (1.16), on the same numbers: values and gradients, and three steps of training.
+"""Our preference objectives beside TRL's own loss code (1.16), on the same numbers: values and gradients, and three
+steps of training.
 
 What stands beside what:
 
 - `dpo` and `ipo` with `average`: `DPOTrainer`'s loss types sigmoid and ipo.
-- `dpo` with `label_smoothing` and `ipo` on sums: `CPOTrainer.cpo_loss` (sigmoid, ipo) fed with log-ratios. `DPOTrainer` smooths
+- `dpo` with `label_smoothing` and `ipo` on sums: `CPOTrainer.cpo_loss` (sigmoid, ipo) fed with log-ratios.
+  `DPOTrainer` smooths
   no labels under sigmoid (its "robust" is another formula), and its ipo knows means only.
 - `simpo`: `CPOTrainer`'s simpo, from the logits on.
 
-Left out: `kto-pair`, whose loss TRL removed (`KTOTrainer` takes unpaired answers and one reference point from mismatched ones), and
-TRL's hinge, which we do not have.
+Left out: `kto-pair`, whose loss TRL removed (`KTOTrainer` takes unpaired answers and one reference point from
+mismatched ones), and TRL's hinge, which we do not have.
 """
 
 from __future__ import annotations
@@ -61,15 +63,26 @@ def random_state():
 
 
 def laid_out() -> tuple[Batch, dict[str, Tensor], tuple[Tensor, Tensor]]:
-    """The same random pairs as our padded batch and as TRL's collator lays them, and where each of our targets lies there.
+    """The same random pairs as our padded batch and as TRL's collator lays them, and where each of our targets lies
+    there.
 
     TRL's sequences are [2R, L], the chosen first; the place of a target is its row and the position that predicts it.
     """
     rng, rows, examples = random.Random(0), [], []
     for i in range(PAIRS):
-        prompt, chosen, rejected = ([rng.randrange(1, VOCABULARY) for _ in range(rng.randint(low, 7))] for low in (2, 1, 1))
+        prompt, chosen, rejected = (
+            [rng.randrange(1, VOCABULARY) for _ in range(rng.randint(low, 7))] for low in (2, 1, 1)
+        )
         weights = [[0.0] * len(prompt) + [1.0] * len(x) for x in (chosen, rejected)]
-        rows.append(Row(f"r:{i}", "r", prompt + chosen, weights[0], fields={"rejected_ids": prompt + rejected, "rejected_weights": weights[1]}))
+        rows.append(
+            Row(
+                f"r:{i}",
+                "r",
+                prompt + chosen,
+                weights[0],
+                fields={"rejected_ids": prompt + rejected, "rejected_weights": weights[1]},
+            )
+        )
         examples.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     batch = TASK.collate(PairRows(rows)[:], False)
     theirs = dict(trl.trainer.dpo_trainer.DataCollatorForPreference(pad_token_id=0)(examples))
@@ -89,15 +102,30 @@ def dpo_trainer(loss: str, beta: float) -> Any:
     """A `DPOTrainer` with nothing but what its loss reads; the reference's sums come with the batch."""
     made = object.__new__(trl.DPOTrainer)
     accelerator = SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x)
-    plain = {"aux_loss_enabled": False, "ld_alpha": None, "f_divergence_type": "reverse_kl", "use_weighting": False, "precompute_ref_logps": True}
+    plain = {
+        "aux_loss_enabled": False,
+        "ld_alpha": None,
+        "f_divergence_type": "reverse_kl",
+        "use_weighting": False,
+        "precompute_ref_logps": True,
+    }
     counters = {"_metrics": {"train": defaultdict(list)}, "_total_train_tokens": 0, "_tp_size": 1}
-    made.__dict__.update(model=SimpleNamespace(training=True), accelerator=accelerator, beta=beta, label_smoothing=0.0, **plain, **counters)
+    made.__dict__.update(
+        model=SimpleNamespace(training=True),
+        accelerator=accelerator,
+        beta=beta,
+        label_smoothing=0.0,
+        **plain,
+        **counters,
+    )
     made.loss_types, made.loss_weights = [loss], [1.0]
     return made
 
 
 def dpo_trainers_loss(trainer: Any, inputs: dict[str, Tensor], log_probs: Tensor, reference: Tensor) -> Tensor:
-    """The loss of `DPOTrainer` where the model's log-probabilities [2R, L-1] are `log_probs`, the base's `reference`."""
+    """The loss of `DPOTrainer` where the model's log-probabilities [2R, L-1] are `log_probs`, the base's
+    `reference`.
+    """
     mask = inputs["completion_mask"][:, 1:]
     told = {"entropy": torch.zeros_like(reference), "mean_logits": torch.zeros_like(reference), "is_top1": mask > 0}
     chosen, rejected = (reference * mask).sum(1).chunk(2)
@@ -106,7 +134,11 @@ def dpo_trainers_loss(trainer: Any, inputs: dict[str, Tensor], log_probs: Tensor
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.7])
-@pytest.mark.parametrize(("loss", "make"), [("sigmoid", lambda b: DPO(beta=b)), ("ipo", lambda b: IPO(tau=b, average=True))], ids=["dpo", "ipo"])
+@pytest.mark.parametrize(
+    ("loss", "make"),
+    [("sigmoid", lambda b: DPO(beta=b)), ("ipo", lambda b: IPO(tau=b, average=True))],
+    ids=["dpo", "ipo"],
+)
 def test_losses_gradients_and_rewards_equal_those_of_the_dpo_trainer(loss, make, beta):
     batch, inputs, place = laid_out()
     shape = (2 * PAIRS, inputs["input_ids"].shape[1] - 1)
@@ -122,16 +154,31 @@ def test_losses_gradients_and_rewards_equal_those_of_the_dpo_trainer(loss, make,
     torch.testing.assert_close(ours.grad, theirs.grad, **CLOSE)
     assert theirs.grad is not None and theirs.grad.abs().max() > 1e-3
     if loss == "sigmoid":  # of ipo with means TRL logs the sums all the same
-        names = {"chosen_reward": "chosen", "rejected_reward": "rejected", "margin": "margins", "accuracy": "accuracies"}
+        names = {
+            "chosen_reward": "chosen",
+            "rejected_reward": "rejected",
+            "margin": "margins",
+            "accuracy": "accuracies",
+        }
         for mine, other in names.items():
-            assert told.logs[mine].detach().mean().item() == pytest.approx(trainer._metrics["train"][f"rewards/{other}"][0], rel=1e-5, abs=1e-5)
+            assert told.logs[mine].detach().mean().item() == pytest.approx(
+                trainer._metrics["train"][f"rewards/{other}"][0], rel=1e-5, abs=1e-5
+            )
 
 
 def cpo_trainer(loss: str, **settings: float) -> Any:
     """A `CPOTrainer` with nothing but what `cpo_loss` reads."""
     cpo = pytest.importorskip("trl.experimental.cpo", reason="this trl has no CPOTrainer")
     made = object.__new__(cpo.CPOTrainer)
-    made.__dict__.update({"loss_type": loss, "alpha": 0.0, "label_smoothing": 0.0, "accelerator": SimpleNamespace(device=torch.device("cpu")), **settings})
+    made.__dict__.update(
+        {
+            "loss_type": loss,
+            "alpha": 0.0,
+            "label_smoothing": 0.0,
+            "accelerator": SimpleNamespace(device=torch.device("cpu")),
+            **settings,
+        }
+    )
     return made
 
 
@@ -170,21 +217,46 @@ def test_simpo_equals_that_of_the_cpo_trainer_from_the_logits_on(beta, gamma):
 
 def encoded() -> PairRows:
     tokenizer = tiny.tokenizer(chat=False)
-    records = [Record({"prompt": p, "chosen": c, "rejected": r}, id=f"p:{i}", where=f"p:{i}", source="new") for i, (p, c, r) in enumerate(SAID)]
+    records = [
+        Record({"prompt": p, "chosen": c, "rejected": r}, id=f"p:{i}", where=f"p:{i}", source="new")
+        for i, (p, c, r) in enumerate(SAID)
+    ]
     return PairRows([TASK.encode(r, tokenizer, EncodeOptions()) for r in records])
 
 
-@pytest.mark.parametrize(("loss", "method"), [("sigmoid", DPO(beta=0.5)), ("ipo", IPO(tau=0.5, average=True))], ids=["dpo", "ipo"])
+@pytest.mark.parametrize(
+    ("loss", "method"), [("sigmoid", DPO(beta=0.5)), ("ipo", IPO(tau=0.5, average=True))], ids=["dpo", "ipo"]
+)
 def test_three_steps_of_training_follow_the_dpo_trainer(loss, method, tmp_path):
-    """Same texts, same start, plain SGD: the loss of each step, and every weight at the end. The first loss is that of h = 0."""
+    """Same texts, same start, plain SGD: the loss of each step, and every weight at the end.
+
+    The first loss is that of h = 0.
+    """
     datasets = pytest.importorskip("datasets")
     losses: list[float] = []
-    plain: dict[str, Any] = {"report_to": "none", "save_strategy": "no", "bf16": False, "use_cpu": True, "gradient_checkpointing": False, "disable_tqdm": True}
-    step: dict[str, Any] = {"max_steps": 3, "per_device_train_batch_size": len(SAID), "learning_rate": 0.1, "lr_scheduler_type": "constant", "optim": "sgd"}
+    plain: dict[str, Any] = {
+        "report_to": "none",
+        "save_strategy": "no",
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+    }
+    step: dict[str, Any] = {
+        "max_steps": 3,
+        "per_device_train_batch_size": len(SAID),
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+    }
     args = trl.DPOConfig(output_dir=str(tmp_path), beta=0.5, loss_type=loss, max_grad_norm=1.0, **plain, **step)
     theirs, texts = tiny.llama(), [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in SAID]
     trainer = trl.DPOTrainer(
-        theirs, ref_model=tiny.llama(), args=args, train_dataset=datasets.Dataset.from_list(texts), processing_class=tiny.tokenizer(chat=False)
+        theirs,
+        ref_model=tiny.llama(),
+        args=args,
+        train_dataset=datasets.Dataset.from_list(texts),
+        processing_class=tiny.tokenizer(chat=False),
     )
     whole = trainer.compute_loss
 

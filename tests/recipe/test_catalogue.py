@@ -51,7 +51,13 @@ def test_a_third_party_method_is_found_built_and_described(toy):
     described = catalogue.describe(toy)
     assert described.keys() == {"name", "room", "summary", "slots", "parameters", "needs", "papers"}
     assert described["slots"] == ["after_step"] and described["room"] == catalogue.THIRD_PARTY
-    assert described["parameters"]["share"] == {"type": "float", "default": 0.5, "required": False, "range": "> 0, <= 1", "description": "share of the rows"}
+    assert described["parameters"]["share"] == {
+        "type": "float",
+        "default": 0.5,
+        "required": False,
+        "range": "> 0, <= 1",
+        "description": "share of the rows",
+    }
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,9 @@ def test_every_alias_leads_somewhere():
 def test_two_things_of_one_name_are_refused(toy, monkeypatch):
     from importlib.metadata import EntryPoint
 
-    monkeypatch.setattr(catalogue.folders.importlib.metadata, "entry_points", lambda group: [EntryPoint("lora", "elsewhere", group)])
+    monkeypatch.setattr(
+        catalogue.folders.importlib.metadata, "entry_points", lambda group: [EntryPoint("lora", "elsewhere", group)]
+    )
     catalogue.entries.cache_clear()
     with pytest.raises(MethodError, match="'lora'"):
         catalogue.entries()
@@ -100,10 +108,15 @@ def test_two_things_of_one_name_are_refused(toy, monkeypatch):
 
 def test_listing_imports_nothing_heavy():
     code = (
-        "import sys; from tunewright import catalogue; [e.summary() for e in catalogue.entries().values()]; catalogue.tasks();"
-        "print(sorted({'torch', 'transformers', 'pydantic', 'numpy'} & sys.modules.keys()), 'lora' in catalogue.entries())"
+        "import sys; from tunewright import catalogue; [e.summary() for e in catalogue.entries().values()]; "
+        "catalogue.tasks();"
+        "print(sorted({'torch', 'transformers', 'pydantic', 'numpy'} & sys.modules.keys()), 'lora' in "
+        "catalogue.entries())"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[] True"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "[] True"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(catalogue.entries()))

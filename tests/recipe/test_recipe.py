@@ -25,7 +25,14 @@ uses = st.builds(
 )
 sources = st.one_of(
     words,
-    st.fixed_dictionaries({"path": words}, optional={"weight": st.floats(0.01, 9), "limit": positive, "columns": st.dictionaries(words, words, max_size=2)}),
+    st.fixed_dictionaries(
+        {"path": words},
+        optional={
+            "weight": st.floats(0.01, 9),
+            "limit": positive,
+            "columns": st.dictionaries(words, words, max_size=2),
+        },
+    ),
 )
 trains = st.fixed_dictionaries(
     {},
@@ -107,7 +114,14 @@ def test_numbers_and_short_forms(tmp_path):
 
 def test_every_default_is_written_out(tmp_path):
     text = Recipe.load(write(tmp_path, FILE)).dump()
-    for line in ("seed: 0", "lr_scheduler_type: linear", "truncation: drop", "start: base", "carry: fold", "drift_sequences: 64"):
+    for line in (
+        "seed: 0",
+        "lr_scheduler_type: linear",
+        "truncation: drop",
+        "start: base",
+        "carry: fold",
+        "drift_sequences: 64",
+    ):
         assert line in text
     assert Recipe.load(write(tmp_path, text, "again.yaml")).dump() == text
 
@@ -119,16 +133,36 @@ def test_no_budget_means_one_epoch():
 def test_stage_overrides_lie_over_the_common_part():
     tree = {**LEAST, "train": {"seed": 3, "save_steps": 5}}
     tree.pop("methods")
-    recipe = Recipe(**tree, stages=[{"name": "a", "methods": "lora", "train": {"learning_rate": 1, "save_steps": None}, "data": {"max_length": 9}}])
+    recipe = Recipe(
+        **tree,
+        stages=[
+            {
+                "name": "a",
+                "methods": "lora",
+                "train": {"learning_rate": 1, "save_steps": None},
+                "data": {"max_length": 9},
+            }
+        ],
+    )
     merged = recipe.train_for(recipe.stages[0])
     assert (merged.learning_rate, merged.seed, merged.save_steps) == (1.0, 3, None)
-    assert recipe.data_for(recipe.stages[0]).max_length == 9 and recipe.data_for(recipe.stages[0]).train == recipe.data.train
+    assert (
+        recipe.data_for(recipe.stages[0]).max_length == 9
+        and recipe.data_for(recipe.stages[0]).train == recipe.data.train
+    )
     assert "save_steps: null" in recipe.dump().split("stages:")[1]
 
 
 def test_stages_start_from_the_one_before():
     tree = {k: v for k, v in LEAST.items() if k != "methods"}
-    recipe = Recipe(**tree, stages=[{"name": "a", "methods": "lora"}, {"name": "b", "methods": "full"}, {"name": "c", "start": "./run", "methods": "full"}])
+    recipe = Recipe(
+        **tree,
+        stages=[
+            {"name": "a", "methods": "lora"},
+            {"name": "b", "methods": "full"},
+            {"name": "c", "start": "./run", "methods": "full"},
+        ],
+    )
     assert [s.start for s in recipe.stages] == ["base", "stages.a", "./run"]
 
 
@@ -136,7 +170,10 @@ def test_stages_start_from_the_one_before():
     ("flag", "read"),
     [
         ("train.seed=7", lambda r: r.train.seed == 7),
-        ("stages.0.budget.steps=24", lambda r: r.stages[0].budget.steps == 24 and r.stages[0].budget.tokens == 2_000_000),
+        (
+            "stages.0.budget.steps=24",
+            lambda r: r.stages[0].budget.steps == 24 and r.stages[0].budget.tokens == 2_000_000,
+        ),
         ("budget.steps=24", lambda r: r.stages[0].budget.steps == 24),
         ("stages.0.methods.0.lora.rank=8", lambda r: r.stages[0].methods[0].params == {"rank": 8}),
         ("methods=[lora]", lambda r: r.stages[0].methods[0].params == {}),
@@ -151,7 +188,9 @@ def test_flags_override_the_file(tmp_path, flag, read):
 
 def test_paths_are_written_from_the_root_for_a_run_folder(tmp_path):
     (tmp_path / "a.jsonl").write_text("{}")
-    tree = yaml_text.read(Recipe.load(write(tmp_path, FILE), ["stages.0.methods.0.lora.folder=./x"]).dump(absolute=True)).tree
+    tree = yaml_text.read(
+        Recipe.load(write(tmp_path, FILE), ["stages.0.methods.0.lora.folder=./x"]).dump(absolute=True)
+    ).tree
     assert tree["data"]["train"][0]["path"] == str(tmp_path.resolve() / "a.jsonl")
     assert tree["model"]["name"] == "smollm2-135m-instruct"
     assert tree["stages"][0]["methods"][0]["lora"]["folder"] == str(tmp_path.resolve() / "x")
@@ -165,8 +204,13 @@ def test_python_gets_the_same_errors():
 
 def test_reading_a_recipe_imports_no_torch(tmp_path):
     path = write(tmp_path, FILE)
-    code = f"import sys; from tunewright import Recipe; Recipe.load({str(path)!r}); print(sorted({{'torch', 'transformers', 'numpy'}} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        f"import sys; from tunewright import Recipe; Recipe.load({str(path)!r}); print(sorted({{'torch', "
+        f"'transformers', 'numpy'}} & sys.modules.keys()))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def test_schema_accepts_what_the_types_accept():

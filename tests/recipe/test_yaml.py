@@ -14,10 +14,35 @@ SCALARS = st.one_of(
     st.integers(-(10**15), 10**15),
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
-    st.sampled_from(["2e-4", "16k", "1e5", "0x1f", "yes", "off", "null", "~", "1_000", "2020-01-01", "1:30", "<<", "=", ".5", "1.", "NaN", "- a", "a: b"]),
+    st.sampled_from(
+        [
+            "2e-4",
+            "16k",
+            "1e5",
+            "0x1f",
+            "yes",
+            "off",
+            "null",
+            "~",
+            "1_000",
+            "2020-01-01",
+            "1:30",
+            "<<",
+            "=",
+            ".5",
+            "1.",
+            "NaN",
+            "- a",
+            "a: b",
+        ]
+    ),
 )
 TREES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc_", min_size=1, max_size=4), inner, max_size=3), max_leaves=8
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc_", min_size=1, max_size=4), inner, max_size=3)
+    ),
+    max_leaves=8,
 )
 
 
@@ -29,7 +54,17 @@ def test_what_is_written_reads_back_equal_and_of_the_same_type(tree):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("2e-4", 2e-4), ("1E5", 1e5), ("0.5", 0.5), ("1_000", 1000), ("010", 10), ("yes", "yes"), ("1:30", "1:30"), ("2020-01-01", "2020-01-01"), ("16k", "16k")],
+    [
+        ("2e-4", 2e-4),
+        ("1E5", 1e5),
+        ("0.5", 0.5),
+        ("1_000", 1000),
+        ("010", 10),
+        ("yes", "yes"),
+        ("1:30", "1:30"),
+        ("2020-01-01", "2020-01-01"),
+        ("16k", "16k"),
+    ],
 )
 def test_scalars(text, value):
     got = yaml_text.read(f"a: {text}").tree["a"]
@@ -63,7 +98,10 @@ def test_bad_yaml_names_its_line(text, line, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "value"), [("16k", 16000), ("2M", 2_000_000), ("1.5M", 1_500_000), ("10%", 0.1), ("1e15", 1e15), ("7", 7), ("2e-4", 2e-4)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("16k", 16000), ("2M", 2_000_000), ("1.5M", 1_500_000), ("10%", 0.1), ("1e15", 1e15), ("7", 7), ("2e-4", 2e-4)],
+)
 def test_numbers_as_people_write_them(text, value):
     assert parse_number(text) == value
 

@@ -59,7 +59,9 @@ def assert_safe(text: str) -> Tags:
     tags = Tags(text)
     for name, attributes in tags.tags:
         assert name not in {"iframe", "object", "embed", "link", "base", "form", "img"}
-        assert not any(a.startswith("on") or a in {"src", "href", "srcset", "action", "xlink:href"} for a in attributes), (name, attributes)
+        assert not any(
+            a.startswith("on") or a in {"src", "href", "srcset", "action", "xlink:href"} for a in attributes
+        ), (name, attributes)
     assert not re.search(r"url\(|@import", text.split("</style>")[0].split("<style>")[1])
     scripts = re.findall(r"<script[^>]*>(.*?)</script>", text, re.S)
     assert len(scripts) == 1
@@ -107,7 +109,10 @@ def test_any_part_may_be_missing(seed: int) -> None:
 
     def prune(value: Any, model: Any) -> Any:
         return {
-            k: v for k, v in value.items() if k in ("name", "run", "metric", "value", "n", "id", "prompt", "strength", "path", "trained") or rng.random() < 0.6
+            k: v
+            for k, v in value.items()
+            if k in ("name", "run", "metric", "value", "n", "id", "prompt", "strength", "path", "trained")
+            or rng.random() < 0.6
         }
 
     whole = json.loads(make_example().dumps())
@@ -127,7 +132,16 @@ def test_any_part_may_be_missing(seed: int) -> None:
 
 def test_hostile_data_stays_text() -> None:
     answers = [
-        {"id": HOSTILE, "source": HOSTILE, "prompt": HOSTILE, "base": HOSTILE, "tuned": HOSTILE, "reference": HOSTILE, "base_score": 0, "tuned_score": 1}
+        {
+            "id": HOSTILE,
+            "source": HOSTILE,
+            "prompt": HOSTILE,
+            "base": HOSTILE,
+            "tuned": HOSTILE,
+            "reference": HOSTILE,
+            "base_score": 0,
+            "tuned_score": 1,
+        }
     ]
     example = make_example()
     report = make_example(
@@ -135,12 +149,22 @@ def test_hostile_data_stays_text() -> None:
         model=example.model and example.model.model_copy(update={"name": HOSTILE, "source": HOSTILE}),
         task=HOSTILE,
         data=example.data.model_copy(update={"sources": [SourceInfo(path=HOSTILE, role=HOSTILE, licence=HOSTILE)]}),
-        target=Target(name=HOSTILE, metric=HOSTILE, unit=HOSTILE, before=of(1, 1), after=of(2, 1), difference=of(1, 0.1)),
-        kept=[Measured(name=HOSTILE, metric=HOSTILE, before=of(0.1, 0.1), after=of(0.2, 0.1), difference=of(0.1, 0.01))],
-        trained=example.trained.model_copy(update={"methods": [MethodInfo(name=HOSTILE, parameters={HOSTILE: HOSTILE})], "frozen": [HOSTILE]}),
+        target=Target(
+            name=HOSTILE, metric=HOSTILE, unit=HOSTILE, before=of(1, 1), after=of(2, 1), difference=of(1, 0.1)
+        ),
+        kept=[
+            Measured(name=HOSTILE, metric=HOSTILE, before=of(0.1, 0.1), after=of(0.2, 0.1), difference=of(0.1, 0.01))
+        ],
+        trained=example.trained.model_copy(
+            update={"methods": [MethodInfo(name=HOSTILE, parameters={HOSTILE: HOSTILE})], "frozen": [HOSTILE]}
+        ),
         stages=[StageInfo(name=HOSTILE, methods=[HOSTILE], ended_by=HOSTILE)],
         tokens_view={HOSTILE: [(HOSTILE, 1.0), (HOSTILE, 0.5)]},
-        probes={HOSTILE: Probe(title=HOSTILE, description=HOSTILE, values={HOSTILE: HOSTILE}, columns=[HOSTILE], rows=[[HOSTILE]])},
+        probes={
+            HOSTILE: Probe(
+                title=HOSTILE, description=HOSTILE, values={HOSTILE: HOSTILE}, columns=[HOSTILE], rows=[[HOSTILE]]
+            )
+        },
         notes=[HOSTILE],
         files={HOSTILE: HOSTILE},
     )
@@ -178,14 +202,25 @@ def test_the_reports_own_answers_stand_in_for_missing_rows() -> None:
 
 
 def test_rows_without_answers_show_their_scores() -> None:
-    target = Target(metric="loss", direction="lower", unit="nats a token", before=of(2.5, 0.1), after=of(2.0, 0.1), difference=of(-0.5, 0.1))
-    rows = [{"id": "a", "prompt": "text", "base": "", "tuned": "", "reference": "", "base_score": 2.51, "tuned_score": 1.98}]
+    target = Target(
+        metric="loss",
+        direction="lower",
+        unit="nats a token",
+        before=of(2.5, 0.1),
+        after=of(2.0, 0.1),
+        difference=of(-0.5, 0.1),
+    )
+    rows = [
+        {"id": "a", "prompt": "text", "base": "", "tuned": "", "reference": "", "base_score": 2.51, "tuned_score": 1.98}
+    ]
     text = Tags(page.html(make_example(target=target, kept=[]), (), rows)).text
     assert "loss 2.51" in text and "loss 1.98" in text and "better 1" in text
 
 
 def test_the_token_view_tells_what_counts() -> None:
-    tags = Tags(page.html(make_example(tokens_view={"a.jsonl": [("Hi\n", 0), (" half", 0.5), (" all", 1.0), ("", 2.0)]})))
+    tags = Tags(
+        page.html(make_example(tokens_view={"a.jsonl": [("Hi\n", 0), (" half", 0.5), (" all", 1.0), ("", 2.0)]}))
+    )
     levels = [a["class"] for n, a in tags.tags if n == "span" and a.get("class") in ("on", "off", "part")]
     assert levels[-4:] == ["off", "part", "on", "on"]
     assert "Hi↵" in tags.text

@@ -48,11 +48,17 @@ def _trade(curves: list[Curve], **options: object) -> str:
 
 
 def test_the_trade_joins_base_and_strengths_and_draws_their_intervals() -> None:
-    curve = Curve("lora", [Point(0.5, 0.4, "0.5", 0.4, 0.6, 0.3, 0.5), Point(1.5, 0.6, "1 tuned", None, None, 0.5, 0.7)])
+    curve = Curve(
+        "lora", [Point(0.5, 0.4, "0.5", 0.4, 0.6, 0.3, 0.5), Point(1.5, 0.6, "1 tuned", None, None, 0.5, 0.7)]
+    )
     svg = _trade([curve])
     line = next(e for e in _drawn(svg).iter("polyline"))
     spots = [tuple(map(float, p.split(","))) for p in line.get("points", "").split()]
-    assert len(spots) == 3 and [s[0] for s in spots] == sorted(s[0] for s in spots) and [s[1] for s in spots] == sorted((s[1] for s in spots), reverse=True)
+    assert (
+        len(spots) == 3
+        and [s[0] for s in spots] == sorted(s[0] for s in spots)
+        and [s[1] for s in spots] == sorted((s[1] for s in spots), reverse=True)
+    )
     assert sum(e.get("class") == "whisker" for e in _drawn(svg).iter("line")) == 3
     assert {"base", "0.5", "1 tuned", "drift", "accuracy"} <= set(_texts(svg))
 
@@ -68,14 +74,27 @@ def test_several_methods_are_named_and_drawn_apart() -> None:
 
 def test_worse_is_to_the_right_where_the_kept_measure_falls() -> None:
     curve = Curve("x", [Point(0.9, 0.3, "0.5"), Point(0.7, 0.6, "1")])
-    svg = plots.trade([curve], Point(0.95, 0.1, "base"), x_label="kept", y_label="y", title="t", x_fraction=True, x_falls=True, from_zero=False)
+    svg = plots.trade(
+        [curve],
+        Point(0.95, 0.1, "base"),
+        x_label="kept",
+        y_label="y",
+        title="t",
+        x_fraction=True,
+        x_falls=True,
+        from_zero=False,
+    )
     spots = [float(p.split(",")[0]) for p in next(_drawn(svg).iter("polyline")).get("points", "").split()]
     assert spots == sorted(spots) and "70 %" in _texts(svg)
 
 
 def test_labels_do_not_lie_on_each_other() -> None:
     curve = Curve("x", [Point(0.01 * i, 0.1 + 0.01 * i, f"label {i}") for i in range(1, 4)] + [Point(2, 0.9, "far")])
-    places = [(float(t.get("x", 0)), float(t.get("y", 0))) for t in _drawn(_trade([curve])).iter("text") if (t.text or "").startswith("label")]
+    places = [
+        (float(t.get("x", 0)), float(t.get("y", 0)))
+        for t in _drawn(_trade([curve])).iter("text")
+        if (t.text or "").startswith("label")
+    ]
     assert all(abs(a[1] - b[1]) >= 12 or abs(a[0] - b[0]) >= 40 for i, a in enumerate(places) for b in places[:i])
 
 

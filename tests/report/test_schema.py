@@ -22,7 +22,21 @@ def test_a_report_comes_back_equal_from_its_file(tmp_path: Path) -> None:
 
 def test_the_promised_keys_are_at_the_top() -> None:
     keys = json.loads(make_example().dumps())
-    assert {"version", "run", "model", "task", "data", "target", "kept", "drift", "trade", "cost", "trained", "stages", "probes"} <= set(keys)
+    assert {
+        "version",
+        "run",
+        "model",
+        "task",
+        "data",
+        "target",
+        "kept",
+        "drift",
+        "trade",
+        "cost",
+        "trained",
+        "stages",
+        "probes",
+    } <= set(keys)
     assert keys["version"] == 1
     assert keys["target"]["difference"]["unit"] == "row"
 
@@ -33,7 +47,14 @@ def test_only_the_run_must_be_known() -> None:
     assert report.target is None and report.kept == [] and report.cost.seconds == {}
 
 
-@pytest.mark.parametrize("model", [m for m in vars(schema).values() if isinstance(m, type) and issubclass(m, BaseModel) and m.__module__ == schema.__name__])
+@pytest.mark.parametrize(
+    "model",
+    [
+        m
+        for m in vars(schema).values()
+        if isinstance(m, type) and issubclass(m, BaseModel) and m.__module__ == schema.__name__
+    ],
+)
 def test_every_field_is_described_and_unknown_ones_are_refused(model: type[BaseModel]) -> None:
     assert all(field.description for field in model.model_fields.values())
     with pytest.raises(ValidationError, match="colour"):
@@ -65,7 +86,11 @@ def test_no_file_and_no_folder_are_errors(tmp_path: Path) -> None:
 
 
 def test_what_is_not_finite_becomes_null() -> None:
-    report = Report(run=RunInfo(name="x"), stages=[StageInfo(name="main", loss_last=float("nan"))], probes={"p": Probe(values={"a": float("inf")})})
+    report = Report(
+        run=RunInfo(name="x"),
+        stages=[StageInfo(name="main", loss_last=float("nan"))],
+        probes={"p": Probe(values={"a": float("inf")})},
+    )
     back = Report.model_validate_json(report.dumps())
     assert back.stages[0].loss_last is None and back.probes["p"].values["a"] is None
 
@@ -79,7 +104,9 @@ def test_an_answer_is_made_of_a_line_of_rows() -> None:
 
 def test_the_reference_page_is_up_to_date() -> None:
     page = Path(__file__).parents[2] / "docs" / "report.md"
-    assert page.read_text(encoding="utf-8") == reference.markdown(), "run: python -m tunewright.report.reference > docs/report.md"
+    assert page.read_text(encoding="utf-8") == reference.markdown(), (
+        "run: python -m tunewright.report.reference > docs/report.md"
+    )
 
 
 def test_the_reference_page_names_every_field() -> None:

@@ -14,16 +14,29 @@ from tunewright.report.schema import Answer, Measured, Report, RunInfo
 def test_the_summary_holds_what_a_newcomer_asks() -> None:
     text = terminal.text(make_example(), "runs/quickstart")
     for said in (
-        "1.7 %  [0.6, 4.2]", "75.8 %  [70.5, 81.1]", "+74.1  [68.6, 79.6]", "base shown 3 examples", "choosing the likeliest label",
-        "loss on general, nats/token", "drift: KL from base", "0.25  ", "1 (tuned)", "4 min 12 s", "19.6 MB", "this run", "runs/quickstart/report.html",
-    ):  # fmt: skip
+        "1.7 %  [0.6, 4.2]",
+        "75.8 %  [70.5, 81.1]",
+        "+74.1  [68.6, 79.6]",
+        "base shown 3 examples",
+        "choosing the likeliest label",
+        "loss on general, nats/token",
+        "drift: KL from base",
+        "0.25  ",
+        "1 (tuned)",
+        "4 min 12 s",
+        "19.6 MB",
+        "this run",
+        "runs/quickstart/report.html",
+    ):
         assert said in text
     assert text.count("reference  ") == 3
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_no_number_is_cut_whatever_the_width(width: int) -> None:
-    kept = [Measured(name="a rather long name of what is kept", metric="loss", direction="lower", unit="nats a token", n=3)]
+    kept = [
+        Measured(name="a rather long name of what is kept", metric="loss", direction="lower", unit="nats a token", n=3)
+    ]
     crowded = [make_example(kept=[*make_example().kept, *kept])] if width >= 80 else []
     for report in [make_example(), *crowded]:
         text = terminal.text(report, width=width)
@@ -58,7 +71,9 @@ def test_what_is_not_a_terminal_gets_plain_text() -> None:
 
 def test_a_terminal_gets_colours() -> None:
     out = io.StringIO()
-    terminal.show(make_example(), "r", Console(file=out, width=120, force_terminal=True, color_system="standard", _environ={}))
+    terminal.show(
+        make_example(), "r", Console(file=out, width=120, force_terminal=True, color_system="standard", _environ={})
+    )
     assert "\x1b[32m+74.1" in out.getvalue() and "\x1b[31m+0.58" in out.getvalue()
 
 

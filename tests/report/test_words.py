@@ -28,12 +28,25 @@ def test_a_score_is_said_in_its_unit(value: float, unit: str, sign: bool, text: 
     assert words.score(value, unit, sign=sign) == text
 
 
-@pytest.mark.parametrize(("x", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (47.6, "48 s"), (59.7, "1 min 00 s"), (252.4, "4 min 12 s"), (11_100, "3 h 05 min")])
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (47.6, "48 s"),
+        (59.7, "1 min 00 s"),
+        (252.4, "4 min 12 s"),
+        (11_100, "3 h 05 min"),
+    ],
+)
 def test_durations(x: float, text: str) -> None:
     assert words.seconds(x) == text
 
 
-@pytest.mark.parametrize(("x", "text"), [(0, "0"), (9_999, "9,999"), (31_204, "31.2k"), (999_960, "1.0M"), (4_884_480, "4.9M"), (2.52e13, "25.2T")])
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(0, "0"), (9_999, "9,999"), (31_204, "31.2k"), (999_960, "1.0M"), (4_884_480, "4.9M"), (2.52e13, "25.2T")],
+)
 def test_counts(x: float, text: str) -> None:
     assert words.count(x) == text
 
@@ -45,7 +58,13 @@ def test_sizes(x: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "half", "direction", "fate"),
-    [(0.2, 0.1, "higher", "better"), (0.2, 0.1, "lower", "worse"), (-0.2, 0.1, "lower", "better"), (0.1, 0.1, "higher", "unclear"), (0, 0, "higher", "same")],
+    [
+        (0.2, 0.1, "higher", "better"),
+        (0.2, 0.1, "lower", "worse"),
+        (-0.2, 0.1, "lower", "better"),
+        (0.1, 0.1, "higher", "unclear"),
+        (0, 0, "higher", "same"),
+    ],
 )
 def test_a_verdict_needs_an_interval_without_zero(value: float, half: float, direction: str, fate: str) -> None:
     measured = Measured.model_validate({"metric": "m", "direction": direction, "difference": of(value, half)})
@@ -60,7 +79,9 @@ def test_the_headline_says_gain_loss_drift_and_cost() -> None:
     gain, loss, drift, cost = words.headline(make_example())
     assert gain == "In this run exact match rose from 1.7 % to 75.8 %: +74.1 points, 95 % interval 68.6 to 79.6."
     assert loss.startswith("Loss on general rose from 3.11 to 3.69 nats a token: +0.58,")
-    assert "drifted 1.52 nats a token" in drift and cost.startswith("It cost 4 min 12 s, 31.2k training tokens and 19.6 MB")
+    assert "drifted 1.52 nats a token" in drift and cost.startswith(
+        "It cost 4 min 12 s, 31.2k training tokens and 19.6 MB"
+    )
 
 
 def test_this_run_is_not_said_of_an_interval_over_seeds() -> None:
@@ -76,7 +97,10 @@ def test_this_run_is_not_said_of_an_interval_over_seeds() -> None:
 def test_nothing_gained_is_not_called_a_gain() -> None:
     target = Target(metric="accuracy", before=of(0.5, 0.1), after=of(0.5, 0.1), difference=of(0, 0), n=240)
     report = make_example(target=target, kept=[], drift=Drift(value=of(0, 0, 64, "sequence")))
-    assert words.headline(report)[:2] == ["In this run accuracy did not change: 50.0 %.", "The model's outputs did not move from its base's at all."]
+    assert words.headline(report)[:2] == [
+        "In this run accuracy did not change: 50.0 %.",
+        "The model's outputs did not move from its base's at all.",
+    ]
     assert words.dialled(report) == ""
     unclear = target.model_copy(update={"difference": of(0.02, 0.1)})
     assert "no clear change" in words.headline(make_example(target=unclear))[0]
@@ -90,7 +114,10 @@ def test_a_run_that_stopped_says_so_first() -> None:
 
 
 def test_the_dial_names_the_strength_that_keeps_most_of_the_gain_for_its_drift() -> None:
-    assert words.dialled(make_example()) == "At strength 0.5 the model keeps 71 % of the gain with 19 % of the drift, on these rows."
+    assert (
+        words.dialled(make_example())
+        == "At strength 0.5 the model keeps 71 % of the gain with 19 % of the drift, on these rows."
+    )
 
 
 def test_few_rows_are_cautioned_about() -> None:
@@ -100,8 +127,12 @@ def test_few_rows_are_cautioned_about() -> None:
 
 def test_the_lines_come_in_order_and_know_their_fate() -> None:
     assert [(line.kind, line.fate) for line in summary.lines(make_example())] == [
-        ("target", "better"), ("beside", "better"), ("beside", "unclear"), ("kept", "worse"), ("drift", "moved"),
-    ]  # fmt: skip
+        ("target", "better"),
+        ("beside", "better"),
+        ("beside", "unclear"),
+        ("kept", "worse"),
+        ("drift", "moved"),
+    ]
 
 
 def test_the_dial_starts_at_the_base_and_ends_at_the_tuned_model() -> None:
@@ -121,6 +152,12 @@ def test_fates_of_right_and_wrong_and_of_graded_scores() -> None:
     def rows(*pairs: tuple[float | None, float | None]) -> list[Answer]:
         return [Answer(id=str(i), prompt="", base_score=b, tuned_score=t) for i, (b, t) in enumerate(pairs)]
 
-    assert summary.fates(rows((0, 1), (1, 0), (0, 0), (1, 1), (None, 1))) == ["fixed", "broken", "both wrong", "both right", ""]
+    assert summary.fates(rows((0, 1), (1, 0), (0, 0), (1, 1), (None, 1))) == [
+        "fixed",
+        "broken",
+        "both wrong",
+        "both right",
+        "",
+    ]
     assert summary.fates(rows((0.2, 0.4), (1, 0.5), (0.3, 0.3))) == ["better", "worse", "same"]
     assert summary.fates(rows((1, 0), (0, 1)), "lower") == ["better", "worse"]

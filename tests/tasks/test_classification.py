@@ -31,7 +31,16 @@ def test_labels_are_names_or_ids(value, expected):
 
 
 @pytest.mark.parametrize(
-    "value, says", [(3, "outside 0..2"), (-1, "outside"), (math.nan, "NaN"), (None, "NaN"), ("lone", "no known label"), (0.5, "no class id"), ([1], "not list")]
+    "value, says",
+    [
+        (3, "outside 0..2"),
+        (-1, "outside"),
+        (math.nan, "NaN"),
+        (None, "NaN"),
+        ("lone", "no known label"),
+        (0.5, "no class id"),
+        ([1], "not list"),
+    ],
 )
 def test_bad_labels(value, says):
     with pytest.raises(RowProblem, match=says) as caught:
@@ -46,19 +55,27 @@ def test_labels_are_discovered_in_a_fixed_order():
 
 def test_text_classification_pads_and_gives_the_heads_input():
     task, model, t = get_task("text-classification"), tiny.bert_classifier(), tiny.tokenizer(encoder=True)
-    rows = [task.encode(record(text=x, label=y), t, EncodeOptions(labels=LABELS)) for x, y in [("my card", "card"), ("a much longer text of a loan", 1)]]
+    rows = [
+        task.encode(record(text=x, label=y), t, EncodeOptions(labels=LABELS))
+        for x, y in [("my card", "card"), ("a much longer text of a loan", 1)]
+    ]
     assert rows[1].label == 1 and rows[1].fields["reference"] == "loan"
     batch = task.collate(rows)
     outputs = task.forward(model, batch)
     assert torch.allclose(model.classifier(outputs.features), outputs.logits, atol=1e-6)
     alone = task.forward(model, task.collate(rows[:1]))
     assert torch.allclose(alone.logits[0], outputs.logits[0], atol=1e-5)
-    assert torch.allclose(task.loss(outputs, batch).value, torch.nn.functional.cross_entropy(outputs.logits, batch.targets, reduction="none"))
+    assert torch.allclose(
+        task.loss(outputs, batch).value,
+        torch.nn.functional.cross_entropy(outputs.logits, batch.targets, reduction="none"),
+    )
 
 
 def test_pictures_are_made_as_the_models_own_processor_makes_them():
     task = get_task("image-classification")
-    processor = ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
+    processor = ViTImageProcessorPil(
+        size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]
+    )
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 24, 3), dtype=np.uint8))
     options = EncodeOptions(labels=LABELS, image=image_options(processor))
     batch = task.collate([task.encode(record(image=np.asarray(picture), label=2), None, options)])
@@ -73,7 +90,10 @@ def test_pictures_from_a_path_a_list_and_grey_pixels(tmp_path):
     options = EncodeOptions(labels=LABELS, image=image_options(config=model.config))
     Image.fromarray(np.full((16, 16), 7, np.uint8)).save(tmp_path / "a.png")
     by_path = Record({"image": "a.png", "label": 0}, id="r", base=str(tmp_path))
-    rows = [task.encode(r, None, options) for r in (by_path, record(image=[[7] * 16] * 16, label=0), record(image=np.full((16, 16, 1), 7), label=0))]
+    rows = [
+        task.encode(r, None, options)
+        for r in (by_path, record(image=[[7] * 16] * 16, label=0), record(image=np.full((16, 16, 1), 7), label=0))
+    ]
     for row in rows[1:]:
         assert np.array_equal(row.fields["pixels"], rows[0].fields["pixels"])
     assert task.collate(rows).inputs["pixel_values"].shape == (3, 1, 16, 16)
@@ -82,7 +102,9 @@ def test_pictures_from_a_path_a_list_and_grey_pixels(tmp_path):
 @pytest.mark.parametrize("image", ["none.png", [[1, 2], [3]], [[300]], [[float("nan")]], b"no picture", 5])
 def test_bad_pictures(image, tmp_path):
     with pytest.raises(RowProblem) as caught:
-        get_task("image-classification").encode(Record({"image": image, "label": 0}, id="r", base=str(tmp_path)), None, EncodeOptions(labels=LABELS))
+        get_task("image-classification").encode(
+            Record({"image": image, "label": 0}, id="r", base=str(tmp_path)), None, EncodeOptions(labels=LABELS)
+        )
     assert caught.value.field == "image"
 
 

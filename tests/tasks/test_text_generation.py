@@ -17,8 +17,10 @@ from tunewright.tasks._segments import ids_of
 
 TASK = get_task("text-generation")
 DEFAULT_SYSTEM = (
-    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nBe "
+    "kind.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt "
+    "%}<|im_start|>assistant\n{% endif %}"
 )
 
 
@@ -41,7 +43,10 @@ def test_plain_text_trains_every_token_with_one_bos_and_eos_at_the_end():
 
 def test_prompt_and_completion_go_through_the_chat_template():
     row, t = encode({"prompt": "Which topic?", "completion": "card arrival"})
-    assert t.decode(row.input_ids) == "<|im_start|>user\nWhich topic?<|im_end|>\n<|im_start|>assistant\ncard arrival<|im_end|>\n"
+    assert (
+        t.decode(row.input_ids)
+        == "<|im_start|>user\nWhich topic?<|im_end|>\n<|im_start|>assistant\ncard arrival<|im_end|>\n"
+    )
     assert trained(row, t) == "card arrival<|im_end|>"
     assert row.fields["reference"] == "card arrival" and row.fields["kind"] == "prompt"
 
@@ -54,7 +59,9 @@ def test_the_prompt_is_the_same_at_training_generation_and_likelihood():
     row = TASK.encode(record, t, options)
     other = TASK.answer(record, "lost card", t, options)
     prompt = row.fields["prompt_ids"]
-    assert t.decode(prompt) == "<|im_start|>user\nWhich support topic is this?\nmy card 1999 has not come<|im_end|>\n<|im_start|>assistant\n"
+    assert t.decode(prompt) == (
+        "<|im_start|>user\nWhich support topic is this?\nmy card 1999 has not come<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert list(row.input_ids[: len(prompt)]) == prompt == other.fields["prompt_ids"] == ids_of(t, t.decode(prompt))
     assert other.fields["reference"] == "lost card" and trained(other, t) == "lost card<|im_end|>"
 
@@ -71,7 +78,10 @@ def test_the_default_turn_goes_whatever_token_opens_the_text(bos, front):
     assert t.decode(row.input_ids) == start + "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
 
 
-@pytest.mark.parametrize("system, start", [(None, "<|im_start|>system\nBe kind."), ("", "<|im_start|>user"), ("Say no.", "<|im_start|>system\nSay no.<")])
+@pytest.mark.parametrize(
+    "system, start",
+    [(None, "<|im_start|>system\nBe kind."), ("", "<|im_start|>user"), ("Say no.", "<|im_start|>system\nSay no.<")],
+)
 def test_system_turn_as_the_template_has_it_left_out_or_given(system, start):
     t = tiny.tokenizer()
     t.chat_template = DEFAULT_SYSTEM
@@ -80,9 +90,14 @@ def test_system_turn_as_the_template_has_it_left_out_or_given(system, start):
 
 
 def test_a_template_with_completion_takes_the_place_of_the_chat_template():
-    row, t = encode({"prompt": "2+2", "completion": "4"}, EncodeOptions(template="Q: {prompt}\nA: {completion}\n"), bos_first=True)
+    row, t = encode(
+        {"prompt": "2+2", "completion": "4"}, EncodeOptions(template="Q: {prompt}\nA: {completion}\n"), bos_first=True
+    )
     assert t.decode(row.input_ids) == "<|bos|>Q: 2+2\nA: 4\n<|im_end|>"
-    assert trained(row, t) == "4\n<|im_end|>" and list(row.input_ids[: len(row.fields["prompt_ids"])]) == row.fields["prompt_ids"]
+    assert (
+        trained(row, t) == "4\n<|im_end|>"
+        and list(row.input_ids[: len(row.fields["prompt_ids"])]) == row.fields["prompt_ids"]
+    )
 
 
 def test_without_a_chat_template_a_completion_starts_right_after_the_prompt():
@@ -106,11 +121,17 @@ def test_tools_and_tool_calls_reach_the_template():
     t = tiny.tokenizer()
     t.chat_template = (
         "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-        "{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% "
+        "endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "look_up", "arguments": {}}}]}
-    messages = [{"role": "user", "content": "find"}, call, {"role": "tool", "content": "ok"}, {"role": "assistant", "content": "done"}]
+    messages = [
+        {"role": "user", "content": "find"},
+        call,
+        {"role": "tool", "content": "ok"},
+        {"role": "assistant", "content": "done"},
+    ]
     tools = json.dumps([{"type": "function", "function": {"name": "look_up"}}])
     row = TASK.encode(Record({"messages": messages, "tools": tools}, id="r"), t, EncodeOptions())
     assert trained(row, t) == "look_up<|im_end|>done<|im_end|>" and t.decode(row.input_ids).startswith("[{")
@@ -137,7 +158,10 @@ def test_a_template_whose_prefixes_change_is_refused():
         ({"messages": [{"content": "a"}]}, "messages[0]"),
         ({"messages": [{"role": "user"}]}, "messages[0]"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}, "messages[1].content"),
-        ({"messages": [{"role": "user", "content": "a", "weight": 1}, {"role": "assistant", "content": "b"}]}, "messages[0].weight"),
+        (
+            {"messages": [{"role": "user", "content": "a", "weight": 1}, {"role": "assistant", "content": "b"}]},
+            "messages[0].weight",
+        ),
         ({"messages": [{"role": "assistant", "content": "b", "weight": float("nan")}]}, "messages[0].weight"),
         ({"messages": [{"role": "assistant", "content": "b"}], "tools": "{"}, "tools"),
     ],
@@ -158,12 +182,19 @@ def test_a_conversation_without_a_chat_template_and_a_text_without_eos_are_refus
 def rows() -> list[Row]:
     t = tiny.tokenizer()
     pairs = [("Which topic?", "card arrival"), ("a", "b"), ("In 1999 the river rose.", "the town left")]
-    return [TASK.encode(Record({"prompt": p, "completion": c}, id=f"r:{i}", source="s"), t, EncodeOptions()) for i, (p, c) in enumerate(pairs)]
+    return [
+        TASK.encode(Record({"prompt": p, "completion": c}, id=f"r:{i}", source="s"), t, EncodeOptions())
+        for i, (p, c) in enumerate(pairs)
+    ]
 
 
 def test_packed_and_padded_batches_name_the_same_targets():
     packed, padded = TASK.collate(rows(), True), TASK.collate(rows(), False)
-    assert torch.equal(packed.targets, padded.targets) and torch.equal(packed.rows, padded.rows) and torch.equal(packed.weights, padded.weights)
+    assert (
+        torch.equal(packed.targets, padded.targets)
+        and torch.equal(packed.rows, padded.rows)
+        and torch.equal(packed.weights, padded.weights)
+    )
     assert packed.cu_seqlens.dtype == torch.int32 and packed.tokens == padded.tokens == int(packed.cu_seqlens[-1])
     assert packed.inputs["position_ids"][0, packed.cu_seqlens[:-1].long()].tolist() == [0, 0, 0]
     flat = packed.inputs["input_ids"][0]

@@ -1,4 +1,6 @@
-"""Merges under `after:` of a recipe: those that learn from the run's rows, that count over all tensors, and plain ones."""
+"""Merges under `after:` of a recipe: those that learn from the run's rows, that count over all tensors, and plain
+ones.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ def made(tmp_path_factory):
     def make(name, after):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TUNEWRIGHT_CACHE", str(folder / "cache"))
-            run(Recipe.load(small.write_recipe(folder, name, stages=STAGES, after=after, evaluation__drift_sequences=2)), folder / name, quiet=True)
+            run(
+                Recipe.load(
+                    small.write_recipe(folder, name, stages=STAGES, after=after, evaluation__drift_sequences=2)
+                ),
+                folder / name,
+                quiet=True,
+            )
             finished = open_run(folder / name)
         finished.adapted.fold()
         return state_of(finished.adapted.model)
@@ -47,9 +55,15 @@ def test_merges_under_after(made):
     off = max(float((half[n] - mean[n]).norm() / mean[n].norm()) for n in second)
     assert off < 0.02, off  # both went a little way from one base, so SLERP is nearly the mean
     assert all(torch.equal(t, second[n]) for n, t in made("whole", [{"wise-ft": {"amount": 1.0}}]).items())
-    for name, after in {"ties": {"ties": of(over="model")}, "atlas": {"atlas": of(samples=6, epochs=1)}, "pleas": {"pleas": of(samples=6)}}.items():
+    for name, after in {
+        "ties": {"ties": of(over="model")},
+        "atlas": {"atlas": of(samples=6, epochs=1)},
+        "pleas": {"pleas": of(samples=6)},
+    }.items():
         found = made(name, [after])
-        assert all(torch.isfinite(t).all() for t in found.values()) and any(not torch.equal(found[n], mean[n]) for n in found), name
+        assert all(torch.isfinite(t).all() for t in found.values()) and any(
+            not torch.equal(found[n], mean[n]) for n in found
+        ), name
 
 
 def test_what_a_run_cannot_do_to_its_own_model_is_refused(made):

@@ -1,4 +1,7 @@
-"""Learned coefficients: their ends, their gradient, and that entropy reads no label. RegMean and WiSE-FT beside them."""
+"""Learned coefficients: their ends, their gradient, and that entropy reads no label.
+
+RegMean and WiSE-FT beside them.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,9 @@ def test_the_coefficients_gradient_is_autograds_and_that_of_finite_differences()
             for step in (1e-4, -1e-4):
                 moved = c.clone()
                 moved[i, j] += step
-                ends.append(composer.gradient(moved, lambda m: method.loss(learned.forward(m, batch), batch, learned.task))[0])
+                ends.append(
+                    composer.gradient(moved, lambda m: method.loss(learned.forward(m, batch), batch, learned.task))[0]
+                )
             assert float(gradient[i, j]) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=2e-2, abs=1e-4)
 
 
@@ -75,9 +80,13 @@ def test_learning_lowers_the_loss_keeps_the_inputs_and_reports_coefficients():
     values = method.learn(learned)
     losses = values["report"]["losses"]
     assert losses[-1] < 0.99 * losses[0] and len(losses) == 20
-    assert set(values["coefficients"]) == set(dict(base.named_parameters())) and all(v.shape == (2, 1) for v in values["coefficients"].values())
+    assert set(values["coefficients"]) == set(dict(base.named_parameters())) and all(
+        v.shape == (2, 1) for v in values["coefficients"].values()
+    )
     for model, state in zip((base, *models), before, strict=True):
-        assert all(torch.equal(t, state[n]) for n, t in state_of(model).items()) and all(p.grad is None and p.requires_grad for p in model.parameters())
+        assert all(torch.equal(t, state[n]) for n, t in state_of(model).items()) and all(
+            p.grad is None and p.requires_grad for p in model.parameters()
+        )
     untouched, _ = merge_in_memory(Atlas(samples=6, epochs=1, learning_rate=1e-12), learned)
     assert all(torch.allclose(t, untouched[n], atol=1e-9) for n, t in before[0].items())
 

@@ -14,7 +14,9 @@ def test_bodies_are_averaged_and_heads_are_the_parents():
     base, *models = (tiny.bert_classifier(s) for s in range(4))
     merged, _ = merge_in_memory(FusingFinetunedModels(), learning(*models, base=base))
     parent, states = state_of(base), [state_of(m) for m in models]
-    vectors = {n: torch.stack([s[n] - parent[n] for s in states]).mean(0) for n in parent if parent[n].is_floating_point()}
+    vectors = {
+        n: torch.stack([s[n] - parent[n] for s in states]).mean(0) for n in parent if parent[n].is_floating_point()
+    }
     for name, change in vectors.items():
         if name.startswith("classifier."):
             assert torch.equal(merged[name], parent[name])

@@ -22,7 +22,9 @@ NAMES = tuple(n for n in fast.TABLE if n != "slerp")
 def rows_of(seed: int, models: int, count: int, bf16: bool, ties: bool):
     rng = np.random.default_rng(seed)
     base = rng.standard_normal(count).astype(np.float32)
-    rows = [base] + [base + (rng.standard_normal(count) * 0.1 * (rng.random(count) < 0.6)).astype(np.float32) for _ in range(models)]
+    rows = [base] + [
+        base + (rng.standard_normal(count) * 0.1 * (rng.random(count) < 0.6)).astype(np.float32) for _ in range(models)
+    ]
     if ties:
         rows = [np.round(r * 8) / 8 for r in rows]
     out = np.stack(rows).astype(np.float32)
@@ -146,7 +148,8 @@ def test_what_is_not_finite_is_counted():
 def test_a_lean_merge_never_imports_scipy():
     """In a process of its own: the first kernel's call must not bring in what `import_lean` kept out."""
     code = (
-        "import sys, numpy as np; from tunewright.weights import fast; fast.import_lean(); out = np.zeros(4, np.float32); "
+        "import sys, numpy as np; from tunewright.weights import fast; fast.import_lean(); out = np.zeros(4, "
+        "np.float32); "
         "fast.kernels().linear(np.ones((2, 4), np.float32), np.ones(2, np.float32), np.float32(2), out); "
         "assert out.tolist() == [1.0] * 4; assert 'scipy' not in sys.modules"
     )

@@ -24,12 +24,16 @@ def test_models_and_rows_from_disk(tmp_path):
     for seed in (1, 2):
         tiny.llama(seed).save_pretrained(tmp_path / f"m{seed}")
         tiny.tokenizer().save_pretrained(tmp_path / f"m{seed}")
-    learning = from_folders([tmp_path / "m1", tmp_path / "m2"], tmp_path / "base", "text-generation", [tmp_path / "train.jsonl"])
+    learning = from_folders(
+        [tmp_path / "m1", tmp_path / "m2"], tmp_path / "base", "text-generation", [tmp_path / "train.jsonl"]
+    )
     one, again = ([b.row_ids for b in learning.batches(10)] for _ in range(2))
     assert one == again and sum(len(x) for x in one) == 10
     assert all("attention_mask" in b.inputs for b in learning.batches(10))
     merged, _ = merge_in_memory(Atlas(samples=10, epochs=1, learning_rate=0.01), learning)
-    assert merged.keys() == state_of(learning.base).keys() and not all(torch.equal(t, merged[n]) for n, t in state_of(learning.base).items())
+    assert merged.keys() == state_of(learning.base).keys() and not all(
+        torch.equal(t, merged[n]) for n, t in state_of(learning.base).items()
+    )
     merged, config = merge_in_memory(PLeaS(samples=10, budget=0.5), learning)
     assert config == {"intermediate_size": 96} and merged["model.layers.0.mlp.down_proj.weight"].shape == (32, 96)
 

@@ -47,7 +47,15 @@ def three(tmp_path):
     return [
         folder_of(tmp_path / "plain", 1, r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]),
         folder_of(tmp_path / "stable", 2, r=9, lora_alpha=6, use_rslora=True, target_modules=["q_proj", "v_proj"]),
-        folder_of(tmp_path / "patterns", 3, r=2, lora_alpha=4, rank_pattern={"v_proj": 5}, alpha_pattern={"v_proj": 3}, target_modules=["q_proj", "v_proj"]),
+        folder_of(
+            tmp_path / "patterns",
+            3,
+            r=2,
+            lora_alpha=4,
+            rank_pattern={"v_proj": 5},
+            alpha_pattern={"v_proj": 3},
+            target_modules=["q_proj", "v_proj"],
+        ),
     ]
 
 
@@ -55,8 +63,14 @@ def test_the_sum_is_exact_whatever_ranks_scales_and_modules(three, tmp_path):
     weights = [0.5, -1.0, 2.0]
     errors = combine_adapters(three, tmp_path / "sum", weights)
     assert set(errors.values()) == {0.0}
-    ranks = {n: t.shape[0] for n, t in load_file(tmp_path / "sum" / "adapter_model.safetensors").items() if "lora_A" in n}
-    found = {r for n, r in ranks.items() if "q_proj" in n}, {r for n, r in ranks.items() if "v_proj" in n}, {r for n, r in ranks.items() if "down_proj" in n}
+    ranks = {
+        n: t.shape[0] for n, t in load_file(tmp_path / "sum" / "adapter_model.safetensors").items() if "lora_A" in n
+    }
+    found = (
+        {r for n, r in ranks.items() if "q_proj" in n},
+        {r for n, r in ranks.items() if "v_proj" in n},
+        {r for n, r in ranks.items() if "down_proj" in n},
+    )
     assert found == ({15}, {14}, {4})
     base = {n: t.clone() for n, t in tiny.llama().state_dict().items()}
     got = folded(tmp_path / "sum")

@@ -46,11 +46,22 @@ def three(tmp_path):
     return tmp_path
 
 
-def run(folder, models, method, *given, out="out", base="base", kind="model", data=False, then=(), file=None, forward=False):
-    more = {"shard_size": "5GB", "seed": 0, "threads": 1, "data": [folder / "train.jsonl"] if data else (), "task": "text-generation", "then": then}
+def run(
+    folder, models, method, *given, out="out", base="base", kind="model", data=False, then=(), file=None, forward=False
+):
+    more = {
+        "shard_size": "5GB",
+        "seed": 0,
+        "threads": 1,
+        "data": [folder / "train.jsonl"] if data else (),
+        "task": "text-generation",
+        "then": then,
+    }
     refs = [file] if file else [str(folder / m) for m in models]
     with patch.object(command, "merge", partial(stream.merge, forward=forward)):
-        command.run(refs, given, folder / out, method=method, base=base and str(folder / base), dtype=None, kind=kind, **more)
+        command.run(
+            refs, given, folder / out, method=method, base=base and str(folder / base), dtype=None, kind=kind, **more
+        )
     name = "adapter_model" if kind == "adapter" else "delta" if kind == "delta" else "model"
     return load_file(folder / out / f"{name}.safetensors")
 
@@ -76,7 +87,15 @@ LEARNED = {
 @pytest.mark.parametrize("method", LEARNED)
 def test_merges_that_learn_write_folders_that_run(three, method):
     base = load_file(three / "base" / "model.safetensors")
-    got = run(three, ["m1", "m2"], method, *LEARNED[method], data=True, base=None if method in ("pleas", "regmean") else "base", forward=method == "pleas")
+    got = run(
+        three,
+        ["m1", "m2"],
+        method,
+        *LEARNED[method],
+        data=True,
+        base=None if method in ("pleas", "regmean") else "base",
+        forward=method == "pleas",
+    )
     assert got.keys() == base.keys() and any(not torch.equal(t, base[n]) for n, t in got.items())
     config = json.loads((three / "out" / "config.json").read_text())
     wide = {n: t.shape for n, t in got.items() if t.shape != base[n].shape}
@@ -117,7 +136,10 @@ def test_lines_on_a_merge(three):
     assert alpha != pytest.approx(0.5)
     file = three / "merge.yml"
     models = "\n".join(f"  - model: {three / m}" for m in ("m1", "m2"))
-    text = "merge_method: ties\nbase_model: base\nparameters: {density: 0.5}\ndefaults: papers\nafter: [{lines: {alpha: merge, beta: 0.4}}]\n"
+    text = (
+        "merge_method: ties\nbase_model: base\nparameters: {density: 0.5}\ndefaults: papers\nafter: [{lines: "
+        "{alpha: merge, beta: 0.4}}]\n"
+    )
     file.write_text(f"models:\n{models}\n{text}")
     got = run(three, [], None, out="lines", base=None, file=str(file))
     for n, t in got.items():
@@ -162,7 +184,11 @@ def test_adapters_combine_exactly_into_an_adapter(three):
 
 def test_a_peft_adapter_of_a_model_that_stores_its_weights_transposed(tmp_path):
     write_inputs(tmp_path, model=tiny.gpt2())
-    whole = lora(tiny.gpt2(), tmp_path / "a", 3, targets=["c_attn", "c_fc"], fan_in_fan_out=True).merge_and_unload().state_dict()
+    whole = (
+        lora(tiny.gpt2(), tmp_path / "a", 3, targets=["c_attn", "c_fc"], fan_in_fan_out=True)
+        .merge_and_unload()
+        .state_dict()
+    )
     got = run(tmp_path, ["a"], "task-arithmetic")
     base = load_file(tmp_path / "base" / "model.safetensors")
     assert all(torch.allclose(t, whole[n], atol=1e-5) for n, t in got.items())
@@ -174,8 +200,14 @@ def changed(folder):
     adapted = Adapted(tiny.llama(), base_hash=hash_weights(folder / "base"))
     g = torch.Generator().manual_seed(5)
     up, down = (adapted.structure.site(f"model.layers.1.mlp.{n}") for n in ("up_proj", "down_proj"))
-    attach(up, "a", LowRank(torch.randn(3, up.in_features, generator=g), torch.randn(up.out_features, 3, generator=g), 0.5))
-    attach(down, "b", Sparse(torch.tensor([1, 7, 40]), torch.tensor([0.5, -1.0, 2.0]), (down.out_features, down.in_features)))
+    attach(
+        up, "a", LowRank(torch.randn(3, up.in_features, generator=g), torch.randn(up.out_features, 3, generator=g), 0.5)
+    )
+    attach(
+        down,
+        "b",
+        Sparse(torch.tensor([1, 7, 40]), torch.tensor([0.5, -1.0, 2.0]), (down.out_features, down.in_features)),
+    )
     adapted.remember("model.norm.weight")
     adapted.base_parameters()["model.norm.weight"].data += 1
     return adapted
@@ -235,7 +267,9 @@ def test_a_damaged_shard_a_broken_result_and_mixed_bases(three, monkeypatch):
     state = load_file(file)
     half = dict(list(state.items())[:3])
     save_file(half, three / "m1" / "model-00001-of-00002.safetensors")
-    (three / "m1" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {n: "model-00001-of-00002.safetensors" for n in half}}))
+    (three / "m1" / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {n: "model-00001-of-00002.safetensors" for n in half}})
+    )
     raw, damaged = file.read_bytes(), three / "m1" / "model-00001-of-00002.safetensors"
     file.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-8])
@@ -250,7 +284,9 @@ def test_a_damaged_shard_a_broken_result_and_mixed_bases(three, monkeypatch):
     save_delta(adapted, three / "change", str(three / "base"))
     with pytest.raises(ModelError, match="another base"):
         run(three, ["change"], "task-arithmetic", base="m1")
-    monkeypatch.setattr(stream.card, "write_beside", lambda folder, *a: (folder / "config.json").write_text('{"model_type": "none"}'))
+    monkeypatch.setattr(
+        stream.card, "write_beside", lambda folder, *a: (folder / "config.json").write_text('{"model_type": "none"}')
+    )
     with pytest.raises(ModelError, match="the result does not work|cannot be run"):
         run(three, ["m1", "m2"], "linear", base=None, forward=True)
     assert not (three / "out").exists()

@@ -1,4 +1,6 @@
-"""mergekit's slices of whole models are the same merge as the models by name; other slices are refused by what is wrong."""
+"""mergekit's slices of whole models are the same merge as the models by name; other slices are refused by what is
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,15 @@ def two(tmp_path_factory):
 def asked(folder, slices, **more):
     file = folder / "merge.yml"
     file.write_text(
-        yaml.safe_dump({"merge_method": "slerp", "base_model": "a", "parameters": {"t": 0.25}, **({"slices": slices} if slices is not None else {}), **more})
+        yaml.safe_dump(
+            {
+                "merge_method": "slerp",
+                "base_model": "a",
+                "parameters": {"t": 0.25},
+                **({"slices": slices} if slices is not None else {}),
+                **more,
+            }
+        )
     )
     return read(file, folder / "out")
 
@@ -36,7 +46,9 @@ def test_a_slice_of_all_layers_is_the_merge_of_the_models(two):
     assert asked(two, [{"sources": [{"model": "a"}, {"model": "b"}]}]) == plain
     t = [{"filter": "mlp", "value": [0, 1]}, {"value": 0.5}]
     assert asked(two, sources("a", "b", parameters={"t": t})).parameters == {"t": t} != plain.parameters
-    weighed = asked(two, [{"sources": [{"model": "a", "parameters": {"weight": 0.3}}, {"model": "b"}]}], merge_method="linear")
+    weighed = asked(
+        two, [{"sources": [{"model": "a", "parameters": {"weight": 0.3}}, {"model": "b"}]}], merge_method="linear"
+    )
     assert [p.parameters for p in weighed.models] == [{"weight": 0.3}, {}]
 
 

@@ -25,7 +25,10 @@ CAUSAL = ("llama", "qwen3", "gpt2")
 
 def rows(n=12, seed=0):
     r = random.Random(seed)
-    return [Row(f"r{i}", "s", [r.randrange(5, 200) for _ in range(r.randint(5, 9))], [0.0] + [1.0] * 8, r.randrange(3), {}) for i in range(n)]
+    return [
+        Row(f"r{i}", "s", [r.randrange(5, 200) for _ in range(r.randint(5, 9))], [0.0] + [1.0] * 8, r.randrange(3), {})
+        for i in range(n)
+    ]
 
 
 def learning(*models, base=None):
@@ -33,14 +36,37 @@ def learning(*models, base=None):
     if "ForImage" in name:
         task, generator = get_task("image-classification"), torch.Generator().manual_seed(1)
         r = [
-            Row(f"i{i}", "s", (), [1.0], i % 3, {"pixels": torch.randint(0, 255, (3, 16, 16), generator=generator).numpy().astype("uint8"), **PIXELS})
+            Row(
+                f"i{i}",
+                "s",
+                (),
+                [1.0],
+                i % 3,
+                {"pixels": torch.randint(0, 255, (3, 16, 16), generator=generator).numpy().astype("uint8"), **PIXELS},
+            )
             for i in range(12)
         ]
     else:
         task, r = get_task("text-classification" if "Sequence" in name else "text-generation"), rows()
-        r = [Row(x.id, x.source, x.input_ids, [1.0] if task.labelled else x.weights[: len(x.input_ids)], x.label, x.fields) for x in r]
+        r = [
+            Row(
+                x.id,
+                x.source,
+                x.input_ids,
+                [1.0] if task.labelled else x.weights[: len(x.input_ids)],
+                x.label,
+                x.fields,
+            )
+            for x in r
+        ]
     halves = [r[:6], r[6:]]
-    return Learning(list(models), discover(models[0]), lambda n: [task.collate(h, False) for h in halves[: 1 if n < 7 else 2]], task, base=base)
+    return Learning(
+        list(models),
+        discover(models[0]),
+        lambda n: [task.collate(h, False) for h in halves[: 1 if n < 7 else 2]],
+        task,
+        base=base,
+    )
 
 
 PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "scale": 1 / 255}
@@ -103,7 +129,9 @@ def test_a_reordered_twin_is_the_same_function_and_its_order_is_recovered_exactl
 def test_merging_with_a_reordered_twin_gives_the_model_bit_for_bit_and_refitting_to_rounding(make, match):
     model = spread(getattr(tiny, make)())
     other, _ = twin(model, True)
-    plain, config = merge_in_memory(pleas.PLeaS(match=match, bases="different", refit=False), learning(model, copy.deepcopy(other)))
+    plain, config = merge_in_memory(
+        pleas.PLeaS(match=match, bases="different", refit=False), learning(model, copy.deepcopy(other))
+    )
     assert not config and all(torch.equal(t, plain[n]) for n, t in state_of(model).items())
     learned = learning(model, copy.deepcopy(other))
     refitted, _ = merge_in_memory(pleas.PLeaS(match=match, bases="different"), learned)
@@ -146,7 +174,11 @@ def test_half_a_budget_keeps_the_worst_matched_apart_and_runs():
     assert config == {"intermediate_size": 96}
     assert torch.isfinite(logits(wide(a, tensors, config), learned)).all()
     apart = kept_apart(torch.tensor([3.0, 1.0, 2.0, 1.0]), 0.5)
-    assert apart.tolist() == [False, True, False, True] and not kept_apart(torch.ones(4), 0.0).any() and kept_apart(torch.ones(4), 1.0).all()
+    assert (
+        apart.tolist() == [False, True, False, True]
+        and not kept_apart(torch.ones(4), 0.0).any()
+        and kept_apart(torch.ones(4), 1.0).all()
+    )
 
 
 def test_refitting_never_raises_a_layers_error_and_its_solution_satisfies_the_normal_equations():
@@ -164,7 +196,9 @@ def test_refitting_never_raises_a_layers_error_and_its_solution_satisfies_the_no
     sums.add(x[10:], y[10:])
     for ridge in (0.0, 0.5):
         w, strength = solve(sums, w0, ridge), ridge * float((x * x).mean(0).mean() * 30)
-        assert torch.allclose(w @ (x.T @ x).double() + strength * w, (y.T @ x).double() + strength * w0.double(), atol=1e-4)
+        assert torch.allclose(
+            w @ (x.T @ x).double() + strength * w, (y.T @ x).double() + strength * w0.double(), atol=1e-4
+        )
         assert sums.error(w) <= sums.error(w0)
         assert sums.error(w) == pytest.approx(float((x @ w.float().T - y).square().sum() / y.square().sum()), rel=1e-4)
     few = Sums.of(6, 4)
@@ -182,7 +216,9 @@ def test_assignments():
     assert torch.equal(assign(near), p.argsort()) and torch.allclose(near, -torch.cdist(a.T, a[:, p].T), atol=1e-2)
     alike = torch.rand(6, 6, generator=torch.Generator().manual_seed(3))
     heads = assign_heads(alike, 3)
-    assert sorted(heads.tolist()) == list(range(6)) and all(int(heads[2 * g]) // 2 == int(heads[2 * g + 1]) // 2 for g in range(3))
+    assert sorted(heads.tolist()) == list(range(6)) and all(
+        int(heads[2 * g]) // 2 == int(heads[2 * g + 1]) // 2 for g in range(3)
+    )
 
 
 def test_walking_block_by_block_gives_the_forwards_states():
@@ -190,7 +226,10 @@ def test_walking_block_by_block_gives_the_forwards_states():
         model = getattr(tiny, make)()
         learned = learning(model, model)
         batches = list(learned.batches(12))
-        steps = [(s.block.index, [t.clone() for t in s.states]) for s in walk(model, learned.structure, learned.forward, batches)]
+        steps = [
+            (s.block.index, [t.clone() for t in s.states])
+            for s in walk(model, learned.structure, learned.forward, batches)
+        ]
         for i, batch in enumerate(batches):
             wanted = learned.task.forward(model, batch, hidden=True).hidden
             for index, states in steps:

@@ -30,9 +30,15 @@ def models(tmp_path):
     for k in range(4):
         folder = tmp_path / ("base" if k == 0 else f"m{k}")
         g = torch.Generator().manual_seed(k)
-        state = {n: (t.float() + 0.02 * bool(k) * torch.randn(t.shape, generator=g)).to(t.dtype) for n, t in base.state_dict().items() if n != "lm_head.weight"}
+        state = {
+            n: (t.float() + 0.02 * bool(k) * torch.randn(t.shape, generator=g)).to(t.dtype)
+            for n, t in base.state_dict().items()
+            if n != "lm_head.weight"
+        }
         base.config.save_pretrained(folder)
-        save_file({n: t.contiguous() for n, t in state.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            {n: t.contiguous() for n, t in state.items()}, folder / "model.safetensors", metadata={"format": "pt"}
+        )
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
         made.append(folder)
@@ -67,7 +73,10 @@ def test_bits_depend_neither_on_shards_nor_on_threads_nor_on_the_room(models, tm
     first = run(models, tmp_path / "o1", threads=1)
     shard(models[2])
     assert equal(first, run(models, tmp_path / "o2", threads=3, shard_size=3000))
-    assert len(list((tmp_path / "o2").glob("model-*.safetensors"))) > 1 and (tmp_path / "o2" / "model.safetensors.index.json").exists()
+    assert (
+        len(list((tmp_path / "o2").glob("model-*.safetensors"))) > 1
+        and (tmp_path / "o2" / "model.safetensors.index.json").exists()
+    )
     monkeypatch.setattr(fast, "BUDGET", 4 * 4 * 4096)
     monkeypatch.setattr(fast, "SMALL", 10)
     assert equal(first, run(models, tmp_path / "o3"))
@@ -99,11 +108,19 @@ def test_the_result_is_a_folder_that_transformers_runs(models, tmp_path):
 
 def test_gradients_filters_and_own_weights(models, tmp_path):
     depths = settings.Depths(["model.embed_tokens.weight", "model.layers.0.x", "model.layers.3.x", "lm_head.weight"])
-    assert [depths.place(n) for n in ("model.embed_tokens.weight", "model.layers.0.x", "model.layers.3.x", "lm_head.weight")] == [0, 0, 1, 1]
-    assert settings.resolve([0, 1], "n", 0.25) == 0.25 and settings.resolve([0, 0.5, 0.3], "n", 0.75) == pytest.approx(0.4)
+    assert [
+        depths.place(n) for n in ("model.embed_tokens.weight", "model.layers.0.x", "model.layers.3.x", "lm_head.weight")
+    ] == [0, 0, 1, 1]
+    assert settings.resolve([0, 1], "n", 0.25) == 0.25 and settings.resolve([0, 0.5, 0.3], "n", 0.75) == pytest.approx(
+        0.4
+    )
     assert settings.resolve([{"filter": "mlp", "value": [0, 1]}, {"value": 7}], "a.mlp.b", 0.5) == 0.5
     assert settings.resolve([{"filter": "mlp", "value": 1}], "attn", 0) is None
-    parts = [models[0], Part(str(models[1]), {"weight": [{"filter": "self_attn", "value": 1.0}, {"value": 0.0}]}), Part(str(models[2]), {"weight": 1.0})]
+    parts = [
+        models[0],
+        Part(str(models[1]), {"weight": [{"filter": "self_attn", "value": 1.0}, {"value": 0.0}]}),
+        Part(str(models[2]), {"weight": 1.0}),
+    ]
     got = run(parts, tmp_path / "o", "linear", base=False, dtype="float32")
     a, b = (load_file(m / "model.safetensors") for m in models[1:3])
     for n, t in got.items():
@@ -159,8 +176,18 @@ def test_an_adapter_is_put_on_its_base_tensor_by_tensor(models, tmp_path):
     name = "model.layers.1.mlp.up_proj"
     out, width = base[f"{name}.weight"].shape
     A, B = torch.randn(4, width, generator=g), torch.randn(out, 4, generator=g)
-    save_file({f"base_model.model.{name}.lora_A.weight": A, f"base_model.model.{name}.lora_B.weight": B}, adapter / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "use_rslora": True, "target_modules": ["up_proj"], "base_model_name_or_path": str(models[0])}
+    save_file(
+        {f"base_model.model.{name}.lora_A.weight": A, f"base_model.model.{name}.lora_B.weight": B},
+        adapter / "adapter_model.safetensors",
+    )
+    config = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 6,
+        "use_rslora": True,
+        "target_modules": ["up_proj"],
+        "base_model_name_or_path": str(models[0]),
+    }
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     got = run([models[0], adapter], tmp_path / "o", "task-arithmetic", dtype="float32", parameters={"weight": 0.5})
     wanted = base[f"{name}.weight"].float() + 0.5 * (6 / 2) * (B @ A)
@@ -268,7 +295,10 @@ def test_layout_keeps_every_tensor_once_and_aligned():
     entries = {f"t{i}": source.Entry(d, (3, i + 1)) for i, d in enumerate(["BF16", "F32", "F16", "F32"])}
     places, headers = write.lay_out(entries, 40)
     assert set(places) == set(entries) and len(headers) > 1
-    assert all(p.size == entries[n].count * source.SIZES[entries[n].dtype] and p.start % source.SIZES[entries[n].dtype] == 0 for n, p in places.items())
+    assert all(
+        p.size == entries[n].count * source.SIZES[entries[n].dtype] and p.start % source.SIZES[entries[n].dtype] == 0
+        for n, p in places.items()
+    )
     assert write.size_of("5GB") == 5_000_000_000 and write.size_of("1KiB") == 1024
     with pytest.raises(FolderError):
         write.size_of("many")

@@ -4,4 +4,18 @@ from tunewright.catalogue.folders import THIRD_PARTY, Entry, aliases, canonical,
 from tunewright.catalogue.parameters import Use
 from tunewright.catalogue.resolve import build, describe, load_method
 
-__all__ = ["THIRD_PARTY", "Entry", "Use", "aliases", "build", "canonical", "describe", "entries", "find", "load_method", "lookup", "rooms", "tasks"]
+__all__ = [
+    "THIRD_PARTY",
+    "Entry",
+    "Use",
+    "aliases",
+    "build",
+    "canonical",
+    "describe",
+    "entries",
+    "find",
+    "load_method",
+    "lookup",
+    "rooms",
+    "tasks",
+]

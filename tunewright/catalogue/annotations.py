@@ -25,7 +25,9 @@ def inner_types(annotation: Any) -> list[Any]:
 
 
 def _pieces(annotation: Any) -> list[Any]:
-    """What constrains a value itself: the metadata of Annotated, through Optional and unions (not inside lists and dicts)."""
+    """What constrains a value itself: the metadata of Annotated, through Optional and unions (not inside lists and
+    dicts).
+    """
     arguments = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
@@ -59,4 +61,8 @@ def type_name(annotation: Any) -> str:
         return " | ".join(repr(a) for a in arguments)
     if origin is not None:
         return f"{origin.__name__}[{', '.join('...' if a is Ellipsis else type_name(a) for a in arguments)}]"
-    return {"str": "text"}.get(annotation.__name__, annotation.__name__) if isinstance(annotation, type) else str(annotation)
+    return (
+        {"str": "text"}.get(annotation.__name__, annotation.__name__)
+        if isinstance(annotation, type)
+        else str(annotation)
+    )

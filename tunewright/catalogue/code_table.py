@@ -11,7 +11,15 @@ from typing import Any
 
 from tunewright import catalogue
 
-_NOT_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
+_NOT_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+}
 
 
 def code_lines(source: str) -> int:
@@ -21,7 +29,10 @@ def code_lines(source: str) -> int:
         if token.type not in _NOT_CODE:
             lines.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             text = node.body[0]
             lines.difference_update(range(text.lineno, (text.end_lineno or text.lineno) + 1))
     return len(lines)
@@ -46,7 +57,15 @@ def measured() -> list[dict[str, Any]]:
         if entry.file is not None:
             described = catalogue.describe(entry.name)
             lines = code_lines(Path(entry.file).read_text(encoding="utf-8"))
-            rows.append({"name": entry.name, "room": entry.room, "lines": lines, "slots": described["slots"], "needs": described["needs"]})
+            rows.append(
+                {
+                    "name": entry.name,
+                    "room": entry.room,
+                    "lines": lines,
+                    "slots": described["slots"],
+                    "needs": described["needs"],
+                }
+            )
     return rows
 
 
@@ -61,7 +80,17 @@ def page(rows: list[dict[str, Any]]) -> str:
     slots = max(len(", ".join(r["slots"])) for r in rows)
     head = f"{'method':<{widths[0]}}  {'room':<{widths[1]}}  {'lines':>5}  {'slots':<{slots}}  needs"
     body = [
-        f"{r['name']:<{widths[0]}}  {r['room']:<{widths[1]}}  {r['lines']:>5}  {', '.join(r['slots']):<{slots}}  {', '.join(r['needs'])}".rstrip()
+        (
+            f"{r['name']:<{widths[0]}}  {r['room']:<{widths[1]}}  {r['lines']:>5}  {', '.join(r['slots']):<{slots}}  "
+            f"{', '.join(r['needs'])}"
+        ).rstrip()
         for r in sorted(rows, key=lambda r: (r["lines"], r["name"]))
     ]
-    return "\n".join([head, *body, "", f"{len(rows)} files; median {median(rows):g} lines of code (no blank lines, comments or docstrings)"])
+    return "\n".join(
+        [
+            head,
+            *body,
+            "",
+            f"{len(rows)} files; median {median(rows):g} lines of code (no blank lines, comments or docstrings)",
+        ]
+    )

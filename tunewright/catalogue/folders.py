@@ -33,20 +33,26 @@ class Entry:
     attribute: str | None = None
 
     def summary(self) -> str:
-        """The first line of the module's docstring, read without importing it."""
+        """The first paragraph of the module's docstring as one line, read without importing it."""
         if self.file is None or not self.file.is_file():
             return ""
         try:
             text = ast.get_docstring(ast.parse(self.file.read_text(encoding="utf-8"))) or ""
         except SyntaxError as error:
             return f"cannot be read: {error.msg} at line {error.lineno}"
-        return text.split("\n", 1)[0]
+        return " ".join(text.split("\n\n", 1)[0].split())
 
 
 def _rooms() -> list[str]:
     methods = PACKAGE / "methods"
     found = (
-        sorted(f"methods/{d.name}" for d in methods.iterdir() if d.is_dir() and d.name not in _NOT_ROOMS and d.name[0] not in "_.") if methods.is_dir() else []
+        sorted(
+            f"methods/{d.name}"
+            for d in methods.iterdir()
+            if d.is_dir() and d.name not in _NOT_ROOMS and d.name[0] not in "_."
+        )
+        if methods.is_dir()
+        else []
     )
     return [*found, "data/select", *(f"weights/{w}" for w in _WEIGHTS), "measure"]
 
@@ -81,11 +87,17 @@ def entries() -> dict[str, Entry]:
         for file in _files(room):
             entry = Entry(file.stem.replace("_", "-"), room, f"tunewright.{room.replace('/', '.')}.{file.stem}", file)
             if entry.name in found:
-                raise MethodError(f"two files are named '{entry.name}': in {found[entry.name].room} and in {room}", remedy="rename one of them")
+                raise MethodError(
+                    f"two files are named '{entry.name}': in {found[entry.name].room} and in {room}",
+                    remedy="rename one of them",
+                )
             found[entry.name] = entry
     for point in importlib.metadata.entry_points(group="tunewright.methods"):
         if point.name in found:
-            raise MethodError(f"the entry point '{point.name}' ({point.value}) takes a name that is there", remedy="give it another name")
+            raise MethodError(
+                f"the entry point '{point.name}' ({point.value}) takes a name that is there",
+                remedy="give it another name",
+            )
         found[point.name] = Entry(point.name, THIRD_PARTY, point.module, _file_of(point.module), point.attr or None)
     return dict(sorted(found.items()))
 
@@ -112,7 +124,9 @@ def find(name: str, where: str | None = None) -> str:
     """The module that a name is imported from. RecipeError with the nearest names when there is none."""
     entry = lookup(name)
     if entry is None:
-        raise RecipeError(f"no method is named '{name}'", where=where, remedy=did_you_mean(name, [*entries(), *aliases()]))
+        raise RecipeError(
+            f"no method is named '{name}'", where=where, remedy=did_you_mean(name, [*entries(), *aliases()])
+        )
     return entry.module
 
 
@@ -120,4 +134,8 @@ def find(name: str, where: str | None = None) -> str:
 def tasks() -> tuple[str, ...]:
     """Names of the tasks, by the files in tasks/ that define a Task."""
     folder = PACKAGE / "tasks"
-    return tuple(f.stem.replace("_", "-") for f in sorted(folder.glob("*.py")) if f.stem != "base" and "(Task)" in f.read_text(encoding="utf-8"))
+    return tuple(
+        f.stem.replace("_", "-")
+        for f in sorted(folder.glob("*.py"))
+        if f.stem != "base" and "(Task)" in f.read_text(encoding="utf-8")
+    )

@@ -1,4 +1,7 @@
-"""A method's typed fields: made from a recipe, listed for a page, and turned into JSON Schema. Nothing is said twice."""
+"""A method's typed fields: made from a recipe, listed for a page, and turned into JSON Schema.
+
+Nothing is said twice.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ def _describe(cls: type[Method], method: str, item: Any) -> tuple[str, str]:
         return f"'{method}' has no parameter '{name}'", did_you_mean(name, cls.model_fields)
     field = cls.model_fields.get(name)
     if field is None:
-        return f"{method}: {item['msg'].removeprefix('Value error, ')}", f"`tunewright methods {method}` describes its parameters"
+        return (
+            f"{method}: {item['msg'].removeprefix('Value error, ')}",
+            f"`tunewright methods {method}` describes its parameters",
+        )
     described = describe_field(field)
     allowed = f"allowed: {described['type']}" + (f", {described['range']}" if described["range"] else "")
     sample = field.examples[0] if field.examples else described["default"]

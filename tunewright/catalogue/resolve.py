@@ -35,7 +35,9 @@ def _load(module_name: str, attribute: str | None) -> type[Method]:
     except ImportError as error:
         entry = next((n for n, e in entries().items() if e.module == module_name and e.room == THIRD_PARTY), None)
         what = f"the entry point '{entry}': " if entry else ""
-        raise MethodError(f"{what}{module_name} cannot be imported: {error}", remedy="`tunewright doctor` says which extra is missing") from error
+        raise MethodError(
+            f"{what}{module_name} cannot be imported: {error}", remedy="`tunewright doctor` says which extra is missing"
+        ) from error
     except Exception as error:
         if module_name.startswith("tunewright."):
             raise
@@ -44,37 +46,69 @@ def _load(module_name: str, attribute: str | None) -> type[Method]:
         cls = getattr(module, attribute, None)
         if cls is None:
             classes = [n for n, c in vars(module).items() if isinstance(c, type) and c.__module__ == module_name]
-            raise MethodError(f"{module_name} has no '{attribute}'", where=module.__file__, remedy=did_you_mean(attribute, classes))
+            raise MethodError(
+                f"{module_name} has no '{attribute}'", where=module.__file__, remedy=did_you_mean(attribute, classes)
+            )
         if not (isinstance(cls, type) and issubclass(cls, Method)):
-            raise MethodError(f"'{attribute}' is no Method", where=module.__file__, remedy="let the entry point name a class that derives from it")
+            raise MethodError(
+                f"'{attribute}' is no Method",
+                where=module.__file__,
+                remedy="let the entry point name a class that derives from it",
+            )
     else:
         own = [
-            c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module_name and not c.__name__.startswith("_")
+            c
+            for c in vars(module).values()
+            if isinstance(c, type)
+            and issubclass(c, Method)
+            and c.__module__ == module_name
+            and not c.__name__.startswith("_")
         ]
         if len(own) != 1:
-            raise MethodError(f"{module_name} defines {len(own)} Method classes, not one", where=module.__file__, remedy="one file a method: move the others")
+            raise MethodError(
+                f"{module_name} defines {len(own)} Method classes, not one",
+                where=module.__file__,
+                remedy="one file a method: move the others",
+            )
         cls = own[0]
     check_class(cls)
     return cls
 
 
 def _broken(module: str, error: Exception) -> MethodError:
-    """What a third party's file does wrong while it is imported: the line, and a field without a type in plain words."""
+    """What a third party's file does wrong while it is imported: the line, and a field without a type in plain
+    words.
+    """
     here = traceback.extract_tb(error.__traceback__)
-    own = [f for f in here if "importlib" not in f.filename and f"{os.sep}pydantic{os.sep}" not in f.filename and PACKAGE not in Path(f.filename).parents]
+    own = [
+        f
+        for f in here
+        if "importlib" not in f.filename
+        and f"{os.sep}pydantic{os.sep}" not in f.filename
+        and PACKAGE not in Path(f.filename).parents
+    ]
     where = f"{own[-1].filename}:{own[-1].lineno}" if own else module
     untyped = re.search(r"non-annotated attribute was detected: `(\w+) = (.+?)`\.", str(error))
     if untyped:
         name, value = untyped.groups()
-        kind = "float" if re.fullmatch(r"[-\d.e]+", value) and not value.isdigit() else "int" if value.isdigit() else "str"
+        kind = (
+            "float" if re.fullmatch(r"[-\d.e]+", value) and not value.isdigit() else "int" if value.isdigit() else "str"
+        )
         cls = own[-1].line.split("(")[0].removeprefix("class ") if own and own[-1].line else module
         remedy = f"write {name}: {kind} = Field({value}, description='... with its unit')"
         return MethodError(f"{cls}: the field '{name}' has no type", where=where, remedy=remedy)
-    return MethodError(f"{module} cannot be imported: {type(error).__name__}: {error}", where=where, remedy="mend the file, or take the package out")
+    return MethodError(
+        f"{module} cannot be imported: {type(error).__name__}: {error}",
+        where=where,
+        remedy="mend the file, or take the package out",
+    )
 
 
 def build(use: Use, where: str | None = None) -> Method:
-    """Make the method that a recipe names. RecipeError with file:line, field, nearest name, allowed range and an example."""
+    """Make the method that a recipe names.
+
+    RecipeError with file:line, field, nearest name, allowed range and an example.
+    """
     return construct(load_method(use.name, where or use.place), use, where or use.place or use.name)
 
 

@@ -1,8 +1,8 @@
 """What a claim is: a paper's headline as a comparison of arms on a lab task. One short file a claim.
 
-`tunewright/claims/<slug>.py` (with _ for -) holds `CLAIM = Claim(...)`; its name is the paper's slug, or slug__what for a
-paper's second claim. Everything in it is written down before the first result: the rule (see `rule`) does the rest.
-A claim that is no comparison of recipes gives a function `measure(run, seed)` beside it (see `claim_run`).
+`tunewright/claims/<slug>.py` (with _ for -) holds `CLAIM = Claim(...)`; its name is the paper's slug, or slug__what for
+a paper's second claim. Everything in it is written down before the first result: the rule (see `rule`) does the rest. A
+claim that is no comparison of recipes gives a function `measure(run, seed)` beside it (see `claim_run`).
 """
 
 from __future__ import annotations
@@ -35,10 +35,17 @@ class Arm(_Part):
     """One side of a comparison: methods, and what of the recipe differs for them."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="its name in results")
-    methods: list[Any] = Field(default_factory=list, description="as in a recipe: ['lora'], [{'corda': {'mode': 'keep'}}]")
-    extra: dict[str, Any] = Field(default_factory=dict, description="laid over the lab task's recipe, for this arm alone")
+    methods: list[Any] = Field(
+        default_factory=list, description="as in a recipe: ['lora'], [{'corda': {'mode': 'keep'}}]"
+    )
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="laid over the lab task's recipe, for this arm alone"
+    )
     rates: tuple[float, ...] | None = Field(None, description="learning rates to choose from; none: the claim's")
-    uses: list[str] = Field(default_factory=list, description="methods that `measure` applies beside: a change of theirs makes the result stale")
+    uses: list[str] = Field(
+        default_factory=list,
+        description="methods that `measure` applies beside: a change of theirs makes the result stale",
+    )
 
 
 class Claim(_Part):
@@ -48,23 +55,53 @@ class Claim(_Part):
     says: str = Field(description="the paper's headline in our words, and what of it is tested here")
     task: str = Field(description="lab task")
     method: Arm = Field(description="what the paper proposes")
-    baselines: list[Arm] = Field(default_factory=list, description="what it is compared with; none only where `measure` gives a figure that stands alone")
+    baselines: list[Arm] = Field(
+        default_factory=list,
+        description="what it is compared with; none only where `measure` gives a figure that stands alone",
+    )
     metric: str = Field(description="what is compared (docs/claims.md lists what there is)")
     direction: Direction = Field(description="which way the metric is better")
-    smallest: float = Field(description="smallest effect of interest d, in the metric's unit (or a share, if relative); negative: not worse by more than that")
+    smallest: float = Field(
+        description=(
+            "smallest effect of interest d, in the metric's unit (or a share, if relative); negative: not "
+            "worse by more than that"
+        )
+    )
     relative: bool = Field(False, description="effects as shares of the baseline's figure")
-    against: Literal["each", "best"] = Field("each", description="hold against each baseline, or against the one that did best on validation")
+    against: Literal["each", "best"] = Field(
+        "each", description="hold against each baseline, or against the one that did best on validation"
+    )
     seeds: int = Field(SEEDS, ge=2, description="seeds, all run before anything is judged")
     budget: dict[str, Any] | None = Field(None, description="of every run; none: the task's own")
     rates: tuple[float, ...] = Field(
-        RATES, description="learning rates to choose from, factor 3 apart; the grid grows while the best is at its edge; (): none is chosen, the task's own"
+        RATES,
+        description=(
+            "learning rates to choose from, factor 3 apart; the grid grows while the best is at its edge; "
+            "(): none is chosen, the task's own"
+        ),
     )
-    strengths: tuple[float, ...] = Field((0.25, 0.5, 0.75, 1.0), description="strengths at which every run is measured, beside the base")
-    reach: float = Field(REACH, gt=0, le=1, description="matched targets: least share of the better one's gain at which two curves are compared")
-    at: float = Field(1.0, gt=0, le=1, description="matched targets: where to compare, as a share of the best gain that both reach (0.9 is far less noisy)")
+    strengths: tuple[float, ...] = Field(
+        (0.25, 0.5, 0.75, 1.0), description="strengths at which every run is measured, beside the base"
+    )
+    reach: float = Field(
+        REACH,
+        gt=0,
+        le=1,
+        description="matched targets: least share of the better one's gain at which two curves are compared",
+    )
+    at: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description=(
+            "matched targets: where to compare, as a share of the best gain that both reach (0.9 is far less noisy)"
+        ),
+    )
     extra: dict[str, Any] = Field(default_factory=dict, description="laid over the lab task's recipe, for every arm")
     scales: tuple[Scale, ...] = Field(("nano", "real"), description="where it can be run")
-    real: dict[str, Any] = Field(default_factory=dict, description="fields that differ at scale real: {'seeds': 5, 'budget': {'tokens': 20000}}")
+    real: dict[str, Any] = Field(
+        default_factory=dict, description="fields that differ at scale real: {'seeds': 5, 'budget': {'tokens': 20000}}"
+    )
     differs: str | None = Field(None, description="how the test differs from the paper's own setting")
 
     @model_validator(mode="after")
@@ -80,14 +117,18 @@ class Claim(_Part):
             raise ValueError("against='best' needs rates for every baseline: the best is found on validation rows")
         if self.real:
             if not self.real.keys() <= {"seeds", "budget", "rates", "strengths", "extra", "smallest"}:
-                raise ValueError(f"'real' may change seeds, budget, rates, strengths, extra and smallest, got {', '.join(self.real)}")
+                raise ValueError(
+                    f"'real' may change seeds, budget, rates, strengths, extra and smallest, got {', '.join(self.real)}"
+                )
             self.at_scale("real")
         return self
 
     def at_scale(self, scale: Scale) -> Claim:
         """The claim as it is run at a scale. ClaimError where it is not run there."""
         if scale not in self.scales:
-            raise ClaimError(f"this claim is not run at scale '{scale}'", remedy=f"it can be run at: {', '.join(self.scales)}")
+            raise ClaimError(
+                f"this claim is not run at scale '{scale}'", remedy=f"it can be run at: {', '.join(self.scales)}"
+            )
         return Claim.model_validate({**dict(self), **self.real, "real": {}}) if scale == "real" else self
 
     @property
@@ -130,10 +171,18 @@ def load(name: str, folder: Path = FOLDER) -> Loaded:
         module = _module(file, folder)
     except (ValidationError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        raise ClaimError(f"{'.'.join(map(str, first['loc'])) or 'the claim'}: {first['msg']}", where=str(file), remedy="see docs/claims.md") from error
+        raise ClaimError(
+            f"{'.'.join(map(str, first['loc'])) or 'the claim'}: {first['msg']}",
+            where=str(file),
+            remedy="see docs/claims.md",
+        ) from error
     found = Loaded(name=plain, file=file, claim=module.CLAIM, measure=getattr(module, "measure", None))
     if found.measure is None and not found.claim.baselines:
-        raise ClaimError("a claim without baselines needs a function `measure`", where=str(file), remedy="name a baseline, or give measure(run, seed)")
+        raise ClaimError(
+            "a claim without baselines needs a function `measure`",
+            where=str(file),
+            remedy="name a baseline, or give measure(run, seed)",
+        )
     return found
 
 

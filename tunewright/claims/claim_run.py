@@ -1,4 +1,6 @@
-"""What a claim's own `measure(run, seed)` works with: trials by arm and seed, a folder, the lab task's recipe, the scale."""
+"""What a claim's own `measure(run, seed)` works with: trials by arm and seed, a folder, the lab task's recipe, the
+scale.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,22 @@ from tunewright.errors import ClaimError, did_you_mean
 from tunewright.recipe import Recipe
 
 
-def recipe_of(task: Mapping[str, Any], claim: Claim, arm: Arm, seed: int, rate: float | None, overlay: Mapping[str, Any] | None = None) -> Recipe:
-    """An arm's recipe: the lab task's, the claim's overlay, the arm's, seed and rate, then `overlay`; methods and budget last."""
-    own: dict[str, Any] = {"name": f"{arm.name}-{seed}", "train": {"seed": seed}, "evaluation": {"strengths": list(claim.strengths)}}
+def recipe_of(
+    task: Mapping[str, Any],
+    claim: Claim,
+    arm: Arm,
+    seed: int,
+    rate: float | None,
+    overlay: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """An arm's recipe: the lab task's, the claim's overlay, the arm's, seed and rate, then `overlay`; methods and
+    budget last.
+    """
+    own: dict[str, Any] = {
+        "name": f"{arm.name}-{seed}",
+        "train": {"seed": seed},
+        "evaluation": {"strengths": list(claim.strengths)},
+    }
     if rate is not None:
         own["train"]["learning_rate"] = rate
     mapping = dict(task)
@@ -40,7 +55,9 @@ class ClaimRun:
         """An arm by name. ClaimError with the nearest names."""
         found = next((a for a in self.claim.arms if a.name == name), None)
         if found is None:
-            raise ClaimError(f"the claim has no arm '{name}'", remedy=did_you_mean(name, [a.name for a in self.claim.arms]))
+            raise ClaimError(
+                f"the claim has no arm '{name}'", remedy=did_you_mean(name, [a.name for a in self.claim.arms])
+            )
         return found
 
     def recipe(self, arm: str, seed: int, **overlay: Any) -> Recipe:

@@ -1,4 +1,6 @@
-"""Whether a stored result still speaks of the code that is here: hashes of a claim, of the methods it names, of its base."""
+"""Whether a stored result still speaks of the code that is here: hashes of a claim, of the methods it names, of its
+base.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def of_files(files: Iterable[Path]) -> str:
 
 
 def of_claim(loaded: Loaded) -> str:
-    """Of the claim's own file, the private modules beside it that it imports, and what it declares (arms may come from another claim's file)."""
+    """Of the claim's own file, the private modules beside it that it imports, and what it declares (arms may come
+    from another claim's file).
+    """
     declared = loaded.claim.model_dump_json(exclude_defaults=True)
     return hashlib.sha256(f"{of_files(_beside(loaded.file))} {declared}".encode()).hexdigest()[:16]
 
@@ -31,7 +35,9 @@ _SHARED = re.compile(r"^from tunewright\.claims(?:\.papers)?(?:\.(\w+))? import 
 
 
 def _beside(file: Path) -> set[Path]:
-    """A claim's file, the private modules beside it and `tunewright.claims.merging` where it imports them, and they in turn."""
+    """A claim's file, the private modules beside it and `tunewright.claims.merging` where it imports them, and they
+    in turn.
+    """
     found: set[Path] = set()
     queue = [file]
     while queue:
@@ -40,7 +46,9 @@ def _beside(file: Path) -> set[Path]:
             found.add(here)
             for module, names in _SHARED.findall(here.read_text(encoding="utf-8")):
                 wanted = [module] if module else [n.strip() for n in names.split(",")]
-                queue += [FOLDER / f"{n}.py" for n in wanted if n.startswith("_")] + [FOLDER.parent / "merging.py" for n in wanted if n == "merging"]
+                queue += [FOLDER / f"{n}.py" for n in wanted if n.startswith("_")] + [
+                    FOLDER.parent / "merging.py" for n in wanted if n == "merging"
+                ]
     return found
 
 

@@ -1,4 +1,6 @@
-"""Where a claim's runs are done: the shared store, the pool of processes and the tuning, as one thing that tests can stand in for."""
+"""Where a claim's runs are done: the shared store, the pool of processes and the tuning, as one thing that tests
+can stand in for.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ class Engine(Protocol):
 
 
 class Local:
-    """The store in the cache folder, and processes on this machine that stay from one claim to the next. Use it as a context."""
+    """The store in the cache folder, and processes on this machine that stay from one claim to the next.
+
+    Use it as a context.
+    """
 
     def __init__(self, folder: Path | None = None, workers: int | None = None):
         from tunewright.files.cache import cache_folder

@@ -46,8 +46,13 @@ def _figures(reading: Any, strength: float) -> Figures:
 def pair_up(claim: Claim, method: Sequence[Any], baseline: Sequence[Any], name: str) -> PairResult:
     """The effects of the method's records over a baseline's, seed by seed. A run that did not finish gives none."""
     if not metrics.find(claim.metric)[2]:
-        figures = [[metrics.value(r, claim.metric) if r.status == "finished" else None for r in records] for records in (method, baseline)]
-        return PairResult(baseline=name, effects=effects(figures[0], figures[1], claim.direction, relative=claim.relative))
+        figures = [
+            [metrics.value(r, claim.metric) if r.status == "finished" else None for r in records]
+            for records in (method, baseline)
+        ]
+        return PairResult(
+            baseline=name, effects=effects(figures[0], figures[1], claim.direction, relative=claim.relative)
+        )
     found: list[float | None] = []
     said = []
     for m, b in zip(method, baseline, strict=True):
@@ -55,13 +60,17 @@ def pair_up(claim: Claim, method: Sequence[Any], baseline: Sequence[Any], name: 
             found.append(None)
             said.append({"reason": "a run did not finish"})
             continue
-        at = match(metrics.curve(m, claim.metric), metrics.curve(b, claim.metric), m.direction, reach=claim.reach, at=claim.at)
+        at = match(
+            metrics.curve(m, claim.metric), metrics.curve(b, claim.metric), m.direction, reach=claim.reach, at=claim.at
+        )
         found += effects([at.method], [at.baseline], claim.direction, relative=claim.relative)
         said.append({k: v for k, v in asdict(at).items() if v is not None})
     return PairResult(baseline=name, effects=found, matched=said)
 
 
-def judge_records(claim: Claim, records: Mapping[str, Sequence[Any]], best: str | None = None) -> tuple[list[PairResult], Verdict]:
+def judge_records(
+    claim: Claim, records: Mapping[str, Sequence[Any]], best: str | None = None
+) -> tuple[list[PairResult], Verdict]:
     """Every pair, and the verdict. `best`: the baseline that did best on validation, for claims against that one alone.
 
     ClaimError when an arm lacks seeds: nothing is judged before every run is there.
@@ -75,16 +84,24 @@ def judge_records(claim: Claim, records: Mapping[str, Sequence[Any]], best: str 
 def _check_direction(claim: Claim, records: Sequence[Any]) -> None:
     found = next((r.direction for r in records if r.status == "finished"), None)
     if claim.metric == "target" and found is not None and found != claim.direction:
-        raise ClaimError(f"the claim says that {claim.direction} is better, the task's metric that {found} is", remedy=f"write direction='{found}'")
+        raise ClaimError(
+            f"the claim says that {claim.direction} is better, the task's metric that {found} is",
+            remedy=f"write direction='{found}'",
+        )
 
 
 def _complete(claim: Claim, counted: Mapping[str, int]) -> None:
     for arm in claim.arms:
         if counted.get(arm.name, 0) != claim.seeds:
-            raise ClaimError(f"'{arm.name}' has {counted.get(arm.name, 0)} of {claim.seeds} seeds: nothing is judged before all are there")
+            raise ClaimError(
+                f"'{arm.name}' has {counted.get(arm.name, 0)} of {claim.seeds} seeds: nothing is judged before all "
+                "are there"
+            )
 
 
-def judge_measured(claim: Claim, values: Sequence[Mapping[str, float] | None], best: str | None = None) -> tuple[list[PairResult], Verdict]:
+def judge_measured(
+    claim: Claim, values: Sequence[Mapping[str, float] | None], best: str | None = None
+) -> tuple[list[PairResult], Verdict]:
     """The same for what a claim's own `measure` gave: a figure an arm and seed (None: the seed failed)."""
     _complete(claim, dict.fromkeys((a.name for a in claim.arms), len(values)))
     columns = {a.name: [None if v is None else metrics.number(v.get(a.name)) for v in values] for a in claim.arms}
@@ -92,11 +109,18 @@ def judge_measured(claim: Claim, values: Sequence[Mapping[str, float] | None], b
     if not claim.baselines:
         pairs = [PairResult(baseline=ALONE, effects=effects(method, [0.0] * len(method), claim.direction))]
     else:
-        pairs = [PairResult(baseline=b.name, effects=effects(method, columns[b.name], claim.direction, relative=claim.relative)) for b in claim.baselines]
+        pairs = [
+            PairResult(
+                baseline=b.name, effects=effects(method, columns[b.name], claim.direction, relative=claim.relative)
+            )
+            for b in claim.baselines
+        ]
     return pairs, verdict({p.baseline: p.effects for p in pairs if best is None or p.baseline == best}, claim.smallest)
 
 
-def measured_arms(claim: Claim, values: Sequence[Mapping[str, float] | None], errors: Sequence[str | None]) -> list[ArmResult]:
+def measured_arms(
+    claim: Claim, values: Sequence[Mapping[str, float] | None], errors: Sequence[str | None]
+) -> list[ArmResult]:
     """What `measure` gave, arm by arm; figures under other names stand with the method's runs."""
     names = {a.name for a in claim.arms}
     arms = []
@@ -105,6 +129,10 @@ def measured_arms(claim: Claim, values: Sequence[Mapping[str, float] | None], er
         for seed, (found, error) in enumerate(zip(values, errors, strict=True)):
             other = {k: float(v) for k, v in (found or {}).items() if k not in names} if arm is claim.method else {}
             figure = None if found is None else metrics.number(found.get(arm.name))
-            runs.append(RunResult(seed=seed, status="failed" if found is None else "finished", error=error, figure=figure, other=other))
+            runs.append(
+                RunResult(
+                    seed=seed, status="failed" if found is None else "finished", error=error, figure=figure, other=other
+                )
+            )
         arms.append(ArmResult(name=arm.name, methods=arm.methods, runs=runs))
     return arms

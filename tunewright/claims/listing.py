@@ -1,4 +1,6 @@
-"""`tunewright papers run` and `tunewright papers verdicts`: claims run with progress, and the table of what was found."""
+"""`tunewright papers run` and `tunewright papers verdicts`: claims run with progress, and the table of what was
+found.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,15 @@ def chosen(names: Sequence[str], family: str | None = None, every: bool = False)
     if names:
         return [claims.load(n).name for n in names]
     if not every and family is None:
-        raise ClaimError("no claim is named", remedy="name some, or write --family F or --all; there are: " + (", ".join(claims.names()) or "none"))
+        raise ClaimError(
+            "no claim is named",
+            remedy="name some, or write --family F or --all; there are: " + (", ".join(claims.names()) or "none"),
+        )
     found = [n for n in claims.names() if family is None or _family(n) == family]
     if not found:
-        raise ClaimError(f"no claim is of the family '{family}'", remedy="`tunewright papers verdicts` lists what there is")
+        raise ClaimError(
+            f"no claim is of the family '{family}'", remedy="`tunewright papers verdicts` lists what there is"
+        )
     return found
 
 
@@ -38,8 +45,13 @@ def _family(name: str) -> str | None:
     return None if card is None else card.family
 
 
-def run_all(names: Sequence[str], scale: Scale, *, results: Path | None = None, workers: int | None = None) -> list[dict[str, Any]]:
-    """Run claims one after the other; one that cannot be run is named and the others go on. ClaimError at the end if any could not."""
+def run_all(
+    names: Sequence[str], scale: Scale, *, results: Path | None = None, workers: int | None = None
+) -> list[dict[str, Any]]:
+    """Run claims one after the other; one that cannot be run is named and the others go on.
+
+    ClaimError at the end if any could not.
+    """
     from tunewright.claims.engine import Local
     from tunewright.claims.runner import run_claim
 
@@ -57,7 +69,9 @@ def run_all(names: Sequence[str], scale: Scale, *, results: Path | None = None, 
     for name, why in failed:
         print(f"{name}: {why}", file=sys.stderr)
     if len(failed) == len(names):
-        raise ClaimError(f"{len(failed)} of {len(names)} claims could not be run", remedy="each is named above with its reason")
+        raise ClaimError(
+            f"{len(failed)} of {len(names)} claims could not be run", remedy="each is named above with its reason"
+        )
     print(f"results are in {results_io.folder(results)}", file=sys.stderr)
     return rows([n for n in names if n not in dict(failed)], results=results, scales=(scale,))
 
@@ -72,7 +86,11 @@ def showing(title: str) -> Iterator[Any]:
         now = time.monotonic()
         if now - last[0] >= 10 or done == total:
             last[0] = now
-            print(f"{title}: {done} of {total} runs, about {_left(begun, now, done, total)} left; {what}", file=sys.stderr, flush=True)
+            print(
+                f"{title}: {done} of {total} runs, about {_left(begun, now, done, total)} left; {what}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     if not sys.stderr.isatty():
         yield line
@@ -80,7 +98,13 @@ def showing(title: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[what]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[what]}"),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, what="")
         yield lambda done, total, what: bar.update(task, completed=done, total=total, what=what)
@@ -93,11 +117,21 @@ def _left(begun: float, now: float, done: int, total: int) -> str:
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
-def rows(names: Sequence[str], *, results: Path | None = None, scales: Sequence[str] = ("nano", "real")) -> list[dict[str, Any]]:
-    """One row a claim and scale that has a result, with the verdict after Holm's correction over the rows of its scale."""
+def rows(
+    names: Sequence[str], *, results: Path | None = None, scales: Sequence[str] = ("nano", "real")
+) -> list[dict[str, Any]]:
+    """One row a claim and scale that has a result, with the verdict after Holm's correction over the rows of its
+    scale.
+    """
     found: list[tuple[Loaded, str, ScaleResult]] = []
     for name in names:
         loaded = claims.load(name)
@@ -157,7 +191,10 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in grid]
     lines.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))
     reasons = [f"{r['claim']} ({r['scale']}): {r['reason']}" for r in found if r["reason"]]
-    note = "effect: mean over seeds and 95 % interval, positive where the method is better; d: smallest effect of interest, set before any run"
+    note = (
+        "effect: mean over seeds and 95 % interval, positive where the method is better; d: smallest effect of "
+        "interest, set before any run"
+    )
     return "\n".join([*lines, "", note, *reasons])
 
 
@@ -166,7 +203,11 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     interval, seeds = row["interval"], row["seeds"]
     effect = ""
     if interval:
-        ends = "" if interval.get("low") is None else f" [{_number(interval['low'], row)}, {_number(interval['high'], row)}]"
+        ends = (
+            ""
+            if interval.get("low") is None
+            else f" [{_number(interval['low'], row)}, {_number(interval['high'], row)}]"
+        )
         effect = f"{_number(interval['value'], row)}{ends}"
     usable = "" if seeds is None else f"{seeds}" if row["usable"] == seeds else f"{row['usable']} of {seeds}"
     word = row["verdict"] or f"({row['status']})"

@@ -1,8 +1,10 @@
-"""What claims of merges share: fine-tunings of one lab base on different tasks, made once, and any merged weights scored on each.
+"""What claims of merges share: fine-tunings of one lab base on different tasks, made once, and any merged weights
+scored on each.
 
-The tasks are pictures of digits, changed in ways that one head can tell apart: the base knows them upright, a fine-tuning
-learns one change. Fine-tunings go through the trials' store, so that all claims share them. Whatever a merge chooses (its
-factor, its density, its coefficients) it chooses on validation rows; a claim gives every arm as many choices.
+The tasks are pictures of digits, changed in ways that one head can tell apart: the base knows them upright, a
+fine-tuning learns one change. Fine-tunings go through the trials' store, so that all claims share them. Whatever a
+merge chooses (its factor, its density, its coefficients) it chooses on validation rows; a claim gives every arm as many
+choices.
 """
 
 from __future__ import annotations
@@ -79,7 +81,10 @@ TASKS = ("turned", "inverted", "quadrants", "striped")
 
 @cache
 def rows_of(task: str, train: int = 2000) -> dict[str, str]:
-    """Files of a task's pictures: train, validation (300), eval (400); each task's are its own. DataError without the data."""
+    """Files of a task's pictures: train, validation (300), eval (400); each task's are its own.
+
+    DataError without the data.
+    """
     folder = corpus.data_folder() / "mnist"
     pictures, test = np.load(folder / "train.npz"), np.load(folder / "test.npz")
     at = HELD + 1000 * sorted(CHANGES).index(task)
@@ -95,20 +100,29 @@ def rows_of(task: str, train: int = 2000) -> dict[str, str]:
 def data_of(task: str, train: int = 2000) -> dict[str, Any]:
     """A recipe's `data` for a task."""
     files = rows_of(task, train)
-    return {"train": [{"path": files["train"]}], "validation": [{"path": files["validation"]}], "eval": [{"path": files["eval"]}]}
+    return {
+        "train": [{"path": files["train"]}],
+        "validation": [{"path": files["validation"]}],
+        "eval": [{"path": files["eval"]}],
+    }
 
 
 def task_recipe(run: ClaimRun, arm: str, seed: int, task: str, train: int = 2000, **overlay: Any) -> Recipe:
     """An arm's recipe on one of the tasks, at the arm's rate; nothing is measured but the target."""
     plain = {**dict(run.task), "data": merged(run.task["data"], data_of(task, train)), "keep": []}
-    return recipe_of(plain, run.claim, run.arm(arm), seed, run.rates.get(arm), {"evaluation": {"strengths": [1.0]}, **overlay})
+    return recipe_of(
+        plain, run.claim, run.arm(arm), seed, run.rates.get(arm), {"evaluation": {"strengths": [1.0]}, **overlay}
+    )
 
 
 def finished(run: ClaimRun, recipe: Recipe) -> Any:
     """The record of a run with its folder, from the store. ClaimError for one that did not finish."""
     record = run.engine.run_one(recipe, True)
     if record.status != "finished" or record.folder is None:
-        raise ClaimError(f"a fine-tuning {record.status}: {record.error.message if record.error else 'no folder was kept'}", where=record.key)
+        raise ClaimError(
+            f"a fine-tuning {record.status}: {record.error.message if record.error else 'no folder was kept'}",
+            where=record.key,
+        )
     return record
 
 
@@ -122,7 +136,9 @@ def tensors_of(folder: Path | str) -> Tensors:
 
 
 def folder_of(run_folder: Path | str, tensors: Mapping[str, Tensor] | None = None, name: str = "model") -> str:
-    """A plain transformers folder beside a finished run, with its weights or with these; made once for equal weights."""
+    """A plain transformers folder beside a finished run, with its weights or with these; made once for equal
+    weights.
+    """
     from tunewright.finished.finished import open_run
     from tunewright.loading.save import save_pretrained
 
@@ -133,7 +149,9 @@ def folder_of(run_folder: Path | str, tensors: Mapping[str, Tensor] | None = Non
         with torch.no_grad():
             for n, p in state_of(model).items():
                 p.copy_(tensors[n])
-    digest = hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for _, t in sorted(state_of(model).items()))).hexdigest()[:16]
+    digest = hashlib.sha256(
+        b"".join(t.contiguous().numpy().tobytes() for _, t in sorted(state_of(model).items()))
+    ).hexdigest()[:16]
     target = Path(run_folder) / f"{name}-{digest}"
     if not target.is_dir():
         save_pretrained(model, run.tokenizer, target, {"name": name}, processor=run.loaded.processor)
@@ -143,7 +161,9 @@ def folder_of(run_folder: Path | str, tensors: Mapping[str, Tensor] | None = Non
 class Bench:
     """One seed's fine-tunings, the base, and a scale on which any weights are weighed."""
 
-    def __init__(self, run: ClaimRun, seed: int, arm: str, tasks: Sequence[str] = TASKS, tuned: Sequence[str] | None = None):
+    def __init__(
+        self, run: ClaimRun, seed: int, arm: str, tasks: Sequence[str] = TASKS, tuned: Sequence[str] | None = None
+    ):
         from tunewright.runs.assemble import assemble
 
         self.tasks, self.seed = tuple(tasks), seed
@@ -178,11 +198,18 @@ class Bench:
 
     def rows(self, part: str = "validation", each: int | None = None) -> list[Any]:
         """Encoded rows of all tasks, mixed in turn."""
-        parts = [list((s.validation if part == "validation" else s.stages[0].rows).rows)[:each] for s in self.sessions.values()]  # type: ignore[union-attr]
+        parts = [
+            list((s.validation if part == "validation" else s.stages[0].rows).rows)[:each]  # type: ignore[union-attr]
+            for s in self.sessions.values()
+        ]
         return [row for together in zip(*parts, strict=False) for row in together]
 
-    def merge(self, name: str, models: Sequence[Tensors] | None = None, rows: Sequence[Any] | None = None, **parameters: Any) -> Tensors:
-        """A merge by its name in recipes, over the base; one that learns does so from `rows` (validation rows of all tasks)."""
+    def merge(
+        self, name: str, models: Sequence[Tensors] | None = None, rows: Sequence[Any] | None = None, **parameters: Any
+    ) -> Tensors:
+        """A merge by its name in recipes, over the base; one that learns does so from `rows` (validation rows of
+        all tasks).
+        """
         method = catalogue.load_method(name)(**parameters)
         own = [copy_with(self.module, m) for m in models or self.models]
         session = self.sessions[self.tasks[0]]
@@ -196,7 +223,9 @@ class Bench:
         return tensors
 
     def best(self, name: str, choices: Choices, **more: Any) -> tuple[float, dict[str, Any]]:
-        """(mean accuracy on eval rows, the choice) of the parameters whose merge does best on validation rows; the first of equals."""
+        """(mean accuracy on eval rows, the choice) of the parameters whose merge does best on validation rows; the
+        first of equals.
+        """
         weighed = []
         for i, chosen in enumerate(choices):
             tensors = self.merge(name, **more, **chosen)

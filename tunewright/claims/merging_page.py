@@ -1,7 +1,7 @@
 """docs/merging.md: every merge method on the same fine-tunings, as a picture, in words and in tables.
 
-`python -m tunewright.claims.merging_page` runs what is missing of docs/data/merging.json (needs TUNEWRIGHT_DATA), then writes
-the page's tables and its picture from it; `--draw` only writes.
+`python -m tunewright.claims.merging_page` runs what is missing of docs/data/merging.json (needs TUNEWRIGHT_DATA), then
+writes the page's tables and its picture from it; `--draw` only writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def cells_of(found: Mapping[str, Any], name: str, count: int) -> Cells:
 
 def shares(found: Mapping[str, Any], cells: Cells) -> dict[int, list[float]]:
     """By seed: each task's accuracy over that of the model tuned on it alone."""
-    return {s: [a / b for a, b in zip(c["scores"], found["seeds"][str(s)]["alone"], strict=False)] for s, c in cells.items()}
+    return {
+        s: [a / b for a, b in zip(c["scores"], found["seeds"][str(s)]["alone"], strict=False)] for s, c in cells.items()
+    }
 
 
 def average(found: Mapping[str, Any], cells: Cells) -> dict[int, float]:
@@ -41,7 +43,10 @@ def average(found: Mapping[str, Any], cells: Cells) -> dict[int, float]:
 
 def base_share(found: Mapping[str, Any], count: int) -> float:
     """The base's mean share of the fine-tunings' own accuracy on the first `count` tasks, over seeds."""
-    each = [sum(b / a for b, a in zip(s["base"]["scores"][:count], s["alone"], strict=False)) / count for s in found["seeds"].values()]
+    each = [
+        sum(b / a for b, a in zip(s["base"]["scores"][:count], s["alone"], strict=False)) / count
+        for s in found["seeds"].values()
+    ]
     return sum(each) / len(each)
 
 
@@ -74,7 +79,11 @@ def lines(found: Mapping[str, Any]) -> list[Line]:
                 {n: t_interval(list(average(found, c).values())) for n, c in by_count.items()},
                 {n: t_interval([min(v) for v in shares(found, c).values()]) for n, c in by_count.items()},
                 {n: _mean([x["drift"] for x in c.values()]) for n, c in by_count.items()},
-                {n: _mean([x["seconds"] for x in c.values()]) for n, c in by_count.items() if all("seconds" in x for x in c.values())},
+                {
+                    n: _mean([x["seconds"] for x in c.values()])
+                    for n, c in by_count.items()
+                    if all("seconds" in x for x in c.values())
+                },
                 name in LEARN,
             )
         )
@@ -93,19 +102,26 @@ def _mean(values: list[float]) -> float:
 
 
 def _points(d: Interval) -> str:
-    text = f"{100 * d.value:+.1f}" + ("" if not d.known else f" [{100 * (d.low or 0):+.1f}, {100 * (d.high or 0):+.1f}]")
+    text = f"{100 * d.value:+.1f}" + (
+        "" if not d.known else f" [{100 * (d.low or 0):+.1f}, {100 * (d.high or 0):+.1f}]"
+    )
     return text.replace("-", "\u2212")
 
 
 def _percent(d: Interval) -> str:
-    return f"{100 * d.value:.1f}" + ("" if not d.known else f" [{100 * (d.low or 0):.1f}, {100 * (d.high or 0):.1f}]").replace("-", "\u2212")
+    return f"{100 * d.value:.1f}" + (
+        "" if not d.known else f" [{100 * (d.low or 0):.1f}, {100 * (d.high or 0):.1f}]"
+    ).replace("-", "\u2212")
 
 
 def _chosen(cells: Cells) -> str:
     """The one setting that varies, seed by seed; `(edge)` where it was the smallest or largest offered."""
     told = []
     for _, cell in sorted(cells.items()):
-        varied = next((k for k in ("lambda", "weight", "t", "scale", "ridge", "learning_rate") if k in cell.get("chosen", {})), None)
+        varied = next(
+            (k for k in ("lambda", "weight", "t", "scale", "ridge", "learning_rate") if k in cell.get("chosen", {})),
+            None,
+        )
         told.append("" if varied is None else f"{cell['chosen'][varied]:g}{' (edge)' if cell['at_edge'] else ''}")
     return ", ".join(told) if any(told) else ""
 
@@ -114,17 +130,31 @@ def table(found: Mapping[str, Any], count: int) -> str:
     """All methods on `count` models, best average first; a word where there is none yet."""
     if not merged(found, count):
         return "Not run yet."
-    ranked = sorted((n for n in names(found) if cells_of(found, n, count)), key=lambda n: -_mean(list(average(found, cells_of(found, n, count)).values())))
-    heads = ["method", "average, % of own", f"against {REFERENCE}, points", "worst task, % of own", "accuracy, average", "accuracy, worst"]
+    ranked = sorted(
+        (n for n in names(found) if cells_of(found, n, count)),
+        key=lambda n: -_mean(list(average(found, cells_of(found, n, count)).values())),
+    )
+    heads = [
+        "method",
+        "average, % of own",
+        f"against {REFERENCE}, points",
+        "worst task, % of own",
+        "accuracy, average",
+        "accuracy, worst",
+    ]
     heads += ["drift, nats", "upright kept", "seconds", "setting, by seed"]
     out = [_row(heads), "| --- " * len(heads) + "|"]
     for name in ranked:
         cells = cells_of(found, name, count)
-        mean, worst = t_interval(list(average(found, cells).values())), t_interval([min(v) for v in shares(found, cells).values()])
+        mean, worst = (
+            t_interval(list(average(found, cells).values())),
+            t_interval([min(v) for v in shares(found, cells).values()]),
+        )
         difference = None if name == REFERENCE else against(found, name, REFERENCE, count)
         seconds = [c["seconds"] for c in cells.values() if "seconds" in c]
         row = [
-            f"`{name}`" + ("" if len(cells) == len(found["seeds"]) else f" ({len(cells)} seed{'s' * (len(cells) > 1)})"),
+            f"`{name}`"
+            + ("" if len(cells) == len(found["seeds"]) else f" ({len(cells)} seed{'s' * (len(cells) > 1)})"),
             _percent(mean),
             "" if difference is None else _points(difference),
             _percent(worst),
@@ -148,7 +178,20 @@ def _ends(found: Mapping[str, Any], count: int) -> list[str]:
     low, lowest = (f"{_mean([f(b) for b in scores]):.3f}" for f in (_mean, min))
     return [
         _row(("each alone on its own task", "100", "", "100", best, worst, "", "", "", "")),
-        _row(("the base", f"{100 * base_share(found, count):.1f}", "", "", low, lowest, "0", f"{_mean([b['kept'] for b in base]):.3f}", "", "")),
+        _row(
+            (
+                "the base",
+                f"{100 * base_share(found, count):.1f}",
+                "",
+                "",
+                low,
+                lowest,
+                "0",
+                f"{_mean([b['kept'] for b in base]):.3f}",
+                "",
+                "",
+            )
+        ),
     ]
 
 
@@ -165,9 +208,14 @@ def finding(found: Mapping[str, Any], count: int) -> str:
     first, best = ranked[0], plain[0]
     seeds = len(cells_of(found, best, count))
     who = f"**{count} fine-tunings** ({seeds} seed{'s' * (seeds > 1)})"
-    said = [f"{who}: `{first}` is first with {100 * mean[first]:.1f} % of what each fine-tuning reaches on its own task."]
+    said = [
+        f"{who}: `{first}` is first with {100 * mean[first]:.1f} % of what each fine-tuning reaches on its own task."
+    ]
     if first != best:
-        said.append(f"Without learning, `{best}` is first with {100 * mean[best]:.1f} %{_gap(against(found, first, best, count))}.")
+        said.append(
+            f"Without learning, `{best}` is first with {100 * mean[best]:.1f} "
+            f"%{_gap(against(found, first, best, count))}."
+        )
     gaps = {n: against(found, best, n, count) for n in plain[1:]}
     tied = [n for n, g in gaps.items() if g is not None and g.known and not g.excludes(0)]
     behind = [n for n, g in gaps.items() if g is not None and g.known and g.excludes(0)]

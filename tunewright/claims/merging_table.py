@@ -1,8 +1,8 @@
 """Every merge method on the same fine-tunings of one small base: the figures of docs/merging.md.
 
-For each seed the lab's ViT learns eight changes of digits, one a model. Every merge of the catalogue then makes one model
-of the first two, three, five and all eight. Whatever a method leaves to the user is one setting here, chosen among five by
-mean accuracy on validation rows; methods that learn do so from the same rows. Judged on other rows.
+For each seed the lab's ViT learns eight changes of digits, one a model. Every merge of the catalogue then makes one
+model of the first two, three, five and all eight. Whatever a method leaves to the user is one setting here, chosen
+among five by mean accuracy on validation rows; methods that learn do so from the same rows. Judged on other rows.
 
 Figures are kept cell by cell (seed, number of models, method) with a hash of what made them, so that it may be stopped
 anywhere; `python -m tunewright.claims.merging_page` runs it.
@@ -43,14 +43,24 @@ ROWS = 100
 FACTORS = (0.15, 0.3, 0.6, 1.0, 1.6)
 JOINT = "joint training"
 TUNED = Arm(name="full", methods=["full"])
-CARRIER = Claim(paper="task-arithmetic", says="no claim: fine-tunings to merge", task="digits", method=TUNED, metric="measured", direction="higher", smallest=0)
+CARRIER = Claim(
+    paper="task-arithmetic",
+    says="no claim: fine-tunings to merge",
+    task="digits",
+    method=TUNED,
+    metric="measured",
+    direction="higher",
+    smallest=0,
+)
 
 Choices = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a method is used: `choices(number of models)` to choose from on validation rows, `chosen` says what varies."""
+    """How a method is used: `choices(number of models)` to choose from on validation rows, `chosen` says what
+    varies.
+    """
 
     chosen: str
     choices: Callable[[int], Choices]
@@ -81,11 +91,23 @@ WAYS: dict[str, Way] = {
     "dare-ties": _factor(),
     "della": _factor(),
     "della-linear": _factor(),
-    "regmean": Way("factor off the diagonal", lambda n: [{"scale": s, "samples": n * ROWS} for s in (0.0, 0.5, 0.8, 0.9, 1.0)], learns=True),
-    "pleas": Way("ridge", lambda n: [{"ridge": r, "samples": n * ROWS} for r in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)], models=(2,), learns=True),
+    "regmean": Way(
+        "factor off the diagonal",
+        lambda n: [{"scale": s, "samples": n * ROWS} for s in (0.0, 0.5, 0.8, 0.9, 1.0)],
+        learns=True,
+    ),
+    "pleas": Way(
+        "ridge",
+        lambda n: [{"ridge": r, "samples": n * ROWS} for r in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)],
+        models=(2,),
+        learns=True,
+    ),
     "atlas": Way(
         "learning rate",
-        lambda n: [{"learning_rate": r, "epochs": 5, "samples": min(n, 5) * ROWS, "start": 1 / n} for r in (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)],
+        lambda n: [
+            {"learning_rate": r, "epochs": 5, "samples": min(n, 5) * ROWS, "start": 1 / n}
+            for r in (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+        ],
         learns=True,
     ),
 }
@@ -106,7 +128,11 @@ class Fleet:
         self.task, self.module = sessions[0].task, sessions[0].adapted.model.eval()
         self.learn_from = [list(s.validation.rows)[:ROWS] for s in sessions]  # type: ignore[union-attr]
         self.base: Tensors = {n: t.clone() for n, t in state_of(self.module).items()}
-        self.rows = {(t, part): _pictures(rows_of(t)[part], most) for t in self.tasks for part, most in (("validation", ROWS), ("eval", None))}
+        self.rows = {
+            (t, part): _pictures(rows_of(t)[part], most)
+            for t in self.tasks
+            for part, most in (("validation", ROWS), ("eval", None))
+        }
         self.upright = _upright()
         self.at_base = self.logits(self.upright[0])
 
@@ -131,11 +157,15 @@ class Fleet:
         """Scores on eval rows; on upright digits the mean KL(base || merged) in nats a picture, and the accuracy."""
         scores = self.accuracies(tensors, count, "eval")
         now = self.logits(self.upright[0])
-        kl = torch.nn.functional.kl_div(now.log_softmax(-1), self.at_base.log_softmax(-1), reduction="batchmean", log_target=True)
+        kl = torch.nn.functional.kl_div(
+            now.log_softmax(-1), self.at_base.log_softmax(-1), reduction="batchmean", log_target=True
+        )
         return {"scores": scores, "drift": float(kl), "kept": _accuracy(now, self.upright[1])}
 
     def merge(self, name: str, count: int, parameters: Mapping[str, Any]) -> tuple[Tensors, float]:
-        """(a merge of the first `count` models, seconds of one core for it): what it learns included, copies of the models not."""
+        """(a merge of the first `count` models, seconds of one core for it): what it learns included, copies of the
+        models not.
+        """
         method = catalogue.load_method(name)(**parameters)
         rows = [row for together in zip(*self.learn_from[:count], strict=True) for row in together]
         models = [copy_with(self.module, m) for m in self.models[:count]]
@@ -149,17 +179,27 @@ class Fleet:
         return tensors, time.process_time() - began
 
     def best(self, name: str, count: int) -> dict[str, Any]:
-        """The cell of a method: the choice that does best on validation rows (the first of equals), judged on eval rows."""
+        """The cell of a method: the choice that does best on validation rows (the first of equals), judged on eval
+        rows.
+        """
         way, tried = WAYS[name], []
         for i, parameters in enumerate(way.choices(count)):
             tensors, seconds = self.soup(count) if name == "model-soups" else self.merge(name, count, parameters)
             tried.append((_mean(self.accuracies(tensors, count, "validation")), -i, tensors, seconds, dict(parameters)))
         score, at, tensors, seconds, chosen = max(tried, key=lambda t: t[:2])
         edge = len(tried) > 1 and -at in (0, len(tried) - 1)
-        return {**self.weigh(tensors, count), "chosen": chosen, "at_edge": edge, "validation": score, "seconds": round(seconds, 4)}
+        return {
+            **self.weigh(tensors, count),
+            "chosen": chosen,
+            "at_edge": edge,
+            "validation": score,
+            "seconds": round(seconds, 4),
+        }
 
     def soup(self, count: int) -> tuple[Tensors, float]:
-        """The greedy soup: models are added while the mean validation accuracy does not fall; seconds of its average alone."""
+        """The greedy soup: models are added while the mean validation accuracy does not fall; seconds of its
+        average alone.
+        """
 
         def made(indices: Sequence[int]) -> Tensors:
             return {n: torch.stack([self.models[i][n] for i in indices]).mean(0) for n in self.base}
@@ -200,8 +240,19 @@ def code_of(name: str) -> str:
     return hashlib.sha256(f"{method_source(name)} {code_hash.of_files(here)}".encode()).hexdigest()[:16]
 
 
-def run(engine: Engine, path: Path, seeds: int, task: Mapping[str, Any], *, joint: bool = True, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Fill the file of figures: cells that are there from the same fine-tunings and the same code stay. Returns what it holds."""
+def run(
+    engine: Engine,
+    path: Path,
+    seeds: int,
+    task: Mapping[str, Any],
+    *,
+    joint: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Fill the file of figures: cells that are there from the same fine-tunings and the same code stay.
+
+    Returns what it holds.
+    """
     carrier = ClaimRun(CARRIER, "nano", task, engine, cache_folder() / "claims" / "merging")
     search = {TUNED.name: Search(lambda rate, seed: recipe_of(task, CARRIER, TUNED, seed, rate), CARRIER.rates)}
     carrier.rates = {n: t.rate for n, t in engine.tune(search, lambda record: None).items()}
@@ -209,17 +260,26 @@ def run(engine: Engine, path: Path, seeds: int, task: Mapping[str, Any], *, join
     found.update(tasks=list(CHANGES), rate=carrier.rates[TUNED.name], validation_rows=ROWS, machine=describe_machine())
     for seed in range(seeds):
         fleet = Fleet(carrier, seed)
-        ends = {"base": fleet.weigh(fleet.base, len(fleet.tasks)), "alone": [fleet.accuracies(m, i + 1, "eval")[i] for i, m in enumerate(fleet.models)]}
+        ends = {
+            "base": fleet.weigh(fleet.base, len(fleet.tasks)),
+            "alone": [fleet.accuracies(m, i + 1, "eval")[i] for i, m in enumerate(fleet.models)],
+        }
         found["seeds"][str(seed)] = ends
         for count, name in _cells(joint):
-            key = hashlib.sha256(f"{fleet.keys[:count]} {code_of(name)} {WAYS[name].choices(count) if name in WAYS else ''}".encode()).hexdigest()[:16]
+            key = hashlib.sha256(
+                f"{fleet.keys[:count]} {code_of(name)} {WAYS[name].choices(count) if name in WAYS else ''}".encode()
+            ).hexdigest()[:16]
             place = f"{seed}/{count}/{name}"
             if found["cells"].get(place, {}).get("key") == key:
                 continue
             cell = fleet.joint(count) if name == JOINT else fleet.best(name, count)
             found["cells"][place] = {**cell, "key": key}
             write_json(path, found)
-            say(f"{place}: {_mean(cell['scores']):.3f}, worst {min(cell['scores']):.3f}, drift {cell['drift']:.3f}, {cell.get('chosen', '')}")
+            say(
+                f"{place}: {_mean(cell['scores']):.3f}, worst {min(cell['scores']):.3f}, drift "
+                f"{cell['drift']:.3f}, "
+                f"{cell.get('chosen', '')}"
+            )
     write_json(path, found)
     return found
 
@@ -233,7 +293,14 @@ def _cells(joint: bool) -> Iterator[tuple[int, str]]:
 
 def read(path: Path) -> dict[str, Any]:
     """The file of figures; an empty one where there is none."""
-    empty: dict[str, Any] = {"tasks": [], "rate": None, "validation_rows": ROWS, "machine": {}, "seeds": {}, "cells": {}}
+    empty: dict[str, Any] = {
+        "tasks": [],
+        "rate": None,
+        "validation_rows": ROWS,
+        "machine": {},
+        "seeds": {},
+        "cells": {},
+    }
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else empty
 
 

@@ -11,13 +11,18 @@ from typing import Any
 from tunewright.claims.matched import Point
 from tunewright.errors import ClaimError, did_you_mean
 
-Read = Callable[[Any, str | None], Any]  # (a trial's record, or one reading of it; what the name leaves open) -> a number, an interval or None
+Read = Callable[
+    [Any, str | None], Any
+]  # (a trial's record, or one reading of it; what the name leaves open) -> a number, an interval or None
 MATCHED = " at matched target"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One kind of figure. `pattern`: its name, <> where a part is left open; `reading`: read at one strength, so that it makes a curve."""
+    """One kind of figure.
+
+    `pattern`: its name, <> where a part is left open; `reading`: read at one strength, so that it makes a curve.
+    """
 
     pattern: str
     about: str
@@ -63,13 +68,26 @@ def _probe(record: Any, path: str | None) -> float | None:
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("target", "the task's headline metric, at full strength", "fraction, or nats a token", lambda r, _: r.target, True),
+    Metric(
+        "target",
+        "the task's headline metric, at full strength",
+        "fraction, or nats a token",
+        lambda r, _: r.target,
+        True,
+    ),
     Metric("kept", "loss on what is to be kept, mean over the entries of `keep`", "nats a token", _kept, True),
     Metric("kept.<name>", "loss on one entry of `keep`", "nats a token", _kept, True),
     Metric("drift", "KL from the base (encoders without a head: 1 - CKA)", "nats a token", lambda r, _: r.drift, True),
-    Metric("cost.<field>", "a field of the report's cost: flops, peak_memory_bytes, trainable_parameters, seconds.train ...", "the field's", _cost),
+    Metric(
+        "cost.<field>",
+        "a field of the report's cost: flops, peak_memory_bytes, trainable_parameters, seconds.train ...",
+        "the field's",
+        _cost,
+    ),
     Metric("seconds a step", "time in training by its optimizer steps", "seconds", _step_seconds),
-    Metric("probe.<probe>", "a value of a probe named in `measure`: probe.calibration.tuned_ece", "the probe's", _probe),
+    Metric(
+        "probe.<probe>", "a value of a probe named in `measure`: probe.calibration.tuned_ece", "the probe's", _probe
+    ),
     Metric("measured", "what the claim's own `measure` gives", "the claim's", lambda r, _: None),
 )
 
@@ -79,7 +97,9 @@ def find(name: str) -> tuple[Metric, str | None, bool]:
     matched = name.endswith(MATCHED)
     plain = name.removesuffix(MATCHED)
     for metric in METRICS:
-        if (fits := re.match(metric.regex, plain)) and not (matched and (not metric.reading or metric.pattern == "target")):
+        if (fits := re.match(metric.regex, plain)) and not (
+            matched and (not metric.reading or metric.pattern == "target")
+        ):
             return metric, fits.group(1) if fits.groups() else None, matched
     raise ClaimError(f"no metric is named '{name}'", remedy=did_you_mean(name, list(_all_names())))
 
@@ -124,5 +144,8 @@ def table() -> str:
     for m in METRICS:
         lines.append(f"| `{m.pattern}` | {m.about} | {m.unit} |")
         if m.reading and m.pattern != "target":
-            lines.append(f"| `{m.pattern}{MATCHED}` | the same, read off the strength curves at the best target that both arms reach | {m.unit} |")
+            lines.append(
+                f"| `{m.pattern}{MATCHED}` | the same, read off the strength curves at the best target that both "
+                f"arms reach | {m.unit} |"
+            )
     return "\n".join(lines)

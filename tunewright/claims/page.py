@@ -1,7 +1,7 @@
 """docs/claims.md: its tables are made from code and from committed results, and written between their marks.
 
-`python -m tunewright.claims.page docs/claims.md` writes metrics, fields and verdicts; the figures of the rule take a few
-minutes and are written by `python -m tunewright.claims.simulate --write docs/claims.md`.
+`python -m tunewright.claims.page docs/claims.md` writes metrics, fields and verdicts; the figures of the rule take a
+few minutes and are written by `python -m tunewright.claims.simulate --write docs/claims.md`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from tunewright.claims.claim import Arm, Claim
 
 
 def between(page: str, name: str, text: str) -> str:
-    """The page with `text` between its marks `<!-- name -->` and `<!-- /name -->`. ValueError when they are not there."""
+    """The page with `text` between its marks `<!-- name -->` and `<!-- /name -->`.
+
+    ValueError when they are not there.
+    """
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, there, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
@@ -41,8 +44,17 @@ def verdicts(results: Path | None = None) -> str:
     if not found:
         return "No claim has been judged yet."
     counts = Counter(r["verdict"] for r in found)
-    lines = [f"{len(found)} results: {counts['holds']} hold, {counts['fails']} fail, {counts['unclear']} are unclear, each at the scale beside it.", ""]
-    lines += ["| claim | scale | metric | verdict | Holm | effect [95 %] | d | seeds |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        (
+            f"{len(found)} results: {counts['holds']} hold, {counts['fails']} fail, {counts['unclear']} are unclear, "
+            "each at the scale beside it."
+        ),
+        "",
+    ]
+    lines += [
+        "| claim | scale | metric | verdict | Holm | effect [95 %] | d | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for r in found:
         _, scale, word, corrected, effect, d, seeds, _, _ = listing.cells(r)
         lines.append(f"| `{r['claim']}` | {scale} | {r['metric']} | {word} | {corrected} | {effect} | {d} | {seeds} |")
@@ -63,7 +75,12 @@ def texts(results: Path | None = None) -> str:
 
 def filled(page: str) -> str:
     """The page with every table but the simulated one made anew."""
-    for name, text in (("metrics", metrics.table()), ("fields", fields()), ("verdicts", verdicts()), ("texts", texts())):
+    for name, text in (
+        ("metrics", metrics.table()),
+        ("fields", fields()),
+        ("verdicts", verdicts()),
+        ("texts", texts()),
+    ):
         page = between(page, name, text)
     return page
 

@@ -40,7 +40,9 @@ class RunResult(_Part):
     seed: int
     status: str = Field(description="finished, failed or killed")
     error: str | None = Field(None, description="what stopped it")
-    figure: float | None = Field(None, description="the claim's metric (at matched target it stands with the pair instead)")
+    figure: float | None = Field(
+        None, description="the claim's metric (at matched target it stands with the pair instead)"
+    )
     base: Figures | None = Field(None, description="the untouched base")
     strengths: list[Figures] = Field(default_factory=list)
     seconds: float | None = Field(None, description="of the whole trial, measuring included")
@@ -54,8 +56,12 @@ class ArmResult(_Part):
 
     name: str
     methods: list[Any]
-    rate: float | None = Field(None, description="learning rate chosen; none: no rate gave a finished run, or nothing to choose")
-    tuned: list[dict[str, Any]] = Field(default_factory=list, description="every rate and seed tried, with its validation score")
+    rate: float | None = Field(
+        None, description="learning rate chosen; none: no rate gave a finished run, or nothing to choose"
+    )
+    tuned: list[dict[str, Any]] = Field(
+        default_factory=list, description="every rate and seed tried, with its validation score"
+    )
     runs: list[RunResult] = Field(default_factory=list)
 
 
@@ -64,7 +70,9 @@ class PairResult(_Part):
 
     baseline: str
     effects: list[float | None] = Field(description="one a seed, positive where the method is better; null: none")
-    matched: list[dict[str, Any]] = Field(default_factory=list, description="at matched target: the target, both figures, or why not")
+    matched: list[dict[str, Any]] = Field(
+        default_factory=list, description="at matched target: the target, both figures, or why not"
+    )
 
 
 class ScaleResult(_Part):
@@ -97,14 +105,20 @@ class ScaleResult(_Part):
 
     def same_numbers(self, other: ScaleResult) -> bool:
         """Whether another result says the same of every run: then it is no new attempt."""
-        return self.verdict == other.verdict and [a.model_dump() for a in self.arms] == [a.model_dump() for a in other.arms]
+        return self.verdict == other.verdict and [a.model_dump() for a in self.arms] == [
+            a.model_dump() for a in other.arms
+        ]
 
 
 def folder(asked: Path | None = None) -> Path:
     """Where results are written: the folder asked for, the package's own where it may be written, else the cache."""
     if asked is not None:
         return asked
-    return SHIPPED if os.access(SHIPPED if SHIPPED.exists() else SHIPPED.parent, os.W_OK) else cache_folder() / "claims" / "results"
+    return (
+        SHIPPED
+        if os.access(SHIPPED if SHIPPED.exists() else SHIPPED.parent, os.W_OK)
+        else cache_folder() / "claims" / "results"
+    )
 
 
 def read(name: str, where: Path | None = None) -> dict[str, ScaleResult]:
@@ -113,39 +127,68 @@ def read(name: str, where: Path | None = None) -> dict[str, ScaleResult]:
     if not path.exists():
         return {}
     try:
-        return {scale: ScaleResult.model_validate(found) for scale, found in json.loads(path.read_text(encoding="utf-8")).items()}
+        return {
+            scale: ScaleResult.model_validate(found)
+            for scale, found in json.loads(path.read_text(encoding="utf-8")).items()
+        }
     except (ValueError, AttributeError, ValidationError) as error:
-        raise ClaimError(f"not a claim's result: {error}", where=str(path), remedy="restore the file, or move it away and run the claim again") from error
+        raise ClaimError(
+            f"not a claim's result: {error}",
+            where=str(path),
+            remedy="restore the file, or move it away and run the claim again",
+        ) from error
 
 
 def write(name: str, scale: str, result: ScaleResult, where: Path | None = None) -> Path:
     """Put one scale's result into the claim's file; the other scale stays as it is."""
     path = folder(where) / f"{name}.json"
     every = {**read(name, where), scale: result}
-    write_json(path, {s: r.model_dump(mode="json", exclude_defaults=True) | {"verdict": r.verdict, "status": r.status} for s, r in sorted(every.items())})
+    write_json(
+        path,
+        {
+            s: r.model_dump(mode="json", exclude_defaults=True) | {"verdict": r.verdict, "status": r.status}
+            for s, r in sorted(every.items())
+        },
+    )
     return path
 
 
 def begin(name: str, scale: str, result: ScaleResult, where: Path | None = None) -> ScaleResult:
-    """Write down that an attempt begins. What stands there becomes an earlier one, unless it is this one, interrupted."""
+    """Write down that an attempt begins.
+
+    What stands there becomes an earlier one, unless it is this one, interrupted.
+    """
     before = read(name, where).get(scale)
     if before is not None:
-        if before.status == "running" and (before.claim_hash, before.method_hash) == (result.claim_hash, result.method_hash):
+        if before.status == "running" and (before.claim_hash, before.method_hash) == (
+            result.claim_hash,
+            result.method_hash,
+        ):
             result.earlier, result.started = before.earlier, before.started
         else:
             if before.status == "running":
                 before.status = "abandoned"
-            result.earlier = [*before.earlier, before.model_dump(mode="json", exclude={"earlier"}, exclude_defaults=True)]
+            result.earlier = [
+                *before.earlier,
+                before.model_dump(mode="json", exclude={"earlier"}, exclude_defaults=True),
+            ]
         result.attempts = 1 + len(result.earlier)
     write(name, scale, result, where)
     return result
 
 
 def finish(name: str, scale: str, result: ScaleResult, where: Path | None = None) -> ScaleResult:
-    """Write a judged result. Where the attempt before it gave the very same numbers from the same code, it stays one attempt."""
+    """Write a judged result.
+
+    Where the attempt before it gave the very same numbers from the same code, it stays one attempt.
+    """
     if result.earlier:
         last = ScaleResult.model_validate(result.earlier[-1])
-        if last.status == "judged" and (last.claim_hash, last.method_hash, last.base_hash) == (result.claim_hash, result.method_hash, result.base_hash):
+        if last.status == "judged" and (last.claim_hash, last.method_hash, last.base_hash) == (
+            result.claim_hash,
+            result.method_hash,
+            result.base_hash,
+        ):
             if result.same_numbers(last):
                 result.earlier = result.earlier[:-1]
                 result.attempts = 1 + len(result.earlier)

@@ -35,14 +35,26 @@ class Verdict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     verdict: Word = Field(description="holds, fails or unclear")
-    interval: Interval | None = Field(None, description="the effect's mean over seeds and its 95 % t interval; of several baselines, the hardest one's")
+    interval: Interval | None = Field(
+        None,
+        description="the effect's mean over seeds and its 95 % t interval; of several baselines, the hardest one's",
+    )
     smallest: float = Field(description="smallest effect of interest d")
     seeds: int = Field(ge=0, description="seeds that were run")
     usable: int = Field(ge=0, description="seeds that gave an effect against every baseline")
-    p_holds: float | None = Field(None, description="one-sided p of an effect this large if it were d; of several baselines the largest")
-    p_fails: float | None = Field(None, description="one-sided p of an effect this small if it were d; of several baselines the smallest times their number")
+    p_holds: float | None = Field(
+        None, description="one-sided p of an effect this large if it were d; of several baselines the largest"
+    )
+    p_fails: float | None = Field(
+        None,
+        description=(
+            "one-sided p of an effect this small if it were d; of several baselines the smallest times their number"
+        ),
+    )
     reason: str | None = Field(None, description="why it is unclear, where that is not the interval")
-    against: dict[str, Verdict] = Field(default_factory=dict, description="baseline -> what the rule says against it alone, where there are several")
+    against: dict[str, Verdict] = Field(
+        default_factory=dict, description="baseline -> what the rule says against it alone, where there are several"
+    )
 
     @property
     def p(self) -> float:
@@ -52,7 +64,9 @@ class Verdict(BaseModel):
         return min(1.0, 2 * min(self.p_holds, self.p_fails))
 
 
-def effects(method: Sequence[float | None], baseline: Sequence[float | None], direction: Direction, *, relative: bool = False) -> list[float | None]:
+def effects(
+    method: Sequence[float | None], baseline: Sequence[float | None], direction: Direction, *, relative: bool = False
+) -> list[float | None]:
     """One effect a seed: method minus baseline, or the other way round where lower is better; None where there is none.
 
     `relative`: as a share of the baseline's figure (0.1: a tenth better). ValueError when the numbers of seeds differ.
@@ -95,7 +109,16 @@ def _one(values: Sequence[float | None], smallest: float) -> Verdict:
     elif len(there) < 2:
         reason = "one seed says nothing about the spread over seeds"
     word = "unclear" if reason else _word(high_p, low_p)
-    return Verdict(verdict=word, interval=interval, smallest=smallest, seeds=len(values), usable=len(there), p_holds=high_p, p_fails=low_p, reason=reason)
+    return Verdict(
+        verdict=word,
+        interval=interval,
+        smallest=smallest,
+        seeds=len(values),
+        usable=len(there),
+        p_holds=high_p,
+        p_fails=low_p,
+        reason=reason,
+    )
 
 
 def _all_of(each: Mapping[str, Verdict], values: Mapping[str, Sequence[float | None]], smallest: float) -> Verdict:
@@ -143,7 +166,9 @@ def _p_values(x: Sequence[float], smallest: float) -> tuple[float, float]:
 
 
 def holm(p: Mapping[str, float], level: float = 1 - LEVEL) -> dict[str, bool]:
-    """Which hypotheses Holm's step-down procedure rejects (Holm 1979): the chance of any false one is at most `level`."""
+    """Which hypotheses Holm's step-down procedure rejects (Holm 1979): the chance of any false one is at most
+    `level`.
+    """
     rejected = dict.fromkeys(p, False)
     for i, name in enumerate(sorted(p, key=lambda n: p[n])):
         if p[name] > level / (len(p) - i):

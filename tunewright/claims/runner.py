@@ -85,7 +85,10 @@ def run_claim(
         _compare(run, result, count, best)
     for arm in result.arms:
         if arm.name in tuned:
-            arm.rate, arm.tuned = tuned[arm.name].rate, [a.model_dump(mode="json", exclude={"key"}) for a in tuned[arm.name].attempts]
+            arm.rate, arm.tuned = (
+                tuned[arm.name].rate,
+                [a.model_dump(mode="json", exclude={"key"}) for a in tuned[arm.name].attempts],
+            )
     _describe(result, count)
     return results_io.finish(loaded.name, scale, result, results)
 
@@ -109,9 +112,14 @@ def _search(run: ClaimRun, arm: Arm) -> Search:
 
 def _best(claim: Claim, tuned: Mapping[str, Any], count: _Count) -> str:
     """The baseline with the best validation score: chosen without a look at the rows that are judged."""
-    scores = {b.name: tuned[b.name].score for b in claim.baselines if b.name in tuned and tuned[b.name].rate is not None}
+    scores = {
+        b.name: tuned[b.name].score for b in claim.baselines if b.name in tuned and tuned[b.name].rate is not None
+    }
     if not scores:
-        raise ClaimError("no baseline gave a finished run on validation rows, so none is best", remedy="look at the tuned attempts in the result")
+        raise ClaimError(
+            "no baseline gave a finished run on validation rows, so none is best",
+            remedy="look at the tuned attempts in the result",
+        )
     sign = 1 if next(r.direction for r in count.seen.values() if r.status == "finished") == "higher" else -1
     return max(scores, key=lambda n: sign * scores[n])
 
@@ -120,7 +128,11 @@ def _compare(run: ClaimRun, result: ScaleResult, count: _Count, best: str | None
     """All seeds of all arms in one go, then the verdict."""
     claim = run.claim
     able = [a for a in claim.arms if run.rates.get(a.name, "its own") is not None]
-    trials = [run.engine.trial(a.name, s, recipe_of(run.task, claim, a, s, run.rates.get(a.name))) for a in able for s in range(claim.seeds)]
+    trials = [
+        run.engine.trial(a.name, s, recipe_of(run.task, claim, a, s, run.rates.get(a.name)))
+        for a in able
+        for s in range(claim.seeds)
+    ]
     count.total = count.done + len(trials)
     found = run.engine.run_all(trials, count)
     records = {a.name: found[i * claim.seeds : (i + 1) * claim.seeds] for i, a in enumerate(able)}
@@ -128,7 +140,9 @@ def _compare(run: ClaimRun, result: ScaleResult, count: _Count, best: str | None
         ArmResult(
             name=a.name,
             methods=a.methods,
-            runs=[judging.run_result(claim, s, r) for s, r in enumerate(records[a.name])] if a.name in records else _none_finished(claim),
+            runs=[judging.run_result(claim, s, r) for s, r in enumerate(records[a.name])]
+            if a.name in records
+            else _none_finished(claim),
         )
         for a in claim.arms
     ]
@@ -144,7 +158,9 @@ class _Unfinished:
 
 
 def _none_finished(claim: Claim) -> list[RunResult]:
-    return [RunResult(seed=s, status="failed", error="no learning rate gave a finished run") for s in range(claim.seeds)]
+    return [
+        RunResult(seed=s, status="failed", error="no learning rate gave a finished run") for s in range(claim.seeds)
+    ]
 
 
 def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, say: Say, best: str | None) -> None:
@@ -179,7 +195,11 @@ def _one_seed(loaded: Loaded, run: ClaimRun, seed: int) -> tuple[dict[str, float
         return None, f"{type(error).__name__}: {error.what}"
     missing = [a.name for a in run.claim.arms if a.name not in found]
     if missing:
-        raise ClaimError(f"measure gave no figure for {', '.join(missing)}", where=str(loaded.file), remedy="return one figure an arm, under its name")
+        raise ClaimError(
+            f"measure gave no figure for {', '.join(missing)}",
+            where=str(loaded.file),
+            remedy="return one figure an arm, under its name",
+        )
     return found, None
 
 
@@ -200,7 +220,10 @@ def _describe(result: ScaleResult, count: _Count) -> None:
 def again(
     name: str, scale: Scale, seeds: int, *, engine: Engine, stored: ScaleResult, task: Mapping[str, Any] | None = None
 ) -> list[tuple[str, RunResult, RunResult]]:
-    """Run the first seeds of a stored result once more, at its rates: [(arm, then, now)]. Nothing is judged or written."""
+    """Run the first seeds of a stored result once more, at its rates: [(arm, then, now)].
+
+    Nothing is judged or written.
+    """
     claim = load(name).claim.at_scale(scale)
     task = task if task is not None else lab_recipe(claim, scale)
     rates = {a.name: a.rate for a in stored.arms}
@@ -208,4 +231,7 @@ def again(
     trials = [engine.trial(a.name, s, recipe_of(task, claim, a, s, rates[a.name])) for a, s in wanted]
     found = engine.run_all(trials, lambda record: None)
     then = {(a.name, r.seed): r for a in stored.arms for r in a.runs}
-    return [(a.name, then[a.name, s], judging.run_result(claim, s, record)) for (a, s), record in zip(wanted, found, strict=True)]
+    return [
+        (a.name, then[a.name, s], judging.run_result(claim, s, record))
+        for (a, s), record in zip(wanted, found, strict=True)
+    ]

@@ -58,7 +58,9 @@ def several(trials: int, seed: int = 1) -> Iterator[Row]:
             found = []
             for _ in range(trials):
                 method = rng.normal(0, 1, n)
-                found.append(verdict({f"b{i}": list(mean + method - rng.normal(0, 1, n)) for i, mean in enumerate(means)}, 0.0))
+                found.append(
+                    verdict({f"b{i}": list(mean + method - rng.normal(0, 1, n)) for i, mean in enumerate(means)}, 0.0)
+                )
             yield _row(name, n, "`holds`", sum(v.verdict == "holds" for v in found), trials, NEAR)
             yield _row(name, n, "`fails`", sum(v.verdict == "fails" for v in found), trials, NEAR)
 
@@ -93,7 +95,10 @@ def curve(rng: np.random.Generator, gain: float, cost: float, rows: int = 240) -
 def pair(rng: np.random.Generator, gains: tuple[float, float], costs: tuple[float, float], at: float) -> Matched:
     """One seed of two methods: their runs differ by seed, and share a part of it (order and rows)."""
     shared = rng.normal(0, 0.02)
-    runs = [curve(rng, min(1.0, g + shared + rng.normal(0, 0.03)), max(0.0, c + shared + rng.normal(0, 0.04))) for g, c in zip(gains, costs, strict=True)]
+    runs = [
+        curve(rng, min(1.0, g + shared + rng.normal(0, 0.03)), max(0.0, c + shared + rng.normal(0, 0.04)))
+        for g, c in zip(gains, costs, strict=True)
+    ]
     return match(runs[0], runs[1], "higher", at=at)
 
 
@@ -103,12 +108,17 @@ def _effect(found: Matched) -> float | None:
 
 def matched(trials: int, truth_from: int = 40_000, seed: int = 3) -> Iterator[Row]:
     """Kept at matched target, through noisy curves. The truth is the mean effect of a seed, from many seeds."""
-    for (gains, costs), at in ((c, at) for c in (((0.8, 0.8), (0.3, 0.3)), ((0.7, 0.85), (0.15, 0.3))) for at in (1.0, 0.9)):
+    for (gains, costs), at in (
+        (c, at) for c in (((0.8, 0.8), (0.3, 0.3)), ((0.7, 0.85), (0.15, 0.3))) for at in (1.0, 0.9)
+    ):
         alike = gains[0] == gains[1]
         rng = np.random.default_rng(seed)
         many = [e for e in (_effect(pair(rng, gains, costs, at)) for _ in range(truth_from)) if e is not None]
         truth = float(np.mean(many))
-        name = f"curves, {'equal gain and cost' if alike else 'less gain, less cost'}, at {at:g} of the gain (varies by {np.std(many):.3f})"
+        name = (
+            f"curves, {'equal gain and cost' if alike else 'less gain, less cost'}, at {at:g} of the gain (varies "
+            f"by {np.std(many):.3f})"
+        )
         for n in SEEDS:
             rng = np.random.default_rng([seed, n])
             found = [verdict([_effect(pair(rng, gains, costs, at)) for _ in range(n)], truth) for _ in range(trials)]
@@ -122,13 +132,21 @@ def figures(trials: int) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """The figures as Markdown."""
-    lines = ["| effects | seeds | figure | found | standard error | should be |", "| --- | --- | --- | --- | --- | --- |"]
-    lines += [f"| {what} | {n} | {figure} | {100 * rate:.1f} % | {100 * error:.1f} | {should} |" for what, n, figure, rate, error, should in rows]
+    lines = [
+        "| effects | seeds | figure | found | standard error | should be |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {what} | {n} | {figure} | {100 * rate:.1f} % | {100 * error:.1f} | {should} |"
+        for what, n, figure, rate, error, should in rows
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tunewright.claims.simulate", description="how often the rule is right, on simulated data")
+    parser = argparse.ArgumentParser(
+        prog="python -m tunewright.claims.simulate", description="how often the rule is right, on simulated data"
+    )
     parser.add_argument("--trials", type=int, default=8000, help="repetitions a figure")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page, between its marks")
     asked = parser.parse_args()

@@ -77,7 +77,9 @@ class _Group(TyperGroup):
         except _USAGE_ERROR as error:
             return fail(_usage(error, prog_name), errors.RecipeError.code)
         except (_Interrupted, KeyboardInterrupt, typer.Abort):
-            return fail("interrupted\n  -> `tunewright resume DIR` goes on from the last checkpoint", errors.INTERRUPTED)
+            return fail(
+                "interrupted\n  -> `tunewright resume DIR` goes on from the last checkpoint", errors.INTERRUPTED
+            )
         except BrokenPipeError:
             sys.stderr.close()
             return 0
@@ -102,9 +104,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe file, or the name of one that ships with the package (quickstart)")]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="a recipe file, or the name of one that ships with the package (quickstart)"),
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a run's folder")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override one value: train.seed=1, stages.0.budget.steps=24")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override one value: train.seed=1, stages.0.budget.steps=24"),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print errors and the result only")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on standard output")]
 
@@ -133,14 +141,20 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
     """Adapt a pre-trained model with any published method, and show what it gained, lost and cost."""
 
 
 @verb("runs.run")
 def run(
     recipe: RecipeArgument,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="the run's folder (default: runs/NAME, runs/NAME-2, ...)")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="the run's folder (default: runs/NAME, runs/NAME-2, ...)")
+    ] = None,
     set_: SetOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -176,7 +190,9 @@ def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = F
 def check(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    clean: Annotated[Path | None, typer.Option(metavar="DIR", help="write the good rows and a quarantine file there")] = None,
+    clean: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write the good rows and a quarantine file there")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a recipe and its data, row by row."""
@@ -189,22 +205,54 @@ def check(
 @verb("compare")
 def compare(
     recipe: RecipeArgument,
-    methods: Annotated[str, typer.Option("--methods", metavar="A,B,...", help="names, NAME:param=value, A+B together, or files with `methods:`")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods", metavar="A,B,...", help="names, NAME:param=value, A+B together, or files with `methods:`"
+        ),
+    ],
     seeds: Annotated[int, typer.Option(min=1, help="runs of each method")] = 8,
-    budget: Annotated[str | None, typer.Option(metavar="KIND=AMOUNT", help="of each run: tokens=200k, or steps, epochs, seconds, flops")] = None,
-    tune: Annotated[bool, typer.Option("--tune", help="choose each method's learning rate on validation rows first")] = False,
-    cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help="run on a Ray cluster: host:port, ray://host:port or local")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="the comparison's folder (default: runs/compare-NAME); what is done there is kept")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="runs side by side (default: as cores and memory allow)")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="KIND=AMOUNT", help="of each run: tokens=200k, or steps, epochs, seconds, flops"),
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="choose each method's learning rate on validation rows first")
+    ] = False,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="run on a Ray cluster: host:port, ray://host:port or local")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="the comparison's folder (default: runs/compare-NAME); what is done there is kept"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="runs side by side (default: as cores and memory allow)")
+    ] = None,
     set_: SetOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare methods under one budget over seeds: which gains most, loses least, costs least. Stopped anywhere, the same command goes on."""
+    """Compare methods under one budget over seeds: which gains most, loses least, costs least.
+
+    Stopped anywhere, the same command goes on.
+    """
     from tunewright.compare.comparison import compare_recipe
 
     compare_recipe(
-        recipe, methods, sets=set_ or [], seeds=seeds, budget=budget, tune=tune, cluster=cluster, out=out, workers=workers, quiet=quiet, json=as_json
+        recipe,
+        methods,
+        sets=set_ or [],
+        seeds=seeds,
+        budget=budget,
+        tune=tune,
+        cluster=cluster,
+        out=out,
+        workers=workers,
+        quiet=quiet,
+        json=as_json,
     )
 
 
@@ -217,7 +265,10 @@ def chat(folder: RunArgument) -> None:
 
 
 @verb("finished.export")
-def export(folder: RunArgument, out: Annotated[Path | None, typer.Option(metavar="DIR", help="where to write it (default: DIR/model)")] = None) -> None:
+def export(
+    folder: RunArgument,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="where to write it (default: DIR/model)")] = None,
+) -> None:
     """Write the tuned model as a plain transformers folder, its logits checked against the run's."""
     from tunewright.finished.export import export as write
 
@@ -227,7 +278,9 @@ def export(folder: RunArgument, out: Annotated[Path | None, typer.Option(metavar
 @verb("catalogue")
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method, in full")] = None,
-    table: Annotated[bool, typer.Option("--table", help="lines of code, slots and needs of each file, and the median")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="lines of code, slots and needs of each file, and the median")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List what a recipe may name, or describe one of them."""
@@ -245,13 +298,17 @@ def methods(
         show(listing.all_described() if as_json else None, as_json, listing.table)
 
 
-papers = typer.Typer(cls=_ListsByDefault, no_args_is_help=False, help="The papers behind the methods: list, search, show.")
+papers = typer.Typer(
+    cls=_ListsByDefault, no_args_is_help=False, help="The papers behind the methods: list, search, show."
+)
 app.add_typer(papers, name="papers")
 
 
 @papers.command("list")
 def papers_list(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[WORDS]...", help="what to look for, best first")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORDS]...", help="what to look for, best first")
+    ] = None,
     family: Annotated[str | None, typer.Option(help="merge, peft, continual ...")] = None,
     state: Annotated[str | None, typer.Option(help="open, lives, holds, fails or unclear")] = None,
     modality: Annotated[str | None, typer.Option(help="text, vision, any ...")] = None,
@@ -261,11 +318,15 @@ def papers_list(
     """List papers, those that fit the words best first: `tunewright papers forget less --family continual`."""
     from tunewright.papers import listing
 
-    listing.print_list(" ".join(words or []), {"family": family, "state": state, "modality": modality, "kind": kind}, as_json)
+    listing.print_list(
+        " ".join(words or []), {"family": family, "state": state, "modality": modality, "kind": kind}, as_json
+    )
 
 
 @papers.command("show")
-def papers_show(slug: Annotated[str, typer.Argument(metavar="SLUG", help="a paper's short name")], as_json: JsonOption = False) -> None:
+def papers_show(
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="a paper's short name")], as_json: JsonOption = False
+) -> None:
     """Show one paper: what it does, what it says, where it lives, what was shown, and papers like it."""
     from tunewright.papers import listing
 
@@ -278,8 +339,15 @@ def papers_run(
     family: Annotated[str | None, typer.Option(help="all claims of papers of this family")] = None,
     every: Annotated[bool, typer.Option("--all", help="all claims")] = False,
     scale: Annotated[str, typer.Option(help="nano (minutes) or real (hours)")] = "nano",
-    workers: Annotated[int | None, typer.Option(min=1, help="runs side by side (default: as cores and memory allow)")] = None,
-    results: Annotated[Path | None, typer.Option(metavar="DIR", help="where results are written (default: the package's own, where it may be written)")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="runs side by side (default: as cores and memory allow)")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="where results are written (default: the package's own, where it may be written)"
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run papers' claims and judge them by one rule; finished runs are found again, so it may be stopped anywhere."""
@@ -293,7 +361,9 @@ def papers_run(
 
 @papers.command("verdicts")
 def papers_verdicts(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[SLUG]...", help="claims to show (default: all)")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[SLUG]...", help="claims to show (default: all)")
+    ] = None,
     family: Annotated[str | None, typer.Option(help="claims of papers of this family")] = None,
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="where results are (default: as shipped)")] = None,
     as_json: JsonOption = False,
@@ -308,18 +378,30 @@ def papers_verdicts(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def merge(
     context: typer.Context,
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="folders, hub ids, adapters, runs; or one file in mergekit's form")],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="folders, hub ids, adapters, runs; or one file in mergekit's form"),
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="where the result is written")],
-    method: Annotated[str | None, typer.Option(help="linear, ties, slerp ...; its parameters are flags: --density 0.2")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="linear, ties, slerp ...; its parameters are flags: --density 0.2")
+    ] = None,
     base: Annotated[str | None, typer.Option(help="the models' common base")] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32 (default: as stored)")] = None,
-    kind: Annotated[str, typer.Option("--as", help="model; delta: what differs from the base; adapter: of adapters")] = "model",
+    kind: Annotated[
+        str, typer.Option("--as", help="model; delta: what differs from the base; adapter: of adapters")
+    ] = "model",
     shard_size: Annotated[str, typer.Option(help="largest file of the result")] = "5GB",
     seed: Annotated[int, typer.Option(help="of methods that draw")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="default: every core")] = None,
     data: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="rows, for methods that learn")] = None,
     task: Annotated[str, typer.Option(help="those rows' task")] = "text-generation",
-    then: Annotated[list[str] | None, typer.Option(metavar="STEP", help="an edit of the merged change: lines, or '{lines: {alpha: merge, beta: 0.5}}'")] = None,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STEP", help="an edit of the merged change: lines, or '{lines: {alpha: merge, beta: 0.5}}'"
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Merge models into one: `tunewright merge a b --method ties --density 0.2 --base B --out DIR`."""
@@ -329,7 +411,14 @@ def merge(
 
     flags = next((i for i, m in enumerate(models) if m.startswith("--")), len(models))
     given = [*models[flags:], *context.args]
-    more = {"shard_size": shard_size, "seed": seed, "threads": threads, "data": data or (), "task": task, "then": then or ()}
+    more = {
+        "shard_size": shard_size,
+        "seed": seed,
+        "threads": threads,
+        "data": data or (),
+        "task": task,
+        "then": then or (),
+    }
     done = command.run(models[:flags], given, out, method=method, base=base, dtype=dtype, kind=kind, **more)
     show({**asdict(done), "folder": str(done.folder)}, as_json, lambda: command.page(done))
 

@@ -1,4 +1,6 @@
-"""docs/recipe.md, docs/exit-codes.md and docs/papers.md, made from types, verbs and cards: `python -m tunewright.commands.docs`."""
+"""docs/recipe.md, docs/exit-codes.md and docs/papers.md, made from types, verbs and cards: `python -m
+tunewright.commands.docs`.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,14 @@ _HEAD = """\
 <!-- Made by `python -m tunewright.commands.docs` from the types: change them, not this file. -->
 # The recipe
 
-The one file a user writes. Only `model`, `task`, `data.train` and `methods` (or `stages`) must be there; a run writes every default into its own
+The one file a user writes. Only `model`, `task`, `data.train` and `methods` (or `stages`) must be there; a run
+writes every default into its own
 `recipe.yaml`. Unknown keys are errors. `tunewright schema` prints a JSON Schema, so that editors complete the file.
 
 - **Numbers** may be written `16k`, `2M`, `1e6`, `2e-4`, `10%` (k is a thousand).
 - **One thing or a list**: where a list is expected, one thing may stand alone.
-- **Short forms**: `model: NAME` is `model: {name: NAME}`, `train: FILE` is `train: [{path: FILE}]`, `lora` is a method without parameters and
+- **Short forms**: `model: NAME` is `model: {name: NAME}`, `train: FILE` is `train: [{path: FILE}]`, `lora` is a
+  method without parameters and
   `{lora: {rank: 16}}` one with.
 - **Top-level `methods` and `budget`** mean one stage named `main`.
 - **Paths** start from the recipe's folder.
@@ -63,12 +67,22 @@ def _example(name: str, field: FieldInfo) -> str:
 def _row(name: str, field: FieldInfo) -> str:
     kind = type_name(field.annotation).replace("|", "\\|")
     allowed = bounds(field)
-    cells = [f"`{name}`", kind + (f", {allowed}" if allowed else ""), _default(field), (field.description or "").replace("|", "\\|"), _example(name, field)]
+    cells = [
+        f"`{name}`",
+        kind + (f", {allowed}" if allowed else ""),
+        _default(field),
+        (field.description or "").replace("|", "\\|"),
+        _example(name, field),
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
 def _table(spec: type[Spec]) -> str:
-    lines = ["| key | type | default | what | example |", "| --- | --- | --- | --- | --- |", *(_row(n, f) for n, f in spec.model_fields.items())]
+    lines = [
+        "| key | type | default | what | example |",
+        "| --- | --- | --- | --- | --- |",
+        *(_row(n, f) for n, f in spec.model_fields.items()),
+    ]
     also = ", ".join(f"`{old}` for `{new}`" for old, new in spec.also.items())
     return "\n".join(lines) + (f"\n\nAlso read: {also}." if also else "")
 
@@ -98,8 +112,10 @@ def command_page() -> str:
     """The verbs' exit codes."""
     rows = "\n".join(f"| {code} | {meaning} |" for code, meaning in CODES)
     return (
-        "<!-- Made by `python -m tunewright.commands.docs`: change tunewright/commands/cli.py, not this file. -->\n# Exit codes\n\n"
-        "Every verb prints one message on standard error when something is wrong: where, what, and what to write instead. `--json` prints results as "
+        "<!-- Made by `python -m tunewright.commands.docs`: change tunewright/commands/cli.py, not this file. "
+        "-->\n# Exit codes\n\n"
+        "Every verb prints one message on standard error when something is wrong: where, what, and what to write "
+        "instead. `--json` prints results as "
         "JSON on standard output; messages stay on standard error.\n\n| code | meaning |\n| --- | --- |\n" + rows + "\n"
     )
 

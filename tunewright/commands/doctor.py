@@ -16,7 +16,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: `status` is ok, missing (something cannot be done) or note. `remedy`: what to write, when there is something."""
+    """One line: `status` is ok, missing (something cannot be done) or note.
+
+    `remedy`: what to write, when there is something.
+    """
 
     name: str
     status: Literal["ok", "missing", "note"]
@@ -30,7 +33,12 @@ class Finding:
 def _machine() -> Iterator[Finding]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0.0
     yield Finding(
-        "machine", "ok", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {memory:.0f} GiB, Python {platform.python_version()}"
+        "machine",
+        "ok",
+        (
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {memory:.0f} GiB, Python "
+            f"{platform.python_version()}"
+        ),
     )
 
 
@@ -56,14 +64,22 @@ def _torch() -> Iterator[Finding]:
     yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        yield Finding("GPU", "ok", f"{names}; CUDA {torch.version.cuda}; bfloat16: {'yes' if torch.cuda.is_bf16_supported() else 'no'}")
+        yield Finding(
+            "GPU",
+            "ok",
+            f"{names}; CUDA {torch.version.cuda}; bfloat16: {'yes' if torch.cuda.is_bf16_supported() else 'no'}",
+        )
     else:
         built = torch.version.cuda or torch.version.hip
         detail = "none that torch sees" + ("" if built else "; this torch is built for the CPU only")
         yield Finding("GPU", "note", detail, None if built else "for an NVIDIA GPU install a CUDA build of torch")
     ratio = _seconds_a_product(torch.bfloat16) / _seconds_a_product(torch.float32)
     words = f"a bfloat16 product takes {ratio:.1f} times as long as a float32 one on this CPU"
-    yield Finding("bfloat16", "ok" if ratio < 1 else "note", f"{words}: precision auto means {'bfloat16' if ratio < 1 else 'float32'} here")
+    yield Finding(
+        "bfloat16",
+        "ok" if ratio < 1 else "note",
+        f"{words}: precision auto means {'bfloat16' if ratio < 1 else 'float32'} here",
+    )
 
 
 _NAME = re.compile(r"^[A-Za-z0-9._-]+")
@@ -95,7 +111,12 @@ def _extras() -> Iterator[Finding]:
     try:
         required = importlib.metadata.requires("tunewright") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Finding("extras", "note", "tunewright runs from a folder and is not installed: its extras are unknown", "pip install -e .")
+        yield Finding(
+            "extras",
+            "note",
+            "tunewright runs from a folder and is not installed: its extras are unknown",
+            "pip install -e .",
+        )
         return
     by_extra: dict[str, list[str]] = {}
     for line in required:
@@ -108,7 +129,12 @@ def _extras() -> Iterator[Finding]:
         what = _FOR.get(extra, "everything")
         if lacks:
             wanted = f"tunewright[{extra}]" if extra else "tunewright"
-            yield Finding(title, "note" if extra else "missing", f"for {what}: {', '.join(lacks)} not installed", f"pip install '{wanted}'")
+            yield Finding(
+                title,
+                "note" if extra else "missing",
+                f"for {what}: {', '.join(lacks)} not installed",
+                f"pip install '{wanted}'",
+            )
         else:
             yield Finding(title, "ok", f"for {what}: {', '.join(sorted(set(names)))}")
 
@@ -119,7 +145,12 @@ def _writable(name: str, folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        return Finding(name, "missing", f"{folder} cannot be written: {error.strerror}", "make it writable, or set TUNEWRIGHT_CACHE to another folder")
+        return Finding(
+            name,
+            "missing",
+            f"{folder} cannot be written: {error.strerror}",
+            "make it writable, or set TUNEWRIGHT_CACHE to another folder",
+        )
     usage = os.statvfs(nearest)
     return Finding(name, "ok", f"{folder} is writable, {usage.f_bavail * usage.f_frsize / 2**30:.0f} GiB free")
 
@@ -128,7 +159,13 @@ def examine() -> list[Finding]:
     """All findings, in the order they are shown."""
     from tunewright.files.cache import cache_folder
 
-    return [*_machine(), *_torch(), *_extras(), _writable("cache folder", cache_folder()), Finding("network", "note", "not tried")]
+    return [
+        *_machine(),
+        *_torch(),
+        *_extras(),
+        _writable("cache folder", cache_folder()),
+        Finding("network", "note", "not tried"),
+    ]
 
 
 def page(findings: list[Finding]) -> str:

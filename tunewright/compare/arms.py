@@ -23,7 +23,17 @@ VALIDATION = 0.1  # share of the training rows held out for tuning, where the re
 PILOT_SEED = 1_000_003  # its statistics are drawn by its seed, so that none comes from a cache
 PILOT_STEPS = 2
 FRAGMENT = {"name", "methods", "after", "train"}
-OWN_TRAIN = {"learning_rate", "optimizer", "weight_decay", "betas", "eps", "momentum", "lr_scheduler_type", "warmup_steps", "max_grad_norm"}
+OWN_TRAIN = {
+    "learning_rate",
+    "optimizer",
+    "weight_decay",
+    "betas",
+    "eps",
+    "momentum",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_grad_norm",
+}
 """Keys of `train` that may differ between arms: none of them changes which rows are seen in which order."""
 
 
@@ -47,9 +57,13 @@ def parse_arms(text: str, base: Path = Path(".")) -> list[Arm]:
     names = [a.name for a in arms]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
-        raise RecipeError(f"'{twice}' is named twice", where="--methods", remedy="name it once, or give one of them other parameters")
+        raise RecipeError(
+            f"'{twice}' is named twice", where="--methods", remedy="name it once, or give one of them other parameters"
+        )
     if len(arms) < 2:
-        raise RecipeError("a comparison needs at least two methods", where="--methods", remedy="write --methods lora,full")
+        raise RecipeError(
+            "a comparison needs at least two methods", where="--methods", remedy="write --methods lora,full"
+        )
     return arms
 
 
@@ -63,7 +77,9 @@ def _arm(item: str, base: Path) -> Arm:
         for pair in given:
             key, equals, value = pair.partition("=")
             if not equals:
-                raise RecipeError(f"'{pair}' is no parameter", where=f"--methods {item}", remedy=f"write {name}:parameter=value")
+                raise RecipeError(
+                    f"'{pair}' is no parameter", where=f"--methods {item}", remedy=f"write {name}:parameter=value"
+                )
             params[key] = yaml.safe_load(value)
         uses.append(_known(MethodUse(name=name, params=params), item))
     return Arm(item, tuple(uses))
@@ -80,19 +96,30 @@ def _fragment(path: Path, item: str) -> Arm:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise RecipeError(f"cannot be read: {e}", where=f"--methods {item}", remedy="give a YAML file with `methods:`") from e
+        raise RecipeError(
+            f"cannot be read: {e}", where=f"--methods {item}", remedy="give a YAML file with `methods:`"
+        ) from e
     if not isinstance(tree, dict) or not tree.get("methods"):
         raise RecipeError("no `methods` in it", where=f"--methods {item}", remedy="write methods: [{lora: {rank: 16}}]")
-    for key, known in [*((k, FRAGMENT) for k in tree), *((f"train.{k}", {f"train.{t}" for t in OWN_TRAIN}) for k in tree.get("train") or {})]:
+    for key, known in [
+        *((k, FRAGMENT) for k in tree),
+        *((f"train.{k}", {f"train.{t}" for t in OWN_TRAIN}) for k in tree.get("train") or {}),
+    ]:
         if key not in known:
             what = "may not differ between the methods of a comparison"
-            raise RecipeError(f"'{key}' {what}: all see the same rows under the same budget", where=str(path), remedy=did_you_mean(key, known))
+            raise RecipeError(
+                f"'{key}' {what}: all see the same rows under the same budget",
+                where=str(path),
+                remedy=did_you_mean(key, known),
+            )
     listed = tree["methods"] if isinstance(tree["methods"], list) else [tree["methods"]]
     after = tree.get("after")
     return Arm(
         str(tree.get("name") or path.stem),
         tuple(_known(MethodUse.model_validate(m), item) for m in listed),
-        None if after is None else tuple(MethodUse.model_validate(m) for m in (after if isinstance(after, list) else [after])),
+        None
+        if after is None
+        else tuple(MethodUse.model_validate(m) for m in (after if isinstance(after, list) else [after])),
         dict(tree.get("train") or {}),
     )
 
@@ -104,7 +131,11 @@ def parse_budget(text: str | None, recipe: Recipe) -> Budget:
     kind, _, amount = text.partition("=")
     value = parse_number(amount) if amount else None
     if kind not in Budget.model_fields or value is None:
-        raise RecipeError(f"'{text}' is no budget", where="--budget", remedy=f"write KIND=AMOUNT, as tokens=200k; kinds: {', '.join(Budget.model_fields)}")
+        raise RecipeError(
+            f"'{text}' is no budget",
+            where="--budget",
+            remedy=f"write KIND=AMOUNT, as tokens=200k; kinds: {', '.join(Budget.model_fields)}",
+        )
     return Budget.model_validate({kind: value})
 
 
@@ -117,8 +148,13 @@ def check_one_stage(recipe: Recipe) -> None:
         )
 
 
-def arm_recipe(recipe: Recipe, arm: Arm, budget: Budget, seed: int, rate: float | None = None, *, validation: bool = False) -> Recipe:
-    """The recipe with an arm's methods, one budget and a seed. `validation`: rows are held out for tuning where none are yet."""
+def arm_recipe(
+    recipe: Recipe, arm: Arm, budget: Budget, seed: int, rate: float | None = None, *, validation: bool = False
+) -> Recipe:
+    """The recipe with an arm's methods, one budget and a seed.
+
+    `validation`: rows are held out for tuning where none are yet.
+    """
     tree = recipe.model_dump(mode="python")
     stage = tree["stages"][0]
     stage["methods"], stage["budget"], stage["train"] = arm.written(), budget.model_dump(exclude_none=True), None
@@ -153,9 +189,10 @@ Run = Any  # (trials) -> {key: record}
 def equal_budgets(recipe: Recipe, arms: Sequence[Arm], budget: Budget, run: Run) -> dict[str, Given]:
     """Each arm's training budget, so that all spend the same.
 
-    Tokens, steps and epochs are given as they are. Of seconds, what a pilot run spends on set-up and statistics is taken off (teachers run
-    inside the steps). FLOPs become tokens by what the pilot's cost ledger books a token; RecipeError for an arm whose statistics or teachers
-    it does not book, and for one whose set-up alone takes more than the budget.
+    Tokens, steps and epochs are given as they are. Of seconds, what a pilot run spends on set-up and statistics is
+    taken off (teachers run inside the steps). FLOPs become tokens by what the pilot's cost ledger books a token;
+    RecipeError for an arm whose statistics or teachers it does not book, and for one whose set-up alone takes more than
+    the budget.
     """
     if budget.seconds is None and budget.flops is None:
         return {arm.name: Given(budget) for arm in arms}
@@ -178,7 +215,10 @@ def _check_booked(arm: Arm) -> None:
         needs = [n.name for n in catalogue.build(use).needs()]
         if needs:
             raise RecipeError(
-                f"'{arm.name}' needs {', '.join(needs)}, whose FLOPs are not counted: its budget would be larger than the others'",
+                (
+                    f"'{arm.name}' needs {', '.join(needs)}, whose FLOPs are not counted: its budget would be larger "
+                    "than the others'"
+                ),
                 where="--budget flops",
                 remedy="give the budget in seconds (set-up is taken off) or tokens",
             )
@@ -190,7 +230,9 @@ def _given(arm: Arm, budget: Budget, pilot: TrialRecord) -> Given:
     if budget.flops is not None:
         each = (pilot.cost.get("flops") or 0.0) / max(1, pilot.cost.get("tokens") or 0)
         if not each:
-            raise RecipeError("its FLOPs a token are not known", where=f"--methods {arm.name}", remedy="give the budget in tokens")
+            raise RecipeError(
+                "its FLOPs a token are not known", where=f"--methods {arm.name}", remedy="give the budget in tokens"
+            )
         tokens = int(budget.flops / each)
         return Given(Budget(tokens=max(1, tokens)), f"{budget.flops:.3g} FLOPs at {each:.3g} a token")
     booked = sum(pilot.cost.get("seconds", {}).get(phase, 0.0) for phase in ("set-up", "statistics"))
@@ -198,6 +240,8 @@ def _given(arm: Arm, budget: Budget, pilot: TrialRecord) -> Given:
     left = round(budget.seconds - booked, 1)
     if left <= 0:
         raise RecipeError(
-            f"the set-up of '{arm.name}' alone takes {booked:.1f} s of {budget.seconds:g}", where="--budget seconds", remedy="give a larger budget"
+            f"the set-up of '{arm.name}' alone takes {booked:.1f} s of {budget.seconds:g}",
+            where="--budget seconds",
+            remedy="give a larger budget",
         )
     return Given(Budget(seconds=left), f"{booked:.1f} s of set-up and statistics taken off")

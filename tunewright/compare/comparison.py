@@ -1,7 +1,9 @@
-"""`tunewright compare`: which of these methods gains most, loses least and costs least here, under one budget, over seeds.
+"""`tunewright compare`: which of these methods gains most, loses least and costs least here, under one budget, over
+seeds.
 
-Every arm runs the same recipe with its own methods, on the same rows in the same order for each seed. Finished runs are kept in the
-folder (`trials/`) and found again by what decides their numbers, so that the same command goes on after any interruption.
+Every arm runs the same recipe with its own methods, on the same rows in the same order for each seed. Finished runs are
+kept in the folder (`trials/`) and found again by what decides their numbers, so that the same command goes on after any
+interruption.
 """
 
 from __future__ import annotations
@@ -108,15 +110,21 @@ def compare(
     memory: int | None = None,
     quiet: bool = False,
 ) -> Comparison:
-    """Run every arm with every seed and judge them; writes `out` (default runs/compare-NAME): compare.json, compare.html, winner.yaml, trials/.
+    """Run every arm with every seed and judge them; writes `out` (default runs/compare-NAME): compare.json,
+    compare.html, winner.yaml, trials/.
 
-    `seeds`: how many, from train.seed on. `budget`: of each run (default: the recipe's). `tune`: choose each arm's learning rate by one rule on
-    validation rows. `cluster`: a Ray address or "local"; `workers`, `memory`: see `pool.run_all`. Interrupted is raised after Ctrl-C; calling
-    again goes on. RecipeError for a recipe of several stages, or nothing to measure on.
+    `seeds`: how many, from train.seed on. `budget`: of each run (default: the recipe's). `tune`: choose each arm's
+    learning rate by one rule on validation rows. `cluster`: a Ray address or "local"; `workers`, `memory`: see
+    `pool.run_all`. Interrupted is raised after Ctrl-C; calling again goes on. RecipeError for a recipe of several
+    stages, or nothing to measure on.
     """
     compare_arms.check_one_stage(recipe)
     if recipe.data.eval is None:
-        raise RecipeError("there are no rows to compare on", where="data.eval", remedy="write data.eval: FILE with rows that are not trained on")
+        raise RecipeError(
+            "there are no rows to compare on",
+            where="data.eval",
+            remedy="write data.eval: FILE with rows that are not trained on",
+        )
     folder = _folder(recipe, out)
     _made(folder)
     with locked(RunFolder(folder)):
@@ -128,7 +136,9 @@ def compare(
                 return work.whole(lambda ts: run_all(ts, work.store, pool=pool, on_record=work.progress.landed))
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped after {work.progress.done} runs, which are kept", where=str(folder), remedy="the same command again goes on from there"
+                f"stopped after {work.progress.done} runs, which are kept",
+                where=str(folder),
+                remedy="the same command again goes on from there",
             ) from None
 
 
@@ -136,16 +146,36 @@ def _made(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise FolderError(f"the output folder cannot be made: {e.strerror or e}", where=str(folder), remedy="choose another --out") from e
+        raise FolderError(
+            f"the output folder cannot be made: {e.strerror or e}", where=str(folder), remedy="choose another --out"
+        ) from e
     if (folder / "recipe.yaml").exists() or (folder / "report.json").exists():
-        raise FolderError("this folder holds a run", where=str(folder), remedy="choose another --out for the comparison")
+        raise FolderError(
+            "this folder holds a run", where=str(folder), remedy="choose another --out for the comparison"
+        )
 
 
 class _Work:
     """One comparison, from its arms to its files."""
 
-    def __init__(self, recipe: Recipe, arms: Sequence[Arm], seeds: int, budget: Budget, tune: bool, folder: Path, progress: Progress):
-        self.recipe, self.arms, self.budget, self.tune, self.folder, self.progress = recipe, arms, budget, tune, folder, progress
+    def __init__(
+        self,
+        recipe: Recipe,
+        arms: Sequence[Arm],
+        seeds: int,
+        budget: Budget,
+        tune: bool,
+        folder: Path,
+        progress: Progress,
+    ):
+        self.recipe, self.arms, self.budget, self.tune, self.folder, self.progress = (
+            recipe,
+            arms,
+            budget,
+            tune,
+            folder,
+            progress,
+        )
         first = int(recipe.train.seed)
         self.seeds = list(range(first, first + seeds))
         self.store = Store(folder / "trials", also=[cache_folder() / "trials"])
@@ -190,7 +220,11 @@ class _Work:
     # -- what came out -------------------------------------------------------------------------------------------------
 
     def _comparison(
-        self, given: Mapping[str, Given], tuned: Mapping[str, Tuned], chosen: Mapping[str, float | None], records: Mapping[str, Mapping[int, TrialRecord]]
+        self,
+        given: Mapping[str, Given],
+        tuned: Mapping[str, Tuned],
+        chosen: Mapping[str, float | None],
+        records: Mapping[str, Mapping[int, TrialRecord]],
     ) -> Comparison:
         some = next((r for by_seed in records.values() for r in by_seed.values() if r.finished), None)
         every = [r for by_seed in records.values() for r in by_seed.values()]
@@ -211,8 +245,17 @@ class _Work:
             run_seconds=sum(r.seconds for r in every) + sum(a.tuning_seconds for a in arms),
         )
         if some is not None:
-            made.metric, made.unit, made.direction, made.evaluated = some.target_metric, some.target_unit, some.direction, some.evaluated
-            made.base_target, made.base_kept, made.drift_measure = some.base.target, dict(some.base.kept), some.drift_measure
+            made.metric, made.unit, made.direction, made.evaluated = (
+                some.target_metric,
+                some.target_unit,
+                some.direction,
+                some.evaluated,
+            )
+            made.base_target, made.base_kept, made.drift_measure = (
+                some.base.target,
+                dict(some.base.kept),
+                some.drift_measure,
+            )
             made.hardware, made.threads, made.versions = some.hardware, some.threads, some.versions
         compare_figures.fill(made, records)
         made.cautions = cautions(made, records, self.recipe)
@@ -250,9 +293,19 @@ def _untuned(arm: str, seed: int, tuned: Tuned) -> TrialRecord:
     """Stands for the runs of an arm that finished at no learning rate."""
     from tunewright.trials.trial import TrialError
 
-    what = f"no learning rate from {min(a.rate for a in tuned.attempts):.3g} to {max(a.rate for a in tuned.attempts):.3g} let it finish"
+    what = (
+        f"no learning rate from {min(a.rate for a in tuned.attempts):.3g} to "
+        f"{max(a.rate for a in tuned.attempts):.3g} let it finish"
+    )
     error = TrialError(type="TuningError", message=what, where="tuning")
-    return TrialRecord(key=tuned.attempts[0].key, arm=arm, seed=seed, status="failed", error=error, started=datetime.datetime.now(datetime.UTC))
+    return TrialRecord(
+        key=tuned.attempts[0].key,
+        arm=arm,
+        seed=seed,
+        status="failed",
+        error=error,
+        started=datetime.datetime.now(datetime.UTC),
+    )
 
 
 def budget_words(budget: Budget) -> str:
@@ -274,12 +327,17 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
     said = []
     lost = sum(r.status != "finished" for a in made.arms for r in a.runs)
     if lost:
-        said.append(f"{lost} of {sum(len(a.runs) for a in made.arms)} runs did not finish; their methods cannot be ranked on equal terms")
+        said.append(
+            f"{lost} of {sum(len(a.runs) for a in made.arms)} runs did not finish; their methods cannot be "
+            "ranked on "
+            "equal terms"
+        )
     if not made.tuned:
         own = [a.name for a in made.arms if a.rate != recipe.train.learning_rate]
         but = f" (their own: {', '.join(own)})" if own else ""
         said.append(
-            f"learning rates were not tuned: all methods ran at the recipe's {recipe.train.learning_rate:g}{but}, which favours those it was chosen for "
+            f"learning rates were not tuned: all methods ran at the recipe's {recipe.train.learning_rate:g}{but}, "
+            "which favours those it was chosen for "
             "(--tune chooses one for each)"
         )
     edge = [a.name for a in made.arms if a.rate_at_edge]
@@ -294,25 +352,40 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
         said.append("drift was measured in different ways: it is not compared")
     if len(made.seeds) < 5:
         n = len(made.seeds)
-        said.append(f"{n} seed{'s tell' if n > 1 else ' tells'} little about the spread over seeds: a tie may mean no more than too few of them")
+        said.append(
+            f"{n} seed{'s tell' if n > 1 else ' tells'} little about the spread over seeds: a tie may mean no more "
+            "than too few of them"
+        )
     if made.evaluated is not None and made.evaluated < 200 and made.unit == "fraction":
         said.append(f"only {made.evaluated} rows measured the target: differences of a few per cent cannot be seen")
     if len(made.arms) > 2 and made.winner is not None:
-        said.append("the winner was chosen by these very rows, which flatters it a little: fresh rows tell what it is worth")
+        said.append(
+            "the winner was chosen by these very rows, which flatters it a little: fresh rows tell what it is worth"
+        )
     return said
 
 
 def winner_recipe(made: Comparison, recipe: Recipe, arm: Arm, rate: float | None) -> str:
-    """The recipe as it was, with the winner's methods and learning rate, to run at full size; comments say how it was chosen."""
+    """The recipe as it was, with the winner's methods and learning rate, to run at full size; comments say how it
+    was chosen.
+    """
     full = arm_recipe(recipe, arm, recipe.stages[0].budget, int(recipe.train.seed), rate)
-    full.train = full.train.model_copy(update={"save_steps": recipe.train.save_steps, "report_to": recipe.train.report_to})
+    full.train = full.train.model_copy(
+        update={"save_steps": recipe.train.save_steps, "report_to": recipe.train.report_to}
+    )
     full.name = recipe.name
-    how = f"tuned on validation rows ({len(made.arm(arm.name).tuning)} rates)" if made.tuned else "the recipe's own, not tuned"
+    how = (
+        f"tuned on validation rows ({len(made.arm(arm.name).tuning)} rates)"
+        if made.tuned
+        else "the recipe's own, not tuned"
+    )
     others = ", ".join(a.name for a in made.arms if a.name != arm.name)
     lines = [
         f"{arm.name}: chosen by tunewright compare among {len(made.arms)} methods (also: {others}).",
         f"Why: {made.why}.",
-        f"Compared over {len(made.seeds)} seeds, each run with {made.budget_words}; learning rate {rate:g}: {how}." if rate is not None else "",
+        f"Compared over {len(made.seeds)} seeds, each run with {made.budget_words}; learning rate {rate:g}: {how}."
+        if rate is not None
+        else "",
         "The budget below is the recipe's own. All figures: compare.json and compare.html beside this file.",
     ]
     return "".join(f"# {line}\n" for line in lines if line) + full.dump(absolute=True)

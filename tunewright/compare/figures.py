@@ -1,10 +1,11 @@
 """From trials' records to a comparison: means over seeds, ties said as ties, and what is kept at one common target.
 
-The unit is the seed. The best arm is the one with the largest mean gain among those whose seeds all finished; every other arm is
-compared with it seed by seed (paired t interval, Holm over the pairs, by the rule of `claims/rule.py`).
+The unit is the seed. The best arm is the one with the largest mean gain among those whose seeds all finished; every
+other arm is compared with it seed by seed (paired t interval, Holm over the pairs, by the rule of `claims/rule.py`).
 
-The common target of a seed is the base plus nine tenths of the smallest best gain among the arms that reach at least half of the largest
-mean gain; others have hardly learnt, and what they keep says nothing. Each arm's curve over strengths is read where it first gets there.
+The common target of a seed is the base plus nine tenths of the smallest best gain among the arms that reach at least
+half of the largest mean gain; others have hardly learnt, and what they keep says nothing. Each arm's curve over
+strengths is read where it first gets there.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ def curve(records: Sequence[TrialRecord]) -> list[CurvePoint]:
             continue
         target = interval([x.target for x in here if x is not None])
         if target is not None:
-            kept, drift = interval([mean_kept(x) for x in here if x is not None]), interval([x.drift for x in here if x is not None])
+            kept, drift = (
+                interval([mean_kept(x) for x in here if x is not None]),
+                interval([x.drift for x in here if x is not None]),
+            )
             found.append(CurvePoint(strength=strength, target=target, kept=kept, drift=drift))
     return found
 
@@ -117,7 +121,9 @@ def at_common(record: TrialRecord, gain: float) -> tuple[float | None, float | N
 def compare_with_best(values: Mapping[str, Sequence[float | None]]) -> dict[str, Against]:
     """Arm -> where it stands. `values`: one figure a seed, larger is better, None where a run gave none."""
     whole = {n: [v for v in vs if v is not None] for n, vs in values.items()}
-    candidates = [n for n, vs in whole.items() if len(vs) == len(values[n]) and vs] or [n for n, vs in whole.items() if vs]
+    candidates = [n for n, vs in whole.items() if len(vs) == len(values[n]) and vs] or [
+        n for n, vs in whole.items() if vs
+    ]
     if not candidates:
         return {n: Against(word="unclear", reason="no run finished") for n in values}
     best = max(candidates, key=lambda n: sum(whole[n]) / len(whole[n]))
@@ -176,7 +182,11 @@ def _judge_gain(comparison: Comparison) -> None:
 def _judge_kept(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]]) -> None:
     gains = {a.name: a.gain.value for a in comparison.arms if a.gain is not None}
     most = max(gains.values(), default=0.0)
-    compared = [n for n, g in gains.items() if most > 0 and g >= REACH * most and len(comparison.arm(n).finished) == len(comparison.seeds)]
+    compared = [
+        n
+        for n, g in gains.items()
+        if most > 0 and g >= REACH * most and len(comparison.arm(n).finished) == len(comparison.seeds)
+    ]
     targets = common_targets(records, compared)
     for arm in comparison.arms:
         if arm.name not in compared:
@@ -197,7 +207,9 @@ def _negative(x: float | None) -> float | None:
 
 
 def winner(comparison: Comparison) -> tuple[str | None, str]:
-    """The best in gain; of those tied with it the one that loses least at the common target, else drifts least there, else stores least."""
+    """The best in gain; of those tied with it the one that loses least at the common target, else drifts least
+    there, else stores least.
+    """
     best = next((a for a in comparison.arms if a.against is not None and a.against.word == "best"), None)
     if best is None or best.gain is None:
         return None, "no method finished a run"

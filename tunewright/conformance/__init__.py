@@ -15,7 +15,8 @@ As a pytest plugin, with no file at all (no `--method`: everything that a recipe
 
     pytest -p tunewright.conformance --pyargs tunewright.conformance.suite --method my-method
 
-A class may hold `conformance`: parameters for the tiny set-up where its defaults do not fit (a rank of 128 on a layer of
+A class may hold `conformance`: parameters for the tiny set-up where its defaults do not fit (a rank of 128 on a layer
+of
 32), and `conformance_beside`: methods by name, with parameters, that it cannot do without. Other values of a field come
 from its type and from its `examples`. No check knows a method's name.
 """
@@ -60,7 +61,10 @@ def checks_of(method: str | type[Method] | Method, **parameters: Any) -> list[Bo
 
 
 def check_method(method: str | type[Method] | Method, **parameters: Any) -> list[str]:
-    """Run every check that applies; return their names. AssertionError of the first that does not hold, with its name."""
+    """Run every check that applies; return their names.
+
+    AssertionError of the first that does not hold, with its name.
+    """
     done = []
     for bound in checks_of(method, **parameters):
         try:
@@ -83,7 +87,13 @@ def every_check() -> list[Bound]:
 
 def pytest_addoption(parser: Any) -> None:
     """Add --method NAME (may be repeated)."""
-    parser.addoption("--method", action="append", default=[], metavar="NAME", help="check this method's conformance (default: every method)")
+    parser.addoption(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="check this method's conformance (default: every method)",
+    )
 
 
 def pytest_generate_tests(metafunc: Any) -> None:

@@ -1,4 +1,5 @@
-"""The tiny set-up on which every method is checked: a model made on the spot, a few rows of random tokens, the real loop.
+"""The tiny set-up on which every method is checked: a model made on the spot, a few rows of random tokens, the real
+loop.
 
 One set-up a task. Nothing is downloaded, no tokenizer is used, and the global random state is left as it was.
 """
@@ -46,8 +47,16 @@ def llama(seed: int = 0) -> nn.Module:
     """A causal model of two blocks: grouped-query attention, gated MLP, tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=64, initializer_range=0.1, tie_word_embeddings=True, **sizes)
+    sizes: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=64, initializer_range=0.1, tie_word_embeddings=True, **sizes
+    )
     return seeded(lambda: LlamaForCausalLM(config), seed)
 
 
@@ -55,7 +64,12 @@ def bert(head: str, seed: int = 0) -> nn.Module:
     """An encoder of two blocks without dropout, with a head of transformers' (`BertForMaskedLM` ...)."""
     import transformers
 
-    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     plain: dict[str, Any] = {
         "max_position_embeddings": 64,
         "num_labels": LABELS,
@@ -75,17 +89,34 @@ def token_rows(source: str, count: int, labelled: bool = False) -> list[Row]:
     for i in range(count):
         ids = [rng.randrange(4, VOCABULARY) for _ in range(rng.randrange(5, 12))]
         weights = [1.0] if labelled else [0.0 if j < len(ids) // 2 else 1.0 for j in range(len(ids))]
-        rows.append(Row(f"{source}:{i}", source, ids, weights, i % LABELS if labelled else None, {} if labelled else answers(f"{source}:{i}", ids)))
+        rows.append(
+            Row(
+                f"{source}:{i}",
+                source,
+                ids,
+                weights,
+                i % LABELS if labelled else None,
+                {} if labelled else answers(f"{source}:{i}", ids),
+            )
+        )
     return rows
 
 
 def answers(row: str, ids: list[int]) -> dict[str, Any]:
-    """Fields of a token row: its prompt, its reference (there is no tokenizer: ids as numbers) and a rejected answer."""
+    """Fields of a token row: its prompt, its reference (there is no tokenizer: ids as numbers) and a rejected
+    answer.
+    """
     rng, start = random.Random(f"answers/{row}"), len(ids) // 2
     rejected = [rng.randrange(4, VOCABULARY) for _ in range(rng.randrange(2, 5))]
     weights = [0.0] * start + [1.0] * len(rejected)
     reference = " ".join(map(str, ids[start:]))
-    return {"kind": "preference", "prompt_ids": ids[:start], "reference": reference, "rejected_ids": ids[:start] + rejected, "rejected_weights": weights}
+    return {
+        "kind": "preference",
+        "prompt_ids": ids[:start],
+        "reference": reference,
+        "rejected_ids": ids[:start] + rejected,
+        "rejected_weights": weights,
+    }
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -114,7 +145,10 @@ Saved = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 
 @dataclass
 class Tiny:
-    """One stage on the tiny set-up. `records` are what the loop logged; `saved` states by step, if `keep` names steps."""
+    """One stage on the tiny set-up.
+
+    `records` are what the loop logged; `saved` states by step, if `keep` names steps.
+    """
 
     named: Named
     steps: int = 4
@@ -130,7 +164,9 @@ class Tiny:
         task = task_of(self.named[0][1]) if self.named else "text-generation"
         for name, method in self.named:
             if task is None or (method.tasks is not None and task not in method.tasks):
-                raise MethodError(f"'{name}' serves none of the tasks that are checked here", remedy="one of: " + ", ".join(MODELS))
+                raise MethodError(
+                    f"'{name}' serves none of the tasks that are checked here", remedy="one of: " + ", ".join(MODELS)
+                )
         self.task = get_task(str(task))
         self.adapted = Adapted(MODELS[self.task.name](), base_hash="tiny")
         self.base = {n: t.clone() for n, t in self.adapted.model.state_dict().items()}
@@ -141,7 +177,9 @@ class Tiny:
         self.loop = self._begin()
 
     def _earlier(self) -> None:
-        """Stages before the one that is checked, for methods over several (`conformance_stages`), carried on in training."""
+        """Stages before the one that is checked, for methods over several (`conformance_stages`), carried on in
+        training.
+        """
         steps, keep = self.steps, self.keep
         for i in range(1, max([1, *(getattr(type(m), "conformance_stages", 1) for _, m in self.named)])):
             self.steps, self.keep = 2, ()
@@ -156,18 +194,29 @@ class Tiny:
         methods = bind(self.named, self.seed, "main")
         data = {n: f"tiny-{n}" for n in self.rows}
         make = MODELS[self.task.name]
-        others: Any = {"other_names": ("teacher", "other"), "other": lru_cache(lambda name: Adapted(make(seed=len(name)), name=name))}
-        provider = Provider(NeedContext(self.adapted, self.task, self.seed, rows=self.rows, data_hashes=data, cache=self.cache, **others))
+        others: Any = {
+            "other_names": ("teacher", "other"),
+            "other": lru_cache(lambda name: Adapted(make(seed=len(name)), name=name)),
+        }
+        provider = Provider(
+            NeedContext(
+                self.adapted, self.task, self.seed, rows=self.rows, data_hashes=data, cache=self.cache, **others
+            )
+        )
         provider.check(methods)
         step_tokens = 48 if any(m.pairs for _, m in self.named) else 24
         constant: Any = {"lr_scheduler_type": "constant", "warmup_steps": 0}
-        spec = TrainSpec(learning_rate=3e-2, batch_tokens=step_tokens, micro_tokens=self.micro_tokens, seed=self.seed, **constant)
+        spec = TrainSpec(
+            learning_rate=3e-2, batch_tokens=step_tokens, micro_tokens=self.micro_tokens, seed=self.seed, **constant
+        )
         train = self.rows["train"]
         parts = {"small": train[:3], "large": train[3:], "replayed": token_rows("replayed", 3, self.task.labelled)}
         sources = [Dataset(n, list(rows_for((m for _, m in self.named), rows))) for n, rows in parts.items()]
         sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
         tokens = spec.batch_tokens * self.steps
-        plan = Plan(self.steps, tokens, "main", 0, spec.learning_rate, warmup_steps=0, sources=sizes, replay=("replayed",))
+        plan = Plan(
+            self.steps, tokens, "main", 0, spec.learning_rate, warmup_steps=0, sources=sizes, replay=("replayed",)
+        )
         set_up(self.adapted, methods, plan, self.task.name, provider.stage)
         if not self.dropout:
             module: Any
@@ -178,7 +227,17 @@ class Tiny:
                     module.dropout = 0.0
         shares = {"small": 0.3, "large": 0.5, "replayed": 0.2}
         rows = Cursor(sources, shares, seed=self.seed, batch_tokens=spec.batch_tokens)
-        stage = Stage(self.adapted, self.task, methods, rows, plan, spec, Budget(steps=self.steps), signals=provider.signals, listen=self._listen)
+        stage = Stage(
+            self.adapted,
+            self.task,
+            methods,
+            rows,
+            plan,
+            spec,
+            Budget(steps=self.steps),
+            signals=provider.signals,
+            listen=self._listen,
+        )
         methods.event("begin_task", stage="main", adapted=self.adapted)
         return Loop(stage)
 
@@ -213,14 +272,20 @@ class Tiny:
 def through_bytes(state: tuple[Any, Any]) -> Saved:
     """A state written and read as checkpoints do: JSON text and safetensors bytes."""
     data, tensors = state
-    return json.loads(json.dumps(data)), {f: load(save({n: t.detach().contiguous().clone() for n, t in ts.items()})) for f, ts in tensors.items()}
+    return json.loads(json.dumps(data)), {
+        f: load(save({n: t.detach().contiguous().clone() for n, t in ts.items()})) for f, ts in tensors.items()
+    }
 
 
 def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     """Names that only one has, or whose bits differ."""
-    return sorted(n for n in {*a, *b} if n not in a or n not in b or a[n].shape != b[n].shape or not same_bits(a[n], b[n]))
+    return sorted(
+        n for n in {*a, *b} if n not in a or n not in b or a[n].shape != b[n].shape or not same_bits(a[n], b[n])
+    )
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape agree in type and in every bit."""
-    return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8) if a.dim() else a, b.contiguous().view(torch.uint8) if b.dim() else b)
+    return a.dtype == b.dtype and torch.equal(
+        a.contiguous().view(torch.uint8) if a.dim() else a, b.contiguous().view(torch.uint8) if b.dim() else b
+    )

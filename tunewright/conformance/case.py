@@ -67,8 +67,12 @@ def global_randomness_unchanged() -> Iterator[None]:
     yield
     after = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     assert before[0] == after[0], "Python's global generator was used: draw from the rng that the slot offers"
-    assert all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True)), "numpy's global generator was used"
-    assert torch.equal(before[2], after[2]), "torch's global generator was used: make one with method.torch_generator(rng)"
+    assert all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True)), (
+        "numpy's global generator was used"
+    )
+    assert torch.equal(before[2], after[2]), (
+        "torch's global generator was used: make one with method.torch_generator(rng)"
+    )
 
 
 @contextmanager

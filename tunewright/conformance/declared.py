@@ -17,7 +17,9 @@ def declarations_are_whole(case: Case) -> None:
     cls = type(case.method)
     check_class(cls)
     assert cls.__doc__ and cls.__doc__ != Method.__doc__, f"{cls.__name__} has no docstring"
-    assert inspect.getdoc(inspect.getmodule(cls)), f"the module of {cls.__name__} has no docstring: say what it does, the formula, the source"
+    assert inspect.getdoc(inspect.getmodule(cls)), (
+        f"the module of {cls.__name__} has no docstring: say what it does, the formula, the source"
+    )
     for need in case.method.needs():
         assert need.when in ("stage", "batch", "redraw") and need.name, f"{need} does not say what or when it is"
         assert need == type(need)(**need.model_dump()) and hash(need) == hash(type(need)(**need.model_dump())), (

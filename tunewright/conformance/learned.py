@@ -23,7 +23,13 @@ def apply(method: Method, dtype: torch.dtype = torch.float32) -> tuple[dict[str,
     task = get_task("text-generation")
     base, *models = (MODELS[task.name](seed).to(dtype) for seed in range(3))
     rows = token_rows("learning", 8)
-    learning = Learning(models, discover(base), lambda n: [task.collate(rows[i : i + 4]) for i in range(0, min(n, 8), 4)], task, base=base)
+    learning = Learning(
+        models,
+        discover(base),
+        lambda n: [task.collate(rows[i : i + 4]) for i in range(0, min(n, 8), 4)],
+        task,
+        base=base,
+    )
     return merge_in_memory(method, learning)
 
 
@@ -44,7 +50,9 @@ def gives_a_model(case: Case) -> None:
         assert tensors.keys() == wanted.keys(), f"tensors missing or new: {sorted(tensors.keys() ^ wanted.keys())}"
         for name, t in tensors.items():
             assert t.dtype == dtype and bool(torch.isfinite(t).all()), f"{name} came out as {t.dtype}, or not finite"
-            assert config or t.shape == wanted[name].shape, f"{name} came out as {tuple(t.shape)}, and no change of the config was given"
+            assert config or t.shape == wanted[name].shape, (
+                f"{name} came out as {tuple(t.shape)}, and no change of the config was given"
+            )
 
 
 def repeats(case: Case) -> None:
@@ -63,7 +71,9 @@ def every_field_matters(case: Case) -> None:
             continue  # which models: the models here are given
         others = other_values(case.method, field)
         assert others, f"no other value of '{field}' is known: give the field examples"
-        changed = any(t.shape != first[n].shape or not same_bits(first[n], t) for o in others for n, t in apply(o)[0].items())
+        changed = any(
+            t.shape != first[n].shape or not same_bits(first[n], t) for o in others for n, t in apply(o)[0].items()
+        )
         assert changed, f"'{field}' changes nothing: tried {[getattr(o, field) for o in others]}"
 
 

@@ -68,7 +68,9 @@ def folds_as_declared(case: Case) -> None:
     with t.adapted.at_strength(1.0) as model:
         close(t.logits(model), tuned, "folded and unfolded")
     t.adapted.fold()
-    assert not t.adapted.deltas() and not any(".delta." in n for n in t.adapted.model.state_dict()), "a delta is left after folding"
+    assert not t.adapted.deltas() and not any(".delta." in n for n in t.adapted.model.state_dict()), (
+        "a delta is left after folding"
+    )
     close(t.logits(t.adapted.model), tuned, "folded for good and unfolded")
 
 
@@ -80,7 +82,9 @@ def resumes_bit_for_bit(case: Case) -> None:
         again = whole.resumed(saved)
         wrong = differing(wanted, again.tensors())
         assert not wrong, f"resumed after step {step}, these differ: {wrong[:3]}"
-        assert again.loop.state()[0]["methods"] == data["methods"], f"resumed after step {step}, the method's own state differs"
+        assert again.loop.state()[0]["methods"] == data["methods"], (
+            f"resumed after step {step}, the method's own state differs"
+        )
         assert [r["loss"] for r in again.records] == [r["loss"] for r in whole.records[step:]]
 
 
@@ -130,7 +134,9 @@ def every_field_matters(case: Case) -> None:
     for field in type(case.method).model_fields:
         others = other_values(case.method, field)
         assert others, f"no other value of '{field}' is known: give the field examples"
-        assert any(_differs(first, tiny(case.replace(o)).run()) for o in others), f"'{field}' changes nothing: tried {[getattr(o, field) for o in others]}"
+        assert any(_differs(first, tiny(case.replace(o)).run()) for o in others), (
+            f"'{field}' changes nothing: tried {[getattr(o, field) for o in others]}"
+        )
 
 
 def _differs(a: Tiny, b: Tiny) -> bool:

@@ -52,7 +52,9 @@ def keeps_shape_and_type(case: Case) -> None:
     """One tensor out for one place in, of the same shape and type, finite."""
     for dtype in (torch.float32,) if isinstance(case.method, Merge) else (torch.float32, torch.bfloat16):
         for name, t in apply(case.method, dtype).items():
-            assert t.shape == (6, 4) and t.dtype == dtype and bool(torch.isfinite(t).all()), f"{name} came out as {tuple(t.shape)} {t.dtype}"
+            assert t.shape == (6, 4) and t.dtype == dtype and bool(torch.isfinite(t).all()), (
+                f"{name} came out as {tuple(t.shape)} {t.dtype}"
+            )
 
 
 def repeats(case: Case) -> None:
@@ -76,8 +78,14 @@ def every_field_matters(case: Case) -> None:
 
 
 def _with(method: Method, other: Method, field: str) -> dict[str, Tensor]:
-    """What comes out with another value of a field; of a field that models have of their own, in the first one alone."""
-    return apply(method, first={field: getattr(other, field)}) if field in getattr(method, "per_model", ()) else apply(other)
+    """What comes out with another value of a field; of a field that models have of their own, in the first one
+    alone.
+    """
+    return (
+        apply(method, first={field: getattr(other, field)})
+        if field in getattr(method, "per_model", ())
+        else apply(other)
+    )
 
 
 def _on_tensors(case: Case) -> bool:

@@ -88,8 +88,8 @@ class Loss:
     """A loss an item: `value` [N] and `weight` [N] (none: the batch's own weights).
 
     The loop forms sum(value x weight) / (sum of the batch's own weights, or rows, over all micro-steps and ranks): a
-    weight of its own makes an item count more or less than in plain training, and leaves the scale as it is. `logs` are more numbers an
-    item [N], averaged in the same way and logged as "<key>/<method>"; no gradient flows through them.
+    weight of its own makes an item count more or less than in plain training, and leaves the scale as it is. `logs` are
+    more numbers an item [N], averaged in the same way and logged as "<key>/<method>"; no gradient flows through them.
     """
 
     value: Tensor

@@ -41,33 +41,106 @@ class Slot:
 SLOTS: dict[str, Slot] = {
     s.name: s
     for s in (
-        Slot("prepare", "edits model and tokenizer before training", ("model", "tokenizer", "needs", "state", "rng"), "in order"),
-        Slot("attach", "gives a site its delta, initialised; None passes", ("site", "needs", "state", "rng"), "one a site, else a stack"),
-        Slot("wrap", "replaces the model's forward by one of its own", ("model", "structure", "needs", "state", "rng"), "one"),
-        Slot("choose", "names what trains until the next drawing", ("candidates", "step", "plan", "needs", "state", "rng"), "one"),
+        Slot(
+            "prepare",
+            "edits model and tokenizer before training",
+            ("model", "tokenizer", "needs", "state", "rng"),
+            "in order",
+        ),
+        Slot(
+            "attach",
+            "gives a site its delta, initialised; None passes",
+            ("site", "needs", "state", "rng"),
+            "one a site, else a stack",
+        ),
+        Slot(
+            "wrap",
+            "replaces the model's forward by one of its own",
+            ("model", "structure", "needs", "state", "rng"),
+            "one",
+        ),
+        Slot(
+            "choose",
+            "names what trains until the next drawing",
+            ("candidates", "step", "plan", "needs", "state", "rng"),
+            "one",
+        ),
         Slot("example", "changes a record before it is encoded", ("record", "rng"), "in order"),
-        Slot("batch", "changes a batch after packing", ("batch", "step", "plan", "needs", "state", "row_rng"), "in order"),
-        Slot("rollout", "turns prompts into rows to train on", ("prompts", "generate", "score", "step", "needs", "state", "row_rng"), "one"),
+        Slot(
+            "batch", "changes a batch after packing", ("batch", "step", "plan", "needs", "state", "row_rng"), "in order"
+        ),
+        Slot(
+            "rollout",
+            "turns prompts into rows to train on",
+            ("prompts", "generate", "score", "step", "needs", "state", "row_rng"),
+            "one",
+        ),
         Slot("reward", "scores samples, one number each", ("samples", "needs", "state"), "weighted sum"),
-        Slot("objective", "what is minimised, a token or a row", ("outputs", "batch", "needs", "step", "plan", "state"), "weighted sum"),
-        Slot("penalty", "what is held back, a scalar once an optimizer step", ("targets", "needs", "step", "plan", "state"), "sum"),
+        Slot(
+            "objective",
+            "what is minimised, a token or a row",
+            ("outputs", "batch", "needs", "step", "plan", "state"),
+            "weighted sum",
+        ),
+        Slot(
+            "penalty",
+            "what is held back, a scalar once an optimizer step",
+            ("targets", "needs", "step", "plan", "state"),
+            "sum",
+        ),
         Slot("gradient", "changes gradients before clipping", ("gradients", "step", "needs", "state"), "in order"),
-        Slot("optimizer", "makes the optimizer of a parameter group", ("parameters", "learning_rate", "weight_decay", "state"), "one a group"),
-        Slot("update", "changes the optimizer's proposed step", ("changes", "parameters", "step", "plan", "state"), "in order"),
+        Slot(
+            "optimizer",
+            "makes the optimizer of a parameter group",
+            ("parameters", "learning_rate", "weight_decay", "state"),
+            "one a group",
+        ),
+        Slot(
+            "update",
+            "changes the optimizer's proposed step",
+            ("changes", "parameters", "step", "plan", "state"),
+            "in order",
+        ),
         Slot("schedule", "gives the learning rate's factor at a step", ("step", "plan", "state"), "one"),
-        Slot("mixture", "gives the next weights of the sources", ("weights", "progress", "step", "plan", "state"), "one"),
+        Slot(
+            "mixture", "gives the next weights of the sources", ("weights", "progress", "step", "plan", "state"), "one"
+        ),
         Slot("average", "gives the weights that are kept", ("averaged", "parameters", "step", "plan", "state"), "one"),
         Slot("step", "owns the whole inner step", ("inner", "step", "plan", "needs", "state"), "one"),
-        Slot("begin_task", "is told that a task or stage begins", ("stage", "adapted", "needs", "state", "rng"), "in order"),
-        Slot("end_task", "is told that a task or stage ends", ("stage", "adapted", "needs", "state", "rng"), "in order"),
+        Slot(
+            "begin_task",
+            "is told that a task or stage begins",
+            ("stage", "adapted", "needs", "state", "rng"),
+            "in order",
+        ),
+        Slot(
+            "end_task", "is told that a task or stage ends", ("stage", "adapted", "needs", "state", "rng"), "in order"
+        ),
         Slot("after_step", "is told that an optimizer step is done", ("step", "plan", "adapted", "state"), "in order"),
         # Beside training: these are not driven by the loop.
         Slot("select", "scores records, or orders a subset of them", ("records", "target", "rng"), "in order"),
         Slot("synthesize", "makes records before a stage", ("records", "adapted", "rng"), "in order"),
-        Slot("merge", "tensors of several models -> one tensor", ("name", "base", "tensors", "each", "depth", "needs", "rng"), "in order"),
-        Slot("edit", "a model's change -> another change, tensor by tensor", ("name", "base", "change", "depth", "needs"), "in order"),
-        Slot("predict", "logits while decoding: those of its speakers, {name: [.., V]} -> [.., V]", ("logits", "needs", "state"), "in order"),
-        Slot("probe", "measures base and tuned weights or answers", ("base", "tuned", "structure", "needs"), "in order"),
+        Slot(
+            "merge",
+            "tensors of several models -> one tensor",
+            ("name", "base", "tensors", "each", "depth", "needs", "rng"),
+            "in order",
+        ),
+        Slot(
+            "edit",
+            "a model's change -> another change, tensor by tensor",
+            ("name", "base", "change", "depth", "needs"),
+            "in order",
+        ),
+        Slot(
+            "predict",
+            "logits while decoding: those of its speakers, {name: [.., V]} -> [.., V]",
+            ("logits", "needs", "state"),
+            "in order",
+        ),
+        Slot(
+            "probe", "measures base and tuned weights or answers", ("base", "tuned", "structure", "needs"), "in order"
+        ),
     )
 }
 """The slots by name. A new one needs three methods waiting for it."""
@@ -127,7 +200,9 @@ class Candidates:
         self.structure: Structure = adapted.structure
         self.base: dict[str, nn.Parameter] = adapted.base_parameters()
         # deltas carried from an earlier stage as `frozen` are no candidates
-        self.deltas: dict[str, nn.Parameter] = {n: p for n, p in adapted.delta_parameters().items() if not getattr(p, "tunewright_frozen", False)}
+        self.deltas: dict[str, nn.Parameter] = {
+            n: p for n, p in adapted.delta_parameters().items() if not getattr(p, "tunewright_frozen", False)
+        }
         self.owned: dict[str, nn.Parameter] = dict(owned or {})
 
     @property
@@ -136,7 +211,10 @@ class Candidates:
 
     def by_kind(self, *roles: str) -> dict[str, list[list[str]]]:
         """role -> for each block, the names of its weight matrices (or norm weights) of that role, in module order."""
-        return {role: [[n for n in block.weights(role) if n in self.base] for block in self.structure.blocks] for role in roles}
+        return {
+            role: [[n for n in block.weights(role) if n in self.base] for block in self.structure.blocks]
+            for role in roles
+        }
 
     @property
     def outside_blocks(self) -> tuple[str, ...]:
@@ -278,7 +356,8 @@ class Needs:
             return self.__dict__["_values"][name]
         except KeyError:
             raise MethodError(
-                f"the need '{name}' was not asked for", remedy=f"return it from needs(); asked for: {sorted(self.__dict__.get('_values', {}))}"
+                f"the need '{name}' was not asked for",
+                remedy=f"return it from needs(); asked for: {sorted(self.__dict__.get('_values', {}))}",
             ) from None
 
 
@@ -308,15 +387,26 @@ def arguments(cls: type[Method], slot: str) -> tuple[str, ...]:
 
 
 def check_class(cls: type[Method]) -> None:
-    """Check what a method class declares: at least one slot, known arguments, described fields. MethodError otherwise."""
+    """Check what a method class declares: at least one slot, known arguments, described fields.
+
+    MethodError otherwise.
+    """
     where = inspect.getsourcefile(cls)
     if not cls.slots():
-        raise MethodError(f"{cls.__name__} fills no slot", where=where, remedy="define a function named after one of: " + ", ".join(SLOTS))
+        raise MethodError(
+            f"{cls.__name__} fills no slot",
+            where=where,
+            remedy="define a function named after one of: " + ", ".join(SLOTS),
+        )
     for slot in cls.slots():
         arguments(cls, slot)
     for name, info in cls.model_fields.items():
         if not info.description:
-            raise MethodError(f"{cls.__name__}.{name} has no description", where=where, remedy="write it as Field(default, description='... with its unit')")
+            raise MethodError(
+                f"{cls.__name__}.{name} has no description",
+                where=where,
+                remedy="write it as Field(default, description='... with its unit')",
+            )
 
 
 def row_rng(seed: int, method: str, epoch: int, row_id: str) -> random.Random:

@@ -61,7 +61,9 @@ class NeedContext:
         """One of the recipe's other models, frozen; MethodError with the line to write when it is not named."""
         if name not in self.other_names or self.other is None:
             raise MethodError(
-                f"a method needs the model '{name}', and the recipe names none", where="models", remedy=f"write models: {{{name}: ./folder-or-hub-id}}"
+                f"a method needs the model '{name}', and the recipe names none",
+                where="models",
+                remedy=f"write models: {{{name}: ./folder-or-hub-id}}",
             )
         return self.other(name)
 

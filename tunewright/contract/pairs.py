@@ -40,7 +40,10 @@ def paired(row: Row) -> Pair:
 
 
 class PairRows(Sequence[Row]):
-    """Rows read as pairs, each when it is asked for. All are looked at once when this is made: DataError for the first that is none."""
+    """Rows read as pairs, each when it is asked for.
+
+    All are looked at once when this is made: DataError for the first that is none.
+    """
 
     def __init__(self, rows: Sequence[Row]):
         self.rows = rows
@@ -63,10 +66,18 @@ def paired_set(dataset: Any) -> Any:
     """A data set whose rows are read as pairs; its tokens count both answers."""
     rows = PairRows(dataset.rows)
     counts = {**dataset.counts, "tokens": sum(r.size for r in rows)}
-    return replace(dataset, rows=rows, hash=f"{dataset.hash}/pairs", counts=counts, parts=tuple(paired_set(p) for p in dataset.parts))
+    return replace(
+        dataset,
+        rows=rows,
+        hash=f"{dataset.hash}/pairs",
+        counts=counts,
+        parts=tuple(paired_set(p) for p in dataset.parts),
+    )
 
 
-def side_by_side(collate: Callable[[list[Row], list[int] | None], Batch], pairs: Sequence[Any], epochs: Sequence[int] | None) -> Batch:
+def side_by_side(
+    collate: Callable[[list[Row], list[int] | None], Batch], pairs: Sequence[Any], epochs: Sequence[int] | None
+) -> Batch:
     """A batch of R pairs as 2R sequences, chosen before rejected.
 
     `batch.rows` [S] still counts pairs; `fields["pair"]` [S] is 0 for a chosen answer's target and 1 for a rejected

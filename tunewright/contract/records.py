@@ -17,13 +17,24 @@ class Record(dict[str, Any]):
     that relative paths in the row start from.
     """
 
-    def __init__(self, values: Mapping[str, Any], *, id: str, where: str | None = None, source: str = "", shape: str = "", base: str = ""):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        *,
+        id: str,
+        where: str | None = None,
+        source: str = "",
+        shape: str = "",
+        base: str = "",
+    ):
         super().__init__(values)
         self.id, self.where, self.source, self.shape, self.base = id, where or id, source, shape, base
 
     def replace(self, **changes: Any) -> Record:
         """Return a copy with some columns changed; the original is untouched."""
-        return Record({**self, **changes}, id=self.id, where=self.where, source=self.source, shape=self.shape, base=self.base)
+        return Record(
+            {**self, **changes}, id=self.id, where=self.where, source=self.source, shape=self.shape, base=self.base
+        )
 
 
 class RowProblem(Exception):

@@ -16,7 +16,10 @@ from tunewright.errors import MethodError
 
 @dataclass
 class Bound:
-    """A method in a stage: its name in the recipe, its state, and what its needs gave. `weight` scales its objective."""
+    """A method in a stage: its name in the recipe, its state, and what its needs gave.
+
+    `weight` scales its objective.
+    """
 
     name: str
     method: Method
@@ -67,7 +70,9 @@ class Methods:
         return value
 
 
-def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: str | None = None, carried: bool = False) -> None:
+def check_conflicts(
+    named: Sequence[tuple[str, Method]], *, stage: str, task: str | None = None, carried: bool = False
+) -> None:
     """Refuse, before anything is loaded, what cannot be combined. Raises MethodError naming both methods.
 
     Two methods on a slot that takes one; the same method twice; a method that does not serve the task, or that requires
@@ -78,10 +83,16 @@ def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: st
     for name, method in named:
         check_class(type(method))
         if name in seen:
-            raise MethodError(f"'{name}' is named twice", where=where, remedy="name it once; to use it again with other parameters, add a second stage")
+            raise MethodError(
+                f"'{name}' is named twice",
+                where=where,
+                remedy="name it once; to use it again with other parameters, add a second stage",
+            )
         seen[name] = method
         if task and method.tasks is not None and task not in method.tasks:
-            raise MethodError(f"'{name}' does not serve the task {task}", where=where, remedy="it serves: " + ", ".join(method.tasks))
+            raise MethodError(
+                f"'{name}' does not serve the task {task}", where=where, remedy="it serves: " + ", ".join(method.tasks)
+            )
     bits = next((n for n, m in named if m.quantises), None)
     for name, method in named:
         if bits is not None and not method.quantised:
@@ -107,7 +118,9 @@ def check_conflicts(named: Sequence[tuple[str, Method]], *, stage: str, task: st
                 raise MethodError(
                     f"'{name}' works beside a method that fills the slot '{needed}', and this stage has none",
                     where=where,
-                    remedy="add one; `tunewright methods NAME` says which slots a method fills, and lora fills 'attach'",
+                    remedy=(
+                        "add one; `tunewright methods NAME` says which slots a method fills, and lora fills 'attach'"
+                    ),
                 )
 
 

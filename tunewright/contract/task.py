@@ -20,11 +20,11 @@ from tunewright.contract.records import Record
 class EncodeOptions:
     """How records become rows; part of the cache's key.
 
-    `template` wraps the user's text: "Which topic?\\n{text}" (any column may be named). With `{completion}` in it, it is
-    the whole text and no chat template is used. `system`: None leaves the chat template as it is (some insert a default
-    system turn), "" takes that default turn out, other text is a system turn for rows that have none. `chat`: whether
-    prompts go through the chat template; None: when the tokenizer has one. `labels`: class names in the order of their
-    ids. `image`: size, mean, std and how to resize, see `tasks.image_classification.image_options`.
+    `template` wraps the user's text: "Which topic?\\n{text}" (any column may be named). With `{completion}` in it, it
+    is the whole text and no chat template is used. `system`: None leaves the chat template as it is (some insert a
+    default system turn), "" takes that default turn out, other text is a system turn for rows that have none. `chat`:
+    whether prompts go through the chat template; None: when the tokenizer has one. `labels`: class names in the order
+    of their ids. `image`: size, mean, std and how to resize, see `tasks.image_classification.image_options`.
     """
 
     max_length: int = 1024
@@ -43,8 +43,8 @@ class EncodeOptions:
 class Task:
     """One of the hub's tasks. Instances hold no state.
 
-    `auto_class` names the transformers class that loads its models. `packs`: rows may be packed without padding when the
-    model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
+    `auto_class` names the transformers class that loads its models. `packs`: rows may be packed without padding when
+    the model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
     `EncodeOptions.labels`. `reads_files`: records name other files, whose content counts.
     """
 
@@ -59,7 +59,9 @@ class Task:
         """Encode one record whole (length is the dataset's matter). Raises RowProblem(field, reason, remedy)."""
         raise NotImplementedError
 
-    def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
+    def collate(
+        self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
+    ) -> Batch:
         """Lay rows side by side. `epochs` (one a row, 0 without) and `seed` key draws about rows, such as masking."""
         raise NotImplementedError
 

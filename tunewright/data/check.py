@@ -28,7 +28,10 @@ CONTENT = ("messages", "prompt", "completion", "text", "label", "chosen", "rejec
 
 @dataclass(frozen=True)
 class Notice:
-    """Something to look at: what, at which rows, and what to do. `pairs` names the other row of each, where there is one."""
+    """Something to look at: what, at which rows, and what to do.
+
+    `pairs` names the other row of each, where there is one.
+    """
 
     kind: str
     reason: str
@@ -73,7 +76,14 @@ class CheckReport:
         }
 
 
-def check(groups: Mapping[str, Sequence[SourceLike]], task: Task, tokenizer: Any, options: EncodeOptions, *, base: Path | str = ".") -> CheckReport:
+def check(
+    groups: Mapping[str, Sequence[SourceLike]],
+    task: Task,
+    tokenizer: Any,
+    options: EncodeOptions,
+    *,
+    base: Path | str = ".",
+) -> CheckReport:
     """Check sources by role; the role "train" is what the others may not overlap with. Never raises for bad data."""
     report = CheckReport()
     records: dict[str, list[Record]] = {}
@@ -93,7 +103,9 @@ def check(groups: Mapping[str, Sequence[SourceLike]], task: Task, tokenizer: Any
     return report
 
 
-def write_clean(report: CheckReport, groups: Mapping[str, Sequence[SourceLike]], folder: Path | str, *, base: Path | str = ".") -> list[Path]:
+def write_clean(
+    report: CheckReport, groups: Mapping[str, Sequence[SourceLike]], folder: Path | str, *, base: Path | str = "."
+) -> list[Path]:
     """Write each source's rows that have neither problem nor notice of a kind that spoils (duplicates, overlap, nothing
     trained), as they stood, and the others with their reasons to quarantine.jsonl. Returns the files.
 
@@ -105,7 +117,9 @@ def write_clean(report: CheckReport, groups: Mapping[str, Sequence[SourceLike]],
     for notice in report.notices:
         if notice.kind in SPOILS:
             for where in notice.where:
-                why.setdefault(where, {"where": where, "field": notice.kind, "reason": notice.reason, "remedy": notice.remedy})
+                why.setdefault(
+                    where, {"where": where, "field": notice.kind, "reason": notice.reason, "remedy": notice.remedy}
+                )
     written: list[Path] = []
     quarantined: list[dict[str, Any]] = []
     for role, sources in groups.items():
@@ -130,8 +144,19 @@ SPOILS = frozenset({"duplicate", "overlap", "nothing trained"})
 """Kinds of notices whose rows a clean copy leaves out."""
 
 
-def _note_source(report: CheckReport, role: str, source: SourceLike, read: Read, encoded: Encoded, tokenizer: Any, options: EncodeOptions, task: Task) -> None:
-    report.sources.append(SourceReport(read.place.name, role, dict(Counter(r.shape for r in read.records)), encoded.counts))
+def _note_source(
+    report: CheckReport,
+    role: str,
+    source: SourceLike,
+    read: Read,
+    encoded: Encoded,
+    tokenizer: Any,
+    options: EncodeOptions,
+    task: Task,
+) -> None:
+    report.sources.append(
+        SourceReport(read.place.name, role, dict(Counter(r.shape for r in read.records)), encoded.counts)
+    )
     report.problems += encoded.problems
     if not (encoded.problems and not encoded.counts["rows"] and not encoded.zero and not encoded.long):
         try:
@@ -145,9 +170,19 @@ def _note_source(report: CheckReport, role: str, source: SourceLike, read: Read,
         if found:
             report.notices.append(Notice(kind, reason, remedy, found))
 
-    note("nothing trained", "no token of the row would be trained", "give the row an answer with a weight above 0, or take it out", encoded.zero)
+    note(
+        "nothing trained",
+        "no token of the row would be trained",
+        "give the row an answer with a weight above 0, or take it out",
+        encoded.zero,
+    )
     policy = {"drop": "the row is left out", "split": "the row is split"}.get(options.truncation, "a run refuses it")
-    note("too long", f"longer than max_length ({options.max_length}): {policy}", "raise data.max_length, or shorten the rows", encoded.long)
+    note(
+        "too long",
+        f"longer than max_length ({options.max_length}): {policy}",
+        "raise data.max_length, or shorten the rows",
+        encoded.long,
+    )
     if tokenizer is None or not hasattr(tokenizer, "all_special_ids"):
         return
     tokens = [r for r in encoded.rows if r.label is None and r.fields.get("kind") != "mask" and "#" not in r.id]
@@ -155,7 +190,12 @@ def _note_source(report: CheckReport, role: str, source: SourceLike, read: Read,
     at = [places[r.id] for r in tokens if starts_twice(r, tokenizer.bos_token_id)]
     note("double BOS", "the row begins with two BOS tokens", "take the BOS text out of the rows or of the template", at)
     at = [places[r.id] for r in tokens if bos and list(r.input_ids[:1]) != bos]
-    note("no BOS", "the tokenizer starts every text with BOS, and this row does not", "put bos_token at the start of the chat template", at)
+    note(
+        "no BOS",
+        "the tokenizer starts every text with BOS, and this row does not",
+        "put bos_token at the start of the chat template",
+        at,
+    )
     ends = set(tokenizer.all_special_ids)
     at = [places[r.id] for r in tokens if not end_is_trained(r, ends)]
     note(
@@ -166,7 +206,12 @@ def _note_source(report: CheckReport, role: str, source: SourceLike, read: Read,
     )
     markers = [t for t in tokenizer.all_special_tokens if t.strip() and len(t) > 2]
     at = [r.where for r in read.records if any(m in t for t in _texts(r) for m in markers)] if task.generates else []
-    note("marker in text", f"the text holds a special token ({', '.join(markers[:3])} ...), which is read as one", "take it out unless it is meant", at)
+    note(
+        "marker in text",
+        f"the text holds a special token ({', '.join(markers[:3])} ...), which is read as one",
+        "take it out unless it is meant",
+        at,
+    )
 
 
 def _note_repeats(report: CheckReport, records: Mapping[str, Sequence[Record]]) -> None:
@@ -179,7 +224,12 @@ def _note_repeats(report: CheckReport, records: Mapping[str, Sequence[Record]]) 
         first.setdefault(key, record.where)
     if twice:
         report.notices.append(
-            Notice("duplicate", "the same row stands in the training data before", "take one out, or mean it", *map(tuple, zip(*twice, strict=True)))
+            Notice(
+                "duplicate",
+                "the same row stands in the training data before",
+                "take one out, or mean it",
+                *map(tuple, zip(*twice, strict=True)),
+            )
         )
     trained: dict[str, str] = {}
     for record in records.get("train", ()):
@@ -190,14 +240,18 @@ def _note_repeats(report: CheckReport, records: Mapping[str, Sequence[Record]]) 
         both = [(r.where, trained[input_key(r)]) for r in held if input_key(r) in trained]
         if both:
             reason = f"the {role} row's input is trained on, so that its score says nothing of new rows"
-            report.notices.append(Notice("overlap", reason, "take it out of one of the two", *map(tuple, zip(*both, strict=True))))
+            report.notices.append(
+                Notice("overlap", reason, "take it out of one of the two", *map(tuple, zip(*both, strict=True)))
+            )
 
 
 def input_key(record: Record) -> str:
     """A hash of what the model is given (not of the answer), blind to case and spaces: equal inputs are an overlap."""
     if isinstance(record.get("messages"), list):
         turns = record["messages"]
-        last = max((i for i, t in enumerate(turns) if isinstance(t, dict) and t.get("role") == "assistant"), default=len(turns))
+        last = max(
+            (i for i, t in enumerate(turns) if isinstance(t, dict) and t.get("role") == "assistant"), default=len(turns)
+        )
         said = [str(t.get("content")) for t in turns[:last] if isinstance(t, dict) and t.get("role") != "system"]
         given: Any = said[0] if len(said) == 1 else said
     else:
@@ -238,5 +292,9 @@ def _write_lines(path: Path, rows: Iterable[Any]) -> None:
     try:
         lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
     except TypeError as error:
-        raise DataError(f"the rows cannot be written as JSON lines: {error}", where=str(path), remedy="clean copies are made of text data only") from None
+        raise DataError(
+            f"the rows cannot be written as JSON lines: {error}",
+            where=str(path),
+            remedy="clean copies are made of text data only",
+        ) from None
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

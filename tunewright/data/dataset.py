@@ -97,11 +97,23 @@ def build(
     counts = {k: sum(p.counts[k] for p in parts) for k in parts[0].counts}
     joined = hashlib.sha256("".join(p.hash for p in parts).encode()).hexdigest()
     return Dataset(
-        " + ".join(p.name for p in parts), _Joined([p.rows for p in parts]), joined, counts, parts=parts, problems=[q for p in parts for q in p.problems]
+        " + ".join(p.name for p in parts),
+        _Joined([p.rows for p in parts]),
+        joined,
+        counts,
+        parts=parts,
+        problems=[q for p in parts for q in p.problems],
     )
 
 
-def cursor(dataset: Dataset, *, seed: int, batch_tokens: int, shuffle: bool = True, replay: Mapping[str, tuple[Dataset, float]] | None = None) -> Cursor:
+def cursor(
+    dataset: Dataset,
+    *,
+    seed: int,
+    batch_tokens: int,
+    shuffle: bool = True,
+    replay: Mapping[str, tuple[Dataset, float]] | None = None,
+) -> Cursor:
     """A cursor over a data set's sources; `replay` adds others with their shares of all tokens."""
     shares, parts = dataset.shares(), list(dataset.sources)
     if replay:
@@ -114,7 +126,11 @@ def labels_of(sources: Sequence[SourceLike], base: Path | str = ".") -> tuple[st
     """Class names of labelled sources, in the order of their ids."""
     labels = discover_labels([r for s in sources for r in read_all(s, base).records])
     if not labels:
-        raise DataError("no row has a label", where=", ".join(s.path for s in sources), remedy="name the column: columns: {label: your_column}")
+        raise DataError(
+            "no row has a label",
+            where=", ".join(s.path for s in sources),
+            remedy="name the column: columns: {label: your_column}",
+        )
     return labels
 
 
@@ -167,16 +183,28 @@ def refuse_nothing(name: str, counts: Mapping[str, int], options: EncodeOptions)
         return
     if counts["zero_trained"] and counts["zero_trained"] >= counts["too_long"]:
         raise DataError(
-            "no row has a token that would be trained", where=name, remedy="check that the rows have answers and that the assistant's weights are above 0"
+            "no row has a token that would be trained",
+            where=name,
+            remedy="check that the rows have answers and that the assistant's weights are above 0",
         )
     if counts["too_long"]:
         raise DataError(
-            f"all rows are longer than max_length ({options.max_length})", where=name, remedy="raise data.max_length, or set data.truncation: split"
+            f"all rows are longer than max_length ({options.max_length})",
+            where=name,
+            remedy="raise data.max_length, or set data.truncation: split",
         )
     raise DataError("no row can be used", where=name, remedy="`tunewright check RECIPE` lists every row's reason")
 
 
-def _build_one(source: SourceLike, task: Task, tokenizer: Any, options: EncodeOptions, cache_dir: Path, base: Path | str, problems: str) -> Dataset:
+def _build_one(
+    source: SourceLike,
+    task: Task,
+    tokenizer: Any,
+    options: EncodeOptions,
+    cache_dir: Path,
+    base: Path | str,
+    problems: str,
+) -> Dataset:
     place = locate(source, base)
     read = read_all(source, base) if place.hub or task.reads_files else None
     folder = cache_dir / "rows" / _key(source, place, read, task, tokenizer, options)
@@ -189,10 +217,19 @@ def _build_one(source: SourceLike, task: Task, tokenizer: Any, options: EncodeOp
     if bad and problems == "fail":
         raise refuse(bad, place.name, about["counts"]["read"])
     refuse_nothing(place.name, about["counts"], options)
-    return Dataset(place.name, store.StoredRows(folder, place.name), about["hash"], about["counts"], getattr(source, "weight", 1.0), problems=bad)
+    return Dataset(
+        place.name,
+        store.StoredRows(folder, place.name),
+        about["hash"],
+        about["counts"],
+        getattr(source, "weight", 1.0),
+        problems=bad,
+    )
 
 
-def _key(source: SourceLike, place: Place, read: Read | None, task: Task, tokenizer: Any, options: EncodeOptions) -> str:
+def _key(
+    source: SourceLike, place: Place, read: Read | None, task: Task, tokenizer: Any, options: EncodeOptions
+) -> str:
     """A hash of everything that decides a source's encoded rows."""
     h = hashlib.sha256()
     spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit]
@@ -219,11 +256,22 @@ def _content(value: Any, base: str) -> Any:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """A hash of everything about a tokenizer that decides how rows are encoded; "" for none, and for what reads images."""
+    """A hash of everything about a tokenizer that decides how rows are encoded; "" for none, and for what reads
+    images.
+    """
     if not hasattr(tokenizer, "get_vocab"):
         return ""
-    inner = tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    around = [type(tokenizer).__name__, str(tokenizer.chat_template), {k: str(v) for k, v in tokenizer.special_tokens_map.items()}, tokenizer.model_max_length]
+    inner = (
+        tokenizer.backend_tokenizer.to_str()
+        if getattr(tokenizer, "is_fast", False)
+        else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    )
+    around = [
+        type(tokenizer).__name__,
+        str(tokenizer.chat_template),
+        {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
+        tokenizer.model_max_length,
+    ]
     return hashlib.sha256((inner + json.dumps(around, sort_keys=True)).encode()).hexdigest()
 
 

@@ -49,7 +49,9 @@ def read(path: Path) -> Rows:
             remedy="save it as UTF-8: `iconv -f latin1 -t utf-8 FILE`",
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"the gzip file is broken: {error}", where=str(path), remedy="copy or compress it again") from None
+        raise DataError(
+            f"the gzip file is broken: {error}", where=str(path), remedy="copy or compress it again"
+        ) from None
     except PermissionError:
         raise DataError("the file may not be read", where=str(path), remedy=f"`chmod u+r {path}`") from None
 
@@ -69,13 +71,19 @@ def _line_of(path: Path, error: UnicodeDecodeError) -> int | None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Decoded lines without their ends (LF or CRLF); a leading byte-order mark is taken off, binary files are refused."""
+    """Decoded lines without their ends (LF or CRLF); a leading byte-order mark is taken off, binary files are
+    refused.
+    """
     with _open(path) as f:
         head = f.peek(4096)[:4096] if hasattr(f, "peek") else b""
         if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError("the file is UTF-16", where=str(path), remedy="save it as UTF-8: `iconv -f utf-16 -t utf-8 FILE`")
+            raise DataError(
+                "the file is UTF-16", where=str(path), remedy="save it as UTF-8: `iconv -f utf-16 -t utf-8 FILE`"
+            )
         if b"\0" in head:
-            raise DataError("the file is binary, not text", where=str(path), remedy="give JSONL, Parquet or plain text in UTF-8")
+            raise DataError(
+                "the file is binary, not text", where=str(path), remedy="give JSONL, Parquet or plain text in UTF-8"
+            )
         for number, line in enumerate(f, 1):
             raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             yield number, raw.decode("utf-8").rstrip("\r\n")
@@ -87,7 +95,9 @@ def _jsonl(path: Path) -> Rows:
             continue
         if number == 1 and line.lstrip().startswith("["):
             raise DataError(
-                "a JSON array, not one object a line", where=f"{path}:1", remedy="rename it to .json, or write one row a line: `jq -c '.[]' FILE > rows.jsonl`"
+                "a JSON array, not one object a line",
+                where=f"{path}:1",
+                remedy="rename it to .json, or write one row a line: `jq -c '.[]' FILE > rows.jsonl`",
             )
         yield number, _object(line)
 
@@ -114,12 +124,23 @@ def _json(path: Path) -> Rows:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"not JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy="write an array of objects, or one object a line in a .jsonl file"
+            f"not JSON: {error.msg}",
+            where=f"{path}:{error.lineno}",
+            remedy="write an array of objects, or one object a line in a .jsonl file",
         ) from None
     if not isinstance(values, list):
-        raise DataError(f"an array of objects is needed, not {type(values).__name__}", where=str(path), remedy="write [{...}, {...}]")
+        raise DataError(
+            f"an array of objects is needed, not {type(values).__name__}",
+            where=str(path),
+            remedy="write [{...}, {...}]",
+        )
     for i, value in enumerate(values, 1):
-        yield i, value if isinstance(value, dict) else Bad("row", f"an object is needed, not {type(value).__name__}", _OBJECT)
+        yield (
+            i,
+            value
+            if isinstance(value, dict)
+            else Bad("row", f"an object is needed, not {type(value).__name__}", _OBJECT),
+        )
 
 
 def _text(path: Path) -> Rows:
@@ -148,7 +169,11 @@ def _parquet(path: Path) -> Rows:
                 number += 1
                 yield number, row
     except pyarrow.ArrowException as error:
-        raise DataError(f"not a Parquet file that can be read: {str(error).splitlines()[0]}", where=str(path), remedy="write it again, or give JSONL") from None
+        raise DataError(
+            f"not a Parquet file that can be read: {str(error).splitlines()[0]}",
+            where=str(path),
+            remedy="write it again, or give JSONL",
+        ) from None
 
 
 def _npz(path: Path) -> Rows:
@@ -160,7 +185,11 @@ def _npz(path: Path) -> Rows:
     try:
         held = np.load(path, allow_pickle=False)
         if "x" not in held or "y" not in held or len(held["x"]) != len(held["y"]):
-            raise DataError("an npz file of pictures holds x [n, ...] and y [n]", where=str(path), remedy=f"it holds: {', '.join(held)}")
+            raise DataError(
+                "an npz file of pictures holds x [n, ...] and y [n]",
+                where=str(path),
+                remedy=f"it holds: {', '.join(held)}",
+            )
         x, y = held["x"], held["y"]
         names = [str(n) for n in held["names"]] if "names" in held else None
     except (ValueError, zipfile.BadZipFile, OSError) as error:

@@ -36,7 +36,9 @@ def with_replay(shares: Mapping[str, float], replay: Mapping[str, float]) -> dic
     rest, total = 1 - sum(replay.values()), sum(shares.values())
     if rest <= 0:
         raise DataError(
-            f"replay takes {1 - rest:.0%} of the tokens and leaves nothing to learn", where="data.replay", remedy="let the shares sum to less than 1"
+            f"replay takes {1 - rest:.0%} of the tokens and leaves nothing to learn",
+            where="data.replay",
+            remedy="let the shares sum to less than 1",
         )
     return {**{n: rest * s / total for n, s in shares.items()}, **replay}
 
@@ -54,10 +56,22 @@ class Cursor:
     `batch_tokens` are real tokens (no padding). `next_batch` gives whole rows that fit, at least one.
     """
 
-    def __init__(self, datasets: Sequence[Source], weights: Mapping[str, float], *, seed: int, batch_tokens: int, shuffle: bool = True):
+    def __init__(
+        self,
+        datasets: Sequence[Source],
+        weights: Mapping[str, float],
+        *,
+        seed: int,
+        batch_tokens: int,
+        shuffle: bool = True,
+    ):
         names = [d.name for d in datasets]
         if len(set(names)) < len(names):
-            raise DataError(f"two sources are both called '{max(names, key=names.count)}'", where="data.train", remedy="give each path once, or move one file")
+            raise DataError(
+                f"two sources are both called '{max(names, key=names.count)}'",
+                where="data.train",
+                remedy="give each path once, or move one file",
+            )
         if not datasets or any(not len(d.rows) for d in datasets):
             raise DataError(
                 "a source has no rows to learn from",
@@ -83,9 +97,13 @@ class Cursor:
     def weights(self, weights: Mapping[str, float]) -> None:
         for name, w in weights.items():
             if name not in self.datasets:
-                raise DataError(f"no source is called '{name}'", where="weights", remedy=did_you_mean(name, self.datasets))
+                raise DataError(
+                    f"no source is called '{name}'", where="weights", remedy=did_you_mean(name, self.datasets)
+                )
             if not 0 <= w < float("inf"):
-                raise DataError(f"the weight of '{name}' is {w}", where="weights", remedy="write a finite number of at least 0")
+                raise DataError(
+                    f"the weight of '{name}' is {w}", where="weights", remedy="write a finite number of at least 0"
+                )
         total = sum(weights.values())
         if not total > 0:
             raise DataError("all weights are 0", where="weights", remedy="give at least one source a weight above 0")
@@ -118,7 +136,13 @@ class Cursor:
             "shuffle": self.shuffle,
             "weights": dict(self._weights),
             "sources": {
-                n: {"hash": d.hash, "epoch": self._epoch[n], "index": self._index[n], "given": self.given[n], "lag": self._lag[n]}
+                n: {
+                    "hash": d.hash,
+                    "epoch": self._epoch[n],
+                    "index": self._index[n],
+                    "given": self.given[n],
+                    "lag": self._lag[n],
+                }
                 for n, d in self.datasets.items()
             },
         }
@@ -134,10 +158,16 @@ class Cursor:
             )
         for name, d in self.datasets.items():
             if sources[name]["hash"] != d.hash:
-                raise CheckpointError("the rows are not those that the run began with", where=name, remedy="put the old file back, or begin a new run")
+                raise CheckpointError(
+                    "the rows are not those that the run began with",
+                    where=name,
+                    remedy="put the old file back, or begin a new run",
+                )
         if (state["seed"], state["shuffle"]) != (self.seed, self.shuffle):
             raise CheckpointError(
-                "the checkpoint's order was drawn with another seed or shuffle", where="train.seed", remedy="resume with the recipe that the run began with"
+                "the checkpoint's order was drawn with another seed or shuffle",
+                where="train.seed",
+                remedy="resume with the recipe that the run began with",
             )
         self._weights = {n: float(state["weights"][n]) for n in self.datasets}
         for name, at in sources.items():

@@ -49,9 +49,15 @@ def locate(source: SourceLike, base: Path | str = ".") -> Place:
         return Place(name, (_packaged(path),))
     at = (Path(base) / path).expanduser()
     if at.is_dir():
-        found = tuple(sorted(p for p in at.rglob("*") if p.is_file() and files.kind_of(p) and not p.name.startswith(".")))
+        found = tuple(
+            sorted(p for p in at.rglob("*") if p.is_file() and files.kind_of(p) and not p.name.startswith("."))
+        )
         if not found:
-            raise DataError("the folder holds no data file", where=str(at), remedy="put files there that end in " + ", ".join(files.READERS))
+            raise DataError(
+                "the folder holds no data file",
+                where=str(at),
+                remedy="put files there that end in " + ", ".join(files.READERS),
+            )
         return Place(name, found)
     if at.is_file():
         if not files.kind_of(at):
@@ -64,16 +70,26 @@ def locate(source: SourceLike, base: Path | str = ".") -> Place:
     if files.kind_of(at) or Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1:
         near = [p.name for p in at.parent.iterdir()] if at.parent.is_dir() else []
         raise DataError(
-            "no such file or folder", where=str(at), remedy=did_you_mean(at.name, near) if near else "check the path: it starts from the recipe's folder"
+            "no such file or folder",
+            where=str(at),
+            remedy=did_you_mean(at.name, near) if near else "check the path: it starts from the recipe's folder",
         )
     return Place(path, hub=path)
 
 
 def _packaged(path: str) -> Path:
-    known = {p.name.split(".")[0]: p for p in sorted(QUICKSTART.glob("*")) if files.kind_of(p)} if QUICKSTART.is_dir() else {}
+    known = (
+        {p.name.split(".")[0]: p for p in sorted(QUICKSTART.glob("*")) if files.kind_of(p)}
+        if QUICKSTART.is_dir()
+        else {}
+    )
     part = path.split(":", 1)[1]
     if part not in known:
-        raise DataError(f"the package has no data '{path}'", where=path, remedy=did_you_mean(path, [f"quickstart:{n}" for n in known]))
+        raise DataError(
+            f"the package has no data '{path}'",
+            where=path,
+            remedy=did_you_mean(path, [f"quickstart:{n}" for n in known]),
+        )
     return known[part]
 
 
@@ -146,10 +162,18 @@ def _hub(name: str, split: str | None) -> Iterator[Mapping[str, Any]]:
         if isinstance(error, datasets.exceptions.DatasetNotFoundError | ConnectionError | OSError):
             why = str(error).splitlines()[0] if str(error) else "no answer"
             reason = f"'{name}' is no file here, and cannot be had from the hub ({type(error).__name__}: {why})"
-            raise MissingExtraError(reason, where=name, remedy="check the name and the network, or download the data and give the file's path") from None
-        raise DataError(f"the data set cannot be read: {error}", where=name, remedy="download it and give the file's path") from None
+            raise MissingExtraError(
+                reason,
+                where=name,
+                remedy="check the name and the network, or download the data and give the file's path",
+            ) from None
+        raise DataError(
+            f"the data set cannot be read: {error}", where=name, remedy="download it and give the file's path"
+        ) from None
     except ValueError as error:
-        raise DataError(f"the data set cannot be read: {error}", where=name, remedy="set split to one that the data set has") from None
+        raise DataError(
+            f"the data set cannot be read: {error}", where=name, remedy="set split to one that the data set has"
+        ) from None
     named = {n: f for n, f in loaded.features.items() if isinstance(f, datasets.ClassLabel)}
     for n, f in loaded.features.items():
         if isinstance(f, datasets.Image):

@@ -16,9 +16,19 @@ from tunewright.errors import did_you_mean
 Row = dict[str, Any]
 
 ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "model": "assistant", "bing": "assistant",
-    "system": "system", "tool": "tool", "observation": "tool", "function_response": "tool", "function_call": "function_call",
-}  # fmt: skip
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "bing": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "function_call": "function_call",
+}
 """ShareGPT's speakers -> roles of a chat template."""
 
 
@@ -38,7 +48,11 @@ def _same(row: Row) -> Row:
 def _sharegpt(row: Row) -> Row:
     turns = row["conversations"]
     if not isinstance(turns, list | tuple):
-        raise RowProblem("conversations", "a list of turns is needed", 'write [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]')
+        raise RowProblem(
+            "conversations",
+            "a list of turns is needed",
+            'write [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
+        )
     messages = [_turn(turn, i) for i, turn in enumerate(turns)]
     system = row.get("system")
     if isinstance(system, str) and system and not (messages and messages[0]["role"] == "system"):
@@ -63,28 +77,43 @@ def _turn(turn: Any, i: int) -> Row:
 def _alpaca(row: Row) -> Row:
     instruction, given = row["instruction"], row.get("input")
     if not isinstance(instruction, str):
-        raise RowProblem("instruction", f"text is needed, not {type(instruction).__name__}", "write it as a JSON string")
+        raise RowProblem(
+            "instruction", f"text is needed, not {type(instruction).__name__}", "write it as a JSON string"
+        )
     prompt = f"{instruction}\n\n{given}" if isinstance(given, str) and given.strip() else instruction
     history = row.get("history") or []
     rest = {k: v for k, v in row.items() if k not in ("instruction", "input", "output", "response", "history")}
     answer = row["output"] if "output" in row else row["response"]
     if not history:
         return {**rest, "prompt": prompt, "completion": answer}
-    turns = [{"role": role, "content": said} for pair in history for role, said in zip(("user", "assistant"), pair, strict=False)]
+    turns = [
+        {"role": role, "content": said}
+        for pair in history
+        for role, said in zip(("user", "assistant"), pair, strict=False)
+    ]
     system = [{"role": "system", "content": rest.pop("system")}] if rest.get("system") else []
-    return {**rest, "messages": [*system, *turns, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+    return {
+        **rest,
+        "messages": [*system, *turns, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}],
+    }
 
 
 def _pair_as_chat(row: Row) -> Row:
     """`chosen` and `rejected` as whole conversations: their common beginning is the prompt."""
     chosen, rejected = row["chosen"], row["rejected"]
     if not (isinstance(chosen, list) and isinstance(rejected, list)):
-        raise RowProblem("prompt", "a pair needs a prompt", "add 'prompt', or write chosen and rejected as lists of turns")
+        raise RowProblem(
+            "prompt", "a pair needs a prompt", "add 'prompt', or write chosen and rejected as lists of turns"
+        )
     n = 0
     while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
         n += 1
     if not n or n == len(chosen) or n == len(rejected):
-        raise RowProblem("rejected", "chosen and rejected must begin alike and end differently", "write the same turns before the two answers")
+        raise RowProblem(
+            "rejected",
+            "chosen and rejected must begin alike and end differently",
+            "write the same turns before the two answers",
+        )
     return {**row, "prompt": chosen[:n], "chosen": chosen[n:], "rejected": rejected[n:]}
 
 
@@ -117,7 +146,9 @@ def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
     out = {k: v for k, v in row.items() if k not in columns.values()}
     for ours, theirs in columns.items():
         if theirs not in row:
-            raise RowProblem(theirs, f"data.columns names '{theirs}', which the row does not have", did_you_mean(theirs, row))
+            raise RowProblem(
+                theirs, f"data.columns names '{theirs}', which the row does not have", did_you_mean(theirs, row)
+            )
         out[ours] = row[theirs]
     return out
 
@@ -139,9 +170,17 @@ def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
             "add it, or name its column in data.columns",
         )
     if "question" in row and "answer" in row:
-        raise RowProblem("prompt", f"the row's columns ({has}) are no known shape", "write columns: {prompt: question, completion: answer}")
+        raise RowProblem(
+            "prompt",
+            f"the row's columns ({has}) are no known shape",
+            "write columns: {prompt: question, completion: answer}",
+        )
     known = "; ".join(" + ".join(s.columns) for s in SHAPES)
-    raise RowProblem("row", f"the row's columns ({has}) are no known shape", f"name them with columns: {{prompt: ..., completion: ...}}; known: {known}")
+    raise RowProblem(
+        "row",
+        f"the row's columns ({has}) are no known shape",
+        f"name them with columns: {{prompt: ..., completion: ...}}; known: {known}",
+    )
 
 
 def canonical(row: Mapping[str, Any], columns: Mapping[str, str], wanted: str | None = None) -> tuple[Row, str]:

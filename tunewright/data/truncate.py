@@ -27,7 +27,9 @@ def fit_length(row: Row, max_length: int, policy: Literal["drop", "split", "fail
         return [row]
     if policy == "fail":
         raise RowProblem(
-            "row", f"{longest} tokens, and max_length is {max_length}", "shorten it, raise data.max_length, or set data.truncation to drop or split"
+            "row",
+            f"{longest} tokens, and max_length is {max_length}",
+            "shorten it, raise data.max_length, or set data.truncation to drop or split",
         )
     if policy == "drop" or "rejected_ids" in row.fields:
         return []
@@ -37,7 +39,9 @@ def fit_length(row: Row, max_length: int, policy: Literal["drop", "split", "fail
     pieces = []
     for k, start in enumerate(range(0, len(row.input_ids) - 1, max_length - 1)):
         end = start + max_length
-        piece = replace(row, id=f"{row.id}#{k}", input_ids=row.input_ids[start:end], weights=row.weights[start:end], fields=fields)
+        piece = replace(
+            row, id=f"{row.id}#{k}", input_ids=row.input_ids[start:end], weights=row.weights[start:end], fields=fields
+        )
         if trained_tokens(piece):
             pieces.append(piece)
     return pieces

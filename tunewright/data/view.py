@@ -31,7 +31,9 @@ def one_a_source(sources: Sequence[Any], tokenizer: Any) -> dict[str, list[Token
 
 
 def coloured(view: Sequence[Token], *, limit: int = 400) -> Text:
-    """The view for a terminal: trained tokens bold on green (lighter weights on yellow), context dim, line ends marked."""
+    """The view for a terminal: trained tokens bold on green (lighter weights on yellow), context dim, line ends
+    marked.
+    """
     out = Text()
     for i, (text, weight) in enumerate(view[:limit]):
         style = "dim" if weight == 0 else ("bold black on green" if weight >= 1 else "black on yellow")

@@ -38,7 +38,9 @@ def written_aside(target: Path, *, replace: bool = False) -> Iterator[Path]:
     one stands; without it, an existing non-empty target is a FolderError, as are a full disk and a read-only folder.
     """
     if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
-        raise FolderError("the output exists already", where=str(target), remedy="give another folder, or move this one away")
+        raise FolderError(
+            "the output exists already", where=str(target), remedy="give another folder, or move this one away"
+        )
     aside: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,11 @@ def written_aside(target: Path, *, replace: bool = False) -> Iterator[Path]:
         _swap(aside, target)
         sync(target.parent)
     except OSError as e:
-        raise FolderError(f"cannot write it: {e.strerror or e}", where=str(target), remedy="free space, or give a folder that may be written") from e
+        raise FolderError(
+            f"cannot write it: {e.strerror or e}",
+            where=str(target),
+            remedy="free space, or give a folder that may be written",
+        ) from e
     finally:
         if aside is not None and aside.exists():
             shutil.rmtree(aside, ignore_errors=True)

@@ -66,15 +66,24 @@ def folder_error(e: OSError, path: Path) -> FolderError:
     """Turn an OSError into one clear message."""
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
         return FolderError(
-            "the disk is full; nothing written earlier was touched", where=str(path), remedy="free space, then `tunewright resume` the run's folder"
+            "the disk is full; nothing written earlier was touched",
+            where=str(path),
+            remedy="free space, then `tunewright resume` the run's folder",
         )
     if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return FolderError("the folder cannot be written", where=str(path), remedy="choose another with --out, or change its permissions")
+        return FolderError(
+            "the folder cannot be written",
+            where=str(path),
+            remedy="choose another with --out, or change its permissions",
+        )
     return FolderError(f"cannot write: {e.strerror or e}", where=str(path), remedy="choose another folder with --out")
 
 
 def write_folder(final: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
-    """Write a folder of JSON and safetensors whole or not at all, replacing one of the same name. FolderError on failure."""
+    """Write a folder of JSON and safetensors whole or not at all, replacing one of the same name.
+
+    FolderError on failure.
+    """
     from safetensors.torch import save_file
 
     aside = final.parent / f".{final.name}.{os.getpid()}"
@@ -104,7 +113,9 @@ def write_folder(final: Path, state: Mapping[str, Any], tensors: Mapping[str, Ma
     return final
 
 
-def save(run: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: int | None = None) -> Path:
+def save(
+    run: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: int | None = None
+) -> Path:
     """Write `checkpoint-<step>`; then remove all but the newest `keep`."""
     final = write_folder(run / f"checkpoint-{step}", {**state, "step": step}, tensors)
     if keep:
@@ -134,11 +145,15 @@ def read(folder: Path) -> Checkpoint:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, digest in manifest.items():
             if sha256_of(folder / name) != digest:
-                raise CheckpointError(f"'{name}' differs from its hash in {MANIFEST}: it was altered or is damaged", where=str(folder))
+                raise CheckpointError(
+                    f"'{name}' differs from its hash in {MANIFEST}: it was altered or is damaged", where=str(folder)
+                )
         state = json.loads((folder / STATE).read_text())
         tensors = {Path(n).stem: load_file(folder / n) for n in manifest if n.endswith(".safetensors")}
     except (OSError, ValueError) as e:
-        raise CheckpointError(f"cannot be read: {e}", where=str(folder), remedy="an earlier checkpoint is used when there is one") from e
+        raise CheckpointError(
+            f"cannot be read: {e}", where=str(folder), remedy="an earlier checkpoint is used when there is one"
+        ) from e
     return Checkpoint(folder, int(state.get("step", 0)), state, tensors)
 
 

@@ -37,7 +37,11 @@ def read_header(file: Path) -> list[Stored]:
             if length > min(MAX_HEADER, size):
                 raise ValueError("its header is longer than the file")
             header = json.loads(f.read(length))
-        found = [Stored(file, n, t["dtype"], tuple(t["shape"]), *(8 + length + o for o in t["data_offsets"])) for n, t in header.items() if n != "__metadata__"]
+        found = [
+            Stored(file, n, t["dtype"], tuple(t["shape"]), *(8 + length + o for o in t["data_offsets"]))
+            for n, t in header.items()
+            if n != "__metadata__"
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
         raise ModelError(f"not a readable safetensors file: {e}", where=str(file), remedy=AGAIN) from e
     needed = max((t.stop for t in found), default=0)
@@ -58,7 +62,11 @@ def weight_files(folder: Path) -> list[Path]:
         except (ValueError, KeyError, AttributeError) as e:
             raise ModelError("the index of the weights is not readable", where=str(index), remedy=AGAIN) from e
         if missing := [n for n in names if not (folder / n).exists()]:
-            raise ModelError(f"of {len(names)} weight files {len(missing)} are missing: {', '.join(missing[:3])}", where=str(folder), remedy=AGAIN)
+            raise ModelError(
+                f"of {len(names)} weight files {len(missing)} are missing: {', '.join(missing[:3])}",
+                where=str(folder),
+                remedy=AGAIN,
+            )
         return [folder / n for n in names]
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
@@ -66,7 +74,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _no_weights(folder: Path) -> ModelError:
-    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for p in folder.glob(pattern) if p.name != "training_args.bin")
+    pickled = sorted(
+        p.name
+        for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+        for p in folder.glob(pattern)
+        if p.name != "training_args.bin"
+    )
     if pickled:
         return ModelError(
             f"only pickled weights are here ({pickled[0]}), and opening a pickle can run any code",

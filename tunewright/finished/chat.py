@@ -48,10 +48,16 @@ class Chat:
         for side, strength in (("base", 0.0), ("tuned", self.strength)):
             prompt = self._fitting(side, text)
             with self.run.adapted.evaluating(), self.run.adapted.at_strength(strength) as model:
-                ids = self._generate(self.run.adapted.wrapper if side == "tuned" and self.run.adapted.wrapper is not None else model, prompt)
+                ids = self._generate(
+                    self.run.adapted.wrapper if side == "tuned" and self.run.adapted.wrapper is not None else model,
+                    prompt,
+                )
             found[side] = self.run.tokenizer.decode(ids, skip_special_tokens=True).strip()
         for side, said in found.items():
-            self.turns[side] += [{"role": "user", "content": self._wrapped(text)}, {"role": "assistant", "content": said}]
+            self.turns[side] += [
+                {"role": "user", "content": self._wrapped(text)},
+                {"role": "assistant", "content": said},
+            ]
         return found
 
     @property
@@ -62,7 +68,9 @@ class Chat:
         return (chat if options.chat is None else options.chat) and not whole
 
     def _wrapped(self, text: str) -> str:
-        """The message as training would have shown it: in the recipe's template, where it asks for nothing but the text."""
+        """The message as training would have shown it: in the recipe's template, where it asks for nothing but the
+        text.
+        """
         try:
             return self.run.options.template.format(text=text, prompt=text) if self.run.options.template else text
         except (KeyError, IndexError):
@@ -80,8 +88,18 @@ class Chat:
     def _prompt(self, turns: list[dict[str, str]], text: str) -> list[int]:
         """Token ids up to where the answer begins, encoded by the task as rows of the data are."""
         if self.talks:
-            before = [{**t, "weight": 0.0} if t["role"] == "assistant" else t for t in turns if t["content"] or t["role"] == "user"]
-            values: dict[str, Any] = {"messages": [*before, {"role": "user", "content": self._wrapped(text)}, {"role": "assistant", "content": "-"}]}
+            before = [
+                {**t, "weight": 0.0} if t["role"] == "assistant" else t
+                for t in turns
+                if t["content"] or t["role"] == "user"
+            ]
+            values: dict[str, Any] = {
+                "messages": [
+                    *before,
+                    {"role": "user", "content": self._wrapped(text)},
+                    {"role": "assistant", "content": "-"},
+                ]
+            }
         else:
             values = {"prompt": text, "completion": "-"}
         row = self.run.task.encode(Record(values, id="chat"), self.run.tokenizer, self.run.options)
@@ -95,9 +113,17 @@ class Chat:
         with torch.no_grad(), torch.random.fork_rng(), quiet():
             torch.manual_seed(self.count)
             out = model.generate(
-                input_ids=inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=self.tokens, do_sample=True, temperature=self.temperature,
-                top_k=0, top_p=1.0, repetition_penalty=1.0, eos_token_id=list(ends) or None, pad_token_id=self.run.tokenizer.pad_token_id,
-            )  # fmt: skip
+                input_ids=inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=self.tokens,
+                do_sample=True,
+                temperature=self.temperature,
+                top_k=0,
+                top_p=1.0,
+                repetition_penalty=1.0,
+                eos_token_id=list(ends) or None,
+                pad_token_id=self.run.tokenizer.pad_token_id,
+            )
         return [t for t in out[0, len(prompt) :].tolist() if t not in ends]
 
 
@@ -108,7 +134,11 @@ def chat(run_dir: Path | str, *, lines: TextIO | None = None, console: Console |
     """
     run = open_run(run_dir)
     if not run.task.generates:
-        raise MethodError(f"a {run.task.name} model writes no text, so there is nothing to talk to", where=str(run_dir), remedy="look at its report.html")
+        raise MethodError(
+            f"a {run.task.name} model writes no text, so there is nothing to talk to",
+            where=str(run_dir),
+            remedy="look at its report.html",
+        )
     console = console or Console(highlight=False, emoji=False)
     talk = Chat(run)
     console.print(f"base: {run.loaded.name}; tuned: {run.folder}. /help lists the commands, /quit ends.", markup=False)
@@ -158,7 +188,10 @@ def _command(talk: Chat, line: str) -> str:
         if not 0 <= number < float("inf") or (name == "tokens" and (number < 1 or number != int(number))):
             raise ValueError(value)
     except ValueError:
-        return f"/{name} takes a number{' of at least 1' if name == 'tokens' else ' of at least 0'}, as in {EXAMPLES[name]}"
+        return (
+            f"/{name} takes a number{' of at least 1' if name == 'tokens' else ' of at least 0'}, as in "
+            f"{EXAMPLES[name]}"
+        )
     if name == "temp":
         talk.temperature = number
         return f"temperature {number:g}" if number else "greedy"
@@ -172,6 +205,10 @@ def _command(talk: Chat, line: str) -> str:
 def _side_by_side(talk: Chat, answers: dict[str, str]) -> Table:
     table = Table(box=None, expand=True, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("base", ratio=1, overflow="fold")
-    table.add_column("tuned" if talk.strength == 1 else f"tuned at strength {talk.strength:g}", ratio=1, overflow="fold")
-    table.add_row(*(Text(clean(answers[side]) or "(nothing)", style="" if answers[side] else "dim") for side in ("base", "tuned")))
+    table.add_column(
+        "tuned" if talk.strength == 1 else f"tuned at strength {talk.strength:g}", ratio=1, overflow="fold"
+    )
+    table.add_row(
+        *(Text(clean(answers[side]) or "(nothing)", style="" if answers[side] else "dim") for side in ("base", "tuned"))
+    )
     return table

@@ -1,4 +1,6 @@
-"""The verb `export`: a finished run's model as a plain transformers folder, its logits checked against the run's own."""
+"""The verb `export`: a finished run's model as a plain transformers folder, its logits checked against the run's
+own.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,15 @@ from tunewright.report import summary, words
 from tunewright.report.schema import Report
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
-"""Largest difference of logits, over their standard deviation, that folding may make by rounding (bfloat16 has 8 bits, and
-a folded weight is rounded to them; 0.07 was seen on a tiny model)."""
+"""Largest difference of logits, over their standard deviation, that folding may make by rounding (bfloat16 has 8 bits,
+and a folded weight is rounded to them; 0.07 was seen on a tiny model)."""
 
 
 @dataclass
 class Exported:
-    """What was written. Differences are the largest of logits on `rows` rows: `reloaded` between the folder, loaded anew,
-    and the folded model; `folded` between the folded model and the run's own, whose change lies beside the weights.
-    `warnings` say why servers cannot take the change as an adapter."""
+    """What was written. Differences are the largest of logits on `rows` rows: `reloaded` between the folder, loaded
+    anew, and the folded model; `folded` between the folded model and the run's own, whose change lies beside the
+    weights. `warnings` say why servers cannot take the change as an adapter."""
 
     folder: Path
     reloaded: float
@@ -58,14 +60,22 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     spread, folded = float(before.std()), float((before - after).abs().max())
     limit = TOLERANCE[run.loaded.dtype] * spread
     if folded > limit:
-        raise ModelError(f"folding moves the logits by {folded:.2g}, where rounding explains {limit:.2g}", where=str(run_dir), remedy="report this as a defect")
+        raise ModelError(
+            f"folding moves the logits by {folded:.2g}, where rounding explains {limit:.2g}",
+            where=str(run_dir),
+            remedy="report this as a defect",
+        )
     save_pretrained(run.adapted.model, run.tokenizer, target, card_of(run), processor=run.loaded.processor)
     reloaded = verify_folder(target, run.adapted.model, inputs)
     made = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder))
     if reloaded > limit:
         broken = target.with_name(target.name + ".broken")
         target.rename(broken)
-        raise ModelError(f"the folder, loaded anew, differs from the run by {reloaded:.2g} in its logits", where=str(broken), remedy="report this as a defect")
+        raise ModelError(
+            f"the folder, loaded anew, differs from the run by {reloaded:.2g} in its logits",
+            where=str(broken),
+            remedy="report this as a defect",
+        )
     _show(made)
     return made
 
@@ -79,7 +89,9 @@ def logits_of(model: Any, inputs: Tensor) -> Tensor:
 
 
 def check_inputs(run: Finished) -> Tensor:
-    """Token ids [4, 32] (pixels [2, C, H, W] for images) on which logits are compared: spread over the vocabulary, the same each time."""
+    """Token ids [4, 32] (pixels [2, C, H, W] for images) on which logits are compared: spread over the vocabulary,
+    the same each time.
+    """
     draw = torch.Generator().manual_seed(0)
     if run.tokenizer is None:
         image = run.options.image or {}
@@ -108,9 +120,19 @@ def card_of(run: Finished) -> dict[str, Any]:
 
 def figures(report: Report, base: str) -> str:
     """The report's before and after as Markdown."""
-    rows = [f"| {x.name} | {_cell(x.before, x.before_span)} | {_cell(x.after, x.after_span)} | {x.note} |" for x in summary.lines(report)]
-    cost = [f"{words.count(report.cost.tokens)} tokens" if report.cost.tokens else "", words.seconds(report.run.seconds) if report.run.seconds else ""]
-    parts = [f"The base is `{base}`, weights `{report.model.hash[:12]}`." if report.model and report.model.hash else f"The base is `{base}`."]
+    rows = [
+        f"| {x.name} | {_cell(x.before, x.before_span)} | {_cell(x.after, x.after_span)} | {x.note} |"
+        for x in summary.lines(report)
+    ]
+    cost = [
+        f"{words.count(report.cost.tokens)} tokens" if report.cost.tokens else "",
+        words.seconds(report.run.seconds) if report.run.seconds else "",
+    ]
+    parts = [
+        f"The base is `{base}`, weights `{report.model.hash[:12]}`."
+        if report.model and report.model.hash
+        else f"The base is `{base}`."
+    ]
     if rows:
         parts += ["## What it gained and lost", "\n".join(["| | base | tuned | |", "| --- | --- | --- | --- |", *rows])]
         meaning = words.what_intervals_mean(report)
@@ -141,9 +163,15 @@ def public(recipe: Recipe) -> str:
 
 def _show(made: Exported) -> None:
     print(f"{made.folder} is written: a plain transformers folder with tokenizer, generation config and model card")
-    folder = "gives the folded model's logits bit for bit" if made.reloaded == 0 else f"differs by at most {made.reloaded:.2g} from the folded model"
+    folder = (
+        "gives the folded model's logits bit for bit"
+        if made.reloaded == 0
+        else f"differs by at most {made.reloaded:.2g} from the folded model"
+    )
     own = "is the run's own" if made.folded == 0 else f"differs by at most {made.folded:.2g} from the run's own"
-    print(f"its logits on {made.rows} rows (standard deviation {made.spread:.3g}): loaded anew, it {folder}, which {own}")
+    print(
+        f"its logits on {made.rows} rows (standard deviation {made.spread:.3g}): loaded anew, it {folder}, which {own}"
+    )
     for text in made.warnings:
         print(f"warning: as an adapter beside the base, not every server can load this: {text}", file=sys.stderr)
     if made.warnings:

@@ -28,7 +28,9 @@ from tunewright.training import carry
 
 @dataclass
 class Finished:
-    """A finished run: its recipe and report, and the base with the run's change on it, as it was trained (not folded)."""
+    """A finished run: its recipe and report, and the base with the run's change on it, as it was trained (not
+    folded).
+    """
 
     folder: Path
     recipe: Recipe
@@ -51,9 +53,13 @@ def open_run(folder: Path | str) -> Finished:
     """
     folder = Path(folder)
     if not (folder / RECIPE).exists():
-        raise FolderError("this is no run's folder", where=str(folder), remedy="name a folder that `tunewright run` made")
+        raise FolderError(
+            "this is no run's folder", where=str(folder), remedy="name a folder that `tunewright run` made"
+        )
     if not (folder / "report.json").exists():
-        raise FolderError("this run is not finished", where=str(folder), remedy=f"finish it with `tunewright resume {folder}`")
+        raise FolderError(
+            "this run is not finished", where=str(folder), remedy=f"finish it with `tunewright resume {folder}`"
+        )
     recipe, report = Recipe.load(folder / RECIPE), Report.load(folder)
     task, device = get_task(recipe.task), device_of(recipe)
     precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
@@ -76,7 +82,11 @@ def open_run(folder: Path | str) -> Finished:
     elif (last / checkpoint.MANIFEST).exists():
         carry.load_stage(last, adapted)
     else:
-        raise CheckpointError("the folder of the run's last stage is not there", where=str(last), remedy="put it back, or run the recipe again")
+        raise CheckpointError(
+            "the folder of the run's last stage is not there",
+            where=str(last),
+            remedy="put it back, or run the recipe again",
+        )
     adapted.model.eval()
     return Finished(folder, recipe, report, task, loaded, adapted, options_of(recipe.data, labels, loaded), device)
 

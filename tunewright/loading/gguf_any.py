@@ -1,4 +1,6 @@
-"""Any GGUF file -> a plain transformers folder: the direct way for Llama with a byte-level BPE, else transformers' own."""
+"""Any GGUF file -> a plain transformers folder: the direct way for Llama with a byte-level BPE, else transformers'
+own.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def _by_transformers(file: Path, folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, OSError, ImportError, KeyError, NotImplementedError) as e:
-        raise ModelError(f"transformers cannot read this GGUF file: {e}", where=str(file), remedy="use the model's safetensors folder or hub id") from e
+        raise ModelError(
+            f"transformers cannot read this GGUF file: {e}",
+            where=str(file),
+            remedy="use the model's safetensors folder or hub id",
+        ) from e
     # saving right after a GGUF load is refused as "quantized", although every weight is plain by now
     state = model.state_dict()
     if hasattr(model.config, "quantization_config"):

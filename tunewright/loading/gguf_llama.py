@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
     from transformers import PreTrainedTokenizerFast
 
-TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
+TOP = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
 IN_BLOCK = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -86,11 +90,19 @@ def read_tokenizer(reader: GGUFReader, *, max_length: int) -> PreTrainedTokenize
     inner = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, fuse_unk=False))
     inner.pre_tokenizer = pre_tokenizer(read_field(reader, "tokenizer.ggml.pre"))
     inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, k in zip(tokens, types, strict=True) if k == CONTROL])
+    inner.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t, k in zip(tokens, types, strict=True) if k == CONTROL]
+    )
     inner.add_tokens([AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=True) if k == USER_DEFINED])
     named = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-    special = {ours: tokens[read_field(reader, key)] for ours, theirs in named.items() if (key := f"tokenizer.ggml.{theirs}_token_id") in reader.fields}
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=max_length, clean_up_tokenization_spaces=False, **special)
+    special = {
+        ours: tokens[read_field(reader, key)]
+        for ours, theirs in named.items()
+        if (key := f"tokenizer.ggml.{theirs}_token_id") in reader.fields
+    }
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=max_length, clean_up_tokenization_spaces=False, **special
+    )
     if "tokenizer.chat_template" in reader.fields:
         made.chat_template = read_field(reader, "tokenizer.chat_template")
     return made
@@ -108,7 +120,11 @@ def read_config(reader: GGUFReader) -> dict[str, Any]:
 
     heads = get("attention.head_count")
     named = {"bos": "bos", "eos": "eos", "pad": "padding"}
-    ids = {f"{ours}_token_id": read_field(reader, key) for ours, theirs in named.items() if (key := f"tokenizer.ggml.{theirs}_token_id") in reader.fields}
+    ids = {
+        f"{ours}_token_id": read_field(reader, key)
+        for ours, theirs in named.items()
+        if (key := f"tokenizer.ggml.{theirs}_token_id") in reader.fields
+    }
     return {
         "vocab_size": get("vocab_size"),
         "hidden_size": get("embedding_length"),
@@ -171,7 +187,11 @@ def convert(file: Path, folder: Path, *, dtype: str = "bfloat16", generation: di
     state = read_state(reader, arguments, getattr(torch, dtype))
     wanted = 2 + len(IN_BLOCK) * arguments["num_hidden_layers"] + (not arguments["tie_word_embeddings"])
     if len(state) != wanted:
-        raise ModelError(f"the GGUF file holds {len(state)} tensors, {wanted} are needed", where=str(file), remedy="download it again")
+        raise ModelError(
+            f"the GGUF file holds {len(state)} tensors, {wanted} are needed",
+            where=str(file),
+            remedy="download it again",
+        )
     config = LlamaConfig(architectures=["LlamaForCausalLM"], dtype=dtype, **arguments)
     config.save_pretrained(folder)
     ids = {k: v for k, v in arguments.items() if k.endswith("_token_id")}

@@ -30,8 +30,8 @@ class Loaded:
     """A model in eval mode with what reads its inputs, and where it came from.
 
     `source` names the weights it ran on (for the report), `hash` is their content hash, `licence` as the card states
-    it, `dtype` the type they are computed in, `notes` what the user should know, `folder` the local transformers folder, `new`
-    the names of parameters that were drawn afresh (a new head).
+    it, `dtype` the type they are computed in, `notes` what the user should know, `folder` the local transformers
+    folder, `new` the names of parameters that were drawn afresh (a new head).
     """
 
     model: nn.Module
@@ -64,9 +64,13 @@ def load(
     """
     from tunewright.tasks import get_task
 
-    name, revision, asked = (spec, None, "auto") if isinstance(spec, str) else (spec.name, spec.revision, str(spec.dtype))
+    name, revision, asked = (
+        (spec, None, "auto") if isinstance(spec, str) else (spec.name, spec.revision, str(spec.dtype))
+    )
     if getattr(spec, "trust_remote_code", False):
-        raise ModelError("code that comes with a model is never run here", where=f"model {name}", remedy="remove trust_remote_code")
+        raise ModelError(
+            "code that comes with a model is never run here", where=f"model {name}", remedy="remove trust_remote_code"
+        )
     task = get_task(task) if isinstance(task, str) else task
     dtype = precision if asked == "auto" else asked
     if dtype not in ("float32", "bfloat16"):
@@ -82,7 +86,19 @@ def load(
         _let_padding_learn(model)
     model.to(device).eval()
     dtype_made, digest = getattr(torch, dtype), hash_weights(found.folder)
-    return Loaded(model, tokenizer, processor, name, found.source, digest, found.licence, dtype_made, found.notes, found.folder, tuple(found.new))
+    return Loaded(
+        model,
+        tokenizer,
+        processor,
+        name,
+        found.source,
+        digest,
+        found.licence,
+        dtype_made,
+        found.notes,
+        found.folder,
+        tuple(found.new),
+    )
 
 
 def _config(folder: Path, task: Task) -> Any:
@@ -106,7 +122,8 @@ def _config(folder: Path, task: Task) -> Any:
         raise ModelError(
             f"transformers {transformers.__version__} does not know the model type '{kind}'",
             where=str(folder / "config.json"),
-            remedy=(f"near: {near}; " if near else "") + "a newer transformers may know it: pip install -U transformers",
+            remedy=(f"near: {near}; " if near else "")
+            + "a newer transformers may know it: pip install -U transformers",
         ) from e
     _serves(config, task, folder)
     return config
@@ -144,14 +161,24 @@ def _readers(found: Located, task: Task) -> tuple[Any, Any]:
             try:
                 return None, transformers.AutoImageProcessor.from_pretrained(found.folder, local_files_only=True)
             except (ValueError, OSError, KeyError, ImportError) as e:
-                raise ModelError(f"the image processor cannot be read: {_first_line(e)}", where=str(found.folder)) from e
+                raise ModelError(
+                    f"the image processor cannot be read: {_first_line(e)}", where=str(found.folder)
+                ) from e
         try:
-            return transformers.AutoTokenizer.from_pretrained(found.folder, trust_remote_code=False, local_files_only=True), None
+            return transformers.AutoTokenizer.from_pretrained(
+                found.folder, trust_remote_code=False, local_files_only=True
+            ), None
         except Exception as e:  # tokenizers raises bare Exception for a damaged tokenizer.json
-            files = [n for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt") if (found.folder / n).exists()]
+            files = [
+                n
+                for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+                if (found.folder / n).exists()
+            ]
             absent = "there is no tokenizer (tokenizer.json and tokenizer_config.json)"
             what = f"the tokenizer cannot be read from {files[0]}: {_first_line(e)}" if files else absent
-            raise ModelError(what, where=str(found.folder), remedy="copy the tokenizer files of the model that it was made from") from e
+            raise ModelError(
+                what, where=str(found.folder), remedy="copy the tokenizer files of the model that it was made from"
+            ) from e
 
 
 def _first_line(e: BaseException) -> str:
@@ -179,7 +206,11 @@ def _build(found: Located, config: Any, task: Task, labels: list[str] | None, dt
                 ignore_mismatched_sizes=classifies,
             )
     except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"the weights do not fit config.json: {_first_line(e)}", where=str(found.folder), remedy="download the model again") from e
+        raise ModelError(
+            f"the weights do not fit config.json: {_first_line(e)}",
+            where=str(found.folder),
+            remedy="download the model again",
+        ) from e
     missing = sorted(info["missing_keys"])
     mismatched = sorted(k[0] if isinstance(k, tuple) else str(k) for k in info["mismatched_keys"])
     _check_keys(model, missing, mismatched, found, task, labels if classifies else None)
@@ -191,7 +222,10 @@ def _set_labels(config: Any, labels: list[str] | None, found: Located) -> None:
     if labels is None:
         return
     if len(set(labels)) != len(labels) or len(labels) < 2:
-        raise ModelError(f"a classifier needs at least two different labels, got {labels[:5]}", remedy="check the data's label column")
+        raise ModelError(
+            f"a classifier needs at least two different labels, got {labels[:5]}",
+            remedy="check the data's label column",
+        )
     held = [config.id2label[i] for i in sorted(config.id2label)]
     if sorted(held) == sorted(labels):
         if held != labels:
@@ -207,14 +241,20 @@ def _set_labels(config: Any, labels: list[str] | None, found: Located) -> None:
     config.label2id = {label: i for i, label in enumerate(labels)}
 
 
-def _check_keys(model: Any, missing: list[str], mismatched: list[str], found: Located, task: Task, labels: list[str] | None) -> None:
+def _check_keys(
+    model: Any, missing: list[str], mismatched: list[str], found: Located, task: Task, labels: list[str] | None
+) -> None:
     """A classifier's head may be new, when the labels are known; anything else that is missing is an error."""
     prefix = f"{model.base_model_prefix}."
     classifies = "Classification" in task.auto_class
     new = [k for k in missing + mismatched if classifies and (not k.startswith(prefix) or ".pooler." in k)]
     if lost := [k for k in missing + mismatched if k not in new]:
         head = not any(k.startswith(prefix) for k in lost)
-        what = f"the checkpoint has no {task.name} head" if head else "the checkpoint lacks weights that config.json asks for"
+        what = (
+            f"the checkpoint has no {task.name} head"
+            if head
+            else "the checkpoint lacks weights that config.json asks for"
+        )
         remedy = "use a checkpoint that was trained with one" if head else "download the model again"
         raise ModelError(f"{what}: {len(lost)} tensors such as {lost[0]}", where=str(found.folder), remedy=remedy)
     if not new:
@@ -237,11 +277,21 @@ def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, found: Located) -> No
         )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
-        found.notes.append(f"the tokenizer names no pad token: its end token {tokenizer.eos_token!r} is used, masked out")
+        found.notes.append(
+            f"the tokenizer names no pad token: its end token {tokenizer.eos_token!r} is used, masked out"
+        )
     if tokenizer.pad_token_id is None:
-        raise ModelError("the tokenizer names neither a pad nor an end token", where=str(found.folder), remedy='set "pad_token" in tokenizer_config.json')
+        raise ModelError(
+            "the tokenizer names neither a pad nor an end token",
+            where=str(found.folder),
+            remedy='set "pad_token" in tokenizer_config.json',
+        )
     if task.auto_class == "AutoModelForMaskedLM" and tokenizer.mask_token_id is None:
-        raise ModelError("the tokenizer names no mask token", where=str(found.folder), remedy='set "mask_token" in tokenizer_config.json')
+        raise ModelError(
+            "the tokenizer names no mask token",
+            where=str(found.folder),
+            remedy='set "mask_token" in tokenizer_config.json',
+        )
     if "Classification" in task.auto_class and getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id  # causal classifiers find each row's last token by it
 

@@ -19,7 +19,9 @@ PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md
 
 @dataclass
 class Located:
-    """A model's folder on this machine, what a report prints as its origin, its licence, and what the user should know."""
+    """A model's folder on this machine, what a report prints as its origin, its licence, and what the user should
+    know.
+    """
 
     folder: Path
     source: str
@@ -46,17 +48,26 @@ def locate(name: str, revision: str | None = None, *, progress: bool = True) -> 
         check_folder(path)
         return Located(path, f"folder {path}", licence_of(path))
     if path.is_file():
-        raise ModelError("a model is a folder, a hub id, a built-in name or a .gguf file, not this file", where=name, remedy="give the folder with config.json")
+        raise ModelError(
+            "a model is a folder, a hub id, a built-in name or a .gguf file, not this file",
+            where=name,
+            remedy="give the folder with config.json",
+        )
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or not HUB_ID.fullmatch(name):
         raise ModelError("there is no such model folder", where=name, remedy=_beside(path))
     if "/" not in name and (near := nearest(name, [*builtin.TABLE, *own], n=1)):
-        raise ModelError(f"no model '{name}'", remedy=f"did you mean the built-in '{near[0]}'? A hub id has the form owner/name, a folder ./name")
+        raise ModelError(
+            f"no model '{name}'",
+            remedy=f"did you mean the built-in '{near[0]}'? A hub id has the form owner/name, a folder ./name",
+        )
     return _hub(name, revision)
 
 
 def _no_revision(name: str, revision: str | None, what: str) -> None:
     if revision is not None:
-        raise ModelError(f"'revision' is for hub ids, and this is {what}", where=f"model {name}", remedy="remove revision")
+        raise ModelError(
+            f"'revision' is for hub ids, and this is {what}", where=f"model {name}", remedy="remove revision"
+        )
 
 
 def _beside(path: Path) -> str:
@@ -77,7 +88,11 @@ def check_folder(folder: Path) -> None:
         remedy = f"write model: {base} and let the stage start from it (start: {folder})"
         raise ModelError(f"this is a PEFT adapter for {base}, not a model", where=str(folder), remedy=remedy)
     if (folder / "recipe.yaml").exists():
-        raise ModelError("this is a run's folder, not a model", where=str(folder), remedy=f"write its model with: tunewright export {folder}")
+        raise ModelError(
+            "this is a run's folder, not a model",
+            where=str(folder),
+            remedy=f"write its model with: tunewright export {folder}",
+        )
     ggufs = sorted(folder.glob("*.gguf"))
     remedy = f"write model: {ggufs[0]}" if ggufs else "give a folder with config.json, a tokenizer and *.safetensors"
     raise ModelError("there is no config.json in this folder", where=str(folder), remedy=remedy)
@@ -116,32 +131,65 @@ def licence_of(folder: Path) -> str | None:
 
 
 def _hub(name: str, revision: str | None) -> Located:
-    """A hub repository's snapshot: safetensors, config, tokenizer; from the local cache when the hub is out of reach."""
+    """A hub repository's snapshot: safetensors, config, tokenizer; from the local cache when the hub is out of
+    reach.
+    """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     where = f"model {name}" + (f"@{revision}" if revision else "")
     try:
         # without this question the library asks six times, for 25 seconds, before it looks into its cache
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"], local_files_only=not _reachable()))
+        folder = Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=PATTERNS,
+                ignore_patterns=["*/*"],
+                local_files_only=not _reachable(),
+            )
+        )
     except GatedRepoError as e:
-        raise ModelError("this model asks for a login", where=where, remedy=f"accept its terms at https://huggingface.co/{name}, then: hf auth login") from e
+        raise ModelError(
+            "this model asks for a login",
+            where=where,
+            remedy=f"accept its terms at https://huggingface.co/{name}, then: hf auth login",
+        ) from e
     except RevisionNotFoundError as e:
-        raise ModelError("the hub's repository has no such revision", where=where, remedy="give a branch, tag or commit of it") from e
+        raise ModelError(
+            "the hub's repository has no such revision", where=where, remedy="give a branch, tag or commit of it"
+        ) from e
     except RepositoryNotFoundError as e:
-        raise ModelError("the hub has no such model (or it is private)", where=where, remedy="check owner/name; for a private model: hf auth login") from e
+        raise ModelError(
+            "the hub has no such model (or it is private)",
+            where=where,
+            remedy="check owner/name; for a private model: hf auth login",
+        ) from e
     except HFValidationError as e:
         raise ModelError(f"not a hub id: {e}", where=where, remedy="write owner/name") from e
     except (EntryNotFoundError, HfHubHTTPError, OSError) as e:
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        remedy = "connect, or give a local folder with config.json and *.safetensors, or a built-in: " + ", ".join(builtin.TABLE)
-        raise MissingExtraError(f"the model cannot be fetched from the hub, and is not in its cache ({first})", where=where, remedy=remedy) from e
+        remedy = "connect, or give a local folder with config.json and *.safetensors, or a built-in: " + ", ".join(
+            builtin.TABLE
+        )
+        raise MissingExtraError(
+            f"the model cannot be fetched from the hub, and is not in its cache ({first})", where=where, remedy=remedy
+        ) from e
     check_folder(folder)
     return Located(folder, f"hub {name}@{folder.name}", licence_of(folder))
 
 
 def _reachable(seconds: float = 5.0) -> bool:
-    """Whether the hub answers at all, by one request through the library's own session (its proxies and offline switch)."""
+    """Whether the hub answers at all, by one request through the library's own session (its proxies and offline
+    switch).
+    """
     from huggingface_hub import constants, get_session
 
     try:

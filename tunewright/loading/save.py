@@ -35,7 +35,11 @@ def save_pretrained(
     """
     folder = Path(folder)
     if bad := [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(torch.isfinite(p).all())]:
-        raise ModelError(f"{len(bad)} weights hold values that are not finite, such as {bad[0]}", where=str(folder), remedy="save an earlier checkpoint")
+        raise ModelError(
+            f"{len(bad)} weights hold values that are not finite, such as {bad[0]}",
+            where=str(folder),
+            remedy="save an earlier checkpoint",
+        )
     if not re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", shard_size):
         raise ModelError(f"'{shard_size}' is no size", where="shard_size", remedy="write for example 5GB or 500MB")
     with written_aside(folder, replace=replace) as aside:
@@ -57,8 +61,15 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
     import yaml
 
     name = card.get("name") or "A model adapted with Tunewright"
-    header: dict[str, Any] = {"library_name": "transformers", "tags": ["tunewright", *(t for t in card.get("tags", ()) if t != "tunewright")]}
-    for key, value in (("base_model", card.get("base_model")), ("license", card.get("licence")), ("pipeline_tag", card.get("pipeline_tag"))):
+    header: dict[str, Any] = {
+        "library_name": "transformers",
+        "tags": ["tunewright", *(t for t in card.get("tags", ()) if t != "tunewright")],
+    }
+    for key, value in (
+        ("base_model", card.get("base_model")),
+        ("license", card.get("licence")),
+        ("pipeline_tag", card.get("pipeline_tag")),
+    ):
         if value:
             header[key] = value
     parts = [f"---\n{yaml.safe_dump(header, sort_keys=True, allow_unicode=True).strip()}\n---", f"# {name}"]
@@ -83,7 +94,9 @@ def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Ten
 
     with quiet():
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        again = type(model).from_pretrained(folder, config=config, dtype=model.dtype, use_safetensors=True, local_files_only=True)
+        again = type(model).from_pretrained(
+            folder, config=config, dtype=model.dtype, use_safetensors=True, local_files_only=True
+        )
     inputs = torch.as_tensor(ids, device=model.device)
     name = "pixel_values" if inputs.is_floating_point() else "input_ids"
     inputs = inputs[None] if inputs.dim() == 1 else inputs

@@ -30,7 +30,10 @@ class _RoomyLayer(DynamicLayer):
 
     def _store(self, keys: Tensor, values: Tensor, room: int) -> None:
         b, h, used, _ = keys.shape
-        self._k, self._v = keys.new_empty(b, h, used + room, keys.shape[-1]), values.new_empty(b, h, used + room, values.shape[-1])
+        self._k, self._v = (
+            keys.new_empty(b, h, used + room, keys.shape[-1]),
+            values.new_empty(b, h, used + room, values.shape[-1]),
+        )
         self._k[:, :, :used], self._v[:, :, :used] = keys, values
         self._view(used)
 
@@ -40,7 +43,9 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = keys, values
         return keys, values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         used, n = self._used, key_states.shape[2]
         if used + n > self._k.shape[2]:
             self._store(self._k[:, :, :used], self._v[:, :, :used], n)
@@ -67,7 +72,9 @@ def _states(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _widen(cache: DynamicCache, rows: int, room: int) -> DynamicCache:
     """A cache of one row as the start of `rows` rows, with room for `room` more positions."""
-    return _from_layers([_RoomyLayer(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1), room) for k, v in _states(cache)])
+    return _from_layers(
+        [_RoomyLayer(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1), room) for k, v in _states(cache)]
+    )
 
 
 def select(cache: DynamicCache, rows: Tensor, room: int) -> DynamicCache:
@@ -122,7 +129,11 @@ def caches_plainly(model: PreTrainedModel) -> bool:
     the library's own generation or whole forwards instead.
     """
     config = model.config
-    if getattr(config, "is_encoder_decoder", False) or cache_argument(model) is None or not takes(model, "position_ids"):
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        or cache_argument(model) is None
+        or not takes(model, "position_ids")
+    ):
         return False
     try:
         layers = DynamicCache(config=config).layers
@@ -131,7 +142,9 @@ def caches_plainly(model: PreTrainedModel) -> bool:
     return all(type(layer) is DynamicLayer for layer in layers)
 
 
-def forward(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor | None, keep: int) -> Tensor:
+def forward(
+    model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor | None, keep: int
+) -> Tensor:
     """Logits [B, keep or all, V] (fp32) of `tokens` [B, n] after the cache, which grows by n. `keep` 0: all."""
     more: dict[str, Any] = {"logits_to_keep": keep} if takes(model, "logits_to_keep") else {}
     name = cache_argument(model)
@@ -140,7 +153,14 @@ def forward(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: Dy
     return logits_of(out)[:, -keep:].float()
 
 
-def read(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, room: int, batch_tokens: int = 2048, batch_rows: int = 64) -> Iterator[Read]:
+def read(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    room: int,
+    batch_tokens: int = 2048,
+    batch_rows: int = 64,
+) -> Iterator[Read]:
     """Read prompts and yield them in batches, shortest first. `room`: positions that will be appended to each.
 
     The model must be in eval mode and `caches_plainly`; every prompt needs at least one token.

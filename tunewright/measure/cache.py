@@ -28,7 +28,15 @@ from tunewright.files.cache import cache_folder, written_aside
 from tunewright.loading import load
 from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
 from tunewright.models import attention, head, varlen
-from tunewright.tasks import _causal, _pooled, base, fill_mask, image_classification, text_classification, text_generation
+from tunewright.tasks import (
+    _causal,
+    _pooled,
+    base,
+    fill_mask,
+    image_classification,
+    text_classification,
+    text_generation,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +45,9 @@ MODULES: tuple[ModuleType, ...] = (
     *(attention, head, load, varlen),
     *(_causal, _pooled, base, fill_mask, image_classification, text_classification, text_generation),
 )
-"""The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it on rows."""
+"""The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
+on rows.
+"""
 
 Measured = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -70,7 +80,9 @@ def _plain(value: Any) -> Any:
 
 
 def _tensor_hash(x: Tensor) -> str:
-    return hashlib.sha256(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest() + str(tuple(x.shape))
+    return hashlib.sha256(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest() + str(
+        tuple(x.shape)
+    )
 
 
 class BaseCache:
@@ -80,7 +92,10 @@ class BaseCache:
         self.folder = folder if folder is not None else cache_folder() / "measure"
 
     def key(self, base_hash: str, rows_hash: str, settings: dict[str, Any], code: str | None = None) -> str:
-        """The entry's name. `settings`: everything else that changes the numbers (metric, lengths, precision, device)."""
+        """The entry's name.
+
+        `settings`: everything else that changes the numbers (metric, lengths, precision, device).
+        """
         what = [base_hash, rows_hash, code if code is not None else code_hash(), settings]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:40]
 
@@ -105,12 +120,17 @@ class BaseCache:
             return None
 
     def put(self, key: str, values: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
-        """Write an entry aside and rename it. A cache that cannot be written is no error: it is said, and that is all."""
+        """Write an entry aside and rename it.
+
+        A cache that cannot be written is no error: it is said, and that is all.
+        """
         files: dict[str, str | None] = {"values": _digest(json.dumps(values, sort_keys=True).encode()), "tensors": None}
         try:
             with written_aside(self.folder / key, replace=True) as aside:
                 if tensors:
-                    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors")
+                    save_file(
+                        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors"
+                    )
                     files["tensors"] = _digest((aside / "tensors.safetensors").read_bytes())
                 text = json.dumps({"values": values, "sha256": files}, ensure_ascii=False)
                 (aside / "values.json").write_text(text, encoding="utf-8")

@@ -25,7 +25,9 @@ def bins_of(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
-def expected_calibration_error(confidence: Sequence[float] | np.ndarray, correct: Sequence[float] | np.ndarray, bins: int = 15) -> float:
+def expected_calibration_error(
+    confidence: Sequence[float] | np.ndarray, correct: Sequence[float] | np.ndarray, bins: int = 15
+) -> float:
     """ECE in 0..1 from each row's confidence (0..1) and whether it was right (0 or 1)."""
     c, r = np.asarray(confidence, float), np.asarray(correct, float)
     which = bins_of(c, bins)
@@ -53,21 +55,36 @@ class Calibration(Method):
             which = bins_of(c, self.bins)
             for i in sorted(set(which.tolist())):
                 at = which == i
-                rows.append([name, f"{i / self.bins:.2f}-{(i + 1) / self.bins:.2f}", int(at.sum()), float(c[at].mean()), float(r[at].mean())])
+                rows.append(
+                    [
+                        name,
+                        f"{i / self.bins:.2f}-{(i + 1) / self.bins:.2f}",
+                        int(at.sum()),
+                        float(c[at].mean()),
+                        float(r[at].mean()),
+                    ]
+                )
         return ProbeResult(
             title="Calibration",
-            description=f"Expected calibration error over {self.bins} bins: 0 means that answers given with confidence p are right in a share p of the rows.",
+            description=(
+                f"Expected calibration error over {self.bins} bins: 0 means that answers given with "
+                "confidence p are right in a share p of the rows."
+            ),
             values=values,
             columns=["model", "confidence", "rows", "mean confidence", "accuracy"],
             rows=rows,
         )
 
     def _interval(self, confidence: np.ndarray, correct: np.ndarray) -> Interval:
-        return bootstrap_statistic(lambda i: expected_calibration_error(confidence[i], correct[i], self.bins), len(confidence))
+        return bootstrap_statistic(
+            lambda i: expected_calibration_error(confidence[i], correct[i], self.bins), len(confidence)
+        )
 
     def _confident(self, side: Side) -> Sequence[RowResult]:
         for answers in side.answers.values():
             if answers and all(a.confidence is not None for a in answers):
                 return answers
-        remedy = "use a classification task, or rows whose answers are a few labels (then both models choose by likelihood)"
+        remedy = (
+            "use a classification task, or rows whose answers are a few labels (then both models choose by likelihood)"
+        )
         raise MethodError("no answers come with a confidence", where="calibration", remedy=remedy)

@@ -40,10 +40,17 @@ def label_tokens(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> 
     """
     seen = {same_text(reference(row)): answer_tokens(row) for row in reversed(rows)}
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    found = [seen.get(same_text(label)) or (*tokenizer(label, add_special_tokens=False)["input_ids"], *end) for label in labels]
+    found = [
+        seen.get(same_text(label)) or (*tokenizer(label, add_special_tokens=False)["input_ids"], *end)
+        for label in labels
+    ]
     for i, tokens in enumerate(found):
         if tokens in found[:i]:
-            raise DataError(f"labels '{labels[found.index(tokens)]}' and '{labels[i]}' have the same tokens", where="labels", remedy="give each label once")
+            raise DataError(
+                f"labels '{labels[found.index(tokens)]}' and '{labels[i]}' have the same tokens",
+                where="labels",
+                remedy="give each label once",
+            )
     return found
 
 
@@ -53,7 +60,9 @@ def distinct_labels(rows: Sequence[Row], most: int = 100) -> list[str] | None:
     return labels if 2 <= len(labels) <= min(most, len(rows) // 2) else None
 
 
-def choose_after(model: PreTrainedModel, part: _kv.Read, labels: Sequence[Sequence[int]], *, mean: bool = False, full: bool = False) -> Tensor:
+def choose_after(
+    model: PreTrainedModel, part: _kv.Read, labels: Sequence[Sequence[int]], *, mean: bool = False, full: bool = False
+) -> Tensor:
     """Scores [B, N] of N labels after each read prompt; -inf for labels that cannot win (none with `full`).
 
     The read may be gone on with afterwards. Needs room for the longest label less one.
@@ -135,13 +144,20 @@ def likelihood_choice(
     return choice_results(tokenizer, rows, labels, scores, full=full)
 
 
-def choice_results(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str], scores: Tensor, *, full: bool) -> list[RowResult]:
+def choice_results(
+    tokenizer: Any, rows: Sequence[Row], labels: Sequence[str], scores: Tensor, *, full: bool
+) -> list[RowResult]:
     """Rows' results from scores [R, N]."""
     chosen, shares = scores.argmax(-1).tolist(), torch.softmax(scores.double(), -1).amax(-1).tolist()
     return [
         RowResult(
-            id=row.id, source=row.source, prompt=prompt_text(tokenizer, row), answer=labels[i], reference=reference(row),
-            score=float(same_text(labels[i]) == same_text(reference(row))), confidence=share if full else None,
+            id=row.id,
+            source=row.source,
+            prompt=prompt_text(tokenizer, row),
+            answer=labels[i],
+            reference=reference(row),
+            score=float(same_text(labels[i]) == same_text(reference(row))),
+            confidence=share if full else None,
         )
         for row, i, share in zip(rows, chosen, shares, strict=True)
-    ]  # fmt: skip
+    ]

@@ -26,11 +26,18 @@ _PER_PARAMETER: dict[Gradients, float] = {"none": 2.0, "adapters": 4.0, "all": 6
 
 
 def multiplying_parameters(model: nn.Module) -> int:
-    """N: weights of two or more dimensions that tokens are multiplied with. A tied head counts, its look-up does not."""
+    """N: weights of two or more dimensions that tokens are multiplied with.
+
+    A tied head counts, its look-up does not.
+    """
     lookups = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     head_weight = getattr(head, "weight", None)
-    own = sum(p.numel() * _active_share(model, name, p) for name, p in model.named_parameters() if p.dim() >= 2 and id(p) not in lookups)
+    own = sum(
+        p.numel() * _active_share(model, name, p)
+        for name, p in model.named_parameters()
+        if p.dim() >= 2 and id(p) not in lookups
+    )
     tied = head_weight is not None and id(head_weight) in lookups
     return int(own + (head_weight.numel() if tied and head_weight is not None else 0))
 
@@ -40,7 +47,9 @@ def _active_share(model: nn.Module, name: str, p: torch.Tensor) -> float:
     config = getattr(model, "config", None)
     experts = next((getattr(config, k) for k in ("num_local_experts", "num_experts") if getattr(config, k, None)), None)
     used = getattr(config, "num_experts_per_tok", None)
-    return used / experts if experts and used and ".experts." in name and p.dim() == 3 and p.shape[0] == experts else 1.0
+    return (
+        used / experts if experts and used and ".experts." in name and p.dim() == 3 and p.shape[0] == experts else 1.0
+    )
 
 
 def flops(parameters: int, tokens: int, gradients: Gradients = "none") -> float:
@@ -74,7 +83,8 @@ class Phase:
 
 @dataclass
 class Cost:
-    """A ledger by phase ("set-up", "base measured", "train", ...). Phases nest: inner seconds are not counted outside too.
+    """A ledger by phase ("set-up", "base measured", "train", ...). Phases nest: inner seconds are not counted outside
+    too.
 
     `load_at_start` stands beside every figure in seconds, since a busy machine is a slow one. `state()` and `restore()`
     carry it over a resume, so that what was spent before an interruption still counts.
@@ -106,7 +116,9 @@ class Cost:
             entry.times += 1
             self._peaks()
 
-    def add(self, name: str, *, tokens: int = 0, parameters: int = 0, gradients: Gradients = "none", flops_more: float = 0.0) -> None:
+    def add(
+        self, name: str, *, tokens: int = 0, parameters: int = 0, gradients: Gradients = "none", flops_more: float = 0.0
+    ) -> None:
         """Count tokens that went through a model of N = `parameters`, and other FLOPs that are known."""
         entry = self.phases.setdefault(name, Phase())
         entry.tokens += tokens
@@ -121,13 +133,23 @@ class Cost:
     def total(self) -> Phase:
         """The sum over phases."""
         every = self.phases.values()
-        return Phase(sum(p.seconds for p in every), sum(p.tokens for p in every), sum(p.flops for p in every), sum(p.times for p in every))
+        return Phase(
+            sum(p.seconds for p in every),
+            sum(p.tokens for p in every),
+            sum(p.flops for p in every),
+            sum(p.times for p in every),
+        )
 
     def state(self) -> dict[str, Any]:
         """JSON values of everything spent so far."""
         self._peaks()
         phases = {name: asdict(p) for name, p in self.phases.items()}
-        return {"phases": phases, "load_at_start": self.load_at_start, "peak_memory": self.peak_memory, "peak_cuda": self.peak_cuda}
+        return {
+            "phases": phases,
+            "load_at_start": self.load_at_start,
+            "peak_memory": self.peak_memory,
+            "peak_cuda": self.peak_cuda,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what was spent before; what this process spent so far is added to it."""

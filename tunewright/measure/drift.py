@@ -43,7 +43,7 @@ def sequence_rows(sequences: Sequence[Sequence[int]], prefix: int | Sequence[int
         Row(f"drift:{i}", "drift", list(s), [0.0] * p + [1.0] * (len(s) - p))
         for i, (s, p) in enumerate(zip(sequences, starts, strict=True))
         if len(s) > max(p, 1)
-    ]  # fmt: skip
+    ]
 
 
 @dataclass
@@ -76,7 +76,9 @@ class Reference:
             return self.log_probs[at]
         assert self.states is not None and self.weight is not None
         if self.sample is not None and not torch.equal(self.sample, _sampled(self.weight)):
-            raise ModelError("the head changed after the base's states were taken", remedy="take the reference with copy_head=True")
+            raise ModelError(
+                "the head changed after the base's states were taken", remedy="take the reference with copy_head=True"
+            )
         return torch.log_softmax(F.linear(self.states[at], self.weight, self.bias).float(), -1)
 
 
@@ -89,7 +91,9 @@ def _layout(rows: Sequence[Row], batch_tokens: int) -> list[list[int]]:
     return list(batches_by_length([r.size for r in rows], batch_tokens, 1 << 30))
 
 
-def _collated(task: Task, rows: Sequence[Row], batches: list[list[int]], packed: bool) -> Iterator[tuple[list[int], Batch]]:
+def _collated(
+    task: Task, rows: Sequence[Row], batches: list[list[int]], packed: bool
+) -> Iterator[tuple[list[int], Batch]]:
     for some in batches:
         batch = task.collate([rows[i] for i in some], packed)
         if len(batch.targets):
@@ -115,14 +119,22 @@ def _at_places(model: PreTrainedModel, task: Task, batch: Batch) -> tuple[Tensor
     states = seen[-1] if seen[-1].dim() == 2 else seen[-1].flatten(0, 1)
     if len(states) != len(batch.positions):
         states = states[batch.positions] if len(states) > len(batch.positions) else states[:0]
-    plain = len(states) == len(batch.positions) and torch.allclose(head(states[:1]).float(), logits[:1].float(), rtol=1e-5, atol=1e-5)
+    plain = len(states) == len(batch.positions) and torch.allclose(
+        head(states[:1]).float(), logits[:1].float(), rtol=1e-5, atol=1e-5
+    )
     if not plain and len(logits) < len(batch.positions):
         logits = task.forward(model, batch).logits
     return (states if plain else None), logits
 
 
 def take_reference(
-    model: PreTrainedModel, task: Task, rows: Sequence[Row], *, batch_tokens: int = 2048, packed: bool = False, copy_head: bool = True
+    model: PreTrainedModel,
+    task: Task,
+    rows: Sequence[Row],
+    *,
+    batch_tokens: int = 2048,
+    packed: bool = False,
+    copy_head: bool = True,
 ) -> Reference:
     """Read the rows with the base, untouched or switched back. `copy_head=False` saves a copy of the head's weight
     where it will not change; that it did not is checked on a sample of its entries (ModelError)."""
@@ -144,13 +156,21 @@ def take_reference(
 
 
 def restore_reference(
-    tensors: dict[str, Tensor], model: PreTrainedModel, task: Task, rows: Sequence[Row], *,
-    batch_tokens: int = 2048, packed: bool = False, copy_head: bool = True,
-) -> Reference:  # fmt: skip
+    tensors: dict[str, Tensor],
+    model: PreTrainedModel,
+    task: Task,
+    rows: Sequence[Row],
+    *,
+    batch_tokens: int = 2048,
+    packed: bool = False,
+    copy_head: bool = True,
+) -> Reference:
     """A reference from `Reference.tensors()` and the same base, rows and layout, without running the base's body."""
     device = device_of(model)
     reference = Reference(task, list(rows), _layout(rows, batch_tokens), packed, tensors["owner"])
-    reference.states, reference.log_probs = (tensors[k].to(device) if k in tensors else None for k in ("states", "log_probs"))
+    reference.states, reference.log_probs = (
+        tensors[k].to(device) if k in tensors else None for k in ("states", "log_probs")
+    )
     if reference.states is not None:
         _hold_head(reference, model, copy_head)
     return reference
@@ -169,7 +189,9 @@ def _head_log_probs(model: PreTrainedModel, states: Tensor | None) -> Tensor:
 def _hold_head(reference: Reference, model: PreTrainedModel, copy: bool) -> None:
     head = model.get_output_embeddings()
     weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
-    reference.weight, reference.bias = (weight.clone(), None if bias is None else bias.clone()) if copy else (weight, bias)
+    reference.weight, reference.bias = (
+        (weight.clone(), None if bias is None else bias.clone()) if copy else (weight, bias)
+    )
     reference.sample = None if copy else _sampled(weight)
 
 
@@ -187,7 +209,9 @@ def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
                 base = reference.base_log_probs(at)
                 here = slice(k, k + len(base))
                 said = logits[here] if states is None else head(states[here])
-                tuned = torch.log_softmax(said[:, : base.shape[-1]].float(), -1)  # tokens that training added are no words of the base
+                tuned = torch.log_softmax(
+                    said[:, : base.shape[-1]].float(), -1
+                )  # tokens that training added are no words of the base
                 kl = F.kl_div(tuned, base, reduction="none", log_target=True).sum(-1)
                 total.index_add_(0, reference.owner[at], kl.double().cpu())
             done += len(batch.targets)
@@ -201,7 +225,9 @@ def kl_drift(reference: Reference, model: PreTrainedModel, *, seed: int = 0) -> 
 
 
 def linear_cka(a: Tensor, b: Tensor) -> float:
-    """Linear centred kernel alignment of two feature sets [n, .] of the same n >= 2 rows (Kornblith et al. 2019): 0..1."""
+    """Linear centred kernel alignment of two feature sets [n, .] of the same n >= 2 rows (Kornblith et al. 2019):
+    0..1.
+    """
     a, b = (x.double() - x.double().mean(0) for x in (a, b))
     across, own = (a.T @ b).square().sum(), (a.T @ a).norm() * (b.T @ b).norm()
     if own == 0:
@@ -219,7 +245,9 @@ class Features:
     bias: Tensor | None = None
 
 
-def take_features(model: nn.Module, task: Task, rows: Sequence[Row], *, head: nn.Linear | None = None, batch_tokens: int = 2048) -> Features:
+def take_features(
+    model: nn.Module, task: Task, rows: Sequence[Row], *, head: nn.Linear | None = None, batch_tokens: int = 2048
+) -> Features:
     """Pooled features of rows in their order. `head`: the base's own trained head, copied, if it has one."""
     found: dict[int, Tensor] = {}
     with measuring(model):
@@ -240,7 +268,17 @@ def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift:
     CKA's interval resamples rows (percentiles): repeats make it a little narrow for few rows.
     """
     if base.weight is not None:
-        a, b = (torch.log_softmax(F.linear(x.values, base.weight.float(), None if base.bias is None else base.bias.float()), -1) for x in (base, tuned))
+        a, b = (
+            torch.log_softmax(
+                F.linear(x.values, base.weight.float(), None if base.bias is None else base.bias.float()), -1
+            )
+            for x in (base, tuned)
+        )
         values = F.kl_div(b, a, reduction="none", log_target=True).sum(-1).tolist()
         return Drift("kl through the base's head", bootstrap_mean(values, unit="row", seed=seed), values)
-    return Drift("1 - linear CKA", bootstrap_statistic(lambda i: 1 - linear_cka(base.values[i], tuned.values[i]), len(base.values), seed=seed, resamples=200))
+    return Drift(
+        "1 - linear CKA",
+        bootstrap_statistic(
+            lambda i: 1 - linear_cka(base.values[i], tuned.values[i]), len(base.values), seed=seed, resamples=200
+        ),
+    )

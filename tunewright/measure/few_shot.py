@@ -1,4 +1,6 @@
-"""The base given a few examples in its prompt: what a user gets without any training, so that format is not sold as skill."""
+"""The base given a few examples in its prompt: what a user gets without any training, so that format is not sold as
+skill.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from tunewright.measure.text import prompt_ids, reference, same_text
 
 
 def few_shot(tokenizer: Any, rows: Sequence[Row], train_rows: Sequence[Row], k: int = 3, seed: int = 0) -> list[Row]:
-    """Rows whose prompts begin with `k` whole training rows, the same for every row, of different answers where possible.
+    """Rows whose prompts begin with `k` whole training rows, the same for every row, of different answers where
+    possible.
 
     With a chat template an example is an earlier turn pair of the conversation; without one it ends with a blank line
     instead of the end-of-text token. An example equal to a row that is asked is never used. Raises DataError when
@@ -53,7 +56,9 @@ def _example(tokenizer: Any, row: Row) -> list[int]:
 
 
 def opening(tokenizer: Any) -> list[int]:
-    """Tokens that stand once, at the start of a conversation or text: BOS, and a chat template's default system turn."""
+    """Tokens that stand once, at the start of a conversation or text: BOS, and a chat template's default system
+    turn.
+    """
     if not tokenizer.chat_template:
         return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -71,4 +76,6 @@ def _after(start: Sequence[int], row: Row, head: Sequence[int]) -> Row:
     """The row after the examples; what opens a conversation or text stands once, before the first of them."""
     cut = _cut(row.input_ids, head) if start else 0
     ids, weights = [*start, *row.input_ids[cut:]], [0.0] * len(start) + list(row.weights[cut:])
-    return replace(row, input_ids=ids, weights=weights, fields={**row.fields, "prompt_ids": [*start, *prompt_ids(row)[cut:]]})
+    return replace(
+        row, input_ids=ids, weights=weights, fields={**row.fields, "prompt_ids": [*start, *prompt_ids(row)[cut:]]}
+    )

@@ -57,7 +57,9 @@ def greedy(
     return answers
 
 
-def continue_greedily(model: PreTrainedModel, part: _kv.Read, max_new_tokens: int, ends: Collection[int]) -> Iterator[tuple[int, list[int]]]:
+def continue_greedily(
+    model: PreTrainedModel, part: _kv.Read, max_new_tokens: int, ends: Collection[int]
+) -> Iterator[tuple[int, list[int]]]:
     """Go on from prompts that were read; gives (index of the prompt, answer). The read is used up."""
     device = part.lengths.device
     stop = torch.tensor(sorted(ends), device=device)
@@ -92,7 +94,9 @@ def _check(prompts: Sequence[Sequence[int]]) -> None:
             raise ValueError(f"prompt {i} has no tokens")
 
 
-def _library(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: set[int]) -> list[list[int]]:
+def _library(
+    model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: set[int]
+) -> list[list[int]]:
     """The library's own generation, one length at a time, for models whose cache is of another kind."""
     device, answers = device_of(model), [list[int]() for _ in prompts]
     pad = getattr(tokenizer, "pad_token_id", None)
@@ -103,9 +107,18 @@ def _library(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[
         for some in (rows[k : k + 32] for k in range(0, len(rows), 32)):
             ids = torch.tensor([list(prompts[i]) for i in some], device=device)
             out = model.generate(  # type: ignore[operator]
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-                repetition_penalty=1.0, eos_token_id=sorted(ends) or None, pad_token_id=pad, temperature=None, top_p=None, top_k=None,
-            )  # fmt: skip
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
+                eos_token_id=sorted(ends) or None,
+                pad_token_id=pad,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+            )
             for i, row in zip(some, out.tolist(), strict=True):
                 new = row[1:] if encoder else row[length:]
                 cut = next((k for k, t in enumerate(new) if t in ends), len(new))

@@ -63,7 +63,9 @@ def wilson(successes: int, n: int, *, level: float = 0.95, unit: Unit = "row") -
     from scipy.stats import binomtest
 
     ci = binomtest(successes, n).proportion_ci(level, method="wilson")
-    return Interval(value=successes / n, low=float(ci.low), high=float(ci.high), n=n, level=level, unit=unit, method="wilson")
+    return Interval(
+        value=successes / n, low=float(ci.low), high=float(ci.high), n=n, level=level, unit=unit, method="wilson"
+    )
 
 
 def t_interval(values: Sequence[float], *, level: float = 0.95, unit: Unit = "seed") -> Interval:
@@ -161,7 +163,13 @@ def paired_difference(
 
 
 def bootstrap_statistic(
-    statistic: Callable[[np.ndarray], float], n: int, *, level: float = 0.95, unit: Unit = "row", seed: int = 0, resamples: int = 500
+    statistic: Callable[[np.ndarray], float],
+    n: int,
+    *,
+    level: float = 0.95,
+    unit: Unit = "row",
+    seed: int = 0,
+    resamples: int = 500,
 ) -> Interval:
     """Percentile interval of any figure of n rows: `statistic(indices)` gets the rows' indices, drawn with repeats."""
     value = float(statistic(np.arange(n)))
@@ -170,7 +178,9 @@ def bootstrap_statistic(
     rng = np.random.default_rng(seed)
     draws = [float(statistic(rng.integers(0, n, n))) for _ in range(resamples)]
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(value=value, low=float(low), high=float(high), n=n, level=level, unit=unit, method="percentile bootstrap")
+    return Interval(
+        value=value, low=float(low), high=float(high), n=n, level=level, unit=unit, method="percentile bootstrap"
+    )
 
 
 def mcnemar(before: Sequence[Any], after: Sequence[Any]) -> float:

@@ -47,13 +47,18 @@ def left_basis(base: Tensor) -> Tensor:
     return torch.linalg.svd(base.float(), full_matrices=False)[0]
 
 
-def find_intruders(base: Tensor, tuned: Tensor, k: int = 10, threshold: float = 0.5, *, basis: Tensor | None = None) -> Intruders:
+def find_intruders(
+    base: Tensor, tuned: Tensor, k: int = 10, threshold: float = 0.5, *, basis: Tensor | None = None
+) -> Intruders:
     """Compare the k strongest directions of `tuned` [out, in] with all of `base`'s; k is at most the smaller side.
 
     `basis`: `left_basis(base)` if it is at hand. A tuned matrix equal to the base has none, whatever its spectrum.
     """
     if base.shape != tuned.shape or base.dim() != 2:
-        raise MethodError(f"matrices of one shape are compared, not {tuple(base.shape)} and {tuple(tuned.shape)}", where="intruder-dimensions")
+        raise MethodError(
+            f"matrices of one shape are compared, not {tuple(base.shape)} and {tuple(tuned.shape)}",
+            where="intruder-dimensions",
+        )
     u, s, vh = torch.linalg.svd(tuned.float(), full_matrices=False)
     k = min(k, len(s))
     u, s, v = u[:, :k], s[:k], vh[:k].T
@@ -85,20 +90,33 @@ def _matrix(site: Site, stored: Tensor) -> Tensor:
 class IntruderDimensions(Method):
     """Count the tuned weights' strong directions that the base does not have."""
 
-    directions: PositiveInt = Field(10, description="k: how many of each matrix's strongest singular directions are looked at")
-    threshold: float = Field(0.5, gt=0, le=1, description="overlap (absolute cosine) below which a direction is an intruder")
-    blocks: PositiveInt | None = Field(None, description="how many blocks are probed, evenly spread; none: all (seconds a large matrix)")
+    directions: PositiveInt = Field(
+        10, description="k: how many of each matrix's strongest singular directions are looked at"
+    )
+    threshold: float = Field(
+        0.5, gt=0, le=1, description="overlap (absolute cosine) below which a direction is an intruder"
+    )
+    blocks: PositiveInt | None = Field(
+        None, description="how many blocks are probed, evenly spread; none: all (seconds a large matrix)"
+    )
 
     papers: ClassVar[tuple[str, ...]] = ("intruder-dimensions",)
 
     def probe(self, base: Side, tuned: Side, structure: Structure) -> ProbeResult:
         """Count over the linear sites inside blocks. MethodError when a side's weights are not there."""
         if not base.weights or not tuned.weights:
-            raise MethodError("the probe needs the weights of base and tuned", where="intruder-dimensions", remedy="measure a change that folds into weights")
+            raise MethodError(
+                "the probe needs the weights of base and tuned",
+                where="intruder-dimensions",
+                remedy="measure a change that folds into weights",
+            )
         sites = [s for s in structure.linear_sites() if s.block in self._blocks(len(structure.blocks))]
         found = [(site, self._of(site, base, tuned)) for site in sites]
         counts = [float(f.count) for _, f in found]
-        what = f"Of each matrix's {self.directions} strongest singular directions, how many overlap less than {self.threshold} with any of the base's."
+        what = (
+            f"Of each matrix's {self.directions} strongest singular directions, how many overlap less than "
+            f"{self.threshold} with any of the base's."
+        )
         return ProbeResult(
             title="Intruder dimensions",
             description=what,

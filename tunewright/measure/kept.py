@@ -86,7 +86,7 @@ def document_losses(
     return [
         DocumentLoss(row.id, row.source, n, t, _bytes(tokenizer, row))
         for row, n, t in zip(rows, nats.tolist(), tokens.tolist(), strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _bytes(tokenizer: Any, row: Row) -> int:
@@ -99,7 +99,9 @@ def _bytes(tokenizer: Any, row: Row) -> int:
 
 def _figure(metric: str) -> _Figure:
     if metric not in FIGURES:
-        raise RecipeError(f"kept text has no figure called '{metric}'", where="keep.metric", remedy=did_you_mean(metric, FIGURES))
+        raise RecipeError(
+            f"kept text has no figure called '{metric}'", where="keep.metric", remedy=did_you_mean(metric, FIGURES)
+        )
     return FIGURES[metric]
 
 

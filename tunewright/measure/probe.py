@@ -1,4 +1,7 @@
-"""What a probe is given and gives. A probe looks at a base and a tuned model side by side: their weights, or answers."""
+"""What a probe is given and gives.
+
+A probe looks at a base and a tuned model side by side: their weights, or answers.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ class RowResult(BaseModel):
     reference: str = Field("", description="what was expected, as text")
     score: float = Field(description="the metric on this row")
     weight: float = Field(1.0, ge=0, description="what the row counts in the mean: tokens for a loss, else 1")
-    confidence: float | None = Field(None, description="probability that the model gave its own answer among the choices")
+    confidence: float | None = Field(
+        None, description="probability that the model gave its own answer among the choices"
+    )
 
 
 class PairedRow(BaseModel):
@@ -46,14 +48,23 @@ class PairedRow(BaseModel):
 def pair(base: Sequence[RowResult], tuned: Sequence[RowResult]) -> list[PairedRow]:
     """Put both answers to each row side by side. Raises ValueError when the rows are not the same."""
     if [r.id for r in base] != [r.id for r in tuned]:
-        raise ValueError(f"base answered {len(base)} rows and tuned {len(tuned)}, or in another order: pairs need the same rows")
+        raise ValueError(
+            f"base answered {len(base)} rows and tuned {len(tuned)}, or in another order: pairs need the same rows"
+        )
     return [
         PairedRow(
-            id=b.id, source=b.source, prompt=b.prompt, base=b.answer, tuned=t.answer, reference=b.reference,
-            base_score=b.score, tuned_score=t.score, weight=b.weight,
+            id=b.id,
+            source=b.source,
+            prompt=b.prompt,
+            base=b.answer,
+            tuned=t.answer,
+            reference=b.reference,
+            base_score=b.score,
+            tuned_score=t.score,
+            weight=b.weight,
         )
         for b, t in zip(base, tuned, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def write_rows(path: Path, rows: Sequence[PairedRow]) -> None:
@@ -75,4 +86,8 @@ def read_rows(path: Path) -> Iterator[PairedRow]:
                 yield PairedRow.model_validate_json(line)
             except ValidationError as e:
                 what = "; ".join(f"{'.'.join(map(str, x['loc'])) or 'line'}: {x['msg']}" for x in e.errors()[:3])
-                raise DataError(f"not a row of answers ({what})", where=f"{path}:{number}", remedy="run the evaluation again; the file was altered") from None
+                raise DataError(
+                    f"not a row of answers ({what})",
+                    where=f"{path}:{number}",
+                    remedy="run the evaluation again; the file was altered",
+                ) from None

@@ -40,15 +40,22 @@ def conditioning_ids(tokenizer: Any) -> list[int]:
     ModelError when the tokenizer has none of them.
     """
     if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": ""}], tokenize=False, add_generation_prompt=True
+        )
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
-        raise ModelError("the tokenizer has no chat template, start or end token to sample from", remedy='set "bos_token" in tokenizer_config.json')
+        raise ModelError(
+            "the tokenizer has no chat template, start or end token to sample from",
+            remedy='set "bos_token" in tokenizer_config.json',
+        )
     return [start]
 
 
-def sample_sequences(model: Any, tokenizer: Any, n: int, max_tokens: int, seed: int, *, batch_rows: int = 64) -> list[list[int]]:
+def sample_sequences(
+    model: Any, tokenizer: Any, n: int, max_tokens: int, seed: int, *, batch_rows: int = 64
+) -> list[list[int]]:
     """Sample `n` sequences from a causal model, each `conditioning_ids(tokenizer)` and at most `max_tokens` more.
 
     Every token is drawn from the whole softmax by a number fixed by (seed, sequence, place), so batching changes
@@ -57,25 +64,34 @@ def sample_sequences(model: Any, tokenizer: Any, n: int, max_tokens: int, seed: 
     prefix = conditioning_ids(tokenizer)
     room = min(max_tokens, _context(model) - len(prefix))
     if room < 1:
-        raise ModelError(f"the model's context of {_context(model)} tokens is filled by the chat template alone", remedy="use a model with a longer context")
+        raise ModelError(
+            f"the model's context of {_context(model)} tokens is filled by the chat template alone",
+            remedy="use a model with a longer context",
+        )
     draws = torch.rand(n, max_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     ends = torch.tensor(stop_ids(model, tokenizer), dtype=torch.long)
     written: list[list[int]] = []
     with measuring(model):
         for k in range(0, n, batch_rows):
             part = draws[k : k + batch_rows, :room]
-            written += _cached(model, prefix, part, ends) if _kv.caches_plainly(model) else _whole(model, prefix, part, ends)
+            written += (
+                _cached(model, prefix, part, ends) if _kv.caches_plainly(model) else _whole(model, prefix, part, ends)
+            )
     return [prefix + new for new in written]
 
 
 def _context(model: Any) -> int:
-    return int(getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None) or 2**31)
+    return int(
+        getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None) or 2**31
+    )
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """Tokens [B] by inverting the cumulative distribution of softmax(logits [B, V]) at `uniform` [B] in [0, 1)."""
     total = torch.softmax(logits.double(), -1).cumsum(-1)
-    return torch.searchsorted(total, (uniform.to(total.device) * total[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return torch.searchsorted(total, (uniform.to(total.device) * total[:, -1])[:, None], right=True)[:, 0].clamp(
+        max=logits.shape[-1] - 1
+    )
 
 
 def _cached(model: PreTrainedModel, prefix: Sequence[int], draws: Tensor, ends: Tensor) -> list[list[int]]:
@@ -128,7 +144,14 @@ def make_shipped(name: str, n: int = 64, max_tokens: int = 64, seed: int = 0) ->
     loaded = load(name, "text-generation")
     prefix = conditioning_ids(loaded.tokenizer)
     ids = sample_sequences(loaded.model, loaded.tokenizer, n, max_tokens, seed)
-    facts = {"base": name, "base_hash": loaded.hash, "seed": seed, "temperature": 1.0, "max_tokens": max_tokens, "prefix": prefix}
+    facts = {
+        "base": name,
+        "base_hash": loaded.hash,
+        "seed": seed,
+        "temperature": 1.0,
+        "max_tokens": max_tokens,
+        "prefix": prefix,
+    }
     lines = ",\n".join(json.dumps(row[len(prefix) :]) for row in ids)
     head = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in facts.items())
     return f"drift-{loaded.hash[:12]}.json", f'{{\n{head},\n"sampled": [\n{lines}\n]\n}}\n'

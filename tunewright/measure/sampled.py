@@ -31,7 +31,8 @@ def sampled(
     batch_tokens: int = 4096,
     batch_rows: int = 128,
 ) -> list[Answer]:
-    """For each prompt (token ids, at least one): token ids, the end token included if it was drawn, and their log-probabilities.
+    """For each prompt (token ids, at least one): token ids, the end token included if it was drawn, and their
+    log-probabilities.
 
     `rngs` has one generator a prompt. Log-probabilities are of softmax(logits / temperature), in nats, fp64 rounded to
     Python's float.
@@ -48,7 +49,15 @@ def sampled(
     return answers
 
 
-def _continue(model: Any, part: _kv.Read, limit: int, rngs: Sequence[random.Random], ends: Collection[int], temperature: float, out: list[Answer]) -> None:
+def _continue(
+    model: Any,
+    part: _kv.Read,
+    limit: int,
+    rngs: Sequence[random.Random],
+    ends: Collection[int],
+    temperature: float,
+    out: list[Answer],
+) -> None:
     """Go on from prompts that were read; rows that ended leave. The read is used up."""
     stop = torch.tensor(sorted(ends), dtype=torch.long, device=part.lengths.device)
     for step in range(limit):
@@ -77,7 +86,13 @@ def _draw(logits: Tensor, indices: Sequence[int], rngs: Sequence[random.Random],
 
 
 def _whole(
-    model: Any, prompts: Sequence[Sequence[int]], limit: int, rngs: Sequence[random.Random], ends: set[int], temperature: float, out: list[Answer]
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    rngs: Sequence[random.Random],
+    ends: set[int],
+    temperature: float,
+    out: list[Answer],
 ) -> None:
     """The same by whole forwards, a row at a time, for models whose cache is of another kind."""
     for i, prompt in enumerate(prompts):

@@ -29,9 +29,17 @@ from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_sta
 from tunewright.measure.rows import RowResult
 
 __all__ = [
-    "METRICS", "Metric", "answers_and_choices", "answer_length", "distinct_labels", "evaluate", "few_shot", "get_metric",
-    "likelihood_choice", "summary",
-]  # fmt: skip
+    "METRICS",
+    "Metric",
+    "answers_and_choices",
+    "answer_length",
+    "distinct_labels",
+    "evaluate",
+    "few_shot",
+    "get_metric",
+    "likelihood_choice",
+    "summary",
+]
 
 
 @dataclass(frozen=True)
@@ -79,14 +87,17 @@ METRICS: dict[str, Metric] = {
     "pair_accuracy": Metric("paired", proportion=True),
     "pair_accuracy_norm": Metric("paired", proportion=True, mean=True),
 }
-"""The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`: share
-of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities (`_norm`: by their mean)."""
+"""The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
+share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
+(`_norm`: by their mean)."""
 
 
 def get_metric(name: str) -> Metric:
     """The metric of a name. RecipeError with the nearest names when there is none."""
     if name not in METRICS:
-        raise RecipeError(f"no metric is called '{name}'", where="evaluation.metric", remedy=did_you_mean(name, METRICS))
+        raise RecipeError(
+            f"no metric is called '{name}'", where="evaluation.metric", remedy=did_you_mean(name, METRICS)
+        )
     return METRICS[name]
 
 
@@ -115,11 +126,17 @@ def evaluate(
             what = f"'{metric}' compares generated text, and {task.name} generates none"
             raise RecipeError(what, where="evaluation.metric", remedy="write metric: accuracy or metric: loss")
         asked = [text.prompt_ids(row) for row in rows]
-        answers = greedy(model, tokenizer, asked, max_new_tokens or answer_length(rows), stop, batch_tokens=batch_tokens)
+        answers = greedy(
+            model, tokenizer, asked, max_new_tokens or answer_length(rows), stop, batch_tokens=batch_tokens
+        )
         return _compared(tokenizer, rows, answers, m)
     if m.kind == "classified" and any(row.label is None for row in rows):
         what = f"'{metric}' needs a class a row, and {task.name} rows have none"
-        raise RecipeError(what, where="evaluation.metric", remedy="write metric: exact_match, metric: mean_token_accuracy or metric: loss")
+        raise RecipeError(
+            what,
+            where="evaluation.metric",
+            remedy="write metric: exact_match, metric: mean_token_accuracy or metric: loss",
+        )
     if m.kind == "paired":
         rows = [_pair(row, metric) for row in rows]
     make = {"classified": _classified, "paired": _preferred}.get(m.kind, _teacher_forced)
@@ -128,7 +145,9 @@ def evaluate(
         for indices in _kv.batches_by_length([r.size for r in rows], batch_tokens, 64):
             some = [rows[i] for i in indices]
             batch = task.collate(some, packed).to(device_of(model))
-            for i, result in zip(indices, make(model, tokenizer, some, batch, task.forward(model, batch), m), strict=True):
+            for i, result in zip(
+                indices, make(model, tokenizer, some, batch, task.forward(model, batch), m), strict=True
+            ):
                 found[i] = result
     return [r for r in found if r is not None]
 
@@ -165,7 +184,9 @@ def answers_and_choices(
 
 
 def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Interval:
-    """The figure of a metric over rows and its interval: Wilson for proportions, else the row bootstrap ("this run")."""
+    """The figure of a metric over rows and its interval: Wilson for proportions, else the row bootstrap ("this
+    run").
+    """
     m = get_metric(metric)
     if m.figure is not None:
         figure = m.figure
@@ -180,14 +201,20 @@ def _compared(tokenizer: Any, rows: Sequence[Row], answers: Sequence[Sequence[in
     said = [text.answer_text(tokenizer, a) for a in answers]
     return [
         RowResult(
-            id=row.id, source=row.source, prompt=text.prompt_text(tokenizer, row), answer=a, reference=text.reference(row),
+            id=row.id,
+            source=row.source,
+            prompt=text.prompt_text(tokenizer, row),
+            answer=a,
+            reference=text.reference(row),
             score=m.compare(a, text.reference(row)),
         )
         for row, a in zip(rows, said, strict=True)
-    ]  # fmt: skip
+    ]
 
 
-def _teacher_forced(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric) -> Iterator[RowResult]:
+def _teacher_forced(
+    model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
+) -> Iterator[RowResult]:
     """A row's weighted mean over its targets; the row weighs the sum of their weights."""
     assert m.targets is not None
     values = m.targets(outputs, batch).float()
@@ -197,43 +224,73 @@ def _teacher_forced(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row],
     for row, t, w in zip(rows, total.tolist(), weight.tolist(), strict=True):
         asked = "prompt_ids" in row.fields
         yield RowResult(
-            id=row.id, source=row.source, prompt=text.prompt_text(tokenizer, row) if asked else "", reference=str(row.fields.get("reference", "")),
-            score=t / w if w else 0.0, weight=w,
-        )  # fmt: skip
+            id=row.id,
+            source=row.source,
+            prompt=text.prompt_text(tokenizer, row) if asked else "",
+            reference=str(row.fields.get("reference", "")),
+            score=t / w if w else 0.0,
+            weight=w,
+        )
 
 
-def _classified(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric) -> Iterator[RowResult]:
+def _classified(
+    model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
+) -> Iterator[RowResult]:
     names = getattr(model.config, "id2label", None) or {}
     shares, chosen = torch.softmax(outputs.logits.float(), -1).max(-1)
     for row, share, i in zip(rows, shares.tolist(), chosen.tolist(), strict=True):
         assert row.label is not None
         yield RowResult(
-            id=row.id, source=row.source, prompt=tokenizer.decode(row.input_ids, skip_special_tokens=True) if row.input_ids else "",
-            answer=str(names.get(i, i)), reference=str(names.get(row.label, row.label)), score=float(i == row.label), confidence=share,
-        )  # fmt: skip
+            id=row.id,
+            source=row.source,
+            prompt=tokenizer.decode(row.input_ids, skip_special_tokens=True) if row.input_ids else "",
+            answer=str(names.get(i, i)),
+            reference=str(names.get(row.label, row.label)),
+            score=float(i == row.label),
+            confidence=share,
+        )
 
 
 def _pair(row: Row, metric: str) -> Pair:
     """The row as a pair. RecipeError for a row with one answer."""
     if "rejected_ids" not in row.fields:
         what = f"'{metric}' compares a chosen answer with a rejected one, and the row {row.id} has one answer"
-        raise RecipeError(what, where="evaluation.metric", remedy="give data.eval rows with prompt, chosen and rejected, or write metric: auto")
+        raise RecipeError(
+            what,
+            where="evaluation.metric",
+            remedy="give data.eval rows with prompt, chosen and rejected, or write metric: auto",
+        )
     return paired(row)
 
 
-def _preferred(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric) -> Iterator[RowResult]:
-    """Whether the chosen answer is the likelier one; equal ones are no hit. Every target counts whole, whatever its loss weight."""
+def _preferred(
+    model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
+) -> Iterator[RowResult]:
+    """Whether the chosen answer is the likelier one; equal ones are no hit.
+
+    Every target counts whole, whatever its loss weight.
+    """
     log_probs = outputs.log_probs().double()
-    side, zero = 2 * batch.rows + batch.fields["pair"], torch.zeros(2 * len(rows), dtype=torch.float64, device=log_probs.device)
+    side, zero = (
+        2 * batch.rows + batch.fields["pair"],
+        torch.zeros(2 * len(rows), dtype=torch.float64, device=log_probs.device),
+    )
     total = zero.index_add(0, side, log_probs)
     if m.mean:
         total = total / zero.index_add(0, side, torch.ones_like(log_probs)).clamp(min=1)
     for row, (chosen, rejected) in zip(rows, total.view(-1, 2).tolist(), strict=True):
-        answers = [text.answer_text(tokenizer, ids[_start(row) :]).strip() for ids in (row.input_ids, row.fields["rejected_ids"])]
+        answers = [
+            text.answer_text(tokenizer, ids[_start(row) :]).strip()
+            for ids in (row.input_ids, row.fields["rejected_ids"])
+        ]
         yield RowResult(
-            id=row.id, source=row.source, prompt=text.prompt_text(tokenizer, row), answer=answers[chosen <= rejected], reference=answers[0],
+            id=row.id,
+            source=row.source,
+            prompt=text.prompt_text(tokenizer, row),
+            answer=answers[chosen <= rejected],
+            reference=answers[0],
             score=float(chosen > rejected),
-        )  # fmt: skip
+        )
 
 
 def _start(row: Row) -> int:

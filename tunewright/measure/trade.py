@@ -43,7 +43,9 @@ def trade(
             points[s] = known[s]
             continue
         with at_strength(s):
-            points[s] = TradePoint(s, target(), {name: f() for name, f in kept.items()}, None if drift is None else drift())
+            points[s] = TradePoint(
+                s, target(), {name: f() for name, f in kept.items()}, None if drift is None else drift()
+            )
     return list(points.values())
 
 

@@ -40,7 +40,9 @@ class Adapted:
         self.originals: dict[str, Original] = {}
         self.files: Files | None = None  # where whole originals are read back from; None: they are kept in memory
         self.wrapper: nn.Module | None = None
-        self.new: tuple[str, ...] = ()  # parameters drawn afresh (a new head): they train beside deltas, or they would mean nothing
+        self.new: tuple[
+            str, ...
+        ] = ()  # parameters drawn afresh (a new head): they train beside deltas, or they would mean nothing
         self.always: dict[str, Tensor] = {}  # entries that train whatever is chosen: rows of tokens that were added
         self.wrapped_by: Wrapped | None = None
         self.notes: list[str] = []
@@ -83,7 +85,10 @@ class Adapted:
             self.originals[site.weight_name] = Original(module.original.to(module.packed.device))
         if moved:
             self.rediscover()
-            self.notes.append(f"{len(moved)} matrices were made whole again at the values of their 4-bit codes, to fold a change into them")
+            self.notes.append(
+                f"{len(moved)} matrices were made whole again at the values of their 4-bit codes, to fold a change "
+                "into them"
+            )
         for name, site in moved.items():
             for n, delta in forms.deltas_of(site).items():
                 forms.attach(self.structure.site(name), n, delta)
@@ -102,7 +107,9 @@ class Adapted:
         held = self.originals.get(name)
         if held is None:
             if indices is None:
-                self.originals[name] = self.files.original(name, p) if self.files is not None else Original(p.detach().clone())
+                self.originals[name] = (
+                    self.files.original(name, p) if self.files is not None else Original(p.detach().clone())
+                )
             else:
                 self.originals[name] = Original(p.detach().reshape(-1)[indices].clone(), indices.clone())
         elif indices is not None:
@@ -133,7 +140,9 @@ class Adapted:
         """
         count = 0
         with torch.no_grad():
-            self.dequantise([s for s in self.quantised() if any(name is None or n == name for n in self.deltas().get(s, {}))])
+            self.dequantise(
+                [s for s in self.quantised() if any(name is None or n == name for n in self.deltas().get(s, {}))]
+            )
             for site in self.structure.sites:
                 held = {n: d for n, d in forms.deltas_of(site).items() if name is None or n == name}
                 foldable = {n: d for n, d in held.items() if d.foldable}
@@ -158,8 +167,8 @@ class Adapted:
     def at_strength(self, strength: float) -> Iterator[nn.Module]:
         """The plain model with base + strength x (tuned - base); 0 is the base bit for bit, 1 the tuned one folded.
 
-        Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was. A wrapped
-        model cannot be folded: at 1 it stays as it is.
+        Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was. A
+        wrapped model cannot be folded: at 1 it stays as it is.
         """
         if strength == 1.0 and self.wrapper is not None:
             yield self.model
@@ -182,7 +191,9 @@ class Adapted:
             for parameter, data in reversed(swapped):
                 parameter.data = data
 
-    def _set_strength(self, strength: float, swapped: list[tuple[Tensor, Tensor]], silenced: list[tuple[forms.Delta, bool, float]]) -> None:
+    def _set_strength(
+        self, strength: float, swapped: list[tuple[Tensor, Tensor]], silenced: list[tuple[forms.Delta, bool, float]]
+    ) -> None:
         parameters: dict[str, nn.Parameter] = self.base_parameters()
         for name, original in self.originals.items():
             p = parameters[name]
@@ -211,7 +222,9 @@ class Adapted:
 
     @staticmethod
     def _unfolded(module: NF4Linear, strength: float, deltas: Mapping[str, forms.Delta]) -> nn.Module:
-        """A plain layer at a strength: from the weight before quantisation (0) to the codes' values and all changes (1)."""
+        """A plain layer at a strength: from the weight before quantisation (0) to the codes' values and all changes
+        (1).
+        """
         if strength == 0.0:
             return module.plain()
         total = module.matrix(torch.float32)

@@ -11,7 +11,9 @@ from torch import nn
 
 
 def cache_argument(model: nn.Module) -> str | None:
-    """The name of the cache of keys and values: "cache" from transformers 5.24 on, "past_key_values" before; None: it takes none."""
+    """The name of the cache of keys and values: "cache" from transformers 5.24 on, "past_key_values" before; None:
+    it takes none.
+    """
     return next((name for name in ("cache", "past_key_values") if takes(model, name)), None)
 
 

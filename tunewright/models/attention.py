@@ -39,7 +39,9 @@ def packed_kwargs(cu_seqlens: Tensor) -> dict[str, Any]:
 
 
 class DeferredMask:
-    """The [1, 1, T, T] mask that sdpa would get, made only if an attention call asks for it: a packed one never does."""
+    """The [1, 1, T, T] mask that sdpa would get, made only if an attention call asks for it: a packed one never
+    does.
+    """
 
     def __init__(self, arguments: dict[str, Any]):
         self._arguments: dict[str, Any] | None = arguments
@@ -74,10 +76,14 @@ def _attention(
     cu_seqlens = kwargs.get("cu_seq_lens_q")
     if cu_seqlens is None:
         mask = attention_mask.make() if isinstance(attention_mask, DeferredMask) else attention_mask
-        return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
+        )
     foreign = [n for n in ("softcap", "s_aux", "position_bias", "cache") if kwargs.get(n) is not None]
     if foreign or isinstance(attention_mask, Tensor) or query.shape[0] != 1 or query.shape[2] != key.shape[2]:
-        raise ValueError(f"packed attention takes one unpadded, uncached sequence of rows and no {', '.join(foreign) or 'mask'}")
+        raise ValueError(
+            f"packed attention takes one unpadded, uncached sequence of rows and no {', '.join(foreign) or 'mask'}"
+        )
     seen = _seen.get()
     if seen is not None:
         seen.append(kwargs.get("sliding_window"))
@@ -93,7 +99,11 @@ def prepare_attention(model: nn.Module) -> bool:
     Decided by a forward of two short rows, packed and each alone, on the model's own device and weights: equal to
     rounding, with every layer's attention seen to go through the packed function. Global random state is untouched.
     """
-    if not isinstance(model, PreTrainedModel) or model.config.is_encoder_decoder or getattr(model, "main_input_name", "") != "input_ids":
+    if (
+        not isinstance(model, PreTrainedModel)
+        or model.config.is_encoder_decoder
+        or getattr(model, "main_input_name", "") != "input_ids"
+    ):
         return False
     before = model.config._attn_implementation
     if before == NAME:

@@ -1,8 +1,8 @@
 """Any trained change as two files: `delta.safetensors` and `delta.json`, which says how to apply it.
 
 Tensors of the base that trained whole are written as they are now ("value:<name>"), those of which some entries trained
-as flat places and the values there ("places:<name>", "entries:<name>"), so that applying gives the tuned weights bit for
-bit; deltas on sites as their parts ("delta:<site>.delta.<name>.<part>") with their settings in the JSON.
+as flat places and the values there ("places:<name>", "entries:<name>"), so that applying gives the tuned weights bit
+for bit; deltas on sites as their parts ("delta:<site>.delta.<name>.<part>") with their settings in the JSON.
 """
 
 from __future__ import annotations
@@ -40,19 +40,29 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     if not tensors:
         raise ModelError("nothing differs from the base", remedy="train first")
     described = {
-        site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()} for site, by_name in adapted.deltas().items()
+        site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()}
+        for site, by_name in adapted.deltas().items()
     }
     shapes = {n: list(parameters[n].shape) for n in sorted(adapted.originals)}
-    how = {"format": FORMAT, "version": VERSION, "base": {"name": base_name, "hash": adapted.base_hash}, "apply": APPLY, "tensors": len(tensors)}
+    how = {
+        "format": FORMAT,
+        "version": VERSION,
+        "base": {"name": base_name, "hash": adapted.base_hash},
+        "apply": APPLY,
+        "tensors": len(tensors),
+    }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: t.contiguous() for n, t in tensors.items()}, folder / WEIGHTS)
-    (folder / HOW).write_text(json.dumps({**how, "shapes": shapes, "deltas": described}, indent=2) + "\n", encoding="utf-8")
+    (folder / HOW).write_text(
+        json.dumps({**how, "shapes": shapes, "deltas": described}, indent=2) + "\n", encoding="utf-8"
+    )
     return len(tensors)
 
 
 def load_delta(adapted: Adapted, folder: Path | str) -> int:
-    """Apply a saved change to the untouched base, strictly; return the number of tensors. ModelError names what is wrong.
+    """Apply a saved change to the untouched base, strictly; return the number of tensors. ModelError names what is
+    wrong.
 
     Checked before anything is changed: the base's hash, the count, every name and shape.
     """
@@ -61,22 +71,47 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
     where, base = str(folder / WEIGHTS), how["base"]
     if base["hash"] and adapted.base_hash and base["hash"] != adapted.base_hash:
         raise ModelError(
-            f"the change belongs to another base (weights {base['hash'][:12]}, here {adapted.base_hash[:12]})", where=where, remedy=f"load '{base['name']}'"
+            f"the change belongs to another base (weights {base['hash'][:12]}, here {adapted.base_hash[:12]})",
+            where=where,
+            remedy=f"load '{base['name']}'",
         )
     if len(tensors) != how["tensors"]:
-        raise ModelError(f"{len(tensors)} tensors, and {HOW} counts {how['tensors']}", where=where, remedy="the file is incomplete: save or download it again")
+        raise ModelError(
+            f"{len(tensors)} tensors, and {HOW} counts {how['tensors']}",
+            where=where,
+            remedy="the file is incomplete: save or download it again",
+        )
     parameters = adapted.base_parameters()
     for name, shape in how["shapes"].items():
         if name not in parameters:
-            raise ModelError(f"this model has no tensor '{name}'", where=where, remedy=f"load '{base['name']}'; {did_you_mean(name, parameters)}")
+            raise ModelError(
+                f"this model has no tensor '{name}'",
+                where=where,
+                remedy=f"load '{base['name']}'; {did_you_mean(name, parameters)}",
+            )
         if list(parameters[name].shape) != shape:
-            raise ModelError(f"'{name}' is {tuple(shape)} there and {tuple(parameters[name].shape)} here", where=where, remedy=f"load '{base['name']}'")
+            raise ModelError(
+                f"'{name}' is {tuple(shape)} there and {tuple(parameters[name].shape)} here",
+                where=where,
+                remedy=f"load '{base['name']}'",
+            )
     made = _rebuilt(adapted, how["deltas"], tensors, where)
-    used = {f"{kind}:{n}" for n in how["shapes"] for kind in (["value"] if f"value:{n}" in tensors else ["places", "entries"])}
-    used |= {f"delta:{site}.delta.{n}.{part}" for site, by_name in made.items() for n, d in by_name.items() for part in d.state_dict()}
+    used = {
+        f"{kind}:{n}"
+        for n in how["shapes"]
+        for kind in (["value"] if f"value:{n}" in tensors else ["places", "entries"])
+    }
+    used |= {
+        f"delta:{site}.delta.{n}.{part}"
+        for site, by_name in made.items()
+        for n, d in by_name.items()
+        for part in d.state_dict()
+    }
     if odd := sorted(used ^ set(tensors)):
         raise ModelError(
-            f"{len(odd)} tensors are missing or unknown, such as '{odd[0]}'", where=where, remedy="the file is incomplete: save or download it again"
+            f"{len(odd)} tensors are missing or unknown, such as '{odd[0]}'",
+            where=where,
+            remedy="the file is incomplete: save or download it again",
         )
     for name in how["shapes"]:
         _put(adapted, name, tensors)
@@ -93,7 +128,9 @@ def read_delta(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError as e:
         raise ModelError(
-            f"there is no {Path(e.filename).name if e.filename else WEIGHTS}", where=str(folder), remedy="name the folder of a saved change"
+            f"there is no {Path(e.filename).name if e.filename else WEIGHTS}",
+            where=str(folder),
+            remedy="name the folder of a saved change",
         ) from None
     except (ValueError, SafetensorError) as e:
         raise ModelError(f"not readable: {e}", where=str(folder), remedy="save or download it again") from e
@@ -106,20 +143,30 @@ def read_delta(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return how, tensors
 
 
-def _rebuilt(adapted: Adapted, described: dict[str, Any], tensors: dict[str, Tensor], where: str) -> dict[str, dict[str, forms.Delta]]:
+def _rebuilt(
+    adapted: Adapted, described: dict[str, Any], tensors: dict[str, Tensor], where: str
+) -> dict[str, dict[str, forms.Delta]]:
     made: dict[str, dict[str, forms.Delta]] = {}
     for site, by_name in described.items():
         for n, d in by_name.items():
             if d["form"] not in forms.FORMS:
-                raise ModelError(f"a delta of the form '{d['form']}' is not known here", where=site, remedy=did_you_mean(d["form"], forms.FORMS))
+                raise ModelError(
+                    f"a delta of the form '{d['form']}' is not known here",
+                    where=site,
+                    remedy=did_you_mean(d["form"], forms.FORMS),
+                )
             delta = forms.FORMS[d["form"]].rebuild(d["settings"], adapted.structure.site(site))
             delta.strength = d["strength"]
             prefix = f"delta:{site}.delta.{n}."
             try:
-                delta.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}, strict=True)
+                delta.load_state_dict(
+                    {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}, strict=True
+                )
             except RuntimeError as e:
                 raise ModelError(
-                    f"the delta of '{site}' does not fit: {str(e).splitlines()[-1].strip()}", where=where, remedy="save or download it again"
+                    f"the delta of '{site}' does not fit: {str(e).splitlines()[-1].strip()}",
+                    where=where,
+                    remedy="save or download it again",
                 ) from e
             made.setdefault(site, {})[n] = delta
     return made

@@ -92,7 +92,9 @@ class LowRank(Delta):
         A, B = self.pair()
         if self.dropout and self.training:
             x = nn.functional.dropout(x, self.dropout)
-        return y + nn.functional.linear(nn.functional.linear(x.to(A.dtype), A), B).to(y.dtype) * (self.scale * self.strength)
+        return y + nn.functional.linear(nn.functional.linear(x.to(A.dtype), A), B).to(y.dtype) * (
+            self.scale * self.strength
+        )
 
     def settings(self) -> dict[str, Any]:
         return {"rank": self.rank, "scale": self.scale, "dropout": self.dropout, "offset": self.offset_A is not None}
@@ -118,7 +120,13 @@ class GatedLowRank(LowRank):
     @classmethod
     def rebuild(cls, settings: dict[str, Any], site: Site) -> GatedLowRank:
         r = settings["rank"]
-        return cls(torch.zeros(r, site.in_features), torch.zeros(site.out_features, r), torch.zeros(r), settings["scale"], dropout=settings["dropout"])
+        return cls(
+            torch.zeros(r, site.in_features),
+            torch.zeros(site.out_features, r),
+            torch.zeros(r),
+            settings["scale"],
+            dropout=settings["dropout"],
+        )
 
 
 class Sparse(Delta):
@@ -171,7 +179,9 @@ def _forward(base: type[nn.Module]) -> Callable[..., Any]:
         first = live[0]
         if _fusable(self, first, x):
             A, B = (t.to(x.dtype) for t in first.pair())
-            y = low_rank(x, self.weight, self.bias, A, B, first.scale * first.strength, transposed=self.tunewright_transposed)
+            y = low_rank(
+                x, self.weight, self.bias, A, B, first.scale * first.strength, transposed=self.tunewright_transposed
+            )
             live = live[1:]
         else:
             y = base.forward(self, x)
@@ -242,7 +252,15 @@ def deltas_of(site: Site) -> dict[str, Delta]:
     return dict(getattr(site.module, "delta", {}).items())
 
 
-def kaiming_low_rank(site: Site, rank: int, scale: float, generator: torch.Generator, *, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> LowRank:
+def kaiming_low_rank(
+    site: Site,
+    rank: int,
+    scale: float,
+    generator: torch.Generator,
+    *,
+    dropout: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> LowRank:
     """LoRA's start: A uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5), B zero. A is [rank, in], B is [out, rank]."""
     bound = 1.0 / math.sqrt(site.in_features)
     A = torch.empty(rank, site.in_features, dtype=dtype).uniform_(-bound, bound, generator=generator)

@@ -27,7 +27,9 @@ class _HeadLogProbs(torch.autograd.Function):
     """hidden [S, D], weight [V, D], bias [V] or None, targets [S] -> [S]. `differentiable`: a backward may follow."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int, differentiable: bool) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int, differentiable: bool
+    ) -> Tensor:
         need_hidden, need_weight, need_bias = (differentiable and n for n in ctx.needs_input_grad[:3])
         early = need_hidden and not (need_weight or need_bias)
         value = torch.empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
@@ -84,7 +86,9 @@ def _plain_head(head: nn.Module) -> bool:
     return isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward and not hooked
 
 
-def head_log_probs(hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int | None = None, *, second_order: bool = False) -> Tensor:
+def head_log_probs(
+    hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int | None = None, *, second_order: bool = False
+) -> Tensor:
     """log p(targets) [S] in fp32 for hidden states [S, D], differentiable for `hidden` and the head's parameters.
 
     `chunk`: targets whose logits exist at once (none: chosen by size). A head that is more than a linear (a delta on

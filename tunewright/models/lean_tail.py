@@ -65,7 +65,10 @@ def tail(structure: Structure, model: nn.Module) -> nn.Module | None:
 
 
 def _alone(module: nn.Module, width: int) -> bool:
-    """Whether rows of [1, 5, width] come out the same without the others, in evaluation mode. Not tried on few-bit weights."""
+    """Whether rows of [1, 5, width] come out the same without the others, in evaluation mode.
+
+    Not tried on few-bit weights.
+    """
     weight = next(module.parameters(), None)
     if weight is None or not weight.is_floating_point():
         return False
@@ -76,7 +79,11 @@ def _alone(module: nn.Module, width: int) -> bool:
         with torch.no_grad():
             whole, part = module(x), module(x[:, [1, 4]])
         exact = 1e-5 if weight.dtype == torch.float32 else 5e-2
-        same = isinstance(whole, Tensor) and whole.shape == x.shape and torch.allclose(whole[:, [1, 4]], part, rtol=exact, atol=exact)
+        same = (
+            isinstance(whole, Tensor)
+            and whole.shape == x.shape
+            and torch.allclose(whole[:, [1, 4]], part, rtol=exact, atol=exact)
+        )
     except Exception:  # a module that takes more than hidden states is simply not such a one
         same = False
     finally:
@@ -87,7 +94,8 @@ def _alone(module: nn.Module, width: int) -> bool:
 
 @contextmanager
 def only_at(module: nn.Module | None, positions: Tensor | None, tokens: int) -> Iterator[None]:
-    """Inside, a forward of all `tokens` (B x L) runs `module` at `positions` alone; one of other tokens is left as it is.
+    """Inside, a forward of all `tokens` (B x L) runs `module` at `positions` alone; one of other tokens is left as it
+    is.
 
     Nothing is changed without a module or positions, where they are most of the tokens, or where somebody else's hook
     watches the module: it would see fewer rows.

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def low_rank_plain(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float, transposed: bool = False) -> Tensor:
+def low_rank_plain(
+    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float, transposed: bool = False
+) -> Tensor:
     """The same value by plain operations: differentiable any number of times."""
     y = F.linear(x, weight.t() if transposed else weight, bias)
     return y + F.linear(F.linear(x, A), B) * scale
@@ -23,7 +25,9 @@ def low_rank_plain(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B:
 
 class _LowRank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float, transposed: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float, transposed: bool
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, A, B)
         ctx.scale, ctx.transposed = scale, transposed
         rows = x.reshape(-1, x.shape[-1])
@@ -51,7 +55,15 @@ class _LowRank(torch.autograd.Function):
 
 
 def low_rank(
-    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float, transposed: bool = False, *, second_order: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    scale: float,
+    transposed: bool = False,
+    *,
+    second_order: bool = False,
 ) -> Tensor:
     """x W^T + b + scale (x A^T) B^T with W and b frozen; gradients for x, A and B.
 

@@ -1,8 +1,8 @@
 """Training and evaluation mode of a model that is adapted.
 
-Layers with running statistics (batch norm) stay in evaluation mode while the rest trains: the base's statistics are part of the
-base, which must be had back bit for bit, and a step must not depend on how its rows are split into micro-batches. Their scale and
-shift train like other parameters.
+Layers with running statistics (batch norm) stay in evaluation mode while the rest trains: the base's statistics are
+part of the base, which must be had back bit for bit, and a step must not depend on how its rows are split into
+micro-batches. Their scale and shift train like other parameters.
 """
 
 from __future__ import annotations

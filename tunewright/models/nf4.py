@@ -1,9 +1,10 @@
-"""Matrices in 4 bits, NF4: quantiles of a normal distribution, one scale a block of 64 weights (QLoRA, arXiv:2305.14314).
+"""Matrices in 4 bits, NF4: quantiles of a normal distribution, one scale a block of 64 weights (QLoRA,
+arXiv:2305.14314).
 
-Our own storage in plain torch (no CUDA, no extra): 0.5 byte a weight and a 4-byte scale for each 64 weights, 0.5625 bytes a
-weight; with double quantisation the scales are held in 8 bits about their mean, 256 to a scale of their own: 0.516. The
-second level is linear here (the paper: 8-bit floats), so files of other tools are not read. A matrix is made whole
-again for each product, and again for the backward pass: no whole matrix is kept in between.
+Our own storage in plain torch (no CUDA, no extra): 0.5 byte a weight and a 4-byte scale for each 64 weights, 0.5625
+bytes a weight; with double quantisation the scales are held in 8 bits about their mean, 256 to a scale of their own:
+0.516. The second level is linear here (the paper: 8-bit floats), so files of other tools are not read. A matrix is made
+whole again for each product, and again for the backward pass: no whole matrix is kept in between.
 
 The weights before quantisation go to an unnamed temporary file that is read only when the base is asked for, so that it
 comes back bit for bit without being held in memory.
@@ -27,10 +28,23 @@ from tunewright.models.sites import Site
 
 BLOCK, GROUP = 64, 256
 CODES = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
 """The 16 values of NF4, of a block whose largest weight is 1 in size. Zero is exact."""
 
 
@@ -39,7 +53,11 @@ def quantise(w: Tensor) -> tuple[Tensor, Tensor]:
     flat = nn.functional.pad(w.detach().float().reshape(-1), (0, -w.numel() % BLOCK)).view(-1, BLOCK)
     scales = flat.abs().amax(1)
     table = torch.tensor(CODES, device=w.device)
-    nearest = torch.bucketize(flat / scales.clamp(min=1e-38)[:, None], (table[1:] + table[:-1]) / 2).to(torch.uint8).view(-1, 2)
+    nearest = (
+        torch.bucketize(flat / scales.clamp(min=1e-38)[:, None], (table[1:] + table[:-1]) / 2)
+        .to(torch.uint8)
+        .view(-1, 2)
+    )
     return nearest[:, 0] << 4 | nearest[:, 1], scales
 
 
@@ -107,7 +125,9 @@ class NF4Linear(nn.Module):
         with tempfile.NamedTemporaryFile() as file:
             file.write(weight.view(torch.uint8).numpy().tobytes())
             file.flush()
-            mapped = torch.from_file(file.name, shared=False, size=weight.numel(), dtype=weight.dtype).view(weight.shape)
+            mapped = torch.from_file(file.name, shared=False, size=weight.numel(), dtype=weight.dtype).view(
+                weight.shape
+            )
         layer.weight = nn.Parameter(mapped, requires_grad=False)
         return layer  # type: ignore[no-any-return]
 
@@ -130,8 +150,13 @@ class NF4Linear(nn.Module):
     def plain(self, matrix: Tensor | None = None) -> nn.Module:
         """The layer as it was before, with its own weight or with `matrix` [out, in], on this module's device."""
         layer: Any = copy.copy(self._plain[0])
-        weight = self.original if matrix is None else (matrix.t() if self.transposed else matrix).to(self.dtype).contiguous()
-        layer.__dict__["_parameters"] = {**layer._parameters, "weight": nn.Parameter(weight.to(self.packed.device), requires_grad=False)}
+        weight = (
+            self.original if matrix is None else (matrix.t() if self.transposed else matrix).to(self.dtype).contiguous()
+        )
+        layer.__dict__["_parameters"] = {
+            **layer._parameters,
+            "weight": nn.Parameter(weight.to(self.packed.device), requires_grad=False),
+        }
         return layer  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +169,9 @@ def quantise_sites(model: nn.Module, sites: list[Site], double: bool) -> int:
     made = 0
     for site in sites:
         if site.kind not in ("linear", "conv1d"):
-            raise MethodError(f"'{site.name}' is a {site.kind}: only linear layers are put into 4 bits", where=site.name)
+            raise MethodError(
+                f"'{site.name}' is a {site.kind}: only linear layers are put into 4 bits", where=site.name
+            )
         if not hasattr(site.module, "tunewright_quantised"):
             put(model, site.name, NF4Linear(site, double))
             made += 1

@@ -1,7 +1,8 @@
 """The base's first values of what changes: kept in memory, or read back from the base's own safetensors file.
 
 A whole tensor that trains would need its first values a second time in memory. Where the file that it was loaded from
-gives the same bits, that file is the copy: it is held open, so that a cache that is emptied meanwhile takes nothing away.
+gives the same bits, that file is the copy: it is held open, so that a cache that is emptied meanwhile takes nothing
+away.
 """
 
 from __future__ import annotations
@@ -57,13 +58,22 @@ class InFile(Original):
 
     @property
     def values(self) -> Tensor:  # type: ignore[override]
-        """The tensor, in the type and on the device that it trains in. ModelError when the file was written to since."""
+        """The tensor, in the type and on the device that it trains in.
+
+        ModelError when the file was written to since.
+        """
         if os.fstat(self.file.fileno()).st_mtime_ns != self.written:
-            raise ModelError("the base's file was changed while it was in use", where=str(self.stored.file), remedy="put the file back and resume the run")
+            raise ModelError(
+                "the base's file was changed while it was in use",
+                where=str(self.stored.file),
+                remedy="put the file back and resume the run",
+            )
         size = self.stored.stop - self.stored.start
         data = bytearray(size)
         if os.preadv(self.file.fileno(), [data], self.stored.start) != size:
-            raise ModelError("the base's file is cut off", where=str(self.stored.file), remedy="put the file back and resume the run")
+            raise ModelError(
+                "the base's file is cut off", where=str(self.stored.file), remedy="put the file back and resume the run"
+            )
         flat = torch.frombuffer(data, dtype=DTYPES[self.stored.dtype]) if size else torch.empty(0)
         return flat.view(self.stored.shape).to(self.device, self.dtype)
 
@@ -72,11 +82,15 @@ class Files:
     """The tensors of a model's folder by name; nothing is read before it is asked for."""
 
     def __init__(self, folder: Path):
-        self.stored: Mapping[str, Stored] = {t.name: t for f in weight_files(folder) for t in read_header(f) if t.dtype in DTYPES}
+        self.stored: Mapping[str, Stored] = {
+            t.name: t for f in weight_files(folder) for t in read_header(f) if t.dtype in DTYPES
+        }
         self._open: dict[Path, Any] = {}
 
     def original(self, name: str, present: Tensor) -> Original:
-        """The present values as an `Original`: in the file where it holds the same bits under the same name, else a copy."""
+        """The present values as an `Original`: in the file where it holds the same bits under the same name, else a
+        copy.
+        """
         stored = self.stored.get(name)
         if stored is not None and stored.shape == tuple(present.shape) and hasattr(os, "preadv"):
             if stored.file not in self._open:

@@ -13,7 +13,9 @@ import torch
 
 Precision = Literal["float32", "bfloat16"]
 WORTH = 1.3
-"""bf16 must be this many times faster than fp32 to be chosen: it costs accuracy and the passes between products win less."""
+"""bf16 must be this many times faster than fp32 to be chosen: it costs accuracy and the passes between products win
+less.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,10 @@ class Measured:
         return "bfloat16" if self.bfloat16 >= WORTH * self.float32 else "float32"
 
     def __str__(self) -> str:
-        return f"{self.precision} on {self.device}: a product runs at {self.float32:.0f} GFLOP/s in float32, {self.bfloat16:.0f} in bfloat16"
+        return (
+            f"{self.precision} on {self.device}: a product runs at {self.float32:.0f} GFLOP/s in float32, "
+            f"{self.bfloat16:.0f} in bfloat16"
+        )
 
 
 def _speed(device: torch.device, dtype: torch.dtype, limit: float = 0.25) -> float:

@@ -1,8 +1,8 @@
 """Virtual tokens before every row: a twin of a causal model that shares all its weights and reads a prompt first.
 
-The twin is a model of the same class whose body (the decoder without its head) takes n trainable vectors in front of each
-row, packed, padded or with a cache, and gives back the states of the real tokens alone. So its inputs and outputs have
-the lengths that the caller knows: places of targets, padding and generation need not know of the prompt. The model
+The twin is a model of the same class whose body (the decoder without its head) takes n trainable vectors in front of
+each row, packed, padded or with a cache, and gives back the states of the real tokens alone. So its inputs and outputs
+have the lengths that the caller knows: places of targets, padding and generation need not know of the prompt. The model
 itself is not touched.
 
 Shapes: n virtual tokens, R rows, L tokens of a padded row, T of all packed rows, D embedding size.
@@ -26,11 +26,17 @@ BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
 
 
 def prompted(model: nn.Module, prompt: nn.Parameter) -> nn.Module:
-    """The twin of `model` that reads `prompt` [n, D] before every row. MethodError for a model with no body of its own."""
+    """The twin of `model` that reads `prompt` [n, D] before every row.
+
+    MethodError for a model with no body of its own.
+    """
     prefix = getattr(model, "base_model_prefix", "")
     body = getattr(model, prefix, None) if prefix else None
     if not isinstance(body, nn.Module) or body is model:
-        raise MethodError(f"{type(model).__name__} has no body before its head, where a prompt could be read", remedy="use a causal language model")
+        raise MethodError(
+            f"{type(model).__name__} has no body before its head, where a prompt could be read",
+            remedy="use a causal language model",
+        )
     twin, inner = _shared(model), _shared(body)
     cls = type(inner)
     if cls not in _CLASSES:
@@ -82,7 +88,10 @@ def lengthened(inputs: dict[str, Any], prompt: Tensor) -> tuple[dict[str, Any], 
         return _packed(inputs, prompt, embeds, positions)
     if mask is not None:
         if mask.dim() != 2:
-            raise MethodError("a prompt needs a mask of rows and tokens [R, L]", remedy="give attention_mask as the tokenizer makes it")
+            raise MethodError(
+                "a prompt needs a mask of rows and tokens [R, L]",
+                remedy="give attention_mask as the tokenizer makes it",
+            )
         inputs["attention_mask"] = torch.cat([mask.new_ones(len(mask), n), mask], 1)
     if cache is not None and cache.get_seq_length():
         return inputs, None
@@ -92,27 +101,39 @@ def lengthened(inputs: dict[str, Any], prompt: Tensor) -> tuple[dict[str, Any], 
     return inputs, torch.arange(n, n + embeds.shape[1], device=device)
 
 
-def _packed(inputs: dict[str, Any], prompt: Tensor, embeds: Tensor, positions: Tensor | None) -> tuple[dict[str, Any], Tensor]:
+def _packed(
+    inputs: dict[str, Any], prompt: Tensor, embeds: Tensor, positions: Tensor | None
+) -> tuple[dict[str, Any], Tensor]:
     n, device, ends = len(prompt), prompt.device, inputs[BOUNDS[0]].long()
     row = torch.repeat_interleave(torch.arange(len(ends) - 1, device=device), ends[1:] - ends[:-1])
     kept = torch.arange(len(row), device=device) + n * (row + 1)
     # where each place of the longer sequence reads from [prompt | tokens]
     source = torch.empty(len(row) + n * (len(ends) - 1), dtype=torch.long, device=device)
     starts = ends[:-1] + n * torch.arange(len(ends) - 1, device=device)
-    source[(starts[:, None] + torch.arange(n, device=device)).flatten()] = torch.arange(n, device=device).repeat(len(ends) - 1)
+    source[(starts[:, None] + torch.arange(n, device=device)).flatten()] = torch.arange(n, device=device).repeat(
+        len(ends) - 1
+    )
     source[kept] = n + torch.arange(len(row), device=device)
     inputs["inputs_embeds"] = torch.cat([prompt, embeds[0]]).index_select(0, source)[None]
     if positions is not None:
         inputs["position_ids"] = torch.cat([torch.arange(n, device=device), positions[0]])[source][None]
     moved = (ends + n * torch.arange(len(ends), device=device)).to(inputs[BOUNDS[0]].dtype)
-    inputs |= {**dict.fromkeys(BOUNDS, moved), "max_length_q": inputs["max_length_q"] + n, "max_length_k": inputs["max_length_k"] + n}
+    inputs |= {
+        **dict.fromkeys(BOUNDS, moved),
+        "max_length_q": inputs["max_length_q"] + n,
+        "max_length_k": inputs["max_length_k"] + n,
+    }
     return inputs, kept
 
 
 def save_prompt(prompt: Tensor, config: Any, folder: Path, base_name: str) -> None:
     """Write a prompt [n, D] as a PEFT PROMPT_TUNING adapter."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"prompt_embeddings": prompt.detach().float().contiguous()}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {"prompt_embeddings": prompt.detach().float().contiguous()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
     written = {
         "peft_type": "PROMPT_TUNING",
         "task_type": "CAUSAL_LM",

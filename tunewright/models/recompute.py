@@ -13,7 +13,8 @@ from tunewright.errors import MethodError
 
 @contextmanager
 def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
-    """Inside, blocks recompute their activations if `on` (transformers' own way, non-reentrant, so frozen inputs are fine).
+    """Inside, blocks recompute their activations if `on` (transformers' own way, non-reentrant, so frozen inputs are
+    fine).
 
     MethodError for a model whose class cannot. The model is as before on leaving.
     """
@@ -22,7 +23,11 @@ def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
         return
     target: Any = model
     if not getattr(target, "supports_gradient_checkpointing", False):
-        raise MethodError(f"{type(model).__name__} cannot recompute activations", where="train.activation_checkpointing", remedy="set it to false")
+        raise MethodError(
+            f"{type(model).__name__} cannot recompute activations",
+            where="train.activation_checkpointing",
+            remedy="set it to false",
+        )
     was = target.is_activation_checkpointing
     target.activation_checkpointing_enable({"use_reentrant": False})
     try:

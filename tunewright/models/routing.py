@@ -31,7 +31,9 @@ def low_rank_stack(deltas: Sequence[forms.LowRank]) -> Apply:
     rank = max(a.shape[0] for a, _ in pairs)
     pad = torch.nn.functional.pad
     A = torch.stack([pad(a, (0, 0, 0, rank - a.shape[0])) for a, _ in pairs])
-    B = torch.stack([pad(b * (d.scale * d.strength), (0, rank - b.shape[1])) for d, (_, b) in zip(deltas, pairs, strict=True)])
+    B = torch.stack(
+        [pad(b * (d.scale * d.strength), (0, rank - b.shape[1])) for d, (_, b) in zip(deltas, pairs, strict=True)]
+    )
     return lambda x, which: x @ A[which].transpose(1, 2) @ B[which].transpose(1, 2)
 
 
@@ -54,7 +56,11 @@ def sparse_stack(deltas: Sequence[forms.Sparse]) -> Apply:
     return apply
 
 
-STACKS: dict[type[forms.Delta], Callable[[Any], Apply]] = {forms.LowRank: low_rank_stack, forms.GatedLowRank: low_rank_stack, forms.Sparse: sparse_stack}
+STACKS: dict[type[forms.Delta], Callable[[Any], Apply]] = {
+    forms.LowRank: low_rank_stack,
+    forms.GatedLowRank: low_rank_stack,
+    forms.Sparse: sparse_stack,
+}
 
 
 class Route:
@@ -74,7 +80,10 @@ class Route:
         """[..., out] what the rows' own deltas add, for a site's input x [1, T, in] or [R, L, in]."""
         rows = x if self.places is None else x[0][self.places]
         if rows.shape[0] != len(self.names):
-            raise MethodError(f"the batch has {rows.shape[0]} rows and {len(self.names)} adapters are named", remedy="name one adapter (or None) a row")
+            raise MethodError(
+                f"the batch has {rows.shape[0]} rows and {len(self.names)} adapters are named",
+                remedy="name one adapter (or None) a row",
+            )
         total = None
         for members, which, apply in self._of(module):
             part = apply(rows if len(members) == len(self.names) else rows[members], which)
@@ -96,7 +105,10 @@ class Route:
             for name in dict.fromkeys(n for n in self.names if n is not None and n in module.delta):
                 delta = module.delta[name]
                 if type(delta) not in STACKS:
-                    raise MethodError(f"a {delta.form} delta cannot share a batch with others", remedy="run its rows in a batch of their own")
+                    raise MethodError(
+                        f"a {delta.form} delta cannot share a batch with others",
+                        remedy="run its rows in a batch of their own",
+                    )
                 by_form.setdefault(STACKS[type(delta)], {})[name] = delta
             made = []
             for stack, held in by_form.items():
@@ -122,7 +134,10 @@ def routed(adapted: Adapted, names: Sequence[str | None], cu_seqlens: Tensor | N
             raise MethodError(f"no adapter is named '{name}'", remedy=did_you_mean(name, known))
     outside = [s.name for s in sites if s.block is None]
     if outside:
-        raise MethodError(f"'{outside[0]}' lies outside the blocks and cannot be routed by row", remedy="use adapters on sites inside blocks")
+        raise MethodError(
+            f"'{outside[0]}' lies outside the blocks and cannot be routed by row",
+            remedy="use adapters on sites inside blocks",
+        )
     route = Route(names, cu_seqlens)
     modules: list[Any] = [s.module for s in sites]
     for m in modules:

@@ -190,7 +190,11 @@ def discover(model: nn.Module) -> Structure:
         if kind is None or f"{name}.weight" in tied:
             continue
         block = next((b for b in index_of if name.startswith(b + ".")), None)
-        sites.append(Site(name, kind, _role(model, name, module, kind, block), None if block is None else index_of[block], module))
+        sites.append(
+            Site(
+                name, kind, _role(model, name, module, kind, block), None if block is None else index_of[block], module
+            )
+        )
     blocks = []
     for name, stack, depth, length in block_names:
         k = index_of[name]

@@ -21,7 +21,8 @@ Combine = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 class Together(nn.Module):
-    """Models by name, the first of which lends its config and its stop tokens; `combine`: {name: [..., V]} fp32 -> [..., V].
+    """Models by name, the first of which lends its config and its stop tokens; `combine`: {name: [..., V]} fp32 ->
+    [..., V].
 
     V is the smallest vocabulary among the models: ids beyond it are padding of an embedding (the tokenizers are the
     same), and the result is -inf there up to the first model's own width. Models must be causal decoders with a plain
@@ -38,7 +39,11 @@ class Together(nn.Module):
         self.config: Any = copy.deepcopy(configs[0])
         self.config.num_hidden_layers = sum(self._layers)
         if getattr(self.config, "layer_types", None) is not None:
-            self.config.layer_types = [t for c in configs for t in (getattr(c, "layer_types", None) or ["full_attention"] * c.num_hidden_layers)]
+            self.config.layer_types = [
+                t
+                for c in configs
+                for t in (getattr(c, "layer_types", None) or ["full_attention"] * c.num_hidden_layers)
+            ]
         self.generation_config = getattr(self.members[0], "generation_config", None)
 
     def get_output_embeddings(self) -> None:
@@ -60,7 +65,11 @@ class Together(nn.Module):
         said: dict[str, Tensor] = {}
         for name, model, part in zip(self.names, self.members, caches, strict=True):
             keep = {"logits_to_keep": logits_to_keep} if takes(model, "logits_to_keep") else {}
-            inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+            inputs: dict[str, Any] = {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "position_ids": position_ids,
+            }
             if (name_of_cache := cache_argument(model)) is not None:
                 inputs[name_of_cache] = part
             logits = model(**inputs, use_cache=use_cache, **keep, **more).logits

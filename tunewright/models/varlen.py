@@ -3,11 +3,11 @@
 Shapes: T tokens of all rows, H query heads, K key/value heads (K divides H), D head size. Work and memory grow with
 the sum of squared row lengths (`attention_pairs`); no mask of T x T is ever made.
 
-A long row goes through scaled_dot_product_attention alone; short rows of like length (where a kernel's start costs
-more than its work) go together as one padded group: 1.05-1.1 times the speed at 20-40 tokens a row on 2 CPU cores, 1.1-1.4
-times with threads that do not spin (forward and backward; an earlier form of this file, same grouping). On a
-GPU in half precision flash-attn, where it is installed, or torch's own variable-length kernel takes all rows at once.
-Tried and left out: batched matrix products over blocks of queries, 1.0-1.2 times the CPU flash kernel's speed at 100-500
+A long row goes through scaled_dot_product_attention alone; short rows of like length (where a kernel's start costs more
+than its work) go together as one padded group: 1.05-1.1 times the speed at 20-40 tokens a row on 2 CPU cores, 1.1-1.4
+times with threads that do not spin (forward and backward; an earlier form of this file, same grouping). On a GPU in
+half precision flash-attn, where it is installed, or torch's own variable-length kernel takes all rows at once. Tried
+and left out: batched matrix products over blocks of queries, 1.0-1.2 times the CPU flash kernel's speed at 100-500
 tokens where threads spin, 0.65-0.85 times where they sleep between products.
 """
 
@@ -138,7 +138,9 @@ class _Arrange(torch.autograd.Function):
         return (g if ctx.empty is None else g.index_fill(0, ctx.empty, 0.0)), None, None, None
 
 
-def _group_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], pattern: Pattern, dropout: float) -> Tensor:
+def _group_attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], pattern: Pattern, dropout: float
+) -> Tensor:
     """Rows of one group, each padded at its end to L: q [rows * L, H, D], k, v [rows * L, K, D] -> [rows * L, H, D].
 
     With causality no real query sees the padding behind it; without, padded keys are masked.
@@ -153,25 +155,41 @@ def _group_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], 
         mask = real if mask is None else mask & real
     if mask is not None:
         mask = mask.to(q.device)
-    out = F.scaled_dot_product_attention(a, b, c, mask, dropout, pattern.causal and mask is None, scale=pattern.scale, enable_gqa=q.shape[1] != k.shape[1])
+    out = F.scaled_dot_product_attention(
+        a,
+        b,
+        c,
+        mask,
+        dropout,
+        pattern.causal and mask is None,
+        scale=pattern.scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def grouped_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], pattern: Pattern, dropout: float = 0.0) -> Tensor:
+def grouped_attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], pattern: Pattern, dropout: float = 0.0
+) -> Tensor:
     """Attention of packed rows by scaled_dot_product_attention over groups, on any device: [T, H, D]."""
     plan = plan_groups(lengths)
     parts = [q, k, v]
     if plan.take is not None and plan.place is not None and plan.empty is not None:
         take, place, empty = (x.to(q.device) for x in (plan.take, plan.place, plan.empty))
         parts = [_Arrange.apply(x.flatten(1), take, place, None).unflatten(1, x.shape[1:]) for x in parts]
-    out = [_group_attention(a, b, c, g, pattern, dropout) for g, a, b, c in zip(plan.members, *(x.split(plan.sizes) for x in parts), strict=True)]
+    out = [
+        _group_attention(a, b, c, g, pattern, dropout)
+        for g, a, b, c in zip(plan.members, *(x.split(plan.sizes) for x in parts), strict=True)
+    ]
     packed = out[0] if len(out) == 1 else torch.cat(out)
     if plan.take is None:
         return packed
     return _Arrange.apply(packed.flatten(1), place, take, empty).unflatten(1, packed.shape[1:])
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, pattern: Pattern, dropout: float = 0.0) -> Tensor:
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, pattern: Pattern, dropout: float = 0.0
+) -> Tensor:
     """Attention of packed rows, each alone: q [T, H, D], k and v [T, K, D], boundaries [R+1] -> [T, H, D]."""
     if _plain.get():
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
@@ -181,18 +199,39 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longes
     return grouped_attention(q, k, v, row_lengths(cu_seqlens), pattern, dropout)
 
 
-def _cuda_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, pattern: Pattern, dropout: float) -> Tensor:
+def _cuda_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, pattern: Pattern, dropout: float
+) -> Tensor:
     """flash-attn where it is installed, else torch's own variable-length kernel (which has no dropout)."""
     reach = -1 if pattern.window is None else pattern.window - 1
     window = (reach, 0 if pattern.causal else reach)
     if find_spec("flash_attn"):
         return import_module("flash_attn").flash_attn_varlen_func(
-            q, k, v, cu_seqlens, cu_seqlens, longest, longest, dropout_p=dropout, softmax_scale=pattern.scale, causal=pattern.causal, window_size=window
+            q,
+            k,
+            v,
+            cu_seqlens,
+            cu_seqlens,
+            longest,
+            longest,
+            dropout_p=dropout,
+            softmax_scale=pattern.scale,
+            causal=pattern.causal,
+            window_size=window,
         )
     if dropout:
         return grouped_attention(q, k, v, row_lengths(cu_seqlens), pattern, dropout)
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn(  # type: ignore[return-value]
-        q, k, v, cu_seqlens, cu_seqlens, longest, longest, scale=pattern.scale, window_size=window, enable_gqa=q.shape[1] != k.shape[1]
+        q,
+        k,
+        v,
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
+        scale=pattern.scale,
+        window_size=window,
+        enable_gqa=q.shape[1] != k.shape[1],
     )

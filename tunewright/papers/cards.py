@@ -2,7 +2,8 @@
 
 A card is `tunewright/papers/<slug>.toml`. `lives` is "open", or a list of {slots, file}; `shown` names the tests and,
 where there is one, the library whose numbers ours equal. Verdicts are never typed: they are read from the results of
-the executable claims. `year` is that of the first public version. `map = false` marks a method that is here without being one of the mapped papers.
+the executable claims. `year` is that of the first public version. `map = false` marks a method that is here without
+being one of the mapped papers.
 """
 
 from __future__ import annotations
@@ -90,21 +91,34 @@ def read(slug: str, data: Mapping[str, Any], where: str) -> Card:
             raise TunewrightError(f"the card has no '{key}'", where=where, remedy=f"write {key} = ...")
     for key in data:
         if key not in (*_NEEDED, *_ALSO):
-            raise TunewrightError(f"a card has no key '{key}'", where=where, remedy=did_you_mean(key, (*_NEEDED, *_ALSO)))
+            raise TunewrightError(
+                f"a card has no key '{key}'", where=where, remedy=did_you_mean(key, (*_NEEDED, *_ALSO))
+            )
     lives, shown = data["lives"], data.get("shown", {})
     if lives != "open" and not (isinstance(lives, list) and lives):
-        raise TunewrightError(f"lives is {lives!r}", where=where, remedy='write lives = "open", or a list of {slots, file}')
+        raise TunewrightError(
+            f"lives is {lives!r}", where=where, remedy='write lives = "open", or a list of {slots, file}'
+        )
     places = () if lives == "open" else tuple(Place(p["file"], tuple(p["slots"])) for p in lives)
     plain = {k: data[k] for k in ("title", "name", "family", "kind", "modality", "mechanism", "claim")}
     also = {k: data[k] for k in ("year", "arxiv", "map") if k in data}
-    return Card(slug=slug, **plain, tags=tuple(data["tags"]), lives=places, tests=tuple(shown.get("tests", ())), parity=shown.get("parity", ""), **also)
+    return Card(
+        slug=slug,
+        **plain,
+        tags=tuple(data["tags"]),
+        lives=places,
+        tests=tuple(shown.get("tests", ())),
+        parity=shown.get("parity", ""),
+        **also,
+    )
 
 
 @functools.cache
 def load() -> dict[str, Card]:
     """Every card by slug, sorted."""
     return {
-        file.stem: read(file.stem, tomllib.loads(file.read_text(encoding="utf-8")), str(file)) for file in sorted(FOLDER.glob("*.toml"), key=lambda f: f.stem)
+        file.stem: read(file.stem, tomllib.loads(file.read_text(encoding="utf-8")), str(file))
+        for file in sorted(FOLDER.glob("*.toml"), key=lambda f: f.stem)
     }
 
 
@@ -113,7 +127,9 @@ def find(slug: str) -> Card:
     cards = load()
     plain = slug.strip().lower().replace("_", "-").replace(" ", "-")
     if plain not in cards:
-        raise RecipeError(f"no paper is named '{slug}'", remedy=f"{did_you_mean(plain, cards)} or search: tunewright papers {slug}")
+        raise RecipeError(
+            f"no paper is named '{slug}'", remedy=f"{did_you_mean(plain, cards)} or search: tunewright papers {slug}"
+        )
     return cards[plain]
 
 
@@ -124,5 +140,7 @@ def verdicts() -> dict[str, tuple[Verdict, ...]]:
     for file in sorted(RESULTS.glob("*.json")):
         for scale, result in json.loads(file.read_text(encoding="utf-8")).items():
             if isinstance(result, dict) and result.get("verdict") in STATES[2:]:
-                found.setdefault(result.get("paper", file.stem), []).append(Verdict(file.stem, scale, result["verdict"]))
+                found.setdefault(result.get("paper", file.stem), []).append(
+                    Verdict(file.stem, scale, result["verdict"])
+                )
     return {paper: tuple(of) for paper, of in found.items()}

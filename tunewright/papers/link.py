@@ -1,7 +1,8 @@
 """Write into the cards where methods live and which tests cover them: `python -m tunewright.papers.link`.
 
-A method lives on the cards that its `papers` name, and on the card of its own name if there is one; a recipe `recipes/<slug>.yaml` on the
-card of that slug. Run it in a checkout after adding a method; docs/papers.md is made anew as well.
+A method lives on the cards that its `papers` name, and on the card of its own name if there is one; a recipe
+`recipes/<slug>.yaml` on the card of that slug. Run it in a checkout after adding a method; docs/papers.md is made anew
+as well.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ def tests_of(place: cards.Place) -> list[str]:
     """Test files that import a method's module (or name a recipe's file)."""
     path = Path(place.file)
     package, stem = ".".join(path.parent.parts), path.stem
-    names = rf"\b{re.escape(package)}\.{stem}\b|from {re.escape(package)} import [^\n]*\b{stem}\b" if path.suffix == ".py" else re.escape(path.name)
+    names = (
+        rf"\b{re.escape(package)}\.{stem}\b|from {re.escape(package)} import [^\n]*\b{stem}\b"
+        if path.suffix == ".py"
+        else re.escape(path.name)
+    )
     files = sorted(f for f in (ROOT / "tests").rglob("test_*.py") if f.parent.name != "papers")
     return [f.relative_to(ROOT).as_posix() for f in files if re.search(names, f.read_text(encoding="utf-8"))]
 
@@ -55,7 +60,11 @@ def linked(text: str, found: list[cards.Place], parity: str) -> str:
         return "\n".join([*kept, 'lives = "open"']) + "\n"
     lives = ", ".join(f"{{ slots = {_list(p.slots)}, file = {json.dumps(p.file)} }}" for p in found)
     tests = sorted({t for p in found for t in tests_of(p)})
-    shown = f"shown = {{ tests = {_list(tests)}" + (f", parity = {json.dumps(parity, ensure_ascii=False)}" if parity else "") + " }"
+    shown = (
+        f"shown = {{ tests = {_list(tests)}"
+        + (f", parity = {json.dumps(parity, ensure_ascii=False)}" if parity else "")
+        + " }"
+    )
     return "\n".join([*kept, f"lives = [{lives}]", shown]) + "\n"
 
 
@@ -74,7 +83,10 @@ def main() -> None:
     (ROOT / "docs" / "papers.md").write_text(papers_page(), encoding="utf-8")
     if missing:
         where = "; ".join(f"{slug} ({found[slug][0].file})" for slug in missing)
-        raise TunewrightError(f"no card for: {where}", remedy="write tunewright/papers/<slug>.toml, with map = false when it is no mapped paper")
+        raise TunewrightError(
+            f"no card for: {where}",
+            remedy="write tunewright/papers/<slug>.toml, with map = false when it is no mapped paper",
+        )
 
 
 if __name__ == "__main__":

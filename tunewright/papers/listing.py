@@ -61,7 +61,11 @@ def print_list(words: str, filters: Mapping[str, str | None], as_json: bool) -> 
         console.print(table(found))
     live, beside = sum(bool(c.lives) for c in found), sum(not c.map for c in found)
     also = f" ({beside} of them methods beside the map)" if beside else ""
-    console.print(f"{len(found)} cards{also}, {live} live here. `tunewright papers show SLUG` shows one.", highlight=False, markup=False)
+    console.print(
+        f"{len(found)} cards{also}, {live} live here. `tunewright papers show SLUG` shows one.",
+        highlight=False,
+        markup=False,
+    )
 
 
 def facts(card: cards.Card) -> dict[str, str]:
@@ -72,7 +76,8 @@ def facts(card: cards.Card) -> dict[str, str]:
         "what it does": card.mechanism,
         "what it says": card.claim,
         "about": ", ".join(about),
-        "lives": "; ".join(p.file + (f" ({', '.join(p.slots)})" if p.slots else "") for p in card.lives) or "open: nothing here does it yet",
+        "lives": "; ".join(p.file + (f" ({', '.join(p.slots)})" if p.slots else "") for p in card.lives)
+        or "open: nothing here does it yet",
         "tests": ", ".join(card.tests) or "none",
         "parity": card.parity or "none",
         "claims": "; ".join(f"{v.claim} at {v.scale} scale: {v.verdict}" for v in card.verdicts) or "none judged",
@@ -84,7 +89,11 @@ def print_card(slug: str, as_json: bool) -> None:
     """Print one card, as text or as JSON with the slugs of those like it."""
     card = cards.find(slug)
     if as_json:
-        print(json.dumps({**card.as_dict(), "similar": [c.slug for c in search.similar(card.slug)]}, indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                {**card.as_dict(), "similar": [c.slug for c in search.similar(card.slug)]}, indent=2, ensure_ascii=False
+            )
+        )
         return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)

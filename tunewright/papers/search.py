@@ -4,8 +4,8 @@ A text's score for a query is the sum over the query's words w of
 
     idf(w) tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length)),   idf(w) = ln(1 + (N - n_w + 0.5) / (n_w + 0.5))
 
-tf: how often w is in the text; n_w: how many of the N texts have it (Robertson, Zaragoza 2009). Words are cut to a stem,
-so that "merging", "merged" and "merge" are one, and so are "quantized" and "quantisation".
+tf: how often w is in the text; n_w: how many of the N texts have it (Robertson, Zaragoza 2009). Words are cut to a
+stem, so that "merging", "merged" and "merge" are one, and so are "quantized" and "quantisation".
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from collections.abc import Mapping
 from tunewright.papers import cards
 
 _SUFFIXES = ("ations", "ation", "ings", "ing", "ed", "es", "s", "e")
-_COMMON = frozenset("a an and are as at be by for from in into is it its of on or that the their them then this to under which while with".split())
+_COMMON = frozenset(
+    (
+        "a an and are as at be by for from in into is it its of on or that the their them then this to under which "
+        "while with"
+    ).split()
+)
 
 
 def stem(word: str) -> str:
@@ -75,6 +80,10 @@ def search(words: str) -> list[cards.Card]:
 
 
 def similar(slug: str, n: int = 5) -> list[cards.Card]:
-    """The n cards most like one, by what it does, its tags, family and modality (titles and results share too many words)."""
+    """The n cards most like one, by what it does, its tags, family and modality (titles and results share too many
+    words).
+    """
     own = cards.find(slug)
-    return [card for card in search(" ".join((own.mechanism, *own.tags, own.family, own.modality))) if card.slug != slug][:n]
+    return [
+        card for card in search(" ".join((own.mechanism, *own.tags, own.family, own.modality))) if card.slug != slug
+    ][:n]

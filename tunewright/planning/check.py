@@ -24,7 +24,10 @@ SHOWN = 20
 
 
 def check_recipe(path: str | Path, sets: Sequence[str] = (), *, clean: Path | None = None, json: bool = False) -> bool:
-    """Check a recipe's data and print what was found; True when a run would take it. `clean`: write a clean copy there."""
+    """Check a recipe's data and print what was found; True when a run would take it.
+
+    `clean`: write a clean copy there.
+    """
     recipe = Recipe.load(path, sets)
     task, data = get_task(recipe.task), recipe.data
     groups: dict[str, list[Source]] = {"train": data.train, "eval": data.eval or []}
@@ -58,15 +61,25 @@ def show(report: CheckReport, files: Sequence[Path] = ()) -> None:
     out = Console(highlight=False, soft_wrap=True, emoji=False)
     for s in report.sources:
         shapes = ", ".join(f"{n} {shape}" for shape, n in s.shapes.items()) or "no rows that can be read"
-        out.print(f"[bold]{s.role}[/] {escape(s.name)}: {shapes}; {s.counts['tokens']:,} tokens, {s.counts['trained_tokens']:,} trained")
+        out.print(
+            f"[bold]{s.role}[/] {escape(s.name)}: {shapes}; {s.counts['tokens']:,} tokens, "
+            f"{s.counts['trained_tokens']:,} trained"
+        )
     for p in report.problems:
         out.print(f"[red]bad row[/] {escape(str(p))}")
     for n in report.notices:
         rows = [f"{w} (as {n.pairs[i]})" if n.pairs else w for i, w in enumerate(n.where[:SHOWN])]
         more = f" and {len(n.where) - SHOWN} more" if len(n.where) > SHOWN else ""
-        out.print(f"[yellow]{n.kind}[/] {len(n.where)}: {escape(n.reason)}\n  {escape(', '.join(rows))}{more}\n  -> {escape(n.remedy)}")
+        out.print(
+            f"[yellow]{n.kind}[/] {len(n.where)}: {escape(n.reason)}\n  {escape(', '.join(rows))}{more}\n  -> "
+            f"{escape(n.remedy)}"
+        )
     for text in report.refusals:
         out.print(f"[red]refused[/] {escape(text)}")
     for f in files:
         out.print(f"written: {escape(str(f))}")
-    out.print("[green]ok: a run would take this data[/]" if report.ok else f"[red]{len(report.problems)} bad rows, {len(report.refusals)} refusals[/]")
+    out.print(
+        "[green]ok: a run would take this data[/]"
+        if report.ok
+        else f"[red]{len(report.problems)} bad rows, {len(report.refusals)} refusals[/]"
+    )

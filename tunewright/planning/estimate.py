@@ -1,4 +1,5 @@
-"""What a run will take: a few real steps of each stage, and reading a few rows, on the session's model; then all is put back.
+"""What a run will take: a few real steps of each stage, and reading a few rows, on the session's model; then all is put
+back.
 
 Seconds are those of this machine now: what else runs on it counts. Nothing is written into a run's folder.
 """
@@ -32,9 +33,9 @@ STEPS = 3
 
 @dataclass
 class StageEstimate:
-    """One stage. Seconds: `set_up` (statistics included), `train` all of its training. Bytes: `checkpoint` one of them, `kept`
-    what the finished stage leaves. `tokens` and `steps` are what the budget allows (`exact`: to the step), `losses` those
-    of the probe's steps, and `result` what the probe trained, its parameters by name."""
+    """One stage. Seconds: `set_up` (statistics included), `train` all of its training. Bytes: `checkpoint` one of them,
+    `kept` what the finished stage leaves. `tokens` and `steps` are what the budget allows (`exact`: to the step),
+    `losses` those of the probe's steps, and `result` what the probe trained, its parameters by name."""
 
     name: str
     steps: int
@@ -51,8 +52,8 @@ class StageEstimate:
 
 @dataclass
 class Estimate:
-    """A whole run, in seconds and bytes. `base` is 0 when its readings are `cached`. `peak_memory` is the most this process
-    held (resident), `peak_cuda` the most torch took on the GPU."""
+    """A whole run, in seconds and bytes. `base` is 0 when its readings are `cached`. `peak_memory` is the most this
+    process held (resident), `peak_cuda` the most torch took on the GPU."""
 
     stages: list[StageEstimate] = field(default_factory=list)
     base: float = 0.0
@@ -77,8 +78,8 @@ class Estimate:
 
 @contextmanager
 def untouched(session: Session) -> Iterator[Session]:
-    """A session to try things on: on leaving, the given one's model is its base again, bit for bit, in its mode, with its
-    deltas, gradients and tokenizer as they were. ValueError for a model that is changed already.
+    """A session to try things on: on leaving, the given one's model is its base again, bit for bit, in its mode, with
+    its deltas, gradients and tokenizer as they were. ValueError for a model that is changed already.
     """
     adapted = session.adapted
     if adapted.originals or adapted.deltas() or adapted.wrapper is not None:
@@ -87,7 +88,9 @@ def untouched(session: Session) -> Iterator[Session]:
     if any("prepare" in type(m).slots() for part in session.stages for _, m in part.methods):
         model, tokenizer = copy.deepcopy((session.loaded.model, session.loaded.tokenizer))
         loaded = replace(session.loaded, model=model, tokenizer=tokenizer)
-        trial = replace(session, loaded=loaded, adapted=Adapted(model, tokenizer, base_hash=loaded.hash, name=loaded.name))
+        trial = replace(
+            session, loaded=loaded, adapted=Adapted(model, tokenizer, base_hash=loaded.hash, name=loaded.name)
+        )
         trial.adapted.always = adapted.always
     modes = [(m, m.training) for m in adapted.model.modules()]
     try:
@@ -104,13 +107,18 @@ def untouched(session: Session) -> Iterator[Session]:
 
 
 def estimate(session: Session) -> Estimate:
-    """Probe every stage and every measurement. The session is as before afterwards; the base's own errors are raised."""
+    """Probe every stage and every measurement.
+
+    The session is as before afterwards; the base's own errors are raised.
+    """
     cost, found = Cost(), Estimate()
     with untouched(session) as trial, tempfile.TemporaryDirectory(prefix="tunewright-plan-") as folder:
         # the base is measured before anything hangs on it, as in a run
         readings = time_base(trial, found)
         for part in trial.stages:
-            carry.begin(trial.adapted, _start(trial, part), part.spec.carry, Path(folder), f"stages.{part.spec.name}.start")
+            carry.begin(
+                trial.adapted, _start(trial, part), part.spec.carry, Path(folder), f"stages.{part.spec.name}.start"
+            )
             found.stages.append(probe_stage(trial, part))
             if any(later.spec.start == f"stages.{part.spec.name}" for later in trial.stages):
                 carry.save_stage(Path(folder) / "stages" / part.spec.name, trial.adapted, {})
@@ -158,7 +166,17 @@ def probe_stage(session: Session, part: StageParts) -> StageEstimate:
     state, tensors = loop.state()
     held = {n: sum(t.numel() * t.element_size() for t in group.values()) for n, group in tensors.items()}
     names = {n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()}
-    result = StageResult(loop.step_number, loop.tokens, loop.trained_tokens, loop.seconds, loop.trained.count(), "probe", None, len(stage.splits), names)
+    result = StageResult(
+        loop.step_number,
+        loop.tokens,
+        loop.trained_tokens,
+        loop.seconds,
+        loop.trained.count(),
+        "probe",
+        None,
+        len(stage.splits),
+        names,
+    )
     losses = [loss for _, _, loss in records]
     return StageEstimate(
         part.spec.name,
@@ -176,7 +194,9 @@ def probe_stage(session: Session, part: StageParts) -> StageEstimate:
 
 
 def _disk(session: Session, stages: list[StageEstimate]) -> int:
-    """Bytes of a run's folder: finished stages, the change once more as an artefact, and the checkpoints that are kept."""
+    """Bytes of a run's folder: finished stages, the change once more as an artefact, and the checkpoints that are
+    kept.
+    """
     total = sum(s.kept for s in stages) + (stages[-1].kept if stages else 0)
     most = 0
     for part, s in zip(session.stages, stages, strict=True):

@@ -36,7 +36,10 @@ budget: {{epochs: 1}}           # or tokens, steps, seconds: the first limit rea
 
 
 def _shape(data: Path) -> tuple[str, str]:
-    """The shape of a file's first usable row, and a comment that names it and its columns. DataError when there is none."""
+    """The shape of a file's first usable row, and a comment that names it and its columns.
+
+    DataError when there is none.
+    """
     from tunewright.contract.records import Problem
     from tunewright.data.read import read_source
 
@@ -90,7 +93,11 @@ def write_recipe(model: str, data: str, task: str | None, out: Path) -> None:
         with out.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise FolderError("a file of this name is there already", where=str(out), remedy="choose another with --out") from None
+        raise FolderError(
+            "a file of this name is there already", where=str(out), remedy="choose another with --out"
+        ) from None
     except OSError as error:
-        raise FolderError(f"cannot be written: {error.strerror}", where=str(out), remedy="choose another place with --out") from None
+        raise FolderError(
+            f"cannot be written: {error.strerror}", where=str(out), remedy="choose another place with --out"
+        ) from None
     Recipe.load(out)

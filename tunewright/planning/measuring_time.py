@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 FEW = 16
 """Rows that are read to time a loss or a comparison."""
 ANSWERED = 64
-"""Rows that are answered to time generation: a batch of `measure.generate`, whose steps cost little more than a row's."""
+"""Rows that are answered to time generation: a batch of `measure.generate`, whose steps cost little more than a
+row's.
+"""
 AT_ONCE = 2048
 """Tokens that a comparison with the base reads at once (`measure.drift`)."""
 SAMPLED = 8
@@ -46,8 +48,8 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 @dataclass
 class Readings:
-    """Seconds of reading the model as it is: `whole` with choosing among labels, `plain` without. `compare` gives those of
-    a comparison with the base, later."""
+    """Seconds of reading the model as it is: `whole` with choosing among labels, `plain` without. `compare` gives those
+    of a comparison with the base, later."""
 
     whole: float
     plain: float
@@ -104,8 +106,8 @@ def _kept(session: Session, name: str) -> float:
 
 
 def _drift(session: Session, meter: Meter) -> tuple[float, Callable[[], float]]:
-    """Seconds of the base's reference, and what gives those of a comparison with it. Training rows stand in for the sampled ones:
-    as many as the comparison takes at once, so that its memory is met too."""
+    """Seconds of the base's reference, and what gives those of a comparison with it. Training rows stand in for the
+    sampled ones: as many as the comparison takes at once, so that its memory is met too."""
     task, spec, stand_in = session.task, session.recipe.evaluation, session.stages[0].rows.rows
     if task.labelled:
         few = list(_spread(session.stages[0].rows, FEW).rows)

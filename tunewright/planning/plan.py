@@ -41,8 +41,8 @@ class SourcePlan:
 
 @dataclass
 class Ends:
-    """Of `rows` rows looked at: how many begin with exactly one BOS (`bos`: whether the tokenizer gives one at all), and how
-    many end in a trained end token."""
+    """Of `rows` rows looked at: how many begin with exactly one BOS (`bos`: whether the tokenizer gives one at all),
+    and how many end in a trained end token."""
 
     rows: int
     bos: bool
@@ -155,7 +155,11 @@ def _training_sources(session: Session) -> list[Dataset]:
 def _sources(session: Session) -> list[SourcePlan]:
     replayed = {d.name for part in session.stages for d, _ in part.replay.values()}
     named = [("replay" if d.name in replayed else "train", d) for d in _training_sources(session)]
-    for role, dataset in (("eval", session.eval), ("validation", session.validation), *(("keep", d) for d in session.keep.values())):
+    for role, dataset in (
+        ("eval", session.eval),
+        ("validation", session.validation),
+        *(("keep", d) for d in session.keep.values()),
+    ):
         named += [(role, d) for d in dataset.sources] if dataset is not None else []
     keys = ("read", "rows", "tokens", "trained_tokens", "too_long", "pieces", "zero_trained")
     return [SourcePlan(d.name, role, *(d.counts[k] for k in keys)) for role, d in named]
@@ -164,11 +168,19 @@ def _sources(session: Session) -> list[SourcePlan]:
 def _ends(session: Session, dataset: Dataset) -> Ends | None:
     """What can go wrong silently at both ends of a row; None where rows are not token by token."""
     tokenizer = session.tokenizer
-    rows = [r for r in dataset.rows[:CHECKED] if r.label is None and r.fields.get("kind") not in ("mask", None) and "#" not in r.id]
+    rows = [
+        r
+        for r in dataset.rows[:CHECKED]
+        if r.label is None and r.fields.get("kind") not in ("mask", None) and "#" not in r.id
+    ]
     if tokenizer is None or not rows:
         return None
     bos, ends = bool(first_token(tokenizer)), set(tokenizer.all_special_ids)
-    one = sum(1 for r in rows if not starts_twice(r, tokenizer.bos_token_id) and (not bos or r.input_ids[0] == tokenizer.bos_token_id))
+    one = sum(
+        1
+        for r in rows
+        if not starts_twice(r, tokenizer.bos_token_id) and (not bos or r.input_ids[0] == tokenizer.bos_token_id)
+    )
     return Ends(len(rows), bos, one, sum(1 for r in rows if end_is_trained(r, ends)))
 
 
@@ -178,7 +190,10 @@ def _stages(session: Session, found: Estimate) -> list[StagePlan]:
     made = []
     for part, probed in zip(session.stages, found.stages, strict=True):
         trained = trained_of(session, {part.spec.name: probed.result})
-        methods = [{"name": n, "slots": list(type(m).slots()), "parameters": m.model_dump(mode="json")} for n, m in part.methods]
+        methods = [
+            {"name": n, "slots": list(type(m).slots()), "parameters": m.model_dump(mode="json")}
+            for n, m in part.methods
+        ]
         made.append(
             StagePlan(
                 part.spec.name,

@@ -51,9 +51,16 @@ def show(plan: Plan, path: Path, console: Console | None = None) -> None:
 
 def _sources(plan: Plan) -> Table:
     """Sources and what became of their rows; columns that hold nothing are left out."""
-    columns = [("read", "read"), ("too long", "too_long"), ("pieces of them", "pieces"), ("nothing trained", "zero_trained")]
+    columns = [
+        ("read", "read"),
+        ("too long", "too_long"),
+        ("pieces of them", "pieces"),
+        ("nothing trained", "zero_trained"),
+    ]
     idle = {"read": [s.rows for s in plan.sources]}
-    columns = [c for c in columns if [getattr(s, c[1]) for s in plan.sources] != idle.get(c[1], [0] * len(plan.sources))]
+    columns = [
+        c for c in columns if [getattr(s, c[1]) for s in plan.sources] != idle.get(c[1], [0] * len(plan.sources))
+    ]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("rows of")
     table.add_column("")
@@ -71,12 +78,18 @@ def _facts(plan: Plan) -> list[Text]:
         e = plan.ends
         what = "begin with exactly one BOS" if e.bos else "begin with no doubled BOS (this tokenizer adds none)"
         lines.append(_fact(e.one_bos == e.rows, f"{e.one_bos:,} of {e.rows:,} rows {what}"))
-        lines.append(_fact(e.end_trained == e.rows, f"{e.end_trained:,} of {e.rows:,} rows have their end token trained"))
+        lines.append(
+            _fact(e.end_trained == e.rows, f"{e.end_trained:,} of {e.rows:,} rows have their end token trained")
+        )
     dropped = sum(s.zero_trained for s in plan.sources if s.role == "train")
     lines.append(_fact(dropped == 0, f"{dropped:,} training rows are left out since nothing in them would be trained"))
     if plan.leak is not None:
         fine = plan.leak <= plan.leak_limit
-        by = f"by {plan.leak:.1e} of their deviation (rounding: below {plan.leak_limit:.0e})" if plan.leak else "in no bit"
+        by = (
+            f"by {plan.leak:.1e} of their deviation (rounding: below {plan.leak_limit:.0e})"
+            if plan.leak
+            else "in no bit"
+        )
         lines.append(_fact(fine, f"logits of packed rows differ from each row's alone {by}"))
     if not any(s.role == "eval" for s in plan.sources):
         lines.append(_fact(False, "no rows measure what is gained: write data.eval"))
@@ -99,7 +112,11 @@ def tokens(view: Sequence[Token], colours: bool, limit: int = 400) -> Text:
             out += "[[" if weight > 0 else "]]"
             inside = weight > 0
         out += clean(text).replace("\n", "\u23ce\n")
-    return Text(out.removesuffix("\n") + ("]]" if inside else "") + (f" ... {len(view) - limit} more tokens" if len(view) > limit else ""))
+    return Text(
+        out.removesuffix("\n")
+        + ("]]" if inside else "")
+        + (f" ... {len(view) - limit} more tokens" if len(view) > limit else "")
+    )
 
 
 def _stage(out: Console, stage: StagePlan, several: bool) -> None:
@@ -109,7 +126,10 @@ def _stage(out: Console, stage: StagePlan, several: bool) -> None:
     for m in stage.methods:
         given = ", ".join(f"{k} {v}" for k, v in m["parameters"].items() if v not in (None, {}, [], False))
         out.print(f"{m['name']} ({', '.join(m['slots'])})" + (f": {given}" if given else ""), markup=False)
-    out.print(f"{about}{stage.steps:,} step{'' if stage.steps == 1 else 's'}, {stage.tokens:,} tokens of {stage.rows:,} rows", markup=False)
+    out.print(
+        f"{about}{stage.steps:,} step{'' if stage.steps == 1 else 's'}, {stage.tokens:,} tokens of {stage.rows:,} rows",
+        markup=False,
+    )
     out.print(_rooms(stage))
 
 
@@ -142,7 +162,10 @@ def _estimate(plan: Plan) -> Table:
         table.add_row("at other strengths", words.seconds(e.dial))
     table.add_row(Text("in all", style="bold"), Text(f"about {words.seconds(e.total + plan.load)}", style="bold"))
     fits = f" of {words.size(plan.memory)}" if plan.memory else ""
-    table.add_row("memory", f"{words.size(e.peak_memory)}{fits}" + (f"; {words.size(e.peak_cuda)} on the GPU" if e.peak_cuda else ""))
+    table.add_row(
+        "memory",
+        f"{words.size(e.peak_memory)}{fits}" + (f"; {words.size(e.peak_cuda)} on the GPU" if e.peak_cuda else ""),
+    )
     table.add_row("disk", words.size(e.disk))
     table.add_row("", Text(ACCURACY, style="dim"))
     return table

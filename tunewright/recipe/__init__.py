@@ -7,4 +7,15 @@ from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSp
 from tunewright.recipe.recipe import Recipe, StageSpec
 from tunewright.recipe.uses import MethodUse
 
-__all__ = ["Budget", "DataSpec", "Keep", "MeasureSpec", "MethodUse", "ModelSpec", "Recipe", "Source", "StageSpec", "TrainSpec"]
+__all__ = [
+    "Budget",
+    "DataSpec",
+    "Keep",
+    "MeasureSpec",
+    "MethodUse",
+    "ModelSpec",
+    "Recipe",
+    "Source",
+    "StageSpec",
+    "TrainSpec",
+]

@@ -74,7 +74,9 @@ def owner(root: type[BaseModel], path: Path) -> tuple[type[BaseModel], FieldInfo
 
 def _clean(loc: Path) -> Path:
     """Drop the parts of pydantic's location that name a union's branch and not a place in the file."""
-    return tuple(part for part in loc if not (isinstance(part, str) and ("[" in part or part in ("int", "float", "str"))))
+    return tuple(
+        part for part in loc if not (isinstance(part, str) and ("[" in part or part in ("int", "float", "str")))
+    )
 
 
 def example(name: str, field: FieldInfo | None) -> str:
@@ -98,7 +100,9 @@ def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key '{name}'", _ELSEWHERE.get(name) or did_you_mean(name, cls.model_fields)
     if kind == "missing":
-        return f"'{name}' is missing" + (f" ({field.description})" if field is not None and field.description else ""), example(name, field)
+        return f"'{name}' is missing" + (
+            f" ({field.description})" if field is not None and field.description else ""
+        ), example(name, field)
     shown = f"'{key}'"
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
@@ -111,7 +115,9 @@ def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
     if kind == "string_pattern_mismatch":
         return f"{shown} may hold letters, digits, - and _ only, got {got!r}", example(key, field)
     if kind == "too_long":
-        return f"{shown} has too many values: {context['actual_length']} instead of {context['max_length']}", example(key, field)
+        return f"{shown} has too many values: {context['actual_length']} instead of {context['max_length']}", example(
+            key, field
+        )
     stem = next((t for t in _NOT_A if kind.startswith(t)), None)
     if stem is not None:
         what = _NOT_A[stem]

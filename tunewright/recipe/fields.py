@@ -1,10 +1,21 @@
-"""Pieces of a recipe's types: numbers as people write them (16k, 2M, 10%), and mappings that may be written as one word."""
+"""Pieces of a recipe's types: numbers as people write them (16k, 2M, 10%), and mappings that may be written as one
+word.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
@@ -73,7 +84,9 @@ class Spec(BaseModel):
             for key, item in value.items():
                 name: str = cls.also[key] if key in cls.also else key
                 if name in out:
-                    raise PydanticCustomError("written_twice", "'{name}' and '{key}' mean the same: keep one", {"name": name, "key": key})
+                    raise PydanticCustomError(
+                        "written_twice", "'{name}' and '{key}' mean the same: keep one", {"name": name, "key": key}
+                    )
                 out[name] = item
             return out
         return value

@@ -24,7 +24,12 @@ ROOMS = {
     "select": ("data/select",),
     "probe": ("measure",),
 }
-_LINES = {"method": "methods: [{0}]", "after": "after: [{0}]", "select": "data: {{select: [{0}]}}", "probe": "measure: [{0}]"}
+_LINES = {
+    "method": "methods: [{0}]",
+    "after": "after: [{0}]",
+    "select": "data: {{select: [{0}]}}",
+    "probe": "measure: [{0}]",
+}
 BUILT_IN_OPTIMIZERS = ("adamw", "sgd")
 
 
@@ -36,7 +41,11 @@ def goes_under(kind: str, room: str) -> bool:
 def packaged() -> list[str]:
     """Names of the recipes that ship with the package."""
     folder = importlib.resources.files("tunewright") / "recipes"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")) if folder.is_dir() else []
+    return (
+        sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+        if folder.is_dir()
+        else []
+    )
 
 
 def locate(name: str | Path) -> Path:
@@ -51,7 +60,10 @@ def locate(name: str | Path) -> Path:
     if str(name) in packaged():
         return Path(str(importlib.resources.files("tunewright") / "recipes" / f"{name}.yaml"))
     if path.suffix not in (".yaml", ".yml") and path.parent == Path("."):
-        raise RecipeError(f"no recipe '{name}'", remedy=did_you_mean(str(name), packaged()) + " Or name a file: tunewright run my.yaml")
+        raise RecipeError(
+            f"no recipe '{name}'",
+            remedy=did_you_mean(str(name), packaged()) + " Or name a file: tunewright run my.yaml",
+        )
     raise missing(name)
 
 
@@ -59,7 +71,9 @@ def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the file's permissions") from None
+        raise RecipeError(
+            f"cannot be read: {error.strerror}", where=str(path), remedy="check the file's permissions"
+        ) from None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -72,9 +86,15 @@ def load(path: str | Path, sets: Sequence[str] = (), out: str | Path | None = No
     file = locate(path)
     document = yaml_text.read(_text(file), str(path) if file == Path(path) else file.name)
     if document.tree is None:
-        raise RecipeError("the recipe is empty", where=str(path), remedy="it needs at least model, task, data and methods; `tunewright init` writes an example")
+        raise RecipeError(
+            "the recipe is empty",
+            where=str(path),
+            remedy="it needs at least model, task, data and methods; `tunewright init` writes an example",
+        )
     if not isinstance(document.tree, dict):
-        raise RecipeError("a recipe is a mapping (key: value)", where=document.place(()), remedy="begin with model: NAME")
+        raise RecipeError(
+            "a recipe is a mapping (key: value)", where=document.place(()), remedy="begin with model: NAME"
+        )
     for text in sets:
         override(document, text)
     document.tree.setdefault("name", _run_name(file))
@@ -185,6 +205,8 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
     for stage in tree["stages"]:
         sources(stage.get("data"))
         replayed(stage.get("data"))
-        stage["start"] = stage["start"] if stage["start"] == "base" or stage["start"].startswith("stages.") else path(stage["start"])
+        stage["start"] = (
+            stage["start"] if stage["start"] == "base" or stage["start"].startswith("stages.") else path(stage["start"])
+        )
         stage["methods"] = dotted(stage["methods"])
     tree["after"] = dotted(tree["after"])

@@ -26,7 +26,11 @@ def override(document: Document, text: str) -> None:
         _name_the_stage(document)
     if path[0] in ("methods", "budget") and "stages" in tree:
         if len(tree["stages"] or ()) != 1:
-            raise RecipeError(f"the recipe has several stages: whose {path[0]}?", where=where, remedy=f"write --set stages.0.{dotted}={value}")
+            raise RecipeError(
+                f"the recipe has several stages: whose {path[0]}?",
+                where=where,
+                remedy=f"write --set stages.0.{dotted}={value}",
+            )
         path = ("stages", 0, *path)
     new = yaml_text.read(value, where).tree
     _set(tree, path, new, where)
@@ -60,11 +64,25 @@ def _set(tree: Any, path: Path, value: Any, where: str) -> None:
             here[part] = child
         elif isinstance(child, list) and isinstance(following, str):
             if len(child) != 1:
-                raise RecipeError(f"'{part}' is a list of {len(child)}", where=where, remedy=f"write its place from 0, as in {part}.0.{following}")
+                raise RecipeError(
+                    f"'{part}' is a list of {len(child)}",
+                    where=where,
+                    remedy=f"write its place from 0, as in {part}.0.{following}",
+                )
             child[0] = child[0] if isinstance(child[0], dict | list) else _expand(child[0], part, following, where)
             child = child[0]
-        if isinstance(part, int) and i and path[i - 1] in _METHOD_LISTS and isinstance(child, dict) and following not in child:
-            raise RecipeError(f"the method here is '{next(iter(child), None)}', not '{following}'", where=where, remedy=did_you_mean(str(following), child))
+        if (
+            isinstance(part, int)
+            and i
+            and path[i - 1] in _METHOD_LISTS
+            and isinstance(child, dict)
+            and following not in child
+        ):
+            raise RecipeError(
+                f"the method here is '{next(iter(child), None)}', not '{following}'",
+                where=where,
+                remedy=did_you_mean(str(following), child),
+            )
         here = child
     last = path[-1]
     if isinstance(here, list):
@@ -75,10 +93,16 @@ def _set(tree: Any, path: Path, value: Any, where: str) -> None:
 def _get(here: Any, part: str | int, where: str) -> Any:
     if isinstance(here, list):
         if not isinstance(part, int) or part >= len(here):
-            raise RecipeError(f"'{part}' is no place in a list of {len(here)}", where=where, remedy=f"write a number from 0 to {len(here) - 1}")
+            raise RecipeError(
+                f"'{part}' is no place in a list of {len(here)}",
+                where=where,
+                remedy=f"write a number from 0 to {len(here) - 1}",
+            )
         return here[part]
     if isinstance(part, int):
-        raise RecipeError(f"'{part}' is a number where a key is expected", where=where, remedy=did_you_mean(str(part), map(str, here)))
+        raise RecipeError(
+            f"'{part}' is a number where a key is expected", where=where, remedy=did_you_mean(str(part), map(str, here))
+        )
     return here.get(part)
 
 
@@ -90,4 +114,8 @@ def _expand(child: Any, part: str | int, following: str | int, where: str) -> di
         return {str(child): None}
     if isinstance(child, str) and part in _SHORTHAND:
         return {_SHORTHAND[str(part)]: child}
-    raise RecipeError(f"'{part}' is the plain value {child!r}: it has no '{following}'", where=where, remedy=f"write --set {part}=VALUE")
+    raise RecipeError(
+        f"'{part}' is the plain value {child!r}: it has no '{following}'",
+        where=where,
+        remedy=f"write --set {part}=VALUE",
+    )

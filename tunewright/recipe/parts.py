@@ -18,12 +18,18 @@ class ModelSpec(Spec):
 
     shorthand: ClassVar[str | None] = "name"
     compact: ClassVar[bool] = True
-    name: str = Field(min_length=1, description="built-in name, hub id, local folder or GGUF file", examples=["smollm2-135m-instruct"])
+    name: str = Field(
+        min_length=1, description="built-in name, hub id, local folder or GGUF file", examples=["smollm2-135m-instruct"]
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id", examples=["main"])
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="how frozen weights are held; auto: float32 unless bfloat16 is fast here", examples=["float32"]
+        "auto",
+        description="how frozen weights are held; auto: float32 unless bfloat16 is fast here",
+        examples=["float32"],
     )
-    trust_remote_code: bool = Field(False, description="must stay false: code that comes with a model is never run", examples=[False])
+    trust_remote_code: bool = Field(
+        False, description="must stay false: code that comes with a model is never run", examples=[False]
+    )
 
     @model_validator(mode="after")
     def _no_remote_code(self) -> ModelSpec:
@@ -43,14 +49,25 @@ class Source(Spec):
     compact: ClassVar[bool] = True
     path: str = Field(
         min_length=1,
-        description="JSONL, Parquet or text file, folder, hub id, or built-in like quickstart:train; relative to the recipe",
+        description=(
+            "JSONL, Parquet or text file, folder, hub id, or built-in like quickstart:train; relative to the recipe"
+        ),
         examples=["tickets.jsonl"],
     )
-    name: str | None = Field(None, min_length=1, description="its name in row ids and reports; none: the path as written", examples=["tickets"])
+    name: str | None = Field(
+        None,
+        min_length=1,
+        description="its name in row ids and reports; none: the path as written",
+        examples=["tickets"],
+    )
     split: str | None = Field(None, description="split of a hub data set", examples=["train"])
-    weight: Real = Field(1.0, gt=0, description="share of the tokens drawn from this source, relative to the others", examples=[1.0])
+    weight: Real = Field(
+        1.0, gt=0, description="share of the tokens drawn from this source, relative to the others", examples=[1.0]
+    )
     format: str | None = Field(None, description="row shape; none: recognised from the columns", examples=["messages"])
-    columns: dict[str, str] = Field(default_factory=dict, description="the shape's column -> the file's column", examples=[{"prompt": "question"}])
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="the shape's column -> the file's column", examples=[{"prompt": "question"}]
+    )
     limit: Whole | None = Field(None, gt=0, description="read at most this many rows", examples=[1000])
 
 
@@ -63,7 +80,9 @@ def _share_or_sources(value: Any) -> Any:
         value = value if number is None else number
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not 0 < value < 1:
-            raise problem(f"a share of the training rows lies between 0 and 1, got {value}", "write validation: 10%, or a file")
+            raise problem(
+                f"a share of the training rows lies between 0 and 1, got {value}", "write validation: 10%, or a file"
+            )
         return value
     return as_list(value)
 
@@ -71,29 +90,64 @@ def _share_or_sources(value: Any) -> Any:
 class DataSpec(Spec):
     """What is learnt from, and what it is measured on."""
 
-    also: ClassVar[dict[str, str]] = {"cutoff_len": "max_length", "sequence_len": "max_length", "max_seq_length": "max_length"}
+    also: ClassVar[dict[str, str]] = {
+        "cutoff_len": "max_length",
+        "sequence_len": "max_length",
+        "max_seq_length": "max_length",
+    }
     train: Sources = Field(description="rows to learn from", examples=["tickets.jsonl"])
-    eval: Sources | None = Field(None, description="rows to measure on, before and after; never trained on", examples=["tickets-test.jsonl"])
-    validation: Annotated[list[Source] | Real | None, BeforeValidator(_share_or_sources)] = Field(
-        None, description="rows for early stopping and keep_best, or the share of the training rows held out for it", examples=["10%"]
+    eval: Sources | None = Field(
+        None, description="rows to measure on, before and after; never trained on", examples=["tickets-test.jsonl"]
     )
-    select: Uses = Field(default_factory=list, description="which training rows to use: selectors, in order", examples=[["dsir"]])
+    validation: Annotated[list[Source] | Real | None, BeforeValidator(_share_or_sources)] = Field(
+        None,
+        description="rows for early stopping and keep_best, or the share of the training rows held out for it",
+        examples=["10%"],
+    )
+    select: Uses = Field(
+        default_factory=list, description="which training rows to use: selectors, in order", examples=[["dsir"]]
+    )
     replay: dict[str, Annotated[Real, Field(gt=0, lt=1)]] = Field(
-        default_factory=dict, description="earlier data mixed in: name -> share of the tokens", examples=[{"general": 0.05}]
+        default_factory=dict,
+        description="earlier data mixed in: name -> share of the tokens",
+        examples=[{"general": 0.05}],
     )
     max_length: Whole = Field(1024, gt=1, description="longest row, in tokens", examples=[1024])
-    truncation: Literal["drop", "split", "fail"] = Field("drop", description="what becomes of longer rows", examples=["drop"])
-    template: str | None = Field(None, description="text put around each row's text: {text}, or any column, is filled in", examples=["Question: {text}"])
-    system: str | None = Field(None, description="system turn of rows that have none; '': without the one that a chat template adds", examples=["Be brief."])
-    chat: bool | None = Field(None, description="prompts go through the model's chat template; none: when it has one", examples=[False])
-    labels: list[str] | None = Field(None, min_length=1, description="class names in the order of their ids; none: those of the rows", examples=[["no", "yes"]])
+    truncation: Literal["drop", "split", "fail"] = Field(
+        "drop", description="what becomes of longer rows", examples=["drop"]
+    )
+    template: str | None = Field(
+        None,
+        description="text put around each row's text: {text}, or any column, is filled in",
+        examples=["Question: {text}"],
+    )
+    system: str | None = Field(
+        None,
+        description="system turn of rows that have none; '': without the one that a chat template adds",
+        examples=["Be brief."],
+    )
+    chat: bool | None = Field(
+        None, description="prompts go through the model's chat template; none: when it has one", examples=[False]
+    )
+    labels: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="class names in the order of their ids; none: those of the rows",
+        examples=[["no", "yes"]],
+    )
     shuffle: bool = Field(True, description="draw rows in a random order, anew each epoch", examples=[True])
-    packing: bool = Field(True, description="rows side by side without padding (no attention across them)", examples=[True])
+    packing: bool = Field(
+        True, description="rows side by side without padding (no attention across them)", examples=[True]
+    )
 
     @model_validator(mode="after")
     def _template_takes_text(self) -> DataSpec:
         if self.template is not None and not re.search(r"\{\w+\}", self.template):
-            raise problem("the template does not say where the row's text goes", "put {text} in it, as in 'Question: {text}'", ("template",))
+            raise problem(
+                "the template does not say where the row's text goes",
+                "put {text} in it, as in 'Question: {text}'",
+                ("template",),
+            )
         return self
 
 
@@ -102,7 +156,11 @@ class Keep(Spec):
 
     shorthand: ClassVar[str | None] = "data"
     compact: ClassVar[bool] = True
-    data: str = Field(min_length=1, description="general text (or rows) whose loss is measured before and after", examples=["general.txt"])
+    data: str = Field(
+        min_length=1,
+        description="general text (or rows) whose loss is measured before and after",
+        examples=["general.txt"],
+    )
     metric: Literal["loss"] = Field("loss", description="what is measured on it, in nats a token", examples=["loss"])
     name: str | None = Field(None, description="its name in the report; none: the file's name", examples=["general"])
     limit: Whole | None = Field(None, gt=0, description="read at most this many documents", examples=[200])
@@ -113,33 +171,58 @@ class TrainSpec(Spec):
 
     learning_rate: Real = Field(2e-4, gt=0, description="peak learning rate", examples=[2e-4])
     batch_tokens: Whole = Field(16_000, gt=0, description="tokens an optimizer step", examples=["16k"])
-    micro_tokens: Whole | None = Field(None, gt=0, description="tokens a forward pass; none: batch_tokens, split when memory ends", examples=["4k"])
-    optimizer: MethodUse = Field(
-        default_factory=lambda: MethodUse(name="adamw"), description="adamw, sgd, or an optimizer from `tunewright methods`", examples=["adamw"]
+    micro_tokens: Whole | None = Field(
+        None, gt=0, description="tokens a forward pass; none: batch_tokens, split when memory ends", examples=["4k"]
     )
-    weight_decay: Real = Field(0.0, ge=0, description="decoupled weight decay a step, times the learning rate", examples=[0.01])
+    optimizer: MethodUse = Field(
+        default_factory=lambda: MethodUse(name="adamw"),
+        description="adamw, sgd, or an optimizer from `tunewright methods`",
+        examples=["adamw"],
+    )
+    weight_decay: Real = Field(
+        0.0, ge=0, description="decoupled weight decay a step, times the learning rate", examples=[0.01]
+    )
     betas: tuple[Annotated[Real, Field(ge=0, lt=1)], Annotated[Real, Field(ge=0, lt=1)]] = Field(
         (0.9, 0.999), description="AdamW's decay rates of its two moments", examples=[[0.9, 0.999]]
     )
     eps: Real = Field(1e-8, gt=0, description="AdamW's term that keeps it from dividing by zero", examples=[1e-8])
     momentum: Real = Field(0.0, ge=0, lt=1, description="SGD's momentum", examples=[0.9])
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the arithmetic; auto: bfloat16 where a timed product says it is faster", examples=["float32"]
+        "auto",
+        description="of the arithmetic; auto: bfloat16 where a timed product says it is faster",
+        examples=["float32"],
     )
     seed: Whole = Field(0, ge=0, description="of order, initialisation and draws", examples=[0])
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how the learning rate falls after the warm-up", examples=["cosine"]
     )
-    warmup_steps: StepsOrShare = Field(0.03, ge=0, description="optimizer steps of rising learning rate, or (below 1) their share of all", examples=["3%"])
-    max_grad_norm: Real | None = Field(1.0, gt=0, description="longest gradient (2-norm); null: no clipping", examples=[1.0])
-    save_steps: Whole | None = Field(None, gt=0, description="optimizer steps between checkpoints; none: at stage ends only", examples=[200])
+    warmup_steps: StepsOrShare = Field(
+        0.03,
+        ge=0,
+        description="optimizer steps of rising learning rate, or (below 1) their share of all",
+        examples=["3%"],
+    )
+    max_grad_norm: Real | None = Field(
+        1.0, gt=0, description="longest gradient (2-norm); null: no clipping", examples=[1.0]
+    )
+    save_steps: Whole | None = Field(
+        None, gt=0, description="optimizer steps between checkpoints; none: at stage ends only", examples=[200]
+    )
     save_total_limit: Whole = Field(2, gt=0, description="checkpoints kept", examples=[2])
-    eval_steps: Whole | None = Field(None, gt=0, description="optimizer steps between evaluations; none: at the end only", examples=[200])
-    keep_best: Literal["target", "loss"] | None = Field(None, description="keep the weights of the best evaluation instead of the last", examples=["target"])
-    early_stopping: Whole | None = Field(None, gt=0, description="stop after this many evaluations without a better one", examples=[3])
+    eval_steps: Whole | None = Field(
+        None, gt=0, description="optimizer steps between evaluations; none: at the end only", examples=[200]
+    )
+    keep_best: Literal["target", "loss"] | None = Field(
+        None, description="keep the weights of the best evaluation instead of the last", examples=["target"]
+    )
+    early_stopping: Whole | None = Field(
+        None, gt=0, description="stop after this many evaluations without a better one", examples=[3]
+    )
     logging_steps: Whole = Field(1, gt=0, description="optimizer steps between records in metrics.jsonl", examples=[1])
     activation_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, about a third more time", examples=[True]
+        False,
+        description="recompute activations in the backward pass: less memory, about a third more time",
+        examples=[True],
     )
     report_to: list[Literal["tensorboard"]] = Field(
         default_factory=list, description="trackers beside metrics.jsonl (extra: track)", examples=[["tensorboard"]]
@@ -151,7 +234,9 @@ class TrainSpec(Spec):
     def _share_below_one(self) -> TrainSpec:
         if isinstance(self.warmup_steps, float) and self.warmup_steps >= 1:
             raise problem(
-                f"{self.warmup_steps} is neither a number of steps nor a share below 1", "write warmup_steps: 100, or warmup_steps: 3%", ("warmup_steps",)
+                f"{self.warmup_steps} is neither a number of steps nor a share below 1",
+                "write warmup_steps: 100, or warmup_steps: 3%",
+                ("warmup_steps",),
             )
         return self
 
@@ -163,7 +248,9 @@ class Budget(Spec):
     tokens: Whole | None = Field(None, gt=0, description="tokens trained on", examples=["2M"])
     steps: Whole | None = Field(None, gt=0, description="optimizer steps", examples=[500])
     epochs: Real | None = Field(None, gt=0, description="passes over the stage's data", examples=[3])
-    seconds: Real | None = Field(None, gt=0, description="seconds of training (such a run is not repeatable to the bit)", examples=[600])
+    seconds: Real | None = Field(
+        None, gt=0, description="seconds of training (such a run is not repeatable to the bit)", examples=[600]
+    )
     flops: Real | None = Field(None, gt=0, description="floating-point operations", examples=["1e15"])
 
     @model_validator(mode="after")
@@ -177,9 +264,16 @@ class MeasureSpec(Spec):
     """How base and tuned are measured."""
 
     split: Literal["eval", "validation"] = Field(
-        "eval", description="rows that the target is measured on; validation: where something is chosen by it, so that eval stays unseen", examples=["eval"]
+        "eval",
+        description=(
+            "rows that the target is measured on; validation: where something is chosen by it, so that eval "
+            "stays unseen"
+        ),
+        examples=["eval"],
     )
-    metric: str = Field("auto", min_length=1, description="the target's headline; auto: the task's own", examples=["exact_match"])
+    metric: str = Field(
+        "auto", min_length=1, description="the target's headline; auto: the task's own", examples=["exact_match"]
+    )
     max_new_tokens: Whole = Field(32, gt=0, description="longest generated answer, in tokens", examples=[32])
     strengths: list[Annotated[Real, Field(ge=0)]] = Field(
         default_factory=lambda: [0.25, 0.5, 0.75, 1.0],
@@ -187,7 +281,11 @@ class MeasureSpec(Spec):
         description="how far from base (0) to tuned (1) the change is dialled afterwards",
         examples=[[0.5, 1.0]],
     )
-    drift_sequences: Whole = Field(64, gt=0, description="sequences sampled from the base to measure drift on", examples=[64])
+    drift_sequences: Whole = Field(
+        64, gt=0, description="sequences sampled from the base to measure drift on", examples=[64]
+    )
     drift_tokens: Whole = Field(256, gt=1, description="tokens of each of them, at most", examples=[256])
-    few_shot: Whole = Field(3, ge=0, description="training rows shown to the base for its few-shot line; 0: none", examples=[3])
+    few_shot: Whole = Field(
+        3, ge=0, description="training rows shown to the base for its few-shot line; 0: none", examples=[3]
+    )
     rows: Whole | None = Field(None, gt=0, description="evaluate at most this many rows; none: all", examples=[200])

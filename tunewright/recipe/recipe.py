@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, SerializerFunctionWrapHandler, ValidationError, create_model, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
 from tunewright.errors import RecipeError, did_you_mean
 from tunewright.recipe import yaml_text
@@ -18,7 +27,18 @@ from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, TrainSpec, Uses
 from tunewright.recipe.uses import MethodUse
 
-__all__ = ["Budget", "DataSpec", "Keep", "MeasureSpec", "MethodUse", "ModelSpec", "Recipe", "Source", "StageSpec", "TrainSpec"]
+__all__ = [
+    "Budget",
+    "DataSpec",
+    "Keep",
+    "MeasureSpec",
+    "MethodUse",
+    "ModelSpec",
+    "Recipe",
+    "Source",
+    "StageSpec",
+    "TrainSpec",
+]
 
 
 class _Override(Spec):
@@ -41,7 +61,11 @@ else:
             given = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
             fields[field] = (given | None, Field(None, description=info.description, examples=info.examples))
         return create_model(
-            name, __base__=(_Override, spec), __module__=__name__, __doc__=f"{spec.__doc__} Of one stage; what is not given is as for all.", **fields
+            name,
+            __base__=(_Override, spec),
+            __module__=__name__,
+            __doc__=f"{spec.__doc__} Of one stage; what is not given is as for all.",
+            **fields,
         )
 
     TrainOverride = _override("TrainOverride", TrainSpec)
@@ -54,35 +78,68 @@ class StageSpec(Spec):
     compact: ClassVar[bool] = True
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="letters, digits, - and _", examples=["task"])
     start: str | None = Field(
-        None, description="base, stages.<an earlier one's name>, or a folder; none: the stage before, or base", examples=["stages.domain"]
+        None,
+        description="base, stages.<an earlier one's name>, or a folder; none: the stage before, or base",
+        examples=["stages.domain"],
     )
-    carry: Literal["fold", "frozen", "training", "drop"] = Field("fold", description="what becomes of the deltas it starts with", examples=["fold"])
-    data: DataOverride | None = Field(None, description="keys of `data` that differ in this stage", examples=[{"train": "tickets.jsonl"}])
+    carry: Literal["fold", "frozen", "training", "drop"] = Field(
+        "fold", description="what becomes of the deltas it starts with", examples=["fold"]
+    )
+    data: DataOverride | None = Field(
+        None, description="keys of `data` that differ in this stage", examples=[{"train": "tickets.jsonl"}]
+    )
     methods: Annotated[Uses, Field(min_length=1)] = Field(description="what is applied, in order", examples=[["lora"]])
     budget: Budget = Field(default_factory=Budget, description="when the stage ends", examples=[{"tokens": "1M"}])
-    train: TrainOverride | None = Field(None, description="keys of `train` that differ in this stage", examples=[{"learning_rate": 1e-4}])
+    train: TrainOverride | None = Field(
+        None, description="keys of `train` that differ in this stage", examples=[{"learning_rate": 1e-4}]
+    )
 
 
 class Recipe(Spec):
     """What to adapt, to what, how, for how long, and what must not be lost."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder under runs/; none: the file's name", examples=["tickets"])
+    name: str = Field(
+        "run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="the run's folder under runs/; none: the file's name",
+        examples=["tickets"],
+    )
     model: ModelSpec = Field(description="the pre-trained model", examples=["smollm2-135m-instruct"])
     task: str = Field(description="the hub's name of the task", examples=["text-generation"])
-    models: dict[str, ModelSpec] = Field(default_factory=dict, description="other models that methods may ask for, by role", examples=[{"teacher": "./big"}])
-    new_tokens: list[str] = Field(default_factory=list, description="tokens added to the vocabulary and trained", examples=[["<tool>"]])
+    models: dict[str, ModelSpec] = Field(
+        default_factory=dict,
+        description="other models that methods may ask for, by role",
+        examples=[{"teacher": "./big"}],
+    )
+    new_tokens: list[str] = Field(
+        default_factory=list, description="tokens added to the vocabulary and trained", examples=[["<tool>"]]
+    )
     data: DataSpec = Field(description="rows to learn from and to measure on", examples=[{"train": "tickets.jsonl"}])
     keep: Annotated[list[Keep], BeforeValidator(as_list)] = Field(
         default_factory=list, description="what must not be lost (drift is measured anyway)", examples=["general.txt"]
     )
-    train: TrainSpec = Field(default_factory=TrainSpec, description="how training steps", examples=[{"learning_rate": 2e-4}])
-    stages: list[StageSpec] = Field(
-        min_length=1, description="rounds of training; top-level `methods` and `budget` mean one", examples=[[{"name": "task", "methods": ["lora"]}]]
+    train: TrainSpec = Field(
+        default_factory=TrainSpec, description="how training steps", examples=[{"learning_rate": 2e-4}]
     )
-    after: Uses = Field(default_factory=list, description="what is done to the tuned weights afterwards, in order", examples=[["lines"]])
-    measure: Uses = Field(default_factory=list, description="probes beside target, kept, drift and cost", examples=[["intruder-dimensions"]])
-    evaluation: MeasureSpec = Field(default_factory=MeasureSpec, description="how base and tuned are measured", examples=[{"rows": 200}])
-    made_with: dict[str, Any] = Field(default_factory=dict, description="written by a run: versions and hashes of model and data", examples=[{}])
+    stages: list[StageSpec] = Field(
+        min_length=1,
+        description="rounds of training; top-level `methods` and `budget` mean one",
+        examples=[[{"name": "task", "methods": ["lora"]}]],
+    )
+    after: Uses = Field(
+        default_factory=list, description="what is done to the tuned weights afterwards, in order", examples=[["lines"]]
+    )
+    measure: Uses = Field(
+        default_factory=list,
+        description="probes beside target, kept, drift and cost",
+        examples=[["intruder-dimensions"]],
+    )
+    evaluation: MeasureSpec = Field(
+        default_factory=MeasureSpec, description="how base and tuned are measured", examples=[{"rows": 200}]
+    )
+    made_with: dict[str, Any] = Field(
+        default_factory=dict, description="written by a run: versions and hashes of model and data", examples=[{}]
+    )
     _base: Path = PrivateAttr(default_factory=Path.cwd)
     _out: Path | None = PrivateAttr(None)
 
@@ -100,19 +157,26 @@ class Recipe(Spec):
         given = [k for k in ("methods", "budget") if k in value]
         if "stages" in value:
             raise problem(
-                f"'{given[0]}' and 'stages' are both written: '{given[0]}' at the top means one stage", f"move {given[0]} into the stages", (given[0],)
+                f"'{given[0]}' and 'stages' are both written: '{given[0]}' at the top means one stage",
+                f"move {given[0]} into the stages",
+                (given[0],),
             )
         if "methods" not in value:
             raise problem("'methods' is missing", "write methods: [lora]", ("methods",))
         rest = {k: v for k, v in value.items() if k not in given}
-        return {**rest, "stages": [{"name": "main", **{k: value[k] for k in given if value[k] is not None or k == "methods"}}]}
+        return {
+            **rest,
+            "stages": [{"name": "main", **{k: value[k] for k in given if value[k] is not None or k == "methods"}}],
+        }
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         seen: list[str] = []
         for i, stage in enumerate(self.stages):
             if stage.name in seen:
-                raise problem(f"two stages are named '{stage.name}'", "give each stage its own name", ("stages", i, "name"))
+                raise problem(
+                    f"two stages are named '{stage.name}'", "give each stage its own name", ("stages", i, "name")
+                )
             _check_start(stage, i, seen)
             _check_evaluations(self, stage, i)
             seen.append(stage.name)
@@ -120,7 +184,9 @@ class Recipe(Spec):
 
     @property
     def base(self) -> Path:
-        """The folder that relative paths start from: the file's own, or the working directory for one made in Python."""
+        """The folder that relative paths start from: the file's own, or the working directory for one made in
+        Python.
+        """
         return self._base
 
     @property
@@ -137,21 +203,31 @@ class Recipe(Spec):
         return _merged(DataSpec, self.data, stage.data)
 
     def uses(self) -> list[tuple[tuple[str | int, ...], str, MethodUse]]:
-        """Every method named: (path in the recipe, kind of place, use). Kinds: method, after, select, probe, optimizer."""
-        found: list[tuple[tuple[str | int, ...], str, MethodUse]] = [(("train", "optimizer"), "optimizer", self.train.optimizer)]
+        """Every method named: (path in the recipe, kind of place, use).
+
+        Kinds: method, after, select, probe, optimizer.
+        """
+        found: list[tuple[tuple[str | int, ...], str, MethodUse]] = [
+            (("train", "optimizer"), "optimizer", self.train.optimizer)
+        ]
         for i, stage in enumerate(self.stages):
             found += [(("stages", i, "methods", j), "method", use) for j, use in enumerate(stage.methods)]
             if stage.train and stage.train.optimizer:
                 found.append((("stages", i, "train", "optimizer"), "optimizer", stage.train.optimizer))
             if stage.data and stage.data.select:
-                found += [(("stages", i, "data", "select", j), "select", use) for j, use in enumerate(stage.data.select)]
+                found += [
+                    (("stages", i, "data", "select", j), "select", use) for j, use in enumerate(stage.data.select)
+                ]
         for place, kind, uses in (("after", "after", self.after), ("measure", "probe", self.measure)):
             found += [((place, j), kind, use) for j, use in enumerate(uses)]
         return found + [(("data", "select", j), "select", use) for j, use in enumerate(self.data.select)]
 
     @classmethod
     def load(cls, path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Recipe:
-        """Read a recipe file, with `key.path=value` overrides. RecipeError with file:line, the nearest name and an example."""
+        """Read a recipe file, with `key.path=value` overrides.
+
+        RecipeError with file:line, the nearest name and an example.
+        """
         from tunewright.recipe.load import load
 
         return load(path, sets, out)
@@ -213,7 +289,8 @@ def _merged(spec: type[Any], common: Spec, own: Spec | None) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         raise problem(
-            f"'{first['loc'][0] if first['loc'] else spec.__name__}' cannot be empty", "leave the key out to keep what holds for all stages"
+            f"'{first['loc'][0] if first['loc'] else spec.__name__}' cannot be empty",
+            "leave the key out to keep what holds for all stages",
         ) from None
 
 
@@ -222,5 +299,9 @@ def missing(where: str | Path) -> RecipeError:
     path = Path(where)
     folder = path.parent if path.parent.is_dir() else Path(".")
     near = sorted(p.name for p in folder.glob("*.y*ml"))
-    remedy = did_you_mean(path.name, near) if near else "write `tunewright init MODEL DATA` for an example, or `tunewright run quickstart`"
+    remedy = (
+        did_you_mean(path.name, near)
+        if near
+        else "write `tunewright init MODEL DATA` for an example, or `tunewright run quickstart`"
+    )
     return RecipeError("no such recipe", where=str(where), remedy=remedy)

@@ -15,7 +15,13 @@ def _one_use(entry: catalogue.Entry) -> list[dict[str, Any]]:
     fields = cls.model_json_schema()
     fields.pop("title", None)
     summary = entry.summary()
-    named = {"type": "object", "properties": {entry.name: fields}, "required": [entry.name], "additionalProperties": False, "description": summary}
+    named = {
+        "type": "object",
+        "properties": {entry.name: fields},
+        "required": [entry.name],
+        "additionalProperties": False,
+        "description": summary,
+    }
     bare = {"const": entry.name, "description": summary}
     return [named] if fields.get("required") else [bare, named]
 
@@ -43,7 +49,9 @@ _BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", 
 
 
 def _point(node: Any) -> None:
-    """Let every key that holds methods point at the definition of its kind, and name bounds as the standard does, in place."""
+    """Let every key that holds methods point at the definition of its kind, and name bounds as the standard does,
+    in place.
+    """
     if isinstance(node, list):
         for item in node:
             _point(item)
@@ -67,11 +75,25 @@ def recipe_schema() -> dict[str, Any]:
     """The schema; imports every method once for its parameters."""
     schema = copy.deepcopy(Recipe.model_json_schema(mode="validation"))
     _point(schema)
-    stage = schema["$defs"]["StageSpec"] if "StageSpec" in schema.get("$defs", {}) else schema["properties"]["stages"]["items"]
-    schema["properties"]["methods"] = {**stage["properties"]["methods"], "description": "the methods of the one stage; instead of `stages`"}
-    schema["properties"]["budget"] = {**stage["properties"]["budget"], "description": "the budget of the one stage; instead of `stages`"}
+    stage = (
+        schema["$defs"]["StageSpec"]
+        if "StageSpec" in schema.get("$defs", {})
+        else schema["properties"]["stages"]["items"]
+    )
+    schema["properties"]["methods"] = {
+        **stage["properties"]["methods"],
+        "description": "the methods of the one stage; instead of `stages`",
+    }
+    schema["properties"]["budget"] = {
+        **stage["properties"]["budget"],
+        "description": "the budget of the one stage; instead of `stages`",
+    }
     schema["required"] = [k for k in schema["required"] if k != "stages"]
     schema["oneOf"] = [{"required": ["stages"]}, {"required": ["methods"]}]
     for kind in ROOMS:
         schema.setdefault("$defs", {})[kind] = _use_schema(kind)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Tunewright recipe", **{k: v for k, v in schema.items() if k != "title"}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Tunewright recipe",
+        **{k: v for k, v in schema.items() if k != "title"},
+    }

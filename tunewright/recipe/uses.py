@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, GetJsonSchemaHandler, JsonValue, PrivateAttr, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -14,8 +22,12 @@ from tunewright.recipe.fields import Spec, problem
 class MethodUse(Spec):
     """A method by name, with parameters: `lora`, or `{lora: {rank: 16}}`."""
 
-    name: str = Field(min_length=1, description="the method's name, as `tunewright methods` lists it", examples=["lora"])
-    params: dict[str, JsonValue] = Field(default_factory=dict, description="the method's own parameters", examples=[{"rank": 16}])
+    name: str = Field(
+        min_length=1, description="the method's name, as `tunewright methods` lists it", examples=["lora"]
+    )
+    params: dict[str, JsonValue] = Field(
+        default_factory=dict, description="the method's own parameters", examples=[{"rank": 16}]
+    )
     _place: str | None = PrivateAttr(None)
 
     @property
@@ -40,11 +52,18 @@ class MethodUse(Spec):
             first = next(iter(value), "lora")
             raise problem(
                 f"one method is expected here, got the keys {', '.join(map(str, value)) or '(none)'}",
-                f"indent parameters one level deeper, as in {{{first}: {{rank: 16}}}}, and write one list item a method",
+                (
+                    f"indent parameters one level deeper, as in {{{first}: {{rank: 16}}}}, and write one list "
+                    "item a method"
+                ),
             )
         name, params = next(iter(value.items()))
         if params is not None and not isinstance(params, dict):
-            raise problem(f"the parameters of '{name}' must be a mapping, got {params!r}", f"write {{{name}: {{parameter: value}}}}", (name,))
+            raise problem(
+                f"the parameters of '{name}' must be a mapping, got {params!r}",
+                f"write {{{name}: {{parameter: value}}}}",
+                (name,),
+            )
         return {"name": name, "params": params or {}}
 
     @model_serializer(mode="wrap")
@@ -57,5 +76,13 @@ class MethodUse(Spec):
         return {
             "title": "Method",
             "description": cls.__doc__,
-            "anyOf": [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": {"type": ["object", "null"]}}],
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                    "additionalProperties": {"type": ["object", "null"]},
+                },
+            ],
         }

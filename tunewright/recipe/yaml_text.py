@@ -1,4 +1,6 @@
-"""YAML as recipes use it: plain values with the line each came from, duplicate keys refused, `2e-4` read as a number."""
+"""YAML as recipes use it: plain values with the line each came from, duplicate keys refused, `2e-4` read as a
+number.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Path = tuple[str | int, ...]
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
 _MOST_NODES = 100_000
 
-_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+_FLOAT = re.compile(
+    r"^[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
 _INT = re.compile(r"^[-+]?[0-9][0-9_]*$")
 _BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
 _NULL = re.compile(r"^(~|null|Null|NULL|)$")
@@ -59,7 +63,10 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-for _tag, _pattern, _first in (("tag:yaml.org,2002:float", _FLOAT, "-+0123456789."), ("tag:yaml.org,2002:int", _INT, "-+0123456789")):
+for _tag, _pattern, _first in (
+    ("tag:yaml.org,2002:float", _FLOAT, "-+0123456789."),
+    ("tag:yaml.org,2002:int", _INT, "-+0123456789"),
+):
     _Dumper.add_implicit_resolver(_tag, _pattern, list(_first))
 
 
@@ -84,9 +91,13 @@ def _problem(error: yaml.MarkedYAMLError, source: str) -> RecipeError:
     where = f"{source}:{mark.line + 1}" if mark else source
     what = error.problem or error.context or "cannot be read"
     if "\\t" in what or "'\t'" in what:
-        return RecipeError("a tab is used to indent", where=where, remedy="indent with spaces: YAML allows no tabs there")
+        return RecipeError(
+            "a tab is used to indent", where=where, remedy="indent with spaces: YAML allows no tabs there"
+        )
     return RecipeError(
-        f"not valid YAML: {what}", where=where, remedy="write `key: value`, nested keys indented by two spaces; quote text that holds ': ' or '#'"
+        f"not valid YAML: {what}",
+        where=where,
+        remedy="write `key: value`, nested keys indented by two spaces; quote text that holds ': ' or '#'",
     )
 
 
@@ -112,7 +123,9 @@ class _Reader:
         self.count += 1
         if self.count > _MOST_NODES or node in self.open:
             raise RecipeError(
-                "the file refers to itself or is far too large", where=self.where(node), remedy="write the values out instead of using YAML aliases"
+                "the file refers to itself or is far too large",
+                where=self.where(node),
+                remedy="write the values out instead of using YAML aliases",
             )
         self.document.places.setdefault(path, self.where(node))
         self.open.append(node)
@@ -123,7 +136,11 @@ class _Reader:
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
         if node.tag not in _TAGS:
-            raise RecipeError(f"the YAML tag '{node.tag}' is not allowed", where=self.where(node), remedy="write plain text, numbers, lists and mappings only")
+            raise RecipeError(
+                f"the YAML tag '{node.tag}' is not allowed",
+                where=self.where(node),
+                remedy="write plain text, numbers, lists and mappings only",
+            )
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -140,10 +157,14 @@ class _Reader:
             if key in out:
                 shown = ".".join(map(str, (*path, key)))
                 raise RecipeError(
-                    f"'{shown}' is written twice (first at line {lines[key]})", where=f"{self.document.source}:{line}", remedy="keep one of the two"
+                    f"'{shown}' is written twice (first at line {lines[key]})",
+                    where=f"{self.document.source}:{line}",
+                    remedy="keep one of the two",
                 )
             if key == "<<":
-                raise RecipeError("merge keys (<<) are not read", where=f"{self.document.source}:{line}", remedy="write the keys out")
+                raise RecipeError(
+                    "merge keys (<<) are not read", where=f"{self.document.source}:{line}", remedy="write the keys out"
+                )
             lines[key] = line
             self.document.places[(*path, key)] = f"{self.document.source}:{line}"
             out[key] = self.value(value_node, (*path, key))
@@ -157,9 +178,15 @@ def read(text: str, source: str = "recipe") -> Document:
     except yaml.MarkedYAMLError as error:
         raise _problem(error, source) from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"not valid YAML: {' '.join(str(error).split())}", where=source, remedy="save the file as UTF-8 text") from None
+        raise RecipeError(
+            f"not valid YAML: {' '.join(str(error).split())}", where=source, remedy="save the file as UTF-8 text"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"not a recipe: {error}", where=source, remedy="write `key: value` lines; `tunewright init` writes an example") from None
+        raise RecipeError(
+            f"not a recipe: {error}",
+            where=source,
+            remedy="write `key: value` lines; `tunewright init` writes an example",
+        ) from None
 
 
 def write(tree: Any) -> str:

@@ -31,16 +31,36 @@ class Cell:
     tone: str = ""
 
 
-TONES = {"best": "up", "tied with the best": "up", "likely behind the best": "down", "behind the best": "down", "unclear": ""}
+TONES = {
+    "best": "up",
+    "tied with the best": "up",
+    "likely behind the best": "down",
+    "behind the best": "down",
+    "unclear": "",
+}
 
 
-def cell(interval: Interval | None, unit: str, *, sign: bool = False, against: Against | None = None, best: str = "best", tied: str = "tied") -> Cell:
+def cell(
+    interval: Interval | None,
+    unit: str,
+    *,
+    sign: bool = False,
+    against: Against | None = None,
+    best: str = "best",
+    tied: str = "tied",
+) -> Cell:
     """One cell. `best`, `tied`: the words for this column's first place."""
     if interval is None:
         return Cell(word="" if against is None else against.word, tone="")
     word, tone = "", ""
     if against is not None:
-        named = {"best": best, "tied with the best": tied, "likely behind the best": "likely behind", "behind the best": "behind", "unclear": "unclear"}
+        named = {
+            "best": best,
+            "tied with the best": tied,
+            "likely behind the best": "likely behind",
+            "behind the best": "behind",
+            "unclear": "unclear",
+        }
         word, tone = named[against.word], TONES[against.word]
     return Cell(words.score(interval.value, unit, sign=sign), words.span(interval, unit), word, tone)
 
@@ -56,9 +76,14 @@ def headline(c: Comparison) -> list[str]:
     points = " points" if c.unit == "fraction" else f" {c.unit}"
     gained = f"{words.score(best.gain.value, c.unit, sign=c.unit == 'fraction')}{points} of {metric}"
     if best.gain.value <= 0:
-        first = f"No method gained: the best, {best.name}, changed {metric} by {words.score(best.gain.value, c.unit, sign=True)}{points}."
+        first = (
+            f"No method gained: the best, {best.name}, changed {metric} by "
+            f"{words.score(best.gain.value, c.unit, sign=True)}{points}."
+        )
     elif tied:
-        first = f"Most was gained by {best.name}: {gained}; {_and(tied)} {'is' if len(tied) == 1 else 'are'} tied with it."
+        first = (
+            f"Most was gained by {best.name}: {gained}; {_and(tied)} {'is' if len(tied) == 1 else 'are'} tied with it."
+        )
     else:
         first = f"Most was gained by {best.name}: {gained}."
     said = [first]
@@ -68,7 +93,8 @@ def headline(c: Comparison) -> list[str]:
         equal = [a.name for a in kept if a.lost_against is not None and a.lost_against.word == "tied with the best"]
         also = f"; {_and(equal)} {'is' if len(equal) == 1 else 'are'} tied with it there" if equal else ""
         said.append(
-            f"At a target that {_and([a.name for a in kept])} reach, {most.name} keeps most: its loss on what was to be kept changed by "
+            f"At a target that {_and([a.name for a in kept])} reach, {most.name} keeps most: its loss on what was to "
+            "be kept changed by "
             f"{words.score(most.lost_at_target.value, NATS, sign=True)} nats a token{also}."
         )
     said.append(f"The winner is {c.winner}: {c.why}.")
@@ -87,7 +113,9 @@ def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
     return {
         "arm": arm,
         "gain": cell(arm.gain, c.unit, sign=True, against=against, best="best", tied="tied with the best"),
-        "behind": f"{words.score(behind.value, c.unit, sign=True)} [{words.span(behind, c.unit)}]" if behind is not None and behind.known else "",
+        "behind": f"{words.score(behind.value, c.unit, sign=True)} [{words.span(behind, c.unit)}]"
+        if behind is not None and behind.known
+        else "",
         "lost": cell(arm.lost_at_target, NATS, sign=True, against=arm.lost_against, best="keeps most", tied="tied"),
         "lost_full": cell(arm.lost, NATS, sign=True),
         "drift": cell(arm.drift_at_target, NATS),
@@ -122,12 +150,30 @@ def pictures(c: Comparison) -> list[tuple[str, str]]:
     if c.drift_measure is not None:
         unit = f", {NATS}" if c.drift_measure == "kl" else ""
         curves = [Curve(a.name, _points(c, [(p.strength, p.target, p.drift) for p in a.curve])) for a in c.arms]
-        out.append(_both(c, curves, Point(0.0, c.base_target, "base"), f"drift: {words.drift_name(c.drift_measure)}{unit} \u2192", y_label, from_zero=True))
+        out.append(
+            _both(
+                c,
+                curves,
+                Point(0.0, c.base_target, "base"),
+                f"drift: {words.drift_name(c.drift_measure)}{unit} \u2192",
+                y_label,
+                from_zero=True,
+            )
+        )
     if c.base_kept:
         name = next(iter(c.base_kept)) if len(c.base_kept) == 1 else "what was to be kept"
         base = sum(c.base_kept.values()) / len(c.base_kept)
         curves = [Curve(a.name, _points(c, [(p.strength, p.target, p.kept) for p in a.curve])) for a in c.arms]
-        out.append(_both(c, curves, Point(base, c.base_target, "base"), f"loss on {name}, {NATS}, worse \u2192", y_label, from_zero=False))
+        out.append(
+            _both(
+                c,
+                curves,
+                Point(base, c.base_target, "base"),
+                f"loss on {name}, {NATS}, worse \u2192",
+                y_label,
+                from_zero=False,
+            )
+        )
     return [o for o in out if o is not None]
 
 
@@ -151,7 +197,9 @@ def _points(c: Comparison, spots: Sequence[tuple[float, Interval, Interval | Non
     return found
 
 
-def _both(c: Comparison, curves: list[Curve], base: Point, x_label: str, y_label: str, *, from_zero: bool) -> tuple[str, str] | None:
+def _both(
+    c: Comparison, curves: list[Curve], base: Point, x_label: str, y_label: str, *, from_zero: bool
+) -> tuple[str, str] | None:
     if not any(curve.points for curve in curves):
         return None
 
@@ -209,7 +257,9 @@ def render(c: Comparison, folder: Path) -> Path:
         aside.write_text(html(c), encoding="utf-8")
         os.replace(aside, path)
     except OSError as e:
-        raise FolderError(f"cannot write the page: {e.strerror or e}", where=str(path), remedy="free space, or choose another --out") from e
+        raise FolderError(
+            f"cannot write the page: {e.strerror or e}", where=str(path), remedy="free space, or choose another --out"
+        ) from e
     return path
 
 
@@ -224,7 +274,14 @@ def show(c: Comparison, folder: Path) -> None:
 
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("method", f"gain ({words.metric_name(c.metric)})", "", "lost, matched" if c.base_kept else "drift, matched", "stored", "training"):
+    for name in (
+        "method",
+        f"gain ({words.metric_name(c.metric)})",
+        "",
+        "lost, matched" if c.base_kept else "drift, matched",
+        "stored",
+        "training",
+    ):
         table.add_column(name, justify="left" if name in ("method", "") else "right", overflow="fold")
     for r in (row(c, a) for a in ordered(c)):
         arm, gain, lost = r["arm"], r["gain"], r["lost"] if c.base_kept else r["drift"]
@@ -243,4 +300,8 @@ def show(c: Comparison, folder: Path) -> None:
         console.print(sentence)
     for caution in c.cautions:
         console.print(f"note: {caution}", style="dim")
-    console.print(f"\nPage: {folder / 'compare.html'}" + (f"; the winner's recipe: {folder / 'winner.yaml'} (*)" if c.winner else ""), style="dim")
+    console.print(
+        f"\nPage: {folder / 'compare.html'}"
+        + (f"; the winner's recipe: {folder / 'winner.yaml'} (*)" if c.winner else ""),
+        style="dim",
+    )

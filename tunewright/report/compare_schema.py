@@ -1,7 +1,7 @@
 """The types of `compare.json`: several methods on one task under one budget, every figure over seeds.
 
-One file, one version. Intervals are t intervals over seeds; what was not measured is null. Drift is named with its measure, and KL and
-1 - CKA never share a field's scale: a comparison holds one of them.
+One file, one version. Intervals are t intervals over seeds; what was not measured is null. Drift is named with its
+measure, and KL and 1 - CKA never share a field's scale: a comparison holds one of them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ Word = Literal["best", "tied with the best", "likely behind the best", "behind t
 class Against(Part):
     """An arm beside the best one, paired by seed."""
 
-    word: Word = Field(description="'tied with the best' where the interval holds 0; 'likely behind': not after Holm's correction")
-    difference: Interval | None = Field(None, description="this arm minus the best one, positive: better; none for the best itself")
+    word: Word = Field(
+        description="'tied with the best' where the interval holds 0; 'likely behind': not after Holm's correction"
+    )
+    difference: Interval | None = Field(
+        None, description="this arm minus the best one, positive: better; none for the best itself"
+    )
     p: float | None = Field(None, description="two-sided p of no difference")
     reason: str | None = Field(None, description="why it is unclear")
 
@@ -35,9 +39,13 @@ class RunFigures(Part):
     error: str | None = Field(None, description="what ended it and where")
     target: float | None = Field(None, description="the target's metric after training")
     gain: float | None = Field(None, description="its change over the base, positive: better")
-    kept: dict[str, float] = Field(default_factory=dict, description="kept name -> change of its loss, nats a token, positive: worse")
+    kept: dict[str, float] = Field(
+        default_factory=dict, description="kept name -> change of its loss, nats a token, positive: worse"
+    )
     drift: float | None = None
-    lost_at_target: float | None = Field(None, description="mean change of kept losses where the curve reaches the common target")
+    lost_at_target: float | None = Field(
+        None, description="mean change of kept losses where the curve reaches the common target"
+    )
     drift_at_target: float | None = Field(None, description="drift there")
     tokens: int | None = None
     steps: int | None = None
@@ -75,14 +83,20 @@ class ArmFigures(Part):
     tuning: list[TunedRate] = Field(default_factory=list, description="what was tried, when tuned")
     tuning_seconds: float = Field(0.0, description="what the tuning took")
     rate_at_edge: bool = Field(False, description="the best rate was still the outermost one tried")
-    budget: dict[str, float] = Field(default_factory=dict, description="what training was given, set-up taken off where that counts")
+    budget: dict[str, float] = Field(
+        default_factory=dict, description="what training was given, set-up taken off where that counts"
+    )
     runs: list[RunFigures] = Field(default_factory=list)
     gain: Interval | None = Field(None, description="positive: better")
     target: Interval | None = None
     against: Against | None = Field(None, description="gain, beside the best")
-    lost: Interval | None = Field(None, description="change of kept losses at full strength, nats a token, positive: worse")
+    lost: Interval | None = Field(
+        None, description="change of kept losses at full strength, nats a token, positive: worse"
+    )
     lost_at_target: Interval | None = Field(None, description="at the common target")
-    lost_against: Against | None = Field(None, description="what it keeps at the common target, beside the arm that keeps most")
+    lost_against: Against | None = Field(
+        None, description="what it keeps at the common target, beside the arm that keeps most"
+    )
     drift: Interval | None = None
     drift_at_target: Interval | None = None
     curve: list[CurvePoint] = Field(default_factory=list)
@@ -124,7 +138,9 @@ class Comparison(Saved):
     budget_words: str = Field(description="what it counts")
     seeds: list[int]
     tuned: bool = Field(description="whether learning rates were tuned")
-    share_of_gain: float = Field(0.9, description="the common target: this share of the smallest gain among the arms that are compared there")
+    share_of_gain: float = Field(
+        0.9, description="the common target: this share of the smallest gain among the arms that are compared there"
+    )
     arms: list[ArmFigures]
     winner: str | None = None
     why: str = Field("", description="how the winner was chosen")
@@ -135,7 +151,9 @@ class Comparison(Saved):
     commit: str | None = None
     command: str | None = None
     finished: datetime
-    run_seconds: float = Field(0.0, description="time of all runs of this comparison, tuning included, one after the other")
+    run_seconds: float = Field(
+        0.0, description="time of all runs of this comparison, tuning included, one after the other"
+    )
 
     def arm(self, name: str) -> ArmFigures:
         return next(a for a in self.arms if a.name == name)

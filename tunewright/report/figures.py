@@ -28,26 +28,48 @@ def strengths(report: Report) -> list[Strength]:
     out = sorted((s for s in report.trade if s.strength > 0), key=lambda s: s.strength)
     if all(s.strength != 1 for s in out) and report.target is not None and report.target.after is not None:
         kept = {k.name: k.after for k in report.kept if k.name and k.after is not None}
-        out.append(Strength(strength=1.0, target=report.target.after, kept=kept, drift=report.drift.value if report.drift else None))
+        out.append(
+            Strength(
+                strength=1.0, target=report.target.after, kept=kept, drift=report.drift.value if report.drift else None
+            )
+        )
     return out
 
 
 def trades(report: Report, most: int = 3) -> list[tuple[str, str]]:
-    """(wide, narrow) pictures of target against drift, then against each kept measure; empty without a measured target."""
+    """(wide, narrow) pictures of target against drift, then against each kept measure; empty without a measured
+    target.
+    """
     target = report.target
     if target is None or target.before is None:
         return []
     out, dials = [], strengths(report)
     if report.drift is not None:
-        name = f"drift: {words.drift_name(report.drift.measure)}" + (", nats a token" if report.drift.measure == "kl" else "")
-        spots = [point(s.target, s.drift, _strength_label(s)) for s in dials if s.target is not None and s.drift is not None]
+        name = f"drift: {words.drift_name(report.drift.measure)}" + (
+            ", nats a token" if report.drift.measure == "kl" else ""
+        )
+        spots = [
+            point(s.target, s.drift, _strength_label(s)) for s in dials if s.target is not None and s.drift is not None
+        ]
         if spots:
             out.append(_both(spots, point(target.before, 0.0, "base"), target, f"{name} \u2192"))
     for kept in report.kept:
-        spots = [point(s.target, s.kept[kept.name], _strength_label(s)) for s in dials if s.target is not None and kept.name and kept.name in s.kept]
+        spots = [
+            point(s.target, s.kept[kept.name], _strength_label(s))
+            for s in dials
+            if s.target is not None and kept.name and kept.name in s.kept
+        ]
         if spots and kept.before is not None and len(out) < most:
             unit = f", {kept.unit}" if kept.unit != "fraction" else ""
-            out.append(_both(spots, point(target.before, kept.before, "base"), target, f"{words.subject(kept)}{unit}, worse \u2192", kept))
+            out.append(
+                _both(
+                    spots,
+                    point(target.before, kept.before, "base"),
+                    target,
+                    f"{words.subject(kept)}{unit}, worse \u2192",
+                    kept,
+                )
+            )
     return out
 
 
@@ -55,7 +77,9 @@ def _strength_label(s: Strength) -> str:
     return "1 tuned" if s.strength == 1 else f"{s.strength:g}"
 
 
-def _both(spots: list[Point], base: Point, target: Measured, x_label: str, kept: Measured | None = None) -> tuple[str, str]:
+def _both(
+    spots: list[Point], base: Point, target: Measured, x_label: str, kept: Measured | None = None
+) -> tuple[str, str]:
     y_label = f"{words.subject(target)} ({target.direction} is better)"
     title = f"{y_label} against {x_label} for strengths {', '.join(p.label for p in spots)}"
     curves = [Curve("strength", spots)]
@@ -94,7 +118,9 @@ def _on_strip(x: Interval | None) -> Point | None:
 
 def _column(metrics: Sequence[Mapping[str, Any]], steps: Sequence[float], key: str) -> list[tuple[float, float]]:
     pairs = zip(steps, (m.get(key) for m in metrics), strict=True)
-    return [(s, float(v)) for s, v in pairs if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+    return [
+        (s, float(v)) for s, v in pairs if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+    ]
 
 
 def timeline(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tuple[float, str]]]:
@@ -125,12 +151,25 @@ def training(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     if loss:
         x, y = zip(*loss, strict=True)
         name = "training loss"
-        out.append(plots.over_steps(x, y, y_label=name, title=f"{name} over steps", smoothed=len(loss) > 12, dots=held_out, marks=marks, zero=True))
+        out.append(
+            plots.over_steps(
+                x,
+                y,
+                y_label=name,
+                title=f"{name} over steps",
+                smoothed=len(loss) > 12,
+                dots=held_out,
+                marks=marks,
+                zero=True,
+            )
+        )
     marks = [(step, "") for step, _ in marks]
     for key, name in (("learning_rate", "learning rate"), ("grad_norm", "gradient norm before clipping")):
         pairs = _column(metrics, steps, key)
         if pairs:
             x, y = zip(*pairs, strict=True)
             noisy = key == "grad_norm" and len(pairs) > 12
-            out.append(plots.over_steps(x, y, y_label=name, title=f"{name} over steps", smoothed=noisy, marks=marks, zero=True))
+            out.append(
+                plots.over_steps(x, y, y_label=name, title=f"{name} over steps", smoothed=noisy, marks=marks, zero=True)
+            )
     return out

@@ -1,7 +1,7 @@
 """`report.html`: a run to look at. One file that asks nothing of the network, for light, dark and paper.
 
-Everything that comes from outside (rows, names, recipe) is escaped by the templates; the only script is ours, allowed by
-its hash in the page's own content security policy.
+Everything that comes from outside (rows, names, recipe) is escaped by the templates; the only script is ours, allowed
+by its hash in the page's own content security policy.
 """
 
 from __future__ import annotations
@@ -28,8 +28,16 @@ MOST_ROWS = 400  # rows in the page; the rest stay in rows.jsonl
 
 @cache
 def _environment() -> Environment:
-    env = Environment(loader=PackageLoader("tunewright.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters.update(seconds=words.seconds, size=words.size, count=words.count, cell=_cell, plain=words.plain, nbsp=_nbsp)
+    env = Environment(
+        loader=PackageLoader("tunewright.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters.update(
+        seconds=words.seconds, size=words.size, count=words.count, cell=_cell, plain=words.plain, nbsp=_nbsp
+    )
     return env
 
 
@@ -47,7 +55,11 @@ def _source(name: str) -> str:
 def _cell(value: Cell | Interval) -> str:
     """A probe's cell as text."""
     if isinstance(value, Interval):
-        ends = f" ({words.plain(value.low)} to {words.plain(value.high)})" if value.low is not None and value.high is not None else ""
+        ends = (
+            f" ({words.plain(value.low)} to {words.plain(value.high)})"
+            if value.low is not None and value.high is not None
+            else ""
+        )
         return words.plain(value.value) + ends
     if value is None:
         return ""
@@ -60,14 +72,23 @@ def page(template: str, context: Mapping[str, Any]) -> str:
     """Fill a page template: styles and script inline, and a policy that lets nothing else in."""
     script = _source("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri "
+        "'none'; form-action 'none'"
+    )
     styles = _source("report.css") + _source("plots.css")
-    return _environment().get_template(template).render(styles=Markup(styles), script=Markup(script), policy=policy, **context)
+    return (
+        _environment()
+        .get_template(template)
+        .render(styles=Markup(styles), script=Markup(script), policy=policy, **context)
+    )
 
 
-def html(report: Report, metrics: Sequence[Mapping[str, Any]] = (), rows: Iterable[Any] = (), recipe: str | None = None) -> str:
-    """The page's text. `metrics` are the records of metrics.jsonl, `rows` the lines of rows.jsonl (mappings or objects);
-    with no rows the report's own `answers` are shown."""
+def html(
+    report: Report, metrics: Sequence[Mapping[str, Any]] = (), rows: Iterable[Any] = (), recipe: str | None = None
+) -> str:
+    """The page's text. `metrics` are the records of metrics.jsonl, `rows` the lines of rows.jsonl (mappings or
+    objects); with no rows the report's own `answers` are shown."""
     lines = summary.lines(report)
     columns, dial = summary.dial(report)
     answers = [Answer.of(r) for r in rows] or list(report.answers)
@@ -98,8 +119,8 @@ def html(report: Report, metrics: Sequence[Mapping[str, Any]] = (), rows: Iterab
 
 
 def _pick(answers: list[Answer], report: Report) -> tuple[list[tuple[Answer, str]], dict[str, int]]:
-    """At most MOST_ROWS rows with their fate, and how many there are of each fate. Where some must be left out, broken rows
-    stay first, then fixed ones; the rest keep their order."""
+    """At most MOST_ROWS rows with their fate, and how many there are of each fate. Where some must be left out, broken
+    rows stay first, then fixed ones; the rest keep their order."""
     direction = report.target.direction if report.target is not None else "higher"
     judged = list(zip(answers, summary.fates(answers, direction), strict=True))
     tally = {fate: n for fate in summary.FATES if (n := sum(f == fate for _, f in judged))}
@@ -111,7 +132,9 @@ def _pick(answers: list[Answer], report: Report) -> tuple[list[tuple[Answer, str
 
 
 def _rooms(report: Report) -> list[dict[str, Any]]:
-    """Bars of parameters by room: the track is the base's weights there, the bar what was trained; both on one scale."""
+    """Bars of parameters by room: the track is the base's weights there, the bar what was trained; both on one
+    scale.
+    """
     rooms = report.trained.rooms
     largest = max((max(r.total or 0, r.trained) for r in rooms.values()), default=0) or 1
     return [
@@ -130,7 +153,9 @@ def _rooms(report: Report) -> list[dict[str, Any]]:
 def _phases(report: Report) -> list[dict[str, Any]]:
     spent = report.cost.seconds
     whole = sum(spent.values()) or 1.0
-    return [{"name": n, "seconds": s, "share": 100 * s / whole, "cached": n in report.cost.cached} for n, s in spent.items()]
+    return [
+        {"name": n, "seconds": s, "share": 100 * s / whole, "cached": n in report.cost.cached} for n, s in spent.items()
+    ]
 
 
 def _tokens(pairs: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -144,7 +169,10 @@ def _tokens(pairs: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 
 
 def render(report: Report, metrics: Sequence[Mapping[str, Any]], rows: Iterable[Any], folder: Path | str) -> Path:
-    """Write `folder`/report.html aside and rename it; the recipe shown is the folder's recipe.yaml. Returns its path."""
+    """Write `folder`/report.html aside and rename it; the recipe shown is the folder's recipe.yaml.
+
+    Returns its path.
+    """
     folder = Path(folder)
     recipe = folder / "recipe.yaml"
     text = html(report, metrics, rows, recipe.read_text(encoding="utf-8") if recipe.is_file() else None)
@@ -153,14 +181,20 @@ def render(report: Report, metrics: Sequence[Mapping[str, Any]], rows: Iterable[
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, path)
     except OSError as error:
-        raise FolderError(f"cannot write the page: {error.strerror}", where=str(path), remedy="free space or choose another --out") from error
+        raise FolderError(
+            f"cannot write the page: {error.strerror}", where=str(path), remedy="free space or choose another --out"
+        ) from error
     return path
 
 
 def render_folder(folder: Path | str) -> Path:
-    """Make report.html of a run folder from its report.json, metrics.jsonl and rows.jsonl; the last two may be missing."""
+    """Make report.html of a run folder from its report.json, metrics.jsonl and rows.jsonl; the last two may be
+    missing.
+    """
     folder = Path(folder)
-    return render(Report.load(folder), _json_lines(folder / "metrics.jsonl"), _json_lines(folder / "rows.jsonl"), folder)
+    return render(
+        Report.load(folder), _json_lines(folder / "metrics.jsonl"), _json_lines(folder / "rows.jsonl"), folder
+    )
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
@@ -177,5 +211,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise FolderError(f"not JSON: {error.msg}", where=f"{path}:{number}", remedy="restore or delete the line") from error
+            raise FolderError(
+                f"not JSON: {error.msg}", where=f"{path}:{number}", remedy="restore or delete the line"
+            ) from error
     return records

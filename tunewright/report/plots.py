@@ -52,7 +52,16 @@ def _value(v: object) -> str:
 
 def _svg(width: float, height: float, title: str, parts: list[str], kind: str) -> str:
     body = _tag("title", escape(title)) + "".join(parts)
-    return _tag("svg", body, class_=f"plot {kind}", viewBox=f"0 0 {width:g} {height:g}", width=width, height=height, role="img", aria_label=title)
+    return _tag(
+        "svg",
+        body,
+        class_=f"plot {kind}",
+        viewBox=f"0 0 {width:g} {height:g}",
+        width=width,
+        height=height,
+        role="img",
+        aria_label=title,
+    )
 
 
 def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> list[str]:
@@ -64,7 +73,9 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> list[str]:
         parts.append(_tag("text", escape(y.format(tick)), class_="tick", x=left - 8, y=y(tick) + 4, text_anchor="end"))
     for tick in x.ticks:
         parts.append(_tag("line", class_="grid", x1=x(tick), x2=x(tick), y1=y.start, y2=y.start + 4))
-        parts.append(_tag("text", escape(x.format(tick)), class_="tick", x=x(tick), y=y.start + 18, text_anchor="middle"))
+        parts.append(
+            _tag("text", escape(x.format(tick)), class_="tick", x=x(tick), y=y.start + 18, text_anchor="middle")
+        )
     parts.append(_tag("line", class_="axis", x1=left, x2=right, y1=y.start, y2=y.start))
     parts.append(_tag("text", escape(y_label), class_="name", x=1, y=12))
     parts.append(_tag("text", escape(x_label), class_="name", x=right, y=y.start + 36, text_anchor="end"))
@@ -111,7 +122,14 @@ def _place(text: str, px: float, py: float, taken: list[Box], limits: Box) -> tu
     """
     width, height = CHARACTER * len(text), 13.0
     best, least = (px + 8, py + 4), math.inf
-    near = [(8, 4), (-8 - width, -height - 4), (8, -height - 4), (-8 - width, 4), (12, -height / 2), (-12 - width, -height / 2)]
+    near = [
+        (8, 4),
+        (-8 - width, -height - 4),
+        (8, -height - 4),
+        (-8 - width, 4),
+        (12, -height / 2),
+        (-12 - width, -height / 2),
+    ]
     far = [(14, 4 + d) for d in (14, -30, 28, -44)] + [(-14 - width, 4 + d) for d in (14, -30, 28, -44)]
     for dx, dy in near + far:
         box = (px + dx, py + dy, px + dx + width, py + dy + height)
@@ -155,11 +173,28 @@ def trade(
     xs = [v for p in points for v in (p.x, p.x_low, p.x_high)]
     form = percent if fraction else decimal
     bottom, top = height - 44, 26.0
-    y = axis(ys, bottom, top, wanted=5, floor=0 if fraction else None, ceiling=1 if fraction else None, zero=fraction, format=form)
+    y = axis(
+        ys,
+        bottom,
+        top,
+        wanted=5,
+        floor=0 if fraction else None,
+        ceiling=1 if fraction else None,
+        zero=fraction,
+        format=form,
+    )
     left = _margin([form(t) for t in y.ticks])
     ends = (width - 14, left) if x_falls else (left, width - 14)
     x_limits = (0.0, 1.0) if x_fraction else (None, None)
-    x = axis(xs, *ends, wanted=5, zero=from_zero, floor=x_limits[0], ceiling=x_limits[1], format=percent if x_fraction else decimal)
+    x = axis(
+        xs,
+        *ends,
+        wanted=5,
+        zero=from_zero,
+        floor=x_limits[0],
+        ceiling=x_limits[1],
+        format=percent if x_fraction else decimal,
+    )
     parts = _frame(x, y, x_label, y_label)
     taken = [(x(p.x) - 6, y(p.y) - 6, x(p.x) + 6, y(p.y) + 6) for p in points]
     lines, marks, labels = [], [], []
@@ -167,7 +202,9 @@ def trade(
         series = f"s{index % 8}"
         path = ([base] if base else []) + list(curve.points)
         spots = [(x(p.x), y(p.y)) for p in path]
-        lines.append(_tag("polyline", class_=f"curve {series}", points=" ".join(f"{px:.1f},{py:.1f}" for px, py in spots)))
+        lines.append(
+            _tag("polyline", class_=f"curve {series}", points=" ".join(f"{px:.1f},{py:.1f}" for px, py in spots))
+        )
         for a, b in zip(spots, spots[1:], strict=False):
             taken += _steps_between(a, b)
         for number, point in enumerate(curve.points):
@@ -177,12 +214,17 @@ def trade(
             hint = _tag("title", escape(f"{curve.name} {point.label}: {form(point.y)} at {x.format(point.x)}".strip()))
             marks.append(_tag("g", mark(shape, x(point.x), y(point.y), 5.5 if end else 3.5, f"point {series}") + hint))
     if base:
-        marks.append(_tag("g", "".join(_whiskers(base, x, y)), class_="base") + mark("circle", x(base.x), y(base.y), 5, "point base"))
+        marks.append(
+            _tag("g", "".join(_whiskers(base, x, y)), class_="base")
+            + mark("circle", x(base.x), y(base.y), 5, "point base")
+        )
     limits = (left - 4, 14.0, width, bottom + 2)
     named = [(p.label, p, "base") for p in ([base] if base else [])]
     named += [(p.label, p, f"s{i % 8}") for i, c in enumerate(curves) for p in c.points if p.label]
     if len(curves) > 1:
-        named = [n for n in named if n[2] == "base"] + [(c.name, c.points[-1], f"s{i % 8}") for i, c in enumerate(curves) if c.points]
+        named = [n for n in named if n[2] == "base"] + [
+            (c.name, c.points[-1], f"s{i % 8}") for i, c in enumerate(curves) if c.points
+        ]
     for text, point, class_ in named:
         if text:
             lx, ly = _place(text, x(point.x), y(point.y), taken, limits)
@@ -205,8 +247,8 @@ def thin(xs: Sequence[float], ys: Sequence[float], most: int = 240) -> list[tupl
 
 
 def smooth(ys: Sequence[float]) -> list[float]:
-    """Mean over a triangular window around each value, a fifteenth of the curve to either side: no lag, unlike a running
-    average. The window shrinks towards both ends, so that a steep start is not flattened."""
+    """Mean over a triangular window around each value, a fifteenth of the curve to either side: no lag, unlike a
+    running average. The window shrinks towards both ends, so that a steep start is not flattened."""
     most = max(1, len(ys) // 15)
     out = []
     for i in range(len(ys)):
@@ -248,7 +290,9 @@ def over_steps(
     return _svg(width, height, title, parts, "steps")
 
 
-def _stages(steps: Sequence[float], values: Sequence[float], ends: Sequence[float]) -> list[tuple[list[float], list[float]]]:
+def _stages(
+    steps: Sequence[float], values: Sequence[float], ends: Sequence[float]
+) -> list[tuple[list[float], list[float]]]:
     """The curve cut after each of `ends`: what one stage learned is not averaged into the next."""
     pieces: list[tuple[list[float], list[float]]] = [([], []) for _ in range(len(ends) + 1)]
     for step, value in zip(steps, values, strict=True):
@@ -264,7 +308,16 @@ def _path(pairs: Sequence[tuple[float, float]], x: Axis, y: Axis, class_: str) -
     return _tag("polyline", class_=class_, points=" ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in pairs))
 
 
-def strip(before: Point | None, after: Point | None, *, title: str, fraction: bool = True, fate: str = "better", width: float = 240, height: float = 34) -> str:
+def strip(
+    before: Point | None,
+    after: Point | None,
+    *,
+    title: str,
+    fraction: bool = True,
+    fate: str = "better",
+    width: float = 240,
+    height: float = 34,
+) -> str:
     """Before and after as two points with whiskers on one line; `y` of the points is not used.
 
     A share is drawn on 0 to 1, anything else on a range of its own with its ends written below.
@@ -285,6 +338,8 @@ def strip(before: Point | None, after: Point | None, *, title: str, fraction: bo
     for point, class_ in ((before, "base"), (after, colour)):
         if point is not None:
             if point.x_low is not None and point.x_high is not None:
-                parts.append(_tag("line", class_=f"band {class_}", x1=x(point.x_low), x2=x(point.x_high), y1=middle, y2=middle))
+                parts.append(
+                    _tag("line", class_=f"band {class_}", x1=x(point.x_low), x2=x(point.x_high), y1=middle, y2=middle)
+                )
             parts.append(mark("circle", x(point.x), middle, 4.5, f"point {class_}"))
     return _svg(width, height, title, parts, "strip")

@@ -20,7 +20,8 @@ types in `tunewright/report/schema.py` (`python -m tunewright.report.reference >
 
 The format's version is {VERSION}; a change of meaning raises it. Fields may be added within a version: an older release
 that reads such a file names the field it does not know. What was not measured is null or empty, never zero.
-Losses and divergences are in nats a token, durations in seconds, sizes in bytes; a score whose `unit` is `fraction` lies between 0 and 1.
+Losses and divergences are in nats a token, durations in seconds, sizes in bytes; a score whose `unit` is
+`fraction` lies between 0 and 1.
 
 `rows.jsonl` holds every evaluated row (`id`, `source`, `prompt`, `base`, `tuned`, `reference`, `base_score`,
 `tuned_score`), `metrics.jsonl` every logged step.
@@ -59,9 +60,14 @@ def _type(annotation: object) -> str:
         return "null"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
-    return {"Any": "any value", "str": "string", "int": "integer", "float": "number", "bool": "true or false", "datetime": "time (ISO 8601)"}.get(
-        getattr(annotation, "__name__", ""), str(annotation)
-    )
+    return {
+        "Any": "any value",
+        "str": "string",
+        "int": "integer",
+        "float": "number",
+        "bool": "true or false",
+        "datetime": "time (ISO 8601)",
+    }.get(getattr(annotation, "__name__", ""), str(annotation))
 
 
 def _row(name: str, field: FieldInfo) -> str:
@@ -73,7 +79,18 @@ def _row(name: str, field: FieldInfo) -> str:
 def _section(model: type[BaseModel]) -> str:
     first = (model.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
     rows = [_row(name, field) for name, field in model.model_fields.items()]
-    return "\n".join([f"## {model.__name__}", "", " ".join(first.split()), "", "| field | type | meaning |", "| --- | --- | --- |", *rows, ""])
+    return "\n".join(
+        [
+            f"## {model.__name__}",
+            "",
+            " ".join(first.split()),
+            "",
+            "| field | type | meaning |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
 
 
 def markdown() -> str:

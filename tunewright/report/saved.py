@@ -1,4 +1,6 @@
-"""What the typed files of a run and a comparison are made of: parts with fixed fields, and a file that is written whole or not at all."""
+"""What the typed files of a run and a comparison are made of: parts with fixed fields, and a file that is written
+whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ class Part(BaseModel):
 
 
 class Saved(Part):
-    """A whole file. Subclasses say its name, what it is called in messages, and what to do about one that cannot be read."""
+    """A whole file.
+
+    Subclasses say its name, what it is called in messages, and what to do about one that cannot be read.
+    """
 
     file: ClassVar[str]
     noun: ClassVar[str]
@@ -30,7 +35,10 @@ class Saved(Part):
         return self.model_dump_json(indent=2) + "\n"
 
     def save(self, folder: Path | str) -> Path:
-        """Write it aside in `folder`, then rename it over the old one; return its path. FolderError when it cannot be written."""
+        """Write it aside in `folder`, then rename it over the old one; return its path.
+
+        FolderError when it cannot be written.
+        """
         path = Path(folder) / self.file
         aside = path.with_name(f".{self.file}.tmp")
         try:
@@ -38,7 +46,9 @@ class Saved(Part):
             os.replace(aside, path)
         except OSError as error:
             remedy = "free space or choose another --out"
-            raise FolderError(f"cannot write the {self.noun}: {error.strerror or error}", where=str(path), remedy=remedy) from error
+            raise FolderError(
+                f"cannot write the {self.noun}: {error.strerror or error}", where=str(path), remedy=remedy
+            ) from error
         return path
 
     @classmethod
@@ -49,9 +59,13 @@ class Saved(Part):
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise FolderError(f"no {cls.noun} here: {error.strerror}", where=str(path), remedy=cls.where_else) from error
+            raise FolderError(
+                f"no {cls.noun} here: {error.strerror}", where=str(path), remedy=cls.where_else
+            ) from error
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "the file"
             version = cls.model_fields["version"].default
-            raise FolderError(f"not a {cls.noun} of version {version}: {field}: {first['msg']}", where=str(path), remedy=cls.again) from error
+            raise FolderError(
+                f"not a {cls.noun} of version {version}: {field}: {first['msg']}", where=str(path), remedy=cls.again
+            ) from error

@@ -35,17 +35,25 @@ class RunInfo(Part):
     """Which run this is and the surroundings it had."""
 
     name: str = Field(description="name of the run, as its folder is called")
-    status: Literal["finished", "running", "interrupted", "failed"] = Field("finished", description="finished, running, interrupted (can be resumed) or failed")
-    stopped_in: str | None = Field(None, description="phase in which a run that is not finished stopped: base, train, measure ...")
+    status: Literal["finished", "running", "interrupted", "failed"] = Field(
+        "finished", description="finished, running, interrupted (can be resumed) or failed"
+    )
+    stopped_in: str | None = Field(
+        None, description="phase in which a run that is not finished stopped: base, train, measure ..."
+    )
     started: datetime | None = Field(None, description="when the run first started, with time zone")
     finished: datetime | None = Field(None, description="when the run ended, with time zone; null while it has not")
-    seconds: float | None = Field(None, ge=0, description="time spent from start to end, seconds; pauses before a resume are not in it")
+    seconds: float | None = Field(
+        None, ge=0, description="time spent from start to end, seconds; pauses before a resume are not in it"
+    )
     resumed: int = Field(0, ge=0, description="how many times the run was resumed")
     command: str | None = Field(None, description="the command that made it")
     versions: dict[str, str] = Field(default_factory=dict, description="package -> version, python included")
     hardware: Hardware | None = Field(None, description="the machine")
     threads: int | None = Field(None, ge=1, description="threads that torch used")
-    load_at_start: float | None = Field(None, ge=0, description="one-minute load average of the machine at start (processes)")
+    load_at_start: float | None = Field(
+        None, ge=0, description="one-minute load average of the machine at start (processes)"
+    )
     seed: int | None = Field(None, description="the recipe's seed")
 
 
@@ -54,7 +62,9 @@ class ModelInfo(Part):
 
     name: str = Field(description="as the recipe names it")
     source: str | None = Field(None, description="hub id with revision, folder or package that the weights came from")
-    weights: str | None = Field(None, description="in words: which weights it ran on, e.g. 'dequantised from a Q8_0 GGUF file'")
+    weights: str | None = Field(
+        None, description="in words: which weights it ran on, e.g. 'dequantised from a Q8_0 GGUF file'"
+    )
     hash: str | None = Field(None, description="SHA-256 of the weights, hexadecimal")
     licence: str | None = Field(None, description="licence of the weights, as the source states it")
     parameters: int | None = Field(None, ge=0, description="parameters of the base, tied ones counted once")
@@ -103,15 +113,24 @@ class Target(Measured):
     """What was to be gained; beside it what tells format from skill."""
 
     others: list[Measured] = Field(default_factory=list, description="further metrics on the same rows")
-    few_shot: Interval | None = Field(None, description="the untouched base given a few examples in its prompt, same metric")
+    few_shot: Interval | None = Field(
+        None, description="the untouched base given a few examples in its prompt, same metric"
+    )
     shots: int | None = Field(None, ge=0, description="examples in that prompt")
-    likelihood: Measured | None = Field(None, description="base and tuned choosing the likeliest of the labels instead of writing freely: skill without format")
+    likelihood: Measured | None = Field(
+        None,
+        description=(
+            "base and tuned choosing the likeliest of the labels instead of writing freely: skill without format"
+        ),
+    )
 
 
 class Drift(Part):
     """How far the tuned model moved from its base. Zero for a model that learned nothing: never rank by it alone."""
 
-    measure: Literal["kl", "1-cka"] = Field("kl", description="'kl': mean KL(base || tuned), nats a token; '1-cka': 1 - linear CKA, 0 to 1")
+    measure: Literal["kl", "1-cka"] = Field(
+        "kl", description="'kl': mean KL(base || tuned), nats a token; '1-cka': 1 - linear CKA, 0 to 1"
+    )
     value: Interval = Field(description="by sequence")
     sequences: int | None = Field(None, ge=0, description="sequences measured on")
     tokens: int | None = Field(None, ge=0, description="tokens measured on")
@@ -130,17 +149,28 @@ class Strength(Part):
 class Cost(Part):
     """Everything spent, discarded work included."""
 
-    seconds: dict[str, float] = Field(default_factory=dict, description="phase -> seconds: load, data, base, statistics, train, measure ...")
+    seconds: dict[str, float] = Field(
+        default_factory=dict, description="phase -> seconds: load, data, base, statistics, train, measure ..."
+    )
     tokens: int | None = Field(None, ge=0, description="tokens that went through training, all epochs and stages")
     trained_tokens: int | None = Field(None, ge=0, description="of those, tokens that counted in the loss")
     steps: int | None = Field(None, ge=0, description="optimizer steps")
     trainable_parameters: int | None = Field(None, ge=0, description="parameters that could change (largest stage)")
     stored_parameters: int | None = Field(None, ge=0, description="parameters that have to be kept beside the base")
     stored_bytes: int | None = Field(None, ge=0, description="size of what is kept beside the base, bytes")
-    peak_memory_bytes: int | None = Field(None, ge=0, description="largest memory in use, bytes: of the accelerator if there is one, else of the process")
-    flops: float | None = Field(None, ge=0, description="floating-point operations of training (estimate: matrix products)")
-    tokens_per_second: float | None = Field(None, ge=0, description="training speed, tokens a second, padding not counted")
-    cached: list[str] = Field(default_factory=list, description="phases whose result came from a cache; their seconds are those of the reading")
+    peak_memory_bytes: int | None = Field(
+        None, ge=0, description="largest memory in use, bytes: of the accelerator if there is one, else of the process"
+    )
+    flops: float | None = Field(
+        None, ge=0, description="floating-point operations of training (estimate: matrix products)"
+    )
+    tokens_per_second: float | None = Field(
+        None, ge=0, description="training speed, tokens a second, padding not counted"
+    )
+    cached: list[str] = Field(
+        default_factory=list,
+        description="phases whose result came from a cache; their seconds are those of the reading",
+    )
 
 
 class Room(Part):
@@ -163,7 +193,9 @@ class MethodInfo(Part):
 class Trained(Part):
     """What could change and what could not."""
 
-    rooms: dict[str, Room] = Field(default_factory=dict, description="attention, mlp, norm, embedding, head ... -> parameters")
+    rooms: dict[str, Room] = Field(
+        default_factory=dict, description="attention, mlp, norm, embedding, head ... -> parameters"
+    )
     methods: list[MethodInfo] = Field(default_factory=list, description="methods, in order of use")
     frozen: list[str] = Field(default_factory=list, description="what stayed as it was, in words or as names")
 
@@ -175,15 +207,21 @@ class StageInfo(Part):
     start: str = Field("base", description="what it started from")
     carry: str = Field("fold", description="what became of the deltas it started with: fold, frozen, training, drop")
     methods: list[str] = Field(default_factory=list, description="names of its methods")
-    status: Literal["finished", "interrupted", "discarded"] = Field("finished", description="finished, interrupted or discarded")
-    ended_by: str | None = Field(None, description="what ended it: tokens, steps, epochs, seconds, flops, early stopping, signal")
+    status: Literal["finished", "interrupted", "discarded"] = Field(
+        "finished", description="finished, interrupted or discarded"
+    )
+    ended_by: str | None = Field(
+        None, description="what ended it: tokens, steps, epochs, seconds, flops, early stopping, signal"
+    )
     steps: int | None = Field(None, ge=0, description="optimizer steps")
     tokens: int | None = Field(None, ge=0, description="tokens that went through training")
     epochs: float | None = Field(None, ge=0, description="passes over its training rows")
     seconds: float | None = Field(None, ge=0, description="time in its steps, seconds")
     loss_first: float | None = Field(None, description="training loss at its first logged step, nats a token")
     loss_last: float | None = Field(None, description="training loss at its last logged step, nats a token")
-    kept_step: int | None = Field(None, ge=0, description="step whose weights were kept, where that is not the last one")
+    kept_step: int | None = Field(
+        None, ge=0, description="step whose weights were kept, where that is not the last one"
+    )
 
 
 class Training(Part):
@@ -206,7 +244,9 @@ class Answer(Part):
     reference: str | None = Field(None, description="the expected answer")
     base: str | None = Field(None, description="the untouched base's answer")
     tuned: str | None = Field(None, description="the tuned model's answer")
-    base_score: float | None = Field(None, description="score of the base's answer in the target's metric (a right answer: 1)")
+    base_score: float | None = Field(
+        None, description="score of the base's answer in the target's metric (a right answer: 1)"
+    )
     tuned_score: float | None = Field(None, description="score of the tuned model's answer")
 
     @classmethod
@@ -245,17 +285,24 @@ class Report(Saved):
     task: str | None = Field(None, description="the hub's name of the task: text-generation ...")
     data: DataInfo = Field(default_factory=DataInfo, description="rows and tokens")
     target: Target | None = Field(None, description="what was to be gained, before and after")
-    kept: list[Measured] = Field(default_factory=list, description="what should not be lost, before and after; one entry a `keep` of the recipe")
+    kept: list[Measured] = Field(
+        default_factory=list, description="what should not be lost, before and after; one entry a `keep` of the recipe"
+    )
     drift: Drift | None = Field(None, description="how far the model moved")
-    trade: list[Strength] = Field(default_factory=list, description="the change dialled down afterwards; empty where it cannot be dialled")
+    trade: list[Strength] = Field(
+        default_factory=list, description="the change dialled down afterwards; empty where it cannot be dialled"
+    )
     cost: Cost = Field(default_factory=Cost, description="what was spent")
     trained: Trained = Field(default_factory=Trained, description="what could change")
     stages: list[StageInfo] = Field(default_factory=list, description="stages in order")
     training: Training | None = Field(None, description="summary of the loss curve")
     tokens_view: dict[str, list[tuple[str, float]]] = Field(
-        default_factory=dict, description="source -> one example as (token's text, loss weight); weight 0: not trained on"
+        default_factory=dict,
+        description="source -> one example as (token's text, loss weight); weight 0: not trained on",
     )
-    answers: list[Answer] = Field(default_factory=list, description="a few rows for a first look; all are in rows.jsonl")
+    answers: list[Answer] = Field(
+        default_factory=list, description="a few rows for a first look; all are in rows.jsonl"
+    )
     probes: dict[str, Probe] = Field(default_factory=dict, description="probe -> result")
     notes: list[str] = Field(default_factory=list, description="warnings shown to the user, most important first")
     files: dict[str, str] = Field(default_factory=dict, description="what is in the run folder: name -> what it is")

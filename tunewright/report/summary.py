@@ -11,7 +11,10 @@ from tunewright.report.schema import Answer, Measured, Report
 
 @dataclass(frozen=True)
 class Line:
-    """One quantity, before and after, as text; `measured` where there is more to draw. `kind`: target, beside, kept, drift."""
+    """One quantity, before and after, as text; `measured` where there is more to draw.
+
+    `kind`: target, beside, kept, drift.
+    """
 
     name: str
     kind: str
@@ -59,7 +62,13 @@ def lines(report: Report) -> list[Line]:
             out.append(_line(target.likelihood, "choosing the likeliest label", "beside"))
         if target.few_shot is not None:
             shots = f"base shown {target.shots} examples" if target.shots is not None else "base shown a few examples"
-            few = Measured(metric=target.metric, direction=target.direction, unit=target.unit, before=target.few_shot, n=target.few_shot.n)
+            few = Measured(
+                metric=target.metric,
+                direction=target.direction,
+                unit=target.unit,
+                before=target.few_shot,
+                n=target.few_shot.n,
+            )
             out.append(_line(few, shots, "beside"))
         out += [_line(other, words.subject(other), "beside") for other in target.others]
     out += [_line(kept, words.subject(kept), "kept") for kept in report.kept]
@@ -75,8 +84,16 @@ def _drift_line(report: Report) -> Line:
     note = ", ".join(t for t in (words.drift_unit(drift.measure), n) if t)
     value, ends = words.score(drift.value.value, "nats"), words.span(drift.value, "nats")
     fate = "same" if drift.value.value == 0 else "moved"
-    measured = Measured(name="drift", metric=drift.measure, direction="lower", unit=words.drift_unit(drift.measure) or "1", after=drift.value)
-    return Line(f"drift: {words.drift_name(drift.measure)}", "drift", "0", "", value, ends, "", "", fate, note, measured)
+    measured = Measured(
+        name="drift",
+        metric=drift.measure,
+        direction="lower",
+        unit=words.drift_unit(drift.measure) or "1",
+        after=drift.value,
+    )
+    return Line(
+        f"drift: {words.drift_name(drift.measure)}", "drift", "0", "", value, ends, "", "", fate, note, measured
+    )
 
 
 @dataclass(frozen=True)

@@ -45,15 +45,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A table of numbers with intervals that are never cut: where the width does not hold both side by side, the interval
-    goes below its number; values stand under each other in both."""
+    """A table of numbers with intervals that are never cut: where the width does not hold both side by side, the
+    interval goes below its number; values stand under each other in both."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[Text, tuple[Cell, ...]], ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = self.table(stacked=False)
-        fits = Measurement.get(console, options.update(width=10_000, max_width=10_000), wide).maximum <= options.max_width
+        fits = (
+            Measurement.get(console, options.update(width=10_000, max_width=10_000), wide).maximum <= options.max_width
+        )
         yield wide if fits else self.table(stacked=True)
 
     def table(self, stacked: bool) -> Table:
@@ -63,7 +65,9 @@ class Numbers:
         widths = [0 if stacked else max(len(c.value) for c in cells) for cells in columns]
         for heading, cells, width in zip(self.headings[1:], columns, widths, strict=True):
             if stacked:
-                table.add_column(heading, justify="right", min_width=max(max(len(c.value), len(c.interval)) for c in cells))
+                table.add_column(
+                    heading, justify="right", min_width=max(max(len(c.value), len(c.interval)) for c in cells)
+                )
             else:
                 table.add_column(heading.rjust(width), no_wrap=True)
         for name, cells in self.rows:
@@ -75,13 +79,17 @@ def changes(report: Report) -> Numbers | None:
     """Every measured quantity, base and tuned, with intervals; None where nothing was measured."""
     rows = []
     for line in summary.lines(report):
-        name = Text("  " + line.name if line.kind == "beside" else line.name, style="bold" if line.kind == "target" else "")
+        name = Text(
+            "  " + line.name if line.kind == "beside" else line.name, style="bold" if line.kind == "target" else ""
+        )
         unit = words.unit_of(line.measured.unit) if line.measured is not None else ""
         if unit and unit != "1":
             name.append(f", {unit.replace(' a ', '/')}", style="dim")
         style = STYLES.get(line.fate, "")
         after = Cell(line.after, line.after_span, style if line.kind == "drift" else "")
-        rows.append((name, (Cell(line.before, line.before_span), after, Cell(line.difference, line.difference_span, style))))
+        rows.append(
+            (name, (Cell(line.before, line.before_span), after, Cell(line.difference, line.difference_span, style)))
+        )
     return Numbers(("measured", "base", "tuned", "change"), tuple(rows)) if rows else None
 
 
@@ -90,7 +98,9 @@ def dial(report: Report) -> Numbers | None:
     columns, rows = summary.dial(report)
     if not rows:
         return None
-    return Numbers(("strength", *columns), tuple((Text(r.name), tuple(Cell(v, ends) for v, ends in r.cells)) for r in rows))
+    return Numbers(
+        ("strength", *columns), tuple((Text(r.name), tuple(Cell(v, ends) for v, ends in r.cells)) for r in rows)
+    )
 
 
 def cost(report: Report) -> Text | None:
@@ -105,7 +115,11 @@ def cost(report: Report) -> Text | None:
         steps = f" in {c.steps:,} step{'' if c.steps == 1 else 's'}" if c.steps is not None else ""
         parts.append(f"{words.count(c.tokens)} tokens trained on{steps}")
     if c.trainable_parameters is not None:
-        share = f" of {words.count(report.model.parameters)}" if report.model is not None and report.model.parameters else ""
+        share = (
+            f" of {words.count(report.model.parameters)}"
+            if report.model is not None and report.model.parameters
+            else ""
+        )
         parts.append(f"{words.count(c.trainable_parameters)}{share} parameters trained")
     if c.stored_bytes is not None:
         parts.append(f"{words.size(c.stored_bytes)} stored")
@@ -127,7 +141,9 @@ def pick(answers: list[Answer], direction: str = "higher", most: int = 3) -> lis
 
 def clean(text: str) -> str:
     """Text without what a terminal would obey: escape sequences, other control characters, changes of direction."""
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t\u200d" else c for c in text)
+    return "".join(
+        "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t\u200d" else c for c in text
+    )
 
 
 def _short(text: str | None) -> str:
@@ -194,7 +210,9 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
 def text(report: Report, folder: Path | str | None = None, width: int = 100) -> str:
     """The same without colours, at most `width` characters a line, nothing behind the last one."""
     out = io.StringIO()
-    Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False, emoji=False).print(layout(report, folder))
+    Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False, emoji=False).print(
+        layout(report, folder)
+    )
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 

@@ -137,7 +137,9 @@ def change(measured: Measured, what: str) -> str:
     if difference is None:
         return f"{what} went {ends}."
     by = score(difference.value, measured.unit, sign=True) + (" points" if measured.unit == "fraction" else "")
-    inner = f"{by}, {100 * difference.level:.0f} % interval {span(difference, measured.unit)}" if difference.known else by
+    inner = (
+        f"{by}, {100 * difference.level:.0f} % interval {span(difference, measured.unit)}" if difference.known else by
+    )
     if fate == "unclear":
         return f"{what} went {ends}, which is no clear change: {inner}."
     return f"{what} {'rose' if difference.value > 0 else 'fell'} {ends}: {inner}."
@@ -188,7 +190,11 @@ def _drifted(report: Report) -> str:
     assert drift is not None
     if drift.value.value == 0:
         return "The model's outputs did not move from its base's at all."
-    by = f"{score(drift.value.value, 'nats')} nats a token" if drift.measure == "kl" else f"by {score(drift.value.value, '1')} (1 \u2212 CKA)"
+    by = (
+        f"{score(drift.value.value, 'nats')} nats a token"
+        if drift.measure == "kl"
+        else f"by {score(drift.value.value, '1')} (1 \u2212 CKA)"
+    )
     ends = span(drift.value, "nats")
     inner = f", interval {ends}" if ends else ""
     return f"Its outputs drifted {by} from the base's{inner}."
@@ -210,7 +216,10 @@ def what_intervals_mean(report: Report) -> str:
     if kinds == ["seed"]:
         return f"Intervals: {level}, over training seeds."
     drawn = _join([KINDS.get(k, k) for k in ("row", "document", "sequence") if k in kinds])
-    return f"Intervals: {level}, over {drawn}. They describe this run; another seed or order of the data may move further than they say."
+    return (
+        f"Intervals: {level}, over {drawn}. They describe this run; another seed or order of the data may move "
+        "further than they say."
+    )
 
 
 def _all_measured(report: Report) -> list[Measured]:
@@ -218,9 +227,18 @@ def _all_measured(report: Report) -> list[Measured]:
 
 
 def dialled(report: Report) -> str:
-    """What turning the change down buys: the strength whose share of the gain is furthest above its share of the drift."""
+    """What turning the change down buys: the strength whose share of the gain is furthest above its share of the
+    drift.
+    """
     target, drift = report.target, report.drift
-    if target is None or drift is None or target.before is None or target.after is None or verdict(target) != "better" or drift.value.value <= 0:
+    if (
+        target is None
+        or drift is None
+        or target.before is None
+        or target.after is None
+        or verdict(target) != "better"
+        or drift.value.value <= 0
+    ):
         return ""
     whole = target.after.value - target.before.value
     shares = [
@@ -233,11 +251,16 @@ def dialled(report: Report) -> str:
     gain, lost, strength = max(shares, key=lambda s: s[0] - s[1])
     if gain <= lost:
         return "Dialling the change down gives up at least as much of the gain as of the drift, on these rows."
-    return f"At strength {strength:g} the model keeps {100 * gain:.0f} % of the gain with {100 * lost:.0f} % of the drift, on these rows."
+    return (
+        f"At strength {strength:g} the model keeps {100 * gain:.0f} % of the gain with {100 * lost:.0f} % of the "
+        "drift, on these rows."
+    )
 
 
 def small_sample(report: Report) -> str:
     """A caution where the target was measured on few rows; else empty."""
     target = report.target
     n = target.n if target is not None and target.unit == "fraction" else None
-    return f"Only {n} rows measured the target: at least 200 tell a gain from chance." if n is not None and n < 200 else ""
+    return (
+        f"Only {n} rows measured the target: at least 200 tell a gain from chance." if n is not None and n < 200 else ""
+    )

@@ -22,11 +22,13 @@ Score = Callable[[], float]
 Teach = Callable[[list[nn.Module], nn.Module], Learning]
 
 
-def apply(method: Method, name: str, adapted: Adapted, run: Path, score: Score | None, teach: Teach | None = None) -> None:
+def apply(
+    method: Method, name: str, adapted: Adapted, run: Path, score: Score | None, teach: Teach | None = None
+) -> None:
     """Apply one step in place: deltas are folded first, since the result is plain weights.
 
-    `score()` gives the model's validation score as it is (larger is better), for steps that choose. `teach(models, base)`
-    gives what a merge learns from: the run's rows beside these models.
+    `score()` gives the model's validation score as it is (larger is better), for steps that choose. `teach(models,
+    base)` gives what a merge learns from: the run's rows beside these models.
     """
     if not adapted.foldable:
         raise MethodError(
@@ -52,7 +54,9 @@ def _edit(method: Method, adapted: Adapted) -> None:
             p = parameters[name]
             base = original.restored(p)
             change = p - base
-            changed = _call(method, "edit", name=name, base=base, change=change, depth=adapted.structure.depth_fraction(name))
+            changed = _call(
+                method, "edit", name=name, base=base, change=change, depth=adapted.structure.depth_fraction(name)
+            )
             if changed is not change:  # base + (p - base) is not always p
                 p.data = (base + changed).to(p.dtype)
 
@@ -60,9 +64,15 @@ def _edit(method: Method, adapted: Adapted) -> None:
 def _merge(method: Any, name: str, adapted: Adapted, run: Path, score: Score | None, teach: Teach | None) -> None:
     others = [_values(adapted, of, run, name) for of in method.of]
     if not others:
-        raise MethodError(f"'{name}' names no other model", where="after", remedy=f"write {name}: {{of: [stages.first, runs/other]}}")
+        raise MethodError(
+            f"'{name}' names no other model", where="after", remedy=f"write {name}: {{of: [stages.first, runs/other]}}"
+        )
     check_count(method, name, 1 + len(others), True)
-    own = {n: p.detach().clone() for n, p in adapted.base_parameters().items() if n in adapted.originals or any(n in o for o in others)}
+    own = {
+        n: p.detach().clone()
+        for n, p in adapted.base_parameters().items()
+        if n in adapted.originals or any(n in o for o in others)
+    }
     models: list[dict[str, Tensor]] = [own, *others]
     names = sorted({n for m in models for n in m})
     parameters = adapted.base_parameters()
@@ -82,7 +92,9 @@ def _merge(method: Any, name: str, adapted: Adapted, run: Path, score: Score | N
     def scored(indices: tuple[int, ...]) -> float:
         if score is None:
             raise MethodError(
-                f"'{name}' chooses by a held-out score, and the recipe holds nothing out", where="data.validation", remedy="write validation: 10%"
+                f"'{name}' chooses by a held-out score, and the recipe holds nothing out",
+                where="data.validation",
+                remedy="write validation: 10%",
             )
         put(indices)
         return score()
@@ -91,22 +103,45 @@ def _merge(method: Any, name: str, adapted: Adapted, run: Path, score: Score | N
     put(picked)
 
 
-def _one(method: Method, adapted: Adapted, name: str, base: Tensor, tensors: Sequence[Tensor], known: dict[str, Any]) -> Tensor:
+def _one(
+    method: Method, adapted: Adapted, name: str, base: Tensor, tensors: Sequence[Tensor], known: dict[str, Any]
+) -> Tensor:
     """One tensor of a merge, formed in fp32."""
     depth = adapted.structure.depth_fraction(name)
     return merge_one(method, name, base.float(), [t.float() for t in tensors], depth=depth, needs=Needs(known))
 
 
-def _known(method: Any, name: str, adapted: Adapted, models: list[dict[str, Tensor]], base: dict[str, Tensor], teach: Teach | None) -> dict[str, Any]:
-    """What a merge knows before its first tensor: counts over all of them, or what it learned from rows; {} for most."""
+def _known(
+    method: Any,
+    name: str,
+    adapted: Adapted,
+    models: list[dict[str, Tensor]],
+    base: dict[str, Tensor],
+    teach: Teach | None,
+) -> dict[str, Any]:
+    """What a merge knows before its first tensor: counts over all of them, or what it learned from rows; {} for
+    most.
+    """
     if not hasattr(method, "learn"):
         whole = [{**base, **m} for m in models]
-        return survey(method, lambda: ((n, b.float(), [m[n].float() for m in whole]) for n, b in base.items()), each_of(method, len(models)))
+        return survey(
+            method,
+            lambda: ((n, b.float(), [m[n].float() for m in whole]) for n, b in base.items()),
+            each_of(method, len(models)),
+        )
     if teach is None:
-        raise MethodError(f"'{name}' learns from rows, and there are none here", where="after", remedy="run it in a recipe with training rows")
-    known: dict[str, Any] = method.learn(teach([copy_with(adapted.model, {**base, **m}) for m in models], copy_with(adapted.model, base)))
+        raise MethodError(
+            f"'{name}' learns from rows, and there are none here",
+            where="after",
+            remedy="run it in a recipe with training rows",
+        )
+    known: dict[str, Any] = method.learn(
+        teach([copy_with(adapted.model, {**base, **m}) for m in models], copy_with(adapted.model, base))
+    )
     if known.get("config"):
-        what = f"'{name}' changes the model's shape ({', '.join(known['config'])}), which a run cannot do to its own model"
+        what = (
+            f"'{name}' changes the model's shape ({', '.join(known['config'])}), which a run cannot do to its own model"
+        )
         raise MethodError(what, where="after", remedy="export both models and merge them: tunewright merge")
     return known
 

@@ -29,21 +29,32 @@ def save(run: Path, session: Session) -> tuple[int, int]:
     """Write the change; return how many numbers and bytes have to be kept beside the base."""
     adapted = session.adapted
     deltas = [d for by_name in adapted.deltas().values() for d in by_name.values()]
-    low_rank = bool(deltas) and all(isinstance(d, LowRank) for d in deltas) and not adapted.originals and adapted.wrapper is None
+    low_rank = (
+        bool(deltas)
+        and all(isinstance(d, LowRank) for d in deltas)
+        and not adapted.originals
+        and adapted.wrapper is None
+    )
     if low_rank:
         folder = run / "adapter"
         peft_format.save_adapter(adapted, folder, session.loaded.name)
-        return sum(p.numel() for p in adapted.delta_parameters().values()), sum(f.stat().st_size for f in folder.iterdir())
+        return sum(p.numel() for p in adapted.delta_parameters().values()), sum(
+            f.stat().st_size for f in folder.iterdir()
+        )
     stored, size = _save_wrapper(run, session)
     if adapted.wrapped_by is not None and not deltas and not adapted.originals:
         return stored, size
     delta_format.save_delta(adapted, run, session.loaded.name)
-    stored += sum(o.values.numel() for o in adapted.originals.values()) + sum(p.numel() for p in adapted.delta_parameters().values())
+    stored += sum(o.values.numel() for o in adapted.originals.values()) + sum(
+        p.numel() for p in adapted.delta_parameters().values()
+    )
     return stored, size + (run / "delta.safetensors").stat().st_size
 
 
 def _save_wrapper(run: Path, session: Session) -> tuple[int, int]:
-    """What wraps the model: in the format of the method's own `save` where it has one, else its state and how it was made."""
+    """What wraps the model: in the format of the method's own `save` where it has one, else its state and how it
+    was made.
+    """
     by, base = session.adapted.wrapped_by, {"name": session.loaded.name, "hash": session.adapted.base_hash}
     if by is None:
         return 0, 0
@@ -52,7 +63,9 @@ def _save_wrapper(run: Path, session: Session) -> tuple[int, int]:
         folder = run / "adapter"
         method.save(by.state, session.adapted.model, folder, session.loaded.name)
     else:
-        folder = checkpoint.write_folder(run / "wrapper", {"base": base, **by.method, "data": by.state.data}, {"state": by.state.state_dict()})
+        folder = checkpoint.write_folder(
+            run / "wrapper", {"base": base, **by.method, "data": by.state.data}, {"state": by.state.state_dict()}
+        )
     return sum(t.numel() for t in by.state.state_dict().values()), sum(f.stat().st_size for f in folder.iterdir())
 
 

@@ -110,7 +110,13 @@ class Session:
 
     def cursor(self, part: StageParts) -> Any:
         """A fresh cursor over a stage's rows."""
-        return cursor(part.rows, seed=part.train.seed, batch_tokens=part.train.batch_tokens, shuffle=part.data.shuffle, replay=part.replay)
+        return cursor(
+            part.rows,
+            seed=part.train.seed,
+            batch_tokens=part.train.batch_tokens,
+            shuffle=part.data.shuffle,
+            replay=part.replay,
+        )
 
     def plan(self, part: StageParts) -> Plan:
         """How many steps and tokens a stage's budget allows."""
@@ -128,8 +134,12 @@ class Session:
 
     @property
     def flops_per_token(self) -> float:
-        """Forward and backward of every weight matrix: 6 operations a parameter (an upper estimate; embeddings are left out)."""
-        return 6.0 * sum(p.numel() for s in self.adapted.structure.sites if s.kind not in ("embedding", "norm") for p in [s.weight])
+        """Forward and backward of every weight matrix: 6 operations a parameter (an upper estimate; embeddings are
+        left out).
+        """
+        return 6.0 * sum(
+            p.numel() for s in self.adapted.structure.sites if s.kind not in ("embedding", "norm") for p in [s.weight]
+        )
 
     def bind(self, part: StageParts) -> Methods:
         return bind(part.methods, part.train.seed, part.spec.name)
@@ -169,12 +179,17 @@ def _check_stage_keys(recipe: Recipe) -> None:
             for key in keys:
                 if own is not None and key in own.model_fields_set:
                     raise RecipeError(
-                        f"'{key}' holds for the whole run: a stage cannot have its own", where=f"stages.{stage.name}.{part}.{key}", remedy=f"write {part}.{key}"
+                        f"'{key}' holds for the whole run: a stage cannot have its own",
+                        where=f"stages.{stage.name}.{part}.{key}",
+                        remedy=f"write {part}.{key}",
                     )
 
 
 def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
-    """Check methods, load the model, encode the rows. Errors name the field, file or row; nothing is trained or written."""
+    """Check methods, load the model, encode the rows.
+
+    Errors name the field, file or row; nothing is trained or written.
+    """
     task = get_task(recipe.task)
     methods = [_methods_of(recipe, stage, task.name) for stage in recipe.stages]
     _check_after(recipe)
@@ -186,7 +201,13 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
-    loaded = load(located(recipe.model, recipe.base), task, labels=labels if task.labelled else None, device=device, precision=precision)
+    loaded = load(
+        located(recipe.model, recipe.base),
+        task,
+        labels=labels if task.labelled else None,
+        device=device,
+        precision=precision,
+    )
     if task.labelled:  # a checkpoint's head keeps its own order of the labels
         names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
         labels = [names[i] for i in sorted(names)]
@@ -194,7 +215,9 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
         add_tokens(loaded, recipe.new_tokens)
     adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
     adapted.new = loaded.new
-    if loaded.folder is not None and not any(n.when == "batch" for named in methods for _, m in named for n in m.needs()):
+    if loaded.folder is not None and not any(
+        n.when == "batch" for named in methods for _, m in named for n in m.needs()
+    ):
         adapted.files = Files(loaded.folder)  # a signal of the base in each batch would read it again each time
     adapted.always = _new_rows(adapted, recipe.new_tokens)
     options = options_of(recipe.data, labels, loaded)
@@ -203,7 +226,14 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     cache = cache_folder()
 
     def read(sources: Sequence[Source], opt: EncodeOptions = options, of: Task = task) -> Dataset:
-        return build(sources, of, loaded.tokenizer if loaded.tokenizer is not None else loaded.processor, opt, cache, base=recipe.base)
+        return build(
+            sources,
+            of,
+            loaded.tokenizer if loaded.tokenizer is not None else loaded.processor,
+            opt,
+            cache,
+            base=recipe.base,
+        )
 
     train_rows = read(recipe.data.train)
     evaluation = read(recipe.data.eval) if recipe.data.eval else None
@@ -223,9 +253,27 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
             rows = _selected(recipe, stage, data, rows, validation, alone="train" in given)
         replay = {n: (_replayed(n, keep, recipe, read), share) for n, share in data.replay.items()}
         pairs = any(m.pairs for _, m in named)
-        rows, replay = (paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()}) if pairs else (rows, replay)
+        rows, replay = (
+            (paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()})
+            if pairs
+            else (rows, replay)
+        )
         parts.append(StageParts(stage, recipe.train_for(stage), data, rows, replay, named, i))
-    return Session(recipe, task, loaded, adapted, device, precision, packed, options, parts, evaluation, validation, keep, list(loaded.notes))
+    return Session(
+        recipe,
+        task,
+        loaded,
+        adapted,
+        device,
+        precision,
+        packed,
+        options,
+        parts,
+        evaluation,
+        validation,
+        keep,
+        list(loaded.notes),
+    )
 
 
 def _methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, Method]]:
@@ -253,7 +301,10 @@ def _other_place(cls: type[Method]) -> str:
 
 
 def _check_after(recipe: Recipe) -> None:
-    for place, slots, uses in (("after", ("merge", "edit", "predict"), recipe.after), ("measure", ("probe",), recipe.measure)):
+    for place, slots, uses in (
+        ("after", ("merge", "edit", "predict"), recipe.after),
+        ("measure", ("probe",), recipe.measure),
+    ):
         for use in uses:
             cls = catalogue.load_method(use.name, use.place)
             if not set(cls.slots()) & set(slots) or (place == "after" and set(cls.slots()) & set(TRAINING_SLOTS)):
@@ -269,7 +320,11 @@ def _check_after(recipe: Recipe) -> None:
 def located(spec: ModelSpec, base: Path) -> ModelSpec:
     """A model's spec with a folder or file that is named from the recipe's own folder written from the root."""
     dotted = spec.name.startswith(("./", "../"))
-    return spec.model_copy(update={"name": str((base / spec.name).resolve())}) if dotted or (base / spec.name).exists() else spec
+    return (
+        spec.model_copy(update={"name": str((base / spec.name).resolve())})
+        if dotted or (base / spec.name).exists()
+        else spec
+    )
 
 
 def device_of(recipe: Recipe) -> str:
@@ -277,7 +332,9 @@ def device_of(recipe: Recipe) -> str:
     wanted = recipe.train.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise MethodError(
-            "device: cuda was asked for, and torch sees no GPU", where="train.device", remedy="write device: auto; `tunewright doctor` says what torch sees"
+            "device: cuda was asked for, and torch sees no GPU",
+            where="train.device",
+            remedy="write device: auto; `tunewright doctor` says what torch sees",
         )
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -299,7 +356,9 @@ def _replayed(name: str, keep: dict[str, Dataset], recipe: Recipe, read: Any) ->
         dataset: Dataset = read([Source(path=name, name=Path(name).name)])
         return dataset
     raise DataError(
-        f"replay names '{name}', which is neither a `keep` entry nor a file", where="data.replay", remedy=f"known: {', '.join(keep) or 'none'}; or write a path"
+        f"replay names '{name}', which is neither a `keep` entry nor a file",
+        where="data.replay",
+        remedy=f"known: {', '.join(keep) or 'none'}; or write a path",
     )
 
 
@@ -313,19 +372,30 @@ def _validation(recipe: Recipe, rows: Dataset, read: Any) -> tuple[Dataset, Data
     order = permutation(len(rows.rows), recipe.train.seed, "validation", 0)
     held = set(order[: max(1, round(wanted * len(order)))])
     if len(held) >= len(order):
-        raise DataError(f"a share of {wanted:.0%} leaves no row to train on", where="data.validation", remedy="write a smaller share, or a file")
+        raise DataError(
+            f"a share of {wanted:.0%} leaves no row to train on",
+            where="data.validation",
+            remedy="write a smaller share, or a file",
+        )
     return subset(rows, [i for i in range(len(order)) if i not in held]), subset(rows, sorted(held))
 
 
-def _selected(recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, validation: Dataset | None, *, alone: bool) -> Dataset:
-    """The stage's rows that its selectors keep. What they aim at: the validation rows, else what the recipe learns elsewhere."""
+def _selected(
+    recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, validation: Dataset | None, *, alone: bool
+) -> Dataset:
+    """The stage's rows that its selectors keep.
+
+    What they aim at: the validation rows, else what the recipe learns elsewhere.
+    """
     target: list[Any] = []
     if validation is not None:
         held = recipe.data.validation
         target = records_of(validation, held if isinstance(held, list) else recipe.data.train, recipe.base)
     elif alone:
         target = records_of(None, recipe.data.train, recipe.base)
-    return select(data.select, rows, records_of(rows, data.train, recipe.base), target, recipe.train_for(stage).seed, stage.name)
+    return select(
+        data.select, rows, records_of(rows, data.train, recipe.base), target, recipe.train_for(stage).seed, stage.name
+    )
 
 
 def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
@@ -338,7 +408,9 @@ def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
         with torch.random.fork_rng(devices=[]):
             model.resize_token_embeddings(len(loaded.tokenizer), mean_resizing=False)
     with torch.no_grad():
-        for embedding in {id(e): e for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None}.values():
+        for embedding in {
+            id(e): e for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None
+        }.values():
             ids = loaded.tokenizer.convert_tokens_to_ids(new)
             if ids:
                 embedding.weight[ids] = embedding.weight[: min(ids)].mean(0)
@@ -346,7 +418,9 @@ def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
 
 
 def _new_rows(adapted: Adapted, tokens: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Flat places of the new tokens' rows in embedding and head: they train with every method, or they would mean nothing."""
+    """Flat places of the new tokens' rows in embedding and head: they train with every method, or they would mean
+    nothing.
+    """
     if not tokens:
         return {}
     ids = torch.tensor(sorted(adapted.tokenizer.convert_tokens_to_ids(list(tokens))))
@@ -364,7 +438,10 @@ def _same_tokenizer(a: Loaded, b: Loaded, name: str) -> None:
     if ours != theirs:
         differing = sorted(set(ours) ^ set(theirs))[:3] or [t for t in ours if ours[t] != theirs.get(t)][:3]
         raise MethodError(
-            f"the model '{name}' has another tokenizer ({len(theirs)} tokens, here {len(ours)}; for instance {differing})",
+            (
+                f"the model '{name}' has another tokenizer ({len(theirs)} tokens, here {len(ours)}; for instance "
+                f"{differing})"
+            ),
             where=f"models.{name}",
             remedy="use a model with the same tokenizer: its outputs are compared token by token",
         )

@@ -84,7 +84,11 @@ def new_folder(name: str, out: Path | None, root: Path = Path("runs")) -> RunFol
             with locked(RunFolder(out)):  # a live run there is named as such
                 pass
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise FolderError("the output folder is not empty", where=str(out), remedy=f"choose another --out, or go on with `tunewright resume {out}`")
+            raise FolderError(
+                "the output folder is not empty",
+                where=str(out),
+                remedy=f"choose another --out, or go on with `tunewright resume {out}`",
+            )
         return RunFolder(_made(out))
     name = re.sub(r"[^\w.-]+", "-", name) or "run"
     for i in range(1, 10_000):
@@ -125,7 +129,9 @@ def locked(folder: RunFolder) -> Iterator[None]:
         holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
         os.close(fd)
         raise FolderError(
-            f"a live run (process {holder or '?'}) is using this folder", where=str(folder.path), remedy="wait for it, stop it, or choose another --out"
+            f"a live run (process {holder or '?'}) is using this folder",
+            where=str(folder.path),
+            remedy="wait for it, stop it, or choose another --out",
         ) from None
     try:
         os.ftruncate(fd, 0)

@@ -16,7 +16,17 @@ from tunewright.contract.batch import Row
 from tunewright.measure.cache import BaseCache, rows_hash
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost
-from tunewright.measure.drift import Drift, Features, Reference, feature_drift, kl_drift, restore_reference, sequence_rows, take_features, take_reference
+from tunewright.measure.drift import (
+    Drift,
+    Features,
+    Reference,
+    feature_drift,
+    kl_drift,
+    restore_reference,
+    sequence_rows,
+    take_features,
+    take_reference,
+)
 from tunewright.measure.few_shot import few_shot
 from tunewright.measure.kept import DocumentLoss, document_losses
 from tunewright.measure.rows import RowResult
@@ -55,7 +65,9 @@ class Meter:
         self.spec = spec
         rows = list(session.eval.rows) if session.eval is not None else []
         self.rows: list[Row] = rows[: spec.rows] if spec.rows else rows
-        self.metric = (session.task.default_metric(self.rows) if spec.metric == "auto" else spec.metric) if self.rows else ""
+        self.metric = (
+            (session.task.default_metric(self.rows) if spec.metric == "auto" else spec.metric) if self.rows else ""
+        )
         generated = bool(self.metric) and get_metric(self.metric).kind == "generated"
         self.labels = distinct_labels(self.rows) if generated else None
         self.generated = generated
@@ -93,7 +105,14 @@ class Meter:
         train = self.session.stages[-1].rows.rows
         if self.generated and k and sum(1 for r in train if r.fields.get("reference")) > k:
             shown = few_shot(self.session.tokenizer, self.rows, train, k, self.session.seed)
-            found.few_shot = evaluate(self.model, self.session.tokenizer, self.session.task, shown, self.metric, max_new_tokens=self._longest())
+            found.few_shot = evaluate(
+                self.model,
+                self.session.tokenizer,
+                self.session.task,
+                shown,
+                self.metric,
+                max_new_tokens=self._longest(),
+            )
         tensors: dict[str, Tensor] = {}
         if self.drift_rows and self.session.task.labelled:
             features = take_features(self.model, self.session.task, self.drift_rows)
@@ -103,7 +122,9 @@ class Meter:
         return found.values(), tensors
 
     def _reference(self) -> Reference:
-        return take_reference(self.model, self.session.task, self.drift_rows, packed=self.session.packed, copy_head=True)
+        return take_reference(
+            self.model, self.session.task, self.drift_rows, packed=self.session.packed, copy_head=True
+        )
 
     def _hold(self, tensors: dict[str, Tensor]) -> None:
         if "features" in tensors:
@@ -111,16 +132,26 @@ class Meter:
             self.features = (
                 Features(tensors["features"])
                 if head is None
-                else Features(tensors["features"], head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone())
+                else Features(
+                    tensors["features"],
+                    head.weight.detach().clone(),
+                    None if head.bias is None else head.bias.detach().clone(),
+                )
             )
         elif tensors:
-            self.reference = restore_reference(tensors, self.model, self.session.task, self.drift_rows, packed=self.session.packed, copy_head=True)
+            self.reference = restore_reference(
+                tensors, self.model, self.session.task, self.drift_rows, packed=self.session.packed, copy_head=True
+            )
 
     def _own_head(self) -> nn.Linear | None:
         """The base's own classification head; None when it was made afresh for this task."""
         if self.session.loaded.new:
             return None
-        heads = [s.module for s in self.session.adapted.structure.sites if s.role == "head" and isinstance(s.module, nn.Linear)]
+        heads = [
+            s.module
+            for s in self.session.adapted.structure.sites
+            if s.role == "head" and isinstance(s.module, nn.Linear)
+        ]
         return heads[-1] if heads else None  # type: ignore[return-value]
 
     def _drift_rows(self) -> list[Row]:
@@ -162,13 +193,20 @@ class Meter:
         """Sequences of the base, kept by its hash."""
         s, cache, key = self.session, BaseCache(), self._sequences_key(n, tokens)
         with self.cost.phase("drift sequences sampled"):
-            (values, _), _ = cache.cached(key, lambda: ({"ids": sample_sequences(s.adapted.model, s.tokenizer, n, tokens, 0)}, {}))
+            (values, _), _ = cache.cached(
+                key, lambda: ({"ids": sample_sequences(s.adapted.model, s.tokenizer, n, tokens, 0)}, {})
+            )
         return Sequences(values["ids"], len(conditioning_ids(s.tokenizer)))
 
     def _rows_hash(self) -> str:
         s = self.session
         shown = [s.stages[-1].rows.hash] if self.spec.few_shot else []  # training rows: only the few shots see them
-        parts = [rows_hash(self.rows), *shown, *(f"{n}={d.hash}" for n, d in s.keep.items()), rows_hash(self.drift_rows)]
+        parts = [
+            rows_hash(self.rows),
+            *shown,
+            *(f"{n}={d.hash}" for n, d in s.keep.items()),
+            rows_hash(self.drift_rows),
+        ]
         return "/".join(parts)
 
     def _settings(self) -> dict[str, Any]:
@@ -198,10 +236,18 @@ class Meter:
     def _read(self, *, choice: bool) -> Readings:
         s, found = self.session, Readings()
         if self.rows and choice and self.labels:
-            found.target, found.choice = answers_and_choices(self.model, s.tokenizer, self.rows, self.labels, self.metric, max_new_tokens=self._longest())
+            found.target, found.choice = answers_and_choices(
+                self.model, s.tokenizer, self.rows, self.labels, self.metric, max_new_tokens=self._longest()
+            )
         elif self.rows:
             found.target = evaluate(
-                self.model, s.tokenizer or s.loaded.processor, s.task, self.rows, self.metric, max_new_tokens=self._longest(), packed=s.packed
+                self.model,
+                s.tokenizer or s.loaded.processor,
+                s.task,
+                self.rows,
+                self.metric,
+                max_new_tokens=self._longest(),
+                packed=s.packed,
             )
         for name, dataset in s.keep.items():
             found.kept[name] = document_losses(self.model, s.tokenizer, s.task, list(dataset.rows), packed=s.packed)
@@ -223,7 +269,9 @@ class Meter:
         losses = evaluate(self.model, s.tokenizer, s.task, list(rows), "loss", packed=s.packed)
         found = {"loss": sum(r.score * r.weight for r in losses) / max(1e-9, sum(r.weight for r in losses))}
         if self.metric and self.metric != "loss":
-            some = evaluate(self.model, s.tokenizer, s.task, list(rows)[:most], self.metric, max_new_tokens=self._longest())
+            some = evaluate(
+                self.model, s.tokenizer, s.task, list(rows)[:most], self.metric, max_new_tokens=self._longest()
+            )
             found["target"] = sum(r.score for r in some) / len(some)
             self.samples = [(r.prompt, r.answer, r.reference) for r in some[:2]]
         return found

@@ -33,17 +33,30 @@ def predicts(use: MethodUse) -> bool:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse before anything is loaded: steps in a wrong order, a task that is not served, models that are not named. Raises MethodError."""
+    """Refuse before anything is loaded: steps in a wrong order, a task that is not served, models that are not named.
+
+    Raises MethodError.
+    """
     kinds = [predicts(use) for use in recipe.after]
     if kinds != sorted(kinds):
         late = recipe.after[len(kinds) - 1 - kinds[::-1].index(False)]
-        raise MethodError(f"'{late.name}' changes weights after a predictor", where="after", remedy=f"write {late.name} before it")
+        raise MethodError(
+            f"'{late.name}' changes weights after a predictor", where="after", remedy=f"write {late.name} before it"
+        )
     for use in filter(predicts, recipe.after):
         method: Any = catalogue.build(use)
         if not callable(getattr(method, "speakers", None)):
-            raise MethodError(f"'{use.name}' predicts and names no speakers", where="after", remedy='define speakers(self): return ("tuned", ...)')
+            raise MethodError(
+                f"'{use.name}' predicts and names no speakers",
+                where="after",
+                remedy='define speakers(self): return ("tuned", ...)',
+            )
         if method.tasks is not None and recipe.task not in method.tasks:
-            raise MethodError(f"'{use.name}' does not serve {recipe.task}", where="after", remedy=f"its tasks: {', '.join(method.tasks)}")
+            raise MethodError(
+                f"'{use.name}' does not serve {recipe.task}",
+                where="after",
+                remedy=f"its tasks: {', '.join(method.tasks)}",
+            )
         for name in _others(method):
             if name not in recipe.models:
                 what = f"'{use.name}' decodes with the model '{name}', and the recipe names none"
@@ -51,7 +64,10 @@ def check(recipe: Recipe) -> None:
 
 
 def load(session: Session) -> None:
-    """Load the models that predictors name, before anything is measured. MethodError for one that speaks other tokens or cannot pack."""
+    """Load the models that predictors name, before anything is measured.
+
+    MethodError for one that speaks other tokens or cannot pack.
+    """
     for use in filter(predicts, session.recipe.after):
         for name in _others(catalogue.build(use)):
             _other(session, name)
@@ -62,7 +78,9 @@ def build(use: MethodUse, session: Session, tuned: nn.Module) -> Together:
     method: Any = catalogue.build(use)
     models: dict[str, nn.Module] = {}
     for speaker in sorted(method.speakers(), key=lambda s: s != "tuned"):
-        models[speaker] = tuned if speaker == "tuned" else _untouched(session) if speaker == "base" else _other(session, speaker)
+        models[speaker] = (
+            tuned if speaker == "tuned" else _untouched(session) if speaker == "base" else _other(session, speaker)
+        )
     for speaker, model in models.items():
         if not caches_plainly(model):  # type: ignore[arg-type]
             raise MethodError(
@@ -71,7 +89,8 @@ def build(use: MethodUse, session: Session, tuned: nn.Module) -> Together:
                 remedy="use causal decoders without sliding windows, and no method that wraps the model",
             )
     session.notes.append(
-        f"the tuned figures are of {use.name}, which decodes with {len(models)} models ({', '.join(models)}): what is saved, exported "
+        f"the tuned figures are of {use.name}, which decodes with {len(models)} models ({', '.join(models)}): what "
+        "is saved, exported "
         "and chatted with is the trained model alone"
     )
     return Together(models, lambda logits: _predicted(method, logits)).eval()
@@ -94,5 +113,9 @@ def _others(method: Any) -> list[str]:
 def _other(session: Session, name: str) -> nn.Module:
     model: Any = session.other(name).model  # one with another tokenizer is refused there, by the tokens that differ
     if session.packed and not prepare_attention(model):
-        raise MethodError(f"the attention of the model '{name}' cannot take packed rows", where=f"models.{name}", remedy="write data.packing: false")
+        raise MethodError(
+            f"the attention of the model '{name}' cannot take packed rows",
+            where=f"models.{name}",
+            remedy="write data.packing: false",
+        )
     return model

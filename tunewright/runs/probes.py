@@ -39,7 +39,10 @@ def run(use: Any, session: Session, base: Readings, tuned: Readings) -> Probe:
     probe: Any = catalogue.build(use)
     adapted = session.adapted
     sides = [
-        Side(weights=Weights(adapted, strength) if adapted.foldable else {}, answers={"target": r.target, "choice": r.choice})
+        Side(
+            weights=Weights(adapted, strength) if adapted.foldable else {},
+            answers={"target": r.target, "choice": r.choice},
+        )
         for strength, r in ((0.0, base), (1.0, tuned))
     ]
     offered = {"base": sides[0], "tuned": sides[1], "structure": adapted.structure}

@@ -28,7 +28,9 @@ class Screen:
     def samples(self, answers: list[tuple[str, str, str]]) -> None:
         """A few answers of an evaluation while training."""
         for prompt, answer, reference in answers:
-            self.say(f"  {prompt.splitlines()[-1][:60] if prompt else ''} -> {answer[:60]!r} (expected {reference[:60]!r})")
+            self.say(
+                f"  {prompt.splitlines()[-1][:60] if prompt else ''} -> {answer[:60]!r} (expected {reference[:60]!r})"
+            )
 
     @contextmanager
     def training(self, stage: str, plan: Any) -> Iterator[Show]:
@@ -48,13 +50,23 @@ class Screen:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"training '{stage}'", total=plan.steps, told="")
 
             def show(record: dict[str, Any]) -> None:
                 if "loss" in record:
-                    bar.update(task, completed=record["step"], told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} tok/s")
+                    bar.update(
+                        task,
+                        completed=record["step"],
+                        told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} tok/s",
+                    )
 
             yield show
 
@@ -65,6 +77,9 @@ class Screen:
             if "loss" not in record or (time.monotonic() - last[0] < 10 and record["step"] < plan.steps):
                 return
             last[0] = time.monotonic()
-            self.say(f"training '{stage}': step {record['step']} of {plan.steps}, loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} tok/s")
+            self.say(
+                f"training '{stage}': step {record['step']} of {plan.steps}, loss {record['loss']:.3f}, "
+                f"{record['tokens_per_second']:.0f} tok/s"
+            )
 
         return show

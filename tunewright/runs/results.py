@@ -83,7 +83,9 @@ def drift_of(meter: Meter, after: Readings) -> schema.Drift | None:
         return None
     kind = "1-cka" if "CKA" in after.drift.name else "kl"
     tokens = sum(1 for r in meter.drift_rows for w in r.weights if w > 0)
-    return schema.Drift(measure=kind, value=after.drift.interval, sequences=len(meter.drift_rows), tokens=tokens, on=meter.drift_on)
+    return schema.Drift(
+        measure=kind, value=after.drift.interval, sequences=len(meter.drift_rows), tokens=tokens, on=meter.drift_on
+    )
 
 
 def strength_of(meter: Meter, strength: float, found: Readings) -> schema.Strength:
@@ -98,9 +100,17 @@ def strength_of(meter: Meter, strength: float, found: Readings) -> schema.Streng
 def data_of(session: Session) -> schema.DataInfo:
     sources = []
     first = session.stages[0].rows
-    for role, dataset in [("train", first), ("eval", session.eval), ("validation", session.validation), *(("keep", d) for d in session.keep.values())]:
+    for role, dataset in [
+        ("train", first),
+        ("eval", session.eval),
+        ("validation", session.validation),
+        *(("keep", d) for d in session.keep.values()),
+    ]:
         if dataset is not None:
-            sources += [schema.SourceInfo(path=d.name, role=role, weight=d.weight, rows=len(d.rows), tokens=d.counts["tokens"]) for d in dataset.sources]
+            sources += [
+                schema.SourceInfo(path=d.name, role=role, weight=d.weight, rows=len(d.rows), tokens=d.counts["tokens"])
+                for d in dataset.sources
+            ]
     c = first.counts
     return schema.DataInfo(
         sources=sources,
@@ -129,7 +139,13 @@ def trained_of(session: Session, results: dict[str, StageResult]) -> schema.Trai
             room = rooms.setdefault(role, schema.Room(trained=0))
             room.trained = max(room.trained, n)
     methods = [
-        schema.MethodInfo(name=n, slots=list(type(m).slots()), parameters=m.model_dump(mode="json"), stage=part.spec.name, papers=list(type(m).papers))
+        schema.MethodInfo(
+            name=n,
+            slots=list(type(m).slots()),
+            parameters=m.model_dump(mode="json"),
+            stage=part.spec.name,
+            papers=list(type(m).papers),
+        )
         for part in session.stages
         for n, m in part.methods
     ]
@@ -138,9 +154,11 @@ def trained_of(session: Session, results: dict[str, StageResult]) -> schema.Trai
 
 
 def order_of(session: Session, results: dict[str, StageResult]) -> str:
-    """A hash of the rows that each stage draws, in order, over the steps it made: equal where two runs learn from equal rows.
+    """A hash of the rows that each stage draws, in order, over the steps it made: equal where two runs learn from equal
+    rows.
 
-    A mixture that follows what is learned may draw others than a fresh cursor gives; such a method cannot be told by this.
+    A mixture that follows what is learned may draw others than a fresh cursor gives; such a method cannot be told by
+    this.
     """
     h = hashlib.sha256()
     for part in session.stages:
@@ -150,7 +168,9 @@ def order_of(session: Session, results: dict[str, StageResult]) -> str:
     return h.hexdigest()[:16]
 
 
-def stages_of(session: Session, results: dict[str, StageResult], metrics: list[dict[str, Any]]) -> list[schema.StageInfo]:
+def stages_of(
+    session: Session, results: dict[str, StageResult], metrics: list[dict[str, Any]]
+) -> list[schema.StageInfo]:
     made = []
     for part in session.stages:
         r = results[part.spec.name]
@@ -190,7 +210,9 @@ def training_of(metrics: list[dict[str, Any]], results: dict[str, StageResult]) 
     )
 
 
-def cost_of(session: Session, cost: Cost, results: dict[str, StageResult], stored: tuple[int, int], cached: list[str]) -> schema.Cost:
+def cost_of(
+    session: Session, cost: Cost, results: dict[str, StageResult], stored: tuple[int, int], cached: list[str]
+) -> schema.Cost:
     tokens = sum(r.tokens for r in results.values())
     seconds = sum(r.seconds for r in results.values())
     return schema.Cost(
@@ -221,7 +243,11 @@ def views_of(session: Session) -> dict[str, list[tuple[str, float]]]:
     """One row a source, with the weight of each token in the loss."""
     if session.tokenizer is None:
         return {}
-    return {d.name: [(t, float(w)) for t, w in token_view(d.rows[0], session.tokenizer)] for part in session.stages[:1] for d in part.rows.sources}
+    return {
+        d.name: [(t, float(w)) for t, w in token_view(d.rows[0], session.tokenizer)]
+        for part in session.stages[:1]
+        for d in part.rows.sources
+    }
 
 
 def versions() -> dict[str, str]:

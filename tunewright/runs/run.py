@@ -29,23 +29,35 @@ if TYPE_CHECKING:
 
 @dataclass
 class Result:
-    """A finished run: its folder and what report.json holds. `order`: a hash of the training rows as they are drawn (trials)."""
+    """A finished run: its folder and what report.json holds.
+
+    `order`: a hash of the training rows as they are drawn (trials).
+    """
 
     folder: Path
     report: Report
     order: str | None = None
 
 
-def run_recipe(path: str | Path, sets: Sequence[str] = (), out: Path | None = None, *, quiet: bool = False, json: bool = False) -> Result:
+def run_recipe(
+    path: str | Path, sets: Sequence[str] = (), out: Path | None = None, *, quiet: bool = False, json: bool = False
+) -> Result:
     """Run a recipe file (or one that ships with the package, by name)."""
     return run(Recipe.load(path, sets), out, quiet=quiet, json=json)
 
 
-def run(recipe: Recipe, out: Path | str | None = None, *, quiet: bool = False, json: bool = False, figures_only: bool = False) -> Result:
+def run(
+    recipe: Recipe,
+    out: Path | str | None = None,
+    *,
+    quiet: bool = False,
+    json: bool = False,
+    figures_only: bool = False,
+) -> Result:
     """Run a recipe. Writes `out`, or runs/<name>, runs/<name>-2 ...; returns the folder and the report.
 
-    `figures_only`: for trials, which are thrown away once they are read. No page, no answers and few shots, no choice among
-    labels (unless a probe reads it); the last stage is not saved for later stages. The figures are the same.
+    `figures_only`: for trials, which are thrown away once they are read. No page, no answers and few shots, no choice
+    among labels (unless a probe reads it); the last stage is not saved for later stages. The figures are the same.
     """
     folder = new_folder(recipe.name, Path(out) if out is not None else recipe.out)
     screen = Screen(quiet=quiet, json=json)
@@ -114,11 +126,17 @@ class _Run:
         self.results: dict[str, StageResult] = {}
 
     def _measure_on_validation(self) -> None:
-        """What is chosen by its figures (a learning rate) is judged on rows held out from training, never on those reported."""
+        """What is chosen by its figures (a learning rate) is judged on rows held out from training, never on those
+        reported.
+        """
         from tunewright.errors import RecipeError
 
         if self.session.validation is None:
-            raise RecipeError("there are no validation rows to measure on", where="evaluation.split", remedy="write data.validation: 10%, or a file")
+            raise RecipeError(
+                "there are no validation rows to measure on",
+                where="evaluation.split",
+                remedy="write data.validation: 10%, or a file",
+            )
         self.session.eval = self.session.validation
 
     def _check_same(self) -> None:
@@ -137,7 +155,9 @@ class _Run:
                     where=where,
                     remedy="put the old ones back, or begin a new run",
                 )
-            self.screen.warn(f"{where}: {what} are not those of the run that wrote this recipe: its bits will not come out again")
+            self.screen.warn(
+                f"{where}: {what} are not those of the run that wrote this recipe: its bits will not come out again"
+            )
 
     def write_resolved(self) -> None:
         """The recipe with every default of every method, the precision chosen, versions and hashes."""
@@ -212,7 +232,13 @@ class _Run:
                 self._load_finished(folder)
             return
         with self.cost.phase("set-up"):
-            carry.begin(self.session.adapted, part.spec.start or "base", part.spec.carry, self.folder.path, f"stages.{name}.start")
+            carry.begin(
+                self.session.adapted,
+                part.spec.start or "base",
+                part.spec.carry,
+                self.folder.path,
+                f"stages.{name}.start",
+            )
             stage, provider = self.session.stage(part)
         saved = self._checkpoint_of(part)
         keeper = self._keeper(part)
@@ -235,7 +261,9 @@ class _Run:
             "train",
             tokens=result.tokens,
             parameters=self._parameters(),
-            gradients="all" if any(n in result.trained_names for n in self.session.adapted.base_parameters()) else "adapters",
+            gradients="all"
+            if any(n in result.trained_names for n in self.session.adapted.base_parameters())
+            else "adapters",
         )
         if not (self.figures_only and part is self.session.stages[-1]):
             save_result(self.folder, stage, keeper, result)
@@ -349,7 +377,9 @@ class _Run:
             stages=results.stages_of(self.session, self.results, metrics),
             training=results.training_of(metrics, self.results),
             tokens_view={} if self.figures_only else results.views_of(self.session),
-            answers=results.answers_of(meter.base.target, tuned.target) if meter.base.target and not self.figures_only else [],
+            answers=results.answers_of(meter.base.target, tuned.target)
+            if meter.base.target and not self.figures_only
+            else [],
             probes=found,
             notes=self._notes(),
             files=artefacts.described(self.folder.path),
@@ -368,9 +398,18 @@ class _Run:
     def _notes(self) -> list[str]:
         notes = [*self.session.notes, *self.session.adapted.notes]
         if any(p.train.keep_best for p in self.session.stages) and self.session.validation is None:
-            notes.insert(0, "the weights were chosen on the evaluated rows (keep_best without data.validation): the gain is too good by that choice")
+            notes.insert(
+                0,
+                (
+                    "the weights were chosen on the evaluated rows (keep_best without data.validation): the "
+                    "gain is too "
+                    "good by that choice"
+                ),
+            )
         if self.meter.rows and len(self.meter.rows) < 200:
-            notes.append(f"only {len(self.meter.rows)} rows were evaluated: differences of a few per cent cannot be seen")
+            notes.append(
+                f"only {len(self.meter.rows)} rows were evaluated: differences of a few per cent cannot be seen"
+            )
         return notes
 
     def _dial(self, tuned: Readings) -> list[Any]:
@@ -406,7 +445,13 @@ class _Run:
             )
         first, last = pairs[-1]
         part = next(p for p in self.session.stages if p.spec.name == last.state["stage"])
-        carry.begin(self.session.adapted, part.spec.start or "base", part.spec.carry, self.folder.path, f"stages.{part.spec.name}.start")
+        carry.begin(
+            self.session.adapted,
+            part.spec.start or "base",
+            part.spec.carry,
+            self.folder.path,
+            f"stages.{part.spec.name}.start",
+        )
         stage, provider = self.session.stage(part)
         keeper = self._keeper(part)
         keeper.evaluate, keeper.verified = None, Verified(last)
@@ -416,9 +461,15 @@ class _Run:
         differing = keeper.verified.differing
         if differing:
             raise CheckpointError(
-                f"steps {first.step} to {last.step}, computed again, differ in {len(differing)} values, first in '{differing[0]}'", where=str(self.folder.path)
+                (
+                    f"steps {first.step} to {last.step}, computed again, differ in {len(differing)} values, first in "
+                    f"'{differing[0]}'"
+                ),
+                where=str(self.folder.path),
             )
-        self.screen.say(f"verified: steps {first.step} to {last.step}, computed again, are equal in every bit", always=True)
+        self.screen.say(
+            f"verified: steps {first.step} to {last.step}, computed again, are equal in every bit", always=True
+        )
 
 
 def _now() -> str:

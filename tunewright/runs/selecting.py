@@ -43,12 +43,20 @@ class _View(Sequence[Row]):
 
 
 def subset(dataset: Dataset, indices: Sequence[int], factors: Sequence[float] | None = None) -> Dataset:
-    """The rows at `indices` (over all sources, in order), each source with its name and weight; one with none is left out."""
+    """The rows at `indices` (over all sources, in order), each source with its name and weight; one with none is
+    left out.
+    """
     parts, start = [], 0
     for part in dataset.sources:
         places = [k for k, i in enumerate(indices) if start <= i < start + len(part.rows)]
         if places:
-            parts.append(_part(part, [indices[k] - start for k in places], None if factors is None else [factors[k] for k in places]))
+            parts.append(
+                _part(
+                    part,
+                    [indices[k] - start for k in places],
+                    None if factors is None else [factors[k] for k in places],
+                )
+            )
         start += len(part.rows)
     if len(parts) == 1:
         return parts[0]
@@ -57,12 +65,19 @@ def subset(dataset: Dataset, indices: Sequence[int], factors: Sequence[float] | 
     counts = {k: sum(p.counts[k] for p in parts) for k in parts[0].counts}
     joined = hashlib.sha256("".join(p.hash for p in parts).encode()).hexdigest()
     rows = [row for p in parts for row in p.rows]
-    return Dataset(" + ".join(p.name for p in parts), rows, joined, counts, parts=tuple(parts), problems=dataset.problems)
+    return Dataset(
+        " + ".join(p.name for p in parts), rows, joined, counts, parts=tuple(parts), problems=dataset.problems
+    )
 
 
 def _part(part: Dataset, indices: list[int], factors: list[float] | None) -> Dataset:
     view = _View(part.rows, indices, factors)
-    counts = {**part.counts, "rows": len(view), "tokens": sum(r.size for r in view), "trained_tokens": sum(trained_tokens(r) for r in view)}
+    counts = {
+        **part.counts,
+        "rows": len(view),
+        "tokens": sum(r.size for r in view),
+        "trained_tokens": sum(trained_tokens(r) for r in view),
+    }
     digest = hashlib.sha256(repr((part.hash, indices, factors)).encode()).hexdigest()
     return Dataset(part.name, view, digest, counts, part.weight, problems=part.problems)
 
@@ -89,13 +104,27 @@ def _key(row: Row) -> tuple[str, str]:
     return row.source, head if mark and tail.isdigit() else row.id
 
 
-def select(uses: Sequence[MethodUse], dataset: Dataset, records: Sequence[Record], target: Sequence[Record], seed: int, stage: str) -> Dataset:
-    """Apply the selectors. MethodError for what is no selector, wants a target that is not there, or returns nonsense."""
+def select(
+    uses: Sequence[MethodUse],
+    dataset: Dataset,
+    records: Sequence[Record],
+    target: Sequence[Record],
+    seed: int,
+    stage: str,
+) -> Dataset:
+    """Apply the selectors.
+
+    MethodError for what is no selector, wants a target that is not there, or returns nonsense.
+    """
     for use in uses:
         method = catalogue.build(use)
         where = use.place or f"stages.{stage}.data.select"
         if "select" not in type(method).slots():
-            raise MethodError(f"'{use.name}' selects no rows: it fills {', '.join(type(method).slots())}", where=where, remedy="write it under methods:")
+            raise MethodError(
+                f"'{use.name}' selects no rows: it fills {', '.join(type(method).slots())}",
+                where=where,
+                remedy="write it under methods:",
+            )
         if "target" in arguments(type(method), "select") and not target:
             raise MethodError(
                 f"'{use.name}' selects by a target, and the recipe has none beside the rows themselves",
@@ -103,12 +132,18 @@ def select(uses: Sequence[MethodUse], dataset: Dataset, records: Sequence[Record
                 remedy="write data.validation: a file of rows like those to be learnt",
             )
         rng = random.Random(f"{seed}/select/{stage}/{use.name}")
-        indices, factors = _checked(call(method, "select", records=records, target=target, rng=rng), len(records), use.name, where)
+        indices, factors = _checked(
+            call(method, "select", records=records, target=target, rng=rng), len(records), use.name, where
+        )
         by_record: dict[tuple[str, str], list[int]] = {}
         for i, row in enumerate(dataset.rows):
             by_record.setdefault(_key(row), []).append(i)
-        chosen = [(i, f) for k, f in zip(indices, factors, strict=True) for i in by_record[(records[k].source, records[k].id)]]
-        dataset = subset(dataset, [i for i, _ in chosen], [f for _, f in chosen] if any(f != 1.0 for f in factors) else None)
+        chosen = [
+            (i, f) for k, f in zip(indices, factors, strict=True) for i in by_record[(records[k].source, records[k].id)]
+        ]
+        dataset = subset(
+            dataset, [i for i, _ in chosen], [f for _, f in chosen] if any(f != 1.0 for f in factors) else None
+        )
         records = [records[k] for k in indices]
     return dataset
 

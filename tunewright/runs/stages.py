@@ -27,14 +27,18 @@ Evaluate = Callable[[Loop], dict[str, float]]
 
 
 class Verified:
-    """A checkpoint that is computed again: `differing` names what does not come out in the same bits (None: not yet reached)."""
+    """A checkpoint that is computed again: `differing` names what does not come out in the same bits (None: not yet
+    reached).
+    """
 
     def __init__(self, saved: Checkpoint):
         self.saved, self.step = saved, saved.state["loop"]["step"]
         self.differing: list[str] | None = None
 
     def compare(self, loop: Loop) -> None:
-        """Compare the loop's whole state with the checkpoint's: weights, optimizer, methods, generators, place in the rows."""
+        """Compare the loop's whole state with the checkpoint's: weights, optimizer, methods, generators, place in
+        the rows.
+        """
         state, tensors = loop.state()
         known = self.saved.state["loop"]
         now = json.loads(json.dumps(state))
@@ -46,7 +50,11 @@ class Verified:
 
 def stopped(folder: RunFolder, after: str) -> Interrupted:
     """What a run that was asked to stop ends with."""
-    return Interrupted(f"stopped by a signal after {after}; nothing is lost", where=str(folder.path), remedy=f"tunewright resume {folder.path}")
+    return Interrupted(
+        f"stopped by a signal after {after}; nothing is lost",
+        where=str(folder.path),
+        remedy=f"tunewright resume {folder.path}",
+    )
 
 
 @dataclass
@@ -115,7 +123,13 @@ class Keeper:
         """Write a checkpoint of the loop and of what is kept here."""
         state, tensors = loop.state()
         more = {"loop": state, "stage": self.stage, "index": self.index, "best": self.best}
-        checkpoint.save(self.folder.path, self.before + loop.step_number, more, {**tensors, "best": self.best_tensors}, keep=self.spec.save_total_limit)
+        checkpoint.save(
+            self.folder.path,
+            self.before + loop.step_number,
+            more,
+            {**tensors, "best": self.best_tensors},
+            keep=self.spec.save_total_limit,
+        )
 
     def restore(self, saved: Checkpoint) -> None:
         self.best, self.best_tensors = dict(saved.state["best"]), dict(saved.tensors.get("best", {}))
@@ -177,7 +191,9 @@ class StageResult:
     trained_names: dict[str, int]
 
 
-def run_stage(stage: Stage, keeper: Keeper, needs: Callable[[Any], dict[str, Any]], saved: Checkpoint | None) -> StageResult:
+def run_stage(
+    stage: Stage, keeper: Keeper, needs: Callable[[Any], dict[str, Any]], saved: Checkpoint | None
+) -> StageResult:
     """Train a stage from its start (or from a checkpoint within it) to its end, and save it as `stages/<name>/`."""
     methods: Methods = stage.methods
     set_up(stage.adapted, methods, stage.plan, stage.task.name, needs)
@@ -215,7 +231,11 @@ def save_result(folder: RunFolder, stage: Stage, keeper: Keeper, result: StageRe
 
 def _reason(loop: Loop) -> str:
     b = loop.stage.budget
-    for name, limit, used in (("tokens", b.tokens, loop.tokens), ("steps", b.steps, loop.step_number), ("seconds", b.seconds, loop.seconds)):
+    for name, limit, used in (
+        ("tokens", b.tokens, loop.tokens),
+        ("steps", b.steps, loop.step_number),
+        ("seconds", b.seconds, loop.seconds),
+    ):
         if limit is not None and used >= limit:
             return name
     return "flops" if b.flops is not None else "epochs"

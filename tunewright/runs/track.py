@@ -20,7 +20,10 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run's folder under tensorboard/. A resumed run goes on from its step: what came after is hidden."""
+    """Event files in the run's folder under tensorboard/.
+
+    A resumed run goes on from its step: what came after is hidden.
+    """
 
     def __init__(self, folder: Path, first_step: int):
         from torch.utils.tensorboard.writer import SummaryWriter
@@ -81,4 +84,9 @@ class Trackers:
             action()
         except Exception as error:  # whatever a tracker raises, the run is worth more
             self._open.pop(name, None)
-            _LOG.warning("the tracker '%s' stopped (%s: %s); the run goes on, metrics.jsonl has every record", name, type(error).__name__, error)
+            _LOG.warning(
+                "the tracker '%s' stopped (%s: %s); the run goes on, metrics.jsonl has every record",
+                name,
+                type(error).__name__,
+                error,
+            )

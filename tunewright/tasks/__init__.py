@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 def names() -> list[str]:
     """Names of the tasks, without importing any."""
-    return sorted(p.stem.replace("_", "-") for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_") and p.stem != "base")
+    return sorted(
+        p.stem.replace("_", "-")
+        for p in Path(__file__).parent.glob("*.py")
+        if not p.stem.startswith("_") and p.stem != "base"
+    )
 
 
 def get_task(name: str) -> Task:
@@ -24,5 +28,9 @@ def get_task(name: str) -> Task:
     from tunewright.contract.task import Task
 
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    (cls,) = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Task) and c.__module__ == module.__name__]
+    (cls,) = [
+        c
+        for c in vars(module).values()
+        if isinstance(c, type) and issubclass(c, Task) and c.__module__ == module.__name__
+    ]
     return cls()

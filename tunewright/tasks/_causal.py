@@ -23,7 +23,10 @@ _PLAIN: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 def causal_outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
-    """Run `model` on a packed or padded batch. `Outputs.logits` [S, V] and `log_probs()` [S] are lazy where they can be."""
+    """Run `model` on a packed or padded batch.
+
+    `Outputs.logits` [S, V] and `log_probs()` [S] are lazy where they can be.
+    """
     assert batch.positions is not None
     inputs = model_inputs(batch)
     if hidden:
@@ -50,13 +53,23 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
     inputs: dict[str, Any] = {**batch.inputs, "use_cache": False}
     if batch.cu_seqlens is not None:
         longest = batch.fields["max_length"]
-        inputs |= {"cu_seq_lens_q": batch.cu_seqlens, "cu_seq_lens_k": batch.cu_seqlens, "max_length_q": longest, "max_length_k": longest}
+        inputs |= {
+            "cu_seq_lens_q": batch.cu_seqlens,
+            "cu_seq_lens_k": batch.cu_seqlens,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
     return inputs
 
 
 def has_plain_head(model: nn.Module, inputs: dict[str, Any]) -> bool:
     """Whether the logits are head(decoder(inputs)) and nothing more (no cap, no scale, no replaced forward)."""
-    if not isinstance(model, PreTrainedModel) or "forward" in model.__dict__ or model._forward_hooks or model._forward_pre_hooks:
+    if (
+        not isinstance(model, PreTrainedModel)
+        or "forward" in model.__dict__
+        or model._forward_hooks
+        or model._forward_pre_hooks
+    ):
         return False
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Module) or model.base_model is model:

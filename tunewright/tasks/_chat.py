@@ -18,12 +18,17 @@ Segment = tuple[str, float]
 
 
 def render(tokenizer: Any, messages: Sequence[dict[str, Any]], *, tools: Any = None, prompt: bool = False) -> str:
-    """The chat template's text; with `prompt`, up to where the assistant speaks. RowProblem when the template refuses."""
+    """The chat template's text; with `prompt`, up to where the assistant speaks.
+
+    RowProblem when the template refuses.
+    """
     try:
         return tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt)
     except Exception as error:  # templates raise whatever their author chose
         reason = f"the tokenizer's chat template refuses the conversation: {error}"
-        raise RowProblem("messages", reason, "write turns in the order that the template asks for (often user, assistant, user ...)") from None
+        raise RowProblem(
+            "messages", reason, "write turns in the order that the template asks for (often user, assistant, user ...)"
+        ) from None
 
 
 def default_turn(tokenizer: Any) -> str:
@@ -52,7 +57,9 @@ def _default_turn(tokenizer: Any, template: str) -> str:
     return before[len(bos) :] if alone else before
 
 
-def assistant_segments(tokenizer: Any, messages: Sequence[dict[str, Any]], *, tools: Any = None, system: str | None = None) -> tuple[list[Segment], str]:
+def assistant_segments(
+    tokenizer: Any, messages: Sequence[dict[str, Any]], *, tools: Any = None, system: str | None = None
+) -> tuple[list[Segment], str]:
     """Cut a rendered conversation into segments; what the assistant says and its end of turn have the turn's weight.
 
     Returns the segments (their texts joined are the whole) and the last answer's text. `system` as in EncodeOptions.
@@ -92,7 +99,9 @@ def _without(removed: str, segments: list[Segment], bos: str) -> list[Segment]:
 
 
 def _end_of_turn(tokenizer: Any, said: str) -> int:
-    """Where the turn's trained text ends: after its last special token, so that a line break after it is not trained."""
+    """Where the turn's trained text ends: after its last special token, so that a line break after it is not
+    trained.
+    """
     ends = [said.rfind(t) + len(t) for t in tokenizer.all_special_tokens if t and t in said]
     return max(ends) if ends and not said[max(ends) :].strip() else len(said)
 
@@ -114,13 +123,19 @@ def _checked(messages: Any) -> tuple[list[dict[str, Any]], list[float]]:
             raise RowProblem(f"{field}.content", f"text is needed, not {type(content).__name__}", shape)
         assistant = message["role"] == "assistant"
         if assistant and not calls and isinstance(content, str) and not content.strip():
-            raise RowProblem(f"{field}.content", "the assistant's answer is empty", "write the answer, or take the row out")
+            raise RowProblem(
+                f"{field}.content", "the assistant's answer is empty", "write the answer, or take the row out"
+            )
         weight = message.get("weight")
         weight = (1.0 if assistant else 0.0) if weight is None else weight
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
             raise RowProblem(f"{field}.weight", f"{weight!r} is no weight", "write a number of at least 0")
         if weight and not assistant:
-            raise RowProblem(f"{field}.weight", f"a '{message['role']}' turn cannot be trained", "weights above 0 belong to assistant turns")
+            raise RowProblem(
+                f"{field}.weight",
+                f"a '{message['role']}' turn cannot be trained",
+                "weights above 0 belong to assistant turns",
+            )
         turn = {k: v for k, v in message.items() if k != "weight" and v is not None}
         turn.setdefault("content", "")
         turns.append(turn)
@@ -139,5 +154,7 @@ def parsed_tools(tools: Any) -> Any:
     except json.JSONDecodeError as error:
         raise RowProblem("tools", f"not JSON: {error.msg}", "write a list of tool descriptions (JSON schema)") from None
     if not isinstance(found, list):
-        raise RowProblem("tools", f"a list is needed, not {type(found).__name__}", "write a list of tool descriptions (JSON schema)")
+        raise RowProblem(
+            "tools", f"a list is needed, not {type(found).__name__}", "write a list of tool descriptions (JSON schema)"
+        )
     return found

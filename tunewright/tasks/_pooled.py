@@ -20,12 +20,16 @@ def classifier_head(model: nn.Module) -> nn.Linear:
     classes = getattr(getattr(model, "config", None), "num_labels", None)
     found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     if not found:
-        raise ModelError(f"the model has no linear head of {classes} classes", remedy="load it with its task, so that a head is made")
+        raise ModelError(
+            f"the model has no linear head of {classes} classes", remedy="load it with its task, so that a head is made"
+        )
     return found[-1]
 
 
 def classifier_outputs(model: nn.Module, batch: Batch, inputs: dict[str, Any], *, hidden: bool = False) -> Outputs:
-    """Run a sequence or image classifier: `logits` [R, V], `features` [R, D] and `head`, which maps the one to the other."""
+    """Run a sequence or image classifier: `logits` [R, V], `features` [R, D] and `head`, which maps the one to the
+    other.
+    """
     seen: list[Tensor] = []
     head = classifier_head(model)
     hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -37,4 +41,6 @@ def classifier_outputs(model: nn.Module, batch: Batch, inputs: dict[str, Any], *
     if features is not None and features.dim() == 3:  # a decoder's head scores every token; the row's last one counts
         last = inputs["attention_mask"].sum(1) - 1
         features = features[torch.arange(len(last), device=last.device), last]
-    return Outputs(out.logits, batch.targets, hidden=out.hidden_states if hidden else None, features=features, head=head, raw=out)
+    return Outputs(
+        out.logits, batch.targets, hidden=out.hidden_states if hidden else None, features=features, head=head, raw=out
+    )

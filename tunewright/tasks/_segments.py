@@ -1,4 +1,6 @@
-"""Segments of text with a loss weight each, as token ids, so that each prompt is encoded as it will be when generating."""
+"""Segments of text with a loss weight each, as token ids, so that each prompt is encoded as it will be when
+generating.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,16 @@ def last_token(tokenizer: Any) -> int:
     """The end-of-text id. RowProblem where the tokenizer names none: a model so trained would never stop."""
     if tokenizer.eos_token_id is None:
         raise RowProblem(
-            "tokenizer", "it names no end-of-text token, so generation would never stop", "set eos_token in the model folder's tokenizer_config.json"
+            "tokenizer",
+            "it names no end-of-text token, so generation would never stop",
+            "set eos_token in the model folder's tokenizer_config.json",
         )
     return int(tokenizer.eos_token_id)
 
 
-def encode_segments(tokenizer: Any, segments: Sequence[Segment], *, bos: Sequence[int] = ()) -> tuple[list[int], list[float], int]:
+def encode_segments(
+    tokenizer: Any, segments: Sequence[Segment], *, bos: Sequence[int] = ()
+) -> tuple[list[int], list[float], int]:
     """Token ids, a weight each, and the count of tokens before the last segment that is trained (the prompt's length).
 
     A segment's tokens are what it adds to the text before it. Where a token would straddle the border (or the tokenizer

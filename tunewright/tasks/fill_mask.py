@@ -23,7 +23,9 @@ from tunewright.tasks.base import epochs_of, pad
 SHARE, MASKED, RANDOM = 0.15, 0.8, 0.1
 
 
-def draw_mask(ids: Sequence[int], allowed: Sequence[int], mask_id: int, vocabulary: int, rng: random.Random) -> tuple[list[int], list[int]]:
+def draw_mask(
+    ids: Sequence[int], allowed: Sequence[int], mask_id: int, vocabulary: int, rng: random.Random
+) -> tuple[list[int], list[int]]:
     """Return the ids with targets masked, and the targets' places (sorted, at least one of `allowed`)."""
     places = [i for i in allowed if rng.random() < SHARE] or [rng.choice(list(allowed))]
     out = list(ids)
@@ -46,17 +48,31 @@ class FillMask(Task):
         """Encode `text` with the tokens that the tokenizer puts around it."""
         text = record.get("text")
         if not isinstance(text, str) or not text.strip():
-            raise RowProblem("text", "the text is missing or empty", "fill it in, or name its column: data.columns: {text: your_column}")
+            raise RowProblem(
+                "text",
+                "the text is missing or empty",
+                "fill it in, or name its column: data.columns: {text: your_column}",
+            )
         if tokenizer.mask_token_id is None:
-            raise RowProblem("tokenizer", "it has no mask token", "use a masked language model, or task: text-generation")
+            raise RowProblem(
+                "tokenizer", "it has no mask token", "use a masked language model, or task: text-generation"
+            )
         if options.template:
             text = options.template.format(text=text)
         ids = ids_of(tokenizer, text, special=True)
         special = set(tokenizer.all_special_ids)
         weights = [0.0 if i in special else 1.0 for i in ids]
-        return Row(record.id, record.source, ids, weights, fields={"kind": "mask", "mask_id": int(tokenizer.mask_token_id), "vocabulary": len(tokenizer)})
+        return Row(
+            record.id,
+            record.source,
+            ids,
+            weights,
+            fields={"kind": "mask", "mask_id": int(tokenizer.mask_token_id), "vocabulary": len(tokenizer)},
+        )
 
-    def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
+    def collate(
+        self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
+    ) -> Batch:
         """Padded, masked ids [R, L]; `positions` are the masked places themselves in the flattened [R*L]."""
         epochs = epochs_of(rows, epochs)
         masked, targets, weights, owner, places = [], [], [], [], []
@@ -65,7 +81,13 @@ class FillMask(Task):
             if not allowed:
                 masked.append(list(row.input_ids))
                 continue
-            ids, at = draw_mask(row.input_ids, allowed, row.fields["mask_id"], row.fields["vocabulary"], row_rng(seed, self.name, epoch, row.id))
+            ids, at = draw_mask(
+                row.input_ids,
+                allowed,
+                row.fields["mask_id"],
+                row.fields["vocabulary"],
+                row_rng(seed, self.name, epoch, row.id),
+            )
             masked.append(ids)
             targets += [row.input_ids[i] for i in at]
             weights += [row.weights[i] for i in at]
@@ -89,4 +111,9 @@ class FillMask(Task):
         """`logits` [S, V] at the masked places. The model's own head runs whole: its transform differs by family."""
         assert batch.positions is not None
         out = model(**batch.inputs, **({"output_hidden_states": True} if hidden else {}))
-        return Outputs(out.logits.flatten(0, 1)[batch.positions], batch.targets, hidden=out.hidden_states if hidden else None, raw=out)
+        return Outputs(
+            out.logits.flatten(0, 1)[batch.positions],
+            batch.targets,
+            hidden=out.hidden_states if hidden else None,
+            raw=out,
+        )

@@ -31,7 +31,14 @@ def image_options(processor: Any = None, config: Any = None) -> dict[str, Any]:
     side = getattr(config, "image_size", None) or 224
     height, width = side if isinstance(side, tuple | list) else (side, side)
     channels = int(getattr(config, "num_channels", 3) or 3)
-    out: dict[str, Any] = {"height": height, "width": width, "shortest": None, "channels": channels, "mean": [0.5] * channels, "std": [0.5] * channels}
+    out: dict[str, Any] = {
+        "height": height,
+        "width": width,
+        "shortest": None,
+        "channels": channels,
+        "mean": [0.5] * channels,
+        "std": [0.5] * channels,
+    }
     out |= {"scale": 1 / 255, "resample": int(Image.Resampling.BILINEAR)}
     if processor is None:
         return out
@@ -80,11 +87,17 @@ def _array(value: Any) -> np.ndarray:
     try:
         pixels = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise RowProblem("image", "a path or a list of rows of pixels is needed", "write [[0, 255, ...], ...] with rows of equal length") from None
+        raise RowProblem(
+            "image",
+            "a path or a list of rows of pixels is needed",
+            "write [[0, 255, ...], ...] with rows of equal length",
+        ) from None
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim not in (2, 3) or pixels.ndim == 3 and pixels.shape[2] != 3 or not pixels.size:
-        raise RowProblem("image", f"pixels of shape {pixels.shape} are no picture", "write [height][width] or [height][width][3]")
+        raise RowProblem(
+            "image", f"pixels of shape {pixels.shape} are no picture", "write [height][width] or [height][width][3]"
+        )
     if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 255:
         raise RowProblem("image", "pixels must lie in 0..255", "write whole numbers from 0 to 255")
     return pixels.astype(np.uint8)
@@ -118,14 +131,27 @@ class ImageClassification(Task):
         image = options.image or image_options()
         for field in ("image", "label"):
             if field not in record:
-                raise RowProblem(field, f"the row has no {field}", f"add it, or name its column: data.columns: {{{field}: your_column}}")
+                raise RowProblem(
+                    field,
+                    f"the row has no {field}",
+                    f"add it, or name its column: data.columns: {{{field}: your_column}}",
+                )
         pixels = fit(read_image(record["image"], record.base, image["channels"]), image)
         label = label_id(record["label"], options.labels)
         assert options.labels is not None
         numbers = {k: image[k] for k in ("mean", "std", "scale")}
-        return Row(record.id, record.source, (), [1.0], label, {"kind": "label", "reference": options.labels[label], "pixels": pixels, **numbers})
+        return Row(
+            record.id,
+            record.source,
+            (),
+            [1.0],
+            label,
+            {"kind": "label", "reference": options.labels[label], "pixels": pixels, **numbers},
+        )
 
-    def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
+    def collate(
+        self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
+    ) -> Batch:
         """`pixel_values` [R, C, H, W] fp32, one target a row."""
         pixels = torch.from_numpy(np.stack([r.fields["pixels"] for r in rows])).float()
         first = rows[0].fields

@@ -28,9 +28,15 @@ class TextClassification(Task):
         """Encode `text` and `label`, with the tokens that the tokenizer puts around a text."""
         text = record.get("text", record.get("prompt"))
         if not isinstance(text, str) or not text.strip():
-            raise RowProblem("text", "the text is missing or empty", "fill it in, or name its column: data.columns: {text: your_column}")
+            raise RowProblem(
+                "text",
+                "the text is missing or empty",
+                "fill it in, or name its column: data.columns: {text: your_column}",
+            )
         if "label" not in record and "completion" not in record:
-            raise RowProblem("label", "the row has no label", "add it, or name its column: data.columns: {label: your_column}")
+            raise RowProblem(
+                "label", "the row has no label", "add it, or name its column: data.columns: {label: your_column}"
+            )
         if options.template:
             text = options.template.format(text=text)
         label = label_id(record.get("label", record.get("completion")), options.labels)
@@ -38,7 +44,9 @@ class TextClassification(Task):
         ids = ids_of(tokenizer, text, special=True)
         return Row(record.id, record.source, ids, [1.0], label, {"kind": "label", "reference": options.labels[label]})
 
-    def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
+    def collate(
+        self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
+    ) -> Batch:
         """Padded ids and mask [R, L], one target a row."""
         ids, mask = pad([r.input_ids for r in rows])
         return Batch(
@@ -53,13 +61,19 @@ class TextClassification(Task):
         )
 
     def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
-        """`logits` [R, V]; `features` [R, D] are what the head reads. Some decoders find a row's end by the padding id."""
+        """`logits` [R, V]; `features` [R, D] are what the head reads.
+
+        Some decoders find a row's end by the padding id.
+        """
         inputs = dict(batch.inputs)
         padding = getattr(getattr(model, "config", None), "pad_token_id", None)
         mask = inputs["attention_mask"]
         if not bool(mask.all()):
             if padding is None:
-                raise ModelError("rows of unequal length need padding, and the model names no padding id", remedy="set pad_token_id in the model's config.json")
+                raise ModelError(
+                    "rows of unequal length need padding, and the model names no padding id",
+                    remedy="set pad_token_id in the model's config.json",
+                )
             inputs["input_ids"] = inputs["input_ids"].masked_fill(mask == 0, padding)
         return classifier_outputs(model, batch, inputs, hidden=hidden)
 

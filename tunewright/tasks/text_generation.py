@@ -1,8 +1,8 @@
 """text-generation: causal language models on plain text, prompt and completion, conversations, or labels as text.
 
 Every row becomes token ids with a loss weight each: all of a plain text, only the answer (with its end) otherwise.
-`Row.fields` holds `kind` ("plain", "prompt", "chat", "choice", "preference") and, but for plain text, `prompt_ids` (what
-generation starts from; a prefix of `input_ids`) and `reference` (the answer's text).
+`Row.fields` holds `kind` ("plain", "prompt", "chat", "choice", "preference") and, but for plain text, `prompt_ids`
+(what generation starts from; a prefix of `input_ids`) and `reference` (the answer's text).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class TextGeneration(Task):
     generates: ClassVar[bool] = True
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
-        """Encode one record: `messages`, `prompt` + `completion` (or `chosen` + `rejected`), `text` + `label`, or `text`."""
+        """Encode one record: `messages`, `prompt` + `completion` (or `chosen` + `rejected`), `text` + `label`, or
+        `text`.
+        """
         if "messages" in record:
             return self._chat(record, record["messages"], tokenizer, options)
         if "prompt" in record and "chosen" in record:
@@ -44,7 +46,9 @@ class TextGeneration(Task):
             if label is None or label != label:
                 raise RowProblem("label", "the label is missing (null or NaN)", "write the label's text")
             names = options.labels
-            known = names is not None and isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names)
+            known = (
+                names is not None and isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names)
+            )
             text = names[label] if names is not None and known else str(label)
             return self._answer(record, text, "choice", tokenizer, options)
         return self._plain(record, tokenizer, options)
@@ -58,8 +62,11 @@ class TextGeneration(Task):
         field = "label" if "label" in record and "prompt" not in record else "completion"
         return self.encode(record.replace(**{field: text}), tokenizer, options)
 
-    def collate(self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0) -> Batch:
-        """Packed: [1, T] with positions that restart in each row. Padded: [R, L]. A row's first token is never a target.
+    def collate(
+        self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
+    ) -> Batch:
+        """Packed: [1, T] with positions that restart in each row. Padded: [R, L]. A row's first token is never a
+        target.
 
         Rows that are pairs (all or none) are laid out by `tunewright.contract.pairs.side_by_side`.
         """
@@ -112,7 +119,11 @@ class TextGeneration(Task):
     def _answer(self, record: Record, answer: str, kind: str, tokenizer: Any, options: EncodeOptions) -> Row:
         """A prompt and its answer, as user and assistant turns where the tokenizer has a chat template."""
         if not answer.strip():
-            raise RowProblem("completion" if kind == "prompt" else "label", "the answer is empty", "write the answer, or take the row out")
+            raise RowProblem(
+                "completion" if kind == "prompt" else "label",
+                "the answer is empty",
+                "write the answer, or take the row out",
+            )
         prompt = _text(record, "prompt" if "prompt" in record else "text")
         if options.template and "{completion}" in options.template:
             before, after = options.template.split("{completion}", 1)
@@ -131,7 +142,9 @@ class TextGeneration(Task):
     def _bare(self, record: Record, prompt: str, answer: str, after: str, kind: str, tokenizer: Any) -> Row:
         """A prompt and its answer with no template: BOS if the tokenizer adds one, EOS at the end."""
         end = last_token(tokenizer)
-        ids, weights, start = encode_segments(tokenizer, [(prompt, 0.0), (answer + after, 1.0)], bos=first_token(tokenizer))
+        ids, weights, start = encode_segments(
+            tokenizer, [(prompt, 0.0), (answer + after, 1.0)], bos=first_token(tokenizer)
+        )
         fields = {"kind": kind, "prompt_ids": ids[:start], "reference": answer.strip()}
         return Row(record.id, record.source, [*ids, end], [*weights, 1.0], fields=fields)
 
@@ -140,15 +153,28 @@ class TextGeneration(Task):
             raise RowProblem(
                 "messages",
                 "this tokenizer has no chat template",
-                "use a chat model, give the template in its folder (chat_template.jinja), or write prompt and completion",
+                (
+                    "use a chat model, give the template in its folder (chat_template.jinja), or write prompt and "
+                    "completion"
+                ),
             )
         segments: list[Segment]
-        segments, answer = assistant_segments(tokenizer, messages, tools=parsed_tools(record.get("tools")), system=options.system)
+        segments, answer = assistant_segments(
+            tokenizer, messages, tools=parsed_tools(record.get("tools")), system=options.system
+        )
         ids, weights, start = encode_segments(tokenizer, segments)
-        return Row(record.id, record.source, ids, weights, fields={"kind": kind, "prompt_ids": ids[:start], "reference": answer.strip()})
+        return Row(
+            record.id,
+            record.source,
+            ids,
+            weights,
+            fields={"kind": kind, "prompt_ids": ids[:start], "reference": answer.strip()},
+        )
 
     def _preference(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
-        """A pair: the row is the chosen answer's, `fields["rejected_ids"]` and `["rejected_weights"]` are the other's."""
+        """A pair: the row is the chosen answer's, `fields["rejected_ids"]` and `["rejected_weights"]` are the
+        other's.
+        """
         sides = []
         for side in ("chosen", "rejected"):
             prompt, said = record["prompt"], record.get(side)
@@ -182,4 +208,8 @@ def _fill(template: str, record: Record, **extra: Any) -> str:
         return template.format(**{**record, **extra})
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         columns = ", ".join("{" + k + "}" for k in sorted({*record, *extra}))
-        raise RowProblem("template", f"data.template cannot be filled: {error}", f"it may name {columns}; write a plain brace as {{{{ or }}}}") from None
+        raise RowProblem(
+            "template",
+            f"data.template cannot be filled: {error}",
+            f"it may name {columns}; write a plain brace as {{{{ or }}}}",
+        ) from None

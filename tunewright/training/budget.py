@@ -27,7 +27,8 @@ def plan_stage(
     """Make the plan of a stage.
 
     `cursor()` gives a fresh cursor over the stage's `rows` rows, whose batches are counted; `changing`: the mixture
-    follows what is learned, so that counts are estimates. A budget in seconds gives an estimate that the clock corrects.
+    follows what is learned, so that counts are estimates. A budget in seconds gives an estimate that the clock
+    corrects.
     """
     limit_tokens = budget.tokens
     if budget.flops is not None and flops_per_token:
@@ -55,10 +56,16 @@ def _count(cursor: Any, tokens: int | None, steps: int | None, epochs: float | N
         return _count(cursor, None, None, 1, rows)  # a budget in seconds alone: one epoch shapes the schedule
     done = seen = used = 0
     while True:
-        if (tokens is not None and used >= tokens) or (steps is not None and done >= steps) or (epochs is not None and seen >= epochs * rows):
+        if (
+            (tokens is not None and used >= tokens)
+            or (steps is not None and done >= steps)
+            or (epochs is not None and seen >= epochs * rows)
+        ):
             return done, used
         if done >= COUNT_UP_TO:
-            shares = [s for s in (tokens and used / tokens, steps and done / steps, epochs and seen / (epochs * rows)) if s]
+            shares = [
+                s for s in (tokens and used / tokens, steps and done / steps, epochs and seen / (epochs * rows)) if s
+            ]
             return round(done / max(shares)), round(used / max(shares))
         batch = cursor.next_batch()
         done += 1

@@ -21,7 +21,8 @@ from tunewright.training.trained import Trained
 def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any]) -> None:
     """Write a finished stage: everything that differs from the base."""
     described = {
-        site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()} for site, by_name in adapted.deltas().items()
+        site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()}
+        for site, by_name in adapted.deltas().items()
     }
     by = adapted.wrapped_by
     quantised = {n: m.twice for n, m in adapted.quantised().items()}
@@ -32,7 +33,9 @@ def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any]) -> None:
         "wrapper": {**by.method, "data": by.state.data} if by else None,
         **more,
     }
-    checkpoint.write_folder(folder, state, {"trained": Trained(adapted, {}).changed(), "wrapper": by.state.state_dict() if by else {}})
+    checkpoint.write_folder(
+        folder, state, {"trained": Trained(adapted, {}).changed(), "wrapper": by.state.state_dict() if by else {}}
+    )
 
 
 def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
@@ -40,7 +43,10 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
     saved = checkpoint.read(folder)
     if saved.state["base_hash"] != adapted.base_hash:
         raise CheckpointError(
-            f"this stage was trained on another base (weights {saved.state['base_hash'][:12]}, the model here has {adapted.base_hash[:12]})",
+            (
+                f"this stage was trained on another base (weights {saved.state['base_hash'][:12]}, the model here has "
+                f"{adapted.base_hash[:12]})"
+            ),
             where=str(folder),
             remedy="use the model that the stage's run names in its recipe.yaml",
         )
@@ -81,7 +87,11 @@ def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> No
     adapted.forget_changes()
     if start == "base":
         return
-    name, folder = (start.removeprefix("stages."), run / "stages" / start.removeprefix("stages.")) if start.startswith("stages.") else _folder(start, where)
+    name, folder = (
+        (start.removeprefix("stages."), run / "stages" / start.removeprefix("stages."))
+        if start.startswith("stages.")
+        else _folder(start, where)
+    )
     load_stage(folder, adapted)
     apply_carry(adapted, carry, name)
 
@@ -92,7 +102,10 @@ def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
         adapted.unwrap()  # it only runs what the deltas are: the method of the next stage wraps anew
     if adapted.wrapped_by is not None and carry in ("fold", "training"):
         raise MethodError(
-            f"'{adapted.wrapped_by.method['name']}' of the stage '{name}' wraps the model: it cannot be {'folded' if carry == 'fold' else 'trained on'}",
+            (
+                f"'{adapted.wrapped_by.method['name']}' of the stage '{name}' wraps the model: it cannot be "
+                f"{'folded' if carry == 'fold' else 'trained on'}"
+            ),
             where="carry",
             remedy="write carry: frozen (it stays as it is) or carry: drop",
         )

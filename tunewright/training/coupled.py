@@ -1,8 +1,8 @@
 """Objectives whose items depend on the whole optimizer batch, exactly equal under micro-steps.
 
 Pass 1 runs every micro-batch without a graph and keeps what the objective reads (pooled features and logits, signals).
-The objective then runs once over all rows; its gradient at those tensors is kept. Pass 2 runs each micro-batch again with
-a graph and sends its share of that gradient back. The dropout of pass 2 is that of pass 1.
+The objective then runs once over all rows; its gradient at those tensors is kept. Pass 2 runs each micro-batch again
+with a graph and sends its share of that gradient back. The dropout of pass 2 is that of pass 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from tunewright.training.losses import sum_weights, weighted_sum
 
 
 def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dict[str, Any]) -> Tensor:
-    """Fill gradients for the weighted sum of all objectives over the whole batch; return the loss. Adds what they log to `record`."""
+    """Fill gradients for the weighted sum of all objectives over the whole batch; return the loss.
+
+    Adds what they log to `record`.
+    """
     if len(batches) == 1:
         outputs = loop.forward(batches[0])
         total = _total(loop, objectives, outputs, batches[0], record)
@@ -36,7 +39,9 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
     features = None if kept[0][1] is None else torch.cat([f for _, f in kept]).requires_grad_(True)
     whole = merged(batches)
     joined = [{k: _join([s[i][k] for s in signals]) for k in signals[0][i]} for i in range(len(objectives))]
-    total = _total(loop, objectives, Outputs(logits, whole.targets, features=features, head=outputs.head), whole, record, joined)
+    total = _total(
+        loop, objectives, Outputs(logits, whole.targets, features=features, head=outputs.head), whole, record, joined
+    )
     total.backward()
     a = b = 0
     for batch, state in zip(batches, states, strict=True):
@@ -53,7 +58,14 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
     return total.detach()
 
 
-def _total(loop: Any, objectives: list[Any], outputs: Outputs, batch: Batch, record: dict[str, Any], signals: list[dict[str, Any]] | None = None) -> Tensor:
+def _total(
+    loop: Any,
+    objectives: list[Any],
+    outputs: Outputs,
+    batch: Batch,
+    record: dict[str, Any],
+    signals: list[dict[str, Any]] | None = None,
+) -> Tensor:
     total: Any = 0.0
     for i, bound in enumerate(objectives):
         item = loop.objective(bound, outputs, batch, signals[i] if signals else None)
@@ -63,7 +75,9 @@ def _total(loop: Any, objectives: list[Any], outputs: Outputs, batch: Batch, rec
         else:
             denominator = sum_weights([batch], bound)
             part = weighted_sum(item, batch, bound) / denominator
-            logs = {k: weighted_sum(Loss(v.detach(), item.weight), batch, bound) / denominator for k, v in item.logs.items()}
+            logs = {
+                k: weighted_sum(Loss(v.detach(), item.weight), batch, bound) / denominator for k, v in item.logs.items()
+            }
         record.update({f"{k}/{bound.name}": v for k, v in {"loss": part.detach(), **logs}.items()})
         total = total + bound.weight * part
     result: Tensor = total

@@ -28,7 +28,9 @@ class Target:
             total = total + d.change()
         if self.start is not None:
             moved = self.site.weight - self.start
-            total = total + (moved.t() if self.site.kind == "conv1d" else moved.flatten(1) if self.site.kind == "conv" else moved)
+            total = total + (
+                moved.t() if self.site.kind == "conv1d" else moved.flatten(1) if self.site.kind == "conv" else moved
+            )
         result: Tensor = total
         return result
 

@@ -21,9 +21,18 @@ def diagnose(loop: Any, batches: list[Batch], what: str) -> NonFiniteError:
             shown = ", ".join(rows[:5]) or ", ".join(batch.row_ids[:5])
             where = f"step {loop.step_number + 1}{named}, rows {shown}"
             return NonFiniteError(
-                what, where=where, remedy="look at these rows with `tunewright check`; lower train.learning_rate; or use train.precision: float32"
+                what,
+                where=where,
+                remedy=(
+                    "look at these rows with `tunewright check`; lower train.learning_rate; or use "
+                    "train.precision: float32"
+                ),
             )
-    return NonFiniteError(what, where=f"step {loop.step_number + 1}", remedy="lower train.learning_rate, or check the objective's parameters")
+    return NonFiniteError(
+        what,
+        where=f"step {loop.step_number + 1}",
+        remedy="lower train.learning_rate, or check the objective's parameters",
+    )
 
 
 def _first_bad_module(loop: Any, batch: Batch) -> str | None:
@@ -32,12 +41,19 @@ def _first_bad_module(loop: Any, batch: Batch) -> str | None:
     def watch(name: str) -> Any:
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) and output else output
-            if not found and isinstance(first, Tensor) and first.is_floating_point() and not bool(torch.isfinite(first).all()):
+            if (
+                not found
+                and isinstance(first, Tensor)
+                and first.is_floating_point()
+                and not bool(torch.isfinite(first).all())
+            ):
                 found.append(name)
 
         return hook
 
-    handles = [m.register_forward_hook(watch(n)) for n, m in loop.adapted.model.named_modules() if n and not list(m.children())]
+    handles = [
+        m.register_forward_hook(watch(n)) for n, m in loop.adapted.model.named_modules() if n and not list(m.children())
+    ]
     try:
         with torch.no_grad():
             _ = loop.forward(batch).log_probs()

@@ -16,7 +16,14 @@ from tunewright.training.trained import Trained, remap
 
 def adamw(parameters: list[nn.Parameter], spec: Any) -> torch.optim.Optimizer:
     """AdamW with decoupled weight decay, as torch has it (fused: one pass over memory)."""
-    return torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=tuple(spec.betas), eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        parameters,
+        lr=spec.learning_rate,
+        betas=tuple(spec.betas),
+        eps=spec.eps,
+        weight_decay=spec.weight_decay,
+        fused=True,
+    )
 
 
 def sgd(parameters: list[nn.Parameter], spec: Any) -> torch.optim.Optimizer:
@@ -41,7 +48,8 @@ class Optimizers:
         claims = [b for b in self.methods.on("optimizer") if getattr(b.method, "group", "all") in ("all", group)]
         if len(claims) > 1:
             raise MethodError(
-                f"'{claims[0].name}' and '{claims[1].name}' both make the optimizer of the group '{group}'", remedy="keep one, or set `group` on each"
+                f"'{claims[0].name}' and '{claims[1].name}' both make the optimizer of the group '{group}'",
+                remedy="keep one, or set `group` on each",
             )
         return claims[0] if claims else None
 
@@ -58,7 +66,13 @@ class Optimizers:
             if maker is None:
                 shared.setdefault("recipe", []).extend(parameters)
                 continue
-            made = self.methods.call(maker, "optimizer", parameters=parameters, learning_rate=self.spec.learning_rate, weight_decay=self.spec.weight_decay)
+            made = self.methods.call(
+                maker,
+                "optimizer",
+                parameters=parameters,
+                learning_rate=self.spec.learning_rate,
+                weight_decay=self.spec.weight_decay,
+            )
             self.optimizers.append(made)
         if shared:
             self.optimizers.append(BUILTIN[self.spec.optimizer.name](shared["recipe"], self.spec))
@@ -115,7 +129,9 @@ class Optimizers:
         self.build()
         if choice.moments == "drop":
             return
-        new_places = {n: leaf.indices for n, leaf in self.trained.leaves.items()} | {n: new for n, (_, new) in moves.items()}
+        new_places = {n: leaf.indices for n, leaf in self.trained.leaves.items()} | {
+            n: new for n, (_, new) in moves.items()
+        }
         moved: dict[str, Tensor] = {}
         for key, t in old_state.items():
             name = key.rpartition("|")[0]
@@ -127,7 +143,9 @@ class Optimizers:
         self._seed(choice, moves)
 
     def _seed(self, choice: Choice, moves: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Adam's moments of newcomers such that, after its bias correction, they read as the given mean and mean square."""
+        """Adam's moments of newcomers such that, after its bias correction, they read as the given mean and mean
+        square.
+        """
         named = {n: p for n, p in self.trained.parameters().items() if n in choice.seeds and n in moves}
         for o in self.optimizers:
             betas = o.defaults.get("betas")

@@ -1,9 +1,10 @@
-"""Generation in the loop: prompts become samples, samples become rewards, and what a method makes of both is trained on.
+"""Generation in the loop: prompts become samples, samples become rewards, and what a method makes of both is trained
+on.
 
-Only a stage with a method on the slot `rollout` comes here. The method gets this step's rows as `prompts`, `generate` to
-sample from the present model, and `score` to have the stage's `reward` methods judge; it returns the rows to train on.
-They are micro-batched like any others. Draws are keyed by (seed, method, epoch, row id, number of the sample), and rows
-that are trained on more than once are part of the loop's state, so that a resumed run goes on bit for bit.
+Only a stage with a method on the slot `rollout` comes here. The method gets this step's rows as `prompts`, `generate`
+to sample from the present model, and `score` to have the stage's `reward` methods judge; it returns the rows to train
+on. They are micro-batched like any others. Draws are keyed by (seed, method, epoch, row id, number of the sample), and
+rows that are trained on more than once are part of the loop's state, so that a resumed run goes on bit for bit.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class Sample:
     ended: bool
 
     def row(self, **carried: float | Sequence[float]) -> Row:
-        """The sample as a row to train on. `carried` values reach the batch's fields: one a row, or one a sampled token."""
+        """The sample as a row to train on.
+
+        `carried` values reach the batch's fields: one a row, or one a sampled token.
+        """
         prompt = self.prompt.fields["prompt_ids"]
         ids, weights = [*prompt, *self.ids], [0.0] * len(prompt) + [1.0] * len(self.ids)
         return Row(f"{self.prompt.id}#{self.number}", self.prompt.source, ids, weights, fields={"carried": carried})
@@ -52,7 +56,8 @@ Taken = list[tuple[Row, int]]
 
 
 class Rollouts:
-    """Makes the rows of a loop's steps from samples of its own model. MethodError at once when it cannot be sampled from.
+    """Makes the rows of a loop's steps from samples of its own model. MethodError at once when it cannot be sampled
+    from.
 
     `read` is the tokens of the data that the last step took: 0 where rows are trained on again.
     """
@@ -61,7 +66,9 @@ class Rollouts:
         self.loop, self.bound = loop, loop.methods.one("rollout")
         if loop.adapted.wrapper is not None:
             raise MethodError(
-                f"'{self.bound.name}' samples from the model, and another method wraps its forward", where="methods", remedy="put them into two stages"
+                f"'{self.bound.name}' samples from the model, and another method wraps its forward",
+                where="methods",
+                remedy="put them into two stages",
             )
         self.held: Taken = []
         self.left = self.read = 0
@@ -77,7 +84,9 @@ class Rollouts:
         for row, _ in prompts:
             if not row.fields.get("prompt_ids"):
                 raise DataError(
-                    "the row has no prompt to answer", where=row.id, remedy=f"'{self.bound.name}' needs rows with prompt and completion, or messages"
+                    "the row has no prompt to answer",
+                    where=row.id,
+                    remedy=f"'{self.bound.name}' needs rows with prompt and completion, or messages",
                 )
         self.logs, self.read = {}, sum(row.size for row, _ in prompts)
         made = self._roll(prompts)
@@ -94,7 +103,13 @@ class Rollouts:
             return self.generate(prompts, count, max_new_tokens, temperature)
 
         made: Rollout = loop.methods.call(
-            self.bound, "rollout", prompts=[row for row, _ in prompts], generate=generate, score=self.score, step=loop.step_number, row_rng=draw
+            self.bound,
+            "rollout",
+            prompts=[row for row, _ in prompts],
+            generate=generate,
+            score=self.score,
+            step=loop.step_number,
+            row_rng=draw,
         )
         if not made.rows:
             raise MethodError(f"'{name}' made no rows to train on", where=f"step {loop.step_number + 1}")
@@ -123,7 +138,10 @@ class Rollouts:
         return Sample(row, number, tuple(ids), tuple(log_probs), text, ended)
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
-        """The weighted sum of what the stage's rewards give each sample. MethodError for a wrong count or a value that is no number."""
+        """The weighted sum of what the stage's rewards give each sample.
+
+        MethodError for a wrong count or a value that is no number.
+        """
         total = [0.0] * len(samples)
         for b in self.loop.methods.on("reward"):
             values = checked(self.loop.methods.call(b, "reward", samples=samples), samples, b.name)
@@ -144,7 +162,11 @@ def checked(values: Any, samples: Sequence[Sample], name: str) -> list[float]:
     """A reward's answer as floats, one a sample. MethodError naming the reward and the sample where it is not that."""
     listed = values.tolist() if isinstance(values, torch.Tensor) else list(values)
     if len(listed) != len(samples):
-        raise MethodError(f"the reward '{name}' gave {len(listed)} numbers for {len(samples)} samples", where=f"reward of '{name}'", remedy="give one a sample")
+        raise MethodError(
+            f"the reward '{name}' gave {len(listed)} numbers for {len(samples)} samples",
+            where=f"reward of '{name}'",
+            remedy="give one a sample",
+        )
     for sample, value in zip(samples, listed, strict=True):
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise MethodError(
@@ -156,7 +178,9 @@ def checked(values: Any, samples: Sequence[Sample], name: str) -> list[float]:
 
 
 def carried(batch: Batch, rows: Sequence[Row]) -> Batch:
-    """The batch with what its rows carry as fields: numbers of rows [R], and of sampled tokens [S] in the order of the targets."""
+    """The batch with what its rows carry as fields: numbers of rows [R], and of sampled tokens [S] in the order of
+    the targets.
+    """
     fields = dict(batch.fields)
     for key in rows[0].fields.get("carried", {}):
         values = [r.fields["carried"][key] for r in rows]

@@ -35,7 +35,9 @@ def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Cal
                 attach(site, b.name, delta)
                 made += 1
         if not made:
-            raise MethodError(f"'{b.name}' found no site to attach to", remedy="check its targets: `tunewright plan` lists the sites")
+            raise MethodError(
+                f"'{b.name}' found no site to attach to", remedy="check its targets: `tunewright plan` lists the sites"
+            )
     wrapping = methods.one("wrap")
     if wrapping is not None:
         wrap(adapted, methods, wrapping, plan, task)
@@ -45,10 +47,18 @@ def wrap(adapted: Adapted, methods: Methods, bound: Bound, plan: Plan, task: str
     """Let a method wrap the model, and note who did, so that a stage's files can bring the wrapper back."""
     if adapted.wrapped_by is not None:
         raise MethodError(
-            f"'{bound.name}' cannot wrap a model that '{adapted.wrapped_by.method['name']}' of an earlier stage wraps already",
+            (
+                f"'{bound.name}' cannot wrap a model that '{adapted.wrapped_by.method['name']}' of an earlier stage "
+                "wraps already"
+            ),
             where=f"stages.{plan.stage}",
             remedy="write carry: drop, or start from the base",
         )
     adapted.wrapper = methods.call(bound, "wrap", model=adapted.model, structure=adapted.structure)
-    method = {"name": bound.name, "parameters": bound.method.model_dump(mode="json"), "plan": asdict(plan), "task": task}
+    method = {
+        "name": bound.name,
+        "parameters": bound.method.model_dump(mode="json"),
+        "plan": asdict(plan),
+        "task": task,
+    }
     adapted.wrapped_by = Wrapped(method, bound.state)

@@ -92,7 +92,9 @@ class Loop:
         self.chooser = self.methods.one("choose")
         if self.chooser is None:
             # a stage that wraps the frozen model trains what the wrapping method owns, and deltas if there are any
-            wraps = self.methods.one("wrap") is not None and not any(".delta." in n for n in self.trained.default().names)
+            wraps = self.methods.one("wrap") is not None and not any(
+                ".delta." in n for n in self.trained.default().names
+            )
             self.trained.set(Choice(self.adapted.new) if wraps else self.trained.default())
         else:
             first = self._draw()
@@ -107,16 +109,22 @@ class Loop:
         self._mix({})  # a mixture is asked before the first batch too
 
     def _note_starts(self) -> None:
-        """Penalties are told how far weights moved since the stage began: keep each one's value when it is first drawn."""
+        """Penalties are told how far weights moved since the stage began: keep each one's value when it is first
+        drawn.
+        """
         if self.methods.on("penalty"):
-            drawn = {n: leaf for n, leaf in self.trained.leaves.items() if leaf.group == "base" and n not in self.starts}
+            drawn = {
+                n: leaf for n, leaf in self.trained.leaves.items() if leaf.group == "base" and n not in self.starts
+            }
             self.starts.update({n: leaf.parameter.detach().clone() for n, leaf in drawn.items()})
 
     def _draw(self) -> Choice:
         assert self.chooser is not None
         candidates = Candidates(self.adapted, self.trained.owned)
         signals = self.stage.signals(self.chooser, None, "redraw")
-        choice: Choice = self.methods.call(self.chooser, "choose", signals, candidates=candidates, step=self.step_number, plan=self.plan)
+        choice: Choice = self.methods.call(
+            self.chooser, "choose", signals, candidates=candidates, step=self.step_number, plan=self.plan
+        )
         self.redraw_every = choice.redraw_every
         return replace(choice, names=tuple(sorted(choice.names)))
 
@@ -196,7 +204,9 @@ class Loop:
         }
 
     def take(self) -> tuple[list[tuple[Row, int]], dict[str, float]]:
-        """Rows of the next step, each with its epoch, and what is logged of them: from the data, or sampled by a rollout."""
+        """Rows of the next step, each with its epoch, and what is logged of them: from the data, or sampled by a
+        rollout.
+        """
         return self.rollouts.take() if self.rollouts else (self.stage.rows.next_batch(), {})
 
     def _factor(self) -> float | dict[str, float]:
@@ -243,7 +253,9 @@ class Loop:
         return [self._collate(g) for g in groups]
 
     def _collate(self, group: Sequence[tuple[Row, int]]) -> Batch:
-        batch: Batch = self.stage.task.collate([r for r, _ in group], self.stage.packed, epochs=[e for _, e in group], seed=self.spec.seed)
+        batch: Batch = self.stage.task.collate(
+            [r for r, _ in group], self.stage.packed, epochs=[e for _, e in group], seed=self.spec.seed
+        )
         if self.rollouts:
             batch = carried(batch, [r for r, _ in group])
         for b in self.methods.on("batch"):
@@ -251,7 +263,9 @@ class Loop:
             def draw(i: int, name: str = b.name, batch: Batch = batch) -> Any:
                 return row_rng(self.spec.seed, name, batch.epochs[i], batch.row_ids[i])
 
-            batch = self.methods.call(b, "batch", batch=batch, step=self.step_number, plan=self.plan, row_rng=draw) or batch
+            batch = (
+                self.methods.call(b, "batch", batch=batch, step=self.step_number, plan=self.plan, row_rng=draw) or batch
+            )
         return batch.to(self.stage.device)
 
     def gradients(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
@@ -298,7 +312,9 @@ class Loop:
         return total
 
     def forward(self, batch: Batch) -> Outputs:
-        """One forward; hidden states only when a method's need asks for them, the last MLP only where a target reads it."""
+        """One forward; hidden states only when a method's need asks for them, the last MLP only where a target
+        reads it.
+        """
         model = self.adapted.wrapper or self.adapted.model
         ids = batch.inputs.get("input_ids")
         # blocks that are computed again in the backward pass would meet other shapes there: the hook is gone by then
@@ -310,7 +326,9 @@ class Loop:
     def objective(self, bound: Bound, outputs: Outputs, batch: Batch, signals: dict[str, Any] | None = None) -> Loss:
         if signals is None:
             signals = self.stage.signals(bound, batch, "batch")
-        loss: Loss = self.methods.call(bound, "objective", signals, outputs=outputs, batch=batch, step=self.step_number, plan=self.plan)
+        loss: Loss = self.methods.call(
+            bound, "objective", signals, outputs=outputs, batch=batch, step=self.step_number, plan=self.plan
+        )
         return loss
 
     def targets(self) -> dict[str, Target]:
@@ -319,7 +337,11 @@ class Loop:
         by_site = self.adapted.deltas()
         for site in self.adapted.structure.sites:
             name = site.weight_name
-            parts = [d for d in by_site.get(site.name, {}).values() if d.foldable and any(p.requires_grad for p in d.parameters())]
+            parts = [
+                d
+                for d in by_site.get(site.name, {}).values()
+                if d.foldable and any(p.requires_grad for p in d.parameters())
+            ]
             if parts or name in self.starts:
                 found[name] = Target(site, parts, self.starts.get(name))
         return found
@@ -338,7 +360,9 @@ class Loop:
         if not math.isfinite(norm):
             bad = next((n for n, g in self.trained.gradients().items() if not bool(torch.isfinite(g).all())), "?")
             raise NonFiniteError(
-                f"the gradient of '{bad}' is not finite", where=f"step {self.step_number + 1}", remedy="lower train.learning_rate, or set train.max_grad_norm"
+                f"the gradient of '{bad}' is not finite",
+                where=f"step {self.step_number + 1}",
+                remedy="lower train.learning_rate, or set train.max_grad_norm",
             )
         proposing = self.methods.on("update") or isinstance(factor, Mapping)
         before = {n: p.detach().clone() for n, p in parameters.items()} if proposing else {}
@@ -348,17 +372,23 @@ class Loop:
         self.trained.write_back()
         if self.averaged is not None:
             for b in self.methods.on("average"):
-                self.averaged = self.methods.call(b, "average", averaged=self.averaged, parameters=parameters, step=self.step_number, plan=self.plan)
+                self.averaged = self.methods.call(
+                    b, "average", averaged=self.averaged, parameters=parameters, step=self.step_number, plan=self.plan
+                )
         self.trained.zero_grad()
 
-    def _propose(self, before: dict[str, Tensor], parameters: dict[str, nn.Parameter], factor: float | Mapping[str, float]) -> None:
+    def _propose(
+        self, before: dict[str, Tensor], parameters: dict[str, nn.Parameter], factor: float | Mapping[str, float]
+    ) -> None:
         with torch.no_grad():
             changes = {n: p - before[n] for n, p in parameters.items()}
             if isinstance(factor, Mapping):
                 # both optimizers' steps are proportional to the rate, so scaling the step is scaling the rate
                 common = factor.get("", 1.0)
                 changes = {n: c * (factor.get(n, common) / common) for n, c in changes.items()}
-            changes = self.methods.chain("update", "changes", changes, parameters=before, step=self.step_number, plan=self.plan)
+            changes = self.methods.chain(
+                "update", "changes", changes, parameters=before, step=self.step_number, plan=self.plan
+            )
             for n, p in parameters.items():
                 p.copy_(before[n] + changes[n])
 
@@ -367,7 +397,9 @@ class Loop:
         if mixer is None:
             return
         rows: Any = self.stage.rows
-        weights = self.methods.call(mixer, "mixture", weights=dict(rows.weights), progress=record, step=self.step_number, plan=self.plan)
+        weights = self.methods.call(
+            mixer, "mixture", weights=dict(rows.weights), progress=record, step=self.step_number, plan=self.plan
+        )
         if weights is not None:
             rows.weights = weights
 

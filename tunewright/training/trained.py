@@ -2,8 +2,8 @@
 
 A parameter that is not chosen has no gradient at all. Of a parameter of which only entries train, the optimizer sees a
 compact leaf [k]: gradient and optimizer state exist for those entries alone, and the dense gradient of one tensor is
-freed as soon as it has been gathered. Of a parameter held in half precision it sees an fp32 master, since steps near one
-unit in the last place would be lost.
+freed as soon as it has been gathered. Of a parameter held in half precision it sees an fp32 master, since steps near
+one unit in the last place would be lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ HOOK = "tunewright_hook"
 
 @dataclass
 class Leaf:
-    """`parameter` is the model's, `leaf` the optimizer's: another object where only `indices` train or a master is kept."""
+    """`parameter` is the model's, `leaf` the optimizer's: another object where only `indices` train or a master is
+    kept.
+    """
 
     name: str
     group: str  # base | delta | owned
@@ -67,7 +69,8 @@ class Trained:
             old = delta.indices
             if new.shape != old.shape:
                 raise MethodError(
-                    f"'{name}' has {old.numel()} places and would get {new.numel()}", remedy="a choice re-indexes a sparse delta with as many places as before"
+                    f"'{name}' has {old.numel()} places and would get {new.numel()}",
+                    remedy="a choice re-indexes a sparse delta with as many places as before",
                 )
             delta.values.data = remap(delta.values.data, old, new)
             delta.indices = new
@@ -87,17 +90,26 @@ class Trained:
             if hook is not None:
                 hook.remove()
         self.leaves = {}
-        entries = {**choice.entries, **{n: i for n, i in self.adapted.always.items() if n not in choice.names and n not in choice.entries}}
+        entries = {
+            **choice.entries,
+            **{n: i for n, i in self.adapted.always.items() if n not in choice.names and n not in choice.entries},
+        }
         names = sorted({*choice.names, *entries, *self.owned})
         for name in names:
             if name not in known:
-                raise MethodError(f"the choice names '{name}', which is no parameter here", remedy=did_you_mean(name, known))
+                raise MethodError(
+                    f"the choice names '{name}', which is no parameter here", remedy=did_you_mean(name, known)
+                )
             group, p = known[name]
             indices = entries.get(name)
             if group == "base":
                 self.adapted.remember(name, indices)
             p.requires_grad_(True)
-            self.leaves[name] = Leaf(name, group, p, p) if indices is None and p.dtype == torch.float32 else self._apart(name, group, p, indices)
+            self.leaves[name] = (
+                Leaf(name, group, p, p)
+                if indices is None and p.dtype == torch.float32
+                else self._apart(name, group, p, indices)
+            )
 
     def _apart(self, name: str, group: str, p: nn.Parameter, indices: Tensor | None) -> Leaf:
         start = self.masters.pop(name, p.detach()) if indices is None else p.detach().reshape(-1)[indices]
@@ -147,7 +159,8 @@ class Trained:
         """Everything that this run has changed and that a restart needs: base tensors (present values), deltas.
 
         Keys: "value:<name>" a whole base tensor; "entries:<name>" and "places:<name>" those entries that ever trained;
-        "delta:<name>" parameters and buffers of deltas; "master:<name>" fp32 masters. Method-owned tensors are saved with the states.
+        "delta:<name>" parameters and buffers of deltas; "master:<name>" fp32 masters. Method-owned tensors are saved
+        with the states.
         """
         out: dict[str, Tensor] = {}
         parameters = self.adapted.base_parameters()
@@ -159,7 +172,13 @@ class Trained:
                 out[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
         out.update({f"delta:{n}": t for n, t in self.adapted.model.state_dict().items() if ".delta." in n})
         out.update({f"master:{n}": t for n, t in self.masters.items()})  # of what is not drawn now and may be again
-        out.update({f"master:{n}": leaf.leaf.detach() for n, leaf in self.leaves.items() if leaf.apart and leaf.indices is None})
+        out.update(
+            {
+                f"master:{n}": leaf.leaf.detach()
+                for n, leaf in self.leaves.items()
+                if leaf.apart and leaf.indices is None
+            }
+        )
         return out
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

@@ -1,7 +1,8 @@
 """Trials on a Ray cluster (extra `cluster`): Ray places them, and does again what a lost worker or node took with it.
 
-Every node needs the package, and the recipe's files and models under the same paths (a shared file system). What travels is
-JSON text: the recipe out, the record back; this process writes the records into the store, whole or not at all.
+Every node needs the package, and the recipe's files and models under the same paths (a shared file system). What
+travels is JSON text: the recipe out, the record back; this process writes the records into the store, whole or not at
+all.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def trial_on_node(order: str) -> str:
     with tempfile.TemporaryDirectory(prefix="tunewright-") as folder:
         recipe = Recipe(**told["recipe"])
         recipe._base = Path(told["base"])
-        return run_trial(recipe, Store(folder), arm=told["arm"], key=told["key"], threads=told["threads"]).model_dump_json()
+        return run_trial(
+            recipe, Store(folder), arm=told["arm"], key=told["key"], threads=told["threads"]
+        ).model_dump_json()
 
 
 def run_on_ray(todo: Mapping[str, Trial], store: Store, address: str, threads: int) -> Landing:
@@ -54,7 +57,9 @@ def run_on_ray(todo: Mapping[str, Trial], store: Store, address: str, threads: i
         asked: dict[Any, str] = {}
         for key, trial in todo.items():
             order = json.dumps(order_of(key, trial, store, threads))
-            asked[remote.options(num_cpus=trial.recipe.train.threads or threads, max_retries=RETRIES).remote(order)] = key
+            asked[remote.options(num_cpus=trial.recipe.train.threads or threads, max_retries=RETRIES).remote(order)] = (
+                key
+            )
         started = datetime.datetime.now(datetime.UTC)
         while asked:
             done, _ = ray.wait(list(asked), num_returns=1)
@@ -70,7 +75,10 @@ def _land(ray: Any, found: Any, key: str, trial: Trial, store: Store, started: d
     try:
         record = TrialRecord.model_validate_json(ray.get(found))
     except ray.exceptions.RayTaskError as error:  # ours, from the node: nothing of the trial's own ends so
-        raise FolderError(f"a node cannot run trials: {str(error.cause or error).splitlines()[-1]}", remedy="check the node's disk and package") from error
+        raise FolderError(
+            f"a node cannot run trials: {str(error.cause or error).splitlines()[-1]}",
+            remedy="check the node's disk and package",
+        ) from error
     except ray.exceptions.RayError as error:
         record = _lost(error, key, trial, started)
     store.put(record)
@@ -85,7 +93,11 @@ def _lost(error: Exception, key: str, trial: Trial, started: datetime.datetime) 
         arm=trial.arm,
         seed=trial.seed,
         status="killed",
-        error=TrialError(type=type(error).__name__, message=f"lost on the cluster, {RETRIES + 1} times: {first[:400]}", where="cluster"),
+        error=TrialError(
+            type=type(error).__name__,
+            message=f"lost on the cluster, {RETRIES + 1} times: {first[:400]}",
+            where="cluster",
+        ),
         started=started,
         seconds=(now - started).total_seconds(),
         recipe=trial.recipe.model_dump(mode="json"),
@@ -98,7 +110,9 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise MissingExtraError("a cluster needs Ray, which is not installed", where="--cluster", remedy="pip install 'tunewright[cluster]'") from error
+        raise MissingExtraError(
+            "a cluster needs Ray, which is not installed", where="--cluster", remedy="pip install 'tunewright[cluster]'"
+        ) from error
     return ray
 
 
@@ -107,19 +121,30 @@ def _connect(ray: Any, address: str) -> None:
     import os
 
     quiet = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
-    remedy = "start one (`ray start --head`) and give its address as host:port, or leave --cluster out to run on this machine"
+    remedy = (
+        "start one (`ray start --head`) and give its address as host:port, or leave --cluster out to run on "
+        "this machine"
+    )
     if address == LOCAL:
         ray.init(num_cpus=len(os.sched_getaffinity(0)), include_dashboard=False, **quiet)
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise MissingExtraError(f"'{address}' is no cluster's address", where="--cluster", remedy=f"write host:port, ray://host:port or {LOCAL}")
+        raise MissingExtraError(
+            f"'{address}' is no cluster's address",
+            where="--cluster",
+            remedy=f"write host:port, ray://host:port or {LOCAL}",
+        )
     try:
         socket.create_connection((host, int(port)), WAIT).close()
     except OSError as error:
-        raise MissingExtraError(f"no cluster answers at {address}: {error.strerror or error}", where="--cluster", remedy=remedy) from error
+        raise MissingExtraError(
+            f"no cluster answers at {address}: {error.strerror or error}", where="--cluster", remedy=remedy
+        ) from error
     try:
         ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises many kinds here
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise MissingExtraError(f"the cluster at {address} cannot be used: {first}", where="--cluster", remedy=remedy) from error
+        raise MissingExtraError(
+            f"the cluster at {address} cannot be used: {first}", where="--cluster", remedy=remedy
+        ) from error

@@ -1,8 +1,9 @@
-"""Many trials at once: persistent worker processes on this machine, or a Ray cluster (`cluster.py`), with one interface.
+"""Many trials at once: persistent worker processes on this machine, or a Ray cluster (`cluster.py`), with one
+interface.
 
 Workers are processes of their own, so that one that dies takes one trial with it: the trial is recorded as killed and
-tried once more. Records are in the store as soon as they are made; what is there is not run again, so that a pool that was
-stopped anywhere goes on when it is called again.
+tried once more. Records are in the store as soon as they are made; what is there is not run again, so that a pool that
+was stopped anywhere goes on when it is called again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from tunewright.trials.trial import Store, TrialError, TrialRecord, commit_of, k
 
 ATTEMPTS = 2  # of a trial whose process dies
 PROCESS = 700 << 20  # bytes of a worker that has imported torch and transformers and loaded nothing
-A_PARAMETER_BYTE = 8  # first guess of a trial's peak: weights, gradients, two moments and activations, in multiples of the weights' file
+# first guess of a trial's peak: weights, gradients, two moments and activations, in multiples of the weights' file
+A_PARAMETER_BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,12 @@ def run_all(
 ) -> dict[str, TrialRecord]:
     """Run what the store does not hold yet; key -> record for all of them, failed and killed ones included.
 
-    `workers`: processes (default: cores // threads). `threads`: torch threads a trial, for recipes that name none. `memory`: bytes that
-    all workers together may hold (default: what is free now): fewer trials run side by side where the first ones show that they need more.
-    `cluster`: a Ray address, or "local". `on_record` is called here as each record lands, for those that were there before too.
-    `pool`: processes to use and to leave running, in place of `workers`, `threads` and `memory`.
-    Raises FolderError when the store cannot be written, and MissingExtraError without Ray or its cluster.
+    `workers`: processes (default: cores // threads). `threads`: torch threads a trial, for recipes that name none.
+    `memory`: bytes that all workers together may hold (default: what is free now): fewer trials run side by side where
+    the first ones show that they need more. `cluster`: a Ray address, or "local". `on_record` is called here as each
+    record lands, for those that were there before too. `pool`: processes to use and to leave running, in place of
+    `workers`, `threads` and `memory`. Raises FolderError when the store cannot be written, and MissingExtraError
+    without Ray or its cluster.
     """
     found: dict[str, TrialRecord] = {}
     todo: dict[str, Trial] = {}
@@ -108,11 +111,23 @@ def order_of(key: str, trial: Trial, store: Store, threads: int) -> dict[str, An
     import yaml
 
     recipe = yaml.safe_load(trial.recipe.dump(absolute=True))
-    return {"key": key, "arm": trial.arm, "recipe": recipe, "base": str(trial.recipe.base), "store": str(store.folder.resolve()), "threads": threads}
+    return {
+        "key": key,
+        "arm": trial.arm,
+        "recipe": recipe,
+        "base": str(trial.recipe.base),
+        "store": str(store.folder.resolve()),
+        "threads": threads,
+    }
 
 
-def killed_record(key: str, trial: Trial, code: int | None, started: datetime.datetime, attempt: int, said: str = "") -> TrialRecord:
-    """The record of a trial whose process died. SIGKILL that nobody sent is, as a rule, the system's answer to memory running out."""
+def killed_record(
+    key: str, trial: Trial, code: int | None, started: datetime.datetime, attempt: int, said: str = ""
+) -> TrialRecord:
+    """The record of a trial whose process died.
+
+    SIGKILL that nobody sent is, as a rule, the system's answer to memory running out.
+    """
     name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
     hint = "; the system kills so when memory runs out" if name == "SIGKILL" else ""
     message = f"the worker process died ({name}){hint}" + (f": {said}" if said else "")
@@ -149,7 +164,8 @@ class _Worker:
 
 
 class Workers:
-    """Processes that do trials, kept from one list of trials to the next (`run_all(..., pool=workers)`), so that torch is imported once.
+    """Processes that do trials, kept from one list of trials to the next (`run_all(..., pool=workers)`), so that torch
+    is imported once.
 
     See `run_all` for `workers`, `threads` and `memory`. Use it as a context; its end ends the processes.
     """
@@ -212,7 +228,9 @@ class Workers:
         return sum(w.key is not None for w in self.processes)
 
     def allowed(self) -> int:
-        """How many trials may run side by side by memory: by the largest peak seen, before that by the weights' size."""
+        """How many trials may run side by side by memory: by the largest peak seen, before that by the weights'
+        size.
+        """
         each = self.peak or self._guess()
         return max(1, min(self.most, int(self.memory // max(1, each))))
 
@@ -221,10 +239,14 @@ class Workers:
         return PROCESS + A_PARAMETER_BYTE * max((_weights_size(Path(base), name) for base, name in names), default=0)
 
     def _next(self) -> str:
-        """An arm whose time nobody knows first, then the longest one: the short ones fill the end, so that no core waits there."""
+        """An arm whose time nobody knows first, then the longest one: the short ones fill the end, so that no core
+        waits there.
+        """
         known = {arm: sum(seconds) / len(seconds) for arm, seconds in self.times.items()}
         running = [self.todo[w.key].arm for w in self.processes if w.key is not None]
-        expected = {k: known.get(self.todo[k].arm, -1.0 if self.todo[k].arm in running else math.inf) for k in self.left}
+        expected = {
+            k: known.get(self.todo[k].arm, -1.0 if self.todo[k].arm in running else math.inf) for k in self.left
+        }
         best = max(self.left, key=lambda k: expected[k])
         self.left.remove(best)
         return best
@@ -232,7 +254,11 @@ class Workers:
     def _start(self) -> None:
         reading, writing = os.pipe()
         errors = tempfile.TemporaryFile()
-        env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads)), "TOKENIZERS_PARALLELISM": "false"}
+        env = {
+            **os.environ,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads)),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", self.module, str(writing)],
             stdin=subprocess.PIPE,
@@ -275,7 +301,11 @@ class Workers:
         self.peak = max(self.peak, int(answer.get("peak") or 0))
         record = self.store.get(key)
         if record is None:
-            raise FolderError("a trial's record is gone", where=str(self.store.folder / key), remedy="leave the folder alone while trials run")
+            raise FolderError(
+                "a trial's record is gone",
+                where=str(self.store.folder / key),
+                remedy="leave the folder alone while trials run",
+            )
         self.times.setdefault(self.todo[key].arm, []).append(record.seconds)
         return key, record
 
@@ -286,7 +316,10 @@ class Workers:
         self._forget(worker)
         if key is None:
             if not worker.ready:
-                raise FolderError(f"a worker process cannot start: {said or f'exit code {code}'}", remedy="`tunewright doctor` says what is missing")
+                raise FolderError(
+                    f"a worker process cannot start: {said or f'exit code {code}'}",
+                    remedy="`tunewright doctor` says what is missing",
+                )
             return None
         record = killed_record(key, self.todo[key], code, worker.started, len(self.store.attempts(key)) + 1, said)
         self.store.put(record)
@@ -319,13 +352,17 @@ def _weights_size(base: Path, name: str) -> int:
 
     place = (base / name).expanduser()
     try:
-        return sum(f.stat().st_size for f in weight_files(place if place.is_dir() else locate(name, progress=False).folder))
+        return sum(
+            f.stat().st_size for f in weight_files(place if place.is_dir() else locate(name, progress=False).folder)
+        )
     except (TunewrightError, OSError):
         return 0
 
 
 def available_memory() -> int:
-    """Bytes that can be had now: what the system says is available, within the limit of the control group where there is one."""
+    """Bytes that can be had now: what the system says is available, within the limit of the control group where
+    there is one.
+    """
     found = []
     try:
         line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))

@@ -1,8 +1,8 @@
 """Trials: one recipe run for its figures alone, kept as a record that can be found again.
 
-A trial goes through `tunewright.runs.run.run` like any run; what it leaves is a `TrialRecord` in a `Store`, and nothing else
-unless asked. A run that fails (a loss that is not finite, methods that are refused, no memory left) is a record too,
-with what and where: only an interruption by the user ends a trial without one.
+A trial goes through `tunewright.runs.run.run` like any run; what it leaves is a `TrialRecord` in a `Store`, and nothing
+else unless asked. A run that fails (a loss that is not finite, methods that are refused, no memory left) is a record
+too, with what and where: only an interruption by the user ends a trial without one.
 """
 
 from __future__ import annotations
@@ -68,13 +68,19 @@ class TrialRecord(_Part):
     seed: int = Field(0, description="the recipe's train.seed")
     status: Status = Field("finished", description="finished, failed (by itself) or killed (the process died)")
     error: TrialError | None = Field(None, description="of a trial that did not finish")
-    base: Reading = Field(default_factory=lambda: Reading(strength=0.0), description="the untouched base on the same rows")
-    strengths: list[Reading] = Field(default_factory=list, description="strengths above 0 in rising order, 1 among them")
+    base: Reading = Field(
+        default_factory=lambda: Reading(strength=0.0), description="the untouched base on the same rows"
+    )
+    strengths: list[Reading] = Field(
+        default_factory=list, description="strengths above 0 in rising order, 1 among them"
+    )
     target_metric: str = Field("", description="name of the headline metric")
     target_unit: str = Field("fraction", description="its unit")
     direction: Literal["higher", "lower"] = Field("higher", description="which way the target is better")
     evaluated: int | None = Field(None, description="rows that the target was measured on")
-    drift_measure: Literal["kl", "1-cka"] | None = Field(None, description="'kl' in nats a token, or '1-cka' from 0 to 1")
+    drift_measure: Literal["kl", "1-cka"] | None = Field(
+        None, description="'kl' in nats a token, or '1-cka' from 0 to 1"
+    )
     probes: dict[str, dict[str, float]] = Field(default_factory=dict, description="probe -> its single numbers")
     cost: dict[str, Any] = Field(default_factory=dict, description="the report's cost")
     trained: dict[str, Any] = Field(default_factory=dict, description="the report's account of what could change")
@@ -101,7 +107,9 @@ class TrialRecord(_Part):
     @property
     def settled(self) -> bool:
         """Whether running it again would give the same: it finished, or failed for a reason of its own."""
-        return self.status == "finished" or (self.status == "failed" and self.error is not None and self.error.type in _DECIDED)
+        return self.status == "finished" or (
+            self.status == "failed" and self.error is not None and self.error.type in _DECIDED
+        )
 
     @property
     def tuned(self) -> Reading | None:
@@ -136,7 +144,11 @@ class Store:
         try:
             write_json(path, record.model_dump(mode="json"))
         except OSError as e:
-            raise FolderError(f"a trial's record cannot be written: {e.strerror or e}", where=str(path), remedy="free space, or choose another folder") from e
+            raise FolderError(
+                f"a trial's record cannot be written: {e.strerror or e}",
+                where=str(path),
+                remedy="free space, or choose another folder",
+            ) from e
         return path
 
     def work_folder(self) -> Path:
@@ -146,7 +158,11 @@ class Store:
             place.mkdir(parents=True, exist_ok=True)
             return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
         except OSError as e:
-            raise FolderError(f"a trial's folder cannot be made: {e.strerror or e}", where=str(place), remedy="free space, or choose another folder") from e
+            raise FolderError(
+                f"a trial's folder cannot be made: {e.strerror or e}",
+                where=str(place),
+                remedy="free space, or choose another folder",
+            ) from e
 
     def sweep(self) -> None:
         """Remove the work folders of processes that are gone."""
@@ -164,11 +180,20 @@ def _records(folder: Path) -> Iterable[TrialRecord]:
             continue  # of another version, or damaged: the trial is run again
 
 
-def run_trial(recipe: Recipe, store: Store, *, keep_artefacts: bool = False, arm: str = "", key: str | None = None, threads: int | None = None) -> TrialRecord:
+def run_trial(
+    recipe: Recipe,
+    store: Store,
+    *,
+    keep_artefacts: bool = False,
+    arm: str = "",
+    key: str | None = None,
+    threads: int | None = None,
+) -> TrialRecord:
     """Run a recipe in this process and put its record into the store; a settled one that is there already is returned.
 
-    `key`: of the recipe, where the caller knows it. `threads`: for a recipe that names none. `keep_artefacts`: the run's whole folder stays beside
-    the record, and a record without one is made anew. Raises Interrupted when the run was asked to stop, and FolderError when nothing can be written.
+    `key`: of the recipe, where the caller knows it. `threads`: for a recipe that names none. `keep_artefacts`: the
+    run's whole folder stays beside the record, and a record without one is made anew. Raises Interrupted when the run
+    was asked to stop, and FolderError when nothing can be written.
     """
     key = key or key_of(recipe)
     known = store.get(key)
@@ -176,7 +201,14 @@ def run_trial(recipe: Recipe, store: Store, *, keep_artefacts: bool = False, arm
         return known.model_copy(update={"arm": arm or known.arm})
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     seed = int(recipe.train.seed)
-    about: dict[str, Any] = {"key": key, "arm": arm, "seed": seed, "started": started, "commit": commit_of(), "attempt": len(store.attempts(key)) + 1}
+    about: dict[str, Any] = {
+        "key": key,
+        "arm": arm,
+        "seed": seed,
+        "started": started,
+        "commit": commit_of(),
+        "attempt": len(store.attempts(key)) + 1,
+    }
     folder = store.work_folder()
     try:
         _forget_peak()
@@ -191,7 +223,9 @@ def run_trial(recipe: Recipe, store: Store, *, keep_artefacts: bool = False, arm
         raise
     except Exception as error:
         tree = recipe.model_dump(mode="json")
-        record = TrialRecord(**about, status="failed", error=_what(error), recipe=tree, threads=recipe.train.threads or threads or 1)
+        record = TrialRecord(
+            **about, status="failed", error=_what(error), recipe=tree, threads=recipe.train.threads or threads or 1
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     record.seconds = time.perf_counter() - clock
@@ -273,14 +307,25 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 def _what(error: Exception) -> TrialError:
     if isinstance(error, TunewrightError):
         return TrialError(type=type(error).__name__, message=error.what, where=error.where)
-    if isinstance(error, MemoryError) or "not enough memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+    if (
+        isinstance(error, MemoryError)
+        or "not enough memory" in str(error)
+        or type(error).__name__ == "OutOfMemoryError"
+    ):
         return TrialError(type="MemoryError", message=f"no memory left: {error}"[:500], where=None)
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return TrialError(type=type(error).__name__, message=str(error)[:2000] or type(error).__name__, where=f"{Path(last.filename).name}:{last.lineno}")
+    return TrialError(
+        type=type(error).__name__,
+        message=str(error)[:2000] or type(error).__name__,
+        where=f"{Path(last.filename).name}:{last.lineno}",
+    )
 
 
 def _forget_peak() -> None:
-    """Let the process's peak memory begin anew: a worker does many trials, and each has its own peak. Linux alone can."""
+    """Let the process's peak memory begin anew: a worker does many trials, and each has its own peak.
+
+    Linux alone can.
+    """
     import ctypes
     import gc
 

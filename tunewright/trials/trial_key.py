@@ -1,8 +1,8 @@
 """The name of a trial: a hash of everything that decides its numbers, so that equal trials are run once.
 
 It holds the recipe without its name, the weights and files of the models, the content of the data files, the source of
-the methods that are named (with what they import from the methods' rooms), and of the modules that read, train and measure,
-with the versions of the libraries below them. Names of folders do not count.
+the methods that are named (with what they import from the methods' rooms), and of the modules that read, train and
+measure, with the versions of the libraries below them. Names of folders do not count.
 """
 
 from __future__ import annotations
@@ -46,9 +46,20 @@ def key_of(recipe: Recipe) -> str:
         if spec.start and spec.start != "base" and not spec.start.startswith("stages."):
             stage["start"] = _folder(_under(spec.start, recipe.base))
     tree["keep"] = [
-        [k.name or Path(k.data.split(":")[-1]).stem, k.metric, k.limit, _content(Source(path=k.data, name="keep"), recipe.base)] for k in recipe.keep
+        [
+            k.name or Path(k.data.split(":")[-1]).stem,
+            k.metric,
+            k.limit,
+            _content(Source(path=k.data, name="keep"), recipe.base),
+        ]
+        for k in recipe.keep
     ]
-    what = [tree, [method_source(use.name) for _, _, use in recipe.uses()], _code(), [importlib.metadata.version(n) for n in _LIBRARIES]]
+    what = [
+        tree,
+        [method_source(use.name) for _, _, use in recipe.uses()],
+        _code(),
+        [importlib.metadata.version(n) for n in _LIBRARIES],
+    ]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:40]
 
 
@@ -73,7 +84,11 @@ def closure(file: Path) -> tuple[Path, ...]:
         if here in found or not here.is_file():
             continue
         found.add(here)
-        queue += [_PACKAGE.parent / (m.replace(".", "/") + ".py") for m in _imports(here, here.stat().st_mtime_ns) if m.startswith(_ROOMS)]
+        queue += [
+            _PACKAGE.parent / (m.replace(".", "/") + ".py")
+            for m in _imports(here, here.stat().st_mtime_ns)
+            if m.startswith(_ROOMS)
+        ]
     return tuple(sorted(found))
 
 
@@ -128,21 +143,31 @@ def _model(spec: ModelSpec, base: Path) -> Any:
     rest = {"dtype": spec.dtype, "revision": spec.revision}
     place = _under(spec.name, base)
     try:
-        folder = place if place.is_dir() else locate(str(place) if place.exists() else spec.name, spec.revision, progress=False).folder
+        folder = (
+            place
+            if place.is_dir()
+            else locate(str(place) if place.exists() else spec.name, spec.revision, progress=False).folder
+        )
         return {**rest, "weights": hashing.hash_weights(folder), "files": _beside(folder)}
     except (TunewrightError, OSError):
         return {**rest, "name": spec.name}
 
 
 def _beside(folder: Path) -> list[tuple[str, str]]:
-    found = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix not in _NOT_THE_MODEL and not p.name.startswith("."))
+    found = sorted(
+        p for p in folder.iterdir() if p.is_file() and p.suffix not in _NOT_THE_MODEL and not p.name.startswith(".")
+    )
     return [(p.name, _digest(p)) for p in found if p.name != "model.safetensors.index.json"]
 
 
 def _folder(folder: Path) -> Any:
     if not folder.is_dir():
         return str(folder)
-    return [(str(p.relative_to(folder)), _digest(p)) for p in sorted(folder.rglob("*")) if p.suffix in (".safetensors", ".json") and p.is_file()]
+    return [
+        (str(p.relative_to(folder)), _digest(p))
+        for p in sorted(folder.rglob("*"))
+        if p.suffix in (".safetensors", ".json") and p.is_file()
+    ]
 
 
 def _data(tree: dict[str, Any], spec: Any, base: Path) -> None:
@@ -152,11 +177,15 @@ def _data(tree: dict[str, Any], spec: Any, base: Path) -> None:
         if isinstance(found, list):
             tree[key] = [_content(s, base) for s in found]
     if spec.replay:
-        tree["replay"] = [[share, _content(Source(path=name, name="replay"), base)] for name, share in spec.replay.items()]
+        tree["replay"] = [
+            [share, _content(Source(path=name, name="replay"), base)] for name, share in spec.replay.items()
+        ]
 
 
 def _content(source: Source, base: Path) -> Any:
-    """A source's name (rows are called by it), how it is read, and its files' content; images that rows name count by theirs."""
+    """A source's name (rows are called by it), how it is read, and its files' content; images that rows name count
+    by theirs.
+    """
     from tunewright.data.read import locate
 
     rest = source.model_dump(mode="json", exclude={"path", "name"})

@@ -1,7 +1,7 @@
 """One rule by which every method's learning rate is chosen: a grid of factor 3, on validation rows, over two seeds.
 
-The best mean over the seeds wins; while it lies at an end of the grid, the grid goes on there. Validation rows are held out from
-training and are never reported; the rows that are reported are never read.
+The best mean over the seeds wins; while it lies at an end of the grid, the grid goes on there. Validation rows are held
+out from training and are never reported; the rows that are reported are never read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Attempt(BaseModel):
 
     rate: float = Field(description="learning rate")
     seed: int
-    score: float | None = Field(None, description="the target's metric on validation rows; none: the trial did not finish")
+    score: float | None = Field(
+        None, description="the target's metric on validation rows; none: the trial did not finish"
+    )
     status: str = Field("finished", description="finished, failed or killed")
     key: str = Field("", description="the trial's key")
     seconds: float = Field(0.0, description="what it took")
@@ -45,13 +47,19 @@ class Tuned(BaseModel):
     rate: float | None = Field(description="none: no trial finished at any rate")
     attempts: list[Attempt] = Field(default_factory=list)
     score: float | None = Field(None, description="mean over seeds on validation rows at that rate")
-    at_edge: bool = Field(False, description="the best rate was still the outermost one when the grid was not extended any further")
+    at_edge: bool = Field(
+        False, description="the best rate was still the outermost one when the grid was not extended any further"
+    )
 
 
 def validation_recipe(recipe: Recipe) -> Recipe:
     """The same training, measured on the validation rows alone. RecipeError when the recipe names none."""
     if recipe.data.validation is None:
-        raise RecipeError("there are no validation rows to tune on", where="data.validation", remedy="write data.validation: 10%, or a file")
+        raise RecipeError(
+            "there are no validation rows to tune on",
+            where="data.validation",
+            remedy="write data.validation: 10%, or a file",
+        )
     made = training_alone(recipe)
     made.data = recipe.data.model_copy(update={"eval": None})
     made.evaluation = made.evaluation.model_copy(update={"split": "validation"})
@@ -59,8 +67,12 @@ def validation_recipe(recipe: Recipe) -> Recipe:
 
 
 def training_alone(recipe: Recipe, rows: int | None = None) -> Recipe:
-    """The same training with as little measured as can be: full strength, no probes, nothing kept that training itself does not need."""
-    evaluation = recipe.evaluation.model_copy(update={"strengths": [1.0], "few_shot": 0, "drift_sequences": 1, "drift_tokens": 2})
+    """The same training with as little measured as can be: full strength, no probes, nothing kept that training
+    itself does not need.
+    """
+    evaluation = recipe.evaluation.model_copy(
+        update={"strengths": [1.0], "few_shot": 0, "drift_sequences": 1, "drift_tokens": 2}
+    )
     evaluation = evaluation.model_copy(update={"rows": rows}) if rows is not None else evaluation
     made = recipe.model_copy(update={"evaluation": evaluation, "keep": _only_replayed(recipe), "measure": []})
     made._base = recipe.base
@@ -86,15 +98,18 @@ def _needs_keep(recipe: Recipe) -> list[bool]:
 
 
 def tune(make: Make, rates: Sequence[float], run: Run, seeds: int = 2) -> Tuned:
-    """Choose a learning rate. `make(rate, seed)` gives the ordinary recipe; it is measured here on its validation rows only.
+    """Choose a learning rate. `make(rate, seed)` gives the ordinary recipe; it is measured here on its validation rows
+    only.
 
-    `rates`: where the grid begins, usually three of factor 3; `run` runs a list of trials. Of equal rates the middle one is taken;
-    where all are equal (none has learnt anything, say) the grid goes on above, then below.
+    `rates`: where the grid begins, usually three of factor 3; `run` runs a list of trials. Of equal rates the middle
+    one is taken; where all are equal (none has learnt anything, say) the grid goes on above, then below.
     """
     return tune_many({"": make}, {"": rates}, run, seeds)[""]
 
 
-def tune_many(makes: Mapping[str, Make], rates: Mapping[str, Sequence[float]], run: Run, seeds: int = 2) -> dict[str, Tuned]:
+def tune_many(
+    makes: Mapping[str, Make], rates: Mapping[str, Sequence[float]], run: Run, seeds: int = 2
+) -> dict[str, Tuned]:
     """`tune` for several arms (name -> make) side by side, so that no core waits while one of them goes on."""
     searches = {name: _Search(name, make, rates[name], seeds) for name, make in makes.items()}
     while any(s.result is None for s in searches.values()):

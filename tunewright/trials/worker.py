@@ -1,4 +1,5 @@
-"""A worker process of the pool: `python -m tunewright.trials.worker FD` reads one JSON order a line and answers on file descriptor FD.
+"""A worker process of the pool: `python -m tunewright.trials.worker FD` reads one JSON order a line and answers on file
+descriptor FD.
 
 Torch is imported once. Each record is written into the store here, whole or not at all, before it is answered for. When
 the process that started it is gone (its end of the pipe closes), the worker ends at once.
@@ -29,7 +30,9 @@ def _orders() -> queue.Queue[str]:
 
 
 def _begin() -> None:
-    """Everything that a trial needs is imported before the first one, and left out of the collector's rounds: it never becomes garbage."""
+    """Everything that a trial needs is imported before the first one, and left out of the collector's rounds: it
+    never becomes garbage.
+    """
     import gc
 
     import transformers.models.llama.modeling_llama  # noqa: F401
@@ -41,7 +44,9 @@ def _begin() -> None:
 
 
 def do(order: dict[str, Any]) -> dict[str, Any]:
-    """One trial; answers with its key, or with an error of ours that ends the whole pool (a folder that cannot be written)."""
+    """One trial; answers with its key, or with an error of ours that ends the whole pool (a folder that cannot be
+    written).
+    """
     from tunewright.errors import Interrupted, TunewrightError
     from tunewright.recipe import Recipe
     from tunewright.trials.trial import Store, run_trial

@@ -1,4 +1,7 @@
-"""Load a folder as transformers does and run a few inputs through it; prints one JSON line. Run in a process of its own."""
+"""Load a folder as transformers does and run a few inputs through it; prints one JSON line.
+
+Run in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ def tried(folder: Path) -> dict[str, Any]:
     if kind is None:
         return {"wrong": None, "notes": ["no forward pass was run: config.json names no class that transformers has"]}
     with quiet():
-        model, info = kind.from_pretrained(folder, dtype="auto", local_files_only=True, use_safetensors=True, output_loading_info=True)
+        model, info = kind.from_pretrained(
+            folder, dtype="auto", local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[what]:
             return {"wrong": f"{what.replace('_', ' ')}: {sorted(map(str, info[what]))[:3]}", "notes": []}
@@ -33,10 +38,20 @@ def tried(folder: Path) -> dict[str, Any]:
     inputs: dict[str, Any]
     if model.main_input_name == "pixel_values":
         size = getattr(config, "image_size", 224)
-        inputs = {"pixel_values": torch.zeros(1, getattr(config, "num_channels", 3), *((size, size) if isinstance(size, int) else size), dtype=model.dtype)}
+        inputs = {
+            "pixel_values": torch.zeros(
+                1,
+                getattr(config, "num_channels", 3),
+                *((size, size) if isinstance(size, int) else size),
+                dtype=model.dtype,
+            )
+        }
     else:
         ids = torch.arange(1, 9)[None] % config.get_text_config().vocab_size
-        inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {})}
+        inputs = {
+            "input_ids": ids,
+            **({"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}),
+        }
     with torch.no_grad():
         out = model(**inputs)[0]
     finite = bool(torch.isfinite(out).all())
@@ -44,7 +59,9 @@ def tried(folder: Path) -> dict[str, Any]:
 
 
 def ready(kinds: Sequence[str]) -> Path | None:
-    """Import what will be needed, a model class of transformers by name among it; then the folder from standard input."""
+    """Import what will be needed, a model class of transformers by name among it; then the folder from standard
+    input.
+    """
     import torch  # noqa: F401
     import transformers
 
@@ -59,4 +76,11 @@ if __name__ == "__main__":
         if (asked := ready(sys.argv[1:])) is not None:
             print(json.dumps(tried(asked)))
     except Exception as e:  # whatever it is, the merge says it
-        print(json.dumps({"wrong": f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}", "notes": []}))
+        print(
+            json.dumps(
+                {
+                    "wrong": f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}",
+                    "notes": [],
+                }
+            )
+        )

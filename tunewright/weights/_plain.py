@@ -65,9 +65,15 @@ def low(rows: Rows, bins: NDArray[np.uint32], counts: NDArray[np.int64]) -> None
             counts[j - 1, q] += np.bincount(inside & np.uint32(0x7FFF), minlength=1 << 15)
 
 
-def between(rows: Rows, wanted: NDArray[np.int64], counts: NDArray[np.int64], filled: NDArray[np.int64], found: NDArray[np.uint32]) -> bool:
-    """For each (model, a, z) of wanted [P, 3]: add to counts [P, 3] how many magnitudes are < a, <= a and <= z; gather those
-    strictly between in found [P, room]. False where they do not fit.
+def between(
+    rows: Rows,
+    wanted: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    filled: NDArray[np.int64],
+    found: NDArray[np.uint32],
+) -> bool:
+    """For each (model, a, z) of wanted [P, 3]: add to counts [P, 3] how many magnitudes are < a, <= a and <= z; gather
+    those strictly between in found [P, room]. False where they do not fit.
     """
     base = widen(rows[0])
     for p, (j, a, z) in enumerate(wanted):
@@ -90,10 +96,11 @@ def task_vectors(
     scale: np.float32,
     out: Rows,
 ) -> int:
-    """base + scale x sum_j w_j d_j / total, d_j = x_j - base where bounds[j, 0] <= |d_j| <= bounds[j, 1] (as bits), else 0.
+    """base + scale x sum_j w_j d_j / total, d_j = x_j - base where bounds[j, 0] <= |d_j| <= bounds[j, 1] (as bits),
+    else 0.
 
-    With `elect` only what has the sign of the sum takes part; a total of 0 then divides by the weights that take part. A
-    change that is not finite counts as a result that is not, whether or not it stays.
+    With `elect` only what has the sign of the sum takes part; a total of 0 then divides by the weights that take part.
+    A change that is not finite counts as a result that is not, whether or not it stays.
     """
     base, bad = widen(rows[0]), 0
     with np.errstate(all="ignore"):
@@ -125,7 +132,9 @@ def task_vectors(
 
 
 def dots(rows: Rows, sums: NDArray[np.float64]) -> None:
-    """Add to sums [3, 16] the products a a, b b and a b of rows 0 and 1 in float64, value i into lane i mod 16, in order."""
+    """Add to sums [3, 16] the products a a, b b and a b of rows 0 and 1 in float64, value i into lane i mod 16, in
+    order.
+    """
     a, b = (widen(r).astype(np.float64) for r in rows[:2])
     for k, product in enumerate((a * a, b * b, a * b)):
         whole = len(product) // LANES * LANES

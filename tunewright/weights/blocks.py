@@ -28,8 +28,8 @@ class Learning:
     """What a merge's `learn` may use. Models are ours: it may change them in memory, never their files.
 
     `models` in the order given, evaluation mode; `base` the common base, or None. `batches(samples)` gives the
-    calibration rows, the same ones at every call, padded and not packed (a block alone is not told where packed rows end);
-    `task` runs a model on them and gives their loss.
+    calibration rows, the same ones at every call, padded and not packed (a block alone is not told where packed rows
+    end); `task` runs a model on them and gives their loss.
     """
 
     models: list[nn.Module]
@@ -49,7 +49,10 @@ class Learning:
     def needed_base(self, name: str) -> nn.Module:
         """The common base; MethodError where none was given."""
         if self.base is None:
-            raise MethodError(f"'{name}' works on changes from a common base, and none is given", remedy="name the models' base: --base FOLDER")
+            raise MethodError(
+                f"'{name}' works on changes from a common base, and none is given",
+                remedy="name the models' base: --base FOLDER",
+            )
         return self.base
 
 
@@ -59,7 +62,9 @@ class _Seen(Exception):
 
 @dataclass
 class Step:
-    """One block of one model, and what goes into it: for each batch its states [..., d] and the block's other arguments."""
+    """One block of one model, and what goes into it: for each batch its states [..., d] and the block's other
+    arguments.
+    """
 
     block: Block
     module: nn.Module
@@ -82,7 +87,9 @@ def _first(out: Any) -> Tensor:
     return found
 
 
-def walk(model: nn.Module, structure: Structure, forward: Callable[[nn.Module, Batch], Any], batches: Iterable[Batch]) -> Iterator[Step]:
+def walk(
+    model: nn.Module, structure: Structure, forward: Callable[[nn.Module, Batch], Any], batches: Iterable[Batch]
+) -> Iterator[Step]:
     """Every block with its inputs, first to last. Runs one whole forward a batch, then each block once more.
 
     One layer's states are held for all batches; masks and positions are the forward's own tensors, not copies. Raises
@@ -102,13 +109,19 @@ def walk(model: nn.Module, structure: Structure, forward: Callable[[nn.Module, B
         if i in starts:
             starts[i].append(states.detach())
         elif states is not last["out"]:
-            raise ModelError(f"{type(model).__name__} changes states between its blocks", remedy="this merge needs blocks that follow each other directly")
+            raise ModelError(
+                f"{type(model).__name__} changes states between its blocks",
+                remedy="this merge needs blocks that follow each other directly",
+            )
         others[i].append((rest, {**named, **({"use_cache": False} if "use_cache" in named else {})}))
 
     def after(i: int, out: Any) -> None:
         last["out"] = _first(out)
 
-    hooks = [m.register_forward_pre_hook(lambda _m, a, k, i=i: before(i, a, k), with_kwargs=True) for i, m in enumerate(modules)]
+    hooks = [
+        m.register_forward_pre_hook(lambda _m, a, k, i=i: before(i, a, k), with_kwargs=True)
+        for i, m in enumerate(modules)
+    ]
     hooks += [m.register_forward_hook(lambda _m, _a, out, i=i: after(i, out)) for i, m in enumerate(modules)]
     try:
         with torch.no_grad():
@@ -130,15 +143,21 @@ def walk(model: nn.Module, structure: Structure, forward: Callable[[nn.Module, B
 
 
 def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-    """A block call's states, its other positional arguments, its named ones (a cache is left out: nothing is decoded)."""
-    named = {k: v for k, v in kwargs.items() if k not in ("cache", "past_key_values", "past_key_value", "hidden_states")}
+    """A block call's states, its other positional arguments, its named ones (a cache is left out: nothing is
+    decoded).
+    """
+    named = {
+        k: v for k, v in kwargs.items() if k not in ("cache", "past_key_values", "past_key_value", "hidden_states")
+    }
     if args:
         return args[0], args[1:], named
     return kwargs["hidden_states"], (), named
 
 
 @contextmanager
-def watching(sites: Sequence[Site], model: nn.Module, mask: Tensor | None = None) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def watching(
+    sites: Sequence[Site], model: nn.Module, mask: Tensor | None = None
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Inputs [n, in] and outputs [n, out] of a model's linear sites at its latest forward, in fp32, real tokens only.
 
     `mask` [n]: the batch's real tokens, None: all. A site's name stands for the module of that name in `model`.
@@ -151,7 +170,10 @@ def watching(sites: Sequence[Site], model: nn.Module, mask: Tensor | None = None
             x, y = x[mask], y[mask]
         seen[name] = (x.float(), y.float())
 
-    hooks = [model.get_submodule(s.name).register_forward_hook(lambda _m, args, out, n=s.name: keep(n, args, out)) for s in sites]
+    hooks = [
+        model.get_submodule(s.name).register_forward_hook(lambda _m, args, out, n=s.name: keep(n, args, out))
+        for s in sites
+    ]
     try:
         yield seen
     finally:
@@ -179,7 +201,8 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 def merge_in_memory(method: Method, learning: Learning) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A merge of models in memory, learned from rows where it learns: (tensors by name, changes of the config).
 
-    Tensors come back in the first model's types. One whose shape differs from the base's (a task's head) stays the base's.
+    Tensors come back in the first model's types. One whose shape differs from the base's (a task's head) stays the
+    base's.
     """
     states = [state_of(m) for m in learning.models]
     base = None if learning.base is None else state_of(learning.base)
@@ -192,7 +215,9 @@ def merge_in_memory(method: Method, learning: Learning) -> tuple[dict[str, Tenso
             if like.is_floating_point() and len(own) == len(states):
                 yield name, None if base is None else like.float(), own
 
-    values = method.learn(learning) if hasattr(method, "learn") else survey(method, stream, each_of(method, len(states)))
+    values = (
+        method.learn(learning) if hasattr(method, "learn") else survey(method, stream, each_of(method, len(states)))
+    )
     merged = {}
     for name, like in likes.items():
         own = [s[name].float() for s in states if name in s and (base is None or s[name].shape == like.shape)]
@@ -200,5 +225,7 @@ def merge_in_memory(method: Method, learning: Learning) -> tuple[dict[str, Tenso
             merged[name] = like.clone()
             continue
         depth = learning.structure.depth_fraction(name)
-        merged[name] = merge_one(method, name, None if base is None else like.float(), own, depth=depth, needs=Needs(values)).to(like.dtype)
+        merged[name] = merge_one(
+            method, name, None if base is None else like.float(), own, depth=depth, needs=Needs(values)
+        ).to(like.dtype)
     return merged, dict(values.get("config", {}))

@@ -1,4 +1,6 @@
-"""What a merged folder says about itself: config, tokenizer, generation config, and a card with recipe, inputs, licences."""
+"""What a merged folder says about itself: config, tokenizer, generation config, and a card with recipe, inputs,
+licences.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,12 @@ def recipe_of(request: Request) -> dict[str, Any]:
     out: dict[str, Any] = {"merge_method": request.method, "models": []}
     for m in request.models:
         out["models"].append({"model": m.ref, **({"parameters": dict(m.parameters)} if m.parameters else {})})
-    for key, value in (("base_model", request.base), ("parameters", dict(request.parameters)), ("dtype", request.dtype), ("seed", request.seed)):
+    for key, value in (
+        ("base_model", request.base),
+        ("parameters", dict(request.parameters)),
+        ("dtype", request.dtype),
+        ("seed", request.seed),
+    ):
         if value:
             out[key] = value
     if request.then:
@@ -63,7 +70,11 @@ def card_of(request: Request, sources: Sequence[Source], count: int, notes: Sequ
     import yaml
 
     licences = {s.licence for s in sources}
-    header: dict[str, Any] = {"library_name": "transformers", "tags": ["tunewright", "merge"], "base_model": [s.ref for s in sources]}
+    header: dict[str, Any] = {
+        "library_name": "transformers",
+        "tags": ["tunewright", "merge"],
+        "base_model": [s.ref for s in sources],
+    }
     if len(licences) == 1 and None not in licences:
         header["license"] = licences.pop()
     rows = [f"| `{s.ref}` | {s.origin} | `{s.hash()}` | {s.licence or 'not stated'} |" for s in sources]

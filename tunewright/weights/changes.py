@@ -27,7 +27,9 @@ def read_change(folder: Path, ref: str, base: str | None) -> Tuned:
     if (folder / "adapter_config.json").exists():
         config = peft_format.read_config(folder)
         under = _base(base or config.get("base_model_name_or_path"), folder)
-        return Tuned(under, ref, folder, _adapter(folder, config, under), lambda: _digest(folder / peft_format.WEIGHTS, under))
+        return Tuned(
+            under, ref, folder, _adapter(folder, config, under), lambda: _digest(folder / peft_format.WEIGHTS, under)
+        )
     if (folder / delta_format.HOW).exists():
         how, tensors = delta_format.read_delta(folder)
         under = _base(base or how["base"]["name"], folder)
@@ -38,16 +40,34 @@ def read_change(folder: Path, ref: str, base: str | None) -> Tuned:
                 where=str(folder),
                 remedy=f"give its own base: '{how['base']['name']}'",
             )
-        return Tuned(under, ref, folder, _saved(folder, how, tensors, under), lambda: _digest(folder / delta_format.WEIGHTS, under))
-    raise ModelError("there is neither an adapter nor a saved change", where=str(folder), remedy="give a folder with adapter_config.json or delta.json")
+        return Tuned(
+            under,
+            ref,
+            folder,
+            _saved(folder, how, tensors, under),
+            lambda: _digest(folder / delta_format.WEIGHTS, under),
+        )
+    raise ModelError(
+        "there is neither an adapter nor a saved change",
+        where=str(folder),
+        remedy="give a folder with adapter_config.json or delta.json",
+    )
 
 
 def _base(name: str | None, folder: Path) -> Source:
     if not name:
-        raise ModelError("this adapter does not say what its base is", where=str(folder), remedy="name it: --base FOLDER, or BASE+ADAPTER")
+        raise ModelError(
+            "this adapter does not say what its base is",
+            where=str(folder),
+            remedy="name it: --base FOLDER, or BASE+ADAPTER",
+        )
     found = open_source(name)
     if isinstance(found, Tuned):
-        raise ModelError("an adapter's base is a model, not another adapter", where=str(folder), remedy="give the model: --base FOLDER")
+        raise ModelError(
+            "an adapter's base is a model, not another adapter",
+            where=str(folder),
+            remedy="give the model: --base FOLDER",
+        )
     return found
 
 
@@ -57,12 +77,17 @@ def _digest(file: Path, base: Source) -> str:
     return hashlib.sha256(f"{own} on {base.hash()}".encode()).hexdigest()
 
 
-def low_rank(A: NDArray[np.float32], B: NDArray[np.float32], scale: float, shape: tuple[int, ...], transposed: bool) -> Change:
+def low_rank(
+    A: NDArray[np.float32], B: NDArray[np.float32], scale: float, shape: tuple[int, ...], transposed: bool
+) -> Change:
     """Adds scale x B A (its transpose where the weight is stored [in, out])."""
     if transposed:
         A, B = B.T.copy(), A.T.copy()
     if (len(B), A.shape[1]) != tuple(shape):
-        raise ModelError(f"a low-rank change of {(len(B), A.shape[1])} does not fit a weight of {tuple(shape)}", remedy="give the base that it was made for")
+        raise ModelError(
+            f"a low-rank change of {(len(B), A.shape[1])} does not fit a weight of {tuple(shape)}",
+            remedy="give the base that it was made for",
+        )
     B, width = B * np.float32(scale), A.shape[1]
 
     def add(start: int, out: NDArray[np.float32]) -> None:
@@ -117,7 +142,11 @@ def _weight(base: Source, site: str, folder: Path) -> str:
         if name in base.entries:
             return name
     near = did_you_mean(f"{site}.weight", base.entries)
-    raise ModelError(f"the base has no tensor '{site}.weight'", where=str(folder), remedy=f"give the base that it was made for; {near}")
+    raise ModelError(
+        f"the base has no tensor '{site}.weight'",
+        where=str(folder),
+        remedy=f"give the base that it was made for; {near}",
+    )
 
 
 def _array(t: Tensor) -> NDArray[np.float32]:
@@ -133,13 +162,19 @@ def _adapter(folder: Path, config: Mapping[str, Any], base: Source) -> dict[str,
         match = re.fullmatch(re.escape(peft_format.PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
         if not match:
             raise ModelError(
-                f"the key '{key}' is no low-rank part of a linear layer", where=str(folder), remedy="merge this adapter with PEFT and give the merged model"
+                f"the key '{key}' is no low-rank part of a linear layer",
+                where=str(folder),
+                remedy="merge this adapter with PEFT and give the merged model",
             )
         sites.setdefault(match[1], {})[match[2]] = tensor
     changes = {}
     for site, parts in sites.items():
         if set(parts) != {"A", "B"}:
-            raise ModelError(f"'{site}' has lora_{'/'.join(sorted(parts))} alone", where=str(folder), remedy="save or download the adapter again")
+            raise ModelError(
+                f"'{site}' has lora_{'/'.join(sorted(parts))} alone",
+                where=str(folder),
+                remedy="save or download the adapter again",
+            )
         A, B = _array(parts["A"]), _array(parts["B"])
         alpha = peft_format.by_pattern(config.get("alpha_pattern") or {}, site, config.get("lora_alpha", 8))
         scale = alpha / (math.sqrt(len(A)) if config.get("use_rslora") else len(A))
@@ -166,13 +201,17 @@ def _saved(folder: Path, how: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     for name, shape in how["shapes"].items():
         if name not in base.entries or list(base.entries[name].shape) != shape:
             raise ModelError(
-                f"the base has no tensor '{name}' of {tuple(shape)}", where=str(folder), remedy=f"give its own base; {did_you_mean(name, base.entries)}"
+                f"the base has no tensor '{name}' of {tuple(shape)}",
+                where=str(folder),
+                remedy=f"give its own base; {did_you_mean(name, base.entries)}",
             )
         whole = tensors.get(f"value:{name}")
         if whole is not None:
             changes[name] = [value(whole)]
         else:
-            changes[name] = [sparse(tensors[f"places:{name}"].numpy(), _array(tensors[f"entries:{name}"]), replace=True)]
+            changes[name] = [
+                sparse(tensors[f"places:{name}"].numpy(), _array(tensors[f"entries:{name}"]), replace=True)
+            ]
     transposed = base.config.get("model_type") in TRANSPOSED
     for site, by_name in how["deltas"].items():
         stored = _weight(base, site, folder)
@@ -185,7 +224,9 @@ def _saved(folder: Path, how: Mapping[str, Any], tensors: Mapping[str, Tensor], 
 _PARTS = ("lora_A", "lora_B", "offset_A", "offset_B", "gate", "indices", "values")
 
 
-def _of_form(d: Mapping[str, Any], part: Mapping[str, Tensor], shape: tuple[int, ...], transposed: bool, folder: Path) -> Change:
+def _of_form(
+    d: Mapping[str, Any], part: Mapping[str, Tensor], shape: tuple[int, ...], transposed: bool, folder: Path
+) -> Change:
     strength = float(d["strength"])
     if d["form"] in ("low-rank", "gated-low-rank"):
         A, B = _array(part["lora_A"]), _array(part["lora_B"])
@@ -196,4 +237,8 @@ def _of_form(d: Mapping[str, Any], part: Mapping[str, Tensor], shape: tuple[int,
         return low_rank(A, B, d["settings"]["scale"] * strength, shape, transposed)
     if d["form"] == "sparse" and not transposed:
         return sparse(part["indices"].numpy(), _array(part["values"]) * np.float32(strength))
-    raise ModelError(f"a change of the form '{d['form']}' cannot be put on a tensor here", where=str(folder), remedy="write its model: tunewright export RUN")
+    raise ModelError(
+        f"a change of the form '{d['form']}' cannot be put on a tensor here",
+        where=str(folder),
+        remedy="write its model: tunewright export RUN",
+    )

@@ -1,4 +1,6 @@
-"""Checks of a staged result: transformers loads all of it, tied weights are tied, and a few tokens give finite logits."""
+"""Checks of a staged result: transformers loads all of it, tied weights are tied, and a few tokens give finite
+logits.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,15 @@ class Checker:
         self.note = None
         self._process: subprocess.Popen[str] | None = None
         if free is not None and size > 0.8 * free:
-            self.note = f"no forward pass was run: the result takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"
+            self.note = (
+                f"no forward pass was run: the result takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of "
+                "memory are free"
+            )
             return
         command = [sys.executable, "-m", "tunewright.weights._forward", *kinds[:1]]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def check(self, folder: Path) -> list[str]:
         """Notes about what could not be checked. ModelError for a folder that does not work."""
@@ -49,9 +56,15 @@ def _judged(folder: Path, said: str, erred: str) -> list[str]:
         found = json.loads(said.strip().splitlines()[-1])
     except (IndexError, ValueError):
         last = (erred.strip().splitlines() or ["no message"])[-1]
-        raise ModelError(f"the result cannot be run: {last}", where=str(folder), remedy="check that the inputs run themselves") from None
+        raise ModelError(
+            f"the result cannot be run: {last}", where=str(folder), remedy="check that the inputs run themselves"
+        ) from None
     if found["wrong"]:
-        raise ModelError(f"the result does not work: {found['wrong']}", where=str(folder), remedy="check that the inputs run themselves")
+        raise ModelError(
+            f"the result does not work: {found['wrong']}",
+            where=str(folder),
+            remedy="check that the inputs run themselves",
+        )
     return list(found["notes"])
 
 
@@ -69,7 +82,9 @@ def write_delta(engine: Engine, folder: Path) -> None:
 
     base = engine.base or next((s.base for s in engine.models if hasattr(s, "base")), None)
     if base is None:
-        raise ModelError("a delta needs the base that it is put on", where=engine.request.where, remedy="name it: --base FOLDER")
+        raise ModelError(
+            "a delta needs the base that it is put on", where=engine.request.where, remedy="name it: --base FOLDER"
+        )
     how = {
         "format": delta_format.FORMAT,
         "version": delta_format.VERSION,

@@ -35,7 +35,11 @@ def flags(arguments: Sequence[str]) -> dict[str, list[Any]]:
     while left:
         flag = left.pop(0)
         if not flag.startswith("--"):
-            raise RecipeError(f"'{flag}' is neither a model nor a flag", where="merge", remedy="write models first, then --density 0.2")
+            raise RecipeError(
+                f"'{flag}' is neither a model nor a flag",
+                where="merge",
+                remedy="write models first, then --density 0.2",
+            )
         name, given, value = flag[2:].partition("=")
         if not given:
             if not left:
@@ -56,28 +60,64 @@ def request_of(models: Sequence[str], given: dict[str, list[Any]], **options: An
             for mine, value in zip(own, values, strict=True):
                 mine[name] = value
         else:
-            raise RecipeError(f"--{name} is given {len(values)} times for {len(models)} models", where="merge", remedy="give it once, or once a model")
+            raise RecipeError(
+                f"--{name} is given {len(values)} times for {len(models)} models",
+                where="merge",
+                remedy="give it once, or once a model",
+            )
     return Request(models=[Part(m, p) for m, p in zip(models, own, strict=True)], parameters=parameters, **options)
 
 
-def run(models: Sequence[str], given: Sequence[str], out: Path, *, method: str | None, base: str | None, dtype: str | None, kind: str, **more: Any) -> Merged:
+def run(
+    models: Sequence[str],
+    given: Sequence[str],
+    out: Path,
+    *,
+    method: str | None,
+    base: str | None,
+    dtype: str | None,
+    kind: str,
+    **more: Any,
+) -> Merged:
     """Merge what the command line names: models, or one YAML file in mergekit's form."""
     if kind not in ("model", "delta", "adapter"):
-        raise RecipeError(f"'{kind}' is nothing that a result can be", where="merge: --as", remedy="write --as model, --as delta or --as adapter")
+        raise RecipeError(
+            f"'{kind}' is nothing that a result can be",
+            where="merge: --as",
+            remedy="write --as model, --as delta or --as adapter",
+        )
     if method is None or catalogue.canonical(method) in fast.TABLE:
         fast.import_lean()
     options: dict[str, Any] = {"kind": kind, "shard_size": size_of(more["shard_size"]), "threads": more["threads"]}
     if len(models) == 1 and models[0].endswith((".yml", ".yaml")):
         if given or method or base or more["then"]:
-            raise RecipeError("method, base and parameters are the file's", where="merge", remedy=f"write them into {models[0]} (--then: after:)")
+            raise RecipeError(
+                "method, base and parameters are the file's",
+                where="merge",
+                remedy=f"write them into {models[0]} (--then: after:)",
+            )
         from tunewright.weights.mergekit_yaml import read
 
         options |= {"dtype": dtype} if dtype else {}
         request = read(Path(models[0]), out, **options)
     else:
         if not method:
-            raise RecipeError("no method is named", where="merge", remedy="write --method linear; `tunewright methods` lists the merges")
-        request = request_of(models, flags(given), method=method, out=out, base=base, dtype=dtype, seed=more["seed"], then=_then(more["then"]), **options)
+            raise RecipeError(
+                "no method is named",
+                where="merge",
+                remedy="write --method linear; `tunewright methods` lists the merges",
+            )
+        request = request_of(
+            models,
+            flags(given),
+            method=method,
+            out=out,
+            base=base,
+            dtype=dtype,
+            seed=more["seed"],
+            then=_then(more["then"]),
+            **options,
+        )
     if kind == "adapter":
         from tunewright.weights.lora_combination import merge_adapters
 

@@ -36,9 +36,17 @@ class Engine:
     def __init__(self, request: Request):
         self.request, self.operator = request, Operator(request)
         if not request.models:
-            raise RecipeError("there is no model to merge", where=request.where, remedy="name models: tunewright merge A B --method linear --out DIR")
+            raise RecipeError(
+                "there is no model to merge",
+                where=request.where,
+                remedy="name models: tunewright merge A B --method linear --out DIR",
+            )
         if request.dtype is not None and request.dtype not in DTYPES:
-            raise RecipeError(f"'{request.dtype}' is no type that results are stored in", where=f"{request.where}: dtype", remedy="write " + ", ".join(DTYPES))
+            raise RecipeError(
+                f"'{request.dtype}' is no type that results are stored in",
+                where=f"{request.where}: dtype",
+                remedy="write " + ", ".join(DTYPES),
+            )
         self.base, self.parts, self.models = self._open()
         self.sources: list[Source] = [*([self.base] if self.base else []), *self.models]
         self._check_folders()
@@ -72,7 +80,11 @@ class Engine:
         for s in self.sources:
             folder = s.folder.resolve()
             if out == folder or out in folder.parents or folder in out.parents:
-                raise FolderError(f"the output is (in) the folder of the input '{s.ref}'", where=str(self.request.out), remedy="give another folder")
+                raise FolderError(
+                    f"the output is (in) the folder of the input '{s.ref}'",
+                    where=str(self.request.out),
+                    remedy="give another folder",
+                )
 
     def _dtype(self, name: str, entry: Entry) -> str:
         if not entry.floats:
@@ -111,7 +123,10 @@ class Engine:
     # -- one tensor ------------------------------------------------------------------------------------------------
 
     def tensor(self, name: str, put: Callable[[int, Any], None]) -> None:
-        """Make one tensor of the result; `put(first byte, data)` takes it. NonFiniteError names a tensor that is not finite."""
+        """Make one tensor of the result; `put(first byte, data)` takes it.
+
+        NonFiniteError names a tensor that is not finite.
+        """
         entry = self.entries[name]
         if not entry.floats:
             put(0, self._equal(name))
@@ -127,7 +142,9 @@ class Engine:
     def _equal(self, name: str) -> bytes:
         first = self.sources[0].raw(name)
         if any(s.entries[name].dtype != self.entries[name].dtype or s.raw(name) != first for s in self.sources[1:]):
-            raise ModelError(f"the integer tensor '{name}' differs between the models", remedy="merge fine-tunings of one base")
+            raise ModelError(
+                f"the integer tensor '{name}' differs between the models", remedy="merge fine-tunings of one base"
+            )
         return first
 
     def _by_kernel(self, name: str, put: Callable[[int, Any], None]) -> int:
@@ -146,7 +163,9 @@ class Engine:
             put(start * SIZES[stored], out if direct else out.astype(FLOATS[stored]))
 
         fills = [partial(s.fill, name) for s in sources]
-        return fast.run(self.operator.name, own, each, self._rooms.room, fills, count, (kind, direct or np.float32), take)
+        return fast.run(
+            self.operator.name, own, each, self._rooms.room, fills, count, (kind, direct or np.float32), take
+        )
 
     def _tensors(self, name: str) -> tuple[Any, list[Any]]:
         import torch
@@ -162,7 +181,10 @@ class Engine:
         with self._large if large else nullcontext():
             made = self._made(name)
             if tuple(made.shape) != shape:
-                raise ModelError(f"'{self.operator.name}' made '{name}' of {tuple(made.shape)}, and {shape} is due", remedy="a fault of the method: report it")
+                raise ModelError(
+                    f"'{self.operator.name}' made '{name}' of {tuple(made.shape)}, and {shape} is due",
+                    remedy="a fault of the method: report it",
+                )
             values = np.ascontiguousarray(made.detach().float().numpy()).reshape(-1)
             out: NDArray[Any] = np.empty(len(values), np.uint16 if stored == "BF16" else np.float32)
             bad = _plain.store(values, out)
@@ -229,4 +251,6 @@ def _field(method: Any, name: str) -> str:
 
 
 def same_model(a: str, b: str | None) -> bool:
-    return b is not None and (a == b or (Path(a).exists() and Path(b).exists() and Path(a).resolve() == Path(b).resolve()))
+    return b is not None and (
+        a == b or (Path(a).exists() and Path(b).exists() and Path(a).resolve() == Path(b).resolve())
+    )

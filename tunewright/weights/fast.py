@@ -1,4 +1,5 @@
-"""Merges that need no torch: linear, task arithmetic, TIES, breadcrumbs and SLERP on ranges of values in reused buffers.
+"""Merges that need no torch: linear, task arithmetic, TIES, breadcrumbs and SLERP on ranges of values in reused
+buffers.
 
 What they take mirrors the methods' classes in `merge/` (a test compares both), so that planning imports neither torch
 nor the classes. Anything a row here does not cover goes through the class.
@@ -31,7 +32,10 @@ Fill = Callable[[int, NDArray[Any]], None]
 
 @dataclass(frozen=True)
 class Fast:
-    """A method's parameters with defaults, what it takes, and which kernel it is. `only`: values that the kernel covers."""
+    """A method's parameters with defaults, what it takes, and which kernel it is.
+
+    `only`: values that the kernel covers.
+    """
 
     kernel: Literal["linear", "task vectors", "slerp"]
     defaults: dict[str, Any]
@@ -98,7 +102,9 @@ def check_value(method: str, name: str, value: Any, where: str) -> None:
 def check_name(method: str, name: str, where: str) -> None:
     """RecipeError for a parameter that the method does not have."""
     if name not in TABLE[method].defaults:
-        raise RecipeError(f"'{method}' has no parameter '{name}'", where=where, remedy=did_you_mean(name, TABLE[method].defaults))
+        raise RecipeError(
+            f"'{method}' has no parameter '{name}'", where=where, remedy=did_you_mean(name, TABLE[method].defaults)
+        )
 
 
 def kernels() -> ModuleType:
@@ -194,7 +200,8 @@ def run(
     put: Callable[[int, NDArray[Any]], None],
     engine: ModuleType | None = None,
 ) -> int:
-    """Merge one tensor of `count` values; `fills` read the base (where needed, first) and the models, `put` takes results.
+    """Merge one tensor of `count` values; `fills` read the base (where needed, first) and the models, `put` takes
+    results.
 
     kinds: numpy types of what is read and written, uint16 for bfloat16. Returns how many results are not finite.
     """
@@ -208,7 +215,9 @@ def run(
     return bad
 
 
-def _step(method: str, fast: Fast, own: Mapping[str, Any], each: Sequence[Mapping[str, Any]], ranges: Ranges, engine: Any) -> Callable[[Any, Any], int]:
+def _step(
+    method: str, fast: Fast, own: Mapping[str, Any], each: Sequence[Mapping[str, Any]], ranges: Ranges, engine: Any
+) -> Callable[[Any, Any], int]:
     weights = np.array([e["weight"] for e in each] if fast.per_model else [], np.float32)
     total = np.float32(0)
     for w in weights:
@@ -216,7 +225,11 @@ def _step(method: str, fast: Fast, own: Mapping[str, Any], each: Sequence[Mappin
     one = np.float32(1)
     if fast.kernel == "linear":
         if own["normalize"] and abs(total) < 1e-8:
-            raise MethodError(f"the weights {weights.tolist()} sum to 0, so that there is no mean", where=f"{method}.weight", remedy="write normalize: false")
+            raise MethodError(
+                f"the weights {weights.tolist()} sum to 0, so that there is no mean",
+                where=f"{method}.weight",
+                remedy="write normalize: false",
+            )
         return lambda rows, out: engine.linear(rows, weights, total if own["normalize"] else one, out)
     if fast.kernel == "slerp":
         sums = np.zeros((3, _plain.LANES), np.float64)
@@ -245,7 +258,9 @@ def arc_shares(t: float, sums: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def ranks_of(fast: Fast, own: Mapping[str, Any], n: int) -> tuple[int | None, int | None] | None:
-    """Places, ascending from 0, of the least and the largest magnitude that stay; None: no limit; all None: nothing stays."""
+    """Places, ascending from 0, of the least and the largest magnitude that stay; None: no limit; all None: nothing
+    stays.
+    """
     if fast.trims == "none":
         return None, None
     kept, top = int(own["density"] * n), 0
@@ -315,7 +330,9 @@ def _by_sample(bounds: NDArray[np.uint32], wanted: Sequence[tuple[int, int, int]
     return True
 
 
-def _by_counting(bounds: NDArray[np.uint32], wanted: Sequence[tuple[int, int, int]], ranges: Ranges, engine: Any) -> None:
+def _by_counting(
+    bounds: NDArray[np.uint32], wanted: Sequence[tuple[int, int, int]], ranges: Ranges, engine: Any
+) -> None:
     """Exact order statistics from counts of the upper bits, then of the lower bits inside the bins that hold them."""
     counts = ranges.room.counts(len(bounds), _plain.BINS)
     for _, rows in ranges:

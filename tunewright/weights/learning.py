@@ -1,4 +1,5 @@
-"""Merges that learn from rows, given models and rows: what `weights.blocks.Learning` is made of, outside a claim or a run.
+"""Merges that learn from rows, given models and rows: what `weights.blocks.Learning` is made of, outside a claim or a
+run.
 
 Models stand whole in memory in the type asked for; rows are read and encoded as a recipe's are.
 """
@@ -33,18 +34,34 @@ def calibration(task: Any, rows: Sequence[Row], samples: int, seed: int = 0, tok
         yield task.collate(group, False, seed=seed)
 
 
-def over_rows(models: Sequence[nn.Module], base: nn.Module | None, task: Any, rows: Sequence[Row], *, seed: int = 0) -> Learning:
-    """From models in memory and encoded rows. The models are changed by merges that align them: give copies to keep them."""
-    return Learning(list(models), discover(models[0] if base is None else base), lambda n: calibration(task, rows, n, seed), task, base=base)
+def over_rows(
+    models: Sequence[nn.Module], base: nn.Module | None, task: Any, rows: Sequence[Row], *, seed: int = 0
+) -> Learning:
+    """From models in memory and encoded rows.
+
+    The models are changed by merges that align them: give copies to keep them.
+    """
+    return Learning(
+        list(models),
+        discover(models[0] if base is None else base),
+        lambda n: calibration(task, rows, n, seed),
+        task,
+        base=base,
+    )
 
 
 def copy_with(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of a module that holds these tensors, by name; what is not named stays. ModelError for one that does not fit."""
+    """A copy of a module that holds these tensors, by name; what is not named stays.
+
+    ModelError for one that does not fit.
+    """
     made = copy.deepcopy(module)
     own = {**dict(made.named_parameters()), **dict(made.named_buffers())}
     for name, t in tensors.items():
         if name not in own or own[name].shape != t.shape:
-            raise ModelError(f"'{name}' of shape {tuple(t.shape)} does not fit the model", remedy="merge models of one architecture")
+            raise ModelError(
+                f"'{name}' of shape {tuple(t.shape)} does not fit the model", remedy="merge models of one architecture"
+            )
         own[name].data = t.detach().to(own[name].dtype).clone()
     return made.eval()
 
@@ -62,8 +79,8 @@ def from_folders(
 ) -> Learning:
     """From model folders (or built-in names) and data files, for `tunewright merge --data FILE --task TASK`.
 
-    `changes` are put on the models, by tensor: what adapters make of their base. Rows are encoded with the first model's
-    tokenizer and chat template. Raises what loading a model and reading data raise; MethodError without data.
+    `changes` are put on the models, by tensor: what adapters make of their base. Rows are encoded with the first
+    model's tokenizer and chat template. Raises what loading a model and reading data raise; MethodError without data.
     """
     from tunewright.data.dataset import build, labels_of
     from tunewright.files.cache import cache_folder
@@ -72,7 +89,9 @@ def from_folders(
     from tunewright.recipe import DataSpec, Source
 
     if not data:
-        raise MethodError("this merge learns from rows, and none are given", remedy="give them: --data FILE --task TASK")
+        raise MethodError(
+            "this merge learns from rows, and none are given", remedy="give them: --data FILE --task TASK"
+        )
     of = get_task(task)
     sources = [Source(path=str(f)) for f in data]
     labels = labels_of(sources) if of.labelled else None

@@ -1,12 +1,12 @@
 """Exact combination of LoRA adapters: one adapter whose change is the weighted sum of theirs, module by module.
 
-An adapter changes a module by s B A, with A [r, in], B [out, r] and s = alpha / r, or alpha / sqrt(r) for rank-stabilised
-ones; ranks and alphas may differ by module. The sum is low-rank itself:
+An adapter changes a module by s B A, with A [r, in], B [out, r] and s = alpha / r, or alpha / sqrt(r) for
+rank-stabilised ones; ranks and alphas may differ by module. The sum is low-rank itself:
 
     sum_i w_i s_i B_i A_i = [w_1 s_1 B_1, w_2 s_2 B_2, ...] [A_1; A_2; ...]
 
-of rank r_1 + r_2 + ... and scale 1: exact, where averaging the A and the B by themselves is not. Folded into the base it
-is, to rounding, task arithmetic of the folded models (with weights that sum to 1: their linear merge). With a rank
+of rank r_1 + r_2 + ... and scale 1: exact, where averaging the A and the B by themselves is not. Folded into the base
+it is, to rounding, task arithmetic of the folded models (with weights that sum to 1: their linear merge). With a rank
 given, every module's sum is cut to the nearest matrix of that rank, and the error is said.
 
 DoRA is refused: it rescales rows of base and change together, so that two changes do not add.
@@ -59,7 +59,10 @@ def combined(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str,
     MethodError for no adapters, another number of weights, or shapes of one module that differ.
     """
     if not adapters or len(adapters) != len(weights):
-        raise MethodError(f"{len(weights)} weights for {len(adapters)} adapters", remedy="give one weight for each of at least one adapter")
+        raise MethodError(
+            f"{len(weights)} weights for {len(adapters)} adapters",
+            remedy="give one weight for each of at least one adapter",
+        )
     out = {}
     for name in sorted({n for a in adapters for n in a}):
         parts = [(a[name], w) for a, w in zip(adapters, weights, strict=True) if name in a]
@@ -73,7 +76,8 @@ def combined(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str,
 
 
 def compressed(pair: Pair, rank: int) -> tuple[Pair, float]:
-    """(the nearest change of at most that rank, relative Frobenius error ||cut - whole|| / ||whole||; 0 where whole is 0).
+    """(the nearest change of at most that rank, relative Frobenius error ||cut - whole|| / ||whole||; 0 where whole is
+    0).
 
     By two thin QR decompositions and the SVD of their r x r core, in fp64: the out x in product is never formed. The
     singular values are split evenly between A and B.
@@ -86,7 +90,9 @@ def compressed(pair: Pair, rank: int) -> tuple[Pair, float]:
     return cut, (float(S[rank:].square().sum()) / whole) ** 0.5 if whole else 0.0
 
 
-def combine_adapters(folders: Sequence[Path | str], out: Path | str, weights: Sequence[float] | None = None, rank: int | None = None) -> dict[str, float]:
+def combine_adapters(
+    folders: Sequence[Path | str], out: Path | str, weights: Sequence[float] | None = None, rank: int | None = None
+) -> dict[str, float]:
     """Write one PEFT adapter that is the weighted sum of others of one base (weights: all 1). Inputs are not touched.
 
     `rank`: cut modules whose ranks add up to more. Returns each module's relative error, 0 where nothing was cut.
@@ -94,10 +100,14 @@ def combine_adapters(folders: Sequence[Path | str], out: Path | str, weights: Se
     """
     paths, target = [Path(f) for f in folders], Path(out)
     if target.exists():
-        raise ModelError("the folder is there already", where=str(target), remedy="name another folder, or move this one away")
+        raise ModelError(
+            "the folder is there already", where=str(target), remedy="name another folder, or move this one away"
+        )
     configs = [_config(p) for p in paths]
     _one_base(paths, configs)
-    whole = combined([_pairs(p, c) for p, c in zip(paths, configs, strict=True)], list(weights) if weights else [1.0] * len(paths))
+    whole = combined(
+        [_pairs(p, c) for p, c in zip(paths, configs, strict=True)], list(weights) if weights else [1.0] * len(paths)
+    )
     errors = dict.fromkeys(whole, 0.0)
     for name, pair in whole.items():
         if rank is not None and len(pair.A) > rank:
@@ -107,9 +117,11 @@ def combine_adapters(folders: Sequence[Path | str], out: Path | str, weights: Se
 
 
 def merge_adapters(request: Request) -> Merged:
-    """`tunewright merge A B --as adapter`: exactly what linear or task-arithmetic makes of the folded models, as one adapter.
+    """`tunewright merge A B --as adapter`: exactly what linear or task-arithmetic makes of the folded models, as one
+    adapter.
 
-    MethodError for other methods, for models that are no PEFT adapters, and for a linear merge whose weights do not sum to 1.
+    MethodError for other methods, for models that are no PEFT adapters, and for a linear merge whose weights do not sum
+    to 1.
     """
     from tunewright.weights.stream import Merged
 
@@ -122,9 +134,17 @@ def merge_adapters(request: Request) -> Merged:
         )
     folders = []
     for part in request.models:
-        folder = source.change_in(Path(part.ref.partition("+")[2] if "+" in part.ref and not Path(part.ref).exists() else part.ref).expanduser())
+        folder = source.change_in(
+            Path(
+                part.ref.partition("+")[2] if "+" in part.ref and not Path(part.ref).exists() else part.ref
+            ).expanduser()
+        )
         if folder is None or not (folder / CONFIG).exists():
-            raise MethodError(f"'{part.ref}' is no PEFT adapter", where=request.where, remedy="give adapters alone, or write --as model, or --as delta")
+            raise MethodError(
+                f"'{part.ref}' is no PEFT adapter",
+                where=request.where,
+                remedy="give adapters alone, or write --as model, or --as delta",
+            )
         folders.append(folder)
     errors = combine_adapters(folders, request.out, _weights(operator, request))
     with safe_open(request.out / WEIGHTS, framework="pt") as f:
@@ -147,11 +167,17 @@ def _weights(operator: Operator, request: Request) -> list[float]:
     total = math.fsum(weights)
     if own["normalize"]:
         if abs(total) < 1e-8:
-            raise MethodError(f"the weights {weights} sum to 0, so that there is no mean", where=request.where, remedy="write --normalize false")
+            raise MethodError(
+                f"the weights {weights} sum to 0, so that there is no mean",
+                where=request.where,
+                remedy="write --normalize false",
+            )
         weights = [w / total for w in weights]
     elif operator.name == "linear" and abs(total - 1) > 1e-6:
         raise MethodError(
-            f"the weights {weights} do not sum to 1, so that the base would be scaled too", where=request.where, remedy="write --method task-arithmetic"
+            f"the weights {weights} do not sum to 1, so that the base would be scaled too",
+            where=request.where,
+            remedy="write --method task-arithmetic",
         )
     return [w * float(own.get("lambda", 1.0)) for w in weights]
 
@@ -176,11 +202,24 @@ def _pairs(folder: Path, config: Mapping[str, Any]) -> dict[str, Pair]:
     for key, tensor in tensors.items():
         match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
         if not match:
-            raise ModelError(f"the key '{key}' is no low-rank part of a linear layer", where=str(folder / WEIGHTS), remedy="fold this adapter into its base")
+            raise ModelError(
+                f"the key '{key}' is no low-rank part of a linear layer",
+                where=str(folder / WEIGHTS),
+                remedy="fold this adapter into its base",
+            )
         parts.setdefault(match[1], {})[match[2]] = tensor
     for name, found in parts.items():
-        if set(found) != {"A", "B"} or found["A"].ndim != 2 or found["B"].ndim != 2 or len(found["A"]) != found["B"].shape[1]:
-            raise ModelError(f"'{name}' has no fitting A and B", where=str(folder / WEIGHTS), remedy="save or download the adapter again")
+        if (
+            set(found) != {"A", "B"}
+            or found["A"].ndim != 2
+            or found["B"].ndim != 2
+            or len(found["A"]) != found["B"].shape[1]
+        ):
+            raise ModelError(
+                f"'{name}' has no fitting A and B",
+                where=str(folder / WEIGHTS),
+                remedy="save or download the adapter again",
+            )
     return {n: Pair(p["A"], p["B"], _scale(config, n, len(p["A"]))) for n, p in parts.items()}
 
 
@@ -212,7 +251,10 @@ def _base_of(folder: Path, config: Mapping[str, Any]) -> tuple[str, str, bool]:
 def _write(pairs: Mapping[str, Pair], like: Mapping[str, Any], source: Path, target: Path) -> None:
     tensors = {}
     for name, pair in pairs.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = pair.A.contiguous(), pair.B.contiguous()
+        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = (
+            pair.A.contiguous(),
+            pair.B.contiguous(),
+        )
     config = peft_format.config_of({n: len(p.A) for n, p in pairs.items()}, {n: p.scale for n, p in pairs.items()})
     config |= {n: like.get(n) for n in ("base_model_name_or_path", "fan_in_fan_out", "task_type")}
     begun = target.with_name(f".{target.name}.begun")

@@ -1,4 +1,7 @@
-"""mergekit's YAML as a merge request, for the methods that both have. What is not understood is an error, never left out."""
+"""mergekit's YAML as a merge request, for the methods that both have.
+
+What is not understood is an error, never left out.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,19 @@ from tunewright.errors import RecipeError, did_you_mean
 from tunewright.weights.request import Part, Request
 from tunewright.weights.then import steps_of
 
-KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "seed", "defaults", "after")
+KEYS = (
+    "merge_method",
+    "models",
+    "slices",
+    "base_model",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "seed",
+    "defaults",
+    "after",
+)
 ELSEWHERE = {
     "modules": "merges of single modules are not made here: name whole models under models:",
     "tokenizer": "write tokenizer_source: base",
@@ -24,7 +39,10 @@ IGNORED = {"int8_mask"}
 
 
 def read(file: Path, out: Path, **options: Any) -> Request:
-    """The request in a file. `options` are further fields of Request. RecipeError names the line or key that is wrong."""
+    """The request in a file.
+
+    `options` are further fields of Request. RecipeError names the line or key that is wrong.
+    """
     import yaml
 
     try:
@@ -33,7 +51,9 @@ def read(file: Path, out: Path, **options: Any) -> Request:
         raise RecipeError(f"the file cannot be read: {e}", where=str(file)) from e
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
-        raise RecipeError(f"not YAML: {getattr(e, 'problem', e)}", where=f"{file}:{mark.line + 1}" if mark else str(file)) from e
+        raise RecipeError(
+            f"not YAML: {getattr(e, 'problem', e)}", where=f"{file}:{mark.line + 1}" if mark else str(file)
+        ) from e
     if not isinstance(found, dict):
         raise RecipeError("a merge is a mapping", where=str(file), remedy="write merge_method: and models:")
     return request_of(found, str(file), out, file.parent, **options)
@@ -79,19 +99,35 @@ def _whole(found: Mapping[str, Any], where: str, beside: Path) -> dict[str, Any]
     slices = found["slices"]
     if "models" in found:
         raise RecipeError("both 'models' and 'slices' are given", where=where, remedy="write one of them")
-    if not isinstance(slices, list) or not all(isinstance(s, dict) and isinstance(s.get("sources"), list) for s in slices) or not slices:
-        raise RecipeError("slices are a list of sources", where=where, remedy="write slices: [{sources: [{model: FOLDER, layer_range: [0, 32]}, ...]}]")
+    if (
+        not isinstance(slices, list)
+        or not all(isinstance(s, dict) and isinstance(s.get("sources"), list) for s in slices)
+        or not slices
+    ):
+        raise RecipeError(
+            "slices are a list of sources",
+            where=where,
+            remedy="write slices: [{sources: [{model: FOLDER, layer_range: [0, 32]}, ...]}]",
+        )
     if len(slices) != 1:
         raise RecipeError(f"the model is put together from {len(slices)} slices", where=where, remedy=whole)
     if odd := [k for k in slices[0] if k not in ("sources", "parameters")]:
-        raise RecipeError(f"unknown key '{odd[0]}' of a slice", where=where, remedy=did_you_mean(str(odd[0]), ("sources", "parameters")))
+        raise RecipeError(
+            f"unknown key '{odd[0]}' of a slice",
+            where=where,
+            remedy=did_you_mean(str(odd[0]), ("sources", "parameters")),
+        )
     models = []
     for source in slices[0]["sources"]:
         if not isinstance(source, dict) or "model" not in source:
-            raise RecipeError(f"{source!r} names no model", where=where, remedy="write - {model: FOLDER, layer_range: [0, 32]}")
+            raise RecipeError(
+                f"{source!r} names no model", where=where, remedy="write - {model: FOLDER, layer_range: [0, 32]}"
+            )
         ref, asked = _located(_ref(source["model"], where), beside), source.get("layer_range")
         if asked is not None and asked != [0, layers := _layers(ref)]:
-            raise RecipeError(f"the slice takes layers {asked} of '{ref}', which has {layers}", where=where, remedy=whole)
+            raise RecipeError(
+                f"the slice takes layers {asked} of '{ref}', which has {layers}", where=where, remedy=whole
+            )
         models.append({k: v for k, v in source.items() if k != "layer_range"})
     parameters = {**_parameters(found.get("parameters"), where), **_parameters(slices[0].get("parameters"), where)}
     return {**{k: v for k, v in found.items() if k != "slices"}, "models": models, "parameters": parameters}
@@ -111,7 +147,9 @@ def _part(m: Any, where: str, beside: Path) -> Part:
     if not isinstance(m, dict) or "model" not in m:
         raise RecipeError(f"{m!r} names no model", where=where, remedy="write - model: FOLDER")
     if odd := [k for k in m if k not in ("model", "parameters")]:
-        raise RecipeError(f"unknown key '{odd[0]}' of a model", where=where, remedy=did_you_mean(str(odd[0]), ("model", "parameters")))
+        raise RecipeError(
+            f"unknown key '{odd[0]}' of a model", where=where, remedy=did_you_mean(str(odd[0]), ("model", "parameters"))
+        )
     return Part(_located(_ref(m["model"], where), beside), _parameters(m.get("parameters"), where))
 
 
@@ -126,14 +164,20 @@ def _ref(model: Any, where: str) -> str:
 
 def _located(ref: str, beside: Path) -> str:
     """A folder named from the file's own place as a path; everything else as it is."""
-    return str(beside / ref) if not Path(ref).expanduser().exists() and re.match(r"[\w.]", ref) and (beside / ref).is_dir() else ref
+    return (
+        str(beside / ref)
+        if not Path(ref).expanduser().exists() and re.match(r"[\w.]", ref) and (beside / ref).is_dir()
+        else ref
+    )
 
 
 def _parameters(found: Any, where: str) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise RecipeError(f"parameters are a mapping, not {found!r}", where=where, remedy="write parameters: {weight: 0.5}")
+        raise RecipeError(
+            f"parameters are a mapping, not {found!r}", where=where, remedy="write parameters: {weight: 0.5}"
+        )
     return {str(k): _numbers(v) for k, v in found.items() if k not in IGNORED}
 
 
@@ -153,12 +197,18 @@ def _dtype(dtype: Any, where: str) -> str | None:
 
     if dtype is None or dtype in DTYPES:
         return dtype  # type: ignore[no-any-return]
-    raise RecipeError(f"'{dtype}' is no type that results are stored in", where=f"{where}: dtype", remedy="write " + ", ".join(DTYPES))
+    raise RecipeError(
+        f"'{dtype}' is no type that results are stored in", where=f"{where}: dtype", remedy="write " + ", ".join(DTYPES)
+    )
 
 
 def _tokenizer(source: Any, base: str | None, where: str, beside: Path) -> str | None:
     if source in (None, "base"):
         return base if source == "base" else None
     if source == "union":
-        raise RecipeError("tokenizer_source: union is not made here", where=where, remedy="models of one vocabulary need none: leave it out")
+        raise RecipeError(
+            "tokenizer_source: union is not made here",
+            where=where,
+            remedy="models of one vocabulary need none: leave it out",
+        )
     return _located(_ref(source, where), beside)

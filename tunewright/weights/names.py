@@ -35,14 +35,23 @@ def agreed(sources: Sequence[Source]) -> dict[str, Entry]:
                 remedy="merge fine-tunings of one base; or its files are incomplete",
             )
         if more := sorted(have - set(wanted)):
-            raise ModelError(f"{len(more)} tensors are not in '{first.ref}': {_some(more)}", where=s.ref, remedy="merge fine-tunings of one base")
+            raise ModelError(
+                f"{len(more)} tensors are not in '{first.ref}': {_some(more)}",
+                where=s.ref,
+                remedy="merge fine-tunings of one base",
+            )
         if other := [n for n, e in wanted.items() if s.entries[n].shape != e.shape]:
             n = other[0]
             remedy = "merge fine-tunings of one base"
             if len(wanted[n].shape) == 2 and wanted[n].shape[1:] == s.entries[n].shape[1:]:
                 remedy = "their vocabularies (or label sets) differ in size: " + remedy
             raise ModelError(
-                f"{len(other)} tensors differ in shape: '{n}' is {s.entries[n].shape}, in '{first.ref}' {wanted[n].shape}", where=s.ref, remedy=remedy
+                (
+                    f"{len(other)} tensors differ in shape: '{n}' is {s.entries[n].shape}, in '{first.ref}' "
+                    f"{wanted[n].shape}"
+                ),
+                where=s.ref,
+                remedy=remedy,
             )
     return wanted
 
@@ -65,12 +74,18 @@ def tokens_of(folder: Path) -> dict[str, int] | None:
         file = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         model = file["model"]
         vocabulary = model.get("vocab")
-        found = dict(vocabulary) if isinstance(vocabulary, dict) else {t: i for i, (t, _) in enumerate(vocabulary or [])}
+        found = (
+            dict(vocabulary) if isinstance(vocabulary, dict) else {t: i for i, (t, _) in enumerate(vocabulary or [])}
+        )
         return {**found, **{t["content"]: t["id"] for t in file.get("added_tokens", [])}}
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError) as e:
-        raise ModelError(f"the tokenizer is not readable: {e}", where=str(folder / "tokenizer.json"), remedy="download the model again") from e
+        raise ModelError(
+            f"the tokenizer is not readable: {e}",
+            where=str(folder / "tokenizer.json"),
+            remedy="download the model again",
+        ) from e
     try:
         plain: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         return plain
@@ -86,7 +101,10 @@ def reader_folder(source: Source) -> Path:
 
 
 def check_vocabularies(sources: Sequence[Source]) -> list[str]:
-    """Token ids must agree. ModelError lists tokens whose ids differ; returns notes about what could not be compared."""
+    """Token ids must agree.
+
+    ModelError lists tokens whose ids differ; returns notes about what could not be compared.
+    """
     folders = [reader_folder(s) for s in sources]
     known: dict[bytes | Path, dict[str, int] | None] = {}
     held: list[tuple[Source, dict[str, int]]] = []
@@ -107,11 +125,21 @@ def check_vocabularies(sources: Sequence[Source]) -> list[str]:
             continue
         if other := sorted(t for t in tokens.keys() & wanted.keys() if tokens[t] != wanted[t]):
             listed = ", ".join(f"{t!r} ({wanted[t]} and {tokens[t]})" for t in other[:LISTED])
-            raise ModelError(f"{len(other)} tokens have other ids than in '{first.ref}': {listed}", where=s.ref, remedy="merge models of one vocabulary")
+            raise ModelError(
+                f"{len(other)} tokens have other ids than in '{first.ref}': {listed}",
+                where=s.ref,
+                remedy="merge models of one vocabulary",
+            )
         by_id = {i: t for t, i in wanted.items()}
         if clash := sorted((i, by_id[i], t) for t, i in tokens.items() if t not in wanted and i in by_id):
             listed = ", ".join(f"{i} is {a!r} there and {b!r} here" for i, a, b in clash[:LISTED])
-            raise ModelError(f"{len(clash)} ids mean other tokens than in '{first.ref}': {listed}", where=s.ref, remedy="merge models of one vocabulary")
+            raise ModelError(
+                f"{len(clash)} ids mean other tokens than in '{first.ref}': {listed}",
+                where=s.ref,
+                remedy="merge models of one vocabulary",
+            )
         if new := sorted(tokens.keys() ^ wanted.keys()):
-            notes.append(f"'{s.ref}' and '{first.ref}' do not know the same tokens: {', '.join(map(repr, new[:LISTED]))}")
+            notes.append(
+                f"'{s.ref}' and '{first.ref}' do not know the same tokens: {', '.join(map(repr, new[:LISTED]))}"
+            )
     return notes

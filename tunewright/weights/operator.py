@@ -1,7 +1,8 @@
 """What a merge is to the engine: a method that turns the tensors of one name into one, and what it says of itself.
 
-A merge's maths is plain functions on bare float32 tensors; the engine owns files, types, order, threads and checks. What
-several models have of their own (a weight, a density) comes as `each`, one mapping a model, resolved for the tensor at hand.
+A merge's maths is plain functions on bare float32 tensors; the engine owns files, types, order, threads and checks.
+What several models have of their own (a weight, a density) comes as `each`, one mapping a model, resolved for the
+tensor at hand.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ class Merge(Method):
     - `models`: (least, most) number of models beside the base; None: no limit.
     - `per_model`: names of fields that may differ from model to model: `merge` reads them from `each`, never from self.
 
-    `merge` may ask for `name`, `base`, `tensors`, `each`, `depth`, `needs` and `rng`. Tensors are float32 and must not be
-    changed in place; the result has their shape. `rng` is a random.Random drawn from the seed and the tensor's name.
+    `merge` may ask for `name`, `base`, `tensors`, `each`, `depth`, `needs` and `rng`. Tensors are float32 and must not
+    be changed in place; the result has their shape. `rng` is a random.Random drawn from the seed and the tensor's name.
     """
 
-    of: tuple[str, ...] = Field((), description="models beside the run's own: stages.<name>, or folders of runs", examples=[["stages.first"]])
+    of: tuple[str, ...] = Field(
+        (), description="models beside the run's own: stages.<name>, or folders of runs", examples=[["stages.first"]]
+    )
 
     base: ClassVar[Literal["needed", "none", "optional"]] = "optional"
     symmetric: ClassVar[bool] = False
@@ -55,10 +58,14 @@ def check_count(method: Method, name: str, count: int, base: bool) -> None:
     if count < least or (most is not None and count > most):
         wanted = f"exactly {least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
         raise MethodError(
-            f"'{name}' takes {wanted} models beside its base, and got {count}", remedy="name more models" if count < least else "name fewer models"
+            f"'{name}' takes {wanted} models beside its base, and got {count}",
+            remedy="name more models" if count < least else "name fewer models",
         )
     if getattr(method, "base", "optional") == "needed" and not base:
-        raise MethodError(f"'{name}' works on changes from a common base, and none is given", remedy="name the models' base: --base FOLDER")
+        raise MethodError(
+            f"'{name}' works on changes from a common base, and none is given",
+            remedy="name the models' base: --base FOLDER",
+        )
 
 
 def merge_one(
@@ -96,7 +103,9 @@ def merge_tensors(
     depth: Callable[[str], float | None] = lambda name: None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Merge models in memory, for notebooks and tests: float32 inside, results in the type of the first model's tensor."""
+    """Merge models in memory, for notebooks and tests: float32 inside, results in the type of the first model's
+    tensor.
+    """
     from tunewright.weights.survey import survey
 
     check_count(method, type(method).__name__, len(models), base is not None)
@@ -109,5 +118,7 @@ def merge_tensors(
     needs = Needs(survey(method, stream, each_of(method, len(models), each)))
     for name, like in models[0].items():
         b = None if base is None else base[name].float()
-        out[name] = merge_one(method, name, b, [m[name].float() for m in models], each=each, depth=depth(name), seed=seed, needs=needs).to(like.dtype)
+        out[name] = merge_one(
+            method, name, b, [m[name].float() for m in models], each=each, depth=depth(name), seed=seed, needs=needs
+        ).to(like.dtype)
     return out

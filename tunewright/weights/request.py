@@ -27,11 +27,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Request:
-    """A merge. `parameters` are for all models; `dtype` is what is stored (none: as the base or the first model stores it).
+    """A merge. `parameters` are for all models; `dtype` is what is stored (none: as the base or the first model stores
+    it).
 
-    `kind`: "model" writes a transformers folder, "delta" what differs from the base, "adapter" one PEFT adapter (of adapters). `tokenizer`: the model whose
-    tokenizer is taken (none: the base's or the first model's). `shard_size` in bytes. `where` names the file that it came
-    from. `mergekit`: parameters that are left out have mergekit's defaults, not the papers'. `then`: edits of the merged change.
+    `kind`: "model" writes a transformers folder, "delta" what differs from the base, "adapter" one PEFT adapter (of
+    adapters). `tokenizer`: the model whose tokenizer is taken (none: the base's or the first model's). `shard_size` in
+    bytes. `where` names the file that it came from. `mergekit`: parameters that are left out have mergekit's defaults,
+    not the papers'. `then`: edits of the merged change.
     """
 
     method: str
@@ -60,14 +62,22 @@ class Operator:
         entry = catalogue.lookup(self.name)
         if entry is None or entry.room not in ("weights/merge", catalogue.THIRD_PARTY):
             known = [n for n, e in catalogue.entries().items() if e.room == "weights/merge"]
-            raise RecipeError(f"no merge is named '{request.method}'", where=self.where, remedy=did_you_mean(request.method, known))
+            raise RecipeError(
+                f"no merge is named '{request.method}'", where=self.where, remedy=did_you_mean(request.method, known)
+            )
         self.fast: fast.Fast | None = None if request.method == "plain" else fast.TABLE.get(self.name)
         self._class: Any = None
         self.base: str
         given = [request.parameters, *(m.parameters for m in request.models)]
         if request.then:  # edits take whole tensors
             self.fast = None
-        if self.fast and any(v not in (self.fast.only[n],) for g in given for n, s in g.items() if n in self.fast.only for v in values_of(s, self.where)):
+        if self.fast and any(
+            v not in (self.fast.only[n],)
+            for g in given
+            for n, s in g.items()
+            if n in self.fast.only
+            for v in values_of(s, self.where)
+        ):
             self.fast = None
         if self.fast:
             self.base, (self.least, self.most), self.per_model = self.fast.base, self.fast.models, self.fast.per_model
@@ -97,14 +107,19 @@ class Operator:
                 raise RecipeError(
                     f"'{odd[0]}' of '{self.name}' is one for all models",
                     where=f"{self.where}: {m.ref}",
-                    remedy="write it under the merge's own parameters; a model's own: " + (", ".join(self.per_model) or "none"),
+                    remedy="write it under the merge's own parameters; a model's own: "
+                    + (", ".join(self.per_model) or "none"),
                 )
 
     def _check_name(self, name: str, where: str) -> None:
         if self.fast:
             fast.check_name(self.name, name, where)
         elif name == "of" or name not in self._names():
-            raise RecipeError(f"'{self.name}' has no parameter '{name}'", where=where, remedy=did_you_mean(name, [n for n in self._names() if n != "of"]))
+            raise RecipeError(
+                f"'{self.name}' has no parameter '{name}'",
+                where=where,
+                remedy=did_you_mean(name, [n for n in self._names() if n != "of"]),
+            )
 
     def _check_value(self, name: str, value: Any, where: str) -> None:
         if self.fast:
@@ -123,14 +138,24 @@ class Operator:
     def check_count(self, count: int, base: bool) -> None:
         """MethodError where the method cannot take so many models, or lacks its base."""
         if count < self.least or (self.most is not None and count > self.most):
-            wanted = f"exactly {self.least}" if self.least == self.most else f"at least {self.least}" if self.most is None else f"{self.least} to {self.most}"
+            wanted = (
+                f"exactly {self.least}"
+                if self.least == self.most
+                else f"at least {self.least}"
+                if self.most is None
+                else f"{self.least} to {self.most}"
+            )
             raise MethodError(
                 f"'{self.name}' takes {wanted} models, and got {count}",
                 where=self.where,
                 remedy="name fewer models" if count > self.least else "name more models",
             )
         if self.base == "needed" and not base:
-            raise MethodError(f"'{self.name}' works on changes from a common base, and none is given", where=self.where, remedy="name it: --base FOLDER")
+            raise MethodError(
+                f"'{self.name}' works on changes from a common base, and none is given",
+                where=self.where,
+                remedy="name it: --base FOLDER",
+            )
 
     def defaults(self) -> dict[str, Any]:
         """Defaults of all parameters, by the name a user writes."""
@@ -158,5 +183,8 @@ class Operator:
         """The method's object with the parameters of one tensor."""
         if self._class is None:
             self._load()
-        given = {*self.request.parameters, *(getattr(self._class, "mergekit_defaults", {}) if self.request.mergekit else {})}
+        given = {
+            *self.request.parameters,
+            *(getattr(self._class, "mergekit_defaults", {}) if self.request.mergekit else {}),
+        }
         return self._built({n: own[n] for n in given}, self.where)

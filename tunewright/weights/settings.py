@@ -45,18 +45,24 @@ def values_of(setting: Setting, where: str) -> Iterable[Any]:
         raise RecipeError("an empty list", where=where, remedy="write a value, or leave the parameter out")
     mixed = {isinstance(s, Mapping) for s in setting}
     if len(mixed) > 1:
-        raise RecipeError("plain values and {filter, value} in one list", where=where, remedy="write the last one as {value: ...}")
+        raise RecipeError(
+            "plain values and {filter, value} in one list", where=where, remedy="write the last one as {value: ...}"
+        )
     for s in setting:
         if isinstance(s, Mapping):
             if "value" not in s or not s.keys() <= {"filter", "value"}:
-                raise RecipeError(f"{dict(s)} is no {{filter, value}}", where=where, remedy="write {filter: self_attn, value: 0.5}")
+                raise RecipeError(
+                    f"{dict(s)} is no {{filter, value}}", where=where, remedy="write {filter: self_attn, value: 0.5}"
+                )
             yield from values_of(s["value"], where)
         else:
             yield s
 
 
 class Depths:
-    """Where tensors lie: `depth` 0..1 inside a stack of blocks (None outside), `place` 0..1 for gradients (before: 0, after: 1)."""
+    """Where tensors lie: `depth` 0..1 inside a stack of blocks (None outside), `place` 0..1 for gradients (before:
+    0, after: 1).
+    """
 
     def __init__(self, names: Sequence[str]):
         self._last: dict[str, int] = {}

@@ -21,7 +21,21 @@ from tunewright.files.hashing import AGAIN, Stored, hash_weights, read_header, w
 from tunewright.loading.locate import licence_of, locate, read_config
 
 FLOATS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
-SIZES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+SIZES = {
+    "BF16": 2,
+    "F16": 2,
+    "F32": 4,
+    "F64": 8,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+}
 Buffer = NDArray[Any]
 
 
@@ -60,9 +74,17 @@ class Source:
         if t.name in self._stored:
             raise ModelError(f"'{t.name}' is in two of its files", where=str(t.file), remedy=AGAIN)
         if t.dtype not in SIZES:
-            raise ModelError(f"'{t.name}' is stored as {t.dtype}, which is not read here", where=str(t.file), remedy="save the model as bfloat16 or float32")
+            raise ModelError(
+                f"'{t.name}' is stored as {t.dtype}, which is not read here",
+                where=str(t.file),
+                remedy="save the model as bfloat16 or float32",
+            )
         if t.stop - t.start != math.prod(t.shape) * SIZES[t.dtype]:
-            raise ModelError(f"the header gives '{t.name}' {t.stop - t.start} bytes, its shape {t.shape} does not", where=str(t.file), remedy=AGAIN)
+            raise ModelError(
+                f"the header gives '{t.name}' {t.stop - t.start} bytes, its shape {t.shape} does not",
+                where=str(t.file),
+                remedy=AGAIN,
+            )
         self._stored[t.name] = t
 
     def hash(self) -> str:
@@ -140,14 +162,21 @@ class Tuned(Source):
 
     def __init__(self, base: Source, ref: str, folder: Path, changes: Mapping[str, Change], digest: Callable[[], str]):
         self.base, self.changes, self.ref, self.folder, self._digest = base, changes, ref, folder, digest
-        self.origin, self.config, self.licence = f"{folder} on {base.origin}", base.config, licence_of(folder) or base.licence
+        self.origin, self.config, self.licence = (
+            f"{folder} on {base.origin}",
+            base.config,
+            licence_of(folder) or base.licence,
+        )
         self.entries = {n: Entry("F32", e.shape) if n in changes else e for n, e in base.entries.items()}
 
     def hash(self) -> str:
         return self._digest()
 
     def stamp(self) -> list[Any]:
-        return [*self.base.stamp(), *([str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(self.folder.glob("*.safetensors")))]
+        return [
+            *self.base.stamp(),
+            *([str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(self.folder.glob("*.safetensors"))),
+        ]
 
     def fill(self, name: str, start: int, out: Buffer) -> None:
         self.base.fill(name, start, out)
@@ -197,7 +226,9 @@ def change_in(folder: Path) -> Path | None:
         return None
     if (folder / "recipe.yaml").exists():
         raise ModelError(
-            "this run left neither an adapter nor a saved change", where=str(folder), remedy=f"finish it, or write its model: tunewright export {folder}"
+            "this run left neither an adapter nor a saved change",
+            where=str(folder),
+            remedy=f"finish it, or write its model: tunewright export {folder}",
         )
     return None
 

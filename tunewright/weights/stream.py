@@ -64,7 +64,10 @@ def _prepare(engine: Engine, learn: Callable[[Engine], dict[str, Any]] | None) -
     op = engine.operator
     if op.learns:
         if learn is None:
-            raise MethodError(f"'{op.name}' learns from rows, and none are given", remedy="give rows and their task: --data FILE --task text-generation")
+            raise MethodError(
+                f"'{op.name}' learns from rows, and none are given",
+                remedy="give rows and their task: --data FILE --task text-generation",
+            )
         engine.learned = learn(engine)
         if engine.learned.get("config"):
             engine.reshape()
@@ -73,11 +76,15 @@ def _prepare(engine: Engine, learn: Callable[[Engine], dict[str, Any]] | None) -
     engine.then.survey(engine.merged)
 
 
-def _merged(engine: Engine, began: float, checker: checks.Checker | None, learn: Callable[[Engine], dict[str, Any]] | None) -> Merged:
+def _merged(
+    engine: Engine, began: float, checker: checks.Checker | None, learn: Callable[[Engine], dict[str, Any]] | None
+) -> Merged:
     _prepare(engine, learn)
     request = engine.request
     named = {_prefix(request) + n: e for n, e in engine.stored.items()}
-    places, headers = lay_out(named, request.shard_size if request.kind == "model" else 2**62, "model" if request.kind == "model" else "delta")
+    places, headers = lay_out(
+        named, request.shard_size if request.kind == "model" else 2**62, "model" if request.kind == "model" else "delta"
+    )
     staging = Staging(request.out, engine.key(), places, headers)
     took = None
     try:
@@ -158,9 +165,17 @@ def _beside(engine: Engine, folder: Path) -> None:
     if request.kind == "delta":
         checks.write_delta(engine, folder)
         return
-    reader = engine.like if request.tokenizer is None else next((s for s in engine.sources if same_model(s.ref, request.tokenizer)), None)
+    reader = (
+        engine.like
+        if request.tokenizer is None
+        else next((s for s in engine.sources if same_model(s.ref, request.tokenizer)), None)
+    )
     if reader is None:
-        raise RecipeError(f"the tokenizer's model '{request.tokenizer}' is none of the merge's", where=request.where, remedy="name one of the models")
+        raise RecipeError(
+            f"the tokenizer's model '{request.tokenizer}' is none of the merge's",
+            where=request.where,
+            remedy="name one of the models",
+        )
     stored = [e.dtype for e in engine.stored.values() if e.floats]
     card.write_beside(folder, engine.like, reader, max(set(stored), key=stored.count), engine.learned.get("config", {}))
     values = sum(e.count for e in engine.stored.values())

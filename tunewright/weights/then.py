@@ -26,7 +26,9 @@ def steps_of(given: Any, where: str) -> tuple[Step, ...]:
             ((name, parameters),) = step.items()
             found.append((str(name), dict(parameters or {})))
         else:
-            raise RecipeError(f"{step!r} is no step", where=where, remedy="write lines, or {lines: {alpha: 0.3, beta: 0.7}}")
+            raise RecipeError(
+                f"{step!r} is no step", where=where, remedy="write lines, or {lines: {alpha: 0.3, beta: 0.7}}"
+            )
     return tuple(found)
 
 
@@ -56,12 +58,19 @@ class Then:
         return catalogue.build(MethodUse(name=entry.name, params=dict(parameters)), self.where)
 
     def survey(self, merged: Callable[[], Iterable[tuple[Tensor, Sequence[Tensor], Tensor]]]) -> None:
-        """Fit the first edit to the merge, where it asks for that: one pass over all tensors. `merged` as in the engine."""
+        """Fit the first edit to the merge, where it asks for that: one pass over all tensors.
+
+        `merged` as in the engine.
+        """
         for i, m in enumerate(self.methods):
             if not getattr(m, "fits_merge", False):
                 continue
             if i:
-                raise MethodError("only the first edit can be fitted to the merge", where=self.where, remedy="write it first, or give it a number")
+                raise MethodError(
+                    "only the first edit can be fitted to the merge",
+                    where=self.where,
+                    remedy="write it first, or give it a number",
+                )
             plain, own, count = 0.0, 0.0, 0
             for base, models, mixed in merged():
                 plain += float(sum((t.double() - base.double() for t in models), base.double() * 0).abs().sum())

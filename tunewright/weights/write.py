@@ -38,8 +38,12 @@ class Place:
     size: int
 
 
-def lay_out(entries: Mapping[str, Entry], shard_size: int, stem: str = "model") -> tuple[dict[str, Place], dict[str, bytes]]:
-    """(places by tensor, headers by file): tensors in order, each file at most `shard_size` bytes unless one tensor is larger."""
+def lay_out(
+    entries: Mapping[str, Entry], shard_size: int, stem: str = "model"
+) -> tuple[dict[str, Place], dict[str, bytes]]:
+    """(places by tensor, headers by file): tensors in order, each file at most `shard_size` bytes unless one tensor
+    is larger.
+    """
     groups: list[list[str]] = [[]]
     held = 0
     for n, e in entries.items():
@@ -79,9 +83,14 @@ class Staging:
         self.target = target
         self.folder = target.parent / f".{target.name}.merging"
         self.places, self.headers = places, headers
-        self._sizes = {f: max([p.start + p.size for p in places.values() if p.file == f], default=len(h)) for f, h in headers.items()}
+        self._sizes = {
+            f: max([p.start + p.size for p in places.values() if p.file == f], default=len(h))
+            for f, h in headers.items()
+        }
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FolderError("the output exists already", where=str(target), remedy="give another folder, or move this one away")
+            raise FolderError(
+                "the output exists already", where=str(target), remedy="give another folder, or move this one away"
+            )
         self._files: dict[str, int] = {}
         self._left = {f: sum(p.file == f for p in places.values()) for f in headers}
         self._lock, self._written, self._flushing = threading.Lock(), 0, False
@@ -92,7 +101,9 @@ class Staging:
                 fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(self._own)
-                raise FolderError("another merge is writing there", where=str(target), remedy="wait for it, or give another folder") from None
+                raise FolderError(
+                    "another merge is writing there", where=str(target), remedy="wait for it, or give another folder"
+                ) from None
             self.done = self._begin(key)
             self._room()
         except OSError as e:
@@ -101,7 +112,11 @@ class Staging:
     def _begin(self, key: str) -> set[str]:
         try:
             held = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
-            done = {f for f in held["done"] if f in self._sizes and (self.folder / f).stat().st_size == self._sizes[f]} if held["key"] == key else set()
+            done = (
+                {f for f in held["done"] if f in self._sizes and (self.folder / f).stat().st_size == self._sizes[f]}
+                if held["key"] == key
+                else set()
+            )
         except (OSError, ValueError, KeyError):
             done = set()
         for path in self.folder.iterdir():
@@ -116,7 +131,11 @@ class Staging:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             self.discard()
-            raise FolderError(f"the disk has {free / 1e9:.1f} GB free, and the result takes {needed / 1e9:.1f} GB", where=str(self.target), remedy="free space")
+            raise FolderError(
+                f"the disk has {free / 1e9:.1f} GB free, and the result takes {needed / 1e9:.1f} GB",
+                where=str(self.target),
+                remedy="free space",
+            )
 
     def _failed(self, e: OSError) -> FolderError:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -184,7 +203,8 @@ class Staging:
         if len(self.headers) > 1:
             total = sum(p.size for p in self.places.values())
             write_json(
-                self.folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": {n: p.file for n, p in self.places.items()}}
+                self.folder / "model.safetensors.index.json",
+                {"metadata": {"total_size": total}, "weight_map": {n: p.file for n, p in self.places.items()}},
             )
 
     def publish(self) -> Path:

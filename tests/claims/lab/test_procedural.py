@@ -18,7 +18,9 @@ def test_a_trace_evaluates_to_the_answer(rng, steps, modulus):
     environment: dict[str, int] = {}
     for line in row["prompt"].rsplit(".", 1)[0].split("; "):
         name, expression = line.split(" = ")
-        environment[name] = eval(expression, {"__builtins__": {}}, environment) % modulus  # our own text: digits, names, + and -
+        environment[name] = (
+            eval(expression, {"__builtins__": {}}, environment) % modulus
+        )  # our own text: digits, names, + and -
     assert values == environment and answer == environment[row["prompt"][-2]] and len(values) == steps
 
 
@@ -35,7 +37,11 @@ def test_list_functions_keep_what_their_words_promise(digits):
     solved = {word: procedural.solve_list(f"{word} {given_}") for word in procedural.LISTS}
     assert solved["reverse"].split()[::-1] == given_.split()
     assert [int(d) for d in solved["sort"].split()] == sorted(digits)
-    assert int(solved["largest"]) == max(digits) and int(solved["smallest"]) == min(digits) and int(solved["length"]) == len(digits)
+    assert (
+        int(solved["largest"]) == max(digits)
+        and int(solved["smallest"]) == min(digits)
+        and int(solved["length"]) == len(digits)
+    )
     assert solved["first"] == str(digits[0]) and solved["last"] == str(digits[-1])
 
 

@@ -124,7 +124,9 @@ def test_translation_goes_both_ways_and_nothing_judged_is_learnt():
     found = rows.translation()
     prompts, answers = _column(found["eval"], "prompt"), _column(found["eval"], "completion")
     assert sum(p.startswith("Translate this from English to Japanese: ") for p in prompts) == 125
-    learnt = {*_column(found["train"], "completion"), *_column(found["text"])} | {p.split(": ", 1)[1] for p in _column(found["train"], "prompt")}
+    learnt = {*_column(found["train"], "completion"), *_column(found["text"])} | {
+        p.split(": ", 1)[1] for p in _column(found["train"], "prompt")
+    }
     assert not learnt & {*answers, *(p.split(": ", 1)[1] for p in prompts)}
     assert not set(_column(found["text"])) & {*_column(found["train"], "completion")}
 
@@ -139,7 +141,9 @@ def test_text_to_look_at_or_replay_is_not_the_kept_text():
 @needs_data
 def test_variants_are_the_tasks_they_vary():
     plain, more = (tasks.task(name).recipe("nano") for name in ("intents", "intents-calibrated"))
-    assert more["keep"][0] == plain["keep"][0] and {k: v for k, v in more.items() if k != "keep"} == {k: v for k, v in plain.items() if k != "keep"}
+    assert more["keep"][0] == plain["keep"][0] and {k: v for k, v in more.items() if k != "keep"} == {
+        k: v for k, v in plain.items() if k != "keep"
+    }
     (share,) = tasks.task("domain-replay").recipe("nano")["data"]["replay"].values()
     assert share == 0.25
     assert tasks.task("preferences-pairs").recipe("nano")["evaluation"]["metric"] == "pair_accuracy"

@@ -57,7 +57,9 @@ def test_multislerp_is_the_mean_direction_at_the_mean_length():
     assert torch.allclose(multislerp(tensors, weights), wanted, atol=1e-5)
     assert torch.allclose(multislerp(tensors, [2 * w for w in weights]), wanted, atol=1e-5)
     a, b = with_angle(1.1)
-    assert torch.allclose(multislerp([a, b], [1.0, 1.0]), slerp(a, b, 0.5), atol=1e-6), "of two alike it is the middle of their arc"
+    assert torch.allclose(multislerp([a, b], [1.0, 1.0]), slerp(a, b, 0.5), atol=1e-6), (
+        "of two alike it is the middle of their arc"
+    )
     base = vector(64, seed=9)
     assert torch.allclose(merge_one(MultiSlerp(), "w", base, [base + a, base + b]), base + slerp(a, b, 0.5), atol=1e-5)
 
@@ -87,7 +89,9 @@ def test_model_stock_finds_the_point_nearest_to_the_centre(k, spread):
     found = model_stock(base.float(), [t.float() for t in tunings])
     assert torch.allclose(found.double(), foot, atol=1e-5)
     cos = 4 / (4 + spread**2)
-    assert float(ratio([(t - base).float()[None] for t in tunings])) == pytest.approx(k * cos / (1 + (k - 1) * cos), rel=1e-4)
+    assert float(ratio([(t - base).float()[None] for t in tunings])) == pytest.approx(
+        k * cos / (1 + (k - 1) * cos), rel=1e-4
+    )
 
 
 def test_model_stock_at_its_ends():
@@ -107,4 +111,6 @@ def test_model_stock_by_row_has_an_angle_a_row():
     whole = merge_one(ModelStock(), "w", base, [a, b])
     assert float(whole[1, 0]) > 0.1
     vector_ = vector(5, seed=1)
-    assert torch.allclose(model_stock(torch.zeros(5), [vector_, vector_], filter_wise=True), vector_, atol=1e-6), "a vector is one row"
+    assert torch.allclose(model_stock(torch.zeros(5), [vector_, vector_], filter_wise=True), vector_, atol=1e-6), (
+        "a vector is one row"
+    )

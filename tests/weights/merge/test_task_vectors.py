@@ -41,7 +41,8 @@ def test_large_tensors_are_trimmed_by_counting_alike():
     x = change(300, 300)
     assert x.numel() > tv.HIGH
     assert torch.equal(
-        tv.trim(x, 0.37).view(torch.int32), torch.where(x.abs() >= x.abs().flatten().kthvalue(90000 - 33300 + 1).values, x, 0.0).view(torch.int32)
+        tv.trim(x, 0.37).view(torch.int32),
+        torch.where(x.abs() >= x.abs().flatten().kthvalue(90000 - 33300 + 1).values, x, 0.0).view(torch.int32),
     )
 
 
@@ -61,13 +62,17 @@ def test_distinct_magnitudes_leave_exactly_the_count(density):
     x = change(37, 27)
     kept = tv.trim(x, density)
     assert int((kept != 0).sum()) == max(1, int(density * x.numel()))
-    assert float(kept[kept != 0].abs().min()) >= float(x[kept == 0].abs().max()) if density < 1 else torch.equal(kept, x)
+    assert (
+        float(kept[kept != 0].abs().min()) >= float(x[kept == 0].abs().max()) if density < 1 else torch.equal(kept, x)
+    )
     assert not tv.trim(x, 0.0).any()
 
 
 def test_ties_with_everything_kept_and_agreeing_signs_is_the_weighted_mean():
     base, taus = change(9, 7), [change(9, 7, seed=s).abs() for s in (1, 2, 3)]
-    merged = merge_one(Ties(density=1), "w", base, [base + t for t in taus], each=[{"weight": w} for w in (0.5, 0.25, 1.0)])
+    merged = merge_one(
+        Ties(density=1), "w", base, [base + t for t in taus], each=[{"weight": w} for w in (0.5, 0.25, 1.0)]
+    )
     assert torch.allclose(merged, base + (0.5 * taus[0] + 0.25 * taus[1] + taus[2]) / 1.75, atol=1e-6)
 
 
@@ -80,7 +85,9 @@ def test_no_merged_value_opposes_its_sign_or_leaves_the_range_of_those_that_agre
     top = torch.where(agrees, taus.abs(), 0.0).amax(0)
     least = torch.where(agrees, taus.abs(), torch.inf).amin(0)
     some = agrees.any(0)
-    assert bool((mixed.abs()[some] <= top[some] * (1 + 1e-6)).all()) and bool((mixed.abs()[some] >= least[some] * (1 - 1e-6)).all())
+    assert bool((mixed.abs()[some] <= top[some] * (1 + 1e-6)).all()) and bool(
+        (mixed.abs()[some] >= least[some] * (1 - 1e-6)).all()
+    )
     assert not mixed[~some].any()
 
 
@@ -142,7 +149,9 @@ def test_breadcrumbs_by_row_masks_each_row_alone():
         order = row.abs().argsort(descending=True)
         assert not got[order[:4]].any() and bool((got[order[4:14]] == row[order[4:14]]).all())
     conv = change(4, 3, 3, 3)
-    assert not breadcrumbs(conv, 0.15, 0.006, over="row").any(), "rows of three keep nothing at 0.15, as in the authors' code"
+    assert not breadcrumbs(conv, 0.15, 0.006, over="row").any(), (
+        "rows of three keep nothing at 0.15, as in the authors' code"
+    )
     assert breadcrumbs(torch.tensor(2.0), 0.1, 0.1) == 2.0
 
 
@@ -150,7 +159,9 @@ def test_breadcrumbs_without_tails_is_task_arithmetic():
     base, models = {"w": change(5, 4)}, [{"w": change(5, 4, seed=s)} for s in (1, 2)]
     for weight in (1.0, 0.4):
         plain = merge_tensors(TaskArithmetic(weight=weight), base, models)
-        assert torch.equal(merge_tensors(ModelBreadcrumbs(weight=weight, density=1, gamma=0, lambda_=1), base, models)["w"], plain["w"])
+        assert torch.equal(
+            merge_tensors(ModelBreadcrumbs(weight=weight, density=1, gamma=0, lambda_=1), base, models)["w"], plain["w"]
+        )
     elected = merge_tensors(BreadcrumbsTies(density=1, gamma=0, normalize=True), base, models)
     assert torch.equal(elected["w"], merge_tensors(Ties(density=1), base, models)["w"])
 
@@ -158,8 +169,12 @@ def test_breadcrumbs_without_tails_is_task_arithmetic():
 def test_task_arithmetic_forgets_a_task_with_a_negative_weight():
     base, task = change(5, 4), change(5, 4, seed=1)
     method = TaskArithmetic(**{"lambda": 0.5})
-    assert torch.allclose(merge_one(method, "w", base, [base + task], each=[{"weight": -1.0}]), base - 0.5 * task, atol=1e-6)
-    assert torch.allclose(merge_one(method, "w", base, [base + task] * 2, each=[{"weight": 1.0}, {"weight": -1.0}]), base, atol=1e-6)
+    assert torch.allclose(
+        merge_one(method, "w", base, [base + task], each=[{"weight": -1.0}]), base - 0.5 * task, atol=1e-6
+    )
+    assert torch.allclose(
+        merge_one(method, "w", base, [base + task] * 2, each=[{"weight": 1.0}, {"weight": -1.0}]), base, atol=1e-6
+    )
 
 
 def test_rescaling_keeps_the_sum_of_magnitudes():

@@ -25,9 +25,11 @@ NAMES = (
     "model-stock",
     "model-soups",
 )
-WHOLE = {"ties": {"density": 1}, "model-breadcrumbs": {"density": 1, "lambda": 1}, "breadcrumbs-ties": {"density": 1}} | {
-    n: {"density": 1} for n in ("dare-linear", "dare-ties", "della", "della-linear")
-}
+WHOLE = {
+    "ties": {"density": 1},
+    "model-breadcrumbs": {"density": 1, "lambda": 1},
+    "breadcrumbs-ties": {"density": 1},
+} | {n: {"density": 1} for n in ("dare-linear", "dare-ties", "della", "della-linear")}
 """Parameters under which a merge drops nothing."""
 SUMS = {"task-arithmetic", "dare-linear", "dare-ties", "della-linear", "model-breadcrumbs", "breadcrumbs-ties"}
 """Merges that add changes and do not average them."""
@@ -35,7 +37,11 @@ SUMS = {"task-arithmetic", "dare-linear", "dare-ties", "della-linear", "model-br
 
 def model(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
-    return {"a.weight": scale * torch.randn(12, 8, generator=g), "a.bias": scale * torch.randn(12, generator=g), "scale": scale * torch.randn((), generator=g)}
+    return {
+        "a.weight": scale * torch.randn(12, 8, generator=g),
+        "a.bias": scale * torch.randn(12, generator=g),
+        "scale": scale * torch.randn((), generator=g),
+    }
 
 
 def tuned(seed: int, by: float = 0.05) -> dict[str, torch.Tensor]:
@@ -60,7 +66,11 @@ def test_a_model_merged_with_itself_is_that_model(name, dtype):
     method = cls(**WHOLE.get(name, {}), **({"weight": 1 / n} if name in SUMS else {}))
     merged = merge_tensors(method, base, [one] * n)
     assert all(t.dtype == dtype for t in merged.values())
-    assert same({k: t.float() for k, t in merged.items()}, {k: t.float() for k, t in one.items()}, 2e-6 if dtype == torch.float32 else 0.0)
+    assert same(
+        {k: t.float() for k, t in merged.items()},
+        {k: t.float() for k, t in one.items()},
+        2e-6 if dtype == torch.float32 else 0.0,
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("slerp", "model-stock")])
@@ -88,5 +98,7 @@ def test_a_merge_follows_a_common_factor(name):
     cls = load_method(name)
     models = [tuned(1), tuned(2)]
     small = merge_tensors(cls(), model(0), models)
-    large = merge_tensors(cls(), {n: 4 * t for n, t in model(0).items()}, [{n: 4 * t for n, t in m.items()} for m in models])
+    large = merge_tensors(
+        cls(), {n: 4 * t for n, t in model(0).items()}, [{n: 4 * t for n, t in m.items()} for m in models]
+    )
     assert same({n: t / 4 for n, t in large.items()}, small, 1e-5)

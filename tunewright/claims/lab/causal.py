@@ -53,7 +53,10 @@ def nats(model: Any, batch: Tensor) -> Tensor:
 def held_out(model: Any, tokens: np.ndarray, limit: int | None = None) -> float:
     """Mean loss over `tokens` cut into windows (at most `limit` of them), nats a token."""
     count = min((len(tokens) - 1) // LENGTH, limit or len(tokens))
-    losses = [nats(model, windows(tokens, list(range(i, min(i + 16, count))))) * (min(i + 16, count) - i) for i in range(0, count, 16)]
+    losses = [
+        nats(model, windows(tokens, list(range(i, min(i + 16, count))))) * (min(i + 16, count) - i)
+        for i in range(0, count, 16)
+    ]
     return float(torch.stack(losses).sum() / count)
 
 

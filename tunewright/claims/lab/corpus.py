@@ -1,8 +1,9 @@
 """The text that the nano bases learn from: open-licence English, held-out documents kept apart.
 
-A document is held out by the hash of its own text, so that neither the order nor the other sources matter. Held-out documents that
-share a run of 13 words with a training document are dropped, and so is every training document that shares one with the quickstart's
-kept text. Evaluation sets and what the lab's tasks measure (banking77, clinc150, instruction-induction, german-laws ...) are no source.
+A document is held out by the hash of its own text, so that neither the order nor the other sources matter. Held-out
+documents that share a run of 13 words with a training document are dropped, and so is every training document that
+shares one with the quickstart's kept text. Evaluation sets and what the lab's tasks measure (banking77, clinc150,
+instruction-induction, german-laws ...) are no source.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ def data_folder() -> Path:
     """The folder of the original data sets. DataError saying what to set where there is none."""
     given = os.environ.get("TUNEWRIGHT_DATA")
     if not given or not Path(given).is_dir():
-        raise DataError("the lab's data sets are not here", where="TUNEWRIGHT_DATA", remedy="set TUNEWRIGHT_DATA to the folder that holds them")
+        raise DataError(
+            "the lab's data sets are not here",
+            where="TUNEWRIGHT_DATA",
+            remedy="set TUNEWRIGHT_DATA to the folder that holds them",
+        )
     return Path(given)
 
 
@@ -82,7 +87,9 @@ def _shakespeare(folder: Path) -> Iterator[str]:
 
 
 def _genesis(folder: Path) -> Iterator[str]:
-    return _groups([r["text"] for r in rows("genesis-multilingual/train.jsonl.gz", folder) if r["lang"].startswith("en")], 40)
+    return _groups(
+        [r["text"] for r in rows("genesis-multilingual/train.jsonl.gz", folder) if r["lang"].startswith("en")], 40
+    )
 
 
 def _tanaka(folder: Path) -> Iterator[str]:
@@ -94,7 +101,9 @@ def _pubmed(folder: Path) -> Iterator[str]:
 
 
 def _docstrings(folder: Path) -> Iterator[str]:
-    """Docstrings of the standard library, a module a document; they depend on the machine's Python (the card says which)."""
+    """Docstrings of the standard library, a module a document; they depend on the machine's Python (the card says
+    which).
+    """
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
         if {"site-packages", "test", "tests", "idlelib", "__pycache__"} & set(path.relative_to(library).parts):
@@ -103,7 +112,11 @@ def _docstrings(folder: Path) -> Iterator[str]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError, ValueError):
             continue
-        held = [ast.get_docstring(n) for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
+        held = [
+            ast.get_docstring(n)
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
         yield "\n\n".join(d for d in held if d and len(d) > 60)
 
 
@@ -160,7 +173,10 @@ def ngrams(text: str, n: int = NGRAM) -> set[str]:
 
 
 def split(documents: list[Document], never: set[str] = frozenset()) -> Corpus:  # type: ignore[assignment]
-    """Divide documents; `never` are 13-grams that no training document may hold. A text that comes twice is taken once."""
+    """Divide documents; `never` are 13-grams that no training document may hold.
+
+    A text that comes twice is taken once.
+    """
     unique = list({d.text: d for d in documents}.values())
     held, train = [d for d in unique if is_held(d.text)], [d for d in unique if not is_held(d.text)]
     of_held = [ngrams(d.text) for d in held]
@@ -182,7 +198,10 @@ def split(documents: list[Document], never: set[str] = frozenset()) -> Corpus:  
 
 
 def build(folder: Path | None = None) -> Corpus:
-    """Read every source and divide it. The order of documents is shuffled by a fixed seed. DataError without the data."""
+    """Read every source and divide it.
+
+    The order of documents is shuffled by a fixed seed. DataError without the data.
+    """
     folder = folder or data_folder()
     documents = [Document(s.name, t.strip()) for s in SOURCES for t in s.read(folder) if len(t.strip()) > 40]
     random.Random(0).shuffle(documents)

@@ -1,4 +1,6 @@
-"""The text encoder `nano-encoder`: a BERT-type model with norms before its blocks, 2.7M parameters, trained to fill in masked tokens of the same corpus."""
+"""The text encoder `nano-encoder`: a BERT-type model with norms before its blocks, 2.7M parameters, trained to fill
+in masked tokens of the same corpus.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def new(tokenizer: Any, seed: int = 0) -> Any:
 
 
 def masked(batch: Tensor, mask: int, vocabulary: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A batch with a share of its tokens hidden (8 in 10 by the mask token, 1 by a random one, 1 left): inputs and where they were hidden."""
+    """A batch with a share of its tokens hidden (8 in 10 by the mask token, 1 by a random one, 1 left): inputs and
+    where they were hidden.
+    """
     draw = torch.rand(batch.shape, generator=generator)
     chosen = (draw < MASKED) & (batch > 2)
     inputs = torch.where(chosen & (draw < 0.8 * MASKED), torch.full_like(batch, mask), batch)
@@ -68,7 +72,9 @@ def nats(model: Any, inputs: Tensor, chosen: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(model.lm_head(hidden), targets[chosen])
 
 
-def pretrain(tokenizer: Any, tokens: np.ndarray, held: np.ndarray, work: Path, budget: int = TOKENS) -> tuple[Any, Curve]:
+def pretrain(
+    tokenizer: Any, tokens: np.ndarray, held: np.ndarray, work: Path, budget: int = TOKENS
+) -> tuple[Any, Curve]:
     """Train the encoder; the held-out loss hides the same tokens at every measurement."""
     model = new(tokenizer)
     mask, size = tokenizer.mask_token_id, len(tokenizer)
@@ -89,4 +95,6 @@ def pretrain(tokenizer: Any, tokens: np.ndarray, held: np.ndarray, work: Path, b
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    return model, train(model, Budget(budget, batch=16), (len(tokens) - 1) // LENGTH, loss, held_out, work, LENGTH, save)
+    return model, train(
+        model, Budget(budget, batch=16), (len(tokens) - 1) // LENGTH, loss, held_out, work, LENGTH, save
+    )

@@ -1,7 +1,9 @@
 """Interpolated modified Kneser-Ney n-grams over token ids: what a language model has to beat (Chen and Goodman 1999).
 
-p(w | h) = max(c(hw) - D(c(hw)), 0) / c(h) + gamma(h) p(w | h'), h' being h without its first token, with three discounts an order
-(for counts of 1, 2, and 3 or more) from the counts of counts. Lower orders count the different tokens seen before hw instead of
+p(w | h) = max(c(hw) - D(c(hw)), 0) / c(h) + gamma(h) p(w | h'), h' being h without its first token, with three
+discounts an order
+(for counts of 1, 2, and 3 or more) from the counts of counts. Lower orders count the different tokens seen before hw
+instead of
 occurrences. The lowest order is interpolated with the uniform distribution.
 """
 
@@ -17,7 +19,9 @@ Keys = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class _Order:
-    """One order: sorted n-gram keys with their discounted shares, sorted history keys with what they leave to the order below."""
+    """One order: sorted n-gram keys with their discounted shares, sorted history keys with what they leave to the
+    order below.
+    """
 
     keys: Keys
     shares: NDArray[np.float64]
@@ -40,7 +44,9 @@ def _find(sorted_keys: Keys, wanted: Keys) -> tuple[NDArray[np.intp], NDArray[np
 
 
 def discounts(counts: NDArray[np.integer]) -> tuple[float, float, float]:
-    """D for counts of 1, 2 and 3 or more, from how many n-grams have counts of 1 to 4; 0.5, 1, 1.5 where these give none inside (0, count)."""
+    """D for counts of 1, 2 and 3 or more, from how many n-grams have counts of 1 to 4; 0.5, 1, 1.5 where these give
+    none inside (0, count).
+    """
     n1, n2, n3, n4 = (int((counts == i).sum()) for i in (1, 2, 3, 4))
     if not (n1 and n2 and n3 and n4):
         return 0.5, 1.0, 1.5

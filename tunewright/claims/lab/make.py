@@ -1,7 +1,8 @@
 """Make the lab's bases again: `python -m tunewright.claims.lab.make NAME [--work DIR]`, with TUNEWRIGHT_DATA set.
 
-NAME: nano, nano-large, nano-encoder, nano-vit. An interrupted run goes on from its checkpoint in DIR. `card NAME` measures the seeds'
-standard deviation of every lab task that runs on NAME (`--tasks A B`: of these) and writes it into the base's card.
+NAME: nano, nano-large, nano-encoder, nano-vit. An interrupted run goes on from its checkpoint in DIR. `card NAME`
+measures the seeds' standard deviation of every lab task that runs on NAME (`--tasks A B`: of these) and writes it into
+the base's card.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from tunewright.files.cache import cache_folder
 
 NAMES = ("nano", "nano-large", "nano-encoder", "nano-vit")
 TEXT_NOTE = (
-    "Training splits only. Every document whose text hash falls on one in {one} is held out; {dropped}. Left: {train:,} tokens to train on, "
-    "{held:,} held out. Rows marked (chat) stand in the chat template, question and answer. Nothing of banking77, clinc150, "
-    "instruction-induction, german-laws or any evaluation set is in it. The docstrings are those of the machine's own Python."
+    "Training splits only. Every document whose text hash falls on one in {one} is held out; {dropped}. Left: "
+    "{train:,} tokens to train on, "
+    "{held:,} held out. Rows marked (chat) stand in the chat template, question and answer. Nothing of banking77, "
+    "clinc150, "
+    "instruction-induction, german-laws or any evaluation set is in it. The docstrings are those of the machine's "
+    "own Python."
 )
 
 
@@ -39,7 +43,13 @@ def _text_facts(text: corpus.Corpus, train: int, held: int) -> dict[str, Any]:
 
 def _curve_facts(curve: Curve, unit: str) -> dict[str, Any]:
     known = asdict(curve)
-    return {"curve": known["points"], "seconds": curve.seconds, "seen": curve.tokens, "threads": curve.threads, "unit": unit}
+    return {
+        "curve": known["points"],
+        "seconds": curve.seconds,
+        "seen": curve.tokens,
+        "threads": curve.threads,
+        "unit": unit,
+    }
 
 
 def make_causal(name: str, work: Path) -> Path:
@@ -54,13 +64,29 @@ def make_causal(name: str, work: Path) -> Path:
     loss, ngrams = causal.held_out(model, held), kneser_ney.KneserNey(train, len(made)).nats(held)
     verdict = "beats" if loss < ngrams else "does NOT beat"
     figures = [
-        f"{loss:.3f} nats a token on held-out text (windows of {causal.LENGTH} tokens), where an interpolated modified Kneser-Ney 5-gram of the "
+        f"{loss:.3f} nats a token on held-out text (windows of {causal.LENGTH} tokens), where an interpolated "
+        "modified Kneser-Ney 5-gram of the "
         f"same tokens has {ngrams:.3f}: it {verdict} the 5-gram"
     ]
-    limits = ["It writes English of the corpus' kinds without facts or sense; it answers no question it was not tuned for", "At most 512 tokens of context"]
-    about = "A causal language model for experiments of seconds: Llama architecture, 6 layers, byte-level BPE of 4,096 entries, chat template."
-    facts = {"task": "text-generation", "about": about, "figures": figures, "limits": limits, "held_nats": loss, "kneser_ney_nats": ngrams}
-    return ship.ship(name, model, made, {**facts, **_curve_facts(curve, "tokens"), **_text_facts(text, len(train), len(held))})
+    limits = [
+        "It writes English of the corpus' kinds without facts or sense; it answers no question it was not tuned for",
+        "At most 512 tokens of context",
+    ]
+    about = (
+        "A causal language model for experiments of seconds: Llama architecture, 6 layers, byte-level BPE of "
+        "4,096 entries, chat template."
+    )
+    facts = {
+        "task": "text-generation",
+        "about": about,
+        "figures": figures,
+        "limits": limits,
+        "held_nats": loss,
+        "kneser_ney_nats": ngrams,
+    }
+    return ship.ship(
+        name, model, made, {**facts, **_curve_facts(curve, "tokens"), **_text_facts(text, len(train), len(held))}
+    )
 
 
 def make_encoder(name: str, work: Path) -> Path:
@@ -71,15 +97,24 @@ def make_encoder(name: str, work: Path) -> Path:
     made = encoder.tokenizer([d.text for d in text.train])
     train, held = (tokenizer.stream(made, [d.text for d in part]) for part in (text.train, text.held))
     model, curve = encoder.pretrain(made, train, held, work)
-    figures = [f"{curve.points[-1][1]:.3f} nats a hidden token on held-out text, one token in {1 / encoder.MASKED:.0f} hidden"]
-    limits = [f"At most {encoder.LENGTH} tokens", "No sentence embeddings as they are: it starts a classifier, its head is new"]
+    figures = [
+        f"{curve.points[-1][1]:.3f} nats a hidden token on held-out text, one token in {1 / encoder.MASKED:.0f} hidden"
+    ]
+    limits = [
+        f"At most {encoder.LENGTH} tokens",
+        "No sentence embeddings as they are: it starts a classifier, its head is new",
+    ]
     facts = {
         "task": "fill-mask",
-        "about": "A text encoder for experiments of seconds: RoBERTa with norms before its blocks, 4 layers of width 192.",
+        "about": (
+            "A text encoder for experiments of seconds: RoBERTa with norms before its blocks, 4 layers of width 192."
+        ),
         "figures": figures,
         "limits": limits,
     }
-    return ship.ship(name, model, made, {**facts, **_curve_facts(curve, "tokens"), **_text_facts(text, len(train), len(held))})
+    return ship.ship(
+        name, model, made, {**facts, **_curve_facts(curve, "tokens"), **_text_facts(text, len(train), len(held))}
+    )
 
 
 def make_vit(name: str, work: Path) -> Path:
@@ -96,15 +131,25 @@ def make_vit(name: str, work: Path) -> Path:
     _, upright = vit.evaluate(model, x, y)
     _, turned = vit.evaluate(model, np.ascontiguousarray(np.rot90(x, axes=(1, 2))), y)
     figures = [f"Accuracy {upright:.4f} on the 10,000 test pictures"]
-    limits = [f"Accuracy {turned:.4f} on the same pictures turned by a right angle (what the task `digits` teaches)", "Grey pictures of 28x28 only"]
-    note = f"The first {vit.PICTURES:,} training pictures, moved by up to 2 pixels; the other 10,000 are left to the lab's tasks."
+    limits = [
+        f"Accuracy {turned:.4f} on the same pictures turned by a right angle (what the task `digits` teaches)",
+        "Grey pictures of 28x28 only",
+    ]
+    note = (
+        f"The first {vit.PICTURES:,} training pictures, moved by up to 2 pixels; the other 10,000 are left to the "
+        "lab's tasks."
+    )
     facts: dict[str, Any] = {
         "task": "image-classification",
         "about": "A small ViT for experiments of seconds: upright MNIST digits.",
         "figures": figures,
         "limits": limits,
     }
-    facts |= {"licence": "cc-by-sa-4.0", "data_note": note, "sources": [("mnist", "CC BY-SA 3.0", vit.PICTURES, "28x28 pixels each")]}
+    facts |= {
+        "licence": "cc-by-sa-4.0",
+        "data_note": note,
+        "sources": [("mnist", "CC BY-SA 3.0", vit.PICTURES, "28x28 pixels each")],
+    }
     return ship.ship(name, model, None, {**facts, **_curve_facts(curve, "pictures")})
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `under`; neither is changed. Mappings merge key by key; lists of named mappings (stages) by name; all else is replaced."""
+    """`over` laid on `under`; neither is changed.
+
+    Mappings merge key by key; lists of named mappings (stages) by name; all else is replaced.
+    """
     out = copy.deepcopy(dict(under))
     for key, value in over.items():
         below = out.get(key)
@@ -25,10 +28,14 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) and "name" in item for item in value)
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) and "name" in item for item in value)
+    )
 
 
-def with_methods(recipe: Mapping[str, Any], methods: list[Any], budget: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def with_methods(
+    recipe: Mapping[str, Any], methods: list[Any], budget: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The recipe with an arm's methods: at its top, or in each stage that names none.
 
     `budget` replaces every budget that is written; one at the top is that of the stages that have none.

@@ -1,9 +1,9 @@
 """Pre-training a nano base from a seeded random start: fixed token budget, Muon for matrices, AdamW for the rest.
 
-The library's own loop adapts models that exist: it sorts rows by length, keeps the originals and measures the base first. None of it
-serves a random start, and the time of one core is what limits these bases, so the loop is written out here. Muon is orthogonalised
-momentum (Jordan 2024), with updates as large as AdamW's (Liu et al. 2025);
-torch's own rounds to bfloat16 inside, which many processors compute slowly, and takes one matrix at a time.
+The library's own loop adapts models that exist: it sorts rows by length, keeps the originals and measures the base
+first. None of it serves a random start, and the time of one core is what limits these bases, so the loop is written out
+here. Muon is orthogonalised momentum (Jordan 2024), with updates as large as AdamW's (Liu et al. 2025); torch's own
+rounds to bfloat16 inside, which many processors compute slowly, and takes one matrix at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ EVERY = 200  # steps between held-out measurements, each with a checkpoint
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how fast: `tokens` in all, `batch` sequences a step, peak learning rates of matrices and of the rest."""
+    """How long and how fast: `tokens` in all, `batch` sequences a step, peak learning rates of matrices and of the
+    rest.
+    """
 
     tokens: int
     batch: int = 16
@@ -38,7 +40,9 @@ class Budget:
 
 @dataclass
 class Curve:
-    """What a training run measured: (tokens, held-out loss in nats) points, seconds in steps, and the device's threads."""
+    """What a training run measured: (tokens, held-out loss in nats) points, seconds in steps, and the device's
+    threads.
+    """
 
     points: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -62,7 +66,10 @@ def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon:
-    """Momentum, made orthogonal, for 2-D weights; weights of one shape go in one batched product. Step sizes as AdamW's (x 0.2 sqrt(max side))."""
+    """Momentum, made orthogonal, for 2-D weights; weights of one shape go in one batched product.
+
+    Step sizes as AdamW's (x 0.2 sqrt(max side)).
+    """
 
     def __init__(self, weights: list[nn.Parameter], decay: float = 0.1, momentum: float = 0.95):
         self.groups: dict[torch.Size, list[nn.Parameter]] = {}
@@ -83,7 +90,9 @@ class Muon:
 
 
 class Optimizer:
-    """Muon for the matrices between the embeddings, AdamW for embeddings, norms and biases; linear warm-up and decay over the budget."""
+    """Muon for the matrices between the embeddings, AdamW for embeddings, norms and biases; linear warm-up and
+    decay over the budget.
+    """
 
     def __init__(self, model: nn.Module, budget: Budget, steps: int):
         matrices: list[nn.Parameter] = []
@@ -174,12 +183,16 @@ def train(
 ) -> Curve:
     """Train until the budget's tokens are used; `folder` holds checkpoints, and a run begun there goes on.
 
-    `loss(indices, step)` is the mean loss of those rows, `held()` the held-out loss in nats; `save(folder)` writes the model for others
-    at every measurement.
+    `loss(indices, step)` is the mean loss of those rows, `held()` the held-out loss in nats; `save(folder)` writes the
+    model for others at every measurement.
     """
     folder.mkdir(parents=True, exist_ok=True)
     steps = max(1, budget.tokens // (budget.batch * tokens_each))
-    optimizer, curve, point = Optimizer(model, budget, steps), Curve(threads=torch.get_num_threads()), folder / "training.safetensors"
+    optimizer, curve, point = (
+        Optimizer(model, budget, steps),
+        Curve(threads=torch.get_num_threads()),
+        folder / "training.safetensors",
+    )
     if point.exists():
         curve = _read_point(point, model, optimizer)
     order = batches(count, budget.batch, budget.seed)
@@ -194,7 +207,10 @@ def train(
         curve.seconds += time.perf_counter() - started
         curve.tokens += budget.batch * tokens_each
         if optimizer.done % 20 == 0:
-            print(f"{optimizer.done}/{steps} {curve.tokens} tokens {curve.seconds:.0f} s loss {value.item():.3f}", flush=True)
+            print(
+                f"{optimizer.done}/{steps} {curve.tokens} tokens {curve.seconds:.0f} s loss {value.item():.3f}",
+                flush=True,
+            )
         if optimizer.done % EVERY == 0 or optimizer.done == steps:
             model.eval()
             curve.points.append((curve.tokens, held()))

@@ -1,7 +1,9 @@
-"""Rows made by a program: arithmetic modulo m, functions of lists, and straight-line integer programs with their traces.
+"""Rows made by a program: arithmetic modulo m, functions of lists, and straight-line integer programs with their
+traces.
 
-Each kind has a maker (a seed gives the same rows everywhere), and an answer that can be worked out again from the prompt alone, which is
-how the tests check it. No two rows of a set have the same prompt, so that parts cut from one set share none.
+Each kind has a maker (a seed gives the same rows everywhere), and an answer that can be worked out again from the
+prompt alone, which is how the tests check it. No two rows of a set have the same prompt, so that parts cut from one set
+share none.
 """
 
 from __future__ import annotations
@@ -56,8 +58,8 @@ def solve_list(prompt: str) -> str:
 def program(rng: random.Random, steps: int = 3, modulus: int = 10, largest: int = 3) -> Row:
     """A program of `steps` assignments modulo `modulus`, and its trace with the last variable's value.
 
-    "e = 3; b = e + 2; c = b - 1. c?" -> "e = 3; b = 5; c = 4. c = 4". Every line uses the one before it and a number up to `largest`;
-    variables are drawn from eight letters.
+    "e = 3; b = e + 2; c = b - 1. c?" -> "e = 3; b = 5; c = 4. c = 4". Every line uses the one before it and a number up
+    to `largest`; variables are drawn from eight letters.
     """
     names = rng.sample(NAMES, steps)
     lines = [f"{names[0]} = {rng.randrange(modulus)}"]
@@ -65,7 +67,10 @@ def program(rng: random.Random, steps: int = 3, modulus: int = 10, largest: int 
         lines.append(f"{name} = {before} {rng.choice('+-')} {rng.randint(1, largest)}")
     prompt = f"{'; '.join(lines)}. {names[-1]}?"
     values = trace(prompt, modulus)
-    return {"prompt": prompt, "completion": f"{'; '.join(f'{k} = {v}' for k, v in values.items())}. {names[-1]} = {values[names[-1]]}"}
+    return {
+        "prompt": prompt,
+        "completion": f"{'; '.join(f'{k} = {v}' for k, v in values.items())}. {names[-1]} = {values[names[-1]]}",
+    }
 
 
 def trace(prompt: str, modulus: int = 10) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The lab tasks' rows, drawn from the data sets by a fixed seed and written once as files that a recipe can name.
 
-Files lie in the cache folder under the hash of their content: the same rows are the same file, and a run's key follows them.
+Files lie in the cache folder under the hash of their content: the same rows are the same file, and a run's key follows
+them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def _place(path: Path, content: bytes) -> str:
 
 
 def pictures(name: str, part: str, x: np.ndarray, y: np.ndarray) -> str:
-    """Write pictures [n, 28, 28] of digits with their classes [n] as npz, under the hash of their content; returns the path."""
+    """Write pictures [n, 28, 28] of digits with their classes [n] as npz, under the hash of their content; returns
+    the path.
+    """
     digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()[:16]
     held = io.BytesIO()
     np.savez_compressed(held, x=x, y=y, names=np.array([str(i) for i in range(10)]))
@@ -75,8 +78,19 @@ def arithmetic() -> dict[str, str]:
     return written("arithmetic", cut(made, eval=200, validation=100, train=2000))
 
 
-INDUCTION = ("first_word_letter", "letters_list", "singular_to_plural", "sum", "num_to_verbal", "larger_animal", "second_word_letter", "sentiment")
-"""The kinds of instruction-induction that a small model can learn: of the others, translations and rhymes need a vocabulary it has not."""
+INDUCTION = (
+    "first_word_letter",
+    "letters_list",
+    "singular_to_plural",
+    "sum",
+    "num_to_verbal",
+    "larger_animal",
+    "second_word_letter",
+    "sentiment",
+)
+"""The kinds of instruction-induction that a small model can learn: of the others, translations and rhymes need a
+vocabulary it has not.
+"""
 
 
 def _instruction(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +101,9 @@ def _instruction(row: Mapping[str, Any]) -> dict[str, Any]:
 def induction(kinds: tuple[str, ...] = INDUCTION, validation: int = 120) -> dict[str, str]:
     """Instructions with short answers; eval from the data set's own test rows."""
     name = "induction-" + hashlib.sha256(" ".join(kinds).encode()).hexdigest()[:6]
-    train = [_instruction(r) for r in shuffled(corpus.rows("instruction-induction/train.jsonl.gz")) if r["task"] in kinds]
+    train = [
+        _instruction(r) for r in shuffled(corpus.rows("instruction-induction/train.jsonl.gz")) if r["task"] in kinds
+    ]
     test = [_instruction(r) for r in shuffled(corpus.rows("instruction-induction/test.jsonl.gz")) if r["task"] in kinds]
     return written(name, {**cut(train, validation=validation, train=len(train) - validation), "eval": test[:240]})
 
@@ -100,7 +116,11 @@ def topics() -> dict[str, str]:
     out: dict[str, Rows] = {}
     for part in ("eval", "validation", "train"):
         file, size = parts[part]
-        rows = [r for r in shuffled(corpus.rows(f"clinc150/{file}.jsonl.gz")) if r["domain"] != "oos" and r["text"] not in taken][:size]
+        rows = [
+            r
+            for r in shuffled(corpus.rows(f"clinc150/{file}.jsonl.gz"))
+            if r["domain"] != "oos" and r["text"] not in taken
+        ][:size]
         taken |= {r["text"] for r in rows}
         out[part] = [{"text": r["text"], "label": r["domain"].replace("_", " ")} for r in rows]
     return written("topics", out)
@@ -108,7 +128,10 @@ def topics() -> dict[str, str]:
 
 @cache
 def digits(angle: float = 90.0, held: int = 50_000) -> dict[str, str]:
-    """MNIST turned by a right angle: the base saw the first `held` training pictures upright, so these are others. `keep`: upright test pictures."""
+    """MNIST turned by a right angle: the base saw the first `held` training pictures upright, so these are others.
+
+    `keep`: upright test pictures.
+    """
     folder = corpus.data_folder() / "mnist"
     train, test = np.load(folder / "train.npz"), np.load(folder / "test.npz")
     turns = round(angle / 90)
@@ -134,7 +157,14 @@ def preferences() -> dict[str, str]:
     def pairs(part: str) -> Rows:
         rng = random.Random(f"{SEED} {part}")
         rows = _quickstart(part)
-        return [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": rng.choice([x for x in labels if x != r["completion"]])} for r in rows]
+        return [
+            {
+                "prompt": r["prompt"],
+                "chosen": r["completion"],
+                "rejected": rng.choice([x for x in labels if x != r["completion"]]),
+            }
+            for r in rows
+        ]
 
     return written("preferences", {"train": pairs("train"), "validation": pairs("validation"), "eval": pairs("test")})
 
@@ -174,12 +204,14 @@ def selection() -> dict[str, str]:
         "rights": lambda: [r["text"][:160] for r in corpus.rows("udhr-langid/train.jsonl.gz")],
     }
     pool = bank[:300] + [t for read in other.values() for t in shuffled(read())[:525]]
-    return written("selection", {"train": _texts(shuffled(pool)), "validation": _texts(bank[300:450]), "eval": _texts(test[:250])})
+    return written(
+        "selection", {"train": _texts(shuffled(pool)), "validation": _texts(bank[300:450]), "eval": _texts(test[:250])}
+    )
 
 
 def general(count: int, longest: int = 400, seed: int = SEED) -> list[str]:
-    """Beginnings of training documents of the nano bases' corpus: web pages and encyclopaedia articles, half of each, none of them
-    sharing 13 words with the quickstart's kept text."""
+    """Beginnings of training documents of the nano bases' corpus: web pages and encyclopaedia articles, half of each,
+    none of them sharing 13 words with the quickstart's kept text."""
     never = corpus.ngrams(corpus.QUICKSTART_KEEP.read_text(encoding="utf-8"))
     web = (r["text"] for r in shuffled(corpus.rows("c4-web/train.jsonl.gz"), seed))
     articles = (" ".join(t.split()) for t in shuffled(list(corpus.wikitext(corpus.data_folder())), seed))
@@ -203,7 +235,18 @@ def domain_replay() -> dict[str, str]:
     return {**domain(), **written("replay", {"replay": _texts(general(160))})}
 
 
-DOMAINS = ("auto and commute", "banking", "credit cards", "home", "kitchen and dining", "meta", "small talk", "travel", "utility", "work")
+DOMAINS = (
+    "auto and commute",
+    "banking",
+    "credit cards",
+    "home",
+    "kitchen and dining",
+    "meta",
+    "small talk",
+    "travel",
+    "utility",
+    "work",
+)
 """The classes of `topics` and `classes`, in the order in which they arrive."""
 
 
@@ -212,13 +255,17 @@ def classes() -> dict[str, str]:
     """Queries of ten domains (as `topics`), the training rows of two domains a stage: train-1 ... train-5."""
     parts = topics()
     rows = [json.loads(line) for line in Path(parts["train"]).read_text(encoding="utf-8").splitlines()]
-    each = {f"train-{i // 2 + 1}": [r for r in rows if r["label"] in DOMAINS[i : i + 2]] for i in range(0, len(DOMAINS), 2)}
+    each = {
+        f"train-{i // 2 + 1}": [r for r in rows if r["label"] in DOMAINS[i : i + 2]] for i in range(0, len(DOMAINS), 2)
+    }
     return {**parts, **written("classes", each)}
 
 
 @cache
 def halves() -> dict[str, str]:
-    """`topics`, and its training and eval rows of the first five domains and of the others: train-1, train-2, eval-1, eval-2."""
+    """`topics`, and its training and eval rows of the first five domains and of the others: train-1, train-2,
+    eval-1, eval-2.
+    """
     parts = topics()
     out: dict[str, Rows] = {}
     for part in ("train", "eval"):
@@ -230,11 +277,16 @@ def halves() -> dict[str, str]:
 
 @cache
 def unequal(ratio: int = 100, small: int = 30) -> dict[str, str]:
-    """German law, and Genesis in Finnish: `small` lines of it, a hundredth of the sentences. Judged on as many of each."""
+    """German law, and Genesis in Finnish: `small` lines of it, a hundredth of the sentences.
+
+    Judged on as many of each.
+    """
     german = domain()
     lines: dict[str, list[str]] = {}
     for file in ("train", "valid", "test"):
-        found = dict.fromkeys(r["text"] for r in corpus.rows(f"genesis-multilingual/{file}.jsonl.gz") if r["lang"].startswith("fi"))
+        found = dict.fromkeys(
+            r["text"] for r in corpus.rows(f"genesis-multilingual/{file}.jsonl.gz") if r["lang"].startswith("fi")
+        )
         lines[file] = shuffled([t for t in found if len(t) >= 40 and not any(t in taken for taken in lines.values())])
 
     def law(part: str, size: int) -> Rows:
@@ -253,7 +305,9 @@ def unequal(ratio: int = 100, small: int = 30) -> dict[str, str]:
 
 @cache
 def translation(pairs: int = 200) -> dict[str, str]:
-    """English and Japanese sentences: `pairs` of them to learn translation from, half each way, and `text`, Japanese alone, from other pairs."""
+    """English and Japanese sentences: `pairs` of them to learn translation from, half each way, and `text`,
+    Japanese alone, from other pairs.
+    """
     names = {"en": "English", "ja": "Japanese"}
 
     def row(r: Mapping[str, Any], source: str, goal: str) -> dict[str, Any]:
@@ -263,7 +317,10 @@ def translation(pairs: int = 200) -> dict[str, str]:
         return [row(r, *(("en", "ja") if i % 2 else ("ja", "en"))) for i, r in enumerate(rows)]
 
     test, valid, train = (
-        [{k: (r[k].replace(" ", "") if k == "ja" else r[k]) for k in names} for r in shuffled(corpus.rows(f"tanaka-enja/{part}.jsonl.gz"))]
+        [
+            {k: (r[k].replace(" ", "") if k == "ja" else r[k]) for k in names}
+            for r in shuffled(corpus.rows(f"tanaka-enja/{part}.jsonl.gz"))
+        ]
         for part in ("test", "valid", "train")
     )
     known = {r[k] for r in (*test, *valid) for k in names}

@@ -1,4 +1,6 @@
-"""From trained weights to a shipped folder: bfloat16 safetensors, tokenizer, and a card written from measured figures."""
+"""From trained weights to a shipped folder: bfloat16 safetensors, tokenizer, and a card written from measured
+figures.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,14 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        name = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), name)
-    return f"{name}, Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+        name = next(
+            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")),
+            name,
+        )
+    return (
+        f"{name}, Python {platform.python_version()}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}"
+    )
 
 
 def digest(folder: Path) -> str:
@@ -66,30 +74,52 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 def card(m: dict[str, Any]) -> str:
     """The README of a base, from its measured figures."""
     parts = [
-        f"---\nlicense: {m['licence']}\nlibrary_name: transformers\npipeline_tag: {m['task']}\ntags: [tunewright, lab]\n---\n\n# {m['name']}\n\n{m['about']}",
-        f"- Parameters: {m['parameters']:,}; weights in bfloat16, sha256 `{m['sha256']}`\n- Made by: `python -m tunewright.claims.lab.make {m['name']}`\n"
+        (
+            f"---\nlicense: {m['licence']}\nlibrary_name: transformers\npipeline_tag: {m['task']}\ntags: [tunewright, "
+            f"lab]\n---\n\n# {m['name']}\n\n{m['about']}"
+        ),
+        f"- Parameters: {m['parameters']:,}; weights in bfloat16, sha256 `{m['sha256']}`\n- Made by: `python -m "
+        f"tunewright.claims.lab.make {m['name']}`\n"
         f"- Trained on {m['seen']:,} {m['unit']} in {m['seconds']:.0f} s "
         f"by the clock ({m['threads']} thread(s), the machine shared, pauses included): {m['machine']}",
         "## What it can do\n\n" + "\n".join(f"- {line}" for line in m["figures"]),
         "## What it cannot do\n\n" + "\n".join(f"- {line}" for line in m["limits"]),
-        "## Learning curve\n\n" + _table((m["unit"], "held-out loss, nats"), [(f"{n:,}", f"{loss:.3f}") for n, loss in thinned(m["curve"])]),
-        "## Data\n\n" + m["data_note"] + "\n\n" + _table(("source", "licence", "documents", "characters"), [tuple(row) for row in m["sources"]]),
+        "## Learning curve\n\n"
+        + _table((m["unit"], "held-out loss, nats"), [(f"{n:,}", f"{loss:.3f}") for n, loss in thinned(m["curve"])]),
+        "## Data\n\n"
+        + m["data_note"]
+        + "\n\n"
+        + _table(("source", "licence", "documents", "characters"), [tuple(row) for row in m["sources"]]),
     ]
     if m.get("tasks"):
         keys = ("task", "metric", "base", "tuned", "sd", "seeds", "arm", "seconds")
-        head = ("task", "metric", "base", "tuned", "standard deviation over seeds", "seeds", "arm", "seconds a run", f"{SEEDS} seeds tell apart")
+        head = (
+            "task",
+            "metric",
+            "base",
+            "tuned",
+            "standard deviation over seeds",
+            "seeds",
+            "arm",
+            "seconds a run",
+            f"{SEEDS} seeds tell apart",
+        )
         rows = [(*(t[k] for k in keys), f"{told_apart(float(t['sd'])):.3f}") for t in m["tasks"]]
         parts.append("## Lab tasks\n\n" + _table(head, rows))
         parts.append(
-            f"The last column is what claims take their number of seeds from: half the width of the 95 % t interval of the difference between two arms "
-            f"over {SEEDS} seeds, where the arms vary as this one does and independently of each other. Arms that share rows and order usually vary together, "
+            "The last column is what claims take their number of seeds from: half the width of the 95 % t interval "
+            "of the difference between two arms "
+            f"over {SEEDS} seeds, where the arms vary as this one does and independently of each other. Arms that "
+            "share rows and order usually vary together, "
             "and less is needed. A smaller effect of interest calls for more seeds, or comes out as `unclear`."
         )
     return "\n\n".join(parts) + "\n"
 
 
 def told_apart(sd: float, seeds: int = SEEDS) -> float:
-    """Half the width of the 95 % t interval of a paired difference, each side of standard deviation `sd` and independent."""
+    """Half the width of the 95 % t interval of a paired difference, each side of standard deviation `sd` and
+    independent.
+    """
     from scipy.stats import t
 
     return float(t.ppf(0.975, seeds - 1)) * sd * math.sqrt(2 / seeds)

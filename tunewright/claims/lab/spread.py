@@ -18,7 +18,10 @@ def runs_on(base: str) -> list[str]:
 
 
 def spread(name: str, seeds: int) -> dict[str, Any]:
-    """Full fine-tuning at the task's own rate, once a seed: the row of the card. ClaimError where a run failed, or for one seed alone."""
+    """Full fine-tuning at the task's own rate, once a seed: the row of the card.
+
+    ClaimError where a run failed, or for one seed alone.
+    """
     from tunewright.files.cache import cache_folder
     from tunewright.recipe import Recipe
     from tunewright.trials.trial import Store, run_trial
@@ -45,7 +48,9 @@ def spread(name: str, seeds: int) -> dict[str, Any]:
 
 
 def measure(base: str, seeds: int = 4, tasks: Sequence[str] = ()) -> str:
-    """Measure `tasks` of a base, or all of them, and write them into its card, where the rows of others stay; returns the card."""
+    """Measure `tasks` of a base, or all of them, and write them into its card, where the rows of others stay;
+    returns the card.
+    """
     folder = ship.BASES / base
     measured = ship.read(folder)
     known = {row["task"]: row for row in measured.get("tasks", ())}

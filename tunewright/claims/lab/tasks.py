@@ -1,4 +1,5 @@
-"""The lab's tasks: what a claim's arms learn, on which base, and what they must not lose. A recipe without methods each.
+"""The lab's tasks: what a claim's arms learn, on which base, and what they must not lose. A recipe without methods
+each.
 
 Rows to train, to choose settings on (validation) and to judge on (eval) are kept apart; 200 rows or more are judged.
 """
@@ -22,7 +23,8 @@ Parts = Mapping[str, str]
 class LabTask:
     """A task by scale. `scales` maps a scale to a recipe without methods; `needs_data`: reads TUNEWRIGHT_DATA.
 
-    `parts`, where there is one, makes the rows' files; a recipe names them as "<train>", "<validation>", "<eval>" and so on.
+    `parts`, where there is one, makes the rows' files; a recipe names them as "<train>", "<validation>", "<eval>" and
+    so on.
     """
 
     name: str
@@ -32,9 +34,14 @@ class LabTask:
     parts: Callable[[], Parts] | None = field(default=None, repr=False)
 
     def recipe(self, scale: Scale = "nano") -> dict[str, Any]:
-        """A copy of the recipe. ClaimError where the task has no base of this scale, DataError where its data are not here."""
+        """A copy of the recipe.
+
+        ClaimError where the task has no base of this scale, DataError where its data are not here.
+        """
         if scale not in self.scales:
-            raise ClaimError(f"the lab task '{self.name}' has no base at scale '{scale}'", remedy=f"it has: {', '.join(self.scales)}")
+            raise ClaimError(
+                f"the lab task '{self.name}' has no base at scale '{scale}'", remedy=f"it has: {', '.join(self.scales)}"
+            )
         recipe = copy.deepcopy(dict(self.scales[scale]))
         return _filled(recipe, self.parts()) if self.parts is not None else recipe
 
@@ -85,7 +92,13 @@ INTENTS = LabTask(
     "intents",
     "Which of twelve topics is a bank customer's message about? Written out by the model; exact match on 200 rows.",
     {
-        "nano": _nano(data={"train": "quickstart:train", "validation": [{"path": "quickstart:validation"}], "eval": [{"path": "quickstart:test"}]}),
+        "nano": _nano(
+            data={
+                "train": "quickstart:train",
+                "validation": [{"path": "quickstart:validation"}],
+                "eval": [{"path": "quickstart:test"}],
+            }
+        ),
         "real": {
             "model": "smollm2-135m-instruct",
             "task": "text-generation",
@@ -106,16 +119,28 @@ INTENTS = LabTask(
 
 INDUCTION = LabTask(
     "induction",
-    "Eight kinds of short instructions (letters, plurals, sums, numbers in words, the larger animal, sentiment), mixed; exact match on 200 rows.",
-    {"nano": _nano(evaluation={"max_new_tokens": 24}, budget={"tokens": 24_000}), "real": _real(evaluation={"max_new_tokens": 24})},
+    (
+        "Eight kinds of short instructions (letters, plurals, sums, numbers in words, the larger animal, sentiment), "
+        "mixed; exact match on 200 rows."
+    ),
+    {
+        "nano": _nano(evaluation={"max_new_tokens": 24}, budget={"tokens": 24_000}),
+        "real": _real(evaluation={"max_new_tokens": 24}),
+    },
     needs_data=True,
     parts=rows.induction,
 )
 
 ARITHMETIC = LabTask(
     "arithmetic",
-    "Programs of two assignments modulo 10, answered by their trace, and functions of lists of digits; exact match of the whole answer on 200 rows.",
-    {"nano": _nano(evaluation={"max_new_tokens": 24}, budget={"tokens": 30_000}), "real": _real(evaluation={"max_new_tokens": 32})},
+    (
+        "Programs of two assignments modulo 10, answered by their trace, and functions of lists of digits; exact match "
+        "of the whole answer on 200 rows."
+    ),
+    {
+        "nano": _nano(evaluation={"max_new_tokens": 24}, budget={"tokens": 30_000}),
+        "real": _real(evaluation={"max_new_tokens": 32}),
+    },
     parts=rows.arithmetic,
 )
 
@@ -139,7 +164,10 @@ TOPICS = LabTask(
 
 DIGITS = LabTask(
     "digits",
-    "Handwritten digits turned by a right angle, on a small ViT that knows them upright; accuracy on 400 pictures, the upright ones kept.",
+    (
+        "Handwritten digits turned by a right angle, on a small ViT that knows them upright; accuracy on 400 pictures, "
+        "the upright ones kept."
+    ),
     {
         "nano": {
             "model": "nano-vit",
@@ -165,11 +193,20 @@ DIGITS = LabTask(
 
 PREFERENCES = LabTask(
     "preferences",
-    "The right topic of a message preferred to a wrong one, after a short supervised stage; exact match of what the model writes on 200 rows.",
+    (
+        "The right topic of a message preferred to a wrong one, after a short supervised stage; exact match of "
+        "what the "
+        "model writes on 200 rows."
+    ),
     {
         scale: make(
             stages=[
-                {"name": "supervised", "methods": ["full"], "budget": {"tokens": 8_000}, "train": {"learning_rate": rate}},
+                {
+                    "name": "supervised",
+                    "methods": ["full"],
+                    "budget": {"tokens": 8_000},
+                    "train": {"learning_rate": rate},
+                },
                 {"name": "preference"},
             ],
             evaluation={"max_new_tokens": 12},
@@ -182,16 +219,28 @@ PREFERENCES = LabTask(
 
 DOMAIN = LabTask(
     "domain",
-    "Plain text of a second language and domain (German law); its loss in nats a token on 250 sentences, English prose kept.",
-    {"nano": _nano(budget={"tokens": 24_000}, evaluation={"metric": "loss", "rows": 250}), "real": _real(evaluation={"metric": "loss", "rows": 250})},
+    (
+        "Plain text of a second language and domain (German law); its loss in nats a token on 250 sentences, English "
+        "prose kept."
+    ),
+    {
+        "nano": _nano(budget={"tokens": 24_000}, evaluation={"metric": "loss", "rows": 250}),
+        "real": _real(evaluation={"metric": "loss", "rows": 250}),
+    },
     needs_data=True,
     parts=rows.domain,
 )
 
 SELECTION = LabTask(
     "selection",
-    "A pool of five kinds of text in which one in eight is a bank customer's message; loss in nats a token on 250 such messages.",
-    {"nano": _nano(evaluation={"metric": "loss", "rows": 250}), "real": _real(evaluation={"metric": "loss", "rows": 250})},
+    (
+        "A pool of five kinds of text in which one in eight is a bank customer's message; loss in nats a token on 250 "
+        "such messages."
+    ),
+    {
+        "nano": _nano(evaluation={"metric": "loss", "rows": 250}),
+        "real": _real(evaluation={"metric": "loss", "rows": 250}),
+    },
     needs_data=True,
     parts=rows.selection,
 )
@@ -206,13 +255,18 @@ def _sequence() -> dict[str, str]:
 
 
 def _stages(tokens: int) -> dict[str, Any]:
-    stages = [{"name": f"task-{i}", "data": {"train": [{"path": f"<train-{i}>", "name": f"task-{i}"}]}} for i in (1, 2, 3)]
+    stages = [
+        {"name": f"task-{i}", "data": {"train": [{"path": f"<train-{i}>", "name": f"task-{i}"}]}} for i in (1, 2, 3)
+    ]
     return {"stages": stages, "budget": {"tokens": tokens}, "evaluation": {"metric": "loss", "rows": 200}}
 
 
 SEQUENCE = LabTask(
     "sequence",
-    "Three kinds of instructions one after the other (letters, plurals, numbers in words), a stage each; loss a token of the answers, 200 rows of all.",
+    (
+        "Three kinds of instructions one after the other (letters, plurals, numbers in words), a stage each; loss a "
+        "token of the answers, 200 rows of all."
+    ),
     {"nano": _nano(**_stages(8_000)), "real": _real(**_stages(8_000))},
     needs_data=True,
     parts=_sequence,
@@ -220,22 +274,38 @@ SEQUENCE = LabTask(
 
 CALIBRATED = LabTask(
     "intents-calibrated",
-    "`intents` with general text of other documents beside what is kept (`calibration`), for methods that look at such text before they train.",
-    {scale: merged(INTENTS.scales[scale], {"keep": [{"data": "<calibration>", "name": "calibration"}]}) for scale in ("nano", "real")},
+    (
+        "`intents` with general text of other documents beside what is kept (`calibration`), for methods that look at "
+        "such text before they train."
+    ),
+    {
+        scale: merged(INTENTS.scales[scale], {"keep": [{"data": "<calibration>", "name": "calibration"}]})
+        for scale in ("nano", "real")
+    },
     needs_data=True,
     parts=rows.calibration,
 )
 
 PAIRS = LabTask(
     "preferences-pairs",
-    "`preferences` judged by how often the right topic is likelier than the wrong one, summed over its tokens; 200 pairs.",
-    {scale: merged(PREFERENCES.scales[scale], {"evaluation": {"metric": "pair_accuracy"}}) for scale in ("nano", "real")},
+    (
+        "`preferences` judged by how often the right topic is likelier than the wrong one, summed over its tokens; "
+        "200 pairs."
+    ),
+    {
+        scale: merged(PREFERENCES.scales[scale], {"evaluation": {"metric": "pair_accuracy"}})
+        for scale in ("nano", "real")
+    },
     parts=rows.preferences,
 )
 
 REPLAY = LabTask(
     "domain-replay",
-    "`domain` with general text to replay, which is not the text whose loss is kept; a quarter of the tokens unless a method says otherwise.",
+    (
+        "`domain` with general text to replay, which is not the text whose loss is kept; a quarter of the "
+        "tokens unless "
+        "a method says otherwise."
+    ),
     {scale: merged(DOMAIN.scales[scale], {"data": {"replay": {"<replay>": 0.25}}}) for scale in ("nano", "real")},
     needs_data=True,
     parts=rows.domain_replay,
@@ -244,15 +314,23 @@ REPLAY = LabTask(
 
 def _arriving(model: str, tokens: int) -> dict[str, Any]:
     """Two classes a stage; each stage trains on what the one before left, with its deltas."""
-    stages = [{"name": f"classes-{i + 1}", "data": {"train": [{"path": f"<train-{i + 1}>", "name": f"train-{i + 1}"}]}} for i in range(len(rows.DOMAINS) // 2)]
+    stages = [
+        {"name": f"classes-{i + 1}", "data": {"train": [{"path": f"<train-{i + 1}>", "name": f"train-{i + 1}"}]}}
+        for i in range(len(rows.DOMAINS) // 2)
+    ]
     later = [{**stage, "carry": "training"} for stage in stages[1:]]
-    recipe = merged(TOPICS.scales["nano"], {"model": model, "data": {"labels": list(rows.DOMAINS)}, "budget": {"tokens": tokens}})
+    recipe = merged(
+        TOPICS.scales["nano"], {"model": model, "data": {"labels": list(rows.DOMAINS)}, "budget": {"tokens": tokens}}
+    )
     return {**recipe, "stages": [stages[0], *later]}
 
 
 ARRIVING = LabTask(
     "classes",
-    "The ten domains of `topics` in five stages of two each, no old row kept; accuracy among all ten on 300 rows after the last.",
+    (
+        "The ten domains of `topics` in five stages of two each, no old row kept; accuracy among all ten on 300 rows "
+        "after the last."
+    ),
     {"nano": _arriving("nano-encoder", 8_000), "real": _arriving("minilm-l6", 8_000)},
     needs_data=True,
     parts=rows.classes,
@@ -267,7 +345,10 @@ def _unequal(make: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 UNEQUAL = LabTask(
     "unequal",
-    "Plain text of two new sources, German law and a hundredth as many lines of Genesis in Finnish; loss in nats a token on 125 rows of each.",
+    (
+        "Plain text of two new sources, German law and a hundredth as many lines of Genesis in Finnish; loss in nats a "
+        "token on 125 rows of each."
+    ),
     {"nano": _unequal(_nano), "real": _unequal(_real)},
     needs_data=True,
     parts=rows.unequal,
@@ -275,8 +356,14 @@ UNEQUAL = LabTask(
 
 TRANSLATION = LabTask(
     "translation",
-    "English and Japanese, both ways, from 200 pairs of short sentences; loss in nats a token of the translation on 250.",
-    {scale: make(budget={"tokens": 12_000}, evaluation={"metric": "loss", "rows": 250}) for scale, make in (("nano", _nano), ("real", _real))},
+    (
+        "English and Japanese, both ways, from 200 pairs of short sentences; loss in nats a token of the "
+        "translation on 250."
+    ),
+    {
+        scale: make(budget={"tokens": 12_000}, evaluation={"metric": "loss", "rows": 250})
+        for scale, make in (("nano", _nano), ("real", _real))
+    },
     needs_data=True,
     parts=rows.translation,
 )

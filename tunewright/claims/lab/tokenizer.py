@@ -16,17 +16,27 @@ TEMPLATE = (
 
 
 def train(texts: Iterable[str], size: int = SIZE, extra: tuple[str, ...] = ()) -> Any:
-    """A transformers tokenizer learnt from `texts`. Ids 0, 1, 2: start of a document (also padding), of a turn, end of a turn."""
+    """A transformers tokenizer learnt from `texts`.
+
+    Ids 0, 1, 2: start of a document (also padding), of a turn, end of a turn.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     inner.decoder = decoders.ByteLevel()
     specials = [START, TURN, END, *extra]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=START, eos_token=END, pad_token=START, model_max_length=512)
+    inner.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token=START, eos_token=END, pad_token=START, model_max_length=512
+    )
     made.chat_template = TEMPLATE
     return made
 

@@ -1,4 +1,6 @@
-"""The image classifier `nano-vit`: a small ViT (1M parameters, 7x7 patches of 28x28 grey pictures) that knows upright MNIST digits."""
+"""The image classifier `nano-vit`: a small ViT (1M parameters, 7x7 patches of 28x28 grey pictures) that knows
+upright MNIST digits.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def new(seed: int = 0) -> Any:
 
 
 def pixels(pictures: np.ndarray) -> Tensor:
-    """uint8 [n, 28, 28] as the task image-classification gives them without an image processor: float [n, 1, 28, 28] in -1..1."""
+    """uint8 [n, 28, 28] as the task image-classification gives them without an image processor: float [n, 1, 28,
+    28] in -1..1.
+    """
     return torch.from_numpy(pictures.astype(np.float32))[:, None] / 127.5 - 1
 
 
@@ -63,7 +67,16 @@ def pretrain(data: Path, work: Path, seen: int = SEEN) -> tuple[Any, Curve]:
     def held_out() -> float:
         return evaluate(model, held["x"][:2000], held["y"][:2000])[0]
 
-    return model, train(model, Budget(seen, batch=64, matrices=2e-3, rest=1e-3), PICTURES, loss, held_out, work, 1, model.save_pretrained)
+    return model, train(
+        model,
+        Budget(seen, batch=64, matrices=2e-3, rest=1e-3),
+        PICTURES,
+        loss,
+        held_out,
+        work,
+        1,
+        model.save_pretrained,
+    )
 
 
 @torch.no_grad()

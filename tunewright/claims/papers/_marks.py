@@ -1,4 +1,6 @@
-"""Digits with a mark that gives the class away in training and not when judged: what claims about shifted data share."""
+"""Digits with a mark that gives the class away in training and not when judged: what claims about shifted data
+share.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from tunewright.claims.merging import HELD
 
 
 def marked(x: np.ndarray, y: np.ndarray, follows: float, seed: int, blank: bool = False) -> np.ndarray:
-    """Pictures [n, 28, 28] with a bright block of 4 x 2 pixels in the two top rows, its place told by the class in a share
-    `follows` of them and by chance in the others. `blank`: the digit is taken out."""
+    """Pictures [n, 28, 28] with a bright block of 4 x 2 pixels in the two top rows, its place told by the class in a
+    share `follows` of them and by chance in the others. `blank`: the digit is taken out."""
     rng = np.random.default_rng(seed)
     place = np.where(rng.random(len(y)) < follows, y, rng.integers(0, 10, len(y)))
     out = np.zeros_like(x) if blank else x.copy()

@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="allora",
-    says="Steps that are long while a row of the change is near zero, and no dropout or scale, give better accuracy than LoRA when steps are few.",
+    says=(
+        "Steps that are long while a row of the change is near zero, and no dropout or scale, give better accuracy "
+        "than LoRA when steps are few."
+    ),
     task="intents",
     method=Arm(name="allora", methods=[{"allora": {"rank": 16}}]),
     baselines=[

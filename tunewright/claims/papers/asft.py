@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="asft",
-    says="Token losses weighted by their own probability, with an anchor to the base, gain more than SFT and than the weights alone (DFT).",
+    says=(
+        "Token losses weighted by their own probability, with an anchor to the base, gain more than SFT and than "
+        "the weights alone (DFT)."
+    ),
     task="arithmetic",
     method=Arm(name="asft", methods=["full", "asft"]),
     baselines=[Arm(name="sft", methods=["full"]), Arm(name="dft", methods=["full", {"asft": {"anchor": 0.0}}])],

@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="asft",
-    says="The anchor to the base mends the drift of probability-weighted fine-tuning: less divergence from the base than SFT and DFT at the same gain.",
+    says=(
+        "The anchor to the base mends the drift of probability-weighted fine-tuning: less divergence from the base "
+        "than SFT and DFT at the same gain."
+    ),
     task="arithmetic",
     method=Arm(name="asft", methods=["full", "asft"]),
     baselines=[Arm(name="sft", methods=["full"]), Arm(name="dft", methods=["full", {"asft": {"anchor": 0.0}}])],

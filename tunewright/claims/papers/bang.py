@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 CLAIM = Claim(
     paper="bang",
-    says="Interpolation with the pre-trained weights does better on shifted data after fine-tuning with label smoothing than after plain fine-tuning.",
+    says=(
+        "Interpolation with the pre-trained weights does better on shifted data after fine-tuning with label "
+        "smoothing than after plain fine-tuning."
+    ),
     task="digits",
     method=Arm(name="bang", methods=["full", {"bang": {"smoothing": 0.1}}]),
     baselines=[Arm(name="wise-ft", methods=["full"])],
@@ -21,7 +24,10 @@ CLAIM = Claim(
     smallest=0.01,
     strengths=(0.5, 1.0),
     scales=("nano",),
-    differs="digits whose mark gives the class away in 90 % of training pictures and in none that are judged; a small ViT that knows plain digits; half way",
+    differs=(
+        "digits whose mark gives the class away in 90 % of training pictures and in none that are judged; a "
+        "small ViT that knows plain digits; half way"
+    ),
 )
 
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 CLAIM = Claim(
     paper="calibration",
-    says="Modern networks are over-confident: after training, mean confidence lies above accuracy. (That one temperature repairs it is not tested.)",
+    says=(
+        "Modern networks are over-confident: after training, mean confidence lies above accuracy. (That one "
+        "temperature repairs it is not tested.)"
+    ),
     task="topics",
     method=Arm(name="full", methods=["full"]),
     metric="measured",
@@ -29,7 +32,9 @@ CLAIM = Claim(
 def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     """Mean confidence less accuracy of the tuned model, on the rows that are judged; beside it the error itself."""
     found = run.trial("full", seed).probes["calibration"]
-    figures = {name: found.get(f"tuned_{name}") for name in ("mean_confidence", "accuracy", "expected_calibration_error")}
+    figures = {
+        name: found.get(f"tuned_{name}") for name in ("mean_confidence", "accuracy", "expected_calibration_error")
+    }
     plain = {name: float(getattr(v, "value", v)) for name, v in figures.items() if v is not None}
     if len(plain) < len(figures):
         raise ClaimError("the probe gave no confidence or accuracy", where=f"seed {seed}")

@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="codyra",
-    says="Low-rank pieces whose gates shrink to the rank that a task needs keep more of what was pre-trained than LoRA of fixed rank, at the same gain.",
+    says=(
+        "Low-rank pieces whose gates shrink to the rank that a task needs keep more of what was pre-trained than "
+        "LoRA of fixed rank, at the same gain."
+    ),
     task="intents",
     method=Arm(name="codyra", methods=[{"codyra": {"rank": 16}}]),
     baselines=[Arm(name="lora", methods=[{"lora": {"rank": 16}}])],

@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="codyra",
-    says="Adapters that shrink to the rank a task needs and are merged after it interfere less: better over all tasks than LoRA merged the same way.",
+    says=(
+        "Adapters that shrink to the rank a task needs and are merged after it interfere less: better over all "
+        "tasks than LoRA merged the same way."
+    ),
     task="sequence",
     method=Arm(name="codyra", methods=[{"codyra": {"rank": 16}}]),
     baselines=[Arm(name="lora", methods=[{"lora": {"rank": 16}}])],
@@ -16,5 +19,8 @@ CLAIM = Claim(
     strengths=(1.0,),
     rates=(3e-4, 1e-3, 3e-3),
     real={"seeds": 5},
-    differs="a language model and three small tasks, judged by the loss of the answers, instead of a vision-language model and eleven data sets",
+    differs=(
+        "a language model and three small tasks, judged by the loss of the answers, instead of a "
+        "vision-language model and eleven data sets"
+    ),
 )

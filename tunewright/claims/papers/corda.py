@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="corda",
-    says="LoRA started from the components that general text uses least keeps more of it than plain LoRA, at the same gain.",
+    says=(
+        "LoRA started from the components that general text uses least keeps more of it than plain LoRA, at the "
+        "same gain."
+    ),
     task="intents-calibrated",
     method=Arm(name="corda", methods=[{"corda": {"rank": 16, "mode": "keep", "data": "calibration"}}]),
     baselines=[Arm(name="lora", methods=[{"lora": {"rank": 16}}])],
@@ -16,5 +19,8 @@ CLAIM = Claim(
     at=0.9,
     rates=(3e-4, 1e-3, 3e-3),
     real={"seeds": 5, "budget": {"tokens": 20_000}},
-    differs="calibrated on a few thousand tokens of general text (web pages, articles), judged on other articles; rank 16 instead of 128",
+    differs=(
+        "calibrated on a few thousand tokens of general text (web pages, articles), judged on other articles; "
+        "rank 16 instead of 128"
+    ),
 )

@@ -6,10 +6,18 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="corda",
-    says="LoRA started from the components that the task's own inputs use most surpasses full fine-tuning and LoRA on the task.",
+    says=(
+        "LoRA started from the components that the task's own inputs use most surpasses full fine-tuning and LoRA "
+        "on the task."
+    ),
     task="arithmetic",
-    method=Arm(name="corda", methods=[{"corda": {"rank": 16, "mode": "preview", "data": "train"}}], rates=(3e-4, 1e-3, 3e-3)),
-    baselines=[Arm(name="full", methods=["full"]), Arm(name="lora", methods=[{"lora": {"rank": 16}}], rates=(3e-4, 1e-3, 3e-3))],
+    method=Arm(
+        name="corda", methods=[{"corda": {"rank": 16, "mode": "preview", "data": "train"}}], rates=(3e-4, 1e-3, 3e-3)
+    ),
+    baselines=[
+        Arm(name="full", methods=["full"]),
+        Arm(name="lora", methods=[{"lora": {"rank": 16}}], rates=(3e-4, 1e-3, 3e-3)),
+    ],
     metric="target",
     direction="higher",
     smallest=0.02,

@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="core-tuning",
-    says="Cross-entropy on mixed features with a focal supervised contrast beats plain cross-entropy in image classification.",
+    says=(
+        "Cross-entropy on mixed features with a focal supervised contrast beats plain cross-entropy in image "
+        "classification."
+    ),
     task="digits",
     method=Arm(name="core-tuning", methods=["full", "core-tuning"]),
     baselines=[Arm(name="cross-entropy", methods=["full"])],

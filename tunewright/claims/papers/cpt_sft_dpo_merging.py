@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 CLAIM = Claim(
     paper="cpt-sft-dpo-merging",
-    says="SLERP of an instruction-tuned model and what continued pre-training and tuning made of it surpasses both parents on the domain's task.",
+    says=(
+        "SLERP of an instruction-tuned model and what continued pre-training and tuning made of it surpasses both "
+        "parents on the domain's task."
+    ),
     task="intents",
     method=Arm(name="slerp", methods=["full"], uses=["slerp"]),
     baselines=[Arm(name="chain", methods=["full"]), Arm(name="instruct", methods=["full"])],
@@ -21,7 +24,10 @@ CLAIM = Claim(
     smallest=0.01,
     strengths=(1.0,),
     real={"seeds": 5, "budget": {"tokens": 20_000}, "rates": (3e-5, 1e-4, 3e-4)},
-    differs="bank messages; each stage has the same budget and rate; no preference stage; one t (0.5) for all depths; far smaller models",
+    differs=(
+        "bank messages; each stage has the same budget and rate; no preference stage; one t (0.5) for all "
+        "depths; far smaller models"
+    ),
 )
 
 
@@ -35,7 +41,9 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
         {"name": "tuned", "train": {"seed": 100 + seed}},
     ]
     found = {
-        "slerp": run.trial("slerp", seed, stages=stages, after=[{"slerp": {"of": ["stages.instruct"], "t": 0.5}}], keep=[]),
+        "slerp": run.trial(
+            "slerp", seed, stages=stages, after=[{"slerp": {"of": ["stages.instruct"], "t": 0.5}}], keep=[]
+        ),
         "chain": run.trial("chain", seed, stages=stages, keep=[]),
         "instruct": run.trial("instruct", seed, stages=stages[:1], keep=[]),
     }

@@ -14,7 +14,10 @@ UPSCALED = Arm(
 
 CLAIM = Claim(
     paper="emulated-fine-tuning",
-    says="Adding what tuning changed in a small model to a larger base while decoding does the task better than the small tuned model alone.",
+    says=(
+        "Adding what tuning changed in a small model to a larger base while decoding does the task better than the "
+        "small tuned model alone."
+    ),
     task="intents",
     method=UPSCALED,
     baselines=[SMALL],
@@ -23,5 +26,8 @@ CLAIM = Claim(
     smallest=0.01,
     strengths=(0.5, 1.0),
     scales=("nano",),
-    differs="the large base is about twice the small one (the paper: ten times); an exact match, not a judge's preference; greedy",
+    differs=(
+        "the large base is about twice the small one (the paper: ten times); an exact match, not a judge's "
+        "preference; greedy"
+    ),
 )

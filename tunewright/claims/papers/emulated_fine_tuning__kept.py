@@ -7,7 +7,10 @@ from tunewright.claims.papers.emulated_fine_tuning import SMALL, UPSCALED
 
 CLAIM = Claim(
     paper="emulated-fine-tuning",
-    says="The scale of pre-training brings what is known: beside a larger base, the loss on general text is lower than that of the small tuned model.",
+    says=(
+        "The scale of pre-training brings what is known: beside a larger base, the loss on general text is lower "
+        "than that of the small tuned model."
+    ),
     task="intents",
     method=UPSCALED,
     baselines=[SMALL],

@@ -20,7 +20,10 @@ CLAIM = Claim(
     smallest=0.1,
     strengths=(0.5, 1.0),
     real={"seeds": 5, "budget": {"tokens": 20_000}, "rates": (3e-5, 1e-4, 3e-4)},
-    differs="bank messages; what was lost is the loss on general text instead of accuracy on unseen financial tasks; the plain mean of base and tuned",
+    differs=(
+        "bank messages; what was lost is the loss on general text instead of accuracy on unseen financial "
+        "tasks; the plain mean of base and tuned"
+    ),
 )
 
 

@@ -20,7 +20,10 @@ CLAIM = Claim(
     direction="higher",
     smallest=0.01,
     scales=("nano",),
-    differs="four changes of digits fused, three others learned from 300 pictures each; one head for all, which stays; a small ViT instead of RoBERTa",
+    differs=(
+        "four changes of digits fused, three others learned from 300 pictures each; one head for all, which "
+        "stays; a small ViT instead of RoBERTa"
+    ),
 )
 
 TARGETS = ("tiled", "sliced", "mirrored")
@@ -37,6 +40,8 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     found = {}
     for name, overlay in starts.items():
         arm = "base" if name == "base" else "fused"
-        scores = [run.engine.run_one(task_recipe(run, arm, seed, t, FEW, **overlay), False).tuned.target for t in TARGETS]
+        scores = [
+            run.engine.run_one(task_recipe(run, arm, seed, t, FEW, **overlay), False).tuned.target for t in TARGETS
+        ]
         found[name] = sum(scores) / len(scores)
     return found

@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="hft",
-    says="Training another random half in each round forgets less of the earlier rounds than training everything: better over all tasks at the end.",
+    says=(
+        "Training another random half in each round forgets less of the earlier rounds than training everything: "
+        "better over all tasks at the end."
+    ),
     task="sequence",
     method=Arm(name="hft", methods=["hft"]),
     baselines=[Arm(name="full", methods=["full"])],

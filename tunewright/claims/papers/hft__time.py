@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="hft",
-    says="Training half of the matrices takes about 30 % less training time than full fine-tuning; tested for at least 10 %.",
+    says=(
+        "Training half of the matrices takes about 30 % less training time than full fine-tuning; tested for at "
+        "least 10 %."
+    ),
     task="intents",
     method=Arm(name="hft", methods=["hft"]),
     baselines=[Arm(name="full", methods=["full"])],

@@ -19,7 +19,10 @@ STAGES = [
 
 CLAIM = Claim(
     paper="infinite-lr",
-    says="Over a stream of data sets, one warm-up, a constant rate and a short anneal at the end beat a cosine decay with a new warm-up for each.",
+    says=(
+        "Over a stream of data sets, one warm-up, a constant rate and a short anneal at the end beat a cosine "
+        "decay with a new warm-up for each."
+    ),
     task="sequence",
     method=Arm(name="infinite", methods=["full"], extra={"stages": STAGES}),
     baselines=[Arm(name="cosine", methods=["full"], extra={"train": {"lr_scheduler_type": "cosine"}})],
@@ -28,5 +31,8 @@ CLAIM = Claim(
     smallest=0.02,
     strengths=(1.0,),
     real={"seeds": 5},
-    differs="three kinds of instructions instead of pre-training corpora; the loss is that of the answers to all three after the last",
+    differs=(
+        "three kinds of instructions instead of pre-training corpora; the loss is that of the answers to all "
+        "three after the last"
+    ),
 )

@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="ist",
-    says="Training the adapters of a quarter of the layers a step, drawn by scores that trials correct, does better than training all of them.",
+    says=(
+        "Training the adapters of a quarter of the layers a step, drawn by scores that trials correct, does better "
+        "than training all of them."
+    ),
     task="intents",
     method=Arm(name="ist", methods=[{"lora": {"rank": 16}}, "ist"]),
     baselines=[Arm(name="lora", methods=[{"lora": {"rank": 16}}])],

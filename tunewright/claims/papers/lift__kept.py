@@ -6,10 +6,16 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="lift",
-    says="Training only the entries that are largest after rank reduction retains more of the source domain than full fine-tuning and LoRA.",
+    says=(
+        "Training only the entries that are largest after rank reduction retains more of the source domain than "
+        "full fine-tuning and LoRA."
+    ),
     task="arithmetic",
     method=Arm(name="lift", methods=[{"lift": {"rank": 16, "filter_rank": 16, "refresh_steps": 50}}]),
-    baselines=[Arm(name="full", methods=["full"]), Arm(name="lora", methods=[{"lora": {"rank": 16}}], rates=(3e-4, 1e-3, 3e-3))],
+    baselines=[
+        Arm(name="full", methods=["full"]),
+        Arm(name="lora", methods=[{"lora": {"rank": 16}}], rates=(3e-4, 1e-3, 3e-3)),
+    ],
     metric="kept at matched target",
     direction="lower",
     smallest=0.02,

@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="lines",
-    says="Scaling the change of shallow blocks down and of deep ones not at all forgets less than scaling all blocks alike, at the same gain.",
+    says=(
+        "Scaling the change of shallow blocks down and of deep ones not at all forgets less than scaling all "
+        "blocks alike, at the same gain."
+    ),
     task="intents",
     method=Arm(name="lines", methods=["full"], extra={"after": [{"lines": {"alpha": 0.3}}]}),
     baselines=[Arm(name="full", methods=["full"])],

@@ -6,7 +6,10 @@ from tunewright.claims.claim import Arm, Claim
 
 CLAIM = Claim(
     paper="masked-thought",
-    says="Replacing a share of the answer's input tokens while training raises accuracy on multi-step problems (5 % on GSM8K in the paper).",
+    says=(
+        "Replacing a share of the answer's input tokens while training raises accuracy on multi-step problems (5 % "
+        "on GSM8K in the paper)."
+    ),
     task="arithmetic",
     method=Arm(name="masked", methods=["full", {"masked-thought": {"rate": 0.4}}]),
     baselines=[Arm(name="sft", methods=["full"])],

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 CLAIM = Claim(
     paper="model-breadcrumbs",
-    says="Masking each layer's largest and smallest changes before adding them gives a better model of several tasks than adding them whole.",
+    says=(
+        "Masking each layer's largest and smallest changes before adding them gives a better model of several "
+        "tasks than adding them whole."
+    ),
     task="digits",
     method=Arm(name="breadcrumbs", methods=["full"], uses=["model-breadcrumbs"]),
     baselines=[Arm(name="task-arithmetic", methods=["full"], uses=["task-arithmetic"])],
@@ -20,7 +23,9 @@ CLAIM = Claim(
     direction="higher",
     smallest=0.01,
     scales=("nano",),
-    differs="four changes of digits under one head on a small ViT; each arm's factor chosen among seven on validation rows",
+    differs=(
+        "four changes of digits under one head on a small ViT; each arm's factor chosen among seven on validation rows"
+    ),
 )
 
 

@@ -11,7 +11,10 @@ def _arm(name: str, share: float) -> Arm:
 
 CLAIM = Claim(
     paper="rewarm-redecay-replay",
-    says="Where the new data are far from the old ones, replaying a quarter of old data forgets much less, as many tokens in all (the second part).",
+    says=(
+        "Where the new data are far from the old ones, replaying a quarter of old data forgets much less, as many "
+        "tokens in all (the second part)."
+    ),
     task="domain-replay",
     method=_arm("replay", 0.25),
     baselines=[_arm("none", 0.0)],

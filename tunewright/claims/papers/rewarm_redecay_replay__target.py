@@ -8,7 +8,10 @@ from tunewright.claims.papers.rewarm_redecay_replay__kept import CLAIM as KEPT
 CLAIM = Claim.model_validate(
     {
         **dict(KEPT),
-        "says": "Replaying a quarter of old data, which takes the place of new tokens, adapts to the new data about as well (the second part).",
+        "says": (
+            "Replaying a quarter of old data, which takes the place of new tokens, adapts to the new data about "
+            "as well (the second part)."
+        ),
         "metric": "target",
         "smallest": -0.05,
     }

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 CLAIM = Claim(
     paper="unic",
-    says="A student of the teachers' size, distilled from several with different strengths, keeps or exceeds on each task what the best teacher for it can.",
+    says=(
+        "A student of the teachers' size, distilled from several with different strengths, keeps or exceeds on "
+        "each task what the best teacher for it can."
+    ),
     task="topics",
     method=Arm(name="student", methods=["full"], uses=["unic"]),
     baselines=[Arm(name="best-teacher", methods=["full"])],
@@ -22,22 +25,32 @@ CLAIM = Claim(
     smallest=-0.02,
     strengths=(1.0,),
     real={"seeds": 5, "rates": (3e-5, 1e-4, 3e-4)},
-    differs="two teachers, one base's tunings on five of ten domains each; texts, not pictures; instead of a linear probe, teachers and student then learn all "
-    "ten domains with a LoRA of rank 1 beside the head, and the teachers bring a head that knows half of them; the mean over both halves is judged",
+    differs="two teachers, one base's tunings on five of ten domains each; texts, not pictures; instead of a linear "
+    "probe, teachers and student then learn all "
+    "ten domains with a LoRA of rank 1 beside the head, and the teachers bring a head that knows half of them; the "
+    "mean over both halves is judged",
 )
 
 
 def measure(run: ClaimRun, seed: int) -> dict[str, float]:
-    """Accuracy of the student, and of the better teacher for each half, as means over the halves; beside it that of a base that nobody taught."""
+    """Accuracy of the student, and of the better teacher for each half, as means over the halves; beside it that of
+    a base that nobody taught.
+    """
     data, labels = rows.halves(), list(rows.DOMAINS)
     head: dict[str, Any] = {
         "name": "head",
-        "methods": [{"lora": {"rank": 1, "targets": ["query"]}}],  # a stage needs a method; the new head trains with any
+        "methods": [
+            {"lora": {"rank": 1, "targets": ["query"]}}
+        ],  # a stage needs a method; the new head trains with any
         "train": {"learning_rate": 1e-3},
         "budget": run.task["budget"],
     }
     learn = {"teachers": ["first", "second"]}
-    distil = {"name": "distil", "methods": ["full", {"unic": learn}], "budget": {"tokens": 3 * run.task["budget"]["tokens"]}}
+    distil = {
+        "name": "distil",
+        "methods": ["full", {"unic": learn}],
+        "budget": {"tokens": 3 * run.task["budget"]["tokens"]},
+    }
 
     def judged(arm: str, stages: list[dict[str, Any]], **more: Any) -> list[float]:
         """Accuracy on each half of the eval rows, after all training rows were seen."""
@@ -45,7 +58,12 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
         return [run.trial(arm, seed, data=e, stages=stages, **more).tuned.target for e in evals]
 
     folders = [
-        folder_of(finished(run, run.recipe("best-teacher", seed, data={"train": [{"path": data[f"train-{i}"]}], "labels": labels})).folder) for i in (1, 2)
+        folder_of(
+            finished(
+                run, run.recipe("best-teacher", seed, data={"train": [{"path": data[f"train-{i}"]}], "labels": labels})
+            ).folder
+        )
+        for i in (1, 2)
     ]
     teachers = [judged("best-teacher", [head], model=folder) for folder in folders]
     student = judged("student", [distil, head], models={"first": folders[0], "second": folders[1]})

@@ -20,5 +20,8 @@ CLAIM = Claim(
     strengths=(1.0,),
     extra={"train": {"batch_tokens": 8192}, "evaluation": {"rows": 32}},
     scales=("real",),
-    differs="the process's peak, the model's weights in it; batches of 8,192 tokens, so that activations are a part of it that shows",
+    differs=(
+        "the process's peak, the model's weights in it; batches of 8,192 tokens, so that activations are a part "
+        "of it that shows"
+    ),
 )

@@ -47,11 +47,17 @@ def choose_intents(rows: list[dict[str, Any]]) -> list[str]:
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["label"]] = counts.get(row["label"], 0) + 1
-    fit = sorted(label for label, n in counts.items() if n >= TRAIN_EACH + VALIDATION_EACH + 15 and re.fullmatch("[a-z_]+", label))
+    fit = sorted(
+        label
+        for label, n in counts.items()
+        if n >= TRAIN_EACH + VALIDATION_EACH + 15 and re.fullmatch("[a-z_]+", label)
+    )
     return sorted(random.Random(SEED).sample(fit, INTENTS))
 
 
-def draw(rows: list[dict[str, Any]], label: str, n: int, taken: list[frozenset[str]], rng: random.Random) -> list[dict[str, str]]:
+def draw(
+    rows: list[dict[str, Any]], label: str, n: int, taken: list[frozenset[str]], rng: random.Random
+) -> list[dict[str, str]]:
     """Draw up to `n` rows of a label, none near a taken one; what is drawn is taken too."""
     texts = [" ".join(row["text"].split()) for row in rows if row["label"] == label]
     rng.shuffle(texts)
@@ -79,7 +85,9 @@ def make_rows(folder: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def paragraphs(article: str) -> list[str]:
-    """Clean paragraphs of an article whose breaks were lost: "...end.Next..." is a break; glued headings are left out."""
+    """Clean paragraphs of an article whose breaks were lost: "...end.Next..." is a break; glued headings are left
+    out.
+    """
     found = re.split(r"(?<=[a-z0-9)\]][.!?])(?=[A-Z])", article.replace("\xa0", " "))
     dirty = re.compile(r"[a-z][A-Z]|\( ?[;,)]|\(\s|  | [,.;)]|[^\x20-\x7e–—’‘“”éèüöäáíóñç]|\w\.\w")
     return [p.strip() for p in found if len(p) >= 300 and not dirty.search(p)]
@@ -98,7 +106,9 @@ def make_document(article: str) -> str | None:
 
 def make_kept(folder: Path) -> str:
     """General prose, a document an article, separated by blank lines."""
-    articles = [row["text"] for part in ("train", "valid", "test") for row in read(folder / f"wiki-articles/{part}.jsonl.gz")]
+    articles = [
+        row["text"] for part in ("train", "valid", "test") for row in read(folder / f"wiki-articles/{part}.jsonl.gz")
+    ]
     return "\n\n".join(d for d in map(make_document, articles) if d) + "\n"
 
 

@@ -9,7 +9,9 @@ COLUMNS = ("text", "system", "prompt", "completion", "chosen")
 
 
 def text_of(record: Mapping[str, Any]) -> str:
-    """What is said in a record, in order, one part a line: its text, or prompt and completion, or every turn of a chat."""
+    """What is said in a record, in order, one part a line: its text, or prompt and completion, or every turn of a
+    chat.
+    """
     parts = [record.get(c) for c in COLUMNS]
     for part in (*parts, record.get("messages")):
         if isinstance(part, list | tuple):

@@ -2,12 +2,12 @@
 
 A text becomes counts c of its lower-cased words and of pairs of neighbours, each hashed (sha256, the same on every
 machine) into one of 10,000 buckets. With p the shares of buckets over all target texts and q over all candidates, a
-candidate's log weight is w = c . (log(p + 1e-8) - log(q + 1e-8)), and the k largest of w + Gumbel noise are kept: a draw
-without replacement in proportion to e^w. Two passes over the records, memory for the buckets and for k records.
+candidate's log weight is w = c . (log(p + 1e-8) - log(q + 1e-8)), and the k largest of w + Gumbel noise are kept: a
+draw without replacement in proportion to e^w. Two passes over the records, memory for the buckets and for k records.
 
-The noise of a record is keyed by its source and id, so that it is the same wherever the record stands. w is a sum over n-grams, as
-in the paper: long texts lie at both ends, where noise hardly counts. A bucket that the target lacks costs its texts
-much; with a small target raise `smoothing`. Differs from the authors' package in: short texts are kept unless
+The noise of a record is keyed by its source and id, so that it is the same wherever the record stands. w is a sum over
+n-grams, as in the paper: long texts lie at both ends, where noise hardly counts. A bucket that the target lacks costs
+its texts much; with a small target raise `smoothing`. Differs from the authors' package in: short texts are kept unless
 `shortest` says otherwise (there: under 100 words are left out).
 """
 
@@ -65,7 +65,12 @@ def gumbel(key: str) -> float:
 class DSIR(Method):
     """Importance resampling towards a target set."""
 
-    keep: float = Field(0.1, gt=0, description="share of the records kept (below 1; 10% may be written), or how many (1 and more)", examples=["25%", 3])
+    keep: float = Field(
+        0.1,
+        gt=0,
+        description="share of the records kept (below 1; 10% may be written), or how many (1 and more)",
+        examples=["25%", 3],
+    )
     ngrams: PositiveInt = Field(2, description="longest run of words that is counted")
     buckets: PositiveInt = Field(10_000, description="number of buckets that n-grams are hashed into")
     smoothing: NonNegativeFloat = Field(0.0, description="added to the target's count of every bucket")
@@ -86,11 +91,15 @@ class DSIR(Method):
             for b, c in counts(text_of(r), self.ngrams, self.buckets)[0].items():
                 total[b] += c
         if not total.any():
-            raise DataError(f"the {what} hold no words", remedy="dsir reads text: give rows with text, prompt or messages")
+            raise DataError(
+                f"the {what} hold no words", remedy="dsir reads text: give rows with text, prompt or messages"
+            )
         return total
 
     def select(self, records: Sequence[Any], target: Sequence[Any], rng: random.Random) -> list[int]:
-        ratio = log_ratio(self.counted(target, "target's records"), self.counted(records, "records to choose from"), self.smoothing)
+        ratio = log_ratio(
+            self.counted(target, "target's records"), self.counted(records, "records to choose from"), self.smoothing
+        )
         k, salt = round(self.keep * len(records)) if self.keep < 1 else int(self.keep), rng.getrandbits(63)
 
         def scored() -> Iterable[tuple[float, int]]:

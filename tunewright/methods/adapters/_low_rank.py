@@ -14,7 +14,9 @@ from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.sites import Site
 
 Number = TypeVar("Number", int, float)
-TARGETS = "which linear layers: all-linear (every one inside the blocks, never the head), or module names or endings of them"
+TARGETS = (
+    "which linear layers: all-linear (every one inside the blocks, never the head), or module names or endings of them"
+)
 
 
 def named_by(pattern: str, name: str) -> bool:
@@ -27,7 +29,9 @@ def by_pattern(patterns: Mapping[str, Number], name: str, default: Number) -> Nu
     return next((value for pattern, value in patterns.items() if named_by(pattern, name)), default)
 
 
-def state_of_targets(run: Setup, targets: str | tuple[str, ...], *patterns: Mapping[str, int] | Mapping[str, float]) -> State:
+def state_of_targets(
+    run: Setup, targets: str | tuple[str, ...], *patterns: Mapping[str, int] | Mapping[str, float]
+) -> State:
     """A state that remembers the targeted sites' names.
 
     Raises MethodError for a target that names no module, and for a pattern that names no targeted one.
@@ -36,7 +40,11 @@ def state_of_targets(run: Setup, targets: str | tuple[str, ...], *patterns: Mapp
     for pattern in (p for group in patterns for p in group):
         if not any(named_by(pattern, n) for n in names):
             endings = sorted({n.rsplit(".", 1)[-1] for n in names})
-            raise MethodError(f"the pattern '{pattern}' names no targeted module", where="rank_pattern, alpha_pattern", remedy=did_you_mean(pattern, endings))
+            raise MethodError(
+                f"the pattern '{pattern}' names no targeted module",
+                where="rank_pattern, alpha_pattern",
+                remedy=did_you_mean(pattern, endings),
+            )
     return State(sites=names)
 
 

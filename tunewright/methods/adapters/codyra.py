@@ -1,4 +1,5 @@
-"""CoDyRA: low-rank adapters with gated pieces, dropped as their gates shrink to zero (Lu et al. 2024, arXiv:2412.01004; papers: codyra).
+"""CoDyRA: low-rank adapters with gated pieces, dropped as their gates shrink to zero (Lu et al. 2024, arXiv:2412.01004;
+papers: codyra).
 
 y = x (W + B diag(g) A)^T with A [r, in] uniform in +-1/sqrt(in), B [out, r] zero and gates g [r] ~ N(0, 1): the model
 starts as the base. A dense phase first; then, after every optimizer step, each gate is shrunk by kappa:
@@ -43,7 +44,9 @@ def shrunk(gates: Tensor, kappa: float) -> Tensor:
 
 
 def kappa_at(step: int, steps: int, dense: float, largest: float) -> float:
-    """kappa after optimizer step `step` (from 0) of `steps`: 0 up to the dense phase's end, then 50 levels up to `largest`."""
+    """kappa after optimizer step `step` (from 0) of `steps`: 0 up to the dense phase's end, then 50 levels up to
+    `largest`.
+    """
     begin = dense * steps
     if step <= begin:
         return 0.0
@@ -55,7 +58,11 @@ def cut_dead_pieces(delta: GatedLowRank) -> int:
     """Take pieces with gate 0 out of a delta (one is left if all are); return the rank that remains."""
     alive = delta.gate.detach() != 0
     alive[0] |= not bool(alive.any())
-    delta.lora_A.data, delta.lora_B.data, delta.gate.data = delta.lora_A.data[alive], delta.lora_B.data[:, alive], delta.gate.data[alive]
+    delta.lora_A.data, delta.lora_B.data, delta.gate.data = (
+        delta.lora_A.data[alive],
+        delta.lora_B.data[:, alive],
+        delta.gate.data[alive],
+    )
     return delta.rank
 
 
@@ -63,9 +70,13 @@ class CoDyRA(Method):
     """Gated low-rank pieces, shrunk to the rank that a task needs."""
 
     rank: PositiveInt = Field(16, description="rank-one pieces a layer to begin with", examples=[4])
-    targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]])
+    targets: str | tuple[str, ...] = Field(
+        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]]
+    )
     dense: float = Field(0.5, ge=0, lt=1, description="share of the steps before any shrinking", examples=[0.2])
-    kappa: NonNegativeFloat = Field(0.005, description="how far a gate is shrunk in each of the last steps", examples=[0.5])
+    kappa: NonNegativeFloat = Field(
+        0.005, description="how far a gate is shrunk in each of the last steps", examples=[0.5]
+    )
 
     papers: ClassVar[tuple[str, ...]] = ("codyra",)
     conformance: ClassVar[dict[str, object]] = {"rank": 3, "dense": 0.0}
@@ -77,9 +88,13 @@ class CoDyRA(Method):
         if not targeted(state, site):
             return None
         plain = kaiming_low_rank(site, self.rank, 1.0, torch_generator(rng))
-        return GatedLowRank(plain.lora_A.data, plain.lora_B.data, torch.randn(self.rank, generator=torch_generator(rng)), 1.0)
+        return GatedLowRank(
+            plain.lora_A.data, plain.lora_B.data, torch.randn(self.rank, generator=torch_generator(rng)), 1.0
+        )
 
-    def update(self, changes: dict[str, Tensor], parameters: Mapping[str, Tensor], step: int, plan: Plan) -> dict[str, Tensor]:
+    def update(
+        self, changes: dict[str, Tensor], parameters: Mapping[str, Tensor], step: int, plan: Plan
+    ) -> dict[str, Tensor]:
         kappa = kappa_at(step, plan.steps, self.dense, self.kappa)
         gates = {n: parameters[n] for n in changes if n.endswith(".gate")}
         return {**changes, **{n: shrunk(g + changes[n], kappa) - g for n, g in gates.items()}}

@@ -35,7 +35,9 @@ TOLERANCE = 0.05
 
 
 def damped(C: Tensor, delta: float = 0.01, tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:
-    """(C + d mean(diag C) I, its inverse) [in, in] with the first d of delta, 2 delta, 4 delta ... that inverts well."""
+    """(C + d mean(diag C) I, its inverse) [in, in] with the first d of delta, 2 delta, 4 delta ... that inverts
+    well.
+    """
     mean, eye = C.diagonal().mean(), torch.eye(len(C), dtype=C.dtype, device=C.device)
     for _ in range(40):
         raised = C + delta * mean * eye
@@ -43,10 +45,15 @@ def damped(C: Tensor, delta: float = 0.01, tolerance: float = TOLERANCE) -> tupl
         if not info.any() and float(torch.linalg.norm(raised @ inverse - eye)) < tolerance:
             return raised, inverse
         delta *= 2
-    raise MethodError("the input covariance of a layer cannot be inverted", remedy="calibrate on more samples, or leave the layer out of targets")
+    raise MethodError(
+        "the input covariance of a layer cannot be inverted",
+        remedy="calibrate on more samples, or leave the layer out of targets",
+    )
 
 
-def decompose(W: Tensor, C: Tensor, C_inverse: Tensor, rank: int, scale: float, mode: Literal["preview", "keep"]) -> tuple[Tensor, Tensor]:
+def decompose(
+    W: Tensor, C: Tensor, C_inverse: Tensor, rank: int, scale: float, mode: Literal["preview", "keep"]
+) -> tuple[Tensor, Tensor]:
     """(A [r, in], B [out, r]) with scale B A = the first (preview) or last (keep) r components of W C, times C^-1."""
     U, S, Vt = torch.linalg.svd(W @ C, full_matrices=False)
     part = slice(0, rank) if mode == "preview" else slice(len(S) - rank, len(S))
@@ -57,12 +64,22 @@ def decompose(W: Tensor, C: Tensor, C_inverse: Tensor, rank: int, scale: float, 
 class CorDA(Method):
     """LoRA initialised from each weight's components under the inputs of chosen samples."""
 
-    rank: PositiveInt = Field(128, description="rank r, at most the narrower side of every targeted layer", examples=[8])
-    alpha: PositiveFloat | None = Field(None, description="numerator of the scale s = alpha / r; none: the rank, s = 1", examples=[8])
-    mode: Literal["preview", "keep"] = Field("keep", description="train what the samples use most (preview) or least (keep)", examples=["preview"])
-    data: str = Field("keep", description="source of the samples: keep, train, or another name of the recipe", examples=["train"])
+    rank: PositiveInt = Field(
+        128, description="rank r, at most the narrower side of every targeted layer", examples=[8]
+    )
+    alpha: PositiveFloat | None = Field(
+        None, description="numerator of the scale s = alpha / r; none: the rank, s = 1", examples=[8]
+    )
+    mode: Literal["preview", "keep"] = Field(
+        "keep", description="train what the samples use most (preview) or least (keep)", examples=["preview"]
+    )
+    data: str = Field(
+        "keep", description="source of the samples: keep, train, or another name of the recipe", examples=["train"]
+    )
     samples: PositiveInt = Field(256, description="rows to calibrate on", examples=[1])
-    targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]])
+    targets: str | tuple[str, ...] = Field(
+        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]]
+    )
 
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("corda",)
@@ -80,7 +97,9 @@ class CorDA(Method):
         if self.rank > min(site.in_features, site.out_features):
             size = f"{site.out_features} x {site.in_features}"
             raise MethodError(
-                f"corda's rank {self.rank} exceeds '{site.name}' ({size})", where="rank", remedy=f"write rank: {min(site.matrix().shape)} or less"
+                f"corda's rank {self.rank} exceeds '{site.name}' ({size})",
+                where="rank",
+                remedy=f"write rank: {min(site.matrix().shape)} or less",
             )
         C = needs.input_covariance.get(site.name)
         if C is None:

@@ -1,4 +1,5 @@
-"""LoRA: low-rank adaptation (Hu et al. 2021, arXiv:2106.09685); rank-stabilised scale: rsLoRA (Kalajdzievski 2023, arXiv:2312.03732).
+"""LoRA: low-rank adaptation (Hu et al. 2021, arXiv:2106.09685); rank-stabilised scale: rsLoRA (Kalajdzievski 2023,
+arXiv:2312.03732).
 
 The weight W [out, in] of a targeted layer stays frozen and a product of two thin matrices is added to it:
 y = x (W + s B A)^T, A [r, in], B [out, r], s = alpha / r, or alpha / sqrt(r) with `use_rslora`. A starts uniform in
@@ -32,12 +33,22 @@ class LoRA(Method):
     """A low-rank change on each targeted layer."""
 
     rank: PositiveInt = Field(16, description="rank r of the change", examples=[8])
-    alpha: PositiveFloat | None = Field(None, description="numerator of the scale s = alpha / r; none: twice the rank, s = 2", examples=[8])
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of the input's entries set to zero while training", examples=[0.3])
-    targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]])
+    alpha: PositiveFloat | None = Field(
+        None, description="numerator of the scale s = alpha / r; none: twice the rank, s = 2", examples=[8]
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of the input's entries set to zero while training", examples=[0.3]
+    )
+    targets: str | tuple[str, ...] = Field(
+        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]]
+    )
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead of alpha / r", examples=[True])
-    rank_pattern: dict[str, PositiveInt] = Field({}, description="ranks of modules that differ: module name or ending -> r", examples=[{"q_proj": 4}])
-    alpha_pattern: dict[str, PositiveFloat] = Field({}, description="alphas of modules that differ: module name or ending -> alpha", examples=[{"q_proj": 7.0}])
+    rank_pattern: dict[str, PositiveInt] = Field(
+        {}, description="ranks of modules that differ: module name or ending -> r", examples=[{"q_proj": 4}]
+    )
+    alpha_pattern: dict[str, PositiveFloat] = Field(
+        {}, description="alphas of modules that differ: module name or ending -> alpha", examples=[{"q_proj": 7.0}]
+    )
 
     conformance: ClassVar[dict[str, object]] = {"rank": 2}
 
@@ -49,4 +60,6 @@ class LoRA(Method):
             return None
         rank = by_pattern(self.rank_pattern, site.name, self.rank)
         alpha = by_pattern(self.alpha_pattern, site.name, float(self.alpha or 2 * self.rank))
-        return kaiming_low_rank(site, rank, scale_of(rank, alpha, self.use_rslora), torch_generator(rng), dropout=self.dropout)
+        return kaiming_low_rank(
+            site, rank, scale_of(rank, alpha, self.use_rslora), torch_generator(rng), dropout=self.dropout
+        )

@@ -4,10 +4,11 @@ The model stays frozen; n vectors of the size of an embedding are read before th
 train. They are read wherever the model is: in packed and padded training batches, while generating, and where drift and
 kept text are measured. Their places come first (0 ... n-1) and the tokens' follow.
 
-Start: embeddings of tokens drawn from the vocabulary, or uniform in +-0.5 as the paper's random start. The change lengthens
-inputs, so it does not fold into weights and the model does not start as the base; it is saved as PEFT's PROMPT_TUNING
-adapter. Differs from the paper in: any token may be drawn (there: the 5,000 commonest), no start from class names, and the
-recipe's optimizer (there: Adafactor at a learning rate of 0.3: rates of 1e-2 to 0.3 suit a prompt, far above LoRA's).
+Start: embeddings of tokens drawn from the vocabulary, or uniform in +-0.5 as the paper's random start. The change
+lengthens inputs, so it does not fold into weights and the model does not start as the base; it is saved as PEFT's
+PROMPT_TUNING adapter. Differs from the paper in: any token may be drawn (there: the 5,000 commonest), no start from
+class names, and the recipe's optimizer (there: Adafactor at a learning rate of 0.3: rates of 1e-2 to 0.3 suit a prompt,
+far above LoRA's).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class PromptTuning(Method):
     """Trainable vectors before every row."""
 
     length: PositiveInt = Field(20, description="number of virtual tokens before each row", examples=[3])
-    start: Literal["vocabulary", "random"] = Field("vocabulary", description="embeddings of tokens drawn at random, or uniform numbers in +-0.5")
+    start: Literal["vocabulary", "random"] = Field(
+        "vocabulary", description="embeddings of tokens drawn at random, or uniform numbers in +-0.5"
+    )
 
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False

@@ -1,14 +1,14 @@
 """UniPT: a light network beside a frozen model that re-reads its layers, guided by the last one (papers: unipt).
 
-The backbone runs once without gradient. Each layer's states H_l [T, D] (embeddings first) become Z_l = LN(H_l W_l)
-[T, D/r]; the last, Z_L, is the anchor. Each other layer is read through its similarity to the anchor,
-S_l = L1row(ReLU(Z_L Z_l^T)) + I over real tokens, M_l = S_l Z_l; layers are weighed by alpha = softmax_l(w . (mean Z_L *
-mean Z_l)); the output U ReLU(Z_L + LN(P sum_l alpha_l M_l)) [T, D] takes the place of the backbone's features. Nothing of the
-backbone is kept for the backward pass but the states that the side network reads.
+The backbone runs once without gradient. Each layer's states H_l [T, D] (embeddings first) become Z_l = LN(H_l W_l) [T,
+D/r]; the last, Z_L, is the anchor. Each other layer is read through its similarity to the anchor, S_l = L1row(ReLU(Z_L
+Z_l^T)) + I over real tokens, M_l = S_l Z_l; layers are weighed by alpha = softmax_l(w . (mean Z_L * mean Z_l)); the
+output U ReLU(Z_L + LN(P sum_l alpha_l M_l)) [T, D] takes the place of the backbone's features. Nothing of the backbone
+is kept for the backward pass but the states that the side network reads.
 
-The classification head reads the mean of the output over real tokens, and trains with the side network. Since the output
-replaces features the model does not start as the base. The backbone runs in evaluation mode (the authors leave its
-dropout on). Not done: several towers, as in retrieval, and features pooled in a learned way, as VSE-infty does.
+The classification head reads the mean of the output over real tokens, and trains with the side network. Since the
+output replaces features the model does not start as the base. The backbone runs in evaluation mode (the authors leave
+its dropout on). Not done: several towers, as in retrieval, and features pooled in a learned way, as VSE-infty does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from tunewright.tasks._pooled import classifier_head
 
 
 def read_layer(anchor: Tensor, layer: Tensor, mask: Tensor) -> Tensor:
-    """M_l [R, T, k]: a layer's states, and beside them those similar to the anchor's. `mask` [R, T] is 1 at real tokens."""
+    """M_l [R, T, k]: a layer's states, and beside them those similar to the anchor's.
+
+    `mask` [R, T] is 1 at real tokens.
+    """
     similar = torch.relu(anchor @ layer.transpose(1, 2)) * mask[:, None, :]
     return F.normalize(similar, p=1.0, dim=-1, eps=1e-8) @ layer + layer
 
@@ -52,7 +55,10 @@ class Side(nn.Module):
     def forward(self, hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
         *layers, anchor = (down(h) for down, h in zip(self.down, hidden, strict=True))
         alpha = layer_weights(anchor, layers, self.w, mask)
-        read = sum((alpha[:, i, None, None] * read_layer(anchor, z, mask) for i, z in enumerate(layers)), torch.zeros_like(anchor))
+        read = sum(
+            (alpha[:, i, None, None] * read_layer(anchor, z, mask) for i, z in enumerate(layers)),
+            torch.zeros_like(anchor),
+        )
         out: Tensor = self.up(torch.relu(anchor + self.norm(self.mix(read))))
         return out
 
@@ -60,8 +66,12 @@ class Side(nn.Module):
 class UniPT(Method):
     """A side network over a frozen backbone."""
 
-    reduction: PositiveInt = Field(2, description="r: the side network is D / r wide, where D is the size of the model's states")
-    layers: tuple[int, ...] | None = Field(None, description="numbers of the layers that are read (0: embeddings); none: all but the last", examples=[[1]])
+    reduction: PositiveInt = Field(
+        2, description="r: the side network is D / r wide, where D is the size of the model's states"
+    )
+    layers: tuple[int, ...] | None = Field(
+        None, description="numbers of the layers that are read (0: embeddings); none: all but the last", examples=[[1]]
+    )
 
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
@@ -73,7 +83,11 @@ class UniPT(Method):
         last = config.num_hidden_layers
         read = sorted(set(self.layers if self.layers is not None else range(last)))
         if not read or not 0 <= read[0] <= read[-1] < last or self.reduction > config.hidden_size:
-            raise MethodError(f"a model of {last} layers has no layers {read} below the last", where="layers", remedy=f"write numbers from 0 to {last - 1}")
+            raise MethodError(
+                f"a model of {last} layers has no layers {read} below the last",
+                where="layers",
+                remedy=f"write numbers from 0 to {last - 1}",
+            )
         state = State(taps=[*read, last])
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(torch_generator(run.rng).get_state())

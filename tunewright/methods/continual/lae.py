@@ -1,17 +1,17 @@
 """LAE: learning, accumulation, ensemble, for tasks that come one after another (papers: lae).
 
-Each task is a stage that starts from the one before with `carry: training`. Facts, from the authors' code (gqk/LAE, main.py,
-config/): one adapter, the online expert, goes on learning from task to task; the head has a linear classifier for
-each task, and the loss is cross-entropy over the present task's classes alone. From the second task on (a) the
+Each task is a stage that starts from the one before with `carry: training`. Facts, from the authors' code (gqk/LAE,
+main.py, config/): one adapter, the online expert, goes on learning from task to task; the head has a linear classifier
+for each task, and the loss is cross-entropy over the present task's classes alone. From the second task on (a) the
 adapter is frozen for the first 3 of 5 epochs, in which the new classifier catches up with it (calibration of the speed
-of adaptation); (b) a copy of the adapter made as the task begins, the offline expert, follows after every step:
-off = m off + (1 - m) on, m = 0.9999 (accumulation). A prediction takes for each class seen so far the larger of the two
+of adaptation); (b) a copy of the adapter made as the task begins, the offline expert, follows after every step: off = m
+off + (1 - m) on, m = 0.9999 (accumulation). A prediction takes for each class seen so far the larger of the two
 experts' softmax probabilities (ensemble). The head is shared and not averaged; no old row is kept.
 
-Here the online expert is low-rank (the authors': adapter, prefix or key-value LoRA of rank 5 in the first five blocks). The head
-does not grow: it has a row for every class from the start (`data.labels`), of which a task trains its own and a
-prediction reads those seen, which is the same: old rows keep their bits. Logits are ln of the ensemble's probabilities.
-The change does not fold, since two models answer.
+Here the online expert is low-rank (the authors': adapter, prefix or key-value LoRA of rank 5 in the first five blocks).
+The head does not grow: it has a row for every class from the start (`data.labels`), of which a task trains its own and
+a prediction reads those seen, which is the same: old rows keep their bits. Logits are ln of the ensemble's
+probabilities. The change does not fold, since two models answer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ ONLINE, OFFLINE = "lae-online", "lae-offline"
 
 
 def larger(logits: Tensor, seen: list[int]) -> Tensor:
-    """[R, V] ln of the largest probability that an expert gives a class, of logits [experts, R, V]; 1e-8 for classes not `seen`."""
+    """[R, V] ln of the largest probability that an expert gives a class, of logits [experts, R, V]; 1e-8 for
+    classes not `seen`.
+    """
     out = torch.zeros_like(logits[0])
     out[:, seen] = torch.softmax(logits[:, :, seen].float(), -1).amax(0).to(out.dtype)
     return out.clamp(min=1e-8).log()
@@ -63,8 +65,12 @@ class LAE(Method):
     rank: PositiveInt = Field(5, description="rank r of the experts")
     alpha: PositiveFloat = Field(5.0, description="numerator of their scale s = alpha / r")
     targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["query", "value"]])
-    momentum: float = Field(0.9999, ge=0, lt=1, description="share of itself that the offline expert keeps in a step", examples=[0.5])
-    frozen: float = Field(0.6, ge=0, lt=1, description="share of a later task's steps in which the head alone trains", examples=[0.0])
+    momentum: float = Field(
+        0.9999, ge=0, lt=1, description="share of itself that the offline expert keeps in a step", examples=[0.5]
+    )
+    frozen: float = Field(
+        0.6, ge=0, lt=1, description="share of a later task's steps in which the head alone trains", examples=[0.0]
+    )
 
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
@@ -85,7 +91,12 @@ class LAE(Method):
         name = next(n for n, m in adapted.model.named_modules() if m is head)
         trained = adapted.originals.get(f"{name}.weight")
         old = [] if trained is None or trained.indices is None else (trained.indices // head.in_features).tolist()
-        state.data = {"head": name, "new": new, "seen": sorted({*new, *old}), "later": bool(expert(adapted.structure, ONLINE))}
+        state.data = {
+            "head": name,
+            "new": new,
+            "seen": sorted({*new, *old}),
+            "later": bool(expert(adapted.structure, ONLINE)),
+        }
         for site in adapted.structure.match(self.targets if isinstance(self.targets, str) else list(self.targets)):
             held = {n.removeprefix(n[: n.rfind("lae-")]): d for n, d in deltas_of(site).items()}
             if ONLINE not in held:
@@ -99,17 +110,27 @@ class LAE(Method):
     def choose(self, candidates: Candidates, step: int, plan: Plan, state: State) -> Choice:
         width = candidates.base[f"{state.data['head']}.weight"].shape[1]
         places = {"weight": rows_of(state.data["new"], width), "bias": torch.tensor(state.data["new"])}
-        entries = {n: places[n.rpartition(".")[2]] for n in candidates.base if n.rpartition(".")[0] == state.data["head"]}
+        entries = {
+            n: places[n.rpartition(".")[2]] for n in candidates.base if n.rpartition(".")[0] == state.data["head"]
+        }
         wait = round(self.frozen * plan.steps) if state.data["later"] else 0
         online = {id(p) for d in expert(candidates.structure, ONLINE) for p in d.parameters()}
-        names = () if step < wait else tuple(n for n, p in candidates.adapted.delta_parameters().items() if id(p) in online)
+        names = (
+            () if step < wait else tuple(n for n, p in candidates.adapted.delta_parameters().items() if id(p) in online)
+        )
         return Choice(names, entries, redraw_every=wait if step < wait else None, moments="keep")
 
     def objective(self, outputs: Outputs, batch: Batch, state: State) -> Loss:
         new = torch.tensor(state.data["new"], device=batch.targets.device)
         if not bool(torch.isin(batch.targets, new).all()):
-            raise MethodError("there are rows of classes that are not the task's own", where="data.replay", remedy="take replay out: lae keeps no old rows")
-        return Loss(F.cross_entropy(outputs.logits[:, new].float(), torch.searchsorted(new, batch.targets), reduction="none"))
+            raise MethodError(
+                "there are rows of classes that are not the task's own",
+                where="data.replay",
+                remedy="take replay out: lae keeps no old rows",
+            )
+        return Loss(
+            F.cross_entropy(outputs.logits[:, new].float(), torch.searchsorted(new, batch.targets), reduction="none")
+        )
 
     def after_step(self, adapted: Adapted) -> None:
         for slow, fast in zip(expert(adapted.structure, OFFLINE), expert(adapted.structure, ONLINE), strict=False):

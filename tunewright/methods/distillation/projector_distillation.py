@@ -1,19 +1,20 @@
-"""Distillation of one teacher's features through projectors, layer by layer; the loss is UNIC's (Sariyildiz et al. 2024, arXiv:2408.05088).
+"""Distillation of one teacher's features through projectors, layer by layer; the loss is UNIC's (Sariyildiz et al.
+2024, arXiv:2408.05088).
 
-For each pair of layers (student's, teacher's), with student states s [N, Ds] and a teacher's t [N, Dt] at the same places
-(each position that predicts a target; where a task has one target a row, the row's mean over real tokens), a projector P
-of the method's own and features laid out alike, the loss of a place is
+For each pair of layers (student's, teacher's), with student states s [N, Ds] and a teacher's t [N, Dt] at the same
+places (each position that predicts a target; where a task has one target a row, the row's mean over real tokens), a
+projector P of the method's own and features laid out alike, the loss of a place is
 
     loss = a (1 - cos(P(s), t)) + (1 - a) mean_d smooth_l1(P(s)_d - t_d)
 
-and pairs are averaged. P is linear, or Linear-GELU-Linear where `hidden` gives a width; where widths agree a linear P starts
-as the identity, so that a student equal to its teacher has loss 0.
+and pairs are averaged. P is linear, or Linear-GELU-Linear where `hidden` gives a width; where widths agree a linear P
+starts as the identity, so that a student equal to its teacher has loss 0.
 
 The teacher is frozen and answers in eval mode. Projectors train with the student and are dropped afterwards: nothing of
 them is in the tuned model. A teacher with another tokenizer is refused before training.
 
-For several teachers, their features standardised and dropped at random, and a ladder over all layers, there is `unic`. The
-task's own loss is not added: name an objective beside it for that.
+For several teachers, their features standardised and dropped at random, and a ladder over all layers, there is `unic`.
+The task's own loss is not added: name an objective beside it for that.
 """
 
 from __future__ import annotations
@@ -55,10 +56,17 @@ class ProjectorDistillation(Method):
 
     teacher: str = Field("teacher", description="which of the recipe's `models` teaches", examples=["other"])
     layers: tuple[tuple[int, int], ...] = Field(
-        ((-1, -1),), min_length=1, description="pairs of a layer here and the teacher's; 0: embeddings, negative: from the end", examples=[((1, 2),)]
+        ((-1, -1),),
+        min_length=1,
+        description="pairs of a layer here and the teacher's; 0: embeddings, negative: from the end",
+        examples=[((1, 2),)],
     )
-    cosine: float = Field(0.5, ge=0, le=1, description="a: share of the cosine loss; the rest is smooth L1", examples=[1.0])
-    hidden: PositiveInt | None = Field(None, description="width inside the projectors; none: linear ones", examples=[16])
+    cosine: float = Field(
+        0.5, ge=0, le=1, description="a: share of the cosine loss; the rest is smooth L1", examples=[1.0]
+    )
+    hidden: PositiveInt | None = Field(
+        None, description="width inside the projectors; none: linear ones", examples=[16]
+    )
     weight: PositiveFloat = Field(1.0, description="weight of this objective in the sum", examples=[0.5])
 
     def needs(self) -> Sequence[Need]:
@@ -75,7 +83,9 @@ class ProjectorDistillation(Method):
             return
         mine, theirs = (needs.hidden_widths[name] for name in ("", self.teacher))
         for s, t in self.layers:
-            state.projectors.append(projector(_width(mine, s, "the model"), _width(theirs, t, f"'{self.teacher}'"), self.hidden, rng))
+            state.projectors.append(
+                projector(_width(mine, s, "the model"), _width(theirs, t, f"'{self.teacher}'"), self.hidden, rng)
+            )
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs, state: Any) -> Loss:
         losses = [
@@ -87,5 +97,9 @@ class ProjectorDistillation(Method):
 
 def _width(widths: tuple[int, ...], layer: int, whose: str) -> int:
     if not -len(widths) <= layer < len(widths):
-        raise MethodError(f"{whose} has no layer {layer}", where="projector-distillation.layers", remedy=f"its states are numbered 0 to {len(widths) - 1}")
+        raise MethodError(
+            f"{whose} has no layer {layer}",
+            where="projector-distillation.layers",
+            remedy=f"its states are numbered 0 to {len(widths) - 1}",
+        )
     return widths[layer]

@@ -34,7 +34,9 @@ def shares(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
     return {n: r / total for n, r in raised.items()}
 
 
-def temperature_at(progress: float, initial: float, final: float, switch: float, shape: Literal["step", "linear"]) -> float:
+def temperature_at(
+    progress: float, initial: float, final: float, switch: float, shape: Literal["step", "linear"]
+) -> float:
     """tau when `progress` (0..1) of the stage is done."""
     if progress >= switch:
         return final
@@ -46,15 +48,23 @@ class Cooldown(Method):
 
     initial: float = Field(5.0, ge=1, description="sampling temperature tau at the start", examples=[20.0])
     final: float = Field(1.0, ge=1, description="sampling temperature tau from the switch on", examples=[3.0])
-    switch: float = Field(0.5, gt=0, le=1, description="share of the stage's steps after which tau is the final one", examples=[0.3, 1.0])
-    shape: Literal["step", "linear"] = Field("step", description="how tau comes down: at once at the switch, or along a line up to it", examples=["linear"])
+    switch: float = Field(
+        0.5, gt=0, le=1, description="share of the stage's steps after which tau is the final one", examples=[0.3, 1.0]
+    )
+    shape: Literal["step", "linear"] = Field(
+        "step", description="how tau comes down: at once at the switch, or along a line up to it", examples=["linear"]
+    )
 
     papers: ClassVar[tuple[str, ...]] = ("cooldown",)
 
     def setup(self, run: Setup) -> State:
         if len(set(run.plan.sources) - set(run.plan.replay)) < 2:
             remedy = "name more: data: {train: [small.jsonl, large.jsonl]}"
-            raise MethodError(f"'cooldown' balances sources, and there is only {list(run.plan.sources)}", where="data.train", remedy=remedy)
+            raise MethodError(
+                f"'cooldown' balances sources, and there is only {list(run.plan.sources)}",
+                where="data.train",
+                remedy=remedy,
+            )
         return State()
 
     def mixture(self, weights: Mapping[str, float], step: int, plan: Plan) -> dict[str, float]:

@@ -1,12 +1,13 @@
-"""Masked Thought: hide random tokens of the answer from the input, and still ask for all of them (Chen et al. 2024, arXiv:2403.02178; papers: masked-thought).
+"""Masked Thought: hide random tokens of the answer from the input, and still ask for all of them (Chen et al. 2024,
+arXiv:2403.02178; papers: masked-thought).
 
 Where token j of a row is to be predicted (its loss weight is above 0; the end token too, the prompt never)
 
     m_j ~ Bernoulli(rho_t);   x'_j = mask if m_j else x_j;   loss = the usual cross-entropy of the original x given x'
 
 anew in every batch, with rho_t = rho min(1, t / t_w) after t optimizer steps. The model must reach the next step of a
-reasoning chain without leaning on the tokens just before it. Targets, weights, positions and attention stay as they are;
-rho = 0 is plain fine-tuning, bit for bit. `mask` is a token's id or text, or (none) a uniformly random id of the
+reasoning chain without leaning on the tokens just before it. Targets, weights, positions and attention stay as they
+are; rho = 0 is plain fine-tuning, bit for bit. `mask` is a token's id or text, or (none) a uniformly random id of the
 vocabulary for each masked place, which is what the authors' GSM8K script does.
 
 A text that the tokenizer lacks is added as a special token before training; its row starts as the mean of the embedding
@@ -73,9 +74,17 @@ def _tables(model: Any) -> list[Any]:
 class MaskedThought(Method):
     """Replace random answer tokens of the input; predict the originals."""
 
-    rate: float = Field(0.4, ge=0, le=1, description="rho: share of the answer's tokens that are hidden", examples=[0.2])
-    warmup: float = Field(2 / 3, ge=0, le=1, description="share of the stage's steps in which the rate rises to rho", examples=[0.0])
-    mask: int | str | None = Field(None, description="what hides a token: an id, or a token's text; none: a random id each time", examples=[4, "<mask>"])
+    rate: float = Field(
+        0.4, ge=0, le=1, description="rho: share of the answer's tokens that are hidden", examples=[0.2]
+    )
+    warmup: float = Field(
+        2 / 3, ge=0, le=1, description="share of the stage's steps in which the rate rises to rho", examples=[0.0]
+    )
+    mask: int | str | None = Field(
+        None,
+        description="what hides a token: an id, or a token's text; none: a random id each time",
+        examples=[4, "<mask>"],
+    )
 
     tasks: ClassVar[tuple[str, ...]] = ("text-generation",)
     papers: ClassVar[tuple[str, ...]] = ("masked-thought",)
@@ -85,7 +94,11 @@ class MaskedThought(Method):
         if not isinstance(self.mask, str):
             return
         if tokenizer is None:
-            raise MethodError(f"'{self.mask}' names a token, and there is no tokenizer", where="masked-thought.mask", remedy="give the token's id")
+            raise MethodError(
+                f"'{self.mask}' names a token, and there is no tokenizer",
+                where="masked-thought.mask",
+                remedy="give the token's id",
+            )
         if self.mask not in tokenizer.get_vocab():
             add_token(model, tokenizer, self.mask)
 
@@ -95,7 +108,11 @@ class MaskedThought(Method):
         tokenizer = run.adapted.tokenizer
         mask = tokenizer.convert_tokens_to_ids(self.mask) if isinstance(self.mask, str) else self.mask
         if mask is not None and not 0 <= mask < size:
-            raise MethodError(f"there is no token {mask} in a vocabulary of {size}", where="masked-thought.mask", remedy="give an id below, or a token's text")
+            raise MethodError(
+                f"there is no token {mask} in a vocabulary of {size}",
+                where="masked-thought.mask",
+                remedy="give an id below, or a token's text",
+            )
         return State(mask=mask, vocabulary=min(size, len(tokenizer)) if tokenizer is not None else size)
 
     def batch(self, batch: Batch, step: int, plan: Plan, state: State, row_rng: RowRandom) -> Batch | None:

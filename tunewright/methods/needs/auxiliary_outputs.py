@@ -35,6 +35,10 @@ class AuxiliaryOutputs(Need):
             with run.model(name).evaluating() as model, torch.no_grad():
                 outputs = run.task.forward(model, batch)
             if outputs.features is None:
-                raise MethodError(f"the model '{name}' gives no pooled features", where=f"models.{name}", remedy="name a classifier of the run's task")
+                raise MethodError(
+                    f"the model '{name}' gives no pooled features",
+                    where=f"models.{name}",
+                    remedy="name a classifier of the run's task",
+                )
             found.append((outputs.features.detach(), outputs.logits.detach()))
         return tuple(found)

@@ -1,4 +1,6 @@
-"""feature_statistics: mean and standard deviation of each feature that other models of the recipe give training rows."""
+"""feature_statistics: mean and standard deviation of each feature that other models of the recipe give training
+rows.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ AT_ONCE = 16  # rows a forward
 
 
 class FeatureStatistics(Need):
-    """{model name: (mean [D], standard deviation [D])}, fp32, over the states at `states_at`'s places of the first training rows.
+    """{model name: (mean [D], standard deviation [D])}, fp32, over the states at `states_at`'s places of the first
+    training rows.
 
     MethodError when the recipe names no such model, or where the rows give fewer than two places.
     """
@@ -44,7 +47,10 @@ class FeatureStatistics(Need):
             sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, new, strict=True)] if sums else new
             count += len(each[0])
         if count < 2:
-            raise MethodError(f"{len(rows)} training rows give {count} places to take statistics from", remedy="give more training rows")
+            raise MethodError(
+                f"{len(rows)} training rows give {count} places to take statistics from",
+                remedy="give more training rows",
+            )
         found = {}
         for name, (total, squares) in zip(self.models, sums, strict=True):
             mean = total / count

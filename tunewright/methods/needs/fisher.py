@@ -33,7 +33,13 @@ class Fisher(Need):
         run.source(self.source)
 
     def compute(self, run: Any, batch: Batch | None = None) -> dict[str, Tensor]:
-        return _held.kept(self, run, lambda sites: diagonal_fisher(sites, lambda b: mean_loss(run, b), run.batches(self.source, self.samples, tokens=1)))
+        return _held.kept(
+            self,
+            run,
+            lambda sites: diagonal_fisher(
+                sites, lambda b: mean_loss(run, b), run.batches(self.source, self.samples, tokens=1)
+            ),
+        )
 
 
 def mean_loss(run: Any, batch: Batch) -> Tensor:

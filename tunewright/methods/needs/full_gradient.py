@@ -20,7 +20,9 @@ from tunewright.models.adapted import Adapted
 
 @dataclass
 class Gathered:
-    """Of one weight [out, in]: `places` [k] (flat, sorted), and there the mean and mean square of the micro-batches' gradients [k]."""
+    """Of one weight [out, in]: `places` [k] (flat, sorted), and there the mean and mean square of the
+    micro-batches' gradients [k].
+    """
 
     places: Tensor
     mean: Tensor
@@ -48,15 +50,25 @@ class FullGradient(Need):
         run.source(self.source)
         for site in run.adapted.structure.linear_sites():
             if not site.weight.is_floating_point():
-                raise MethodError(f"the weight of '{site.name}' is quantised and has no gradient", where="model", remedy="load the model without quantisation")
+                raise MethodError(
+                    f"the weight of '{site.name}' is quantised and has no gradient",
+                    where="model",
+                    remedy="load the model without quantisation",
+                )
 
     def compute(self, run: Any, batch: Batch | None = None) -> Gather:
         def gather(counts: Mapping[str, int], draw: int) -> dict[str, Gathered]:
             rows: list[Row] = run.source(self.source)
-            picked = random.Random(f"{run.seed}/{self.name}/{self.source}/{draw}").sample(rows, min(self.batches * self.rows, len(rows)))
+            picked = random.Random(f"{run.seed}/{self.name}/{self.source}/{draw}").sample(
+                rows, min(self.batches * self.rows, len(rows))
+            )
             groups = [picked[i : i + self.rows] for i in range(0, len(picked), self.rows)]
             found: dict[str, Gathered] = {}
-            with gathering(run.adapted, counts, found) as weights, run.adapted.evaluating() as model, torch.enable_grad():
+            with (
+                gathering(run.adapted, counts, found) as weights,
+                run.adapted.evaluating() as model,
+                torch.enable_grad(),
+            ):
                 for group in groups:
                     held = run.task.collate(group, run.packed, seed=run.seed).to(run.device)
                     loss = run.task.loss(run.task.forward(model, held), held)
@@ -86,7 +98,9 @@ def gathering(adapted: Adapted, counts: Mapping[str, int], found: dict[str, Gath
             weight.grad = None
             if name not in found:
                 places = torch.sort(grad.abs().topk(counts[name], sorted=False).indices).values
-                found[name] = Gathered(places, torch.zeros(len(places), device=grad.device), torch.zeros(len(places), device=grad.device))
+                found[name] = Gathered(
+                    places, torch.zeros(len(places), device=grad.device), torch.zeros(len(places), device=grad.device)
+                )
             g = found[name]
             g.mean += grad[g.places]
             g.square += grad[g.places] ** 2

@@ -9,7 +9,10 @@ from tunewright.contract.method import Need
 
 
 class HiddenStates(Need):
-    """Asks the loop to keep hidden states: read them as `outputs.hidden`, embeddings first. The need itself gives None."""
+    """Asks the loop to keep hidden states: read them as `outputs.hidden`, embeddings first.
+
+    The need itself gives None.
+    """
 
     name: ClassVar[str] = "hidden_states"
     when: ClassVar[Literal["stage", "batch", "redraw"]] = "batch"

@@ -33,7 +33,13 @@ class InputCovariance(Need):
         run.source(self.source)
 
     def compute(self, run: Any, batch: Batch | None = None) -> dict[str, Tensor]:
-        return _held.kept(self, run, lambda sites: covariances(sites, lambda b: run.task.forward(run.adapted.model, b), run.batches(self.source, self.samples)))
+        return _held.kept(
+            self,
+            run,
+            lambda sites: covariances(
+                sites, lambda b: run.task.forward(run.adapted.model, b), run.batches(self.source, self.samples)
+            ),
+        )
 
 
 def covariances(sites: list[Site], forward: Callable[[Batch], Any], batches: Any) -> dict[str, Tensor]:

@@ -16,7 +16,9 @@ class RowLabels(Need):
 
     def check(self, run: Any) -> None:
         if not run.task.labelled:
-            raise MethodError(f"rows of the task {run.task.name} have no classes", where="task", remedy="use a classification task")
+            raise MethodError(
+                f"rows of the task {run.task.name} have no classes", where="task", remedy="use a classification task"
+            )
         run.source("train")
 
     def compute(self, run: Any, batch: Any = None) -> list[int]:

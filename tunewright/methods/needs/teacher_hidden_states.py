@@ -14,10 +14,13 @@ from tunewright.errors import MethodError
 
 
 def states_at(outputs: Outputs, batch: Batch, layer: int) -> Tensor:
-    """[N, D] of one layer (0: embeddings, negative: from the end): at the positions that predict targets, N = S; where a
-    task has one target a row, each row's mean over its real tokens, N = R. MethodError when states were not kept."""
+    """[N, D] of one layer (0: embeddings, negative: from the end): at the positions that predict targets, N = S; where
+    a task has one target a row, each row's mean over its real tokens, N = R. MethodError when states were not kept."""
     if outputs.hidden is None:
-        raise MethodError("the hidden states were not kept", remedy="an objective on hidden states cannot stand beside one that couples the whole batch")
+        raise MethodError(
+            "the hidden states were not kept",
+            remedy="an objective on hidden states cannot stand beside one that couples the whole batch",
+        )
     states = outputs.hidden[layer]
     if batch.positions is not None:
         return states.flatten(0, 1)[batch.positions]

@@ -29,4 +29,6 @@ class TeachersStates(Need):
             run.model(name)
 
     def compute(self, run: Any, batch: Batch | None = None) -> tuple[Tensor, ...]:
-        return tuple(TeacherHiddenStates(model=name, layers=(self.layer,)).compute(run, batch)[0] for name in self.models)
+        return tuple(
+            TeacherHiddenStates(model=name, layers=(self.layer,)).compute(run, batch)[0] for name in self.models
+        )

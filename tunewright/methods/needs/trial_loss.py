@@ -21,8 +21,8 @@ class TrialLoss(Need):
     """A function trial(blocks, factor, draw) -> mean loss a target, in nats, with the deltas of `blocks` at `factor`.
 
     The loss is taken in eval mode and without gradient over `rows` rows; `draw` numbers the drawing of rows: equal
-    numbers see equal rows, whatever happened in between, so that a resumed run repeats its trials. Every delta's strength
-    is put back exactly.
+    numbers see equal rows, whatever happened in between, so that a resumed run repeats its trials. Every delta's
+    strength is put back exactly.
     """
 
     name: ClassVar[str] = "trial_loss"
@@ -36,7 +36,9 @@ class TrialLoss(Need):
     def compute(self, run: Any, batch: Batch | None = None) -> Trial:
         def trial(blocks: Iterable[int], factor: float, draw: int) -> float:
             rows: list[Row] = run.source(self.source)
-            picked = random.Random(f"{run.seed}/{self.name}/{self.source}/{draw}").sample(rows, min(self.rows, len(rows)))
+            picked = random.Random(f"{run.seed}/{self.name}/{self.source}/{draw}").sample(
+                rows, min(self.rows, len(rows))
+            )
             held = run.task.collate(picked, run.packed, seed=run.seed).to(run.device)
             with weakened(run.adapted, blocks, factor), run.adapted.evaluating() as model, torch.no_grad():
                 loss = run.task.loss(run.task.forward(model, held), held)
@@ -47,7 +49,9 @@ class TrialLoss(Need):
 
 @contextmanager
 def weakened(adapted: Adapted, blocks: Iterable[int], factor: float) -> Iterator[None]:
-    """Inside, the deltas of these blocks act with `factor` times their strength; each one's own strength is put back."""
+    """Inside, the deltas of these blocks act with `factor` times their strength; each one's own strength is put
+    back.
+    """
     chosen = set(blocks)
     by_site = adapted.deltas()
     touched = [d for s in adapted.structure.sites if s.block in chosen for d in by_site.get(s.name, {}).values()]

@@ -1,13 +1,14 @@
-"""How features differ between two domains: in where they lie (diversity shift), or in what they say (correlation shift).
+"""How features differ between two domains: in where they lie (diversity shift), or in what they say (correlation
+shift).
 
 With densities p, q of features z in two domains, S where p < e or q < e, T the rest:
 
     diversity   = 1/2 int_S |p - q| dz                                         in 0..1: features that one domain lacks
     correlation = 1/2 int_T sqrt(p q) sum_y |p(y|z) - q(y|z)| dz               in 0..1: the same features, other labels
 
-(Ye et al. 2022, OoD-Bench, arXiv:2106.03721, the first of its two forms.) Densities are Gaussian kernel estimates of each
-class, classes counted equally, so that label shift is left out; the integrals are means over points drawn from both. A
-kernel estimate is poor in many dimensions: reduce features to at most 8 first.
+(Ye et al. 2022, OoD-Bench, arXiv:2106.03721, the first of its two forms.) Densities are Gaussian kernel estimates of
+each class, classes counted equally, so that label shift is left out; the integrals are means over points drawn from
+both. A kernel estimate is poor in many dimensions: reduce features to at most 8 first.
 """
 
 from __future__ import annotations
@@ -20,13 +21,23 @@ from tunewright.errors import MethodError
 
 
 def shifts(
-    first: Tensor, first_labels: Tensor, second: Tensor, second_labels: Tensor, *, draws: int = 2000, seed: int = 0, least: float = 1e-6
+    first: Tensor,
+    first_labels: Tensor,
+    second: Tensor,
+    second_labels: Tensor,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    least: float = 1e-6,
 ) -> tuple[float, float]:
     """(diversity, correlation) of features [n, d] and [m, d] with labels [n] and [m]; `least` is e, relative to the
     largest density met. MethodError when a class lacks rows (more than d + 1 are needed) or d > 8."""
     x, y = first.double().numpy(), second.double().numpy()
     if x.shape[1] > 8:
-        raise MethodError(f"densities of {x.shape[1]} dimensions cannot be estimated from rows", remedy="reduce the features to at most 8 (PCA)")
+        raise MethodError(
+            f"densities of {x.shape[1]} dimensions cannot be estimated from rows",
+            remedy="reduce the features to at most 8 (PCA)",
+        )
     both = np.concatenate([x, y])
     mean, scale = both.mean(0), both.std(0).clip(1e-12)
     labels = sorted(set(first_labels.tolist()) | set(second_labels.tolist()))
@@ -49,5 +60,8 @@ def shifts(
 def _density(x: np.ndarray, labels: np.ndarray, label: int) -> gaussian_kde:
     rows = x[labels == label]
     if len(rows) < x.shape[1] + 2:
-        raise MethodError(f"class {label} has {len(rows)} rows in a domain, too few for a density", remedy="give more rows, or fewer dimensions")
+        raise MethodError(
+            f"class {label} has {len(rows)} rows in a domain, too few for a density",
+            remedy="give more rows, or fewer dimensions",
+        )
     return gaussian_kde(rows.T)

@@ -3,7 +3,8 @@
 Each target token's cross-entropy is weighted by its own probability, detached, and the model is held to the frozen
 base by a divergence over the whole vocabulary at the same teacher-forced position:
 
-    loss(y) = sg(p(y)) (-log p(y)) + lambda KL(q || p),   KL(q || p) = sum_v q(v) (log q(v) - log p(v))    [nats a token]
+    loss(y) = sg(p(y)) (-log p(y)) + lambda KL(q || p),   KL(q || p) = sum_v q(v) (log q(v) - log p(v))    [nats a
+    token]
 
 p is the model's softmax, q the base's; the mean over trained tokens is taken by the loop. In fp32. The gradient at the
 logits is p(y) (p - onehot(y)) + lambda (p - q), exactly. The divergence is not weighted by p(y) and is 0 at step 0.
@@ -45,7 +46,9 @@ def asft_loss(logits: Tensor, base_logits: Tensor, targets: Tensor, anchor: floa
 class ASFT(Method):
     """Cross-entropy weighted by the token's own probability, anchored to the base."""
 
-    anchor: NonNegativeFloat = Field(0.1, description="lambda, weight of the divergence from the base; 0: none, which is DFT", examples=[0.0, 0.05])
+    anchor: NonNegativeFloat = Field(
+        0.1, description="lambda, weight of the divergence from the base; 0: none, which is DFT", examples=[0.0, 0.05]
+    )
     weight: PositiveFloat = Field(1.0, description="weight of this objective in the sum", examples=[0.5])
 
     papers: ClassVar[tuple[str, ...]] = ("asft",)

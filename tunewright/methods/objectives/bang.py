@@ -1,14 +1,17 @@
-"""BANG: balanced averaging (Lin et al. 2024, arXiv:2309.17230; papers: bang). Train less sure of itself, then interpolate.
+"""BANG: balanced averaging (Lin et al. 2024, arXiv:2309.17230; papers: bang). Train less sure of itself, then
+interpolate.
 
 A fine-tuned classifier is over-confident on shifted data, so that in the weights' average its errors outvote what the
-base knew. This objective trains it calibrated; `after: [wise-ft]` then averages: theta = (1 - lambda) theta0 + lambda theta1.
+base knew. This objective trains it calibrated; `after: [wise-ft]` then averages: theta = (1 - lambda) theta0 + lambda
+theta1.
 
-    smoothing e:  target q = (1 - e) onehot(y) + e / C                                   loss -sum_c q_c log p_c   [nats a row]
-    mixup a:      x = m x_i + (1 - m) x_j, m ~ Beta(a, a) a row, loss m l(y_i) + (1 - m) l(y_j)
+    smoothing e:  target q = (1 - e) onehot(y) + e / C                                   loss -sum_c q_c log p_c   [nats
+    a row] mixup a:      x = m x_i + (1 - m) x_j, m ~ Beta(a, a) a row, loss m l(y_i) + (1 - m) l(y_j)
 
-Pictures are mixed as pixels, with the next row of their micro-batch; texts cannot be, and their pooled features are mixed
-before the head, with another row of the optimizer batch. Scaling a finished model's logits is no substitute: it does
-not commute with averaging weights. e = 0 and a = 0 is plain cross-entropy. Draws come from the row (pictures) or step.
+Pictures are mixed as pixels, with the next row of their micro-batch; texts cannot be, and their pooled features are
+mixed before the head, with another row of the optimizer batch. Scaling a finished model's logits is no substitute: it
+does not commute with averaging weights. e = 0 and a = 0 is plain cross-entropy. Draws come from the row (pictures) or
+step.
 
 Not seen: the paper's e and a (its code was not released). Differs from the paper in: features are mixed for texts.
 """
@@ -42,8 +45,14 @@ def mixed_loss(logits: Tensor, targets: Tensor, others: Tensor, share: Tensor, a
 class Bang(Method):
     """Label smoothing and mixup, for a model that will be averaged with its base."""
 
-    smoothing: float = Field(0.1, ge=0, lt=1, description="e, share of each target spread evenly over all classes", examples=[0.0])
-    mixup: NonNegativeFloat = Field(0.0, description="a, both parameters of the Beta distribution of the share; 0: rows are not mixed", examples=[0.5])
+    smoothing: float = Field(
+        0.1, ge=0, lt=1, description="e, share of each target spread evenly over all classes", examples=[0.0]
+    )
+    mixup: NonNegativeFloat = Field(
+        0.0,
+        description="a, both parameters of the Beta distribution of the share; 0: rows are not mixed",
+        examples=[0.5],
+    )
 
     couples: ClassVar[Literal["token", "row", "batch"]] = "batch"
     tasks: ClassVar[tuple[str, ...] | None] = ("image-classification", "text-classification")
@@ -61,7 +70,9 @@ class Bang(Method):
         pixels = batch.inputs["pixel_values"]
         m = share.to(pixels)[:, None, None, None]
         inputs = {**batch.inputs, "pixel_values": m * pixels + (1 - m) * pixels.roll(-1, 0)}
-        return batch.replace(inputs=inputs, fields={**batch.fields, "mixup_share": share, "mixup_targets": batch.targets.roll(-1)})
+        return batch.replace(
+            inputs=inputs, fields={**batch.fields, "mixup_share": share, "mixup_targets": batch.targets.roll(-1)}
+        )
 
     def objective(self, outputs: Outputs, batch: Batch, step: int, state: Any) -> Loss:
         if not self.mixup:

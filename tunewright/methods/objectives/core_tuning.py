@@ -1,4 +1,5 @@
-"""Core-tuning: classify mixed features and contrast them, hard pairs first (Zhang et al. 2021, arXiv:2102.06605; papers: core-tuning).
+"""Core-tuning: classify mixed features and contrast them, hard pairs first (Zhang et al. 2021, arXiv:2102.06605;
+papers: core-tuning).
 
 With pooled features f [B, D] and one-hot labels y [B, C] of the whole optimizer batch, three sets of B rows are made:
 
@@ -10,16 +11,16 @@ With pooled features f [B, D] and one-hot labels y [B, C] of the whole optimizer
 labels mixed likewise. The loss, in nats, is the mean cross-entropy of the model's own head on all 3B rows, plus eta
 times the focal supervised contrast of z = normalise(Linear-ReLU-Linear(.)), 3B rows again:
 
-    l_ij = log softmax over j != i of z_i . z_j / temperature
-    contrast = sum_i [ -1/(3B) sum_{j: y_j = y_i, j != i} (1 - e^l_ij) l_ij ] / (rows that have such a j);  0 without any
+    l_ij = log softmax over j != i of z_i . z_j / temperature contrast = sum_i [ -1/(3B) sum_{j: y_j = y_i, j != i} (1 -
+    e^l_ij) l_ij ] / (rows that have such a j);  0 without any
 
 The weight 1 - e^l lies in 0..1 and carries gradient. The projection trains with the model and is not used afterwards.
 Depends on the whole batch: micro-steps see the same pairs and give the same gradient. Rows' own weights do not count.
 Draws are keyed by the optimizer step.
 
 Source: Vanint/Core-tuning, Core-tuning.py. Differs from the paper in: the pairs are those that the text describes (the
-code's search for p finds a masked zero, and so mostly the row itself; a row alone in its class does pair with itself here);
-equal labels are compared as they are (the code packs them into one integer); the model's head keeps its bias.
+code's search for p finds a masked zero, and so mostly the row itself; a row alone in its class does pair with itself
+here); equal labels are compared as they are (the code packs them into one integer); the model's head keeps its bias.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def hard_pairs(features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(positive.any(1), furthest, rows), torch.where(negative.any(1), nearest, rows)
 
 
-def mixed(features: Tensor, labels: Tensor, order: Tensor, a: Tensor, b: Tensor, pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def mixed(
+    features: Tensor, labels: Tensor, order: Tensor, a: Tensor, b: Tensor, pairs: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Features [3B, D] and soft labels [3B, C]: as they are (detached), mixed with a shuffle, and hard pairs mixed.
 
     `order` [B] is the shuffle, `a`, `b` [B] the shares in 0..1, `pairs` what `hard_pairs` gave.
@@ -67,7 +70,10 @@ def mixed(features: Tensor, labels: Tensor, order: Tensor, a: Tensor, b: Tensor,
 
 
 def focal_contrast(z: Tensor, labels: Tensor, temperature: float, focal: bool = True) -> Tensor:
-    """Supervised contrast of unit rows z [N, d] with soft labels [N, C]: a scalar. Positives are rows with an equal label."""
+    """Supervised contrast of unit rows z [N, d] with soft labels [N, C]: a scalar.
+
+    Positives are rows with an equal label.
+    """
     own = torch.eye(len(z), dtype=torch.bool, device=z.device)
     positive = (labels[:, None] == labels[None]).all(-1) & ~own
     logp = torch.log_softmax((z @ z.T / temperature).masked_fill(own, -torch.inf), dim=1).masked_fill(own, 0.0)
@@ -80,11 +86,19 @@ class CoreTuning(Method):
     """Cross-entropy on mixed features plus focal supervised contrast of them."""
 
     eta: NonNegativeFloat = Field(0.1, description="weight of the contrast beside the cross-entropy", examples=[1.0])
-    alpha: PositiveFloat = Field(1.0, description="both parameters of the Beta distribution that mixing shares are drawn from", examples=[0.2])
-    least: float = Field(0.8, ge=0, le=1, description="smallest share of the other row in a soft negative", examples=[0.2])
+    alpha: PositiveFloat = Field(
+        1.0, description="both parameters of the Beta distribution that mixing shares are drawn from", examples=[0.2]
+    )
+    least: float = Field(
+        0.8, ge=0, le=1, description="smallest share of the other row in a soft negative", examples=[0.2]
+    )
     temperature: PositiveFloat = Field(0.07, description="divides the contrast's similarities", examples=[0.5])
     dimensions: PositiveInt = Field(256, description="width of the projection that is contrasted", examples=[8])
-    focal: bool = Field(True, description="weigh each positive by how far it is from certain; off: plain supervised contrast", examples=[False])
+    focal: bool = Field(
+        True,
+        description="weigh each positive by how far it is from certain; off: plain supervised contrast",
+        examples=[False],
+    )
 
     couples: ClassVar[Literal["token", "row", "batch"]] = "batch"
     tasks: ClassVar[tuple[str, ...] | None] = ("image-classification", "text-classification")
@@ -103,9 +117,13 @@ class CoreTuning(Method):
         rng, rows = random.Random(f"{state.data['seed']}/{step}"), len(batch.targets)
         features, device = outputs.features, outputs.features.device
         order = torch.tensor(rng.sample(range(rows), rows), device=device)
-        shares = torch.tensor([[rng.betavariate(self.alpha, self.alpha) for _ in range(rows)] for _ in range(2)], device=device)
+        shares = torch.tensor(
+            [[rng.betavariate(self.alpha, self.alpha) for _ in range(rows)] for _ in range(2)], device=device
+        )
         labels = F.one_hot(batch.targets, outputs.logits.shape[-1]).to(features.dtype)
-        many, soft = mixed(features, labels, order, shares[0].clamp(min=self.least), shares[1], hard_pairs(features, batch.targets))
+        many, soft = mixed(
+            features, labels, order, shares[0].clamp(min=self.least), shares[1], hard_pairs(features, batch.targets)
+        )
         cross_entropy = F.cross_entropy(outputs.head(many).float(), soft.float())
         z = F.normalize(state.outer(F.relu(state.inner(many.float()))))
         return Loss(cross_entropy + self.eta * focal_contrast(z, soft, self.temperature, self.focal))

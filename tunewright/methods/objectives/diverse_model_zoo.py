@@ -1,7 +1,8 @@
-"""Diverse model zoo: weaker models tell what not to lean on (Chen et al. 2023, arXiv:2306.02595; papers: diverse-model-zoo).
+"""Diverse model zoo: weaker models tell what not to lean on (Chen et al. 2023, arXiv:2306.02595; papers:
+diverse-model-zoo).
 
-Two frozen classifiers of the same classes, tuned on the training domains (`models:` of the recipe), help a main model to
-do well on domains that nobody has seen:
+Two frozen classifiers of the same classes, tuned on the training domains (`models:` of the recipe), help a main model
+to do well on domains that nobody has seen:
 
     correlated: one that leans on a link between features and labels which differs between domains. Rows that it gets
                 right by that link count less:  w_i = min(most, 1 / (C p_c(y_i | x_i))), divided by the batch's mean
@@ -49,7 +50,9 @@ def kernel(features: Tensor) -> Tensor:
 
 
 def dependence(f: Tensor, g: Tensor) -> Tensor:
-    """Normalised HSIC of rows [R, D] and [R, E], a scalar in 0..1: 0 for independent rows (as R grows), 1 for equal ones."""
+    """Normalised HSIC of rows [R, D] and [R, E], a scalar in 0..1: 0 for independent rows (as R grows), 1 for equal
+    ones.
+    """
     k, m = kernel(f), kernel(g)
     return (k * m).sum() / ((k * k).sum() * (m * m).sum()).clamp_min(1e-24).sqrt()
 
@@ -57,10 +60,18 @@ def dependence(f: Tensor, g: Tensor) -> Tensor:
 class DiverseModelZoo(Method):
     """Balance rows by one auxiliary classifier, and stay independent of another's features."""
 
-    correlated: str | None = Field("correlated", description="of the recipe's `models`, the one that rows are balanced by; none: no balancing")
-    diverse: str | None = Field("diverse", description="of the recipe's `models`, the one to be independent of; none: no such term")
-    independence: NonNegativeFloat = Field(1.0, description="weight of the dependence (0..1) beside the cross-entropy in nats", examples=[0.1])
-    most: PositiveFloat = Field(10.0, description="largest weight of a row, before weights are divided by their mean", examples=[0.3])
+    correlated: str | None = Field(
+        "correlated", description="of the recipe's `models`, the one that rows are balanced by; none: no balancing"
+    )
+    diverse: str | None = Field(
+        "diverse", description="of the recipe's `models`, the one to be independent of; none: no such term"
+    )
+    independence: NonNegativeFloat = Field(
+        1.0, description="weight of the dependence (0..1) beside the cross-entropy in nats", examples=[0.1]
+    )
+    most: PositiveFloat = Field(
+        10.0, description="largest weight of a row, before weights are divided by their mean", examples=[0.3]
+    )
 
     couples: ClassVar[Literal["token", "row", "batch"]] = "batch"
     tasks: ClassVar[tuple[str, ...] | None] = ("image-classification", "text-classification")

@@ -1,19 +1,21 @@
-"""ALLoRA: low-rank adaptation whose rows step far while they are near zero (Huang, Balestriero 2024, arXiv:2410.09692; papers: allora).
+"""ALLoRA: low-rank adaptation whose rows step far while they are near zero (Huang, Balestriero 2024, arXiv:2410.09692;
+papers: allora).
 
 LoRA without dropout and without a scale: y = x (W + B A)^T, A [r, in] uniform in +-1/sqrt(in), B [out, r] zero. The
 optimizer's change of row i of B is multiplied by
 
     c_i = 1 / sqrt(n_i + 1 / eta^2),   n_i = ||B_i||_2, or ||(B A)_i||_2 = sqrt(B_i (A A^T) B_i^T)          no unit
 
-so c_i = eta where the row is zero and falls as the row grows; c_i is a constant to the gradient. Since c moves slowly, a
-factor on the gradient would cancel in Adam's ratio: it acts on the optimizer's finished step (weight decay's part too).
-As eta goes to 0, c / eta goes to 1: plain LoRA at eta times the rate. No state of its own.
+so c_i = eta where the row is zero and falls as the row grows; c_i is a constant to the gradient. Since c moves slowly,
+a factor on the gradient would cancel in Adam's ratio: it acts on the optimizer's finished step (weight decay's part
+too). As eta goes to 0, c / eta goes to 1: plain LoRA at eta times the rate. No state of its own.
 
 The factor acts on every low-rank pair that trains, this method's own and any other method's beside it.
 Raises MethodError for targets that name no module.
 
 Differs from the paper in: its own equation was not read (reviews and third-party code were); which rows are measured is
-not settled there, so it is a parameter. The abstract's "per sample" scaling is not done: gradients are sums over samples.
+not settled there, so it is a parameter. The abstract's "per sample" scaling is not done: gradients are sums over
+samples.
 """
 
 from __future__ import annotations
@@ -48,9 +50,13 @@ class ALLoRA(Method):
     """LoRA with a step size a row that follows the row's length."""
 
     rank: PositiveInt = Field(16, description="rank r of the change", examples=[8])
-    targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"], "query"])
+    targets: str | tuple[str, ...] = Field(
+        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"], "query"]
+    )
     eta: PositiveFloat = Field(2.0, description="factor of a row's step while the row is zero", examples=[4.0])
-    norm: Literal["B", "product"] = Field("B", description="whose rows' length counts: B's, or those of the change B A", examples=["product"])
+    norm: Literal["B", "product"] = Field(
+        "B", description="whose rows' length counts: B's, or those of the change B A", examples=["product"]
+    )
 
     papers: ClassVar[tuple[str, ...]] = ("allora",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2}

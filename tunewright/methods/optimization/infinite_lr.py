@@ -1,12 +1,12 @@
-"""Infinite learning-rate schedule for continual pre-training (Singh et al. 2025, arXiv:2503.02844; papers: infinite-lr).
+"""Infinite learning-rate schedule for continual pre-training (Singh et al. 2025, arXiv:2503.02844; papers:
+infinite-lr).
 
 Warm up, cool down to a rate c that is kept for as long as data comes, and anneal briefly when a model is needed. With
 t = 1, 2, ... optimizer steps, as factors of the peak rate:
 
-    warm-up   t <= Tw:              t / Tw
-    cool-down u = (t - Tw) / Tc:    c + (1 - c) (1 + cos pi u) / 2,  or  1 + (c - 1) h(u) / h(1), h(u) = 1/sqrt(1 + s u) - 1
-    constant                        c
-    annealing v = (t - Td) / Ta:    c (f / c)^v, then f
+    warm-up   t <= Tw:              t / Tw cool-down u = (t - Tw) / Tc:    c + (1 - c) (1 + cos pi u) / 2,  or  1 + (c -
+    1) h(u) / h(1), h(u) = 1/sqrt(1 + s u) - 1 constant                        c annealing v = (t - Td) / Ta:    c (f /
+    c)^v, then f
 
 Lengths given in whole steps do not depend on the stage's length, so that the next stage (with `warmup_steps: 0,
 cooldown_steps: 0`) goes on at c from an un-annealed checkpoint.
@@ -56,13 +56,29 @@ def infinite_factor(
 class InfiniteLR(Method):
     """Warm up, cool down, stay, and anneal on demand."""
 
-    warmup_steps: Length = Field(0.05, description="optimizer steps of rising rate, or (below 1) their share of the stage", examples=[2])
-    cooldown_steps: Length = Field(0.45, description="optimizer steps from the peak to the constant rate, or (below 1) their share of the stage", examples=[1])
-    shape: Literal["cosine", "inverse-sqrt"] = Field("cosine", description="of the cool-down", examples=["inverse-sqrt"])
-    constant: float = Field(0.5, gt=0, le=1, description="the constant rate c, as a factor of the peak", examples=[0.25])
-    anneal_steps: PositiveInt | None = Field(None, description="optimizer steps of annealing; none: none, so that a later stage can go on", examples=[1])
-    anneal_from: NonNegativeInt | None = Field(None, description="optimizer step at which annealing begins; none: so that it ends with the stage", examples=[1])
-    final: PositiveFloat = Field(0.1, description="the rate at the end of annealing, as a factor of the peak", examples=[0.05])
+    warmup_steps: Length = Field(
+        0.05, description="optimizer steps of rising rate, or (below 1) their share of the stage", examples=[2]
+    )
+    cooldown_steps: Length = Field(
+        0.45,
+        description="optimizer steps from the peak to the constant rate, or (below 1) their share of the stage",
+        examples=[1],
+    )
+    shape: Literal["cosine", "inverse-sqrt"] = Field(
+        "cosine", description="of the cool-down", examples=["inverse-sqrt"]
+    )
+    constant: float = Field(
+        0.5, gt=0, le=1, description="the constant rate c, as a factor of the peak", examples=[0.25]
+    )
+    anneal_steps: PositiveInt | None = Field(
+        None, description="optimizer steps of annealing; none: none, so that a later stage can go on", examples=[1]
+    )
+    anneal_from: NonNegativeInt | None = Field(
+        None, description="optimizer step at which annealing begins; none: so that it ends with the stage", examples=[1]
+    )
+    final: PositiveFloat = Field(
+        0.1, description="the rate at the end of annealing, as a factor of the peak", examples=[0.05]
+    )
 
     papers: ClassVar[tuple[str, ...]] = ("infinite-lr",)
     conformance: ClassVar[dict[str, object]] = {"warmup_steps": 1, "cooldown_steps": 2, "anneal_steps": 1}

@@ -38,7 +38,9 @@ def draw_half(kinds: Mapping[str, Sequence[Sequence[str]]], rng: random.Random) 
 class HalfFineTuning(Method):
     """Train a random half of every block, another one each round."""
 
-    round_steps: PositiveInt | None = Field(None, description="optimizer steps between drawings; none: once a stage", examples=[1])
+    round_steps: PositiveInt | None = Field(
+        None, description="optimizer steps between drawings; none: once a stage", examples=[1]
+    )
 
     compiles: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
@@ -47,5 +49,10 @@ class HalfFineTuning(Method):
     def choose(self, candidates: Candidates, rng: random.Random) -> Choice:
         inside = draw_half(candidates.by_kind("attention", "mlp", "norm"), rng)
         biases = (n.removesuffix("weight") + "bias" for n in inside)
-        names = (*inside, *(b for b in biases if b in candidates.base), *candidates.outside_blocks, *trainable_deltas(candidates))
+        names = (
+            *inside,
+            *(b for b in biases if b in candidates.base),
+            *candidates.outside_blocks,
+            *trainable_deltas(candidates),
+        )
         return Choice(names, redraw_every=self.round_steps)

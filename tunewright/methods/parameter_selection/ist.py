@@ -51,7 +51,8 @@ def draw_different(weights: Tensor, count: int, sets: int, rng: random.Random) -
 
 
 def corrected(scores: Tensor, sets: Sequence[tuple[int, ...]], losses: Sequence[float], rate: float) -> Tensor:
-    """New scores [L] after one trial: a set whose weakening gave a lower loss than the others raises its blocks' scores.
+    """New scores [L] after one trial: a set whose weakening gave a lower loss than the others raises its blocks'
+    scores.
 
     `losses` are in nats, one a set. A block in no set keeps its score.
     """
@@ -69,9 +70,18 @@ class ImportanceAwareSparseTuning(Method):
     """A few blocks a step, the important ones more often."""
 
     train: float = Field(0.25, gt=0, le=1, description="share of the blocks that train in a step", examples=[1.0])
-    suppress: float = Field(0.5, gt=0, le=1, description="share of the blocks whose deltas a trial weakens", examples=[1.0])
-    factor: float = Field(0.25, ge=0, lt=1, description="what a weakened delta's strength is multiplied by", examples=[0.0])
-    trials: int = Field(3, ge=1, description="sets of blocks compared in a trial; 1: none to compare, blocks are drawn evenly", examples=[1])
+    suppress: float = Field(
+        0.5, gt=0, le=1, description="share of the blocks whose deltas a trial weakens", examples=[1.0]
+    )
+    factor: float = Field(
+        0.25, ge=0, lt=1, description="what a weakened delta's strength is multiplied by", examples=[0.0]
+    )
+    trials: int = Field(
+        3,
+        ge=1,
+        description="sets of blocks compared in a trial; 1: none to compare, blocks are drawn evenly",
+        examples=[1],
+    )
     every: int = Field(10, gt=0, description="optimizer steps between trials", examples=[2])
     score_rate: float = Field(10.0, gt=0, description="how far a trial moves the scores, per unit of exp(-loss)")
     trial_rows: int = Field(16, gt=0, description="training rows a trial measures the loss on", examples=[4])

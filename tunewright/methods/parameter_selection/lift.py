@@ -47,9 +47,15 @@ def budget(m: int, n: int, rank: int) -> int:
 class LIFT(Method):
     """Train the entries that carry each matrix's low-rank part."""
 
-    rank: PositiveInt = Field(128, description="budget: as many entries as LoRA of this rank has parameters", examples=[32])
-    filter_rank: PositiveInt = Field(64, description="rank f to which a matrix is reduced before its entries are compared", examples=[16])
-    refresh_steps: PositiveInt | None = Field(400, description="optimizer steps between drawings; none: once a stage", examples=[2, None])
+    rank: PositiveInt = Field(
+        128, description="budget: as many entries as LoRA of this rank has parameters", examples=[32]
+    )
+    filter_rank: PositiveInt = Field(
+        64, description="rank f to which a matrix is reduced before its entries are compared", examples=[16]
+    )
+    refresh_steps: PositiveInt | None = Field(
+        400, description="optimizer steps between drawings; none: once a stage", examples=[2, None]
+    )
 
     compiles: ClassVar[bool] = False
     quantised: ClassVar[bool] = False

@@ -16,10 +16,10 @@ a time). Weight decay pulls delta to 0: towards the base.
 
 Raises MethodError for targets that name no module.
 
-Source: AlanAnsell/peft, src/peft/tuners/sft (trainer, optimizer, layer).
-Differs from the paper in: the accumulated-gradient variant only (no SM3 momentum variant); gradients at a redraw come from
-fresh rows at the present weights, not from the five training steps before it; Adam counts steps a layer, not an entry;
-redraws fall on multiples of `every` (the authors': 5, 25, 45, ...); the newcomers' moments are not divided by micro-steps.
+Source: AlanAnsell/peft, src/peft/tuners/sft (trainer, optimizer, layer). Differs from the paper in: the
+accumulated-gradient variant only (no SM3 momentum variant); gradients at a redraw come from fresh rows at the present
+weights, not from the five training steps before it; Adam counts steps a layer, not an entry; redraws fall on multiples
+of `every` (the authors': 5, 25, 45, ...); the newcomers' moments are not divided by micro-steps.
 """
 
 from __future__ import annotations
@@ -66,11 +66,23 @@ def moved_places(places: Tensor, values: Tensor, grown: Gathered, count: int) ->
 class SpIEL(Method):
     """A fixed number of differences a layer, at places that follow the gradient."""
 
-    density: float = Field(0.01, gt=0, le=1, description="trained entries as a share of the model's parameters", examples=[0.1])
-    targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]])
-    first: PositiveInt = Field(5, description="optimizer steps before the first redraw, which replaces all places it can", examples=[2])
+    density: float = Field(
+        0.01, gt=0, le=1, description="trained entries as a share of the model's parameters", examples=[0.1]
+    )
+    targets: str | tuple[str, ...] = Field(
+        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]]
+    )
+    first: PositiveInt = Field(
+        5, description="optimizer steps before the first redraw, which replaces all places it can", examples=[2]
+    )
     every: PositiveInt = Field(20, description="optimizer steps between later redraws", examples=[3])
-    rate: float = Field(0.2, ge=0, le=1, description="share of the places that a redraw replaces at the start; falls to 0 with the stage", examples=[0.9])
+    rate: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of the places that a redraw replaces at the start; falls to 0 with the stage",
+        examples=[0.9],
+    )
     batches: PositiveInt = Field(5, description="micro-batches whose gradients a redraw sums", examples=[1])
     rows: PositiveInt = Field(8, description="training rows in each of them", examples=[2])
 

@@ -32,8 +32,15 @@ def means(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def compared(losses: Tensor, chosen: Tensor, rejected: Tensor) -> Loss:
-    """A loss a pair [R] that logs the implicit rewards [R]: each one's mean, their margin, and how often the chosen one's is larger."""
-    logs = {"chosen_reward": chosen, "rejected_reward": rejected, "margin": chosen - rejected, "accuracy": (chosen > rejected).to(losses.dtype)}
+    """A loss a pair [R] that logs the implicit rewards [R]: each one's mean, their margin, and how often the chosen
+    one's is larger.
+    """
+    logs = {
+        "chosen_reward": chosen,
+        "rejected_reward": rejected,
+        "margin": chosen - rejected,
+        "accuracy": (chosen > rejected).to(losses.dtype),
+    }
     return Loss(losses, logs=logs)
 
 

@@ -1,7 +1,8 @@
 """DPO: direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290).
 
-Of a prompt x, answer y+ was preferred to y-. With h = [log p(y+|x) - log q(y+|x)] - [log p(y-|x) - log q(y-|x)], where p is
-the model, q the untouched base, and log p(y|x) the sum over the answer's tokens (its end included), a pair's loss is
+Of a prompt x, answer y+ was preferred to y-. With h = [log p(y+|x) - log q(y+|x)] - [log p(y-|x) - log q(y-|x)], where
+p is the model, q the untouched base, and log p(y|x) the sum over the answer's tokens (its end included), a pair's loss
+is
 
     loss = -(1 - s) log sigmoid(beta h) - s log sigmoid(-beta h)                                            [nats]
 
@@ -9,8 +10,8 @@ s = 0 is DPO; s > 0 says that this share of the labels is wrong (the authors' "c
 h = 0 and the loss is log 2. For s = 0 the gradient is -beta sigmoid(-beta h) (grad log p(y+) - grad log p(y-)): pairs
 that the model still ranks wrongly count most. The mean over the pairs of an optimizer step is taken by the loop.
 
-Logged: chosen_reward and rejected_reward (beta times each log-ratio), margin, accuracy (share of pairs with margin > 0).
-Equal to `trl`'s sigmoid loss; with `label_smoothing` to that of its `CPOTrainer`.
+Logged: chosen_reward and rejected_reward (beta times each log-ratio), margin, accuracy (share of pairs with margin >
+0). Equal to `trl`'s sigmoid loss; with `label_smoothing` to that of its `CPOTrainer`.
 """
 
 from __future__ import annotations
@@ -38,4 +39,6 @@ class DPO(Preference):
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:
         chosen, rejected = sums(outputs.log_probs() - needs.reference_log_probs, batch)
-        return compared(dpo_loss(chosen, rejected, self.beta, self.label_smoothing), self.beta * chosen, self.beta * rejected)
+        return compared(
+            dpo_loss(chosen, rejected, self.beta, self.label_smoothing), self.beta * chosen, self.beta * rejected
+        )

@@ -30,7 +30,11 @@ def ipo_loss(chosen: Tensor, rejected: Tensor, tau: float) -> Tensor:
 class IPO(Preference):
     """Bring the margin between two answers to a fixed size, relative to the base."""
 
-    tau: PositiveFloat = Field(0.1, description="strength of the hold on the base, per nat; the margin aimed at is 1 / (2 tau) nats", examples=[0.5])
+    tau: PositiveFloat = Field(
+        0.1,
+        description="strength of the hold on the base, per nat; the margin aimed at is 1 / (2 tau) nats",
+        examples=[0.5],
+    )
     average: bool = Field(False, description="compare means over an answer's tokens, not sums", examples=[True])
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:

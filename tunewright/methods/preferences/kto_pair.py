@@ -1,6 +1,8 @@
-"""KTO on pairs: Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv:2402.01306) where each prompt has both answers.
+"""KTO on pairs: Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv:2402.01306) where each prompt has both
+answers.
 
-An answer is worth what its log-ratio to the base, r(y) = log p(y|x) - log q(y|x), is above a reference point. With R pairs
+An answer is worth what its log-ratio to the base, r(y) = log p(y|x) - log q(y|x), is above a reference point. With R
+pairs
 
     z+ = max(0, mean r(y+)),  z- = max(0, mean r(y-))          over the whole optimizer batch, without gradient
     loss = mean over pairs of 1/2 [1 - sigmoid(beta (r(y+) - z-))] + 1/2 [1 - sigmoid(beta (z+ - r(y-)))]

@@ -5,8 +5,8 @@ An answer's reward is its mean log-probability a token, r(y) = beta / |y| log p(
     loss = -log sigmoid(r(y+) - r(y-) - gamma)                                                              [nats]
 
 No reference model is asked, so nothing but the learning rate holds the model to the base. The mean over tokens keeps a
-long answer from winning by its length; gamma asks for a margin. The paper's search: beta 2.0 to 2.5 (up to 10 for instruct
-models), gamma / beta 0.3 to 0.7.
+long answer from winning by its length; gamma asks for a margin. The paper's search: beta 2.0 to 2.5 (up to 10 for
+instruct models), gamma / beta 0.3 to 0.7.
 
 Logged: as `dpo`, of r. Equal to `trl`'s CPO trainer with loss simpo, whose gamma is ours.
 """

@@ -1,4 +1,5 @@
-"""E2WM: embodied experiences from world models (Xiang et al. 2023, arXiv:2305.10626; papers: e2wm): its EWC-on-LoRA penalty.
+"""E2WM: embodied experiences from world models (Xiang et al. 2023, arXiv:2305.10626; papers: e2wm): its EWC-on-LoRA
+penalty.
 
 The change of each adapted weight is held back where the base's loss on general text is sensitive to it:
 
@@ -37,10 +38,20 @@ def elastic_penalty(changes: Mapping[str, Tensor], fisher: Mapping[str, Tensor],
 class ElasticLoRA(Method):
     """Hold trained linear weights where the base's loss is sensitive to them."""
 
-    coefficient: NonNegativeFloat = Field(1.0, description="lambda, weight of the penalty in the loss", examples=[1000.0, 0.0])
-    data: str = Field("keep", description="source of the rows for the Fisher information: keep, train, or another name of the recipe", examples=["train"])
-    samples: PositiveInt = Field(256, description="rows for the Fisher information, one backward pass each (the paper: 20,000)", examples=[1])
-    targets: str | tuple[str, ...] = Field("all-linear", description="weights to hold back: all-linear, or module names or endings", examples=[["q_proj"]])
+    coefficient: NonNegativeFloat = Field(
+        1.0, description="lambda, weight of the penalty in the loss", examples=[1000.0, 0.0]
+    )
+    data: str = Field(
+        "keep",
+        description="source of the rows for the Fisher information: keep, train, or another name of the recipe",
+        examples=["train"],
+    )
+    samples: PositiveInt = Field(
+        256, description="rows for the Fisher information, one backward pass each (the paper: 20,000)", examples=[1]
+    )
+    targets: str | tuple[str, ...] = Field(
+        "all-linear", description="weights to hold back: all-linear, or module names or endings", examples=[["q_proj"]]
+    )
 
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("e2wm",)

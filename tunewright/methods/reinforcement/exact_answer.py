@@ -1,8 +1,9 @@
-"""exact-answer: 1 for a sample that says the reference, else 0: a reward that can be checked, with nothing learned in it.
+"""exact-answer: 1 for a sample that says the reference, else 0: a reward that can be checked, with nothing learned in
+it.
 
 Both texts are compared in their normal form (Unicode NFKC, runs of white space as one space, ends stripped), as the
-metric exact_match has it. `partial` > 0 gives a wrong answer that share of the reference's characters which it has right
-from the start, times `partial`: something to climb where whole answers are rare.
+metric exact_match has it. `partial` > 0 gives a wrong answer that share of the reference's characters which it has
+right from the start, times `partial`: something to climb where whole answers are rare.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def exact_answer(said: str, reference: str, partial: float = 0.0) -> float:
 class ExactAnswer(Method):
     """Reward an answer that equals the row's reference."""
 
-    partial: float = Field(0.0, ge=0, lt=1, description="reward of a wrong answer whose start is right, at most", examples=[0.5])
+    partial: float = Field(
+        0.0, ge=0, lt=1, description="reward of a wrong answer whose start is right, at most", examples=[0.5]
+    )
     weight: PositiveFloat = Field(1.0, description="weight of this reward in the sum", examples=[0.5])
 
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation",)

@@ -6,16 +6,17 @@ reward is above its own group's mean, so that no value model is needed:
     A_i = (r_i - mean(r_1..G)) / (std(r_1..G) + 1e-4)          [std unbiased; `scale: false` leaves the division out]
 
 With rho_t = pi(o_t) / pi_old(o_t), token by token, and k_t = q(o_t)/pi(o_t) - log(q(o_t)/pi(o_t)) - 1, an unbiased and
-never negative estimate of KL(pi || q) to the untouched base q, a sample's loss is the mean over its tokens (its end too) of
+never negative estimate of KL(pi || q) to the untouched base q, a sample's loss is the mean over its tokens (its end
+too) of
 
     -min(rho_t A, clip(rho_t, 1 - clip, 1 + clip) A) + beta k_t
 
 and the step's loss the mean over samples. Samples are trained on in `reuse` steps; in the first of them rho = 1 and the
 clip does nothing. pi, pi_old and q are all softmax(logits / temperature). A group of equal rewards teaches nothing.
 
-What is rewarded is a method of its own (`exact-answer`, `numeric-answer`, several by their weights).
-Logged: reward, reward/<name>, sample_length, sampled_tokens; of the loss kl and clipped (share of tokens at the clip).
-Equal to `trl`'s GRPO with loss_type grpo and num_iterations = reuse (there a step's samples go round before they repeat).
+What is rewarded is a method of its own (`exact-answer`, `numeric-answer`, several by their weights). Logged: reward,
+reward/<name>, sample_length, sampled_tokens; of the loss kl and clipped (share of tokens at the clip). Equal to `trl`'s
+GRPO with loss_type grpo and num_iterations = reuse (there a step's samples go round before they repeat).
 """
 
 from __future__ import annotations
@@ -57,8 +58,12 @@ class GRPO(Method):
 
     samples: int = Field(8, ge=2, description="G: answers a prompt", examples=[4])
     max_new_tokens: PositiveInt = Field(32, description="longest answer, in tokens", examples=[2])
-    temperature: PositiveFloat = Field(1.0, description="divides the logits that answers are drawn from", examples=[0.7])
-    clip: PositiveFloat = Field(0.2, lt=1, description="largest change of a token's probability, relative, that is rewarded", examples=[0.01])
+    temperature: PositiveFloat = Field(
+        1.0, description="divides the logits that answers are drawn from", examples=[0.7]
+    )
+    clip: PositiveFloat = Field(
+        0.2, lt=1, description="largest change of a token's probability, relative, that is rewarded", examples=[0.01]
+    )
     beta: NonNegativeFloat = Field(0.04, description="weight of the divergence from the base; 0: none", examples=[0.0])
     reuse: PositiveInt = Field(1, description="optimizer steps on one set of samples", examples=[1])
     scale: bool = Field(True, description="divide advantages by the group's standard deviation", examples=[False])
@@ -73,16 +78,24 @@ class GRPO(Method):
     def needs(self) -> Sequence[Need]:
         return (ReferenceLogProbs(temperature=self.temperature),) if self.beta else ()
 
-    def rollout(self, generate: Callable[..., list[list[Sample]]], score: Callable[[list[Sample]], list[float]]) -> Rollout:
+    def rollout(
+        self, generate: Callable[..., list[list[Sample]]], score: Callable[[list[Sample]], list[float]]
+    ) -> Rollout:
         groups = generate(self.samples, self.max_new_tokens, self.temperature)
         rewards = torch.tensor(score([s for g in groups for s in g]), dtype=torch.float64).view(-1, self.samples)
         above = advantages(rewards, self.scale).tolist()
-        rows = [(i, s.row(advantage=a, sampled_log_probs=s.log_probs)) for i, g in enumerate(groups) for s, a in zip(g, above[i], strict=True)]
+        rows = [
+            (i, s.row(advantage=a, sampled_log_probs=s.log_probs))
+            for i, g in enumerate(groups)
+            for s, a in zip(g, above[i], strict=True)
+        ]
         return Rollout(rows, self.reuse)
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:
         log_probs = log_probs_at(outputs, self.temperature)
-        loss, held = clipped_loss(log_probs, batch.fields["sampled_log_probs"], batch.fields["advantage"][batch.rows], self.clip)
+        loss, held = clipped_loss(
+            log_probs, batch.fields["sampled_log_probs"], batch.fields["advantage"][batch.rows], self.clip
+        )
         logs = {"clipped": _means(held, batch)}
         if self.beta:
             away = divergence(log_probs, needs.reference_log_probs)

@@ -1,9 +1,9 @@
 """numeric-answer: 1 for a sample whose last number is the reference's last number, whatever is written around it.
 
-A reward for arithmetic that asks for no format: "so she pays 1,250.0 dollars" answers "#### 1250". Numbers are read with
-sign, thousands commas and decimals, and compared as exact decimals, or within `tolerance`. A sample without a number gets
-0, as does every sample of a reference without one. `near` > 0 gives a wrong number near / (1 + |difference|), less than 1:
-something to climb where right answers are rare.
+A reward for arithmetic that asks for no format: "so she pays 1,250.0 dollars" answers "#### 1250". Numbers are read
+with sign, thousands commas and decimals, and compared as exact decimals, or within `tolerance`. A sample without a
+number gets 0, as does every sample of a reference without one. `near` > 0 gives a wrong number near / (1 +
+|difference|), less than 1: something to climb where right answers are rare.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def last_number(text: str) -> Decimal | None:
 
 
 def numeric_answer(said: str, reference: str, tolerance: float = 0.0, near: float = 0.0) -> float:
-    """1 when the last numbers of both agree within `tolerance`, else near / (1 + |difference|); 0 where one has none."""
+    """1 when the last numbers of both agree within `tolerance`, else near / (1 + |difference|); 0 where one has
+    none.
+    """
     a, b = last_number(said), last_number(reference)
     if a is None or b is None:
         return 0.0
@@ -39,8 +41,12 @@ def numeric_answer(said: str, reference: str, tolerance: float = 0.0, near: floa
 class NumericAnswer(Method):
     """Reward an answer that ends on the right number."""
 
-    tolerance: NonNegativeFloat = Field(0.0, description="largest difference that still counts as right", examples=[20.0])
-    near: float = Field(0.0, ge=0, le=1, description="reward of a wrong number, divided by 1 + its distance", examples=[0.5])
+    tolerance: NonNegativeFloat = Field(
+        0.0, description="largest difference that still counts as right", examples=[20.0]
+    )
+    near: float = Field(
+        0.0, ge=0, le=1, description="reward of a wrong number, divided by 1 + its distance", examples=[0.5]
+    )
     weight: PositiveFloat = Field(1.0, description="weight of this reward in the sum", examples=[0.5])
 
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation",)

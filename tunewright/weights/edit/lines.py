@@ -31,7 +31,8 @@ def factor_at(depth: float | None, alpha: float, beta: float) -> float:
 def alpha_of_merge(changes: Sequence[Sequence[Tensor]], merged: Sequence[Tensor]) -> float:
     """The paper's alpha for a merge of T models: (||sum of their changes||_1 / ||merged change||_1) / T.
 
-    `changes`: for each tensor the T models' changes; `merged`: for each tensor the merged change. A plain sum gives 1/T.
+    `changes`: for each tensor the T models' changes; `merged`: for each tensor the merged change. A plain sum gives
+    1/T.
     """
     plain = sum(float(torch.stack([c.double() for c in models]).sum(0).abs().sum()) for models in changes)
     return fitted_alpha(plain, sum(float(m.double().abs().sum()) for m in merged), len(changes[0]))
@@ -47,16 +48,25 @@ class LiNeS(Method):
 
     alpha: NonNegativeFloat | Literal["merge"] = Field(
         0.1,
-        description="factor of the first block's change, and of what belongs to no block; merge: the paper's for a merge (tunewright merge --then)",
+        description=(
+            "factor of the first block's change, and of what belongs to no block; merge: the paper's for a "
+            "merge (tunewright merge --then)"
+        ),
         examples=[0.3],
     )
-    beta: float | None = Field(None, description="how much the factor rises from the first block to the last; none: 1 - alpha", examples=[0.5])
+    beta: float | None = Field(
+        None, description="how much the factor rises from the first block to the last; none: 1 - alpha", examples=[0.5]
+    )
 
     papers: ClassVar[tuple[str, ...]] = ("lines",)
 
     def edit(self, change: Tensor, depth: float | None) -> Tensor:
         if self.alpha == "merge":
-            raise MethodError("alpha: merge is for an edit of a merge", where="lines.alpha", remedy="write a number, or tunewright merge ... --then")
+            raise MethodError(
+                "alpha: merge is for an edit of a merge",
+                where="lines.alpha",
+                remedy="write a number, or tunewright merge ... --then",
+            )
         beta = 1 - self.alpha if self.beta is None else self.beta
         factor = factor_at(depth, self.alpha, beta)
         return change if factor == 1 else change * factor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass
 class Matched:
-    """`order`: key -> index of the second model's unit for each of the first's. `score`: hidden key -> similarity [n] of
-    each unit with its match."""
+    """`order`: key -> index of the second model's unit for each of the first's. `score`: hidden key -> similarity [n]
+    of each unit with its match."""
 
     order: dict[str, Tensor] = field(default_factory=dict)
     score: dict[str, Tensor] = field(default_factory=dict)
@@ -45,7 +46,8 @@ def similarity(units: Units, key: str, a: Tensors, b: Tensors, order: Tensors, n
 
 def match_weights(units: Units, a: Tensors, b: Tensors, sweeps: int = 100) -> Matched:
     """Match by weights. Blocks are independent of each other; with the stream's order open too, the stream begins from
-    what has one fixed axis (embeddings, patches, head) and both are repeated until nothing changes, at most `sweeps` times.
+    what has one fixed axis (embeddings, patches, head) and both are repeated until nothing changes, at most `sweeps`
+    times.
     """
     found = Matched()
     streaming = any(STATES in axes for axes in units.axes.values())
@@ -71,7 +73,10 @@ def _match_blocks(units: Units, a: Tensors, b: Tensors, found: Matched) -> None:
     for heads in units.attention:
         first, second = _parts(units, heads, a, {}), _parts(units, heads, b, found.order)
         repeat = heads.heads // heads.groups
-        whole = [{x: t.repeat_interleave(repeat, 0) if x in "kv" else t for x, t in p.items() if x in "qkvo"} for p in (first, second)]
+        whole = [
+            {x: t.repeat_interleave(repeat, 0) if x in "kv" else t for x, t in p.items() if x in "qkvo"}
+            for p in (first, second)
+        ]
         alike = head_similarity(*[(whole[0][x], whole[1][x]) for x in "qkvo"])
         found.order.update(_inside(heads, first, second, assign_heads(alike, heads.groups)))
 
@@ -89,7 +94,9 @@ def _parts(units: Units, heads: Heads, tensors: Tensors, order: Tensors) -> dict
         aligned = permuted(tensors[weight], units.axes[weight], stream)
         found[x] = units.matrix({weight: aligned}, weight)[part].reshape(count, heads.size, -1)
         bias = tensors.get(f"{name}.bias")
-        found[x + "b"] = torch.zeros(count, heads.size) if bias is None else bias.float()[part].reshape(count, heads.size)
+        found[x + "b"] = (
+            torch.zeros(count, heads.size) if bias is None else bias.float()[part].reshape(count, heads.size)
+        )
     weight = f"{heads.parts['o']}.weight"
     aligned = permuted(tensors[weight], units.axes[weight], stream)
     matrix = units.matrix({weight: aligned}, weight)
@@ -97,8 +104,12 @@ def _parts(units: Units, heads: Heads, tensors: Tensors, order: Tensors) -> dict
     return found
 
 
-def _inside(heads: Heads, first: dict[str, Tensor], second: dict[str, Tensor], matching: Tensor, value: Tensor | None = None) -> dict[str, Tensor]:
-    """Orders by key, once heads are matched: dimensions inside groups from their weights, values from `value` if given."""
+def _inside(
+    heads: Heads, first: dict[str, Tensor], second: dict[str, Tensor], matching: Tensor, value: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Orders by key, once heads are matched: dimensions inside groups from their weights, values from `value` if
+    given.
+    """
     each = heads.heads // heads.groups
     inner, values = [], []
     for g in range(heads.groups):
@@ -146,7 +157,10 @@ def match_activations(units: Units, learning: Learning, samples: int, a: Tensors
     stream: _Pair | None = None
     pairs: list[tuple[Heads, _Pair]] = []
     for heads, left, right in zip(
-        units.attention, walk(one, structure, learning.forward, batches), walk(two, structure, learning.forward, batches), strict=True
+        units.attention,
+        walk(one, structure, learning.forward, batches),
+        walk(two, structure, learning.forward, batches),
+        strict=True,
     ):
         key = f"{left.block.name}.hidden"
         sites = [structure.site(readers[key]), structure.site(heads.parts["o"])]
@@ -174,7 +188,9 @@ def match_activations(units: Units, learning: Learning, samples: int, a: Tensors
     return found
 
 
-def _heads_by_activation(units: Units, heads: Heads, pair: _Pair, a: Tensors, b: Tensors, order: Tensors) -> dict[str, Tensor]:
+def _heads_by_activation(
+    units: Units, heads: Heads, pair: _Pair, a: Tensors, b: Tensors, order: Tensors
+) -> dict[str, Tensor]:
     shape = (heads.heads, heads.size, heads.heads, heads.size)
     cross, first, second = (t.reshape(shape).transpose(1, 2) for t in (pair.cross, pair.first, pair.second))
     h = torch.arange(heads.heads)
@@ -183,5 +199,11 @@ def _heads_by_activation(units: Units, heads: Heads, pair: _Pair, a: Tensors, b:
     matching = assign_heads(cka, heads.groups)
     each = heads.heads // heads.groups
     near = pair.closeness.reshape(shape).transpose(1, 2)
-    value = torch.stack([assign(sum(near[i, int(matching[i])] for i in range(g * each, (g + 1) * each))) for g in range(heads.groups)])  # type: ignore[arg-type]
+
+    def closeness(group: int) -> Tensor:
+        total: Any = sum(near[i, int(matching[i])] for i in range(group * each, (group + 1) * each))
+        summed: Tensor = total
+        return summed
+
+    value = torch.stack([assign(closeness(g)) for g in range(heads.groups)])
     return _inside(heads, _parts(units, heads, a, {}), _parts(units, heads, b, order), matching, value)

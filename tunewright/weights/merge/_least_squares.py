@@ -10,12 +10,16 @@ from torch import Tensor
 from tunewright.errors import MethodError
 
 RANK = 1e-6
-"""Share of a gram matrix's largest eigenvalue below which a direction counts as one that no row spans (fp32 products)."""
+"""Share of a gram matrix's largest eigenvalue below which a direction counts as one that no row spans (fp32
+products).
+"""
 
 
 @dataclass
 class Sums:
-    """Sums over rows of x [n, in] and y [n, out], fp64: gram = X^T X [in, in], cross = Y^T X [out, in], square = sum y^2."""
+    """Sums over rows of x [n, in] and y [n, out], fp64: gram = X^T X [in, in], cross = Y^T X [out, in], square =
+    sum y^2.
+    """
 
     gram: Tensor
     cross: Tensor
@@ -49,7 +53,9 @@ def solve(sums: Sums, start: Tensor, ridge: float) -> Tensor:
     """
     gram, start = sums.gram, start.double()
     if not bool(torch.isfinite(gram).all() and torch.isfinite(sums.cross).all()):
-        raise MethodError("the calibration rows give activations that are not finite", remedy="check both models on these rows")
+        raise MethodError(
+            "the calibration rows give activations that are not finite", remedy="check both models on these rows"
+        )
     left = sums.cross - start @ gram
     strength = ridge * float(gram.diagonal().mean())
     if strength > 0:

@@ -17,19 +17,25 @@ def assign(similarity: Tensor) -> Tensor:
 
 
 def closeness(cross: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """-||a_i - b_j|| [n, m] from sums over rows: cross = A^T B [n, m], first = sum a_i^2 [n], second = sum b_j^2 [m]."""
+    """-||a_i - b_j|| [n, m] from sums over rows: cross = A^T B [n, m], first = sum a_i^2 [n], second = sum b_j^2
+    [m].
+    """
     return -(first[:, None] + second[None] - 2 * cross).clamp_min(0).sqrt()
 
 
 def kept_apart(similarity: Tensor, share: float) -> Tensor:
-    """bool [n]: the round(share n) units whose match is worst (similarity [n] of each with its match); ties by index."""
+    """bool [n]: the round(share n) units whose match is worst (similarity [n] of each with its match); ties by
+    index.
+    """
     count = round(share * len(similarity))
     apart = torch.zeros(len(similarity), dtype=torch.bool)
     apart[similarity.argsort(stable=True)[:count].cpu()] = True
     return apart
 
 
-def head_similarity(q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor], o: tuple[Tensor, Tensor]) -> Tensor:
+def head_similarity(
+    q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor], o: tuple[Tensor, Tensor]
+) -> Tensor:
     """[H, H] how alike two attention heads are, whatever the order of dimensions inside each: cosines of the products
     that a head is made of, W_q^T W_k (what it looks at) and W_o W_v (what it writes), added.
 
@@ -51,12 +57,14 @@ def _product_cosine(l1: Tensor, r1: Tensor, l2: Tensor, r2: Tensor) -> Tensor:
 
 
 def assign_heads(similarity: Tensor, groups: int) -> Tensor:
-    """Matching of attention heads [H] where H / groups heads share their keys and values: groups go to groups, and heads
-    inside a group to heads inside its match. similarity [H, H], heads in order of their groups."""
+    """Matching of attention heads [H] where H / groups heads share their keys and values: groups go to groups, and
+    heads inside a group to heads inside its match. similarity [H, H], heads in order of their groups."""
     heads = len(similarity) // groups
     blocks = similarity.reshape(groups, heads, groups, heads).transpose(1, 2)  # [g, g', heads, heads]
     best = [[assign(blocks[g, h]) for h in range(groups)] for g in range(groups)]
     rows = torch.arange(heads)
-    totals = torch.stack([torch.stack([blocks[g, h][rows, best[g][h]].sum() for h in range(groups)]) for g in range(groups)])
+    totals = torch.stack(
+        [torch.stack([blocks[g, h][rows, best[g][h]].sum() for h in range(groups)]) for g in range(groups)]
+    )
     outer = assign(totals)
     return torch.cat([outer[g] * heads + best[g][int(outer[g])] for g in range(groups)])

@@ -1,13 +1,13 @@
 """Task vectors and what merges do to them: named pieces on bare tensors, and the class that most merges here fill in.
 
-A task vector is what a tuning changed: tau_t = theta_t - theta_0, one for each model t. A merge thins every one out, may
-elect a sign for every entry, and adds them:
+A task vector is what a tuning changed: tau_t = theta_t - theta_0, one for each model t. A merge thins every one out,
+may elect a sign for every entry, and adds them:
 
     theta = theta_0 + lambda / d * sum_t w_t m_t s_t(tau_t)
 
 with s_t what thins out, m_t 1 where the entry's sign is the elected one (1 everywhere without an election), w_t the
-model's weight, and d the sum of w_t m_t when `normalize` (1 otherwise, and where that sum is 0). All in fp32, added over
-models in their order. A tensor's n entries are one vector whatever its shape.
+model's weight, and d the sum of w_t m_t when `normalize` (1 otherwise, and where that sum is 0). All in fp32, added
+over models in their order. A tensor's n entries are one vector whatever its shape.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from tunewright.contract.method import torch_generator
 from tunewright.weights.operator import Merge
 
 HIGH, LOW = 1 << 16, 1 << 15
-"""Counts of magnitudes: buckets by the upper 16 bits of an fp32 magnitude's 31, and by its lower 15 inside one of them."""
+"""Counts of magnitudes: buckets by the upper 16 bits of an fp32 magnitude's 31, and by its lower 15 inside one of
+them.
+"""
 
 Each = Sequence[Mapping[str, Any]]
 
@@ -134,8 +136,8 @@ def drop(change: Tensor, keep: float | Tensor, uniform: Tensor, rescale: bool) -
 
 def keep_by_rank(change: Tensor, density: float, epsilon: float) -> Tensor:
     """Probabilities to keep, of the shape of `change`: from density - epsilon for the smallest magnitude of a row to
-    density + epsilon for the largest, evenly by rank. Rows are all axes but the first together; a vector is one row, and
-    a row of one entry has the density itself. Of equal magnitudes those that come first rank lower."""
+    density + epsilon for the largest, evenly by rank. Rows are all axes but the first together; a vector is one row,
+    and a row of one entry has the density itself. Of equal magnitudes those that come first rank lower."""
     rows = change.abs().reshape(1, -1) if change.ndim < 2 else change.abs().flatten(1)
     order = rows.argsort(dim=1, stable=True)
     ranks = torch.empty_like(rows).scatter_(1, order, torch.arange(rows.shape[1], dtype=rows.dtype).expand_as(rows))
@@ -145,7 +147,8 @@ def keep_by_rank(change: Tensor, density: float, epsilon: float) -> Tensor:
 
 
 def combine(changes: Sequence[Tensor], weights: Sequence[float], election: bool, normalize: bool) -> Tensor:
-    """The weighted sum of thinned changes; of those with the elected sign alone with `election`; a mean with `normalize`.
+    """The weighted sum of thinned changes; of those with the elected sign alone with `election`; a mean with
+    `normalize`.
 
     The elected sign is that of the weighted sum over models, plus where it is 0; entries that are 0 take no part. Where
     the weights that a mean divides by sum to 0, it is the sum.
@@ -191,8 +194,12 @@ class TaskVectors(Merge):
     mergekit_defaults: ClassVar[dict[str, Any]] = {}
     """What a mergekit file means by parameters that it leaves out, where that is not the default here."""
 
-    def merged(self, base: Tensor, tensors: Sequence[Tensor], each: Each, thin: Callable[[Tensor, Mapping[str, Any]], Tensor]) -> Tensor:
-        """theta_0 plus the combined changes; `thin(change, own)` is asked model by model, `own` the model's parameters."""
+    def merged(
+        self, base: Tensor, tensors: Sequence[Tensor], each: Each, thin: Callable[[Tensor, Mapping[str, Any]], Tensor]
+    ) -> Tensor:
+        """theta_0 plus the combined changes; `thin(change, own)` is asked model by model, `own` the model's
+        parameters.
+        """
         origin = base.float()
         changes = [thin(t.float() - origin, own) for t, own in zip(tensors, each, strict=True)]
         mixed = combine(changes, [own["weight"] for own in each], self.election, self.normalize)
@@ -200,12 +207,18 @@ class TaskVectors(Merge):
 
 
 class RandomDrops(TaskVectors):
-    """A merge whose changes lose entries at random: the masks of the models are drawn one after the other from `rng`."""
+    """A merge whose changes lose entries at random: the masks of the models are drawn one after the other from
+    `rng`.
+    """
 
     symmetric: ClassVar[bool] = False
 
-    density: float = Field(0.5, ge=0, le=1, description="probability that an entry of a change stays (1 - the paper's p)")
-    rescale: bool = Field(True, description="divide what stays by its probability, so that the expectation is the change itself")
+    density: float = Field(
+        0.5, ge=0, le=1, description="probability that an entry of a change stays (1 - the paper's p)"
+    )
+    rescale: bool = Field(
+        True, description="divide what stays by its probability, so that the expectation is the change itself"
+    )
 
     per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
     mergekit_defaults: ClassVar[dict[str, Any]] = {"density": 1.0}

@@ -1,9 +1,9 @@
 """Which axes of a model's tensors may be reordered together without changing what it computes: its units.
 
-A *key* names one order, shared by every axis that carries it: `states` (the residual stream), `<block>.hidden` (units of
-an MLP), `<block>.q`, `.k`, `.v`, `.o` (rows of the attention's projections, and the columns that read them). Normalising
-over the stream (RMSNorm and LayerNorm alike) does not depend on its order, so a *permutation* of it is always valid; more
-than that (rotations, other widths) is not offered.
+A *key* names one order, shared by every axis that carries it: `states` (the residual stream), `<block>.hidden` (units
+of an MLP), `<block>.q`, `.k`, `.v`, `.o` (rows of the attention's projections, and the columns that read them).
+Normalising over the stream (RMSNorm and LayerNorm alike) does not depend on its order, so a *permutation* of it is
+always valid; more than that (rotations, other widths) is not offered.
 
 Attention: heads that share keys and values move as groups, heads inside a group may change places, and so may the value
 dimensions inside a group. Query-key dimensions inside a head may too, together, unless positions are rotated into them
@@ -42,8 +42,8 @@ class Heads:
 
 @dataclass
 class Units:
-    """`axes`: tensor name -> the key of each of its dimensions (None: a fixed order), as stored. `hidden`: key -> (sites
-    that make the units, site that reads them). `transposed`: weights stored as [in, out]."""
+    """`axes`: tensor name -> the key of each of its dimensions (None: a fixed order), as stored. `hidden`: key ->
+    (sites that make the units, site that reads them). `transposed`: weights stored as [in, out]."""
 
     axes: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
     hidden: dict[str, tuple[tuple[str, ...], str]] = field(default_factory=dict)
@@ -61,7 +61,10 @@ class Units:
 
 
 def find_units(model: nn.Module, structure: Structure, states: bool) -> Units:
-    """The units of a transformers model; `states`: of the residual stream too. ModelError where a block is of another make."""
+    """The units of a transformers model; `states`: of the residual stream too.
+
+    ModelError where a block is of another make.
+    """
     units = Units()
     width = _width(model)
     inner_free = not any("rotary" in type(m).__name__.lower() for m in model.modules())
@@ -77,7 +80,10 @@ def _width(model: nn.Module) -> int:
     config = getattr(model, "config", None)
     found = getattr(config, "hidden_size", None) or getattr(config, "n_embd", None)
     if not found:
-        raise ModelError(f"{type(model).__name__} names no hidden_size", remedy="this merge serves transformers with one stream width")
+        raise ModelError(
+            f"{type(model).__name__} names no hidden_size",
+            remedy="this merge serves transformers with one stream width",
+        )
     return int(found)
 
 
@@ -92,9 +98,16 @@ def _linear(units: Units, site: Site, out: str | None, into: str | None) -> None
 def _hidden(units: Units, block: Block, width: int, states: bool) -> None:
     sites = [s for s in block.sites if s.role == "mlp" and s.kind in ("linear", "conv1d")]
     *makers, reader = sites or [None]  # type: ignore[list-item]
-    good = bool(makers) and reader.out_features == width and all(s.in_features == width and s.out_features == reader.in_features for s in makers)
+    good = (
+        bool(makers)
+        and reader.out_features == width
+        and all(s.in_features == width and s.out_features == reader.in_features for s in makers)
+    )
     if not good or len(makers) > 2:
-        raise ModelError(f"the MLP of '{block.name}' is not one or two linears into one", remedy="units of such blocks (experts, ...) cannot be matched yet")
+        raise ModelError(
+            f"the MLP of '{block.name}' is not one or two linears into one",
+            remedy="units of such blocks (experts, ...) cannot be matched yet",
+        )
     key, stream = f"{block.name}.hidden", STATES if states else None
     for s in makers:
         _linear(units, s, key, stream)
@@ -118,7 +131,10 @@ def _heads(units: Units, block: Block, model: nn.Module, width: int, states: boo
         parts = {**dict.fromkeys("qkv", sites[0].name), "o": sites[1].name}
         _linear(units, sites[0], f"{block.name}.qkv", stream)
     else:
-        raise ModelError(f"the attention of '{block.name}' has no plain query, key, value and output", remedy="units of such blocks cannot be matched yet")
+        raise ModelError(
+            f"the attention of '{block.name}' has no plain query, key, value and output",
+            remedy="units of such blocks cannot be matched yet",
+        )
     _linear(units, sites[-1], stream, f"{block.name}.o")
     normed = any(s.kind == "norm" and s.role == "norm" and s.weight.numel() == size != width for s in block.sites)
     units.attention.append(Heads(block.name, parts, heads, groups, size, inner_free and not normed))
@@ -138,7 +154,10 @@ def _stream(units: Units, model: nn.Module, structure: Structure, width: int) ->
             units.axes[f"{site.name}.bias"] = (STATES,)
         elif site.kind in ("linear", "conv1d") and site.block is None:
             if site.out_features == width:
-                raise ModelError(f"'{site.name}' maps the stream onto its own width outside the blocks", remedy="match models of one base, or a plainer model")
+                raise ModelError(
+                    f"'{site.name}' maps the stream onto its own width outside the blocks",
+                    remedy="match models of one base, or a plainer model",
+                )
             _linear(units, site, None, STATES)
     for name, p in model.named_parameters():
         if name not in units.axes and p.dim() == 3 and p.shape[-1] == width:
@@ -165,7 +184,11 @@ def random_order(units: Units, model: nn.Module, generator: torch.Generator) -> 
         heads = torch.cat([g * each + torch.randperm(each, generator=generator) for g in groups])
         value = torch.stack([torch.randperm(a.size, generator=generator) for _ in range(a.groups)])
         plain = torch.arange(a.size).expand(a.groups, -1)
-        inner = torch.stack([torch.randperm(a.size, generator=generator) for _ in range(a.groups)]) if a.inner_free else plain
+        inner = (
+            torch.stack([torch.randperm(a.size, generator=generator) for _ in range(a.groups)])
+            if a.inner_free
+            else plain
+        )
         order.update(attention_order(a, heads, inner, value))
     return order
 

@@ -1,16 +1,17 @@
 """aTLAS: task vectors composed with learned coefficients (Zhang et al. 2024, arXiv:2407.02880; papers: atlas).
 
 Each tensor j has one coefficient for each fine-tuned model i: theta_j = theta0_j + sum_i c_ij (theta_ij - theta0_j).
-Only c is learned, from `start` (0: the base): on labelled rows by the task's own loss (few-shot), or without labels by the
-mean entropy of the model's answers on the rows that it will meet (test time). AdamW, clipped at norm 1, cosine to zero.
+Only c is learned, from `start` (0: the base): on labelled rows by the task's own loss (few-shot), or without labels by
+the mean entropy of the model's answers on the rows that it will meet (test time). AdamW, clipped at norm 1, cosine to
+zero.
 
-parts: K > 1 splits every matrix by a random mask into K parts with a coefficient each; other tensors keep one. The masks
-come from the seed and the tensor's name, so they need no file.
+parts: K > 1 splits every matrix by a random mask into K parts with a coefficient each; other tensors keep one. The
+masks come from the seed and the tensor's name, so they need no file.
 
-c = 0 is the base and c_i = 1 alone is model i, bit for bit. A tensor whose shape differs from the base's (a task's head)
-stays the base's. The whole forward and backward are needed: memory is the base, the models, one composed copy and the
-activations of a batch; a gradient is turned into its coefficients' (sum of g (theta_i - theta0), exactly) as soon as the
-backward has made it, and let go.
+c = 0 is the base and c_i = 1 alone is model i, bit for bit. A tensor whose shape differs from the base's (a task's
+head) stays the base's. The whole forward and backward are needed: memory is the base, the models, one composed copy and
+the activations of a batch; a gradient is turned into its coefficients' (sum of g (theta_i - theta0), exactly) as soon
+as the backward has made it, and let go.
 
 Source: fredzzhang/atlas. Differs from the paper in: entropy at test time instead of pseudo-labels from weak and strong
 views; with parts, biases and norms are scaled too; masks differ between tensors of one shape; fp32.
@@ -35,7 +36,9 @@ from tunewright.weights.operator import Merge
 
 
 def parts_of(shape: Sequence[int], count: int, key: str) -> Tensor | None:
-    """int64 of a matrix's shape: which of `count` parts an entry belongs to, drawn evenly from `key`; None for one part."""
+    """int64 of a matrix's shape: which of `count` parts an entry belongs to, drawn evenly from `key`; None for one
+    part.
+    """
     if count == 1 or len(shape) < 2:
         return None
     generator = torch.Generator().manual_seed(random.Random(key).getrandbits(62))
@@ -56,7 +59,9 @@ def composed(base: Tensor, tensors: Sequence[Tensor], c: Tensor, part: Tensor | 
     return out
 
 
-def coefficient_gradient(g: Tensor, base: Tensor, tensors: Sequence[Tensor], count: int, part: Tensor | None = None) -> Tensor:
+def coefficient_gradient(
+    g: Tensor, base: Tensor, tensors: Sequence[Tensor], count: int, part: Tensor | None = None
+) -> Tensor:
     """[models, K] d loss / d c from g = d loss / d theta: sums of g (t_i - base), part by part."""
     found = torch.zeros(len(tensors), count)
     for i, t in enumerate(tensors):
@@ -82,7 +87,11 @@ class Composer:
 
     def __init__(self, module: nn.Module, models: Sequence[dict[str, Tensor]], parts: int, key: str):
         self.module, self.parts, self.key = module, parts, key
-        own = {n: p for n, p in module.named_parameters() if all(n in m and m[n].shape == p.shape for m in models) and p.is_floating_point()}
+        own = {
+            n: p
+            for n, p in module.named_parameters()
+            if all(n in m and m[n].shape == p.shape for m in models) and p.is_floating_point()
+        }
         self.parameters, self.names = own, tuple(own)
         self.base = {n: p.data for n, p in own.items()}
         self.models = [{n: m[n].to(p.dtype) for n, p in own.items()} for m in models]
@@ -115,7 +124,9 @@ class Composer:
 
         def reduce(name: str, p: Tensor) -> None:
             assert p.grad is not None
-            found[:, at[name]] = coefficient_gradient(p.grad, self.base[name], [m[name] for m in self.models], self.parts, self.part(name))
+            found[:, at[name]] = coefficient_gradient(
+                p.grad, self.base[name], [m[name] for m in self.models], self.parts, self.part(name)
+            )
             p.grad = None
 
         hooks = [p.register_post_accumulate_grad_hook(lambda p, n=n: reduce(n, p)) for n, p in self.parameters.items()]
@@ -133,11 +144,15 @@ class Atlas(Merge):
     """Learn how much of each model's change every tensor takes."""
 
     objective: Literal["labels", "entropy"] = Field(
-        "labels", description="labels: the task's loss on labelled rows; entropy: no label is used", examples=["entropy"]
+        "labels",
+        description="labels: the task's loss on labelled rows; entropy: no label is used",
+        examples=["entropy"],
     )
     samples: PositiveInt = Field(128, description="rows to learn from", examples=[4])
     epochs: PositiveInt = Field(10, description="passes over them", examples=[2])
-    learning_rate: PositiveFloat = Field(0.1, description="of the coefficients; the paper takes 0.1 for a few shots, 1e-3 at test time")
+    learning_rate: PositiveFloat = Field(
+        0.1, description="of the coefficients; the paper takes 0.1 for a few shots, 1e-3 at test time"
+    )
     weight_decay: NonNegativeFloat = Field(0.1, description="AdamW's, towards coefficients of 0", examples=[1.0])
     parts: PositiveInt = Field(1, description="K, coefficients for each matrix and model", examples=[3])
     start: float = Field(0.0, description="first value of every coefficient; 0: the base", examples=[0.3])
@@ -156,7 +171,10 @@ class Atlas(Merge):
         with composer:
             batches = list(learning.batches(self.samples))
             if not batches:
-                raise MethodError("coefficients are learned from rows, and there are none", remedy="give rows: --data FILE --task TASK")
+                raise MethodError(
+                    "coefficients are learned from rows, and there are none",
+                    remedy="give rows: --data FILE --task TASK",
+                )
             optimizer = torch.optim.AdamW([c], lr=self.learning_rate, weight_decay=self.weight_decay)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * len(batches))
             for _ in range(self.epochs):
@@ -164,7 +182,8 @@ class Atlas(Merge):
                     value, c.grad = composer.gradient(c, partial(self._loss_of, learning, batch))
                     if not torch.isfinite(c.grad).all():
                         raise NonFiniteError(
-                            f"the coefficients' gradient is not finite at step {len(losses)}", remedy="lower learning_rate, or check the models"
+                            f"the coefficients' gradient is not finite at step {len(losses)}",
+                            remedy="lower learning_rate, or check the models",
                         )
                     torch.nn.utils.clip_grad_norm_([c], 1.0)
                     optimizer.step()
@@ -172,7 +191,10 @@ class Atlas(Merge):
                     losses.append(value)
         learning.log(loss_first=losses[0], loss_last=losses[-1], coefficients=c.numel())
         found = {n: c[:, j].clone() for j, n in enumerate(composer.names)}
-        return {"coefficients": found, "report": {"losses": losses, "coefficients": {n: v.tolist() for n, v in found.items()}}}
+        return {
+            "coefficients": found,
+            "report": {"losses": losses, "coefficients": {n: v.tolist() for n, v in found.items()}},
+        }
 
     def _loss_of(self, learning: Learning, batch: Batch, model: nn.Module) -> Tensor:
         return self.loss(learning.forward(model, batch), batch, learning.task)

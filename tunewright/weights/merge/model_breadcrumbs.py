@@ -1,13 +1,14 @@
-"""Model Breadcrumbs: task vectors without their largest and smallest entries (Davari & Belilovsky 2023, arXiv:2312.06795; papers: model-breadcrumbs).
+"""Model Breadcrumbs: task vectors without their largest and smallest entries (Davari & Belilovsky 2023,
+arXiv:2312.06795; papers: model-breadcrumbs).
 
 Of the n magnitudes of a change, the int(gamma n) largest are dropped, the next int(density n) stay, the rest becomes 0.
-Where both together exceed n fewer of the largest are dropped; entries that equal an end of what is kept stay.
-theta = theta_0 + lambda sum_t w_t of what stayed: no division by the number of models, so that settings may be kept while
+Where both together exceed n fewer of the largest are dropped; entries that equal an end of what is kept stay. theta =
+theta_0 + lambda sum_t w_t of what stayed: no division by the number of models, so that settings may be kept while
 models are added. density 1 is task arithmetic. The paper's beta is `density` (a share kept), its alpha is `lambda`.
 
-`over: tensor` counts in every tensor, the layers of the paper's text (and mergekit's way); `over: row` in every row along
-the last axis, which the authors' code does: rows shorter than 1 / gamma lose no outlier there, and rows shorter than
-1 / density lose everything. Scalars pass.
+`over: tensor` counts in every tensor, the layers of the paper's text (and mergekit's way); `over: row` in every row
+along the last axis, which the authors' code does: rows shorter than 1 / gamma lose no outlier there, and rows shorter
+than 1 / density lose everything. Scalars pass.
 
 Differs from mergekit in: ties at an end. Defaults are where the authors' search starts, density 0.15, gamma 0.006,
 lambda 0.2 (from their README); mergekit's are 1, 0.01 and 1.
@@ -29,9 +30,15 @@ class ModelBreadcrumbs(TaskVectors):
     """Add task vectors whose largest and smallest entries are masked."""
 
     lambda_: float = Field(0.2, alias="lambda", description="factor of the merged change", examples=[0.5])
-    density: float = Field(0.15, ge=0, le=1, description="share of a change's entries that stays (the paper's beta)", examples=[0.5])
-    gamma: float = Field(0.006, ge=0, le=1, description="share of a change's largest entries that is dropped", examples=[0.2])
-    over: Literal["tensor", "row"] = Field("tensor", description="what the shares are counted in: each tensor, or each row of it")
+    density: float = Field(
+        0.15, ge=0, le=1, description="share of a change's entries that stays (the paper's beta)", examples=[0.5]
+    )
+    gamma: float = Field(
+        0.006, ge=0, le=1, description="share of a change's largest entries that is dropped", examples=[0.2]
+    )
+    over: Literal["tensor", "row"] = Field(
+        "tensor", description="what the shares are counted in: each tensor, or each row of it"
+    )
     rescale: bool = Field(False, description="scale a masked change to the sum of magnitudes that it had")
 
     per_model: ClassVar[tuple[str, ...]] = ("weight", "density", "gamma")

@@ -26,10 +26,15 @@ def average(tensors: Sequence[Tensor]) -> Tensor:
     """The plain mean, formed in fp32 at least and returned in the first tensor's type. Integers must be equal."""
     first = tensors[0]
     if any(t.shape != first.shape for t in tensors):
-        raise MethodError(f"models to average differ in shape: {sorted({tuple(t.shape) for t in tensors})}", remedy="average fine-tunings of one checkpoint")
+        raise MethodError(
+            f"models to average differ in shape: {sorted({tuple(t.shape) for t in tensors})}",
+            remedy="average fine-tunings of one checkpoint",
+        )
     if not first.is_floating_point():
         if any(not torch.equal(t, first) for t in tensors):
-            raise MethodError("an integer tensor differs between the models", remedy="average fine-tunings of one checkpoint")
+            raise MethodError(
+                "an integer tensor differs between the models", remedy="average fine-tunings of one checkpoint"
+            )
         return first.clone()
     kind = torch.promote_types(first.dtype, torch.float32)
     total = torch.zeros(first.shape, dtype=kind, device=first.device)
@@ -39,7 +44,10 @@ def average(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def greedy(count: int, score: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
-    """Indices of the accepted models, best first. `score(indices)`: held-out score of their average, larger is better."""
+    """Indices of the accepted models, best first.
+
+    `score(indices)`: held-out score of their average, larger is better.
+    """
     alone = {i: score((i,)) for i in range(count)}
     order = sorted(alone, key=lambda i: (-alone[i], i))
     accepted: tuple[int, ...] = (order[0],)
@@ -54,7 +62,9 @@ def greedy(count: int, score: Callable[[tuple[int, ...]], float]) -> tuple[int, 
 class ModelSoups(Merge):
     """Average the run's model with others."""
 
-    recipe: Literal["uniform", "greedy"] = Field("uniform", description="average all, or only what does not lower the validation score", examples=["greedy"])
+    recipe: Literal["uniform", "greedy"] = Field(
+        "uniform", description="average all, or only what does not lower the validation score", examples=["greedy"]
+    )
 
     base: ClassVar[Literal["needed", "none", "optional"]] = "none"
     symmetric: ClassVar[bool] = True

@@ -1,13 +1,14 @@
-"""Model Stock: how far to go from the base to the mean of a few tunings, from the angle between them (Jang et al. 2024, arXiv:2403.19522; papers: model-stock).
+"""Model Stock: how far to go from the base to the mean of a few tunings, from the angle between them (Jang et al. 2024,
+arXiv:2403.19522; papers: model-stock).
 
 Tunings of one base lie around a centre, which is what averaging very many would give. Let their directions from it, and
-the base's, be orthogonal to each other: then the point nearest to the centre, among those on the plane through the base and
-k tunings, is theta = r mean_t theta_t + (1 - r) theta_0 with r = k cos phi / (1 + (k - 1) cos phi) and phi the angle between
-two changes. Equal tunings give r = 1, orthogonal changes the base. cos phi is the mean over pairs.
+the base's, be orthogonal to each other: then the point nearest to the centre, among those on the plane through the base
+and k tunings, is theta = r mean_t theta_t + (1 - r) theta_0 with r = k cos phi / (1 + (k - 1) cos phi) and phi the
+angle between two changes. Equal tunings give r = 1, orthogonal changes the base. cos phi is the mean over pairs.
 
-Per tensor; with `filter_wise` per row of it (along the last axis; a vector is one row). No data. Opposing changes give a
-negative r, as the formula says; where 1 + (k - 1) cos phi is under 1e-6 in size the base is kept. Differs from the paper
-in: it leaves open what cos phi is for k > 2. From mergekit in: nothing.
+Per tensor; with `filter_wise` per row of it (along the last axis; a vector is one row). No data. Opposing changes give
+a negative r, as the formula says; where 1 + (k - 1) cos phi is under 1e-6 in size the base is kept. Differs from the
+paper in: it leaves open what cos phi is for k > 2. From mergekit in: nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from tunewright.weights.operator import Merge
 def ratio(changes: Sequence[Tensor]) -> Tensor:
     """r [rows, 1] from k >= 2 changes [rows, n]."""
     lengths = [c.norm(dim=-1) for c in changes]
-    cosines = [((changes[i] * changes[j]).sum(-1) / (lengths[i] * lengths[j]).clamp_min(1e-6)).clamp(-1, 1) for i, j in combinations(range(len(changes)), 2)]
+    cosines = [
+        ((changes[i] * changes[j]).sum(-1) / (lengths[i] * lengths[j]).clamp_min(1e-6)).clamp(-1, 1)
+        for i, j in combinations(range(len(changes)), 2)
+    ]
     cos = torch.stack(cosines).mean(0).unsqueeze(-1)
     below = 1 + (len(changes) - 1) * cos
     flat = below.abs() < 1e-6

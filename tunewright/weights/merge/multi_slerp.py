@@ -1,10 +1,10 @@
 """Multi-SLERP: several models' tensors averaged on a sphere (Goddard's multislerp of mergekit; papers: multi-slerp).
 
-Each tensor is one vector x_i (with a base: its change from the base). On the unit sphere, u_i = x_i / (||x_i|| + 1e-8) and
-m = the direction of sum w_i u_i; the parts of u_i that are orthogonal to m are averaged, and the sphere is followed from m
-along that mean: u = cos(r) m + sin(r) v / r, r = ||v|| + 1e-8, v = sum w_i (u_i - <u_i, m> m). The result is u times the mean
-length sum w_i ||x_i|| (plus the base). Since m lies along sum w_i u_i itself, v is zero to rounding: the result is the mean
-direction at the mean length. One model comes back; equal models come back to rounding.
+Each tensor is one vector x_i (with a base: its change from the base). On the unit sphere, u_i = x_i / (||x_i|| + 1e-8)
+and m = the direction of sum w_i u_i; the parts of u_i that are orthogonal to m are averaged, and the sphere is followed
+from m along that mean: u = cos(r) m + sin(r) v / r, r = ||v|| + 1e-8, v = sum w_i (u_i - <u_i, m> m). The result is u
+times the mean length sum w_i ||x_i|| (plus the base). Since m lies along sum w_i u_i itself, v is zero to rounding: the
+result is the mean direction at the mean length. One model comes back; equal models come back to rounding.
 
 Weights are divided by their sum with `normalize_weights`. Where the weighted sum of directions vanishes, two models are
 averaged plainly and more are refused. Differs from mergekit in: sums in fp32.
@@ -32,7 +32,11 @@ def multislerp(tensors: Sequence[Tensor], weights: Sequence[float], normalize: b
         return tensors[0].float()
     total = sum(weights)
     if normalize and abs(total) < EPS:
-        raise MethodError(f"the weights {list(weights)} sum to 0", where="multislerp.weight", remedy="write normalize_weights: false, or other weights")
+        raise MethodError(
+            f"the weights {list(weights)} sum to 0",
+            where="multislerp.weight",
+            remedy="write normalize_weights: false, or other weights",
+        )
     shares = [w / total if normalize else w for w in weights]
     flat = [t.reshape(-1).float() for t in tensors]
     lengths = [x.norm() for x in flat]
@@ -41,7 +45,11 @@ def multislerp(tensors: Sequence[Tensor], weights: Sequence[float], normalize: b
     size = mean.norm()
     if size < EPS:
         if len(tensors) > 2 and any(bool(n > 0) for n in lengths):
-            raise MethodError("the weighted directions of the models cancel out", where="multislerp", remedy="take other weights, or `linear`")
+            raise MethodError(
+                "the weighted directions of the models cancel out",
+                where="multislerp",
+                remedy="take other weights, or `linear`",
+            )
         return torch.stack([w * x for w, x in zip(shares, flat, strict=True)]).sum(0).reshape(tensors[0].shape)
     mean = mean / size
     tangent = torch.stack([w * (u - (u @ mean) * mean) for w, u in zip(shares, units, strict=True)]).sum(0)

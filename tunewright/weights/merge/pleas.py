@@ -5,20 +5,22 @@ Two models of one architecture, of one base or of different ones, become one of 
 1. match: the second model's units are put into the first's order, by weights (inner products) or by activations
    (-||a_i - b_j|| on the calibration rows), as an assignment problem;
 2. partly: of each MLP's n units the round(budget n) worst matched stay apart, both models' own, so that it has
-   n + round(budget n); the others become one. Makers of units: shared rows (W1 + W2) / 2, own rows as they are. Readers:
+   n + round(budget n); the others become one. Makers of units: shared rows (W1 + W2) / 2, own rows as they are.
+   Readers:
    shared columns (W1 + W2) / 2, own columns halved. With budget 1 every MLP is exactly the mean of both MLPs;
 3. least squares: every linear W [out, in] of the blocks is refitted to min sum ||W x - y||^2 + l ||W - W_start||^2 over
-   the calibration rows, x = [shared (x1 + x2) / 2, x1 own, x2 own] and y likewise from the two models themselves, biases
+   the calibration rows, x = [shared (x1 + x2) / 2, x1 own, x2 own] and y likewise from the two models themselves,
+   biases
    too. So layers do not depend on each other, and no layer's error on those rows is above its start's.
 
-bases: `same` leaves the residual stream as it is (fine-tunings of one base); `different` matches it too. Attention heads
-are matched, never widened. A twin whose units were reordered comes back as the model itself. Memory: both models
+bases: `same` leaves the residual stream as it is (fine-tunings of one base); `different` matches it too. Attention
+heads are matched, never widened. A twin whose units were reordered comes back as the model itself. Memory: both models
 (files may be mapped), the result, one layer's states of all calibration rows, one block's sums. Cost: two forwards of
 each model a row and block (three with activations), one assignment O(n^3) and one solve O(n^3) a matrix.
 
-Source: SewoongLab/PLeaS-Merging. Differs from the paper in: a closed solution with a ridge instead of 400 steps of Adam;
-one budget for all MLPs (no search over layers), since a transformers config has one width; the stream and heads are not
-widened. Not seen: settings for language models.
+Source: SewoongLab/PLeaS-Merging. Differs from the paper in: a closed solution with a ridge instead of 400 steps of
+Adam; one budget for all MLPs (no search over layers), since a transformers config has one width; the stream and heads
+are not widened. Not seen: settings for language models.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ from tunewright.weights.operator import Merge
 
 
 def arranged(first: Tensor, second: Tensor, dim: int, apart: Tensor, factor: float) -> Tensor:
-    """[.., n + k, ..]: shared slices (a + b) / 2, then the first's own times `factor`, then the second's own; both models
-    in one order, `apart` bool [n] with k true. factor: 1 for what makes units, 0.5 for what reads them."""
+    """[.., n + k, ..]: shared slices (a + b) / 2, then the first's own times `factor`, then the second's own; both
+    models in one order, `apart` bool [n] with k true. factor: 1 for what makes units, 0.5 for what reads them."""
     shared, own = (~apart).nonzero().flatten(), apart.nonzero().flatten()
     mean = (first.index_select(dim, shared) + second.index_select(dim, shared)) / 2
     return torch.cat([mean, factor * first.index_select(dim, own), factor * second.index_select(dim, own)], dim)
@@ -61,12 +63,28 @@ def start(name: str, first: Tensor, second: Tensor, units: Units, apart: dict[st
 class PLeaS(Merge):
     """Match units, merge the well matched, refit every layer."""
 
-    match: Literal["weights", "activations"] = Field("weights", description="what units are matched by", examples=["activations"])
-    bases: Literal["same", "different"] = Field("same", description="different: the residual stream's order is matched too")
-    budget: float = Field(0.0, ge=0, le=1, description="share of each MLP's units that both models keep for themselves; width n (1 + budget)", examples=[0.5])
+    match: Literal["weights", "activations"] = Field(
+        "weights", description="what units are matched by", examples=["activations"]
+    )
+    bases: Literal["same", "different"] = Field(
+        "same", description="different: the residual stream's order is matched too"
+    )
+    budget: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of each MLP's units that both models keep for themselves; width n (1 + budget)",
+        examples=[0.5],
+    )
     samples: PositiveInt = Field(128, description="calibration rows", examples=[4])
-    refit: bool = Field(True, description="least squares after merging; off: units matched and averaged only", examples=[False])
-    ridge: NonNegativeFloat = Field(0.01, description="pull towards the merge before least squares, times the mean square of the inputs", examples=[1.0])
+    refit: bool = Field(
+        True, description="least squares after merging; off: units matched and averaged only", examples=[False]
+    )
+    ridge: NonNegativeFloat = Field(
+        0.01,
+        description="pull towards the merge before least squares, times the mean square of the inputs",
+        examples=[1.0],
+    )
 
     papers: ClassVar[tuple[str, ...]] = ("pleas",)
     base: ClassVar[Literal["needed", "none", "optional"]] = "none"
@@ -81,15 +99,27 @@ class PLeaS(Merge):
         units = find_units(one, learning.structure, states)
         a, b = state_of(one), state_of(two)
         _same_shapes(a, b)
-        matched = match_weights(units, a, b) if self.match == "weights" else match_activations(units, learning, self.samples, a, b)
+        matched = (
+            match_weights(units, a, b)
+            if self.match == "weights"
+            else match_activations(units, learning, self.samples, a, b)
+        )
         align(two, units, matched.order, learning)
         apart = {key: kept_apart(matched.score[key], self.budget) for key in units.hidden} if self.budget else {}
         solved, errors = refit(learning, units, apart, self.samples, self.ridge) if self.refit else ({}, {})
         moved = {k: float((o != torch.arange(len(o))).double().mean()) for k, o in matched.order.items()}
         learning.log(units_moved=sum(moved.values()) / len(moved), **_mean_errors(errors))
-        found: dict[str, Any] = {"units": units, "order": matched.order, "apart": apart, "solved": solved, "errors": errors}
+        found: dict[str, Any] = {
+            "units": units,
+            "order": matched.order,
+            "apart": apart,
+            "solved": solved,
+            "errors": errors,
+        }
         if apart:
-            found["config"] = {_width_name(one): len(next(iter(apart.values()))) + int(next(iter(apart.values())).sum())}
+            found["config"] = {
+                _width_name(one): len(next(iter(apart.values()))) + int(next(iter(apart.values())).sum())
+            }
         return found
 
     def merge(self, name: str, tensors: Sequence[Tensor], needs: Needs) -> Tensor:
@@ -103,7 +133,10 @@ def _same_shapes(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     for name, t in a.items():
         if name not in b or b[name].shape != t.shape:
             other = tuple(b[name].shape) if name in b else "missing"
-            raise ModelError(f"'{name}' is {tuple(t.shape)} in the first model and {other} in the second", remedy="units match in models of one shape")
+            raise ModelError(
+                f"'{name}' is {tuple(t.shape)} in the first model and {other} in the second",
+                remedy="units match in models of one shape",
+            )
 
 
 def _width_name(model: nn.Module) -> str:
@@ -125,7 +158,10 @@ def align(model: nn.Module, units: Units, order: dict[str, Tensor], learning: Le
     more than rounding: then the architecture has something between its units that was not seen."""
     batch = next(iter(learning.batches(4)), None)
     if batch is None:
-        raise MethodError("a merge that matches units needs calibration rows, and there are none", remedy="give rows: --data FILE --task TASK")
+        raise MethodError(
+            "a merge that matches units needs calibration rows, and there are none",
+            remedy="give rows: --data FILE --task TASK",
+        )
     with torch.no_grad():
         before = learning.forward(model, batch).logits.float()
         for name, p in model.named_parameters():
@@ -133,11 +169,18 @@ def align(model: nn.Module, units: Units, order: dict[str, Tensor], learning: Le
         after = learning.forward(model, batch).logits.float()
     off = float((after - before).abs().max() / before.abs().max().clamp_min(1e-30))
     if off > (1e-3 if next(model.parameters()).dtype == torch.float32 else 5e-2):
-        raise ModelError(f"reordering the units of {type(model).__name__} changed its outputs by {off:.1%}", remedy="merge these models with another method")
+        raise ModelError(
+            f"reordering the units of {type(model).__name__} changed its outputs by {off:.1%}",
+            remedy="merge these models with another method",
+        )
 
 
-def refit(learning: Learning, units: Units, apart: dict[str, Tensor], samples: int, ridge: float) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
-    """Every linear of the blocks solved: (weights and biases by name, fp32; site -> relative error before and after)."""
+def refit(
+    learning: Learning, units: Units, apart: dict[str, Tensor], samples: int, ridge: float
+) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
+    """Every linear of the blocks solved: (weights and biases by name, fp32; site -> relative error before and
+    after).
+    """
     one, two = learning.models
     a, b = state_of(one), state_of(two)
     batches = list(learning.batches(samples))
@@ -158,7 +201,9 @@ def refit(learning: Learning, units: Units, apart: dict[str, Tensor], samples: i
     return solved, errors
 
 
-def _block_sums(left: Step, right: Step, learning: Learning, units: Units, apart: dict[str, Tensor], masks: list[Tensor | None]) -> dict[str, Sums]:
+def _block_sums(
+    left: Step, right: Step, learning: Learning, units: Units, apart: dict[str, Tensor], masks: list[Tensor | None]
+) -> dict[str, Sums]:
     one, two = learning.models
     sites = [s for s in left.block.sites if s.kind in ("linear", "conv1d")]
     sums: dict[str, Sums] = {}

@@ -1,8 +1,10 @@
-"""RegMean: each linear is the one nearest to all models' own outputs (Jin et al. 2023, arXiv:2212.09849; no row of the catalogue).
+"""RegMean: each linear is the one nearest to all models' own outputs (Jin et al. 2023, arXiv:2212.09849; no row of the
+catalogue).
 
-W = (sum_i W_i G_i) (sum_i G_i)^-1 with G_i = X_i^T X_i [in, in], the inputs that model i gives the layer on the calibration
-rows; off-diagonal entries are first multiplied by `scale`. Biases, norms and embeddings take the mean. One model, or equal
-ones: the model itself. Memory: one layer's states and one block's matrices for each model, and the result.
+W = (sum_i W_i G_i) (sum_i G_i)^-1 with G_i = X_i^T X_i [in, in], the inputs that model i gives the layer on the
+calibration rows; off-diagonal entries are first multiplied by `scale`. Biases, norms and embeddings take the mean. One
+model, or equal ones: the model itself. Memory: one layer's states and one block's matrices for each model, and the
+result.
 
 Differs from the paper in: all models see the same rows, those of the run, not each its own task's.
 """
@@ -26,7 +28,13 @@ class RegMean(Merge):
     """Average linears weighted by what flows into them."""
 
     samples: PositiveInt = Field(128, description="calibration rows", examples=[4])
-    scale: float = Field(0.9, ge=0, le=1, description="factor of the off-diagonal entries of X^T X; 0: a mean weighted by each input's energy", examples=[0.5])
+    scale: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="factor of the off-diagonal entries of X^T X; 0: a mean weighted by each input's energy",
+        examples=[0.5],
+    )
 
     base: ClassVar[Literal["needed", "none", "optional"]] = "none"
     symmetric: ClassVar[bool] = True
@@ -37,7 +45,9 @@ class RegMean(Merge):
         batches = list(learning.batches(self.samples))
         masks = [real_tokens(b) for b in batches]
         solved: dict[str, Tensor] = {}
-        for steps in zip(*(walk(m, learning.structure, learning.forward, batches) for m in learning.models), strict=True):
+        for steps in zip(
+            *(walk(m, learning.structure, learning.forward, batches) for m in learning.models), strict=True
+        ):
             sites = [s for s in steps[0].block.sites if s.kind in ("linear", "conv1d")]
             grams = [dict[str, Tensor]() for _ in steps]
             for model, step, sums in zip(learning.models, steps, grams, strict=True):

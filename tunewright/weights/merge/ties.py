@@ -5,13 +5,13 @@ For each model t, tau_t = theta_t - theta_0:
 - elect: for every entry the sign of sum_t w_t tau_t, plus where that sum is 0;
 - mean: theta = theta_0 + lambda (sum of w_t tau_t with that sign) / (sum of their w_t), theta_0 where none is left.
 
-`over: tensor` (mergekit's and PEFT's way) trims every tensor to the density. `over: model` (the paper's) has one threshold
-a model, found exactly by counting magnitudes of all tensors in two passes, without a sort; what a tuning left alone spends
-nothing of the budget then. No merged value opposes the elected sign or leaves the range of the values that agree. density
-1 with agreeing signs is the weighted mean.
+`over: tensor` (mergekit's and PEFT's way) trims every tensor to the density. `over: model` (the paper's) has one
+threshold a model, found exactly by counting magnitudes of all tensors in two passes, without a sort; what a tuning left
+alone spends nothing of the budget then. No merged value opposes the elected sign or leaves the range of the values that
+agree. density 1 with agreeing signs is the weighted mean.
 
-Differs from the paper's code in: an exact zero sum elects plus, where that code takes the sign that most entries of
-the whole model have; that code keeps one entry more than asked. From mergekit in: of equal magnitudes at the threshold it
+Differs from the paper's code in: an exact zero sum elects plus, where that code takes the sign that most entries of the
+whole model have; that code keeps one entry more than asked. From mergekit in: of equal magnitudes at the threshold it
 keeps some. Default density 0.2 is the paper's (mergekit's is 1).
 """
 
@@ -48,7 +48,9 @@ class Ties(TaskVectors):
 
     normalize: bool = Field(True, description="a mean of the values that agree; off: their sum")
     density: float = Field(0.2, ge=0, le=1, description="share of a change's entries that stays")
-    over: Literal["tensor", "model"] = Field("tensor", description="what the density is a share of: each tensor, or all of a model's entries together")
+    over: Literal["tensor", "model"] = Field(
+        "tensor", description="what the density is a share of: each tensor, or all of a model's entries together"
+    )
     rescale: bool = Field(False, description="scale a trimmed change to the sum of magnitudes that it had")
 
     per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
@@ -62,18 +64,25 @@ class Ties(TaskVectors):
         return 2 if self.over == "model" else 0
 
     def survey(self, name: str, base: Tensor, tensors: Sequence[Tensor], known: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Counts of one tensor's magnitudes, [models, buckets]: coarse ones, then fine ones inside the bucket sought."""
+        """Counts of one tensor's magnitudes, [models, buckets]: coarse ones, then fine ones inside the bucket
+        sought.
+        """
         bits = [magnitude_bits(t.float() - base.float()) for t in tensors]
         if "places" not in known:
             return {"coarse": torch.stack([coarse_counts(b) for b in bits])}
-        return {"fine": torch.stack([fine_counts(b, bucket) for b, (bucket, _) in zip(bits, known["places"], strict=True)])}
+        return {
+            "fine": torch.stack([fine_counts(b, bucket) for b, (bucket, _) in zip(bits, known["places"], strict=True)])
+        }
 
     def surveyed(self, sums: Mapping[str, Tensor], known: Mapping[str, Any], each: Each) -> dict[str, Any]:
         """After the first pass each model's (bucket, rank in it); after the second its `thresholds`, as bits."""
         if "coarse" in sums:
             kept = [kept_of(own["density"], int(c.sum())) for own, c in zip(each, sums["coarse"], strict=True)]
             return {"places": [bucket_of(c, k) if k else NOWHERE for c, k in zip(sums["coarse"], kept, strict=True)]}
-        found = [(b << 15) | bucket_of(c, rank)[0] if rank else UNREACHED for (b, rank), c in zip(known["places"], sums["fine"], strict=True)]
+        found = [
+            (b << 15) | bucket_of(c, rank)[0] if rank else UNREACHED
+            for (b, rank), c in zip(known["places"], sums["fine"], strict=True)
+        ]
         return {"thresholds": found}
 
     def merge(self, base: Tensor, tensors: Sequence[Tensor], each: Each, needs: Needs) -> Tensor:
