@@ -17,7 +17,7 @@ def cost(steps: int) -> dict[str, Any]:
     """
     import torch
 
-    from tunewright.contract.slots import Methods
+    from tunewright.contract.combining import Methods
     from tunewright.training.train import Loop
 
     calls = []

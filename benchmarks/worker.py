@@ -92,10 +92,10 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
     """A stage of `work`'s model and rows with one of the methods below, set up."""
     from tunewright.catalogue import load_method
     from tunewright.contract.batch import Row
+    from tunewright.contract.combining import bind
     from tunewright.contract.method import Plan
     from tunewright.contract.needs import NeedContext, Provider
     from tunewright.contract.pairs import Pair
-    from tunewright.contract.slots import bind
     from tunewright.models.adapted import Adapted
     from tunewright.models.attention import prepare_attention
     from tunewright.recipe import Budget, TrainSpec

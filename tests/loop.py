@@ -11,8 +11,8 @@ from torch import nn
 
 from tests import tiny
 from tunewright.contract.batch import Row
+from tunewright.contract.combining import bind
 from tunewright.contract.method import Method, Plan
-from tunewright.contract.slots import bind
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task
 from tunewright.training.setting_up import set_up

@@ -12,8 +12,8 @@ from pydantic import Field
 from tests import tiny
 from tunewright.conformance.bench import Tiny, differing
 from tunewright.contract.batch import Loss, Row
+from tunewright.contract.combining import check_conflicts
 from tunewright.contract.method import Method
-from tunewright.contract.slots import check_conflicts
 from tunewright.errors import DataError, MethodError
 from tunewright.measure.generate import greedy
 from tunewright.measure.sampled import sampled

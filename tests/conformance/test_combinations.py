@@ -12,8 +12,8 @@ from tunewright.catalogue import entries
 from tunewright.conformance.bench import Tiny, differing, task_of
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
-from tunewright.contract.method import SLOTS
-from tunewright.contract.slots import bind, check_conflicts
+from tunewright.contract.combining import bind, check_conflicts
+from tunewright.contract.slot import SLOTS
 from tunewright.errors import MethodError
 
 CASES = [

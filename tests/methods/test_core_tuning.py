@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes
-from tunewright.contract.slots import check_conflicts
+from tunewright.contract.combining import check_conflicts
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.objectives.core_tuning import CoreTuning, focal_contrast, hard_pairs, mixed

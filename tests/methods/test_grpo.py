@@ -14,9 +14,9 @@ from tests import tiny
 from tests.methods.driving import Cursor, spec
 from tunewright.conformance.bench import Tiny
 from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.combining import bind
 from tunewright.contract.method import Method, Needs, Plan
 from tunewright.contract.needs import NeedContext, Provider
-from tunewright.contract.slots import bind
 from tunewright.measure.intervals import paired_difference
 from tunewright.methods.reinforcement.exact_answer import ExactAnswer, exact_answer
 from tunewright.methods.reinforcement.grpo import GRPO, advantages, clipped_loss, divergence

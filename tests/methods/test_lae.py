@@ -12,7 +12,7 @@ import torch
 from tests import tiny
 from tests.methods.driving import Run, changed, snapshot
 from tunewright.contract.batch import Row
-from tunewright.contract.slots import check_conflicts
+from tunewright.contract.combining import check_conflicts
 from tunewright.errors import MethodError
 from tunewright.methods.continual.lae import LAE, OFFLINE, ONLINE, follow, larger
 from tunewright.models.adapted import Adapted

@@ -12,9 +12,9 @@ from tests import tiny
 from tests.methods.driving import text_rows
 from tunewright.conformance.bench import Tiny
 from tunewright.contract.batch import Outputs
+from tunewright.contract.combining import bind
 from tunewright.contract.method import Needs, State
 from tunewright.contract.needs import NeedContext, Provider
-from tunewright.contract.slots import bind
 from tunewright.errors import MethodError
 from tunewright.methods.distillation._features import feature_loss
 from tunewright.methods.distillation.projector_distillation import ProjectorDistillation, projector

@@ -135,7 +135,7 @@ def test_a_form_that_does_not_fold_is_refused_and_others_are_not():
 
 def test_methods_that_need_the_weights_are_refused_beside_it_before_anything_is_loaded():
     from tunewright.catalogue import load_method
-    from tunewright.contract.slots import check_conflicts
+    from tunewright.contract.combining import check_conflicts
 
     for name in ("corda", "lift", "full", "hft"):
         with pytest.raises(MethodError, match=f"'{name}' needs the base's weights, and 'qlora' holds them in 4 bits"):

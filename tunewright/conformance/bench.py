@@ -14,15 +14,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Row
+from tunewright.contract.combining import bind, check_conflicts
 from tunewright.contract.method import Method, Plan
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.pairs import rows_for
-from tunewright.contract.slots import bind, check_conflicts
+from tunewright.contract.record_change import record_change
+from tunewright.contract.records import Record
+from tunewright.contract.task import Task
 from tunewright.data.order import Cursor
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
@@ -119,9 +123,68 @@ def answers(row: str, ids: list[int]) -> dict[str, Any]:
     }
 
 
+def vit(seed: int = 0) -> nn.Module:
+    """A classifier of pictures [3, 8, 8] in four patches."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_labels": LABELS,
+    }
+    plain: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.1}
+    config = ViTConfig(image_size=8, patch_size=4, **sizes, **plain)
+    return seeded(lambda: ViTForImageClassification(config), seed)
+
+
+def picture_rows(source: str, count: int) -> list[Row]:
+    """Rows of random pictures [3, 8, 8] with labels."""
+    rng = np.random.default_rng(list(source.encode()))
+    made = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.5] * 3}
+    pixels = rng.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
+    return [Row(f"{source}:{i}", source, (), [1.0], i % LABELS, {**made, "pixels": pixels[i]}) for i in range(count)]
+
+
+def rows_of(task: Task, source: str, count: int) -> list[Row]:
+    """Tiny rows of the task's kind."""
+    if task.name == "image-classification":
+        return picture_rows(source, count)
+    return token_rows(source, count, task.labelled)
+
+
+def number_tokenizer() -> Any:
+    """A tokenizer whose text is the tokens' numbers: "5 17 3"."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="0", pad_token="0", eos_token="1")
+
+
+def record_of(row: Row, labelled: bool) -> Record:
+    """A tiny row as a user's record: tokens are numbers in its text."""
+    start = 0 if labelled else len(row.fields["prompt_ids"])
+    texts = [" ".join(map(str, ids)) for ids in (row.input_ids[:start], row.input_ids[start:])]
+    columns = {"text": texts[1], "label": row.label} if labelled else {"prompt": texts[0], "completion": texts[1]}
+    return Record(columns, id=row.id, source=row.source)
+
+
+def row_of(record: Record, row: Row) -> Row:
+    """The row of a changed record; `row` is what it was before."""
+    if "text" in record:
+        return replace(row, input_ids=[int(t) for t in record["text"].split()], label=record["label"])
+    prompt, completion = ([int(t) for t in record[c].split()] for c in ("prompt", "completion"))
+    weights = [0.0] * len(prompt) + [1.0] * len(completion)
+    return replace(row, input_ids=prompt + completion, weights=weights)
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "text-generation": llama,
     "text-classification": lambda seed=0: bert("BertForSequenceClassification", seed),
+    "image-classification": vit,
 }
 """task -> a tiny model for it, by seed. A method that serves none of these is not checked in training."""
 
@@ -157,24 +220,32 @@ class Tiny:
     dropout: bool = True
     cache: Path | None = None
     keep: Iterable[int] = ()
+    task_name: str | None = None
+    tokenizer: Any = None
     records: list[dict[str, Any]] = field(default_factory=list)
     saved: dict[int, Saved] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        task = task_of(self.named[0][1]) if self.named else "text-generation"
+        task = self.task_name or (task_of(self.named[0][1]) if self.named else "text-generation")
         for name, method in self.named:
             if task is None or (method.tasks is not None and task not in method.tasks):
                 raise MethodError(
                     f"'{name}' serves none of the tasks that are checked here", remedy="one of: " + ", ".join(MODELS)
                 )
         self.task = get_task(str(task))
-        self.adapted = Adapted(MODELS[self.task.name](), base_hash="tiny")
+        self.adapted = Adapted(MODELS[self.task.name](), self.tokenizer, base_hash="tiny")
         self.base = {n: t.clone() for n, t in self.adapted.model.state_dict().items()}
-        labelled = self.task.labelled
-        self.rows = {"train": token_rows("train", 8, labelled), "keep": token_rows("keep", 4, labelled)}
-        self.probe = self.task.collate(token_rows("probe", 3, labelled))
+        self.rows = {"train": rows_of(self.task, "train", 8), "keep": rows_of(self.task, "keep", 4)}
+        self._change_records(self.task.labelled)
+        self.probe = self.task.collate(rows_of(self.task, "probe", 3))
         self._earlier()
         self.loop = self._begin()
+
+    def _change_records(self, labelled: bool) -> None:
+        """Let methods on `example` see the training rows as records, whose text is the rows' tokens as numbers."""
+        change = record_change(self.named, self.seed)
+        if change is not None:
+            self.rows["train"] = [row_of(change(record_of(r, labelled)), r) for r in self.rows["train"]]
 
     def _earlier(self) -> None:
         """Stages before the one that is checked, for methods over several (`conformance_stages`), carried on in
@@ -210,7 +281,7 @@ class Tiny:
             learning_rate=3e-2, batch_tokens=step_tokens, micro_tokens=self.micro_tokens, seed=self.seed, **constant
         )
         train = self.rows["train"]
-        parts = {"small": train[:3], "large": train[3:], "replayed": token_rows("replayed", 3, self.task.labelled)}
+        parts = {"small": train[:3], "large": train[3:], "replayed": rows_of(self.task, "replayed", 3)}
         sources = [Dataset(n, list(rows_for((m for _, m in self.named), rows))) for n, rows in parts.items()]
         sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
         tokens = spec.batch_tokens * self.steps
@@ -261,7 +332,7 @@ class Tiny:
     def logits(self, model: nn.Module | None = None) -> Tensor:
         """What the model says on the probe rows, in evaluation mode."""
         with self.adapted.evaluating(), torch.no_grad():
-            return self.task.forward(model or self.adapted.wrapper or self.adapted.model, self.probe).logits.clone()
+            return self.task.forward(model or self.adapted.outer, self.probe).logits.clone()
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that training may have changed, by name: weights, deltas, optimizer, methods' states."""

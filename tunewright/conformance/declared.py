@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from tunewright.conformance.bench import task_of
 from tunewright.conformance.case import Case, Check, refused
-from tunewright.contract.method import SLOTS, TRAINING_SLOTS, Method, arguments, check_class
-from tunewright.contract.slots import check_conflicts
+from tunewright.contract.combining import check_conflicts
+from tunewright.contract.method import Method, arguments, check_class
+from tunewright.contract.slot import SLOTS, TRAINING_SLOTS
 
 
 def declarations_are_whole(case: Case) -> None:

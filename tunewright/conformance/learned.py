@@ -79,7 +79,7 @@ def every_field_matters(case: Case) -> None:
 
 def learns(case: Case) -> bool:
     """Whether a method is a merge that learns from rows."""
-    return "merge" in case.slots and hasattr(type(case.method), "learn")
+    return "merge" in case.slots and isinstance(case.method, Merge) and case.method.learns
 
 
 CHECKS = [

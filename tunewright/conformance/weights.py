@@ -33,10 +33,15 @@ def apply(method: Method, dtype: torch.dtype = torch.float32, first: dict[str, A
     slot = "merge" if "merge" in type(method).slots() else "edit"
     most = getattr(method, "models", (1, None))[1]
     models = [tensors(1 + i, dtype) for i in range(3 + len(getattr(method, "of", ())))][:most]
-    if hasattr(method, "pick"):
+    if isinstance(method, Merge) and method.picks:
         models = [models[i] for i in method.pick(len(models), lambda chosen: 1.0 / len(chosen) + 0.01 * chosen[0])]
     each = each_of(method, len(models), [first or {}, *({} for _ in models[1:])])
-    needs = Needs(survey(method, lambda: [(n, base[n], [m[n] for m in models]) for n in DEPTHS], each))
+    known = (
+        survey(method, lambda: [(n, base[n], [m[n] for m in models]) for n in DEPTHS], each)
+        if isinstance(method, Merge)
+        else {}
+    )
+    needs = Needs(known)
     for name, depth in DEPTHS.items():
         offered: dict[str, Any] = {"name": name, "base": base[name], "depth": depth, "needs": needs}
         inputs = [base[name], *(m[name] for m in models)]
@@ -89,7 +94,7 @@ def _with(method: Method, other: Method, field: str) -> dict[str, Tensor]:
 
 
 def _on_tensors(case: Case) -> bool:
-    return bool({"merge", "edit"} & set(case.slots)) and not hasattr(type(case.method), "learn")
+    return bool({"merge", "edit"} & set(case.slots)) and not (isinstance(case.method, Merge) and case.method.learns)
 
 
 CHECKS = [

@@ -1,0 +1,73 @@
+"""What methods, tasks and data agree on. What is listed here is public: third parties import it from this package.
+
+    from tunewright.contract import Choice, Loss, Method, State
+
+Names are fetched when they are asked for, so that importing the package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tunewright.contract.batch import Batch, Loss, Outputs, Row
+    from tunewright.contract.method import (
+        Candidates,
+        Choice,
+        Method,
+        Need,
+        Needs,
+        Plan,
+        Setup,
+        State,
+        row_rng,
+        torch_generator,
+    )
+    from tunewright.contract.pairs import Pair
+    from tunewright.contract.records import Record, RowProblem
+    from tunewright.contract.slot import SLOTS, Slot
+    from tunewright.contract.task import EncodeOptions, Task
+
+_HOMES = {
+    "batch": ("Batch", "Loss", "Outputs", "Row"),
+    "method": (
+        *("Candidates", "Choice", "Method", "Need", "Needs", "Plan", "Setup", "State"),
+        *("row_rng", "torch_generator"),
+    ),
+    "pairs": ("Pair",),
+    "records": ("Record", "RowProblem"),
+    "slot": ("SLOTS", "Slot"),
+    "task": ("EncodeOptions", "Task"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "SLOTS",
+    "Batch",
+    "Candidates",
+    "Choice",
+    "EncodeOptions",
+    "Loss",
+    "Method",
+    "Need",
+    "Needs",
+    "Outputs",
+    "Pair",
+    "Plan",
+    "Record",
+    "Row",
+    "RowProblem",
+    "Setup",
+    "Slot",
+    "State",
+    "Task",
+    "row_rng",
+    "torch_generator",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tunewright.contract' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"tunewright.contract.{_HOME_OF[name]}"), name)

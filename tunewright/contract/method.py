@@ -1,4 +1,4 @@
-"""The contract of a method: what it may fill (slots), ask for (needs), keep (state) and must declare (capabilities).
+"""The contract of a method: what it may fill (slots), ask for (needs), keep (state) and must declare.
 
 A method is a class with typed fields and a few functions named after slots. Each function names the arguments it
 wants, out of those its slot offers (`SLOTS`); asking for another is an error when the method is loaded. The slot, not
@@ -11,141 +11,20 @@ import inspect
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from tunewright.errors import MethodError, did_you_mean
+from tunewright.contract.slot import SLOTS
+from tunewright.errors import MethodError, did_you_mean, nearest
+from tunewright.models.delta_names import DeltaName
 
 if TYPE_CHECKING:
     from tunewright.models.adapted import Adapted
     from tunewright.models.sites import Structure
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place in the life of a model where methods plug in.
-
-    `offers`: argument names a method's function may ask for. `several`: how methods on one slot combine; `"one"` means
-    two methods are refused before anything is loaded.
-    """
-
-    name: str
-    does: str
-    offers: tuple[str, ...]
-    several: Literal["one", "in order", "weighted sum", "sum", "one a site, else a stack", "one a group"]
-
-
-SLOTS: dict[str, Slot] = {
-    s.name: s
-    for s in (
-        Slot(
-            "prepare",
-            "edits model and tokenizer before training",
-            ("model", "tokenizer", "needs", "state", "rng"),
-            "in order",
-        ),
-        Slot(
-            "attach",
-            "gives a site its delta, initialised; None passes",
-            ("site", "needs", "state", "rng"),
-            "one a site, else a stack",
-        ),
-        Slot(
-            "wrap",
-            "replaces the model's forward by one of its own",
-            ("model", "structure", "needs", "state", "rng"),
-            "one",
-        ),
-        Slot(
-            "choose",
-            "names what trains until the next drawing",
-            ("candidates", "step", "plan", "needs", "state", "rng"),
-            "one",
-        ),
-        Slot("example", "changes a record before it is encoded", ("record", "rng"), "in order"),
-        Slot(
-            "batch", "changes a batch after packing", ("batch", "step", "plan", "needs", "state", "row_rng"), "in order"
-        ),
-        Slot(
-            "rollout",
-            "turns prompts into rows to train on",
-            ("prompts", "generate", "score", "step", "needs", "state", "row_rng"),
-            "one",
-        ),
-        Slot("reward", "scores samples, one number each", ("samples", "needs", "state"), "weighted sum"),
-        Slot(
-            "objective",
-            "what is minimised, a token or a row",
-            ("outputs", "batch", "needs", "step", "plan", "state"),
-            "weighted sum",
-        ),
-        Slot(
-            "penalty",
-            "what is held back, a scalar once an optimizer step",
-            ("targets", "needs", "step", "plan", "state"),
-            "sum",
-        ),
-        Slot("gradient", "changes gradients before clipping", ("gradients", "step", "needs", "state"), "in order"),
-        Slot(
-            "optimizer",
-            "makes the optimizer of a parameter group",
-            ("parameters", "learning_rate", "weight_decay", "state"),
-            "one a group",
-        ),
-        Slot(
-            "update",
-            "changes the optimizer's proposed step",
-            ("changes", "parameters", "step", "plan", "state"),
-            "in order",
-        ),
-        Slot("schedule", "gives the learning rate's factor at a step", ("step", "plan", "state"), "one"),
-        Slot(
-            "mixture", "gives the next weights of the sources", ("weights", "progress", "step", "plan", "state"), "one"
-        ),
-        Slot("average", "gives the weights that are kept", ("averaged", "parameters", "step", "plan", "state"), "one"),
-        Slot("step", "owns the whole inner step", ("inner", "step", "plan", "needs", "state"), "one"),
-        Slot(
-            "begin_task",
-            "is told that a task or stage begins",
-            ("stage", "adapted", "needs", "state", "rng"),
-            "in order",
-        ),
-        Slot(
-            "end_task", "is told that a task or stage ends", ("stage", "adapted", "needs", "state", "rng"), "in order"
-        ),
-        Slot("after_step", "is told that an optimizer step is done", ("step", "plan", "adapted", "state"), "in order"),
-        # Beside training: these are not driven by the loop.
-        Slot("select", "scores records, or orders a subset of them", ("records", "target", "rng"), "in order"),
-        Slot("synthesize", "makes records before a stage", ("records", "adapted", "rng"), "in order"),
-        Slot(
-            "merge",
-            "tensors of several models -> one tensor",
-            ("name", "base", "tensors", "each", "depth", "needs", "rng"),
-            "in order",
-        ),
-        Slot(
-            "edit",
-            "a model's change -> another change, tensor by tensor",
-            ("name", "base", "change", "depth", "needs"),
-            "in order",
-        ),
-        Slot(
-            "predict",
-            "logits while decoding: those of its speakers, {name: [.., V]} -> [.., V]",
-            ("logits", "needs", "state"),
-            "in order",
-        ),
-        Slot(
-            "probe", "measures base and tuned weights or answers", ("base", "tuned", "structure", "needs"), "in order"
-        ),
-    )
-}
-"""The slots by name. A new one needs three methods waiting for it."""
-
-TRAINING_SLOTS = tuple(n for n in SLOTS if n not in {"select", "synthesize", "merge", "edit", "predict", "probe"})
 
 
 @dataclass(frozen=True)
@@ -200,9 +79,7 @@ class Candidates:
         self.structure: Structure = adapted.structure
         self.base: dict[str, nn.Parameter] = adapted.base_parameters()
         # deltas carried from an earlier stage as `frozen` are no candidates
-        self.deltas: dict[str, nn.Parameter] = {
-            n: p for n, p in adapted.delta_parameters().items() if not getattr(p, "tunewright_frozen", False)
-        }
+        self.deltas: dict[str, nn.Parameter] = adapted.trainable_deltas()
         self.owned: dict[str, nn.Parameter] = dict(owned or {})
 
     @property
@@ -235,7 +112,7 @@ class Candidates:
         sites = {s.name: s for s in self.structure.sites}
         out: list[list[str]] = [[] for _ in self.structure.blocks]
         for name in self.deltas:
-            site = sites[name.rsplit(".delta.", 1)[0]]
+            site = sites[DeltaName.parse(name).site]
             if site.block is not None:
                 out[site.block].append(name)
         return out
@@ -258,6 +135,13 @@ class State(nn.Module):
         self._buffers[name] = tensor
 
 
+READ_FIELDS = {
+    "weight": "scales its objective or reward in the sum of several",
+    "group": "the parameter group whose optimizer it makes: all, base, delta or owned",
+}
+"""Fields that the core itself reads, of a method that has them."""
+
+
 class Method(BaseModel):
     """Base of every method. Subclasses add typed fields with descriptions, and functions named after slots.
 
@@ -265,24 +149,26 @@ class Method(BaseModel):
 
     - `folds`: the change can be folded into plain weights (False: a delta that changes the graph).
     - `identity`: at the start the model gives the base's outputs bit for bit or to rounding.
-    - `compiles`: the choice is static and the objective traces.
-    - `second_order`: gradients of its objective may be differentiated again.
     - `quantised`: works on a quantised base.
     - `quantises`: its `prepare` puts the base's matrices into few bits.
     - `ranks`: works on several processes.
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
-    - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`tunewright/contract/pairs.py`).
+    - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`contract/pairs.py`).
     - `tasks`: names of the tasks it serves; None means all.
     - `requires`: slots that some method of its stage must fill ("attach": it chooses among deltas).
     - `papers`: slugs of the papers that it implements.
+
+    What the conformance suite reads: `conformance`, parameters for the tiny set-up where the defaults do not fit;
+    `conformance_beside`, methods that it cannot do without, by name with their parameters; `conformance_stages`, how
+    many stages in a row it takes to show what it does.
+
+    Any other public name in a subclass is refused when the class is loaded: name helpers with an underscore.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
 
     folds: ClassVar[bool] = True
     identity: ClassVar[bool] = True
-    compiles: ClassVar[bool] = True
-    second_order: ClassVar[bool] = True
     quantised: ClassVar[bool] = True
     quantises: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
@@ -291,18 +177,42 @@ class Method(BaseModel):
     tasks: ClassVar[tuple[str, ...] | None] = None
     requires: ClassVar[tuple[str, ...]] = ()
     papers: ClassVar[tuple[str, ...]] = ()
+    conformance: ClassVar[Mapping[str, Any]] = {}
+    conformance_beside: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    conformance_stages: ClassVar[int] = 1
 
     def needs(self) -> Sequence[Need]:
         """What the method wants from outside: statistics and signals of `methods/needs/`."""
         return ()
 
     def setup(self, run: Setup) -> State:
-        """Make the method's state, once a stage, after `prepare` and before `attach`.
+        """Make the method's state, once per stage, after `prepare` and before `attach`.
 
         It may be called once more on the untouched base, before the base is measured, and its result thrown away: what
         cannot work here is refused then. So it must not edit anything, nor draw from another generator than `run.rng`.
         """
         return State()
+
+    def save(self, state: nn.Module, model: nn.Module, folder: Path, base_name: str) -> bool:
+        """Write what wraps the model into `folder` in a format that others read; False: it has no such format.
+
+        Asked of a method that fills `wrap`. `base_name` is what the recipe calls the model.
+        """
+        return False
+
+    def speakers(self) -> tuple[str, ...]:
+        """Models that a predictor asks at every token: "tuned", "base", or names of the recipe's `models`."""
+        return ()
+
+    @property
+    def share_of_sum(self) -> float:
+        """What its objective or reward counts in the sum: the field `weight` of a method that has one, else 1."""
+        return float(getattr(self, "weight", 1.0))
+
+    @property
+    def optimizer_group(self) -> str:
+        """The parameter group that its optimizer is for: the field `group` of a method that has one, else all."""
+        return str(getattr(self, "group", "all"))
 
     @classmethod
     def slots(cls) -> tuple[str, ...]:
@@ -336,6 +246,14 @@ class Need(BaseModel):
 
     name: ClassVar[str]
     when: ClassVar[Literal["stage", "batch", "redraw"]]
+    hidden: ClassVar[bool] = False
+    """Whether the loop's own forward has to keep all hidden states for it."""
+
+    @property
+    def reads(self) -> str | None:
+        """The source of rows that it draws from: the field `source` of a need that has one."""
+        source = getattr(self, "source", None)
+        return None if source is None else str(source)
 
     def check(self, run: Any) -> None:
         """Raise MethodError at plan time when this run cannot serve it."""
@@ -387,11 +305,9 @@ def arguments(cls: type[Method], slot: str) -> tuple[str, ...]:
 
 
 def check_class(cls: type[Method]) -> None:
-    """Check what a method class declares: at least one slot, known arguments, described fields.
-
-    MethodError otherwise.
-    """
+    """Check what a method class declares. MethodError for no slot, unknown arguments or names, or a bare field."""
     where = inspect.getsourcefile(cls)
+    _check_names(cls, where)
     if not cls.slots():
         raise MethodError(
             f"{cls.__name__} fills no slot",
@@ -407,6 +323,40 @@ def check_class(cls: type[Method]) -> None:
                 where=where,
                 remedy="write it as Field(default, description='... with its unit')",
             )
+    if not isinstance(cls.conformance, Mapping):
+        raise MethodError(
+            f"{cls.__name__}.conformance is no mapping",
+            where=where,
+            remedy='write conformance: ClassVar[dict[str, object]] = {"rank": 2}',
+        )
+    beside = cls.conformance_beside
+    if not isinstance(beside, Mapping) or not all(isinstance(p, Mapping) for p in beside.values()):
+        raise MethodError(
+            f"{cls.__name__}.conformance_beside is no mapping from names to parameters",
+            where=where,
+            remedy='write conformance_beside: ClassVar[dict[str, dict[str, Any]]] = {"lora": {"rank": 2}}',
+        )
+
+
+def _meant(name: str, known: set[str]) -> str:
+    return did_you_mean(name, known) if nearest(name, known) else "docs/contract.md lists slots and hooks."
+
+
+def _check_names(cls: type[Method], where: str | None) -> None:
+    """A public name that nobody reads is a slip of the pen: `end_taks`, `papres`, a field called `wieght`."""
+    known = {*SLOTS, *(n for base in cls.__mro__[1:] for n in vars(base) if not n.startswith("_"))}
+    for name in vars(cls):
+        if name.startswith("_") or name in known or name in cls.model_fields:
+            continue
+        raise MethodError(
+            f"{cls.__name__} defines '{name}', which is neither a slot, a declared hook nor a field",
+            where=where,
+            remedy=f"{_meant(name, known - set(dir(BaseModel)))} A helper's name begins with an underscore.",
+        )
+    for name in set(cls.model_fields) - {*SLOTS, *READ_FIELDS}:
+        slip = next((n for n in (*SLOTS, *READ_FIELDS) if n != name and sorted(n) == sorted(name)), None)
+        if slip is not None:
+            raise MethodError(f"{cls.__name__} has a field '{name}'", where=where, remedy=f"did you mean '{slip}'?")
 
 
 def row_rng(seed: int, method: str, epoch: int, row_id: str) -> random.Random:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.contract.batch import Batch, Row
+from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.method import Need
-from tunewright.contract.slots import Bound, Methods
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.adapted import Adapted
 

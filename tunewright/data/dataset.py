@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunewright.contract.batch import Row
+from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem, RowProblem, refuse
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
@@ -85,13 +86,14 @@ def build(
     *,
     base: Path | str = ".",
     problems: Literal["fail", "skip"] = "fail",
+    change: RecordChange | None = None,
 ) -> Dataset:
-    """Encode sources, or take them from the cache. Paths start from `base`.
+    """Encode sources, or take them from the cache. Paths start from `base`; `change` is applied to each record first.
 
     Raises DataError when rows cannot be used (unless `problems` is "skip"), when none is left, or when none of them
     has a trained token.
     """
-    parts = tuple(_build_one(s, task, tokenizer, options, Path(cache_dir), base, problems) for s in sources)
+    parts = tuple(_build_one(s, task, tokenizer, options, Path(cache_dir), base, problems, change) for s in sources)
     if len(parts) == 1:
         return parts[0]
     counts = {k: sum(p.counts[k] for p in parts) for k in parts[0].counts}
@@ -145,14 +147,16 @@ class Encoded:
     long: list[str] = field(default_factory=list)
 
 
-def encode_all(read: Read, task: Task, tokenizer: Any, options: EncodeOptions) -> Encoded:
+def encode_all(
+    read: Read, task: Task, tokenizer: Any, options: EncodeOptions, change: RecordChange | None = None
+) -> Encoded:
     """Encode the records of a source and apply the truncation policy; every bad row becomes a problem."""
     out = Encoded([], list(read.problems), {})
     limit = min(options.max_length, getattr(tokenizer, "model_max_length", None) or options.max_length)
     pieces = 0
     for record in read.records:
         try:
-            row = task.encode(record, tokenizer, options)
+            row = task.encode(record if change is None else change(record), tokenizer, options)
             kept = fit_length(row, limit, options.truncation)
         except RowProblem as problem:
             out.problems.append(problem.at(record.where))
@@ -204,12 +208,14 @@ def _build_one(
     cache_dir: Path,
     base: Path | str,
     problems: str,
+    change: RecordChange | None,
 ) -> Dataset:
     place = locate(source, base)
     read = read_all(source, base) if place.hub or task.reads_files else None
-    folder = cache_dir / "rows" / _key(source, place, read, task, tokenizer, options)
+    changed = "" if change is None else change.key
+    folder = cache_dir / "rows" / _key(source, place, read, task, tokenizer, options, changed)
     if not store.is_whole(folder):
-        encoded = encode_all(read or read_all(source, base), task, tokenizer, options)
+        encoded = encode_all(read or read_all(source, base), task, tokenizer, options, change)
         found = [vars(p) for p in encoded.problems]
         store.write(encoded.rows, folder, {"source": place.name, "counts": encoded.counts, "problems": found})
     about = store.manifest(folder)
@@ -228,13 +234,20 @@ def _build_one(
 
 
 def _key(
-    source: SourceLike, place: Place, read: Read | None, task: Task, tokenizer: Any, options: EncodeOptions
+    source: SourceLike,
+    place: Place,
+    read: Read | None,
+    task: Task,
+    tokenizer: Any,
+    options: EncodeOptions,
+    change: str,
 ) -> str:
     """A hash of everything that decides a source's encoded rows."""
     h = hashlib.sha256()
     spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit]
     for part in (json.dumps(spec), task.name, options.key(), tokenizer_hash(tokenizer), _code_hash()):
         h.update(part.encode() + b"\0")
+    h.update(change.encode())
     for path in place.files:
         with path.open("rb") as f:
             h.update(hashlib.file_digest(f, "sha256").digest())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
+from tunewright.contract.combining import bind
 from tunewright.contract.method import Method
-from tunewright.contract.slots import bind
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import CheckpointError, FolderError
 from tunewright.files import checkpoint

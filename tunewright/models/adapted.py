@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.models import deltas as forms
+from tunewright.models.delta_names import is_delta
 from tunewright.models.modes import set_training
 from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
@@ -51,13 +52,22 @@ class Adapted:
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
+    @property
+    def outer(self) -> nn.Module:
+        """The module whose forward is the adapted model's: what a method wraps it in, else the model itself."""
+        return self.wrapper or self.model
+
     def base_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the model itself, under its own names; a tied one once."""
-        return {n: p for n, p in self.model.named_parameters() if ".delta." not in n}
+        return {n: p for n, p in self.model.named_parameters() if not is_delta(n)}
 
     def delta_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of all deltas, "<site>.delta.<name>.<part>"."""
-        return {n: p for n, p in self.model.named_parameters() if ".delta." in n}
+        return {n: p for n, p in self.model.named_parameters() if is_delta(n)}
+
+    def trainable_deltas(self) -> dict[str, nn.Parameter]:
+        """Parameters of the deltas that may train: those carried from an earlier stage as `frozen` are left out."""
+        return {n: p for n, p in self.delta_parameters().items() if not forms.is_frozen(p)}
 
     def deltas(self) -> dict[str, dict[str, forms.Delta]]:
         """site name -> delta name -> delta, for every site that has one."""
@@ -255,4 +265,4 @@ class Adapted:
     def tuned_state(self, strength: float = 1.0) -> dict[str, Tensor]:
         """Plain state dict of the model at a strength: only the base's own names, new tensors where they changed."""
         with self.at_strength(strength):
-            return {n: t.detach().clone() for n, t in self.model.state_dict().items() if ".delta." not in n}
+            return {n: t.detach().clone() for n, t in self.model.state_dict().items() if not is_delta(n)}

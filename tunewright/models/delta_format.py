@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunewright.errors import ModelError, did_you_mean
+from tunewright.errors import MethodError, ModelError, did_you_mean
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
+from tunewright.models.delta_names import DeltaName, is_delta
 
 HOW, WEIGHTS, FORMAT, VERSION = "delta.json", "delta.safetensors", "tunewright-delta", 1
 APPLY = (
@@ -36,7 +37,7 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
         else:
             tensors[f"places:{name}"] = original.indices
             tensors[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
-    tensors |= {f"delta:{n}": t.detach() for n, t in adapted.model.state_dict().items() if ".delta." in n}
+    tensors |= {f"delta:{n}": t.detach() for n, t in adapted.model.state_dict().items() if is_delta(n)}
     if not tensors:
         raise ModelError("nothing differs from the base", remedy="train first")
     described = {
@@ -102,7 +103,7 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
         for kind in (["value"] if f"value:{n}" in tensors else ["places", "entries"])
     }
     used |= {
-        f"delta:{site}.delta.{n}.{part}"
+        f"delta:{DeltaName(site, n, part)}"
         for site, by_name in made.items()
         for n, d in by_name.items()
         for part in d.state_dict()
@@ -149,15 +150,13 @@ def _rebuilt(
     made: dict[str, dict[str, forms.Delta]] = {}
     for site, by_name in described.items():
         for n, d in by_name.items():
-            if d["form"] not in forms.FORMS:
-                raise ModelError(
-                    f"a delta of the form '{d['form']}' is not known here",
-                    where=site,
-                    remedy=did_you_mean(d["form"], forms.FORMS),
-                )
-            delta = forms.FORMS[d["form"]].rebuild(d["settings"], adapted.structure.site(site))
+            try:
+                form = forms.form_class(d["form"])
+            except MethodError as e:
+                raise ModelError(e.what, where=site, remedy=e.remedy) from e
+            delta = form.rebuild(d["settings"], adapted.structure.site(site))
             delta.strength = d["strength"]
-            prefix = f"delta:{site}.delta.{n}."
+            prefix = f"delta:{DeltaName(site, n, '')}"
             try:
                 delta.load_state_dict(
                     {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}, strict=True

@@ -7,6 +7,7 @@ switched off the forward is the base's own, bit for bit.
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tunewright.errors import MethodError
+from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.lowrank import low_rank
 from tunewright.models.sites import Site
 
@@ -200,6 +201,16 @@ def _fusable(module: Any, delta: Delta, x: Tensor) -> bool:
     return bool(x.dtype == module.weight.dtype)
 
 
+def is_frozen(parameter: Tensor) -> bool:
+    """Whether a delta's parameter was carried from an earlier stage as `frozen`."""
+    return bool(getattr(parameter, "tunewright_frozen", False))
+
+
+def set_frozen(parameter: Tensor, frozen: bool) -> None:
+    """Say whether a delta's parameter, carried from an earlier stage, goes on training."""
+    parameter.tunewright_frozen = frozen  # type: ignore[attr-defined]
+
+
 def attach(site: Site, name: str, delta: Delta) -> None:
     """Hang `delta` on a site under `name`. Raises MethodError when the form cannot take the site's kind."""
     if site.kind not in delta.site_kinds:
@@ -268,4 +279,38 @@ def kaiming_low_rank(
 
 
 FORMS: dict[str, type[Delta]] = {c.form: c for c in (LowRank, GatedLowRank, Sparse)}
+"""The forms that ship with the package, by name. Third parties add theirs through entry points."""
+
+ENTRY_POINTS = "tunewright.deltas"
+"""The entry-point group by which a saved change of a third party's form finds its class: form's name = module:class."""
+
+
+def form_class(form: str) -> type[Delta]:
+    """The class that rebuilds deltas of a form. MethodError when none is registered under its name."""
+    if form in FORMS:
+        return FORMS[form]
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if point.name == form:
+            cls: type[Delta] = point.load()
+            return cls
+    raise MethodError(
+        f"no delta form is named '{form}'",
+        remedy=f"{did_you_mean(form, FORMS)} A form of your own is named in the entry-point group {ENTRY_POINTS}",
+    )
+
+
+def check_form(delta: Delta) -> None:
+    """MethodError where a delta could not be read back from a file, since its form's name gives another class."""
+    try:
+        known: type[Delta] | None = form_class(delta.form)
+    except MethodError:
+        known = None
+    if known is not type(delta):
+        said = "no class" if known is None else f"the class {known.__name__}"
+        raise MethodError(
+            f"the delta form '{delta.form}' of {type(delta).__name__} could not be read back: its name gives {said}",
+            remedy=f"give it a `form` of its own, and name it in the entry-point group {ENTRY_POINTS}",
+        )
+
+
 Carry = Literal["fold", "frozen", "training", "drop"]

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError, ModelError, nearest
+from tunewright.models.delta_names import is_delta, module_of
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def discover(model: nn.Module) -> Structure:
     stacks = _stacks(model)
     if not stacks:
         raise ModelError(f"{type(model).__name__} has no list of equal blocks", remedy="use a transformers model")
-    parameters = {n: p for n, p in model.named_parameters(remove_duplicate=False) if ".delta." not in n}
+    parameters = {n: p for n, p in model.named_parameters(remove_duplicate=False) if not is_delta(n)}
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
     for n, p in parameters.items():
@@ -208,7 +209,6 @@ def parameter_rooms(structure: Structure, names: dict[str, Any]) -> dict[str, in
     roles = {s.name: s.role for s in structure.sites}
     rooms: dict[str, int] = {}
     for n, tensor in names.items():
-        owner = n.split(".delta.")[0] if ".delta." in n else n.rsplit(".", 1)[0]
-        role = roles.get(owner, "other") + (" (delta)" if ".delta." in n else "")
+        role = roles.get(module_of(n), "other") + (" (delta)" if is_delta(n) else "")
         rooms[role] = rooms.get(role, 0) + tensor.numel()
     return rooms

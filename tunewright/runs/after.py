@@ -15,7 +15,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.training import carry
 from tunewright.weights.blocks import Learning
 from tunewright.weights.learning import copy_with
-from tunewright.weights.operator import check_count, each_of, merge_one
+from tunewright.weights.operator import as_merge, check_count, each_of, merge_one
 from tunewright.weights.survey import survey
 
 Score = Callable[[], float]
@@ -61,7 +61,8 @@ def _edit(method: Method, adapted: Adapted) -> None:
                 p.data = (base + changed).to(p.dtype)
 
 
-def _merge(method: Any, name: str, adapted: Adapted, run: Path, score: Score | None, teach: Teach | None) -> None:
+def _merge(given: Method, name: str, adapted: Adapted, run: Path, score: Score | None, teach: Teach | None) -> None:
+    method = as_merge(given, name)
     others = [_values(adapted, of, run, name) for of in method.of]
     if not others:
         raise MethodError(
@@ -99,7 +100,7 @@ def _merge(method: Any, name: str, adapted: Adapted, run: Path, score: Score | N
         put(indices)
         return score()
 
-    picked = method.pick(len(models), scored) if hasattr(method, "pick") else tuple(range(len(models)))
+    picked = method.pick(len(models), scored) if method.picks else tuple(range(len(models)))
     put(picked)
 
 
@@ -122,7 +123,7 @@ def _known(
     """What a merge knows before its first tensor: counts over all of them, or what it learned from rows; {} for
     most.
     """
-    if not hasattr(method, "learn"):
+    if not method.learns:
         whole = [{**base, **m} for m in models]
         return survey(
             method,

@@ -59,10 +59,8 @@ def _save_wrapper(run: Path, session: Session) -> tuple[int, int]:
     if by is None:
         return 0, 0
     method: Any = catalogue.load_method(by.method["name"])(**by.method["parameters"])
-    if hasattr(method, "save"):
-        folder = run / "adapter"
-        method.save(by.state, session.adapted.model, folder, session.loaded.name)
-    else:
+    folder = run / "adapter"
+    if not method.save(by.state, session.adapted.model, folder, session.loaded.name):
         folder = checkpoint.write_folder(
             run / "wrapper", {"base": base, **by.method, "data": by.state.data}, {"state": by.state.state_dict()}
         )

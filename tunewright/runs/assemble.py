@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from tunewright import catalogue
-from tunewright.contract.method import TRAINING_SLOTS, Method, Plan
+from tunewright.contract.combining import Methods, bind, check_conflicts
+from tunewright.contract.method import Method, Plan
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.pairs import paired_set
-from tunewright.contract.slots import Methods, bind, check_conflicts
+from tunewright.contract.record_change import RecordChange, record_change
+from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.dataset import Dataset, build, cursor, labels_of
 from tunewright.data.order import permutation
@@ -225,7 +227,12 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     say("reading data")
     cache = cache_folder()
 
-    def read(sources: Sequence[Source], opt: EncodeOptions = options, of: Task = task) -> Dataset:
+    def read(
+        sources: Sequence[Source],
+        opt: EncodeOptions = options,
+        of: Task = task,
+        change: RecordChange | None = None,
+    ) -> Dataset:
         return build(
             sources,
             of,
@@ -233,6 +240,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
             opt,
             cache,
             base=recipe.base,
+            change=change,
         )
 
     train_rows = read(recipe.data.train)
@@ -246,8 +254,10 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
         data = recipe.data_for(stage)
         given = stage.data.model_fields_set if stage.data is not None else set()
-        rows = read(data.train, options_of(data, labels, loaded)) if given & _READING else train_rows
-        if given & _READING and validation is not None:
+        change = record_change(named, recipe.train_for(stage).seed)
+        anew = bool(given & _READING) or change is not None
+        rows = read(data.train, options_of(data, labels, loaded), change=change) if anew else train_rows
+        if anew and validation is not None:
             rows = without(rows, validation)
         if data.select:
             rows = _selected(recipe, stage, data, rows, validation, alone="train" in given)

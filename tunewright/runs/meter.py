@@ -86,7 +86,7 @@ class Meter:
 
     @property
     def model(self) -> Any:
-        return self.predictor or self.session.adapted.wrapper or self.session.adapted.model
+        return self.predictor or self.session.adapted.outer
 
     # -- the base ------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from tunewright import catalogue
-from tunewright.contract.method import TRAINING_SLOTS, Method, call
+from tunewright.contract.method import Method, call
+from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import MethodError
 from tunewright.measure._kv import caches_plainly
 from tunewright.models.attention import prepare_attention
@@ -45,7 +46,7 @@ def check(recipe: Recipe) -> None:
         )
     for use in filter(predicts, recipe.after):
         method: Any = catalogue.build(use)
-        if not callable(getattr(method, "speakers", None)):
+        if not method.speakers():
             raise MethodError(
                 f"'{use.name}' predicts and names no speakers",
                 where="after",

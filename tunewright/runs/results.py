@@ -17,6 +17,7 @@ from tunewright.measure.intervals import Interval, paired_difference
 from tunewright.measure.kept import kept, kept_difference
 from tunewright.measure.rows import RowResult, pair
 from tunewright.measure.target import get_metric, summary
+from tunewright.models.delta_names import module_of
 from tunewright.models.sites import parameter_rooms
 from tunewright.report import schema
 from tunewright.runs.assemble import Session
@@ -132,8 +133,7 @@ def trained_of(session: Session, results: dict[str, StageResult]) -> schema.Trai
     for result in results.values():
         here: dict[str, int] = {}
         for name, n in result.trained_names.items():
-            owner = name.split(".delta.")[0] if ".delta." in name else name.rsplit(".", 1)[0]
-            role = roles.get(owner, "other")
+            role = roles.get(module_of(name), "other")
             here[role] = here.get(role, 0) + n
         for role, n in here.items():
             room = rooms.setdefault(role, schema.Room(trained=0))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.contract.slots import Methods
+from tunewright.contract.combining import Methods
 from tunewright.errors import Interrupted
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
@@ -102,7 +102,7 @@ class Keeper:
 
     def _judge(self, loop: Loop) -> dict[str, float]:
         assert self.evaluate is not None
-        model = loop.adapted.wrapper or loop.adapted.model
+        model = loop.adapted.outer
         model.eval()
         found = {f"eval_{k}": v for k, v in self.evaluate(loop).items()}
         set_training(model)
@@ -138,7 +138,7 @@ class Keeper:
         """At a stage's end: one more evaluation when evaluations are on, and the best weights put back."""
         if self.evaluate and self.spec.eval_steps:
             record = {"stage": self.stage, "step": loop.step_number, **self._judge(loop)}
-            (loop.adapted.wrapper or loop.adapted.model).eval()
+            loop.adapted.outer.eval()
             self.folder.append_metrics(record)
             self.show(record)
         if self.spec.keep_best and self.best_tensors and self.best["step"] != loop.step_number:

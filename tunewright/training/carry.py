@@ -57,7 +57,7 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
     for site_name, by_name in saved.state["deltas"].items():
         site = adapted.structure.site(site_name)
         for name, d in by_name.items():
-            delta = forms.FORMS[d["form"]].rebuild(d["settings"], site)
+            delta = forms.form_class(d["form"]).rebuild(d["settings"], site)
             delta.strength = d["strength"]
             forms.attach(site, name, delta)
     Trained(adapted, {}).restore(saved.tensors["trained"])
@@ -69,7 +69,7 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
 def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> None:
     """Build the wrapper of a finished stage again: the method as it was named there, its state as it was left."""
     from tunewright.catalogue import load_method
-    from tunewright.contract.slots import bind
+    from tunewright.contract.combining import bind
     from tunewright.training.setting_up import wrap
 
     plan = Plan(**by["plan"])
@@ -80,6 +80,7 @@ def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> No
     bound.state.data = by["data"]
     bound.state.requires_grad_(False)
     wrap(adapted, methods, bound, plan, by["task"])
+    adapted.outer.eval()  # a fresh module begins in training mode, and what is read back is read to be used
 
 
 def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> None:
@@ -124,7 +125,7 @@ def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
             # a later stage may attach a delta of the same method: carried ones take their stage's name along
             forms.rename(site, old, f"{name}-{old}")
             for p in delta.parameters():
-                p.tunewright_frozen = carry != "training"  # type: ignore[attr-defined]
+                forms.set_frozen(p, carry != "training")
 
 
 def _folder(start: str, where: str) -> tuple[str, Path]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tunewright.contract.batch import Batch, Loss
-from tunewright.contract.slots import Bound
+from tunewright.contract.combining import Bound
 from tunewright.errors import MethodError
 
 

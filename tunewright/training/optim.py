@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.method import Choice
-from tunewright.contract.slots import Bound, Methods
 from tunewright.errors import MethodError
 from tunewright.training.trained import Trained, remap
 
@@ -45,7 +45,7 @@ class Optimizers:
         self.build()
 
     def _maker(self, group: str) -> Bound | None:
-        claims = [b for b in self.methods.on("optimizer") if getattr(b.method, "group", "all") in ("all", group)]
+        claims = [b for b in self.methods.on("optimizer") if b.method.optimizer_group in ("all", group)]
         if len(claims) > 1:
             raise MethodError(
                 f"'{claims[0].name}' and '{claims[1].name}' both make the optimizer of the group '{group}'",

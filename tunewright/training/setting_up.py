@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.method import Plan, Setup
-from tunewright.contract.slots import Bound, Methods
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted, Wrapped
-from tunewright.models.deltas import attach
+from tunewright.models.deltas import attach, check_form
 
 
 def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Callable[[Bound], dict[str, Any]]) -> None:
@@ -32,6 +32,8 @@ def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Cal
         for site in adapted.structure.sites:
             delta = methods.call(b, "attach", site=site)
             if delta is not None:
+                if not made:
+                    check_form(delta)
                 attach(site, b.name, delta)
                 made += 1
         if not made:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
+from tunewright.contract.combining import Bound, Methods, restore_states, states_of
 from tunewright.contract.method import Candidates, Choice, Plan, row_rng
-from tunewright.contract.slots import Bound, Methods, restore_states, states_of
 from tunewright.errors import NonFiniteError
 from tunewright.models.adapted import Adapted
 from tunewright.models.lean_tail import only_at, tail
@@ -77,7 +77,7 @@ class Loop:
         self.micro_tokens: int | None = stage.spec.micro_tokens
         self.averaged: dict[str, Tensor] | None = None
         self.redraw_every: int | None = None
-        self.wants_hidden = any(n.name == "hidden_states" for b in self.methods for n in b.method.needs())
+        self.wants_hidden = any(need.hidden for b in self.methods for need in b.method.needs())
         self._begin()
         whole = self.wants_hidden or self.adapted.wrapper is not None
         self.tail = None if whole else tail(self.adapted.structure, self.adapted.model)
@@ -92,9 +92,7 @@ class Loop:
         self.chooser = self.methods.one("choose")
         if self.chooser is None:
             # a stage that wraps the frozen model trains what the wrapping method owns, and deltas if there are any
-            wraps = self.methods.one("wrap") is not None and not any(
-                ".delta." in n for n in self.trained.default().names
-            )
+            wraps = self.methods.one("wrap") is not None and not self.adapted.trainable_deltas()
             self.trained.set(Choice(self.adapted.new) if wraps else self.trained.default())
         else:
             first = self._draw()
@@ -132,7 +130,7 @@ class Loop:
 
     def run(self) -> None:
         """Train until the plan's steps are done, the budget is spent or a listener raises Stop."""
-        set_training(self.adapted.wrapper or self.adapted.model)
+        set_training(self.adapted.outer)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._dropout_state)
             try:
@@ -143,7 +141,7 @@ class Loop:
                     torch.set_rng_state(self._dropout_state)  # a listener may draw: the next step does not feel it
             except Stop:
                 pass
-        (self.adapted.wrapper or self.adapted.model).eval()
+        self.adapted.outer.eval()
         if self.averaged is not None:
             self.use_average()
 
@@ -315,7 +313,7 @@ class Loop:
         """One forward; hidden states only when a method's need asks for them, the last MLP only where a target
         reads it.
         """
-        model = self.adapted.wrapper or self.adapted.model
+        model = self.adapted.outer
         ids = batch.inputs.get("input_ids")
         # blocks that are computed again in the backward pass would meet other shapes there: the hook is gone by then
         recomputed = getattr(self.adapted.model, "is_activation_checkpointing", False)

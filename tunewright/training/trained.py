@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tunewright.contract.method import Choice
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.adapted import Adapted
+from tunewright.models.delta_names import is_delta
 
 HOOK = "tunewright_hook"
 """Where a parameter holds the hook that moves its gradient into a leaf apart."""
@@ -52,7 +53,7 @@ class Trained:
 
     def default(self) -> Choice:
         """With no `choose`: deltas, new heads and method-owned parameters if there are any deltas, else everything."""
-        deltas = [n for n, p in self.adapted.delta_parameters().items() if not getattr(p, "tunewright_frozen", False)]
+        deltas = list(self.adapted.trainable_deltas())
         return Choice(tuple(sorted([*deltas, *self.adapted.new] if deltas else self.adapted.base_parameters())))
 
     def everything(self) -> dict[str, tuple[str, nn.Parameter]]:
@@ -170,7 +171,7 @@ class Trained:
             else:
                 out[f"places:{name}"] = original.indices
                 out[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
-        out.update({f"delta:{n}": t for n, t in self.adapted.model.state_dict().items() if ".delta." in n})
+        out.update({f"delta:{n}": t for n, t in self.adapted.model.state_dict().items() if is_delta(n)})
         out.update({f"master:{n}": t for n, t in self.masters.items()})  # of what is not drawn now and may be again
         out.update(
             {

@@ -93,7 +93,7 @@ def _needs_keep(recipe: Recipe) -> list[bool]:
     named = {"keep", *(k.name or Path(k.data.split(":")[-1]).stem for k in recipe.keep)}
     for _, kind, use in recipe.uses():
         if kind == "method" and catalogue.lookup(use.name) is not None:
-            found += [getattr(need, "source", None) in named for need in catalogue.build(use).needs()]
+            found += [need.reads in named for need in catalogue.build(use).needs()]
     return found
 
 

@@ -19,7 +19,7 @@ from tunewright.contract.batch import Batch, Outputs
 from tunewright.contract.method import Method, Needs
 from tunewright.errors import MethodError, ModelError
 from tunewright.models.sites import Block, Site, Structure
-from tunewright.weights.operator import check_count, each_of, merge_one
+from tunewright.weights.operator import as_merge, check_count, each_of, merge_one
 from tunewright.weights.survey import survey
 
 
@@ -204,6 +204,7 @@ def merge_in_memory(method: Method, learning: Learning) -> tuple[dict[str, Tenso
     Tensors come back in the first model's types. One whose shape differs from the base's (a task's head) stays the
     base's.
     """
+    merge = as_merge(method, type(method).__name__)
     states = [state_of(m) for m in learning.models]
     base = None if learning.base is None else state_of(learning.base)
     check_count(method, type(method).__name__, len(states), base is not None)
@@ -215,9 +216,7 @@ def merge_in_memory(method: Method, learning: Learning) -> tuple[dict[str, Tenso
             if like.is_floating_point() and len(own) == len(states):
                 yield name, None if base is None else like.float(), own
 
-    values = (
-        method.learn(learning) if hasattr(method, "learn") else survey(method, stream, each_of(method, len(states)))
-    )
+    values = merge.learn(learning) if merge.learns else survey(merge, stream, each_of(merge, len(states)))
     merged = {}
     for name, like in likes.items():
         own = [s[name].float() for s in states if name in s and (base is None or s[name].shape == like.shape)]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tunewright.errors import ModelError, did_you_mean
 from tunewright.models import delta_format, peft_format
+from tunewright.models.delta_names import DeltaName
 from tunewright.weights.source import Change, Source, Tuned, open_source
 
 ROWS = 64  # rows of a product formed at once, counted from the first row: the same bits whatever range is asked for
@@ -216,7 +217,7 @@ def _saved(folder: Path, how: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     for site, by_name in how["deltas"].items():
         stored = _weight(base, site, folder)
         for n, d in by_name.items():
-            part = {k: tensors[key] for k in _PARTS if (key := f"delta:{site}.delta.{n}.{k}") in tensors}
+            part = {k: tensors[key] for k in _PARTS if (key := f"delta:{DeltaName(site, n, k)}") in tensors}
             changes.setdefault(stored, []).append(_of_form(d, part, base.entries[stored].shape, transposed, folder))
     return {n: together(c) for n, c in changes.items()}
 

@@ -234,7 +234,7 @@ class Engine:
                     yield (name, *self._tensors(name))
 
         self.learned |= survey(method, stream, each)
-        if hasattr(method, "pick"):
+        if method.picks:
             method.pick(len(self.models), self._no_score)
 
     def _no_score(self, indices: Sequence[int]) -> float:

@@ -26,6 +26,9 @@ class Merge(Method):
     - `symmetric`: the order of the models does not matter (to rounding).
     - `models`: (least, most) number of models beside the base; None: no limit.
     - `per_model`: names of fields that may differ from model to model: `merge` reads them from `each`, never from self.
+    - `picks`: `pick` chooses which of the models are merged. `learns`: `learn` looks at whole models and rows first.
+      `passes`: how often `survey` looks at all tensors before the first is merged.
+    - `mergekit_defaults`: values of fields where a mergekit file leaves them out, if they are not its own defaults.
 
     `merge` may ask for `name`, `base`, `tensors`, `each`, `depth`, `needs` and `rng`. Tensors are float32 and must not
     be changed in place; the result has their shape. `rng` is a random.Random drawn from the seed and the tensor's name.
@@ -39,6 +42,54 @@ class Merge(Method):
     symmetric: ClassVar[bool] = False
     models: ClassVar[tuple[int, int | None]] = (1, None)
     per_model: ClassVar[tuple[str, ...]] = ()
+    picks: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
+    mergekit_defaults: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def passes(self) -> int:
+        """Passes over all tensors that `survey` needs with these parameters."""
+        return 0
+
+    def pick(self, count: int, score: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
+        """Indices of the models to merge, of `count`; `score` gives a held-out score of the merge of some of them."""
+        raise NotImplementedError
+
+    def learn(self, learning: Any) -> dict[str, Any]:
+        """What `merge` finds under `needs`, from whole models and rows (`weights.blocks.Learning`)."""
+        raise NotImplementedError
+
+    def survey(
+        self, name: str, base: Tensor | None, tensors: Sequence[Tensor], known: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Integer counts of one tensor by key, which are added up over all tensors in any order."""
+        raise NotImplementedError
+
+    def surveyed(
+        self, sums: Mapping[str, Tensor], known: Mapping[str, Any], each: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """What the next pass, and `merge` under `needs`, know from the sums of a pass."""
+        raise NotImplementedError
+
+
+def as_merge(method: Method, name: str) -> Merge:
+    """The method, if it is a merge. MethodError for one that does not derive from `Merge`."""
+    if not isinstance(method, Merge):
+        raise MethodError(f"'{name}' is no merge", remedy="derive it from tunewright.weights.operator.Merge")
+    return method
+
+
+class Edit(Method):
+    """Base of edits that may be fitted to the merge that they follow; an edit that is not derives from Method."""
+
+    @property
+    def fits_merge(self) -> bool:
+        """Whether `fitted` is to be asked before the first tensor."""
+        return False
+
+    def fitted(self, plain: float, merged: float, count: int) -> Edit:
+        """A copy for a merge of `count` models, from ||sum of their changes||_1 and ||the merged change||_1."""
+        raise NotImplementedError
 
 
 def draws_of(seed: int, name: str) -> random.Random:

@@ -93,7 +93,7 @@ class Operator:
 
     @property
     def learns(self) -> bool:
-        return self._class is not None and hasattr(self._class, "learn")
+        return self._class is not None and self._class.learns
 
     def _check(self, request: Request) -> None:
         for g in [request.parameters, *(m.parameters for m in request.models)]:

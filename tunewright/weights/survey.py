@@ -19,7 +19,7 @@ def survey(method: Any, stream: Stream, each: Sequence[Mapping[str, Any]]) -> di
     what is known next.
     """
     known: dict[str, Any] = {}
-    for _ in range(getattr(method, "passes", 0)):
+    for _ in range(method.passes):
         sums: dict[str, Tensor] = {}
         for name, base, tensors in stream():
             for key, counts in method.survey(name, base, tensors, known).items():

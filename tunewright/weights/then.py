@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright import catalogue
 from tunewright.errors import MethodError, RecipeError, did_you_mean
+from tunewright.weights.operator import Edit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +64,7 @@ class Then:
         `merged` as in the engine.
         """
         for i, m in enumerate(self.methods):
-            if not getattr(m, "fits_merge", False):
+            if not (isinstance(m, Edit) and m.fits_merge):
                 continue
             if i:
                 raise MethodError(

@@ -84,7 +84,7 @@ class DSIR(Method):
     def _percent(cls, value: Any) -> Any:
         return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else value
 
-    def counted(self, records: Iterable[Mapping[str, Any]], what: str) -> np.ndarray:
+    def _counted(self, records: Iterable[Mapping[str, Any]], what: str) -> np.ndarray:
         """[buckets] counts over all records."""
         total = np.zeros(self.buckets)
         for r in records:
@@ -98,7 +98,7 @@ class DSIR(Method):
 
     def select(self, records: Sequence[Any], target: Sequence[Any], rng: random.Random) -> list[int]:
         ratio = log_ratio(
-            self.counted(target, "target's records"), self.counted(records, "records to choose from"), self.smoothing
+            self._counted(target, "target's records"), self._counted(records, "records to choose from"), self.smoothing
         )
         k, salt = round(self.keep * len(records)) if self.keep < 1 else int(self.keep), rng.getrandbits(63)
 

@@ -54,6 +54,7 @@ class PromptTuning(Method):
     def wrap(self, model: nn.Module, state: State) -> nn.Module:
         return prompted(model, state.get_parameter("prompt"))
 
-    def save(self, state: nn.Module, model: nn.Module, folder: Path, base_name: str) -> None:
+    def save(self, state: nn.Module, model: nn.Module, folder: Path, base_name: str) -> bool:
         """Write PEFT's PROMPT_TUNING adapter."""
         save_prompt(state.get_parameter("prompt"), model.config, folder, base_name)
+        return True

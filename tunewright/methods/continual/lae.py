@@ -74,7 +74,6 @@ class LAE(Method):
 
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
-    compiles: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")
     papers: ClassVar[tuple[str, ...]] = ("lae",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "momentum": 0.9}

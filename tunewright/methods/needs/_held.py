@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunewright.contract.method import Need
+from tunewright.models.delta_names import is_delta
 from tunewright.models.sites import Site
 
 
@@ -27,7 +28,7 @@ def cache_file(need: Need, run: Any, source: str) -> Path | None:
     changed = run.adapted.originals
     for name, t in run.adapted.model.state_dict().items():
         # what an earlier stage changed or attached is not in the base's hash
-        if name in changed or ".delta." in name:
+        if name in changed or is_delta(name):
             digest.update(name.encode())
             digest.update((t.float() if t.is_floating_point() else t).detach().cpu().numpy().tobytes())
     return Path(run.cache) / f"{need.name}-{digest.hexdigest()[:32]}.safetensors"

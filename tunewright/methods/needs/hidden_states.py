@@ -16,6 +16,7 @@ class HiddenStates(Need):
 
     name: ClassVar[str] = "hidden_states"
     when: ClassVar[Literal["stage", "batch", "redraw"]] = "batch"
+    hidden: ClassVar[bool] = True
 
     def compute(self, run: Any, batch: Batch | None = None) -> None:
         return None

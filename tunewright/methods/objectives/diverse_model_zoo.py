@@ -79,17 +79,17 @@ class DiverseModelZoo(Method):
     conformance: ClassVar[dict[str, object]] = {"correlated": "teacher", "diverse": "other"}
 
     @property
-    def auxiliaries(self) -> tuple[str, ...]:
+    def _auxiliaries(self) -> tuple[str, ...]:
         return tuple(n for n in (self.correlated, self.diverse) if n is not None)
 
     def needs(self) -> Sequence[Need]:
-        return (AuxiliaryOutputs(models=self.auxiliaries),) if self.auxiliaries else ()
+        return (AuxiliaryOutputs(models=self._auxiliaries),) if self._auxiliaries else ()
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:
         each = F.cross_entropy(outputs.logits.float(), batch.targets, reduction="none")
-        if not self.auxiliaries:
+        if not self._auxiliaries:
             return Loss(each.mean())
-        found = dict(zip(self.auxiliaries, needs.auxiliary_outputs, strict=True))
+        found = dict(zip(self._auxiliaries, needs.auxiliary_outputs, strict=True))
         if self.correlated is not None:
             each = each * balancing_weights(found[self.correlated][1], batch.targets, self.most)
         loss = each.mean()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from tunewright.contract.method import Candidates, Choice, Method
-from tunewright.methods.parameter_selection._deltas import trainable_deltas
 
 
 class FullFineTuning(Method):
@@ -19,4 +18,4 @@ class FullFineTuning(Method):
     quantised: ClassVar[bool] = False
 
     def choose(self, candidates: Candidates) -> Choice:
-        return Choice((*candidates.base, *trainable_deltas(candidates)))
+        return Choice((*candidates.base, *tuple(candidates.deltas)))

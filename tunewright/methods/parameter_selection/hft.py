@@ -18,7 +18,6 @@ from typing import ClassVar
 from pydantic import Field, PositiveInt
 
 from tunewright.contract.method import Candidates, Choice, Method
-from tunewright.methods.parameter_selection._deltas import trainable_deltas
 
 
 def draw_half(kinds: Mapping[str, Sequence[Sequence[str]]], rng: random.Random) -> tuple[str, ...]:
@@ -42,7 +41,6 @@ class HalfFineTuning(Method):
         None, description="optimizer steps between drawings; none: once a stage", examples=[1]
     )
 
-    compiles: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("hft",)
 
@@ -53,6 +51,6 @@ class HalfFineTuning(Method):
             *inside,
             *(b for b in biases if b in candidates.base),
             *candidates.outside_blocks,
-            *trainable_deltas(candidates),
+            *tuple(candidates.deltas),
         )
         return Choice(names, redraw_every=self.round_steps)

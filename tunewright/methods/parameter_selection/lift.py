@@ -20,7 +20,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from tunewright.contract.method import Candidates, Choice, Method
-from tunewright.methods.parameter_selection._deltas import trainable_deltas
 
 
 def low_rank_part(W: Tensor, rank: int) -> Tensor:
@@ -57,14 +56,13 @@ class LIFT(Method):
         400, description="optimizer steps between drawings; none: once a stage", examples=[2, None]
     )
 
-    compiles: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("lift",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "filter_rank": 4, "refresh_steps": 1}
 
     def choose(self, candidates: Candidates) -> Choice:
         entries = {n: self._mask(W) for n, W in candidates.linear_weights().items()}
-        return Choice(trainable_deltas(candidates), entries, redraw_every=self.refresh_steps, moments="keep")
+        return Choice(tuple(candidates.deltas), entries, redraw_every=self.refresh_steps, moments="keep")
 
     def _mask(self, W: Tensor) -> Tensor:
         m, n = W.shape

@@ -35,6 +35,7 @@ from torch import Tensor
 from tunewright.contract.method import Candidates, Choice, Method, Need, Plan, Setup, State, torch_generator
 from tunewright.methods.adapters._low_rank import TARGETS
 from tunewright.methods.needs.full_gradient import FullGradient, Gathered
+from tunewright.models.delta_names import DeltaName
 from tunewright.models.deltas import Sparse
 from tunewright.models.sites import Site
 
@@ -86,7 +87,6 @@ class SpIEL(Method):
     batches: PositiveInt = Field(5, description="micro-batches whose gradients a redraw sums", examples=[1])
     rows: PositiveInt = Field(8, description="training rows in each of them", examples=[2])
 
-    compiles: ClassVar[bool] = False
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("spiel",)
     conformance: ClassVar[dict[str, object]] = {"first": 1, "every": 2, "rate": 0.5, "batches": 2, "rows": 2}
@@ -115,7 +115,7 @@ class SpIEL(Method):
         places, seeds = {}, {}
         grown: dict[str, Gathered] = needs.full_gradient(counts, step)
         for name in names:
-            site = name.rsplit(".delta.", 1)[0]
+            site = DeltaName.parse(name).site
             delta: Any = candidates.adapted.model.get_submodule(name.rsplit(".", 1)[0])
             if site in grown and isinstance(delta, Sparse):
                 g = grown[site]

@@ -19,8 +19,8 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from tunewright.contract.method import Method
 from tunewright.errors import MethodError
+from tunewright.weights.operator import Edit
 
 
 def factor_at(depth: float | None, alpha: float, beta: float) -> float:
@@ -43,7 +43,7 @@ def fitted_alpha(plain: float, merged: float, count: int) -> float:
     return (plain / merged if merged else 1.0) / count
 
 
-class LiNeS(Method):
+class LiNeS(Edit):
     """Scale the change by depth."""
 
     alpha: NonNegativeFloat | Literal["merge"] = Field(

@@ -197,9 +197,9 @@ class Atlas(Merge):
         }
 
     def _loss_of(self, learning: Learning, batch: Batch, model: nn.Module) -> Tensor:
-        return self.loss(learning.forward(model, batch), batch, learning.task)
+        return self._loss(learning.forward(model, batch), batch, learning.task)
 
-    def loss(self, outputs: Outputs, batch: Batch, task: Any) -> Tensor:
+    def _loss(self, outputs: Outputs, batch: Batch, task: Any) -> Tensor:
         """What is minimised on one batch, a scalar in nats."""
         if self.objective == "entropy":
             return entropy(outputs.logits)

@@ -68,6 +68,7 @@ class ModelSoups(Merge):
 
     base: ClassVar[Literal["needed", "none", "optional"]] = "none"
     symmetric: ClassVar[bool] = True
+    picks: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("model-soups",)
 
     def pick(self, count: int, score: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:

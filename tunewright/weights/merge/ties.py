@@ -63,10 +63,13 @@ class Ties(TaskVectors):
         """How often all tensors are looked through before the first one is merged."""
         return 2 if self.over == "model" else 0
 
-    def survey(self, name: str, base: Tensor, tensors: Sequence[Tensor], known: Mapping[str, Any]) -> dict[str, Tensor]:
+    def survey(
+        self, name: str, base: Tensor | None, tensors: Sequence[Tensor], known: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
         """Counts of one tensor's magnitudes, [models, buckets]: coarse ones, then fine ones inside the bucket
         sought.
         """
+        assert base is not None  # declared as needed
         bits = [magnitude_bits(t.float() - base.float()) for t in tensors]
         if "places" not in known:
             return {"coarse": torch.stack([coarse_counts(b) for b in bits])}

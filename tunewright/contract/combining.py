@@ -128,7 +128,7 @@ def bind(named: Sequence[tuple[str, Method]], seed: int, stage: str) -> Methods:
     """Methods with fresh states; each one's generator is seeded by (seed, stage, name)."""
     bound = []
     for name, method in named:
-        b = Bound(name, method, weight=float(getattr(method, "weight", 1.0)))
+        b = Bound(name, method, weight=method.share_of_sum)
         b.state.rng = random.Random(f"{seed}/{stage}/{name}")
         bound.append(b)
     return Methods(bound)

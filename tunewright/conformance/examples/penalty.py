@@ -1,0 +1,21 @@
+"""penalty: what is held back, once per optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tunewright.contract.method import Method
+from tunewright.training.inner import Target
+
+
+class StayNear(Method):
+    """Hold every trained weight near where the stage began: strength times the sum of squared changes."""
+
+    strength: float = Field(1.0, gt=0, description="how strongly", examples=[100.0])
+
+    def penalty(self, targets: Mapping[str, Target]) -> Tensor:
+        return self.strength * torch.stack([t.change().pow(2).sum() for t in targets.values()]).sum()
