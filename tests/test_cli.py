@@ -33,14 +33,14 @@ def test_help_imports_nothing_heavy():
 
 def test_verbs_are_listed_only_where_their_module_is():
     text = invoke("--help").stdout
-    package = Path(cli.__file__).parent
+    package = Path(cli.__file__).parents[1]
     for verb, module in {
-        "run": "run.py",
-        "resume": "run.py",
-        "plan": "plan.py",
-        "check": "check.py",
-        "chat": "chat.py",
-        "export": "export.py",
+        "run": "runs/run.py",
+        "resume": "runs/run.py",
+        "plan": "planning/plan.py",
+        "check": "planning/check.py",
+        "chat": "finished/chat.py",
+        "export": "finished/export.py",
     }.items():
         listed = any(line.replace("│", " ").split()[:1] == [verb] for line in text.splitlines())
         assert listed == (package / module).is_file(), verb

@@ -126,7 +126,7 @@ def test_another_base_and_a_lost_stage_are_named(inputs: Path, lora: Path, tmp_p
 
 
 def test_a_folder_that_differs_is_set_aside(lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunewright.finished.finished import export as module
+    from tunewright.finished import export as module
 
     monkeypatch.setattr("tunewright.finished.export.verify_folder", lambda *a: 1.0)
     with pytest.raises(ModelError, match="differs from the run"):

@@ -199,7 +199,7 @@ def test_a_result_goes_stale_with_its_claim_its_method_and_its_base(here, monkey
 
 
 def test_what_a_method_imports_from_its_room_counts_as_the_method():
-    files = {f.name for f in closure(claims.FOLDER.parent / "methods" / "adapters" / "corda.py")}
+    files = {f.name for f in closure(claims.FOLDER.parents[1] / "methods" / "adapters" / "corda.py")}
     assert {"corda.py", "_low_rank.py", "input_covariance.py"} <= files and "method.py" not in files
 
 

@@ -10,9 +10,9 @@ import torch
 
 from tests import small, tiny
 from tunewright.errors import MethodError, RecipeError
-from tunewright.finished.finished import finished
+from tunewright.finished import finished
 from tunewright.report.schema import Report
-from tunewright.runs import predicting
+from tunewright.runs import predictors
 from tunewright.runs.run import run_recipe
 
 EFT = {"emulated-fine-tuning": {}}
@@ -93,9 +93,9 @@ def test_a_predictor_that_names_nobody_is_told_what_to_write(inputs, monkeypatch
     from tunewright.methods.decoding.emulated_fine_tuning import EmulatedFineTuning
     from tunewright.recipe import Recipe
 
-    monkeypatch.delattr(EmulatedFineTuning, "speakers")
+    monkeypatch.setattr(EmulatedFineTuning, "speakers", lambda self: ())
     with pytest.raises(MethodError, match="names no speakers"):
-        predicting.check(Recipe.load(small.write_recipe(inputs, "nobody", after=[EFT])))
+        predictors.check(Recipe.load(small.write_recipe(inputs, "nobody", after=[EFT])))
 
 
 def test_another_tokenizer_is_refused_by_its_tokens(inputs, tmp_path):

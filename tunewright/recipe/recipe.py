@@ -20,11 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from tunewright.errors import RecipeError, did_you_mean
+from tunewright.errors import did_you_mean
 from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import explain
 from tunewright.recipe.fields import Spec, as_list, problem
+from tunewright.recipe.load import absolute_paths, load
 from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, TrainSpec, Uses
+from tunewright.recipe.schema import recipe_schema
 from tunewright.recipe.uses import MethodUse
 
 __all__ = [
@@ -228,9 +230,8 @@ class Recipe(Spec):
 
         RecipeError with file:line, the nearest name and an example.
         """
-        from tunewright.recipe.load import load
-
-        return load(path, sets, out)
+        loaded: Recipe = load(Recipe, path, sets, out)
+        return loaded
 
     def dump(self, *, absolute: bool = False) -> str:
         """YAML text with every default written out; `load` gives an equal recipe back.
@@ -239,8 +240,6 @@ class Recipe(Spec):
         """
         tree = self.model_dump(mode="python")
         if absolute:
-            from tunewright.recipe.load import absolute_paths
-
             absolute_paths(tree, self.base)
         if not tree["made_with"]:
             del tree["made_with"]
@@ -249,9 +248,7 @@ class Recipe(Spec):
     @staticmethod
     def json_schema() -> dict[str, Any]:
         """JSON Schema of a recipe file, with the names and parameters of every method (imports them)."""
-        from tunewright.recipe.schema import recipe_schema
-
-        return recipe_schema()
+        return recipe_schema(Recipe)
 
 
 def _check_start(stage: StageSpec, index: int, earlier: list[str]) -> None:
@@ -292,16 +289,3 @@ def _merged(spec: type[Any], common: Spec, own: Spec | None) -> Any:
             f"'{first['loc'][0] if first['loc'] else spec.__name__}' cannot be empty",
             "leave the key out to keep what holds for all stages",
         ) from None
-
-
-def missing(where: str | Path) -> RecipeError:
-    """The error for a recipe that is not there, with what could have been meant."""
-    path = Path(where)
-    folder = path.parent if path.parent.is_dir() else Path(".")
-    near = sorted(p.name for p in folder.glob("*.y*ml"))
-    remedy = (
-        did_you_mean(path.name, near)
-        if near
-        else "write `tunewright init MODEL DATA` for an example, or `tunewright run quickstart`"
-    )
-    return RecipeError("no such recipe", where=str(where), remedy=remedy)

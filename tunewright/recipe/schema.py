@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from pydantic import BaseModel
+
 from tunewright import catalogue
 from tunewright.recipe.load import BUILT_IN_OPTIMIZERS, ROOMS, goes_under
-from tunewright.recipe.recipe import Recipe
 
 
 def _one_use(entry: catalogue.Entry) -> list[dict[str, Any]]:
@@ -71,9 +72,9 @@ def _point(node: Any) -> None:
         _point(child)
 
 
-def recipe_schema() -> dict[str, Any]:
-    """The schema; imports every method once for its parameters."""
-    schema = copy.deepcopy(Recipe.model_json_schema(mode="validation"))
+def recipe_schema(kind_of_recipe: type[BaseModel]) -> dict[str, Any]:
+    """The schema of `Recipe`; imports every method once for its parameters."""
+    schema = copy.deepcopy(kind_of_recipe.model_json_schema(mode="validation"))
     _point(schema)
     stage = (
         schema["$defs"]["StageSpec"]

@@ -28,7 +28,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, MethodUse, ModelSpec, Recipe, Source, StageSpec
-from tunewright.runs import predicting
+from tunewright.runs import predictors
 from tunewright.runs.selecting import records_of, select, subset, without
 from tunewright.tasks import get_task
 from tunewright.training.budget import plan_stage
@@ -324,7 +324,7 @@ def _check_after(recipe: Recipe) -> None:
                     remedy="write it under stages' methods:",
                 )
             catalogue.build(use)
-    predicting.check(recipe)
+    predictors.check(recipe)
 
 
 def located(spec: ModelSpec, base: Path) -> ModelSpec:

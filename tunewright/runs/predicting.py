@@ -1,4 +1,4 @@
-"""Predictors: methods under `after:` that change how a tuned model decodes, and none of its weights.
+"""Predictors at work: several models that read every token, as one.
 
 A predictor names its `speakers()`: "tuned" (the run's model as it is), "base" (the same model untouched) or one of the
 recipe's `models`. Each of them reads every token, and `predict` makes one set of logits of theirs. What measures the
@@ -8,60 +8,19 @@ tuned model then measures that; nothing of it is stored.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from tunewright import catalogue
 from tunewright.contract.method import Method, call
-from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import MethodError
 from tunewright.measure._kv import caches_plainly
 from tunewright.models.attention import prepare_attention
 from tunewright.models.together import Together
-from tunewright.recipe import MethodUse, Recipe
-
-if TYPE_CHECKING:
-    from tunewright.runs.assemble import Session
-
-OWN = ("tuned", "base")
-
-
-def predicts(use: MethodUse) -> bool:
-    """Whether a step under `after` is a predictor. One that also trains drives its own `predict` in its stage."""
-    slots = catalogue.load_method(use.name).slots()
-    return "predict" in slots and not set(slots) & set(TRAINING_SLOTS)
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse before anything is loaded: steps in a wrong order, a task that is not served, models that are not named.
-
-    Raises MethodError.
-    """
-    kinds = [predicts(use) for use in recipe.after]
-    if kinds != sorted(kinds):
-        late = recipe.after[len(kinds) - 1 - kinds[::-1].index(False)]
-        raise MethodError(
-            f"'{late.name}' changes weights after a predictor", where="after", remedy=f"write {late.name} before it"
-        )
-    for use in filter(predicts, recipe.after):
-        method: Any = catalogue.build(use)
-        if not method.speakers():
-            raise MethodError(
-                f"'{use.name}' predicts and names no speakers",
-                where="after",
-                remedy='define speakers(self): return ("tuned", ...)',
-            )
-        if method.tasks is not None and recipe.task not in method.tasks:
-            raise MethodError(
-                f"'{use.name}' does not serve {recipe.task}",
-                where="after",
-                remedy=f"its tasks: {', '.join(method.tasks)}",
-            )
-        for name in _others(method):
-            if name not in recipe.models:
-                what = f"'{use.name}' decodes with the model '{name}', and the recipe names none"
-                raise MethodError(what, where="models", remedy=f"write models: {{{name}: ./folder-or-hub-id}}")
+from tunewright.recipe import MethodUse
+from tunewright.runs.assemble import Session
+from tunewright.runs.predictors import others, predicts
 
 
 def load(session: Session) -> None:
@@ -70,7 +29,7 @@ def load(session: Session) -> None:
     MethodError for one that speaks other tokens or cannot pack.
     """
     for use in filter(predicts, session.recipe.after):
-        for name in _others(catalogue.build(use)):
+        for name in others(catalogue.build(use)):
             _other(session, name)
 
 
@@ -105,10 +64,6 @@ def _untouched(session: Session) -> nn.Module:
     """A frozen copy of the run's model before anything changed it: it speaks beside the tuned one at every token."""
     with session.adapted.base() as model:
         return copy.deepcopy(model).requires_grad_(False)
-
-
-def _others(method: Any) -> list[str]:
-    return [name for name in method.speakers() if name not in OWN]
 
 
 def _other(session: Session, name: str) -> nn.Module:

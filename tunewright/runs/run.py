@@ -326,7 +326,7 @@ class _Run:
 
     def _after(self) -> None:
         from tunewright import catalogue
-        from tunewright.runs import after, predicting
+        from tunewright.runs import after, predicting, predictors
 
         score = None
         if self.session.validation is not None:
@@ -337,7 +337,7 @@ class _Run:
                 return found.get("target", -found["loss"])
 
         for use in self.recipe.after:
-            if predicting.predicts(use):
+            if predictors.predicts(use):
                 self.meter.predictor = predicting.build(use, self.session, self.meter.model)
                 continue
             with self.cost.phase("after"):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Row
+from tunewright.training.trained import Trained
 
-if TYPE_CHECKING:
-    from tunewright.training.train import Loop
+
+class Steps(Protocol):
+    """The part of a loop that a method's own inner step works with."""
+
+    @property
+    def trained(self) -> Trained: ...
+    def gradients(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]: ...
 
 
 @dataclass
@@ -41,7 +47,7 @@ class Inner:
     The last call of `gradients()` leaves the gradients with which the optimizer steps.
     """
 
-    def __init__(self, loop: Loop, rows: Sequence[tuple[Row, int]]):
+    def __init__(self, loop: Steps, rows: Sequence[tuple[Row, int]]):
         self._loop, self._rows = loop, rows
         self.record: dict[str, Any] = {}
 

@@ -26,7 +26,7 @@ _ROOMS = ("tunewright.methods.", "tunewright.weights.", "tunewright.measure.", "
 _READ_AND_MEASURE = ("data/*.py", "tasks/*.py", "measure/*.py", "runs/meter.py")
 _TRAIN = (
     *("contract/*.py", "training/*.py", "models/*.py", "weights/learning.py"),
-    *("runs/stages.py", "runs/selecting.py", "runs/after.py", "runs/predicting.py"),
+    *("runs/stages.py", "runs/selecting.py", "runs/after.py", "runs/predicting.py", "runs/predictors.py"),
 )
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 _NOT_THE_MODEL = (".safetensors", ".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")

@@ -1,0 +1,52 @@
+"""What a run will take, in seconds and bytes: the figures of an estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tunewright.runs.stages import StageResult
+
+
+@dataclass
+class StageEstimate:
+    """One stage. Seconds: `set_up` (statistics included), `train` all of its training. Bytes: `checkpoint` one of them,
+    `kept` what the finished stage leaves. `tokens` and `steps` are what the budget allows (`exact`: to the step),
+    `losses` those of the probe's steps, and `result` what the probe trained, its parameters by name."""
+
+    name: str
+    steps: int
+    tokens: int
+    exact: bool
+    set_up: float
+    seconds_per_token: float
+    train: float
+    checkpoint: int
+    kept: int
+    losses: list[float]
+    result: StageResult
+
+
+@dataclass
+class Estimate:
+    """A whole run, in seconds and bytes. `base` is 0 when its readings are `cached`. `peak_memory` is the most this
+    process held (resident), `peak_cuda` the most torch took on the GPU."""
+
+    stages: list[StageEstimate] = field(default_factory=list)
+    base: float = 0.0
+    cached: bool = False
+    tuned: float = 0.0
+    dial: float = 0.0
+    evaluations: float = 0.0
+    disk: int = 0
+    peak_memory: int = 0
+    peak_cuda: int | None = None
+
+    @property
+    def train(self) -> float:
+        """Seconds of training, all stages."""
+        return sum(s.train for s in self.stages)
+
+    @property
+    def total(self) -> float:
+        """Seconds of everything but loading, probes and writing the report."""
+        return self.base + sum(s.set_up for s in self.stages) + self.train + self.evaluations + self.tuned + self.dial
