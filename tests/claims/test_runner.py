@@ -20,8 +20,8 @@ from tunewright.claims.claim import Arm, Claim
 CLAIM = Claim(
     paper="hft", says="x", task="intents", seeds=4, smallest=0.05, direction="{direction}", metric="{metric}",
     rates=(1e-3, 3e-3),
-    method=Arm(name="hft", methods=["hft"]), baselines=[Arm(name="full", methods=["full"]), Arm(name="lora",
-    methods=[{{"lora": {{"rank": 4}}}}])]{more}
+    method=Arm(name="hft", methods=["hft"]),
+    baselines=[Arm(name="full", methods=["full"]), Arm(name="lora", methods=[{{"lora": {{"rank": 4}}}}])]{more}
 )
 """
 
