@@ -12,7 +12,9 @@ from pydantic import Field
 from tunewright.conformance import check_method, checks_of
 from tunewright.contract.batch import Loss
 from tunewright.contract.method import Choice, Method, State
+from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
+from tunewright.models.deltas import LowRank
 
 
 class Unread(Method):
@@ -48,10 +50,10 @@ class NotIdentity(LoRA):
 class Forgetful(Method):
     """Draws by a generator of its own that no checkpoint holds."""
 
-    hidden: ClassVar[random.Random] = random.Random(0)
+    _hidden: ClassVar[random.Random] = random.Random(0)
 
     def choose(self, candidates):
-        return Choice(tuple(self.hidden.sample(sorted(candidates.base), 5)), redraw_every=1)
+        return Choice(tuple(self._hidden.sample(sorted(candidates.base), 5)), redraw_every=1)
 
 
 class PerBatch(Method):
@@ -85,6 +87,39 @@ class EditsTheBase(Method):
         adapted.base_parameters()["model.embed_tokens.weight"].data.add_(1.0)
 
 
+class Unregistered(LoRA):
+    """Hangs on a delta that no file could bring back."""
+
+    def attach(self, site, state, rng):
+        delta = super().attach(site, state, rng)
+        if delta is not None:
+            delta.__class__ = NewForm
+        return delta
+
+
+class NewForm(LowRank):
+    """A form of its own under another's name."""
+
+
+class NeverAsked(Method):
+    """Scores samples in a stage that makes none."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("text-generation",)
+
+    def objective(self, outputs):
+        return Loss(-outputs.log_probs())
+
+    def reward(self, samples):
+        return [0.0 for _ in samples]
+
+
+class Idle(Method):
+    """Looks at gradients and leaves them as they are."""
+
+    def gradient(self, gradients):
+        return {n: g for n, g in gradients.items()}
+
+
 CAUGHT = [
     (Unread, "every field matters", "unread"),
     (GlobalRandomness, "leaves global randomness alone", "torch's global generator"),
@@ -95,6 +130,8 @@ CAUGHT = [
     (Nothing, "something trains", "exactly what the base says"),
     (DoesNotFold, "folds as declared", "declared not to fold"),
     (EditsTheBase, "the base comes back", "what the base says"),
+    (NeverAsked, "every slot is called", "never called: reward"),
+    (Idle, "every slot matters", "'gradient' changes nothing"),
 ]
 
 
@@ -103,6 +140,12 @@ def test_a_broken_rule_is_caught(cls, name, says):
     (check,) = [c for c in checks_of(cls) if c.check.name == name]
     with pytest.raises(AssertionError, match=says):
         check()
+
+
+def test_a_delta_whose_form_is_not_registered_is_refused():
+    with pytest.raises(MethodError, match="'low-rank' of NewForm could not be read back") as refusal:
+        check_method(Unregistered, rank=2)
+    assert "tunewright.deltas" in str(refusal.value)
 
 
 def test_a_class_of_ones_own_is_checked_like_ours():

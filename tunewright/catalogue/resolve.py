@@ -91,17 +91,24 @@ def _broken(module: str, error: Exception) -> MethodError:
     untyped = re.search(r"non-annotated attribute was detected: `(\w+) = (.+?)`\.", str(error))
     if untyped:
         name, value = untyped.groups()
-        kind = (
-            "float" if re.fullmatch(r"[-\d.e]+", value) and not value.isdigit() else "int" if value.isdigit() else "str"
-        )
         cls = own[-1].line.split("(")[0].removeprefix("class ") if own and own[-1].line else module
-        remedy = f"write {name}: {kind} = Field({value}, description='... with its unit')"
-        return MethodError(f"{cls}: the field '{name}' has no type", where=where, remedy=remedy)
+        remedy = _typed(name, value)
+        return MethodError(f"{cls}: '{name}' has no type", where=where, remedy=remedy)
     return MethodError(
         f"{module} cannot be imported: {type(error).__name__}: {error}",
         where=where,
         remedy="mend the file, or take the package out",
     )
+
+
+def _typed(name: str, value: str) -> str:
+    """What to write for `name = value` in a class: a parameter with its type, or a constant."""
+    number = "int" if value.isdigit() else "float" if re.fullmatch(r"[-\d.e]+", value) else None
+    kind = number or ("str" if value[:1] in "'\"" else "bool" if value in ("True", "False") else None)
+    constant = f"a constant of the class is _{name.strip('_')}: ClassVar[...] = {value}"
+    if kind is None:
+        return constant
+    return f"write {name}: {kind} = Field({value}, description='... with its unit'); {constant}"
 
 
 def build(use: Use, where: str | None = None) -> Method:

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tunewright.catalogue.annotations import bounds, inner_types, type_name
+from tunewright.catalogue.slot_pages import contract_page
 from tunewright.commands.cli import CODES
 from tunewright.papers.page import papers_page
 from tunewright.recipe import Recipe
@@ -122,7 +123,12 @@ def command_page() -> str:
 
 def pages() -> dict[str, str]:
     """File name under docs/ -> its text."""
-    return {"recipe.md": recipe_page(), "exit-codes.md": command_page(), "papers.md": papers_page()}
+    return {
+        "recipe.md": recipe_page(),
+        "exit-codes.md": command_page(),
+        "papers.md": papers_page(),
+        "contract.md": contract_page(),
+    }
 
 
 def main(folder: Path) -> None:

@@ -166,7 +166,7 @@ def predicts(case: Case) -> None:
     generator = torch.Generator().manual_seed(0)
     logits: dict[str, Tensor] = {s: torch.randn(3, 7, generator=generator) for s in speakers}
     kept = {s: t.clone() for s, t in logits.items()}
-    given = call(case.method, "predict", logits=logits, needs=None, state=None)
+    given = call(case.method, "predict", logits=logits, state=None)
     assert given.shape == (3, 7) and bool(torch.isfinite(given).all()), f"it gave {tuple(given.shape)} for [3, 7]"
     assert all(same_bits(logits[s], kept[s]) for s in speakers), "logits were edited in place"
     assert not same_bits(given, logits["tuned"]), "it gives the tuned model's own logits"
@@ -181,8 +181,7 @@ def probes(case: Case) -> None:
     sides = [_side(seed) for seed in (0, 1)]
     structure = Adapted(MODELS["text-generation"](0)).structure
     values: Sequence[Any] = [
-        call(case.method, "probe", base=sides[0], tuned=tuned, structure=structure, needs=None).values
-        for tuned in sides
+        call(case.method, "probe", base=sides[0], tuned=tuned, structure=structure).values for tuned in sides
     ]
     assert values[0] != values[1], "it says the same of a model beside itself and beside another"
 

@@ -65,7 +65,7 @@ _TRAINING = (
     Slot(
         "prepare",
         "edits model and tokenizer before training",
-        ("model", "tokenizer", "needs", "state", "rng"),
+        ("model", "tokenizer", "rng"),
         "in order",
         "None: the model is edited in place",
         "once per stage, before `setup`; the structure is looked at again afterwards",
@@ -279,7 +279,7 @@ _BESIDE = (
     Slot(
         "edit",
         "a model's change -> another change, tensor by tensor",
-        ("name", "base", "change", "depth", "needs"),
+        ("name", "base", "change", "depth"),
         "in order",
         "Tensor of the change's shape and type",
         "for every tensor that training changed, after training",
@@ -289,7 +289,7 @@ _BESIDE = (
     Slot(
         "predict",
         "logits while decoding: those of its speakers, {name: [.., V]} -> [.., V]",
-        ("logits", "needs", "state"),
+        ("logits", "state"),
         "in order",
         "Tensor [.., V]: the logits that are decoded from",
         "at every token; `speakers()` names the models that are asked: tuned, base, or one of the recipe's `models`",
@@ -299,7 +299,7 @@ _BESIDE = (
     Slot(
         "probe",
         "measures base and tuned weights or answers",
-        ("base", "tuned", "structure", "needs"),
+        ("base", "tuned", "structure"),
         "in order",
         "ProbeResult: single values and one table, with what they mean",
         "once per run, after the tuned model was measured",

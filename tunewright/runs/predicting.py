@@ -57,7 +57,7 @@ def build(use: MethodUse, session: Session, tuned: nn.Module) -> Together:
 
 
 def _predicted(method: Method, logits: Any) -> Any:
-    return call(method, "predict", logits=logits, needs=None, state=None)
+    return call(method, "predict", logits=logits, state=None)
 
 
 def _untouched(session: Session) -> nn.Module:
