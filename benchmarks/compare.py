@@ -63,7 +63,7 @@ def recipe(base: Path, method: str, seed: int, steps: int) -> Any:
         train={"seed": seed, "batch_tokens": 1024, "precision": "float32"},
         methods=[method],
         budget={"steps": steps},
-        evaluation={"metric": "loss", "rows": 60, "strengths": [0.5, 1.0], "drift_sequences": 4, "drift_tokens": 32},
+        measurement={"metric": "loss", "rows": 60, "strengths": [0.5, 1.0], "drift_sequences": 4, "drift_tokens": 32},
     )
 
 

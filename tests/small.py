@@ -22,7 +22,7 @@ RECIPE: dict[str, Any] = {
     "keep": ["keep.txt"],
     "train": {"learning_rate": 1e-2, "batch_tokens": 256, "precision": "float32", "threads": 1},
     "stages": [{"name": "main", "methods": [{"lora": {"rank": 4}}], "budget": {"steps": 4}}],
-    "evaluation": {"drift_sequences": 4, "drift_tokens": 8, "max_new_tokens": 4, "strengths": [0.5, 1.0]},
+    "measurement": {"drift_sequences": 4, "drift_tokens": 8, "max_new_tokens": 4, "strengths": [0.5, 1.0]},
 }
 
 

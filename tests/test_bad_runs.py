@@ -457,6 +457,6 @@ def test_a_run_that_cannot_be_says_why(
 
 def test_the_small_recipe_is_good(inputs: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
-    recipe = small.write_recipe(tmp_path, stages__0__budget={"steps": 1}, evaluation__strengths=[1.0])
+    recipe = small.write_recipe(tmp_path, stages__0__budget={"steps": 1}, measurement__strengths=[1.0])
     code, message = outcome(["run", str(recipe), "--out", str(tmp_path / "out"), "-q"], monkeypatch)
     assert code == 0, message

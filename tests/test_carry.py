@@ -154,11 +154,11 @@ SMALL = [
     "stages.1.train.learning_rate=1e-2",
 ]
 MEASURE = [
-    "evaluation.drift_sequences=2",
-    "evaluation.drift_tokens=8",
-    "evaluation.max_new_tokens=4",
-    "evaluation.strengths=[1.0]",
-    "evaluation.few_shot=0",
+    "measurement.drift_sequences=2",
+    "measurement.drift_tokens=8",
+    "measurement.max_new_tokens=4",
+    "measurement.strengths=[1.0]",
+    "measurement.few_shot=0",
 ]
 
 

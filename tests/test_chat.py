@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNEWRIGHT_CACHE", str(folder / "cache"))
         yield run_recipe(
-            small.write_recipe(folder, evaluation=evaluation, data__template="Topic? {text}"),
+            small.write_recipe(folder, measurement=evaluation, data__template="Topic? {text}"),
             out=folder / "out",
             quiet=True,
         ).folder

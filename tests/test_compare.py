@@ -302,7 +302,7 @@ def here(inputs, monkeypatch):
 def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):
     recipe = Recipe.load(
         small.write_recipe(
-            here, train__batch_tokens=128, evaluation__metric="loss", evaluation__strengths=[0.25, 0.5, 1.0]
+            here, train__batch_tokens=128, measurement__metric="loss", measurement__strengths=[0.25, 0.5, 1.0]
         )
     )
     (tmp_path / "wild.yaml").write_text("methods: [lora]\ntrain: {learning_rate: 1.0e+9}\n")
@@ -337,7 +337,7 @@ def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):
 
 
 def test_tuning_is_on_validation_rows_that_are_not_reported(here, tmp_path):
-    recipe = Recipe.load(small.write_recipe(here, evaluation__metric="loss"))
+    recipe = Recipe.load(small.write_recipe(here, measurement__metric="loss"))
     out = tmp_path / "out"
     found = comparing.compare(
         recipe, parse_arms("lora,hft"), seeds=1, budget=Budget(steps=2), tune=True, out=out, quiet=True
@@ -345,7 +345,7 @@ def test_tuning_is_on_validation_rows_that_are_not_reported(here, tmp_path):
     assert all(len(a.tuning) >= 3 and a.rate in [t.rate for t in a.tuning] for a in found.arms)
     assert found.evaluated == 12  # the reported rows are eval's, all of them and no others
     records = [r for p in (out / "trials").iterdir() for r in Store(out / "trials").attempts(p.name)]
-    tuning = [r for r in records if r.recipe["evaluation"]["split"] == "validation"]
+    tuning = [r for r in records if r.recipe["measurement"]["split"] == "validation"]
     assert (
         len(tuning) >= 12
         and {r.evaluated for r in tuning} == {6}
@@ -418,7 +418,7 @@ def command(folder, *more):
 @pytest.mark.slow
 def test_kill_9_in_the_middle_loses_nothing(tmp_path):
     small.write_inputs(tmp_path)
-    small.write_recipe(tmp_path, evaluation__metric="loss")
+    small.write_recipe(tmp_path, measurement__metric="loss")
     first = command(tmp_path)
     end = time.monotonic() + 100
     while len(list((tmp_path / "out" / "trials").glob("*/*.json"))) < 2:

@@ -20,7 +20,7 @@ from tunewright.finished.servability import servability
 from tunewright.runs.run import resume, run_recipe
 
 QUICK = {
-    "evaluation": {
+    "measurement": {
         "drift_sequences": 2,
         "drift_tokens": 4,
         "max_new_tokens": 2,

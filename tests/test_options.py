@@ -373,7 +373,7 @@ def reports(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     made = {
         "plain": run_recipe(small.write_recipe(inputs), out=out / "a", quiet=True),
         "changed": run_recipe(
-            small.write_recipe(inputs, evaluation=changed, keep=keep, train__report_to=trackers),
+            small.write_recipe(inputs, measurement=changed, keep=keep, train__report_to=trackers),
             out=out / "b",
             quiet=True,
         ),
@@ -410,7 +410,7 @@ def test_a_field_of_evaluation_changes_the_report(field: str, reports: dict[str,
 
 
 def test_the_metric_is_the_recipes(inputs: Path) -> None:
-    assert [Meter(session_of(inputs, evaluation__metric=m), Cost()).metric for m in ("auto", "loss")] == [
+    assert [Meter(session_of(inputs, measurement__metric=m), Cost()).metric for m in ("auto", "loss")] == [
         "exact_match",
         "loss",
     ]
@@ -422,7 +422,7 @@ def test_a_field_of_keep_changes_the_report(field: str, reports: dict[str, Repor
 
 
 def test_the_rows_measured_are_those_of_the_split(inputs: Path) -> None:
-    file = small.write_recipe(inputs, "split", evaluation__split="validation", data__validation="25%")
+    file = small.write_recipe(inputs, "split", measurement__split="validation", data__validation="25%")
     report = run_recipe(file, out=inputs / "split", quiet=True).report
     assert report.answers and {a.id.split(":")[0] for a in report.answers} == {"train.jsonl"}
 

@@ -96,7 +96,7 @@ def test_the_disk_that_is_foreseen_is_what_a_run_takes(inputs: Path, tmp_path: P
 
 
 def test_a_base_that_was_measured_is_not_counted_again(inputs: Path, tmp_path: Path) -> None:
-    changes = {"evaluation__drift_tokens": 9}
+    changes = {"measurement__drift_tokens": 9}
     first = estimate(session_of(inputs, **changes))
     run_recipe(small.write_recipe(inputs, **changes), out=tmp_path / "out", quiet=True)
     second = estimate(session_of(inputs, **changes))

@@ -40,7 +40,7 @@ PLAIN: dict[str, Any] = {
         "device": "cpu",
         "threads": 1,
     },
-    "evaluation": {"drift_sequences": 2, "drift_tokens": 8, "max_new_tokens": 3, "few_shot": 0, "strengths": [1]},
+    "measurement": {"drift_sequences": 2, "drift_tokens": 8, "max_new_tokens": 3, "few_shot": 0, "strengths": [1]},
 }
 LORA = {"lora": {"rank": 2, "dropout": 0.2}}
 

@@ -24,12 +24,12 @@ SETS = [
     "data.eval=test.jsonl",
     "keep=[keep.txt]",
     "budget.steps=2",
-    "evaluation.strengths=[1]",
+    "measurement.strengths=[1]",
 ]
 SETS += [
-    "evaluation.drift_sequences=2",
-    "evaluation.drift_tokens=8",
-    "evaluation.max_new_tokens=2",
+    "measurement.drift_sequences=2",
+    "measurement.drift_tokens=8",
+    "measurement.max_new_tokens=2",
     "train.batch_tokens=128",
     "train.precision=float32",
 ]

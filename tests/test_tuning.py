@@ -107,8 +107,8 @@ def test_only_validation_rows_are_read():
     for t in seen:
         assert (
             t.recipe.data.eval is None
-            and t.recipe.evaluation.split == "validation"
-            and t.recipe.evaluation.strengths == [1.0]
+            and t.recipe.measurement.split == "validation"
+            and t.recipe.measurement.strengths == [1.0]
         )
     with pytest.raises(RecipeError, match="no validation rows"):
         validation_recipe(Recipe(**{**TREE, "data": {"train": "t.jsonl", "eval": "e.jsonl"}}))
@@ -121,9 +121,9 @@ def test_a_tuning_trial_measures_the_rows_held_out_of_training_and_no_others(tmp
     recipe = Recipe.load(small.write_recipe(tmp_path, data__validation=0.25))
     record = run_trial(validation_recipe(recipe), Store(tmp_path / "store"))
     assert record.finished and record.evaluated == 10
-    without = Recipe.load(small.write_recipe(tmp_path, evaluation__split="validation", data__eval=None))
+    without = Recipe.load(small.write_recipe(tmp_path, measurement__split="validation", data__eval=None))
     failed = run_trial(without, Store(tmp_path / "store"))
-    assert failed.error.type == "RecipeError" and failed.error.where == "evaluation.split"
+    assert failed.error.type == "RecipeError" and failed.error.where == "measurement.split"
 
 
 def test_a_keep_entry_that_a_method_looks_at_stays_while_tuning():

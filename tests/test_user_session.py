@@ -38,7 +38,7 @@ def test_from_init_to_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     written = yaml.safe_load(Path("tickets.yaml").read_text())
     written["data"]["eval"] = "held.jsonl"
     written["train"] |= {"threads": 1, "batch_tokens": 256, "save_steps": 1}
-    written["evaluation"] = {
+    written["measurement"] = {
         "drift_sequences": 2,
         "drift_tokens": 4,
         "max_new_tokens": 3,

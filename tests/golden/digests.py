@@ -37,7 +37,7 @@ _PLAIN: dict[str, Any] = {
     "data": _ROWS,
     "keep": [{"data": "quickstart:keep", "name": "general", "limit": 4}],
     "train": {"learning_rate": 2e-3, "batch_tokens": 1024, "precision": "float32", "threads": 1, "device": "cpu"},
-    "evaluation": {"rows": 24, "drift_sequences": 4, "drift_tokens": 16, "max_new_tokens": 8, "strengths": [0.5, 1.0]},
+    "measurement": {"rows": 24, "drift_sequences": 4, "drift_tokens": 16, "max_new_tokens": 8, "strengths": [0.5, 1.0]},
 }
 RUNS: dict[str, dict[str, Any]] = {
     "lora-asft": {"methods": [{"lora": {"rank": 8}}, "asft"], "budget": {"steps": 12}},
@@ -51,7 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "full-e2wm-probe": {
         "methods": ["full", "e2wm"],
         "budget": {"steps": 8},
-        "measure": ["intruder-dimensions"],
+        "probes": ["intruder-dimensions"],
         "train": {**_PLAIN["train"], "eval_steps": 4, "keep_best": "loss"},
     },
 }
@@ -64,7 +64,7 @@ REAL: dict[str, dict[str, Any]] = {
         "train": {**_PLAIN["train"], "learning_rate": 5e-4, "batch_tokens": 256},
         "methods": [{"lora": {"rank": 16}}],
         "budget": {"steps": 3},
-        "evaluation": {"rows": 6, "drift_sequences": 2, "drift_tokens": 8, "max_new_tokens": 4, "strengths": [1.0]},
+        "measurement": {"rows": 6, "drift_sequences": 2, "drift_tokens": 8, "max_new_tokens": 4, "strengths": [1.0]},
     }
 }
 """One on a real model, which has to be fetched."""

@@ -179,7 +179,7 @@ def test_stages_start_from_the_one_before():
         ("methods=[lora]", lambda r: r.stages[0].methods[0].params == {}),
         ("model.revision=abc", lambda r: (r.model.name, r.model.revision) == ("smollm2-135m-instruct", "abc")),
         ("data.train.limit=10", lambda r: r.data.train[0].limit == 10),
-        ("evaluation.strengths=[0.5,1]", lambda r: r.evaluation.strengths == [0.5, 1.0]),
+        ("measurement.strengths=[0.5,1]", lambda r: r.measurement.strengths == [0.5, 1.0]),
     ],
 )
 def test_flags_override_the_file(tmp_path, flag, read):
@@ -219,3 +219,18 @@ def test_schema_accepts_what_the_types_accept():
     assert schema["additionalProperties"] is False
     rank = [c for c in schema["$defs"]["method"]["anyOf"] if "lora" in c.get("properties", {})]
     assert rank and "rank" in rank[0]["properties"]["lora"]["properties"]
+
+
+def test_keys_that_had_another_name_are_read_and_said(tmp_path):
+    old = FILE + "\nmeasure: [intruder-dimensions]\nevaluation: {rows: 7}\n"
+    recipe = Recipe.load(write(tmp_path, old), ["evaluation.few_shot=1"])
+    assert [u.name for u in recipe.probes] == ["intruder-dimensions"]
+    assert (recipe.measurement.rows, recipe.measurement.few_shot) == (7, 1)
+    assert len(recipe.notes) == 2 and "'measure' is called 'probes' today" in recipe.notes[0]
+    assert "probes:" in recipe.dump() and "\nmeasure:" not in recipe.dump()
+    assert Recipe.load(write(tmp_path, recipe.dump())).notes == []
+
+
+def test_an_old_and_a_new_key_together_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="mean the same"):
+        Recipe.load(write(tmp_path, FILE + "\nmeasure: [calibration]\nprobes: [calibration]\n"))

@@ -31,7 +31,7 @@ def made(tmp_path_factory):
             patch.setenv("TUNEWRIGHT_CACHE", str(folder / "cache"))
             run(
                 Recipe.load(
-                    small.write_recipe(folder, name, stages=STAGES, after=after, evaluation__drift_sequences=2)
+                    small.write_recipe(folder, name, stages=STAGES, after=after, measurement__drift_sequences=2)
                 ),
                 folder / name,
                 quiet=True,

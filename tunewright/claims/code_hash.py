@@ -74,7 +74,7 @@ def _written(tree: Any) -> Iterable[Any]:
     if not isinstance(tree, dict):
         return
     for key, value in tree.items():
-        if key in ("methods", "after", "measure", "select"):
+        if key in ("methods", "after", "measure", "probes", "select"):
             yield from value if isinstance(value, list) else [value]
         elif key == "optimizer":
             yield value

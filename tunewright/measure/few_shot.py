@@ -27,7 +27,7 @@ def few_shot(tokenizer: Any, rows: Sequence[Row], train_rows: Sequence[Row], k: 
     pool = [r for r in answered if tuple(r.fields["prompt_ids"]) not in asked]
     if k < 0 or len(pool) < k:
         what = f"{k} examples were asked for and {len(pool)} training rows can serve"
-        raise DataError(what, where="evaluation.few_shot", remedy=f"write few_shot: {len(pool)} or less")
+        raise DataError(what, where="measurement.few_shot", remedy=f"write few_shot: {len(pool)} or less")
     shots = _draw(pool, k, random.Random(f"{seed}/few-shot"))
     head = opening(tokenizer)
     pieces = [_example(tokenizer, shot) for shot in shots]

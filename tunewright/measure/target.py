@@ -96,7 +96,7 @@ def get_metric(name: str) -> Metric:
     """The metric of a name. RecipeError with the nearest names when there is none."""
     if name not in METRICS:
         raise RecipeError(
-            f"no metric is called '{name}'", where="evaluation.metric", remedy=did_you_mean(name, METRICS)
+            f"no metric is called '{name}'", where="measurement.metric", remedy=did_you_mean(name, METRICS)
         )
     return METRICS[name]
 
@@ -124,7 +124,7 @@ def evaluate(
     if m.kind == "generated":
         if not task.generates:
             what = f"'{metric}' compares generated text, and {task.name} generates none"
-            raise RecipeError(what, where="evaluation.metric", remedy="write metric: accuracy or metric: loss")
+            raise RecipeError(what, where="measurement.metric", remedy="write metric: accuracy or metric: loss")
         asked = [text.prompt_ids(row) for row in rows]
         answers = greedy(
             model, tokenizer, asked, max_new_tokens or answer_length(rows), stop, batch_tokens=batch_tokens
@@ -134,7 +134,7 @@ def evaluate(
         what = f"'{metric}' needs a class a row, and {task.name} rows have none"
         raise RecipeError(
             what,
-            where="evaluation.metric",
+            where="measurement.metric",
             remedy="write metric: exact_match, metric: mean_token_accuracy or metric: loss",
         )
     if m.kind == "paired":
@@ -257,7 +257,7 @@ def _pair(row: Row, metric: str) -> Pair:
         what = f"'{metric}' compares a chosen answer with a rejected one, and the row {row.id} has one answer"
         raise RecipeError(
             what,
-            where="evaluation.metric",
+            where="measurement.metric",
             remedy="give data.eval rows with prompt, chosen and rejected, or write metric: auto",
         )
     return paired(row)

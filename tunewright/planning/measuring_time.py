@@ -57,7 +57,7 @@ class Readings:
 
 def time_base(session: Session, found: Estimate) -> Readings:
     """Time what is measured on the base, from a few rows of each kind, and fill in what the base costs."""
-    meter, spec = Meter(session, Cost()), session.recipe.evaluation
+    meter, spec = Meter(session, Cost()), session.recipe.measurement
     found.cached, sampled = meter.known()
     whole, plain = _target(session, len(meter.rows))
     kept = sum(_kept(session, name) for name in session.keep)
@@ -75,7 +75,7 @@ def time_tuned(session: Session, found: Estimate, readings: Readings) -> None:
         compared = readings.compare()
     found.tuned = readings.whole + readings.kept + compared
     if session.adapted.foldable:
-        strengths = {*session.recipe.evaluation.strengths} - {1.0}
+        strengths = {*session.recipe.measurement.strengths} - {1.0}
         found.dial = len(strengths) * (readings.plain + readings.kept + compared)
 
 
@@ -106,7 +106,7 @@ def _kept(session: Session, name: str) -> float:
 def _drift(session: Session, meter: Meter) -> tuple[float, Callable[[], float]]:
     """Seconds of the base's reference, and what gives those of a comparison with it. Training rows stand in for the
     sampled ones: as many as the comparison takes at once, so that its memory is met too."""
-    task, spec, stand_in = session.task, session.recipe.evaluation, session.stages[0].rows.rows
+    task, spec, stand_in = session.task, session.recipe.measurement, session.stages[0].rows.rows
     if task.labelled:
         few = list(_spread(session.stages[0].rows, FEW).rows)
 
@@ -138,7 +138,7 @@ def _evaluations(session: Session, part: StageParts) -> float:
     rows = session.validation or session.eval
     if rows is None or not part.train.eval_steps:
         return 0.0
-    n = min(len(rows.rows), session.recipe.evaluation.rows or 256)
+    n = min(len(rows.rows), session.recipe.measurement.rows or 256)
     few = list(_spread(rows, FEW).rows)
     meter = Meter(session, Cost())
     times = (session.plan(part).steps - 1) // part.train.eval_steps + 1

@@ -13,7 +13,7 @@ from tunewright import catalogue
 from tunewright.errors import RecipeError, did_you_mean
 from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import as_written, explain
-from tunewright.recipe.overrides import override
+from tunewright.recipe.overrides import override, rename_old_keys
 
 _AFTER = ("weights/", "methods/decoding")
 ROOMS = {
@@ -27,7 +27,7 @@ _LINES = {
     "method": "methods: [{0}]",
     "after": "after: [{0}]",
     "select": "data: {{select: [{0}]}}",
-    "probe": "measure: [{0}]",
+    "probe": "probes: [{0}]",
 }
 BUILT_IN_OPTIMIZERS = ("adamw", "sgd")
 
@@ -107,10 +107,12 @@ def load(kind: type[Any], path: str | Path, sets: Sequence[str] = (), out: str |
         raise RecipeError(
             "a recipe is a mapping (key: value)", where=document.place(()), remedy="begin with model: NAME"
         )
+    notes = rename_old_keys(document)
     for text in sets:
         override(document, text)
     document.tree.setdefault("name", _run_name(file))
     recipe = parse(kind, document)
+    recipe._notes = notes
     recipe._base = file.resolve().parent
     recipe._out = Path(out) if out is not None else None
     return recipe

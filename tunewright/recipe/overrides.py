@@ -11,7 +11,24 @@ from tunewright.recipe.yaml_text import Document, Path
 _SHORTHAND = {"model": "name", "train": "path", "eval": "path", "keep": "data"}
 """Keys whose plain string stands for a mapping with this one key."""
 
-_METHOD_LISTS = ("methods", "after", "select", "measure")
+_METHOD_LISTS = ("methods", "after", "select", "probes")
+RENAMED = {"measure": "probes", "evaluation": "measurement"}
+"""Keys of a recipe that had another name: old -> today's. Both are read."""
+
+
+def rename_old_keys(document: Document) -> list[str]:
+    """Bring keys to today's names, in place; returns what to tell the reader. RecipeError where both are written."""
+    notes = []
+    for old, new in RENAMED.items():
+        if old not in document.tree:
+            continue
+        where = document.place((old,))
+        if new in document.tree:
+            raise RecipeError(f"'{old}' and '{new}' mean the same", where=where, remedy=f"keep {new}")
+        document.tree[new] = document.tree.pop(old)
+        document.places = {(new, *p[1:]) if p[:1] == (old,) else p: w for p, w in document.places.items()}
+        notes.append(f"{where}: '{old}' is called '{new}' today; the old name is still read")
+    return notes
 
 
 def override(document: Document, text: str) -> None:
@@ -21,6 +38,7 @@ def override(document: Document, text: str) -> None:
     if not equals or not dotted.strip():
         raise RecipeError("a flag that sets a value is key=value", where=where, remedy="write --set train.seed=1")
     path = _parts(dotted.strip())
+    path = (RENAMED.get(str(path[0]), path[0]), *path[1:])
     tree = document.tree
     if path[0] == "stages" and "stages" not in tree:
         _name_the_stage(document)

@@ -25,6 +25,7 @@ from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import explain
 from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.load import absolute_paths, load
+from tunewright.recipe.overrides import RENAMED
 from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, TrainSpec, Uses
 from tunewright.recipe.schema import recipe_schema
 from tunewright.recipe.uses import MethodUse
@@ -100,6 +101,8 @@ class StageSpec(Spec):
 class Recipe(Spec):
     """What to adapt, to what, how, for how long, and what must not be lost."""
 
+    also: ClassVar[dict[str, str]] = RENAMED
+
     name: str = Field(
         "run",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -131,12 +134,12 @@ class Recipe(Spec):
     after: Uses = Field(
         default_factory=list, description="what is done to the tuned weights afterwards, in order", examples=[["lines"]]
     )
-    measure: Uses = Field(
+    probes: Uses = Field(
         default_factory=list,
         description="probes beside target, kept, drift and cost",
         examples=[["intruder-dimensions"]],
     )
-    evaluation: MeasureSpec = Field(
+    measurement: MeasureSpec = Field(
         default_factory=MeasureSpec, description="how base and tuned are measured", examples=[{"rows": 200}]
     )
     made_with: dict[str, Any] = Field(
@@ -144,6 +147,7 @@ class Recipe(Spec):
     )
     _base: Path = PrivateAttr(default_factory=Path.cwd)
     _out: Path | None = PrivateAttr(None)
+    _notes: list[str] = PrivateAttr(default_factory=list)
 
     def __init__(self, /, **data: Any):
         try:
@@ -192,6 +196,11 @@ class Recipe(Spec):
         return self._base
 
     @property
+    def notes(self) -> list[str]:
+        """What the reader of the file is told: keys that have another name today."""
+        return self._notes
+
+    @property
     def out(self) -> Path | None:
         """The run folder asked for, None: runs/<name>."""
         return self._out
@@ -220,7 +229,7 @@ class Recipe(Spec):
                 found += [
                     (("stages", i, "data", "select", j), "select", use) for j, use in enumerate(stage.data.select)
                 ]
-        for place, kind, uses in (("after", "after", self.after), ("measure", "probe", self.measure)):
+        for place, kind, uses in (("after", "after", self.after), ("probes", "probe", self.probes)):
             found += [((place, j), kind, use) for j, use in enumerate(uses)]
         return found + [(("data", "select", j), "select", use) for j, use in enumerate(self.data.select)]
 

@@ -42,7 +42,8 @@ def _uses(kind: str) -> dict[str, Any]:
     return {"anyOf": [{"type": "array", "items": one}, one]}
 
 
-_PLACES = {"methods": "method", "after": "after", "select": "select", "measure": "probe", "optimizer": "optimizer"}
+_PLACES = {"methods": "method", "after": "after", "select": "select", "optimizer": "optimizer"}
+_PLACES |= dict.fromkeys(("probes", "measure"), "probe")
 
 
 _BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}

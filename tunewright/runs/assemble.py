@@ -306,14 +306,14 @@ def _methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, 
 
 
 def _other_place(cls: type[Method]) -> str:
-    places = {"merge": "after", "edit": "after", "predict": "after", "probe": "measure", "select": "data.select"}
+    places = {"merge": "after", "edit": "after", "predict": "after", "probe": "probes", "select": "data.select"}
     return "write it under " + " or ".join(sorted({places.get(s, s) for s in cls.slots()})) + ":"
 
 
 def _check_after(recipe: Recipe) -> None:
     for place, slots, uses in (
         ("after", ("merge", "edit", "predict"), recipe.after),
-        ("measure", ("probe",), recipe.measure),
+        ("probes", ("probe",), recipe.probes),
     ):
         for use in uses:
             cls = catalogue.load_method(use.name, use.place)

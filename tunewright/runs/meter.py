@@ -61,7 +61,7 @@ class Meter:
 
     def __init__(self, session: Session, cost: Cost):
         self.session, self.cost = session, cost
-        spec = session.recipe.evaluation
+        spec = session.recipe.measurement
         self.spec = spec
         rows = list(session.eval.rows) if session.eval is not None else []
         self.rows: list[Row] = rows[: spec.rows] if spec.rows else rows

@@ -61,6 +61,8 @@ def run(
     """
     folder = new_folder(recipe.name, Path(out) if out is not None else recipe.out)
     screen = Screen(quiet=quiet, json=json)
+    for note in recipe.notes:
+        screen.warn(note)
     with locked(folder):
         try:
             folder.write_recipe(recipe.dump(absolute=True))
@@ -117,7 +119,7 @@ class _Run:
         self.cost: Cost = Cost()
         with self.cost.phase("load"):
             self.session: Session = assemble(recipe, screen.say)
-        if recipe.evaluation.split == "validation":
+        if recipe.measurement.split == "validation":
             self._measure_on_validation()
         self._check_same()
         saved = folder.progress().get("cost")
@@ -134,7 +136,7 @@ class _Run:
         if self.session.validation is None:
             raise RecipeError(
                 "there are no validation rows to measure on",
-                where="evaluation.split",
+                where="measurement.split",
                 remedy="write data.validation: 10%, or a file",
             )
         self.session.eval = self.session.validation
@@ -208,7 +210,7 @@ class _Run:
         self.folder.note_progress(began=True)
         self.meter: Meter = Meter(self.session, self.cost)
         if self.figures_only:
-            self.meter.figures_only(choices=bool(self.recipe.measure))
+            self.meter.figures_only(choices=bool(self.recipe.probes))
         self.screen.say("measuring the base")
         known = self.meter.prepare_base()
         self._note()
@@ -308,7 +310,7 @@ class _Run:
         rows = self.session.validation or self.session.eval
         evaluate = None
         if rows is not None and part.train.eval_steps:
-            chosen = list(rows.rows)[: self.recipe.evaluation.rows or 256]
+            chosen = list(rows.rows)[: self.recipe.measurement.rows or 256]
 
             def evaluate(loop: Any) -> dict[str, float]:
                 with self.session.adapted.at_strength(1.0), self.cost.phase("evaluated while training"):
@@ -355,7 +357,7 @@ class _Run:
             tuned = meter.read(choice=meter.choices)
         dial = self._dial(tuned)
         with self.cost.phase("probes"):
-            found = {use.name: probes.run(use, self.session, meter.base, tuned) for use in self.recipe.measure}
+            found = {use.name: probes.run(use, self.session, meter.base, tuned) for use in self.recipe.probes}
         with self.cost.phase("save"):
             stored = artefacts.save(self.folder.path, self.session)
         if meter.base.target and not self.figures_only:
@@ -419,7 +421,7 @@ class _Run:
         if not adapted.foldable:
             return []
         made = []
-        for strength in sorted({*self.recipe.evaluation.strengths}):
+        for strength in sorted({*self.recipe.measurement.strengths}):
             self.screen.say(f"measuring at strength {strength:g}")
             if strength == 1.0:
                 made.append(results.strength_of(meter, 1.0, tuned))

@@ -62,7 +62,7 @@ def validation_recipe(recipe: Recipe) -> Recipe:
         )
     made = training_alone(recipe)
     made.data = recipe.data.model_copy(update={"eval": None})
-    made.evaluation = made.evaluation.model_copy(update={"split": "validation"})
+    made.measurement = made.measurement.model_copy(update={"split": "validation"})
     return made
 
 
@@ -70,11 +70,11 @@ def training_alone(recipe: Recipe, rows: int | None = None) -> Recipe:
     """The same training with as little measured as can be: full strength, no probes, nothing kept that training
     itself does not need.
     """
-    evaluation = recipe.evaluation.model_copy(
+    measurement = recipe.measurement.model_copy(
         update={"strengths": [1.0], "few_shot": 0, "drift_sequences": 1, "drift_tokens": 2}
     )
-    evaluation = evaluation.model_copy(update={"rows": rows}) if rows is not None else evaluation
-    made = recipe.model_copy(update={"evaluation": evaluation, "keep": _only_replayed(recipe), "measure": []})
+    measurement = measurement.model_copy(update={"rows": rows}) if rows is not None else measurement
+    made = recipe.model_copy(update={"measurement": measurement, "keep": _only_replayed(recipe), "probes": []})
     made._base = recipe.base
     return made
 

@@ -32,7 +32,7 @@ def test_every_recipe_is_valid_and_keeps_its_parts_apart(name, scale):
     if task.needs_data and not HAVE:
         pytest.skip("needs the data sets: set TUNEWRIGHT_DATA")
     recipe = Recipe(**with_methods(task.recipe(scale), ["full"]))
-    assert (recipe.evaluation.rows or 0) >= 200
+    assert (recipe.measurement.rows or 0) >= 200
     data = recipe.data
     assert data.eval and isinstance(data.validation, list)
     parts = [{s.path for s in part} for part in (data.train, data.validation, data.eval)]
