@@ -80,6 +80,7 @@ class Keeper:
 
     def __call__(self, loop: Loop, record: dict[str, Any]) -> None:
         record = {"stage": self.stage, **record}
+        # the last step is evaluated by `finish`, whether or not it is a multiple: here it would be measured twice
         due = self.spec.eval_steps and loop.step_number % self.spec.eval_steps == 0 and not loop.finished()
         if self.evaluate and due:
             record.update(self._judge(loop))
@@ -92,6 +93,7 @@ class Keeper:
                 self.verified.compare(loop)
                 raise Stop
             return
+        # early stopping first: a checkpoint written on the way out would be taken for a place to go on from
         if self.ended_by:
             raise Stop
         if self.stop_requested:
@@ -243,6 +245,7 @@ def _reason(loop: Loop) -> str:
 
 def _note_split(folder: RunFolder, stage: str, step: int, tokens: int) -> None:
     """Record at once that memory ran out and how the step was split, so that a run killed later repeats it."""
+    # before the step is done again: were it noted afterwards, a kill in between would let the rerun add up differently
     known = folder.progress().get("splits", {})
     known.setdefault(stage, {})[str(step)] = tokens
     folder.note_progress(splits=known)

@@ -85,6 +85,8 @@ def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> No
 
 def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> None:
     """Bring the model to a stage's start: "base", "stages.<name>", or the folder of a run or of a finished stage."""
+    # Always from the base and from files, though the model may hold the earlier stage already: an interrupted run has
+    # only the files, and both must begin with the same bits.
     adapted.forget_changes()
     if start == "base":
         return

@@ -78,6 +78,7 @@ class Optimizers:
             self.optimizers.append(BUILTIN[self.spec.optimizer.name](shared["recipe"], self.spec))
         for o in self.optimizers:
             for g in o.param_groups:
+                # what the schedule's factor scales: a method's optimizer may give its groups rates of their own
                 g.setdefault("base_lr", g["lr"])
 
     def set_factor(self, factor: float | Mapping[str, float]) -> float:
@@ -101,6 +102,7 @@ class Optimizers:
             for p, values in o.state.items():
                 for key, v in values.items():
                     if v is not None:
+                        # safetensors holds tensors alone, and a step count must come back as what torch made it
                         out[f"{self.names[id(p)]}|{key}"] = v if isinstance(v, Tensor) else torch.tensor(v)
         return out
 
@@ -121,6 +123,8 @@ class Optimizers:
 
     def redraw(self, choice: Choice) -> None:
         """Train another choice. Moments are kept, parked or dropped as the choice declares, entry by entry."""
+        # The optimizers are built anew for the new leaves (torch has no way to take parameters out of one), so their
+        # state is written out by name first and moved over: by name and entry, since leaves are other objects now.
         old_state, old_places = self.state(), {n: leaf.indices for n, leaf in self.trained.leaves.items()}
         moves = self.trained.move(choice.places)
         old_places.update({n: old for n, (old, _) in moves.items()})

@@ -95,6 +95,7 @@ class Trained:
             **choice.entries,
             **{n: i for n, i in self.adapted.always.items() if n not in choice.names and n not in choice.entries},
         }
+        # sorted: the order of leaves is the order in which the optimizer and the norm of the gradient add them up
         names = sorted({*choice.names, *entries, *self.owned})
         for name in names:
             if name not in known:
@@ -104,7 +105,7 @@ class Trained:
             group, p = known[name]
             indices = entries.get(name)
             if group == "base":
-                self.adapted.remember(name, indices)
+                self.adapted.remember(name, indices)  # before the first step: the way back to the base
             p.requires_grad_(True)
             self.leaves[name] = (
                 Leaf(name, group, p, p)
@@ -118,6 +119,7 @@ class Trained:
 
         def gather(parameter: Tensor) -> None:
             assert parameter.grad is not None
+            # at once, and not after the backward pass: the dense gradients of all tensors never exist side by side
             grad = (parameter.grad if indices is None else parameter.grad.reshape(-1)[indices]).to(leaf.dtype)
             leaf.grad = grad if leaf.grad is None else leaf.grad.add_(grad)
             parameter.grad = None
