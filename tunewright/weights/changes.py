@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,28 @@ from torch import Tensor
 from tunewright.errors import ModelError, did_you_mean
 from tunewright.models import delta_format, peft_format
 from tunewright.models.delta_names import DeltaName
-from tunewright.weights.source import Change, Source, Tuned, open_source
+from tunewright.weights.source import Change, Source, Tuned
 
 ROWS = 64  # rows of a product formed at once, counted from the first row: the same bits whatever range is asked for
 TRANSPOSED = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 """Model types whose linear weights are stored [in, out]."""
 
 
-def read_change(folder: Path, ref: str, base: str | None) -> Tuned:
+Open = Callable[[str], Source]
+"""Opens the model that a user or a file names."""
+
+
+def read_change(folder: Path, ref: str, base: str | None, opened: Open) -> Tuned:
     """An adapter or a saved change on `base`, or on the base that it names itself. ModelError for what is neither."""
     if (folder / "adapter_config.json").exists():
         config = peft_format.read_config(folder)
-        under = _base(base or config.get("base_model_name_or_path"), folder)
+        under = _base(base or config.get("base_model_name_or_path"), folder, opened)
         return Tuned(
             under, ref, folder, _adapter(folder, config, under), lambda: _digest(folder / peft_format.WEIGHTS, under)
         )
     if (folder / delta_format.HOW).exists():
         how, tensors = delta_format.read_delta(folder)
-        under = _base(base or how["base"]["name"], folder)
+        under = _base(base or how["base"]["name"], folder, opened)
         held = how["base"]["hash"]
         if held and held != under.hash():
             raise ModelError(
@@ -55,21 +59,21 @@ def read_change(folder: Path, ref: str, base: str | None) -> Tuned:
     )
 
 
-def _base(name: str | None, folder: Path) -> Source:
+def _base(name: str | None, folder: Path, opened: Open) -> Source:
     if not name:
         raise ModelError(
             "this adapter does not say what its base is",
             where=str(folder),
             remedy="name it: --base FOLDER, or BASE+ADAPTER",
         )
-    found = open_source(name)
-    if isinstance(found, Tuned):
+    under = opened(name)
+    if isinstance(under, Tuned):
         raise ModelError(
             "an adapter's base is a model, not another adapter",
             where=str(folder),
             remedy="give the model: --base FOLDER",
         )
-    return found
+    return under
 
 
 def _digest(file: Path, base: Source) -> str:

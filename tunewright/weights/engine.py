@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from tunewright import __version__
 from tunewright.errors import FolderError, MethodError, ModelError, NonFiniteError, RecipeError
 from tunewright.weights import _plain, fast, names
+from tunewright.weights.opening import open_source
 from tunewright.weights.request import DTYPES, Operator, Part, Request
 from tunewright.weights.settings import Depths
-from tunewright.weights.source import FLOATS, SIZES, Entry, Source, Tuned, open_source
+from tunewright.weights.source import FLOATS, SIZES, Entry, Source, Tuned
 from tunewright.weights.then import Then
 
 FORMAT = 1  # part of a merge's key: raised when the engine gives other bits

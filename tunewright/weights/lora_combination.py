@@ -30,7 +30,7 @@ from torch import Tensor
 from tunewright.errors import MethodError, ModelError
 from tunewright.models import peft_format
 from tunewright.models.peft_format import CONFIG, PREFIX, WEIGHTS
-from tunewright.weights import source
+from tunewright.weights.opening import change_in
 from tunewright.weights.request import Operator, Request
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def merge_adapters(request: Request) -> Merged:
         )
     folders = []
     for part in request.models:
-        folder = source.change_in(
+        folder = change_in(
             Path(
                 part.ref.partition("+")[2] if "+" in part.ref and not Path(part.ref).exists() else part.ref
             ).expanduser()
