@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunewright import catalogue
-from tunewright.weights import _plain, fast
+from tunewright.weights import _plain, fast, parameters
 from tunewright.weights.operator import merge_one
 
 NAMES = tuple(n for n in fast.TABLE if n != "slerp")
@@ -37,7 +37,7 @@ def rows_of(seed: int, models: int, count: int, bf16: bool, ties: bool):
 
 
 def run(name, rows, own, each, out_kind, engine):
-    with_base = fast.TABLE[name].base == "needed"
+    with_base = fast.TABLE[name].fields.base == "needed"
     used = rows if with_base else rows[1:]
     out = np.empty(rows.shape[1], out_kind)
     fills = [lambda start, into, r=r: into.__setitem__(slice(None), r[start : start + len(into)]) for r in used]
@@ -51,9 +51,9 @@ def run(name, rows, own, each, out_kind, engine):
 
 def by_class(name, rows, own, each):
     cls = catalogue.load_method(name)
-    method = cls(**{k: v for k, v in own.items() if k not in fast.TABLE[name].per_model})
+    method = cls(**{k: v for k, v in own.items() if k not in fast.TABLE[name].fields.per_model})
     tensors = [torch.from_numpy(np.array(_plain.widen(r))) for r in rows]
-    base = tensors[0] if fast.TABLE[name].base == "needed" else None
+    base = tensors[0] if fast.TABLE[name].fields.base == "needed" else None
     return merge_one(method, "t", base, tensors[1:], each=each).numpy()
 
 
@@ -71,9 +71,9 @@ def by_class(name, rows, own, each):
 )
 def test_plain_numpy_and_the_method_agree_bit_for_bit(name, seed, models, count, bf16, ties, density, gamma, data):
     rows = rows_of(seed, models, count, bf16, ties)
-    own = {**fast.TABLE[name].defaults, "normalize": data.draw(st.booleans())}
+    own = {**parameters.defaults(fast.TABLE[name].fields), "normalize": data.draw(st.booleans())}
     each = [{"weight": data.draw(st.floats(0.1, 2)), "density": density, "gamma": gamma} for _ in range(models)]
-    each = [{k: e[k] for k in fast.TABLE[name].per_model} for e in each]
+    each = [{k: e[k] for k in fast.TABLE[name].fields.per_model} for e in each]
     got, bad = run(name, rows, own, each, np.float32, _plain)
     assert bad == 0 and np.array_equal(got, by_class(name, rows, own, each))
 
@@ -91,8 +91,8 @@ def test_compiled_and_plain_agree_bit_for_bit(name, kinds, seed, models, count, 
     kernels = pytest.importorskip("tunewright.weights._kernels")
     models = 2 if name == "slerp" else models
     rows = rows_of(seed, models, count, kinds[0], ties)
-    own = dict(fast.TABLE[name].defaults)
-    each = [{k: own[k] for k in fast.TABLE[name].per_model} for _ in range(models)]
+    own = parameters.defaults(fast.TABLE[name].fields)
+    each = [{k: own[k] for k in fast.TABLE[name].fields.per_model} for _ in range(models)]
     with patch.object(fast, "SMALL", 100):
         a, b = (run(name, rows, own, each, kinds[1], e) for e in (kernels, _plain))
     assert a[1] == b[1] == 0 and np.array_equal(a[0], b[0])
@@ -121,13 +121,25 @@ def test_order_statistics_are_exact_however_they_are_found(density, ties, monkey
     assert np.array_equal(whole, bounds(10, 50))
 
 
-def test_the_table_says_what_the_classes_say():
+def test_a_class_adds_nothing_to_what_its_kernel_is_planned_with():
     for name, row in fast.TABLE.items():
         cls = catalogue.load_method(name)
-        fields = {info.alias or n: info.default for n, info in cls.model_fields.items() if n != "of"}
-        assert row.defaults == fields, name
-        assert (row.base, row.models, row.per_model) == (cls.base, cls.models, cls.per_model), name
-        assert row.mergekit == getattr(cls, "mergekit_defaults", {}), name
+        assert issubclass(cls, row.fields), name
+        for said in (parameters.defaults, parameters.mergekit_defaults, parameters.written):
+            assert said(row.fields) == said(cls), name
+        assert (row.fields.base, row.fields.models, row.fields.per_model) == (cls.base, cls.models, cls.per_model), name
+        assert row.elects == getattr(cls, "election", False), name
+
+
+def test_planning_a_merge_that_a_kernel_serves_imports_no_torch():
+    code = (
+        "import sys; from pathlib import Path; from tunewright.weights.resolving import Operator; "
+        "from tunewright.weights.request import Part, Request; "
+        "own = [Part('a', {'density': 0.5}), Part('b', {'density': [0.1, 0.9]})]; "
+        "op = Operator(Request('ties', own, Path('out'), parameters={'lambda': 0.5})); "
+        "assert op.at('x', 0.5, op.parts)[1][1]['density'] == 0.5 and op.fast; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_slerp_is_the_methods_to_rounding():

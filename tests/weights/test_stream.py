@@ -205,7 +205,7 @@ def test_bad_requests_are_refused_before_anything_is_written(models, tmp_path):
     out = tmp_path / "o"
     refused(RecipeError, "no merge is named 'tees'", models, out, "tees")
     refused(RecipeError, "no parameter 'densty'", models, out, parameters={"densty": 0.1})
-    refused(RecipeError, "outside 0..1", models, out, parameters={"density": [0.1, 1.5]})
+    refused(RecipeError, "got 1.5\n.*>= 0, <= 1; its default is 0.2", models, out, parameters={"density": [0.1, 1.5]})
     refused(RecipeError, "empty list", models, out, parameters={"density": []})
     refused(RecipeError, "for all models", [models[0], Part(str(models[1]), {"lambda": 1.0})], out)
     refused(MethodError, "exactly 2", models, out, "slerp", base=False)

@@ -37,5 +37,5 @@ def page(described: dict[str, Any]) -> str:
     for name, field in described["parameters"].items():
         default = "required" if field["required"] else f"default {field['default']}"
         lines.append(f"  {name}: {field['type']}, {', '.join(x for x in (default, field['range']) if x)}")
-        lines.append(f"      {field['description']}")
+        lines.append("      " + "; ".join([field["description"], *field.get("notes", [])]))
     return "\n".join(lines)

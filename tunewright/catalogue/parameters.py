@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -30,7 +30,7 @@ class Use(Protocol):
     def place(self) -> str | None: ...
 
 
-def _read_number(value: Any, field: FieldInfo) -> Any:
+def read_number(value: Any, field: FieldInfo) -> Any:
     """10% and 16k are numbers where the field takes a number and no text."""
     kinds = inner_types(field.annotation)
     if isinstance(value, str) and str not in kinds and (int in kinds or float in kinds):
@@ -41,7 +41,8 @@ def _read_number(value: Any, field: FieldInfo) -> Any:
 
 def construct(cls: type[Method], use: Use, where: str) -> Method:
     """Make a method from its parameters. RecipeError says field, nearest name, allowed range and an example."""
-    values = {k: _read_number(v, cls.model_fields[k]) if k in cls.model_fields else v for k, v in use.params.items()}
+    fields = {**cls.model_fields, **written_fields(cls)}
+    values = {k: read_number(v, fields[k]) if k in fields else v for k, v in use.params.items()}
     try:
         return cls(**values)
     except ValidationError as error:
@@ -52,11 +53,12 @@ def construct(cls: type[Method], use: Use, where: str) -> Method:
 
 def _describe(cls: type[Method], method: str, item: Any) -> tuple[str, str]:
     name = str(item["loc"][0]) if item["loc"] else ""
+    fields = written_fields(cls)
     if item["type"] == "extra_forbidden":
-        if not cls.model_fields:
+        if not fields:
             return f"'{method}' has no parameter '{name}'", f"it has none: write {method}"
-        return f"'{method}' has no parameter '{name}'", did_you_mean(name, cls.model_fields)
-    field = cls.model_fields.get(name)
+        return f"'{method}' has no parameter '{name}'", did_you_mean(name, fields)
+    field = fields.get(name)
     if field is None:
         return (
             f"{method}: {item['msg'].removeprefix('Value error, ')}",
@@ -71,8 +73,17 @@ def _describe(cls: type[Method], method: str, item: Any) -> tuple[str, str]:
     return f"{method}.{name}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}", allowed + write
 
 
+def written_fields(cls: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A class's fields by the names that a user writes: a field's alias where it has one."""
+    return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
 def describe_field(field: FieldInfo) -> dict[str, Any]:
-    """{type, default, required, range, description} of one field, in JSON values."""
+    """{type, default, required, range, description} of one field, in JSON values; `notes` where it is marked with some.
+
+    A mark is an object in the field's Annotated with an attribute `note`.
+    """
+    notes = [mark.note for mark in field.metadata if hasattr(mark, "note")]
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
     return {
         "type": type_name(field.annotation),
@@ -80,12 +91,13 @@ def describe_field(field: FieldInfo) -> dict[str, Any]:
         "required": field.is_required(),
         "range": bounds(field),
         "description": field.description or "",
+        **({"notes": notes} if notes else {}),
     }
 
 
 def parameters(cls: type[Method]) -> dict[str, dict[str, Any]]:
     """A method's parameters by name, in their order: type, default, range, description (with the unit)."""
-    return {name: describe_field(field) for name, field in cls.model_fields.items()}
+    return {name: describe_field(field) for name, field in written_fields(cls).items()}
 
 
 def needs_of(cls: type[Method]) -> list[str]:

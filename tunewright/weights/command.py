@@ -20,10 +20,10 @@ def parsed(text: str) -> Any:
     """A flag's value as YAML reads it: a number, true, a list (a gradient over layers), {filter: ..., value: ...}."""
     import yaml
 
-    from tunewright.weights.mergekit_yaml import _numbers
+    from tunewright.weights.mergekit_yaml import numbers_in
 
     try:
-        return _numbers(yaml.safe_load(text))
+        return numbers_in(yaml.safe_load(text))
     except yaml.YAMLError as e:
         raise RecipeError(f"'{text}' is no value", remedy="write a number, true, or a list such as [0, 0.5, 1]") from e
 
@@ -142,8 +142,8 @@ def _learn(data: Sequence[Path], task: str, seed: int) -> Any:
         changes = [_changes(s) for s in engine.models]
         base = str(engine.base.folder) if engine.base else None
         learning = from_folders(folders, base, task, [str(d) for d in data], changes=changes, seed=seed)
-        own, _ = engine.operator.at("", 0.0, engine.parts)
-        found: dict[str, Any] = engine.operator.method(own).learn(learning)
+        own, each = engine.operator.at("", 0.0, engine.parts)
+        found: dict[str, Any] = engine.operator.method(own, each).learn(learning)
         return found
 
     return learn

@@ -22,7 +22,8 @@ from tunewright import __version__
 from tunewright.errors import FolderError, MethodError, ModelError, NonFiniteError, RecipeError
 from tunewright.weights import _plain, fast, names
 from tunewright.weights.opening import open_source
-from tunewright.weights.request import DTYPES, Operator, Part, Request
+from tunewright.weights.request import DTYPES, Part, Request
+from tunewright.weights.resolving import Operator
 from tunewright.weights.settings import Depths
 from tunewright.weights.source import FLOATS, SIZES, Entry, Source, Tuned
 from tunewright.weights.then import Then
@@ -66,14 +67,14 @@ class Engine:
 
     def _open(self) -> tuple[Source | None, list[Part], list[Source]]:
         request, op = self.request, self.operator
-        parts = list(request.models)
+        parts, base_kind = list(op.parts), op.fields.base
         listed = request.base is not None and any(same_model(p.ref, request.base) for p in parts)
-        if request.base is not None and op.base == "none" and listed:
+        if request.base is not None and base_kind == "none" and listed:
             parts.sort(key=lambda p: not same_model(p.ref, request.base))
-        elif request.base is not None and op.base != "none":
+        elif request.base is not None and base_kind != "none":
             parts = [p for p in parts if not same_model(p.ref, request.base)]
         op.check_count(len(parts), request.base is not None)
-        base = open_source(request.base) if request.base is not None and op.base != "none" else None
+        base = open_source(request.base) if request.base is not None and base_kind != "none" else None
         return base, parts, [open_source(p.ref, request.base) for p in parts]
 
     def _check_folders(self) -> None:
@@ -150,7 +151,7 @@ class Engine:
 
     def _by_kernel(self, name: str, put: Callable[[int, Any], None]) -> int:
         own, each = self.operator.at(name, self.depths.place(name), self.parts)
-        with_base = self.operator.base == "needed"
+        with_base = self.operator.fields.base == "needed"
         sources = self.sources if with_base else self.models
         count, stored = self.entries[name].count, self.stored[name].dtype
         if not count:
@@ -214,8 +215,7 @@ class Engine:
         from tunewright.weights.operator import merge_one
 
         own, each = self.operator.at(name, self.depths.place(name), self.parts)
-        method = self.operator.method(own)
-        each = [{_field(method, k): v for k, v in e.items()} for e in each]
+        method = self.operator.method(own, each)
         needs, depth = Needs(self.learned), self.depths.depth(name)
         made = merge_one(method, name, base, tensors, each=each, depth=depth, seed=self.request.seed, needs=needs)
         if lost := sum(int((~t.isfinite()).sum()) for t in tensors):
@@ -227,7 +227,7 @@ class Engine:
         from tunewright.weights.survey import survey
 
         own, each = self.operator.at("", 0.0, self.parts)
-        method = self.operator.method(own)
+        method = self.operator.method(own, each)
 
         def stream() -> Iterator[tuple[str, Any, Sequence[Any]]]:
             for name, entry in self.entries.items():
@@ -244,11 +244,6 @@ class Engine:
             where=self.request.where,
             remedy="write it under after: in a recipe with data.validation",
         )
-
-
-def _field(method: Any, name: str) -> str:
-    """The field of a parameter's written name."""
-    return next((n for n, info in type(method).model_fields.items() if info.alias == name), name)
 
 
 def same_model(a: str, b: str | None) -> bool:

@@ -1,8 +1,8 @@
 """Merges that need no torch: linear, task arithmetic, TIES, breadcrumbs and SLERP on ranges of values in reused
 buffers.
 
-What they take mirrors the methods' classes in `merge/` (a test compares both), so that planning imports neither torch
-nor the classes. Anything a row here does not cover goes through the class.
+What such a merge declares stands in `merge/_fields.py`, which its class derives from, so that planning imports neither
+torch nor the class. Anything a row here does not cover goes through the class.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.errors import MethodError, RecipeError, did_you_mean
+from tunewright.errors import MethodError
 from tunewright.weights import _plain
+from tunewright.weights.merge import _fields
+from tunewright.weights.parameters import MergeFields
 
 BUDGET = 32 * 2**20  # bytes of models' values that a thread holds
 GATHERED = 4 * 2**20  # magnitudes that a thread gathers at most
@@ -32,79 +34,27 @@ Fill = Callable[[int, NDArray[Any]], None]
 
 @dataclass(frozen=True)
 class Fast:
-    """A method's parameters with defaults, what it takes, and which kernel it is.
-
-    `only`: values that the kernel covers.
-    """
+    """A method's kernel. `fields`: what the method declares; `only`: values by field that the kernel covers."""
 
     kernel: Literal["linear", "task vectors", "slerp"]
-    defaults: dict[str, Any]
-    per_model: tuple[str, ...]
-    base: Literal["needed", "none"]
-    models: tuple[int, int | None] = (1, None)
-    elect: bool = False
+    fields: type[MergeFields]
     trims: Literal["none", "small", "both"] = "none"
     only: dict[str, Any] = field(default_factory=dict)
-    mergekit: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def elects(self) -> bool:
+        return issubclass(self.fields, _fields.TaskVectorFields) and self.fields.election
 
 
 _THIN = {"over": "tensor", "rescale": False}
 TABLE: dict[str, Fast] = {
-    "linear": Fast("linear", {"weight": 1.0, "normalize": True}, ("weight",), "none"),
-    "task-arithmetic": Fast("task vectors", {"weight": 1.0, "normalize": False, "lambda": 1.0}, ("weight",), "needed"),
-    "ties": Fast(
-        "task vectors",
-        {"weight": 1.0, "normalize": True, "lambda": 1.0, "density": 0.2, **_THIN},
-        ("weight", "density"),
-        "needed",
-        elect=True,
-        trims="small",
-        only=_THIN,
-        mergekit={"density": 1.0},
-    ),
-    "model-breadcrumbs": Fast(
-        "task vectors",
-        {"weight": 1.0, "normalize": False, "lambda": 0.2, "density": 0.15, "gamma": 0.006, **_THIN},
-        ("weight", "density", "gamma"),
-        "needed",
-        trims="both",
-        only=_THIN,
-        mergekit={"density": 1.0, "gamma": 0.01, "lambda": 1.0},
-    ),
-    "breadcrumbs-ties": Fast(
-        "task vectors",
-        {"weight": 1.0, "normalize": False, "lambda": 1.0, "density": 0.15, "gamma": 0.01, **_THIN},
-        ("weight", "density", "gamma"),
-        "needed",
-        elect=True,
-        trims="both",
-        only=_THIN,
-        mergekit={"density": 1.0},
-    ),
-    "slerp": Fast("slerp", {"t": 0.5}, (), "none", (2, 2)),
+    "linear": Fast("linear", _fields.LinearFields),
+    "task-arithmetic": Fast("task vectors", _fields.TaskVectorFields),
+    "ties": Fast("task vectors", _fields.TiesFields, trims="small", only=_THIN),
+    "model-breadcrumbs": Fast("task vectors", _fields.ModelBreadcrumbsFields, trims="both", only=_THIN),
+    "breadcrumbs-ties": Fast("task vectors", _fields.BreadcrumbsTiesFields, trims="both", only=_THIN),
+    "slerp": Fast("slerp", _fields.SlerpFields),
 }
-
-
-def check_value(method: str, name: str, value: Any, where: str) -> None:
-    """RecipeError for a value that the method's field would refuse."""
-    default = TABLE[method].defaults[name]
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise RecipeError(f"{name} is true or false, not {value!r}", where=where)
-    elif isinstance(default, str):
-        return
-    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RecipeError(f"{name} is a number, not {value!r}", where=where, remedy=f"its default is {default}")
-    elif name in ("density", "gamma", "t") and not 0 <= value <= 1:
-        raise RecipeError(f"{name} is {value}, outside 0..1", where=where, remedy=f"its default is {default}")
-
-
-def check_name(method: str, name: str, where: str) -> None:
-    """RecipeError for a parameter that the method does not have."""
-    if name not in TABLE[method].defaults:
-        raise RecipeError(
-            f"'{method}' has no parameter '{name}'", where=where, remedy=did_you_mean(name, TABLE[method].defaults)
-        )
 
 
 def kernels() -> ModuleType:
@@ -218,7 +168,7 @@ def run(
 def _step(
     method: str, fast: Fast, own: Mapping[str, Any], each: Sequence[Mapping[str, Any]], ranges: Ranges, engine: Any
 ) -> Callable[[Any, Any], int]:
-    weights = np.array([e["weight"] for e in each] if fast.per_model else [], np.float32)
+    weights = np.array([e["weight"] for e in each] if fast.fields.per_model else [], np.float32)
     total = np.float32(0)
     for w in weights:
         total = np.float32(total + w)
@@ -238,12 +188,12 @@ def _step(
         shares = np.array(arc_shares(own["t"], sums), np.float32)
         return lambda rows, out: engine.linear(rows, shares, one, out)
     bounds = _bounds(fast, each, ranges, engine)
-    if not own["normalize"] or (not fast.elect and abs(total) < 1e-8):
+    if not own["normalize"] or (not fast.elects and abs(total) < 1e-8):
         divisor = one
     else:
-        divisor = np.float32(0) if fast.elect else total
-    scale = np.float32(own["lambda"])
-    return lambda rows, out: engine.task_vectors(rows, bounds, weights, fast.elect, divisor, scale, out)
+        divisor = np.float32(0) if fast.elects else total
+    scale = np.float32(own["lambda_"])
+    return lambda rows, out: engine.task_vectors(rows, bounds, weights, fast.elects, divisor, scale, out)
 
 
 def arc_shares(t: float, sums: NDArray[np.float64]) -> tuple[float, float]:

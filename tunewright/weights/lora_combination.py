@@ -31,7 +31,8 @@ from tunewright.errors import MethodError, ModelError
 from tunewright.models import peft_format
 from tunewright.models.peft_format import CONFIG, PREFIX, WEIGHTS
 from tunewright.weights.opening import change_in
-from tunewright.weights.request import Operator, Request
+from tunewright.weights.request import Request
+from tunewright.weights.resolving import Operator
 
 if TYPE_CHECKING:
     from tunewright.weights.stream import Merged
@@ -154,7 +155,7 @@ def merge_adapters(request: Request) -> Merged:
 
 def _weights(operator: Operator, request: Request) -> list[float]:
     """One number a model, the same for all tensors."""
-    for settings in (request.parameters, *(m.parameters for m in request.models)):
+    for settings in (operator.shared, *(p.parameters for p in operator.parts)):
         for name, value in settings.items():
             if isinstance(value, list | Mapping):
                 raise MethodError(
@@ -162,7 +163,7 @@ def _weights(operator: Operator, request: Request) -> list[float]:
                     where=request.where,
                     remedy="give a number, or write --as delta",
                 )
-    own, each = operator.at("", 0.0, request.models)
+    own, each = operator.at("", 0.0, operator.parts)
     weights = [float(e["weight"]) for e in each]
     total = math.fsum(weights)
     if own["normalize"]:
@@ -179,7 +180,7 @@ def _weights(operator: Operator, request: Request) -> list[float]:
             where=request.where,
             remedy="write --method task-arithmetic",
         )
-    return [w * float(own.get("lambda", 1.0)) for w in weights]
+    return [w * float(own.get("lambda_", 1.0)) for w in weights]
 
 
 def _config(folder: Path) -> dict[str, Any]:

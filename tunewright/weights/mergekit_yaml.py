@@ -88,7 +88,7 @@ def request_of(found: Mapping[str, Any], where: str, out: Path, beside: Path, **
         seed=int(found.get("seed", 0)),
         where=where,
         mergekit=found.get("defaults", "mergekit") == "mergekit",
-        then=steps_of(_numbers(found.get("after")), f"{where}: after"),
+        then=steps_of(numbers_in(found.get("after")), f"{where}: after"),
     )
     return replace(request, **options)
 
@@ -178,15 +178,15 @@ def _parameters(found: Any, where: str) -> dict[str, Any]:
         raise RecipeError(
             f"parameters are a mapping, not {found!r}", where=where, remedy="write parameters: {weight: 0.5}"
         )
-    return {str(k): _numbers(v) for k, v in found.items() if k not in IGNORED}
+    return {str(k): numbers_in(v) for k, v in found.items() if k not in IGNORED}
 
 
-def _numbers(value: Any) -> Any:
+def numbers_in(value: Any) -> Any:
     """YAML 1.1 reads 1e-3 as text: numbers written so are numbers."""
     if isinstance(value, list):
-        return [_numbers(v) for v in value]
+        return [numbers_in(v) for v in value]
     if isinstance(value, dict):
-        return {k: (v if k == "filter" else _numbers(v)) for k, v in value.items()}
+        return {k: (v if k == "filter" else numbers_in(v)) for k, v in value.items()}
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return float(value)
     return value

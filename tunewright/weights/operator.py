@@ -1,4 +1,4 @@
-"""What a merge is to the engine: a method that turns the tensors of one name into one, and what it says of itself.
+"""What a merge is to the engine: a method that turns the tensors of one name into one.
 
 A merge's maths is plain functions on bare float32 tensors; the engine owns files, types, order, threads and checks.
 What several models have of their own (a weight, a density) comes as `each`, one mapping a model, resolved for the
@@ -9,42 +9,42 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
 from tunewright.contract.method import Method, Needs, call
 from tunewright.errors import MethodError
+from tunewright.weights.parameters import MergeFields, MergekitDefault, PerModel, check_count
+
+__all__ = [
+    "Edit",
+    "Merge",
+    "MergekitDefault",
+    "PerModel",
+    "as_merge",
+    "check_count",
+    "draws_of",
+    "each_of",
+    "merge_one",
+    "merge_tensors",
+]
 
 
-class Merge(Method):
-    """Base of merges. A subclass fills the slot `merge` and declares:
+class Merge(MergeFields, Method):
+    """Base of merges. A subclass fills the slot `merge`, has its parameters as fields, and says which models it takes
+    by the class attributes of `weights.parameters.MergeFields`: `base`, `symmetric` and `models`. Fields that may
+    differ from model to model are marked `PerModel[...]`: `merge` reads them from `each`, never from self.
 
-    - `base`: "needed" (it works on changes from a common base), "none" (a base among the models is a model like any
-      other) or "optional".
-    - `symmetric`: the order of the models does not matter (to rounding).
-    - `models`: (least, most) number of models beside the base; None: no limit.
-    - `per_model`: names of fields that may differ from model to model: `merge` reads them from `each`, never from self.
     - `picks`: `pick` chooses which of the models are merged. `learns`: `learn` looks at whole models and rows first.
       `passes`: how often `survey` looks at all tensors before the first is merged.
-    - `mergekit_defaults`: values of fields where a mergekit file leaves them out, if they are not its own defaults.
 
     `merge` may ask for `name`, `base`, `tensors`, `each`, `depth`, `needs` and `rng`. Tensors are float32 and must not
     be changed in place; the result has their shape. `rng` is a random.Random drawn from the seed and the tensor's name.
     """
 
-    of: tuple[str, ...] = Field(
-        (), description="models beside the run's own: stages.<name>, or folders of runs", examples=[["stages.first"]]
-    )
-
-    base: ClassVar[Literal["needed", "none", "optional"]] = "optional"
-    symmetric: ClassVar[bool] = False
-    models: ClassVar[tuple[int, int | None]] = (1, None)
-    per_model: ClassVar[tuple[str, ...]] = ()
     picks: ClassVar[bool] = False
     learns: ClassVar[bool] = False
-    mergekit_defaults: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def passes(self) -> int:
@@ -101,22 +101,6 @@ def each_of(method: Method, count: int, given: Sequence[Mapping[str, Any]] | Non
     """One mapping a model: a method's per-model fields, those given taking the place of its own values."""
     own = {n: getattr(method, n) for n in getattr(method, "per_model", ())}
     return [{**own, **(given[i] if given else {})} for i in range(count)]
-
-
-def check_count(method: Method, name: str, count: int, base: bool) -> None:
-    """MethodError where a method cannot take so many models, or lacks its base."""
-    least, most = getattr(method, "models", (1, None))
-    if count < least or (most is not None and count > most):
-        wanted = f"exactly {least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-        raise MethodError(
-            f"'{name}' takes {wanted} models beside its base, and got {count}",
-            remedy="name more models" if count < least else "name fewer models",
-        )
-    if getattr(method, "base", "optional") == "needed" and not base:
-        raise MethodError(
-            f"'{name}' works on changes from a common base, and none is given",
-            remedy="name the models' base: --base FOLDER",
-        )
 
 
 def merge_one(

@@ -7,7 +7,7 @@ a list of {filter, value}, of which the first counts whose filter is in the tens
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tunewright.errors import RecipeError
@@ -57,6 +57,15 @@ def values_of(setting: Setting, where: str) -> Iterable[Any]:
             yield from values_of(s["value"], where)
         else:
             yield s
+
+
+def mapped(setting: Setting, function: Callable[[Any], Any]) -> Setting:
+    """The same setting with another value in the place of every plain one."""
+    if isinstance(setting, Mapping):
+        return {**setting, "value": mapped(setting["value"], function)}
+    if isinstance(setting, list | tuple):
+        return [mapped(s, function) for s in setting]
+    return function(setting)
 
 
 class Depths:

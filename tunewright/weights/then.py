@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright import catalogue
 from tunewright.errors import MethodError, RecipeError, did_you_mean
-from tunewright.weights.operator import Edit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +62,8 @@ class Then:
 
         `merged` as in the engine.
         """
+        from tunewright.weights.operator import Edit  # needs torch
+
         for i, m in enumerate(self.methods):
             if not (isinstance(m, Edit) and m.fits_merge):
                 continue

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from tunewright.contract.method import torch_generator
-from tunewright.weights.operator import Merge
+from tunewright.weights.merge._fields import TaskVectorFields
+from tunewright.weights.operator import Merge, MergekitDefault, PerModel
 
 HIGH, LOW = 1 << 16, 1 << 15
 """Counts of magnitudes: buckets by the upper 16 bits of an fp32 magnitude's 31, and by its lower 15 inside one of
@@ -177,22 +178,8 @@ def single_sum(numbers: Sequence[float]) -> float:
     return float(total)
 
 
-class TaskVectors(Merge):
+class TaskVectors(TaskVectorFields, Merge):
     """A merge of task vectors: subclasses say how one is thinned out, whether signs are elected, and their defaults."""
-
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
-
-    weight: float = Field(1.0, description="w_t, weight of a model's change", examples=[0.5])
-    normalize: bool = Field(False, description="divide by the sum of the weights that take part in an entry")
-    lambda_: float = Field(1.0, alias="lambda", description="factor of the merged change", examples=[0.5])
-
-    base: ClassVar[Literal["needed", "none", "optional"]] = "needed"
-    symmetric: ClassVar[bool] = True
-    models: ClassVar[tuple[int, int | None]] = (1, None)
-    per_model: ClassVar[tuple[str, ...]] = ("weight",)
-    election: ClassVar[bool] = False
-    mergekit_defaults: ClassVar[dict[str, Any]] = {}
-    """What a mergekit file means by parameters that it leaves out, where that is not the default here."""
 
     def merged(
         self, base: Tensor, tensors: Sequence[Tensor], each: Each, thin: Callable[[Tensor, Mapping[str, Any]], Tensor]
@@ -213,15 +200,12 @@ class RandomDrops(TaskVectors):
 
     symmetric: ClassVar[bool] = False
 
-    density: float = Field(
+    density: Annotated[PerModel[float], MergekitDefault(1.0)] = Field(
         0.5, ge=0, le=1, description="probability that an entry of a change stays (1 - the paper's p)"
     )
     rescale: bool = Field(
         True, description="divide what stays by its probability, so that the expectation is the change itself"
     )
-
-    per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
-    mergekit_defaults: ClassVar[dict[str, Any]] = {"density": 1.0}
 
     def keep(self, change: Tensor, own: Mapping[str, Any]) -> float | Tensor:
         """Probability of every entry to stay: one number, or a tensor of the change's shape."""

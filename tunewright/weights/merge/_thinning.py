@@ -4,12 +4,15 @@ often.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from tunewright.errors import MethodError
-from tunewright.weights.merge._task_vectors import keep_by_rank, middle, middle_of_rows, rescaled
+from tunewright.weights.merge._task_vectors import RandomDrops, keep_by_rank, middle, middle_of_rows, rescaled
+from tunewright.weights.operator import PerModel
 
 
 def breadcrumbs(
@@ -34,3 +37,14 @@ def magnitude_keep(change: Tensor, density: float, epsilon: float) -> Tensor:
             remedy=f"write epsilon: {min(density, 1 - density):g} or less",
         )
     return keep_by_rank(change, density, epsilon)
+
+
+class RankedDrops(RandomDrops):
+    """A merge whose changes lose small entries the likelier."""
+
+    epsilon: PerModel[float] = Field(
+        0.15, ge=0, le=0.5, description="half the width of the probabilities to stay around the density", examples=[0.4]
+    )
+
+    def keep(self, change: Tensor, own: Mapping[str, Any]) -> Tensor:
+        return magnitude_keep(change, own["density"], own["epsilon"])

@@ -13,27 +13,17 @@ by its own probability, as in the paper and the authors' code. Probabilities may
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
-from tunewright.weights.merge._task_vectors import RandomDrops
-from tunewright.weights.merge._thinning import magnitude_keep
+from tunewright.weights.merge._thinning import RankedDrops
 
 
-class Della(RandomDrops):
+class Della(RankedDrops):
     """Drop small entries of task vectors the likelier, elect signs, and average what agrees."""
 
     normalize: bool = Field(True, description="a mean of the values that agree; off: their sum")
-    epsilon: float = Field(
-        0.15, ge=0, le=0.5, description="half the width of the probabilities to stay around the density", examples=[0.4]
-    )
 
     election: ClassVar[bool] = True
-    per_model: ClassVar[tuple[str, ...]] = ("weight", "density", "epsilon")
     papers: ClassVar[tuple[str, ...]] = ("della",)
-
-    def keep(self, change: Tensor, own: Mapping[str, Any]) -> Tensor:
-        return magnitude_keep(change, own["density"], own["epsilon"])

@@ -11,12 +11,12 @@ mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
 from tunewright.errors import MethodError
+from tunewright.weights.merge._fields import LinearFields
 from tunewright.weights.merge._task_vectors import Each, single_sum
 from tunewright.weights.operator import Merge
 
@@ -39,16 +39,9 @@ def linear(tensors: Sequence[Tensor], weights: Sequence[float], normalize: bool)
     return mixed if total == 1 else mixed / total
 
 
-class Linear(Merge):
+class Linear(LinearFields, Merge):
     """Average models with weights."""
 
-    weight: float = Field(1.0, description="w_t, a model's weight", examples=[0.5])
-    normalize: bool = Field(True, description="divide by the sum of the weights")
-
-    base: ClassVar[Literal["needed", "none", "optional"]] = "none"
-    symmetric: ClassVar[bool] = True
-    models: ClassVar[tuple[int, int | None]] = (1, None)
-    per_model: ClassVar[tuple[str, ...]] = ("weight",)
     papers: ClassVar[tuple[str, ...]] = ("linear",)
 
     def merge(self, tensors: Sequence[Tensor], each: Each) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tunewright.errors import MethodError
 from tunewright.weights.merge._task_vectors import Each
-from tunewright.weights.operator import Merge
+from tunewright.weights.operator import Merge, PerModel
 
 EPS = 1e-8
 
@@ -61,13 +61,12 @@ def multislerp(tensors: Sequence[Tensor], weights: Sequence[float], normalize: b
 class MultiSlerp(Merge):
     """Average models on a sphere."""
 
-    weight: float = Field(1.0, description="w_i, a model's weight", examples=[0.5])
+    weight: PerModel[float] = Field(1.0, description="w_i, a model's weight", examples=[0.5])
     normalize_weights: bool = Field(True, description="divide the weights by their sum")
 
     base: ClassVar[Literal["needed", "none", "optional"]] = "optional"
     symmetric: ClassVar[bool] = True
     models: ClassVar[tuple[int, int | None]] = (1, None)
-    per_model: ClassVar[tuple[str, ...]] = ("weight",)
     papers: ClassVar[tuple[str, ...]] = ("multi-slerp",)
 
     def merge(self, base: Tensor | None, tensors: Sequence[Tensor], each: Each) -> Tensor:

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
+from tunewright.weights.merge._fields import SlerpFields
 from tunewright.weights.operator import Merge
 
 COLINEAR = 0.9995
@@ -52,14 +52,9 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     return first * a.float() + second * b.float()
 
 
-class Slerp(Merge):
+class Slerp(SlerpFields, Merge):
     """Interpolate two models along the arc between them."""
 
-    t: float = Field(0.5, ge=0, le=1, description="place on the arc: 0 the first model, 1 the second", examples=[0.25])
-
-    base: ClassVar[Literal["needed", "none", "optional"]] = "none"
-    symmetric: ClassVar[bool] = False
-    models: ClassVar[tuple[int, int | None]] = (2, 2)
     papers: ClassVar[tuple[str, ...]] = ("slerp", "cpt-sft-dpo-merging")
 
     def merge(self, tensors: Sequence[Tensor]) -> Tensor:

@@ -18,13 +18,13 @@ keeps some. Default density 0.2 is the paper's (mergekit's is 1).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from tunewright.contract.method import Needs
+from tunewright.weights.merge._fields import TiesFields
 from tunewright.weights.merge._task_vectors import (
     Each,
     TaskVectors,
@@ -43,19 +43,9 @@ NOWHERE = (0, 0)
 """Place and threshold of a model of which nothing is kept."""
 
 
-class Ties(TaskVectors):
+class Ties(TiesFields, TaskVectors):
     """Trim task vectors, elect a sign for every entry, and average what agrees."""
 
-    normalize: bool = Field(True, description="a mean of the values that agree; off: their sum")
-    density: float = Field(0.2, ge=0, le=1, description="share of a change's entries that stays")
-    over: Literal["tensor", "model"] = Field(
-        "tensor", description="what the density is a share of: each tensor, or all of a model's entries together"
-    )
-    rescale: bool = Field(False, description="scale a trimmed change to the sum of magnitudes that it had")
-
-    per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
-    election: ClassVar[bool] = True
-    mergekit_defaults: ClassVar[dict[str, Any]] = {"density": 1.0}
     papers: ClassVar[tuple[str, ...]] = ("ties",)
 
     @property
