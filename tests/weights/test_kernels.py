@@ -133,7 +133,8 @@ def test_a_class_adds_nothing_to_what_its_kernel_is_planned_with():
 
 def test_planning_a_merge_that_a_kernel_serves_imports_no_torch():
     code = (
-        "import sys; from pathlib import Path; from tunewright.weights.resolving import Operator; "
+        "import sys; from pathlib import Path; import tunewright.weights.command; "
+        "from tunewright.weights.resolving import Operator; "
         "from tunewright.weights.request import Part, Request; "
         "own = [Part('a', {'density': 0.5}), Part('b', {'density': [0.1, 0.9]})]; "
         "op = Operator(Request('ties', own, Path('out'), parameters={'lambda': 0.5})); "
