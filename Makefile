@@ -24,6 +24,7 @@ lint: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy tunewright
+	$(PY) -m pytest -q tests/test_dead_code.py
 
 docs: $(VENV)/.dev
 	$(PY) -m tunewright.commands.docs

@@ -8,7 +8,6 @@ from tunewright.measure.intervals import (
     Interval,
     bootstrap_mean,
     bootstrap_statistic,
-    mcnemar,
     paired_difference,
     t_interval,
     wilson,
@@ -111,9 +110,3 @@ def test_statistic_and_mapping():
     assert got.value == 19.5 and got.low < 19.5 < got.high
     assert got.map(lambda v: 2 * v).value == 39.0
     assert Interval.model_validate_json(got.model_dump_json()) == got
-
-
-def test_mcnemar_is_the_exact_binomial():
-    before, after = [1] * 2 + [0] * 12 + [1] * 20, [0] * 2 + [1] * 12 + [1] * 20
-    assert mcnemar(before, after) == pytest.approx(stats.binomtest(12, 14).pvalue)
-    assert mcnemar([1, 0], [1, 0]) == 1.0

@@ -9,10 +9,10 @@ from tunewright.contract.method import call, check_class
 from tunewright.errors import MethodError
 from tunewright.measure.calibration import Calibration, expected_calibration_error
 from tunewright.measure.intervals import Interval, t_interval
-from tunewright.measure.intruder_dimensions import IntruderDimensions, find_intruders, scale_intruders
+from tunewright.measure.intruder_dimensions import IntruderDimensions, find_intruders
 from tunewright.measure.probe import Side
 from tunewright.measure.rows import RowResult
-from tunewright.measure.trade import TradePoint, kept_at_target, trade
+from tunewright.measure.trade import TradePoint, at_target, trade
 from tunewright.models.sites import discover
 
 
@@ -44,18 +44,6 @@ def test_signs_and_positive_factors_change_nothing():
     tuned = _with_intruder(base)
     counts = {find_intruders(a * base, b * tuned, k=6).count for a in (1, -1, 3.0) for b in (1, -1, 0.5)}
     assert counts == {find_intruders(base, tuned, k=6).count} == {1}
-
-
-def test_scaling_is_the_identity_at_one_and_removes_at_zero():
-    base = _matrix()
-    tuned = _with_intruder(base)
-    found = find_intruders(base, tuned, k=6)
-    assert torch.equal(scale_intruders(tuned, found, 1.0), tuned)
-    gone, half = scale_intruders(tuned, found, 0.0), scale_intruders(tuned, found, 0.5)
-    assert torch.allclose(torch.linalg.svdvals(gone)[0], torch.linalg.svdvals(tuned)[1], rtol=1e-4)
-    assert torch.allclose(half, (tuned + gone) / 2, atol=1e-5)
-    assert find_intruders(base, gone, k=6).count == 0
-    assert torch.equal(scale_intruders(base, find_intruders(base, base), 0.0), base)
 
 
 def test_threshold_and_directions_matter():
@@ -158,8 +146,6 @@ def test_the_trade_measures_each_strength_once_under_its_own_setting():
         and points[1].kept["general"].value == 3.25
         and points[2].drift.value == 0.25
     )
-    assert (
-        kept_at_target(points, "general", 0.75) == pytest.approx(3.375)
-        and kept_at_target(points, "general", 2.0) == 4.0
-    )
-    assert kept_at_target(points, "general", 9.0) is None
+    curve = [(p.target.value, p.kept["general"].value) for p in points]
+    assert at_target(curve, 0.75) == pytest.approx(3.375) and at_target(curve, 2.0) == 4.0
+    assert at_target(curve, 9.0) is None

@@ -231,24 +231,6 @@ def test_no_trade_and_no_keep_are_explained() -> None:
     assert "was not dialled down" in text and "names no data under" in text
 
 
-def test_a_folder_renders_from_its_files_alone(tmp_path: Path) -> None:
-    make_example().save(tmp_path)
-    (tmp_path / "recipe.yaml").write_text("model: <tiny>\n")
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in make_rows(4)))
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in make_metrics(4)) + '{"step": 5, "lo')
-    path = page.render_folder(tmp_path)
-    tags = assert_safe(path.read_text(encoding="utf-8"))
-    assert path == tmp_path / "report.html" and "model: <tiny>" in tags.text and "test.jsonl:4" in tags.text
-    assert not list(tmp_path.glob(".report*"))
-
-
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
-    make_example().save(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(FolderError, match=r"metrics\.jsonl:2"):
-        page.render_folder(tmp_path)
-
-
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="cannot write the page"):
         page.render(make_example(), (), (), tmp_path / "missing")

@@ -8,12 +8,18 @@ import torch
 from tests import tiny
 from tunewright.errors import MethodError
 from tunewright.models.sites import discover
-from tunewright.weights.edit.lines import LiNeS, alpha_of_merge, factor_at
+from tunewright.weights.edit.lines import LiNeS, factor_at, fitted_alpha
 from tunewright.weights.merge.model_soups import ModelSoups, average, greedy
 
 
 def change(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def alpha_of_merge(changes, merged):
+    """The paper's alpha, from whole tensors. `changes`: the T models' changes of each tensor; `merged`: its change."""
+    plain = sum(float(torch.stack([c.double() for c in models]).sum(0).abs().sum()) for models in changes)
+    return fitted_alpha(plain, sum(float(m.double().abs().sum()) for m in merged), len(changes[0]))
 
 
 def test_lines_scales_each_block_by_its_depth_found_by_structure():

@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.small import write_inputs
+from tests.weights.test_lines_and_soups import alpha_of_merge
 from tunewright.errors import FolderError, MethodError, ModelError, RecipeError
 from tunewright.files.hashing import hash_weights
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_format import save_delta
 from tunewright.models.deltas import LowRank, Sparse, attach
 from tunewright.weights import command, stream
-from tunewright.weights.edit.lines import alpha_of_merge, factor_at
+from tunewright.weights.edit.lines import factor_at
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from tunewright.weights.merge import pleas
 from tunewright.weights.merge._aligning import match_activations, match_weights
 from tunewright.weights.merge._least_squares import Sums, solve
 from tunewright.weights.merge._matching import assign, assign_heads, closeness, kept_apart
-from tunewright.weights.merge._units import STATES, find_units, permuted, random_order
+from tunewright.weights.merge._units import STATES, attention_order, find_units, permuted
 
 CAUSAL = ("llama", "qwen3", "gpt2")
 
@@ -85,6 +85,25 @@ def spread(model, seed=5):
             if p.dim() == 1:
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))
     return model
+
+
+def random_order(units, model, generator):
+    """A random valid order for every key: what leaves the model's function as it is."""
+    sizes = {k: p.shape[d] for n, p in model.named_parameters() for d, k in enumerate(units.axes.get(n, ())) if k}
+    order = {k: torch.randperm(sizes[k], generator=generator) for k in sizes if k == STATES or k.endswith(".hidden")}
+    for a in units.attention:
+        each = a.heads // a.groups
+        groups = torch.randperm(a.groups, generator=generator)
+        heads = torch.cat([g * each + torch.randperm(each, generator=generator) for g in groups])
+        value = torch.stack([torch.randperm(a.size, generator=generator) for _ in range(a.groups)])
+        plain = torch.arange(a.size).expand(a.groups, -1)
+        inner = (
+            torch.stack([torch.randperm(a.size, generator=generator) for _ in range(a.groups)])
+            if a.inner_free
+            else plain
+        )
+        order.update(attention_order(a, heads, inner, value))
+    return order
 
 
 def twin(model, states, seed=3):

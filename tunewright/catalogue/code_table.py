@@ -38,18 +38,6 @@ def code_lines(source: str) -> int:
     return len(lines)
 
 
-def imported_methods(source: str, own: str) -> list[str]:
-    """Modules of other methods that a method's file imports. Private modules of a family (_name) and needs are none."""
-    modules = {e.module for e in catalogue.entries().values()} - {own}
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found.update(a.name for a in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.update({node.module, *(f"{node.module}.{a.name}" for a in node.names)})
-    return sorted(found & modules)
-
-
 def measured() -> list[dict[str, Any]]:
     """{name, room, lines, slots, needs} of everything a recipe may name; imports every module."""
     rows = []

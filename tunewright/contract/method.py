@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -367,6 +367,3 @@ def row_rng(seed: int, method: str, epoch: int, row_id: str) -> random.Random:
 def torch_generator(rng: random.Random) -> torch.Generator:
     """A CPU generator seeded by the next draw of `rng`."""
     return torch.Generator().manual_seed(rng.getrandbits(63))
-
-
-SlotFunction = Callable[..., Any]

@@ -58,7 +58,6 @@ class CheckReport:
     problems: list[Problem] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
-    unclean: dict[str, set[str]] = field(default_factory=dict, repr=False)
 
     @property
     def ok(self) -> bool:

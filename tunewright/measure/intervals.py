@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -181,14 +181,3 @@ def bootstrap_statistic(
     return Interval(
         value=value, low=float(low), high=float(high), n=n, level=level, unit=unit, method="percentile bootstrap"
     )
-
-
-def mcnemar(before: Sequence[Any], after: Sequence[Any]) -> float:
-    """Exact two-sided p of McNemar's test: did as many rows turn from wrong to right as from right to wrong?"""
-    gained = sum(1 for a, b in zip(before, after, strict=True) if b and not a)
-    lost = sum(1 for a, b in zip(before, after, strict=True) if a and not b)
-    if gained + lost == 0:
-        return 1.0
-    from scipy.stats import binomtest
-
-    return float(binomtest(gained, gained + lost, 0.5).pvalue)

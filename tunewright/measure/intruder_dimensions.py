@@ -2,7 +2,7 @@
 
 Among a tuned matrix's k strongest left singular vectors, count those that resemble no left singular vector of the
 base: max over i of |u_j . u0_i| < threshold. LoRA tends to add such directions, full fine-tuning hardly any, and they
-go with forgetting; shrinking them undoes some of it (`scale_intruders`).
+go with forgetting; shrinking them undoes some of it.
 
 With W: [out, in] in fp32 and its thin SVD. Only the signless overlap counts, so neither the sign of a vector nor a
 positive factor on W matters. Where out > in the base's thin basis does not span everything, so a vector may be an
@@ -67,18 +67,6 @@ def find_intruders(
     else:
         overlap = ((left_basis(base) if basis is None else basis).T @ u).abs().amax(0)
     return Intruders(overlap, overlap < threshold, u, s, v)
-
-
-def scale_intruders(tuned: Tensor, found: Intruders, factor: float) -> Tensor:
-    """W + (factor - 1) * sum over intruders of s_j u_j v_j^T: factor 1 gives W back, 0 takes the intruders out.
-
-    The change to the base then has a rank of up to its old rank plus the number of intruders.
-    """
-    at = found.intruder
-    if factor == 1 or not at.any():
-        return tuned.clone()
-    part = (found.u[:, at] * found.s[at]) @ found.v[:, at].T
-    return (tuned.float() + (factor - 1) * part).to(tuned.dtype)
 
 
 def _matrix(site: Site, stored: Tensor) -> Tensor:

@@ -61,11 +61,3 @@ def at_target(curve: Sequence[tuple[float, float]], target: float) -> float | No
             before, figure_before = curve[i - 1]
             return figure_before + (target - before) / (reached - before) * (figure - figure_before)
     return None
-
-
-def kept_at_target(points: Sequence[TradePoint], name: str, target: float) -> float | None:
-    """The kept figure where the curve first reaches a target; None where it never does.
-
-    The way to compare two methods: not their end points, but what each keeps at the same gain.
-    """
-    return at_target([(p.target.value, p.kept[name].value) for p in sorted(points, key=lambda p: p.strength)], target)

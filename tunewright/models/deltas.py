@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -311,6 +311,3 @@ def check_form(delta: Delta) -> None:
             f"the delta form '{delta.form}' of {type(delta).__name__} could not be read back: its name gives {said}",
             remedy=f"give it a `form` of its own, and name it in the entry-point group {ENTRY_POINTS}",
         )
-
-
-Carry = Literal["fold", "frozen", "training", "drop"]

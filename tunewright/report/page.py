@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -185,33 +184,3 @@ def render(report: Report, metrics: Sequence[Mapping[str, Any]], rows: Iterable[
             f"cannot write the page: {error.strerror}", where=str(path), remedy="free space or choose another --out"
         ) from error
     return path
-
-
-def render_folder(folder: Path | str) -> Path:
-    """Make report.html of a run folder from its report.json, metrics.jsonl and rows.jsonl; the last two may be
-    missing.
-    """
-    folder = Path(folder)
-    return render(
-        Report.load(folder), _json_lines(folder / "metrics.jsonl"), _json_lines(folder / "rows.jsonl"), folder
-    )
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """Records of a JSON Lines file; a last line cut short (the run was killed while it wrote) is passed over."""
-    if not path.is_file():
-        return []
-    records = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise FolderError(
-                f"not JSON: {error.msg}", where=f"{path}:{number}", remedy="restore or delete the line"
-            ) from error
-    return records

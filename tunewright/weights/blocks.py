@@ -37,7 +37,6 @@ class Learning:
     batches: Callable[[int], Iterable[Batch]]
     task: Any
     base: nn.Module | None = None
-    base_structure: Structure | None = None
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     log: Callable[..., None] = lambda **_: None
 
@@ -54,10 +53,6 @@ class Learning:
                 remedy="name the models' base: --base FOLDER",
             )
         return self.base
-
-
-class _Seen(Exception):
-    """The forward has come as far as it is needed."""
 
 
 @dataclass

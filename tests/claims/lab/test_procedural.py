@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,18 @@ from tunewright.claims.lab import procedural
 SEEDS = st.integers(0, 10_000).map(random.Random)
 
 
+def read_trace(completion: str) -> tuple[dict[str, int], int]:
+    """A `program` completion taken apart: the values of its steps, and its answer. ValueError where it is none."""
+    steps, dot, last = completion.partition(". ")
+    if not dot or not re.fullmatch(r"[a-h] = \d+", last):
+        raise ValueError(f"no trace: {completion!r}")
+    return {k: int(v) for k, v in (s.split(" = ") for s in steps.split("; "))}, int(last.split(" = ")[1])
+
+
 @given(SEEDS, st.integers(1, 8), st.integers(2, 20))
 def test_a_trace_evaluates_to_the_answer(rng, steps, modulus):
     row = procedural.program(rng, steps, modulus, largest=9)
-    values, answer = procedural.read_trace(row["completion"])
+    values, answer = read_trace(row["completion"])
     environment: dict[str, int] = {}
     for line in row["prompt"].rsplit(".", 1)[0].split("; "):
         name, expression = line.split(" = ")
@@ -22,13 +31,6 @@ def test_a_trace_evaluates_to_the_answer(rng, steps, modulus):
             eval(expression, {"__builtins__": {}}, environment) % modulus
         )  # our own text: digits, names, + and -
     assert values == environment and answer == environment[row["prompt"][-2]] and len(values) == steps
-
-
-@given(SEEDS, st.integers(2, 30))
-def test_modular_answers_are_right(rng, modulus):
-    row = procedural.modular(rng, modulus)
-    left, m = row["prompt"].split(" mod ")
-    assert int(row["completion"]) == eval(left, {"__builtins__": {}}) % int(m)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6))
@@ -53,14 +55,14 @@ def test_list_rows_are_solved_as_they_say(rng):
 
 @given(st.integers(0, 1000))
 def test_rows_are_different_and_the_same_for_a_seed(seed):
-    made = procedural.make([procedural.modular, procedural.list_function, procedural.program], 60, seed)
+    made = procedural.make([procedural.list_function, procedural.program], 60, seed)
     assert len({r["prompt"] for r in made}) == 60
-    assert made == procedural.make([procedural.modular, procedural.list_function, procedural.program], 60, seed)
+    assert made == procedural.make([procedural.list_function, procedural.program], 60, seed)
 
 
 def test_too_many_rows_are_refused_and_so_is_what_is_no_trace():
     with pytest.raises(ValueError, match="different rows"):
-        procedural.make([procedural.modular], 400, 0)
+        procedural.make([lambda rng: procedural.program(rng, steps=1)], 400, 0)
     for text in ("a = 3", "a = 3. x = 3", "nothing"):
         with pytest.raises(ValueError):
-            procedural.read_trace(text)
+            read_trace(text)

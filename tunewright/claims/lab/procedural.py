@@ -1,5 +1,4 @@
-"""Rows made by a program: arithmetic modulo m, functions of lists, and straight-line integer programs with their
-traces.
+"""Rows made by a program: functions of lists, and straight-line integer programs with their traces.
 
 Each kind has a maker (a seed gives the same rows everywhere), and an answer that can be worked out again from the
 prompt alone, which is how the tests check it. No two rows of a set have the same prompt, so that parts cut from one set
@@ -9,7 +8,6 @@ share none.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,19 +24,6 @@ LISTS: dict[str, Callable[[list[int]], Any]] = {
     "length": len,
 }
 """Functions of a list of digits, by the word that the prompt uses."""
-
-
-def modular(rng: random.Random, modulus: int = 10) -> Row:
-    """One sum, difference or product modulo `modulus`: "7 + 5 mod 10" -> "2"."""
-    a, b, sign = rng.randrange(modulus), rng.randrange(modulus), rng.choice("+-*")
-    prompt = f"{a} {sign} {b} mod {modulus}"
-    return {"prompt": prompt, "completion": solve_modular(prompt)}
-
-
-def solve_modular(prompt: str) -> str:
-    """The answer of a `modular` prompt."""
-    a, sign, b, modulus = re.fullmatch(r"(\d+) ([-+*]) (\d+) mod (\d+)", prompt).groups()  # type: ignore[union-attr]
-    return str(_apply(int(a), sign, int(b)) % int(modulus))
 
 
 def list_function(rng: random.Random, longest: int = 5) -> Row:
@@ -84,16 +69,8 @@ def trace(prompt: str, modulus: int = 10) -> dict[str, int]:
     return values
 
 
-def read_trace(completion: str) -> tuple[dict[str, int], int]:
-    """A `program` completion taken apart: the values of its steps, and its answer. ValueError where it is none."""
-    steps, dot, last = completion.partition(". ")
-    if not dot or not re.fullmatch(r"[a-h] = \d+", last):
-        raise ValueError(f"no trace: {completion!r}")
-    return {k: int(v) for k, v in (s.split(" = ") for s in steps.split("; "))}, int(last.split(" = ")[1])
-
-
 def _apply(a: int, sign: str, b: int) -> int:
-    return a + b if sign == "+" else a - b if sign == "-" else a * b
+    return a + b if sign == "+" else a - b
 
 
 def make(makers: list[Callable[[random.Random], Row]], count: int, seed: int) -> list[Row]:

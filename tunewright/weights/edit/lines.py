@@ -12,10 +12,8 @@ one block has depth 0. Differs from the paper in: nothing; its notebook's alpha 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
@@ -28,18 +26,11 @@ def factor_at(depth: float | None, alpha: float, beta: float) -> float:
     return alpha if depth is None else alpha + beta * depth
 
 
-def alpha_of_merge(changes: Sequence[Sequence[Tensor]], merged: Sequence[Tensor]) -> float:
+def fitted_alpha(plain: float, merged: float, count: int) -> float:
     """The paper's alpha for a merge of T models: (||sum of their changes||_1 / ||merged change||_1) / T.
 
-    `changes`: for each tensor the T models' changes; `merged`: for each tensor the merged change. A plain sum gives
-    1/T.
+    `plain`, `merged`: these norms over all tensors. A plain sum gives 1 / T, and so does a merge that changes nothing.
     """
-    plain = sum(float(torch.stack([c.double() for c in models]).sum(0).abs().sum()) for models in changes)
-    return fitted_alpha(plain, sum(float(m.double().abs().sum()) for m in merged), len(changes[0]))
-
-
-def fitted_alpha(plain: float, merged: float, count: int) -> float:
-    """`alpha_of_merge` from the two norms; 1 / T for a merge that changes nothing."""
     return (plain / merged if merged else 1.0) / count
 
 

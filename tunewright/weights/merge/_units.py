@@ -174,25 +174,6 @@ def permuted(tensor: Tensor, axes: tuple[str | None, ...] | None, order: Mapping
     return tensor
 
 
-def random_order(units: Units, model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """A random valid order for every key: what leaves the model's function as it is. For tests and for checking."""
-    sizes = {k: p.shape[d] for n, p in model.named_parameters() for d, k in enumerate(units.axes.get(n, ())) if k}
-    order = {k: torch.randperm(sizes[k], generator=generator) for k in sizes if k == STATES or k.endswith(".hidden")}
-    for a in units.attention:
-        each = a.heads // a.groups
-        groups = torch.randperm(a.groups, generator=generator)
-        heads = torch.cat([g * each + torch.randperm(each, generator=generator) for g in groups])
-        value = torch.stack([torch.randperm(a.size, generator=generator) for _ in range(a.groups)])
-        plain = torch.arange(a.size).expand(a.groups, -1)
-        inner = (
-            torch.stack([torch.randperm(a.size, generator=generator) for _ in range(a.groups)])
-            if a.inner_free
-            else plain
-        )
-        order.update(attention_order(a, heads, inner, value))
-    return order
-
-
 def attention_order(a: Heads, heads: Tensor, inner: Tensor, value: Tensor) -> dict[str, Tensor]:
     """Row orders by key from matchings of heads [H] and, for each group of the first model, of its query-key and value
     dimensions [groups, size]."""

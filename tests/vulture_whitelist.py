@@ -1,0 +1,37 @@
+"""What vulture takes for unused in tunewright/ and is not, by why. tests/test_dead_code.py refuses a name that is used.
+
+Found without being named here: what a recipe names (classes and slot functions of methods, tasks and so on), fields of
+pydantic models, and functions that a decorator registers.
+"""
+
+from __future__ import annotations
+
+ANSWERED: dict[str, tuple[str, ...]] = {
+    "read by pydantic": ("model_config",),
+    "set on objects of other libraries, which read it": (
+        "__class__",
+        "decoder",
+        "label2id",
+        "ignore_aliases",
+        "pad_token",
+        "post_processor",
+    ),
+    "an argument that a caller outside passes by name or place": ("frame", "output_hidden_states"),
+    "called by pytest, which finds them by name": ("pytest_addoption", "pytest_generate_tests", "test_method"),
+    "called by Python when a module lacks a name": ("__getattr__",),
+    "for notebooks and third parties: nothing in the package calls it": (
+        "check_method",
+        "load_adapter",
+        "read_rows",
+        "routed",
+        "shifts",
+        "tuned_state",
+    ),
+    "how a file was made that ships with the package": ("make_shipped",),
+    "read by its name as a text: counts of a plan, figures of a report": (
+        "setup_seconds",
+        "stored_parameters",
+        "too_long",
+    ),
+    "what a merge or a task promises; the tests hold it, or are skipped by it": ("needs_data", "symmetric"),
+}
