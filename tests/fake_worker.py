@@ -16,12 +16,13 @@ import time
 from pathlib import Path
 
 from tunewright.trials.trial import Reading, Store, TrialRecord
+from tunewright.trials.worker import take_output
 
 PAUSE = 0.05
 
 
 def main() -> None:
-    answers = os.fdopen(int(sys.argv[1]), "w")
+    answers = take_output()
     print(json.dumps({"ready": os.getpid()}), file=answers, flush=True)
     for line in sys.stdin:
         order = json.loads(line)

@@ -6,7 +6,6 @@ to the inputs what a user might have done. To extend: append a `Run`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from tests import small, tiny
 from tests.test_bad_input import outcome
 from tunewright import errors
 from tunewright.loading import builtin
+from tunewright.machine.host import Lock
 
 DATA, MODEL, METHOD = errors.DataError.code, errors.ModelError.code, errors.MethodError.code
 CHECKPOINT, FOLDER, OFFLINE = errors.CheckpointError.code, errors.FolderError.code, errors.MissingExtraError.code
@@ -105,13 +105,12 @@ def a_stage(of: Callable[[], Any] = tiny.llama, harm: str = "") -> Spoil:
 
 
 def held(monkeypatch: pytest.MonkeyPatch, stack: ExitStack, folder: Path) -> None:
-    """The folder `out` in use by a live run (flock is an open file's: this process is as good as another)."""
+    """The folder `out` in use by a live run (a lock is an open file's: this process is as good as another)."""
     (folder / "out").mkdir()
     (folder / "out" / "recipe.yaml").write_text("model: m\n")
-    file = stack.enter_context((folder / "out" / ".lock").open("w+"))
-    fcntl.flock(file, fcntl.LOCK_EX)
-    file.write("4242")
-    file.flush()
+    lock = Lock(folder / "out" / ".lock")
+    stack.callback(lock.release)
+    (folder / "out" / ".lock").write_text("4242")
 
 
 def offline(monkeypatch: pytest.MonkeyPatch, stack: ExitStack, folder: Path) -> None:

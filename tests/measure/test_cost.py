@@ -6,7 +6,8 @@ import time
 import pytest
 
 from tests import tiny
-from tunewright.measure.cost import Cost, flops, multiplying_parameters, peak_rss
+from tunewright.machine import host
+from tunewright.measure.cost import Cost, flops, multiplying_parameters
 
 
 def test_nested_seconds_are_counted_once_and_failures_too():
@@ -17,7 +18,7 @@ def test_nested_seconds_are_counted_once_and_failures_too():
         raise KeyError
     assert 0.05 <= cost.phases["statistics"].seconds < 0.2 and cost.phases["train"].seconds < 0.04
     assert cost.total.seconds == pytest.approx(cost.phases["statistics"].seconds + cost.phases["train"].seconds)
-    assert cost.peak_memory > 50e6 and cost.peak_memory <= peak_rss() and cost.load_at_start is not None
+    assert cost.peak_memory > 50e6 and cost.peak_memory <= host.peak_memory() and cost.load_at_start is not None
 
 
 def test_a_tied_head_counts_and_a_look_up_does_not():

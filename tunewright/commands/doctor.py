@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from tunewright.machine import host
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,13 @@ class Finding:
 
 
 def _machine() -> Iterator[Finding]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0.0
+    memory = host.total_memory()
+    size = "memory unknown" if memory is None else f"{memory / 2**30:.0f} GiB"
     yield Finding(
         "machine",
         "ok",
         (
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {memory:.0f} GiB, Python "
+            f"{platform.system()} {platform.machine()}, {host.usable_cores()} CPU cores, {size}, Python "
             f"{platform.python_version()}"
         ),
     )
@@ -61,6 +64,8 @@ def _torch() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("torch", "missing", f"cannot be imported: {error}", "pip install torch")
         return
+    from tunewright.machine import devices
+
     yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
@@ -69,6 +74,8 @@ def _torch() -> Iterator[Finding]:
             "ok",
             f"{names}; CUDA {torch.version.cuda}; bfloat16: {'yes' if torch.cuda.is_bf16_supported() else 'no'}",
         )
+    elif devices.sees("mps"):
+        yield Finding("GPU", "ok", f"{host.processor()}, through Metal: write `device: mps`")
     else:
         built = torch.version.cuda or torch.version.hip
         detail = "none that torch sees" + ("" if built else "; this torch is built for the CPU only")
@@ -95,12 +102,8 @@ def _installed(name: str) -> bool:
 
 
 _FOR = {
-    "serve": "serving adapters over HTTP",
-    "board": "the web page of runs",
     "cluster": "fleets of runs on several machines",
-    "quant": "quantised bases",
-    "gpu": "fused GPU kernels",
-    "eval": "the LM evaluation harness",
+    "fast": "compiled kernels of merges",
     "track": "TensorBoard",
     "peers": "parity tests and benchmarks beside other libraries",
     "dev": "tests, lint and types",
@@ -151,8 +154,7 @@ def _writable(name: str, folder: Path) -> Finding:
             f"{folder} cannot be written: {error.strerror}",
             "make it writable, or set TUNEWRIGHT_CACHE to another folder",
         )
-    usage = os.statvfs(nearest)
-    return Finding(name, "ok", f"{folder} is writable, {usage.f_bavail * usage.f_frsize / 2**30:.0f} GiB free")
+    return Finding(name, "ok", f"{folder} is writable, {shutil.disk_usage(nearest).free / 2**30:.0f} GiB free")
 
 
 def examine() -> list[Finding]:

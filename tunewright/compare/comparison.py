@@ -24,6 +24,7 @@ from tunewright.files.checkpoint import write_text
 from tunewright.recipe import Budget, Recipe
 from tunewright.report.compare_schema import ArmFigures, Comparison, TunedRate
 from tunewright.runs.folder import RunFolder, locked
+from tunewright.runs.results import command
 from tunewright.trials.pool import Trial, Workers, run_all
 from tunewright.trials.trial import Store, TrialRecord, commit_of, key_of
 from tunewright.trials.tuning import FACTOR, Tuned, tune_many
@@ -240,7 +241,7 @@ class _Work:
             share_of_gain=compare_figures.SHARE,
             arms=arms,
             commit=commit_of(),
-            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=command(),
             finished=datetime.datetime.now(datetime.UTC),
             run_seconds=sum(r.seconds for r in every) + sum(a.tuning_seconds for a in arms),
         )

@@ -70,7 +70,9 @@ def write(rows: Iterable[Row], folder: Path, about: dict[str, Any]) -> str:
         _write_files(list(rows), aside)
         hashes = {p.name: _hash(p) for p in sorted(aside.iterdir())}
         content = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-        (aside / MANIFEST).write_text(json.dumps({**about, "files": hashes, "hash": content}, indent=1))
+        (aside / MANIFEST).write_text(
+            json.dumps({**about, "files": hashes, "hash": content}, indent=1), encoding="utf-8"
+        )
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
@@ -84,7 +86,7 @@ def write(rows: Iterable[Row], folder: Path, about: dict[str, Any]) -> str:
 
 def manifest(folder: Path) -> dict[str, Any]:
     """What was written about the rows."""
-    return dict(json.loads((folder / MANIFEST).read_text()))
+    return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
 
 
 def is_whole(folder: Path) -> bool:

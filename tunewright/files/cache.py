@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,13 @@ def cache_folder() -> Path:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk, so that a rename after it never shows a half-written one."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file or folder to the disk, so that a rename after it never shows a half-written one.
+
+    Windows opens no folders and flushes no file that was opened to be read alone; it keeps folders' entries by itself.
+    """
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

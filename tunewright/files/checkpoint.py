@@ -92,11 +92,11 @@ def write_folder(final: Path, state: Mapping[str, Any], tensors: Mapping[str, Ma
         aside.mkdir(parents=True)
         for stem, values in tensors.items():
             save_file({n: t.detach().contiguous().cpu() for n, t in values.items()}, aside / f"{stem}.safetensors")
-        (aside / STATE).write_text(json.dumps(state, allow_nan=False))
+        (aside / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
         files = sorted(aside.iterdir())
         for p in files:
             flush(p)
-        (aside / MANIFEST).write_text(json.dumps({p.name: sha256_of(p) for p in files}, indent=1))
+        (aside / MANIFEST).write_text(json.dumps({p.name: sha256_of(p) for p in files}, indent=1), encoding="utf-8")
         flush(aside / MANIFEST)
         flush(aside)
         if final.exists():
@@ -142,13 +142,13 @@ def read(folder: Path) -> Checkpoint:
                 remedy="only safetensors and JSON are read; start again from the recipe",
             )
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, digest in manifest.items():
             if sha256_of(folder / name) != digest:
                 raise CheckpointError(
                     f"'{name}' differs from its hash in {MANIFEST}: it was altered or is damaged", where=str(folder)
                 )
-        state = json.loads((folder / STATE).read_text())
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         tensors = {Path(n).stem: load_file(folder / n) for n in manifest if n.endswith(".safetensors")}
     except (OSError, ValueError) as e:
         raise CheckpointError(

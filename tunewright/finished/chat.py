@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -165,7 +166,8 @@ def _messages(lines: TextIO | None, console: Console) -> Iterator[str]:
             console.print(Text(f"> {clean(line.strip())}"), style="bold")
             yield line.strip()
         return
-    import readline  # noqa: F401 - input() gets history and line editing by it
+    with suppress(ImportError):  # Windows edits lines by itself
+        import readline  # noqa: F401 - input() gets history and line editing by it
 
     while True:
         try:

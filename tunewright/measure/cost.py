@@ -9,9 +9,6 @@ activations (12 x layers x width x length a token, forward and backward) are lef
 
 from __future__ import annotations
 
-import os
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +17,9 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+
+from tunewright.machine.devices import sees, wait
+from tunewright.machine.host import load_average, peak_memory
 
 Gradients = Literal["none", "adapters", "all"]
 _PER_PARAMETER: dict[Gradients, float] = {"none": 2.0, "adapters": 4.0, "all": 6.0}
@@ -57,20 +57,6 @@ def flops(parameters: int, tokens: int, gradients: Gradients = "none") -> float:
     return _PER_PARAMETER[gradients] * parameters * tokens
 
 
-def peak_rss() -> int:
-    """Bytes: the most memory that this process has held resident since it began."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def load_average() -> float | None:
-    """Processes waiting or running over the last minute; None where the system does not say."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
-
-
 @dataclass
 class Phase:
     """What one kind of work cost so far: wall `seconds`, real `tokens` (no padding), estimated `flops`."""
@@ -106,8 +92,9 @@ class Cost:
         try:
             yield entry
         finally:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            for device in ("cuda", "mps"):
+                if sees(device):
+                    wait(device)
             spent = time.perf_counter() - start
             self._open.pop()
             if self._open:
@@ -125,7 +112,7 @@ class Cost:
         entry.flops += flops(parameters, tokens, gradients) + flops_more
 
     def _peaks(self) -> None:
-        self.peak_memory = max(self.peak_memory, peak_rss())
+        self.peak_memory = max(self.peak_memory, peak_memory())
         if torch.cuda.is_available():
             self.peak_cuda = max(self.peak_cuda or 0, torch.cuda.max_memory_allocated())
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tunewright.errors import ModelError
 from tunewright.files.hashing import Stored, read_header, weight_files
+from tunewright.machine.positioned import read_into
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -70,7 +71,7 @@ class InFile(Original):
             )
         size = self.stored.stop - self.stored.start
         data = bytearray(size)
-        if os.preadv(self.file.fileno(), [data], self.stored.start) != size:
+        if read_into(self.file.fileno(), data, self.stored.start) < size:
             raise ModelError(
                 "the base's file is cut off", where=str(self.stored.file), remedy="put the file back and resume the run"
             )

@@ -11,6 +11,8 @@ from typing import Literal
 
 import torch
 
+from tunewright.machine.devices import wait
+
 Precision = Literal["float32", "bfloat16"]
 WORTH = 1.3
 """bf16 must be this many times faster than fp32 to be chosen: it costs accuracy and the passes between products win
@@ -44,12 +46,10 @@ def _speed(device: torch.device, dtype: torch.dtype, limit: float = 0.25) -> flo
     seconds: list[float] = []
     start = time.perf_counter()
     for _ in range(8):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         t = time.perf_counter()
         torch.nn.functional.linear(a, b)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         seconds.append(time.perf_counter() - t)
         if time.perf_counter() - start > limit:
             break
@@ -61,7 +61,11 @@ def measure_precision(device: str) -> Measured:
     """Time both precisions on `device`, once a process."""
     with torch.inference_mode():
         place = torch.device(device)
-        return Measured(device, _speed(place, torch.float32), _speed(place, torch.bfloat16))
+        try:
+            half = _speed(place, torch.bfloat16)
+        except (RuntimeError, TypeError):  # Metal before macOS 14 has no bfloat16
+            half = 0.0
+        return Measured(device, _speed(place, torch.float32), half)
 
 
 def choose_precision(device: str | torch.device) -> Precision:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from tunewright.contract.batch import Row
+from tunewright.machine.devices import sees, wait
 from tunewright.measure.cost import Cost
 from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
 from tunewright.measure.sample import sample_sequences
@@ -36,8 +35,9 @@ def _seconds(work: Callable[[], Any]) -> float:
     for _ in range(2):
         began = time.perf_counter()
         work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        for device in ("cuda", "mps"):
+            if sees(device):
+                wait(device)
         spent = time.perf_counter() - began
         if spent >= 1.0:
             break

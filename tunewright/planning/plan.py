@@ -13,6 +13,7 @@ from tunewright.data.check import end_is_trained, starts_twice
 from tunewright.data.dataset import Dataset
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.view import Token, one_a_source
+from tunewright.machine import host
 from tunewright.planning.estimate import STEPS, estimate
 from tunewright.planning.estimated import Estimate
 from tunewright.recipe import Recipe
@@ -117,7 +118,7 @@ def plan(path: str | Path, sets: Sequence[str] = (), *, json: bool = False) -> P
 
 def look(session: Session, load: float = 0.0) -> Plan:
     """The plan of an assembled session, whose model is the base again afterwards, bit for bit."""
-    from tunewright.runs.results import machine_memory, model_info
+    from tunewright.runs.results import model_info
 
     first = session.stages[0].rows
     leaks = None
@@ -139,7 +140,7 @@ def look(session: Session, load: float = 0.0) -> Plan:
         view=one_a_source(_training_sources(session), session.tokenizer) if session.tokenizer is not None else {},
         stages=_stages(session, found),
         load=load,
-        memory=machine_memory(),
+        memory=host.total_memory(),
         estimate=found,
     )
 

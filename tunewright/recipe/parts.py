@@ -227,7 +227,9 @@ class TrainSpec(Spec):
     report_to: list[Literal["tensorboard"]] = Field(
         default_factory=list, description="trackers beside metrics.jsonl (extra: track)", examples=[["tensorboard"]]
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute", examples=["cpu"])
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="where to compute; auto: an NVIDIA or AMD GPU (cuda), else the CPU", examples=["cpu"]
+    )
     threads: Whole | None = Field(None, gt=0, description="CPU threads; none: as many as torch takes", examples=[2])
 
     @model_validator(mode="after")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from tunewright.errors import DataError, MethodError, RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
 from tunewright.loading.options import options_of
+from tunewright.machine import devices, host
 from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
@@ -196,7 +196,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     methods = [_methods_of(recipe, stage, task.name) for stage in recipe.stages]
     _check_after(recipe)
     _check_stage_keys(recipe)
-    torch.set_num_threads(recipe.train.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(recipe.train.threads or host.cores())
     device = device_of(recipe)
     precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
     say(f"loading {recipe.model.name}")
@@ -338,15 +338,15 @@ def located(spec: ModelSpec, base: Path) -> ModelSpec:
 
 
 def device_of(recipe: Recipe) -> str:
-    """Where the recipe computes: "cpu" or "cuda". MethodError when it asks for a GPU that torch does not see."""
+    """Where the recipe computes: "cpu", "cuda" or "mps". MethodError when it asks for a GPU that torch does not see."""
     wanted = recipe.train.device
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if wanted != "auto" and not devices.sees(wanted):
         raise MethodError(
-            "device: cuda was asked for, and torch sees no GPU",
+            f"device: {wanted} was asked for, and torch sees no {'Apple ' if wanted == 'mps' else ''}GPU",
             where="train.device",
             remedy="write device: auto; `tunewright doctor` says what torch sees",
         )
-    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted if wanted != "auto" else "cuda" if devices.sees("cuda") else "cpu"
 
 
 def _can_pack(loaded: Loaded) -> bool:

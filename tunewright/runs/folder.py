@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from typing import Any
 
 from tunewright.errors import FolderError
 from tunewright.files.checkpoint import folder_error, write_json, write_text
+from tunewright.machine import host
 
 RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"
 _ASIDE = re.compile(r"^\..+\.\d+$")  # .<name>.<process>, as checkpoint.write_text and write_folder call them
@@ -31,7 +30,7 @@ class RunFolder:
     def progress(self) -> dict[str, Any]:
         """What is done so far; empty at the start."""
         try:
-            value: dict[str, Any] = json.loads(self.file(PROGRESS).read_text())
+            value: dict[str, Any] = json.loads(self.file(PROGRESS).read_text(encoding="utf-8"))
             return value
         except FileNotFoundError:
             return {}
@@ -120,25 +119,19 @@ def _made(path: Path) -> Path:
 def locked(folder: RunFolder) -> Iterator[None]:
     """Hold the folder for this process. FolderError when a live process holds it; a dead one's lock is free."""
     try:
-        fd = os.open(folder.file(LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+        lock = host.Lock(folder.file(LOCK))
     except OSError as e:
         raise folder_error(e, folder.path) from e
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
-        os.close(fd)
+    except host.Held as e:
         raise FolderError(
-            f"a live run (process {holder or '?'}) is using this folder",
+            f"a live run (process {e.holder or '?'}) is using this folder",
             where=str(folder.path),
             remedy="wait for it, stop it, or choose another --out",
         ) from None
     try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
         yield
     finally:
-        os.close(fd)
+        lock.release()
 
 
 def discard_if_empty(folder: RunFolder) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tunewright.data.view import token_view
+from tunewright.machine import host
 from tunewright.measure.cost import Cost
 from tunewright.measure.intervals import Interval, paired_difference
 from tunewright.measure.kept import kept, kept_difference
@@ -267,8 +268,8 @@ def run_info(session: Session, name: str, progress: dict[str, Any], cost: Cost) 
         hardware=schema.Hardware(
             device=session.device,
             name=processor(session.device),
-            cores=len(__import__("os").sched_getaffinity(0)),
-            memory_bytes=machine_memory(),
+            cores=host.cores(),
+            memory_bytes=host.total_memory(),
             precision=session.precision,
         ),
         threads=torch.get_num_threads(),
@@ -281,23 +282,7 @@ def processor(device: str) -> str:
     """The device's name as the system gives it."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def machine_memory() -> int | None:
-    """Bytes of memory that the machine has."""
-    import os
-
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
+    return host.processor()
 
 
 def model_info(session: Session) -> schema.ModelInfo:
@@ -314,4 +299,7 @@ def model_info(session: Session) -> schema.ModelInfo:
 
 def command() -> str:
     """The command line that made the run."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
+    if not sys.argv:
+        return ""
+    name = Path(sys.argv[0]).name
+    return " ".join(["python -m tunewright" if name == "__main__.py" else name, *sys.argv[1:]])

@@ -11,13 +11,12 @@ import datetime
 import json
 import socket
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunewright.errors import FolderError, MissingExtraError
+from tunewright.machine.host import usable_cores
+from tunewright.trials.orders import Landing, Trial, order_of
 from tunewright.trials.trial import Store, TrialError, TrialRecord, commit_of
-
-if TYPE_CHECKING:
-    from tunewright.trials.pool import Landing, Trial
 
 LOCAL = "local"
 RETRIES = 1  # by Ray, of a trial whose worker or node died
@@ -50,8 +49,6 @@ def run_on_ray(todo: Mapping[str, Trial], store: Store, address: str, threads: i
     own = not ray.is_initialized()
     if own:
         _connect(ray, address)
-    from tunewright.trials.pool import order_of
-
     try:
         remote = ray.remote(trial_on_node)
         asked: dict[Any, str] = {}
@@ -118,7 +115,6 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str) -> None:
     import logging
-    import os
 
     quiet = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
     remedy = (
@@ -126,7 +122,7 @@ def _connect(ray: Any, address: str) -> None:
         "this machine"
     )
     if address == LOCAL:
-        ray.init(num_cpus=len(os.sched_getaffinity(0)), include_dashboard=False, **quiet)
+        ray.init(num_cpus=usable_cores(), include_dashboard=False, **quiet)
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():

@@ -12,19 +12,20 @@ import datetime
 import json
 import math
 import os
-import selectors
-import signal
+import queue
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from tunewright.errors import FolderError, TunewrightError
-from tunewright.recipe import Recipe
+from tunewright.machine import host
+from tunewright.trials.orders import Landing, Trial, order_of
 from tunewright.trials.trial import Store, TrialError, TrialRecord, commit_of, key_of
 
 ATTEMPTS = 2  # of a trial whose process dies
@@ -33,16 +34,6 @@ PROCESS = 700 << 20  # bytes of a worker that has imported torch and transformer
 A_PARAMETER_BYTE = 8
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One recipe to run, as an arm (a method or group of methods) with a seed."""
-
-    arm: str
-    seed: int
-    recipe: Recipe
-
-
-Landing = Generator[tuple[str, TrialRecord], None, None]
 OnRecord = Callable[[TrialRecord], None]
 
 
@@ -106,21 +97,6 @@ def _land(record: TrialRecord, trial: Trial, on_record: OnRecord | None) -> Tria
     return own
 
 
-def order_of(key: str, trial: Trial, store: Store, threads: int) -> dict[str, Any]:
-    """What a worker is told: JSON values alone."""
-    import yaml
-
-    recipe = yaml.safe_load(trial.recipe.dump(absolute=True))
-    return {
-        "key": key,
-        "arm": trial.arm,
-        "recipe": recipe,
-        "base": str(trial.recipe.base),
-        "store": str(store.folder.resolve()),
-        "threads": threads,
-    }
-
-
 def killed_record(
     key: str, trial: Trial, code: int | None, started: datetime.datetime, attempt: int, said: str = ""
 ) -> TrialRecord:
@@ -128,7 +104,7 @@ def killed_record(
 
     SIGKILL that nobody sent is, as a rule, the system's answer to memory running out.
     """
-    name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+    name = host.ending(code)
     hint = "; the system kills so when memory runs out" if name == "SIGKILL" else ""
     message = f"the worker process died ({name}){hint}" + (f": {said}" if said else "")
     now = datetime.datetime.now(datetime.UTC)
@@ -149,7 +125,6 @@ def killed_record(
 @dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
-    answers: IO[bytes]
     errors: IO[bytes]
     ready: bool = False
     key: str | None = None
@@ -174,14 +149,14 @@ class Workers:
 
     def __init__(self, workers: int | None = None, threads: int = 1, memory: int | None = None):
         self.asked, self.threads = workers, threads
-        self.memory = memory or available_memory()
+        self.memory = memory or host.available_memory() or PROCESS
         self.peak = 0  # bytes, the largest of a finished trial
         self.todo: dict[str, Trial] = {}
         self.left: list[str] = []
         self.tries: dict[str, int] = {}
         self.times: dict[str, list[float]] = {}  # arm -> seconds of its trials
         self.processes: list[_Worker] = []
-        self.selector = selectors.DefaultSelector()
+        self.heard: queue.Queue[tuple[_Worker, bytes]] = queue.Queue()  # lines of answers; an empty one is their end
 
     def __enter__(self) -> Workers:
         return self
@@ -199,7 +174,7 @@ class Workers:
         self.todo, self.left, self.store = todo, list(todo), store
         self.tries = dict.fromkeys(todo, 0)
         widest = max((t.recipe.train.threads or self.threads for t in todo.values()), default=self.threads)
-        self.most = max(1, self.asked or len(os.sched_getaffinity(0)) // max(1, widest))
+        self.most = max(1, self.asked or host.usable_cores() // max(1, widest))
         done = False
         try:
             yield from self._work()
@@ -216,10 +191,9 @@ class Workers:
             for worker in self.processes:
                 if worker.ready and worker.key is None and self.left and self._busy() < self.allowed():
                     self._give(worker)
-            for event, _ in self.selector.select(timeout=60):
-                landed = self._hear(event.data)
-                if landed is not None:
-                    yield landed
+            landed = self._hear()
+            if landed is not None:
+                yield landed
             idle = [w for w in self.processes if w.ready and w.key is None]
             for worker in idle[: max(0, len(self.processes) - self.allowed())]:
                 self._stop(worker)
@@ -252,7 +226,6 @@ class Workers:
         return best
 
     def _start(self) -> None:
-        reading, writing = os.pipe()
         errors = tempfile.TemporaryFile()
         env = {
             **os.environ,
@@ -260,17 +233,26 @@ class Workers:
             "TOKENIZERS_PARALLELISM": "false",
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", self.module, str(writing)],
+            [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=errors,
-            pass_fds=[writing],
             env=env,
+            # Ctrl-C on the terminal is for this process; the second way is Windows'
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-        os.close(writing)
-        worker = _Worker(process, os.fdopen(reading, "rb"), errors)
+        worker = _Worker(process, errors)
         self.processes.append(worker)
-        self.selector.register(worker.answers, selectors.EVENT_READ, worker)
+        threading.Thread(target=self._listen, args=[worker], daemon=True).start()
+
+    def _listen(self, worker: _Worker) -> None:
+        """Queue a worker's answers as they come: a thread, since Windows cannot wait for several pipes at once."""
+        assert worker.process.stdout is not None
+        with worker.process.stdout as answers:
+            for line in answers:
+                self.heard.put((worker, line))
+        self.heard.put((worker, b""))
 
     def _give(self, worker: _Worker) -> None:
         key = self._next()
@@ -281,11 +263,17 @@ class Workers:
         try:
             worker.process.stdin.write(line.encode())
             worker.process.stdin.flush()
-        except BrokenPipeError:
+        except OSError:
             pass  # it died: its answers' end says so
 
-    def _hear(self, worker: _Worker) -> tuple[str, TrialRecord] | None:
-        line = worker.answers.readline()
+    def _hear(self) -> tuple[str, TrialRecord] | None:
+        """The next answer, once there is one. A short wait at a time: on Windows Ctrl-C does not end it."""
+        try:
+            worker, line = self.heard.get(timeout=1)
+        except queue.Empty:
+            return None
+        if worker not in self.processes:  # the last words of one that was stopped
+            return None
         if not line.endswith(b"\n"):
             return self._died(worker)
         answer = json.loads(line)
@@ -333,14 +321,12 @@ class Workers:
         assert worker.process.stdin is not None
         try:
             worker.process.stdin.close()  # the end of its orders ends it
-        except BrokenPipeError:
+        except OSError:  # it is gone already
             pass
         worker.process.wait()
         self._forget(worker)
 
     def _forget(self, worker: _Worker) -> None:
-        self.selector.unregister(worker.answers)
-        worker.answers.close()
         worker.errors.close()
         self.processes.remove(worker)
 
@@ -357,23 +343,3 @@ def _weights_size(base: Path, name: str) -> int:
         )
     except (TunewrightError, OSError):
         return 0
-
-
-def available_memory() -> int:
-    """Bytes that can be had now: what the system says is available, within the limit of the control group where
-    there is one.
-    """
-    found = []
-    try:
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
-        found.append(int(line.split()[1]) * 1024)
-    except (OSError, StopIteration, ValueError):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        if limit != "max":
-            found.append(max(0, int(limit) - used))
-    except (OSError, ValueError):
-        pass
-    return min(found)

@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunewright.errors import FolderError, Interrupted, TunewrightError
 from tunewright.files.cache import write_json
+from tunewright.machine import host
+from tunewright.machine.memory import give_back_freed_memory
 from tunewright.recipe import Recipe
 from tunewright.trials.trial_key import key_of
 
@@ -156,7 +158,7 @@ class Store:
         place = self.folder / ".work"
         try:
             place.mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
+            return Path(tempfile.mkdtemp(prefix=f"{host.mark()}-", dir=place))
         except OSError as e:
             raise FolderError(
                 f"a trial's folder cannot be made: {e.strerror or e}",
@@ -165,10 +167,9 @@ class Store:
             ) from e
 
     def sweep(self) -> None:
-        """Remove the work folders of processes that are gone."""
-        for path in (self.folder / ".work").glob("*-*"):
-            process = path.name.split("-")[0]
-            if process.isdigit() and not Path(f"/proc/{process}").exists():
+        """Remove the work folders of processes that are gone; what another machine may be working in stays."""
+        for path in (self.folder / ".work").glob("*-*-*-*"):
+            if host.is_gone(path.name.rpartition("-")[0]):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -244,7 +245,7 @@ def _figures(recipe: Recipe, folder: Path, *, whole: bool, threads: int | None) 
     result = run(recipe, folder / "run", quiet=True, figures_only=not whole)
     made = figures_of(result.report)
     made["order"], made["serves"] = result.order, servability(result.folder)
-    peak = _peak()
+    peak = host.recent_peak()
     if peak is not None and not str(made["hardware"].get("device", "cpu")).startswith("cuda"):
         made["cost"]["peak_memory_bytes"] = peak
     return {**made, "recipe": Recipe.load(result.folder / "recipe.yaml").model_dump(mode="json")}
@@ -322,31 +323,12 @@ def _what(error: Exception) -> TrialError:
 
 
 def _forget_peak() -> None:
-    """Let the process's peak memory begin anew: a worker does many trials, and each has its own peak.
-
-    Linux alone can.
-    """
-    import ctypes
+    """Let the process's peak memory begin anew: a worker does many trials, and each has its own peak."""
     import gc
 
     gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        pass
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def _peak() -> int | None:
-    """Bytes held at most since `_forget_peak`; None where the system does not say."""
-    try:
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
+    give_back_freed_memory()
+    host.forget_peak()
 
 
 @lru_cache
@@ -354,13 +336,13 @@ def commit_of() -> str | None:
     """The commit that the package's source is at, None where it is installed; read from the files, no git is run."""
     git = Path(__file__).resolve().parents[2] / ".git"
     try:
-        head = (git / "HEAD").read_text().strip()
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):
             return head
         ref = head.removeprefix("ref: ")
         if (git / ref).is_file():
-            return (git / ref).read_text().strip()
-        packed = (git / "packed-refs").read_text().splitlines()
+            return (git / ref).read_text(encoding="utf-8").strip()
+        packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
         return next(line.split()[0] for line in packed if line.endswith(ref))
     except (OSError, StopIteration):
         return None

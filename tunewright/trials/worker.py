@@ -1,5 +1,5 @@
-"""A worker process of the pool: `python -m tunewright.trials.worker FD` reads one JSON order a line and answers on file
-descriptor FD.
+"""A worker process of the pool: `python -m tunewright.trials.worker` reads one JSON order per line from standard input
+and answers on standard output, where nothing else is printed.
 
 Torch is imported once. Each record is written into the store here, whole or not at all, before it is answered for. When
 the process that started it is gone (its end of the pipe closes), the worker ends at once.
@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def _orders() -> queue.Queue[str]:
@@ -62,10 +62,18 @@ def do(order: dict[str, Any]) -> dict[str, Any]:
         return {"key": order["key"], "fatal": {"what": error.what, "where": error.where, "remedy": error.remedy}}
 
 
+def take_output() -> IO[str]:
+    """Standard output for answers alone: what else this process prints, libraries in C included, is thrown away."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return answers
+
+
 def main() -> None:
-    answers = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+    answers = take_output()
     orders = _orders()
-    os.setsid()  # Ctrl-C on the terminal is for the process that started this one
     _begin()
     print(json.dumps({"ready": os.getpid()}), file=answers, flush=True)
     while True:

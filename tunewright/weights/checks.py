@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunewright.errors import ModelError
+from tunewright.machine import host
 
 if TYPE_CHECKING:
     from tunewright.weights.engine import Engine
@@ -24,7 +25,7 @@ class Checker:
     """
 
     def __init__(self, size: int, kinds: Sequence[str]):
-        free = _available()
+        free = host.available_memory()
         self.note = None
         self._process: subprocess.Popen[str] | None = None
         if free is not None and size > 0.8 * free:
@@ -66,14 +67,6 @@ def _judged(folder: Path, said: str, erred: str) -> list[str]:
             remedy="check that the inputs run themselves",
         )
     return list(found["notes"])
-
-
-def _available() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return None
 
 
 def write_delta(engine: Engine, folder: Path) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tunewright.errors import ModelError
 from tunewright.files.hashing import AGAIN, Stored, hash_weights, read_header, weight_files
 from tunewright.loading.locate import licence_of, read_config
+from tunewright.machine import positioned
 
 FLOATS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
 SIZES = {
@@ -97,7 +98,7 @@ class Source:
 
     def _descriptor(self, file: Path) -> int:
         if file not in self._files:
-            self._files[file] = os.open(file, os.O_RDONLY)
+            self._files[file] = positioned.open_file(file)
         return self._files[file]
 
     def open(self) -> None:
@@ -106,12 +107,8 @@ class Source:
             self._descriptor(t.file)
 
     def _read(self, t: Stored, start: int, out: memoryview) -> None:
-        position, done = t.start + start, 0
-        while done < len(out):
-            got = os.preadv(self._descriptor(t.file), [out[done:]], position + done)
-            if not got:
-                raise ModelError(f"the file ends inside '{t.name}'", where=str(t.file), remedy=AGAIN)
-            done += got
+        if positioned.read_into(self._descriptor(t.file), out, t.start + start) < len(out):
+            raise ModelError(f"the file ends inside '{t.name}'", where=str(t.file), remedy=AGAIN)
 
     def fill(self, name: str, start: int, out: Buffer) -> None:
         """Put the flat values from `start` on into `out`: float32, or uint16 for the bits of a bfloat16 tensor."""
@@ -138,7 +135,7 @@ class Source:
     def ahead(self, name: str) -> None:
         """Ask the system to fetch a tensor's bytes from the disk."""
         if (t := self._stored.get(name)) is not None:
-            os.posix_fadvise(self._descriptor(t.file), t.start, t.stop - t.start, os.POSIX_FADV_WILLNEED)
+            positioned.will_need(self._descriptor(t.file), t.start, t.stop - t.start)
 
     def whole(self, name: str) -> NDArray[np.float32]:
         """One tensor in float32, in its shape."""

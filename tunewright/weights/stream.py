@@ -7,7 +7,6 @@ before it takes its name. `engine.py` makes the tensors.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import MethodError, RecipeError
+from tunewright.machine import host
 from tunewright.weights import card, checks, fast
 from tunewright.weights.engine import Engine, same_model
 from tunewright.weights.request import Request
@@ -112,7 +112,7 @@ def _write(engine: Engine, staging: Staging) -> int:
     prefix = _prefix(engine.request)
     todo = [n for n in engine.stored if staging.places[prefix + n].file not in staging.done]
     todo.sort(key=lambda n: (staging.places[prefix + n].file, -engine.stored[n].count))
-    threads = engine.request.threads or len(os.sched_getaffinity(0))
+    threads = engine.request.threads or host.usable_cores()
     if engine.operator.fast:
         fast.kernels()  # one import, before threads ask for it
     for s in engine.sources:

@@ -7,7 +7,6 @@ the same inputs. What stands under the final name is whole.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from tunewright.errors import FolderError
 from tunewright.files.cache import sync, write_json
+from tunewright.machine import host, positioned
 from tunewright.weights.source import SIZES, Entry
 
 JOURNAL, LOCK = "merge.journal", "merge.lock"
@@ -96,11 +96,9 @@ class Staging:
         self._lock, self._written, self._flushing = threading.Lock(), 0, False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._own = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT)
             try:
-                fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._own)
+                self._own = host.Lock(self.folder / LOCK)
+            except host.Held:
                 raise FolderError(
                     "another merge is writing there", where=str(target), remedy="wait for it, or give another folder"
                 ) from None
@@ -148,19 +146,17 @@ class Staging:
     def _descriptor(self, file: str) -> int:
         with self._lock:
             if file not in self._files:
-                descriptor = os.open(self.folder / file, os.O_RDWR | os.O_CREAT, 0o644)
-                os.posix_fallocate(descriptor, 0, self._sizes[file])
-                os.pwrite(descriptor, self.headers[file], 0)
-                self._files[file] = descriptor
+                descriptor = self._files[file] = positioned.open_file(self.folder / file, write=True)
+                positioned.reserve(descriptor, self._sizes[file])
+                positioned.write_at(descriptor, self.headers[file], 0)
             return self._files[file]
 
     def write(self, name: str, start: int, data: NDArray[Any] | bytes) -> None:
         """Put bytes of a tensor, `start` bytes from its first."""
         place, view = self.places[name], (memoryview(data) if isinstance(data, bytes) else data.data).cast("B")
         try:
-            descriptor, done = self._descriptor(place.file), 0
-            while done < len(view):
-                done += os.pwrite(descriptor, view[done:], place.start + start + done)
+            descriptor = self._descriptor(place.file)
+            positioned.write_at(descriptor, view, place.start + start)
         except OSError as e:
             raise self._failed(e) from e
         self._send(descriptor, len(view))
@@ -175,7 +171,7 @@ class Staging:
 
         def flush() -> None:
             try:
-                os.fdatasync(descriptor)
+                positioned.flush(descriptor)
             except OSError:
                 pass  # the last sync of the file tells
             self._flushing = False
@@ -191,7 +187,7 @@ class Staging:
             if self._left[file]:
                 return
         try:
-            os.fdatasync(self._descriptor(file))
+            positioned.flush(self._descriptor(file))
         except OSError as e:
             raise self._failed(e) from e
         with self._lock:
@@ -217,6 +213,8 @@ class Staging:
                 if path.suffix != ".safetensors":  # those are on the disk already
                     sync(path)
             sync(self.folder)
+            if self.target.exists():  # an empty folder, which Windows does not rename onto
+                self.target.rmdir()
             os.rename(self.folder, self.target)
             sync(self.target.parent)
         except OSError as e:
@@ -228,9 +226,7 @@ class Staging:
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
-        if self._own >= 0:
-            os.close(self._own)
-            self._own = -1
+        self._own.release()
 
     def discard(self) -> None:
         """Take away what was written."""

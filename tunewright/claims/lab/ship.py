@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tunewright.claims.lab.scale import SEEDS
+from tunewright.machine import host
 
 BASES = Path(__file__).parent / "bases"
 MEASURED = "card.json"
@@ -23,15 +24,8 @@ def machine() -> str:
     """Processor, system and versions, as a card states them."""
     import transformers
 
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        name = next(
-            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")),
-            name,
-        )
     return (
-        f"{name}, Python {platform.python_version()}, torch {torch.__version__}, transformers "
+        f"{host.processor()}, Python {platform.python_version()}, torch {torch.__version__}, transformers "
         f"{transformers.__version__}"
     )
 
