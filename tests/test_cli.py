@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from tunewright import errors
@@ -31,19 +34,33 @@ def test_help_imports_nothing_heavy():
     assert "75 interrupted" in " ".join(done.stdout.split())
 
 
-def test_verbs_are_listed_only_where_their_module_is():
-    text = invoke("--help").stdout
-    package = Path(cli.__file__).parents[1]
-    for verb, module in {
-        "run": "runs/run.py",
-        "resume": "runs/run.py",
-        "plan": "planning/plan.py",
-        "check": "planning/check.py",
-        "chat": "finished/chat.py",
-        "export": "finished/export.py",
-    }.items():
-        listed = any(line.replace("│", " ").split()[:1] == [verb] for line in text.splitlines())
-        assert listed == (package / module).is_file(), verb
+ORDER = "run resume plan check compare chat export methods merge init schema doctor papers".split()
+
+
+def commands() -> dict[str, Any]:
+    """Every verb by the words that call it."""
+    found = dict(get_command(cli.app).commands)  # type: ignore[attr-defined]
+    return found | {f"papers {name}": verb for name, verb in found["papers"].commands.items()}
+
+
+def test_verbs_stand_in_this_order():
+    shown = [line.split()[1] for line in invoke("--help").stdout.splitlines() if re.match(r"│ [a-z]+ ", line)]
+    assert shown == ORDER
+
+
+@pytest.mark.parametrize("words", sorted(set(commands()) - {"papers"}))
+def test_every_verbs_help_has_examples_that_it_takes(words):
+    verb = commands()[words]
+    title, *examples = verb.epilog.split("\n\n")
+    assert title == "Examples:" and examples
+    for example in examples:
+        program, *given = shlex.split(example.split(" > ")[0])
+        assert program == "tunewright"
+        called = [w for w in words.split() if w in given]
+        assert called[:1] == words.split()[:1], f"an example of another verb: {example}"
+        with verb.make_context(words, given[len(called) :]):
+            pass
+        assert " ".join(example.split()) in " ".join(invoke(*words.split(), "--help").stdout.split())
 
 
 @pytest.mark.parametrize(

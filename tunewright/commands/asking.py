@@ -1,0 +1,58 @@
+"""Verbs that say what there is: methods, schema and doctor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tunewright.commands.options import JsonOption, examples, show
+
+
+@examples(
+    "tunewright methods",
+    "tunewright methods lora",
+    "tunewright methods lora --json",
+)
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method, in full")] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="lines of code, slots and needs of each file, and the median")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List what a recipe may name, or describe one of them."""
+    from tunewright.catalogue import listing
+
+    if table:
+        from tunewright.catalogue import code_table
+
+        rows = code_table.measured()
+        show(rows, as_json, lambda: code_table.page(rows))
+    elif name is not None:
+        described = listing.one(name)
+        show(described, as_json, lambda: listing.page(described))
+    else:
+        show(listing.all_described() if as_json else None, as_json, listing.table)
+
+
+@examples(
+    "tunewright schema > recipe.schema.json",
+)
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from tunewright.recipe import Recipe
+
+    show(Recipe.json_schema(), True)
+
+
+@examples(
+    "tunewright doctor",
+    "tunewright doctor --json",
+)
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine has, and what is missing for what."""
+    from tunewright.commands.doctor import examine, page
+
+    found = examine()
+    show([f.as_dict() for f in found], as_json, lambda: page(found))

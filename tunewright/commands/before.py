@@ -1,0 +1,58 @@
+"""Verbs that are asked before a run: plan, check and init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunewright import errors
+from tunewright.commands.options import JsonOption, RecipeArgument, SetOption, examples
+
+
+@examples(
+    "tunewright plan recipe.yaml",
+    "tunewright plan quickstart --set stages.0.budget.steps=24",
+)
+def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
+    """Before anything is trained: will it fit, how long, what exactly is trained."""
+    from tunewright.planning.plan import plan as make_plan
+
+    make_plan(recipe, set_ or [], json=as_json)
+
+
+@examples(
+    "tunewright check recipe.yaml",
+    "tunewright check recipe.yaml --clean cleaned",
+)
+def check(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    clean: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write the good rows and a quarantine file there")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a recipe and its data, row by row."""
+    from tunewright.planning.check import check_recipe
+
+    if not check_recipe(recipe, set_ or [], clean=clean, json=as_json):
+        raise typer.Exit(errors.DataError.code)
+
+
+@examples(
+    "tunewright init HuggingFaceTB/SmolLM2-135M-Instruct tickets.jsonl",
+    "tunewright init ./model rows.jsonl --task text-classification --out tickets.yaml",
+)
+def init(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="built-in name, hub id or local folder")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="a file of rows")],
+    task: Annotated[str | None, typer.Option(help="the hub's name of the task (default: by the rows' shape)")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="where to write the recipe")] = Path("recipe.yaml"),
+) -> None:
+    """Write a commented recipe for a model, a data file and a task."""
+    from tunewright.planning.init import write_recipe
+
+    write_recipe(model, data, task, out)
+    print(f"{out} is written. Next: tunewright check {out}; tunewright plan {out}; tunewright run {out}")

@@ -1,0 +1,67 @@
+"""The verb compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunewright.commands.options import JsonOption, QuietOption, RecipeArgument, SetOption, examples
+
+
+@examples(
+    "tunewright compare recipe.yaml --methods lora,hft,full --seeds 8 --budget tokens=200k --tune",
+    "tunewright compare recipe.yaml --methods lora:rank=8,lora:rank=64,own.yaml",
+)
+def compare(
+    recipe: RecipeArgument,
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods", metavar="A,B,...", help="names, NAME:param=value, A+B together, or files with `methods:`"
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each method")] = 8,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="KIND=AMOUNT", help="of each run: tokens=200k, or steps, epochs, seconds, flops"),
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="choose each method's learning rate on validation rows first")
+    ] = False,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="run on a Ray cluster: host:port, ray://host:port or local")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="the comparison's folder (default: runs/compare-NAME); what is done there is kept"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="runs side by side (default: as cores and memory allow)")
+    ] = None,
+    set_: SetOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare methods under one budget over seeds: which gains most, loses least, costs least.
+
+    Stopped anywhere, the same command goes on.
+    """
+    from tunewright.compare.comparison import compare_recipe
+
+    compare_recipe(
+        recipe,
+        methods,
+        sets=set_ or [],
+        seeds=seeds,
+        budget=budget,
+        tune=tune,
+        cluster=cluster,
+        out=out,
+        workers=workers,
+        quiet=quiet,
+        json=as_json,
+    )
