@@ -17,7 +17,7 @@ from tunewright.methods.parameter_selection.full import FullFineTuning
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import Recipe
 from tunewright.runs.assemble import assemble
-from tunewright.runs.run import run_recipe
+from tunewright.runs.run import run
 from tunewright.training import carry
 
 ALMA = Path(__file__).parent.parent / "recipes" / "alma.yaml"
@@ -172,7 +172,7 @@ def test_the_recipe_says_what_the_paper_does():
 
 
 def test_both_stages_run_one_after_the_other(cipher):
-    ran = run_recipe(cipher / "alma.yaml", out=cipher / "out", quiet=True, sets=[*SMALL, *MEASURE])
+    ran = run(cipher / "alma.yaml", out=cipher / "out", quiet=True, sets=[*SMALL, *MEASURE])
     languages, translation = ran.report.stages
     assert (
         languages.methods == ["full"] and languages.ended_by == "tokens" and languages.loss_last < languages.loss_first
@@ -206,7 +206,7 @@ def test_every_carry_runs_in_the_recipe(cipher, way):
         "stages.1.budget.epochs=null",
         "stages.1.budget.steps=2",
     ]
-    ran = run_recipe(cipher / "alma.yaml", out=cipher / way, quiet=True, sets=[*SMALL, *MEASURE, *lora])
+    ran = run(cipher / "alma.yaml", out=cipher / way, quiet=True, sets=[*SMALL, *MEASURE, *lora])
     ranks = {json.loads((cipher / way / "adapter" / "adapter_config.json").read_text())["r"]}
     assert ranks == ({3} if way == "drop" else {5})  # both deltas of a layer are saved as one of the sum of their ranks
     assert ran.report.stages[1].carry == way and ran.report.cost.trainable_parameters > 0
@@ -214,5 +214,5 @@ def test_every_carry_runs_in_the_recipe(cipher, way):
 
 def test_a_folded_four_bit_stage_says_so_in_the_report(cipher):
     sets = ["stages.0.methods=[{qlora: {rank: 2}}]", "stages.1.budget.epochs=null", "stages.1.budget.steps=2"]
-    ran = run_recipe(cipher / "alma.yaml", out=cipher / "bits", quiet=True, sets=[*SMALL, *MEASURE, *sets])
+    ran = run(cipher / "alma.yaml", out=cipher / "bits", quiet=True, sets=[*SMALL, *MEASURE, *sets])
     assert any("14 matrices were made whole again" in n for n in ran.report.notes)

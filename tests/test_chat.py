@@ -14,7 +14,7 @@ from tunewright.errors import MethodError
 from tunewright.finished.chat import Chat, chat
 from tunewright.finished.finished import open_run
 from tunewright.measure.generate import greedy
-from tunewright.runs.run import run_recipe
+from tunewright.runs import run as runs
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNEWRIGHT_CACHE", str(folder / "cache"))
-        yield run_recipe(
+        yield runs.run(
             small.write_recipe(folder, measurement=evaluation, data__template="Topic? {text}"),
             out=folder / "out",
             quiet=True,
@@ -114,7 +114,7 @@ def test_a_classifier_has_nothing_to_say(tmp_path: Path, monkeypatch: pytest.Mon
     rows = [{"text": f"card {w}", "label": ["no", "yes"][i % 2]} for i, w in enumerate(small.WORDS)]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     file = small.write_recipe(tmp_path, task="text-classification", keep=[], data={"train": "rows.jsonl"})
-    folder = run_recipe(file, out=tmp_path / "out", quiet=True).folder
+    folder = runs.run(file, out=tmp_path / "out", quiet=True).folder
     (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(MethodError, match="writes no text"):
         chat(folder)

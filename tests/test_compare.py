@@ -16,10 +16,11 @@ from tests.report.test_page import assert_safe
 from tunewright.compare import comparison as comparing
 from tunewright.compare import figures
 from tunewright.compare.arms import Arm, arm_recipe, equal_budgets, parse_arms, parse_budget
+from tunewright.compare.result import Comparison
 from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.recipe import Budget, Recipe
 from tunewright.report import compare as page
-from tunewright.report.compare_schema import ArmFigures, Comparison
+from tunewright.report.compare_schema import ArmFigures
 from tunewright.runs.run import run
 from tunewright.trials.trial import Reading, Store, TrialError, TrialRecord, key_of, run_trial
 

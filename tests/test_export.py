@@ -17,7 +17,7 @@ from tunewright.errors import CheckpointError, FolderError, ModelError
 from tunewright.finished.export import check_inputs, export, logits_of
 from tunewright.finished.finished import open_run
 from tunewright.finished.servability import servability
-from tunewright.runs.run import resume, run_recipe
+from tunewright.runs.run import resume, run
 
 QUICK = {
     "measurement": {
@@ -41,7 +41,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def finished(inputs: Path, name: str, **changes: Any) -> Path:
-    return run_recipe(small.write_recipe(inputs, name, **QUICK, **changes), out=inputs / name, quiet=True).folder
+    return run(small.write_recipe(inputs, name, **QUICK, **changes), out=inputs / name, quiet=True).folder
 
 
 @pytest.fixture(scope="module")
@@ -198,5 +198,5 @@ def test_other_tasks_export_too(case: str, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     changes: dict[str, Any] = {"stages__0__methods": ["full"]} if convolutional else {}
     file = small.write_recipe(tmp_path, task=task, keep=[], data={"train": "rows.jsonl"}, **changes)
-    made = export(run_recipe(file, out=tmp_path / "out", quiet=True).folder)
+    made = export(run(file, out=tmp_path / "out", quiet=True).folder)
     assert made.reloaded == 0 and made.folded < 1e-4 and any(task in w for w in made.warnings)

@@ -22,7 +22,7 @@ from tunewright.report.schema import Report
 from tunewright.runs.assemble import Session, assemble
 from tunewright.runs.folder import RunFolder
 from tunewright.runs.meter import Meter
-from tunewright.runs.run import run_recipe
+from tunewright.runs.run import run
 from tunewright.runs.stages import Keeper, StageResult, run_stage
 from tunewright.training import carry
 from tunewright.training.trained import Trained
@@ -371,8 +371,8 @@ def reports(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     }
     keep = [{"data": "keep.txt", "name": "general", "limit": 2}]
     made = {
-        "plain": run_recipe(small.write_recipe(inputs), out=out / "a", quiet=True),
-        "changed": run_recipe(
+        "plain": run(small.write_recipe(inputs), out=out / "a", quiet=True),
+        "changed": run(
             small.write_recipe(inputs, measurement=changed, keep=keep, train__report_to=trackers),
             out=out / "b",
             quiet=True,
@@ -423,7 +423,7 @@ def test_a_field_of_keep_changes_the_report(field: str, reports: dict[str, Repor
 
 def test_the_rows_measured_are_those_of_the_split(inputs: Path) -> None:
     file = small.write_recipe(inputs, "split", measurement__split="validation", data__validation="25%")
-    report = run_recipe(file, out=inputs / "split", quiet=True).report
+    report = run(file, out=inputs / "split", quiet=True).report
     assert report.answers and {a.id.split(":")[0] for a in report.answers} == {"train.jsonl"}
 
 

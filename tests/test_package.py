@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import ModuleType
 
 import pytest
 
@@ -17,14 +16,6 @@ def test_importing_the_package_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.startswith(
         "[] "
     )
-
-
-def test_the_run_module_is_also_the_function_of_that_name(monkeypatch):
-    module = ModuleType("tunewright.runs.run")
-    module.run = lambda recipe, **options: (recipe, options)
-    monkeypatch.setitem(vars(tunewright), "run", None)  # put back afterwards
-    tunewright.runs.run = module  # what the import system does with a submodule
-    assert tunewright.run("r", out="x") == ("r", {"out": "x"})
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -16,7 +16,7 @@ from tunewright.planning.estimate import STEPS, estimate, untouched
 from tunewright.planning.plan import Plan, look, plan
 from tunewright.recipe import Recipe
 from tunewright.runs.assemble import Session, assemble
-from tunewright.runs.run import run_recipe
+from tunewright.runs.run import run
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_an_estimate_leaves_the_session_as_it_was(inputs: Path, changes: dict[st
 
 def test_the_probe_does_the_runs_own_steps(inputs: Path, tmp_path: Path) -> None:
     probed = estimate(session_of(inputs)).stages[0]
-    result = run_recipe(small.write_recipe(inputs), out=tmp_path / "out", quiet=True)
+    result = run(small.write_recipe(inputs), out=tmp_path / "out", quiet=True)
     records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert probed.losses == [r["loss"] for r in records][: STEPS + 1]
     assert (probed.steps, probed.tokens) == (result.report.cost.steps, result.report.cost.tokens)
@@ -90,7 +90,7 @@ def test_a_changed_model_is_no_base_to_estimate_from(inputs: Path) -> None:
 def test_the_disk_that_is_foreseen_is_what_a_run_takes(inputs: Path, tmp_path: Path) -> None:
     changes = {"stages__0__methods": ["full"], "train__save_steps": 1}
     foreseen = estimate(session_of(inputs, **changes)).disk
-    run_recipe(small.write_recipe(inputs, **changes), out=tmp_path / "out", quiet=True)
+    run(small.write_recipe(inputs, **changes), out=tmp_path / "out", quiet=True)
     taken = sum(f.stat().st_size for f in (tmp_path / "out").rglob("*.safetensors"))
     assert 0.9 * taken < foreseen < 1.1 * taken
 
@@ -98,7 +98,7 @@ def test_the_disk_that_is_foreseen_is_what_a_run_takes(inputs: Path, tmp_path: P
 def test_a_base_that_was_measured_is_not_counted_again(inputs: Path, tmp_path: Path) -> None:
     changes = {"measurement__drift_tokens": 9}
     first = estimate(session_of(inputs, **changes))
-    run_recipe(small.write_recipe(inputs, **changes), out=tmp_path / "out", quiet=True)
+    run(small.write_recipe(inputs, **changes), out=tmp_path / "out", quiet=True)
     second = estimate(session_of(inputs, **changes))
     assert (first.cached, first.base > 0) == (False, True) and (second.cached, second.base) == (True, 0.0)
 
@@ -158,12 +158,12 @@ def test_the_page(made: Plan) -> None:
     )
 
 
-def test_json_is_one_document_and_nothing_is_written(
+def test_a_plan_is_data_and_nothing_is_printed_or_written(
     inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = small.write_recipe(inputs)
     monkeypatch.chdir(tmp_path)
-    plan(file, ["train.seed=3"], json=True)
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(json.dumps(plan(file, sets=["train.seed=3"], quiet=True).to_json()))
+    assert capsys.readouterr() == ("", "")
     assert found["estimate"]["total"] > found["estimate"]["train"] > 0 and found["stages"][0]["tokens"] > 0
     assert not list(tmp_path.iterdir())

@@ -1,43 +1,274 @@
 """Tunewright adapts a pre-trained model with any published method and shows what it gained, lost and cost.
 
-`tunewright.run(Recipe(...))` is the whole of it from Python. Importing the package imports nothing heavy: names are
-fetched when they are asked for.
+Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `compare`, `merge`,
+`open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does and shows itself in a
+notebook. Importing the package imports nothing heavy: each function imports what it needs when it is called.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from tunewright.errors import TunewrightError as TunewrightError
 
 if TYPE_CHECKING:
+    from tunewright.compare.arms import ArmLike
+    from tunewright.compare.result import Comparison as Comparison
+    from tunewright.finished.run import Run as Run
+    from tunewright.planning.check import CheckResult as CheckResult
+    from tunewright.planning.plan import Plan as Plan
     from tunewright.recipe import Recipe as Recipe
+    from tunewright.runs.result import Result as Result
+    from tunewright.weights.stream import Merged as Merged
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "__version__", "run"]
+__all__ = [
+    "CheckResult",
+    "Comparison",
+    "Merged",
+    "Plan",
+    "Recipe",
+    "Result",
+    "Run",
+    "TunewrightError",
+    "__version__",
+    "check",
+    "compare",
+    "load_recipe",
+    "merge",
+    "methods",
+    "open_run",
+    "plan",
+    "resume",
+    "run",
+]
+
+_CLASSES = {
+    "CheckResult": "tunewright.planning.check",
+    "Comparison": "tunewright.compare.result",
+    "Merged": "tunewright.weights.stream",
+    "Plan": "tunewright.planning.plan",
+    "Recipe": "tunewright.recipe",
+    "Result": "tunewright.runs.result",
+    "Run": "tunewright.finished.run",
+}
 
 
-class _CallableModule(ModuleType):
-    """`tunewright.runs.run` is a module (its parts are public) and the function of that name in it."""
+def run(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    sets: Sequence[str] = (),
+    quiet: bool = False,
+) -> Result:
+    """Measure the base, train, measure again, and report.
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__dict__["run"](*args, **kwargs)
+    `recipe`: a `Recipe`, a recipe file, the name of one that ships with the package ("quickstart"), or a recipe's
+    values as a dict. `out`: the run's folder; none: runs/NAME, then runs/NAME-2 ... `sets`: overrides, as
+    ["train.seed=1", "stages.0.budget.steps=24"]. `quiet`: no progress.
+
+    Stopped anywhere, `resume` goes on. Raises RecipeError, DataError, ModelError, MethodError, FolderError and
+    NonFiniteError: all of them are TunewrightError, and say what was wrong, where, and what to write instead.
+    """
+    from tunewright.runs.run import run as start
+
+    return start(recipe, out, sets=sets, quiet=quiet)
 
 
-class _Package(ModuleType):
+@overload
+def resume(folder: str | Path, *, verify: Literal[False] = False, quiet: bool = False) -> Result: ...
+
+
+@overload
+def resume(folder: str | Path, *, verify: bool, quiet: bool = False) -> Result | None: ...
+
+
+def resume(folder: str | Path, *, verify: bool = False, quiet: bool = False) -> Result | None:
+    """Go on with a run that was stopped, from its last whole checkpoint, to the same bits as without the stop.
+
+    A finished run is given back as it is. `verify`: compute the last steps again instead and compare every bit: gives
+    None, or raises CheckpointError naming what differs. FolderError for a folder that is no run's, or in use.
+    """
+    from tunewright.runs.run import resume as go_on
+
+    return go_on(folder, verify=verify, quiet=quiet)
+
+
+def plan(recipe: Recipe | str | Path | Mapping[str, Any], *, sets: Sequence[str] = (), quiet: bool = False) -> Plan:
+    """Before anything is trained: what exactly would be, will it fit (bytes), how long does it take (seconds).
+
+    Loads the model and does a few steps, which leave nothing behind. Arguments and errors as of `run`.
+    """
+    from tunewright.planning.plan import plan as foresee
+
+    return foresee(recipe, sets=sets, quiet=quiet)
+
+
+def check(
+    recipe: Recipe | str | Path | Mapping[str, Any], *, sets: Sequence[str] = (), clean: str | Path | None = None
+) -> CheckResult:
+    """Check a recipe and its data, row by row, without the model's weights: `bad_rows` and `notices` as data.
+
+    Bad rows do not raise. `clean`: a folder for a copy without them, with a quarantine file. RecipeError and
+    ModelError (no such tokenizer) where the check cannot begin.
+    """
+    from tunewright.planning.check import check_recipe
+
+    return check_recipe(recipe, sets=sets, clean=Path(clean) if clean is not None else None)
+
+
+def compare(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    methods: Sequence[ArmLike],
+    *,
+    seeds: int = 8,
+    budget: str | Mapping[str, Any] | None = None,
+    tune: bool = False,
+    out: str | Path | None = None,
+    sets: Sequence[str] = (),
+    workers: int | None = None,
+    cluster: str | None = None,
+    quiet: bool = False,
+) -> Comparison:
+    """Compare methods under one budget over seeds: which gains most, loses least, costs least.
+
+    `methods`: at least two, each as the command line writes it ("lora", "lora:rank=8", "lora+asft", "own.yaml") or as
+    a recipe does ({"lora": {"rank": 8}}). `seeds`: runs of each. `budget`: of each run, "tokens=200k" or {"tokens":
+    200_000}, or steps, epochs, seconds, flops; none: the recipe's. `tune`: choose each method's learning rate on
+    validation rows first. `out`: the comparison's folder; none: runs/compare-NAME. `workers`: runs side by side; none:
+    as cores and memory allow. `cluster`: a Ray cluster's address, or "local".
+
+    Stopped anywhere, the same call goes on. Raises RecipeError and FolderError; a run that fails is a row of its
+    method, not an error.
+    """
+    from tunewright.compare import arms
+    from tunewright.compare.comparison import compare as carry_out
+    from tunewright.recipe.given import given
+
+    loaded = given(recipe, sets)
+    return carry_out(
+        loaded,
+        arms.given_arms(methods),
+        seeds=seeds,
+        budget=arms.given_budget(budget, loaded),
+        tune=tune,
+        cluster=cluster,
+        out=Path(out) if out is not None else None,
+        workers=workers,
+        quiet=quiet,
+    )
+
+
+def merge(
+    models: Sequence[str | Path | tuple[str | Path, Mapping[str, Any]]],
+    *,
+    method: str,
+    out: str | Path,
+    base: str | Path | None = None,
+    kind: Literal["model", "delta", "adapter"] = "model",
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    data: Sequence[str | Path] = (),
+    task: str = "text-generation",
+    then: Sequence[str | Mapping[str, Any]] = (),
+    **parameters: Any,
+) -> Merged:
+    """Merge models into one, tensor by tensor, and write it to `out`.
+
+    `models`: folders, hub ids, adapters or runs; one with parameters of its own is a pair, as ("b", {"weight": 0.3}).
+    `method`: linear, ties, slerp ... and its `parameters`, as density=0.2 (a list is a gradient over layers). `base`:
+    the models' common base. `kind`: a whole model, what differs from the base, or an adapter (of adapters). `dtype`:
+    none: as stored. `data`, `task`: rows, for methods that learn. `then`: edits of the merged change, as ["lines"].
+
+    Raises RecipeError, MethodError, ModelError, NonFiniteError and FolderError; nothing is left under `out` then.
+    """
+    from tunewright.weights.command import merge_models
+
+    return merge_models(
+        models,
+        method=method,
+        out=Path(out),
+        base=base,
+        kind=kind,
+        data=data,
+        task=task,
+        then=then,
+        parameters=parameters,
+        dtype=dtype,
+        seed=seed,
+        threads=threads,
+    )
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a run's folder: `report`, `metrics`, `rows`, `recipe`; `model()`, `base()`, `generate` and `chat`.
+
+    Weights are loaded when one of the last four is called. FolderError for a folder that is no run's.
+    """
+    from tunewright.finished.run import Run
+
+    return Run(folder)
+
+
+def load_recipe(recipe: Recipe | str | Path | Mapping[str, Any], sets: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, by the name of one that ships with the package, or from a dict of its values.
+
+    `sets`: overrides, as ["train.seed=1"]; with them a `Recipe` gives a new one. RecipeError with file:line, the
+    nearest name and an example.
+    """
+    from tunewright.recipe.given import given
+
+    return given(recipe, sets)
+
+
+@overload
+def methods(name: None = None) -> dict[str, str]: ...
+
+
+@overload
+def methods(name: str) -> dict[str, Any]: ...
+
+
+def methods(name: str | None = None) -> dict[str, Any]:
+    """What a recipe may name: {name: what it does}. Of one `name`: its room, slots, parameters, needs and papers.
+
+    RecipeError with the nearest names where there is none of that name.
+    """
+    from tunewright import catalogue
+
+    if name is not None:
+        return catalogue.describe(name)
+    return {n: entry.summary() for n, entry in catalogue.entries().items()}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CLASSES:
+        return getattr(importlib.import_module(_CLASSES[name]), name)
+    raise AttributeError(f"module 'tunewright' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Facade(ModuleType):
+    """`methods` and `compare` are functions here and rooms of the package, and the import system puts a room that it
+    has imported in the place of what has its name. The function stays; the room's modules are reached through it too,
+    so that `import tunewright.methods.adapters.lora` goes on to mean what it says.
+    """
+
     def __setattr__(self, name: str, value: Any) -> None:
-        # The import system sets a submodule on its package: the moment to make this one callable.
-        if name == "run" and isinstance(value, ModuleType):
-            value.__class__ = _CallableModule
-        super().__setattr__(name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "run":
-            return importlib.import_module("tunewright.runs.run")
-        if name == "Recipe":
-            return importlib.import_module("tunewright.recipe").Recipe
-        raise AttributeError(f"module 'tunewright' has no attribute '{name}'")
+        present = vars(self).get(name)
+        if isinstance(value, ModuleType) and isinstance(present, FunctionType):
+            present.__dict__ = vars(value)
+        else:
+            super().__setattr__(name, value)
 
 
-sys.modules[__name__].__class__ = _Package
+sys.modules[__name__].__class__ = _Facade

@@ -13,7 +13,7 @@ from tunewright.errors import MethodError, RecipeError
 from tunewright.finished import finished
 from tunewright.report.schema import Report
 from tunewright.runs import predictors
-from tunewright.runs.run import run_recipe
+from tunewright.runs.run import run
 
 EFT = {"emulated-fine-tuning": {}}
 
@@ -28,7 +28,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(inputs: Path, name: str, **changes) -> Report:
-    return run_recipe(small.write_recipe(inputs, name, **changes), out=inputs / name, quiet=True).report
+    return run(small.write_recipe(inputs, name, **changes), out=inputs / name, quiet=True).report
 
 
 def figures(report: Report) -> tuple:
@@ -85,7 +85,7 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(inputs, changes, 
 
     monkeypatch.setattr(Meter, "prepare_base", lambda self: pytest.fail("the base was measured"))
     with pytest.raises((MethodError, RecipeError)) as error:
-        run_recipe(small.write_recipe(inputs, "refused", **changes), out=inputs / "refused", quiet=True)
+        run(small.write_recipe(inputs, "refused", **changes), out=inputs / "refused", quiet=True)
     assert says in str(error.value)
 
 
@@ -104,7 +104,7 @@ def test_another_tokenizer_is_refused_by_its_tokens(inputs, tmp_path):
     tiny.llama(9, vocabulary=321).save_pretrained(tmp_path / "odd")
     tokenizer.save_pretrained(tmp_path / "odd")
     with pytest.raises(MethodError, match="another tokenizer.*<odd>"):
-        run_recipe(
+        run(
             small.write_recipe(inputs, "odd", models={"large": str(tmp_path / "odd")}, after=[EFT]),
             out=tmp_path / "out",
             quiet=True,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tunewright import errors
-from tunewright.commands.options import JsonOption, RecipeArgument, SetOption, examples
+from tunewright.commands.options import JsonOption, RecipeArgument, SetOption, examples, show
 
 
 @examples(
@@ -17,9 +17,14 @@ from tunewright.commands.options import JsonOption, RecipeArgument, SetOption, e
 )
 def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
     """Before anything is trained: will it fit, how long, what exactly is trained."""
-    from tunewright.planning.plan import plan as make_plan
+    from tunewright.planning import plan_page
+    from tunewright.planning.plan import plan as foresee
 
-    make_plan(recipe, set_ or [], json=as_json)
+    foreseen = foresee(recipe, sets=set_ or [], quiet=as_json)
+    if as_json:
+        show(foreseen.to_json(), as_json)
+    else:
+        plan_page.show(foreseen, Path(recipe))
 
 
 @examples(
@@ -35,9 +40,14 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check a recipe and its data, row by row."""
-    from tunewright.planning.check import check_recipe
+    from tunewright.planning import check as checking
 
-    if not check_recipe(recipe, set_ or [], clean=clean, json=as_json):
+    checked = checking.check_recipe(recipe, sets=set_ or [], clean=clean)
+    if as_json:
+        show(checked.to_json(), as_json)
+    else:
+        checking.show(checked.report, checked.written)
+    if not checked.ok:
         raise typer.Exit(errors.DataError.code)
 
 

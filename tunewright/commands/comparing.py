@@ -50,18 +50,23 @@ def compare(
 
     Stopped anywhere, the same command goes on.
     """
-    from tunewright.compare.comparison import compare_recipe
+    from tunewright.compare import arms, comparison
+    from tunewright.recipe import Recipe
+    from tunewright.report.compare import show
 
-    compare_recipe(
-        recipe,
-        methods,
-        sets=set_ or [],
+    loaded = Recipe.load(recipe, set_ or [])
+    compared = comparison.compare(
+        loaded,
+        arms.parse_arms(methods),
         seeds=seeds,
-        budget=budget,
+        budget=arms.parse_budget(budget, loaded),
         tune=tune,
         cluster=cluster,
         out=out,
         workers=workers,
-        quiet=quiet,
-        json=as_json,
+        quiet=quiet or as_json,
     )
+    if as_json:
+        print(compared.model_dump_json(indent=2))
+    else:
+        show(compared, compared.folder)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunewright.commands.options import JsonOption, QuietOption, RecipeArgument, RunArgument, SetOption, examples
+
+if TYPE_CHECKING:
+    from tunewright.runs.result import Result
 
 
 @examples(
@@ -24,9 +27,9 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the base, train, measure again, and report."""
-    from tunewright.runs.run import run_recipe
+    from tunewright.runs.run import run as start
 
-    run_recipe(recipe, set_ or [], out, quiet=quiet, json=as_json)
+    _show(start(recipe, out, sets=set_ or [], quiet=quiet, json=as_json), quiet, as_json)
 
 
 @examples(
@@ -42,4 +45,16 @@ def resume(
     """Go on with a run that was stopped, from its last whole checkpoint."""
     from tunewright.runs.run import resume as go_on
 
-    go_on(folder, verify=verify, quiet=quiet, json=as_json)
+    finished = go_on(folder, verify=verify, quiet=quiet, json=as_json)
+    if finished is not None and not finished.earlier:
+        _show(finished, quiet, as_json)
+
+
+def _show(result: Result, quiet: bool, as_json: bool) -> None:
+    """Print a finished run's figures."""
+    from tunewright.report import terminal
+
+    if as_json:
+        print(result.report.dumps())
+    elif not quiet:
+        terminal.show(result.report, result.folder)

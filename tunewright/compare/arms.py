@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from tunewright import catalogue
 from tunewright.catalogue.numbers import parse_number
@@ -37,6 +38,9 @@ OWN_TRAIN = {
 """Keys of `train` that may differ between arms: none of them changes which rows are seen in which order."""
 
 
+ArmLike = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Arm:
     """One side of the comparison: a name, its methods, and what else of the recipe is its own."""
@@ -53,7 +57,20 @@ class Arm:
 
 def parse_arms(text: str, base: Path = Path(".")) -> list[Arm]:
     """Arms from `lora,corda:rank=8,lora+asft,own.yaml`. RecipeError names the item and what is near."""
-    arms = [_arm(item.strip(), base) for item in text.split(",") if item.strip()]
+    return _apart([_arm(item.strip(), base) for item in text.split(",") if item.strip()])
+
+
+def given_arms(methods: str | Sequence[ArmLike], base: Path = Path(".")) -> list[Arm]:
+    """Arms from Python: each as the command line writes one (`lora:rank=8`, `own.yaml`), or as a recipe writes methods:
+    {"lora": {"rank": 8}}, or several in a list.
+    """
+    if isinstance(methods, str):
+        return parse_arms(methods, base)
+    return _apart([_arm(item, base) if isinstance(item, str) else _written(item) for item in methods])
+
+
+def _apart(arms: list[Arm]) -> list[Arm]:
+    """The arms, at least two with names of their own."""
     names = [a.name for a in arms]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
@@ -65,6 +82,18 @@ def parse_arms(text: str, base: Path = Path(".")) -> list[Arm]:
             "a comparison needs at least two methods", where="--methods", remedy="write --methods lora,full"
         )
     return arms
+
+
+def _written(item: Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> Arm:
+    """An arm that is written as in a recipe, named as on the command line."""
+    try:
+        uses = [MethodUse.model_validate(u) for u in ([item] if isinstance(item, Mapping) else item)]
+    except ValidationError as e:
+        raise RecipeError(
+            f"{item!r} is no method: {e.errors()[0]['msg']}", where="methods", remedy='write {"lora": {"rank": 8}}'
+        ) from e
+    name = "+".join(":".join([u.name, *(f"{k}={v}" for k, v in u.params.items())]) for u in uses)
+    return Arm(name, tuple(_known(u, name) for u in uses))
 
 
 def _arm(item: str, base: Path) -> Arm:
@@ -137,6 +166,20 @@ def parse_budget(text: str | None, recipe: Recipe) -> Budget:
             remedy=f"write KIND=AMOUNT, as tokens=200k; kinds: {', '.join(Budget.model_fields)}",
         )
     return Budget.model_validate({kind: value})
+
+
+def given_budget(budget: str | Mapping[str, Any] | None, recipe: Recipe) -> Budget:
+    """A budget from Python: as on the command line, or {"tokens": 200_000}; none: the recipe's own."""
+    if budget is None or isinstance(budget, str):
+        return parse_budget(budget, recipe)
+    try:
+        return Budget.model_validate(dict(budget))
+    except ValidationError as e:
+        raise RecipeError(
+            f"{dict(budget)!r} is no budget: {e.errors()[0]['msg']}",
+            where="budget",
+            remedy=f'write {{"tokens": 200_000}}; kinds: {", ".join(Budget.model_fields)}',
+        ) from e
 
 
 def check_one_stage(recipe: Recipe) -> None:

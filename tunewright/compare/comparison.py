@@ -18,11 +18,13 @@ from pathlib import Path
 from tunewright.compare import arms as compare_arms
 from tunewright.compare import figures as compare_figures
 from tunewright.compare.arms import Arm, Given, arm_recipe
+from tunewright.compare.result import Comparison
 from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.files.checkpoint import write_text
 from tunewright.recipe import Budget, Recipe
-from tunewright.report.compare_schema import ArmFigures, Comparison, TunedRate
+from tunewright.report.compare_schema import ArmFigures, TunedRate
+from tunewright.runs import progress
 from tunewright.runs.folder import RunFolder, locked
 from tunewright.runs.results import command
 from tunewright.trials.pool import Trial, Workers, run_all
@@ -43,7 +45,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            progress.say(text)
 
     def landed(self, record: TrialRecord) -> None:
         self.done += 1
@@ -55,43 +57,6 @@ class Progress:
         else:
             what += f"finished in {record.seconds:.0f} s"
         self.say(f"[{self.done}/{self.total}] {what}" if self.total else what)
-
-
-def compare_recipe(
-    path: str | Path,
-    methods: str,
-    *,
-    sets: Sequence[str] = (),
-    seeds: int = 8,
-    budget: str | None = None,
-    tune: bool = False,
-    cluster: str | None = None,
-    out: Path | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
-    json: bool = False,
-) -> Comparison:
-    """Compare methods on a recipe file (or one that ships with the package); see `compare`."""
-    recipe = Recipe.load(path, sets)
-    arms = compare_arms.parse_arms(methods)
-    found = compare(
-        recipe,
-        arms,
-        seeds=seeds,
-        budget=compare_arms.parse_budget(budget, recipe),
-        tune=tune,
-        cluster=cluster,
-        out=out,
-        workers=workers,
-        quiet=quiet or json,
-    )
-    if json:
-        print(found.model_dump_json(indent=2))
-    else:
-        from tunewright.report.compare import show
-
-        show(found, _folder(recipe, out))
-    return found
 
 
 def _folder(recipe: Recipe, out: Path | None) -> Path:
@@ -260,6 +225,7 @@ class _Work:
             made.hardware, made.threads, made.versions = some.hardware, some.threads, some.versions
         compare_figures.fill(made, records)
         made.cautions = cautions(made, records, self.recipe)
+        made._folder = self.folder
         return made
 
     def _write(self, made: Comparison, chosen: Mapping[str, float | None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +42,12 @@ class Chat:
     turns: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {"base": [], "tuned": []})
     count: int = 0
 
-    def answer(self, text: str) -> dict[str, str]:
-        """Both sides' answers to a message: {"base", "tuned"}. RowProblem where the chat template refuses it."""
+    def answer(self, text: str, sides: Sequence[str] = ("base", "tuned")) -> dict[str, str]:
+        """Each side's answer to a message, by side. RowProblem where the chat template refuses it."""
         self.count += 1
         found = {}
-        for side, strength in (("base", 0.0), ("tuned", self.strength)):
+        for side in sides:
+            strength = self.strength if side == "tuned" else 0.0
             prompt = self._fitting(side, text)
             with self.run.adapted.evaluating(), self.run.adapted.at_strength(strength) as model:
                 ids = self._generate(

@@ -62,9 +62,8 @@ def open_run(folder: Path | str) -> Finished:
         )
     recipe, report = Recipe.load(folder / RECIPE), Report.load(folder)
     task, device = get_task(recipe.task), device_of(recipe)
-    precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
     labels = recipe.data.labels if task.labelled else None
-    loaded = load(recipe.model, task, labels=labels, device=device, precision=precision, seed=0)
+    loaded = _base_of(recipe, task, device)
     held = recipe.made_with.get("model_hash", loaded.hash)
     if held != loaded.hash:
         raise CheckpointError(
@@ -89,6 +88,17 @@ def open_run(folder: Path | str) -> Finished:
         )
     adapted.model.eval()
     return Finished(folder, recipe, report, task, loaded, adapted, options_of(recipe.data, labels, loaded), device)
+
+
+def _base_of(recipe: Recipe, task: Task, device: str) -> Loaded:
+    precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
+    labels = recipe.data.labels if task.labelled else None
+    return load(recipe.model, task, labels=labels, device=device, precision=precision, seed=0)
+
+
+def load_base(recipe: Recipe) -> Loaded:
+    """The model that a run's own recipe began with, untouched, beside what reads its inputs."""
+    return _base_of(recipe, get_task(recipe.task), device_of(recipe))
 
 
 def _prepare(recipe: Recipe, adapted: Adapted) -> None:

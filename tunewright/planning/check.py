@@ -1,21 +1,24 @@
-"""The verb `check`: a recipe's data, row by row, with the model's tokenizer; no weights are loaded."""
+"""A recipe's data, checked row by row with the model's tokenizer; no weights are loaded."""
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions
-from tunewright.data.check import CheckReport, check, write_clean
+from tunewright.data.check import CheckReport, Notice, check, write_clean
 from tunewright.data.dataset import labels_of
 from tunewright.loading.load import _readers
 from tunewright.loading.locate import locate
-from tunewright.recipe import Recipe, Source
+from tunewright.recipe import Source
+from tunewright.recipe.given import RecipeLike, given
+from tunewright.report import notebook
 from tunewright.runs.assemble import located
 from tunewright.tasks import get_task
 
@@ -23,12 +26,49 @@ SHOWN = 20
 """Rows named for one notice; JSON has them all."""
 
 
-def check_recipe(path: str | Path, sets: Sequence[str] = (), *, clean: Path | None = None, json: bool = False) -> bool:
-    """Check a recipe's data and print what was found; True when a run would take it.
+@dataclass(repr=False)
+class CheckResult:
+    """What was found in a recipe's data. `written`: files of the clean copy, where one was asked for."""
 
-    `clean`: write a clean copy there.
-    """
-    recipe = Recipe.load(path, sets)
+    report: CheckReport
+    written: list[Path] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run would take the data."""
+        return self.report.ok
+
+    @property
+    def bad_rows(self) -> list[Problem]:
+        """Rows that cannot be used: `where` (file:line) and `reason`."""
+        return self.report.problems
+
+    @property
+    def notices(self) -> list[Notice]:
+        """What can be used and should be looked at: duplicates, evaluation rows that are trained on ..."""
+        return self.report.notices
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {**self.report.to_json(), "written": [str(f) for f in self.written]}
+
+    def __str__(self) -> str:
+        return notebook.plain(lambda console: show(self.report, self.written, console))
+
+    def __repr__(self) -> str:
+        report = self.report
+        return (
+            f"<CheckResult: {'ok' if self.ok else 'not ok'}, {len(report.problems)} bad rows, "
+            f"{len(report.refusals)} refusals, {len(report.notices)} notices>"
+        )
+
+    def _repr_html_(self) -> str:
+        return notebook.recorded(lambda console: show(self.report, self.written, console))
+
+
+def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | None = None) -> CheckResult:
+    """Check a recipe's data. `clean`: write a clean copy there. RecipeError and ModelError where it cannot begin."""
+    recipe = given(recipe, sets)
     task, data = get_task(recipe.task), recipe.data
     groups: dict[str, list[Source]] = {"train": data.train, "eval": data.eval or []}
     if isinstance(data.validation, list):
@@ -38,12 +78,7 @@ def check_recipe(path: str | Path, sets: Sequence[str] = (), *, clean: Path | No
     if labels is None and task.labelled:
         labels = labels_of([*groups["train"], *groups["eval"]], recipe.base)
     report = check(groups, task, tokenizer, _options(data, labels, processor), base=recipe.base)
-    files = write_clean(report, groups, clean, base=recipe.base) if clean is not None else []
-    if json:
-        print(json_module.dumps({**report.to_json(), "written": [str(f) for f in files]}, indent=2, ensure_ascii=False))
-    else:
-        show(report, files)
-    return report.ok
+    return CheckResult(report, write_clean(report, groups, clean, base=recipe.base) if clean is not None else [])
 
 
 def _options(data: Any, labels: tuple[str, ...] | None, processor: Any) -> EncodeOptions:
@@ -56,9 +91,9 @@ def _options(data: Any, labels: tuple[str, ...] | None, processor: Any) -> Encod
     return EncodeOptions(**same, labels=labels, image=image)
 
 
-def show(report: CheckReport, files: Sequence[Path] = ()) -> None:
+def show(report: CheckReport, files: Sequence[Path] = (), console: Console | None = None) -> None:
     """Print a report: sources with their counts, every bad row, notices with their rows, and a verdict."""
-    out = Console(highlight=False, soft_wrap=True, emoji=False)
+    out = console or Console(highlight=False, soft_wrap=True, emoji=False)
     for s in report.sources:
         shapes = ", ".join(f"{n} {shape}" for shape, n in s.shapes.items()) or "no rows that can be read"
         out.print(

@@ -1,22 +1,21 @@
-"""The verb `plan`: before anything is trained, what exactly would be, will it fit, and how long does it take."""
+"""Before anything is trained: what exactly would be, will it fit, and how long does it take."""
 
 from __future__ import annotations
 
-import json as json_module
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 from tunewright.data.check import end_is_trained, starts_twice
 from tunewright.data.dataset import Dataset
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
-from tunewright.data.view import Token, one_a_source
+from tunewright.data.view import one_a_source
 from tunewright.machine import host
+from tunewright.planning import plan_page
 from tunewright.planning.estimate import STEPS, estimate
 from tunewright.planning.estimated import Estimate
-from tunewright.recipe import Recipe
+from tunewright.planning.planned import Ends, PlanFigures, SourcePlan, StagePlan
+from tunewright.recipe.given import RecipeLike, given
+from tunewright.report import notebook, words
 from tunewright.runs.assemble import Session, assemble
 from tunewright.runs.progress import Screen
 from tunewright.tasks._segments import first_token
@@ -26,94 +25,30 @@ CHECKED = 2000
 LEAK_LIMIT = {"float32": TOLERANCE, "bfloat16": 5e-2}
 
 
-@dataclass
-class SourcePlan:
-    """One source: rows as read, and what became of them. `role`: train, eval, validation, keep or replay."""
+class Plan(PlanFigures):
+    """What a recipe would do, as figures; `print(plan)` gives the page of the command line."""
 
-    name: str
-    role: str
-    read: int
-    rows: int
-    tokens: int
-    trained_tokens: int
-    too_long: int
-    pieces: int
-    zero_trained: int
+    def __str__(self) -> str:
+        return notebook.plain(lambda console: plan_page.show(self, console=console))
+
+    def __repr__(self) -> str:
+        return f"<Plan of {self.model['name']}: about {words.seconds(self.estimate.total + self.load)}>"
+
+    def _repr_html_(self) -> str:
+        return notebook.recorded(lambda console: plan_page.show(self, console=console))
 
 
-@dataclass
-class Ends:
-    """Of `rows` rows looked at: how many begin with exactly one BOS (`bos`: whether the tokenizer gives one at all),
-    and how many end in a trained end token."""
+def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), quiet: bool = False) -> Plan:
+    """Assemble a recipe, look at its rows and probe a few steps. Nothing is written to runs/.
 
-    rows: int
-    bos: bool
-    one_bos: int
-    end_trained: int
-
-
-@dataclass
-class StagePlan:
-    """One stage: methods as {name, slots, parameters}, and `rooms` as {role: (trained, all)} parameters."""
-
-    name: str
-    start: str
-    carry: str
-    methods: list[dict[str, Any]]
-    steps: int
-    tokens: int
-    exact: bool
-    rows: int
-    trainable: int
-    rooms: dict[str, tuple[int, int]]
-
-
-@dataclass
-class Plan:
-    """What a recipe would do. `leak`: largest difference between packed rows' logits and each alone's, over their
-    standard deviation (None: rows are padded). `load`: seconds to load model and data."""
-
-    model: dict[str, Any]
-    task: str
-    device: str
-    precision: str
-    packed: bool
-    notes: list[str]
-    sources: list[SourcePlan]
-    ends: Ends | None
-    leak: float | None
-    leak_limit: float
-    view: dict[str, list[Token]]
-    stages: list[StagePlan]
-    load: float
-    memory: int | None
-    estimate: Estimate
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values. Seconds, bytes, tokens."""
-        found = asdict(self)
-        e = self.estimate
-        for stage in found["estimate"]["stages"]:
-            del stage["result"]
-        found["estimate"] |= {"train": e.train, "total": e.total + self.load, "probe_steps": STEPS}
-        return found
-
-
-def plan(path: str | Path, sets: Sequence[str] = (), *, json: bool = False) -> Plan:
-    """Assemble a recipe, look at its rows, probe a few steps, and print what was found. Nothing is written to runs/."""
-    from tunewright.planning import plan_page
-
-    screen = Screen(json=json)
+    `sets`: `key.path=value` over the recipe's values. `quiet`: no progress.
+    """
+    screen = Screen(quiet=quiet)
     began = time.perf_counter()
-    session = assemble(Recipe.load(path, sets), screen.say)
+    session = assemble(given(recipe, sets), screen.say)
     load = time.perf_counter() - began
     screen.say(f"probing {STEPS} steps of each stage")
-    made = look(session, load)
-    if json:
-        print(json_module.dumps(made.to_json(), indent=2, ensure_ascii=False))
-    else:
-        plan_page.show(made, Path(path))
-    return made
+    return look(session, load)
 
 
 def look(session: Session, load: float = 0.0) -> Plan:

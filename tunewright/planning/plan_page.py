@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewright.data.view import Token, coloured
-from tunewright.planning.plan import Plan, StagePlan
+from tunewright.planning.planned import PlanFigures, StagePlan
 from tunewright.report import words
 from tunewright.report.terminal import clean
 
@@ -19,8 +19,11 @@ ACCURACY = "was within 28 % of the CPU time that runs then took (docs/plan.md); 
 """How far estimates were off where both were measured: the worst of a tiny model's four and of the quickstart."""
 
 
-def show(plan: Plan, path: Path, console: Console | None = None) -> None:
-    """Print a plan: data, what counts in the loss, what trains, the estimate, and what to look at first."""
+def show(plan: PlanFigures, path: Path | None = None, console: Console | None = None) -> None:
+    """Print a plan: data, what counts in the loss, what trains, the estimate, and what to look at first.
+
+    `path`: the recipe's file, to be run next.
+    """
     out = console or Console(highlight=False, emoji=False)
     m = plan.model
     rows = "rows packed without padding" if plan.packed else "rows padded"
@@ -45,11 +48,12 @@ def show(plan: Plan, path: Path, console: Console | None = None) -> None:
     out.print(_estimate(plan))
     for note in plan.notes:
         out.print(Text(f"note: {clean(note)}", style="yellow"), soft_wrap=True)
-    out.print()
-    out.print(f"Next: tunewright run {path}", markup=False)
+    if path is not None:
+        out.print()
+        out.print(f"Next: tunewright run {path}", markup=False)
 
 
-def _sources(plan: Plan) -> Table:
+def _sources(plan: PlanFigures) -> Table:
     """Sources and what became of their rows; columns that hold nothing are left out."""
     columns = [
         ("read", "read"),
@@ -72,7 +76,7 @@ def _sources(plan: Plan) -> Table:
     return table
 
 
-def _facts(plan: Plan) -> list[Text]:
+def _facts(plan: PlanFigures) -> list[Text]:
     lines = []
     if plan.ends is not None:
         e = plan.ends
@@ -144,7 +148,7 @@ def _rooms(stage: StagePlan) -> Table:
     return table
 
 
-def _estimate(plan: Plan) -> Table:
+def _estimate(plan: PlanFigures) -> Table:
     e = plan.estimate
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -16,6 +16,9 @@ from tunewright.report import plots, words
 from tunewright.report.compare_schema import Against, ArmFigures, Comparison
 from tunewright.report.page import page
 from tunewright.report.plots import Curve, Point
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDE, NARROW = (444.0, 360.0), (352.0, 330.0)
 NATS = "nats a token"
@@ -267,12 +270,12 @@ def _spanned(f: Cell) -> str:
     return f"{f.value} [{f.span}]" if f.span else f.value
 
 
-def show(c: Comparison, folder: Path) -> None:
+def show(c: Comparison, folder: Path, console: Console | None = None) -> None:
     """Print the comparison as a table, and where its files are."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name in (
         "method",

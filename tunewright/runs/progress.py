@@ -12,6 +12,20 @@ from typing import Any
 Show = Callable[[dict[str, Any]], None]
 
 
+def in_notebook() -> bool:
+    """Whether a notebook's kernel shows what is printed."""
+    if "IPython" not in sys.modules:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
+
+
+def say(text: str) -> None:
+    """Print a line of progress on standard error; in a notebook, which paints that as an error, on standard output."""
+    print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+
+
 class Screen:
     """`quiet` prints nothing but results; `json` prints one JSON record a line, on standard output."""
 
@@ -20,7 +34,7 @@ class Screen:
 
     def say(self, text: str, *, always: bool = False) -> None:
         if always or not (self.quiet or self.json):
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def warn(self, text: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)
@@ -39,7 +53,7 @@ class Screen:
             yield lambda record: None
         elif self.json:
             yield lambda record: print(json.dumps(record), flush=True)
-        elif sys.stderr.isatty():
+        elif in_notebook() or sys.stderr.isatty():
             with self._bar(stage, plan) as show:
                 yield show
         else:
@@ -57,17 +71,21 @@ class Screen:
             TextColumn("{task.fields[told]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(f"training '{stage}'", total=plan.steps, told="")
+        bar = Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)
+        task = bar.add_task(f"training '{stage}'", total=plan.steps, told="")
 
-            def show(record: dict[str, Any]) -> None:
-                if "loss" in record:
-                    bar.update(
-                        task,
-                        completed=record["step"],
-                        told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} tok/s",
-                    )
+        def show(record: dict[str, Any]) -> None:
+            if "loss" in record:
+                bar.update(
+                    task,
+                    completed=record["step"],
+                    told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} tok/s",
+                )
 
+        if in_notebook():
+            yield _redrawn(bar, show)
+            return
+        with bar:
             yield show
 
     def _lines(self, stage: str, plan: Any) -> Show:
@@ -83,3 +101,21 @@ class Screen:
             )
 
         return show
+
+
+def _redrawn(bar: Any, show: Show) -> Show:
+    """`show`, with the bar drawn in one output of the notebook: at its first and last step, else twice a second."""
+    from IPython.display import HTML, display
+
+    from tunewright.report import notebook
+
+    handle = display(HTML(notebook.table(bar.get_renderable())), display_id=True)
+    last = [0.0]
+
+    def drawn(record: dict[str, Any]) -> None:
+        show(record)
+        if bar.finished or time.monotonic() - last[0] >= 0.5:
+            last[0] = time.monotonic()
+            handle.update(HTML(notebook.table(bar.get_renderable())))
+
+    return drawn

@@ -8,57 +8,43 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import CheckpointError, FolderError, TunewrightError
 from tunewright.files import checkpoint
 from tunewright.recipe import Recipe
+from tunewright.recipe.given import RecipeLike, given
 from tunewright.runs.folder import LOCK, RECIPE, ROWS, RunFolder, discard_if_empty, locked, new_folder
 from tunewright.runs.progress import Screen
+from tunewright.runs.result import Result
 from tunewright.runs.track import Trackers
 
 if TYPE_CHECKING:
     from tunewright.measure.cost import Cost
-    from tunewright.report.schema import Report
     from tunewright.runs.assemble import Session, StageParts
     from tunewright.runs.meter import Meter, Readings
     from tunewright.runs.stages import Keeper, StageResult
 
 
-@dataclass
-class Result:
-    """A finished run: its folder and what report.json holds.
-
-    `order`: a hash of the training rows as they are drawn (trials).
-    """
-
-    folder: Path
-    report: Report
-    order: str | None = None
-
-
-def run_recipe(
-    path: str | Path, sets: Sequence[str] = (), out: Path | None = None, *, quiet: bool = False, json: bool = False
-) -> Result:
-    """Run a recipe file (or one that ships with the package, by name)."""
-    return run(Recipe.load(path, sets), out, quiet=quiet, json=json)
-
-
 def run(
-    recipe: Recipe,
+    recipe: RecipeLike,
     out: Path | str | None = None,
     *,
+    sets: Sequence[str] = (),
     quiet: bool = False,
     json: bool = False,
     figures_only: bool = False,
 ) -> Result:
     """Run a recipe. Writes `out`, or runs/<name>, runs/<name>-2 ...; returns the folder and the report.
 
+    `sets`: `key.path=value` over the recipe's values. `quiet`: no progress. `json`: progress as JSON on standard
+    output.
+
     `figures_only`: for trials, which are thrown away once they are read. No page, no answers and few shots, no choice
     among labels (unless a probe reads it); the last stage is not saved for later stages. The figures are the same.
     """
+    recipe = given(recipe, sets)
     folder = new_folder(recipe.name, Path(out) if out is not None else recipe.out)
     screen = Screen(quiet=quiet, json=json)
     for note in recipe.notes:
@@ -76,7 +62,7 @@ def run(
 
 
 def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json: bool = False) -> Result | None:
-    """Go on with a run. `verify` computes its last steps again instead, and compares every bit."""
+    """Go on with a run. `verify` computes its last steps again instead, compares every bit and gives nothing back."""
     folder = RunFolder(Path(path))
     if not folder.file(RECIPE).exists() or not folder.file(LOCK).exists():  # a recipe alone may be the user's own
         raise FolderError("this is no run's folder", where=str(path), remedy="name a folder that `tunewright run` made")
@@ -92,7 +78,7 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
             from tunewright.report.schema import Report
 
             screen.say("this run is finished")
-            return Result(folder.path, Report.load(folder.path))
+            return Result(folder.path, Report.load(folder.path), earlier=True)
         _note_start(folder)
         folder.note_progress(resumed=folder.progress().get("resumed", 0) + 1)
         return _Run(folder, recipe, screen).whole()
@@ -347,7 +333,7 @@ class _Run:
 
     def _finish(self, cached: list[str]) -> Result:
         from tunewright.measure.rows import pair, write_rows
-        from tunewright.report import page, terminal
+        from tunewright.report import page
         from tunewright.report.schema import Report
         from tunewright.runs import artefacts, probes, results
 
@@ -391,10 +377,6 @@ class _Run:
         page.render(report, metrics, [r.model_dump() for r in pair(meter.base.target, tuned.target)], self.folder.path)
         report.save(self.folder.path)
         self._note()
-        if self.screen.json:
-            print(report.dumps())
-        elif not self.screen.quiet:
-            terminal.show(report, self.folder.path)
         return Result(self.folder.path, report)
 
     def _notes(self) -> list[str]:
@@ -478,4 +460,4 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat()
 
 
-__all__ = ["Result", "TunewrightError", "resume", "run", "run_recipe"]
+__all__ = ["Result", "TunewrightError", "resume", "run"]

@@ -1,10 +1,10 @@
-"""`tunewright merge`: what the command line says as a request."""
+"""Merges as the command line or Python names them: what is said, as a request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunewright import catalogue
 from tunewright.errors import RecipeError
@@ -80,12 +80,7 @@ def run(
     **more: Any,
 ) -> Merged:
     """Merge what the command line names: models, or one YAML file in mergekit's form."""
-    if kind not in ("model", "delta", "adapter"):
-        raise RecipeError(
-            f"'{kind}' is nothing that a result can be",
-            where="merge: --as",
-            remedy="write --as model, --as delta or --as adapter",
-        )
+    _check_kind(kind, "--as ")
     if method is None or catalogue.canonical(method) in fast.TABLE:
         fast.import_lean()
     options: dict[str, Any] = {"kind": kind, "shard_size": size_of(more["shard_size"]), "threads": more["threads"]}
@@ -118,11 +113,55 @@ def run(
             then=_then(more["then"]),
             **options,
         )
-    if kind == "adapter":
+    return _merged(request, more["data"], more["task"], more["seed"])
+
+
+def _check_kind(kind: str, flag: str) -> None:
+    if kind not in ("model", "delta", "adapter"):
+        raise RecipeError(
+            f"'{kind}' is nothing that a result can be",
+            where=f"merge: {flag.rstrip(' =')}",
+            remedy=f"write {flag}model, {flag}delta or {flag}adapter",
+        )
+
+
+def merge_models(
+    models: Sequence[str | Path | tuple[str | Path, Mapping[str, Any]]],
+    *,
+    method: str,
+    out: Path,
+    parameters: Mapping[str, Any],
+    base: str | Path | None,
+    kind: Literal["model", "delta", "adapter"],
+    data: Sequence[str | Path],
+    task: str,
+    then: Sequence[str | Mapping[str, Any]],
+    **options: Any,
+) -> Merged:
+    """Merge what Python names: a model may stand with parameters of its own; `options` are those of `Request`."""
+    from tunewright.weights.then import steps_of
+
+    _check_kind(kind, "kind=")
+    parts = [Part(str(m[0]), m[1]) if isinstance(m, tuple) else Part(str(m)) for m in models]
+    request = Request(
+        method=method,
+        models=parts,
+        out=out,
+        base=str(base) if base is not None else None,
+        parameters=parameters,
+        kind=kind,
+        then=tuple(s for step in then for s in steps_of(step, "merge: then")),
+        **options,
+    )
+    return _merged(request, data, task, request.seed)
+
+
+def _merged(request: Request, data: Sequence[str | Path], task: str, seed: int) -> Merged:
+    if request.kind == "adapter":
         from tunewright.weights.lora_combination import merge_adapters
 
         return merge_adapters(request)
-    return merge(request, learn=_learn(more["data"], more["task"], more["seed"]))
+    return merge(request, learn=_learn(data, task, seed))
 
 
 def _then(given: Sequence[str]) -> tuple[Any, ...]:
@@ -131,7 +170,7 @@ def _then(given: Sequence[str]) -> tuple[Any, ...]:
     return tuple(s for text in given for s in steps_of(parsed(text), "merge: --then"))
 
 
-def _learn(data: Sequence[Path], task: str, seed: int) -> Any:
+def _learn(data: Sequence[str | Path], task: str, seed: int) -> Any:
     if not data:
         return None
 

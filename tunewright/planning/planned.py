@@ -1,0 +1,83 @@
+"""What a plan holds: plain figures, without how they are found or shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunewright.data.view import Token
+from tunewright.planning.estimate import STEPS
+from tunewright.planning.estimated import Estimate
+
+
+@dataclass
+class SourcePlan:
+    """One source: rows as read, and what became of them. `role`: train, eval, validation, keep or replay."""
+
+    name: str
+    role: str
+    read: int
+    rows: int
+    tokens: int
+    trained_tokens: int
+    too_long: int
+    pieces: int
+    zero_trained: int
+
+
+@dataclass
+class Ends:
+    """Of `rows` rows looked at: how many begin with exactly one BOS (`bos`: whether the tokenizer gives one at all),
+    and how many end in a trained end token."""
+
+    rows: int
+    bos: bool
+    one_bos: int
+    end_trained: int
+
+
+@dataclass
+class StagePlan:
+    """One stage: methods as {name, slots, parameters}, and `rooms` as {role: (trained, all)} parameters."""
+
+    name: str
+    start: str
+    carry: str
+    methods: list[dict[str, Any]]
+    steps: int
+    tokens: int
+    exact: bool
+    rows: int
+    trainable: int
+    rooms: dict[str, tuple[int, int]]
+
+
+@dataclass
+class PlanFigures:
+    """What a recipe would do. `leak`: largest difference between packed rows' logits and each alone's, over their
+    standard deviation (None: rows are padded). `load`: seconds to load model and data."""
+
+    model: dict[str, Any]
+    task: str
+    device: str
+    precision: str
+    packed: bool
+    notes: list[str]
+    sources: list[SourcePlan]
+    ends: Ends | None
+    leak: float | None
+    leak_limit: float
+    view: dict[str, list[Token]]
+    stages: list[StagePlan]
+    load: float
+    memory: int | None
+    estimate: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values. Seconds, bytes, tokens."""
+        found = asdict(self)
+        e = self.estimate
+        for stage in found["estimate"]["stages"]:
+            del stage["result"]
+        found["estimate"] |= {"train": e.train, "total": e.total + self.load, "probe_steps": STEPS}
+        return found
