@@ -121,6 +121,14 @@ def test_methods_lists_rooms_without_importing_them():
     assert "methods/adapters" in text and "weights/edit" in text and "  lora " in text
 
 
+def test_methods_says_what_a_slot_offers():
+    assert "gradient" in invoke("methods", "--slots").stdout
+    found = json.loads(invoke("methods", "gradient", "--json").stdout)
+    assert found["name"] == "gradient" and "gradients" in found["arguments"]
+    assert found["does"] in invoke("methods", "gradient").stdout
+    assert invoke("methods", "gradeint").exit_code == errors.RecipeError.code
+
+
 def test_doctor_names_what_is_here():
     found = {f["name"]: f for f in json.loads(invoke("doctor", "--json").stdout)}
     assert found["torch"]["status"] == "ok" and "bfloat16" in found and "cache folder" in found

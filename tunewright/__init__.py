@@ -238,13 +238,16 @@ def methods(name: str) -> dict[str, Any]: ...
 def methods(name: str | None = None) -> dict[str, Any]:
     """What a recipe may name: {name: what it does}. Of one `name`: its room, slots, parameters, needs and papers.
 
-    RecipeError with the nearest names where there is none of that name.
+    A slot's name gives what methods that fill it are offered and give back. RecipeError with the nearest names where
+    there is none of that name.
     """
     from tunewright import catalogue
+    from tunewright.catalogue import slot_pages
+    from tunewright.contract.slot import SLOTS
 
-    if name is not None:
-        return catalogue.describe(name)
-    return {n: entry.summary() for n, entry in catalogue.entries().items()}
+    if name is None:
+        return {n: entry.summary() for n, entry in catalogue.entries().items()}
+    return slot_pages.described(name) if name in SLOTS else catalogue.describe(name)
 
 
 def __getattr__(name: str) -> Any:

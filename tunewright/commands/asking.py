@@ -13,25 +13,32 @@ from tunewright.commands.options import JsonOption, examples, show
     "tunewright methods",
     "tunewright methods lora",
     "tunewright methods lora --json",
+    "tunewright methods gradient",
 )
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method, in full")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method or slot, in full")] = None,
+    slots: Annotated[bool, typer.Option("--slots", help="what a method may fill, a line for each slot")] = False,
     table: Annotated[
         bool, typer.Option("--table", help="lines of code, slots and needs of each file, and the median")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List what a recipe may name, or describe one of them."""
-    from tunewright.catalogue import listing
+    from tunewright.catalogue import listing, slot_pages
+    from tunewright.contract.slot import SLOTS
 
     if table:
         from tunewright.catalogue import code_table
 
         rows = code_table.measured()
         show(rows, as_json, lambda: code_table.page(rows))
+    elif name in SLOTS:
+        show(slot_pages.described(name), as_json, lambda: slot_pages.text(name))
     elif name is not None:
         described = listing.one(name)
         show(described, as_json, lambda: listing.page(described))
+    elif slots:
+        show([slot_pages.described(s) for s in SLOTS], as_json, slot_pages.table)
     else:
         show(listing.all_described() if as_json else None, as_json, listing.table)
 

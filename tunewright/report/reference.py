@@ -27,10 +27,11 @@ Losses and divergences are in nats a token, durations in seconds, sizes in bytes
 `tuned_score`), `metrics.jsonl` every logged step.
 
 ```python
-from tunewright.report.schema import Report
+import tunewright
 
-report = Report.load("runs/quickstart")
-print(report.target.difference.value, report.drift.value.low)
+report = tunewright.open_run("runs/quickstart").report
+if report.target is not None and report.target.difference is not None:
+    print(report.target.difference.value, report.target.difference.low)
 ```
 """
 
