@@ -65,7 +65,9 @@ def test_the_median_file_has_at_most_sixty_lines() -> None:
 def test_no_method_imports_another(entry: catalogue.Entry) -> None:
     assert entry.file is not None
     source = Path(entry.file).read_text(encoding="utf-8")
-    assert not imported_methods(source, entry.module), "share a private module (_name.py) of the room instead"
+    assert not imported_methods(source, entry.module), (
+        "share a piece (tunewright/pieces) or a private module (_name.py) of the room instead"
+    )
 
 
 def test_an_import_of_another_method_is_seen() -> None:
@@ -75,9 +77,11 @@ def test_an_import_of_another_method_is_seen() -> None:
         "import tunewright.methods.adapters.lora",
     ):
         assert imported_methods(line, "tunewright.methods.adapters.corda") == ["tunewright.methods.adapters.lora"]
-    assert not imported_methods(
-        "from tunewright.methods.adapters._low_rank import TARGETS", "tunewright.methods.adapters.corda"
-    )
+    for line in (
+        "from tunewright.methods.preferences._pairs import Preference",
+        "from tunewright.pieces.targets import TARGETS",
+    ):
+        assert not imported_methods(line, "tunewright.methods.adapters.corda")
 
 
 def test_the_command_prints_every_file_and_the_median() -> None:

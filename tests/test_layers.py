@@ -20,6 +20,7 @@ LAYERS = (
     "files",
     "models",
     "contract",
+    "pieces",
     "tasks",
     "data",
     "catalogue",

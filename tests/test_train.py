@@ -14,7 +14,8 @@ from tests import tiny
 from tunewright.contract.batch import Loss
 from tunewright.contract.method import Choice, Method, torch_generator
 from tunewright.errors import MethodError, NonFiniteError
-from tunewright.models.deltas import kaiming_low_rank
+from tunewright.models.deltas import LowRank
+from tunewright.pieces.low_rank import kaiming
 from tunewright.training.train import Loop, train
 
 
@@ -30,7 +31,7 @@ class Lora(Method):
     def attach(self, site: Any, rng: Any) -> Any:
         if site.block is None or site.kind not in ("linear", "conv1d"):
             return None
-        return kaiming_low_rank(site, self.rank, 2.0, torch_generator(rng), dropout=self.dropout)
+        return LowRank(*kaiming(site, self.rank, torch_generator(rng)), 2.0, dropout=self.dropout)
 
 
 class Few(Method):

@@ -193,14 +193,14 @@ def test_a_result_goes_stale_with_its_claim_its_method_and_its_base(here, monkey
     declare(here, more=", at=0.9")
     assert code_hash.stale(claims.load("hft", here / "claims"), result) == ["claim"]
     monkeypatch.setattr(
-        code_hash, "of_files", lambda files: "x" if any(f.name == "_low_rank.py" for f in files) else "y"
+        code_hash, "of_files", lambda files: "x" if any(f.name == "low_rank.py" for f in files) else "y"
     )
     assert "method" in code_hash.stale(loaded, result)
 
 
 def test_what_a_method_imports_from_its_room_counts_as_the_method():
     files = {f.name for f in closure(claims.FOLDER.parents[1] / "methods" / "adapters" / "corda.py")}
-    assert {"corda.py", "_low_rank.py", "input_covariance.py"} <= files and "method.py" not in files
+    assert {"corda.py", "low_rank.py", "targets.py", "input_covariance.py"} <= files and "method.py" not in files
 
 
 def test_what_a_claim_declares_counts_beside_its_file(here):

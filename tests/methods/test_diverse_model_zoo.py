@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from tunewright.contract.batch import Outputs
 from tunewright.contract.method import Needs
 from tunewright.errors import MethodError
-from tunewright.methods.objectives._domain_shift import shifts
 from tunewright.methods.objectives.diverse_model_zoo import DiverseModelZoo, balancing_weights, dependence
+from tunewright.pieces.domain_shift import shifts
 from tunewright.tasks import get_task
 
 

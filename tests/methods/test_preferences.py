@@ -15,11 +15,11 @@ from tunewright.contract.batch import Outputs, Row
 from tunewright.contract.method import Needs
 from tunewright.contract.pairs import PairRows
 from tunewright.methods.needs.reference_log_probs import log_probs_at
-from tunewright.methods.preferences._pairs import means, sums
 from tunewright.methods.preferences.dpo import DPO, dpo_loss
 from tunewright.methods.preferences.ipo import IPO, ipo_loss
 from tunewright.methods.preferences.kto_pair import KTOPair, kto_pair_loss
 from tunewright.methods.preferences.simpo import SimPO, simpo_loss
+from tunewright.pieces.pairs import answer_means, answer_sums
 from tunewright.tasks import get_task
 
 METHODS = {"dpo": DPO, "ipo": IPO, "kto-pair": KTOPair, "simpo": SimPO}
@@ -64,7 +64,7 @@ def alone(model, row: Row, ids) -> tuple[float, int]:
 def test_an_answers_log_probability_is_the_sum_over_its_own_tokens_given_the_prompt():
     model = tiny.llama()
     batch, outputs = batch_and_outputs(model)
-    total, mean = sums(outputs.log_probs(), batch), means(outputs.log_probs(), batch)
+    total, mean = answer_sums(outputs.log_probs(), batch), answer_means(outputs.log_probs(), batch)
     for i, row in enumerate(rows()):
         for side, ids in enumerate((row.input_ids, row.fields["rejected_ids"])):
             expected, count = alone(model, row, ids)
@@ -130,7 +130,7 @@ def test_simpo_is_length_normalised_and_needs_no_reference():
     )  # every token equally likely: lengths must not matter
     told = SimPO(gamma=0.0).objective(level, batch)
     assert told.value.tolist() == pytest.approx([math.log(2)] * 6)
-    assert len({int(n) for n in sums(torch.ones(len(batch.targets)), batch)[0]}) > 1
+    assert len({int(n) for n in answer_sums(torch.ones(len(batch.targets)), batch)[0]}) > 1
 
 
 @pytest.mark.parametrize("name", METHODS)

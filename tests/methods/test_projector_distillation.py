@@ -16,11 +16,11 @@ from tunewright.contract.combining import bind
 from tunewright.contract.method import Needs, State
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.errors import MethodError
-from tunewright.methods.distillation._features import feature_loss
 from tunewright.methods.distillation.projector_distillation import ProjectorDistillation, projector
 from tunewright.methods.needs.hidden_widths import HiddenWidths
-from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates, states_at
+from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates
 from tunewright.models.adapted import Adapted
+from tunewright.pieces.features import feature_loss, states_at
 from tunewright.tasks import get_task
 
 TASK = get_task("text-generation")

@@ -16,12 +16,13 @@ from tunewright.contract.batch import Row
 from tunewright.contract.method import Needs, State
 from tunewright.contract.needs import NeedContext
 from tunewright.errors import MethodError, RecipeError
-from tunewright.methods.distillation.unic import DRAWS, Unic, kept_teachers, ladder, row_means
+from tunewright.methods.distillation.unic import DRAWS, Unic, kept_teachers, ladder
 from tunewright.methods.needs.feature_statistics import FeatureStatistics
 from tunewright.methods.needs.hidden_widths import HiddenWidths
-from tunewright.methods.needs.teacher_hidden_states import states_at
 from tunewright.methods.needs.teachers_states import TeachersStates
 from tunewright.models.adapted import Adapted
+from tunewright.pieces.features import states_at
+from tunewright.pieces.means import row_means
 from tunewright.tasks import get_task
 
 TASK = get_task("text-generation")

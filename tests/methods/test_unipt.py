@@ -14,7 +14,7 @@ from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.adapters.unipt import UniPT, layer_weights, read_layer
 from tunewright.models.adapted import Adapted
-from tunewright.models.beside import mean_of
+from tunewright.pieces.means import token_means
 from tunewright.tasks import get_task
 from tunewright.training import carry
 
@@ -77,7 +77,7 @@ def test_similarity_by_hand_and_padding_is_not_read():
     changed = layer.clone()
     changed[1, 3:] = 9.0
     torch.testing.assert_close(read_layer(anchor, changed, mask)[1, :3], got[1, :3])
-    torch.testing.assert_close(mean_of(changed, mask)[1], layer[1, :3].mean(0))
+    torch.testing.assert_close(token_means(changed, mask)[1], layer[1, :3].mean(0))
 
 
 def test_only_side_and_head_train_and_no_backbone_tensor_ever_has_a_gradient():
@@ -115,7 +115,7 @@ def test_nothing_of_the_backbone_is_kept_for_the_backward_pass():
     mask = batch.inputs["attention_mask"].float()
     head = wrapper.model.classifier
     whole, storages = kept_bytes(lambda: task.forward(wrapper, batch).logits)
-    alone, _ = kept_bytes(lambda: head(mean_of(wrapper.side(hidden, mask), mask)))
+    alone, _ = kept_bytes(lambda: head(token_means(wrapper.side(hidden, mask), mask)))
     assert whole == alone  # what the side network keeps by itself, given the states
     weights = {
         p.untyped_storage().data_ptr()

@@ -28,6 +28,7 @@ from tunewright.files.cache import cache_folder, written_aside
 from tunewright.loading import load
 from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
 from tunewright.models import attention, head, varlen
+from tunewright.pieces import heads, means
 from tunewright.tasks import (
     _causal,
     _pooled,
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 
 MODULES: tuple[ModuleType, ...] = (
     *(_kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text),
-    *(attention, head, load, varlen),
+    *(attention, head, heads, load, means, varlen),
     *(_causal, _pooled, base, fill_mask, image_classification, text_classification, text_generation),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it

@@ -211,21 +211,26 @@ def set_frozen(parameter: Tensor, frozen: bool) -> None:
     parameter.tunewright_frozen = frozen  # type: ignore[attr-defined]
 
 
-def attach(site: Site, name: str, delta: Delta) -> None:
-    """Hang `delta` on a site under `name`. Raises MethodError when the form cannot take the site's kind."""
-    if site.kind not in delta.site_kinds:
+def check_site(site: Site, form: type[Delta]) -> None:
+    """Raise MethodError when a delta of this form cannot hang on the site: its kind, or a weight held in 4 bits."""
+    if site.kind not in form.site_kinds:
         raise MethodError(
-            f"a {delta.form} delta cannot hang on '{site.name}', which is a {site.kind}",
+            f"a {form.form} delta cannot hang on '{site.name}', which is a {site.kind}",
             where="targets",
-            remedy=f"target sites of kind {', '.join(delta.site_kinds)}",
+            remedy=f"target sites of kind {', '.join(form.site_kinds)}",
         )
-    module: Any = site.module
-    if not delta.foldable and hasattr(module, "tunewright_quantised"):
+    if not form.foldable and hasattr(site.module, "tunewright_quantised"):
         raise MethodError(
-            f"a {delta.form} delta cannot hang on '{site.name}', whose weight is held in 4 bits: it does not fold",
+            f"a {form.form} delta cannot hang on '{site.name}', whose weight is held in 4 bits: it does not fold",
             where="targets",
             remedy="use a form that folds into the weight (low-rank, sparse), or leave the base unquantised",
         )
+
+
+def attach(site: Site, name: str, delta: Delta) -> None:
+    """Hang `delta` on a site under `name`. Raises MethodError when the form cannot take the site."""
+    check_site(site, type(delta))
+    module: Any = site.module
     if not hasattr(module, "delta"):
         base = type(module)
         if base not in _CLASSES:
@@ -261,21 +266,6 @@ def rename(site: Site, old: str, new: str) -> None:
 def deltas_of(site: Site) -> dict[str, Delta]:
     """The deltas of a site by name, in order; empty when it has none."""
     return dict(getattr(site.module, "delta", {}).items())
-
-
-def kaiming_low_rank(
-    site: Site,
-    rank: int,
-    scale: float,
-    generator: torch.Generator,
-    *,
-    dropout: float = 0.0,
-    dtype: torch.dtype = torch.float32,
-) -> LowRank:
-    """LoRA's start: A uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5), B zero. A is [rank, in], B is [out, rank]."""
-    bound = 1.0 / math.sqrt(site.in_features)
-    A = torch.empty(rank, site.in_features, dtype=dtype).uniform_(-bound, bound, generator=generator)
-    return LowRank(A, torch.zeros(site.out_features, rank, dtype=dtype), scale, dropout=dropout)
 
 
 FORMS: dict[str, type[Delta]] = {c.form: c for c in (LowRank, GatedLowRank, Sparse)}

@@ -7,6 +7,7 @@ enclosing module's class and, inside a block, from whether it holds the attentio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +108,7 @@ class Structure:
         """Every linear site inside blocks: what `targets: all-linear` means (the head stays out, as in PEFT)."""
         return [s for s in self.sites if s.block is not None and s.kind in ("linear", "conv1d")]
 
-    def match(self, targets: str | list[str]) -> list[Site]:
+    def match(self, targets: str | Sequence[str]) -> list[Site]:
         """Sites named by PEFT-like targets: "all-linear", or names that equal a site's or end it after a dot.
 
         Raises MethodError with the nearest names when a target matches nothing.

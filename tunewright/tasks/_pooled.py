@@ -1,29 +1,17 @@
 """A classifier's forward: logits a row, and the pooled features that its last linear reads.
 
-The last linear is found by its size (as many outputs as there are classes), its input is taken by a hook that lives for
-one forward.
+The input of the model's head (`tunewright.pieces.heads`) is taken by a hook that lives for one forward.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Outputs
-from tunewright.errors import ModelError
-
-
-def classifier_head(model: nn.Module) -> nn.Linear:
-    """The last linear with one output a class. ModelError where there is none."""
-    classes = getattr(getattr(model, "config", None), "num_labels", None)
-    found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
-    if not found:
-        raise ModelError(
-            f"the model has no linear head of {classes} classes", remedy="load it with its task, so that a head is made"
-        )
-    return found[-1]
+from tunewright.pieces.heads import classifier_head
+from tunewright.pieces.means import last_tokens
 
 
 def classifier_outputs(model: nn.Module, batch: Batch, inputs: dict[str, Any], *, hidden: bool = False) -> Outputs:
@@ -39,8 +27,7 @@ def classifier_outputs(model: nn.Module, batch: Batch, inputs: dict[str, Any], *
         hook.remove()
     features = seen[-1] if seen else None
     if features is not None and features.dim() == 3:  # a decoder's head scores every token; the row's last one counts
-        last = inputs["attention_mask"].sum(1) - 1
-        features = features[torch.arange(len(last), device=last.device), last]
+        features = last_tokens(features, inputs["attention_mask"])
     return Outputs(
         out.logits, batch.targets, hidden=out.hidden_states if hidden else None, features=features, head=head, raw=out
     )

@@ -22,8 +22,11 @@ from tunewright.files import hashing
 from tunewright.recipe import ModelSpec, Recipe, Source
 
 _PACKAGE = Path(__file__).parents[1]
-_ROOMS = ("tunewright.methods.", "tunewright.weights.", "tunewright.measure.", "tunewright.data.select.")
-_READ_AND_MEASURE = ("data/*.py", "tasks/*.py", "measure/*.py", "runs/meter.py")
+_ROOMS = (
+    *("tunewright.methods.", "tunewright.pieces."),
+    *("tunewright.weights.", "tunewright.measure.", "tunewright.data.select."),
+)
+_READ_AND_MEASURE = ("data/*.py", "tasks/*.py", "measure/*.py", "runs/meter.py", "pieces/heads.py", "pieces/means.py")
 _TRAIN = (
     *("contract/*.py", "training/*.py", "models/*.py", "weights/learning.py"),
     *("runs/stages.py", "runs/selecting.py", "runs/after.py", "runs/predicting.py", "runs/predictors.py"),

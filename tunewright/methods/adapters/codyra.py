@@ -21,7 +21,6 @@ layers of the blocks; a site whose gates all died keeps one dead piece, so that 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -29,10 +28,9 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.method import Method, Plan, Setup, State, torch_generator
-from tunewright.methods.adapters._low_rank import TARGETS, state_of_targets, targeted
-from tunewright.models.deltas import GatedLowRank, kaiming_low_rank
-from tunewright.models.sites import Site
+from tunewright.contract.method import Plan, torch_generator
+from tunewright.models.deltas import GatedLowRank
+from tunewright.pieces.low_rank import LowRankMethod, Start
 
 STAGES = 50
 
@@ -66,31 +64,23 @@ def cut_dead_pieces(delta: GatedLowRank) -> int:
     return delta.rank
 
 
-class CoDyRA(Method):
+class CoDyRA(LowRankMethod):
     """Gated low-rank pieces, shrunk to the rank that a task needs."""
 
     rank: PositiveInt = Field(16, description="rank-one pieces a layer to begin with", examples=[4])
-    targets: str | tuple[str, ...] = Field(
-        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]]
-    )
     dense: float = Field(0.5, ge=0, lt=1, description="share of the steps before any shrinking", examples=[0.2])
     kappa: NonNegativeFloat = Field(
         0.005, description="how far a gate is shrunk in each of the last steps", examples=[0.5]
     )
 
+    alpha: ClassVar[None] = None  # type: ignore[misc]
+    dropout: ClassVar[float] = 0.0  # type: ignore[misc]
+    default_scale: ClassVar[float] = 1.0
     papers: ClassVar[tuple[str, ...]] = ("codyra",)
     conformance: ClassVar[dict[str, object]] = {"rank": 3, "dense": 0.0}
 
-    def setup(self, run: Setup) -> State:
-        return state_of_targets(run, self.targets)
-
-    def attach(self, site: Site, state: State, rng: random.Random) -> GatedLowRank | None:
-        if not targeted(state, site):
-            return None
-        plain = kaiming_low_rank(site, self.rank, 1.0, torch_generator(rng))
-        return GatedLowRank(
-            plain.lora_A.data, plain.lora_B.data, torch.randn(self.rank, generator=torch_generator(rng)), 1.0
-        )
+    def delta(self, start: Start, A: Tensor, B: Tensor) -> GatedLowRank:
+        return GatedLowRank(A, B, torch.randn(start.rank, generator=torch_generator(start.rng)), start.scale)
 
     def update(
         self, changes: dict[str, Tensor], parameters: Mapping[str, Tensor], step: int, plan: Plan

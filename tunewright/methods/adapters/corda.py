@@ -24,12 +24,10 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.method import Method, Need, Needs, Setup, State
+from tunewright.contract.method import Need
 from tunewright.errors import MethodError
-from tunewright.methods.adapters._low_rank import TARGETS, state_of_targets, targeted
 from tunewright.methods.needs.input_covariance import InputCovariance
-from tunewright.models.deltas import LowRank
-from tunewright.models.sites import Site
+from tunewright.pieces.low_rank import LowRankMethod, Start
 
 TOLERANCE = 0.05
 
@@ -61,7 +59,7 @@ def decompose(
     return root[:, None] * Vt[part] @ C_inverse, U[:, part] * root
 
 
-class CorDA(Method):
+class CorDA(LowRankMethod):
     """LoRA initialised from each weight's components under the inputs of chosen samples."""
 
     rank: PositiveInt = Field(
@@ -77,10 +75,11 @@ class CorDA(Method):
         "keep", description="source of the samples: keep, train, or another name of the recipe", examples=["train"]
     )
     samples: PositiveInt = Field(256, description="rows to calibrate on", examples=[1])
-    targets: str | tuple[str, ...] = Field(
-        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]]
-    )
 
+    dropout: ClassVar[float] = 0.0  # type: ignore[misc]
+    default_scale: ClassVar[float] = 1.0
+    offset: ClassVar[bool] = True
+    full_rank_at_most: ClassVar[bool] = True
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("corda",)
     conformance: ClassVar[dict[str, object]] = {"rank": 4}
@@ -88,23 +87,9 @@ class CorDA(Method):
     def needs(self) -> Sequence[Need]:
         return (InputCovariance(source=self.data, samples=self.samples, targets=self.targets),)
 
-    def setup(self, run: Setup) -> State:
-        return state_of_targets(run, self.targets)
-
-    def attach(self, site: Site, needs: Needs, state: State) -> LowRank | None:
-        if not targeted(state, site):
-            return None
-        if self.rank > min(site.in_features, site.out_features):
-            size = f"{site.out_features} x {site.in_features}"
-            raise MethodError(
-                f"corda's rank {self.rank} exceeds '{site.name}' ({size})",
-                where="rank",
-                remedy=f"write rank: {min(site.matrix().shape)} or less",
-            )
-        C = needs.input_covariance.get(site.name)
+    def initial(self, start: Start) -> tuple[Tensor, Tensor]:
+        site, C = start.site, start.needs.input_covariance.get(start.site.name)
         if C is None:
             remedy = "leave it out of targets, or calibrate on more samples"
             raise MethodError(f"no input reached '{site.name}' while calibrating", where="targets", remedy=remedy)
-        scale = (self.alpha or self.rank) / self.rank
-        A, B = decompose(site.matrix().detach().float(), *damped(C), self.rank, scale, self.mode)
-        return LowRank(A.contiguous(), B.contiguous(), scale, offset=True)
+        return decompose(site.matrix().detach().float(), *damped(C), start.rank, start.scale, self.mode)

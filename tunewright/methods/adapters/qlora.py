@@ -13,30 +13,21 @@ second-level scales are linear 8-bit numbers (there: 8-bit floats), no paged opt
 
 from __future__ import annotations
 
-import random
 from typing import ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
-from tunewright.contract.method import Method, Setup, State, torch_generator
-from tunewright.methods.adapters._low_rank import TARGETS, state_of_targets, targeted
-from tunewright.models.deltas import LowRank, kaiming_low_rank
 from tunewright.models.nf4 import quantise_sites
-from tunewright.models.sites import Site, discover
+from tunewright.models.sites import discover
+from tunewright.pieces.low_rank import LowRankMethod
 
 
-class QLoRA(Method):
+class QLoRA(LowRankMethod):
     """A low-rank change on each targeted layer of a 4-bit base."""
 
     rank: PositiveInt = Field(64, description="rank r of the change", examples=[8])
     alpha: PositiveFloat = Field(16, description="numerator of the scale s = alpha / r", examples=[8])
-    dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of the input's entries set to zero while training", examples=[0.3]
-    )
-    targets: str | tuple[str, ...] = Field(
-        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]]
-    )
     double_quantisation: bool = Field(
         True, description="hold the scales of blocks in 8 bits too: 0.516 bytes a weight instead of 0.5625"
     )
@@ -47,11 +38,3 @@ class QLoRA(Method):
 
     def prepare(self, model: nn.Module) -> None:
         quantise_sites(model, discover(model).linear_sites(), self.double_quantisation)
-
-    def setup(self, run: Setup) -> State:
-        return state_of_targets(run, self.targets)
-
-    def attach(self, site: Site, state: State, rng: random.Random) -> LowRank | None:
-        if not targeted(state, site):
-            return None
-        return kaiming_low_rank(site, self.rank, self.alpha / self.rank, torch_generator(rng), dropout=self.dropout)

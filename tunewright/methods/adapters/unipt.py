@@ -21,10 +21,12 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tunewright.contract.method import Candidates, Choice, Method, Setup, State, torch_generator
+from tunewright.contract.method import Candidates, Choice, Method, Setup, State
 from tunewright.errors import MethodError
-from tunewright.models.beside import Beside, mean_of
-from tunewright.tasks._pooled import classifier_head
+from tunewright.pieces.beside import Beside
+from tunewright.pieces.heads import classifier_head, classifier_head_name
+from tunewright.pieces.means import token_means
+from tunewright.pieces.seeded import seeded_start
 
 
 def read_layer(anchor: Tensor, layer: Tensor, mask: Tensor) -> Tensor:
@@ -38,8 +40,8 @@ def read_layer(anchor: Tensor, layer: Tensor, mask: Tensor) -> Tensor:
 
 def layer_weights(anchor: Tensor, layers: Sequence[Tensor], w: Tensor, mask: Tensor) -> Tensor:
     """alpha [R, L], which sums to 1 over layers: how well each layer's mean agrees with the anchor's, under w [k]."""
-    means = [mean_of(z, mask) for z in layers]
-    return torch.softmax(torch.stack([(mean_of(anchor, mask) * m) @ w for m in means], dim=1), dim=1)
+    means = [token_means(z, mask) for z in layers]
+    return torch.softmax(torch.stack([(token_means(anchor, mask) * m) @ w for m in means], dim=1), dim=1)
 
 
 class Side(nn.Module):
@@ -89,8 +91,7 @@ class UniPT(Method):
                 remedy=f"write numbers from 0 to {last - 1}",
             )
         state = State(taps=[*read, last])
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(torch_generator(run.rng).get_state())
+        with seeded_start(run.rng):
             state.side = Side(config.hidden_size, len(read) + 1, self.reduction)
         return state
 
@@ -99,6 +100,5 @@ class UniPT(Method):
         return Beside(model, side.to(next(model.parameters()).device), state.data["taps"], classifier_head(model))
 
     def choose(self, candidates: Candidates) -> Choice:
-        head = classifier_head(candidates.adapted.model)
-        name = next(n for n, m in candidates.adapted.model.named_modules() if m is head)
+        name = classifier_head_name(candidates.adapted.model)
         return Choice(tuple(n for n in candidates.base if n.startswith(name + ".")))

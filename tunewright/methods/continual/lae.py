@@ -25,15 +25,16 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.contract.method import Candidates, Choice, Method, Need, Needs, Plan, State, torch_generator
+from tunewright.contract.method import Candidates, Choice, Need, Needs, Plan, State
 from tunewright.errors import MethodError
-from tunewright.methods.adapters._low_rank import TARGETS
 from tunewright.methods.needs.row_labels import RowLabels
 from tunewright.models.adapted import Adapted
-from tunewright.models.deltas import LowRank, attach, deltas_of, kaiming_low_rank
+from tunewright.models.deltas import LowRank, attach, deltas_of
 from tunewright.models.experts import Ensemble, expert
 from tunewright.models.sites import Structure
-from tunewright.tasks._pooled import classifier_head
+from tunewright.pieces.heads import classifier_head, classifier_head_name
+from tunewright.pieces.low_rank import LowRankChange
+from tunewright.pieces.targets import TARGETS
 
 ONLINE, OFFLINE = "lae-online", "lae-offline"
 
@@ -59,7 +60,7 @@ def follow(slow: LowRank, fast: LowRank, momentum: float) -> None:
             a.lerp_(b, 1 - momentum)
 
 
-class LAE(Method):
+class LAE(LowRankChange):
     """An online and an offline expert over a sequence of tasks."""
 
     rank: PositiveInt = Field(5, description="rank r of the experts")
@@ -72,6 +73,7 @@ class LAE(Method):
         0.6, ge=0, lt=1, description="share of a later task's steps in which the head alone trains", examples=[0.0]
     )
 
+    dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")
@@ -87,7 +89,7 @@ class LAE(Method):
 
     def begin_task(self, adapted: Adapted, needs: Needs, state: State, rng: random.Random) -> None:
         head, new = classifier_head(adapted.model), needs.row_labels
-        name = next(n for n, m in adapted.model.named_modules() if m is head)
+        name = classifier_head_name(adapted.model)
         trained = adapted.originals.get(f"{name}.weight")
         old = [] if trained is None or trained.indices is None else (trained.indices // head.in_features).tolist()
         state.data = {
@@ -96,10 +98,10 @@ class LAE(Method):
             "seen": sorted({*new, *old}),
             "later": bool(expert(adapted.structure, ONLINE)),
         }
-        for site in adapted.structure.match(self.targets if isinstance(self.targets, str) else list(self.targets)):
+        for site in self.sites(adapted.structure):
             held = {n.removeprefix(n[: n.rfind("lae-")]): d for n, d in deltas_of(site).items()}
             if ONLINE not in held:
-                attach(site, ONLINE, kaiming_low_rank(site, self.rank, self.alpha / self.rank, torch_generator(rng)))
+                attach(site, ONLINE, self.new_delta(site, needs, state, rng))
             elif OFFLINE not in held:
                 copy = LowRank.rebuild(held[ONLINE].settings(), site)
                 copy.load_state_dict(held[ONLINE].state_dict())

@@ -30,10 +30,11 @@ from torch import nn
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Need, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError
-from tunewright.methods.distillation._features import feature_loss
 from tunewright.methods.needs.hidden_states import HiddenStates
 from tunewright.methods.needs.hidden_widths import HiddenWidths
-from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates, states_at
+from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates
+from tunewright.pieces.features import feature_loss, states_at
+from tunewright.pieces.seeded import uniform_linear
 
 
 def projector(inputs: int, outputs: int, hidden: int | None, rng: random.Random) -> nn.Module:
@@ -41,10 +42,7 @@ def projector(inputs: int, outputs: int, hidden: int | None, rng: random.Random)
     widths = [inputs, outputs] if hidden is None else [inputs, hidden, outputs]
     generator, layers = torch_generator(rng), list[nn.Module]()
     for a, b in zip(widths, widths[1:], strict=False):
-        layer: Any = nn.utils.skip_init(nn.Linear, a, b)
-        for p in layer.parameters():
-            nn.init.uniform_(p, -(a**-0.5), a**-0.5, generator=generator)
-        layers += [layer, nn.GELU()]
+        layers += [uniform_linear(a, b, generator), nn.GELU()]
     if hidden is None and inputs == outputs:
         first: Any = layers[0]
         nn.init.eye_(first.weight), nn.init.zeros_(first.bias)

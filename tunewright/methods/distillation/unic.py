@@ -36,12 +36,13 @@ from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Need, Needs, Setup, State, torch_generator
-from tunewright.methods.distillation._features import feature_loss
 from tunewright.methods.needs.feature_statistics import FeatureStatistics
 from tunewright.methods.needs.hidden_states import HiddenStates
 from tunewright.methods.needs.hidden_widths import HiddenWidths
-from tunewright.methods.needs.teacher_hidden_states import states_at
 from tunewright.methods.needs.teachers_states import TeachersStates
+from tunewright.pieces.features import feature_loss, states_at
+from tunewright.pieces.means import row_means
+from tunewright.pieces.seeded import normal_linear
 
 DRAWS = "unic_draws"
 
@@ -54,23 +55,13 @@ def kept_teachers(losses: Tensor, draws: Tensor, drop: float) -> Tensor:
     return kept.scatter(1, losses.detach().argmax(1, keepdim=True), 1.0)
 
 
-def row_means(values: Tensor, rows: Tensor, count: int) -> Tensor:
-    """[count] mean of values [N] over the places of each row, `rows` [N] says whose; 0 for a row without any."""
-    total = torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, rows, values)
-    return total / torch.bincount(rows, minlength=count).clamp_min(1)
-
-
 def ladder(widths: Sequence[int], outputs: int, hidden: Sequence[int], generator: torch.Generator) -> nn.ModuleList:
     """An MLP for each layer of `widths`, to `outputs` features through `hidden` ones; weights normal (0.02, cut at
     2), biases 0.
     """
     made = nn.ModuleList()
     for width, inside in zip(widths, hidden, strict=True):
-        first: Any = nn.utils.skip_init(nn.Linear, width, inside)
-        second: Any = nn.utils.skip_init(nn.Linear, inside, outputs)
-        for linear in (first, second):
-            nn.init.trunc_normal_(linear.weight, std=0.02, generator=generator)
-            nn.init.zeros_(linear.bias)
+        first, second = normal_linear(width, inside, generator), normal_linear(inside, outputs, generator)
         made.append(nn.Sequential(first, nn.GELU(), second))
     return made
 

@@ -39,7 +39,7 @@ def kept(need: Any, run: Any, make: Callable[[list[Site]], dict[str, Tensor]]) -
     file = cache_file(need, run, need.source)
     found = load(file, run.device)
     if found is None:
-        found = make(run.adapted.structure.match(need.targets if isinstance(need.targets, str) else list(need.targets)))
+        found = make(run.adapted.structure.match(need.targets))
         save(file, found)
     return found
 

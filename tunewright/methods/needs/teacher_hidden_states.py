@@ -8,28 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.contract.batch import Batch, Outputs
+from tunewright.contract.batch import Batch
 from tunewright.contract.method import Need
-from tunewright.errors import MethodError
-
-
-def states_at(outputs: Outputs, batch: Batch, layer: int) -> Tensor:
-    """[N, D] of one layer (0: embeddings, negative: from the end): at the positions that predict targets, N = S; where
-    a task has one target a row, each row's mean over its real tokens, N = R. MethodError when states were not kept."""
-    if outputs.hidden is None:
-        raise MethodError(
-            "the hidden states were not kept",
-            remedy="an objective on hidden states cannot stand beside one that couples the whole batch",
-        )
-    states = outputs.hidden[layer]
-    if batch.positions is not None:
-        return states.flatten(0, 1)[batch.positions]
-    states = states.flatten(2).transpose(1, 2) if states.dim() == 4 else states  # a convolution's channels first
-    mask = batch.inputs.get("attention_mask")
-    if mask is None:
-        return states.mean(1)
-    real = mask[..., None].to(states.dtype)
-    return (states * real).sum(1) / real.sum(1)
+from tunewright.pieces.features import states_at
 
 
 class TeacherHiddenStates(Need):

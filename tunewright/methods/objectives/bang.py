@@ -28,6 +28,7 @@ from torch import Tensor
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Setup, State
+from tunewright.pieces.heads import pooled_features, pooled_head
 
 
 def smoothed(logits: Tensor, targets: Tensor, amount: float) -> Tensor:
@@ -80,10 +81,9 @@ class Bang(Method):
         if "mixup_share" in batch.fields:
             others, share, logits = batch.fields["mixup_targets"], batch.fields["mixup_share"], outputs.logits
         else:
-            assert outputs.features is not None and outputs.head is not None
-            rng, rows, f = random.Random(f"{state.data['seed']}/{step}"), len(batch.targets), outputs.features
+            rng, rows, f = random.Random(f"{state.data['seed']}/{step}"), len(batch.targets), pooled_features(outputs)
             order = torch.tensor(rng.sample(range(rows), rows), device=f.device)
             share = torch.tensor([rng.betavariate(self.mixup, self.mixup) for _ in range(rows)], device=f.device)
             others, m = batch.targets[order], share.to(f)[:, None]
-            logits = outputs.head(m * f + (1 - m) * f[order])
+            logits = pooled_head(outputs)(m * f + (1 - m) * f[order])
         return Loss(mixed_loss(logits, batch.targets, others, share.to(logits.device), self.smoothing))

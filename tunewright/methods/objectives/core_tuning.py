@@ -30,12 +30,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Setup, State, torch_generator
-from tunewright.tasks._pooled import classifier_head
+from tunewright.pieces.heads import classifier_head, pooled_features, pooled_head
+from tunewright.pieces.seeded import uniform_linear
 
 
 def hard_pairs(features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,13 +110,14 @@ class CoreTuning(Method):
         width = classifier_head(run.adapted.model).in_features
         state: Any = State(seed=run.rng.getrandbits(31))
         generator = torch_generator(run.rng)
-        state.inner, state.outer = linear(width, width, generator), linear(width, self.dimensions, generator)
+        state.inner = uniform_linear(width, width, generator)
+        state.outer = uniform_linear(width, self.dimensions, generator)
         return state
 
     def objective(self, outputs: Outputs, batch: Batch, step: int, state: Any) -> Loss:
-        assert outputs.features is not None and outputs.head is not None
         rng, rows = random.Random(f"{state.data['seed']}/{step}"), len(batch.targets)
-        features, device = outputs.features, outputs.features.device
+        features, head = pooled_features(outputs), pooled_head(outputs)
+        device = features.device
         order = torch.tensor(rng.sample(range(rows), rows), device=device)
         shares = torch.tensor(
             [[rng.betavariate(self.alpha, self.alpha) for _ in range(rows)] for _ in range(2)], device=device
@@ -124,14 +126,6 @@ class CoreTuning(Method):
         many, soft = mixed(
             features, labels, order, shares[0].clamp(min=self.least), shares[1], hard_pairs(features, batch.targets)
         )
-        cross_entropy = F.cross_entropy(outputs.head(many).float(), soft.float())
+        cross_entropy = F.cross_entropy(head(many).float(), soft.float())
         z = F.normalize(state.outer(F.relu(state.inner(many.float()))))
         return Loss(cross_entropy + self.eta * focal_contrast(z, soft, self.temperature, self.focal))
-
-
-def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """A linear layer with torch's usual start (uniform in +-1/sqrt(in)), drawn from a generator."""
-    made = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    for p in made.parameters():
-        nn.init.uniform_(p, -(inputs**-0.5), inputs**-0.5, generator=generator)
-    return made

@@ -11,8 +11,8 @@ to do well on domains that nobody has seen:
 
     loss = mean_i w_i CE_i + independence * dependence       HSIC(f, g) = tr(K H L H), Gaussian kernels of median width
 
-`_domain_shift.shifts` says which of a zoo's models is which. Both left out is plain cross-entropy. Depends on the whole
-optimizer batch; micro-steps see the same.
+`tunewright.pieces.domain_shift.shifts` says which of a zoo's models is which. Both left out is plain cross-entropy.
+Depends on the whole optimizer batch; micro-steps see the same.
 
 Not seen: the paper's text and settings beyond its abstract; classes count as equally frequent in w, and the dependence
 is normalised, which are our choices.
@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Need, Needs
 from tunewright.methods.needs.auxiliary_outputs import AuxiliaryOutputs
+from tunewright.pieces.heads import pooled_features
 
 
 def balancing_weights(logits: Tensor, targets: Tensor, most: float) -> Tensor:
@@ -94,6 +95,5 @@ class DiverseModelZoo(Method):
             each = each * balancing_weights(found[self.correlated][1], batch.targets, self.most)
         loss = each.mean()
         if self.diverse is not None and self.independence:
-            assert outputs.features is not None
-            loss = loss + self.independence * dependence(outputs.features, found[self.diverse][0])
+            loss = loss + self.independence * dependence(pooled_features(outputs), found[self.diverse][0])
         return Loss(loss)

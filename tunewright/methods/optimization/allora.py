@@ -20,18 +20,14 @@ samples.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from tunewright.contract.method import Method, Setup, State, torch_generator
-from tunewright.methods.adapters._low_rank import TARGETS, state_of_targets, targeted
-from tunewright.models.deltas import LowRank, kaiming_low_rank
-from tunewright.models.sites import Site
+from tunewright.pieces.low_rank import LowRankMethod
 
 
 def row_norms(B: Tensor, A: Tensor | None = None) -> Tensor:
@@ -46,26 +42,19 @@ def factors(norms: Tensor, eta: float) -> Tensor:
     return 1.0 / (norms + 1.0 / eta**2).sqrt()
 
 
-class ALLoRA(Method):
+class ALLoRA(LowRankMethod):
     """LoRA with a step size a row that follows the row's length."""
 
-    rank: PositiveInt = Field(16, description="rank r of the change", examples=[8])
-    targets: str | tuple[str, ...] = Field(
-        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"], "query"]
-    )
     eta: PositiveFloat = Field(2.0, description="factor of a row's step while the row is zero", examples=[4.0])
     norm: Literal["B", "product"] = Field(
         "B", description="whose rows' length counts: B's, or those of the change B A", examples=["product"]
     )
 
+    alpha: ClassVar[None] = None  # type: ignore[misc]
+    dropout: ClassVar[float] = 0.0  # type: ignore[misc]
+    default_scale: ClassVar[float] = 1.0
     papers: ClassVar[tuple[str, ...]] = ("allora",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2}
-
-    def setup(self, run: Setup) -> State:
-        return state_of_targets(run, self.targets)
-
-    def attach(self, site: Site, state: State, rng: random.Random) -> LowRank | None:
-        return kaiming_low_rank(site, self.rank, 1.0, torch_generator(rng)) if targeted(state, site) else None
 
     def update(self, changes: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out = dict(changes)

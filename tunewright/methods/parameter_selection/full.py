@@ -18,4 +18,4 @@ class FullFineTuning(Method):
     quantised: ClassVar[bool] = False
 
     def choose(self, candidates: Candidates) -> Choice:
-        return Choice((*candidates.base, *tuple(candidates.deltas)))
+        return Choice((*candidates.base, *candidates.deltas))

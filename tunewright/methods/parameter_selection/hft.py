@@ -51,6 +51,6 @@ class HalfFineTuning(Method):
             *inside,
             *(b for b in biases if b in candidates.base),
             *candidates.outside_blocks,
-            *tuple(candidates.deltas),
+            *candidates.deltas,
         )
         return Choice(names, redraw_every=self.round_steps)

@@ -33,11 +33,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from tunewright.contract.method import Candidates, Choice, Method, Need, Plan, Setup, State, torch_generator
-from tunewright.methods.adapters._low_rank import TARGETS
 from tunewright.methods.needs.full_gradient import FullGradient, Gathered
 from tunewright.models.delta_names import DeltaName
 from tunewright.models.deltas import Sparse
 from tunewright.models.sites import Site
+from tunewright.pieces.targets import TARGETS
 
 
 def budgets(sizes: dict[str, int], total: float) -> dict[str, int]:
@@ -95,7 +95,7 @@ class SpIEL(Method):
         return (FullGradient(batches=self.batches, rows=self.rows),)
 
     def setup(self, run: Setup) -> State:
-        sites = run.structure.match(self.targets if isinstance(self.targets, str) else list(self.targets))
+        sites = run.structure.match(self.targets)
         total = self.density * sum(p.numel() for p in run.adapted.base_parameters().values())
         return State(counts=budgets({s.name: s.weight.numel() for s in sites}, total))
 

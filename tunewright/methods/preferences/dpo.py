@@ -22,7 +22,8 @@ from torch.nn.functional import logsigmoid
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Needs
-from tunewright.methods.preferences._pairs import Preference, compared, sums
+from tunewright.methods.preferences._pairs import Preference
+from tunewright.pieces.pairs import answer_sums, with_rewards
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
@@ -38,7 +39,7 @@ class DPO(Preference):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be wrong", examples=[0.1])
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:
-        chosen, rejected = sums(outputs.log_probs() - needs.reference_log_probs, batch)
-        return compared(
+        chosen, rejected = answer_sums(outputs.log_probs() - needs.reference_log_probs, batch)
+        return with_rewards(
             dpo_loss(chosen, rejected, self.beta, self.label_smoothing), self.beta * chosen, self.beta * rejected
         )

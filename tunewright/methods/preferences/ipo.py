@@ -19,7 +19,8 @@ from torch import Tensor
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Needs
-from tunewright.methods.preferences._pairs import Preference, compared, means, sums
+from tunewright.methods.preferences._pairs import Preference
+from tunewright.pieces.pairs import answer_means, answer_sums, with_rewards
 
 
 def ipo_loss(chosen: Tensor, rejected: Tensor, tau: float) -> Tensor:
@@ -39,5 +40,5 @@ class IPO(Preference):
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:
         ratios = outputs.log_probs() - needs.reference_log_probs
-        chosen, rejected = (means if self.average else sums)(ratios, batch)
-        return compared(ipo_loss(chosen, rejected, self.tau), self.tau * chosen, self.tau * rejected)
+        chosen, rejected = (answer_means if self.average else answer_sums)(ratios, batch)
+        return with_rewards(ipo_loss(chosen, rejected, self.tau), self.tau * chosen, self.tau * rejected)

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Needs
-from tunewright.methods.preferences._pairs import Preference, compared, sums
+from tunewright.methods.preferences._pairs import Preference
+from tunewright.pieces.pairs import answer_sums, with_rewards
 
 
 def kto_pair_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
@@ -43,6 +44,6 @@ class KTOPair(Preference):
     couples: ClassVar[Literal["token", "row", "batch"]] = "batch"
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:
-        chosen, rejected = sums(outputs.log_probs() - needs.reference_log_probs, batch)
-        told = compared(kto_pair_loss(chosen, rejected, self.beta), self.beta * chosen, self.beta * rejected)
-        return Loss(told.value.mean(), logs=told.logs)
+        chosen, rejected = answer_sums(outputs.log_probs() - needs.reference_log_probs, batch)
+        loss = with_rewards(kto_pair_loss(chosen, rejected, self.beta), self.beta * chosen, self.beta * rejected)
+        return Loss(loss.value.mean(), logs=loss.logs)

@@ -21,7 +21,8 @@ from torch.nn.functional import logsigmoid
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Need
-from tunewright.methods.preferences._pairs import Preference, compared, means
+from tunewright.methods.preferences._pairs import Preference
+from tunewright.pieces.pairs import answer_means, with_rewards
 
 
 def simpo_loss(chosen: Tensor, rejected: Tensor, beta: float, gamma: float) -> Tensor:
@@ -39,5 +40,7 @@ class SimPO(Preference):
         return ()
 
     def objective(self, outputs: Outputs, batch: Batch) -> Loss:
-        chosen, rejected = means(outputs.log_probs(), batch)
-        return compared(simpo_loss(chosen, rejected, self.beta, self.gamma), self.beta * chosen, self.beta * rejected)
+        chosen, rejected = answer_means(outputs.log_probs(), batch)
+        return with_rewards(
+            simpo_loss(chosen, rejected, self.beta, self.gamma), self.beta * chosen, self.beta * rejected
+        )

@@ -10,12 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-
-def mean_of(x: Tensor, mask: Tensor) -> Tensor:
-    """[R, k]: the mean of x [R, T, k] over real tokens, where `mask` [R, T] is 1."""
-    return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+from tunewright.pieces.means import token_means
 
 
 class Beside(nn.Module):
@@ -42,5 +39,5 @@ class Beside(nn.Module):
         hidden = [*out.hidden_states[:-1], out.last_hidden_state]
         mask = inputs.get("attention_mask")
         mask = torch.ones(hidden[-1].shape[:2], device=hidden[-1].device) if mask is None else mask.to(hidden[-1].dtype)
-        features = mean_of(self.side([hidden[i] for i in self.taps], mask), mask)
+        features = token_means(self.side([hidden[i] for i in self.taps], mask), mask)
         return SimpleNamespace(logits=self._head[0](features), hidden_states=out.hidden_states)

@@ -1,0 +1,15 @@
+"""What methods are made of, ours and third parties': every name here may be imported by a method of another package.
+
+low_rank      LowRankMethod, the base of methods whose change is a product of two thin matrices
+targets       which layers a method changes, and numbers that differ by layer
+heads         the classifier's head, pooled features
+means         means over the tokens of a row, and over the items of a row
+features      hidden states at the places of targets; the distance of a student's features from a teacher's
+seeded        linear layers and whole modules that start from a generator
+pairs         sums, means and logs over chosen and rejected answers
+beside        a frozen model with a network beside it
+domain_shift  how features differ between two domains
+
+Each file imports the contract, the models and torch alone. A piece is what two methods use, or what a third would write
+again.
+"""
