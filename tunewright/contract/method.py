@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -131,8 +131,24 @@ class State(nn.Module):
         self.rng = random.Random(0)
 
     def keep(self, name: str, tensor: Tensor) -> None:
-        """Set the saved buffer `name`, whatever its shape was before."""
-        self._buffers[name] = tensor
+        """Set the saved buffer `name`, whatever its shape was before; a parameter's name is one, with its dots."""
+        self._buffers[_plain(name)] = tensor
+
+    @overload
+    def get(self, name: str, default: Tensor) -> Tensor: ...
+
+    @overload
+    def get(self, name: str, default: None = None) -> Tensor | None: ...
+
+    def get(self, name: str, default: Tensor | None = None) -> Tensor | None:
+        """The tensor that was kept under `name`, else the default: the way to begin with nothing."""
+        tensor = self._buffers.get(_plain(name))
+        return default if tensor is None else tensor
+
+
+def _plain(name: str) -> str:
+    """A buffer's name may hold no dot: torch reads it as a path."""
+    return name.replace(".", "/")
 
 
 READ_FIELDS = {
