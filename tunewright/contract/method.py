@@ -360,7 +360,9 @@ def _meant(name: str, known: set[str]) -> str:
 
 def _check_names(cls: type[Method], where: str | None) -> None:
     """A public name that nobody reads is a slip of the pen: `end_taks`, `papres`, a field called `wieght`."""
-    known = {*SLOTS, *(n for base in cls.__mro__[1:] for n in vars(base) if not n.startswith("_"))}
+    # a base's field is no attribute of its class; a subclass may fix it: `dropout: ClassVar[float] = 0.0`
+    above = (n for base in cls.__mro__[1:] for n in (*vars(base), *getattr(base, "model_fields", ())))
+    known = {*SLOTS, *(n for n in above if not n.startswith("_"))}
     for name in vars(cls):
         if name.startswith("_") or name in known or name in cls.model_fields:
             continue
