@@ -81,8 +81,8 @@ COMMANDS = [line for block in RUN.findall(PAGE.read_text(encoding="utf-8")) for 
 
 
 def test_the_page_has_what_is_tested_here() -> None:
-    assert set(files()) == {"pyproject.toml", "careful.py", "test_careful.py", "recipe.yaml"}
-    assert [c.split()[0] for c in COMMANDS] == ["tunewright"] * 3 + ["pytest"] * 2
+    assert set(files()) == {"pyproject.toml", "careful.py", "test_careful.py", "recipe.yaml", "orthonormal_lora.py"}
+    assert [c.split()[0] for c in COMMANDS] == ["tunewright"] * 3 + ["pytest"] * 2 + ["tunewright", "pytest"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -92,7 +92,10 @@ def test_the_pages_commands(package: Path, command: str) -> None:
         words += [w for s in SETS for w in ("--set", s)]
     done = do(package, *words)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    if words[:2] == ["tunewright", "methods"]:
+    if words[-1] == "orthonormal-lora" and words[0] == "tunewright":
+        assert "slots:      attach" in done.stdout
+        assert all(w in done.stdout for w in ("rank r of the change", "alpha / r", "all-linear"))
+    elif words[:2] == ["tunewright", "methods"]:
         assert (
             "careful" in done.stdout and "Careful: hold gradients back" in done.stdout
             if len(words) == 2

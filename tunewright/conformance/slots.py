@@ -35,8 +35,9 @@ from tunewright.errors import MethodError, ModelError
 from tunewright.measure.probe import Side
 from tunewright.measure.rows import RowResult
 from tunewright.models.adapted import Adapted
-from tunewright.models.deltas import LowRank, kaiming_low_rank
+from tunewright.models.deltas import LowRank
 from tunewright.models.sites import Site
+from tunewright.pieces.low_rank import kaiming
 from tunewright.training import carry
 
 
@@ -45,7 +46,7 @@ class _Beside(Method):
 
     def attach(self, site: Site, rng: random.Random) -> LowRank | None:
         plain = site.block is not None and site.kind == "linear"
-        return kaiming_low_rank(site, 2, 2.0, torch_generator(rng)) if plain else None
+        return LowRank(*kaiming(site, 2, torch_generator(rng)), 2.0) if plain else None
 
 
 def spied(method: Method, calls: set[str], without: str | None = None) -> Method:

@@ -83,10 +83,17 @@ class LowRankChange(Method):
     def sites(self, structure: Structure) -> list[Site]:
         """The targeted layers.
 
-        Raises MethodError for a target that names no module or one that takes no low-rank change, for a layer in 4 bits
-        where the class says `quantised = False`, and for a rank above a layer's with `full_rank_at_most`.
+        Raises MethodError where there is none, for a target that names no module or one that takes no low-rank change,
+        for a layer in 4 bits where the class says `quantised = False`, and for a rank above a layer's with
+        `full_rank_at_most`.
         """
         sites = structure.match(self.targets)
+        if not sites:
+            raise MethodError(
+                f"'{type(self).__name__.lower()}' found no site to attach to: the model's blocks have no linear layer",
+                where="targets",
+                remedy="use a method that adapts other layers, or a model of linear ones",
+            )
         for site in sites:
             check_site(site, LowRank)
             self._check_layer(site)

@@ -7,8 +7,9 @@ import random
 from pydantic import Field, PositiveInt
 
 from tunewright.contract.method import Method, torch_generator
-from tunewright.models.deltas import LowRank, kaiming_low_rank
+from tunewright.models.deltas import LowRank
 from tunewright.models.sites import Site
+from tunewright.pieces.low_rank import kaiming
 
 
 class TinyLoRA(Method):
@@ -19,4 +20,4 @@ class TinyLoRA(Method):
     def attach(self, site: Site, rng: random.Random) -> LowRank | None:
         if site.block is None or site.kind != "linear":
             return None
-        return kaiming_low_rank(site, self.rank, 2.0, torch_generator(rng))
+        return LowRank(*kaiming(site, self.rank, torch_generator(rng)), 2.0)
