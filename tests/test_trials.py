@@ -6,6 +6,7 @@ import pytest
 
 from tests import small
 from tunewright import catalogue
+from tunewright.files import source
 from tunewright.recipe import Recipe
 from tunewright.runs.run import run
 from tunewright.trials import trial_key
@@ -152,20 +153,29 @@ def test_other_content_under_the_same_name_is_another_trial(tmp_path, file, monk
     assert key_of(recipe(tmp_path)) != before
 
 
-def test_a_changed_source_of_a_method_or_of_what_it_imports_is_another_trial(tmp_path, monkeypatch, folder):
+def test_a_method_that_does_something_else_is_another_trial(tmp_path, monkeypatch, folder):
     before, hft = key_of(recipe(folder)), key_of(recipe(folder, stages__0__methods=["hft"]))
     entry = catalogue.lookup("lora")
-    own = tmp_path / "lora.py"
-    own.write_text(entry.file.read_text() + "\n# changed\n")
+    own = tmp_path / "moved.py"
+    text = entry.file.read_text()
     changed = {**catalogue.entries(), "lora": type(entry)("lora", entry.room, entry.module, own)}
     for module in (catalogue, catalogue.folders):
         monkeypatch.setattr(module, "entries", lambda: changed)
+    own.write_text(text + "\nELSE = 1\n")
     assert key_of(recipe(folder)) == before  # a process goes on with the code that it has loaded
     trial_key.method_source.cache_clear()
     assert key_of(recipe(folder)) != before
     assert key_of(recipe(folder, stages__0__methods=["hft"])) == hft
+    own.write_text("# moved, and laid out anew\n" + text.replace("\n\n", "\n"))
     trial_key.method_source.cache_clear()
-    assert any(f.name == "input_covariance.py" for f in trial_key.closure(catalogue.lookup("corda").file))
+    assert key_of(recipe(folder)) == before
+    trial_key.method_source.cache_clear()
+
+
+def test_what_a_method_imports_counts_as_the_method_unless_every_run_uses_it():
+    files = {f.name for f in trial_key.method_files("corda")}
+    assert {"corda.py", "_low_rank.py", "input_covariance.py"} <= files and "method.py" not in files
+    assert trial_key.method_files("no-such") == () and trial_key.method_source("no-such") == "no-such"
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------
@@ -202,22 +212,29 @@ def test_another_store_is_read_where_this_one_has_nothing_settled(tmp_path):
     assert own.get("k").tuned.target == 7 and len(other.attempts("k")) == 1
 
 
-def test_the_code_that_reads_trains_and_measures_changes_the_key(folder, tmp_path, monkeypatch):
-    named = {str(f.relative_to(trial_key._PACKAGE)) for f in trial_key.code_files()}
+def test_the_code_that_a_run_uses_changes_the_key(folder, tmp_path, monkeypatch):
+    named = {str(f.relative_to(source.PACKAGE)) for f in trial_key.core_files()}
     assert {
-        "training/train.py",
-        "training/optim.py",
-        "runs/meter.py",
-        "runs/predicting.py",
-        "models/lowrank.py",
-        "measure/target.py",
-        "data/read.py",
-        "tasks/base.py",
+        *("runs/run.py", "runs/meter.py", "runs/predicting.py", "training/train.py", "training/optim.py"),
+        *("models/lowrank.py", "measure/target.py", "data/read.py", "tasks/base.py", "weights/learning.py"),
     } <= named
+    assert not any(n.startswith(("report/", "commands/", "claims/", "methods/", "papers/")) for n in named)
     before = key_of(recipe(folder))
     changed = tmp_path / "train.py"
-    changed.write_text("# other\n")
+    monkeypatch.setattr(trial_key, "core_files", lambda: (changed,))
+    keys = []
+    for text in ("x = 1\n", "x = 1  # the same\n", "x = 2\n"):
+        changed.write_text(text)
+        trial_key._code.cache_clear()
+        keys.append(key_of(recipe(folder)))
     trial_key._code.cache_clear()
-    monkeypatch.setattr(trial_key, "code_files", lambda: (changed,))
-    assert key_of(recipe(folder)) != before
+    assert keys[0] == keys[1] and len({before, *keys}) == 3
+
+
+def test_the_tasks_own_code_is_in_the_key(monkeypatch):
+    seen = []
+    monkeypatch.setattr(trial_key.source, "plain_of", lambda files: seen.append({f.name for f in files}) or "x")
     trial_key._code.cache_clear()
+    trial_key._code("fill-mask")
+    trial_key._code.cache_clear()
+    assert "fill_mask.py" in seen[0]

@@ -85,6 +85,9 @@ class Engine:
         best = max(scores, key=lambda r: scores[r]) if scores else None
         return Tuned(rate=best, attempts=attempts, score=scores[best] if best is not None else None)
 
+    def digest(self, loaded: Any, scale: Any, rates: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+        return None
+
     def run_one(self, recipe: Recipe, keep_artefacts: bool) -> TrialRecord:
         return self._one("one", recipe.train.seed, recipe)
 

@@ -51,7 +51,7 @@ def test_killed_anywhere_it_goes_on_and_is_judged(tmp_path):
         "validation": 0.2,
         "max_length": 128,
     }
-    task["evaluation"] = {**task["evaluation"], "few_shot": 0, "metric": "loss"}
+    task["measurement"] = {**task["measurement"], "few_shot": 0, "metric": "loss"}
     (tmp_path / "task.json").write_text(json.dumps(task))
     env = {**os.environ, "TUNEWRIGHT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RUN, str(tmp_path)]

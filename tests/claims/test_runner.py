@@ -11,7 +11,6 @@ from tests.claims.stand_in import Engine, failed, reading, real, record
 from tunewright.claims import claim as claims
 from tunewright.claims import code_hash, listing, results_io, runner
 from tunewright.errors import ClaimError, DataError
-from tunewright.trials.trial_key import closure
 
 TASK = {"model": "m", "task": "text-generation", "data": {"train": "t.jsonl", "eval": "e.jsonl"}}
 DECLARED = """
@@ -184,44 +183,20 @@ def test_other_numbers_from_the_same_code_are_another_attempt(here):
     assert run(here, made_up(hft=0.3)).attempts == 2
 
 
-def test_a_result_goes_stale_with_its_claim_its_method_and_its_base(here, monkeypatch):
-    declare(here)
-    result = run(here, made_up(hft=0.2))
-    loaded = claims.load("hft", here / "claims")
-    assert code_hash.stale(loaded, result) == [] and code_hash.stale(loaded, result, "abc") == []
-    assert code_hash.stale(loaded, result, "abd") == ["base"]
-    declare(here, more=", at=0.9")
-    assert code_hash.stale(claims.load("hft", here / "claims"), result) == ["claim"]
-    monkeypatch.setattr(
-        code_hash, "of_files", lambda files: "x" if any(f.name == "low_rank.py" for f in files) else "y"
-    )
-    assert "method" in code_hash.stale(loaded, result)
-
-
-def test_what_a_method_imports_from_its_room_counts_as_the_method():
-    files = {f.name for f in closure(claims.FOLDER.parents[1] / "methods" / "adapters" / "corda.py")}
-    assert {"corda.py", "low_rank.py", "targets.py", "input_covariance.py"} <= files and "method.py" not in files
-
-
-def test_what_a_claim_declares_counts_beside_its_file(here):
-    declare(here)
-    loaded = claims.load("hft", here / "claims")
-    other = loaded.model_copy(update={"claim": loaded.claim.model_copy(update={"seeds": 5})})
-    assert code_hash.of_claim(loaded) != code_hash.of_claim(other)
-
-
-def test_methods_that_a_measure_applies_and_modules_it_shares_count_too(here, monkeypatch):
+def test_methods_that_a_measure_applies_and_modules_it_shares_count_too(here):
     declare(here)
     plain = claims.load("hft", here / "claims")
     arm = plain.claim.method.model_copy(update={"uses": ["model-soups"]})
     assert code_hash.of_methods(plain.claim) != code_hash.of_methods(plain.claim.model_copy(update={"method": arm}))
-    monkeypatch.setattr(code_hash, "FOLDER", here / "claims")
     before = code_hash.of_claim(plain)
-    plain.file.write_text("from tunewright.claims._shared import x\n" + plain.file.read_text())
-    (here / "claims" / "_shared.py").write_text("x = 1\n")
-    first = code_hash.of_claim(plain)
-    (here / "claims" / "_shared.py").write_text("x = 2\n")
-    assert len({before, first, code_hash.of_claim(plain)}) == 3
+    shared = here / "claims" / "_shared.py"
+    own = "\n\ndef measure(run, seed):\n    return {'hft': x, 'full': 0.0, 'lora': 0.0}\n"
+    plain.file.write_text("from tunewright.claims.papers._shared import x\n" + plain.file.read_text() + own)
+    measured, hashes = plain.model_copy(update={"measure": print}), []
+    for text in ("x = 1\n", "x = 1  # the same\n", "x = 2\n"):
+        shared.write_text(text)
+        hashes.append(code_hash.of_claim(measured))
+    assert hashes[0] == hashes[1] and len({before, *hashes}) == 3
 
 
 def test_against_the_best_baseline_of_validation_alone(here):
@@ -253,7 +228,7 @@ def test_a_measure_of_its_own_is_judged_by_the_same_rule_and_goes_on_where_it_st
     assert run(here, engine).attempts == 1 and len(engine.ran) == done
     broken = made_up(hft=0.2)
     broken.run_one = lambda recipe, keep: failed("k", "hft", 0, "out of memory")
-    (here / "claims" / "hft.py").write_text((here / "claims" / "hft.py").read_text() + "\n# changed\n")
+    (here / "claims" / "hft.py").write_text((here / "claims" / "hft.py").read_text() + "\nCHANGED = 1\n")
     result = run(here, broken)
     assert result.verdict == "unclear" and result.failed_runs == 4 and "out of memory" in result.arms[0].runs[0].error
 
@@ -289,7 +264,7 @@ def test_the_table_shows_verdicts_with_and_without_holm(here, monkeypatch):
     declare(here)
     run(here, made_up(hft=0.2))
     monkeypatch.setattr(claims, "load", lambda name, folder=here / "claims", load=claims.load: load(name, folder))
-    monkeypatch.setattr(listing, "_base_today", lambda loaded, scale: "abc")
+    monkeypatch.setattr(listing, "base_today", lambda loaded, scale: "abc")
     rows = listing.rows(["hft"], results=here / "results")
     assert rows[0]["verdict"] == rows[0]["holm"] == "holds" and rows[0]["stale"] == [] and rows[0]["seeds"] == 4
     text = listing.table(rows)
@@ -308,7 +283,7 @@ def test_a_whole_claim_on_a_tiny_model(here):
         "budget": {"steps": 3},
     }
     task["data"] = {"train": str(here / "train.jsonl"), "eval": str(here / "test.jsonl"), "max_length": 128}
-    task["evaluation"] = {**task["evaluation"], "few_shot": 0, "metric": "loss"}
+    task["measurement"] = {**task["measurement"], "few_shot": 0, "metric": "loss"}
     engine = Engine(real(here / "runs"))
     result = runner.run_claim("hft", "nano", engine=engine, results=here / "results", claims=here / "claims", task=task)
     assert result.failed_runs == 0 and [r.status for a in result.arms for r in a.runs] == ["finished"] * 4

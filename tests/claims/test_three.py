@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
+from tunewright.claims import checking, results_io, runner
 from tunewright.claims import claim as claims
-from tunewright.claims import code_hash, results_io, runner
 from tunewright.claims.engine import Local
 
 SEEDS = 2
@@ -29,7 +29,7 @@ def _cheapest() -> list[tuple[float, str]]:
             result is None
             or result.verdict is None
             or task(claims.load(name).claim.task).needs_data
-            or code_hash.stale(claims.load(name), result)
+            or checking.stale(claims.load(name), "nano", result)
         ):
             continue
         seconds = [r.seconds or 0.0 for a in result.arms for r in a.runs[:SEEDS]]

@@ -44,7 +44,7 @@ class Arm(_Part):
     rates: tuple[float, ...] | None = Field(None, description="learning rates to choose from; none: the claim's")
     uses: list[str] = Field(
         default_factory=list,
-        description="methods that `measure` applies beside: a change of theirs makes the result stale",
+        description="methods that `measure` applies beside its arms' recipes",
     )
 
 

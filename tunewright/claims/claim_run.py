@@ -4,16 +4,21 @@ scale.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tunewright.claims.claim import Arm, Claim, Scale
-from tunewright.claims.engine import Engine
-from tunewright.claims.lab.overlay import merged, with_methods
+from tunewright.claims.lab.overlay import merged, todays, with_methods
 from tunewright.errors import ClaimError, did_you_mean
 from tunewright.recipe import Recipe
+
+
+class Runs(Protocol):
+    """Where the runs of a claim's own measure are done."""
+
+    def run_one(self, recipe: Recipe, keep_artefacts: bool) -> Any: ...
 
 
 def recipe_of(
@@ -30,13 +35,13 @@ def recipe_of(
     own: dict[str, Any] = {
         "name": f"{arm.name}-{seed}",
         "train": {"seed": seed},
-        "evaluation": {"strengths": list(claim.strengths)},
+        "measurement": {"strengths": list(claim.strengths)},
     }
     if rate is not None:
         own["train"]["learning_rate"] = rate
-    mapping = dict(task)
+    mapping = todays(task)
     for over in (claim.extra, arm.extra, own, overlay or {}):
-        mapping = merged(mapping, over)
+        mapping = merged(mapping, todays(over))
     return Recipe(**with_methods(mapping, arm.methods, claim.budget))
 
 
@@ -47,9 +52,12 @@ class ClaimRun:
     claim: Claim
     scale: Scale
     task: Mapping[str, Any]  # the lab task's recipe, without methods
-    engine: Engine
+    engine: Runs
     folder: Path  # for what measure writes; kept between processes
     rates: dict[str, float | None] = field(default_factory=dict)  # arm -> rate chosen on validation rows
+    cut: Callable[[Recipe], Recipe] = lambda recipe: recipe  # laid on recipes that measure assembles itself
+    choices: int | None = None  # how many of a merge's choices are weighed; none: all
+    watch: Callable[[str, Mapping[str, Any]], None] = lambda name, tensors: None  # told of every merge's tensors
 
     def arm(self, name: str) -> Arm:
         """An arm by name. ClaimError with the nearest names."""

@@ -1,68 +1,87 @@
-"""Whether a stored result still speaks of the code that is here: hashes of a claim, of the methods it names, of its
-base.
+"""What a stored result speaks of, as hashes that are read in no time: what its claim declares, what the methods that
+it names do. Whether the code still does the same is computed (see `behaviour`), not read off files.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tunewright import catalogue
-from tunewright.claims.claim import FOLDER, Claim, Loaded
-from tunewright.claims.results_io import ScaleResult
+from tunewright.claims.claim import Claim, Loaded, Scale
+from tunewright.files import source
 from tunewright.recipe.uses import MethodUse
-from tunewright.trials.trial_key import closure
+from tunewright.trials import trial_key
+
+WORDS = {"says", "differs", "scales", "real"}
+"""Fields that decide nothing at a scale: words, and what is laid over the others already."""
 
 
-def of_files(files: Iterable[Path]) -> str:
-    """One short hash of the source of some files, whatever folder they are in."""
-    parts = sorted((f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in set(files))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+def of_claim(loaded: Loaded, scale: Scale = "nano") -> str:
+    """Of what a claim declares at a scale, of the lab task's recipe there, and of what its own measure does."""
+    from tunewright.claims.lab.overlay import todays
+    from tunewright.claims.lab.tasks import TASKS
+
+    claim = loaded.claim.at_scale(scale)
+    tree = claim.model_dump(mode="json", exclude_defaults=True, exclude=WORDS)
+    for part in (tree, tree["method"], *tree.get("baselines", ())):
+        part["extra"] = todays(part.get("extra", {}))
+    what = [
+        tree,
+        todays(TASKS[claim.task].scales.get(scale, {})) if claim.task in TASKS else None,
+        _own_code(loaded.file) if loaded.measure is not None else None,
+    ]
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def of_claim(loaded: Loaded) -> str:
-    """Of the claim's own file, the private modules beside it that it imports, and what it declares (arms may come
-    from another claim's file).
-    """
-    declared = loaded.claim.model_dump_json(exclude_defaults=True)
-    return hashlib.sha256(f"{of_files(_beside(loaded.file))} {declared}".encode()).hexdigest()[:16]
+def _own_code(file: Path) -> list[str]:
+    """What a claim's file does beside declaring it, and the private modules beside it that it imports."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.Assign) and _declares(node))]
+    return [source.plain_text(ast.unparse(tree)), *sorted(source.plain(f) for f in beside(file) if f != file)]
 
 
-_SHARED = re.compile(r"^from tunewright\.claims(?:\.papers)?(?:\.(\w+))? import ([\w, ]+)", re.MULTILINE)
+def _declares(node: ast.Assign) -> bool:
+    return any(isinstance(t, ast.Name) and t.id == "CLAIM" for t in node.targets)
 
 
-def _beside(file: Path) -> set[Path]:
-    """A claim's file, the private modules beside it and `tunewright.claims.merging` where it imports them, and they
-    in turn.
-    """
-    found: set[Path] = set()
+_SHARED = re.compile(r"^from tunewright\.claims\.papers(?:\.(\w+))? import ([\w, ]+)", re.MULTILINE)
+
+
+def beside(file: Path) -> set[Path]:
+    """A claim's file and the private modules beside it that it imports, and they in turn."""
+    used: set[Path] = set()
     queue = [file]
     while queue:
         here = queue.pop()
-        if here not in found and here.is_file():
-            found.add(here)
+        if here not in used and here.is_file():
+            used.add(here)
             for module, names in _SHARED.findall(here.read_text(encoding="utf-8")):
                 wanted = [module] if module else [n.strip() for n in names.split(",")]
-                queue += [FOLDER / f"{n}.py" for n in wanted if n.startswith("_")] + [
-                    FOLDER.parent / "merging.py" for n in wanted if n == "merging"
-                ]
-    return found
+                queue += [file.parent / f"{n}.py" for n in wanted if n.startswith("_")]
+    return used
 
 
 def of_methods(claim: Claim) -> str:
-    """Of the files of every method that its arms name, with the private modules they share."""
-    files: set[Path] = set()
-    for use in _uses(claim):
-        entry = catalogue.lookup(use.name)
-        if entry is not None and entry.file is not None:
-            files.update(closure(entry.file))
-    return of_files(files)
+    """Of what the files of every method do that its arms name, with what they import beside what every run uses."""
+    return source.plain_of(f for use in _uses(claim) for f in trial_key.method_files(use.name))
 
 
-def _uses(claim: Claim) -> Iterable[MethodUse]:
+def of_code(loaded: Loaded) -> str:
+    """Of all the package's code that a claim's digest may go through: equal as long as nothing of it has changed."""
+    methods = [f for use in _uses(loaded.claim) for f in trial_key.method_files(use.name)]
+    tasks = (source.PACKAGE / "tasks").glob("*.py")
+    entries = [source.PACKAGE / "claims" / name for name in ("behaviour.py", "lab/tasks.py")]
+    code = source.plain_of(source.closure([loaded.file, *entries, *methods, *tasks], trial_key.decides))
+    source.keep()
+    return code
+
+
+def _uses(claim: Claim) -> Iterator[MethodUse]:
     """Methods by name wherever an arm writes some: its own list, its stages, after, measure, select."""
     for arm in claim.arms:
         yield from (MethodUse.model_validate(m) for m in [*arm.methods, *arm.uses])
@@ -83,11 +102,3 @@ def _written(tree: Any) -> Iterable[Any]:
                 yield from _written(item)
         else:
             yield from _written(value)
-
-
-def stale(loaded: Loaded, result: ScaleResult, base_hash: str | None = None) -> list[str]:
-    """What has changed since a result was made: "claim", "method", "base" (where today's is known). Empty: nothing."""
-    pairs = [("claim", result.claim_hash, of_claim(loaded)), ("method", result.method_hash, of_methods(loaded.claim))]
-    if base_hash is not None and result.base_hash is not None:
-        pairs.append(("base", result.base_hash, base_hash))
-    return [what for what, then, now in pairs if then != now]

@@ -5,13 +5,19 @@ can stand in for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tunewright.claims.claim_run import Runs
 from tunewright.recipe import Recipe
 
 if TYPE_CHECKING:
+    from tunewright.claims.behaviour import Digests
+    from tunewright.claims.claim import Loaded, Scale
+    from tunewright.claims.results_io import Behaviour
     from tunewright.trials.pool import Trial
     from tunewright.trials.trial import TrialRecord
     from tunewright.trials.tuning import Tuned
@@ -28,7 +34,7 @@ class Search:
     rates: Sequence[float]
 
 
-class Engine(Protocol):
+class Engine(Runs, Protocol):
     """What the runner asks for."""
 
     def trial(self, arm: str, seed: int, recipe: Recipe) -> Any: ...
@@ -41,7 +47,11 @@ class Engine(Protocol):
         """For each arm the rate chosen on validation rows (None: nothing finished), every attempt, the score."""
         ...
 
-    def run_one(self, recipe: Recipe, keep_artefacts: bool) -> Any: ...
+    def digest(
+        self, loaded: Loaded, scale: Scale, rates: Mapping[str, float | None], task: Mapping[str, Any]
+    ) -> Behaviour | None:
+        """What the claim's arms do in their first steps, at these rates (see `behaviour`)."""
+        ...
 
 
 class Local:
@@ -57,12 +67,25 @@ class Local:
 
         self.store = Store(folder or cache_folder() / "trials")
         self.pool = Workers(workers)
+        self._open = ExitStack()
+        self._open.callback(self.pool.close)
 
     def __enter__(self) -> Local:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.close()
+        self._open.close()
+
+    @cached_property
+    def _digests(self) -> Digests:
+        from tunewright.claims.behaviour import Digests
+
+        return self._open.enter_context(Digests())
+
+    def digest(
+        self, loaded: Loaded, scale: Scale, rates: Mapping[str, float | None], task: Mapping[str, Any]
+    ) -> Behaviour:
+        return self._digests.of(loaded, scale, rates, task)
 
     def trial(self, arm: str, seed: int, recipe: Recipe) -> Trial:
         from tunewright.trials.pool import Trial

@@ -1,5 +1,5 @@
-"""`tunewright papers run` and `tunewright papers verdicts`: claims run with progress, and the table of what was
-found.
+"""`tunewright papers run`, `verdicts` and `check`: claims run with progress, the table of what was found, and whether
+it still speaks of what is here.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tunewright.claims import checking, results_io
 from tunewright.claims import claim as claims
-from tunewright.claims import code_hash, results_io
 from tunewright.claims.claim import Loaded, Scale
 from tunewright.claims.results_io import ScaleResult
 from tunewright.claims.rule import holm_verdicts
 from tunewright.errors import ClaimError, Interrupted, TunewrightError
 
+SCALES: tuple[Scale, ...] = ("nano", "real")
 HEADINGS = ("claim", "scale", "verdict", "Holm", "effect", "d", "seeds", "stale", "runs' time")
 
 
@@ -126,16 +127,23 @@ def _time(seconds: float | None) -> str:
     )
 
 
-def rows(
-    names: Sequence[str], *, results: Path | None = None, scales: Sequence[str] = ("nano", "real")
-) -> list[dict[str, Any]]:
-    """One row a claim and scale that has a result, with the verdict after Holm's correction over the rows of its
-    scale.
-    """
-    found: list[tuple[Loaded, str, ScaleResult]] = []
+def stored(
+    names: Sequence[str], *, results: Path | None = None, scales: Sequence[Scale] = SCALES
+) -> Iterator[tuple[Loaded, Scale, ScaleResult]]:
+    """Every result that these claims have at these scales."""
     for name in names:
         loaded = claims.load(name)
-        found += [(loaded, scale, r) for scale, r in results_io.read(loaded.name, results).items() if scale in scales]
+        held = results_io.read(loaded.name, results)
+        yield from ((loaded, scale, held[scale]) for scale in scales if scale in held)
+
+
+def rows(
+    names: Sequence[str], *, results: Path | None = None, scales: Sequence[Scale] = SCALES
+) -> list[dict[str, Any]]:
+    """One row per claim and scale that has a result, with the verdict after Holm's correction over the rows of its
+    scale.
+    """
+    found = list(stored(names, results=results, scales=scales))
     corrected: dict[tuple[str, str], str] = {}
     for scale in scales:
         of_scale = {loaded.name: r.judged for loaded, s, r in found if s == scale and r.judged is not None}
@@ -143,7 +151,7 @@ def rows(
     return [_row(loaded, scale, r, corrected.get((loaded.name, scale))) for loaded, scale, r in found]
 
 
-def _row(loaded: Loaded, scale: str, result: ScaleResult, corrected: str | None) -> dict[str, Any]:
+def _row(loaded: Loaded, scale: Scale, result: ScaleResult, corrected: str | None) -> dict[str, Any]:
     judged = result.judged
     return {
         "claim": loaded.name,
@@ -161,12 +169,13 @@ def _row(loaded: Loaded, scale: str, result: ScaleResult, corrected: str | None)
         "reason": None if judged is None else judged.reason,
         "failed_runs": result.failed_runs,
         "attempts": result.attempts,
-        "stale": code_hash.stale(loaded, result, _base_today(loaded, scale)),
+        "stale": checking.stale(loaded, scale, result, base_today(loaded, scale)),
+        "checked": None if result.digest is None else checking.known(loaded, scale, result) is not None,
         "seconds": result.seconds,
     }
 
 
-def _base_today(loaded: Loaded, scale: str) -> str | None:
+def base_today(loaded: Loaded, scale: Scale) -> str | None:
     """The hash of the lab base that the claim would run on now; None where it is not on this machine."""
     from tunewright.claims.lab.tasks import task
     from tunewright.files.hashing import hash_weights
@@ -195,6 +204,12 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         "effect: mean over seeds and 95 % interval, positive where the method is better; d: smallest effect of "
         "interest, set before any run"
     )
+    unread = sum(r["checked"] is False for r in found)
+    if unread:
+        reasons.append(
+            f"{unread} of them were not checked against today's code on this machine: `tunewright papers check` "
+            "computes in seconds each whether they still hold of it"
+        )
     return "\n".join([*lines, "", note, *reasons])
 
 

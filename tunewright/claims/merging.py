@@ -111,7 +111,7 @@ def task_recipe(run: ClaimRun, arm: str, seed: int, task: str, train: int = 2000
     """An arm's recipe on one of the tasks, at the arm's rate; nothing is measured but the target."""
     plain = {**dict(run.task), "data": merged(run.task["data"], data_of(task, train)), "keep": []}
     return recipe_of(
-        plain, run.claim, run.arm(arm), seed, run.rates.get(arm), {"evaluation": {"strengths": [1.0]}, **overlay}
+        plain, run.claim, run.arm(arm), seed, run.rates.get(arm), {"measurement": {"strengths": [1.0]}, **overlay}
     )
 
 
@@ -166,8 +166,8 @@ class Bench:
     ):
         from tunewright.runs.assemble import assemble
 
-        self.tasks, self.seed = tuple(tasks), seed
-        self.sessions: dict[str, Session] = {t: assemble(task_recipe(run, arm, seed, t)) for t in tasks}
+        self.tasks, self.seed, self.run = tuple(tasks), seed, run
+        self.sessions: dict[str, Session] = {t: assemble(run.cut(task_recipe(run, arm, seed, t))) for t in tasks}
         first = self.sessions[self.tasks[0]]
         self.module = first.adapted.model
         self.base: Tensors = {n: t.clone() for n, t in state_of(self.module).items()}
@@ -220,6 +220,7 @@ class Bench:
         tensors, config = merge_in_memory(method, learning)
         if config:
             raise ClaimError(f"'{name}' changed the model's shape, which is not weighed here: {config}")
+        self.run.watch(name, tensors)
         return tensors
 
     def best(self, name: str, choices: Choices, **more: Any) -> tuple[float, dict[str, Any]]:
@@ -227,7 +228,7 @@ class Bench:
         first of equals.
         """
         weighed = []
-        for i, chosen in enumerate(choices):
+        for i, chosen in enumerate(choices[: self.run.choices]):
             tensors = self.merge(name, **more, **chosen)
             weighed.append((self.mean(tensors, "validation"), -i, tensors, dict(chosen)))
         _, _, tensors, chosen = max(weighed, key=lambda w: w[:2])

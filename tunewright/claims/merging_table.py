@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tunewright import catalogue
-from tunewright.claims import code_hash, merging
+from tunewright.claims import merging
 from tunewright.claims.claim import Arm, Claim
 from tunewright.claims.claim_run import ClaimRun, recipe_of
 from tunewright.claims.engine import Engine, Search
@@ -31,6 +31,7 @@ from tunewright.claims.lab import corpus
 from tunewright.claims.lab.vit import pixels
 from tunewright.claims.merging import BATCH, CHANGES, Tensors, data_of, finished, rows_of, task_recipe, tensors_of
 from tunewright.errors import ClaimError
+from tunewright.files import source
 from tunewright.files.cache import cache_folder, write_json
 from tunewright.trials.trial_key import method_source
 from tunewright.weights.blocks import merge_in_memory, state_of
@@ -237,7 +238,7 @@ def _mean(values: Sequence[float]) -> float:
 def code_of(name: str) -> str:
     """A hash of a method's source and of this measuring."""
     here = [Path(__file__), Path(merging.__file__), Path(merging.__file__).parent.parent / "weights" / "blocks.py"]
-    return hashlib.sha256(f"{method_source(name)} {code_hash.of_files(here)}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{method_source(name)} {source.plain_of(here)}".encode()).hexdigest()[:16]
 
 
 def run(

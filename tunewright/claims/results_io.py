@@ -75,6 +75,26 @@ class PairResult(_Part):
     )
 
 
+class ShortRun(_Part):
+    """What one run, cut short, did."""
+
+    losses: list[float] = Field(description="of every step, stage after stage, nats a token (or a row)")
+    figures: dict[str, float] = Field(description="all that was read, by path; the claim's metric under its name")
+    refused: str | None = Field(None, description="what stopped it")
+    unit: str = Field("fraction", description="the target's")
+
+
+class Behaviour(_Part):
+    """A behaviour digest (see `behaviour`)."""
+
+    machine: dict[str, str] = Field(description="where it was computed: instructions and libraries")
+    runs: dict[str, ShortRun] = Field(description="by arm, or in the order in which the claim's measure asks for them")
+    measured: dict[str, float] = Field(
+        default_factory=dict, description="what the claim's own measure gives on them, and norms of merges"
+    )
+    refused: str | None = Field(None, description="why its measure gives nothing on runs so short")
+
+
 class ScaleResult(_Part):
     """A claim's result at one scale."""
 
@@ -97,9 +117,11 @@ class ScaleResult(_Part):
     started: datetime
     finished: datetime | None = None
     seconds: float | None = Field(None, description="of all its runs' own time, those reused from the store included")
-    claim_hash: str
-    method_hash: str
+    claim_hash: str = Field(description="of what the claim declares at this scale")
+    method_hash: str = Field(description="of what the files of its arms' methods do")
     base_hash: str | None = None
+    digest: Behaviour | None = Field(None, description="what its arms do in their first steps")
+    no_digest: str | None = Field(None, description="why there is none; the methods' files stand in for it")
     attempts: int = Field(1, description="this one and the earlier ones")
     earlier: list[dict[str, Any]] = Field(default_factory=list, description="earlier attempts, oldest first, whole")
 

@@ -72,7 +72,7 @@ def run_claim(
     loaded = load(name, claims) if claims is not None else load(name)
     claim = loaded.claim.at_scale(scale)
     task = task if task is not None else lab_recipe(claim, scale)
-    result = results_io.begin(loaded.name, scale, _begun(loaded, claim), results)
+    result = results_io.begin(loaded.name, scale, _begun(loaded, claim, scale), results)
     count = _Count(sum(TUNING_SEEDS * len(claim.rates_of(a)) + claim.seeds for a in claim.arms), say)
     run = ClaimRun(claim, scale, task, engine, cache_folder() / "claims" / loaded.name / scale)
     searches = {arm.name: _search(run, arm) for arm in claim.arms if arm.methods and claim.rates_of(arm)}
@@ -82,7 +82,7 @@ def run_claim(
     if loaded.measure is not None:
         _measure(loaded, run, result, say, best)
     else:
-        _compare(run, result, count, best)
+        _compare(run, engine, result, count, best)
     for arm in result.arms:
         if arm.name in tuned:
             arm.rate, arm.tuned = (
@@ -90,10 +90,11 @@ def run_claim(
                 [a.model_dump(mode="json", exclude={"key"}) for a in tuned[arm.name].attempts],
             )
     _describe(result, count)
+    _digest(loaded, run, engine, result)
     return results_io.finish(loaded.name, scale, result, results)
 
 
-def _begun(loaded: Loaded, claim: Claim) -> ScaleResult:
+def _begun(loaded: Loaded, claim: Claim, scale: Scale) -> ScaleResult:
     return ScaleResult(
         paper=claim.paper,
         metric=claim.metric,
@@ -101,7 +102,7 @@ def _begun(loaded: Loaded, claim: Claim) -> ScaleResult:
         smallest=claim.smallest,
         claim=claim.model_dump(mode="json", exclude_defaults=True),
         started=datetime.now(UTC),
-        claim_hash=code_hash.of_claim(loaded),
+        claim_hash=code_hash.of_claim(loaded, scale),
         method_hash=code_hash.of_methods(claim),
     )
 
@@ -124,17 +125,17 @@ def _best(claim: Claim, tuned: Mapping[str, Any], count: _Count) -> str:
     return max(scores, key=lambda n: sign * scores[n])
 
 
-def _compare(run: ClaimRun, result: ScaleResult, count: _Count, best: str | None) -> None:
+def _compare(run: ClaimRun, engine: Engine, result: ScaleResult, count: _Count, best: str | None) -> None:
     """All seeds of all arms in one go, then the verdict."""
     claim = run.claim
     able = [a for a in claim.arms if run.rates.get(a.name, "its own") is not None]
     trials = [
-        run.engine.trial(a.name, s, recipe_of(run.task, claim, a, s, run.rates.get(a.name)))
+        engine.trial(a.name, s, recipe_of(run.task, claim, a, s, run.rates.get(a.name)))
         for a in able
         for s in range(claim.seeds)
     ]
     count.total = count.done + len(trials)
-    found = run.engine.run_all(trials, count)
+    found = engine.run_all(trials, count)
     records = {a.name: found[i * claim.seeds : (i + 1) * claim.seeds] for i, a in enumerate(able)}
     result.arms = [
         ArmResult(
@@ -215,6 +216,14 @@ def _describe(result: ScaleResult, count: _Count) -> None:
     result.hardware = {k: v for k, v in some.hardware.items() if v is not None}
     result.threads, result.versions, result.commit = some.threads, dict(some.versions), some.commit
     result.base_hash = some.base_hash
+
+
+def _digest(loaded: Loaded, run: ClaimRun, engine: Engine, result: ScaleResult) -> None:
+    """What the arms do in their first steps; or why that is not written down."""
+    try:
+        result.digest = engine.digest(loaded, run.scale, run.rates, run.task)
+    except TunewrightError as error:
+        result.no_digest = error.what
 
 
 def again(

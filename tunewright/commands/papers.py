@@ -1,4 +1,4 @@
-"""Verbs for the papers behind the methods: list, show, run and verdicts."""
+"""Verbs for the papers behind the methods: list, show, run, verdicts and check."""
 
 from __future__ import annotations
 
@@ -103,8 +103,39 @@ def papers_verdicts(
     show(found, as_json, lambda: listing.table(found))
 
 
+@examples(
+    "tunewright papers check hft",
+    "tunewright papers check --family peft",
+)
+def papers_check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[SLUG]...", help="claims to check (default: all)")
+    ] = None,
+    family: Annotated[str | None, typer.Option(help="claims of papers of this family")] = None,
+    results: Annotated[Path | None, typer.Option(metavar="DIR", help="where results are (default: as shipped)")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether stored verdicts still speak of today's code: compute their digests again, in seconds each.
+
+    Ends with code 1 if any is stale.
+    """
+    from tunewright.claims import check_listing, listing
+
+    rows = check_listing.check_all(listing.chosen(names or [], family, every=True), results=results)
+    show(rows, as_json, lambda: check_listing.table(rows))
+    if any(row["stale"] for row in rows):
+        raise typer.Exit(1)
+
+
 papers = typer.Typer(
     cls=_ListsByDefault, no_args_is_help=False, help="The papers behind the methods: list, search, show."
 )
-for _name, _verb in (("list", papers_list), ("show", papers_show), ("run", papers_run), ("verdicts", papers_verdicts)):
+_VERBS = {
+    "list": papers_list,
+    "show": papers_show,
+    "run": papers_run,
+    "verdicts": papers_verdicts,
+    "check": papers_check,
+}
+for _name, _verb in _VERBS.items():
     papers.command(_name, epilog=below(_verb))(_verb)

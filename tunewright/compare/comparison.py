@@ -9,7 +9,6 @@ interruption.
 from __future__ import annotations
 
 import datetime
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,36 +1,27 @@
 """The name of a trial: a hash of everything that decides its numbers, so that equal trials are run once.
 
-It holds the recipe without its name, the weights and files of the models, the content of the data files, the source of
-the methods that are named (with what they import from the methods' rooms), and of the modules that read, train and
-measure, with the versions of the libraries below them. Names of folders do not count.
+It holds the recipe without its name, the weights and files of the models, the content of the data files, what the code
+does that the run really uses (the modules that it imports, the task's and the named methods' with theirs; not how they
+are laid out, worded or where they lie: see `files.source`), with the versions of the libraries below. Names of folders
+do not count.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
 from tunewright.errors import TunewrightError
-from tunewright.files import hashing
+from tunewright.files import hashing, source
 from tunewright.recipe import ModelSpec, Recipe, Source
 
-_PACKAGE = Path(__file__).parents[1]
-_ROOMS = (
-    *("tunewright.methods.", "tunewright.pieces."),
-    *("tunewright.weights.", "tunewright.measure.", "tunewright.data.select."),
-)
-_READ_AND_MEASURE = ("data/*.py", "tasks/*.py", "measure/*.py", "runs/meter.py", "pieces/heads.py", "pieces/means.py")
-_TRAIN = (
-    *("contract/*.py", "training/*.py", "models/*.py", "weights/learning.py"),
-    *("runs/stages.py", "runs/selecting.py", "runs/after.py", "runs/predicting.py", "runs/predictors.py"),
-)
+_SHOWN = ("errors", "report", "catalogue", "recipe", "machine", "runs.progress", "runs.track")
+"""Modules that decide no number: what they say of a recipe is in the key already, or it is only shown."""
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 _NOT_THE_MODEL = (".safetensors", ".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
 
@@ -60,7 +51,7 @@ def key_of(recipe: Recipe) -> str:
     what = [
         tree,
         [method_source(use.name) for _, _, use in recipe.uses()],
-        _code(),
+        _code(recipe.task),
         [importlib.metadata.version(n) for n in _LIBRARIES],
     ]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:40]
@@ -68,60 +59,41 @@ def key_of(recipe: Recipe) -> str:
 
 @functools.cache
 def method_source(name: str) -> str:
-    """A hash of a method's file and of what it imports from the methods' rooms; its name where it has no file.
+    """A hash of what a method's file does and of what it imports beside what every run uses; its name where it has
+    no file.
 
     Once a process, as `_code`: a process goes on with the code that it has loaded, whatever becomes of the files.
     """
+    files = method_files(name)
+    return source.plain_of(files) if files else name
+
+
+def method_files(name: str) -> tuple[Path, ...]:
+    """A method's file and those that it imports beside what every run uses; none where it has no file."""
     entry = catalogue.lookup(name)
     if entry is None or entry.file is None or not entry.file.is_file():
-        return name
-    return _hash_files(closure(entry.file))
+        return ()
+    shared = set(core_files())
+    return tuple(f for f in source.closure([entry.file], decides) if f not in shared or f == entry.file)
 
 
-def closure(file: Path) -> tuple[Path, ...]:
-    """A file and the files of the methods' rooms that it imports, and so on, sorted."""
-    found: set[Path] = set()
-    queue = [file]
-    while queue:
-        here = queue.pop()
-        if here in found or not here.is_file():
-            continue
-        found.add(here)
-        queue += [
-            _PACKAGE.parent / (m.replace(".", "/") + ".py")
-            for m in _imports(here, here.stat().st_mtime_ns)
-            if m.startswith(_ROOMS)
-        ]
-    return tuple(sorted(found))
-
-
-@functools.lru_cache(2048)
-def _imports(file: Path, changed: int) -> tuple[str, ...]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [a.name for a in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-    return tuple(names)
-
-
-def code_files() -> tuple[Path, ...]:
-    """The package's own files that read, train and measure, whatever a recipe names."""
-    return tuple(p for pattern in (*_READ_AND_MEASURE, *_TRAIN) for p in sorted(_PACKAGE.glob(pattern)))
+def decides(module: str) -> bool:
+    """Whether a module of the package may decide a number."""
+    return module != "tunewright" and not any(f"{module}.".startswith(f"tunewright.{m}.") for m in _SHOWN)
 
 
 @functools.cache
-def _code() -> str:
-    return _hash_files(code_files())
+def core_files() -> tuple[Path, ...]:
+    """The package's files that every run uses, whatever its recipe names."""
+    return source.closure([source.PACKAGE / "runs" / "run.py"], decides)
 
 
-def _hash_files(files: Iterable[Path]) -> str:
-    h = hashlib.sha256()
-    for file in files:
-        name = str(file.relative_to(_PACKAGE)) if _PACKAGE in file.parents else file.name
-        h.update(f"{name}\0{_digest(file)}\0".encode())
-    return h.hexdigest()
+@functools.cache
+def _code(task: str) -> str:
+    own = source.PACKAGE / "tasks" / f"{task.replace('-', '_')}.py"
+    code = source.plain_of({*core_files(), *source.closure([own], decides)})
+    source.keep()
+    return code
 
 
 def _digest(file: Path) -> str:

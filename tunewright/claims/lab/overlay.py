@@ -6,6 +6,13 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from tunewright.recipe.overrides import RENAMED
+
+
+def todays(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe, or a part of one, under today's names of its keys."""
+    return {RENAMED.get(key, key): value for key, value in recipe.items()}
+
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid on `under`; neither is changed.
