@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 ]
 
 
+@lru_cache
 def used() -> set[str]:
     """Top names of the modules that anything here imports, and of those that `make` runs (`python -m NAME`)."""
     names = set(re.findall(r"-m (\w+)", (ROOT / "Makefile").read_text(encoding="utf-8")))

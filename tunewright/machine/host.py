@@ -137,7 +137,7 @@ def _left(folder: Path, limit: int) -> int | None:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held resident since it began."""
+    """The most memory that this process has held resident since it began, or since `forget_peak` where that works."""
     resource = _module("resource")
     if resource is not None:
         peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
