@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +29,7 @@ from benchmarks import machine
 from benchmarks.merge_make import ensure
 from benchmarks.pairs import ROOT, busy_seconds, ratios, spread
 
+OURS = (sys.executable, "-m", "benchmarks.merge_worker")
 METHODS = ("linear", "ties", "breadcrumbs", "slerp")
 VARIABLE = "TUNEWRIGHT_BENCH_MERGEKIT"
 REQUIREMENTS = ("mergekit==0.1.5", "transformers==5.23.*")
@@ -101,6 +103,10 @@ def warm(models: Path) -> None:
                 pass
 
 
+Records = dict[str, dict[str, list[dict[str, Any]]]]
+"""Method -> side -> its runs."""
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     began = time.monotonic()
@@ -110,16 +116,34 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     files = {m: work / f"{m}.yml" for m in METHODS}
     for m, file in files.items():
         file.write_text(config(m, models))
-    peer = mergekit()
-    ours = [sys.executable, "-m", "benchmarks.merge_worker"]
     out = work / "out"
     warm(models)
     shutil.rmtree(work / "cache", ignore_errors=True)  # hashes of an earlier call
     os.environ["TUNEWRIGHT_CACHE"] = str(work / "cache")
-    first = {m: timed([*ours, str(files[m]), str(out)], out)["seconds"] for m in options.only[:1]}
-    records: dict[str, dict[str, list[dict[str, Any]]]] = {
-        m: {"tunewright": [], "checked": [], "mergekit": []} for m in options.only
+    first = {m: timed([*OURS, str(files[m]), str(out)], out)["seconds"] for m in options.only[:1]}
+    records = _rounds(options, files, out, began)
+    result: dict[str, Any] = {
+        "machine": machine.describe("bfloat16", os.cpu_count() or 1),
+        "first_seconds": {m: round(s, 2) for m, s in first.items()},
+        **{m: _figures(sides) for m, sides in records.items()},
+        "memory_gb_by_models": _memory_by_models(models, work, out),
+        "floor_seconds": _floor(models, work),
     }
+    for m in {"linear", "ties"} & result.keys():
+        result[m]["ratio_to_floor"] = round(_median(records, m) / result["floor_seconds"][m], 2)
+    shares = [
+        x["others_share"] for sides in records.values() for runs in sides.values() for x in runs if "others_share" in x
+    ]
+    result["others_share_most"] = max(shares, default=None)
+    result["rounds"] = records
+    shutil.rmtree(out, ignore_errors=True)
+    return result
+
+
+def _rounds(options: argparse.Namespace, files: Mapping[str, Path], out: Path, began: float) -> Records:
+    """Every method's runs, the sides in turn, until the rounds are done or the time is up."""
+    peer = mergekit()
+    records: Records = {m: {"tunewright": [], "checked": [], "mergekit": []} for m in options.only}
     took = 0.0
     for r in range(options.rounds):
         start = time.monotonic()
@@ -128,7 +152,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             break
         for m in options.only:
             sides = {
-                "tunewright": [*ours, str(files[m]), str(out)],
+                "tunewright": [*OURS, str(files[m]), str(out)],
                 "mergekit": [peer, str(files[m]), str(out), "--no-copy-tokenizer"],
             }
             sides["checked"] = [*sides["tunewright"], "--forward"]
@@ -140,34 +164,40 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     file=sys.stderr,
                 )
         took = time.monotonic() - start
-    result: dict[str, Any] = {
-        "machine": machine.describe("bfloat16", os.cpu_count() or 1),
-        "first_seconds": {m: round(s, 2) for m, s in first.items()},
+    return records
+
+
+def _figures(sides: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Ratios and spreads of one method."""
+    speed = ratios(sides["mergekit"], sides["tunewright"], "seconds")
+    memory = ratios(sides["tunewright"], sides["mergekit"], "peak_memory_gb")
+    checked = ratios(sides["mergekit"], sides["checked"], "seconds")
+    return {
+        "ratio_speed": speed["median"],
+        "ratio_speed_spread": [speed["low"], speed["high"]],
+        "ratio_speed_checked": checked["median"],
+        "ratio_speed_checked_spread": [checked["low"], checked["high"]],
+        "ratio_peak_memory": memory["median"],
+        "ratio_peak_memory_spread": [memory["low"], memory["high"]],
+        **{
+            side: {k: spread([x[k] for x in runs]) for k in ("seconds", "peak_memory_gb")}
+            for side, runs in sides.items()
+        },
     }
-    for m, both in records.items():
-        speed, memory = (
-            ratios(both["mergekit"], both["tunewright"], "seconds"),
-            ratios(both["tunewright"], both["mergekit"], "peak_memory_gb"),
-        )
-        checked = ratios(both["mergekit"], both["checked"], "seconds")
-        result[m] = {
-            "ratio_speed": speed["median"],
-            "ratio_speed_spread": [speed["low"], speed["high"]],
-            "ratio_speed_checked": checked["median"],
-            "ratio_speed_checked_spread": [checked["low"], checked["high"]],
-            "ratio_peak_memory": memory["median"],
-            "ratio_peak_memory_spread": [memory["low"], memory["high"]],
-            **{
-                side: {k: spread([x[k] for x in runs]) for k in ("seconds", "peak_memory_gb")}
-                for side, runs in both.items()
-            },
-        }
+
+
+def _memory_by_models(models: Path, work: Path, out: Path) -> dict[str, float]:
+    """Peak memory of TIES by the number of models."""
     counts = {}
     for count in (2, 4, 8, 16):
         file = work / f"ties{count}.yml"
         file.write_text(config("ties", models, count))
-        counts[str(count)] = round(timed([*ours, str(file), str(out)], out)["peak_memory_gb"], 3)
-    result["memory_gb_by_models"] = counts
+        counts[str(count)] = round(timed([*OURS, str(file), str(out)], out)["peak_memory_gb"], 3)
+    return counts
+
+
+def _floor(models: Path, work: Path) -> dict[str, float]:
+    """Seconds of a loop that only reads, computes and writes, by method."""
     floor = subprocess.run(
         [sys.executable, "-m", "benchmarks.merge_floor", str(models), str(work / "floor.bin")],
         cwd=ROOT,
@@ -176,16 +206,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     if floor.returncode:
         raise RuntimeError(f"the floor failed:\n{floor.stderr[-800:]}")
-    result["floor_seconds"] = json.loads(floor.stdout)
-    for m in {"linear", "ties"} & result.keys():
-        result[m]["ratio_to_floor"] = round(_median(records, m) / result["floor_seconds"][m], 2)
-    shares = [
-        x["others_share"] for both in records.values() for runs in both.values() for x in runs if "others_share" in x
-    ]
-    result["others_share_most"] = max(shares, default=None)
-    result["rounds"] = records
-    shutil.rmtree(out, ignore_errors=True)
-    return result
+    seconds: dict[str, float] = json.loads(floor.stdout)
+    return seconds
 
 
 def _median(records: dict[str, Any], method: str) -> float:

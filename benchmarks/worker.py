@@ -12,7 +12,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,23 @@ def ours(work: Work, method: str) -> None:
         train(stage)
 
 
+class Batches:
+    """Rows that are there already, a batch at a time."""
+
+    def __init__(self, batches: Sequence[Sequence[Any]]):
+        self.batches, self.given = batches, 0
+
+    def next_batch(self) -> list[tuple[Any, int]]:
+        self.given += 1
+        return [(r, 0) for r in self.batches[self.given - 1]]
+
+    def state(self) -> dict[str, Any]:
+        return {"given": self.given}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.given = state["given"]
+
+
 def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], None]) -> Any:
     """A stage of `work`'s model and rows with one of the methods below, set up."""
     from tunewright.catalogue import load_method
@@ -125,25 +142,12 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
             for m in made
         ]
 
-    class Rows:
-        given = 0
-
-        def next_batch(self) -> list[tuple[Row, int]]:
-            self.given += 1
-            return [(r, 0) for r in made[self.given - 1]]
-
-        def state(self) -> dict[str, Any]:
-            return {"given": self.given}
-
-        def restore(self, state: dict[str, Any]) -> None:
-            self.given = state["given"]
-
     spec = TrainSpec(learning_rate=RATE, lr_scheduler_type="constant", warmup_steps=0)
     return Stage(
         adapted,
         task,
         methods,
-        Rows(),
+        Batches(made),
         plan,
         spec,
         Budget(steps=work.steps + 1),

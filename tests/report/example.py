@@ -45,6 +45,32 @@ ASKED = (
     "The transfer I made on Monday still says pending, is something wrong with it?",
     "How do I go about proving who I am",
 )
+PROMPT = (
+    "<|im_start|>",
+    "user",
+    "\n",
+    "Which",
+    " support",
+    " topic",
+    " is",
+    " this",
+    "?",
+    "\n",
+    "I",
+    " am",
+    " still",
+    " waiting",
+    " on",
+    " my",
+    " card",
+    "?",
+    "<|im_end|>",
+    "\n",
+    "<|im_start|>",
+    "assistant",
+    "\n",
+)
+ANSWER = ("card", " arrival", "<|im_end|>")
 
 
 def of(value: float, half: float, n: int = 240, unit: str = "row") -> Interval:
@@ -102,10 +128,9 @@ def make_metrics(steps: int = 65, stages: tuple[str, ...] = ("main",), seed: int
     return out
 
 
-def make_example(**changes: Any) -> Report:
-    """A finished run of LoRA on bank messages with everything measured; `changes` replace whole keys of the report."""
-    started = datetime(2026, 5, 4, 9, 12, 31, tzinfo=UTC)
-    target = Target(
+def _target() -> Target:
+    """Exact answers and a likelihood choice, before and after."""
+    return Target(
         name=None,
         metric="exact_match",
         unit="fraction",
@@ -124,18 +149,25 @@ def make_example(**changes: Any) -> Report:
             n=240,
         ),
     )
-    nats = "nats a token"
-    kept = Measured(
+
+
+def _kept() -> Measured:
+    """The loss on a general text."""
+    return Measured(
         name="general",
         metric="loss",
         direction="lower",
-        unit=nats,
+        unit="nats a token",
         before=of(3.114, 0.09, 24, "document"),
         after=of(3.694, 0.12, 24, "document"),
         difference=of(0.58, 0.07, 24, "document"),
         n=24,
     )
-    trade = [
+
+
+def _trade() -> list[Strength]:
+    """Four points of the dial."""
+    return [
         Strength(
             strength=s,
             target=of(t, 0.055),
@@ -149,21 +181,109 @@ def make_example(**changes: Any) -> Report:
             (1.0, 0.758, 3.694, 1.523),
         )
     ]
+
+
+def _run(started: datetime) -> RunInfo:
+    """Four minutes on two cores."""
+    return RunInfo(
+        name="quickstart",
+        started=started,
+        finished=started + timedelta(seconds=252),
+        seconds=252.4,
+        command="tunewright run quickstart",
+        versions={"python": "3.11.7", "tunewright": "0.1.0", "torch": "2.13.0", "transformers": "5.0.0"},
+        threads=2,
+        load_at_start=0.4,
+        seed=0,
+        hardware=Hardware(device="cpu", name="AMD EPYC 7763", cores=2, memory_bytes=24 * 2**30, precision="float32"),
+    )
+
+
+def _data() -> DataInfo:
+    """The quickstart's rows."""
+    return DataInfo(
+        sources=[
+            SourceInfo(path="quickstart:train", role="train", rows=972, tokens=31_204, licence="CC BY 4.0"),
+            SourceInfo(path="quickstart:test", role="eval", rows=240, tokens=7_655, licence="CC BY 4.0"),
+            SourceInfo(path="quickstart:keep", role="keep", rows=24, tokens=6_144, licence="public domain"),
+        ],
+        hash="51ab" * 16,
+        rows=972,
+        tokens=31_204,
+        trained_tokens=4_871,
+        dropped=0,
+        truncated=3,
+        duplicates=2,
+    )
+
+
+def _cost() -> Cost:
+    """Seconds, tokens and parameters."""
+    return Cost(
+        seconds={"load": 3.1, "data": 1.2, "base": 58.4, "train": 121.7, "measure": 64.9, "report": 0.6},
+        tokens=31_204,
+        trained_tokens=4_871,
+        steps=65,
+        trainable_parameters=4_884_480,
+        stored_parameters=4_884_480,
+        stored_bytes=19_552_304,
+        peak_memory_bytes=1_912_340_480,
+        flops=2.52e13,
+        tokens_per_second=256.4,
+    )
+
+
+def _trained() -> Trained:
+    """LoRA on all linears."""
+    return Trained(
+        rooms={
+            "attention": Room(trained=1_612_800, total=26_542_080),
+            "mlp": Room(trained=3_271_680, total=79_626_240),
+            "norm": Room(trained=0, total=35_136),
+            "embedding": Room(trained=0, total=28_311_552),
+        },
+        methods=[
+            MethodInfo(
+                name="lora",
+                slots=["attach"],
+                parameters={"rank": 16, "alpha": 32.0, "dropout": 0.0, "targets": "all-linear"},
+                stage="main",
+            )
+        ],
+        frozen=["all of the base's own weights", "embeddings, shared with the head"],
+    )
+
+
+def _stage() -> StageInfo:
+    """The only stage."""
+    return StageInfo(
+        name="main",
+        methods=["lora"],
+        ended_by="epochs",
+        steps=65,
+        tokens=31_204,
+        epochs=1.0,
+        seconds=121.7,
+        loss_first=3.71,
+        loss_last=0.36,
+    )
+
+
+def _probe() -> Probe:
+    """A probe with values and rows."""
+    return Probe(
+        description="singular directions of the tuned weight that the base does not have (cosine below 0.6)",
+        values={"matrices with at least one": 37, "share of matrices": of(0.176, 0.05, 210)},
+        columns=["block", "site", "intruders", "largest singular value"],
+        rows=[[0, "q_proj", 2, 4.13], [7, "down_proj", 1, 9.8], [29, "o_proj", 4, 2.211]],
+    )
+
+
+def make_example(**changes: Any) -> Report:
+    """A finished run of LoRA on bank messages with everything measured; `changes` replace whole keys of the report."""
+    started = datetime(2026, 5, 4, 9, 12, 31, tzinfo=UTC)
     values: dict[str, Any] = {
-        "run": RunInfo(
-            name="quickstart",
-            started=started,
-            finished=started + timedelta(seconds=252),
-            seconds=252.4,
-            command="tunewright run quickstart",
-            versions={"python": "3.11.7", "tunewright": "0.1.0", "torch": "2.13.0", "transformers": "5.0.0"},
-            threads=2,
-            load_at_start=0.4,
-            seed=0,
-            hardware=Hardware(
-                device="cpu", name="AMD EPYC 7763", cores=2, memory_bytes=24 * 2**30, precision="float32"
-            ),
-        ),
+        "run": _run(started),
         "model": ModelInfo(
             name="smollm2-135m-instruct",
             source="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -173,22 +293,9 @@ def make_example(**changes: Any) -> Report:
             parameters=134_515_008,
         ),
         "task": "text-generation",
-        "data": DataInfo(
-            sources=[
-                SourceInfo(path="quickstart:train", role="train", rows=972, tokens=31_204, licence="CC BY 4.0"),
-                SourceInfo(path="quickstart:test", role="eval", rows=240, tokens=7_655, licence="CC BY 4.0"),
-                SourceInfo(path="quickstart:keep", role="keep", rows=24, tokens=6_144, licence="public domain"),
-            ],
-            hash="51ab" * 16,
-            rows=972,
-            tokens=31_204,
-            trained_tokens=4_871,
-            dropped=0,
-            truncated=3,
-            duplicates=2,
-        ),
-        "target": target,
-        "kept": [kept],
+        "data": _data(),
+        "target": _target(),
+        "kept": [_kept()],
         "drift": Drift(
             measure="kl",
             value=of(1.523, 0.1, 64, "sequence"),
@@ -196,90 +303,14 @@ def make_example(**changes: Any) -> Report:
             tokens=4_096,
             on="sequences that the base wrote itself",
         ),
-        "trade": trade,
-        "cost": Cost(
-            seconds={"load": 3.1, "data": 1.2, "base": 58.4, "train": 121.7, "measure": 64.9, "report": 0.6},
-            tokens=31_204,
-            trained_tokens=4_871,
-            steps=65,
-            trainable_parameters=4_884_480,
-            stored_parameters=4_884_480,
-            stored_bytes=19_552_304,
-            peak_memory_bytes=1_912_340_480,
-            flops=2.52e13,
-            tokens_per_second=256.4,
-        ),
-        "trained": Trained(
-            rooms={
-                "attention": Room(trained=1_612_800, total=26_542_080),
-                "mlp": Room(trained=3_271_680, total=79_626_240),
-                "norm": Room(trained=0, total=35_136),
-                "embedding": Room(trained=0, total=28_311_552),
-            },
-            methods=[
-                MethodInfo(
-                    name="lora",
-                    slots=["attach"],
-                    parameters={"rank": 16, "alpha": 32.0, "dropout": 0.0, "targets": "all-linear"},
-                    stage="main",
-                )
-            ],
-            frozen=["all of the base's own weights", "embeddings, shared with the head"],
-        ),
-        "stages": [
-            StageInfo(
-                name="main",
-                methods=["lora"],
-                ended_by="epochs",
-                steps=65,
-                tokens=31_204,
-                epochs=1.0,
-                seconds=121.7,
-                loss_first=3.71,
-                loss_last=0.36,
-            )
-        ],
+        "trade": _trade(),
+        "cost": _cost(),
+        "trained": _trained(),
+        "stages": [_stage()],
         "training": Training(steps=65, first=3.71, last=0.36, lowest=0.27, lowest_step=58),
-        "tokens_view": {
-            "quickstart:train": [
-                ("<|im_start|>", 0),
-                ("user", 0),
-                ("\n", 0),
-                ("Which", 0),
-                (" support", 0),
-                (" topic", 0),
-                (" is", 0),
-                (" this", 0),
-                ("?", 0),
-                ("\n", 0),
-                ("I", 0),
-                (" am", 0),
-                (" still", 0),
-                (" waiting", 0),
-                (" on", 0),
-                (" my", 0),
-                (" card", 0),
-                ("?", 0),
-                ("<|im_end|>", 0),
-                ("\n", 0),
-                ("<|im_start|>", 0),
-                ("assistant", 0),
-                ("\n", 0),
-                ("card", 1),
-                (" arrival", 1),
-                ("<|im_end|>", 1),
-                ("\n", 0),
-            ]
-        },
+        "tokens_view": {"quickstart:train": [*((t, 0) for t in PROMPT), *((t, 1) for t in ANSWER), ("\n", 0)]},
         "answers": [Answer.of(r) for r in make_rows(3)],
-        "probes": {
-            "intruder-dimensions": Probe(
-                description="singular directions of the tuned weight that the base does not have (cosine below 0.6)",
-                values={"matrices with at least one": 37, "share of matrices": of(0.176, 0.05, 210)},
-                columns=["block", "site", "intruders", "largest singular value"],
-                rows=[[0, "q_proj", 2, 4.13], [7, "down_proj", 1, 9.8], [29, "o_proj", 4, 2.211]],
-            )
-        },
+        "probes": {"intruder-dimensions": _probe()},
         "notes": [
             "3 rows were longer than max_length and were shortened.",
             "The kept text has only 24 documents: its interval is wide.",

@@ -59,6 +59,11 @@ class CheckReport:
     notices: list[Notice] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
 
+    def note(self, kind: str, reason: str, remedy: str, places: Iterable[str]) -> None:
+        """Add a notice about rows, by their places; none where there is no such row."""
+        if where := tuple(places):
+            self.notices.append(Notice(kind, reason, remedy, where))
+
     @property
     def ok(self) -> bool:
         """Whether a run would take the data."""
@@ -162,34 +167,34 @@ def _note_source(
             refuse_nothing(read.place.name, encoded.counts, options)
         except DataError as error:
             report.refusals.append(str(error))
-    places = {r.id: r.where for r in read.records}
-
-    def note(kind: str, reason: str, remedy: str, where: Iterable[str]) -> None:
-        found = tuple(where)
-        if found:
-            report.notices.append(Notice(kind, reason, remedy, found))
-
-    note(
+    report.note(
         "nothing trained",
         "no token of the row would be trained",
         "give the row an answer with a weight above 0, or take it out",
         encoded.zero,
     )
     policy = {"drop": "the row is left out", "split": "the row is split"}.get(options.truncation, "a run refuses it")
-    note(
+    report.note(
         "too long",
         f"longer than max_length ({options.max_length}): {policy}",
         "raise data.max_length, or shorten the rows",
         encoded.long,
     )
-    if tokenizer is None or not hasattr(tokenizer, "all_special_ids"):
-        return
+    if tokenizer is not None and hasattr(tokenizer, "all_special_ids"):
+        _note_tokens(report, read, encoded, tokenizer, task)
+
+
+def _note_tokens(report: CheckReport, read: Read, encoded: Encoded, tokenizer: Any, task: Task) -> None:
+    """Where special tokens are twice, missing, not trained, or in a row's own text."""
+    places = {r.id: r.where for r in read.records}
     tokens = [r for r in encoded.rows if r.label is None and r.fields.get("kind") != "mask" and "#" not in r.id]
     bos = first_token(tokenizer)
     at = [places[r.id] for r in tokens if starts_twice(r, tokenizer.bos_token_id)]
-    note("double BOS", "the row begins with two BOS tokens", "take the BOS text out of the rows or of the template", at)
+    report.note(
+        "double BOS", "the row begins with two BOS tokens", "take the BOS text out of the rows or of the template", at
+    )
     at = [places[r.id] for r in tokens if bos and list(r.input_ids[:1]) != bos]
-    note(
+    report.note(
         "no BOS",
         "the tokenizer starts every text with BOS, and this row does not",
         "put bos_token at the start of the chat template",
@@ -197,7 +202,7 @@ def _note_source(
     )
     ends = set(tokenizer.all_special_ids)
     at = [places[r.id] for r in tokens if not end_is_trained(r, ends)]
-    note(
+    report.note(
         "end not trained",
         "the answer's end is not trained, so generation would not stop",
         "end the assistant's turn with the end token in the chat template",
@@ -205,7 +210,7 @@ def _note_source(
     )
     markers = [t for t in tokenizer.all_special_tokens if t.strip() and len(t) > 2]
     at = [r.where for r in read.records if any(m in t for t in _texts(r) for m in markers)] if task.generates else []
-    note(
+    report.note(
         "marker in text",
         f"the text holds a special token ({', '.join(markers[:3])} ...), which is read as one",
         "take it out unless it is meant",

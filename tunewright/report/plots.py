@@ -195,41 +195,58 @@ def trade(
         ceiling=x_limits[1],
         format=percent if x_fraction else decimal,
     )
-    parts = _frame(x, y, x_label, y_label)
+    frame = _frame(x, y, x_label, y_label)
     taken = [(x(p.x) - 6, y(p.y) - 6, x(p.x) + 6, y(p.y) + 6) for p in points]
-    lines, marks, labels = [], [], []
+    lines: list[str] = []
+    marks: list[str] = []
     for index, curve in enumerate(curves):
-        series = f"s{index % 8}"
-        path = ([base] if base else []) + list(curve.points)
-        spots = [(x(p.x), y(p.y)) for p in path]
-        lines.append(
-            _tag("polyline", class_=f"curve {series}", points=" ".join(f"{px:.1f},{py:.1f}" for px, py in spots))
-        )
-        for a, b in zip(spots, spots[1:], strict=False):
-            taken += _steps_between(a, b)
-        for number, point in enumerate(curve.points):
-            end = number == len(curve.points) - 1
-            lines.append(_tag("g", "".join(_whiskers(point, x, y)), class_=series))
-            shape = MARKS[index % len(MARKS)]
-            hint = _tag("title", escape(f"{curve.name} {point.label}: {form(point.y)} at {x.format(point.x)}".strip()))
-            marks.append(_tag("g", mark(shape, x(point.x), y(point.y), 5.5 if end else 3.5, f"point {series}") + hint))
+        drawn, marked, along = _curve(index, curve, base, x, y)
+        lines, marks, taken = lines + drawn, marks + marked, taken + along
     if base:
         marks.append(
             _tag("g", "".join(_whiskers(base, x, y)), class_="base")
             + mark("circle", x(base.x), y(base.y), 5, "point base")
         )
-    limits = (left - 4, 14.0, width, bottom + 2)
+    labels = _labels(curves, base, x, y, taken, (left - 4, 14.0, width, bottom + 2))
+    return _svg(width, height, title, frame + lines + marks + labels, "trade")
+
+
+def _curve(index: int, curve: Curve, base: Point | None, x: Axis, y: Axis) -> tuple[list[str], list[str], list[Box]]:
+    """(line and whiskers, marks with their hints, boxes along the line) of one curve, from the base on."""
+    series = f"s{index % 8}"
+    spots = [(x(p.x), y(p.y)) for p in ([base] if base else []) + list(curve.points)]
+    text = " ".join(f"{px:.1f},{py:.1f}" for px, py in spots)
+    lines, marks = [_tag("polyline", class_=f"curve {series}", points=text)], []
+    for number, point in enumerate(curve.points):
+        end = number == len(curve.points) - 1
+        lines.append(_tag("g", "".join(_whiskers(point, x, y)), class_=series))
+        shape = MARKS[index % len(MARKS)]
+        said = f"{curve.name} {point.label}: {y.format(point.y)} at {x.format(point.x)}".strip()
+        drawn = mark(shape, x(point.x), y(point.y), 5.5 if end else 3.5, f"point {series}")
+        marks.append(_tag("g", drawn + _tag("title", escape(said))))
+    return lines, marks, [box for a, b in zip(spots, spots[1:], strict=False) for box in _steps_between(a, b)]
+
+
+def _labels(
+    curves: Sequence[Curve],
+    base: Point | None,
+    x: Axis,
+    y: Axis,
+    taken: list[Box],
+    limits: Box,
+) -> list[str]:
+    """Names of the points, or with several curves of the curves at their ends, where nothing is drawn yet."""
     named = [(p.label, p, "base") for p in ([base] if base else [])]
-    named += [(p.label, p, f"s{i % 8}") for i, c in enumerate(curves) for p in c.points if p.label]
     if len(curves) > 1:
-        named = [n for n in named if n[2] == "base"] + [
-            (c.name, c.points[-1], f"s{i % 8}") for i, c in enumerate(curves) if c.points
-        ]
+        named += [(c.name, c.points[-1], f"s{i % 8}") for i, c in enumerate(curves) if c.points]
+    else:
+        named += [(p.label, p, f"s{i % 8}") for i, c in enumerate(curves) for p in c.points if p.label]
+    labels = []
     for text, point, class_ in named:
         if text:
             lx, ly = _place(text, x(point.x), y(point.y), taken, limits)
             labels.append(_tag("text", escape(text), class_=f"label {class_}", x=lx, y=ly + 10.5))
-    return _svg(width, height, title, parts + lines + marks + labels, "trade")
+    return labels
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], most: int = 240) -> list[tuple[float, float]]:

@@ -164,12 +164,8 @@ def task_vectors(rows: Any, bounds: Any, weights: Any, elect: bool, total: Any, 
     models, m, bad = rows.shape[0] - 1, rows.shape[1], 0
     zero, one, small = np.float32(0), np.float32(1), np.float32(1e-8)
     base_bits, mixed_bits = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
-    base, mixed, sums, parts = (
-        base_bits.view(np.float32),
-        mixed_bits.view(np.float32),
-        np.empty(BLOCK, np.float32),
-        np.empty(BLOCK, np.float32),
-    )
+    base, mixed = base_bits.view(np.float32), mixed_bits.view(np.float32)
+    sums, parts = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     change_bits = np.empty((models, BLOCK), np.uint32)
     changes = change_bits.view(np.float32)
     for s in range(0, m, BLOCK):
