@@ -15,8 +15,9 @@ from tunewright.planning import plan_page
 from tunewright.planning.estimate import STEPS, estimate, untouched
 from tunewright.planning.plan import Plan, look, plan
 from tunewright.recipe import Recipe
-from tunewright.runs.assemble import Session, assemble
+from tunewright.runs.assemble import assemble
 from tunewright.runs.run import run
+from tunewright.runs.session import Session
 
 
 @pytest.fixture(scope="module")

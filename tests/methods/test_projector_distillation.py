@@ -135,7 +135,7 @@ def test_what_cannot_be_served_is_one_clear_error():
 
 def test_a_teacher_with_another_tokenizer_is_refused(tmp_path):
     from tunewright.loading.load import load
-    from tunewright.runs.assemble import _same_tokenizer
+    from tunewright.runs.vocabulary import same_tokenizer
 
     for name, tokenizer in (("a", tiny.tokenizer(chat=False)), ("b", tiny.tokenizer(chat=False))):
         if name == "b":
@@ -144,6 +144,6 @@ def test_a_teacher_with_another_tokenizer_is_refused(tmp_path):
         tokenizer.save_pretrained(tmp_path / name)
     a, b = (load(str(tmp_path / n), "text-generation") for n in ("a", "b"))
     with pytest.raises(MethodError, match="another tokenizer.*extra") as error:
-        _same_tokenizer(a, b, "teacher")
+        same_tokenizer(a, b, "teacher")
     assert "models.teacher" in str(error.value)
-    _same_tokenizer(a, a, "teacher")
+    same_tokenizer(a, a, "teacher")

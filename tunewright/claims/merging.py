@@ -30,7 +30,7 @@ from tunewright.weights.learning import calibration, copy_with, over_rows
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun
     from tunewright.recipe import Recipe
-    from tunewright.runs.assemble import Session
+    from tunewright.runs.session import Session
 
 Tensors = dict[str, Tensor]
 Choices = Sequence[Mapping[str, Any]]

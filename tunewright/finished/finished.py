@@ -20,8 +20,9 @@ from tunewright.models.precision import choose_precision
 from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
 from tunewright.runs import predictors
-from tunewright.runs.assemble import add_tokens, device_of
+from tunewright.runs.assemble import device_of
 from tunewright.runs.folder import RECIPE
+from tunewright.runs.vocabulary import add_tokens
 from tunewright.tasks import get_task
 from tunewright.training import carry
 

@@ -19,7 +19,7 @@ from tunewright.loading.locate import locate
 from tunewright.recipe import Source
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
-from tunewright.runs.assemble import located
+from tunewright.runs.session import located
 from tunewright.tasks import get_task
 
 SHOWN = 20

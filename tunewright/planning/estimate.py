@@ -22,7 +22,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.recompute import recomputing
 from tunewright.planning.estimated import Estimate, StageEstimate
 from tunewright.planning.measuring_time import time_base, time_tuned
-from tunewright.runs.assemble import Session, StageParts
+from tunewright.runs.session import Session, StageParts
 from tunewright.runs.stages import StageResult
 from tunewright.training import carry
 from tunewright.training.setting_up import set_up

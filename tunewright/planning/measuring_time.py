@@ -13,9 +13,9 @@ from tunewright.measure.cost import Cost
 from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
 from tunewright.measure.sample import sample_sequences
 from tunewright.planning.estimated import Estimate
-from tunewright.runs.assemble import Session, StageParts
 from tunewright.runs.meter import Meter
 from tunewright.runs.selecting import subset
+from tunewright.runs.session import Session, StageParts
 
 FEW = 16
 """Rows that are read to time a loss or a comparison."""

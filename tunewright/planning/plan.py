@@ -16,8 +16,9 @@ from tunewright.planning.estimated import Estimate
 from tunewright.planning.planned import Ends, PlanFigures, SourcePlan, StagePlan
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook, words
-from tunewright.runs.assemble import Session, assemble
+from tunewright.runs.assemble import assemble
 from tunewright.runs.progress import Screen
+from tunewright.runs.session import Session
 from tunewright.tasks._segments import first_token
 
 CHECKED = 2000

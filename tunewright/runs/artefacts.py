@@ -9,7 +9,7 @@ from tunewright import catalogue
 from tunewright.files import checkpoint
 from tunewright.models import delta_format, peft_format
 from tunewright.models.deltas import LowRank
-from tunewright.runs.assemble import Session
+from tunewright.runs.session import Session
 
 KNOWN = {
     "recipe.yaml": "the recipe with every default written out, versions and hashes",

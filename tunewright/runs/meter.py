@@ -32,7 +32,7 @@ from tunewright.measure.kept import DocumentLoss, document_losses
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
 from tunewright.measure.target import answers_and_choices, evaluate, get_metric
-from tunewright.runs.assemble import Session
+from tunewright.runs.session import Session
 
 
 @dataclass

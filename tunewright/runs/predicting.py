@@ -19,8 +19,8 @@ from tunewright.measure._kv import caches_plainly
 from tunewright.models.attention import prepare_attention
 from tunewright.models.together import Together
 from tunewright.recipe import MethodUse
-from tunewright.runs.assemble import Session
 from tunewright.runs.predictors import others, predicts
+from tunewright.runs.session import Session
 
 
 def load(session: Session) -> None:

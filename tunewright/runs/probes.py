@@ -12,8 +12,8 @@ from tunewright.contract.method import arguments
 from tunewright.measure.probe import Side
 from tunewright.models.adapted import Adapted
 from tunewright.report.schema import Probe
-from tunewright.runs.assemble import Session
 from tunewright.runs.meter import Readings
+from tunewright.runs.session import Session
 
 
 class Weights(Mapping[str, Tensor]):

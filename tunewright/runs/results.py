@@ -21,8 +21,8 @@ from tunewright.measure.target import get_metric, summary
 from tunewright.models.delta_names import module_of
 from tunewright.models.sites import parameter_rooms
 from tunewright.report import schema
-from tunewright.runs.assemble import Session
 from tunewright.runs.meter import Meter, Readings
+from tunewright.runs.session import Session
 from tunewright.runs.stages import StageResult
 
 SHOWN = 24  # answers in report.json; all are in rows.jsonl

@@ -1,0 +1,104 @@
+"""The end of a run: the tuned model measured, the change dialled and saved, the report written."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any
+
+from tunewright.runs.folder import ROWS
+from tunewright.runs.result import Result
+from tunewright.runs.work import Work
+
+if TYPE_CHECKING:
+    from tunewright.runs.meter import Readings
+
+
+def finish(work: Work, cached: list[str]) -> Result:
+    """Measure the tuned model, dial the change down, run the probes, save the change, and report.
+
+    `cached`: what was found in a cache instead of computed.
+    """
+    from tunewright.measure.rows import pair, write_rows
+    from tunewright.report import page
+    from tunewright.report.schema import Report
+    from tunewright.runs import artefacts, probes, results
+
+    adapted, meter = work.session.adapted, work.meter
+    work.screen.say("measuring the tuned model")
+    with work.cost.phase("tuned measured"), adapted.at_strength(1.0):
+        tuned = meter.read(choice=meter.choices)
+    dial = _dial(work, tuned)
+    with work.cost.phase("probes"):
+        found = {use.name: probes.run(use, work.session, meter.base, tuned) for use in work.recipe.probes}
+    with work.cost.phase("save"):
+        stored = artefacts.save(work.folder.path, work.session)
+    if meter.base.target and not work.figures_only:
+        write_rows(work.folder.file(ROWS), pair(meter.base.target, tuned.target))
+    metrics = work.folder.metrics()
+    work.folder.note_progress(finished=now())
+    progress = work.folder.progress()
+    report = Report(
+        run=results.run_info(work.session, work.folder.path.name, progress, work.cost),
+        model=results.model_info(work.session),
+        task=work.session.task.name,
+        data=results.data_of(work.session),
+        target=results.target_of(meter, tuned),
+        kept=results.kept_of(meter, tuned),
+        drift=results.drift_of(meter, tuned),
+        trade=dial,
+        cost=results.cost_of(work.session, work.cost, work.results, stored, cached),
+        trained=results.trained_of(work.session, work.results),
+        stages=results.stages_of(work.session, work.results, metrics),
+        training=results.training_of(metrics, work.results),
+        tokens_view={} if work.figures_only else results.views_of(work.session),
+        answers=results.answers_of(meter.base.target, tuned.target)
+        if meter.base.target and not work.figures_only
+        else [],
+        probes=found,
+        notes=_notes(work),
+        files=artefacts.described(work.folder.path),
+    )
+    if work.figures_only:
+        return Result(work.folder.path, report, results.order_of(work.session, work.results))
+    page.render(report, metrics, [r.model_dump() for r in pair(meter.base.target, tuned.target)], work.folder.path)
+    report.save(work.folder.path)
+    work.note()
+    return Result(work.folder.path, report)
+
+
+def _notes(work: Work) -> list[str]:
+    notes = [*work.session.notes, *work.session.adapted.notes]
+    if any(p.train.keep_best for p in work.session.stages) and work.session.validation is None:
+        notes.insert(
+            0,
+            (
+                "the weights were chosen on the evaluated rows (keep_best without data.validation): the "
+                "gain is too "
+                "good by that choice"
+            ),
+        )
+    if work.meter.rows and len(work.meter.rows) < 200:
+        notes.append(f"only {len(work.meter.rows)} rows were evaluated: differences of a few per cent cannot be seen")
+    return notes
+
+
+def _dial(work: Work, tuned: Readings) -> list[Any]:
+    from tunewright.runs import results
+
+    adapted, meter = work.session.adapted, work.meter
+    if not adapted.foldable:
+        return []
+    made = []
+    for strength in sorted({*work.recipe.measurement.strengths}):
+        work.screen.say(f"measuring at strength {strength:g}")
+        if strength == 1.0:
+            made.append(results.strength_of(meter, 1.0, tuned))
+            continue
+        with work.cost.phase("dial measured"), adapted.at_strength(strength):
+            made.append(results.strength_of(meter, strength, meter.read(choice=False)))
+    return made
+
+
+def now() -> str:
+    """This moment, as reports write it."""
+    return datetime.datetime.now(datetime.UTC).isoformat()

@@ -1,0 +1,159 @@
+"""A run's parts, loaded and checked: what everything that trains, measures or plans works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunewright.contract.combining import Methods, bind
+from tunewright.contract.method import Method, Plan
+from tunewright.contract.needs import NeedContext, Provider
+from tunewright.contract.task import EncodeOptions, Task
+from tunewright.data.dataset import Dataset, cursor
+from tunewright.files.cache import cache_folder
+from tunewright.loading.load import Loaded, load
+from tunewright.models.adapted import Adapted
+from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
+from tunewright.runs.vocabulary import same_tokenizer
+from tunewright.training.budget import plan_stage
+from tunewright.training.train import Stage
+
+
+@dataclass
+class StageParts:
+    """One stage, checked: its methods by name, its rows, its resolved `train` section."""
+
+    spec: StageSpec
+    train: Any
+    data: DataSpec
+    rows: Dataset
+    replay: dict[str, tuple[Dataset, float]]
+    methods: list[tuple[str, Method]]
+    index: int
+
+
+@dataclass
+class Session:
+    """A run's parts. `validation` serves choices in training; `eval` only measures. `keep` maps names to documents."""
+
+    recipe: Recipe
+    task: Task
+    loaded: Loaded
+    adapted: Adapted
+    device: str
+    precision: str
+    packed: bool
+    options: EncodeOptions
+    stages: list[StageParts]
+    eval: Dataset | None
+    validation: Dataset | None
+    keep: dict[str, Dataset]
+    notes: list[str] = field(default_factory=list)
+    others: dict[str, Adapted] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.loaded.tokenizer
+
+    @property
+    def seed(self) -> int:
+        return int(self.recipe.train.seed)
+
+    def other(self, name: str) -> Adapted:
+        """One of the recipe's other models, loaded once, frozen. MethodError when its tokenizer differs."""
+        if name not in self.others:
+            spec = located(self.recipe.models[name], self.recipe.base)
+            found = load(spec, self.task, labels=self.options.labels, device=self.device, precision=self.precision)
+            same_tokenizer(self.loaded, found, name)
+            self.others[name] = Adapted(found.model, found.tokenizer, base_hash=found.hash, name=found.name)
+        return self.others[name]
+
+    def needs(self, part: StageParts) -> NeedContext:
+        """What the methods of a stage may ask for."""
+        rows: dict[str, Any] = {"train": part.rows.rows}
+        hashes = {"train": part.rows.hash}
+        if self.keep:
+            rows["keep"] = [r for d in self.keep.values() for r in d.rows]
+            hashes["keep"] = "+".join(d.hash for d in self.keep.values())
+        for name, dataset in (("eval", self.eval), ("validation", self.validation), *self.keep.items()):
+            if dataset is not None and name not in rows:
+                rows[name], hashes[name] = dataset.rows, dataset.hash
+        return NeedContext(
+            adapted=self.adapted,
+            task=self.task,
+            seed=part.train.seed,
+            rows=rows,
+            data_hashes=hashes,
+            other_names=tuple(self.recipe.models),
+            other=self.other,
+            cache=cache_folder() / "needs",
+            device=self.device,
+            packed=self.packed,
+        )
+
+    def cursor(self, part: StageParts) -> Any:
+        """A fresh cursor over a stage's rows."""
+        return cursor(
+            part.rows,
+            seed=part.train.seed,
+            batch_tokens=part.train.batch_tokens,
+            shuffle=part.data.shuffle,
+            replay=part.replay,
+        )
+
+    def plan(self, part: StageParts) -> Plan:
+        """How many steps and tokens a stage's budget allows."""
+        return plan_stage(
+            part.spec.budget,
+            part.train,
+            lambda: self.cursor(part),
+            len(part.rows.rows),
+            stage=part.spec.name,
+            index=part.index,
+            flops_per_token=self.flops_per_token,
+            changing=any("mixture" in type(m).slots() for _, m in part.methods),
+            replay=tuple(d.name for d, _ in part.replay.values()),
+        )
+
+    @property
+    def flops_per_token(self) -> float:
+        """Forward and backward of every weight matrix: 6 operations a parameter (an upper estimate; embeddings are
+        left out).
+        """
+        return 6.0 * sum(
+            p.numel() for s in self.adapted.structure.sites if s.kind not in ("embedding", "norm") for p in [s.weight]
+        )
+
+    def bind(self, part: StageParts) -> Methods:
+        return bind(part.methods, part.train.seed, part.spec.name)
+
+    def stage(self, part: StageParts) -> tuple[Stage, Provider]:
+        """A stage ready to be set up, with fresh method states."""
+        provider = Provider(self.needs(part))
+        methods = self.bind(part)
+        provider.check(methods)
+        made = Stage(
+            adapted=self.adapted,
+            task=self.task,
+            methods=methods,
+            rows=self.cursor(part),
+            plan=self.plan(part),
+            spec=part.train,
+            budget=part.spec.budget,
+            signals=provider.signals,
+            flops_per_token=self.flops_per_token,
+            device=self.device,
+            packed=self.packed,
+        )
+        return made, provider
+
+
+def located(spec: ModelSpec, base: Path) -> ModelSpec:
+    """A model's spec with a folder or file that is named from the recipe's own folder written from the root."""
+    dotted = spec.name.startswith(("./", "../"))
+    return (
+        spec.model_copy(update={"name": str((base / spec.name).resolve())})
+        if dotted or (base / spec.name).exists()
+        else spec
+    )

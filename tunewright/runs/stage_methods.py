@@ -1,0 +1,69 @@
+"""Methods where a recipe names them: built, in a place where they do something, and no two in each other's way."""
+
+from __future__ import annotations
+
+from tunewright import catalogue
+from tunewright.contract.combining import check_conflicts
+from tunewright.contract.method import Method
+from tunewright.contract.slot import TRAINING_SLOTS
+from tunewright.errors import MethodError, RecipeError
+from tunewright.recipe import MethodUse, Recipe, StageSpec
+from tunewright.runs import predictors
+from tunewright.training.optim import BUILTIN
+
+_OF_THE_RUN = {"data": ("eval", "validation", "labels", "packing"), "train": ("precision", "device", "threads")}
+"""Keys that hold for the whole run, so that a stage cannot have its own."""
+
+
+def check_stage_keys(recipe: Recipe) -> None:
+    for stage in recipe.stages:
+        for part, keys in _OF_THE_RUN.items():
+            own = getattr(stage, part)
+            for key in keys:
+                if own is not None and key in own.model_fields_set:
+                    raise RecipeError(
+                        f"'{key}' holds for the whole run: a stage cannot have its own",
+                        where=f"stages.{stage.name}.{part}.{key}",
+                        remedy=f"write {part}.{key}",
+                    )
+
+
+def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, Method]]:
+    uses: list[MethodUse] = list(stage.methods)
+    optimizer = recipe.train_for(stage).optimizer
+    if optimizer.name not in BUILTIN:
+        uses.append(optimizer)
+    named = []
+    for use in uses:
+        cls = catalogue.load_method(use.name, use.place)
+        if not set(cls.slots()) & set(TRAINING_SLOTS):
+            raise MethodError(
+                f"'{use.name}' does nothing in training: it fills {', '.join(cls.slots())}",
+                where=use.place or f"stages.{stage.name}.methods",
+                remedy=_other_place(cls),
+            )
+        named.append((catalogue.canonical(use.name), catalogue.build(use)))
+    check_conflicts(named, stage=stage.name, task=task, carried=stage.carry == "training" and stage.start != "base")
+    return named
+
+
+def _other_place(cls: type[Method]) -> str:
+    places = {"merge": "after", "edit": "after", "predict": "after", "probe": "probes", "select": "data.select"}
+    return "write it under " + " or ".join(sorted({places.get(s, s) for s in cls.slots()})) + ":"
+
+
+def check_after(recipe: Recipe) -> None:
+    for place, slots, uses in (
+        ("after", ("merge", "edit", "predict"), recipe.after),
+        ("probes", ("probe",), recipe.probes),
+    ):
+        for use in uses:
+            cls = catalogue.load_method(use.name, use.place)
+            if not set(cls.slots()) & set(slots) or (place == "after" and set(cls.slots()) & set(TRAINING_SLOTS)):
+                raise MethodError(
+                    f"'{use.name}' cannot stand under {place}: it fills {', '.join(cls.slots())}",
+                    where=use.place or place,
+                    remedy="write it under stages' methods:",
+                )
+            catalogue.build(use)
+    predictors.check(recipe)
