@@ -40,8 +40,7 @@ def take_away(system: str, libraries: Sequence[str] = LIBRARIES) -> None:
         importlib.import_module(name)
     assert not any(n.split(".")[0] == "tunewright" for n in sys.modules), "too late: the package is imported already"
     _hide_files()
-    if system == "win32":
-        _as_windows()
+    _as_windows() if system == "win32" else _as_macos()
     for name in LACKS[system]:
         delattr(os, name)
     import tunewright.files.cache as cache
@@ -77,6 +76,16 @@ def _hide_files() -> None:
 
     for module, name in ((builtins, "open"), (io, "open"), (os, "open"), (os, "stat"), (os, "readlink")):
         setattr(module, name, hiding(getattr(module, name)))
+
+
+def _as_macos() -> None:
+    import resource
+
+    def getrusage(who: int) -> SimpleNamespace:
+        return SimpleNamespace(ru_maxrss=used(who).ru_maxrss * 1024)  # bytes there, KiB here
+
+    used = resource.getrusage
+    resource.getrusage = getrusage  # type: ignore[assignment]
 
 
 def _as_windows() -> None:

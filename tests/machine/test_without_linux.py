@@ -32,8 +32,11 @@ def test_a_users_session(system: str, worker: str, tmp_path: Path) -> None:
     assert total >= (host.total_memory() or 0) and 0 < available <= total
     training = out["training"]
     assert training["stopped"] and training["resumed"] == 1 and training["same bits"]
-    assert training["hardware"]["cores"] == host.cores() and training["hardware"]["name"]
-    assert 50e6 < training["peak"] < total
+    assert (
+        training["hardware"]["cores"] == host.cores()
+        and training["hardware"]["name"]
+        and 50e6 < training["peak"] < total
+    )
     assert out["trials"] == {"statuses": ["finished", "finished"], "errors": [], "work left": []}
     assert out["sweeping"] == {"live work stays": True, "dead work goes": True}
     assert out["locking"] == {"held": "a live run (process PID) is using this folder"}
