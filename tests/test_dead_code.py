@@ -16,7 +16,7 @@ from tunewright import catalogue
 from tunewright.contract.slot import SLOTS
 
 PACKAGE = Path(tunewright.__file__).parent
-REGISTERED = ["@app.*", "@papers.*", "@verb*", "@field_validator*", "@model_validator*"]
+REGISTERED = ["@app.*", "@field_validator*", "@model_validator*"]
 """Decorators that register a function where it is called from."""
 NAMES = {name for names in ANSWERED.values() for name in names}
 

@@ -30,8 +30,8 @@ SMALLER = {
     'budget={"steps": 100}': 'budget={"steps": 2}, **QUICK',
     '"hft", "full"], seeds': "], seeds",
     "stages.0.budget.steps=200": "stages.0.budget.steps=3",
-    "seeds=8": "seeds=1",
-    "seeds=4": "seeds=1",
+    "seeds=8": "seeds=1, workers=1",
+    "seeds=4": "seeds=1, workers=1",
     '"tokens=200k"': '"steps=1"',
     "tune=True": "tune=False",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,7 +131,7 @@ def papers_check(
 papers = typer.Typer(
     cls=_ListsByDefault, no_args_is_help=False, help="The papers behind the methods: list, search, show."
 )
-_VERBS = {
+_VERBS: dict[str, Callable[..., None]] = {
     "list": papers_list,
     "show": papers_show,
     "run": papers_run,
