@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.misalign import begin_in_child
+
 HERE = Path(__file__).resolve().parent.parent
 
 
@@ -76,6 +78,7 @@ def _child(order: dict[str, Any]) -> int:
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
     os.chdir(order["cwd"])
     os.environ.update(order["env"])
+    begin_in_child()
     for fault in order["faults"]:
         place(fault)
     from tunewright.commands import cli

@@ -1,0 +1,31 @@
+"""`--misalign SEED`: the whole suite with memory that lies askew (tests/misalign.py)."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.misalign import VARIABLE, Askew
+
+ASKEW = pytest.StashKey[Askew]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--misalign", metavar="SEED", help="run every test with memory that lies askew, drawn by SEED")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (seed := config.getoption("--misalign")) is not None:
+        os.environ[VARIABLE] = seed
+        config.stash[ASKEW] = Askew(seed).begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if ASKEW in config.stash:
+        config.stash[ASKEW].end()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if ASKEW in item.config.stash:
+        item.config.stash[ASKEW].draw(item.nodeid)
