@@ -19,6 +19,7 @@ from tunewright.errors import ModelError, nearest
 from tunewright.files.hashing import hash_weights, read_header, weight_files
 from tunewright.loading.locate import Located, locate, read_config
 from tunewright.loading.quiet import quiet
+from tunewright.models.aligned import align
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -85,6 +86,7 @@ def load(
         _fit_tokenizer(model, tokenizer, task, found)
         _let_padding_learn(model)
     model.to(device).eval()
+    align(model)
     dtype_made, digest = getattr(torch, dtype), hash_weights(found.folder)
     return Loaded(
         model,

@@ -28,6 +28,7 @@ from tunewright.files.cache import cache_folder, written_aside
 from tunewright.loading import load
 from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
 from tunewright.models import attention, head, varlen
+from tunewright.models.aligned import aligned
 from tunewright.pieces import heads, means
 from tunewright.tasks import (
     _causal,
@@ -113,7 +114,7 @@ class BaseCache:
                 return values, {}
             if _digest(path.read_bytes()) != files["tensors"]:
                 raise ValueError("its tensors were altered")
-            return values, load_file(path)
+            return values, {n: aligned(t) for n, t in load_file(path).items()}  # they give what they gave when measured
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:

@@ -19,6 +19,7 @@ from torch import Tensor
 from tunewright.errors import ModelError
 from tunewright.files.hashing import Stored, read_header, weight_files
 from tunewright.machine.positioned import read_into
+from tunewright.models.agreement import same_bits
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -70,13 +71,12 @@ class InFile(Original):
                 remedy="put the file back and resume the run",
             )
         size = self.stored.stop - self.stored.start
-        data = bytearray(size)
-        if read_into(self.file.fileno(), data, self.stored.start) < size:
+        data = torch.empty(size, dtype=torch.uint8)  # torch's memory is aligned (see `aligned`), a bytearray's is not
+        if size and read_into(self.file.fileno(), data.numpy(), self.stored.start) < size:
             raise ModelError(
                 "the base's file is cut off", where=str(self.stored.file), remedy="put the file back and resume the run"
             )
-        flat = torch.frombuffer(data, dtype=DTYPES[self.stored.dtype]) if size else torch.empty(0)
-        return flat.view(self.stored.shape).to(self.device, self.dtype)
+        return data.view(DTYPES[self.stored.dtype]).view(self.stored.shape).to(self.device, self.dtype)
 
 
 class Files:
@@ -97,6 +97,6 @@ class Files:
             if stored.file not in self._open:
                 self._open[stored.file] = stored.file.open("rb", buffering=0)
             found = InFile(self._open[stored.file], stored, present.dtype, present.device)
-            if torch.equal(found.values, present.detach()):
+            if same_bits(found.values, present):
                 return found
         return Original(present.detach().clone())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunewright.contract.method import Need
+from tunewright.models.aligned import aligned
 from tunewright.models.delta_names import is_delta
 from tunewright.models.sites import Site
 
@@ -46,7 +47,9 @@ def kept(need: Any, run: Any, make: Callable[[list[Site]], dict[str, Tensor]]) -
 
 def load(file: Path | None, device: str) -> dict[str, Tensor] | None:
     """The statistic by site name, None when it is not kept."""
-    return load_file(file, device=device) if file is not None and file.exists() else None
+    if file is None or not file.exists():
+        return None
+    return {n: aligned(t) for n, t in load_file(file, device=device).items()}  # they give what they gave when made
 
 
 def save(file: Path | None, values: dict[str, Tensor]) -> None:
