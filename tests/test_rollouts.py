@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 
 from tests import tiny
-from tunewright.conformance.bench import Tiny, differing
+from tunewright.conformance.bench import Tiny
 from tunewright.contract.batch import Loss, Row
 from tunewright.contract.combining import check_conflicts
 from tunewright.contract.method import Method
 from tunewright.errors import DataError, MethodError
 from tunewright.measure.generate import greedy
 from tunewright.measure.sampled import sampled
+from tunewright.models.agreement import differing
 from tunewright.tasks import get_task
 from tunewright.training.rollouts import Rollout, Sample, carried, checked
 

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunewright.catalogue import entries
-from tunewright.conformance.bench import Tiny, differing, task_of
+from tunewright.conformance.bench import Tiny, task_of
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
 from tunewright.contract.combining import bind, check_conflicts
 from tunewright.contract.slot import SLOTS
 from tunewright.errors import MethodError
+from tunewright.models.agreement import differing
 
 CASES = [
     c for c in (Case.of(n) for n in entries()) if fills_training_slots(c) and task_of(c.method) == "text-generation"

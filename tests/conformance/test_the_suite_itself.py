@@ -127,7 +127,7 @@ CAUGHT = [
     (Forgetful, "resumes bit for bit", "differ"),
     (Forgetful, "repeats bit for bit", "differ"),
     (PerBatch, "micro-steps agree", "micro-batches"),
-    (Nothing, "something trains", "exactly what the base says"),
+    (Nothing, "something trains", "exactly what it said before"),
     (DoesNotFold, "folds as declared", "declared not to fold"),
     (EditsTheBase, "the base comes back", "what the base says"),
     (NeverAsked, "every slot is called", "never called: reward"),

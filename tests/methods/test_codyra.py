@@ -8,6 +8,7 @@ import torch
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, logits
 from tunewright.methods.adapters.codyra import CoDyRA, cut_dead_pieces, kappa_at, shrunk
+from tunewright.models.agreement import agrees
 from tunewright.models.deltas import GatedLowRank
 
 
@@ -25,7 +26,7 @@ def test_kappa_climbs_in_fifty_levels_after_the_dense_phase():
 
 def test_gates_reach_zero_exactly_and_the_rank_is_their_number():
     run = Run({"codyra": CoDyRA(rank=6, dense=0.0, kappa=0.6)}, steps=5)
-    assert torch.equal(logits(run.adapted.model), logits(tiny.llama()))
+    assert agrees(logits(run.adapted.model), logits(tiny.llama()))
     run.train()
     gates = torch.cat([d["codyra"].gate for d in run.adapted.deltas().values()])
     assert 0 < int((gates == 0).sum()) < gates.numel()

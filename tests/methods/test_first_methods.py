@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tunewright.conformance.bench import Tiny, same_bits, token_rows
+from tunewright.conformance.bench import Tiny, token_rows
 from tunewright.contract.method import Candidates, Plan
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.corda import CorDA, damped, decompose
@@ -23,6 +23,7 @@ from tunewright.methods.parameter_selection.hft import HalfFineTuning, draw_half
 from tunewright.methods.parameter_selection.lift import LIFT, budget, largest_entries, low_rank_part
 from tunewright.methods.regularization.e2wm import ElasticLoRA, elastic_penalty
 from tunewright.models.adapted import Adapted
+from tunewright.models.agreement import same_bits
 from tunewright.tasks import get_task
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -10,13 +11,16 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
+from tests.misalign import pad_header
 from tunewright.errors import FolderError, ModelError
 from tunewright.files import cache
 from tunewright.loading.load import load
 from tunewright.loading.quiet import quiet
 from tunewright.loading.save import save_pretrained, verify_folder
+from tunewright.models.agreement import ROUNDING
 
 IDS = list(range(20, 50))
+NEAR = 10 * ROUNDING[torch.float32]  # no logit of a tiny model reaches 10
 CARD = {
     "name": "Support router",
     "base_model": "owner/base",
@@ -33,18 +37,41 @@ def test_verified_by_loading_again(tmp_path, family):
     model = tiny.MAKERS[family]()
     save_pretrained(model, None, tmp_path / "m", {})
     inputs = torch.randn(2, 3, 16, 16) if family in ("vit", "efficientnet") else IDS
-    assert verify_folder(tmp_path / "m", model, inputs) == 0.0
+    assert verify_folder(tmp_path / "m", model, inputs) <= NEAR
     with torch.no_grad():
         next(p for n, p in model.named_parameters() if "mlp" in n or "intermediate" in n or "expand_conv" in n).mul_(
             1.5
         )
-    assert verify_folder(tmp_path / "m", model, inputs) > 1e-4
+    with pytest.raises(ModelError, match="1 tensors of the folder"):
+        verify_folder(tmp_path / "m", model, inputs)
+
+
+def test_one_bit_of_one_weight_is_seen_and_what_moves_logits_alone_is_measured(tmp_path):
+    model = tiny.llama()
+    save_pretrained(model, None, tmp_path / "m", {})
+    model.model.norm.weight.detach().view(torch.int32)[5] ^= 1
+    with pytest.raises(ModelError, match="such as 'model.norm.weight'") as refusal:
+        verify_folder(tmp_path / "m", model, IDS)
+    assert refusal.value.where == str(tmp_path / "m")
+    model.model.norm.weight.detach().view(torch.int32)[5] ^= 1
+    assert verify_folder(tmp_path / "m", model, IDS) <= NEAR
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    (tmp_path / "m/config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    assert verify_folder(tmp_path / "m", model, IDS) > 1e-2
+
+
+@pytest.mark.parametrize("words", range(8))
+def test_where_the_files_tensors_lie_does_not_matter(tmp_path, words):
+    model = tiny.bert_classifier()
+    save_pretrained(model, None, tmp_path / "m", {})
+    pad_header(tmp_path / "m/model.safetensors", words)
+    assert verify_folder(tmp_path / "m", model, IDS) <= NEAR
 
 
 def test_verifying_leaves_the_mode(tmp_path):
     model = tiny.gpt2(dropout=0.5).train()
     save_pretrained(model, None, tmp_path / "m", {})
-    assert verify_folder(tmp_path / "m", model, IDS) == 0.0 and model.training
+    assert verify_folder(tmp_path / "m", model, IDS) <= NEAR and model.training
 
 
 def test_a_peer_loads_it_with_tokenizer_template_and_generation_config(tmp_path):
@@ -85,7 +112,7 @@ def test_shards_by_size(tmp_path):
     model = tiny.llama(tied=False)
     folder = save_pretrained(model, None, tmp_path / "m", {}, shard_size="0.02MB")
     assert len(list(folder.glob("model-*.safetensors"))) > 2 and (folder / "model.safetensors.index.json").exists()
-    assert verify_folder(folder, model, IDS) == 0.0
+    assert verify_folder(folder, model, IDS) <= NEAR
 
 
 def test_a_quantised_load_saves_plain(tmp_path, monkeypatch):
@@ -95,7 +122,7 @@ def test_a_quantised_load_saves_plain(tmp_path, monkeypatch):
     write_gguf(tmp_path / "m.gguf", tiny.llama(), q8=True)
     loaded = load(str(tmp_path / "m.gguf"), "text-generation")
     folder = save_pretrained(loaded.model, loaded.tokenizer, tmp_path / "out", {})
-    assert verify_folder(folder, loaded.model, IDS) == 0.0
+    assert verify_folder(folder, loaded.model, IDS) <= NEAR
 
 
 def everything_in(folder):

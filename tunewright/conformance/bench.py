@@ -346,17 +346,3 @@ def through_bytes(state: tuple[Any, Any]) -> Saved:
     return json.loads(json.dumps(data)), {
         f: load(save({n: t.detach().contiguous().clone() for n, t in ts.items()})) for f, ts in tensors.items()
     }
-
-
-def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
-    """Names that only one has, or whose bits differ."""
-    return sorted(
-        n for n in {*a, *b} if n not in a or n not in b or a[n].shape != b[n].shape or not same_bits(a[n], b[n])
-    )
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape agree in type and in every bit."""
-    return a.dtype == b.dtype and torch.equal(
-        a.contiguous().view(torch.uint8) if a.dim() else a, b.contiguous().view(torch.uint8) if b.dim() else b
-    )

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.conformance.bench import MODELS, same_bits, token_rows
+from tunewright.conformance.bench import MODELS, token_rows
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
 from tunewright.conformance.fields import other_values
 from tunewright.contract.method import Method
+from tunewright.models.agreement import same_bits
 from tunewright.models.sites import discover
 from tunewright.tasks import get_task
 from tunewright.weights.blocks import Learning, merge_in_memory, state_of

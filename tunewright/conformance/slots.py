@@ -19,10 +19,8 @@ from tunewright.conformance.bench import (
     MODELS,
     Named,
     Tiny,
-    differing,
     number_tokenizer,
     record_of,
-    same_bits,
     task_of,
     token_rows,
 )
@@ -35,6 +33,7 @@ from tunewright.errors import MethodError, ModelError
 from tunewright.measure.probe import Side
 from tunewright.measure.rows import RowResult
 from tunewright.models.adapted import Adapted
+from tunewright.models.agreement import agrees, differing, same_bits
 from tunewright.models.deltas import LowRank
 from tunewright.models.sites import Site
 from tunewright.pieces.low_rank import kaiming
@@ -109,9 +108,8 @@ def _matters(case: Case, slot: str, more: Named, task: str | None) -> bool:
         left = spied(case.method, set(), without=slot)
         named = _with(case, left) if type(left).slots() else [n for n in case.named if n[0] != case.name]
         other = Tiny([*more, *named], **options).run()
-        return bool(whole.records != other.records or differing(whole.tensors(), other.tensors())) or not same_bits(
-            whole.logits(), other.logits()
-        )
+        trained = whole.records != other.records or differing(whole.tensors(), other.tensors())
+        return bool(trained) or not agrees(whole.logits(), other.logits())
     except Exception:  # noqa: BLE001  (what then fails, for whatever reason, needed the slot)
         return True
 
@@ -121,7 +119,7 @@ def _with(case: Case, method: Method) -> list[tuple[str, Method]]:
 
 
 def is_read_back_from_files(case: Case) -> None:
-    """A finished stage, written and put onto a fresh base, gives the tuned model's logits in every bit."""
+    """A finished stage, put onto a fresh base, has the tuned weights in every bit and the tuned logits to rounding."""
     t = Tiny(case.named).run()
     tuned = t.logits()
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +128,15 @@ def is_read_back_from_files(case: Case) -> None:
         carry.load_stage(Path(folder) / "stage", fresh)
     with fresh.evaluating(), torch.no_grad():
         again = t.task.forward(fresh.outer, t.probe).logits
-    assert same_bits(again, tuned), "read back from its files, the model says something else"
+    changed = differing(_all_weights(t.adapted), _all_weights(fresh))
+    assert not changed, f"read back from its files, these tensors are other ones: {changed[:3]}"
+    assert agrees(again, tuned), "read back from its files, the model says something else"
+
+
+def _all_weights(adapted: Adapted) -> dict[str, Tensor]:
+    """The model's with its deltas, and those of the method that wraps it."""
+    by = adapted.wrapped_by.state.state_dict() if adapted.wrapped_by else {}
+    return {**adapted.model.state_dict(), **{f"wrapper/{n}": t for n, t in by.items()}}
 
 
 def _is_found_by_name(case: Case) -> bool:

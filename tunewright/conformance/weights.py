@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.conformance.bench import same_bits
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
 from tunewright.conformance.fields import other_values
 from tunewright.contract.method import Method, Needs, call
+from tunewright.models.agreement import same_bits
 from tunewright.weights.operator import Merge, draws_of, each_of
 from tunewright.weights.survey import survey
 

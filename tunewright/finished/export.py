@@ -66,18 +66,25 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
             remedy="report this as a defect",
         )
     save_pretrained(run.adapted.model, run.tokenizer, target, card_of(run), processor=run.loaded.processor)
-    reloaded = verify_folder(target, run.adapted.model, inputs)
+    try:
+        reloaded = verify_folder(target, run.adapted.model, inputs)
+    except ModelError as e:
+        e.where = _set_aside(target)
+        raise
     made = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder))
     if reloaded > limit:
-        broken = target.with_name(target.name + ".broken")
-        target.rename(broken)
         raise ModelError(
             f"the folder, loaded anew, differs from the run by {reloaded:.2g} in its logits",
-            where=str(broken),
+            where=_set_aside(target),
             remedy="report this as a defect",
         )
     _show(made)
     return made
+
+
+def _set_aside(folder: Path) -> str:
+    """Give a folder that must not be used another name; return it."""
+    return str(folder.rename(folder.with_name(folder.name + ".broken")))
 
 
 @torch.no_grad()
@@ -163,14 +170,11 @@ def public(recipe: Recipe) -> str:
 
 def _show(made: Exported) -> None:
     print(f"{made.folder} is written: a plain transformers folder with tokenizer, generation config and model card")
-    folder = (
-        "gives the folded model's logits bit for bit"
-        if made.reloaded == 0
-        else f"differs by at most {made.reloaded:.2g} from the folded model"
-    )
-    own = "is the run's own" if made.folded == 0 else f"differs by at most {made.folded:.2g} from the run's own"
+    folder = "are that model's" if made.reloaded == 0 else f"differ by at most {made.reloaded:.2g} from that model's"
+    own = "are the run's own" if made.folded == 0 else f"differ by at most {made.folded:.2g} from the run's own"
     print(
-        f"its logits on {made.rows} rows (standard deviation {made.spread:.3g}): loaded anew, it {folder}, which {own}"
+        f"loaded anew, it holds the folded model's weights bit for bit; its logits on {made.rows} rows (standard "
+        f"deviation {made.spread:.3g}) {folder}, and those {own}"
     )
     for text in made.warnings:
         print(f"warning: as an adapter beside the base, not every server can load this: {text}", file=sys.stderr)

@@ -13,6 +13,8 @@ from tunewright.errors import ModelError
 from tunewright.files.cache import written_aside
 from tunewright.loading.portable import portable_tokenizer
 from tunewright.loading.quiet import quiet
+from tunewright.models.agreement import differing
+from tunewright.models.aligned import align
 from tunewright.models.modes import set_training
 
 
@@ -86,9 +88,10 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
 
 @torch.no_grad()
 def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Tensor) -> float:
-    """Load `folder` anew and return the largest absolute difference of its logits from `model`'s.
+    """Load `folder` anew: its weights are `model`'s in every bit; return the largest absolute difference of logits.
 
     `ids`: token ids [T] or [R, T]; for an image classifier pixels [R, C, H, W]. The caller's model is left in its mode.
+    ModelError for weights that differ. Equal ones may still give logits that differ by rounding (`agreement`).
     """
     from transformers import AutoConfig
 
@@ -97,14 +100,23 @@ def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Ten
         again = type(model).from_pretrained(
             folder, config=config, dtype=model.dtype, use_safetensors=True, local_files_only=True
         )
+    theirs = again.state_dict()
+    ours = {n: t.to(theirs[n].dtype) if n in theirs else t for n, t in model.state_dict().items()}
+    if changed := differing(ours, theirs):
+        raise ModelError(
+            f"{len(changed)} tensors of the folder, loaded anew, are not the model's, such as '{changed[0]}'",
+            where=str(folder),
+            remedy="report this as a defect",
+        )
     inputs = torch.as_tensor(ids, device=model.device)
     name = "pixel_values" if inputs.is_floating_point() else "input_ids"
     inputs = inputs[None] if inputs.dim() == 1 else inputs
     again = again.to(model.device).eval()
+    align(again)
     training = model.training
     model.eval()
     try:
-        ours = model(**{name: inputs}).logits
+        said = model(**{name: inputs}).logits
     finally:
         set_training(model, training)
-    return float((ours.float() - again(**{name: inputs}).logits.float()).abs().max())
+    return float((said.float() - again(**{name: inputs}).logits.float()).abs().max())

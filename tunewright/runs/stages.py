@@ -16,6 +16,7 @@ from tunewright.contract.combining import Methods
 from tunewright.errors import Interrupted
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
+from tunewright.models.agreement import differing
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
 from tunewright.runs.folder import RunFolder
@@ -44,7 +45,7 @@ class Verified:
         now = json.loads(json.dumps(state))
         found = [n for n in sorted({*known, *now} - {"seconds", "splits"}) if known.get(n) != now.get(n)]
         for stem, values in tensors.items():
-            found += [f"{stem}: {n}" for n in same_values(self.saved.tensors.get(stem, {}), values)]
+            found += [f"{stem}: {n}" for n in differing(self.saved.tensors.get(stem, {}), values)]
         self.differing = found
 
 
@@ -253,8 +254,3 @@ def _note_split(folder: RunFolder, stage: str, step: int, tokens: int) -> None:
 
 def _recall_splits(folder: RunFolder, stage: str, splits: dict[int, int]) -> None:
     splits.update({int(k): v for k, v in folder.progress().get("splits", {}).get(stage, {}).items()})
-
-
-def same_values(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
-    """Names whose values differ in any bit."""
-    return [n for n in sorted({*a, *b}) if n not in a or n not in b or not torch.equal(a[n], b[n])]
