@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
 
-.PHONY: run test slow claims lint docs clean
+.PHONY: run test slow claims lint docs docs-site wheel clean
 
 run: $(VENV)/.core
 	$(VENV)/bin/tunewright run quickstart
@@ -29,6 +29,19 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(PY) -m tunewright.commands.docs
 
+# strict: a dead link or anchor is an error
+docs-site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+# the package as a user gets it: built, installed into an empty environment, tried outside of the checkout
+wheel: $(VENV)/bin/python
+	rm -rf build/wheel
+	$(PIP) wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip --disable-pip-version-check install --quiet -r constraints.txt
+	build/wheel/venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt build/wheel/*.whl
+	build/wheel/venv/bin/python tests/installed.py
+
 clean:
 	rm -rf $(VENV)
 
@@ -47,4 +60,8 @@ $(VENV)/.core: pyproject.toml $(VENV)/.torch
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.torch
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@ $(VENV)/.core

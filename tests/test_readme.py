@@ -1,26 +1,30 @@
-"""The README names what is there, and nothing that is not."""
+"""The README's recipe is a recipe, and its commands are commands."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from tunewright import catalogue
+import typer.main
+
+from tunewright.commands import cli
+from tunewright.recipe import Recipe
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_every_method_is_named() -> None:
-    named = set(re.findall(r"`([a-z0-9-]+)`", README))
-    ours = {n for n, e in catalogue.entries().items() if e.room != catalogue.THIRD_PARTY}
-    assert ours <= named, sorted(ours - named)
+def test_the_recipe_is_one(tmp_path: Path) -> None:
+    (text,) = [block for language, block in BLOCKS if language == "yaml"]
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    recipe = Recipe.load(file)
+    assert [use.name for use in recipe.stages[0].methods] == ["lora", "asft"]
 
 
-def test_no_method_is_promised() -> None:
-    table = README.split("| question |", 1)[1].split("\n\n", 1)[0]
-    assert set(re.findall(r"`([a-z0-9-]+)`", table)) <= set(catalogue.entries())
-
-
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (Path(__file__).parents[1] / target).exists(), target
+def test_every_verb_is_shown_by_its_right_name() -> None:
+    group = typer.main.get_command(cli.app)
+    shown = {verb for _, block in BLOCKS for verb in re.findall(r"^tunewright (\w+)", block, re.MULTILINE)}
+    verbs = set(group.commands)  # type: ignore[attr-defined]
+    assert shown <= verbs, shown - verbs
+    assert len(shown) > 10

@@ -1,11 +1,13 @@
-"""docs/recipe.md, docs/exit-codes.md and docs/papers.md, made from types, verbs and cards: `python -m
-tunewright.commands.docs`.
+"""docs/recipe.md, contract.md, exit-codes.md, methods.md and papers.md.
+
+Made from types, slots, verbs, methods and cards: `python -m tunewright.commands.docs` writes them into docs/.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from tunewright.catalogue.annotations import bounds, inner_types, type_name
 from tunewright.catalogue.slot_pages import contract_page
 from tunewright.commands.cli import CODES
+from tunewright.commands.methods_page import methods_page
 from tunewright.papers.page import papers_page
 from tunewright.recipe import Recipe
 from tunewright.recipe.fields import Spec
@@ -121,20 +124,20 @@ def command_page() -> str:
     )
 
 
-def pages() -> dict[str, str]:
-    """File name under docs/ -> its text."""
-    return {
-        "recipe.md": recipe_page(),
-        "exit-codes.md": command_page(),
-        "papers.md": papers_page(),
-        "contract.md": contract_page(),
-    }
+PAGES: dict[str, Callable[[], str]] = {
+    "recipe.md": recipe_page,
+    "contract.md": contract_page,
+    "exit-codes.md": command_page,
+    "methods.md": methods_page,
+    "papers.md": papers_page,
+}
+"""File name under docs/ -> what makes its text."""
 
 
 def main(folder: Path) -> None:
     """Write the pages."""
-    for name, text in pages().items():
-        (folder / name).write_text(text, encoding="utf-8")
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What happens from one task to the next?"""

@@ -1,0 +1,1 @@
+"""How is the better of two answers preferred?"""

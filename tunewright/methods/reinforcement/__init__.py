@@ -1,0 +1,1 @@
+"""What is rewarded, and how does the reward train?"""

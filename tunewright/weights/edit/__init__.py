@@ -1,0 +1,1 @@
+"""What is done to a change after training?"""

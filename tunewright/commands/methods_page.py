@@ -1,0 +1,86 @@
+"""docs/methods.md, made from the catalogue: `python -m tunewright.commands.docs`.
+
+A section per room: the question that the room answers is the first paragraph of its `__init__.py`, a method's line is
+the first paragraph of its module, slots and papers are what its class says. A new method or room edits no other file.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+
+from tunewright import catalogue
+from tunewright.catalogue.folders import PACKAGE
+from tunewright.errors import MethodError
+from tunewright.papers import cards
+
+_HEAD = """\
+<!-- Made by `python -m tunewright.commands.docs` from the catalogue: change the methods' files, not this one. -->
+# Methods
+
+The {count} things that a recipe or `tunewright merge` may name today, by the question that each answers. Methods that
+answer different questions are combined by naming them in one list; two that cannot go together are refused before
+anything is loaded. `tunewright methods NAME` gives a method's parameters, what it needs and its papers;
+[slots](contract.md) are the places where it plugs in. [The papers](papers.md) say what has been published, here
+or not yet; [the claims](claims.md) say what came of testing it.
+
+"""
+_SLUGS = re.compile(r"; papers: [^)]*| \(papers: [^)]*\)")
+"""Papers' slugs in a summary: they stand in a column of their own."""
+
+
+def question(room: str) -> str:
+    """What a room's methods answer: the first paragraph of its `__init__.py`. MethodError where there is none."""
+    file = PACKAGE / room / "__init__.py"
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    if not text:
+        raise MethodError(
+            "this room does not say which question its methods answer",
+            where=str(file),
+            remedy='begin the file with a docstring, for example """What is minimised?"""',
+        )
+    return " ".join(text.split("\n\n", 1)[0].split())
+
+
+def _papers(slugs: tuple[str, ...]) -> str:
+    known = cards.load()
+    links = []
+    for slug in slugs:
+        card = known.get(slug)
+        if card is None:
+            links.append(f"`{slug}`")
+        else:
+            links.append(f"[{card.title}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else card.title)
+    return "; ".join(links)
+
+
+def _row(entry: catalogue.Entry, aliases: list[str]) -> str:
+    cls = catalogue.load_method(entry.name)
+    own = (entry.name,) if not cls.papers and entry.name in cards.load() else ()
+    also = f" (also {', '.join(f'`{a}`' for a in aliases)})" if aliases else ""
+    assert entry.file is not None
+    path = entry.file.relative_to(PACKAGE.parent).as_posix()
+    slots = ", ".join(f"`{s}`" for s in cls.slots())
+    cells = [f"[`{entry.name}`](../{path}){also}", _SLUGS.sub("", entry.summary()), slots, _papers((*cls.papers, *own))]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def methods_page() -> str:
+    """The catalogue as Markdown: a table per room. Imports every method; MethodError for a room without a question."""
+    ours = [e for e in catalogue.entries().values() if e.room != catalogue.THIRD_PARTY]
+    aliases: dict[str, list[str]] = defaultdict(list)
+    for old, name in catalogue.aliases().items():
+        aliases[name].append(old)
+    out = [_HEAD.format(count=len(ours))]
+    for room in catalogue.rooms():
+        rows = [_row(e, sorted(aliases[e.name])) for e in ours if e.room == room]
+        if rows:
+            head = f"## {question(room)}\n\n`tunewright/{room}/`\n\n"
+            out.append(
+                head
+                + "| method | what it does | slots | papers |\n| --- | --- | --- | --- |\n"
+                + "\n".join(rows)
+                + "\n\n"
+            )
+    return "".join(out).rstrip("\n") + "\n"
