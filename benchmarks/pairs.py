@@ -53,7 +53,7 @@ def _children() -> float:
 def interleave(
     sides: Sequence[Side], rounds: int, until: float, before_round: Callable[[], None] = lambda: None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Run every side once a round, every other round in reverse; stop before a round that would end after `until`
+    """Run every side once per round, every other round in reverse; stop before a round that would end after `until`
     (monotonic seconds). The rows differ from round to round and are the same for all sides of one. No run is left out;
     `others_share` is what other processes took of the cores meanwhile."""
     results: dict[str, list[dict[str, Any]]] = {s.name: [] for s in sides}

@@ -146,7 +146,7 @@ def slots(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(records: list[dict[str, Any]]) -> list[str]:
-    """A Markdown table: a row a part, a column a loop, milliseconds a step."""
+    """A Markdown table: a row per part, a column a loop, milliseconds per step."""
     keys = [f"{p} {k}" for p in ("forward", "backward") for k in KINDS]
     keys = ["data", *keys[:4], "reference", *keys[4:], "clip", "optimizer", "rest"]
     lines = [

@@ -62,7 +62,7 @@ def quickstart_batches(count: int, seed: int) -> list[list[Example]]:
 def main() -> None:
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--json", action="store_true", help="JSON alone on stdout")
-    a.add_argument("--steps", type=int, default=8, help="timed steps a run")
+    a.add_argument("--steps", type=int, default=8, help="timed steps per run")
     a.add_argument("--rounds", type=int, default=3)
     a.add_argument("--minutes", type=float, default=9, help="start no round that would end later than this")
     a.add_argument("--threads", type=int, default=os.cpu_count() or 1)

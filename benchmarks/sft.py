@@ -132,7 +132,7 @@ def main() -> None:
     a.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     a.add_argument("--only", choices=("lora", "full"), nargs="+", default=["lora", "full"])
     a.add_argument("--no-trl", action="store_true", help="leave TRL out")
-    a.add_argument("--steps", type=int, default=4, help="timed steps a run")
+    a.add_argument("--steps", type=int, default=4, help="timed steps per run")
     a.add_argument("--rounds", type=int, default=3)
     a.add_argument("--minutes", type=float, default=9, help="start no round that would end later than this")
     a.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -1,7 +1,7 @@
 """The supervised fine-tuning workload: freshly made Llama models and rows of a prompt and a response.
 
 Imports neither tunewright nor peers, so that every side's own environment can make the same model and rows.
-Prompts of 100-400 and responses of 20-110 tokens, loss on the response only, 8 rows a batch.
+Prompts of 100-400 and responses of 20-110 tokens, loss on the response only, 8 rows per batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes wrong once a run looks at its data, models and methods: one clear message, the exit code, nothing lost.
+"""What goes wrong once per run looks at its data, models and methods: one clear message, the exit code, nothing lost.
 
 The table goes on from `test_bad_input.py`: a case's recipe is `tests/small.py`'s with some values changed, `spoil` does
 to the inputs what a user might have done. To extend: append a `Run`.

@@ -130,7 +130,7 @@ RECORD = SimpleNamespace(
         ("cost.flops", 1e9),
         ("cost.seconds.train", 8.0),
         ("cost.peak_memory_bytes", None),
-        ("seconds a step", 2.0),
+        ("seconds per step", 2.0),
         ("probe.calibration.tuned_ece", 0.05),
         ("probe.calibration.other", None),
     ],

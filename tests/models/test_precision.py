@@ -1,4 +1,4 @@
-"""The precision follows what was measured, once a process."""
+"""The precision follows what was measured, once per process."""
 
 from __future__ import annotations
 

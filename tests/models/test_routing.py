@@ -109,7 +109,7 @@ class Count(TorchDispatchMode):
 
 
 def test_the_work_of_a_forward_does_not_loop_over_adapters() -> None:
-    """With the stacks made (once a batch), as many operations for sixteen adapters as for two."""
+    """With the stacks made (once per batch), as many operations for sixteen adapters as for two."""
     calls = []
     for k in (2, 16):
         adapted = make({f"n{i}": 2 + i % 3 for i in range(k)})

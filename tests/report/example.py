@@ -157,7 +157,7 @@ def _kept() -> Measured:
         name="general",
         metric="loss",
         direction="lower",
-        unit="nats a token",
+        unit="nats per token",
         before=of(3.114, 0.09, 24, "document"),
         after=of(3.694, 0.12, 24, "document"),
         difference=of(0.58, 0.07, 24, "document"),

@@ -205,7 +205,7 @@ def test_rows_without_answers_show_their_scores() -> None:
     target = Target(
         metric="loss",
         direction="lower",
-        unit="nats a token",
+        unit="nats per token",
         before=of(2.5, 0.1),
         after=of(2.0, 0.1),
         difference=of(-0.5, 0.1),

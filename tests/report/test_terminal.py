@@ -35,7 +35,9 @@ def test_the_summary_holds_what_a_newcomer_asks() -> None:
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_no_number_is_cut_whatever_the_width(width: int) -> None:
     kept = [
-        Measured(name="a rather long name of what is kept", metric="loss", direction="lower", unit="nats a token", n=3)
+        Measured(
+            name="a rather long name of what is kept", metric="loss", direction="lower", unit="nats per token", n=3
+        )
     ]
     crowded = [make_example(kept=[*make_example().kept, *kept])] if width >= 80 else []
     for report in [make_example(), *crowded]:

@@ -17,10 +17,10 @@ from tunewright.report.schema import Answer, Drift, Measured, Report, RunInfo, T
         (0.741, "fraction", True, "+74.1"),
         (-0.05, "fraction", True, "−5.0"),
         (0, "fraction", True, "0"),
-        (3.114, "nats a token", False, "3.11"),
-        (0.0614, "nats a token", False, "0.061"),
-        (0.00021, "nats a token", False, "0.00021"),
-        (-0.8, "nats a token", True, "−0.80"),
+        (3.114, "nats per token", False, "3.11"),
+        (0.0614, "nats per token", False, "0.061"),
+        (0.00021, "nats per token", False, "0.00021"),
+        (-0.8, "nats per token", True, "−0.80"),
         (1234.5, "seconds", False, "1,234"),
     ],
 )
@@ -78,8 +78,8 @@ def test_a_difference_without_ends_is_unclear() -> None:
 def test_the_headline_says_gain_loss_drift_and_cost() -> None:
     gain, loss, drift, cost = words.headline(make_example())
     assert gain == "In this run exact match rose from 1.7 % to 75.8 %: +74.1 points, 95 % interval 68.6 to 79.6."
-    assert loss.startswith("Loss on general rose from 3.11 to 3.69 nats a token: +0.58,")
-    assert "drifted 1.52 nats a token" in drift and cost.startswith(
+    assert loss.startswith("Loss on general rose from 3.11 to 3.69 nats per token: +0.58,")
+    assert "drifted 1.52 nats per token" in drift and cost.startswith(
         "It cost 4 min 12 s, 31.2k training tokens and 19.6 MB"
     )
 

@@ -68,7 +68,7 @@ def _load(module_name: str, attribute: str | None) -> type[Method]:
             raise MethodError(
                 f"{module_name} defines {len(own)} Method classes, not one",
                 where=module.__file__,
-                remedy="one file a method: move the others",
+                remedy="one file per method: move the others",
             )
         cls = own[0]
     check_class(cls)

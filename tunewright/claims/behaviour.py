@@ -28,7 +28,7 @@ from tunewright.errors import ClaimError
 
 CHOICES = 2
 """How many of a merge's choices are weighed."""
-WEIGHED = ("seconds a step", "cost.peak_memory_bytes")
+WEIGHED = ("seconds per step", "cost.peak_memory_bytes")
 """Metrics that are another figure each time: what they are made of is counted instead."""
 
 

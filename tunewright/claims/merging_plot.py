@@ -1,4 +1,4 @@
-"""The picture of docs/merging.md: a row a method, three panels for three, five and eight fine-tunings, drift and time
+"""The picture of docs/merging.md: a row per method, three panels for three, five and eight fine-tunings, drift and time
 beside.
 
 One SVG file with its own colours for light and dark, without any library, so that it is the same wherever it is drawn.

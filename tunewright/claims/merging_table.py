@@ -1,6 +1,6 @@
 """Every merge method on the same fine-tunings of one small base: the figures of docs/merging.md.
 
-For each seed the lab's ViT learns eight changes of digits, one a model. Every merge of the catalogue then makes one
+For each seed the lab's ViT learns eight changes of digits, one per model. Every merge of the catalogue then makes one
 model of the first two, three, five and all eight. Whatever a method leaves to the user is one setting here, chosen
 among five by mean accuracy on validation rows; methods that learn do so from the same rows. Judged on other rows.
 
@@ -40,7 +40,7 @@ from tunewright.weights.merge.model_soups import greedy
 
 COUNTS = (2, 3, 5, 8)
 ROWS = 100
-"""Validation rows a task, for every choice and for what learns."""
+"""Validation rows per task, for every choice and for what learns."""
 FACTORS = (0.15, 0.3, 0.6, 1.0, 1.6)
 JOINT = "joint training"
 TUNED = Arm(name="full", methods=["full"])
@@ -116,7 +116,7 @@ WAYS: dict[str, Way] = {
 
 
 class Fleet:
-    """One seed's fine-tunings of the base, one a task, and what weighs any weights of their shape."""
+    """One seed's fine-tunings of the base, one per task, and what weighs any weights of their shape."""
 
     def __init__(self, run: ClaimRun, seed: int):
         from tunewright.runs.assemble import assemble

@@ -71,20 +71,22 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "target",
         "the task's headline metric, at full strength",
-        "fraction, or nats a token",
+        "fraction, or nats per token",
         lambda r, _: r.target,
         True,
     ),
-    Metric("kept", "loss on what is to be kept, mean over the entries of `keep`", "nats a token", _kept, True),
-    Metric("kept.<name>", "loss on one entry of `keep`", "nats a token", _kept, True),
-    Metric("drift", "KL from the base (encoders without a head: 1 - CKA)", "nats a token", lambda r, _: r.drift, True),
+    Metric("kept", "loss on what is to be kept, mean over the entries of `keep`", "nats per token", _kept, True),
+    Metric("kept.<name>", "loss on one entry of `keep`", "nats per token", _kept, True),
+    Metric(
+        "drift", ("KL from the base (encoders without a head: 1 - CKA)"), "nats per token", lambda r, _: r.drift, True
+    ),
     Metric(
         "cost.<field>",
         "a field of the report's cost: flops, peak_memory_bytes, trainable_parameters, seconds.train ...",
         "the field's",
         _cost,
     ),
-    Metric("seconds a step", "time in training by its optimizer steps", "seconds", _step_seconds),
+    Metric("seconds per step", "time in training by its optimizer steps", "seconds", _step_seconds),
     Metric(
         "probe.<probe>", "a value of a probe named in `measure`: probe.calibration.tuned_ece", "the probe's", _probe
     ),

@@ -39,7 +39,7 @@ def fields() -> str:
 
 
 def verdicts(results: Path | None = None) -> str:
-    """Judged results that are shipped, a row a claim and scale."""
+    """Judged results that are shipped, a row per claim and scale."""
     found = [r for r in listing.rows(claims.names(), results=results or results_io.SHIPPED) if r["status"] == "judged"]
     if not found:
         return "No claim has been judged yet."

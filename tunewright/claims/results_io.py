@@ -30,7 +30,7 @@ class Figures(_Part):
 
     strength: float
     target: float | None = None
-    kept: dict[str, float] = Field(default_factory=dict, description="loss, nats a token")
+    kept: dict[str, float] = Field(default_factory=dict, description="loss, nats per token")
     drift: float | None = None
 
 
@@ -69,7 +69,7 @@ class PairResult(_Part):
     """Method against one baseline, seed by seed."""
 
     baseline: str
-    effects: list[float | None] = Field(description="one a seed, positive where the method is better; null: none")
+    effects: list[float | None] = Field(description="one per seed, positive where the method is better; null: none")
     matched: list[dict[str, Any]] = Field(
         default_factory=list, description="at matched target: the target, both figures, or why not"
     )
@@ -78,7 +78,7 @@ class PairResult(_Part):
 class ShortRun(_Part):
     """What one run, cut short, did."""
 
-    losses: list[float] = Field(description="of every step, stage after stage, nats a token (or a row)")
+    losses: list[float] = Field(description="of every step, stage after stage, nats per token (or a row)")
     figures: dict[str, float] = Field(description="all that was read, by path; the claim's metric under its name")
     refused: str | None = Field(None, description="what stopped it")
     unit: str = Field("fraction", description="the target's")

@@ -35,7 +35,7 @@ Run = Callable[[Sequence[Trial]], dict[str, TrialRecord]]
 
 @dataclass
 class Progress:
-    """What a person sees while trials run: a line a run, with what is left."""
+    """What a person sees while trials run: a line per run, with what is left."""
 
     quiet: bool = False
     total: int = 0

@@ -5,7 +5,7 @@ On a name of a recipe, a class or an object:
     from tunewright.conformance import check_method
     check_method("lora")
 
-As tests of one's own, one a check:
+As tests of one's own, one per check:
 
     @pytest.mark.parametrize("check", checks_of("my-method"), ids=str)
     def test_conformance(check):

@@ -44,7 +44,7 @@ class Batch:
     and `cu_seqlens` [R+1] (int32, row boundaries); a padded one holds `input_ids` and `attention_mask` [R, L]; images
     hold `pixel_values` [R, C, H, W].
 
-    `targets` [S] (token or class ids), `weights` [S] (fp32, > 0), `rows` [S] (which row a target belongs to).
+    `targets` [S] (token or class ids), `weights` [S] (fp32, > 0), `rows` [S] (which row per target belongs to).
     `positions` [S] index the flattened hidden states whose output predicts each target (for a causal model the
     position *before* the target's token); None where the model gives one output a row.
     """
@@ -85,11 +85,11 @@ class Batch:
 
 @dataclass
 class Loss:
-    """A loss an item: `value` [N] and `weight` [N] (none: the batch's own weights).
+    """A loss per item: `value` [N] and `weight` [N] (none: the batch's own weights).
 
     The loop forms sum(value x weight) / (sum of the batch's own weights, or rows, over all micro-steps and ranks): a
     weight of its own makes an item count more or less than in plain training, and leaves the scale as it is. `logs` are
-    more numbers an item [N], averaged in the same way and logged as "<key>/<method>"; no gradient flows through them.
+    more numbers per item [N], averaged in the same way and logged as "<key>/<method>"; no gradient flows through them.
     """
 
     value: Tensor

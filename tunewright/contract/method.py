@@ -52,8 +52,8 @@ class Choice:
 
     `names` are parameter names (of the base, of deltas, or method-owned), sorted when stored. `entries` maps a
     parameter's name to the sorted flat int64 indices of its entries that train (the rest of it stays). `redraw_every`
-    is in optimizer steps; None draws once a stage. `moments` says what becomes of the optimizer's state: kept for what
-    stays in the selection, parked while something is not drawn, or dropped.
+    is in optimizer steps; None draws once per stage. `moments` says what becomes of the optimizer's state: kept for
+    what stays in the selection, parked while something is not drawn, or dropped.
 
     `places` re-indexes sparse deltas: "<site>.delta.<name>.values" -> its new sorted flat places, as many as before.
     `seeds` gives newcomers among them a start of Adam's moments: (mean gradient [k], mean squared gradient [k]).

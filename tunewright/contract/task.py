@@ -62,7 +62,7 @@ class Task:
     def collate(
         self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
     ) -> Batch:
-        """Lay rows side by side. `epochs` (one a row, 0 without) and `seed` key draws about rows, such as masking."""
+        """Lay rows side by side. `epochs` (one per row, 0 without) and `seed` key draws about rows, such as masking."""
         raise NotImplementedError
 
     def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:

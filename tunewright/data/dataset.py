@@ -47,7 +47,7 @@ class Dataset:
         return self.parts or (self,)
 
     def shares(self) -> dict[str, float]:
-        """Each source's share of the tokens: by the recipe's weights; with none given, each row once an epoch."""
+        """Each source's share of the tokens: by the recipe's weights; with none given, each row once per epoch."""
         parts = self.sources
         if len({p.weight for p in parts}) == 1:
             return natural_shares({p.name: p.counts["tokens"] for p in parts})

@@ -97,7 +97,7 @@ def _jsonl(path: Path) -> Rows:
             raise DataError(
                 "a JSON array, not one object a line",
                 where=f"{path}:1",
-                remedy="rename it to .json, or write one row a line: `jq -c '.[]' FILE > rows.jsonl`",
+                remedy="rename it to .json, or write one row per line: `jq -c '.[]' FILE > rows.jsonl`",
             )
         yield number, _object(line)
 

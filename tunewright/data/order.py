@@ -26,7 +26,7 @@ class Source(Protocol):
 
 
 def natural_shares(tokens: Mapping[str, int]) -> dict[str, float]:
-    """Shares of the tokens under which every row comes once an epoch."""
+    """Shares of the tokens under which every row comes once per epoch."""
     total = sum(tokens.values())
     return {n: t / total for n, t in tokens.items()}
 

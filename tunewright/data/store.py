@@ -1,4 +1,4 @@
-"""Encoded rows on disk: flat numpy arrays that are memory-mapped, and one JSON line a row. No pickle.
+"""Encoded rows on disk: flat numpy arrays that are memory-mapped, and one JSON line per row. No pickle.
 
 A folder holds `tokens.npy` int32 and `weights.npy` fp32 (rows end to end, with offsets), `rows.jsonl` (id, label,
 fields; with byte offsets), one `field-<name>.npy` for each field that holds arrays of equal shape, and `manifest.json`
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 
 
 class StoredRows(Sequence[Row]):
-    """Rows of a folder, decoded when asked for. `lengths` [n] are tokens a row (at least 1)."""
+    """Rows of a folder, decoded when asked for. `lengths` [n] are tokens per row (at least 1)."""
 
     def __init__(self, folder: Path, source: str):
         self.folder, self.source = folder, source

@@ -48,7 +48,7 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Every logged step, in order: stage, step, loss (nats a token), learning_rate, tokens_per_second ..."""
+        """Every logged step, in order: stage, step, loss (nats per token), learning_rate, tokens_per_second ..."""
         return RunFolder(self.folder).metrics()
 
     @property

@@ -17,7 +17,7 @@ SET_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABL
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to keep what is freed, once a process and before the first step; True when it took.
+    """Tell glibc's malloc to keep what is freed, once per process and before the first step; True when it took.
 
     False, and nothing changed, without glibc or where the user has set malloc through the environment.
     """

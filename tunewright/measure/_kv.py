@@ -123,7 +123,7 @@ class Read:
 
 
 def caches_plainly(model: PreTrainedModel) -> bool:
-    """Whether the model is a causal decoder whose cache is one growing layer of keys and values a block.
+    """Whether the model is a causal decoder whose cache is one growing layer of keys and values per block.
 
     Sliding windows, linear attention, encoder-decoders and models without position ids are not: their callers take
     the library's own generation or whole forwards instead.

@@ -237,8 +237,8 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
 
 @dataclass
 class Features:
-    """What a classifier's or encoder's head reads: `values` [R, D] pooled, one a row; `weight` [C, D] and `bias` of the
-    base's own head, None for a model that has none (or only one made afresh for this task)."""
+    """What a classifier's or encoder's head reads: `values` [R, D] pooled, one per row; `weight` [C, D] and `bias` of
+    the base's own head, None for a model that has none (or only one made afresh for this task)."""
 
     values: Tensor
     weight: Tensor | None = None

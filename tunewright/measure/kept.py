@@ -1,4 +1,4 @@
-"""What is kept: the mean nats a token on general text, by document, so that forgetting has a figure of its own."""
+"""What is kept: the mean nats per token on general text, by document, so that forgetting has a figure of its own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIGURES: dict[str, _Figure] = {
     "perplexity": _Figure(lambda d: d.tokens, math.exp),
     "bits_per_byte": _Figure(lambda d: float(d.bytes), lambda nats: nats / math.log(2)),
 }
-"""What a kept text may be summed up as. `loss`: nats a token. `bits_per_byte` compares models of other tokenizers."""
+"""What a kept text may be summed up as. `loss`: nats per token. `bits_per_byte` compares models of other tokenizers."""
 
 
 def windows(row: Row, max_length: int) -> Iterator[Row]:
@@ -117,7 +117,7 @@ def kept(documents: Sequence[DocumentLoss], metric: str = "loss", *, seed: int =
 
 
 def kept_difference(before: Sequence[DocumentLoss], after: Sequence[DocumentLoss], *, seed: int = 0) -> Interval:
-    """Loss after minus loss before in nats a token, paired by document. ValueError when the documents differ."""
+    """Loss after minus loss before in nats per token, paired by document. ValueError when the documents differ."""
     if [(d.id, d.tokens) for d in before] != [(d.id, d.tokens) for d in after]:
         raise ValueError("a paired difference needs the same documents, in the same order")
     sides = [[d.nats / d.tokens for d in side if d.tokens] for side in (before, after)]

@@ -20,7 +20,7 @@ Value = str | int | float | bool | None
 @dataclass(frozen=True)
 class Side:
     """One of the two models. `weights` by parameter name, as stored (may be read lazily); `answers` by what was asked
-    ("target", "choice"), one result a row. Either may be empty: a probe says so when it needs it."""
+    ("target", "choice"), one result per row. Either may be empty: a probe says so when it needs it."""
 
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     answers: Mapping[str, Sequence[RowResult]] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 Shapes: S targets, D hidden size, V vocabulary. A chunk of [chunk, V] logits is made, its log-normaliser and its
 target's logit are taken, and it is dropped. An objective may weight every target by anything, also by the probability
-itself, so the backward needs each target's own gradient. With a frozen head that is one row of D numbers a target,
+itself, so the backward needs each target's own gradient. With a frozen head that is one row of D numbers per target,
 made while the chunk is there: two products in all. A trained head's gradient mixes targets by their weights, which
 are known in the backward only: there the logits are made again from the kept hidden states and normalisers.
 """

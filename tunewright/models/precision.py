@@ -58,7 +58,7 @@ def _speed(device: torch.device, dtype: torch.dtype, limit: float = 0.25) -> flo
 
 @lru_cache
 def measure_precision(device: str) -> Measured:
-    """Time both precisions on `device`, once a process."""
+    """Time both precisions on `device`, once per process."""
     with torch.inference_mode():
         place = torch.device(device)
         try:

@@ -97,7 +97,8 @@ class Route:
     def _of(self, module: Any) -> list[tuple[Tensor, Tensor, Apply]]:
         """For each form on a site: the rows that have one, which of the stack each takes, and the stack.
 
-        Made once a batch; while gradients are wanted the stacks are part of the graph, so the route serves one forward.
+        Made once per batch; while gradients are wanted the stacks are part of the graph, so the route serves one
+        forward.
         """
         if id(module) not in self._stacks:
             device = module.weight.device

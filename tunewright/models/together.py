@@ -26,7 +26,7 @@ class Together(nn.Module):
 
     V is the smallest vocabulary among the models: ids beyond it are padding of an embedding (the tokenizers are the
     same), and the result is -inf there up to the first model's own width. Models must be causal decoders with a plain
-    cache, one layer of keys and values a block.
+    cache, one layer of keys and values per block.
     """
 
     def __init__(self, models: Mapping[str, nn.Module], combine: Combine):

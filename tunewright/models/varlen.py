@@ -4,7 +4,7 @@ Shapes: T tokens of all rows, H query heads, K key/value heads (K divides H), D 
 the sum of squared row lengths (`attention_pairs`); no mask of T x T is ever made.
 
 A long row goes through scaled_dot_product_attention alone; short rows of like length (where a kernel's start costs more
-than its work) go together as one padded group: 1.05-1.1 times the speed at 20-40 tokens a row on 2 CPU cores, 1.1-1.4
+than its work) go together as one padded group: 1.05-1.1 times the speed at 20-40 tokens per row on 2 CPU cores, 1.1-1.4
 times with threads that do not spin (forward and backward; an earlier form of this file, same grouping). On a GPU in
 half precision flash-attn, where it is installed, or torch's own variable-length kernel takes all rows at once. Tried
 and left out: batched matrix products over blocks of queries, 1.0-1.2 times the CPU flash kernel's speed at 100-500

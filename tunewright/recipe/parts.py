@@ -161,7 +161,7 @@ class Keep(Spec):
         description="general text (or rows) whose loss is measured before and after",
         examples=["general.txt"],
     )
-    metric: Literal["loss"] = Field("loss", description="what is measured on it, in nats a token", examples=["loss"])
+    metric: Literal["loss"] = Field("loss", description="what is measured on it, in nats per token", examples=["loss"])
     name: str | None = Field(None, description="its name in the report; none: the file's name", examples=["general"])
     limit: Whole | None = Field(None, gt=0, description="read at most this many documents", examples=[200])
 

@@ -54,7 +54,7 @@ class MethodUse(Spec):
                 f"one method is expected here, got the keys {', '.join(map(str, value)) or '(none)'}",
                 (
                     f"indent parameters one level deeper, as in {{{first}: {{rank: 16}}}}, and write one list "
-                    "item a method"
+                    "item per method"
                 ),
             )
         name, params = next(iter(value.items()))

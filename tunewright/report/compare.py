@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDE, NARROW = (444.0, 360.0), (352.0, 330.0)
-NATS = "nats a token"
+NATS = "nats per token"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def headline(c: Comparison) -> list[str]:
         said.append(
             f"At a target that {_and([a.name for a in kept])} reach, {most.name} keeps most: its loss on what was to "
             "be kept changed by "
-            f"{words.score(most.lost_at_target.value, NATS, sign=True)} nats a token{also}."
+            f"{words.score(most.lost_at_target.value, NATS, sign=True)} nats per token{also}."
         )
     said.append(f"The winner is {c.winner}: {c.why}.")
     return said

@@ -40,7 +40,7 @@ class RunFigures(Part):
     target: float | None = Field(None, description="the target's metric after training")
     gain: float | None = Field(None, description="its change over the base, positive: better")
     kept: dict[str, float] = Field(
-        default_factory=dict, description="kept name -> change of its loss, nats a token, positive: worse"
+        default_factory=dict, description="kept name -> change of its loss, nats per token, positive: worse"
     )
     drift: float | None = None
     lost_at_target: float | None = Field(
@@ -62,7 +62,7 @@ class CurvePoint(Part):
 
     strength: float
     target: Interval
-    kept: Interval | None = Field(None, description="mean loss over the entries of `keep`, nats a token")
+    kept: Interval | None = Field(None, description="mean loss over the entries of `keep`, nats per token")
     drift: Interval | None = None
 
 
@@ -70,7 +70,7 @@ class TunedRate(Part):
     """One learning rate that was tried on validation rows."""
 
     rate: float
-    scores: list[float | None] = Field(description="one a seed; null: the run did not finish")
+    scores: list[float | None] = Field(description="one per seed; null: the run did not finish")
 
 
 class ArmFigures(Part):
@@ -91,7 +91,7 @@ class ArmFigures(Part):
     target: Interval | None = None
     against: Against | None = Field(None, description="gain, beside the best")
     lost: Interval | None = Field(
-        None, description="change of kept losses at full strength, nats a token, positive: worse"
+        None, description="change of kept losses at full strength, nats per token, positive: worse"
     )
     lost_at_target: Interval | None = Field(None, description="at the common target")
     lost_against: Against | None = Field(

@@ -20,7 +20,7 @@ types in `tunewright/report/schema.py` (`python -m tunewright.report.reference >
 
 The format's version is {VERSION}; a change of meaning raises it. Fields may be added within a version: an older release
 that reads such a file names the field it does not know. What was not measured is null or empty, never zero.
-Losses and divergences are in nats a token, durations in seconds, sizes in bytes; a score whose `unit` is
+Losses and divergences are in nats per token, durations in seconds, sizes in bytes; a score whose `unit` is
 `fraction` lies between 0 and 1.
 
 `rows.jsonl` holds every evaluated row (`id`, `source`, `prompt`, `base`, `tuned`, `reference`, `base_score`,

@@ -1,7 +1,7 @@
 """The types of `report.json`: what a run gained, lost and cost, every number with its unit and interval.
 
 One file, one version. Whatever was not measured is null or empty, never a made-up zero; readers show what is there.
-Units: seconds, bytes, tokens; losses and divergences in nats a token; scores as the metric's `unit` says.
+Units: seconds, bytes, tokens; losses and divergences in nats per token; scores as the metric's `unit` says.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ class Measured(Part):
     name: str | None = Field(None, description="what it was measured on or how, e.g. 'general' or 'likelihood choice'")
     metric: str = Field(description="the metric's usual name: exact_match, accuracy, loss ...")
     direction: Literal["higher", "lower"] = Field("higher", description="which way is better")
-    unit: str = Field("fraction", description="'fraction' (shown as per cent), 'nats a token' or another unit in words")
+    unit: str = Field(
+        "fraction", description=("'fraction' (shown as per cent), 'nats per token' or another unit in words")
+    )
     before: Interval | None = Field(None, description="the untouched base")
     after: Interval | None = Field(None, description="the tuned model at full strength")
     difference: Interval | None = Field(None, description="after minus before, paired by row or document")
@@ -129,7 +131,7 @@ class Drift(Part):
     """How far the tuned model moved from its base. Zero for a model that learned nothing: never rank by it alone."""
 
     measure: Literal["kl", "1-cka"] = Field(
-        "kl", description="'kl': mean KL(base || tuned), nats a token; '1-cka': 1 - linear CKA, 0 to 1"
+        "kl", description="'kl': mean KL(base || tuned), nats per token; '1-cka': 1 - linear CKA, 0 to 1"
     )
     value: Interval = Field(description="by sequence")
     sequences: int | None = Field(None, ge=0, description="sequences measured on")
@@ -217,8 +219,8 @@ class StageInfo(Part):
     tokens: int | None = Field(None, ge=0, description="tokens that went through training")
     epochs: float | None = Field(None, ge=0, description="passes over its training rows")
     seconds: float | None = Field(None, ge=0, description="time in its steps, seconds")
-    loss_first: float | None = Field(None, description="training loss at its first logged step, nats a token")
-    loss_last: float | None = Field(None, description="training loss at its last logged step, nats a token")
+    loss_first: float | None = Field(None, description="training loss at its first logged step, nats per token")
+    loss_last: float | None = Field(None, description="training loss at its last logged step, nats per token")
     kept_step: int | None = Field(
         None, ge=0, description="step whose weights were kept, where that is not the last one"
     )
@@ -228,7 +230,7 @@ class Training(Part):
     """The loss curve in a few numbers; the whole curve is in metrics.jsonl."""
 
     steps: int | None = Field(None, ge=0, description="optimizer steps, all stages")
-    first: float | None = Field(None, description="loss at the first logged step, nats a token (or a row)")
+    first: float | None = Field(None, description="loss at the first logged step, nats per token (or a row)")
     last: float | None = Field(None, description="mean loss of the last tenth of the logged steps")
     lowest: float | None = Field(None, description="lowest logged loss")
     lowest_step: int | None = Field(None, ge=0, description="step of the lowest logged loss")

@@ -105,7 +105,7 @@ def drift_name(measure: str) -> str:
 
 def drift_unit(measure: str) -> str:
     """The drift's unit; empty for a ratio."""
-    return "nats a token" if measure == "kl" else ""
+    return "nats per token" if measure == "kl" else ""
 
 
 def verdict(measured: Measured) -> str:
@@ -191,7 +191,7 @@ def _drifted(report: Report) -> str:
     if drift.value.value == 0:
         return "The model's outputs did not move from its base's at all."
     by = (
-        f"{score(drift.value.value, 'nats')} nats a token"
+        f"{score(drift.value.value, 'nats')} nats per token"
         if drift.measure == "kl"
         else f"by {score(drift.value.value, '1')} (1 \u2212 CKA)"
     )

@@ -40,7 +40,7 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
         return None
     metric = get_metric(meter.metric)
     higher = metric.higher_is_better
-    unit = "fraction" if metric.proportion or higher else "nats a token"
+    unit = "fraction" if metric.proportion or higher else "nats per token"
     made = schema.Target(
         metric=meter.metric,
         direction="higher" if higher else "lower",
@@ -70,7 +70,7 @@ def kept_of(meter: Meter, after: Readings) -> list[schema.Measured]:
             name=name,
             metric="loss",
             direction="lower",
-            unit="nats a token",
+            unit="nats per token",
             before=kept(docs),
             after=kept(after.kept[name]),
             difference=kept_difference(docs, after.kept[name]),
@@ -241,7 +241,7 @@ def answers_of(base: list[RowResult], tuned: list[RowResult]) -> list[schema.Ans
 
 
 def views_of(session: Session) -> dict[str, list[tuple[str, float]]]:
-    """One row a source, with the weight of each token in the loss."""
+    """One row per source, with the weight of each token in the loss."""
     if session.tokenizer is None:
         return {}
     return {

@@ -103,7 +103,7 @@ class Session:
         )
 
     def plan(self, part: StageParts) -> Plan:
-        """How many steps and tokens a stage's budget allows."""
+        """How many steps and tokens per stage's budget allows."""
         return plan_stage(
             part.spec.budget,
             part.train,

@@ -1,4 +1,4 @@
-"""From a loss an item to one number: what is summed over a micro-batch, and by what a whole step is divided."""
+"""From a loss per item to one number: what is summed over a micro-batch, and by what a whole step is divided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunewright.errors import MethodError
 
 
 def sum_weights(batches: Sequence[Batch], bound: Bound | None) -> Tensor:
-    """Denominator of an objective over all micro-batches: token weights, or one a row."""
+    """Denominator of an objective over all micro-batches: token weights, or one per row."""
     if bound is not None and bound.method.couples == "row":
         return torch.tensor(float(sum(len(b.row_ids) for b in batches)))
     total = sum(float(b.weights.sum()) for b in batches)
@@ -21,7 +21,7 @@ def sum_weights(batches: Sequence[Batch], bound: Bound | None) -> Tensor:
 
 
 def weighted_sum(loss: Loss, batch: Batch, bound: Bound | None) -> Tensor:
-    """Sum of value x weight of one micro-batch. MethodError when a loss has neither one value a token nor a row."""
+    """Sum of value x weight of one micro-batch. MethodError when a loss has neither one value per token nor a row."""
     if loss.weight is not None:
         return (loss.value * loss.weight).sum()
     expected = len(batch.row_ids) if bound is not None and bound.method.couples == "row" else len(batch.targets)

@@ -37,7 +37,7 @@ class Sample:
     def row(self, **carried: float | Sequence[float]) -> Row:
         """The sample as a row to train on.
 
-        `carried` values reach the batch's fields: one a row, or one a sampled token.
+        `carried` values reach the batch's fields: one per row, or one a sampled token.
         """
         prompt = self.prompt.fields["prompt_ids"]
         ids, weights = [*prompt, *self.ids], [0.0] * len(prompt) + [1.0] * len(self.ids)
@@ -159,13 +159,16 @@ class Rollouts:
 
 
 def checked(values: Any, samples: Sequence[Sample], name: str) -> list[float]:
-    """A reward's answer as floats, one a sample. MethodError naming the reward and the sample where it is not that."""
+    """A reward's answer as floats, one per sample.
+
+    MethodError naming the reward and the sample where it is not that.
+    """
     listed = values.tolist() if isinstance(values, torch.Tensor) else list(values)
     if len(listed) != len(samples):
         raise MethodError(
             f"the reward '{name}' gave {len(listed)} numbers for {len(samples)} samples",
             where=f"reward of '{name}'",
-            remedy="give one a sample",
+            remedy="give one per sample",
         )
     for sample, value in zip(samples, listed, strict=True):
         if not isinstance(value, int | float) or not math.isfinite(value):

@@ -49,7 +49,7 @@ class Reading(_Part):
 
     strength: float = Field(description="0: the base, 1: the tuned model")
     target: float | None = Field(None, description="the headline metric; none: nothing to evaluate on")
-    kept: dict[str, float] = Field(default_factory=dict, description="kept name -> loss, nats a token")
+    kept: dict[str, float] = Field(default_factory=dict, description="kept name -> loss, nats per token")
     drift: float | None = Field(None, description="from the base, in the measure that the record names")
 
 
@@ -81,7 +81,7 @@ class TrialRecord(_Part):
     direction: Literal["higher", "lower"] = Field("higher", description="which way the target is better")
     evaluated: int | None = Field(None, description="rows that the target was measured on")
     drift_measure: Literal["kl", "1-cka"] | None = Field(
-        None, description="'kl' in nats a token, or '1-cka' from 0 to 1"
+        None, description="'kl' in nats per token, or '1-cka' from 0 to 1"
     )
     probes: dict[str, dict[str, float]] = Field(default_factory=dict, description="probe -> its single numbers")
     cost: dict[str, Any] = Field(default_factory=dict, description="the report's cost")

@@ -1,6 +1,6 @@
 """The merges of `_plain.py` compiled by numba, the same bits; each works on blocks that stay in the nearest cache.
 
-Compiled once a machine and kept beside this file or in numba's own cache. They release the interpreter's lock.
+Compiled once per machine and kept beside this file or in numba's own cache. They release the interpreter's lock.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def request_of(models: Sequence[str], given: dict[str, list[Any]], **options: An
             raise RecipeError(
                 f"--{name} is given {len(values)} times for {len(models)} models",
                 where="merge",
-                remedy="give it once, or once a model",
+                remedy="give it once, or once per model",
             )
     return Request(models=[Part(m, p) for m, p in zip(models, own, strict=True)], parameters=parameters, **options)
 

@@ -154,7 +154,7 @@ def merge_adapters(request: Request) -> Merged:
 
 
 def _weights(operator: Operator, request: Request) -> list[float]:
-    """One number a model, the same for all tensors."""
+    """One number per model, the same for all tensors."""
     for settings in (operator.shared, *(p.parameters for p in operator.parts)):
         for name, value in settings.items():
             if isinstance(value, list | Mapping):

@@ -44,14 +44,14 @@ def new(name: str, vocabulary: int, seed: int = 0) -> Any:
 
 
 def nats(model: Any, batch: Tensor) -> Tensor:
-    """Mean loss of windows [B, L + 1], nats a token."""
+    """Mean loss of windows [B, L + 1], nats per token."""
     hidden = model.model(batch[:, :-1], use_cache=False).last_hidden_state
     return cross_entropy((hidden @ model.lm_head.weight.T).flatten(0, 1), batch[:, 1:].flatten())
 
 
 @torch.no_grad()
 def held_out(model: Any, tokens: np.ndarray, limit: int | None = None) -> float:
-    """Mean loss over `tokens` cut into windows (at most `limit` of them), nats a token."""
+    """Mean loss over `tokens` cut into windows (at most `limit` of them), nats per token."""
     count = min((len(tokens) - 1) // LENGTH, limit or len(tokens))
     losses = [
         nats(model, windows(tokens, list(range(i, min(i + 16, count))))) * (min(i + 16, count) - i)

@@ -90,5 +90,5 @@ class KneserNey:
         return p
 
     def nats(self, tokens: NDArray[np.integer]) -> float:
-        """Mean negative log-likelihood, nats a token."""
+        """Mean negative log-likelihood, nats per token."""
         return float(-np.log(self.probabilities(tokens)).mean())

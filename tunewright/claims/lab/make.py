@@ -64,7 +64,7 @@ def make_causal(name: str, work: Path) -> Path:
     loss, ngrams = causal.held_out(model, held), kneser_ney.KneserNey(train, len(made)).nats(held)
     verdict = "beats" if loss < ngrams else "does NOT beat"
     figures = [
-        f"{loss:.3f} nats a token on held-out text (windows of {causal.LENGTH} tokens), where an interpolated "
+        f"{loss:.3f} nats per token on held-out text (windows of {causal.LENGTH} tokens), where an interpolated "
         "modified Kneser-Ney 5-gram of the "
         f"same tokens has {ngrams:.3f}: it {verdict} the 5-gram"
     ]

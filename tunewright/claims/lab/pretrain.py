@@ -135,7 +135,7 @@ class Optimizer:
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Indices below `count`, `size` at a time without end, each once an epoch, in an order drawn by `seed`."""
+    """Indices below `count`, `size` at a time without end, each once per epoch, in an order drawn by `seed`."""
     generator, waiting = torch.Generator().manual_seed(seed), list[int]()
     while True:
         while len(waiting) < size:

@@ -95,7 +95,7 @@ def card(m: dict[str, Any]) -> str:
             "standard deviation over seeds",
             "seeds",
             "arm",
-            "seconds a run",
+            "seconds per run",
             f"{SEEDS} seeds tell apart",
         )
         rows = [(*(t[k] for k in keys), f"{told_apart(float(t['sd'])):.3f}") for t in m["tasks"]]

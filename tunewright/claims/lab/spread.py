@@ -18,7 +18,7 @@ def runs_on(base: str) -> list[str]:
 
 
 def spread(name: str, seeds: int) -> dict[str, Any]:
-    """Full fine-tuning at the task's own rate, once a seed: the row of the card.
+    """Full fine-tuning at the task's own rate, once per seed: the row of the card.
 
     ClaimError where a run failed, or for one seed alone.
     """

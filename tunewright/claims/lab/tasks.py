@@ -220,7 +220,7 @@ PREFERENCES = LabTask(
 DOMAIN = LabTask(
     "domain",
     (
-        "Plain text of a second language and domain (German law); its loss in nats a token on 250 sentences, English "
+        "Plain text of a second language and domain (German law); its loss in nats per token on 250 sentences, English "
         "prose kept."
     ),
     {
@@ -234,7 +234,8 @@ DOMAIN = LabTask(
 SELECTION = LabTask(
     "selection",
     (
-        "A pool of five kinds of text in which one in eight is a bank customer's message; loss in nats a token on 250 "
+        "A pool of five kinds of text in which one in eight is a bank customer's message; loss in nats per "
+        "token on 250 "
         "such messages."
     ),
     {

@@ -1,4 +1,4 @@
-"""HFT takes less time a step than full fine-tuning."""
+"""HFT takes less time per step than full fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLAIM = Claim(
     task="intents",
     method=Arm(name="hft", methods=["hft"]),
     baselines=[Arm(name="full", methods=["full"])],
-    metric="seconds a step",
+    metric="seconds per step",
     direction="lower",
     relative=True,
     smallest=0.1,

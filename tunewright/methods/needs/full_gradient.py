@@ -44,7 +44,7 @@ class FullGradient(Need):
     when: ClassVar[Literal["stage", "batch", "redraw"]] = "redraw"
     source: str = Field("train", description="rows to take the gradient on")
     batches: int = Field(5, gt=0, description="micro-batches, each of `rows` rows")
-    rows: int = Field(8, gt=0, description="rows a micro-batch")
+    rows: int = Field(8, gt=0, description="rows per micro-batch")
 
     def check(self, run: Any) -> None:
         run.source(self.source)

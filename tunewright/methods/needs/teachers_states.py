@@ -13,7 +13,7 @@ from tunewright.methods.needs.teacher_hidden_states import TeacherHiddenStates
 
 
 class TeachersStates(Need):
-    """A tuple of [N, D], one a model asked for, as `TeacherHiddenStates` gives them of one teacher.
+    """A tuple of [N, D], one per model asked for, as `TeacherHiddenStates` gives them of one teacher.
 
     MethodError when the stage is checked for a model that is missing or has another tokenizer.
     """

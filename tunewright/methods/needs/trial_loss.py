@@ -18,7 +18,7 @@ Trial = Callable[[Iterable[int], float, int], float]
 
 
 class TrialLoss(Need):
-    """A function trial(blocks, factor, draw) -> mean loss a target, in nats, with the deltas of `blocks` at `factor`.
+    """A function trial(blocks, factor, draw) -> mean loss per target, in nats, with the deltas of `blocks` at `factor`.
 
     The loss is taken in eval mode and without gradient over `rows` rows; `draw` numbers the drawing of rows: equal
     numbers see equal rows, whatever happened in between, so that a resumed run repeats its trials. Every delta's
@@ -28,7 +28,7 @@ class TrialLoss(Need):
     name: ClassVar[str] = "trial_loss"
     when: ClassVar[Literal["stage", "batch", "redraw"]] = "redraw"
     source: str = Field("train", description="rows to try on: train, keep, eval or another source of the recipe")
-    rows: int = Field(16, gt=0, description="rows a trial")
+    rows: int = Field(16, gt=0, description="rows per trial")
 
     def check(self, run: Any) -> None:
         run.source(self.source)

@@ -38,7 +38,7 @@ class HalfFineTuning(Method):
     """Train a random half of every block, another one each round."""
 
     round_steps: PositiveInt | None = Field(
-        None, description="optimizer steps between drawings; none: once a stage", examples=[1]
+        None, description="optimizer steps between drawings; none: once per stage", examples=[1]
     )
 
     quantised: ClassVar[bool] = False

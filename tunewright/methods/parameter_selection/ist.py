@@ -3,10 +3,11 @@
 Every step trains the adapters of a few blocks only. Blocks are drawn by a score that trials correct: now and then the
 adapters of half of the blocks are weakened and the loss is measured. Where weakening helps, the block is unimportant.
 
-    s in R^L, zeros; p = sigmoid(s)                                    one score a block, large where it matters little
-    drawn: max(1, floor(L/4)) blocks without replacement, weights sigmoid(-s)                       every optimizer step
-    trial: sets S_1..S_3 of floor(L/2) blocks, all different, weights sigmoid(s); l_k the loss with S_k at a quarter
-    r_k = exp(-l_k) - mean_j exp(-l_j);   s_i += 10 sum_{k: i in S_k} r_k p_i (1 - p_i)               every 10 steps
+    s in R^L, zeros; p = sigmoid(s)                                    one score per block, large where it matters
+    little drawn: max(1, floor(L/4)) blocks without replacement, weights sigmoid(-s)                       every
+    optimizer step trial: sets S_1..S_3 of floor(L/2) blocks, all different, weights sigmoid(s); l_k the loss with S_k
+    at a quarter r_k = exp(-l_k) - mean_j exp(-l_j);   s_i += 10 sum_{k: i in S_k} r_k p_i (1 - p_i)               every
+    10 steps
 
 A block that is not drawn has no gradient in that step and stays as it is, bit for bit; its optimizer moments wait for
 its next turn. L counts the blocks that have deltas. Deltas outside blocks train always.
@@ -84,7 +85,7 @@ class ImportanceAwareSparseTuning(Method):
     )
     every: int = Field(10, gt=0, description="optimizer steps between trials", examples=[2])
     score_rate: float = Field(10.0, gt=0, description="how far a trial moves the scores, per unit of exp(-loss)")
-    trial_rows: int = Field(16, gt=0, description="training rows a trial measures the loss on", examples=[4])
+    trial_rows: int = Field(16, gt=0, description="training rows per trial measures the loss on", examples=[4])
 
     papers: ClassVar[tuple[str, ...]] = ("ist",)
     conformance: ClassVar[dict[str, object]] = {"every": 1, "trial_rows": 2}

@@ -53,7 +53,7 @@ class LIFT(Method):
         64, description="rank f to which a matrix is reduced before its entries are compared", examples=[16]
     )
     refresh_steps: PositiveInt | None = Field(
-        400, description="optimizer steps between drawings; none: once a stage", examples=[2, None]
+        400, description="optimizer steps between drawings; none: once per stage", examples=[2, None]
     )
 
     quantised: ClassVar[bool] = False

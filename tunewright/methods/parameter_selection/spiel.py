@@ -18,8 +18,8 @@ Raises MethodError for targets that name no module.
 
 Source: AlanAnsell/peft, src/peft/tuners/sft (trainer, optimizer, layer). Differs from the paper in: the
 accumulated-gradient variant only (no SM3 momentum variant); gradients at a redraw come from fresh rows at the present
-weights, not from the five training steps before it; Adam counts steps a layer, not an entry; redraws fall on multiples
-of `every` (the authors': 5, 25, 45, ...); the newcomers' moments are not divided by micro-steps.
+weights, not from the five training steps before it; Adam counts steps per layer, not an entry; redraws fall on
+multiples of `every` (the authors': 5, 25, 45, ...); the newcomers' moments are not divided by micro-steps.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The change of each adapted weight is held back where the base's loss on general 
     penalty = lambda sum_W sum F * D^2,   D = change of W since the stage began [out, in] (for LoRA: s B A)
 
 F [out, in] is the diagonal empirical Fisher information: the mean over rows of the squared gradient of the row's mean
-loss a token, on the model as the stage starts. No factor 1/2, as in the authors' code. Penalty and gradient are zero
+loss per token, on the model as the stage starts. No factor 1/2, as in the authors' code. Penalty and gradient are zero
 where nothing has changed; F = 1 gives lambda ||D||_F^2.
 
 Differs from the paper in: it holds back any trained linear weight, not LoRA's alone; F is a true Fisher (the authors

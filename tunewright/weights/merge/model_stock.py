@@ -52,7 +52,7 @@ def model_stock(base: Tensor, tensors: Sequence[Tensor], filter_wise: bool = Fal
 class ModelStock(Merge):
     """Go from the base towards the mean of tunings as far as the angle between them says."""
 
-    filter_wise: bool = Field(False, description="one angle for each row of a tensor instead of one a tensor")
+    filter_wise: bool = Field(False, description="one angle for each row of a tensor instead of one per tensor")
 
     base: ClassVar[Literal["needed", "none", "optional"]] = "needed"
     symmetric: ClassVar[bool] = True
