@@ -106,7 +106,6 @@ _FOR = {
     "fast": "compiled kernels of merges",
     "track": "TensorBoard",
     "peers": "parity tests and benchmarks beside other libraries",
-    "fast": "compiled kernels of merges",
     "dev": "tests, lint and types",
     "docs": "the documentation site",
 }
