@@ -53,6 +53,7 @@ PRINTS = {
     "docs/compare.md": ("word=",),
     "docs/report.md": (),
     "docs/claims.md": (),
+    "docs/merge.md": (),
     "docs/reinforcement.md": (),
 }
 STRICT = (
