@@ -69,6 +69,11 @@ RECIPES = {
     "fold": recipe(stages=two("fold"), save_steps=2),
     "frozen": recipe(stages=two("frozen"), save_steps=2),
     "training": recipe(stages=two("training"), save_steps=2),
+    # the fold puts weights elsewhere in a process that is not stopped; in a resumed one they are where they were read
+    "base after a fold": recipe(
+        stages=[*two("fold"), {"name": "third", "start": "base", "methods": [LORA], "budget": {"steps": 4}}],
+        save_steps=2,
+    ),
 }
 
 

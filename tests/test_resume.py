@@ -48,6 +48,7 @@ MOMENTS = [
     ("training", at(STEP, 8)),
     ("half precision", at(STEP, 8)),
     ("early stopping", at("tunewright.runs.stages:save_result", 1)),
+    ("base after a fold", at(STEP, 12)),
 ]
 WIDEST = {*range(25)} - {0, 3, 5, 8, 9, 10, 13, 15, 17, 20, 21, 24}
 

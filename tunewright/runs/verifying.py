@@ -48,5 +48,6 @@ def verify(work: Work) -> None:
                 f"'{differing[0]}'"
             ),
             where=str(work.folder.path),
+            remedy="verify with the run's own machine, versions and threads; with these, report it as a defect",
         )
     work.screen.say(f"verified: steps {first.step} to {last.step}, computed again, are equal in every bit", always=True)
