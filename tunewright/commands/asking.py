@@ -61,5 +61,5 @@ def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine has, and what is missing for what."""
     from tunewright.commands.doctor import examine, page
 
-    found = examine()
-    show([f.as_dict() for f in found], as_json, lambda: page(found))
+    findings = examine()
+    show([f.as_dict() for f in findings], as_json, lambda: page(findings))

@@ -132,12 +132,12 @@ def _extras() -> Iterator[Finding]:
         title = f"extra {extra}" if extra else "core packages"
         what = _FOR.get(extra, "everything")
         if lacks:
-            wanted = f"tunewright[{extra}]" if extra else "tunewright"
+            requirement = f"tunewright[{extra}]" if extra else "tunewright"
             yield Finding(
                 title,
                 "note" if extra else "missing",
                 f"for {what}: {', '.join(lacks)} not installed",
-                f"pip install '{wanted}'",
+                f"pip install '{requirement}'",
             )
         else:
             yield Finding(title, "ok", f"for {what}: {', '.join(sorted(set(names)))}")

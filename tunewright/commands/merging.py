@@ -58,5 +58,5 @@ def merge(
         "task": task,
         "then": then or (),
     }
-    done = command.run(models[:flags], given, out, method=method, base=base, dtype=dtype, kind=kind, **more)
-    show({**asdict(done), "folder": str(done.folder)}, as_json, lambda: command.page(done))
+    merged = command.run(models[:flags], given, out, method=method, base=base, dtype=dtype, kind=kind, **more)
+    show({**asdict(merged), "folder": str(merged.folder)}, as_json, lambda: command.page(merged))

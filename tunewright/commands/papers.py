@@ -81,8 +81,8 @@ def papers_run(
 
     if scale not in ("nano", "real"):
         raise errors.ClaimError(f"no scale is named '{scale}'", remedy="write --scale nano or --scale real")
-    found = listing.run_all(listing.chosen(names or [], family, every), scale, results=results, workers=workers)  # type: ignore[arg-type]
-    show(found, as_json, lambda: listing.table(found))
+    verdicts = listing.run_all(listing.chosen(names or [], family, every), scale, results=results, workers=workers)  # type: ignore[arg-type]
+    show(verdicts, as_json, lambda: listing.table(verdicts))
 
 
 @examples(
@@ -100,8 +100,8 @@ def papers_verdicts(
     """What running the papers' claims gave, and what has changed since."""
     from tunewright.claims import listing
 
-    found = listing.rows(listing.chosen(names or [], family, every=True), results=results)
-    show(found, as_json, lambda: listing.table(found))
+    rows = listing.rows(listing.chosen(names or [], family, every=True), results=results)
+    show(rows, as_json, lambda: listing.table(rows))
 
 
 @examples(

@@ -45,7 +45,7 @@ class Chat:
     def answer(self, text: str, sides: Sequence[str] = ("base", "tuned")) -> dict[str, str]:
         """Each side's answer to a message, by side. RowProblem where the chat template refuses it."""
         self.count += 1
-        found = {}
+        answers = {}
         for side in sides:
             strength = self.strength if side == "tuned" else 0.0
             prompt = self._fitting(side, text)
@@ -54,13 +54,13 @@ class Chat:
                     self.run.adapted.wrapper if side == "tuned" and self.run.adapted.wrapper is not None else model,
                     prompt,
                 )
-            found[side] = self.run.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        for side, said in found.items():
+            answers[side] = self.run.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        for side, said in answers.items():
             self.turns[side] += [
                 {"role": "user", "content": self._wrapped(text)},
                 {"role": "assistant", "content": said},
             ]
-        return found
+        return answers
 
     @property
     def talks(self) -> bool:

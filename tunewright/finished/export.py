@@ -71,15 +71,15 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     except ModelError as e:
         e.where = _set_aside(target)
         raise
-    made = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder))
+    exported = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder))
     if reloaded > limit:
         raise ModelError(
             f"the folder, loaded anew, differs from the run by {reloaded:.2g} in its logits",
             where=_set_aside(target),
             remedy="report this as a defect",
         )
-    _show(made)
-    return made
+    _show(exported)
+    return exported
 
 
 def _set_aside(folder: Path) -> str:
@@ -91,8 +91,8 @@ def _set_aside(folder: Path) -> str:
 def logits_of(model: Any, inputs: Tensor) -> Tensor:
     """Logits of a batch of equal rows, in fp32."""
     name = "pixel_values" if inputs.is_floating_point() else "input_ids"
-    found: Tensor = model(**{name: inputs.to(next(model.parameters()).device)}).logits
-    return found.float()
+    logits: Tensor = model(**{name: inputs.to(next(model.parameters()).device)}).logits
+    return logits.float()
 
 
 def check_inputs(run: Finished) -> Tensor:
@@ -168,15 +168,17 @@ def public(recipe: Recipe) -> str:
     return text
 
 
-def _show(made: Exported) -> None:
-    print(f"{made.folder} is written: a plain transformers folder with tokenizer, generation config and model card")
-    folder = "are that model's" if made.reloaded == 0 else f"differ by at most {made.reloaded:.2g} from that model's"
-    own = "are the run's own" if made.folded == 0 else f"differ by at most {made.folded:.2g} from the run's own"
-    print(
-        f"loaded anew, it holds the folded model's weights bit for bit; its logits on {made.rows} rows (standard "
-        f"deviation {made.spread:.3g}) {folder}, and those {own}"
+def _show(exported: Exported) -> None:
+    print(f"{exported.folder} is written: a plain transformers folder with tokenizer, generation config and model card")
+    folder = (
+        "are that model's" if exported.reloaded == 0 else f"differ by at most {exported.reloaded:.2g} from that model's"
     )
-    for text in made.warnings:
+    own = "are the run's own" if exported.folded == 0 else f"differ by at most {exported.folded:.2g} from the run's own"
+    print(
+        f"loaded anew, it holds the folded model's weights bit for bit; its logits on {exported.rows} rows (standard "
+        f"deviation {exported.spread:.3g}) {folder}, and those {own}"
+    )
+    for text in exported.warnings:
         print(f"warning: as an adapter beside the base, not every server can load this: {text}", file=sys.stderr)
-    if made.warnings:
-        print(f"warning: serve {made.folder} instead, which is whole", file=sys.stderr)
+    if exported.warnings:
+        print(f"warning: serve {exported.folder} instead, which is whole", file=sys.stderr)

@@ -65,10 +65,10 @@ def open_run(folder: Path | str) -> Finished:
     task, device = get_task(recipe.task), device_of(recipe)
     labels = recipe.data.labels if task.labelled else None
     loaded = _base_of(recipe, task, device)
-    held = recipe.made_with.get("model_hash", loaded.hash)
-    if held != loaded.hash:
+    recorded = recipe.made_with.get("model_hash", loaded.hash)
+    if recorded != loaded.hash:
         raise CheckpointError(
-            f"the model's weights are not those that the run began with ({loaded.hash[:12]}, then {held[:12]})",
+            f"the model's weights are not those that the run began with ({loaded.hash[:12]}, then {recorded[:12]})",
             where=recipe.model.name,
             remedy="put the old weights back",
         )

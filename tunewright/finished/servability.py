@@ -28,35 +28,35 @@ def servability(folder: Path | str) -> list[str]:
     Reads the run's files alone; the whole model, as `export` writes it, can be served in any case.
     """
     folder = Path(folder)
-    found = []
+    reasons = []
     recipe = Recipe.load(folder / RECIPE)
     if recipe.task != GENERATES:
-        found.append(f"adapter servers serve text-generation, and this model does {recipe.task}")
+        reasons.append(f"adapter servers serve text-generation, and this model does {recipe.task}")
     config = folder / "adapter" / "adapter_config.json"
     if config.exists():
-        found += _of_adapter(json.loads(config.read_text(encoding="utf-8")))
+        reasons += _of_adapter(json.loads(config.read_text(encoding="utf-8")))
     else:
-        found.append(_why_no_adapter(folder))
+        reasons.append(_why_no_adapter(folder))
     if recipe.new_tokens:
-        found.append(
+        reasons.append(
             f"{len(recipe.new_tokens)} tokens were added to the vocabulary: an adapter does not carry their embeddings"
         )
-    return found
+    return reasons
 
 
 def _of_adapter(config: dict[str, Any]) -> list[str]:
     if config.get("peft_type") != "LORA":
         return [f"the adapter is of PEFT's type {config.get('peft_type')}, and servers take LORA"]
-    found = []
+    reasons = []
     ranks = {config["r"], *(config.get("rank_pattern") or {}).values()}
     most = max(ranks)
     if most > USUAL_RANK:
-        found.append(f"its rank is {most}: many servers stop at {USUAL_RANK} (vLLM: --max-lora-rank {most})")
+        reasons.append(f"its rank is {most}: many servers stop at {USUAL_RANK} (vLLM: --max-lora-rank {most})")
     elif most > VLLM_DEFAULT_RANK:
-        found.append(f"its rank is {most}: vLLM needs --max-lora-rank {_next_power(most)}")
+        reasons.append(f"its rank is {most}: vLLM needs --max-lora-rank {_next_power(most)}")
     scaled = _scales(config)
     if len(scaled) > 1:
-        found.append(
+        reasons.append(
             "modules differ in scale (rank_pattern, alpha_pattern), and vLLM applies one lora_alpha / r to "
             "all: its "
             "answers would differ"
@@ -65,15 +65,15 @@ def _of_adapter(config: dict[str, Any]) -> list[str]:
         {name.rsplit(".", 1)[-1] for name in config["target_modules"]} & {"embed_tokens", "lm_head", "wte", "wpe"}
     )
     if odd:
-        found.append(f"it changes {', '.join(odd)}, where many servers take no adapter")
-    return found
+        reasons.append(f"it changes {', '.join(odd)}, where many servers take no adapter")
+    return reasons
 
 
 def _scales(config: dict[str, Any]) -> set[float]:
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     modules = config["target_modules"] if isinstance(config["target_modules"], list) else []
-    found = {round(float(alphas.get(m, config["lora_alpha"])) / ranks.get(m, config["r"]), 9) for m in modules}
-    return found | {round(config["lora_alpha"] / config["r"], 9)}
+    scales = {round(float(alphas.get(m, config["lora_alpha"])) / ranks.get(m, config["r"]), 9) for m in modules}
+    return scales | {round(config["lora_alpha"] / config["r"], 9)}
 
 
 def _next_power(rank: int) -> int:

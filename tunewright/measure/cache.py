@@ -141,9 +141,9 @@ class BaseCache:
 
     def cached(self, key: str, compute: Callable[[], Measured]) -> tuple[Measured, bool]:
         """The entry and True, or what `compute` gives (kept from now on) and False. Values are JSON either way."""
-        found = self.get(key)
-        if found is not None:
-            return found, True
+        entry = self.get(key)
+        if entry is not None:
+            return entry, True
         values, tensors = compute()
         values = json.loads(json.dumps(values))
         self.put(key, values, tensors)

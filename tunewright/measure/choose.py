@@ -40,18 +40,18 @@ def label_tokens(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> 
     """
     seen = {same_text(reference(row)): answer_tokens(row) for row in reversed(rows)}
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    found = [
+    encodings = [
         seen.get(same_text(label)) or (*tokenizer(label, add_special_tokens=False)["input_ids"], *end)
         for label in labels
     ]
-    for i, tokens in enumerate(found):
-        if tokens in found[:i]:
+    for i, tokens in enumerate(encodings):
+        if tokens in encodings[:i]:
             raise DataError(
-                f"labels '{labels[found.index(tokens)]}' and '{labels[i]}' have the same tokens",
+                f"labels '{labels[encodings.index(tokens)]}' and '{labels[i]}' have the same tokens",
                 where="labels",
                 remedy="give each label once",
             )
-    return found
+    return encodings
 
 
 def distinct_labels(rows: Sequence[Row], most: int = 100) -> list[str] | None:

@@ -139,19 +139,19 @@ def take_reference(
     """Read the rows with the base, untouched or switched back. `copy_head=False` saves a copy of the head's weight
     where it will not change; that it did not is checked on a sample of its entries (ModelError)."""
     batches = _layout(rows, batch_tokens)
-    found: list[tuple[Tensor | None, Tensor]] = []
+    outputs: list[tuple[Tensor | None, Tensor]] = []
     owners: list[Tensor] = []
     with measuring(model):
         for some, batch in _collated(task, rows, batches, packed):
             states, logits = _at_places(model, task, batch.to(device_of(model)))
-            found.append((states, torch.empty(0) if states is not None else torch.log_softmax(logits.float(), -1)))
+            outputs.append((states, torch.empty(0) if states is not None else torch.log_softmax(logits.float(), -1)))
             owners.append(torch.tensor(some)[batch.rows])
     reference = Reference(task, list(rows), batches, packed, torch.cat(owners))
-    if all(s is not None for s, _ in found) and _is_linear(model):
-        reference.states = torch.cat([s for s, _ in found if s is not None])
+    if all(s is not None for s, _ in outputs) and _is_linear(model):
+        reference.states = torch.cat([s for s, _ in outputs if s is not None])
         _hold_head(reference, model, copy_head)
     else:
-        reference.log_probs = torch.cat([x if len(x) else _head_log_probs(model, s) for s, x in found])
+        reference.log_probs = torch.cat([x if len(x) else _head_log_probs(model, s) for s, x in outputs])
     return reference
 
 
@@ -199,13 +199,13 @@ def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
     """Mean KL(base || tuned) in nats a scored place, for each row, of the model as it is now."""
     total = torch.zeros(len(reference.rows), dtype=torch.float64)
     count = torch.bincount(reference.owner, minlength=len(reference.rows))
-    done = 0
+    offset = 0
     with measuring(model):
         head = model.get_output_embeddings()
         for _, batch in _collated(reference.task, reference.rows, reference.batches, reference.packed):
             states, logits = _at_places(model, reference.task, batch.to(device_of(model)))
             for k in range(0, len(batch.targets), _CHUNK):
-                at = slice(done + k, min(done + k + _CHUNK, done + len(batch.targets)))
+                at = slice(offset + k, min(offset + k + _CHUNK, offset + len(batch.targets)))
                 base = reference.base_log_probs(at)
                 here = slice(k, k + len(base))
                 said = logits[here] if states is None else head(states[here])
@@ -214,7 +214,7 @@ def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
                 )  # tokens that training added are no words of the base
                 kl = F.kl_div(tuned, base, reduction="none", log_target=True).sum(-1)
                 total.index_add_(0, reference.owner[at], kl.double().cpu())
-            done += len(batch.targets)
+            offset += len(batch.targets)
     return [t / n for t, n in zip(total.tolist(), count.tolist(), strict=True) if n]
 
 
@@ -249,14 +249,14 @@ def take_features(
     model: nn.Module, task: Task, rows: Sequence[Row], *, head: nn.Linear | None = None, batch_tokens: int = 2048
 ) -> Features:
     """Pooled features of rows in their order. `head`: the base's own trained head, copied, if it has one."""
-    found: dict[int, Tensor] = {}
+    by_row: dict[int, Tensor] = {}
     with measuring(model):
         for some in batches_by_length([r.size for r in rows], batch_tokens, 64):
             out = task.forward(model, task.collate([rows[i] for i in some]).to(device_of(model)))
             if out.features is None:
                 raise ModelError(f"{task.name} gives no features", remedy="measure drift by KL for this task")
-            found.update(zip(some, out.features.float().flatten(1).clone(), strict=True))
-    values = torch.stack([found[i] for i in range(len(rows))])
+            by_row.update(zip(some, out.features.float().flatten(1).clone(), strict=True))
+    values = torch.stack([by_row[i] for i in range(len(rows))])
     if head is None:
         return Features(values)
     return Features(values, head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone())

@@ -23,10 +23,10 @@ def stop_ids(model: PreTrainedModel, tokenizer: Any = None) -> tuple[int, ...]:
     config = getattr(model, "generation_config", None)
     ids = getattr(config, "eos_token_id", None)
     ids = ids if ids is not None else getattr(model.config, "eos_token_id", None)
-    found = set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
+    stops = set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
     if tokenizer is not None and tokenizer.eos_token_id is not None:
-        found.add(tokenizer.eos_token_id)
-    return tuple(sorted(found))
+        stops.add(tokenizer.eos_token_id)
+    return tuple(sorted(stops))
 
 
 def greedy(

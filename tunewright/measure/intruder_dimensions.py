@@ -99,8 +99,8 @@ class IntruderDimensions(Method):
                 remedy="measure a change that folds into weights",
             )
         sites = [s for s in structure.linear_sites() if s.block in self._blocks(len(structure.blocks))]
-        found = [(site, self._of(site, base, tuned)) for site in sites]
-        counts = [float(f.count) for _, f in found]
+        by_site = [(site, self._of(site, base, tuned)) for site in sites]
+        counts = [float(f.count) for _, f in by_site]
         what = (
             f"Of each matrix's {self.directions} strongest singular directions, how many overlap less than "
             f"{self.threshold} with any of the base's."
@@ -110,13 +110,13 @@ class IntruderDimensions(Method):
             description=what,
             values={
                 "intruders": int(sum(counts)),
-                "directions": sum(len(f.overlap) for _, f in found),
+                "directions": sum(len(f.overlap) for _, f in by_site),
                 "matrices_with_intruders": sum(c > 0 for c in counts),
-                "matrices": len(found),
-                "intruders_a_matrix": bootstrap_mean(counts, groups=[s.block for s, _ in found]),
+                "matrices": len(by_site),
+                "intruders_a_matrix": bootstrap_mean(counts, groups=[s.block for s, _ in by_site]),
             },
             columns=["matrix", "intruders", "smallest overlap"],
-            rows=[[s.weight_name, f.count, float(f.overlap.min())] for s, f in found if f.count],
+            rows=[[s.weight_name, f.count, float(f.overlap.min())] for s, f in by_site if f.count],
         )
 
     def _of(self, site: Site, base: Side, tuned: Side) -> Intruders:

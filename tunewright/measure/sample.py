@@ -131,10 +131,10 @@ def shipped_sequences(base_hash: str) -> Sequences | None:
     file = files("tunewright.data.quickstart") / f"drift-{base_hash[:12]}.json"
     if not file.is_file():
         return None
-    held = json.loads(file.read_text(encoding="utf-8"))
-    if held["base_hash"] != base_hash:
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if record["base_hash"] != base_hash:
         return None
-    return Sequences([held["prefix"] + ids for ids in held["sampled"]], len(held["prefix"]))
+    return Sequences([record["prefix"] + ids for ids in record["sampled"]], len(record["prefix"]))
 
 
 def make_shipped(name: str, n: int = 64, max_tokens: int = 64, seed: int = 0) -> tuple[str, str]:

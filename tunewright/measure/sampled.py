@@ -78,8 +78,8 @@ def _continue(
 def _draw(logits: Tensor, indices: Sequence[int], rngs: Sequence[random.Random], out: list[Answer]) -> Tensor:
     """Tokens [B], noted with their log-probabilities in the answers of these rows."""
     chosen = draw(logits, torch.tensor([rngs[i].random() for i in indices], dtype=torch.float64))
-    told = torch.log_softmax(logits.double(), -1).gather(-1, chosen[:, None])[:, 0]
-    for i, token, value in zip(indices, chosen.tolist(), told.tolist(), strict=True):
+    log_probs = torch.log_softmax(logits.double(), -1).gather(-1, chosen[:, None])[:, 0]
+    for i, token, value in zip(indices, chosen.tolist(), log_probs.tolist(), strict=True):
         out[i][0].append(token)
         out[i][1].append(value)
     return chosen

@@ -140,7 +140,7 @@ def evaluate(
     if m.kind == "paired":
         rows = [_pair(row, metric) for row in rows]
     make = {"classified": _classified, "paired": _preferred}.get(m.kind, _teacher_forced)
-    found: list[RowResult | None] = [None] * len(rows)
+    results: list[RowResult | None] = [None] * len(rows)
     with measuring(model):
         for indices in _kv.batches_by_length([r.size for r in rows], batch_tokens, 64):
             some = [rows[i] for i in indices]
@@ -148,8 +148,8 @@ def evaluate(
             for i, result in zip(
                 indices, make(model, tokenizer, some, batch, task.forward(model, batch), m), strict=True
             ):
-                found[i] = result
-    return [r for r in found if r is not None]
+                results[i] = result
+    return [r for r in results if r is not None]
 
 
 def answers_and_choices(

@@ -67,21 +67,21 @@ def estimate(session: Session) -> Estimate:
 
     The session is as before afterwards; the base's own errors are raised.
     """
-    cost, found = Cost(), Estimate()
+    cost, estimated = Cost(), Estimate()
     with untouched(session) as trial, tempfile.TemporaryDirectory(prefix="tunewright-plan-") as folder:
         # the base is measured before anything hangs on it, as in a run
-        readings = time_base(trial, found)
+        readings = time_base(trial, estimated)
         for part in trial.stages:
             carry.begin(
                 trial.adapted, _start(trial, part), part.spec.carry, Path(folder), f"stages.{part.spec.name}.start"
             )
-            found.stages.append(probe_stage(trial, part))
+            estimated.stages.append(probe_stage(trial, part))
             if any(later.spec.start == f"stages.{part.spec.name}" for later in trial.stages):
                 carry.save_stage(Path(folder) / "stages" / part.spec.name, trial.adapted, {})
-        time_tuned(trial, found, readings)
-    found.disk = _disk(session, found.stages)
-    found.peak_memory, found.peak_cuda = cost.state()["peak_memory"], cost.peak_cuda
-    return found
+        time_tuned(trial, estimated, readings)
+    estimated.disk = _disk(session, estimated.stages)
+    estimated.peak_memory, estimated.peak_cuda = cost.state()["peak_memory"], cost.peak_cuda
+    return estimated
 
 
 def _start(session: Session, part: StageParts) -> str:
@@ -120,7 +120,7 @@ def probe_stage(session: Session, part: StageParts) -> StageEstimate:
     if part.spec.budget.seconds is not None:
         train = min(train, part.spec.budget.seconds)
     state, tensors = loop.state()
-    held = {n: sum(t.numel() * t.element_size() for t in group.values()) for n, group in tensors.items()}
+    state_bytes = {n: sum(t.numel() * t.element_size() for t in group.values()) for n, group in tensors.items()}
     names = {n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()}
     result = StageResult(
         loop.step_number,
@@ -142,8 +142,8 @@ def probe_stage(session: Session, part: StageParts) -> StageEstimate:
         ready - began + drawn,
         per_token,
         train,
-        sum(held.values()),
-        held["trained"] + (held["methods"] if stage.adapted.wrapper is not None else 0),
+        sum(state_bytes.values()),
+        state_bytes["trained"] + (state_bytes["methods"] if stage.adapted.wrapper is not None else 0),
         losses,
         result,
     )

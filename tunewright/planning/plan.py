@@ -61,7 +61,7 @@ def look(session: Session, load: float = 0.0) -> Plan:
     shown = sample_rows(list(first.rows[:64]))
     if session.packed and len(shown) > 1:
         leaks = leak(session.adapted.model, session.task, shown)
-    found = estimate(session)
+    estimated = estimate(session)
     return Plan(
         model=model_info(session).model_dump(mode="json"),
         task=session.task.name,
@@ -74,20 +74,20 @@ def look(session: Session, load: float = 0.0) -> Plan:
         leak=leaks,
         leak_limit=LEAK_LIMIT[session.precision],
         view=one_a_source(_training_sources(session), session.tokenizer) if session.tokenizer is not None else {},
-        stages=_stages(session, found),
+        stages=_stages(session, estimated),
         load=load,
         memory=host.total_memory(),
-        estimate=found,
+        estimate=estimated,
     )
 
 
 def _training_sources(session: Session) -> list[Dataset]:
     """Each source that is trained on, once."""
-    found: dict[str, Dataset] = {}
+    by_name: dict[str, Dataset] = {}
     for part in session.stages:
         for dataset in (*part.rows.sources, *(d for d, _ in part.replay.values())):
-            found.setdefault(dataset.name, dataset)
-    return list(found.values())
+            by_name.setdefault(dataset.name, dataset)
+    return list(by_name.values())
 
 
 def _sources(session: Session) -> list[SourcePlan]:
@@ -122,17 +122,17 @@ def _ends(session: Session, dataset: Dataset) -> Ends | None:
     return Ends(len(rows), bos, one, sum(1 for r in rows if end_is_trained(r, ends)))
 
 
-def _stages(session: Session, found: Estimate) -> list[StagePlan]:
+def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
     from tunewright.runs.results import trained_of
 
-    made = []
-    for part, probed in zip(session.stages, found.stages, strict=True):
+    plans = []
+    for part, probed in zip(session.stages, estimated.stages, strict=True):
         trained = trained_of(session, {part.spec.name: probed.result})
         methods = [
             {"name": n, "slots": list(type(m).slots()), "parameters": m.model_dump(mode="json")}
             for n, m in part.methods
         ]
-        made.append(
+        plans.append(
             StagePlan(
                 part.spec.name,
                 part.spec.start or "base",
@@ -146,4 +146,4 @@ def _stages(session: Session, found: Estimate) -> list[StagePlan]:
                 {role: (room.trained or 0, room.total or 0) for role, room in trained.rooms.items()},
             )
         )
-    return made
+    return plans

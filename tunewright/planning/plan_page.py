@@ -107,9 +107,9 @@ def _fact(fine: bool, text: str) -> Text:
 def tokens(view: Sequence[Token], colours: bool, limit: int = 400) -> Text:
     """The view with what is trained on green; without colours between [[ and ]]."""
     if colours:
-        found = coloured([(clean(t), w) for t, w in view], limit=limit)
-        found.rstrip()
-        return found
+        shown = coloured([(clean(t), w) for t, w in view], limit=limit)
+        shown.rstrip()
+        return shown
     out, inside = "", False
     for text, weight in view[:limit]:
         if (weight > 0) != inside:

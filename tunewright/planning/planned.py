@@ -75,9 +75,9 @@ class PlanFigures:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values. Seconds, bytes, tokens."""
-        found = asdict(self)
+        figures = asdict(self)
         e = self.estimate
-        for stage in found["estimate"]["stages"]:
+        for stage in figures["estimate"]["stages"]:
             del stage["result"]
-        found["estimate"] |= {"train": e.train, "total": e.total + self.load, "probe_steps": STEPS}
-        return found
+        figures["estimate"] |= {"train": e.train, "total": e.total + self.load, "probe_steps": STEPS}
+        return figures

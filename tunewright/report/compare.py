@@ -188,16 +188,16 @@ def _points(c: Comparison, spots: Sequence[tuple[float, Interval, Interval | Non
             return None, None
         return (max(0.0, i.low), min(1.0, i.high)) if share else (i.low, i.high)
 
-    found = []
+    points = []
     for strength, y, x in spots:
         if x is None:
             continue
         if strength != 1.0:
-            found.append(Point(x.value, y.value, ""))
+            points.append(Point(x.value, y.value, ""))
             continue
         (x_low, x_high), (y_low, y_high) = ends(x, False), ends(y, c.unit == "fraction")
-        found.append(Point(x.value, y.value, "", x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high))
-    return found
+        points.append(Point(x.value, y.value, "", x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high))
+    return points
 
 
 def _both(

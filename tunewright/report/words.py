@@ -206,13 +206,13 @@ def _upper(text: str) -> str:
 
 def what_intervals_mean(report: Report) -> str:
     """Which chance the intervals speak of: this run's rows and sequences, or seeds. Empty without intervals."""
-    found = [x for m in _all_measured(report) for x in (m.difference, m.after) if x is not None]
-    found += [report.drift.value] if report.drift is not None else []
-    found = [x for x in found if x.known]
-    if not found:
+    intervals = [x for m in _all_measured(report) for x in (m.difference, m.after) if x is not None]
+    intervals += [report.drift.value] if report.drift is not None else []
+    intervals = [x for x in intervals if x.known]
+    if not intervals:
         return ""
-    level = f"{100 * found[0].level:.0f} %"
-    kinds = sorted({str(x.unit) for x in found})
+    level = f"{100 * intervals[0].level:.0f} %"
+    kinds = sorted({str(x.unit) for x in intervals})
     if kinds == ["seed"]:
         return f"Intervals: {level}, over training seeds."
     drawn = _join([KINDS.get(k, k) for k in ("row", "document", "sequence") if k in kinds])

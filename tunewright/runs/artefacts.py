@@ -69,5 +69,5 @@ def _save_wrapper(run: Path, session: Session) -> tuple[int, int]:
 
 def described(run: Path) -> dict[str, str]:
     """What is in the run's folder."""
-    found = {p.name for p in run.iterdir()} | {"report.json", "report.html"}
-    return {n: what for n, what in KNOWN.items() if n in found}
+    names = {p.name for p in run.iterdir()} | {"report.json", "report.html"}
+    return {n: what for n, what in KNOWN.items() if n in names}

@@ -137,14 +137,14 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
 
 def device_of(recipe: Recipe) -> str:
     """Where the recipe computes: "cpu", "cuda" or "mps". MethodError when it asks for a GPU that torch does not see."""
-    wanted = recipe.train.device
-    if wanted != "auto" and not devices.sees(wanted):
+    device = recipe.train.device
+    if device != "auto" and not devices.sees(device):
         raise MethodError(
-            f"device: {wanted} was asked for, and torch sees no {'Apple ' if wanted == 'mps' else ''}GPU",
+            f"device: {device} was asked for, and torch sees no {'Apple ' if device == 'mps' else ''}GPU",
             where="train.device",
             remedy="write device: auto; `tunewright doctor` says what torch sees",
         )
-    return wanted if wanted != "auto" else "cuda" if devices.sees("cuda") else "cpu"
+    return device if device != "auto" else "cuda" if devices.sees("cuda") else "cpu"
 
 
 def _can_pack(loaded: Loaded) -> bool:
@@ -172,20 +172,20 @@ def _replayed(name: str, keep: dict[str, Dataset], recipe: Recipe, read: Any) ->
 
 def _validation(recipe: Recipe, rows: Dataset, read: Any) -> tuple[Dataset, Dataset | None]:
     """Rows held out for choices in training: a share of the training rows, or sources of their own."""
-    wanted = recipe.data.validation
-    if wanted is None:
+    validation = recipe.data.validation
+    if validation is None:
         return rows, None
-    if not isinstance(wanted, int | float):
-        return rows, read(wanted)
+    if not isinstance(validation, int | float):
+        return rows, read(validation)
     order = permutation(len(rows.rows), recipe.train.seed, "validation", 0)
-    held = set(order[: max(1, round(wanted * len(order)))])
-    if len(held) >= len(order):
+    indices = set(order[: max(1, round(validation * len(order)))])
+    if len(indices) >= len(order):
         raise DataError(
-            f"a share of {wanted:.0%} leaves no row to train on",
+            f"a share of {validation:.0%} leaves no row to train on",
             where="data.validation",
             remedy="write a smaller share, or a file",
         )
-    return subset(rows, [i for i in range(len(order)) if i not in held]), subset(rows, sorted(held))
+    return subset(rows, [i for i in range(len(order)) if i not in indices]), subset(rows, sorted(indices))
 
 
 def _selected(
@@ -197,8 +197,8 @@ def _selected(
     """
     target: list[Any] = []
     if validation is not None:
-        held = recipe.data.validation
-        target = records_of(validation, held if isinstance(held, list) else recipe.data.train, recipe.base)
+        sources = recipe.data.validation
+        target = records_of(validation, sources if isinstance(sources, list) else recipe.data.train, recipe.base)
     elif alone:
         target = records_of(None, recipe.data.train, recipe.base)
     return select(

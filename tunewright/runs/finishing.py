@@ -29,7 +29,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         tuned = meter.read(choice=meter.choices)
     dial = _dial(work, tuned)
     with work.cost.phase("probes"):
-        found = {use.name: probes.run(use, work.session, meter.base, tuned) for use in work.recipe.probes}
+        probe_results = {use.name: probes.run(use, work.session, meter.base, tuned) for use in work.recipe.probes}
     with work.cost.phase("save"):
         stored = artefacts.save(work.folder.path, work.session)
     if meter.base.target and not work.figures_only:
@@ -54,7 +54,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         answers=results.answers_of(meter.base.target, tuned.target)
         if meter.base.target and not work.figures_only
         else [],
-        probes=found,
+        probes=probe_results,
         notes=_notes(work),
         files=artefacts.described(work.folder.path),
     )
@@ -88,15 +88,15 @@ def _dial(work: Work, tuned: Readings) -> list[Any]:
     adapted, meter = work.session.adapted, work.meter
     if not adapted.foldable:
         return []
-    made = []
+    points = []
     for strength in sorted({*work.recipe.measurement.strengths}):
         work.screen.say(f"measuring at strength {strength:g}")
         if strength == 1.0:
-            made.append(results.strength_of(meter, 1.0, tuned))
+            points.append(results.strength_of(meter, 1.0, tuned))
             continue
         with work.cost.phase("dial measured"), adapted.at_strength(strength):
-            made.append(results.strength_of(meter, strength, meter.read(choice=False)))
-    return made
+            points.append(results.strength_of(meter, strength, meter.read(choice=False)))
+    return points
 
 
 def now() -> str:

@@ -100,12 +100,12 @@ class Meter:
         return known
 
     def _read_base(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        found = self._read(choice=self.choices)
+        readings = self._read(choice=self.choices)
         k = self.spec.few_shot
         train = self.session.stages[-1].rows.rows
         if self.generated and k and sum(1 for r in train if r.fields.get("reference")) > k:
             shown = few_shot(self.session.tokenizer, self.rows, train, k, self.session.seed)
-            found.few_shot = evaluate(
+            readings.few_shot = evaluate(
                 self.model,
                 self.session.tokenizer,
                 self.session.task,
@@ -119,7 +119,7 @@ class Meter:
             tensors = {"features": features.values}
         elif self.drift_rows:
             tensors = self._reference().tensors()
-        return found.values(), tensors
+        return readings.values(), tensors
 
     def _reference(self) -> Reference:
         return take_reference(
@@ -159,13 +159,13 @@ class Meter:
         s = self.session
         if s.task.generates:
             self.drift_on = "text that the base sampled"
-            wanted = (self.spec.drift_sequences, self.spec.drift_tokens)
+            shape = (self.spec.drift_sequences, self.spec.drift_tokens)
             shipped = shipped_sequences(s.loaded.hash)
-            if shipped is not None and len(shipped.ids) >= wanted[0] and self.spec.drift_tokens <= 64:
-                found = shipped.first(*wanted)
+            if shipped is not None and len(shipped.ids) >= shape[0] and self.spec.drift_tokens <= 64:
+                sequences = shipped.first(*shape)
             else:
-                found = self._sampled(*wanted)
-            return sequence_rows(found.ids, found.conditioning)
+                sequences = self._sampled(*shape)
+            return sequence_rows(sequences.ids, sequences.conditioning)
         kept = [r for d in s.keep.values() for r in d.rows]
         self.drift_on = "kept rows" if kept and not s.task.labelled else "evaluated rows"
         rows = kept if kept and not s.task.labelled else self.rows
@@ -234,13 +234,13 @@ class Meter:
         return min(self.spec.max_new_tokens, answer_length(self.rows)) if self.generated else None
 
     def _read(self, *, choice: bool) -> Readings:
-        s, found = self.session, Readings()
+        s, readings = self.session, Readings()
         if self.rows and choice and self.labels:
-            found.target, found.choice = answers_and_choices(
+            readings.target, readings.choice = answers_and_choices(
                 self.model, s.tokenizer, self.rows, self.labels, self.metric, max_new_tokens=self._longest()
             )
         elif self.rows:
-            found.target = evaluate(
+            readings.target = evaluate(
                 self.model,
                 s.tokenizer or s.loaded.processor,
                 s.task,
@@ -250,30 +250,30 @@ class Meter:
                 packed=s.packed,
             )
         for name, dataset in s.keep.items():
-            found.kept[name] = document_losses(self.model, s.tokenizer, s.task, list(dataset.rows), packed=s.packed)
-        return found
+            readings.kept[name] = document_losses(self.model, s.tokenizer, s.task, list(dataset.rows), packed=s.packed)
+        return readings
 
     def read(self, *, choice: bool = True) -> Readings:
         """Read the model as it is now (call inside `adapted.at_strength`)."""
-        found = self._read(choice=choice)
+        readings = self._read(choice=choice)
         if self.reference is not None:
-            found.drift = kl_drift(self.reference, self.model)
+            readings.drift = kl_drift(self.reference, self.model)
         elif self.features is not None:
             tuned = take_features(self.model, self.session.task, self.drift_rows)
-            found.drift = feature_drift(self.features, tuned)
-        return found
+            readings.drift = feature_drift(self.features, tuned)
+        return readings
 
     def quick(self, rows: Sequence[Row], most: int = 64) -> dict[str, float]:
         """Loss, and the target on at most `most` rows, while training."""
         s = self.session
         losses = evaluate(self.model, s.tokenizer, s.task, list(rows), "loss", packed=s.packed)
-        found = {"loss": sum(r.score * r.weight for r in losses) / max(1e-9, sum(r.weight for r in losses))}
+        figures = {"loss": sum(r.score * r.weight for r in losses) / max(1e-9, sum(r.weight for r in losses))}
         if self.metric and self.metric != "loss":
             some = evaluate(
                 self.model, s.tokenizer, s.task, list(rows)[:most], self.metric, max_new_tokens=self._longest()
             )
-            found["target"] = sum(r.score for r in some) / len(some)
+            figures["target"] = sum(r.score for r in some) / len(some)
             self.samples = [(r.prompt, r.answer, r.reference) for r in some[:2]]
-        return found
+        return figures
 
     samples: list[tuple[str, str, str]] = []

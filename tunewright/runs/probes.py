@@ -46,5 +46,5 @@ def run(use: Any, session: Session, base: Readings, tuned: Readings) -> Probe:
         for strength, r in ((0.0, base), (1.0, tuned))
     ]
     offered = {"base": sides[0], "tuned": sides[1], "structure": adapted.structure}
-    found = probe.probe(**{n: offered[n] for n in arguments(type(probe), "probe") if n in offered})
-    return Probe(**found.model_dump())
+    result = probe.probe(**{n: offered[n] for n in arguments(type(probe), "probe") if n in offered})
+    return Probe(**result.model_dump())

@@ -41,7 +41,7 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
     metric = get_metric(meter.metric)
     higher = metric.higher_is_better
     unit = "fraction" if metric.proportion or higher else "nats per token"
-    made = schema.Target(
+    target = schema.Target(
         metric=meter.metric,
         direction="higher" if higher else "lower",
         unit=unit,
@@ -51,9 +51,9 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
         n=len(base.target),
     )
     if base.few_shot:
-        made.few_shot, made.shots = summary(base.few_shot, meter.metric), meter.spec.few_shot
+        target.few_shot, target.shots = summary(base.few_shot, meter.metric), meter.spec.few_shot
     if base.choice and after.choice:
-        made.likelihood = schema.Measured(
+        target.likelihood = schema.Measured(
             name="likelihood choice",
             metric="accuracy",
             before=summary(base.choice, "accuracy"),
@@ -61,7 +61,7 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
             difference=difference(base.choice, after.choice),
             n=len(base.choice),
         )
-    return made
+    return target
 
 
 def kept_of(meter: Meter, after: Readings) -> list[schema.Measured]:
@@ -172,11 +172,11 @@ def order_of(session: Session, results: dict[str, StageResult]) -> str:
 def stages_of(
     session: Session, results: dict[str, StageResult], metrics: list[dict[str, Any]]
 ) -> list[schema.StageInfo]:
-    made = []
+    stages = []
     for part in session.stages:
         r = results[part.spec.name]
         losses = [m["loss"] for m in metrics if m.get("stage") == part.spec.name and "loss" in m]
-        made.append(
+        stages.append(
             schema.StageInfo(
                 name=part.spec.name,
                 start=part.spec.start or "base",
@@ -192,7 +192,7 @@ def stages_of(
                 kept_step=r.kept_step,
             )
         )
-    return made
+    return stages
 
 
 def training_of(metrics: list[dict[str, Any]], results: dict[str, StageResult]) -> schema.Training | None:

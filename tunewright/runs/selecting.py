@@ -91,11 +91,11 @@ def without(dataset: Dataset, held: Dataset) -> Dataset:
 
 def records_of(dataset: Dataset | None, sources: Sequence[SourceLike], base: Path | str) -> list[Record]:
     """The records that a data set's rows were made from, in order; all of `sources` where there is no data set."""
-    found = [r for s in sources for r in read_all(s, base).records]
+    records = [r for s in sources for r in read_all(s, base).records]
     if dataset is None:
-        return found
-    held = {_key(row) for row in dataset.rows}
-    return [r for r in found if (r.source, r.id) in held]
+        return records
+    keys = {_key(row) for row in dataset.rows}
+    return [r for r in records if (r.source, r.id) in keys]
 
 
 def _key(row: Row) -> tuple[str, str]:
@@ -148,8 +148,8 @@ def select(
     return dataset
 
 
-def _checked(found: Any, n: int, name: str, where: str) -> tuple[list[int], list[float]]:
-    indices, factors = found if isinstance(found, tuple) else (found, None)
+def _checked(selection: Any, n: int, name: str, where: str) -> tuple[list[int], list[float]]:
+    indices, factors = selection if isinstance(selection, tuple) else (selection, None)
     indices = [int(i) for i in indices]
     weights = [1.0] * len(indices) if factors is None else [float(f) for f in factors]
     if len(set(indices)) < len(indices) or any(not 0 <= i < n for i in indices):

@@ -64,9 +64,9 @@ class Session:
         """One of the recipe's other models, loaded once, frozen. MethodError when its tokenizer differs."""
         if name not in self.others:
             spec = located(self.recipe.models[name], self.recipe.base)
-            found = load(spec, self.task, labels=self.options.labels, device=self.device, precision=self.precision)
-            same_tokenizer(self.loaded, found, name)
-            self.others[name] = Adapted(found.model, found.tokenizer, base_hash=found.hash, name=found.name)
+            loaded = load(spec, self.task, labels=self.options.labels, device=self.device, precision=self.precision)
+            same_tokenizer(self.loaded, loaded, name)
+            self.others[name] = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
         return self.others[name]
 
     def needs(self, part: StageParts) -> NeedContext:
@@ -133,7 +133,7 @@ class Session:
         provider = Provider(self.needs(part))
         methods = self.bind(part)
         provider.check(methods)
-        made = Stage(
+        stage = Stage(
             adapted=self.adapted,
             task=self.task,
             methods=methods,
@@ -146,7 +146,7 @@ class Session:
             device=self.device,
             packed=self.packed,
         )
-        return made, provider
+        return stage, provider
 
 
 def located(spec: ModelSpec, base: Path) -> ModelSpec:

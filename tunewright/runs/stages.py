@@ -43,10 +43,10 @@ class Verified:
         state, tensors = loop.state()
         known = self.saved.state["loop"]
         now = json.loads(json.dumps(state))
-        found = [n for n in sorted({*known, *now} - {"seconds", "splits"}) if known.get(n) != now.get(n)]
+        differences = [n for n in sorted({*known, *now} - {"seconds", "splits"}) if known.get(n) != now.get(n)]
         for stem, values in tensors.items():
-            found += [f"{stem}: {n}" for n in differing(self.saved.tensors.get(stem, {}), values)]
-        self.differing = found
+            differences += [f"{stem}: {n}" for n in differing(self.saved.tensors.get(stem, {}), values)]
+        self.differing = differences
 
 
 def stopped(folder: RunFolder, after: str) -> Interrupted:
@@ -107,10 +107,10 @@ class Keeper:
         assert self.evaluate is not None
         model = loop.adapted.outer
         model.eval()
-        found = {f"eval_{k}": v for k, v in self.evaluate(loop).items()}
+        figures = {f"eval_{k}": v for k, v in self.evaluate(loop).items()}
         set_training(model)
-        wanted = self.spec.keep_best or "loss"
-        value = -found["eval_loss"] if wanted == "loss" else found.get("eval_target", -found["eval_loss"])
+        criterion = self.spec.keep_best or "loss"
+        value = -figures["eval_loss"] if criterion == "loss" else figures.get("eval_target", -figures["eval_loss"])
         if not self.best or value > self.best["value"]:
             self.best = {"value": value, "step": loop.step_number, "since": 0}
             if self.spec.keep_best:
@@ -120,7 +120,7 @@ class Keeper:
             self.best["since"] += 1
         if self.spec.early_stopping and self.best["since"] >= self.spec.early_stopping:
             self.ended_by = "early stopping"
-        return found
+        return figures
 
     def write(self, loop: Loop) -> None:
         """Write a checkpoint of the loop and of what is kept here."""

@@ -44,13 +44,13 @@ TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {"tensorboard": TensorBoar
 
 def numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """The finite numbers of a record; those of a mapping inside are named "outer/inner"."""
-    found: dict[str, float] = {}
+    by_name: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, Mapping):
-            found.update(numbers(value, f"{prefix}{name}/"))
+            by_name.update(numbers(value, f"{prefix}{name}/"))
         elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            found[prefix + name] = float(value)
-    return found
+            by_name[prefix + name] = float(value)
+    return by_name
 
 
 class Trackers:

@@ -61,12 +61,12 @@ class Work:
         for part in self.session.stages:
             name = part.spec.name
             pairs.append(("the rows", f"stages.{name}", made_with.get("data_hashes", {}).get(name), part.rows.hash))
-        for what, where, held, now in pairs:
-            if held is None or held == now:
+        for what, where, recorded, now in pairs:
+            if recorded is None or recorded == now:
                 continue
             if self.folder.progress().get("began"):
                 raise CheckpointError(
-                    f"{what} are not those that the run began with ({now[:12]}, then {held[:12]})",
+                    f"{what} are not those that the run began with ({now[:12]}, then {recorded[:12]})",
                     where=where,
                     remedy="put the old ones back, or begin a new run",
                 )
@@ -140,9 +140,9 @@ class Work:
         from tunewright.training import carry
 
         name, folder = part.spec.name, self.folder.path / "stages" / part.spec.name
-        done = self._finished(folder)
-        if done is not None:
-            self.results[name] = StageResult(**done.state["result"])
+        finished = self._finished(folder)
+        if finished is not None:
+            self.results[name] = StageResult(**finished.state["result"])
             if part is self.session.stages[-1]:
                 self._load_finished(folder)
             return
@@ -210,11 +210,11 @@ class Work:
         carry.load_stage(folder, self.session.adapted)
 
     def _checkpoint_of(self, part: StageParts) -> checkpoint.Checkpoint | None:
-        found = checkpoint.latest(self.folder.path, self.screen.warn)
-        if found is None or found.state["stage"] != part.spec.name:
+        newest = checkpoint.latest(self.folder.path, self.screen.warn)
+        if newest is None or newest.state["stage"] != part.spec.name:
             return None
-        self.screen.say(f"going on from {found.folder.name}")
-        return found
+        self.screen.say(f"going on from {newest.folder.name}")
+        return newest
 
     def keeper(self, part: StageParts) -> Keeper:
         """What listens to a stage's loop."""
@@ -228,9 +228,9 @@ class Work:
 
             def evaluate(loop: Any) -> dict[str, float]:
                 with self.session.adapted.at_strength(1.0), self.cost.phase("evaluated while training"):
-                    found = self.meter.quick(chosen)
+                    figures = self.meter.quick(chosen)
                 self.screen.samples(self.meter.samples)
-                return found
+                return figures
 
         return Keeper(self.folder, part.train, part.spec.name, part.index, before, evaluate)
 
@@ -249,8 +249,8 @@ class Work:
             rows = list(self.session.validation.rows)
 
             def score() -> float:
-                found = self.meter.quick(rows, most=len(rows))
-                return found.get("target", -found["loss"])
+                figures = self.meter.quick(rows, most=len(rows))
+                return figures.get("target", -figures["loss"])
 
         for use in self.recipe.after:
             if predictors.predicts(use):
