@@ -126,8 +126,8 @@ def save(
 
 def listed(run: Path) -> list[tuple[int, Path]]:
     """Checkpoints of a run as (step, folder), oldest first; unfinished ones are not among them."""
-    found = [(int(m.group(1)), p) for p in run.glob("checkpoint-*") if p.is_dir() and (m := _NAME.match(p.name))]
-    return sorted(found)
+    checkpoints = [(int(m.group(1)), p) for p in run.glob("checkpoint-*") if p.is_dir() and (m := _NAME.match(p.name))]
+    return sorted(checkpoints)
 
 
 def read(folder: Path) -> Checkpoint:

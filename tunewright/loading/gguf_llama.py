@@ -49,8 +49,8 @@ def read_field(reader: GGUFReader, key: str) -> Any:
 
 def fits(reader: GGUFReader) -> bool:
     """Whether this module can convert the file: a Llama with a byte-level BPE of a known splitter, nothing beside."""
-    wanted = {"general.architecture": ("llama",), "tokenizer.ggml.model": ("gpt2",), "tokenizer.ggml.pre": SPLITTERS}
-    if not all(k in reader.fields and reader.fields[k].contents() in values for k, values in wanted.items()):
+    allowed = {"general.architecture": ("llama",), "tokenizer.ggml.model": ("gpt2",), "tokenizer.ggml.pre": SPLITTERS}
+    if not all(k in reader.fields and reader.fields[k].contents() in values for k, values in allowed.items()):
         return False
     return all(place(t.name) for t in reader.tensors)
 
@@ -100,12 +100,12 @@ def read_tokenizer(reader: GGUFReader, *, max_length: int) -> PreTrainedTokenize
         for ours, theirs in named.items()
         if (key := f"tokenizer.ggml.{theirs}_token_id") in reader.fields
     }
-    made = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, model_max_length=max_length, clean_up_tokenization_spaces=False, **special
     )
     if "tokenizer.chat_template" in reader.fields:
-        made.chat_template = read_field(reader, "tokenizer.chat_template")
-    return made
+        tokenizer.chat_template = read_field(reader, "tokenizer.chat_template")
+    return tokenizer
 
 
 def read_config(reader: GGUFReader) -> dict[str, Any]:
@@ -185,10 +185,10 @@ def convert(file: Path, folder: Path, *, dtype: str = "bfloat16", generation: di
         raise ModelError(f"the GGUF file's architecture is '{architecture}', not 'llama'", where=str(file))
     arguments = read_config(reader)
     state = read_state(reader, arguments, getattr(torch, dtype))
-    wanted = 2 + len(IN_BLOCK) * arguments["num_hidden_layers"] + (not arguments["tie_word_embeddings"])
-    if len(state) != wanted:
+    needed = 2 + len(IN_BLOCK) * arguments["num_hidden_layers"] + (not arguments["tie_word_embeddings"])
+    if len(state) != needed:
         raise ModelError(
-            f"the GGUF file holds {len(state)} tensors, {wanted} are needed",
+            f"the GGUF file holds {len(state)} tensors, {needed} are needed",
             where=str(file),
             remedy="download it again",
         )

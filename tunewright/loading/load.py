@@ -76,30 +76,30 @@ def load(
     dtype = precision if asked == "auto" else asked
     if dtype not in ("float32", "bfloat16"):
         raise ModelError(f"unknown precision '{dtype}'", where=f"model {name}", remedy="float32 or bfloat16")
-    found = locate(name, revision, progress=progress)
-    for file in weight_files(found.folder):
+    located = locate(name, revision, progress=progress)
+    for file in weight_files(located.folder):
         read_header(file)
-    config = _config(found.folder, task)
-    tokenizer, processor = _readers(found, task)
-    model = _build(found, config, task, list(labels) if labels is not None else None, getattr(torch, dtype), seed)
+    config = _config(located.folder, task)
+    tokenizer, processor = _readers(located, task)
+    model = _build(located, config, task, list(labels) if labels is not None else None, getattr(torch, dtype), seed)
     if tokenizer is not None:
-        _fit_tokenizer(model, tokenizer, task, found)
+        _fit_tokenizer(model, tokenizer, task, located)
         _let_padding_learn(model)
     model.to(device).eval()
     align(model)
-    dtype_made, digest = getattr(torch, dtype), hash_weights(found.folder)
+    dtype_made, digest = getattr(torch, dtype), hash_weights(located.folder)
     return Loaded(
         model,
         tokenizer,
         processor,
         name,
-        found.source,
+        located.source,
         digest,
-        found.licence,
+        located.licence,
         dtype_made,
-        found.notes,
-        found.folder,
-        tuple(found.new),
+        located.notes,
+        located.folder,
+        tuple(located.new),
     )
 
 
@@ -151,35 +151,35 @@ def _serves(config: Any, task: Task, folder: Path) -> None:
     )
 
 
-def _readers(found: Located, task: Task) -> tuple[Any, Any]:
+def _readers(located: Located, task: Task) -> tuple[Any, Any]:
     """Tokenizer and image processor, as the task needs. ModelError when a text model has no tokenizer."""
     import transformers
 
     with quiet():
         if task.auto_class == "AutoModelForImageClassification":
-            if not (found.folder / "preprocessor_config.json").exists():
-                found.notes.append("no preprocessor_config.json: images are scaled as the task's defaults say")
+            if not (located.folder / "preprocessor_config.json").exists():
+                located.notes.append("no preprocessor_config.json: images are scaled as the task's defaults say")
                 return None, None
             try:
-                return None, transformers.AutoImageProcessor.from_pretrained(found.folder, local_files_only=True)
+                return None, transformers.AutoImageProcessor.from_pretrained(located.folder, local_files_only=True)
             except (ValueError, OSError, KeyError, ImportError) as e:
                 raise ModelError(
-                    f"the image processor cannot be read: {_first_line(e)}", where=str(found.folder)
+                    f"the image processor cannot be read: {_first_line(e)}", where=str(located.folder)
                 ) from e
         try:
             return transformers.AutoTokenizer.from_pretrained(
-                found.folder, trust_remote_code=False, local_files_only=True
+                located.folder, trust_remote_code=False, local_files_only=True
             ), None
         except Exception as e:  # tokenizers raises bare Exception for a damaged tokenizer.json
             files = [
                 n
                 for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-                if (found.folder / n).exists()
+                if (located.folder / n).exists()
             ]
             absent = "there is no tokenizer (tokenizer.json and tokenizer_config.json)"
             what = f"the tokenizer cannot be read from {files[0]}: {_first_line(e)}" if files else absent
             raise ModelError(
-                what, where=str(found.folder), remedy="copy the tokenizer files of the model that it was made from"
+                what, where=str(located.folder), remedy="copy the tokenizer files of the model that it was made from"
             ) from e
 
 
@@ -187,19 +187,19 @@ def _first_line(e: BaseException) -> str:
     return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 
-def _build(found: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
+def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
     """The model with its weights; new parts are drawn by `seed`, the global generator is left as it was."""
     import transformers
 
     classifies = "Classification" in task.auto_class
     if classifies:
-        _set_labels(config, labels, found)
+        _set_labels(config, labels, located)
     auto = getattr(transformers, task.auto_class)
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model, info = auto.from_pretrained(
-                found.folder,
+                located.folder,
                 config=config,
                 dtype=dtype,
                 use_safetensors=True,
@@ -210,16 +210,16 @@ def _build(found: Located, config: Any, task: Task, labels: list[str] | None, dt
     except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as e:
         raise ModelError(
             f"the weights do not fit config.json: {_first_line(e)}",
-            where=str(found.folder),
+            where=str(located.folder),
             remedy="download the model again",
         ) from e
     missing = sorted(info["missing_keys"])
     mismatched = sorted(k[0] if isinstance(k, tuple) else str(k) for k in info["mismatched_keys"])
-    _check_keys(model, missing, mismatched, found, task, labels if classifies else None)
+    _check_keys(model, missing, mismatched, located, task, labels if classifies else None)
     return model
 
 
-def _set_labels(config: Any, labels: list[str] | None, found: Located) -> None:
+def _set_labels(config: Any, labels: list[str] | None, located: Located) -> None:
     """Set class names. Equal names in another order keep the checkpoint's order, since its head is trained so."""
     if labels is None:
         return
@@ -228,15 +228,15 @@ def _set_labels(config: Any, labels: list[str] | None, found: Located) -> None:
             f"a classifier needs at least two different labels, got {labels[:5]}",
             remedy="check the data's label column",
         )
-    held = [config.id2label[i] for i in sorted(config.id2label)]
-    if sorted(held) == sorted(labels):
-        if held != labels:
-            found.notes.append("labels keep the order of the checkpoint's head")
+    own_labels = [config.id2label[i] for i in sorted(config.id2label)]
+    if sorted(own_labels) == sorted(labels):
+        if own_labels != labels:
+            located.notes.append("labels keep the order of the checkpoint's head")
         return
-    if len(held) == len(labels) and not all(h.startswith("LABEL_") for h in held):
+    if len(own_labels) == len(labels) and not all(h.startswith("LABEL_") for h in own_labels):
         raise ModelError(
-            f"the checkpoint's head knows {', '.join(held[:3])}, the data {', '.join(labels[:3])}",
-            where=str(found.folder),
+            f"the checkpoint's head knows {', '.join(own_labels[:3])}, the data {', '.join(labels[:3])}",
+            where=str(located.folder),
             remedy="name the data's labels as the model does, or start from the model without that head",
         )
     config.id2label = dict(enumerate(labels))
@@ -244,7 +244,7 @@ def _set_labels(config: Any, labels: list[str] | None, found: Located) -> None:
 
 
 def _check_keys(
-    model: Any, missing: list[str], mismatched: list[str], found: Located, task: Task, labels: list[str] | None
+    model: Any, missing: list[str], mismatched: list[str], located: Located, task: Task, labels: list[str] | None
 ) -> None:
     """A classifier's head may be new, when the labels are known; anything else that is missing is an error."""
     prefix = f"{model.base_model_prefix}."
@@ -258,40 +258,40 @@ def _check_keys(
             else "the checkpoint lacks weights that config.json asks for"
         )
         remedy = "use a checkpoint that was trained with one" if head else "download the model again"
-        raise ModelError(f"{what}: {len(lost)} tensors such as {lost[0]}", where=str(found.folder), remedy=remedy)
+        raise ModelError(f"{what}: {len(lost)} tensors such as {lost[0]}", where=str(located.folder), remedy=remedy)
     if not new:
         return
     if labels is None:
         what = f"the checkpoint has no {task.name} head, and no labels are given for a new one"
-        raise ModelError(what, where=str(found.folder), remedy="give data with labels")
-    found.new += new
-    found.notes.append(f"new {task.name} head for {len(labels)} labels, freshly drawn: {', '.join(new)}")
+        raise ModelError(what, where=str(located.folder), remedy="give data with labels")
+    located.new += new
+    located.notes.append(f"new {task.name} head for {len(labels)} labels, freshly drawn: {', '.join(new)}")
 
 
-def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, found: Located) -> None:
+def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, located: Located) -> None:
     """Check that every id has an embedding; give a pad token where there is none and the task needs one."""
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, but the model embeds {rows}",
-            where=str(found.folder),
+            where=str(located.folder),
             remedy="use the tokenizer that belongs to the model; new tokens are named in the recipe (new_tokens)",
         )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
-        found.notes.append(
+        located.notes.append(
             f"the tokenizer names no pad token: its end token {tokenizer.eos_token!r} is used, masked out"
         )
     if tokenizer.pad_token_id is None:
         raise ModelError(
             "the tokenizer names neither a pad nor an end token",
-            where=str(found.folder),
+            where=str(located.folder),
             remedy='set "pad_token" in tokenizer_config.json',
         )
     if task.auto_class == "AutoModelForMaskedLM" and tokenizer.mask_token_id is None:
         raise ModelError(
             "the tokenizer names no mask token",
-            where=str(found.folder),
+            where=str(located.folder),
             remedy='set "mask_token" in tokenizer_config.json',
         )
     if "Classification" in task.auto_class and getattr(model.config, "pad_token_id", None) is None:

@@ -71,8 +71,8 @@ class Adapted:
 
     def deltas(self) -> dict[str, dict[str, forms.Delta]]:
         """site name -> delta name -> delta, for every site that has one."""
-        found = {s.name: forms.deltas_of(s) for s in self.structure.sites}
-        return {n: d for n, d in found.items() if d}
+        by_site = {s.name: forms.deltas_of(s) for s in self.structure.sites}
+        return {n: d for n, d in by_site.items() if d}
 
     def quantised(self) -> dict[str, NF4Linear]:
         """site name -> the module that holds its weight in 4 bits."""
@@ -80,10 +80,10 @@ class Adapted:
 
     def unquantise(self) -> None:
         """Put layers that were put into 4 bits back as they were before, without their deltas."""
-        held = self.quantised()
-        for name, module in held.items():
+        layers = self.quantised()
+        for name, module in layers.items():
             put(self.model, name, module.plain())
-        if held:
+        if layers:
             self.rediscover()
 
     def dequantise(self, names: Sequence[str]) -> None:
@@ -114,8 +114,8 @@ class Adapted:
     def remember(self, name: str, indices: Tensor | None = None) -> None:
         """Keep the present value of a base tensor (or of some of its entries) before it changes for the first time."""
         p = self.base_parameters()[name]
-        held = self.originals.get(name)
-        if held is None:
+        original = self.originals.get(name)
+        if original is None:
             if indices is None:
                 self.originals[name] = (
                     self.files.original(name, p) if self.files is not None else Original(p.detach().clone())
@@ -123,9 +123,9 @@ class Adapted:
             else:
                 self.originals[name] = Original(p.detach().reshape(-1)[indices].clone(), indices.clone())
         elif indices is not None:
-            held.add(p, indices)
-        elif held.indices is not None:
-            self.originals[name] = Original(held.restored(p))
+            original.add(p, indices)
+        elif original.indices is not None:
+            self.originals[name] = Original(original.restored(p))
 
     def forget_changes(self) -> None:
         """Put the base back: originals restored, deltas and the wrapper taken away."""
@@ -154,8 +154,8 @@ class Adapted:
                 [s for s in self.quantised() if any(name is None or n == name for n in self.deltas().get(s, {}))]
             )
             for site in self.structure.sites:
-                held = {n: d for n, d in forms.deltas_of(site).items() if name is None or n == name}
-                foldable = {n: d for n, d in held.items() if d.foldable}
+                by_name = {n: d for n, d in forms.deltas_of(site).items() if name is None or n == name}
+                foldable = {n: d for n, d in by_name.items() if d.foldable}
                 if not foldable:
                     continue
                 self.remember(site.weight_name)

@@ -96,7 +96,7 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
                 where=where,
                 remedy=f"load '{base['name']}'",
             )
-    made = _rebuilt(adapted, how["deltas"], tensors, where)
+    by_site = _rebuilt(adapted, how["deltas"], tensors, where)
     used = {
         f"{kind}:{n}"
         for n in how["shapes"]
@@ -104,7 +104,7 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
     }
     used |= {
         f"delta:{DeltaName(site, n, part)}"
-        for site, by_name in made.items()
+        for site, by_name in by_site.items()
         for n, d in by_name.items()
         for part in d.state_dict()
     }
@@ -116,7 +116,7 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
         )
     for name in how["shapes"]:
         _put(adapted, name, tensors)
-    for site, by_name in made.items():
+    for site, by_name in by_site.items():
         for n, delta in by_name.items():
             forms.attach(adapted.structure.site(site), n, delta)
     return len(tensors)
@@ -147,7 +147,7 @@ def read_delta(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _rebuilt(
     adapted: Adapted, described: dict[str, Any], tensors: dict[str, Tensor], where: str
 ) -> dict[str, dict[str, forms.Delta]]:
-    made: dict[str, dict[str, forms.Delta]] = {}
+    by_site: dict[str, dict[str, forms.Delta]] = {}
     for site, by_name in described.items():
         for n, d in by_name.items():
             try:
@@ -167,8 +167,8 @@ def _rebuilt(
                     where=where,
                     remedy="save or download it again",
                 ) from e
-            made.setdefault(site, {})[n] = delta
-    return made
+            by_site.setdefault(site, {})[n] = delta
+    return by_site
 
 
 def _put(adapted: Adapted, name: str, tensors: dict[str, Tensor]) -> None:

@@ -21,13 +21,13 @@ def expert(structure: Structure, name: str) -> list[Delta]:
 @contextmanager
 def speaking(structure: Structure, names: Sequence[str], speaker: str) -> Iterator[None]:
     """Inside, of the experts `names` only `speaker` adds its change."""
-    held = [(d, d.strength, float(name == speaker)) for name in names for d in expert(structure, name)]
-    for d, _, strength in held:
+    strengths = [(d, d.strength, float(name == speaker)) for name in names for d in expert(structure, name)]
+    for d, _, strength in strengths:
         d.strength = strength
     try:
         yield
     finally:
-        for d, before, _ in held:
+        for d, before, _ in strengths:
             d.strength = before
 
 

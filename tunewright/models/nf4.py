@@ -144,8 +144,8 @@ class NF4Linear(nn.Module):
     @property
     def original(self) -> Tensor:
         """The weight before quantisation, in the layer's own layout; read from the disk."""
-        found: Tensor = self._plain[0].weight.detach()  # type: ignore[operator]
-        return found
+        weight: Tensor = self._plain[0].weight.detach()  # type: ignore[operator]
+        return weight
 
     def plain(self, matrix: Tensor | None = None) -> nn.Module:
         """The layer as it was before, with its own weight or with `matrix` [out, in], on this module's device."""
@@ -166,7 +166,7 @@ class NF4Linear(nn.Module):
 
 def quantise_sites(model: nn.Module, sites: list[Site], double: bool) -> int:
     """Put linear layers into 4 bits, each in its place; those that are already are left. Returns how many were."""
-    made = 0
+    count = 0
     for site in sites:
         if site.kind not in ("linear", "conv1d"):
             raise MethodError(
@@ -174,8 +174,8 @@ def quantise_sites(model: nn.Module, sites: list[Site], double: bool) -> int:
             )
         if not hasattr(site.module, "tunewright_quantised"):
             put(model, site.name, NF4Linear(site, double))
-            made += 1
-    return made
+            count += 1
+    return count
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -96,7 +96,7 @@ class Files:
         if stored is not None and stored.shape == tuple(present.shape) and hasattr(os, "preadv"):
             if stored.file not in self._open:
                 self._open[stored.file] = stored.file.open("rb", buffering=0)
-            found = InFile(self._open[stored.file], stored, present.dtype, present.device)
-            if same_bits(found.values, present):
-                return found
+            candidate = InFile(self._open[stored.file], stored, present.dtype, present.device)
+            if same_bits(candidate.values, present):
+                return candidate
         return Original(present.detach().clone())

@@ -127,19 +127,19 @@ def load_adapter(adapted: Adapted, folder: Path | str, name: str = "adapter") ->
             )
         sites.setdefault(match[1], {})[match[2]] = tensor
     known = {s.name: s for s in adapted.structure.sites}
-    made = {n: _delta(known, n, parts, config, folder) for n, parts in sites.items()}
+    deltas = {n: _delta(known, n, parts, config, folder) for n, parts in sites.items()}
     expected = (
         {n for n in known if _targeted(config["target_modules"], n)}
         if config.get("layers_to_transform") is None
-        else set(made)
+        else set(deltas)
     )
-    if missing := sorted(n for n in expected - set(made) if known[n].kind in ("linear", "conv1d")):
+    if missing := sorted(n for n in expected - set(deltas) if known[n].kind in ("linear", "conv1d")):
         raise ModelError(
             f"{len(missing)} targeted layers have no tensors here, such as '{missing[0]}'",
             where=str(folder / WEIGHTS),
             remedy="the file is incomplete: save or download it again",
         )
-    for n, delta in made.items():
+    for n, delta in deltas.items():
         attach(known[n], name, delta)
     return len(tensors)
 
@@ -204,15 +204,15 @@ def read_tensors(folder: Path, base_hash: str) -> dict[str, Tensor]:
         raise ModelError(reason, where=str(folder), remedy="save the adapter in safetensors format")
     try:
         with safe_open(file, framework="pt") as f:
-            found = (f.metadata() or {}).get("base_hash")
+            stored_hash = (f.metadata() or {}).get("base_hash")
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - the file is no mapping
     except SafetensorError as e:
         raise ModelError(
             f"not a readable safetensors file: {e}", where=str(file), remedy="save or download it again"
         ) from e
-    if found and base_hash and found != base_hash:
+    if stored_hash and base_hash and stored_hash != base_hash:
         raise ModelError(
-            f"the adapter belongs to another base (weights {found[:12]}, here {base_hash[:12]})",
+            f"the adapter belongs to another base (weights {stored_hash[:12]}, here {base_hash[:12]})",
             where=str(file),
             remedy=f"load the base that {CONFIG} names",
         )
@@ -237,11 +237,11 @@ def _delta(
         )
     A, B, site = parts["A"].float(), parts["B"].float(), known[name]
     rank = by_pattern(config.get("rank_pattern") or {}, name, config["r"])
-    wanted = (rank, site.in_features), (site.out_features, rank)
-    if (tuple(A.shape), tuple(B.shape)) != wanted:
-        got = f"A {tuple(A.shape)}, B {tuple(B.shape)}"
+    expected = (rank, site.in_features), (site.out_features, rank)
+    if (tuple(A.shape), tuple(B.shape)) != expected:
+        shapes = f"A {tuple(A.shape)}, B {tuple(B.shape)}"
         raise ModelError(
-            f"'{name}' does not fit: {got}, expected A {wanted[0]}, B {wanted[1]}",
+            f"'{name}' does not fit: {shapes}, expected A {expected[0]}, B {expected[1]}",
             where=where,
             remedy="load the base that the adapter was made for",
         )

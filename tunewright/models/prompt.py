@@ -50,8 +50,8 @@ def prompted(model: nn.Module, prompt: nn.Parameter) -> nn.Module:
 def _shared(module: nn.Module) -> Any:
     """Another module with the same parameters, buffers and children."""
     twin = copy.copy(module)
-    for held in ("_modules", "_parameters", "_buffers"):
-        twin.__dict__[held] = dict(module.__dict__[held])
+    for attribute in ("_modules", "_parameters", "_buffers"):
+        twin.__dict__[attribute] = dict(module.__dict__[attribute])
     return twin
 
 

@@ -111,13 +111,13 @@ class Route:
                         remedy="run its rows in a batch of their own",
                     )
                 by_form.setdefault(STACKS[type(delta)], {})[name] = delta
-            made = []
-            for stack, held in by_form.items():
-                order = {n: i for i, n in enumerate(held)}
+            entries = []
+            for stack, deltas in by_form.items():
+                order = {n: i for i, n in enumerate(deltas)}
                 members = [i for i, n in enumerate(self.names) if n in order]
                 which = torch.tensor([order[self.names[i]] for i in members], device=device)  # type: ignore[index]
-                made.append((torch.tensor(members, device=device), which, stack(list(held.values()))))
-            self._stacks[id(module)] = made
+                entries.append((torch.tensor(members, device=device), which, stack(list(deltas.values()))))
+            self._stacks[id(module)] = entries
         return self._stacks[id(module)]
 
 

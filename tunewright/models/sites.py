@@ -115,17 +115,17 @@ class Structure:
         """
         if targets == "all-linear":
             return self.linear_sites()
-        wanted = [targets] if isinstance(targets, str) else list(targets)
-        found: dict[str, Site] = {}
-        for t in wanted:
+        target_names = [targets] if isinstance(targets, str) else list(targets)
+        matches: dict[str, Site] = {}
+        for t in target_names:
             hits = [s for s in self.sites if s.name == t or s.name.endswith("." + t)]
             if not hits:
                 ends = sorted({s.name.rsplit(".", 1)[-1] for s in self.sites})
                 near = nearest(t, ends) or ends
                 remedy = f"write targets: [{', '.join(near[:4])}] or targets: all-linear"
                 raise MethodError(f"target '{t}' is no module of this model", where="targets", remedy=remedy)
-            found.update({s.name: s for s in hits})
-        return [s for s in self.sites if s.name in found]
+            matches.update({s.name: s for s in hits})
+        return [s for s in self.sites if s.name in matches]
 
 
 def _kind(module: nn.Module) -> str | None:
@@ -146,15 +146,15 @@ def _kind(module: nn.Module) -> str | None:
 
 def _stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     """Every outermost ModuleList of at least one module of one class that holds linears: the stacks of blocks."""
-    found: list[tuple[str, nn.ModuleList]] = []
+    stacks: list[tuple[str, nn.ModuleList]] = []
     for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(name.startswith(n + ".") for n, _ in found):
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(n + ".") for n, _ in stacks):
             continue
         same = len({type(m) for m in module}) == 1
         if len(module) and same and any(_kind(m) in ("linear", "conv1d", "conv") for m in module[0].modules()):
             if sum(1 for _ in module[0].modules()) > 1:
-                found.append((name, module))
-    return found
+                stacks.append((name, module))
+    return stacks
 
 
 def _role(model: nn.Module, site_name: str, module: nn.Module, kind: str, block: str | None) -> str:

@@ -99,7 +99,7 @@ def high(rows: Any, counts: Any) -> None:
 def low(rows: Any, bins: Any, counts: Any) -> None:
     """`_plain.low`. What lies in a bin is first gathered without a branch."""
     m = rows.shape[1]
-    bits, base_bits, found = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32), np.empty(BLOCK + 1, np.uint32)
+    bits, base_bits, inside = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32), np.empty(BLOCK + 1, np.uint32)
     x, base = bits.view(np.float32), base_bits.view(np.float32)
     for s in range(0, m, BLOCK):
         count = min(BLOCK, m - s)
@@ -112,10 +112,10 @@ def low(rows: Any, bins: Any, counts: Any) -> None:
                 wanted, table, n = bins[j - 1, q], counts[j - 1, q], 0
                 for i in range(count):
                     u = bits[i] & SIGN
-                    found[n] = u & np.uint32(0x7FFF)
+                    inside[n] = u & np.uint32(0x7FFF)
                     n += int((u >> np.uint32(15)) == wanted)
                 for i in range(n):
-                    table[found[i]] += 1
+                    table[inside[i]] += 1
 
 
 @_compiled

@@ -21,8 +21,8 @@ def widen(row: Rows) -> NDArray[np.float32]:
     """bfloat16 bits or float32 as float32."""
     if row.dtype == np.float32:
         return row  # type: ignore[return-value]
-    found: NDArray[np.float32] = (row.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return found
+    widened: NDArray[np.float32] = (row.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return widened
 
 
 def store(values: NDArray[np.float32], out: Rows) -> int:

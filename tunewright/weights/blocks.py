@@ -78,8 +78,8 @@ class Step:
 
 
 def _first(out: Any) -> Tensor:
-    found: Tensor = out[0] if isinstance(out, tuple) else out
-    return found
+    output: Tensor = out[0] if isinstance(out, tuple) else out
+    return output
 
 
 def walk(
@@ -185,12 +185,12 @@ def real_tokens(batch: Batch) -> Tensor | None:
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """A model's tensors by name, each tied one once, buffers that are saved included."""
     seen: set[int] = set()
-    found = {}
+    tensors = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            found[name] = tensor.detach()
-    return found
+            tensors[name] = tensor.detach()
+    return tensors
 
 
 def merge_in_memory(method: Method, learning: Learning) -> tuple[dict[str, Tensor], dict[str, Any]]:

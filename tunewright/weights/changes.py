@@ -38,10 +38,10 @@ def read_change(folder: Path, ref: str, base: str | None, opened: Open) -> Tuned
     if (folder / delta_format.HOW).exists():
         how, tensors = delta_format.read_delta(folder)
         under = _base(base or how["base"]["name"], folder, opened)
-        held = how["base"]["hash"]
-        if held and held != under.hash():
+        base_hash = how["base"]["hash"]
+        if base_hash and base_hash != under.hash():
             raise ModelError(
-                f"the change belongs to another base (weights {held[:12]}, here {under.hash()[:12]})",
+                f"the change belongs to another base (weights {base_hash[:12]}, here {under.hash()[:12]})",
                 where=str(folder),
                 remedy=f"give its own base: '{how['base']['name']}'",
             )
@@ -155,8 +155,8 @@ def _weight(base: Source, site: str, folder: Path) -> str:
 
 
 def _array(t: Tensor) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = t.detach().float().numpy()
-    return found
+    values: NDArray[np.float32] = t.detach().float().numpy()
+    return values
 
 
 def _adapter(folder: Path, config: Mapping[str, Any], base: Source) -> dict[str, Change]:
@@ -192,10 +192,10 @@ def _same_base(folder: Path, base: Source) -> None:
     from safetensors import safe_open
 
     with safe_open(folder / peft_format.WEIGHTS, framework="pt") as f:
-        held = (f.metadata() or {}).get("base_hash")
-    if held and held != base.hash():
+        base_hash = (f.metadata() or {}).get("base_hash")
+    if base_hash and base_hash != base.hash():
         raise ModelError(
-            f"the adapter belongs to another base (weights {held[:12]}, here {base.hash()[:12]})",
+            f"the adapter belongs to another base (weights {base_hash[:12]}, here {base.hash()[:12]})",
             where=str(folder),
             remedy="give the base that adapter_config.json names",
         )

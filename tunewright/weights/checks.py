@@ -54,19 +54,19 @@ class Checker:
 
 def _judged(folder: Path, said: str, erred: str) -> list[str]:
     try:
-        found = json.loads(said.strip().splitlines()[-1])
+        verdict = json.loads(said.strip().splitlines()[-1])
     except (IndexError, ValueError):
         last = (erred.strip().splitlines() or ["no message"])[-1]
         raise ModelError(
             f"the result cannot be run: {last}", where=str(folder), remedy="check that the inputs run themselves"
         ) from None
-    if found["wrong"]:
+    if verdict["wrong"]:
         raise ModelError(
-            f"the result does not work: {found['wrong']}",
+            f"the result does not work: {verdict['wrong']}",
             where=str(folder),
             remedy="check that the inputs run themselves",
         )
-    return list(found["notes"])
+    return list(verdict["notes"])
 
 
 def write_delta(engine: Engine, folder: Path) -> None:

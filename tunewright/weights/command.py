@@ -30,7 +30,7 @@ def parsed(text: str) -> Any:
 
 def flags(arguments: Sequence[str]) -> dict[str, list[Any]]:
     """--name value, --name=value -> {name: [values]}, in order. RecipeError for what is neither."""
-    found: dict[str, list[Any]] = {}
+    by_name: dict[str, list[Any]] = {}
     left = list(arguments)
     while left:
         flag = left.pop(0)
@@ -45,8 +45,8 @@ def flags(arguments: Sequence[str]) -> dict[str, list[Any]]:
             if not left:
                 raise RecipeError(f"--{name} has no value", where="merge", remedy=f"write --{name} VALUE")
             value = left.pop(0)
-        found.setdefault(name, []).append(parsed(value))
-    return found
+        by_name.setdefault(name, []).append(parsed(value))
+    return by_name
 
 
 def request_of(models: Sequence[str], given: dict[str, list[Any]], **options: Any) -> Request:
@@ -182,8 +182,8 @@ def _learn(data: Sequence[str | Path], task: str, seed: int) -> Any:
         base = str(engine.base.folder) if engine.base else None
         learning = from_folders(folders, base, task, [str(d) for d in data], changes=changes, seed=seed)
         own, each = engine.operator.at("", 0.0, engine.parts)
-        found: dict[str, Any] = engine.operator.method(own, each).learn(learning)
-        return found
+        learned: dict[str, Any] = engine.operator.method(own, each).learn(learning)
+        return learned
 
     return learn
 

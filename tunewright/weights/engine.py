@@ -181,13 +181,13 @@ class Engine:
         shape, stored = self.stored[name].shape, self.stored[name].dtype
         large = self.entries[name].count * len(self.sources) > LARGE
         with self._large if large else nullcontext():
-            made = self._made(name)
-            if tuple(made.shape) != shape:
+            merged = self._made(name)
+            if tuple(merged.shape) != shape:
                 raise ModelError(
-                    f"'{self.operator.name}' made '{name}' of {tuple(made.shape)}, and {shape} is due",
+                    f"'{self.operator.name}' made '{name}' of {tuple(merged.shape)}, and {shape} is due",
                     remedy="a fault of the method: report it",
                 )
-            values = np.ascontiguousarray(made.detach().float().numpy()).reshape(-1)
+            values = np.ascontiguousarray(merged.detach().float().numpy()).reshape(-1)
             out: NDArray[Any] = np.empty(len(values), np.uint16 if stored == "BF16" else np.float32)
             bad = _plain.store(values, out)
             put(0, out if stored in ("BF16", "F32") else out.astype(FLOATS[stored]))
@@ -217,10 +217,10 @@ class Engine:
         own, each = self.operator.at(name, self.depths.place(name), self.parts)
         method = self.operator.method(own, each)
         needs, depth = Needs(self.learned), self.depths.depth(name)
-        made = merge_one(method, name, base, tensors, each=each, depth=depth, seed=self.request.seed, needs=needs)
+        merged = merge_one(method, name, base, tensors, each=each, depth=depth, seed=self.request.seed, needs=needs)
         if lost := sum(int((~t.isfinite()).sum()) for t in tensors):
             self._lost[name] = lost
-        return made
+        return merged
 
     def survey(self) -> None:
         """What a method must know of whole models before the first tensor."""

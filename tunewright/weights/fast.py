@@ -111,9 +111,9 @@ class Room:
         size = math.prod(shape)
         if len(self._counts) < size:
             self._counts = np.zeros(size, np.int64)
-        found = self._counts[:size].reshape(shape)
-        found[:] = 0
-        return found
+        table = self._counts[:size].reshape(shape)
+        table[:] = 0
+        return table
 
 
 class Ranges:
@@ -261,9 +261,9 @@ def _by_sample(bounds: NDArray[np.uint32], wanted: Sequence[tuple[int, int, int]
         low, high = int(middle - slack), int(middle + slack) + 1
         asked[p] = j, sample[low] if low >= 0 else 0, sample[high] if high < len(sample) else _plain.SIGN
     counts, filled = np.zeros((len(wanted), 3), np.int64), np.zeros(len(wanted), np.int64)
-    found = ranges.room.gathered(len(wanted), ranges.count // 8)
+    gathered = ranges.room.gathered(len(wanted), ranges.count // 8)
     for _, rows in ranges:
-        if not engine.between(rows, asked, counts, filled, found):
+        if not engine.between(rows, asked, counts, filled, gathered):
             return False
     for p, (j, side, rank) in enumerate(wanted):
         less, equal, most = counts[p].tolist()
@@ -272,7 +272,7 @@ def _by_sample(bounds: NDArray[np.uint32], wanted: Sequence[tuple[int, int, int]
         if rank < equal:
             bounds[j, side] = asked[p, 1]
         elif rank - equal < filled[p]:
-            part = found[p, : filled[p]]
+            part = gathered[p, : filled[p]]
             part.partition(rank - equal)
             bounds[j, side] = part[rank - equal]
         else:

@@ -55,15 +55,15 @@ def copy_with(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
     ModelError for one that does not fit.
     """
-    made = copy.deepcopy(module)
-    own = {**dict(made.named_parameters()), **dict(made.named_buffers())}
+    twin = copy.deepcopy(module)
+    own = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
     for name, t in tensors.items():
         if name not in own or own[name].shape != t.shape:
             raise ModelError(
                 f"'{name}' of shape {tuple(t.shape)} does not fit the model", remedy="merge models of one architecture"
             )
         own[name].data = t.detach().to(own[name].dtype).clone()
-    return made.eval()
+    return twin.eval()
 
 
 def from_folders(
@@ -103,7 +103,7 @@ def from_folders(
     spec = DataSpec(train=sources, max_length=max_length)
     reader = loaded[0].tokenizer if loaded[0].tokenizer is not None else loaded[0].processor
     rows = build(sources, of, reader, options_of(spec, labels, loaded[0]), cache_folder()).rows
-    models: list[nn.Module] = [found.model for found in loaded]
+    models: list[nn.Module] = [member.model for member in loaded]
     first = None if base is None else models.pop(0)
     if changes is not None:
         models = [copy_with(m, c) if c else m for m, c in zip(models, changes, strict=True)]

@@ -209,12 +209,12 @@ def _pairs(folder: Path, config: Mapping[str, Any]) -> dict[str, Pair]:
                 remedy="fold this adapter into its base",
             )
         parts.setdefault(match[1], {})[match[2]] = tensor
-    for name, found in parts.items():
+    for name, pair in parts.items():
         if (
-            set(found) != {"A", "B"}
-            or found["A"].ndim != 2
-            or found["B"].ndim != 2
-            or len(found["A"]) != found["B"].shape[1]
+            set(pair) != {"A", "B"}
+            or pair["A"].ndim != 2
+            or pair["B"].ndim != 2
+            or len(pair["A"]) != pair["B"].shape[1]
         ):
             raise ModelError(
                 f"'{name}' has no fitting A and B",
@@ -245,8 +245,8 @@ def _one_base(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> 
 
 def _base_of(folder: Path, config: Mapping[str, Any]) -> tuple[str, str, bool]:
     with safe_open(folder / WEIGHTS, framework="pt") as f:
-        found = (f.metadata() or {}).get("base_hash", "")
-    return found, str(config.get("base_model_name_or_path") or ""), bool(config.get("fan_in_fan_out"))
+        base_hash = (f.metadata() or {}).get("base_hash", "")
+    return base_hash, str(config.get("base_model_name_or_path") or ""), bool(config.get("fan_in_fan_out"))
 
 
 def _write(pairs: Mapping[str, Pair], like: Mapping[str, Any], source: Path, target: Path) -> None:

@@ -46,7 +46,7 @@ def read(file: Path, out: Path, **options: Any) -> Request:
     import yaml
 
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as e:
         raise RecipeError(f"the file cannot be read: {e}", where=str(file)) from e
     except yaml.YAMLError as e:
@@ -54,9 +54,9 @@ def read(file: Path, out: Path, **options: Any) -> Request:
         raise RecipeError(
             f"not YAML: {getattr(e, 'problem', e)}", where=f"{file}:{mark.line + 1}" if mark else str(file)
         ) from e
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise RecipeError("a merge is a mapping", where=str(file), remedy="write merge_method: and models:")
-    return request_of(found, str(file), out, file.parent, **options)
+    return request_of(content, str(file), out, file.parent, **options)
 
 
 def request_of(found: Mapping[str, Any], where: str, out: Path, beside: Path, **options: Any) -> Request:
@@ -93,11 +93,11 @@ def request_of(found: Mapping[str, Any], where: str, out: Path, beside: Path, **
     return replace(request, **options)
 
 
-def _whole(found: Mapping[str, Any], where: str, beside: Path) -> dict[str, Any]:
+def _whole(mapping: Mapping[str, Any], where: str, beside: Path) -> dict[str, Any]:
     """The same merge with `models` for one slice that takes all layers of every model; other slices are an error."""
     whole = "merges of single layers are not made here: give one slice of all layers, or name the models under models:"
-    slices = found["slices"]
-    if "models" in found:
+    slices = mapping["slices"]
+    if "models" in mapping:
         raise RecipeError("both 'models' and 'slices' are given", where=where, remedy="write one of them")
     if (
         not isinstance(slices, list)
@@ -129,8 +129,8 @@ def _whole(found: Mapping[str, Any], where: str, beside: Path) -> dict[str, Any]
                 f"the slice takes layers {asked} of '{ref}', which has {layers}", where=where, remedy=whole
             )
         models.append({k: v for k, v in source.items() if k != "layer_range"})
-    parameters = {**_parameters(found.get("parameters"), where), **_parameters(slices[0].get("parameters"), where)}
-    return {**{k: v for k, v in found.items() if k != "slices"}, "models": models, "parameters": parameters}
+    parameters = {**_parameters(mapping.get("parameters"), where), **_parameters(slices[0].get("parameters"), where)}
+    return {**{k: v for k, v in mapping.items() if k != "slices"}, "models": models, "parameters": parameters}
 
 
 def _layers(ref: str) -> int | None:
@@ -171,14 +171,14 @@ def _located(ref: str, beside: Path) -> str:
     )
 
 
-def _parameters(found: Any, where: str) -> dict[str, Any]:
-    if found is None:
+def _parameters(values: Any, where: str) -> dict[str, Any]:
+    if values is None:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise RecipeError(
-            f"parameters are a mapping, not {found!r}", where=where, remedy="write parameters: {weight: 0.5}"
+            f"parameters are a mapping, not {values!r}", where=where, remedy="write parameters: {weight: 0.5}"
         )
-    return {str(k): numbers_in(v) for k, v in found.items() if k not in IGNORED}
+    return {str(k): numbers_in(v) for k, v in values.items() if k not in IGNORED}
 
 
 def numbers_in(value: Any) -> Any:

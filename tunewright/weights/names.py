@@ -20,7 +20,7 @@ def agreed(sources: Sequence[Source]) -> dict[str, Entry]:
     """
     first = sources[0]
     tied = {id(s): _tied_copies(s) for s in sources}
-    wanted = {n: e for n, e in first.entries.items() if n not in tied[id(first)]}
+    entries = {n: e for n, e in first.entries.items() if n not in tied[id(first)]}
     for s in sources[1:]:
         if s.config.get("model_type") != first.config.get("model_type"):
             raise ModelError(
@@ -28,32 +28,32 @@ def agreed(sources: Sequence[Source]) -> dict[str, Entry]:
                 remedy="merge models of one architecture",
             )
         have = {n for n in s.entries if n not in tied[id(s)]}
-        if missing := [n for n in wanted if n not in have]:
+        if missing := [n for n in entries if n not in have]:
             raise ModelError(
                 f"{len(missing)} tensors of '{first.ref}' are missing: {_some(missing)}",
                 where=s.ref,
                 remedy="merge fine-tunings of one base; or its files are incomplete",
             )
-        if more := sorted(have - set(wanted)):
+        if more := sorted(have - set(entries)):
             raise ModelError(
                 f"{len(more)} tensors are not in '{first.ref}': {_some(more)}",
                 where=s.ref,
                 remedy="merge fine-tunings of one base",
             )
-        if other := [n for n, e in wanted.items() if s.entries[n].shape != e.shape]:
+        if other := [n for n, e in entries.items() if s.entries[n].shape != e.shape]:
             n = other[0]
             remedy = "merge fine-tunings of one base"
-            if len(wanted[n].shape) == 2 and wanted[n].shape[1:] == s.entries[n].shape[1:]:
+            if len(entries[n].shape) == 2 and entries[n].shape[1:] == s.entries[n].shape[1:]:
                 remedy = "their vocabularies (or label sets) differ in size: " + remedy
             raise ModelError(
                 (
                     f"{len(other)} tensors differ in shape: '{n}' is {s.entries[n].shape}, in '{first.ref}' "
-                    f"{wanted[n].shape}"
+                    f"{entries[n].shape}"
                 ),
                 where=s.ref,
                 remedy=remedy,
             )
-    return wanted
+    return entries
 
 
 def _some(names: Sequence[str]) -> str:
@@ -64,8 +64,10 @@ def _tied_copies(source: Source) -> set[str]:
     """Stored heads of a model whose head is its embedding."""
     if not source.config.get("tie_word_embeddings"):
         return set()
-    held = any(n.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight")) for n in source.entries)
-    return {n for n in source.entries if held and n.endswith("lm_head.weight")}
+    has_embedding = any(
+        n.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight")) for n in source.entries
+    )
+    return {n for n in source.entries if has_embedding and n.endswith("lm_head.weight")}
 
 
 def tokens_of(folder: Path) -> dict[str, int] | None:
@@ -74,10 +76,8 @@ def tokens_of(folder: Path) -> dict[str, int] | None:
         file = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         model = file["model"]
         vocabulary = model.get("vocab")
-        found = (
-            dict(vocabulary) if isinstance(vocabulary, dict) else {t: i for i, (t, _) in enumerate(vocabulary or [])}
-        )
-        return {**found, **{t["content"]: t["id"] for t in file.get("added_tokens", [])}}
+        ids = dict(vocabulary) if isinstance(vocabulary, dict) else {t: i for i, (t, _) in enumerate(vocabulary or [])}
+        return {**ids, **{t["content"]: t["id"] for t in file.get("added_tokens", [])}}
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError) as e:
@@ -107,7 +107,7 @@ def check_vocabularies(sources: Sequence[Source]) -> list[str]:
     """
     folders = [reader_folder(s) for s in sources]
     known: dict[bytes | Path, dict[str, int] | None] = {}
-    held: list[tuple[Source, dict[str, int]]] = []
+    vocabularies: list[tuple[Source, dict[str, int]]] = []
     notes = []
     for s, folder in zip(sources, folders, strict=True):
         file = folder / "tokenizer.json"
@@ -118,27 +118,27 @@ def check_vocabularies(sources: Sequence[Source]) -> list[str]:
         if tokens is None:
             notes.append(f"'{s.ref}' has no tokenizer whose ids could be compared")
         else:
-            held.append((s, tokens))
-    for s, tokens in held[1:]:
-        first, wanted = held[0]
-        if tokens is wanted:
+            vocabularies.append((s, tokens))
+    for s, tokens in vocabularies[1:]:
+        first, first_tokens = vocabularies[0]
+        if tokens is first_tokens:
             continue
-        if other := sorted(t for t in tokens.keys() & wanted.keys() if tokens[t] != wanted[t]):
-            listed = ", ".join(f"{t!r} ({wanted[t]} and {tokens[t]})" for t in other[:LISTED])
+        if other := sorted(t for t in tokens.keys() & first_tokens.keys() if tokens[t] != first_tokens[t]):
+            listed = ", ".join(f"{t!r} ({first_tokens[t]} and {tokens[t]})" for t in other[:LISTED])
             raise ModelError(
                 f"{len(other)} tokens have other ids than in '{first.ref}': {listed}",
                 where=s.ref,
                 remedy="merge models of one vocabulary",
             )
-        by_id = {i: t for t, i in wanted.items()}
-        if clash := sorted((i, by_id[i], t) for t, i in tokens.items() if t not in wanted and i in by_id):
+        by_id = {i: t for t, i in first_tokens.items()}
+        if clash := sorted((i, by_id[i], t) for t, i in tokens.items() if t not in first_tokens and i in by_id):
             listed = ", ".join(f"{i} is {a!r} there and {b!r} here" for i, a, b in clash[:LISTED])
             raise ModelError(
                 f"{len(clash)} ids mean other tokens than in '{first.ref}': {listed}",
                 where=s.ref,
                 remedy="merge models of one vocabulary",
             )
-        if new := sorted(tokens.keys() ^ wanted.keys()):
+        if new := sorted(tokens.keys() ^ first_tokens.keys()):
             notes.append(
                 f"'{s.ref}' and '{first.ref}' do not know the same tokens: {', '.join(map(repr, new[:LISTED]))}"
             )

@@ -27,8 +27,8 @@ def open_source(ref: str, base: str | None = None) -> Source:
     if not (folder / "config.json").exists() and (folder / "recipe.yaml").exists():
         folder = folder / "model"  # a run that left a whole model
         return Source(folder, ref, f"folder {folder}", licence_of(folder))
-    found = locate(ref, progress=False)
-    return Source(found.folder, ref, found.source, found.licence)
+    located = locate(ref, progress=False)
+    return Source(located.folder, ref, located.source, located.licence)
 
 
 def change_in(folder: Path) -> Path | None:

@@ -148,8 +148,8 @@ def built(cls: type[F], method: str, values: Mapping[str, Any], where: str) -> F
 
 def checked(cls: type[MergeFields], method: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Values by field as the class takes them, beside its defaults. Raises what `built` raises."""
-    made = built(cls, method, values, where)
-    return {n: getattr(made, n) for n in values}
+    instance = built(cls, method, values, where)
+    return {n: getattr(instance, n) for n in values}
 
 
 def _refused(cls: type[MergeFields], method: str, field: str, says: str, value: Any, where: str) -> RecipeError:
@@ -166,9 +166,9 @@ def _missing(cls: type[MergeFields], method: str, field: str, where: str) -> Rec
 
 
 def _allowed(cls: type[MergeFields], field: str) -> str:
-    told = describe_field(cls.model_fields[field])
-    default = "" if told["required"] else f"; its default is {told['default']}"
-    return f"allowed: {told['type']}" + (f", {told['range']}" if told["range"] else "") + default
+    description = describe_field(cls.model_fields[field])
+    default = "" if description["required"] else f"; its default is {description['default']}"
+    return f"allowed: {description['type']}" + (f", {description['range']}" if description["range"] else "") + default
 
 
 def check_count(cls: Any, name: str, count: int, base: bool, where: str | None = None) -> None:

@@ -76,8 +76,8 @@ class Depths:
     def __init__(self, names: Sequence[str]):
         self._last: dict[str, int] = {}
         for n in names:
-            if (found := self._block(n)) is not None:
-                stack, index = found
+            if (block := self._block(n)) is not None:
+                stack, index = block
                 self._last[stack] = max(self._last.get(stack, 0), index)
 
     @staticmethod
@@ -86,10 +86,10 @@ class Depths:
         return (match[1], int(match[2])) if match else None
 
     def depth(self, name: str) -> float | None:
-        found = self._block(name)
-        if found is None:
+        block = self._block(name)
+        if block is None:
             return None
-        return found[1] / self._last[found[0]] if self._last[found[0]] else 0.0
+        return block[1] / self._last[block[0]] if self._last[block[0]] else 0.0
 
     def place(self, name: str) -> float:
         depth = self.depth(name)

@@ -18,18 +18,18 @@ def steps_of(given: Any, where: str) -> tuple[Step, ...]:
     """A name, {name: {parameter: value}}, or a list of these. RecipeError for anything else."""
     if given is None:
         return ()
-    found: list[Step] = []
+    steps: list[Step] = []
     for step in given if isinstance(given, list) else [given]:
         if isinstance(step, str):
-            found.append((step, {}))
+            steps.append((step, {}))
         elif isinstance(step, Mapping) and len(step) == 1 and isinstance(next(iter(step.values())), Mapping | None):
             ((name, parameters),) = step.items()
-            found.append((str(name), dict(parameters or {})))
+            steps.append((str(name), dict(parameters or {})))
         else:
             raise RecipeError(
                 f"{step!r} is no step", where=where, remedy="write lines, or {lines: {alpha: 0.3, beta: 0.7}}"
             )
-    return tuple(found)
+    return tuple(steps)
 
 
 class Then:

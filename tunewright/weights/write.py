@@ -45,14 +45,14 @@ def lay_out(
     is larger.
     """
     groups: list[list[str]] = [[]]
-    held = 0
+    filled = 0
     for n, e in entries.items():
         size = e.count * SIZES[e.dtype]
-        if groups[-1] and held + size > shard_size:
+        if groups[-1] and filled + size > shard_size:
             groups.append([])
-            held = 0
+            filled = 0
         groups[-1].append(n)
-        held += size
+        filled += size
     places, headers = {}, {}
     for k, names in enumerate(groups):
         file = f"{stem}.safetensors" if len(groups) == 1 else f"{stem}-{k + 1:05d}-of-{len(groups):05d}.safetensors"
@@ -109,10 +109,10 @@ class Staging:
 
     def _begin(self, key: str) -> set[str]:
         try:
-            held = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
+            journal = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
             done = (
-                {f for f in held["done"] if f in self._sizes and (self.folder / f).stat().st_size == self._sizes[f]}
-                if held["key"] == key
+                {f for f in journal["done"] if f in self._sizes and (self.folder / f).stat().st_size == self._sizes[f]}
+                if journal["key"] == key
                 else set()
             )
         except (OSError, ValueError, KeyError):

@@ -49,41 +49,41 @@ def match_weights(units: Units, a: Tensors, b: Tensors, sweeps: int = 100) -> Ma
     what has one fixed axis (embeddings, patches, head) and both are repeated until nothing changes, at most `sweeps`
     times.
     """
-    found = Matched()
+    matched = Matched()
     streaming = any(STATES in axes for axes in units.axes.values())
     if streaming:
         anchored = {n for n, axes in units.axes.items() if STATES in axes and all(k in (STATES, None) for k in axes)}
-        found.order[STATES] = assign(similarity(units, STATES, a, b, {}, anchored))
+        matched.order[STATES] = assign(similarity(units, STATES, a, b, {}, anchored))
     for _ in range(sweeps if streaming else 1):
-        before = dict(found.order)
-        _match_blocks(units, a, b, found)
+        before = dict(matched.order)
+        _match_blocks(units, a, b, matched)
         if not streaming:
             break
-        found.order[STATES] = assign(similarity(units, STATES, a, b, found.order))
-        if all(k in before and torch.equal(before[k], o) for k, o in found.order.items()):
+        matched.order[STATES] = assign(similarity(units, STATES, a, b, matched.order))
+        if all(k in before and torch.equal(before[k], o) for k, o in matched.order.items()):
             break
-    return found
+    return matched
 
 
-def _match_blocks(units: Units, a: Tensors, b: Tensors, found: Matched) -> None:
+def _match_blocks(units: Units, a: Tensors, b: Tensors, matched: Matched) -> None:
     for key in units.hidden:
-        alike = similarity(units, key, a, b, found.order)
-        found.order[key] = assign(alike)
-        found.score[key] = alike[torch.arange(len(alike)), found.order[key]]
+        alike = similarity(units, key, a, b, matched.order)
+        matched.order[key] = assign(alike)
+        matched.score[key] = alike[torch.arange(len(alike)), matched.order[key]]
     for heads in units.attention:
-        first, second = _parts(units, heads, a, {}), _parts(units, heads, b, found.order)
+        first, second = _parts(units, heads, a, {}), _parts(units, heads, b, matched.order)
         repeat = heads.heads // heads.groups
         whole = [
             {x: t.repeat_interleave(repeat, 0) if x in "kv" else t for x, t in p.items() if x in "qkvo"}
             for p in (first, second)
         ]
         alike = head_similarity(*[(whole[0][x], whole[1][x]) for x in "qkvo"])
-        found.order.update(_inside(heads, first, second, assign_heads(alike, heads.groups)))
+        matched.order.update(_inside(heads, first, second, assign_heads(alike, heads.groups)))
 
 
 def _parts(units: Units, heads: Heads, tensors: Tensors, order: Tensors) -> dict[str, Tensor]:
     """q [H, h, d], k, v [G, h, d], o [H, d, h], and biases qb [H, h], kb, vb [G, h] (zeros where there are none)."""
-    found = {}
+    by_part = {}
     n = heads.heads * heads.size
     starts = {"q": 0, "k": n, "v": 2 * n} if heads.fused else dict.fromkeys("qkv", 0)
     stream = {k: v for k, v in order.items() if k == STATES}
@@ -92,16 +92,16 @@ def _parts(units: Units, heads: Heads, tensors: Tensors, order: Tensors) -> dict
         part = slice(starts[x], starts[x] + count * heads.size)
         weight = f"{name}.weight"
         aligned = permuted(tensors[weight], units.axes[weight], stream)
-        found[x] = units.matrix({weight: aligned}, weight)[part].reshape(count, heads.size, -1)
+        by_part[x] = units.matrix({weight: aligned}, weight)[part].reshape(count, heads.size, -1)
         bias = tensors.get(f"{name}.bias")
-        found[x + "b"] = (
+        by_part[x + "b"] = (
             torch.zeros(count, heads.size) if bias is None else bias.float()[part].reshape(count, heads.size)
         )
     weight = f"{heads.parts['o']}.weight"
     aligned = permuted(tensors[weight], units.axes[weight], stream)
     matrix = units.matrix({weight: aligned}, weight)
-    found["o"] = matrix.reshape(len(matrix), heads.heads, heads.size).transpose(0, 1)
-    return found
+    by_part["o"] = matrix.reshape(len(matrix), heads.heads, heads.size).transpose(0, 1)
+    return by_part
 
 
 def _inside(
@@ -148,7 +148,7 @@ class _Pair:
 def match_activations(units: Units, learning: Learning, samples: int, a: Tensors, b: Tensors) -> Matched:
     """Match by what units do on the same rows: -||a_i - b_j|| for hidden units, the stream and value dimensions, linear
     CKA for heads. Query-key dimensions inside heads go by weights. One block's sums at a time."""
-    found = Matched()
+    matched = Matched()
     batches = list(learning.batches(samples))
     masks = [real_tokens(x) for x in batches]
     structure, (one, two) = learning.structure, learning.models
@@ -178,14 +178,14 @@ def match_activations(units: Units, learning: Learning, samples: int, a: Tensors
         hidden, written = sums[readers[key]], sums[heads.parts["o"]]
         assert hidden is not None and written is not None
         alike = hidden.closeness
-        found.order[key] = assign(alike)
-        found.score[key] = alike[torch.arange(len(alike)), found.order[key]]
+        matched.order[key] = assign(alike)
+        matched.score[key] = alike[torch.arange(len(alike)), matched.order[key]]
         pairs.append((heads, written))
     if stream is not None:
-        found.order[STATES] = assign(stream.closeness)
+        matched.order[STATES] = assign(stream.closeness)
     for heads, written in pairs:
-        found.order.update(_heads_by_activation(units, heads, written, a, b, found.order))
-    return found
+        matched.order.update(_heads_by_activation(units, heads, written, a, b, matched.order))
+    return matched
 
 
 def _heads_by_activation(

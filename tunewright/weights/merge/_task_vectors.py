@@ -120,8 +120,8 @@ def middle_of_rows(change: Tensor, density: float, gamma: float) -> Tensor:
 
 def rescaled(kept: Tensor, before: Tensor) -> Tensor:
     """What was kept, times one factor that gives it the sum of magnitudes from before (unchanged where either is 0)."""
-    wanted, got = float(before.abs().sum(dtype=torch.float64)), float(kept.abs().sum(dtype=torch.float64))
-    return kept * (wanted / got) if min(wanted, got) > 1e-7 else kept
+    size_before, size_kept = float(before.abs().sum(dtype=torch.float64)), float(kept.abs().sum(dtype=torch.float64))
+    return kept * (size_before / size_kept) if min(size_before, size_kept) > 1e-7 else kept
 
 
 def drop(change: Tensor, keep: float | Tensor, uniform: Tensor, rescale: bool) -> Tensor:

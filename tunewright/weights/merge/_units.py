@@ -78,13 +78,13 @@ def find_units(model: nn.Module, structure: Structure, states: bool) -> Units:
 
 def _width(model: nn.Module) -> int:
     config = getattr(model, "config", None)
-    found = getattr(config, "hidden_size", None) or getattr(config, "n_embd", None)
-    if not found:
+    width = getattr(config, "hidden_size", None) or getattr(config, "n_embd", None)
+    if not width:
         raise ModelError(
             f"{type(model).__name__} names no hidden_size",
             remedy="this merge serves transformers with one stream width",
         )
-    return int(found)
+    return int(width)
 
 
 def _linear(units: Units, site: Site, out: str | None, into: str | None) -> None:

@@ -63,14 +63,14 @@ def coefficient_gradient(
     g: Tensor, base: Tensor, tensors: Sequence[Tensor], count: int, part: Tensor | None = None
 ) -> Tensor:
     """[models, K] d loss / d c from g = d loss / d theta: sums of g (t_i - base), part by part."""
-    found = torch.zeros(len(tensors), count)
+    sums = torch.zeros(len(tensors), count)
     for i, t in enumerate(tensors):
         product = g.float() * (t.float() - base.float())
         if part is None:
-            found[i, 0] = product.sum()
+            sums[i, 0] = product.sum()
         else:
-            found[i].index_add_(0, part.flatten(), product.flatten())
-    return found
+            sums[i].index_add_(0, part.flatten(), product.flatten())
+    return sums
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -119,12 +119,12 @@ class Composer:
     def gradient(self, c: Tensor, loss: Callable[[nn.Module], Tensor]) -> tuple[float, Tensor]:
         """(loss, d loss / d c) at c."""
         self.put(c)
-        found = torch.zeros_like(c)
+        gradients = torch.zeros_like(c)
         at = {n: j for j, n in enumerate(self.names)}
 
         def reduce(name: str, p: Tensor) -> None:
             assert p.grad is not None
-            found[:, at[name]] = coefficient_gradient(
+            gradients[:, at[name]] = coefficient_gradient(
                 p.grad, self.base[name], [m[name] for m in self.models], self.parts, self.part(name)
             )
             p.grad = None
@@ -137,7 +137,7 @@ class Composer:
         finally:
             for h in hooks:
                 h.remove()
-        return float(value.detach()), found
+        return float(value.detach()), gradients
 
 
 class Atlas(Merge):
@@ -190,10 +190,10 @@ class Atlas(Merge):
                     schedule.step()
                     losses.append(value)
         learning.log(loss_first=losses[0], loss_last=losses[-1], coefficients=c.numel())
-        found = {n: c[:, j].clone() for j, n in enumerate(composer.names)}
+        by_name = {n: c[:, j].clone() for j, n in enumerate(composer.names)}
         return {
-            "coefficients": found,
-            "report": {"losses": losses, "coefficients": {n: v.tolist() for n, v in found.items()}},
+            "coefficients": by_name,
+            "report": {"losses": losses, "coefficients": {n: v.tolist() for n, v in by_name.items()}},
         }
 
     def _loss_of(self, learning: Learning, batch: Batch, model: nn.Module) -> Tensor:

@@ -53,9 +53,9 @@ def greedy(count: int, score: Callable[[tuple[int, ...]], float]) -> tuple[int, 
     accepted: tuple[int, ...] = (order[0],)
     best = alone[order[0]]
     for i in order[1:]:
-        got = score((*accepted, i))
-        if got >= best:
-            accepted, best = (*accepted, i), got
+        mean_score = score((*accepted, i))
+        if mean_score >= best:
+            accepted, best = (*accepted, i), mean_score
     return accepted
 
 

@@ -109,7 +109,7 @@ class PLeaS(Merge):
         solved, errors = refit(learning, units, apart, self.samples, self.ridge) if self.refit else ({}, {})
         moved = {k: float((o != torch.arange(len(o))).double().mean()) for k, o in matched.order.items()}
         learning.log(units_moved=sum(moved.values()) / len(moved), **_mean_errors(errors))
-        found: dict[str, Any] = {
+        learned: dict[str, Any] = {
             "units": units,
             "order": matched.order,
             "apart": apart,
@@ -117,10 +117,10 @@ class PLeaS(Merge):
             "errors": errors,
         }
         if apart:
-            found["config"] = {
+            learned["config"] = {
                 _width_name(one): len(next(iter(apart.values()))) + int(next(iter(apart.values())).sum())
             }
-        return found
+        return learned
 
     def merge(self, name: str, tensors: Sequence[Tensor], needs: Needs) -> Tensor:
         if name in needs.solved:

@@ -59,8 +59,8 @@ class RegMean(Merge):
             for s in sites:
                 matrices = [m.get_submodule(s.name).weight.detach().float() for m in learning.models]  # type: ignore[union-attr, operator]
                 turned = [w.T if s.kind == "conv1d" else w for w in matrices]
-                found = regmean(turned, [g[s.name] for g in grams], self.scale).float()
-                solved[s.weight_name] = (found.T if s.kind == "conv1d" else found).contiguous()
+                solution = regmean(turned, [g[s.name] for g in grams], self.scale).float()
+                solved[s.weight_name] = (solution.T if s.kind == "conv1d" else solution).contiguous()
         return {"solved": solved}
 
     def merge(self, name: str, tensors: Sequence[Tensor], needs: Needs) -> Tensor:

@@ -72,11 +72,11 @@ class Ties(TiesFields, TaskVectors):
         if "coarse" in sums:
             kept = [kept_of(own["density"], int(c.sum())) for own, c in zip(each, sums["coarse"], strict=True)]
             return {"places": [bucket_of(c, k) if k else NOWHERE for c, k in zip(sums["coarse"], kept, strict=True)]}
-        found = [
+        thresholds = [
             (b << 15) | bucket_of(c, rank)[0] if rank else UNREACHED
             for (b, rank), c in zip(known["places"], sums["fine"], strict=True)
         ]
-        return {"thresholds": found}
+        return {"thresholds": thresholds}
 
     def merge(self, base: Tensor, tensors: Sequence[Tensor], each: Each, needs: Needs) -> Tensor:
         thresholds = iter(needs.thresholds) if self.over == "model" else None
