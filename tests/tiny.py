@@ -108,7 +108,7 @@ def tokenizer(
 
 def _make(cls: type[PreTrainedModel], config: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return cls(config).eval()
 
 

@@ -29,6 +29,7 @@ from tunewright.contract.records import Record
 from tunewright.contract.task import Task
 from tunewright.data.order import Cursor
 from tunewright.errors import MethodError
+from tunewright.models import generators
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import Budget, TrainSpec
 from tunewright.tasks import get_task
@@ -42,8 +43,7 @@ Named = Sequence[tuple[str, Method]]
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """Make a module from a seed, in evaluation mode."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with generators.seeded(seed):
         return make().eval()
 
 
@@ -218,6 +218,7 @@ class Tiny:
     seed: int = 0
     micro_tokens: int | None = None
     dropout: bool = True
+    device: str = "cpu"
     cache: Path | None = None
     keep: Iterable[int] = ()
     task_name: str | None = None
@@ -233,13 +234,17 @@ class Tiny:
                     f"'{name}' serves none of the tasks that are checked here", remedy="one of: " + ", ".join(MODELS)
                 )
         self.task = get_task(str(task))
-        self.adapted = Adapted(MODELS[self.task.name](), self.tokenizer, base_hash="tiny")
+        self.adapted = Adapted(self.fresh(), self.tokenizer, base_hash="tiny")
         self.base = {n: t.clone() for n, t in self.adapted.model.state_dict().items()}
         self.rows = {"train": rows_of(self.task, "train", 8), "keep": rows_of(self.task, "keep", 4)}
         self._change_records(self.task.labelled)
-        self.probe = self.task.collate(rows_of(self.task, "probe", 3))
+        self.probe = self.task.collate(rows_of(self.task, "probe", 3)).to(self.device)
         self._earlier()
         self.loop = self._begin()
+
+    def fresh(self, seed: int = 0) -> nn.Module:
+        """The task's tiny model as it was before training, on the device."""
+        return MODELS[self.task.name](seed).to(self.device)
 
     def _change_records(self, labelled: bool) -> None:
         """Let methods on `example` see the training rows as records, whose text is the rows' tokens as numbers."""
@@ -264,14 +269,20 @@ class Tiny:
         check_conflicts(self.named, stage="main", task=self.task.name)
         methods = bind(self.named, self.seed, "main")
         data = {n: f"tiny-{n}" for n in self.rows}
-        make = MODELS[self.task.name]
         others: Any = {
             "other_names": ("teacher", "other"),
-            "other": lru_cache(lambda name: Adapted(make(seed=len(name)), name=name)),
+            "other": lru_cache(lambda name: Adapted(self.fresh(len(name)), name=name)),
         }
         provider = Provider(
             NeedContext(
-                self.adapted, self.task, self.seed, rows=self.rows, data_hashes=data, cache=self.cache, **others
+                self.adapted,
+                self.task,
+                self.seed,
+                rows=self.rows,
+                data_hashes=data,
+                cache=self.cache,
+                device=self.device,
+                **others,
             )
         )
         provider.check(methods)
@@ -308,6 +319,7 @@ class Tiny:
             Budget(steps=self.steps),
             signals=provider.signals,
             listen=self._listen,
+            device=self.device,
         )
         methods.event("begin_task", stage="main", adapted=self.adapted)
         return Loop(stage)
@@ -337,12 +349,12 @@ class Tiny:
     def tensors(self) -> dict[str, Tensor]:
         """Everything that training may have changed, by name: weights, deltas, optimizer, methods' states."""
         _, by_file = self.loop.state()
-        return {f"{f}/{n}": t.detach().clone() for f, ts in by_file.items() for n, t in ts.items()}
+        return {f"{f}/{n}": t.detach().cpu().clone() for f, ts in by_file.items() for n, t in ts.items()}
 
 
 def through_bytes(state: tuple[Any, Any]) -> Saved:
     """A state written and read as checkpoints do: JSON text and safetensors bytes."""
     data, tensors = state
     return json.loads(json.dumps(data)), {
-        f: load(save({n: t.detach().contiguous().clone() for n, t in ts.items()})) for f, ts in tensors.items()
+        f: load(save({n: t.detach().cpu().contiguous().clone() for n, t in ts.items()})) for f, ts in tensors.items()
     }

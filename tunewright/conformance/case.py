@@ -13,6 +13,7 @@ import torch
 
 from tunewright.contract.method import Method
 from tunewright.errors import MethodError
+from tunewright.models.generators import every_device, present
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ class Check:
 @contextmanager
 def global_randomness_unchanged() -> Iterator[None]:
     """Fail if anything inside drew from or seeded a global generator of Python, numpy or torch."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    before = random.getstate(), np.random.get_state(), present(every_device())  # noqa: NPY002
     yield
-    after = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    after = random.getstate(), np.random.get_state(), present(list(before[2]))  # noqa: NPY002
     assert before[0] == after[0], "Python's global generator was used: draw from the rng that the slot offers"
     assert all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True)), (
         "numpy's global generator was used"
     )
-    assert torch.equal(before[2], after[2]), (
+    assert all(torch.equal(state, after[2][device]) for device, state in before[2].items()), (
         "torch's global generator was used: make one with method.torch_generator(rng)"
     )
 

@@ -19,15 +19,17 @@ from tunewright.weights.blocks import Learning, merge_in_memory, state_of
 from tunewright.weights.operator import Merge
 
 
-def apply(method: Method, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def apply(
+    method: Method, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Merge two tiny models of one base on eight rows."""
     task = get_task("text-generation")
-    base, *models = (MODELS[task.name](seed).to(dtype) for seed in range(3))
+    base, *models = (MODELS[task.name](seed).to(device, dtype) for seed in range(3))
     rows = token_rows("learning", 8)
     learning = Learning(
         models,
         discover(base),
-        lambda n: [task.collate(rows[i : i + 4]) for i in range(0, min(n, 8), 4)],
+        lambda n: [task.collate(rows[i : i + 4]).to(device) for i in range(0, min(n, 8), 4)],
         task,
         base=base,
     )

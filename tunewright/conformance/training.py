@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.conformance.bench import MODELS, Tiny
+from tunewright.conformance.bench import Tiny
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
 from tunewright.conformance.declared import fills_training_slots
 from tunewright.conformance.fields import other_values
@@ -32,7 +32,7 @@ def close(a: Tensor, b: Tensor, what: str) -> None:
 
 def base_logits(t: Tiny) -> Tensor:
     """What the untouched model says: a fresh one, with its own module classes."""
-    return t.logits(MODELS[t.task.name]())
+    return t.logits(t.fresh())
 
 
 def starts_as_identity(case: Case) -> None:

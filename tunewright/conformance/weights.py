@@ -18,21 +18,23 @@ DEPTHS = {"head.weight": None, "blocks.0.weight": 0.0, "blocks.1.weight": 0.5, "
 """Tensors of the tiny model with the depth of their blocks."""
 
 
-def tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def tensors(seed: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {n: torch.randn(6, 4, generator=generator).to(dtype) for n in DEPTHS}
+    return {n: torch.randn(6, 4, generator=generator).to(device, dtype) for n in DEPTHS}
 
 
-def apply(method: Method, dtype: torch.dtype = torch.float32, first: dict[str, Any] | None = None) -> dict[str, Tensor]:
+def apply(
+    method: Method, dtype: torch.dtype = torch.float32, first: dict[str, Any] | None = None, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Run a method over every tensor of a tiny model. Inputs must come out as they went in.
 
     A merge gets as many models as it names in `of`, and the run's own; one with `pick` picks first, by a score under
     which any average is worse than the best model. `first`: parameters that the first model alone has.
     """
-    base, out = tensors(0, dtype), {}
+    base, out = tensors(0, dtype, device), {}
     slot = "merge" if "merge" in type(method).slots() else "edit"
     most = getattr(method, "models", (1, None))[1]
-    models = [tensors(1 + i, dtype) for i in range(3 + len(getattr(method, "of", ())))][:most]
+    models = [tensors(1 + i, dtype, device) for i in range(3 + len(getattr(method, "of", ())))][:most]
     if isinstance(method, Merge) and method.picks:
         models = [models[i] for i in method.pick(len(models), lambda chosen: 1.0 / len(chosen) + 0.01 * chosen[0])]
     each = each_of(method, len(models), [first or {}, *({} for _ in models[1:])])

@@ -156,7 +156,7 @@ def restore_states(methods: Methods, data: Mapping[str, Any], tensors: Mapping[s
                 owned[n].data.copy_(tensor)
             else:
                 path, _, leaf = n.rpartition(".")
-                b.state.get_submodule(path)._buffers[leaf] = tensor.clone()
+                b.state.get_submodule(path)._buffers[leaf] = tensor.to(b.state.device, copy=True)
 
 
 def rng_state(rng: random.Random) -> list[Any]:

@@ -122,17 +122,24 @@ class State(nn.Module):
     """What a method keeps between calls. Parameters train in a group of their own, buffers and `data` are saved.
 
     `data` holds JSON values only. `rng` is the method's own generator for draws about weights, saved with the rest and
-    equal on all ranks. Buffers may change their shape.
+    equal on all ranks. Buffers may change their shape. All tensors are on the model's device: what `setup` and
+    `begin_task` made is moved there, and so is what `keep` is given.
     """
 
     def __init__(self, **data: Any):
         super().__init__()
         self.data: dict[str, Any] = dict(data)
         self.rng = random.Random(0)
+        self.device = torch.device("cpu")
 
     def keep(self, name: str, tensor: Tensor) -> None:
         """Set the saved buffer `name`, whatever its shape was before; a parameter's name is one, with its dots."""
-        self._buffers[_plain(name)] = tensor
+        self._buffers[_plain(name)] = tensor.to(self.device)
+
+    def place(self, device: torch.device) -> None:
+        """Move all tensors to the model's device; what is kept later goes there too."""
+        self.device = device
+        self.to(device)
 
     @overload
     def get(self, name: str, default: Tensor) -> Tensor: ...

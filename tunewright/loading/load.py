@@ -20,6 +20,7 @@ from tunewright.files.hashing import hash_weights, read_header, weight_files
 from tunewright.loading.locate import Located, locate, read_config
 from tunewright.loading.quiet import quiet
 from tunewright.models.aligned import align
+from tunewright.models.generators import seeded
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -188,7 +189,7 @@ def _first_line(e: BaseException) -> str:
 
 
 def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
-    """The model with its weights; new parts are drawn by `seed`, the global generator is left as it was."""
+    """The model with its weights; new parts are drawn by `seed`, the global generators are left as they were."""
     import transformers
 
     classifies = "Classification" in task.auto_class
@@ -196,8 +197,7 @@ def _build(located: Located, config: Any, task: Task, labels: list[str] | None, 
         _set_labels(config, labels, located)
     auto = getattr(transformers, task.auto_class)
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with quiet(), seeded(seed):
             model, info = auto.from_pretrained(
                 located.folder,
                 config=config,

@@ -57,6 +57,11 @@ class Adapted:
         """The module whose forward is the adapted model's: what a method wraps it in, else the model itself."""
         return self.wrapper or self.model
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.model.parameters()).device
+
     def base_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the model itself, under its own names; a tied one once."""
         return {n: p for n, p in self.model.named_parameters() if not is_delta(n)}
@@ -114,6 +119,7 @@ class Adapted:
     def remember(self, name: str, indices: Tensor | None = None) -> None:
         """Keep the present value of a base tensor (or of some of its entries) before it changes for the first time."""
         p = self.base_parameters()[name]
+        indices = None if indices is None else indices.to(p.device)
         original = self.originals.get(name)
         if original is None:
             if indices is None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunewright.contract.method import torch_generator
+from tunewright.models.generators import seeded
 
 
 def uniform_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
@@ -36,7 +36,6 @@ def normal_linear(inputs: int, outputs: int, generator: torch.Generator, std: fl
 
 @contextmanager
 def seeded_start(rng: random.Random) -> Iterator[None]:
-    """Modules made inside start as their classes do, from one draw of `rng`; torch's CPU generator is put back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(torch_generator(rng).get_state())
+    """Modules made inside start as their classes do, from one draw of `rng`; every device's generator is put back."""
+    with seeded(rng.getrandbits(63)):
         yield

@@ -15,10 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tunewright.measure.cost import Cost
 from tunewright.models.adapted import Adapted
+from tunewright.models.generators import undisturbed
 from tunewright.models.recompute import recomputing
 from tunewright.planning.estimated import Estimate, StageEstimate
 from tunewright.planning.measuring_time import time_base, time_tuned
@@ -50,7 +49,7 @@ def untouched(session: Session) -> Iterator[Session]:
         trial.adapted.always = adapted.always
     modes = [(m, m.training) for m in adapted.model.modules()]
     try:
-        with torch.random.fork_rng():
+        with undisturbed():
             yield trial
     finally:
         for one in (adapted, trial.adapted):

@@ -10,6 +10,7 @@ import torch
 from tunewright.errors import MethodError
 from tunewright.loading.load import Loaded
 from tunewright.models.adapted import Adapted
+from tunewright.models.generators import undisturbed
 
 
 def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
@@ -19,7 +20,7 @@ def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
     loaded.tokenizer.add_tokens(new)
     model: Any = loaded.model
     if len(loaded.tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        with torch.random.fork_rng(devices=[]):
+        with undisturbed():
             model.resize_token_embeddings(len(loaded.tokenizer), mean_resizing=False)
     with torch.no_grad():
         for embedding in {

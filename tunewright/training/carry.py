@@ -77,6 +77,7 @@ def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> No
     (bound,) = methods
     bound.state = bound.method.setup(Setup(adapted, plan, by["task"], bound.state.rng))
     bound.state.load_state_dict(tensors, strict=True)
+    bound.state.place(adapted.device)
     bound.state.data = by["data"]
     bound.state.requires_grad_(False)
     wrap(adapted, methods, bound, plan, by["task"])

@@ -30,11 +30,11 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
     states, kept, signals = [], [], []
     with torch.no_grad():
         for batch in batches:
-            states.append(torch.get_rng_state())
+            states.append(loop.randomness.now())
             outputs = loop.forward(batch)
             kept.append((outputs.logits, outputs.features))
             signals.append([loop.stage.signals(bound, batch, "batch") for bound in objectives])
-    after = torch.get_rng_state()
+    after = loop.randomness.now()
     logits = torch.cat([a for a, _ in kept]).requires_grad_(True)
     features = None if kept[0][1] is None else torch.cat([f for _, f in kept]).requires_grad_(True)
     whole = merged(batches)
@@ -45,7 +45,7 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
     total.backward()
     a = b = 0
     for batch, state in zip(batches, states, strict=True):
-        torch.set_rng_state(state)
+        loop.randomness.again(state)
         outputs = loop.forward(batch)
         n, m = outputs.logits.shape[0], 0 if outputs.features is None else outputs.features.shape[0]
         pairs = [(outputs.logits, None if logits.grad is None else logits.grad[a : a + n])]
@@ -54,7 +54,7 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
         live = [(t, g) for t, g in pairs if g is not None and t.requires_grad]
         torch.autograd.backward([t for t, _ in live], [g for _, g in live])
         a, b = a + n, b + m
-    torch.set_rng_state(after)
+    loop.randomness.again(after)
     return total.detach()
 
 

@@ -119,7 +119,7 @@ class Optimizers:
                 for p in g["params"]:
                     values = by_parameter.get(self.names[id(p)])
                     if values:
-                        o.state[p] = {k: t.clone() for k, t in values.items()}
+                        o.state[p] = {k: _placed(k, t, p, g) for k, t in values.items()}
 
     def redraw(self, choice: Choice) -> None:
         """Train another choice. Moments are kept, parked or dropped as the choice declares, entry by entry."""
@@ -161,3 +161,8 @@ class Optimizers:
                 newcomers, t = ~torch.isin(new, old), float(state["step"])
                 for key, value, beta in zip(("exp_avg", "exp_avg_sq"), choice.seeds[name], betas, strict=True):
                     state[key][newcomers] = (value * (1 - beta**t))[newcomers]
+
+
+def _placed(key: str, saved: Tensor, parameter: nn.Parameter, group: Mapping[str, Any]) -> Tensor:
+    """A saved tensor where torch keeps it: by its parameter, a step count only for fused kernels."""
+    return saved.clone() if key == "step" and not group.get("fused") else saved.to(parameter.device, copy=True)

@@ -26,6 +26,7 @@ def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Cal
         own = b.state.rng
         b.state = b.method.setup(Setup(adapted, plan, task, own))
         b.state.rng = own
+        b.state.place(adapted.device)
         b.stage_needs = needs(b)
     for b in methods.on("attach"):
         made = 0

@@ -27,6 +27,7 @@ from tunewright.training.inner import Inner, Target
 from tunewright.training.losses import sum_weights, weighted_sum
 from tunewright.training.nonfinite import diagnose
 from tunewright.training.optim import Optimizers
+from tunewright.training.randomness import Randomness
 from tunewright.training.rollouts import Rollouts, carried
 from tunewright.training.schedules import factor_of
 from tunewright.training.trained import Trained
@@ -77,6 +78,8 @@ class Loop:
         self.micro_tokens: int | None = stage.spec.micro_tokens
         self.averaged: dict[str, Tensor] | None = None
         self.redraw_every: int | None = None
+        devices = {p.device for p in self.adapted.model.parameters()}
+        self.randomness = Randomness(self.spec.seed, self.plan.index, *devices)
         self.wants_hidden = any(need.hidden for b in self.methods for need in b.method.needs())
         self._begin()
         whole = self.wants_hidden or self.adapted.wrapper is not None
@@ -87,6 +90,7 @@ class Loop:
     def _begin(self) -> None:
         owned: dict[str, nn.Parameter] = {}
         for b in self.methods:
+            b.state.place(self.adapted.device)  # `begin_task` may have made more
             owned.update({f"{b.name}.{n}": p for n, p in b.state.named_parameters()})
         self.trained = Trained(self.adapted, owned)
         self.chooser = self.methods.one("choose")
@@ -131,32 +135,18 @@ class Loop:
     def run(self) -> None:
         """Train until the plan's steps are done, the budget is spent or a listener raises Stop."""
         set_training(self.adapted.outer)
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._dropout_state)
+        with self.randomness.lent():
             try:
                 while not self.finished():
                     record = self.one_step()
-                    self._dropout_state = torch.get_rng_state()
+                    self.randomness.keep()
                     self.stage.listen(self, record)
-                    torch.set_rng_state(self._dropout_state)  # a listener may draw: the next step does not feel it
+                    self.randomness.back()  # a listener may draw: the next step does not feel it
             except Stop:
                 pass
         self.adapted.outer.eval()
         if self.averaged is not None:
             self.use_average()
-
-    _dropout: Tensor | None = None
-
-    @property
-    def _dropout_state(self) -> Tensor:
-        """State of torch's generator that the model's dropout draws from, seeded by the recipe's seed and the stage."""
-        if self._dropout is None:
-            self._dropout = torch.Generator().manual_seed(self.spec.seed * 1_000_003 + self.plan.index).get_state()
-        return self._dropout
-
-    @_dropout_state.setter
-    def _dropout_state(self, state: Tensor) -> None:
-        self._dropout = state
 
     def finished(self) -> bool:
         b = self.stage.budget
@@ -217,7 +207,7 @@ class Loop:
     def _with_splits(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
         """Gradients of the step; when memory runs out, again from its first micro-batch with half the tokens each."""
         self.micro_tokens = self.stage.splits.get(self.step_number, self.micro_tokens)
-        rng = torch.get_rng_state()
+        drawn = self.randomness.now()
         while True:
             try:
                 owner = self.methods.one("step")
@@ -228,7 +218,7 @@ class Loop:
                 return inner.record
             except (torch.OutOfMemoryError, MemoryError):
                 self.trained.zero_grad()
-                torch.set_rng_state(rng)
+                self.randomness.again(drawn)
                 largest = max(r.size for r, _ in rows)
                 total = sum(r.size for r, _ in rows)
                 now = min(self.micro_tokens or total, total)
@@ -435,7 +425,7 @@ class Loop:
             "optimizer": self.optimizers.state(),
             "methods": state_tensors,
             "entries": entries,
-            "random": {"dropout": self._dropout_state},
+            "random": self.randomness.state(),
             "average": dict(self.averaged or {}),
             "starts": self.starts,
         }
@@ -457,10 +447,10 @@ class Loop:
         self.trained.set(Choice(names, dict(entries), self.redraw_every))
         self.optimizers.build()
         self.optimizers.restore(tensors["optimizer"])
-        self._dropout_state = tensors["random"]["dropout"]
-        self.starts = dict(tensors.get("starts", {}))
+        self.randomness.restore(tensors["random"])
+        self.starts = {n: t.to(self.adapted.device) for n, t in tensors.get("starts", {}).items()}
         if tensors.get("average"):
-            self.averaged = dict(tensors["average"])
+            self.averaged = {n: t.to(self.adapted.device) for n, t in tensors["average"].items()}
 
 
 def train(stage: Stage, resume: tuple[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]]] | None = None) -> Loop:

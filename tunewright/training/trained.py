@@ -68,6 +68,7 @@ class Trained:
         for name, new in places.items():
             delta: Any = self.adapted.model.get_submodule(name.removesuffix(".values"))
             old = delta.indices
+            new = new.to(old.device)
             if new.shape != old.shape:
                 raise MethodError(
                     f"'{name}' has {old.numel()} places and would get {new.numel()}",
@@ -104,6 +105,7 @@ class Trained:
                 )
             group, p = known[name]
             indices = entries.get(name)
+            indices = None if indices is None else indices.to(p.device)
             if group == "base":
                 self.adapted.remember(name, indices)  # before the first step: the way back to the base
             p.requires_grad_(True)
@@ -196,18 +198,18 @@ class Trained:
                 elif kind == "entries":
                     places = tensors[f"places:{name}"]
                     self.adapted.remember(name, places)
-                    parameters[name].view(-1)[places] = t
+                    parameters[name].view(-1)[places.to(self.adapted.device)] = t.to(self.adapted.device)
                 elif kind == "master":
-                    self.masters[name] = t.clone()
+                    self.masters[name] = t.to(self.adapted.device, copy=True)
                 elif kind == "delta":
                     path, _, leaf = name.rpartition(".")
                     owner = self.adapted.model.get_submodule(path)
                     if leaf in owner._parameters:
                         p = owner._parameters[leaf]
                         assert p is not None
-                        p.data = t.clone().to(p.dtype)
+                        p.data = t.to(p.device, p.dtype, copy=True)
                     else:
-                        owner._buffers[leaf] = t.clone()
+                        owner._buffers[leaf] = t.to(self.adapted.device, copy=True)
 
 
 def remap(values: Tensor, old: Tensor | None, new: Tensor | None) -> Tensor:

@@ -37,14 +37,15 @@ def calibration(task: Any, rows: Sequence[Row], samples: int, seed: int = 0, tok
 def over_rows(
     models: Sequence[nn.Module], base: nn.Module | None, task: Any, rows: Sequence[Row], *, seed: int = 0
 ) -> Learning:
-    """From models in memory and encoded rows.
+    """From models in memory, all on one device, and encoded rows.
 
     The models are changed by merges that align them: give copies to keep them.
     """
+    device = next(models[0].parameters()).device
     return Learning(
         list(models),
         discover(models[0] if base is None else base),
-        lambda n: calibration(task, rows, n, seed),
+        lambda n: (batch.to(device) for batch in calibration(task, rows, n, seed)),
         task,
         base=base,
     )

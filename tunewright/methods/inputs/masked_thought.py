@@ -30,6 +30,7 @@ from pydantic import Field
 from tunewright.contract.batch import Batch
 from tunewright.contract.method import Method, Plan, Setup, State
 from tunewright.errors import MethodError
+from tunewright.models.generators import undisturbed
 
 RowRandom = Callable[[int], random.Random]
 
@@ -57,7 +58,7 @@ def add_token(model: Any, tokenizer: Any, text: str) -> None:
     new = tokenizer.convert_tokens_to_ids(text)
     held = [m.weight[:new].detach().float().mean(0) for m in _tables(model)]
     if new >= model.get_input_embeddings().num_embeddings:
-        with torch.random.fork_rng(devices=[]):  # the library draws the new rows before we overwrite them
+        with undisturbed():  # the library draws the new rows before we overwrite them
             model.resize_token_embeddings(new + 1, mean_resizing=False)
     with torch.no_grad():
         for module, mean in zip(_tables(model), held, strict=True):

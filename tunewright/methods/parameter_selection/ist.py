@@ -39,7 +39,7 @@ from tunewright.methods.needs.trial_loss import TrialLoss
 
 def draw(weights: Tensor, count: int, rng: random.Random) -> tuple[int, ...]:
     """`count` different places of `weights` [L], drawn one after another in proportion to what is left; sorted."""
-    return tuple(sorted(torch.multinomial(weights, count, generator=torch_generator(rng)).tolist()))
+    return tuple(sorted(torch.multinomial(weights.cpu(), count, generator=torch_generator(rng)).tolist()))
 
 
 def draw_different(weights: Tensor, count: int, sets: int, rng: random.Random) -> list[tuple[int, ...]]:

@@ -95,7 +95,9 @@ def _parts(units: Units, heads: Heads, tensors: Tensors, order: Tensors) -> dict
         by_part[x] = units.matrix({weight: aligned}, weight)[part].reshape(count, heads.size, -1)
         bias = tensors.get(f"{name}.bias")
         by_part[x + "b"] = (
-            torch.zeros(count, heads.size) if bias is None else bias.float()[part].reshape(count, heads.size)
+            aligned.new_zeros(count, heads.size, dtype=torch.float32)
+            if bias is None
+            else bias.float()[part].reshape(count, heads.size)
         )
     weight = f"{heads.parts['o']}.weight"
     aligned = permuted(tensors[weight], units.axes[weight], stream)

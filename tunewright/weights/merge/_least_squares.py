@@ -27,9 +27,10 @@ class Sums:
     rows: int = 0
 
     @classmethod
-    def of(cls, inputs: int, outputs: int) -> Sums:
-        """Nothing added yet."""
-        return cls(torch.zeros(inputs, inputs, dtype=torch.float64), torch.zeros(outputs, inputs, dtype=torch.float64))
+    def of(cls, inputs: int, outputs: int, device: torch.device | None = None) -> Sums:
+        """Nothing added yet; rows will come from `device`."""
+        made = (torch.zeros(n, inputs, dtype=torch.float64, device=device) for n in (inputs, outputs))
+        return cls(*made)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows. Products are formed in the rows' own type and added in fp64."""
@@ -59,7 +60,7 @@ def solve(sums: Sums, start: Tensor, ridge: float) -> Tensor:
     left = sums.cross - start @ gram
     strength = ridge * float(gram.diagonal().mean())
     if strength > 0:
-        factor = torch.linalg.cholesky(gram + strength * torch.eye(len(gram), dtype=gram.dtype))
+        factor = torch.linalg.cholesky(gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
         return start + torch.cholesky_solve(left.T, factor).T
     return start + left @ torch.linalg.pinv(gram, rtol=RANK, hermitian=True)
 

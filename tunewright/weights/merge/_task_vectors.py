@@ -141,7 +141,8 @@ def keep_by_rank(change: Tensor, density: float, epsilon: float) -> Tensor:
     and a row of one entry has the density itself. Of equal magnitudes those that come first rank lower."""
     rows = change.abs().reshape(1, -1) if change.ndim < 2 else change.abs().flatten(1)
     order = rows.argsort(dim=1, stable=True)
-    ranks = torch.empty_like(rows).scatter_(1, order, torch.arange(rows.shape[1], dtype=rows.dtype).expand_as(rows))
+    count = torch.arange(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    ranks = torch.empty_like(rows).scatter_(1, order, count.expand_as(rows))
     width = rows.shape[1] - 1
     share = ranks / width if width else torch.full_like(rows, 0.5)
     return (density + epsilon * (2 * share - 1)).reshape(change.shape)
@@ -215,7 +216,7 @@ class RandomDrops(TaskVectors):
         generator = torch_generator(rng)
 
         def thin(change: Tensor, own: Mapping[str, Any]) -> Tensor:
-            uniform = torch.rand(change.shape, generator=generator)
+            uniform = torch.rand(change.shape, generator=generator).to(change.device)
             return change if own["density"] == 1 else drop(change, self.keep(change, own), uniform, self.rescale)
 
         return self.merged(base, tensors, each, thin)

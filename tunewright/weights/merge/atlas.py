@@ -35,14 +35,14 @@ from tunewright.weights.blocks import Learning, state_of
 from tunewright.weights.operator import Merge
 
 
-def parts_of(shape: Sequence[int], count: int, key: str) -> Tensor | None:
-    """int64 of a matrix's shape: which of `count` parts an entry belongs to, drawn evenly from `key`; None for one
-    part.
+def parts_of(shape: Sequence[int], count: int, key: str, device: torch.device | None = None) -> Tensor | None:
+    """int64 of a matrix's shape: which of `count` parts an entry belongs to, drawn evenly from `key` on the CPU; None
+    for one part.
     """
     if count == 1 or len(shape) < 2:
         return None
     generator = torch.Generator().manual_seed(random.Random(key).getrandbits(62))
-    return torch.randint(0, count, tuple(shape), generator=generator)
+    return torch.randint(0, count, tuple(shape), generator=generator).to(device)
 
 
 def composed(base: Tensor, tensors: Sequence[Tensor], c: Tensor, part: Tensor | None = None) -> Tensor:
@@ -53,7 +53,7 @@ def composed(base: Tensor, tensors: Sequence[Tensor], c: Tensor, part: Tensor | 
     used = [i for i in range(len(tensors)) if bool((c[i] if part is not None else c[i, :1]).any())]
     if len(used) == 1 and bool(((c[used[0]] if part is not None else c[used[0], :1]) == 1).all()):
         return tensors[used[0]].clone()
-    out = base.clone()
+    out, c = base.clone(), c.to(base.device)
     for i in used:
         out += (c[i, 0] if part is None else c[i][part]) * (tensors[i] - base)
     return out
@@ -63,7 +63,7 @@ def coefficient_gradient(
     g: Tensor, base: Tensor, tensors: Sequence[Tensor], count: int, part: Tensor | None = None
 ) -> Tensor:
     """[models, K] d loss / d c from g = d loss / d theta: sums of g (t_i - base), part by part."""
-    sums = torch.zeros(len(tensors), count)
+    sums = torch.zeros(len(tensors), count, device=g.device)
     for i, t in enumerate(tensors):
         product = g.float() * (t.float() - base.float())
         if part is None:
@@ -97,7 +97,7 @@ class Composer:
         self.models = [{n: m[n].to(p.dtype) for n, p in own.items()} for m in models]
 
     def part(self, name: str) -> Tensor | None:
-        return parts_of(self.base[name].shape, self.parts, f"{self.key}/{name}")
+        return parts_of(self.base[name].shape, self.parts, f"{self.key}/{name}", self.base[name].device)
 
     def __enter__(self) -> Composer:
         self._wanted = {n: p.requires_grad for n, p in self.module.named_parameters()}
@@ -210,4 +210,8 @@ class Atlas(Merge):
 
     def merge(self, name: str, base: Tensor, tensors: Sequence[Tensor], needs: Needs) -> Tensor:
         c = needs.coefficients.get(name)
-        return base if c is None else composed(base, tensors, c, parts_of(base.shape, self.parts, f"atlas/{name}"))
+        return (
+            base
+            if c is None
+            else composed(base, tensors, c, parts_of(base.shape, self.parts, f"atlas/{name}", base.device))
+        )

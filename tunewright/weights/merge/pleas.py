@@ -45,7 +45,7 @@ from tunewright.weights.operator import Merge
 def arranged(first: Tensor, second: Tensor, dim: int, apart: Tensor, factor: float) -> Tensor:
     """[.., n + k, ..]: shared slices (a + b) / 2, then the first's own times `factor`, then the second's own; both
     models in one order, `apart` bool [n] with k true. factor: 1 for what makes units, 0.5 for what reads them."""
-    shared, own = (~apart).nonzero().flatten(), apart.nonzero().flatten()
+    shared, own = (which.nonzero().flatten().to(first.device) for which in (~apart, apart))
     mean = (first.index_select(dim, shared) + second.index_select(dim, shared)) / 2
     return torch.cat([mean, factor * first.index_select(dim, own), factor * second.index_select(dim, own)], dim)
 
@@ -217,8 +217,8 @@ def _block_sums(
             (x1, y1), (x2, y2) = seen_one[s.name], seen_two[s.name]
             x, y = _side(x1, x2, in_key, apart), _side(y1, y2, out_key, apart)
             if getattr(s.module, "bias", None) is not None:
-                x = torch.cat([x, torch.ones(len(x), 1)], 1)
-            sums.setdefault(s.name, Sums.of(x.shape[1], y.shape[1])).add(x, y)
+                x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+            sums.setdefault(s.name, Sums.of(x.shape[1], y.shape[1], x.device)).add(x, y)
     return sums
 
 

@@ -1,0 +1,42 @@
+"""Every method's conformance case on the pretended device: the numbers of the CPU, and everything where it belongs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunewright.catalogue import entries
+from tunewright.conformance.bench import Tiny, differing, task_of
+from tunewright.conformance.case import Case
+from tunewright.conformance.declared import fills_training_slots
+from tunewright.conformance.fields import other_values
+
+CASES = [c for c in (Case.of(n) for n in entries()) if fills_training_slots(c) and task_of(c.method)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_trains_resumes_and_folds(cuda, case):
+    t = Tiny(case.named, steps=2, device=cuda, micro_tokens=16, keep=(1,)).run()
+    state, tensors = t.loop.state()
+    parked = {n for n in tensors["optimizer"] if n.partition("|")[0] not in t.loop.trained.leaves}
+    away = [f"{f}/{n}" for f, ts in tensors.items() if f != "random" for n, x in ts.items() if not x.is_cuda]
+    assert {n.removeprefix("optimizer/") for n in away} <= parked
+    again = t.resumed(t.saved[1])
+    assert not differing(t.tensors(), again.tensors()) and again.loop.state()[0]["methods"] == state["methods"]
+    tuned = t.logits()
+    with t.adapted.base() as model:
+        assert t.logits(model).is_cuda
+    if case.method.folds:
+        with t.adapted.at_strength(0.5) as model:
+            assert t.logits(model).is_cuda
+        t.adapted.fold()
+        assert t.logits(t.adapted.model).is_cuda and tuned.is_cuda
+    assert t.records == Tiny(case.named, steps=2, micro_tokens=16).run().records, "the CPU logs other numbers"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_with_other_values_of_every_field(cuda, case):
+    for field in type(case.method).model_fields:
+        for other in other_values(case.method, field):
+            t = Tiny(case.replace(other).named, steps=2, device=cuda, micro_tokens=16, keep=(1,)).run()
+            assert not differing(t.tensors(), t.resumed(t.saved[1]).tensors()), field

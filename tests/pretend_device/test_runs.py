@@ -1,0 +1,134 @@
+"""Whole runs on the pretended device: measured, trained, checkpointed, computed again, merged, talked to, exported."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from tests import small, tiny
+from tunewright.errors import Interrupted
+from tunewright.finished.chat import Chat, chat
+from tunewright.finished.export import export
+from tunewright.finished.finished import open_run
+from tunewright.planning.plan import plan
+from tunewright.recipe import Recipe
+from tunewright.runs import stages
+from tunewright.runs.run import resume, run
+
+LORA = {"lora": {"rank": 2, "dropout": 0.2}}
+QUICK = {
+    "drift_sequences": 2,
+    "drift_tokens": 4,
+    "max_new_tokens": 3,
+    "strengths": [0.5, 1.0],
+    "few_shot": 1,
+    "rows": 2,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def recipe(folder: Path, **changes: Any) -> Recipe:
+    settings = {"train__device": "cuda", "train__save_steps": 1, "stages__0__methods": [LORA], "evaluation": QUICK}
+    return Recipe.load(small.write_recipe(folder, **{**settings, "stages__0__budget": {"steps": 3}, **changes}))
+
+
+def ran(folder: Path, **changes: Any) -> Path:
+    result = run(recipe(folder, **changes), folder / "out", quiet=True)
+    assert result.report.run.hardware.device == "cuda"
+    return result.folder
+
+
+def test_a_language_model_from_plan_to_chat(cuda, folder):
+    small.write_inputs(folder, train=12, test=4)
+    settings: dict[str, Any] = {"measure": ["intruder-dimensions"], "data__validation": 0.25}
+    settings["train__eval_steps"] = 2
+    recipe(folder, **settings)
+    assert plan(folder / "r.yaml").device == "cuda"
+    out = ran(folder, **settings)
+    assert export(out).reloaded == 0
+    said = io.StringIO()
+    chat(out, lines=io.StringIO("/temperature 1\n/tokens 3\nlost card\n/quit\n"), console=Console(file=said))
+    assert "tuned" in said.getvalue() and Chat(open_run(out), tokens=3).answer("lost card")
+
+
+def test_interrupted_gone_on_with_and_computed_again(cuda, folder, monkeypatch):
+    small.write_inputs(folder, train=12, test=4)
+    settings = {"stages__0__methods": [{"hft": {"round_steps": 1}}, LORA], "train__keep_best": "loss"}
+    settings |= {"train__eval_steps": 1, "data__validation": 0.25}
+    finished, calls = stages.Keeper.__call__, []
+
+    def stopping(self: Any, loop: Any, record: Any) -> None:
+        calls.append(1)
+        self.stop_requested = len(calls) == 2
+        finished(self, loop, record)
+
+    monkeypatch.setattr(stages.Keeper, "__call__", stopping)
+    with pytest.raises(Interrupted):
+        run(recipe(folder, **settings), folder / "torn", quiet=True)
+    assert (folder / "torn" / "checkpoint-2").exists()
+    result = resume(folder / "torn", quiet=True)
+    assert result is not None and result.report.stages[0].steps == 3
+    resume(folder / "torn", verify=True, quiet=True)
+
+
+def test_stages_and_merges_that_learn(cuda, folder):
+    small.write_inputs(folder, train=12, test=4)
+    two = [
+        {"name": "first", "methods": ["full"], "budget": {"steps": 1}},
+        {"name": "second", "start": "stages.first", "carry": "fold", "methods": [LORA], "budget": {"steps": 3}},
+    ]
+    first = {"of": ["stages.first"]}
+    after = [
+        {"wise-ft": {"amount": 0.5}},
+        {"ties": {**first, "over": "model"}},
+        {"dare-linear": first},
+        {"model-soups": first},
+        {"atlas": {**first, "samples": 4, "epochs": 1}},
+        {"regmean": {**first, "samples": 4}},
+        {"pleas": {**first, "samples": 4}},
+    ]
+    ran(folder, stages=two, after=after, data__validation=0.25)
+
+
+def test_several_models_decode(cuda, folder):
+    small.write_inputs(folder, train=12, test=4)
+    tiny.llama(seed=5).save_pretrained(folder / "large"), tiny.tokenizer().save_pretrained(folder / "large")
+    ran(folder, models={"large": "./large"}, after=[{"emulated-fine-tuning": {"large": "large"}}])
+
+
+OTHER = {
+    "text-classification": (lambda: tiny.bert_classifier(labels=2), {"text": "card {0}", "label": "{1}"}),
+    "fill-mask": (tiny.bert, {"text": "lost card {0} {1} town"}),
+    "image-classification": (lambda: tiny.vit(labels=2), {"image": "{2}", "label": "{1}"}),
+}
+
+
+@pytest.mark.parametrize("task", OTHER)
+def test_other_tasks(cuda, folder, task):
+    make, shape = OTHER[task]
+    make().save_pretrained(folder / "base")
+    if "image" in shape:
+        size = {"height": 16, "width": 16}
+        ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.2] * 3).save_pretrained(folder / "base")
+    else:
+        tiny.tokenizer(encoder=True, chat=False).save_pretrained(folder / "base")
+    Image.effect_noise((16, 16), 80).convert("RGB").save(folder / "a.png")
+    words = enumerate(small.WORDS)
+    rows = [{k: v.format(w, ["no", "yes"][i % 2], "a.png") for k, v in shape.items()} for i, w in words]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    data = {"train": "rows.jsonl", "eval": "rows.jsonl"}
+    keep, measure = (["rows.jsonl"], []) if task == "fill-mask" else ([], ["calibration"])
+    export(ran(folder, task=task, keep=keep, measure=measure, data=data))
