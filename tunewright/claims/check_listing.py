@@ -27,14 +27,14 @@ def check_all(
     """
     from tunewright.claims.behaviour import Digests
 
-    found = list(stored(names, results=results, scales=scales))
-    if not found:
+    entries = list(stored(names, results=results, scales=scales))
+    if not entries:
         raise ClaimError("none of these claims has a result", remedy="`tunewright papers run NAME` makes one")
     rows = []
     with Digests() as digests, showing("checking") as say:
-        for i, (loaded, scale, result) in enumerate(found, 1):
+        for i, (loaded, scale, result) in enumerate(entries, 1):
             rows.append(_checked(loaded, scale, result, digests))
-            say(i, len(found), f"{loaded.name} ({scale}): {rows[-1]['outcome']}")
+            say(i, len(entries), f"{loaded.name} ({scale}): {rows[-1]['outcome']}")
     return rows
 
 

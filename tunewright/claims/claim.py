@@ -176,14 +176,14 @@ def load(name: str, folder: Path = FOLDER) -> Loaded:
             where=str(file),
             remedy="see docs/claims.md",
         ) from error
-    found = Loaded(name=plain, file=file, claim=module.CLAIM, measure=getattr(module, "measure", None))
-    if found.measure is None and not found.claim.baselines:
+    loaded = Loaded(name=plain, file=file, claim=module.CLAIM, measure=getattr(module, "measure", None))
+    if loaded.measure is None and not loaded.claim.baselines:
         raise ClaimError(
             "a claim without baselines needs a function `measure`",
             where=str(file),
             remedy="name a baseline, or give measure(run, seed)",
         )
-    return found
+    return loaded
 
 
 def _module(file: Path, folder: Path) -> Any:

@@ -61,12 +61,12 @@ class ClaimRun:
 
     def arm(self, name: str) -> Arm:
         """An arm by name. ClaimError with the nearest names."""
-        found = next((a for a in self.claim.arms if a.name == name), None)
-        if found is None:
+        arm = next((a for a in self.claim.arms if a.name == name), None)
+        if arm is None:
             raise ClaimError(
                 f"the claim has no arm '{name}'", remedy=did_you_mean(name, [a.name for a in self.claim.arms])
             )
-        return found
+        return arm
 
     def recipe(self, arm: str, seed: int, **overlay: Any) -> Recipe:
         """An arm's recipe at its chosen rate; `overlay` is laid over it, key by key."""

@@ -61,8 +61,8 @@ def beside(file: Path) -> set[Path]:
         if here not in used and here.is_file():
             used.add(here)
             for module, names in _SHARED.findall(here.read_text(encoding="utf-8")):
-                wanted = [module] if module else [n.strip() for n in names.split(",")]
-                queue += [file.parent / f"{n}.py" for n in wanted if n.startswith("_")]
+                modules = [module] if module else [n.strip() for n in names.split(",")]
+                queue += [file.parent / f"{n}.py" for n in modules if n.startswith("_")]
     return used
 
 

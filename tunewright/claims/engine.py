@@ -100,8 +100,8 @@ class Local:
     def run_all(self, trials: Sequence[Trial], on_record: OnRecord) -> list[TrialRecord]:
         from tunewright.trials.trial import key_of
 
-        found = self._run(trials, on_record)
-        return [found[key_of(t.recipe)] for t in trials]
+        by_key = self._run(trials, on_record)
+        return [by_key[key_of(t.recipe)] for t in trials]
 
     def tune(self, arms: Mapping[str, Search], on_record: OnRecord) -> dict[str, Tuned]:
         from tunewright.trials.tuning import tune_many

@@ -53,19 +53,19 @@ def pair_up(claim: Claim, method: Sequence[Any], baseline: Sequence[Any], name: 
         return PairResult(
             baseline=name, effects=effects(figures[0], figures[1], claim.direction, relative=claim.relative)
         )
-    found: list[float | None] = []
+    gaps: list[float | None] = []
     said = []
     for m, b in zip(method, baseline, strict=True):
         if m.status != "finished" or b.status != "finished":
-            found.append(None)
+            gaps.append(None)
             said.append({"reason": "a run did not finish"})
             continue
         at = match(
             metrics.curve(m, claim.metric), metrics.curve(b, claim.metric), m.direction, reach=claim.reach, at=claim.at
         )
-        found += effects([at.method], [at.baseline], claim.direction, relative=claim.relative)
+        gaps += effects([at.method], [at.baseline], claim.direction, relative=claim.relative)
         said.append({k: v for k, v in asdict(at).items() if v is not None})
-    return PairResult(baseline=name, effects=found, matched=said)
+    return PairResult(baseline=name, effects=gaps, matched=said)
 
 
 def judge_records(
@@ -75,18 +75,18 @@ def judge_records(
 
     ClaimError when an arm lacks seeds: nothing is judged before every run is there.
     """
-    _complete(claim, {name: len(found) for name, found in records.items()})
+    _complete(claim, {name: len(runs) for name, runs in records.items()})
     _check_direction(claim, records[claim.method.name])
     pairs = [pair_up(claim, records[claim.method.name], records[b.name], b.name) for b in claim.baselines]
     return pairs, verdict({p.baseline: p.effects for p in pairs if best is None or p.baseline == best}, claim.smallest)
 
 
 def _check_direction(claim: Claim, records: Sequence[Any]) -> None:
-    found = next((r.direction for r in records if r.status == "finished"), None)
-    if claim.metric == "target" and found is not None and found != claim.direction:
+    direction = next((r.direction for r in records if r.status == "finished"), None)
+    if claim.metric == "target" and direction is not None and direction != claim.direction:
         raise ClaimError(
-            f"the claim says that {claim.direction} is better, the task's metric that {found} is",
-            remedy=f"write direction='{found}'",
+            f"the claim says that {claim.direction} is better, the task's metric that {direction} is",
+            remedy=f"write direction='{direction}'",
         )
 
 
@@ -126,12 +126,16 @@ def measured_arms(
     arms = []
     for arm in claim.arms:
         runs = []
-        for seed, (found, error) in enumerate(zip(values, errors, strict=True)):
-            other = {k: float(v) for k, v in (found or {}).items() if k not in names} if arm is claim.method else {}
-            figure = None if found is None else metrics.number(found.get(arm.name))
+        for seed, (by_arm, error) in enumerate(zip(values, errors, strict=True)):
+            other = {k: float(v) for k, v in (by_arm or {}).items() if k not in names} if arm is claim.method else {}
+            figure = None if by_arm is None else metrics.number(by_arm.get(arm.name))
             runs.append(
                 RunResult(
-                    seed=seed, status="failed" if found is None else "finished", error=error, figure=figure, other=other
+                    seed=seed,
+                    status="failed" if by_arm is None else "finished",
+                    error=error,
+                    figure=figure,
+                    other=other,
                 )
             )
         arms.append(ArmResult(name=arm.name, methods=arm.methods, runs=runs))

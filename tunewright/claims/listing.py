@@ -31,12 +31,12 @@ def chosen(names: Sequence[str], family: str | None = None, every: bool = False)
             "no claim is named",
             remedy="name some, or write --family F or --all; there are: " + (", ".join(claims.names()) or "none"),
         )
-    found = [n for n in claims.names() if family is None or _family(n) == family]
-    if not found:
+    of_family = [n for n in claims.names() if family is None or _family(n) == family]
+    if not of_family:
         raise ClaimError(
             f"no claim is of the family '{family}'", remedy="`tunewright papers verdicts` lists what there is"
         )
-    return found
+    return of_family
 
 
 def _family(name: str) -> str | None:
@@ -133,8 +133,8 @@ def stored(
     """Every result that these claims have at these scales."""
     for name in names:
         loaded = claims.load(name)
-        held = results_io.read(loaded.name, results)
-        yield from ((loaded, scale, held[scale]) for scale in scales if scale in held)
+        by_scale = results_io.read(loaded.name, results)
+        yield from ((loaded, scale, by_scale[scale]) for scale in scales if scale in by_scale)
 
 
 def rows(
@@ -143,12 +143,12 @@ def rows(
     """One row per claim and scale that has a result, with the verdict after Holm's correction over the rows of its
     scale.
     """
-    found = list(stored(names, results=results, scales=scales))
+    entries = list(stored(names, results=results, scales=scales))
     corrected: dict[tuple[str, str], str] = {}
     for scale in scales:
-        of_scale = {loaded.name: r.judged for loaded, s, r in found if s == scale and r.judged is not None}
+        of_scale = {loaded.name: r.judged for loaded, s, r in entries if s == scale and r.judged is not None}
         corrected |= {(name, scale): word for name, word in holm_verdicts(of_scale).items()}
-    return [_row(loaded, scale, r, corrected.get((loaded.name, scale))) for loaded, scale, r in found]
+    return [_row(loaded, scale, r, corrected.get((loaded.name, scale))) for loaded, scale, r in entries]
 
 
 def _row(loaded: Loaded, scale: Scale, result: ScaleResult, corrected: str | None) -> dict[str, Any]:

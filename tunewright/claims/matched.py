@@ -72,6 +72,6 @@ def match(
             reason=f"{slower} gains {target - base:.3g} where the other gains {max(best) - base:.3g}: no common target"
         )
     target = base + at * (target - base)
-    found = [at_target(curve, target) for curve in curves]
-    assert found[0] is not None and found[1] is not None  # both start below the target and reach it
-    return Matched(target=sign * target, method=found[0], baseline=found[1])
+    figures = [at_target(curve, target) for curve in curves]
+    assert figures[0] is not None and figures[1] is not None  # both start below the target and reach it
+    return Matched(target=sign * target, method=figures[0], baseline=figures[1])

@@ -89,12 +89,19 @@ def rows_of(task: str, train: int = 2000) -> dict[str, str]:
     pictures, test = np.load(folder / "train.npz"), np.load(folder / "test.npz")
     at = HELD + 1000 * sorted(CHANGES).index(task)
     order = np.roll(np.arange(len(test["y"])), -1000 * sorted(CHANGES).index(task))[:400]
-    held = np.arange(at, at + 300), (np.arange(at + 300, at + 300 + train) - HELD) % (len(pictures["y"]) - HELD) + HELD
-    found = {}
-    for part, source, index in (("validation", pictures, held[0]), ("train", pictures, held[1]), ("eval", test, order)):
+    indices = (
+        np.arange(at, at + 300),
+        (np.arange(at + 300, at + 300 + train) - HELD) % (len(pictures["y"]) - HELD) + HELD,
+    )
+    files = {}
+    for part, source, index in (
+        ("validation", pictures, indices[0]),
+        ("train", pictures, indices[1]),
+        ("eval", test, order),
+    ):
         x, y = np.ascontiguousarray(CHANGES[task](source["x"][index])), source["y"][index]
-        found[part] = rows.pictures(task, part, x, y)
-    return found
+        files[part] = rows.pictures(task, part, x, y)
+    return files
 
 
 def data_of(task: str, train: int = 2000) -> dict[str, Any]:
@@ -185,8 +192,8 @@ class Bench:
         with torch.no_grad():
             for name, p in state_of(model).items():
                 p.copy_(tensors[name])
-        found = evaluate(model, session.tokenizer, session.task, rows, "accuracy")
-        return sum(r.score for r in found) / len(found)
+        outcomes = evaluate(model, session.tokenizer, session.task, rows, "accuracy")
+        return sum(r.score for r in outcomes) / len(outcomes)
 
     def scores(self, tensors: Mapping[str, Tensor], part: str = "eval") -> dict[str, float]:
         """The same on every task."""

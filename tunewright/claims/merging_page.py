@@ -68,12 +68,12 @@ def merged(found: Mapping[str, Any], count: int) -> bool:
 
 def lines(found: Mapping[str, Any]) -> list[Line]:
     """Rows of the picture: all that merges three models or more."""
-    made = []
+    rows = []
     for name in names(found):
         by_count = {n: cells for n in SHOWN if (cells := cells_of(found, name, n))}
         if not by_count:
             continue
-        made.append(
+        rows.append(
             Line(
                 name,
                 {n: t_interval(list(average(found, c).values())) for n, c in by_count.items()},
@@ -87,7 +87,7 @@ def lines(found: Mapping[str, Any]) -> list[Line]:
                 name in LEARN,
             )
         )
-    return made
+    return rows
 
 
 def against(found: Mapping[str, Any], name: str, other: str, count: int) -> Interval | None:
@@ -116,14 +116,14 @@ def _percent(d: Interval) -> str:
 
 def _chosen(cells: Cells) -> str:
     """The one setting that varies, seed by seed; `(edge)` where it was the smallest or largest offered."""
-    told = []
+    settings = []
     for _, cell in sorted(cells.items()):
         varied = next(
             (k for k in ("lambda", "weight", "t", "scale", "ridge", "learning_rate") if k in cell.get("chosen", {})),
             None,
         )
-        told.append("" if varied is None else f"{cell['chosen'][varied]:g}{' (edge)' if cell['at_edge'] else ''}")
-    return ", ".join(told) if any(told) else ""
+        settings.append("" if varied is None else f"{cell['chosen'][varied]:g}{' (edge)' if cell['at_edge'] else ''}")
+    return ", ".join(settings) if any(settings) else ""
 
 
 def table(found: Mapping[str, Any], count: int) -> str:
@@ -169,10 +169,10 @@ def table(found: Mapping[str, Any], count: int) -> str:
     return "\n".join([*out, *_ends(found, count)])
 
 
-def _ends(found: Mapping[str, Any], count: int) -> list[str]:
+def _ends(figures: Mapping[str, Any], count: int) -> list[str]:
     """What merges lie between: every fine-tuning on its own task, and the base."""
-    alone = [s["alone"][:count] for s in found["seeds"].values()]
-    base = [s["base"] for s in found["seeds"].values()]
+    alone = [s["alone"][:count] for s in figures["seeds"].values()]
+    base = [s["base"] for s in figures["seeds"].values()]
     scores = [b["scores"][:count] for b in base]
     best, worst = (f"{_mean([f(a) for a in alone]):.3f}" for f in (_mean, min))
     low, lowest = (f"{_mean([f(b) for b in scores]):.3f}" for f in (_mean, min))
@@ -181,7 +181,7 @@ def _ends(found: Mapping[str, Any], count: int) -> list[str]:
         _row(
             (
                 "the base",
-                f"{100 * base_share(found, count):.1f}",
+                f"{100 * base_share(figures, count):.1f}",
                 "",
                 "",
                 low,
@@ -232,8 +232,8 @@ def _gap(d: Interval | None) -> str:
     return "" if d is None else f", a paired difference of {_points(d)} points"
 
 
-def _list(found: list[str]) -> str:
-    return ", ".join(f"`{n}`" for n in found)
+def _list(methods: list[str]) -> str:
+    return ", ".join(f"`{n}`" for n in methods)
 
 
 def findings(found: Mapping[str, Any]) -> str:
@@ -271,9 +271,9 @@ def main(argv: list[str] | None = None) -> None:
 
         with Local(workers=1) as engine:
             merging_table.run(engine, given.data, given.seeds, task("digits").recipe("nano"), joint=not given.no_joint)
-    found = merging_table.read(given.data)
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
-    PICTURE.write_text(drawn(found), encoding="utf-8")
+    figures = merging_table.read(given.data)
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    PICTURE.write_text(drawn(figures), encoding="utf-8")
 
 
 if __name__ == "__main__":

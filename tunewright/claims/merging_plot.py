@@ -116,12 +116,12 @@ def _panel(lines: Sequence[Line], count: int, base: float, left: float, bottom: 
         ]
     parts += [_text(x(1.0), bottom + 34, "% of its own", "small", "end"), _rule(x(base), TOP, bottom, "base")]
     for i, line in enumerate(lines):
-        for found, class_, shape, lift in (
+        for by_count, class_, shape, lift in (
             (line.worst, "worst", "diamond", 3.5),
             (line.average, "average", "circle", -3.5),
         ):
-            if count in found:
-                parts.append(_share(found[count], x, _middle(i) + lift, class_, shape, line.name))
+            if count in by_count:
+                parts.append(_share(by_count[count], x, _middle(i) + lift, class_, shape, line.name))
     return parts
 
 

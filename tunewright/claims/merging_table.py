@@ -257,32 +257,34 @@ def run(
     carrier = ClaimRun(CARRIER, "nano", task, engine, cache_folder() / "claims" / "merging")
     search = {TUNED.name: Search(lambda rate, seed: recipe_of(task, CARRIER, TUNED, seed, rate), CARRIER.rates)}
     carrier.rates = {n: t.rate for n, t in engine.tune(search, lambda record: None).items()}
-    found = read(path)
-    found.update(tasks=list(CHANGES), rate=carrier.rates[TUNED.name], validation_rows=ROWS, machine=describe_machine())
+    figures = read(path)
+    figures.update(
+        tasks=list(CHANGES), rate=carrier.rates[TUNED.name], validation_rows=ROWS, machine=describe_machine()
+    )
     for seed in range(seeds):
         fleet = Fleet(carrier, seed)
         ends = {
             "base": fleet.weigh(fleet.base, len(fleet.tasks)),
             "alone": [fleet.accuracies(m, i + 1, "eval")[i] for i, m in enumerate(fleet.models)],
         }
-        found["seeds"][str(seed)] = ends
+        figures["seeds"][str(seed)] = ends
         for count, name in _cells(joint):
             key = hashlib.sha256(
                 f"{fleet.keys[:count]} {code_of(name)} {WAYS[name].choices(count) if name in WAYS else ''}".encode()
             ).hexdigest()[:16]
             place = f"{seed}/{count}/{name}"
-            if found["cells"].get(place, {}).get("key") == key:
+            if figures["cells"].get(place, {}).get("key") == key:
                 continue
             cell = fleet.joint(count) if name == JOINT else fleet.best(name, count)
-            found["cells"][place] = {**cell, "key": key}
-            write_json(path, found)
+            figures["cells"][place] = {**cell, "key": key}
+            write_json(path, figures)
             say(
                 f"{place}: {_mean(cell['scores']):.3f}, worst {min(cell['scores']):.3f}, drift "
                 f"{cell['drift']:.3f}, "
                 f"{cell.get('chosen', '')}"
             )
-    write_json(path, found)
-    return found
+    write_json(path, figures)
+    return figures
 
 
 def _cells(joint: bool) -> Iterator[tuple[int, str]]:

@@ -46,8 +46,8 @@ def number(value: Any) -> float | None:
 def _kept(reading: Any, name: str | None) -> float | None:
     if name is not None:
         return number(reading.kept.get(name))
-    found = [number(v) for v in reading.kept.values()]
-    return sum(v for v in found if v is not None) / len(found) if found and None not in found else None
+    figures = [number(v) for v in reading.kept.values()]
+    return sum(v for v in figures if v is not None) / len(figures) if figures and None not in figures else None
 
 
 def _cost(record: Any, field: str | None) -> float | None:
@@ -129,15 +129,15 @@ def curve(record: Any, name: str) -> list[Point]:
     """The strength curve of target against the metric, the base first. Strengths without both figures are left out."""
     metric, open_part, _ = find(name)
     readings = {0.0: record.base, **{float(r.strength): r for r in record.strengths}}
-    found = []
+    points = []
     for strength, reading in sorted(readings.items()):
         target = number(reading.target)
         figure = number(metric.read(reading, open_part))
         if strength == 0.0 and metric.pattern == "drift" and figure is None:
             figure = 0.0  # of the base from itself
         if target is not None and figure is not None:
-            found.append(Point(strength, target, figure))
-    return found
+            points.append(Point(strength, target, figure))
+    return points
 
 
 def table() -> str:

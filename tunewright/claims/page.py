@@ -40,13 +40,13 @@ def fields() -> str:
 
 def verdicts(results: Path | None = None) -> str:
     """Judged results that are shipped, a row per claim and scale."""
-    found = [r for r in listing.rows(claims.names(), results=results or results_io.SHIPPED) if r["status"] == "judged"]
-    if not found:
+    judged = [r for r in listing.rows(claims.names(), results=results or results_io.SHIPPED) if r["status"] == "judged"]
+    if not judged:
         return "No claim has been judged yet."
-    counts = Counter(r["verdict"] for r in found)
+    counts = Counter(r["verdict"] for r in judged)
     lines = [
         (
-            f"{len(found)} results: {counts['holds']} hold, {counts['fails']} fail, {counts['unclear']} are unclear, "
+            f"{len(judged)} results: {counts['holds']} hold, {counts['fails']} fail, {counts['unclear']} are unclear, "
             "each at the scale beside it."
         ),
         "",
@@ -55,7 +55,7 @@ def verdicts(results: Path | None = None) -> str:
         "| claim | scale | metric | verdict | Holm | effect [95 %] | d | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for r in found:
+    for r in judged:
         _, scale, word, corrected, effect, d, seeds, _, _ = listing.cells(r)
         lines.append(f"| `{r['claim']}` | {scale} | {r['metric']} | {word} | {corrected} | {effect} | {d} | {seeds} |")
     return "\n".join(lines)

@@ -72,14 +72,14 @@ def effects(
     `relative`: as a share of the baseline's figure (0.1: a tenth better). ValueError when the numbers of seeds differ.
     """
     sign = 1.0 if direction == "higher" else -1.0
-    found: list[float | None] = []
+    differences: list[float | None] = []
     for m, b in zip(method, baseline, strict=True):
         if m is None or b is None or (relative and b == 0):
-            found.append(None)
+            differences.append(None)
             continue
         effect = sign * (m - b) / (abs(b) if relative else 1.0)
-        found.append(effect if math.isfinite(effect) else None)
-    return found
+        differences.append(effect if math.isfinite(effect) else None)
+    return differences
 
 
 def verdict(differences: Sequence[float | None] | Mapping[str, Sequence[float | None]], smallest: float) -> Verdict:

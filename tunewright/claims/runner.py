@@ -135,8 +135,8 @@ def _compare(run: ClaimRun, engine: Engine, result: ScaleResult, count: _Count, 
         for s in range(claim.seeds)
     ]
     count.total = count.done + len(trials)
-    found = engine.run_all(trials, count)
-    records = {a.name: found[i * claim.seeds : (i + 1) * claim.seeds] for i, a in enumerate(able)}
+    run_records = engine.run_all(trials, count)
+    records = {a.name: run_records[i * claim.seeds : (i + 1) * claim.seeds] for i, a in enumerate(able)}
     result.arms = [
         ArmResult(
             name=a.name,
@@ -191,17 +191,17 @@ def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, say: Say, best:
 
 def _one_seed(loaded: Loaded, run: ClaimRun, seed: int) -> tuple[dict[str, float] | None, str | None]:
     try:
-        found = {k: float(v) for k, v in loaded.measure(run, seed).items()}
+        figures = {k: float(v) for k, v in loaded.measure(run, seed).items()}
     except TunewrightError as error:
         return None, f"{type(error).__name__}: {error.what}"
-    missing = [a.name for a in run.claim.arms if a.name not in found]
+    missing = [a.name for a in run.claim.arms if a.name not in figures]
     if missing:
         raise ClaimError(
             f"measure gave no figure for {', '.join(missing)}",
             where=str(loaded.file),
             remedy="return one figure an arm, under its name",
         )
-    return found, None
+    return figures, None
 
 
 def _describe(result: ScaleResult, count: _Count) -> None:
@@ -236,11 +236,11 @@ def again(
     claim = load(name).claim.at_scale(scale)
     task = task if task is not None else lab_recipe(claim, scale)
     rates = {a.name: a.rate for a in stored.arms}
-    wanted = [(a, s) for a in claim.arms for s in range(seeds)]
-    trials = [engine.trial(a.name, s, recipe_of(task, claim, a, s, rates[a.name])) for a, s in wanted]
-    found = engine.run_all(trials, lambda record: None)
+    pairs = [(a, s) for a in claim.arms for s in range(seeds)]
+    trials = [engine.trial(a.name, s, recipe_of(task, claim, a, s, rates[a.name])) for a, s in pairs]
+    records = engine.run_all(trials, lambda record: None)
     then = {(a.name, r.seed): r for a in stored.arms for r in a.runs}
     return [
         (a.name, then[a.name, s], judging.run_result(claim, s, record))
-        for (a, s), record in zip(wanted, found, strict=True)
+        for (a, s), record in zip(pairs, records, strict=True)
     ]

@@ -112,12 +112,12 @@ class ShortRuns:
         out = self.folder / f"{next(self._number)}-{key[:8]}"
         about: dict[str, Any] = {"key": key, "seed": recipe.train.seed, "started": datetime.now(UTC)}
         try:
-            done = run(recipe, out, quiet=True, figures_only=not keep)
+            result = run(recipe, out, quiet=True, figures_only=not keep)
             work = self._weighed(recipe, out) if self.weigh else {}
         except (MethodError, NonFiniteError) as error:
             why = TrialError(type=type(error).__name__, message=error.what, where=error.where)
             return Traced(recipe.name, TrialRecord(**about, status="failed", error=why), _losses(out))
-        record = TrialRecord(**about, **figures_of(done.report), folder=str(out) if keep else None)
+        record = TrialRecord(**about, **figures_of(result.report), folder=str(out) if keep else None)
         traced = Traced(recipe.name, record, _losses(out), work)
         if not keep:
             shutil.rmtree(out)

@@ -35,11 +35,15 @@ def _row(what: str, seeds: int, figure: str, hits: int, trials: int, should: str
     return what, seeds, figure, rate, math.sqrt(rate * (1 - rate) / trials), should
 
 
-def _three(name: str, n: int, found: Sequence[Verdict], truth: float) -> Iterator[Row]:
-    covered = sum(v.interval is not None and not v.interval.excludes(truth) for v in found)
-    yield _row(name, n, "interval covers the true effect", covered, len(found), COVERS)
-    yield _row(name, n, "`holds` though the effect is d", sum(v.verdict == "holds" for v in found), len(found), NEAR)
-    yield _row(name, n, "`fails` though the effect is d", sum(v.verdict == "fails" for v in found), len(found), NEAR)
+def _three(name: str, n: int, verdicts: Sequence[Verdict], truth: float) -> Iterator[Row]:
+    covered = sum(v.interval is not None and not v.interval.excludes(truth) for v in verdicts)
+    yield _row(name, n, "interval covers the true effect", covered, len(verdicts), COVERS)
+    yield _row(
+        name, n, "`holds` though the effect is d", sum(v.verdict == "holds" for v in verdicts), len(verdicts), NEAR
+    )
+    yield _row(
+        name, n, "`fails` though the effect is d", sum(v.verdict == "fails" for v in verdicts), len(verdicts), NEAR
+    )
 
 
 def single(trials: int, seed: int = 0) -> Iterator[Row]:
@@ -55,14 +59,14 @@ def several(trials: int, seed: int = 1) -> Iterator[Row]:
     for n in SEEDS:
         for name, means in (("three baselines, all at d", (0, 0, 0)), ("three baselines, one at d", (0, 5, 5))):
             rng = np.random.default_rng([seed, n])
-            found = []
+            verdicts = []
             for _ in range(trials):
                 method = rng.normal(0, 1, n)
-                found.append(
+                verdicts.append(
                     verdict({f"b{i}": list(mean + method - rng.normal(0, 1, n)) for i, mean in enumerate(means)}, 0.0)
                 )
-            yield _row(name, n, "`holds`", sum(v.verdict == "holds" for v in found), trials, NEAR)
-            yield _row(name, n, "`fails`", sum(v.verdict == "fails" for v in found), trials, NEAR)
+            yield _row(name, n, "`holds`", sum(v.verdict == "holds" for v in verdicts), trials, NEAR)
+            yield _row(name, n, "`fails`", sum(v.verdict == "fails" for v in verdicts), trials, NEAR)
 
 
 def pages(trials: int, claims: int = 20, seed: int = 2) -> Iterator[Row]:
@@ -102,8 +106,8 @@ def pair(rng: np.random.Generator, gains: tuple[float, float], costs: tuple[floa
     return match(runs[0], runs[1], "higher", at=at)
 
 
-def _effect(found: Matched) -> float | None:
-    return effects([found.method], [found.baseline], "lower")[0]
+def _effect(compared: Matched) -> float | None:
+    return effects([compared.method], [compared.baseline], "lower")[0]
 
 
 def matched(trials: int, truth_from: int = 40_000, seed: int = 3) -> Iterator[Row]:
@@ -121,8 +125,8 @@ def matched(trials: int, truth_from: int = 40_000, seed: int = 3) -> Iterator[Ro
         )
         for n in SEEDS:
             rng = np.random.default_rng([seed, n])
-            found = [verdict([_effect(pair(rng, gains, costs, at)) for _ in range(n)], truth) for _ in range(trials)]
-            yield from _three(name, n, found, truth)
+            verdicts = [verdict([_effect(pair(rng, gains, costs, at)) for _ in range(n)], truth) for _ in range(trials)]
+            yield from _three(name, n, verdicts, truth)
 
 
 def figures(trials: int) -> list[Row]:

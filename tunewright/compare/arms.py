@@ -212,10 +212,10 @@ def arm_recipe(
         tree["data"]["validation"] = VALIDATION
     tree["name"] = "trial"
     tree.pop("made_with", None)
-    made = Recipe(**tree)
-    made._base = recipe.base
-    check_names(made)
-    return made
+    trial_recipe = Recipe(**tree)
+    trial_recipe._base = recipe.base
+    check_names(trial_recipe)
+    return trial_recipe
 
 
 @dataclass(frozen=True)
@@ -249,8 +249,8 @@ def equal_budgets(recipe: Recipe, arms: Sequence[Arm], budget: Budget, run: Run)
 
 
 def _pilot(recipe: Recipe, arm: Arm) -> Recipe:
-    made = arm_recipe(recipe, arm, Budget(steps=PILOT_STEPS), PILOT_SEED)
-    return training_alone(made, rows=8)
+    pilot = arm_recipe(recipe, arm, Budget(steps=PILOT_STEPS), PILOT_SEED)
+    return training_alone(pilot, rows=8)
 
 
 def _check_booked(arm: Arm) -> None:

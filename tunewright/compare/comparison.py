@@ -162,16 +162,16 @@ class _Work:
         self.progress.total, self.progress.done = len(trials), 0
         self.progress.say(f"{len(self.arms)} methods, {len(self.seeds)} seeds: {len(trials)} runs")
         keys = {at: key_of(t.recipe) for at, t in trials.items()}
-        found = run(list(trials.values()))
+        by_key = run(list(trials.values()))
         records: dict[str, dict[int, TrialRecord]] = {a.name: {} for a in self.arms}
         for (name, seed), key in keys.items():
-            records[name][seed] = found[key].model_copy(update={"arm": name, "seed": seed})
+            records[name][seed] = by_key[key].model_copy(update={"arm": name, "seed": seed})
         for arm in self.arms:
             if chosen[arm.name] is None:
                 records[arm.name] = {s: _untuned(arm.name, s, tuned[arm.name]) for s in self.seeds}
-        made = self._comparison(given, tuned, chosen, records)
-        self._write(made, chosen)
-        return made
+        comparison = self._comparison(given, tuned, chosen, records)
+        self._write(comparison, chosen)
+        return comparison
 
     def _tune(self, given: Mapping[str, Given], run: Run) -> dict[str, Tuned]:
         self.progress.say("tuning learning rates on validation rows")
@@ -194,7 +194,7 @@ class _Work:
         some = next((r for by_seed in records.values() for r in by_seed.values() if r.finished), None)
         every = [r for by_seed in records.values() for r in by_seed.values()]
         arms = [_arm_of(a, given[a.name], tuned.get(a.name), chosen[a.name]) for a in self.arms]
-        made = Comparison(
+        comparison = Comparison(
             name=self.recipe.name,
             model=self.recipe.model.name,
             task=self.recipe.task,
@@ -210,34 +210,34 @@ class _Work:
             run_seconds=sum(r.seconds for r in every) + sum(a.tuning_seconds for a in arms),
         )
         if some is not None:
-            made.metric, made.unit, made.direction, made.evaluated = (
+            comparison.metric, comparison.unit, comparison.direction, comparison.evaluated = (
                 some.target_metric,
                 some.target_unit,
                 some.direction,
                 some.evaluated,
             )
-            made.base_target, made.base_kept, made.drift_measure = (
+            comparison.base_target, comparison.base_kept, comparison.drift_measure = (
                 some.base.target,
                 dict(some.base.kept),
                 some.drift_measure,
             )
-            made.hardware, made.threads, made.versions = some.hardware, some.threads, some.versions
-        compare_figures.fill(made, records)
-        made.cautions = cautions(made, records, self.recipe)
-        made._folder = self.folder
-        return made
+            comparison.hardware, comparison.threads, comparison.versions = some.hardware, some.threads, some.versions
+        compare_figures.fill(comparison, records)
+        comparison.cautions = cautions(comparison, records, self.recipe)
+        comparison._folder = self.folder
+        return comparison
 
-    def _write(self, made: Comparison, chosen: Mapping[str, float | None]) -> None:
+    def _write(self, comparison: Comparison, chosen: Mapping[str, float | None]) -> None:
         from tunewright.report.compare import render
 
-        made.save(self.folder)
-        render(made, self.folder)
+        comparison.save(self.folder)
+        render(comparison, self.folder)
         winner = self.folder / "winner.yaml"
-        if made.winner is None:
+        if comparison.winner is None:
             winner.unlink(missing_ok=True)
             return
-        arm = next(a for a in self.arms if a.name == made.winner)
-        write_text(winner, winner_recipe(made, self.recipe, arm, chosen[arm.name]))
+        arm = next(a for a in self.arms if a.name == comparison.winner)
+        write_text(winner, winner_recipe(comparison, self.recipe, arm, chosen[arm.name]))
 
 
 def _arm_of(arm: Arm, given: Given, tuned: Tuned | None, rate: float | None) -> ArmFigures:

@@ -38,7 +38,7 @@ def run_figures(record: TrialRecord) -> RunFigures:
     """One seed's figures at full strength."""
     tuned, cost = record.tuned, record.cost
     error = record.error
-    made = RunFigures(
+    figures = RunFigures(
         seed=record.seed,
         status=record.status,
         error=f"{error.type}: {error.message}" + (f" ({error.where})" if error.where else "") if error else None,
@@ -47,18 +47,18 @@ def run_figures(record: TrialRecord) -> RunFigures:
         attempt=record.attempt,
     )
     if not record.finished or tuned is None:
-        return made
+        return figures
     spent = cost.get("seconds", {})
     base = record.base
-    made.target, made.drift = tuned.target, tuned.drift
+    figures.target, figures.drift = tuned.target, tuned.drift
     if tuned.target is not None and base.target is not None:
-        made.gain = sign_of(record.direction) * (tuned.target - base.target)
-    made.kept = {n: v - base.kept[n] for n, v in tuned.kept.items() if n in base.kept}
-    made.tokens, made.steps = cost.get("tokens"), cost.get("steps")
-    made.train_seconds = spent.get("train")
-    made.setup_seconds = sum(spent.get(p, 0.0) for p in ("set-up", "statistics"))
-    made.peak_memory_bytes = cost.get("peak_memory_bytes")
-    return made
+        figures.gain = sign_of(record.direction) * (tuned.target - base.target)
+    figures.kept = {n: v - base.kept[n] for n, v in tuned.kept.items() if n in base.kept}
+    figures.tokens, figures.steps = cost.get("tokens"), cost.get("steps")
+    figures.train_seconds = spent.get("train")
+    figures.setup_seconds = sum(spent.get(p, 0.0) for p in ("set-up", "statistics"))
+    figures.peak_memory_bytes = cost.get("peak_memory_bytes")
+    return figures
 
 
 def mean_kept(reading: Reading) -> float | None:
@@ -74,7 +74,7 @@ def readings(record: TrialRecord) -> list[Reading]:
 def curve(records: Sequence[TrialRecord]) -> list[CurvePoint]:
     """The strengths that every finished seed has, over seeds, above 0."""
     finished = [r for r in records if r.finished]
-    found = []
+    points = []
     for strength in sorted({x.strength for r in finished for x in r.strengths}):
         here = [next((x for x in r.strengths if x.strength == strength), None) for r in finished]
         if any(x is None or x.target is None for x in here):
@@ -85,8 +85,8 @@ def curve(records: Sequence[TrialRecord]) -> list[CurvePoint]:
                 interval([mean_kept(x) for x in here if x is not None]),
                 interval([x.drift for x in here if x is not None]),
             )
-            found.append(CurvePoint(strength=strength, target=target, kept=kept, drift=drift))
-    return found
+            points.append(CurvePoint(strength=strength, target=target, kept=kept, drift=drift))
+    return points
 
 
 def _gains(record: TrialRecord) -> list[tuple[float, Reading]]:
@@ -97,7 +97,7 @@ def _gains(record: TrialRecord) -> list[tuple[float, Reading]]:
 
 def common_targets(by_arm: Mapping[str, Mapping[int, TrialRecord]], compared: Sequence[str]) -> dict[int, float]:
     """Seed -> the gain at which arms are compared; seeds where an arm has no run, or gains nothing, have none."""
-    found = {}
+    targets = {}
     for seed in sorted({s for records in by_arm.values() for s in records}):
         best = []
         for arm in compared:
@@ -105,8 +105,8 @@ def common_targets(by_arm: Mapping[str, Mapping[int, TrialRecord]], compared: Se
             gains = [g for g, _ in _gains(record)] if record is not None and record.finished else []
             best.append(max(gains, default=0.0))
         if best and min(best) > 0:
-            found[seed] = SHARE * min(best)
-    return found
+            targets[seed] = SHARE * min(best)
+    return targets
 
 
 def at_common(record: TrialRecord, gain: float) -> tuple[float | None, float | None]:
@@ -127,19 +127,19 @@ def compare_with_best(values: Mapping[str, Sequence[float | None]]) -> dict[str,
     if not candidates:
         return {n: Against(word="unclear", reason="no run finished") for n in values}
     best = max(candidates, key=lambda n: sum(whole[n]) / len(whole[n]))
-    found = {best: Against(word="best")}
+    standings = {best: Against(word="best")}
     judged = {n: rule.verdict(rule.effects(values[n], values[best], "higher"), 0.0) for n in values if n != best}
     behind = rule.holm({n: v.p for n, v in judged.items() if v.reason is None})
     for name, verdict in judged.items():
         if verdict.reason is not None:
-            found[name] = Against(word="unclear", difference=verdict.interval, reason=verdict.reason)
+            standings[name] = Against(word="unclear", difference=verdict.interval, reason=verdict.reason)
             continue
         assert verdict.interval is not None
         word: Any = "tied with the best"
         if verdict.verdict == "fails":
             word = "behind the best" if behind[name] else "likely behind the best"
-        found[name] = Against(word=word, difference=verdict.interval, p=verdict.p)
-    return {n: found[n] for n in values}
+        standings[name] = Against(word=word, difference=verdict.interval, p=verdict.p)
+    return {n: standings[n] for n in values}
 
 
 def fill(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]]) -> None:
@@ -198,8 +198,8 @@ def _judge_kept(comparison: Comparison, records: Mapping[str, Mapping[int, Trial
         arm.drift_at_target = interval([r.drift_at_target for r in arm.runs])
     if len(compared) > 1 and targets and any(a.lost_at_target for a in comparison.arms):
         at = {n: [_negative(r.lost_at_target) for r in comparison.arm(n).runs if r.seed in targets] for n in compared}
-        for name, found in compare_with_best(at).items():
-            comparison.arm(name).lost_against = found
+        for name, against in compare_with_best(at).items():
+            comparison.arm(name).lost_against = against
 
 
 def _negative(x: float | None) -> float | None:
@@ -220,9 +220,9 @@ def winner(comparison: Comparison) -> tuple[str | None, str]:
         (lambda a: a.lost_at_target, "loses least of what was to be kept at the common target"),
         (lambda a: a.drift_at_target, "drifts least at the common target"),
     ):
-        found = [(i.value, a.name) for a in tied if (i := read(a)) is not None]
-        if len(found) == len(tied):
-            return min(found)[1], f"{len(tied)} methods are tied in gain; of these it {what}"
+        measured = [(i.value, a.name) for a in tied if (i := read(a)) is not None]
+        if len(measured) == len(tied):
+            return min(measured)[1], f"{len(tied)} methods are tied in gain; of these it {what}"
     stored = [(a.stored_bytes, a.name) for a in tied if a.stored_bytes is not None]
     if len(stored) == len(tied):
         return min(stored)[1], f"{len(tied)} methods are tied in gain; of these it stores least"

@@ -70,8 +70,8 @@ class Card:
     @property
     def states(self) -> tuple[str, ...]:
         """ "open", or "lives" and the different verdicts of its claims."""
-        found = {v.verdict for v in self.verdicts}
-        return ("lives" if self.lives else "open", *(s for s in STATES[2:] if s in found))
+        words = {v.verdict for v in self.verdicts}
+        return ("lives" if self.lives else "open", *(s for s in STATES[2:] if s in words))
 
     @property
     def text(self) -> str:
@@ -136,11 +136,11 @@ def find(slug: str) -> Card:
 @functools.cache
 def verdicts() -> dict[str, tuple[Verdict, ...]]:
     """Paper -> what its claims came to. A claim that is not judged yet has no verdict."""
-    found: dict[str, list[Verdict]] = {}
+    by_paper: dict[str, list[Verdict]] = {}
     for file in sorted(RESULTS.glob("*.json")):
         for scale, result in json.loads(file.read_text(encoding="utf-8")).items():
             if isinstance(result, dict) and result.get("verdict") in STATES[2:]:
-                found.setdefault(result.get("paper", file.stem), []).append(
+                by_paper.setdefault(result.get("paper", file.stem), []).append(
                     Verdict(file.stem, scale, result["verdict"])
                 )
-    return {paper: tuple(of) for paper, of in found.items()}
+    return {paper: tuple(of) for paper, of in by_paper.items()}

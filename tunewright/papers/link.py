@@ -22,18 +22,18 @@ ROOT = cards.FOLDER.parents[1]
 
 def places() -> dict[str, list[cards.Place]]:
     """slug -> where it lives, from the methods' own files and the recipes. Imports every method."""
-    found: dict[str, list[cards.Place]] = {}
+    by_slug: dict[str, list[cards.Place]] = {}
     for name, entry in catalogue.entries().items():
         if entry.file is None or entry.room == catalogue.THIRD_PARTY:
             continue
         cls = catalogue.load_method(name)
         own = (name,) if name in cards.load() or not cls.papers else ()
         for slug in dict.fromkeys((*cls.papers, *own)):
-            found.setdefault(slug, []).append(cards.Place(entry.file.relative_to(ROOT).as_posix(), cls.slots()))
+            by_slug.setdefault(slug, []).append(cards.Place(entry.file.relative_to(ROOT).as_posix(), cls.slots()))
     for file in sorted((ROOT / "recipes").glob("*.yaml")):
         if file.stem in cards.load():
-            found.setdefault(file.stem, []).append(cards.Place(file.relative_to(ROOT).as_posix()))
-    return found
+            by_slug.setdefault(file.stem, []).append(cards.Place(file.relative_to(ROOT).as_posix()))
+    return by_slug
 
 
 def tests_of(place: cards.Place) -> list[str]:
@@ -70,19 +70,19 @@ def linked(text: str, found: list[cards.Place], parity: str) -> str:
 
 def main() -> None:
     """Rewrite the cards that changed. TunewrightError names methods that have no card."""
-    found, known = places(), cards.load()
-    missing = sorted(set(found) - set(known))
+    by_slug, known = places(), cards.load()
+    missing = sorted(set(by_slug) - set(known))
     for slug, card in known.items():
         file = cards.FOLDER / f"{slug}.toml"
         before = file.read_text(encoding="utf-8")
-        after = linked(before, found.get(slug, []), card.parity)
+        after = linked(before, by_slug.get(slug, []), card.parity)
         if after != before:
             file.write_text(after, encoding="utf-8")
-            print(f"{slug}: {', '.join(p.file for p in found.get(slug, [])) or 'open'}")
+            print(f"{slug}: {', '.join(p.file for p in by_slug.get(slug, [])) or 'open'}")
     cards.load.cache_clear()
     (ROOT / "docs" / "papers.md").write_text(papers_page(), encoding="utf-8")
     if missing:
-        where = "; ".join(f"{slug} ({found[slug][0].file})" for slug in missing)
+        where = "; ".join(f"{slug} ({by_slug[slug][0].file})" for slug in missing)
         raise TunewrightError(
             f"no card for: {where}",
             remedy="write tunewright/papers/<slug>.toml, with map = false when it is no mapped paper",

@@ -22,15 +22,15 @@ def select(words: str = "", filters: Mapping[str, str | None] | None = None) -> 
     filters: "family", "kind", "modality" -> a value that cards have; "state" -> one of `cards.STATES`. RecipeError for
     a value that no card has.
     """
-    found = search.search(words) if words.strip() else list(cards.load().values())
+    matches = search.search(words) if words.strip() else list(cards.load().values())
     for key, value in (filters or {}).items():
         if value is None:
             continue
         known = cards.STATES if key == "state" else sorted({getattr(c, key) for c in cards.load().values()})
         if value not in known:
             raise RecipeError(f"no paper has the {key} '{value}'", where=f"--{key}", remedy=did_you_mean(value, known))
-        found = [c for c in found if (value in c.states if key == "state" else getattr(c, key) == value)]
-    return found
+        matches = [c for c in matches if (value in c.states if key == "state" else getattr(c, key) == value)]
+    return matches
 
 
 def state(card: cards.Card) -> Text:
@@ -52,17 +52,17 @@ def table(found: Iterable[cards.Card]) -> Table:
 
 def print_list(words: str, filters: Mapping[str, str | None], as_json: bool) -> None:
     """Print the cards that fit, as a table or as JSON."""
-    found = select(words, filters)
+    matches = select(words, filters)
     if as_json:
-        print(json.dumps([c.as_dict() for c in found], indent=2, ensure_ascii=False))
+        print(json.dumps([c.as_dict() for c in matches], indent=2, ensure_ascii=False))
         return
     console = Console()
-    if found:
-        console.print(table(found))
-    live, beside = sum(bool(c.lives) for c in found), sum(not c.map for c in found)
+    if matches:
+        console.print(table(matches))
+    live, beside = sum(bool(c.lives) for c in matches), sum(not c.map for c in matches)
     also = f" ({beside} of them methods beside the map)" if beside else ""
     console.print(
-        f"{len(found)} cards{also}, {live} live here. `tunewright papers show SLUG` shows one.",
+        f"{len(matches)} cards{also}, {live} live here. `tunewright papers show SLUG` shows one.",
         highlight=False,
         markup=False,
     )

@@ -75,8 +75,8 @@ def index() -> Index:
 
 def search(words: str) -> list[cards.Card]:
     """Cards that fit the words, best first."""
-    found = cards.load()
-    return [found[slug] for slug, _ in index().search(words)]
+    by_slug = cards.load()
+    return [by_slug[slug] for slug, _ in index().search(words)]
 
 
 def similar(slug: str, n: int = 5) -> list[cards.Card]:

@@ -31,12 +31,12 @@ def trial_on_node(order: str) -> str:
     from tunewright.recipe import Recipe
     from tunewright.trials.trial import run_trial
 
-    told = json.loads(order)
+    fields = json.loads(order)
     with tempfile.TemporaryDirectory(prefix="tunewright-") as folder:
-        recipe = Recipe(**told["recipe"])
-        recipe._base = Path(told["base"])
+        recipe = Recipe(**fields["recipe"])
+        recipe._base = Path(fields["base"])
         return run_trial(
-            recipe, Store(folder), arm=told["arm"], key=told["key"], threads=told["threads"]
+            recipe, Store(folder), arm=fields["arm"], key=fields["key"], threads=fields["threads"]
         ).model_dump_json()
 
 
@@ -59,18 +59,18 @@ def run_on_ray(todo: Mapping[str, Trial], store: Store, address: str, threads: i
             )
         started = datetime.datetime.now(datetime.UTC)
         while asked:
-            done, _ = ray.wait(list(asked), num_returns=1)
-            for found in done:
-                key = asked.pop(found)
-                yield key, _land(ray, found, key, todo[key], store, started)
+            ready, _ = ray.wait(list(asked), num_returns=1)
+            for reference in ready:
+                key = asked.pop(reference)
+                yield key, _land(ray, reference, key, todo[key], store, started)
     finally:
         if own:
             ray.shutdown()
 
 
-def _land(ray: Any, found: Any, key: str, trial: Trial, store: Store, started: datetime.datetime) -> TrialRecord:
+def _land(ray: Any, reference: Any, key: str, trial: Trial, store: Store, started: datetime.datetime) -> TrialRecord:
     try:
-        record = TrialRecord.model_validate_json(ray.get(found))
+        record = TrialRecord.model_validate_json(ray.get(reference))
     except ray.exceptions.RayTaskError as error:  # ours, from the node: nothing of the trial's own ends so
         raise FolderError(
             f"a node cannot run trials: {str(error.cause or error).splitlines()[-1]}",

@@ -57,19 +57,19 @@ def run_all(
     `workers`, `threads` and `memory`. Raises FolderError when the store cannot be written, and MissingExtraError
     without Ray or its cluster.
     """
-    found: dict[str, TrialRecord] = {}
+    records: dict[str, TrialRecord] = {}
     todo: dict[str, Trial] = {}
     for trial in trials:
         key = key_of(trial.recipe)
-        if key in found or key in todo:
+        if key in records or key in todo:
             continue
         known = store.get(key)
         if known is not None and known.settled:
-            found[key] = _land(known, trial, on_record)
+            records[key] = _land(known, trial, on_record)
         else:
             todo[key] = trial
     if not todo:
-        return found
+        return records
     store.sweep()
     landed: Landing
     if cluster is not None:
@@ -80,8 +80,8 @@ def run_all(
         landed = pool.run(todo, store) if pool is not None else _alone(todo, store, workers, threads, memory)
     with closing(landed):
         for key, record in landed:
-            found[key] = _land(record, todo[key], on_record)
-    return found
+            records[key] = _land(record, todo[key], on_record)
+    return records
 
 
 def _alone(todo: dict[str, Trial], store: Store, workers: int | None, threads: int, memory: int | None) -> Landing:

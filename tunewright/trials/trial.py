@@ -135,10 +135,10 @@ class Store:
 
     def get(self, key: str) -> TrialRecord | None:
         """The last settled record of a trial, else the last one; None when there is none."""
-        found = self.attempts(key)
-        if not any(r.settled for r in found):
-            found += [r for folder in self.also for r in _records(folder / key) if r.settled]
-        return next((r for r in reversed(found) if r.settled), found[-1] if found else None)
+        records = self.attempts(key)
+        if not any(r.settled for r in records):
+            records += [r for folder in self.also for r in _records(folder / key) if r.settled]
+        return next((r for r in reversed(records) if r.settled), records[-1] if records else None)
 
     def put(self, record: TrialRecord) -> Path:
         """Write a record beside earlier ones. FolderError where it cannot be written."""
@@ -213,8 +213,8 @@ def run_trial(
     folder = store.work_folder()
     try:
         _forget_peak()
-        made = _figures(recipe, folder, whole=keep_artefacts, threads=threads)
-        record = TrialRecord(**about, **made)
+        figures = _figures(recipe, folder, whole=keep_artefacts, threads=threads)
+        record = TrialRecord(**about, **figures)
         if keep_artefacts:
             kept = store.folder / key / f"run-{started:%Y%m%dT%H%M%S%f}"
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -243,12 +243,12 @@ def _figures(recipe: Recipe, folder: Path, *, whole: bool, threads: int | None) 
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"threads": threads})})
         recipe._base = base
     result = run(recipe, folder / "run", quiet=True, figures_only=not whole)
-    made = figures_of(result.report)
-    made["order"], made["serves"] = result.order, servability(result.folder)
+    figures = figures_of(result.report)
+    figures["order"], figures["serves"] = result.order, servability(result.folder)
     peak = host.recent_peak()
-    if peak is not None and not str(made["hardware"].get("device", "cpu")).startswith("cuda"):
-        made["cost"]["peak_memory_bytes"] = peak
-    return {**made, "recipe": Recipe.load(result.folder / "recipe.yaml").model_dump(mode="json")}
+    if peak is not None and not str(figures["hardware"].get("device", "cpu")).startswith("cuda"):
+        figures["cost"]["peak_memory_bytes"] = peak
+    return {**figures, "recipe": Recipe.load(result.folder / "recipe.yaml").model_dump(mode="json")}
 
 
 def figures_of(report: Report) -> dict[str, Any]:

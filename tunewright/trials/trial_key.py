@@ -129,10 +129,10 @@ def _model(spec: ModelSpec, base: Path) -> Any:
 
 
 def _beside(folder: Path) -> list[tuple[str, str]]:
-    found = sorted(
+    files = sorted(
         p for p in folder.iterdir() if p.is_file() and p.suffix not in _NOT_THE_MODEL and not p.name.startswith(".")
     )
-    return [(p.name, _digest(p)) for p in found if p.name != "model.safetensors.index.json"]
+    return [(p.name, _digest(p)) for p in files if p.name != "model.safetensors.index.json"]
 
 
 def _folder(folder: Path) -> Any:
@@ -148,9 +148,9 @@ def _folder(folder: Path) -> Any:
 def _data(tree: dict[str, Any], spec: Any, base: Path) -> None:
     """Sources by what they hold; what else the section says stays as it is."""
     for key in ("train", "eval", "validation"):
-        found = getattr(spec, key, None)
-        if isinstance(found, list):
-            tree[key] = [_content(s, base) for s in found]
+        sources = getattr(spec, key, None)
+        if isinstance(sources, list):
+            tree[key] = [_content(s, base) for s in sources]
     if spec.replay:
         tree["replay"] = [
             [share, _content(Source(path=name, name="replay"), base)] for name, share in spec.replay.items()

@@ -60,10 +60,10 @@ def validation_recipe(recipe: Recipe) -> Recipe:
             where="data.validation",
             remedy="write data.validation: 10%, or a file",
         )
-    made = training_alone(recipe)
-    made.data = recipe.data.model_copy(update={"eval": None})
-    made.measurement = made.measurement.model_copy(update={"split": "validation"})
-    return made
+    on_validation = training_alone(recipe)
+    on_validation.data = recipe.data.model_copy(update={"eval": None})
+    on_validation.measurement = on_validation.measurement.model_copy(update={"split": "validation"})
+    return on_validation
 
 
 def training_alone(recipe: Recipe, rows: int | None = None) -> Recipe:
@@ -74,9 +74,9 @@ def training_alone(recipe: Recipe, rows: int | None = None) -> Recipe:
         update={"strengths": [1.0], "few_shot": 0, "drift_sequences": 1, "drift_tokens": 2}
     )
     measurement = measurement.model_copy(update={"rows": rows}) if rows is not None else measurement
-    made = recipe.model_copy(update={"measurement": measurement, "keep": _only_replayed(recipe), "probes": []})
-    made._base = recipe.base
-    return made
+    alone = recipe.model_copy(update={"measurement": measurement, "keep": _only_replayed(recipe), "probes": []})
+    alone._base = recipe.base
+    return alone
 
 
 def _only_replayed(recipe: Recipe) -> list[Keep]:
@@ -89,12 +89,12 @@ def _only_replayed(recipe: Recipe) -> list[Keep]:
 def _needs_keep(recipe: Recipe) -> list[bool]:
     from tunewright import catalogue
 
-    found = []
+    reads = []
     named = {"keep", *(k.name or Path(k.data.split(":")[-1]).stem for k in recipe.keep)}
     for _, kind, use in recipe.uses():
         if kind == "method" and catalogue.lookup(use.name) is not None:
-            found += [need.reads in named for need in catalogue.build(use).needs()]
-    return found
+            reads += [need.reads in named for need in catalogue.build(use).needs()]
+    return reads
 
 
 def tune(make: Make, rates: Sequence[float], run: Run, seeds: int = 2) -> Tuned:

@@ -18,15 +18,15 @@ from typing import IO, Any
 
 def _orders() -> queue.Queue[str]:
     """Lines of standard input as they come; the end of it ends the process, whatever it is doing."""
-    found: queue.Queue[str] = queue.Queue()
+    lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
         for line in sys.stdin:
-            found.put(line)
+            lines.put(line)
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
-    return found
+    return lines
 
 
 def _begin() -> None:

@@ -112,12 +112,12 @@ def _docstrings(folder: Path) -> Iterator[str]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError, ValueError):
             continue
-        held = [
+        docstrings = [
             ast.get_docstring(n)
             for n in ast.walk(tree)
             if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         ]
-        yield "\n\n".join(d for d in held if d and len(d) > 60)
+        yield "\n\n".join(d for d in docstrings if d and len(d) > 60)
 
 
 SOURCES = (
@@ -154,11 +154,11 @@ class Corpus:
 
     def by_source(self) -> dict[str, tuple[int, int]]:
         """Source: (training documents, their characters)."""
-        found = {s.name: (0, 0) for s in SOURCES}
+        counts = {s.name: (0, 0) for s in SOURCES}
         for d in self.train:
-            n, size = found.get(d.source, (0, 0))
-            found[d.source] = n + 1, size + len(d.text)
-        return found
+            n, size = counts.get(d.source, (0, 0))
+            counts[d.source] = n + 1, size + len(d.text)
+        return counts
 
 
 def is_held(text: str) -> bool:
@@ -178,8 +178,8 @@ def split(documents: list[Document], never: set[str] = frozenset()) -> Corpus:  
     A text that comes twice is taken once.
     """
     unique = list({d.text: d for d in documents}.values())
-    held, train = [d for d in unique if is_held(d.text)], [d for d in unique if not is_held(d.text)]
-    of_held = [ngrams(d.text) for d in held]
+    held_out, train = [d for d in unique if is_held(d.text)], [d for d in unique if not is_held(d.text)]
+    of_held = [ngrams(d.text) for d in held_out]
     watched = set().union(*of_held)
     seen, clean = set[str](), list[Document]()
     for d in train:
@@ -188,11 +188,11 @@ def split(documents: list[Document], never: set[str] = frozenset()) -> Corpus:  
             continue
         seen |= mine & watched
         clean.append(d)
-    apart = [d for d, own in zip(held, of_held, strict=True) if not own & seen]
+    apart = [d for d, own in zip(held_out, of_held, strict=True) if not own & seen]
     dropped = {
         "repeated": len(documents) - len(unique),
         "training documents that share 13 words with the quickstart's kept text": len(train) - len(clean),
-        "held-out documents that share 13 words with a training document": len(held) - len(apart),
+        "held-out documents that share 13 words with a training document": len(held_out) - len(apart),
     }
     return Corpus(clean, apart, dropped)
 

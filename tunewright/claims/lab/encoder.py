@@ -23,13 +23,17 @@ def tokenizer(texts: list[str]) -> Any:
     """The causal bases' tokenizer with tokens for padding and masking; a text stands between start and end token."""
     from tokenizers.processors import TemplateProcessing
 
-    made = bpe.train(texts, extra=(PAD, MASK))
-    ids = [(t, made.convert_tokens_to_ids(t)) for t in (bpe.START, bpe.END)]
-    made.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bpe.START} $A {bpe.END}", special_tokens=ids)
-    made.add_special_tokens({"pad_token": PAD, "mask_token": MASK, "cls_token": bpe.START, "sep_token": bpe.END})
-    made.chat_template = None
-    made.model_max_length = LENGTH
-    return made
+    bpe_tokenizer = bpe.train(texts, extra=(PAD, MASK))
+    ids = [(t, bpe_tokenizer.convert_tokens_to_ids(t)) for t in (bpe.START, bpe.END)]
+    bpe_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bpe.START} $A {bpe.END}", special_tokens=ids
+    )
+    bpe_tokenizer.add_special_tokens(
+        {"pad_token": PAD, "mask_token": MASK, "cls_token": bpe.START, "sep_token": bpe.END}
+    )
+    bpe_tokenizer.chat_template = None
+    bpe_tokenizer.model_max_length = LENGTH
+    return bpe_tokenizer
 
 
 def new(tokenizer: Any, seed: int = 0) -> Any:

@@ -37,10 +37,10 @@ def _keys(tokens: NDArray[np.integer], n: int, bits: int) -> Keys:
     return out
 
 
-def _find(sorted_keys: Keys, wanted: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    at = np.searchsorted(sorted_keys, wanted)
+def _find(sorted_keys: Keys, keys: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    at = np.searchsorted(sorted_keys, keys)
     at[at == len(sorted_keys)] = 0
-    return at, sorted_keys[at] == wanted
+    return at, sorted_keys[at] == keys
 
 
 def discounts(counts: NDArray[np.integer]) -> tuple[float, float, float]:
@@ -83,9 +83,9 @@ class KneserNey:
         count = len(tokens) - self.order + 1
         p = np.full(count, 1.0 / self.vocabulary)
         for n in range(1, self.order + 1):
-            order, wanted = self.orders[n], _keys(tokens, n, self.bits)[-count:]
-            at, hit = _find(order.keys, wanted)
-            before, known = _find(order.histories, wanted >> np.uint64(self.bits))
+            order, grams = self.orders[n], _keys(tokens, n, self.bits)[-count:]
+            at, hit = _find(order.keys, grams)
+            before, known = _find(order.histories, grams >> np.uint64(self.bits))
             p = np.where(known, np.where(hit, order.shares[at], 0.0) + order.left[before] * p, p)
         return p
 

@@ -30,10 +30,10 @@ TEXT_NOTE = (
 )
 
 
-def _text_facts(text: corpus.Corpus, train: int, held: int) -> dict[str, Any]:
+def _text_facts(text: corpus.Corpus, train: int, held_tokens: int) -> dict[str, Any]:
     licences = {s.name: s.licence for s in corpus.SOURCES}
     dropped = "; ".join(f"{n} {reason} left out" for reason, n in text.dropped.items())
-    note = TEXT_NOTE.format(one=corpus.HELD_ONE_IN, dropped=dropped, train=train, held=held)
+    note = TEXT_NOTE.format(one=corpus.HELD_ONE_IN, dropped=dropped, train=train, held=held_tokens)
     return {
         "licence": "cc-by-sa-4.0",
         "data_note": note,
@@ -57,11 +57,14 @@ def make_causal(name: str, work: Path) -> Path:
     from tunewright.claims.lab import causal, kneser_ney, tokenizer
 
     text = corpus.build()
-    made = tokenizer.train([d.text for d in text.train])
-    train, held = (tokenizer.stream(made, [d.text for d in part]) for part in (text.train, text.held))
-    model, curve = causal.pretrain(name, made, train, held, work)
+    bpe_tokenizer = tokenizer.train([d.text for d in text.train])
+    train, held_tokens = (tokenizer.stream(bpe_tokenizer, [d.text for d in part]) for part in (text.train, text.held))
+    model, curve = causal.pretrain(name, bpe_tokenizer, train, held_tokens, work)
     model.to(torch.bfloat16).float()  # judged as it is shipped
-    loss, ngrams = causal.held_out(model, held), kneser_ney.KneserNey(train, len(made)).nats(held)
+    loss, ngrams = (
+        causal.held_out(model, held_tokens),
+        kneser_ney.KneserNey(train, len(bpe_tokenizer)).nats(held_tokens),
+    )
     verdict = "beats" if loss < ngrams else "does NOT beat"
     figures = [
         f"{loss:.3f} nats per token on held-out text (windows of {causal.LENGTH} tokens), where an interpolated "
@@ -85,7 +88,10 @@ def make_causal(name: str, work: Path) -> Path:
         "kneser_ney_nats": ngrams,
     }
     return ship.ship(
-        name, model, made, {**facts, **_curve_facts(curve, "tokens"), **_text_facts(text, len(train), len(held))}
+        name,
+        model,
+        bpe_tokenizer,
+        {**facts, **_curve_facts(curve, "tokens"), **_text_facts(text, len(train), len(held_tokens))},
     )
 
 
@@ -94,9 +100,9 @@ def make_encoder(name: str, work: Path) -> Path:
     from tunewright.claims.lab import encoder, tokenizer
 
     text = corpus.build()
-    made = encoder.tokenizer([d.text for d in text.train])
-    train, held = (tokenizer.stream(made, [d.text for d in part]) for part in (text.train, text.held))
-    model, curve = encoder.pretrain(made, train, held, work)
+    bpe_tokenizer = encoder.tokenizer([d.text for d in text.train])
+    train, held_tokens = (tokenizer.stream(bpe_tokenizer, [d.text for d in part]) for part in (text.train, text.held))
+    model, curve = encoder.pretrain(bpe_tokenizer, train, held_tokens, work)
     figures = [
         f"{curve.points[-1][1]:.3f} nats a hidden token on held-out text, one token in {1 / encoder.MASKED:.0f} hidden"
     ]
@@ -113,7 +119,10 @@ def make_encoder(name: str, work: Path) -> Path:
         "limits": limits,
     }
     return ship.ship(
-        name, model, made, {**facts, **_curve_facts(curve, "tokens"), **_text_facts(text, len(train), len(held))}
+        name,
+        model,
+        bpe_tokenizer,
+        {**facts, **_curve_facts(curve, "tokens"), **_text_facts(text, len(train), len(held_tokens))},
     )
 
 
@@ -125,8 +134,8 @@ def make_vit(name: str, work: Path) -> Path:
 
     folder = corpus.data_folder()
     model, curve = vit.pretrain(folder, work)
-    held = np.load(folder / "mnist" / "test.npz")
-    x, y = held["x"], held["y"]
+    test_set = np.load(folder / "mnist" / "test.npz")
+    x, y = test_set["x"], test_set["y"]
     model.to(torch.bfloat16).float()
     _, upright = vit.evaluate(model, x, y)
     _, turned = vit.evaluate(model, np.ascontiguousarray(np.rot90(x, axes=(1, 2))), y)

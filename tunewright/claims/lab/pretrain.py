@@ -119,7 +119,9 @@ class Optimizer:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the number of steps done: "muon.<i>" and "adam.<parameter>.<moment>"."""
-        adam = {f"adam.{i}.{key}": t for i, held in self.adam.state_dict()["state"].items() for key, t in held.items()}
+        adam = {
+            f"adam.{i}.{key}": t for i, moments in self.adam.state_dict()["state"].items() for key, t in moments.items()
+        }
         return adam | {f"muon.{i}": t for i, t in enumerate(self.muon.held.values())}
 
     def restore(self, done: int, tensors: Mapping[str, Tensor]) -> None:

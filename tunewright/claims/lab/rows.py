@@ -49,9 +49,9 @@ def pictures(name: str, part: str, x: np.ndarray, y: np.ndarray) -> str:
     the path.
     """
     digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()[:16]
-    held = io.BytesIO()
-    np.savez_compressed(held, x=x, y=y, names=np.array([str(i) for i in range(10)]))
-    return _place(cache_folder() / "lab" / f"{name}-{digest}" / f"{part}.npz", held.getvalue())
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, x=x, y=y, names=np.array([str(i) for i in range(10)]))
+    return _place(cache_folder() / "lab" / f"{name}-{digest}" / f"{part}.npz", buffer.getvalue())
 
 
 def shuffled(rows: Sequence[Any], seed: int = SEED) -> list[Any]:
@@ -74,8 +74,8 @@ def cut(rows: Rows, **sizes: int) -> dict[str, Rows]:
 @cache
 def arithmetic() -> dict[str, str]:
     """Traced programs of two assignments and functions of lists, half of each: no data set needed."""
-    made = procedural.make([partial(procedural.program, steps=2), procedural.list_function], 2300, SEED)
-    return written("arithmetic", cut(made, eval=200, validation=100, train=2000))
+    programs = procedural.make([partial(procedural.program, steps=2), procedural.list_function], 2300, SEED)
+    return written("arithmetic", cut(programs, eval=200, validation=100, train=2000))
 
 
 INDUCTION = (
@@ -171,8 +171,8 @@ def preferences() -> dict[str, str]:
 
 def sentences(texts: Sequence[str], shortest: int = 60, longest: int = 160) -> list[str]:
     """Pieces of texts between two lengths in characters, cut after a sentence's end or a line."""
-    found = [" ".join(s.split()) for t in texts for s in re.split(r"(?<=[.;:!?])\s+|\n", t)]
-    return list(dict.fromkeys(s for s in found if shortest <= len(s) <= longest))
+    pieces = [" ".join(s.split()) for t in texts for s in re.split(r"(?<=[.;:!?])\s+|\n", t)]
+    return list(dict.fromkeys(s for s in pieces if shortest <= len(s) <= longest))
 
 
 def _texts(rows: Sequence[str]) -> Rows:
@@ -184,8 +184,8 @@ def domain() -> dict[str, str]:
     """German law, a second language and domain: plain text, split by document as the data set is."""
     out, taken = dict[str, Rows](), set[str]()
     for part, file, size in (("eval", "test", 250), ("validation", "valid", 150), ("train", "train", 3000)):
-        found = sentences([r["text"] for r in corpus.rows(f"german-laws/{file}.jsonl.gz")])
-        prose = [s for s in found if s[0] not in "#!|:*[" and s not in taken]
+        pieces = sentences([r["text"] for r in corpus.rows(f"german-laws/{file}.jsonl.gz")])
+        prose = [s for s in pieces if s[0] not in "#!|:*[" and s not in taken]
         taken |= set(prose)
         out[part] = _texts(shuffled(prose)[:size])
     return written("domain", out)
@@ -284,10 +284,10 @@ def unequal(ratio: int = 100, small: int = 30) -> dict[str, str]:
     german = domain()
     lines: dict[str, list[str]] = {}
     for file in ("train", "valid", "test"):
-        found = dict.fromkeys(
+        verses = dict.fromkeys(
             r["text"] for r in corpus.rows(f"genesis-multilingual/{file}.jsonl.gz") if r["lang"].startswith("fi")
         )
-        lines[file] = shuffled([t for t in found if len(t) >= 40 and not any(t in taken for taken in lines.values())])
+        lines[file] = shuffled([t for t in verses if len(t) >= 40 and not any(t in taken for taken in lines.values())])
 
     def law(part: str, size: int) -> Rows:
         return [json.loads(line) for line in Path(german[part]).read_text(encoding="utf-8").splitlines()][:size]

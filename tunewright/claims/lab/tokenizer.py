@@ -34,11 +34,11 @@ def train(texts: Iterable[str], size: int = SIZE, extra: tuple[str, ...] = ()) -
         texts,
         trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
     )
-    made = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token=START, eos_token=END, pad_token=START, model_max_length=512
     )
-    made.chat_template = TEMPLATE
-    return made
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
 
 
 def stream(tokenizer: Any, texts: list[str]) -> np.ndarray:

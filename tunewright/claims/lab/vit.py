@@ -57,7 +57,7 @@ def shifted(batch: Tensor, generator: torch.Generator, by: int = 2) -> Tensor:
 
 def pretrain(data: Path, work: Path, seen: int = SEEN) -> tuple[Any, Curve]:
     """Train on `seen` pictures; the curve counts pictures. `data` holds mnist/train.npz and test.npz."""
-    model, held = new(), np.load(data / "mnist" / "test.npz")
+    model, test_set = new(), np.load(data / "mnist" / "test.npz")
     stored = np.load(data / "mnist" / "train.npz")
     x, y = pixels(stored["x"][:PICTURES]), torch.from_numpy(stored["y"][:PICTURES].astype(np.int64))
 
@@ -65,7 +65,7 @@ def pretrain(data: Path, work: Path, seen: int = SEEN) -> tuple[Any, Curve]:
         return cross_entropy(model(shifted(x[indices], torch.Generator().manual_seed(step))).logits, y[indices])
 
     def held_out() -> float:
-        return evaluate(model, held["x"][:2000], held["y"][:2000])[0]
+        return evaluate(model, test_set["x"][:2000], test_set["y"][:2000])[0]
 
     return model, train(
         model,

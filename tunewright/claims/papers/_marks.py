@@ -29,7 +29,7 @@ def files(follows: float = 0.9, train: int = 2000, blank: bool = False) -> dict[
     """train and validation, where the mark mostly follows the class, and eval, where it is drawn by chance."""
     folder = corpus.data_folder() / "mnist"
     pictures, test = np.load(folder / "train.npz"), np.load(folder / "test.npz")
-    found = {}
+    paths = {}
     for part, source, start, size, share in (
         ("train", pictures, HELD, train, follows),
         ("validation", pictures, HELD + 8000, 300, follows),
@@ -37,8 +37,8 @@ def files(follows: float = 0.9, train: int = 2000, blank: bool = False) -> dict[
     ):
         y = source["y"][start : start + size]
         x = marked(source["x"][start : start + size], y, share, start, blank)
-        found[part] = rows.pictures(f"marked-{follows:g}-{train}{'-blank' * blank}", part, x, y)
-    return found
+        paths[part] = rows.pictures(f"marked-{follows:g}-{train}{'-blank' * blank}", part, x, y)
+    return paths
 
 
 def data(follows: float = 0.9, train: int = 2000, blank: bool = False) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
         },
         {"name": "translation", "methods": ["full"], "budget": pairs},
     ]
-    found = {
+    records = {
         "two-stage": run.trial("two-stage", seed, stages=stages),
         "pairs": run.trial("pairs", seed, budget=pairs),
         "pairs-as-long": run.trial("pairs-as-long", seed, budget={"tokens": LANGUAGES + PAIRS}),
     }
-    return {name: record.tuned.target for name, record in found.items()}
+    return {name: record.tuned.target for name, record in records.items()}

@@ -34,9 +34,9 @@ CLAIM = Claim(
 def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     """Accuracy on shifted pictures half way between base and tuned; beside it both ends."""
     data: dict[str, Any] = _marks.data()
-    found = {}
+    accuracies = {}
     for arm in ("bang", "wise-ft"):
         record = run.trial(arm, seed, data=data, keep=[])
-        found[arm] = next(r.target for r in record.strengths if r.strength == 0.5)
-        found[f"{arm}, whole change"] = record.tuned.target
-    return {**found, "base": record.base.target}
+        accuracies[arm] = next(r.target for r in record.strengths if r.strength == 0.5)
+        accuracies[f"{arm}, whole change"] = record.tuned.target
+    return {**accuracies, "base": record.base.target}

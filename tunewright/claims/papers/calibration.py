@@ -31,9 +31,9 @@ CLAIM = Claim(
 
 def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     """Mean confidence less accuracy of the tuned model, on the rows that are judged; beside it the error itself."""
-    found = run.trial("full", seed).probes["calibration"]
+    probe = run.trial("full", seed).probes["calibration"]
     figures = {
-        name: found.get(f"tuned_{name}") for name in ("mean_confidence", "accuracy", "expected_calibration_error")
+        name: probe.get(f"tuned_{name}") for name in ("mean_confidence", "accuracy", "expected_calibration_error")
     }
     plain = {name: float(getattr(v, "value", v)) for name, v in figures.items() if v is not None}
     if len(plain) < len(figures):

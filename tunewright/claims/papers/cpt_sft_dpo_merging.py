@@ -40,11 +40,11 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
         {"name": "domain", "data": {"train": [{"path": plain}]}},
         {"name": "tuned", "train": {"seed": 100 + seed}},
     ]
-    found = {
+    records = {
         "slerp": run.trial(
             "slerp", seed, stages=stages, after=[{"slerp": {"of": ["stages.instruct"], "t": 0.5}}], keep=[]
         ),
         "chain": run.trial("chain", seed, stages=stages, keep=[]),
         "instruct": run.trial("instruct", seed, stages=stages[:1], keep=[]),
     }
-    return {name: record.tuned.target for name, record in found.items()}
+    return {name: record.tuned.target for name, record in records.items()}

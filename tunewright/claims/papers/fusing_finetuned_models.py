@@ -37,11 +37,11 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     fused = folder_of(kept, bench.merge("fusing-finetuned-models"), "fused")
     one = folder_of(finished(run, task_recipe(run, "fused", seed, TASKS[seed % len(TASKS)])).folder)
     starts: dict[str, dict[str, Any]] = {"fused": {"model": fused}, "base": {}, "intertraining": {"model": one}}
-    found = {}
+    means = {}
     for name, overlay in starts.items():
         arm = "base" if name == "base" else "fused"
         scores = [
             run.engine.run_one(task_recipe(run, arm, seed, t, FEW, **overlay), False).tuned.target for t in TARGETS
         ]
-        found[name] = sum(scores) / len(scores)
-    return found
+        means[name] = sum(scores) / len(scores)
+    return means
