@@ -38,13 +38,13 @@ def _pieces(annotation: Any) -> list[Any]:
 def bounds(field: FieldInfo) -> str:
     """The allowed range of a field: "> 0, <= 1"."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    found = []
+    limits = []
     for piece in [*field.metadata, *_pieces(field.annotation)]:
         for name in _UNITS:
             bound = getattr(piece, name, None)
             if bound is not None:
-                found.append(f"{signs[name]} {bound:g}" if name in signs else f"{name.replace('_', ' ')} {bound}")
-    return ", ".join(dict.fromkeys(found))
+                limits.append(f"{signs[name]} {bound:g}" if name in signs else f"{name.replace('_', ' ')} {bound}")
+    return ", ".join(dict.fromkeys(limits))
 
 
 def type_name(annotation: Any) -> str:

@@ -45,7 +45,7 @@ class Entry:
 
 def _rooms() -> list[str]:
     methods = PACKAGE / "methods"
-    found = (
+    method_rooms = (
         sorted(
             f"methods/{d.name}"
             for d in methods.iterdir()
@@ -54,20 +54,20 @@ def _rooms() -> list[str]:
         if methods.is_dir()
         else []
     )
-    return [*found, "data/select", *(f"weights/{w}" for w in _WEIGHTS), "measure"]
+    return [*method_rooms, "data/select", *(f"weights/{w}" for w in _WEIGHTS), "measure"]
 
 
 def rooms() -> list[str]:
     """The rooms that hold something, by path: "methods/adapters", ..., "weights/merge", "measure"."""
-    held = {e.room for e in entries().values()}
-    return [r for r in _rooms() if r in held]
+    occupied = {e.room for e in entries().values()}
+    return [r for r in _rooms() if r in occupied]
 
 
 def _files(room: str) -> list[Path]:
     folder = PACKAGE / room
-    found = [f for f in sorted(folder.glob("*.py")) if not f.name.startswith("_")]
+    modules = [f for f in sorted(folder.glob("*.py")) if not f.name.startswith("_")]
     # The measurements that always run share this room with the probes that a recipe may name.
-    return [f for f in found if "def probe(" in f.read_text(encoding="utf-8")] if room == "measure" else found
+    return [f for f in modules if "def probe(" in f.read_text(encoding="utf-8")] if room == "measure" else modules
 
 
 def _file_of(module: str) -> Path | None:
@@ -82,24 +82,24 @@ def _file_of(module: str) -> Path | None:
 @functools.cache
 def entries() -> dict[str, Entry]:
     """Everything that a recipe may name. MethodError when two files claim one name."""
-    found: dict[str, Entry] = {}
+    by_name: dict[str, Entry] = {}
     for room in _rooms():
         for file in _files(room):
             entry = Entry(file.stem.replace("_", "-"), room, f"tunewright.{room.replace('/', '.')}.{file.stem}", file)
-            if entry.name in found:
+            if entry.name in by_name:
                 raise MethodError(
-                    f"two files are named '{entry.name}': in {found[entry.name].room} and in {room}",
+                    f"two files are named '{entry.name}': in {by_name[entry.name].room} and in {room}",
                     remedy="rename one of them",
                 )
-            found[entry.name] = entry
+            by_name[entry.name] = entry
     for point in importlib.metadata.entry_points(group="tunewright.methods"):
-        if point.name in found:
+        if point.name in by_name:
             raise MethodError(
                 f"the entry point '{point.name}' ({point.value}) takes a name that is there",
                 remedy="give it another name",
             )
-        found[point.name] = Entry(point.name, THIRD_PARTY, point.module, _file_of(point.module), point.attr or None)
-    return dict(sorted(found.items()))
+        by_name[point.name] = Entry(point.name, THIRD_PARTY, point.module, _file_of(point.module), point.attr or None)
+    return dict(sorted(by_name.items()))
 
 
 @functools.cache

@@ -10,10 +10,10 @@ SCALED = re.compile(r"^\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([k
 
 def parse_number(text: str) -> int | float | None:
     """Read "16k", "2.5M", "1e6", "10%" as a number (k is a thousand, M a million); None when it is not one."""
-    found = SCALED.match(text)
-    if not found:
+    matched = SCALED.match(text)
+    if not matched:
         return None
-    digits, scale = found[1].replace("_", ""), found[2]
+    digits, scale = matched[1].replace("_", ""), matched[2]
     if scale == "%":
         return float(digits) / 100
     try:

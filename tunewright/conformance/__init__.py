@@ -65,14 +65,14 @@ def check_method(method: str | type[Method] | Method, **parameters: Any) -> list
 
     AssertionError of the first that does not hold, with its name.
     """
-    done = []
+    names = []
     for bound in checks_of(method, **parameters):
         try:
             bound()
         except AssertionError as error:
             raise AssertionError(f"{bound}: {error}") from error
-        done.append(bound.check.name)
-    return done
+        names.append(bound.check.name)
+    return names
 
 
 def every_check() -> list[Bound]:
@@ -100,5 +100,5 @@ def pytest_generate_tests(metafunc: Any) -> None:
     """Give a test that asks for `conformance_check` one call for each check of each method."""
     if "conformance_check" in metafunc.fixturenames:
         names = metafunc.config.getoption("--method", [])
-        found = [b for name in names for b in checks_of(name)] if names else every_check()
-        metafunc.parametrize("conformance_check", found, ids=str)
+        checks = [b for name in names for b in checks_of(name)] if names else every_check()
+        metafunc.parametrize("conformance_check", checks, ids=str)

@@ -142,9 +142,9 @@ def vit(seed: int = 0) -> nn.Module:
 def picture_rows(source: str, count: int) -> list[Row]:
     """Rows of random pictures [3, 8, 8] with labels."""
     rng = np.random.default_rng(list(source.encode()))
-    made = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.5] * 3}
+    scaling = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.5] * 3}
     pixels = rng.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
-    return [Row(f"{source}:{i}", source, (), [1.0], i % LABELS, {**made, "pixels": pixels[i]}) for i in range(count)]
+    return [Row(f"{source}:{i}", source, (), [1.0], i % LABELS, {**scaling, "pixels": pixels[i]}) for i in range(count)]
 
 
 def rows_of(task: Task, source: str, count: int) -> list[Row]:

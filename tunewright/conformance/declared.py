@@ -66,8 +66,8 @@ def _only(slot: str) -> Method:
 
     cls = type("Only", (Method,), {slot: function, "__module__": __name__, "__doc__": "Fills one slot."})
     arguments(cls, slot)
-    made: Method = cls()
-    return made
+    method: Method = cls()
+    return method
 
 
 def fills_training_slots(case: Case) -> bool:

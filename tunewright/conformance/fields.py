@@ -38,12 +38,12 @@ def guesses(annotation: Any, value: Any) -> Iterator[Any]:
 def other_values(method: Method, field: str) -> list[Method]:
     """Copies of a method with another valid value of one field: the field's examples first, then its type's guesses."""
     info, value = type(method).model_fields[field], getattr(method, field)
-    found: list[Method] = []
+    others: list[Method] = []
     for candidate in [*(info.examples or ()), *guesses(info.annotation, value)]:
         try:
-            made = type(method)(**{**{n: getattr(method, n) for n in type(method).model_fields}, field: candidate})
+            changed = type(method)(**{**{n: getattr(method, n) for n in type(method).model_fields}, field: candidate})
         except ValidationError:
             continue
-        if getattr(made, field) != value and made not in found:
-            found.append(made)
-    return found
+        if getattr(changed, field) != value and changed not in others:
+            others.append(changed)
+    return others

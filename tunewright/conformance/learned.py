@@ -47,13 +47,13 @@ def _plain(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def gives_a_model(case: Case) -> None:
     """Every tensor of the base, in its type, finite; widths change only where the config says so."""
-    wanted = state_of(MODELS["text-generation"](0))
+    base = state_of(MODELS["text-generation"](0))
     for dtype in (torch.float32, torch.bfloat16):
         tensors, config = apply(case.method, dtype) if dtype != torch.float32 else _plain(case)
-        assert tensors.keys() == wanted.keys(), f"tensors missing or new: {sorted(tensors.keys() ^ wanted.keys())}"
+        assert tensors.keys() == base.keys(), f"tensors missing or new: {sorted(tensors.keys() ^ base.keys())}"
         for name, t in tensors.items():
             assert t.dtype == dtype and bool(torch.isfinite(t).all()), f"{name} came out as {t.dtype}, or not finite"
-            assert config or t.shape == wanted[name].shape, (
+            assert config or t.shape == base[name].shape, (
                 f"{name} came out as {tuple(t.shape)}, and no change of the config was given"
             )
 

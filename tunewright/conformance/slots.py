@@ -67,8 +67,8 @@ def spied(method: Method, calls: set[str], without: str | None = None) -> Method
     watching: type[Method] = type(kind.__name__, (kind,), {**body, **about})
     if without is not None:
         setattr(watching, without, None)  # noqa: B010  (a slot that is not callable is not filled)
-    made: Method = watching.model_construct(**{n: getattr(method, n) for n in kind.model_fields})
-    return made
+    spy: Method = watching.model_construct(**{n: getattr(method, n) for n in kind.model_fields})
+    return spy
 
 
 def every_slot_is_called(case: Case) -> None:
@@ -162,8 +162,8 @@ def selects(case: Case) -> None:
     assert isinstance(first, tuple) or indices != list(range(len(records))), "all records are kept, in their order"
 
 
-def _indices(found: Any) -> list[int]:
-    return [int(i) for i in (found[0] if isinstance(found, tuple) else found)]
+def _indices(indices: Any) -> list[int]:
+    return [int(i) for i in (indices[0] if isinstance(indices, tuple) else indices)]
 
 
 def predicts(case: Case) -> None:

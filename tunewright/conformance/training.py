@@ -82,10 +82,10 @@ def folds_as_declared(case: Case) -> None:
 def resumes_bit_for_bit(case: Case) -> None:
     """Stopped after any step, written, read and continued: the same weights, optimizer and states in every bit."""
     whole = tiny(case, keep=(1, 2, 3)).run()
-    wanted, data = whole.tensors(), whole.loop.state()[0]
+    expected, data = whole.tensors(), whole.loop.state()[0]
     for step, saved in whole.saved.items():
         again = whole.resumed(saved)
-        wrong = differing(wanted, again.tensors())
+        wrong = differing(expected, again.tensors())
         assert not wrong, f"resumed after step {step}, these differ: {wrong[:3]}"
         assert again.loop.state()[0]["methods"] == data["methods"], (
             f"resumed after step {step}, the method's own state differs"

@@ -48,8 +48,8 @@ class Methods:
 
     def one(self, slot: str) -> Bound | None:
         """The method on a slot that takes one, or None."""
-        found = self.on(slot)
-        return found[0] if found else None
+        methods = self.on(slot)
+        return methods[0] if methods else None
 
     def call(self, bound: Bound, slot: str, signals: Mapping[str, Any] | None = None, **offered: Any) -> Any:
         """Call one method's slot function; `needs` is made only when the function asks for it."""
@@ -65,8 +65,8 @@ class Methods:
     def chain(self, slot: str, key: str, value: Any, **offered: Any) -> Any:
         """Pass a value through every method on a slot, in order; None keeps it."""
         for b in self.on(slot):
-            got = self.call(b, slot, **{key: value}, **offered)
-            value = value if got is None else got
+            changed = self.call(b, slot, **{key: value}, **offered)
+            value = value if changed is None else changed
         return value
 
 

@@ -88,24 +88,24 @@ class Provider:
 
     def stage(self, bound: Bound) -> dict[str, Any]:
         """A method's statistics, each computed once from the weights the stage starts with."""
-        found = {}
+        statistics = {}
         for need in bound.method.needs():
             if need.when == "stage":
                 if need not in self._stage:
                     with self.context.adapted.evaluating():
                         self._stage[need] = need.compute(self.context)
-                found[need.name] = self._stage[need]
-        return found
+                statistics[need.name] = self._stage[need]
+        return statistics
 
     def signals(self, bound: Bound, batch: Batch | None, when: str) -> dict[str, Any]:
         """A method's signals for one micro-batch ("batch") or one drawing ("redraw")."""
-        wanted = [n for n in bound.method.needs() if n.when == when]
-        if not wanted:
+        needs = [n for n in bound.method.needs() if n.when == when]
+        if not needs:
             return {}
         if batch is None or self._batch[0] is not batch:  # the batch itself is held: an id may be used again
             self._batch = (batch, {})
-        held = self._batch[1]
-        for need in wanted:
-            if need not in held:
-                held[need] = need.compute(self.context, batch)
-        return {n.name: held[n] for n in wanted}
+        values = self._batch[1]
+        for need in needs:
+            if need not in values:
+                values[need] = need.compute(self.context, batch)
+        return {n.name: values[n] for n in needs}

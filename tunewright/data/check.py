@@ -238,10 +238,10 @@ def _note_repeats(report: CheckReport, records: Mapping[str, Sequence[Record]]) 
     trained: dict[str, str] = {}
     for record in records.get("train", ()):
         trained.setdefault(input_key(record), record.where)
-    for role, held in records.items():
+    for role, rows in records.items():
         if role in ("train", "keep"):
             continue
-        both = [(r.where, trained[input_key(r)]) for r in held if input_key(r) in trained]
+        both = [(r.where, trained[input_key(r)]) for r in rows if input_key(r) in trained]
         if both:
             reason = f"the {role} row's input is trained on, so that its score says nothing of new rows"
             report.notices.append(

@@ -216,8 +216,8 @@ def _build_one(
     folder = cache_dir / "rows" / _key(source, place, read, task, tokenizer, options, changed)
     if not store.is_whole(folder):
         encoded = encode_all(read or read_all(source, base), task, tokenizer, options, change)
-        found = [vars(p) for p in encoded.problems]
-        store.write(encoded.rows, folder, {"source": place.name, "counts": encoded.counts, "problems": found})
+        problem_records = [vars(p) for p in encoded.problems]
+        store.write(encoded.rows, folder, {"source": place.name, "counts": encoded.counts, "problems": problem_records})
     about = store.manifest(folder)
     bad = [Problem(**p) for p in about["problems"]]
     if bad and problems == "fail":

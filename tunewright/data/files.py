@@ -183,15 +183,15 @@ def _npz(path: Path) -> Rows:
     import numpy as np
 
     try:
-        held = np.load(path, allow_pickle=False)
-        if "x" not in held or "y" not in held or len(held["x"]) != len(held["y"]):
+        arrays = np.load(path, allow_pickle=False)
+        if "x" not in arrays or "y" not in arrays or len(arrays["x"]) != len(arrays["y"]):
             raise DataError(
                 "an npz file of pictures holds x [n, ...] and y [n]",
                 where=str(path),
-                remedy=f"it holds: {', '.join(held)}",
+                remedy=f"it holds: {', '.join(arrays)}",
             )
-        x, y = held["x"], held["y"]
-        names = [str(n) for n in held["names"]] if "names" in held else None
+        x, y = arrays["x"], arrays["y"]
+        names = [str(n) for n in arrays["names"]] if "names" in arrays else None
     except (ValueError, zipfile.BadZipFile, OSError) as error:
         raise DataError(
             f"not an npz file that can be read: {error}",

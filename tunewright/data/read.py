@@ -49,16 +49,16 @@ def locate(source: SourceLike, base: Path | str = ".") -> Place:
         return Place(name, (_packaged(path),))
     at = (Path(base) / path).expanduser()
     if at.is_dir():
-        found = tuple(
+        paths = tuple(
             sorted(p for p in at.rglob("*") if p.is_file() and files.kind_of(p) and not p.name.startswith("."))
         )
-        if not found:
+        if not paths:
             raise DataError(
                 "the folder holds no data file",
                 where=str(at),
                 remedy="put files there that end in " + ", ".join(files.READERS),
             )
-        return Place(name, found)
+        return Place(name, paths)
     if at.is_file():
         if not files.kind_of(at):
             raise DataError(

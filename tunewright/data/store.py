@@ -50,12 +50,12 @@ class StoredRows(Sequence[Row]):
         i %= len(self)
         ids, weights = self._cut("token", "tokens", i), self._cut("weight", "weights", i)
         start, end = self._arrays["line_offsets"][i : i + 2]
-        held = json.loads(self._lines[int(start) : int(end)])
-        fields = held["fields"]
-        if "prompt_length" in held:
-            fields["prompt_ids"] = ids[: held["prompt_length"]]
+        record = json.loads(self._lines[int(start) : int(end)])
+        fields = record["fields"]
+        if "prompt_length" in record:
+            fields["prompt_ids"] = ids[: record["prompt_length"]]
         fields |= {n: np.array(a[i]) for n, a in self._fields.items()}
-        return Row(held["id"], self.source, ids, weights, held["label"], fields)
+        return Row(record["id"], self.source, ids, weights, record["label"], fields)
 
     def _cut(self, offsets: str, values: str, i: int) -> list[Any]:
         start, end = self._arrays[f"{offsets}_offsets"][i : i + 2]

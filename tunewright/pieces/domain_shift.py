@@ -52,8 +52,8 @@ def shifts(
     floor = least * mixture.max()
     apart = (total_p < floor) | (total_q < floor)
     diversity = 0.5 * (np.abs(total_p - total_q) / mixture * apart).mean()
-    told = np.abs(at_p / total_p.clip(1e-300) - at_q / total_q.clip(1e-300)).sum(0) / len(labels)
-    correlation = 0.5 * (np.sqrt(total_p * total_q) / mixture * told * ~apart).mean()
+    label_gap = np.abs(at_p / total_p.clip(1e-300) - at_q / total_q.clip(1e-300)).sum(0) / len(labels)
+    correlation = 0.5 * (np.sqrt(total_p * total_q) / mixture * label_gap * ~apart).mean()
     return float(diversity), float(correlation)
 
 

@@ -139,11 +139,11 @@ class LowRankChange(Method):
         rank = self.rank_at(site)
         start = Start(site, rank, self.scale_at(site, rank), needs, state, rng)
         A, B = self.initial(start)
-        given, wanted = (A.shape, B.shape), ((rank, site.in_features), (site.out_features, rank))
-        if given != wanted:
+        given, expected = (A.shape, B.shape), ((rank, site.in_features), (site.out_features, rank))
+        if given != expected:
             raise MethodError(
                 f"{type(self).__name__}.initial gave A {list(A.shape)} and B {list(B.shape)} for '{site.name}'",
-                remedy=f"give A [rank, in] = {list(wanted[0])} and B [out, rank] = {list(wanted[1])}",
+                remedy=f"give A [rank, in] = {list(expected[0])} and B [out, rank] = {list(expected[1])}",
             )
         return self.delta(start, A.contiguous(), B.contiguous())
 

@@ -91,7 +91,7 @@ def example(name: str, field: FieldInfo | None) -> str:
 def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
     """One pydantic error -> (what is wrong, what to write)."""
     kind, context = error["type"], error.get("ctx", {})
-    got = error.get("input")
+    value = error.get("input")
     cls, field = owner(root, path)
     name = str(path[-1]) if path else root.__name__
     key = next((p for p in reversed(path) if isinstance(p, str)), name)
@@ -106,14 +106,14 @@ def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
     shown = f"'{key}'"
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return f"{shown} {words} {context[bound]:g}, got {got}", example(key, field)
+        return f"{shown} {words} {context[bound]:g}, got {value}", example(key, field)
     if kind == "literal_error":
         choices = [c.strip(" '\"") for c in context["expected"].replace(" or ", ", ").split(",")]
-        return f"{shown} must be {context['expected']}, got {got!r}", did_you_mean(str(got), choices)
+        return f"{shown} must be {context['expected']}, got {value!r}", did_you_mean(str(value), choices)
     if kind in ("too_short", "string_too_short"):
         return f"{shown} is empty", example(key, field)
     if kind == "string_pattern_mismatch":
-        return f"{shown} may hold letters, digits, - and _ only, got {got!r}", example(key, field)
+        return f"{shown} may hold letters, digits, - and _ only, got {value!r}", example(key, field)
     if kind == "too_long":
         return f"{shown} has too many values: {context['actual_length']} instead of {context['max_length']}", example(
             key, field
@@ -121,8 +121,8 @@ def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
     stem = next((t for t in _NOT_A if kind.startswith(t)), None)
     if stem is not None:
         what = _NOT_A[stem]
-        hint = " (an empty value is null)" if got is None else ""
-        return f"{shown} {what}, got {_short(got)}{hint}", example(key, field)
+        hint = " (an empty value is null)" if value is None else ""
+        return f"{shown} {what}, got {_short(value)}{hint}", example(key, field)
     return f"{shown}: {error['msg']}", example(key, field)
 
 

@@ -218,20 +218,20 @@ class Recipe(Spec):
 
         Kinds: method, after, select, probe, optimizer.
         """
-        found: list[tuple[tuple[str | int, ...], str, MethodUse]] = [
+        method_uses: list[tuple[tuple[str | int, ...], str, MethodUse]] = [
             (("train", "optimizer"), "optimizer", self.train.optimizer)
         ]
         for i, stage in enumerate(self.stages):
-            found += [(("stages", i, "methods", j), "method", use) for j, use in enumerate(stage.methods)]
+            method_uses += [(("stages", i, "methods", j), "method", use) for j, use in enumerate(stage.methods)]
             if stage.train and stage.train.optimizer:
-                found.append((("stages", i, "train", "optimizer"), "optimizer", stage.train.optimizer))
+                method_uses.append((("stages", i, "train", "optimizer"), "optimizer", stage.train.optimizer))
             if stage.data and stage.data.select:
-                found += [
+                method_uses += [
                     (("stages", i, "data", "select", j), "select", use) for j, use in enumerate(stage.data.select)
                 ]
         for place, kind, uses in (("after", "after", self.after), ("probes", "probe", self.probes)):
-            found += [((place, j), kind, use) for j, use in enumerate(uses)]
-        return found + [(("data", "select", j), "select", use) for j, use in enumerate(self.data.select)]
+            method_uses += [((place, j), kind, use) for j, use in enumerate(uses)]
+        return method_uses + [(("data", "select", j), "select", use) for j, use in enumerate(self.data.select)]
 
     @classmethod
     def load(cls, path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Recipe:

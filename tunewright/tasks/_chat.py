@@ -72,21 +72,21 @@ def assistant_segments(
         turns, weights = [{"role": "system", "content": system}, *turns], [0.0, *weights]
     whole = render(tokenizer, turns, tools=tools)
     segments: list[Segment] = []
-    answer, done = "", 0
+    answer, position = "", 0
     for i, (turn, weight) in enumerate(zip(turns, weights, strict=True)):
         if turn["role"] != "assistant":
             continue
         before = render(tokenizer, turns[:i], tools=tools, prompt=True)
         after = render(tokenizer, turns[: i + 1], tools=tools)
-        if not whole.startswith(before) or not whole.startswith(after) or len(before) < done:
+        if not whole.startswith(before) or not whole.startswith(after) or len(before) < position:
             reason = f"the text up to turn {i} is no prefix of the whole conversation under this chat template"
             raise RowProblem("messages", reason, "write one row for each assistant turn, with that turn last")
         said = whole[len(before) : len(after)]
         end = _end_of_turn(tokenizer, said)
-        segments += [(whole[done : len(before)], 0.0), (said[:end], weight)]
-        done = len(before) + end
+        segments += [(whole[position : len(before)], 0.0), (said[:end], weight)]
+        position = len(before) + end
         answer = turn["content"] if isinstance(turn.get("content"), str) and turn["content"] else said[:end]
-    segments.append((whole[done:], 0.0))
+    segments.append((whole[position:], 0.0))
     return _without(removed, segments, tokenizer.bos_token or ""), answer
 
 
@@ -150,11 +150,11 @@ def parsed_tools(tools: Any) -> Any:
     if tools in (None, "", [], "[]"):
         return None
     try:
-        found = json.loads(tools) if isinstance(tools, str) else tools
+        parsed = json.loads(tools) if isinstance(tools, str) else tools
     except json.JSONDecodeError as error:
         raise RowProblem("tools", f"not JSON: {error.msg}", "write a list of tool descriptions (JSON schema)") from None
-    if not isinstance(found, list):
+    if not isinstance(parsed, list):
         raise RowProblem(
-            "tools", f"a list is needed, not {type(found).__name__}", "write a list of tool descriptions (JSON schema)"
+            "tools", f"a list is needed, not {type(parsed).__name__}", "write a list of tool descriptions (JSON schema)"
         )
-    return found
+    return parsed

@@ -77,20 +77,20 @@ def make_rows(folder: Path) -> dict[str, list[dict[str, str]]]:
     rng, taken = random.Random(SEED), list[frozenset[str]]()
     intents = choose_intents(train)
     parts = {"test": (test, TEST_EACH), "validation": (train, VALIDATION_EACH), "train": (train, TRAIN_EACH)}
-    made: dict[str, list[dict[str, str]]] = {}
+    by_part: dict[str, list[dict[str, str]]] = {}
     for part, (rows, each) in parts.items():
-        made[part] = [row for label in intents for row in draw(rows, label, each, taken, rng)]
-        rng.shuffle(made[part])
-    return made
+        by_part[part] = [row for label in intents for row in draw(rows, label, each, taken, rng)]
+        rng.shuffle(by_part[part])
+    return by_part
 
 
 def paragraphs(article: str) -> list[str]:
     """Clean paragraphs of an article whose breaks were lost: "...end.Next..." is a break; glued headings are left
     out.
     """
-    found = re.split(r"(?<=[a-z0-9)\]][.!?])(?=[A-Z])", article.replace("\xa0", " "))
+    pieces = re.split(r"(?<=[a-z0-9)\]][.!?])(?=[A-Z])", article.replace("\xa0", " "))
     dirty = re.compile(r"[a-z][A-Z]|\( ?[;,)]|\(\s|  | [,.;)]|[^\x20-\x7e–—’‘“”éèüöäáíóñç]|\w\.\w")
-    return [p.strip() for p in found if len(p) >= 300 and not dirty.search(p)]
+    return [p.strip() for p in pieces if len(p) >= 300 and not dirty.search(p)]
 
 
 def make_document(article: str) -> str | None:

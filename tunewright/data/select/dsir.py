@@ -38,12 +38,12 @@ def bucket(gram: str, buckets: int = 10_000) -> int:
 
 def counts(text: str, n: int = 2, buckets: int = 10_000) -> tuple[dict[int, int], int]:
     """(bucket -> how many n-grams of 1 to n words fall into it, number of words)."""
-    words, found = WORDS.findall(text.lower()), dict[int, int]()
+    words, by_bucket = WORDS.findall(text.lower()), dict[int, int]()
     for size in range(1, n + 1):
         for i in range(len(words) - size + 1):
             b = bucket(" ".join(words[i : i + size]), buckets)
-            found[b] = found.get(b, 0) + 1
-    return found, len(words)
+            by_bucket[b] = by_bucket.get(b, 0) + 1
+    return by_bucket, len(words)
 
 
 def log_ratio(target: np.ndarray, raw: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
@@ -104,8 +104,8 @@ class DSIR(Method):
 
         def scored() -> Iterable[tuple[float, int]]:
             for i, r in enumerate(records):
-                found, words = counts(text_of(r), self.ngrams, self.buckets)
+                by_bucket, words = counts(text_of(r), self.ngrams, self.buckets)
                 if words >= self.shortest:
-                    yield log_weight(found, ratio) + (gumbel(f"{salt}/{r.source}/{r.id}") if self.noise else 0.0), i
+                    yield log_weight(by_bucket, ratio) + (gumbel(f"{salt}/{r.source}/{r.id}") if self.noise else 0.0), i
 
         return sorted(i for _, i in heapq.nlargest(max(1, k), scored()))

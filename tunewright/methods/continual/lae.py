@@ -99,12 +99,12 @@ class LAE(LowRankChange):
             "later": bool(expert(adapted.structure, ONLINE)),
         }
         for site in self.sites(adapted.structure):
-            held = {n.removeprefix(n[: n.rfind("lae-")]): d for n, d in deltas_of(site).items()}
-            if ONLINE not in held:
+            deltas = {n.removeprefix(n[: n.rfind("lae-")]): d for n, d in deltas_of(site).items()}
+            if ONLINE not in deltas:
                 attach(site, ONLINE, self.new_delta(site, needs, state, rng))
-            elif OFFLINE not in held:
-                copy = LowRank.rebuild(held[ONLINE].settings(), site)
-                copy.load_state_dict(held[ONLINE].state_dict())
+            elif OFFLINE not in deltas:
+                copy = LowRank.rebuild(deltas[ONLINE].settings(), site)
+                copy.load_state_dict(deltas[ONLINE].state_dict())
                 copy.strength = 0.0
                 attach(site, OFFLINE, copy)
 

@@ -59,11 +59,11 @@ def ladder(widths: Sequence[int], outputs: int, hidden: Sequence[int], generator
     """An MLP for each layer of `widths`, to `outputs` features through `hidden` ones; weights normal (0.02, cut at
     2), biases 0.
     """
-    made = nn.ModuleList()
+    projectors = nn.ModuleList()
     for width, inside in zip(widths, hidden, strict=True):
         first, second = normal_linear(width, inside, generator), normal_linear(inside, outputs, generator)
-        made.append(nn.Sequential(first, nn.GELU(), second))
-    return made
+        projectors.append(nn.Sequential(first, nn.GELU(), second))
+    return projectors
 
 
 class Unic(Method):
@@ -149,8 +149,8 @@ class Unic(Method):
             if self.standardize:
                 mean, deviation = needs.feature_statistics[name]
                 goal = (goal - mean) / deviation.clamp_min(1e-6)
-            made = torch.stack([p(s) for p, s in zip(projectors, own, strict=True)]).sum(0)
-            each.append(row_means(feature_loss(made, goal, self.cosine), batch.rows, len(batch.row_ids)))
+            prediction = torch.stack([p(s) for p, s in zip(projectors, own, strict=True)]).sum(0)
+            each.append(row_means(feature_loss(prediction, goal, self.cosine), batch.rows, len(batch.row_ids)))
         losses = torch.stack(each, 1)
         kept = (
             kept_teachers(losses, batch.fields[DRAWS], self.drop) if DRAWS in batch.fields else torch.ones_like(losses)

@@ -56,12 +56,12 @@ def add_token(model: Any, tokenizer: Any, text: str) -> None:
     """Add a special token with a mean row to the embedding (and an untied head), never to be generated."""
     tokenizer.add_special_tokens({"additional_special_tokens": [text]}, replace_extra_special_tokens=False)
     new = tokenizer.convert_tokens_to_ids(text)
-    held = [m.weight[:new].detach().float().mean(0) for m in _tables(model)]
+    means = [m.weight[:new].detach().float().mean(0) for m in _tables(model)]
     if new >= model.get_input_embeddings().num_embeddings:
         with undisturbed():  # the library draws the new rows before we overwrite them
             model.resize_token_embeddings(new + 1, mean_resizing=False)
     with torch.no_grad():
-        for module, mean in zip(_tables(model), held, strict=True):
+        for module, mean in zip(_tables(model), means, strict=True):
             module.weight[new] = mean.to(module.weight.dtype)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.suppress_tokens = sorted({*(model.generation_config.suppress_tokens or []), new})

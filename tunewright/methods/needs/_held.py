@@ -38,11 +38,11 @@ def cache_file(need: Need, run: Any, source: str) -> Path | None:
 def kept(need: Any, run: Any, make: Callable[[list[Site]], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The statistic of `need.source` at the sites `need.targets`: read back, or made by `make(sites)` and kept."""
     file = cache_file(need, run, need.source)
-    found = load(file, run.device)
-    if found is None:
-        found = make(run.adapted.structure.match(need.targets))
-        save(file, found)
-    return found
+    statistic = load(file, run.device)
+    if statistic is None:
+        statistic = make(run.adapted.structure.match(need.targets))
+        save(file, statistic)
+    return statistic
 
 
 def load(file: Path | None, device: str) -> dict[str, Tensor] | None:

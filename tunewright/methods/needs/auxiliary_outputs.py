@@ -30,7 +30,7 @@ class AuxiliaryOutputs(Need):
 
     def compute(self, run: Any, batch: Batch | None = None) -> tuple[tuple[Tensor, Tensor], ...]:
         assert batch is not None
-        found = []
+        pairs = []
         for name in self.models:
             with run.model(name).evaluating() as model, torch.no_grad():
                 outputs = run.task.forward(model, batch)
@@ -40,5 +40,5 @@ class AuxiliaryOutputs(Need):
                     where=f"models.{name}",
                     remedy="name a classifier of the run's task",
                 )
-            found.append((outputs.features.detach(), outputs.logits.detach()))
-        return tuple(found)
+            pairs.append((outputs.features.detach(), outputs.logits.detach()))
+        return tuple(pairs)

@@ -51,8 +51,8 @@ class FeatureStatistics(Need):
                 f"{len(rows)} training rows give {count} places to take statistics from",
                 remedy="give more training rows",
             )
-        found = {}
+        statistics = {}
         for name, (total, squares) in zip(self.models, sums, strict=True):
             mean = total / count
-            found[name] = (mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float())
-        return found
+            statistics[name] = (mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float())
+        return statistics

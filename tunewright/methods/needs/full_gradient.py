@@ -63,20 +63,20 @@ class FullGradient(Need):
                 rows, min(self.batches * self.rows, len(rows))
             )
             groups = [picked[i : i + self.rows] for i in range(0, len(picked), self.rows)]
-            found: dict[str, Gathered] = {}
+            gathered: dict[str, Gathered] = {}
             with (
-                gathering(run.adapted, counts, found) as weights,
+                gathering(run.adapted, counts, gathered) as weights,
                 run.adapted.evaluating() as model,
                 torch.enable_grad(),
             ):
                 for group in groups:
-                    held = run.task.collate(group, run.packed, seed=run.seed).to(run.device)
-                    loss = run.task.loss(run.task.forward(model, held), held)
-                    ((loss.value * held.weights).sum() / held.weights.sum()).backward(inputs=weights)
-            for g in found.values():
+                    micro_batch = run.task.collate(group, run.packed, seed=run.seed).to(run.device)
+                    loss = run.task.loss(run.task.forward(model, micro_batch), micro_batch)
+                    ((loss.value * micro_batch.weights).sum() / micro_batch.weights.sum()).backward(inputs=weights)
+            for g in gathered.values():
                 g.mean /= len(groups)
                 g.square /= len(groups)
-            return found
+            return gathered
 
         return gather
 

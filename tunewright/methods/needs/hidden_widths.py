@@ -30,10 +30,10 @@ class HiddenWidths(Need):
 
     def compute(self, run: Any, batch: Batch | None = None) -> dict[str, tuple[int, ...]]:
         row = run.task.collate(run.source("train")[:1], run.packed, seed=run.seed).to(run.device)
-        found = {}
+        widths = {}
         for name in self.models:
             adapted = run.model(name) if name else run.adapted
             with adapted.evaluating() as model, torch.no_grad():
                 hidden = run.task.forward(model, row, hidden=True).hidden
-            found[name] = tuple(int(h.shape[1] if h.dim() == 4 else h.shape[-1]) for h in hidden)
-        return found
+            widths[name] = tuple(int(h.shape[1] if h.dim() == 4 else h.shape[-1]) for h in hidden)
+        return widths

@@ -34,5 +34,5 @@ class ReferenceLogProbs(Need):
 
     def compute(self, run: Any, batch: Batch | None = None) -> Tensor:
         with run.adapted.base() as model, run.adapted.evaluating(), torch.no_grad():
-            found = log_probs_at(run.task.forward(model, batch), self.temperature)
-        return found.detach()
+            log_probs = log_probs_at(run.task.forward(model, batch), self.temperature)
+        return log_probs.detach()

@@ -39,10 +39,10 @@ class TrialLoss(Need):
             picked = random.Random(f"{run.seed}/{self.name}/{self.source}/{draw}").sample(
                 rows, min(self.rows, len(rows))
             )
-            held = run.task.collate(picked, run.packed, seed=run.seed).to(run.device)
+            trial_batch = run.task.collate(picked, run.packed, seed=run.seed).to(run.device)
             with weakened(run.adapted, blocks, factor), run.adapted.evaluating() as model, torch.no_grad():
-                loss = run.task.loss(run.task.forward(model, held), held)
-            return float((loss.value * held.weights).sum() / held.weights.sum())
+                loss = run.task.loss(run.task.forward(model, trial_batch), trial_batch)
+            return float((loss.value * trial_batch.weights).sum() / trial_batch.weights.sum())
 
         return trial
 

@@ -90,10 +90,10 @@ class DiverseModelZoo(Method):
         each = F.cross_entropy(outputs.logits.float(), batch.targets, reduction="none")
         if not self._auxiliaries:
             return Loss(each.mean())
-        found = dict(zip(self._auxiliaries, needs.auxiliary_outputs, strict=True))
+        by_name = dict(zip(self._auxiliaries, needs.auxiliary_outputs, strict=True))
         if self.correlated is not None:
-            each = each * balancing_weights(found[self.correlated][1], batch.targets, self.most)
+            each = each * balancing_weights(by_name[self.correlated][1], batch.targets, self.most)
         loss = each.mean()
         if self.diverse is not None and self.independence:
-            loss = loss + self.independence * dependence(pooled_features(outputs), found[self.diverse][0])
+            loss = loss + self.independence * dependence(pooled_features(outputs), by_name[self.diverse][0])
         return Loss(loss)

@@ -33,8 +33,8 @@ def rewarmed(t: int, warmup: int, steps: int, floor: float, start: float = 0.0) 
     """Factor of the peak rate after t of `steps` steps: 1 at t = warmup, `floor` at t >= steps."""
     if t < warmup:
         return start + (1 - start) * t / warmup
-    done = min(1.0, (t - warmup) / max(1, steps - warmup))
-    return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+    progress = min(1.0, (t - warmup) / max(1, steps - warmup))
+    return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def with_share(weights: Mapping[str, float], old: Collection[str], share: float) -> dict[str, float]:

@@ -44,11 +44,11 @@ def draw(weights: Tensor, count: int, rng: random.Random) -> tuple[int, ...]:
 
 def draw_different(weights: Tensor, count: int, sets: int, rng: random.Random) -> list[tuple[int, ...]]:
     """Up to `sets` different sets of `count` places (fewer where no more exist), in the order they were drawn."""
-    wanted = min(sets, math.comb(len(weights), count))
-    found: dict[tuple[int, ...], None] = {}
-    while len(found) < wanted:
-        found[draw(weights, count, rng)] = None
-    return list(found)
+    most = min(sets, math.comb(len(weights), count))
+    distinct: dict[tuple[int, ...], None] = {}
+    while len(distinct) < most:
+        distinct[draw(weights, count, rng)] = None
+    return list(distinct)
 
 
 def corrected(scores: Tensor, sets: Sequence[tuple[int, ...]], losses: Sequence[float], rate: float) -> Tensor:

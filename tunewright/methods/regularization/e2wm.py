@@ -60,5 +60,5 @@ class ElasticLoRA(Method):
         return (Fisher(source=self.data, samples=self.samples, targets=self.targets),)
 
     def penalty(self, targets: Mapping[str, Any], needs: Needs) -> Tensor:
-        held = {t.site.name: t for t in targets.values() if t.site.name in needs.fisher}
-        return elastic_penalty({n: t.change() for n, t in held.items()}, needs.fisher, self.coefficient)
+        by_site = {t.site.name: t for t in targets.values() if t.site.name in needs.fisher}
+        return elastic_penalty({n: t.change() for n, t in by_site.items()}, needs.fisher, self.coefficient)

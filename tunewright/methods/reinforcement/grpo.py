@@ -43,8 +43,8 @@ def advantages(rewards: Tensor, scale: bool = True) -> Tensor:
 def clipped_loss(log_probs: Tensor, old: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """The policy loss of each token [S], and whether it is held by the clip; all arguments [S]."""
     ratio = torch.exp(log_probs - old)
-    free, held = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-    return -torch.minimum(free, held), (held < free).to(ratio.dtype)
+    free, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
+    return -torch.minimum(free, clipped), (clipped < free).to(ratio.dtype)
 
 
 def divergence(log_probs: Tensor, reference: Tensor) -> Tensor:
@@ -93,10 +93,10 @@ class GRPO(Method):
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:
         log_probs = log_probs_at(outputs, self.temperature)
-        loss, held = clipped_loss(
+        loss, clipped = clipped_loss(
             log_probs, batch.fields["sampled_log_probs"], batch.fields["advantage"][batch.rows], self.clip
         )
-        logs = {"clipped": _means(held, batch)}
+        logs = {"clipped": _means(clipped, batch)}
         if self.beta:
             away = divergence(log_probs, needs.reference_log_probs)
             loss, logs["kl"] = loss + self.beta * away, _means(away, batch)

@@ -23,8 +23,8 @@ NUMBER = re.compile(r"(?<![\w.])[-\u2212]?\$?\d+(?:,\d{3})*(?:\.\d+)?(?![\d])")
 
 def last_number(text: str) -> Decimal | None:
     """The last number that a text names, exactly; None when it names none."""
-    found = NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "").replace("$", "").replace("\u2212", "-")) if found else None
+    numbers = NUMBER.findall(text)
+    return Decimal(numbers[-1].replace(",", "").replace("$", "").replace("\u2212", "-")) if numbers else None
 
 
 def numeric_answer(said: str, reference: str, tolerance: float = 0.0, near: float = 0.0) -> float:
