@@ -6,8 +6,8 @@ import pytest
 
 from tunewright.catalogue import entries
 from tunewright.conformance import learned, weights
-from tunewright.conformance.bench import differing
 from tunewright.conformance.case import Case
+from tunewright.models.agreement import differing
 
 CASES = [Case.of(n) for n in entries()]
 LEARNED = [

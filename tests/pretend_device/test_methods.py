@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tunewright.catalogue import entries
-from tunewright.conformance.bench import Tiny, differing, task_of
+from tunewright.conformance.bench import Tiny, task_of
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
 from tunewright.conformance.fields import other_values
+from tunewright.models.agreement import differing
 
 CASES = [c for c in (Case.of(n) for n in entries()) if fills_training_slots(c) and task_of(c.method)]
 
