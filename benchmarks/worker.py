@@ -118,7 +118,7 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
     from tunewright.recipe import Budget, TrainSpec
     from tunewright.tasks import get_task
     from tunewright.training.setting_up import set_up
-    from tunewright.training.train import Stage
+    from tunewright.training.stage import Stage
 
     adapted = Adapted(work.make())
     if work.model == QUICKSTART:

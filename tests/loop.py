@@ -16,7 +16,8 @@ from tunewright.contract.method import Method, Plan
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task
 from tunewright.training.setting_up import set_up
-from tunewright.training.train import Loop, Stage, train
+from tunewright.training.stage import Stage
+from tunewright.training.train import Loop, train
 
 
 class Rows:

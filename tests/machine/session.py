@@ -37,7 +37,7 @@ def training(folder: Path) -> dict[str, Any]:
     from tunewright.recipe import Recipe
     from tunewright.runs.run import resume, run
     from tunewright.runs.stages import Keeper
-    from tunewright.training.train import Stop
+    from tunewright.training.stage import Stop
 
     small.write_inputs(folder)
     recipe = Recipe.load(small.write_recipe(folder, train__save_steps=2))

@@ -18,7 +18,8 @@ from tunewright.contract.needs import NeedContext, Provider
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task
 from tunewright.training.setting_up import set_up
-from tunewright.training.train import Loop, Stage, train
+from tunewright.training.stage import Stage
+from tunewright.training.train import Loop, train
 
 
 def text_rows(count: int = 24, source: str = "new", seed: int = 0, prompt: int = 2) -> list[Row]:

@@ -24,7 +24,8 @@ from tunewright.methods.reinforcement.numeric_answer import NumericAnswer, last_
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task
 from tunewright.training.setting_up import set_up
-from tunewright.training.train import Stage, train
+from tunewright.training.stage import Stage
+from tunewright.training.train import train
 
 
 def test_advantages_are_in_the_groups_own_deviations():

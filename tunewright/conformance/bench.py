@@ -35,7 +35,8 @@ from tunewright.recipe import Budget, TrainSpec
 from tunewright.tasks import get_task
 from tunewright.training.carry import apply_carry
 from tunewright.training.setting_up import set_up
-from tunewright.training.train import Loop, Stage
+from tunewright.training.stage import Stage
+from tunewright.training.train import Loop
 
 VOCABULARY, LABELS, WIDTH = 61, 3, 32
 Named = Sequence[tuple[str, Method]]

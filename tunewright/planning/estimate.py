@@ -25,7 +25,8 @@ from tunewright.runs.session import Session, StageParts
 from tunewright.runs.stages import StageResult
 from tunewright.training import carry
 from tunewright.training.setting_up import set_up
-from tunewright.training.train import Loop, Stop
+from tunewright.training.stage import Stop
+from tunewright.training.train import Loop
 
 STEPS = 3
 """Timed steps of the probe; one more goes before them, since the first one pays for memory and kernels."""

@@ -17,7 +17,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.training.budget import plan_stage
-from tunewright.training.train import Stage
+from tunewright.training.stage import Stage
 
 
 @dataclass

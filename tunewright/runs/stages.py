@@ -22,7 +22,8 @@ from tunewright.models.recompute import recomputing
 from tunewright.runs.folder import RunFolder
 from tunewright.training import carry
 from tunewright.training.setting_up import set_up
-from tunewright.training.train import Loop, Stage, Stop, train
+from tunewright.training.stage import Stage, Stop
+from tunewright.training.train import Loop, train
 
 Evaluate = Callable[[Loop], dict[str, float]]
 

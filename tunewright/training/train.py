@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
-from tunewright.contract.combining import Bound, Methods, restore_states, states_of
-from tunewright.contract.method import Candidates, Choice, Plan, row_rng
-from tunewright.errors import NonFiniteError
-from tunewright.models.adapted import Adapted
+from tunewright.contract.combining import Bound, restore_states, states_of
+from tunewright.contract.method import Candidates, Choice, row_rng
 from tunewright.models.lean_tail import only_at, tail
 from tunewright.models.modes import set_training
 from tunewright.training import coupled
@@ -30,42 +28,9 @@ from tunewright.training.optim import Optimizers
 from tunewright.training.randomness import Randomness
 from tunewright.training.rollouts import Rollouts, carried
 from tunewright.training.schedules import factor_of
+from tunewright.training.stage import Stage, Stop
+from tunewright.training.stepping import apply
 from tunewright.training.trained import Trained
-
-
-class Rows(Protocol):
-    """Where rows come from: `data.order.Cursor`, or anything like it."""
-
-    def next_batch(self) -> list[tuple[Row, int]]: ...
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: dict[str, Any]) -> None: ...
-
-
-class Stop(Exception):
-    """Raised by a listener to end a stage early; the message says why."""
-
-
-@dataclass
-class Stage:
-    """Everything the loop needs for one stage. `signals(needs, batch)` computes the methods' per-batch needs.
-
-    `spec` is the resolved `train` section. `listen(loop, record)` is called after every optimizer step.
-    """
-
-    adapted: Adapted
-    task: Any
-    methods: Methods
-    rows: Rows
-    plan: Plan
-    spec: Any
-    budget: Any
-    signals: Callable[[Bound, Batch | None, str], dict[str, Any]] = lambda bound, batch, when: {}
-    listen: Callable[[Loop, dict[str, Any]], None] = lambda loop, record: None
-    splits: dict[int, int] = field(default_factory=dict)
-    on_split: Callable[[int, int], None] = lambda step, tokens: None
-    flops_per_token: float = 0.0
-    device: str = "cpu"
-    packed: bool = False
 
 
 class Loop:
@@ -170,7 +135,7 @@ class Loop:
         factor = self._factor()
         rate = self.optimizers.set_factor(factor)
         record = self._with_splits(rows)
-        self._apply(factor, record)
+        apply(self, factor, record)
         self.step_number += 1
         tokens = sum(row.size for row, _ in rows)
         # budgets and epochs count what is read of the data; what a rollout makes of it is logged beside
@@ -333,52 +298,6 @@ class Loop:
             if parts or name in self.starts:
                 found[name] = Target(site, parts, self.starts.get(name))
         return found
-
-    def _apply(self, factor: float | Mapping[str, float], record: dict[str, Any]) -> None:
-        """Gradient methods, clipping, the optimizer's step, update methods."""
-        if self.methods.on("gradient"):
-            changed = self.methods.chain("gradient", "gradients", self.trained.gradients(), step=self.step_number)
-            for n, leaf in self.trained.parameters().items():
-                leaf.grad = changed.get(n)
-        parameters = self.trained.parameters()
-        with_grad = [p for p in parameters.values() if p.grad is not None]
-        limit = self.spec.max_grad_norm or math.inf
-        norm = float(nn.utils.clip_grad_norm_(with_grad, limit)) if with_grad else 0.0
-        record["grad_norm"] = norm
-        if not math.isfinite(norm):
-            bad = next((n for n, g in self.trained.gradients().items() if not bool(torch.isfinite(g).all())), "?")
-            raise NonFiniteError(
-                f"the gradient of '{bad}' is not finite",
-                where=f"step {self.step_number + 1}",
-                remedy="lower train.learning_rate, or set train.max_grad_norm",
-            )
-        proposing = self.methods.on("update") or isinstance(factor, Mapping)
-        before = {n: p.detach().clone() for n, p in parameters.items()} if proposing else {}
-        self.optimizers.step()
-        if proposing:
-            self._propose(before, parameters, factor)
-        self.trained.write_back()
-        if self.averaged is not None:
-            for b in self.methods.on("average"):
-                self.averaged = self.methods.call(
-                    b, "average", averaged=self.averaged, parameters=parameters, step=self.step_number, plan=self.plan
-                )
-        self.trained.zero_grad()
-
-    def _propose(
-        self, before: dict[str, Tensor], parameters: dict[str, nn.Parameter], factor: float | Mapping[str, float]
-    ) -> None:
-        with torch.no_grad():
-            changes = {n: p - before[n] for n, p in parameters.items()}
-            if isinstance(factor, Mapping):
-                # both optimizers' steps are proportional to the rate, so scaling the step is scaling the rate
-                common = factor.get("", 1.0)
-                changes = {n: c * (factor.get(n, common) / common) for n, c in changes.items()}
-            changes = self.methods.chain(
-                "update", "changes", changes, parameters=before, step=self.step_number, plan=self.plan
-            )
-            for n, p in parameters.items():
-                p.copy_(before[n] + changes[n])
 
     def _mix(self, record: Mapping[str, Any]) -> None:
         mixer = self.methods.one("mixture")

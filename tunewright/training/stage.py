@@ -1,0 +1,47 @@
+"""What the loop is given: one stage's model, methods, rows and plan, and who listens to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tunewright.contract.batch import Batch, Row
+from tunewright.contract.combining import Bound, Methods
+from tunewright.contract.method import Plan
+from tunewright.models.adapted import Adapted
+
+
+class Rows(Protocol):
+    """Where rows come from: `data.order.Cursor`, or anything like it."""
+
+    def next_batch(self) -> list[tuple[Row, int]]: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+class Stop(Exception):
+    """Raised by a listener to end a stage early; the message says why."""
+
+
+@dataclass
+class Stage:
+    """Everything the loop needs for one stage. `signals(needs, batch)` computes the methods' per-batch needs.
+
+    `spec` is the resolved `train` section. `listen(loop, record)` is called after every optimizer step.
+    """
+
+    adapted: Adapted
+    task: Any
+    methods: Methods
+    rows: Rows
+    plan: Plan
+    spec: Any
+    budget: Any
+    signals: Callable[[Bound, Batch | None, str], dict[str, Any]] = lambda bound, batch, when: {}
+    listen: Callable[[Any, dict[str, Any]], None] = lambda loop, record: None
+    splits: dict[int, int] = field(default_factory=dict)
+    on_split: Callable[[int, int], None] = lambda step, tokens: None
+    flops_per_token: float = 0.0
+    device: str = "cpu"
+    packed: bool = False

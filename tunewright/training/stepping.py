@@ -1,0 +1,60 @@
+"""From gradients to moved weights: gradient methods, clipping, the optimizer, update methods, averages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.errors import NonFiniteError
+
+
+def apply(loop: Any, factor: float | Mapping[str, float], record: dict[str, Any]) -> None:
+    """Gradient methods, clipping, the optimizer's step, update methods."""
+    if loop.methods.on("gradient"):
+        changed = loop.methods.chain("gradient", "gradients", loop.trained.gradients(), step=loop.step_number)
+        for n, leaf in loop.trained.parameters().items():
+            leaf.grad = changed.get(n)
+    parameters = loop.trained.parameters()
+    with_grad = [p for p in parameters.values() if p.grad is not None]
+    limit = loop.spec.max_grad_norm or math.inf
+    norm = float(nn.utils.clip_grad_norm_(with_grad, limit)) if with_grad else 0.0
+    record["grad_norm"] = norm
+    if not math.isfinite(norm):
+        bad = next((n for n, g in loop.trained.gradients().items() if not bool(torch.isfinite(g).all())), "?")
+        raise NonFiniteError(
+            f"the gradient of '{bad}' is not finite",
+            where=f"step {loop.step_number + 1}",
+            remedy="lower train.learning_rate, or set train.max_grad_norm",
+        )
+    proposing = loop.methods.on("update") or isinstance(factor, Mapping)
+    before = {n: p.detach().clone() for n, p in parameters.items()} if proposing else {}
+    loop.optimizers.step()
+    if proposing:
+        _propose(loop, before, parameters, factor)
+    loop.trained.write_back()
+    if loop.averaged is not None:
+        for b in loop.methods.on("average"):
+            loop.averaged = loop.methods.call(
+                b, "average", averaged=loop.averaged, parameters=parameters, step=loop.step_number, plan=loop.plan
+            )
+    loop.trained.zero_grad()
+
+
+def _propose(
+    loop: Any, before: dict[str, Tensor], parameters: dict[str, nn.Parameter], factor: float | Mapping[str, float]
+) -> None:
+    with torch.no_grad():
+        changes = {n: p - before[n] for n, p in parameters.items()}
+        if isinstance(factor, Mapping):
+            # both optimizers' steps are proportional to the rate, so scaling the step is scaling the rate
+            common = factor.get("", 1.0)
+            changes = {n: c * (factor.get(n, common) / common) for n, c in changes.items()}
+        changes = loop.methods.chain(
+            "update", "changes", changes, parameters=before, step=loop.step_number, plan=loop.plan
+        )
+        for n, p in parameters.items():
+            p.copy_(before[n] + changes[n])
