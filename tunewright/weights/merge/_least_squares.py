@@ -29,8 +29,8 @@ class Sums:
     @classmethod
     def of(cls, inputs: int, outputs: int, device: torch.device | None = None) -> Sums:
         """Nothing added yet; rows will come from `device`."""
-        made = (torch.zeros(n, inputs, dtype=torch.float64, device=device) for n in (inputs, outputs))
-        return cls(*made)
+        gram, cross = (torch.zeros(n, inputs, dtype=torch.float64, device=device) for n in (inputs, outputs))
+        return cls(gram, cross)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows. Products are formed in the rows' own type and added in fp64."""
