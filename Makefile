@@ -29,9 +29,9 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(PY) -m tunewright.commands.docs
 
-# strict: a dead link or anchor is an error
+# strict: a dead link or anchor is an error (--quiet would keep them from being counted)
 docs-site: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 # the package as a user gets it: built, installed into an empty environment, tried outside of the checkout
 wheel: $(VENV)/bin/python
