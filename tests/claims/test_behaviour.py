@@ -164,6 +164,19 @@ def test_a_digest_comes_out_again_until_the_method_does_something_else(bench, mo
     assert checking.stale(claim, "nano", result) == []
 
 
+def test_where_rows_lie_does_not_count(bench):
+    mixed = task(bench)
+    parts = []
+    for place in ("here", "there/z"):
+        folder = bench / place
+        folder.mkdir(parents=True)
+        for name in ("b", "a"):
+            (folder / f"{name}.jsonl").write_text((bench / "train.jsonl").read_text())
+        sources = [{"path": str(folder / "b.jsonl")}, {"path": str(folder / "a.jsonl"), "name": "m"}]
+        parts.append({**mixed, "data": {**mixed["data"], "train": sources}})
+    assert digest_of(bench, parts[0]) == digest_of(bench, parts[1])
+
+
 def test_what_a_measure_gives_is_in_the_digest(bench):
     file = bench / "claims" / "asft.py"
     file.write_text(DECLARED.format(metric="measured") + MEASURE)

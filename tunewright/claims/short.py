@@ -18,7 +18,7 @@ from typing import Any
 from tunewright.claims.claim import Scale
 from tunewright.claims.work import weighed
 from tunewright.errors import MethodError, NonFiniteError
-from tunewright.recipe import Budget, Recipe
+from tunewright.recipe import Budget, Recipe, Source
 from tunewright.runs.folder import RunFolder
 from tunewright.runs.run import run
 from tunewright.trials.trial import TrialError, TrialRecord, figures_of
@@ -48,6 +48,9 @@ def cut(recipe: Recipe, size: Size) -> Recipe:
             source.limit = size.rows
     for kept in short.keep:
         kept.limit = size.texts
+    for source in _trained_on(short):  # what is mixed is drawn by its name, which would be its place on this machine
+        if source.name is None and Path(source.path).is_absolute():
+            source.name = Path(source.path).name
     short.train.batch_tokens = min(BATCH_TOKENS, short.train.batch_tokens)
     short.train.threads, short.train.device, short.train.logging_steps = 1, "cpu", 1
     judged = short.measurement
@@ -57,6 +60,10 @@ def cut(recipe: Recipe, size: Size) -> Recipe:
     judged.strengths = [s for s in judged.strengths if s in (0.5, 1.0)] or judged.strengths[-1:]
     short._base = recipe._base
     return short
+
+
+def _trained_on(recipe: Recipe) -> list[Source]:
+    return [s for data in (recipe.data, *(stage.data for stage in recipe.stages)) if data for s in data.train or ()]
 
 
 @dataclass
