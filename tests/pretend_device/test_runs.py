@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:
-    settings = {"train__device": "cuda", "train__save_steps": 1, "stages__0__methods": [LORA], "evaluation": QUICK}
+    settings = {"train__device": "cuda", "train__save_steps": 1, "stages__0__methods": [LORA], "measurement": QUICK}
     return Recipe.load(small.write_recipe(folder, **{**settings, "stages__0__budget": {"steps": 3}, **changes}))
 
 
@@ -53,7 +53,7 @@ def ran(folder: Path, **changes: Any) -> Path:
 
 def test_a_language_model_from_plan_to_chat(cuda, folder):
     small.write_inputs(folder, train=12, test=4)
-    settings: dict[str, Any] = {"measure": ["intruder-dimensions"], "data__validation": 0.25}
+    settings: dict[str, Any] = {"probes": ["intruder-dimensions"], "data__validation": 0.25}
     settings["train__eval_steps"] = 2
     recipe(folder, **settings)
     assert plan(folder / "r.yaml").device == "cuda"
@@ -130,5 +130,5 @@ def test_other_tasks(cuda, folder, task):
     rows = [{k: v.format(w, ["no", "yes"][i % 2], "a.png") for k, v in shape.items()} for i, w in words]
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     data = {"train": "rows.jsonl", "eval": "rows.jsonl"}
-    keep, measure = (["rows.jsonl"], []) if task == "fill-mask" else ([], ["calibration"])
-    export(ran(folder, task=task, keep=keep, measure=measure, data=data))
+    keep, probes = (["rows.jsonl"], []) if task == "fill-mask" else ([], ["calibration"])
+    export(ran(folder, task=task, keep=keep, probes=probes, data=data))
