@@ -13,6 +13,6 @@ threads and other processes (modes belong to one thread), sparse and nested tens
 devices sends its gradient back unmoved.
 """
 
-from tests.pretend_device.backend import MEMORY, NAME, pretended
+from tests.pretend_device.backend import MEMORY, NAME, REAL, pretended
 
-__all__ = ["MEMORY", "NAME", "pretended"]
+__all__ = ["MEMORY", "NAME", "REAL", "pretended"]

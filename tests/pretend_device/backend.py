@@ -17,6 +17,8 @@ from tests.pretend_device.ops import Ops
 from tests.pretend_device.randomness import Generator
 from tests.pretend_device.state import State
 
+REAL = torch.cuda.is_available()
+"""Whether this machine has a GPU of its own: then there is nothing to pretend."""
 NAME = "a pretended GPU"
 MEMORY = 8 * 2**30
 """Bytes that the pretended GPU says it has."""
@@ -25,7 +27,7 @@ MEMORY = 8 * 2**30
 @contextmanager
 def pretended() -> Iterator[State]:
     """Inside, in this thread, there is one GPU "cuda:0", whose work the CPU does. RuntimeError beside a real one."""
-    if torch.cuda.is_available():
+    if REAL:
         raise RuntimeError("a GPU is here: pretending another would only hide it")
     state = State(Generator("cuda"))
     state.generator.manual_seed(0)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
 
-from tests.pretend_device import pretended
+from tests.pretend_device import REAL, pretended
 
 
 @pytest.fixture
 def cuda() -> Iterator[str]:
-    if torch.cuda.is_available():
+    if REAL:
         yield "cuda"
         return
     with pretended():

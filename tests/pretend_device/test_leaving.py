@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.pretend_device import pretended
+from tests.pretend_device import REAL, pretended
+
+pytestmark = pytest.mark.skipif(REAL, reason="a GPU is here")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_torch_is_as_before():
     before = torch.Generator, torch.cuda.is_available, torch.autograd._engine_run_backward, torch.cuda._initialized
     state = torch.get_rng_state()
@@ -23,7 +24,6 @@ def test_torch_is_as_before():
         torch.zeros(1, device="cuda")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_marks_go_with_their_tensors():
     with pretended() as state:
         for _ in range(3000):
