@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.options import session_of
+from tests.options import inputs, session_of
 from tunewright import catalogue
 from tunewright.contract.method import Method
 from tunewright.errors import MethodError, RecipeError
@@ -21,6 +21,8 @@ from tunewright.runs.session import Session
 from tunewright.runs.stages import Keeper, StageResult, run_stage
 from tunewright.training import carry
 from tunewright.training.trained import Trained
+
+__all__ = ["inputs"]
 
 # -- train -------------------------------------------------------------------------------------------------------------
 

@@ -40,8 +40,8 @@ class GlobalRandomness(Method):
 class NotIdentity(LoRA):
     """Starts away from the base."""
 
-    def attach(self, site, state, rng):
-        delta = super().attach(site, state, rng)
+    def attach(self, site, needs, state, rng):
+        delta = super().attach(site, needs, state, rng)
         if delta is not None:
             delta.lora_B.data += 0.1
         return delta
@@ -90,8 +90,8 @@ class EditsTheBase(Method):
 class Unregistered(LoRA):
     """Hangs on a delta that no file could bring back."""
 
-    def attach(self, site, state, rng):
-        delta = super().attach(site, state, rng)
+    def attach(self, site, needs, state, rng):
+        delta = super().attach(site, needs, state, rng)
         if delta is not None:
             delta.__class__ = NewForm
         return delta

@@ -9,7 +9,7 @@ import torch
 
 from tests import tiny
 from tunewright.conformance.bench import token_rows
-from tunewright.contract.method import Setup
+from tunewright.contract.method import Needs, Setup
 from tunewright.errors import ModelError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.models.adapted import Adapted
@@ -36,7 +36,7 @@ def ours(make, method: LoRA, seed: int = 0) -> Adapted:
     adapted, rng = Adapted(make(), base_hash="abc"), random.Random(seed)
     state = method.setup(Setup(adapted, None, "text-generation", rng))  # type: ignore[arg-type]
     for site in adapted.structure.sites:
-        delta = method.attach(site, state, rng)
+        delta = method.attach(site, Needs({}), state, rng)
         if delta is not None:
             delta.lora_B.data = (
                 torch.randn(delta.lora_B.shape, generator=torch.Generator().manual_seed(len(site.name))) * 0.1
