@@ -34,7 +34,7 @@ class Size:
 
 
 BATCH_TOKENS = 512
-SIZES: dict[Scale, Size] = {"nano": Size(steps=6, rows=6, texts=2), "real": Size(steps=2, rows=2, texts=1)}
+SIZES: dict[Scale, Size] = {"nano": Size(steps=6, rows=6, texts=2), "real": Size(steps=2, rows=6, texts=2)}
 """By scale: a real base takes seconds per step."""
 
 
