@@ -16,7 +16,7 @@ ANSWERED: dict[str, tuple[str, ...]] = {
         "pad_token",
         "post_processor",
     ),
-    "an argument that a caller outside passes by name or place": ("frame", "output_hidden_states"),
+    "an argument that a caller outside passes by name or place": ("output_hidden_states",),
     "called by pytest, which finds them by name": ("pytest_addoption", "pytest_generate_tests", "test_method"),
     "called by Python when a module lacks a name, or lists its names": ("__dir__", "__getattr__"),
     "for notebooks and third parties: nothing in the package calls it": (
