@@ -177,6 +177,17 @@ def test_where_rows_lie_does_not_count(bench):
     assert digest_of(bench, parts[0]) == digest_of(bench, parts[1])
 
 
+def test_runs_of_a_measure_are_called_by_their_order_whoever_ran_them_first(bench):
+    file = bench / "claims" / "asft.py"
+    file.write_text(DECLARED.format(metric="measured") + MEASURE)
+    with behaviour.Digests() as digests:
+        first = digests.of(loaded(bench), "nano", RATES, task(bench))
+        other = DECLARED.format(metric="measured").replace('name="full"', 'name="plain"')
+        file.write_text(other + MEASURE.replace('"full")', '"plain")').replace('"full"', '"plain"'))
+        second = digests.of(loaded(bench), "nano", {"asft": 3e-3, "plain": 3e-3}, task(bench))
+    assert list(first.runs) == ["run 1", "run 2"] and second.runs == first.runs
+
+
 def test_what_a_measure_gives_is_in_the_digest(bench):
     file = bench / "claims" / "asft.py"
     file.write_text(DECLARED.format(metric="measured") + MEASURE)
@@ -279,7 +290,8 @@ def test_of_time_and_memory_what_they_are_made_of_is_counted(bench, monkeypatch)
 def test_work_counts_what_is_written_and_what_the_graph_keeps():
     weight, x = torch.ones(4, 3, requires_grad=True), torch.ones(3, 2)
     with work.weighed() as counted:
-        y = (weight @ x).T[1:]  # views write nothing
+        y = (weight @ x).T[1:]
+        torch.empty(50)  # neither views nor empty memory are written
     assert counted == {work.WRITTEN: 8.0, work.KEPT: 4 * (3 * 2)}  # x is kept for the weight's gradient
     with work.weighed() as counted:
         y.sum().backward()

@@ -89,7 +89,7 @@ class Digests:
             figures = {name: float(value) for name, value in loaded.measure(run, 0).items()}
         except ClaimError as error:  # of runs so short that there is nothing to judge: that comes out again too
             figures, refused = {}, f"{type(error).__name__}: {error.what}"
-        named = {f"{i} {t.name}": _short(t, claim) for i, t in enumerate(runs.asked, 1)}
+        named = {f"run {i}": _short(t, claim) for i, t in enumerate(runs.asked, 1)}
         return Behaviour(machine=machine(), runs=named, measured={**figures, **norms}, refused=refused)
 
 

@@ -70,7 +70,6 @@ def _trained_on(recipe: Recipe) -> list[Source]:
 class Traced:
     """What one short run did: every step's loss, stage after stage, and all that was read."""
 
-    name: str
     record: TrialRecord
     losses: list[float] = field(default_factory=list)
     work: dict[str, float] = field(default_factory=dict)
@@ -123,9 +122,9 @@ class ShortRuns:
             work = self._weighed(recipe, out) if self.weigh else {}
         except (MethodError, NonFiniteError) as error:
             why = TrialError(type=type(error).__name__, message=error.what, where=error.where)
-            return Traced(recipe.name, TrialRecord(**about, status="failed", error=why), _losses(out))
+            return Traced(TrialRecord(**about, status="failed", error=why), _losses(out))
         record = TrialRecord(**about, **figures_of(result.report), folder=str(out) if keep else None)
-        traced = Traced(recipe.name, record, _losses(out), work)
+        traced = Traced(record, _losses(out), work)
         if not keep:
             shutil.rmtree(out)
         return traced
