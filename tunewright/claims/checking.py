@@ -88,7 +88,7 @@ def _of(loaded: Loaded, digest: Behaviour) -> str:
 
 
 def _numbers(digest: Behaviour) -> dict[str, Any]:
-    return digest.model_dump(exclude={"machine": True, "refused": True, "runs": {"__all__": {"refused"}}})
+    return digest.model_dump(exclude={"machine": True, "refused": True, "runs": {"__all__": {"refused", "unit"}}})
 
 
 def differences(then: Behaviour, now: Behaviour) -> Iterator[str]:
