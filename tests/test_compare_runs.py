@@ -81,7 +81,7 @@ def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):
     assert written.startswith(f"# {found.winner}: chosen by tunewright compare among 3 methods")
     winner = Recipe.load(out / "winner.yaml")
     assert [u.name for u in winner.stages[0].methods] == [found.winner] and winner.stages[0].budget.steps == 4
-    assert winner.evaluation == recipe.evaluation and winner.data.eval is not None
+    assert winner.measurement == recipe.measurement and winner.data.eval is not None
     assert run(winner, tmp_path / "run", quiet=True).report.target.after is not None
     started = {p: p.stat().st_mtime_ns for p in (out / "trials").glob("*/*.json")}
     comparing.compare(

@@ -25,12 +25,12 @@ from tunewright.training.rollouts import Rollout, Sample, carried, checked
 class Told(Method):
     """Three samples a prompt, kept as rows with their reward."""
 
-    seen: ClassVar[list[Any]] = []
+    _seen: ClassVar[list[Any]] = []
 
     def rollout(self, prompts, generate, score):
         groups = generate(3, 4)
         rewards = score([s for g in groups for s in g])
-        self.seen.append((prompts, groups, rewards))
+        self._seen.append((prompts, groups, rewards))
         return Rollout(
             [
                 (i, s.row(reward=r))
@@ -109,9 +109,9 @@ def test_without_a_plain_cache_the_same_is_drawn(monkeypatch):
 
 def test_rewards_are_summed_by_their_weights_and_logged():
     told = Told()
-    told.seen.clear()
+    told._seen.clear()
     t = Tiny([("told", told), ("length", Length()), ("half", Half())], steps=2).run()
-    prompts, groups, rewards = told.seen[0]
+    prompts, groups, rewards = told._seen[0]
     assert all(isinstance(p, Row) for p in prompts) and [len(g) for g in groups] == [3] * len(prompts)
     assert rewards == [len(s.ids) + 2 * 0.5 for g in groups for s in g]
     r = t.records[0]
@@ -125,11 +125,11 @@ def test_rewards_are_summed_by_their_weights_and_logged():
 
 def test_the_model_is_sampled_as_it_is_at_that_step():
     told = Told()
-    told.seen.clear()
+    told._seen.clear()
     t = Tiny([("told", told), ("half", Half())], steps=1)
     before = t.loop.adapted.model
     t.run()
-    _, groups, _ = told.seen[0]
+    _, groups, _ = told._seen[0]
     fresh = Tiny([("told", Told()), ("half", Half())]).adapted.model
     sample = groups[0][0]
     prompt = list(sample.prompt.fields["prompt_ids"])

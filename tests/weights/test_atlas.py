@@ -61,14 +61,14 @@ def test_the_coefficients_gradient_is_autograds_and_that_of_finite_differences()
     method = Atlas()
     with Composer(base, [state_of(m) for m in models], 1, "atlas") as composer:
         c = torch.full((2, len(composer.names), 1), 0.1, dtype=torch.float64)
-        _, gradient = composer.gradient(c, lambda m: method.loss(learned.forward(m, batch), batch, learned.task))
+        _, gradient = composer.gradient(c, lambda m: method._loss(learned.forward(m, batch), batch, learned.task))
         for i, j in ((0, 0), (1, 3), (0, len(composer.names) - 1)):
             ends = []
             for step in (1e-4, -1e-4):
                 moved = c.clone()
                 moved[i, j] += step
                 ends.append(
-                    composer.gradient(moved, lambda m: method.loss(learned.forward(m, batch), batch, learned.task))[0]
+                    composer.gradient(moved, lambda m: method._loss(learned.forward(m, batch), batch, learned.task))[0]
                 )
             assert float(gradient[i, j]) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=2e-2, abs=1e-4)
 

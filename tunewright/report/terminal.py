@@ -84,7 +84,7 @@ def changes(report: Report) -> Numbers | None:
         )
         unit = words.unit_of(line.measured.unit) if line.measured is not None else ""
         if unit and unit != "1":
-            name.append(f", {unit.replace(' a ', '/')}", style="dim")
+            name.append(f", {unit.replace(' per ', '/')}", style="dim")
         style = STYLES.get(line.fate, "")
         after = Cell(line.after, line.after_span, style if line.kind == "drift" else "")
         rows.append(
