@@ -24,13 +24,13 @@ def _every_position() -> Any:
         from tunewright.tasks._causal import model_inputs
 
         logits = model(**model_inputs(batch)).logits
-        return Outputs(logits.flatten(0, 1)[batch.positions], batch.targets)
+        return Outputs(logits.flatten(0, 1)[batch.positions], batch.labels)
 
     return patch("tunewright.tasks.text_generation.causal_outputs", outputs)
 
 
 def _kept_logits() -> Any:
-    """The head at the targets, its logits kept for the backward."""
+    """The head at the labels, its logits kept for the backward."""
     return patch("tunewright.tasks._causal._fused", lambda *a: None)
 
 
@@ -47,10 +47,10 @@ def _whole_last_mlp() -> Any:
 
 TRICKS: dict[str, Callable[[], Any]] = {
     "padding-free": _nothing,
-    "head at targets": _every_position,
+    "head at labels": _every_position,
     "no kept logits": _kept_logits,
     "fused low-rank": _plain_low_rank,
-    "last MLP at targets": _whole_last_mlp,
+    "last MLP at labels": _whole_last_mlp,
     "kept memory": _nothing,
 }
 

@@ -118,7 +118,7 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
     from tunewright.recipe import Budget, TrainSpec
     from tunewright.tasks import get_task
     from tunewright.training.setting_up import set_up
-    from tunewright.training.stage import Stage
+    from tunewright.training.stage import TrainingInputs
 
     adapted = Adapted(work.make())
     if work.model == QUICKSTART:
@@ -130,7 +130,7 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
     plan = Plan(work.steps + 1, 10**9, "bench", 0, RATE, 0)
     task = get_task("text-generation")
     provider = Provider(NeedContext(adapted, task, work.seed, packed=packed))
-    set_up(adapted, methods, plan, task.name, provider.stage)
+    set_up(adapted, methods, plan, task.name, provider.statistics)
 
     def row(name: str, r: Example) -> Row:
         return Row(name, "bench", r.ids, [0.0] * r.prompt + [1.0] * (len(r.ids) - r.prompt))
@@ -143,7 +143,7 @@ def make_stage(work: Work, method: str, listen: Callable[[Any, dict[str, Any]], 
         ]
 
     spec = TrainSpec(learning_rate=RATE, lr_scheduler_type="constant", warmup_steps=0)
-    return Stage(
+    return TrainingInputs(
         adapted,
         task,
         methods,

@@ -16,7 +16,7 @@ from tunewright.contract.method import Method, Plan
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task
 from tunewright.training.setting_up import set_up
-from tunewright.training.stage import Stage
+from tunewright.training.stage import TrainingInputs
 from tunewright.training.train import Loop, train
 
 
@@ -72,7 +72,7 @@ def stage(
     needs: Any = None,
     signals: Any = None,
     **changes: Any,
-) -> tuple[Stage, list[dict[str, Any]]]:
+) -> tuple[TrainingInputs, list[dict[str, Any]]]:
     """A stage whose methods are set up, and the list its records go to. Give `listen` to watch the loop."""
     adapted = Adapted(model if model is not None else tiny.llama())
     bound = bind([(type(m).__name__.lower(), m) for m in methods], 0, "main")
@@ -80,7 +80,7 @@ def stage(
     set_up(adapted, bound, plan, task, needs or (lambda b: {}))
     records: list[dict[str, Any]] = []
     budget = SimpleNamespace(tokens=None, steps=None, seconds=None, flops=None, epochs=None)
-    made = Stage(
+    made = TrainingInputs(
         adapted,
         get_task(task),
         bound,

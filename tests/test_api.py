@@ -64,7 +64,7 @@ def test_each_is_a_function_that_says_what_it_takes(name: str) -> None:
 
 
 def test_the_names_are_all_there_and_nothing_else_is_promised() -> None:
-    classes = {"CheckResult", "Comparison", "Merged", "Plan", "Recipe", "Result", "Run", "TunewrightError"}
+    classes = {"CheckResult", "Comparison", "Merged", "RunPlan", "Recipe", "Result", "Run", "TunewrightError"}
     assert set(tunewright.__all__) == {*FUNCTIONS, *classes, "__version__"}
     assert all(getattr(tunewright, n) is not None for n in tunewright.__all__) and set(tunewright.__all__) <= {
         *dir(tunewright)
@@ -77,7 +77,7 @@ def test_a_room_does_not_take_the_place_of_the_function_of_its_name() -> None:
     code = (
         "import inspect, tunewright, tunewright.compare.arms, tunewright.methods.adapters.lora as lora\n"
         "assert inspect.isfunction(tunewright.compare) and inspect.isfunction(tunewright.methods)\n"
-        "assert tunewright.methods.adapters.lora is lora and tunewright.compare.arms.Arm\n"
+        "assert tunewright.methods.adapters.lora is lora and tunewright.compare.arms.ComparedArm\n"
         "from tunewright.methods.parameter_selection import hft\n"
         "from tunewright import methods\n"
         "print(methods('lora')['slots'], inspect.signature(methods))"

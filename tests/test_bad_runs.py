@@ -224,8 +224,8 @@ RUNS = [
     ),
     # Methods
     Run("two that choose", METHOD, ("'hft' and 'lift'", "'choose'", "stages:"), changes=methods("hft", "lift")),
-    Run("targets that no layer has", METHOD, ("q_prj", "q_proj"), changes=lora(targets=["q_prj"])),
-    Run("one target of two unknown", METHOD, ("v_prjo", "v_proj"), changes=lora(targets=["q_proj", "v_prjo"])),
+    Run("targets that no layer has", METHOD, ("q_prj", "q_proj"), changes=lora(target_modules=["q_prj"])),
+    Run("one target of two unknown", METHOD, ("v_prjo", "v_proj"), changes=lora(target_modules=["q_proj", "v_prjo"])),
     Run("a rank pattern that fits no layer", METHOD, ("q_prj",), changes=lora(rank_pattern={"q_prj": 4})),
     Run("a method of another task", METHOD, ("core-tuning", "text-generation"), changes=methods("core-tuning")),
     Run(

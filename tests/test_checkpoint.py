@@ -13,9 +13,13 @@ from tunewright.errors import CheckpointError, FolderError
 from tunewright.files import checkpoint
 
 
-def write(run: Path, step: int, keep: int | None = None) -> Path:
+def write(run: Path, step: int, save_total_limit: int | None = None) -> Path:
     return checkpoint.save(
-        run, step, {"note": step}, {"trained": {"w": torch.full((3,), float(step))}, "empty": {}}, keep=keep
+        run,
+        step,
+        {"note": step},
+        {"trained": {"w": torch.full((3,), float(step))}, "empty": {}},
+        save_total_limit=save_total_limit,
     )
 
 
@@ -29,7 +33,7 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 100):
-        write(tmp_path, step, keep=2)
+        write(tmp_path, step, save_total_limit=2)
     assert [s for s, _ in checkpoint.listed(tmp_path)] == [10, 100]
 
 

@@ -79,7 +79,7 @@ def test_an_import_of_another_method_is_seen() -> None:
         assert imported_methods(line, "tunewright.methods.adapters.corda") == ["tunewright.methods.adapters.lora"]
     for line in (
         "from tunewright.methods.preferences._pairs import Preference",
-        "from tunewright.pieces.targets import TARGETS",
+        "from tunewright.pieces.target_modules import TARGET_MODULES",
     ):
         assert not imported_methods(line, "tunewright.methods.adapters.corda")
 

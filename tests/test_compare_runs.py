@@ -16,7 +16,7 @@ from tests import small
 from tests.report.test_page import assert_safe
 from tests.test_compare import TREE
 from tunewright.compare import comparison as comparing
-from tunewright.compare.arms import Arm, arm_recipe, parse_arms
+from tunewright.compare.arms import ComparedArm, arm_recipe, parse_arms
 from tunewright.compare.result import Comparison
 from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.recipe import Budget, Recipe
@@ -142,7 +142,11 @@ def test_the_recipe_of_an_arm_differs_in_its_methods_and_own_training_alone():
     b.stages[0].methods = a.stages[0].methods
     assert a == b
     own = arm_recipe(
-        recipe, Arm("x", parse_arms("lora,full")[0].methods, train={"learning_rate": 0.5}), Budget(tokens=10), 3, 0.1
+        recipe,
+        ComparedArm("x", parse_arms("lora,full")[0].methods, train={"learning_rate": 0.5}),
+        Budget(tokens=10),
+        3,
+        0.1,
     )
     assert own.train.learning_rate == 0.1  # what tuning chose
 

@@ -18,7 +18,7 @@ from tunewright.files import checkpoint
 from tunewright.recipe import DataSpec, MethodUse, TrainSpec
 from tunewright.runs.folder import RunFolder
 from tunewright.runs.session import Session
-from tunewright.runs.stages import Keeper, StageResult, run_stage
+from tunewright.runs.stages import TrainingCallback, TrainingOutcome, run_stage
 from tunewright.training import carry
 from tunewright.training.trained import Trained
 
@@ -42,9 +42,11 @@ def trained(session: Session, folder: Path, **fields: Any) -> dict[str, Any]:
     hook = watched.register_forward_hook(lambda *_: blocks.append(1))
     try:
         carry.begin(session.adapted, "base", "fold", folder, "")
-        stage, provider = session.stage(part)
+        stage, provider = session.training_inputs(part)
         worse = iter(range(100))
-        keeper = Keeper(RunFolder(folder), part.train, "main", 0, 0, lambda loop: {"loss": float(next(worse))})
+        keeper = TrainingCallback(
+            RunFolder(folder), part.train, "main", 0, 0, lambda loop: {"loss": float(next(worse))}
+        )
         keeper.show = lambda record: None
         seen: list[tuple[int, int]] = []
         collate = stage.task.collate
@@ -58,7 +60,7 @@ def trained(session: Session, folder: Path, **fields: Any) -> dict[str, Any]:
                 return collate(rows, *a, **k)
 
         stage.task = Watched()
-        result: StageResult = run_stage(stage, keeper, provider.stage, None)
+        result: TrainingOutcome = run_stage(stage, keeper, provider.statistics, None)
     finally:
         hook.remove()
         part.train, part.spec.budget.steps = held, steps
@@ -129,7 +131,7 @@ STAGED: dict[str, tuple[dict[str, Any], dict[str, Any], Difference]] = {
     "keep_best": (
         {"eval_steps": 1},
         {"keep_best": "loss"},
-        lambda a, b: a["result"].kept_step is None and b["result"].kept_step == 1 and weights_differ(a, b),
+        lambda a, b: a["result"].best_step is None and b["result"].best_step == 1 and weights_differ(a, b),
     ),
     "early_stopping": (
         {"eval_steps": 1},

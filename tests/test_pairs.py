@@ -39,7 +39,7 @@ def test_chosen_and_rejected_are_two_sequences_of_one_row(packed):
             (1, row.fields["rejected_ids"], row.fields["rejected_weights"]),
         ):
             here = (batch.rows == i) & (batch.fields["pair"] == side)
-            assert batch.targets[here].tolist() == [t for t, w in zip(ids, weights, strict=True) if w]
+            assert batch.labels[here].tolist() == [t for t, w in zip(ids, weights, strict=True) if w]
             assert batch.weights[here].tolist() == [1.0 - side] * int(here.sum())
 
 

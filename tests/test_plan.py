@@ -13,7 +13,7 @@ from rich.console import Console
 from tests import small
 from tunewright.planning import plan_page
 from tunewright.planning.estimate import STEPS, estimate, untouched
-from tunewright.planning.plan import Plan, look, plan
+from tunewright.planning.plan import RunPlan, look, plan
 from tunewright.recipe import Recipe
 from tunewright.runs.assemble import assemble
 from tunewright.runs.run import run
@@ -34,7 +34,7 @@ def session_of(folder: Path, **changes: Any) -> Session:
 
 
 @pytest.fixture(scope="module")
-def made(inputs: Path) -> Plan:
+def made(inputs: Path) -> RunPlan:
     return look(session_of(inputs), load=1.0)
 
 
@@ -104,7 +104,7 @@ def test_a_base_that_was_measured_is_not_counted_again(inputs: Path, tmp_path: P
     assert (first.cached, first.base > 0) == (False, True) and (second.cached, second.base) == (True, 0.0)
 
 
-def test_what_is_trained_and_what_counts(made: Plan) -> None:
+def test_what_is_trained_and_what_counts(made: RunPlan) -> None:
     (stage,) = made.stages
     assert (
         stage.methods[0]["name"] == "lora"
@@ -112,8 +112,8 @@ def test_what_is_trained_and_what_counts(made: Plan) -> None:
         and stage.methods[0]["parameters"]["rank"] == 4
     )
     assert (
-        stage.rooms["embedding"][0] == stage.rooms["norm"][0] == 0
-        and sum(t for t, _ in stage.rooms.values()) == stage.trainable == 4096
+        stage.roles["embedding"][0] == stage.roles["norm"][0] == 0
+        and sum(t for t, _ in stage.roles.values()) == stage.trainable == 4096
     )
     assert [(s.role, s.rows) for s in made.sources] == [("train", 40), ("eval", 8), ("keep", 5)]
     assert made.ends is not None and made.ends.rows == made.ends.one_bos == made.ends.end_trained == 40
@@ -134,13 +134,13 @@ def test_padded_rows_are_said_to_be(inputs: Path) -> None:
     assert not made.packed and made.leak is None and "rows padded" in text_of(made)
 
 
-def text_of(made: Plan, **options: Any) -> str:
+def text_of(made: RunPlan, **options: Any) -> str:
     out = io.StringIO()
     plan_page.show(made, Path("r.yaml"), Console(file=out, width=100, highlight=False, **options))
     return out.getvalue()
 
 
-def test_the_page(made: Plan) -> None:
+def test_the_page(made: RunPlan) -> None:
     text = text_of(made)
     for said in (
         "lora (attach): rank 4",

@@ -37,7 +37,7 @@ MOMENTS = [
     ("lora with dropout", at("tunewright.report.schema:Report.save", 1)),
     ("redrawn halves", at(STEP, 5)),
     ("redrawn halves", at(STEP, 8)),
-    ("redrawn halves", at("tunewright.runs.stages:Keeper.finish", 1)),
+    ("redrawn halves", at("tunewright.runs.stages:TrainingCallback.finish", 1)),
     ("sparse entries", at(STEP, 5)),
     ("sparse entries", at(STEP, 9)),
     ("fold", at("tunewright.training.carry:begin", 2)),

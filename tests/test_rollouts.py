@@ -149,7 +149,7 @@ def test_carried_numbers_lie_with_their_rows_and_targets():
     rows = [s.row(good=float(i), old=s.log_probs) for i, s in enumerate(samples)]
     batch = carried(get_task("text-generation").collate(rows), rows)
     assert batch.fields["good"].tolist() == [0.0, 1.0] and batch.fields["old"].tolist() == [-1.0, -2.0, -3.0]
-    assert batch.targets.tolist() == [3, 4, 5] and batch.row_ids == ["r#0", "r#1"]
+    assert batch.labels.tolist() == [3, 4, 5] and batch.row_ids == ["r#0", "r#1"]
 
 
 def test_rows_trained_on_again_outlive_a_stop():

@@ -18,15 +18,15 @@ class Slow(Method):
     def gradient(self, gradients: dict[str, Tensor], state: State) -> dict[str, Tensor]:
         out = {n: g + self.share * state.get(n, torch.zeros_like(g)) for n, g in gradients.items()}
         for n, g in gradients.items():
-            state.keep(n, g)
+            state.set_buffer(n, g)
         return out
 
 
 def test_a_tensor_is_read_back_or_the_default_is_given():
     state = State()
     assert state.get("a.weight") is None and state.get("a.weight", torch.ones(1)) == 1
-    state.keep("a.weight", torch.zeros(3))
-    state.keep("a.weight", torch.full((2,), 7.0))
+    state.set_buffer("a.weight", torch.zeros(3))
+    state.set_buffer("a.weight", torch.full((2,), 7.0))
     assert state.get("a.weight", torch.ones(1)).tolist() == [7.0, 7.0] and state.get("a/weight") is state.get(
         "a.weight"
     )

@@ -38,7 +38,7 @@ class Lora(Method):
 class Few(Method):
     """Ten random entries of each linear, drawn again every second step."""
 
-    moments: str = Field("keep", description="keep or drop")
+    moments: str = Field("preserve", description="preserve or drop")
 
     def choose(self, candidates: Any, rng: Any) -> Choice:
         entries = {
@@ -94,8 +94,8 @@ class Rates(Method):
 class Held(Method):
     """Squared distance from the start."""
 
-    def penalty(self, targets: Any) -> Tensor:
-        return sum(t.change().pow(2).sum() for t in targets.values()) * 10.0  # type: ignore[return-value]
+    def penalty(self, weights: Any) -> Tensor:
+        return sum(t.change().pow(2).sum() for t in weights.values()) * 10.0  # type: ignore[return-value]
 
 
 class WrongShape(Method):

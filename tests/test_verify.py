@@ -104,7 +104,7 @@ def test_the_best_weights_are_put_back_whole(bench: Bench) -> None:
     through = recipe([{"hft": {"round_steps": 1}}], eval_steps=1, keep_best="loss", **wild)
     done = bench.commands(bench.folder, ["run", bench.write("through", through), "--out", "through"])
     assert done.code == 0, done.stderr
-    kept = json.loads((bench.folder / "through" / "stages" / "main" / "state.json").read_text())["result"]["kept_step"]
+    kept = json.loads((bench.folder / "through" / "stages" / "main" / "state.json").read_text())["result"]["best_step"]
     assert kept and kept < 10, "training got worse, so that an earlier step is kept"
     short = {**recipe([{"hft": {"round_steps": 1}}], **wild), "budget": {"steps": kept}}
     assert bench.commands(bench.folder, ["run", bench.write("short", short), "--out", "short"]).code == 0

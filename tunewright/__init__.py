@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunewright.compare.result import Comparison as Comparison
     from tunewright.finished.run import Run as Run
     from tunewright.planning.check import CheckResult as CheckResult
-    from tunewright.planning.plan import Plan as Plan
+    from tunewright.planning.plan import RunPlan as RunPlan
     from tunewright.recipe import Recipe as Recipe
     from tunewright.runs.result import Result as Result
     from tunewright.weights.stream import Merged as Merged
@@ -31,7 +31,7 @@ __all__ = [
     "CheckResult",
     "Comparison",
     "Merged",
-    "Plan",
+    "RunPlan",
     "Recipe",
     "Result",
     "Run",
@@ -52,7 +52,7 @@ _CLASSES = {
     "CheckResult": "tunewright.planning.check",
     "Comparison": "tunewright.compare.result",
     "Merged": "tunewright.weights.stream",
-    "Plan": "tunewright.planning.plan",
+    "RunPlan": "tunewright.planning.plan",
     "Recipe": "tunewright.recipe",
     "Result": "tunewright.runs.result",
     "Run": "tunewright.finished.run",
@@ -99,7 +99,7 @@ def resume(folder: str | Path, *, verify: bool = False, quiet: bool = False) -> 
     return go_on(folder, verify=verify, quiet=quiet)
 
 
-def plan(recipe: Recipe | str | Path | Mapping[str, Any], *, sets: Sequence[str] = (), quiet: bool = False) -> Plan:
+def plan(recipe: Recipe | str | Path | Mapping[str, Any], *, sets: Sequence[str] = (), quiet: bool = False) -> RunPlan:
     """Before anything is trained: what exactly would be, will it fit (bytes), how long does it take (seconds).
 
     Loads the model and does a few steps, which leave nothing behind. Arguments and errors as of `run`.

@@ -277,8 +277,8 @@ def test_of_time_and_memory_what_they_are_made_of_is_counted(bench, monkeypatch)
         assert run.figures[work.WRITTEN] > 1e5 and run.figures[work.KEPT] > 1e5
         assert "cost.peak_memory_bytes" not in run.figures
     assert result.digest.runs["asft"].figures[work.WRITTEN] > result.digest.runs["full"].figures[work.WRITTEN]
-    twice = "2 * (asft_loss(outputs.logits, needs.base_logits, outputs.targets, self.anchor) / 2)"
-    assert (line := "asft_loss(outputs.logits, needs.base_logits, outputs.targets, self.anchor)") in SOURCE
+    twice = "2 * (asft_loss(outputs.logits, needs.base_logits, outputs.labels, self.anchor) / 2)"
+    assert (line := "asft_loss(outputs.logits, needs.base_logits, outputs.labels, self.anchor)") in SOURCE
     give(bench, monkeypatch, SOURCE.replace(line, twice))
     assert checked(bench, result)[0] == []  # some scalars more
     again = f"sum({line} for _ in range(30)) / 30"

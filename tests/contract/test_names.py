@@ -7,9 +7,10 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
-from tunewright.catalogue.resolve import _broken
+from tunewright.catalogue.resolve import _broken, build
 from tunewright.contract.method import Method, check_class
-from tunewright.errors import MethodError
+from tunewright.errors import MethodError, RecipeError
+from tunewright.recipe.parts import MethodUse
 
 
 def made(**body):
@@ -77,3 +78,10 @@ def test_a_name_without_a_type_gets_the_advice_that_fits_its_value(line, advice)
     with pytest.raises(Exception) as raised:  # noqa: B017, PT011  (pydantic's own, which is explained below)
         exec(compile(code, "bad.py", "exec"), {"__name__": "bad"})
     assert advice in str(_broken("bad", raised.value))
+
+
+def test_a_parameter_is_read_by_its_other_names_too():
+    by_peft = build(MethodUse(name="lora", params={"r": 4, "lora_alpha": "2", "targets": ["q_proj"]}))
+    assert by_peft == build(MethodUse(name="lora", params={"rank": 4, "alpha": 2, "target_modules": ["q_proj"]}))
+    with pytest.raises(RecipeError, match="'targets' and 'target_modules' mean the same"):
+        build(MethodUse(name="lora", params={"targets": ["q_proj"], "target_modules": ["k_proj"]}))

@@ -36,25 +36,25 @@ def training(folder: Path) -> dict[str, Any]:
     from tunewright.errors import Interrupted
     from tunewright.recipe import Recipe
     from tunewright.runs.run import resume, run
-    from tunewright.runs.stages import Keeper
+    from tunewright.runs.stages import TrainingCallback
     from tunewright.training.stage import Stop
 
     small.write_inputs(folder)
     recipe = Recipe.load(small.write_recipe(folder, train__save_steps=2))
     whole = run(recipe, folder / "whole", quiet=True)
-    real = Keeper.__call__
+    real = TrainingCallback.__call__
 
-    def ask(self: Keeper, loop: Any, record: dict[str, Any]) -> None:
+    def ask(self: TrainingCallback, loop: Any, record: dict[str, Any]) -> None:
         self.stop_requested = loop.step_number == 3
         real(self, loop, record)
 
-    Keeper.__call__ = ask  # type: ignore[method-assign]
+    TrainingCallback.__call__ = ask  # type: ignore[method-assign]
     stopped = False
     try:
         run(recipe, folder / "resumed", quiet=True)
     except (Interrupted, Stop):
         stopped = True
-    Keeper.__call__ = real  # type: ignore[method-assign]
+    TrainingCallback.__call__ = real  # type: ignore[method-assign]
     resumed = resume(folder / "resumed", quiet=True)
     assert resumed is not None
     files = [sorted(r.folder.glob("adapter/*.safetensors")) for r in (whole, resumed)]

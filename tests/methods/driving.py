@@ -18,7 +18,7 @@ from tunewright.contract.needs import NeedContext, Provider
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task
 from tunewright.training.setting_up import set_up
-from tunewright.training.stage import Stage
+from tunewright.training.stage import TrainingInputs
 from tunewright.training.train import Loop, train
 
 
@@ -131,7 +131,7 @@ class Run:
         rows = [r for part in sources.values() for r in part]
         self.provider = Provider(NeedContext(self.adapted, self.task, 0, {"train": rows}))
         self.provider.check(self.methods)
-        set_up(self.adapted, self.methods, self.plan, task, self.provider.stage)
+        set_up(self.adapted, self.methods, self.plan, task, self.provider.statistics)
 
         def note(loop: Loop, record: dict[str, Any]) -> None:
             self.records.append(record)
@@ -139,7 +139,7 @@ class Run:
                 listen(loop)
 
         budget = SimpleNamespace(tokens=None, steps=None, seconds=None, flops=None, epochs=None)
-        self.stage = Stage(
+        self.stage = TrainingInputs(
             self.adapted,
             self.task,
             self.methods,

@@ -47,7 +47,7 @@ def test_pictures_are_mixed_with_their_neighbour_by_a_share_of_their_own():
     pixels, m = batch.inputs["pixel_values"], mixed.fields["mixup_share"]
     assert [float(x) for x in m] == pytest.approx([random.Random(i).betavariate(0.4, 0.4) for i in range(4)])
     torch.testing.assert_close(mixed.inputs["pixel_values"][3], m[3] * pixels[3] + (1 - m[3]) * pixels[0])
-    assert mixed.fields["mixup_targets"].tolist() == [*batch.targets[1:].tolist(), int(batch.targets[0])]
+    assert mixed.fields["mixup_targets"].tolist() == [*batch.labels[1:].tolist(), int(batch.labels[0])]
     assert Bang().batch(batch, lambda i: random.Random(i)) is None
 
 
@@ -71,7 +71,7 @@ def test_a_model_trained_so_is_less_sure():
         model = run.train().stage.adapted.model.eval()
         with torch.no_grad():
             logits = get_task("image-classification").forward(model, batch).logits
-        assert float((logits.argmax(-1) == batch.targets).float().mean()) > 0.9
+        assert float((logits.argmax(-1) == batch.labels).float().mean()) > 0.9
         sure[name] = float(logits.softmax(-1).max(-1).values.mean())
     assert sure["smoothed"] < sure["plain"] - 0.02 and sure["mixed"] < sure["plain"] - 0.02
 

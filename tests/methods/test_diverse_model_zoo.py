@@ -63,8 +63,8 @@ def test_with_neither_auxiliary_or_no_weight_it_is_cross_entropy():
 
     batch = get_task("image-classification").collate(image_rows(6))
     logits, features = normal(6, 3), normal(6, 4, seed=1)
-    outputs = Outputs(logits, batch.targets, features=features)
-    plain = F.cross_entropy(logits, batch.targets)
+    outputs = Outputs(logits, batch.labels, features=features)
+    plain = F.cross_entropy(logits, batch.labels)
     alone = DiverseModelZoo(correlated=None, diverse=None)
     assert not alone.needs() and torch.allclose(alone.objective(outputs, batch, Needs({})).value, plain)
     flat = Needs({"auxiliary_outputs": ((features, torch.zeros(6, 3)), (features, logits))})

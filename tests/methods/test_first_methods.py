@@ -53,7 +53,7 @@ def test_lora_scales_and_patterns():
 
 
 @pytest.mark.parametrize(
-    "parameters, near", [({"targets": ["q_prj"]}, "q_proj"), ({"rank_pattern": {"qproj": 2}}, "q_proj")]
+    "parameters, near", [({"target_modules": ["q_prj"]}, "q_proj"), ({"rank_pattern": {"qproj": 2}}, "q_proj")]
 )
 def test_lora_names_the_nearest_module(parameters, near):
     with pytest.raises(MethodError, match=near):
@@ -219,21 +219,21 @@ def test_covariance_leaves_padding_out_and_adds_up_over_batches(make):
 
 def test_asft_gradient_is_exact():
     V, anchor = 7, 0.3
-    logits, base, targets = (
+    logits, base, labels = (
         normal(5, V, dtype=torch.float64).requires_grad_(),
         normal(5, V, seed=1, dtype=torch.float64),
         torch.tensor([0, 3, 6, 2, 2]),
     )
     # the method computes in fp32; here its pieces run in fp64
     log_p = logits.log_softmax(-1)
-    own = weighted_by_own_probability(log_p.gather(-1, targets[:, None])[:, 0])
+    own = weighted_by_own_probability(log_p.gather(-1, labels[:, None])[:, 0])
     kl = (base.softmax(-1) * (base.log_softmax(-1) - log_p)).sum(-1)
     (grad,) = torch.autograd.grad((own + anchor * kl).sum(), logits)
     p, q = logits.detach().softmax(-1), base.softmax(-1)
-    p_y = p.gather(-1, targets[:, None])
-    wanted = p_y * (p - torch.nn.functional.one_hot(targets, V)) + anchor * (p - q)
+    p_y = p.gather(-1, labels[:, None])
+    wanted = p_y * (p - torch.nn.functional.one_hot(labels, V)) + anchor * (p - q)
     assert torch.allclose(grad, wanted, atol=1e-12)
-    (whole,) = torch.autograd.grad(asft_loss(logits, base, targets, anchor).sum(), logits)
+    (whole,) = torch.autograd.grad(asft_loss(logits, base, labels, anchor).sum(), logits)
     assert torch.allclose(whole, wanted, atol=1e-6), "and the whole, in fp32, gives the same"
 
 
@@ -266,7 +266,9 @@ def test_e2wm_holds_back_lora_and_full_weights():
         for coefficient in (0.0, 1e6):
             t = Tiny([beside, ("e2wm", ElasticLoRA(coefficient=coefficient))], steps=6).run()
             fisher = t.loop.methods.on("penalty")[0].stage_needs["fisher"]
-            changes = {x.site.name: x.change().detach() for x in t.loop.targets().values() if x.site.name in fisher}
+            changes = {
+                x.site.name: x.change().detach() for x in t.loop.trained_weights().values() if x.site.name in fisher
+            }
             assert len(changes) == 14
             sizes.append(float(elastic_penalty(changes, fisher, 1.0)))
             assert t.records[0]["penalty/e2wm"] == 0

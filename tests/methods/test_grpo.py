@@ -24,7 +24,7 @@ from tunewright.methods.reinforcement.numeric_answer import NumericAnswer, last_
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task
 from tunewright.training.setting_up import set_up
-from tunewright.training.stage import Stage
+from tunewright.training.stage import TrainingInputs
 from tunewright.training.train import train
 
 
@@ -64,13 +64,13 @@ def test_the_divergence_estimates_kl_and_is_never_negative():
 
 def test_a_samples_loss_is_its_tokens_mean():
     logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    targets, rows = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0, 0, 0, 1, 1])
+    labels, rows = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0, 0, 0, 1, 1])
     old, reference, advantage = (
         torch.randn(n, generator=torch.Generator().manual_seed(n)) / 4 - 2.5 for n in (5, 5, 2)
     )
     batch = Batch(
         {},
-        targets,
+        labels,
         torch.ones(5),
         rows,
         ["a#0", "a#1"],
@@ -80,9 +80,9 @@ def test_a_samples_loss_is_its_tokens_mean():
     )
     for temperature in (1.0, 0.5):
         told = GRPO(clip=0.1, beta=0.3, temperature=temperature).objective(
-            Outputs(logits, targets), batch, Needs({"reference_log_probs": reference})
+            Outputs(logits, labels), batch, Needs({"reference_log_probs": reference})
         )
-        p = F.log_softmax(logits / temperature, -1)[torch.arange(5), targets]
+        p = F.log_softmax(logits / temperature, -1)[torch.arange(5), labels]
         for i in range(2):
             terms = []
             for t in range(5):
@@ -188,9 +188,9 @@ def reinforced(model, reward: Method, seed: int) -> torch.nn.Module:
     methods = bind([("grpo", GRPO(samples=8, max_new_tokens=2, beta=0.01)), ("reward", reward)], seed, "main")
     plan = Plan(40, 10_000, "main", 0, 2e-3, 0)
     provider = Provider(NeedContext(adapted, task, seed))
-    set_up(adapted, methods, plan, task.name, provider.stage)
+    set_up(adapted, methods, plan, task.name, provider.statistics)
     budget = SimpleNamespace(tokens=None, steps=None, seconds=None, flops=None)
-    stage = Stage(
+    stage = TrainingInputs(
         adapted,
         task,
         methods,

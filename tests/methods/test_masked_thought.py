@@ -1,4 +1,4 @@
-"""Masked Thought: only answer tokens of the input change, at the rate; targets stay; draws do not depend on packing."""
+"""Masked Thought: only answer tokens of the input change, at the rate; labels stay; draws do not depend on packing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_labels_prompt_and_the_callers_batch_stay():
     got = masked(batch, 0.5, 4, 320, keyed(batch))
     ids, old = got.inputs["input_ids"][0], before[0]
     answer = batch.positions + 1
-    assert torch.equal(got.targets, batch.targets) and torch.equal(old[answer], batch.targets)
+    assert torch.equal(got.labels, batch.labels) and torch.equal(old[answer], batch.labels)
     outside = torch.ones_like(old, dtype=torch.bool)
     outside[answer] = False
     assert torch.equal(ids[outside], old[outside]) and torch.equal(batch.inputs["input_ids"], before)

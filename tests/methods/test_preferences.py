@@ -126,11 +126,11 @@ def test_simpo_is_length_normalised_and_needs_no_reference():
     model = tiny.llama()
     batch, outputs = batch_and_outputs(model)
     level = Outputs(
-        torch.zeros(len(batch.targets), 10), batch.targets % 10
+        torch.zeros(len(batch.labels), 10), batch.labels % 10
     )  # every token equally likely: lengths must not matter
     told = SimPO(gamma=0.0).objective(level, batch)
     assert told.value.tolist() == pytest.approx([math.log(2)] * 6)
-    assert len({int(n) for n in answer_sums(torch.ones(len(batch.targets)), batch)[0]}) > 1
+    assert len({int(n) for n in answer_sums(torch.ones(len(batch.labels)), batch)[0]}) > 1
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -35,7 +35,7 @@ def context(student, teacher) -> NeedContext:
 
 def begun(method: ProjectorDistillation, run: NeedContext) -> State:
     (bound,) = methods = bind([("projector-distillation", method)], 0, "main")
-    bound.stage_needs = Provider(run).stage(bound)
+    bound.stage_needs = Provider(run).statistics(bound)
     bound.state = method.setup(None)  # type: ignore[arg-type]
     methods.event("begin_task", stage="main", adapted=run.adapted)
     return bound.state
@@ -93,7 +93,7 @@ def test_states_are_read_where_targets_are_predicted():
     batch, model = TASK.collate(text_rows(3)), tiny.llama()
     outputs = TASK.forward(model, batch, hidden=True)
     states = states_at(outputs, batch, -1)
-    assert states.shape == (len(batch.targets), 32)
+    assert states.shape == (len(batch.labels), 32)
     torch.testing.assert_close(model.lm_head(states), outputs.logits)
 
 

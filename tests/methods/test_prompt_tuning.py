@@ -55,7 +55,7 @@ def test_each_row_reads_the_prompt_first_packed_and_padded(make, packed):
         torch.testing.assert_close(got, torch.cat(wanted), atol=2e-5, rtol=1e-4)
         log_probs = TASK.forward(twin, batch).log_probs()
     torch.testing.assert_close(
-        log_probs, torch.log_softmax(got, -1).gather(-1, batch.targets[:, None])[:, 0], atol=2e-5, rtol=1e-4
+        log_probs, torch.log_softmax(got, -1).gather(-1, batch.labels[:, None])[:, 0], atol=2e-5, rtol=1e-4
     )
     assert type(model.base_model) is type(plain.base_model) and not hasattr(model.base_model, "tunewright_prompt")
 

@@ -7,7 +7,7 @@ import torch
 
 from tests import tiny
 from tunewright.errors import MethodError, ModelError
-from tunewright.models.sites import Structure, discover, parameter_rooms
+from tunewright.models.sites import Structure, discover, parameters_by_role
 
 # family -> (stack, sites a block by role: attention linears, mlp linears, norms)
 EXPECTED = {
@@ -136,6 +136,6 @@ def test_a_model_without_blocks_is_refused():
 @pytest.mark.parametrize("family", EXPECTED)
 def test_rooms_count_every_parameter_once(family):
     model = tiny.MAKERS[family]()
-    rooms = parameter_rooms(discover(model), dict(model.named_parameters()))
-    assert sum(rooms.values()) == sum(p.numel() for p in model.parameters())
-    assert rooms["attention"] and rooms["mlp"]
+    roles = parameters_by_role(discover(model), dict(model.named_parameters()))
+    assert sum(roles.values()) == sum(p.numel() for p in model.parameters())
+    assert roles["attention"] and roles["mlp"]

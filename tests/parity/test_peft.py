@@ -48,7 +48,7 @@ def ours(make, method: LoRA, seed: int = 0) -> Adapted:
 def method_of(make, settings: dict) -> LoRA:
     first, second, *_ = TARGETS[make]
     filled = {k: {first: 2} if v == "first" else {second: 3.0} if v == "second" else v for k, v in settings.items()}
-    return LoRA(targets=TARGETS[make], **filled)
+    return LoRA(target_modules=TARGETS[make], **filled)
 
 
 def logits(model) -> torch.Tensor:

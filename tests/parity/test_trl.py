@@ -63,7 +63,7 @@ def random_state():
 
 
 def laid_out() -> tuple[Batch, dict[str, Tensor], tuple[Tensor, Tensor]]:
-    """The same random pairs as our padded batch and as TRL's collator lays them, and where each of our targets lies
+    """The same random pairs as our padded batch and as TRL's collator lays them, and where each of our labels lies
     there.
 
     TRL's sequences are [2R, L], the chosen first; the place of a target is its row and the position that predicts it.
@@ -89,8 +89,8 @@ def laid_out() -> tuple[Batch, dict[str, Tensor], tuple[Tensor, Tensor]]:
     length = theirs["input_ids"].shape[1]
     assert batch.positions is not None and batch.inputs["input_ids"].shape == theirs["input_ids"].shape
     place = batch.fields["pair"] * PAIRS + batch.rows, batch.positions % length
-    assert int(theirs["completion_mask"].sum()) == len(batch.targets)
-    assert torch.equal(theirs["input_ids"][place[0], place[1] + 1], batch.targets)
+    assert int(theirs["completion_mask"].sum()) == len(batch.labels)
+    assert torch.equal(theirs["input_ids"][place[0], place[1] + 1], batch.labels)
     return batch, theirs, place
 
 
@@ -146,7 +146,7 @@ def test_losses_gradients_and_rewards_equal_those_of_the_dpo_trainer(loss, make,
     theirs, ours = log_probs.clone().requires_grad_(), log_probs.clone().requires_grad_()
     trainer, method = dpo_trainer(loss, beta), make(beta)
     expected = dpo_trainers_loss(trainer, inputs, theirs, reference)
-    outputs = Outputs(lambda: pytest.fail("asks for logits"), batch.targets, log_probs=lambda: ours[place])
+    outputs = Outputs(lambda: pytest.fail("asks for logits"), batch.labels, log_probs=lambda: ours[place])
     told = method.objective(outputs, batch, Needs({"reference_log_probs": reference[place]}))
     value = told.value.mean()
     expected.backward(), value.backward()
@@ -207,7 +207,7 @@ def test_simpo_equals_that_of_the_cpo_trainer_from_the_logits_on(beta, gamma):
     labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
     trainer = cpo_trainer("simpo", beta=beta, simpo_gamma=gamma)
     expected, *rewards = trainer.cpo_loss(*trainer.get_batch_logps(theirs, labels, average_log_prob=True).chunk(2))
-    told: Loss = SimPO(beta=beta, gamma=gamma).objective(Outputs(mine[place], batch.targets), batch)
+    told: Loss = SimPO(beta=beta, gamma=gamma).objective(Outputs(mine[place], batch.labels), batch)
     torch.testing.assert_close(told.value, expected, **CLOSE)
     for name, reward in zip(("chosen_reward", "rejected_reward"), rewards, strict=True):
         torch.testing.assert_close(told.logs[name].detach(), reward, **CLOSE)

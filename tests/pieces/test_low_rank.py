@@ -101,18 +101,18 @@ def test_alpha_follows_one_rule():
 
 
 def test_which_layers():
-    names = set(deltas(LowRankMethod(targets=("q_proj", "layers.1.mlp.up_proj"))))
+    names = set(deltas(LowRankMethod(target_modules=("q_proj", "layers.1.mlp.up_proj"))))
     assert names == {"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"}
     assert len(deltas(LowRankMethod())) == len(Adapted(tiny.llama()).structure.linear_sites())
     with pytest.raises(MethodError, match="(?s)'q_prj' is no module.*q_proj"):
-        deltas(LowRankMethod(targets="q_prj"))
+        deltas(LowRankMethod(target_modules="q_prj"))
     with pytest.raises(MethodError, match="rank_pattern, alpha_pattern: the pattern 'k_proj' names no targeted"):
-        deltas(PatternedLowRank(targets="q_proj", rank_pattern={"k_proj": 2}))
+        deltas(PatternedLowRank(target_modules="q_proj", rank_pattern={"k_proj": 2}))
 
 
 def test_layers_that_cannot_have_it_are_refused_at_set_up():
     with pytest.raises(MethodError, match="low-rank delta cannot hang on 'model.embed_tokens', which is a embedding"):
-        deltas(LowRankMethod(targets="embed_tokens"))
+        deltas(LowRankMethod(target_modules="embed_tokens"))
     with pytest.raises(MethodError, match="'lowrankmethod' found no site to attach to"):
         deltas(LowRankMethod(), tiny.efficientnet())
     narrow = min(min(s.out_features, s.in_features) for s in Adapted(tiny.llama()).structure.linear_sites())

@@ -30,7 +30,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def batch(rows: list[int], count: int, **more) -> Batch:
     n = len(rows)
     ids = [f"r{i}" for i in range(count)]
-    whole = {"inputs": {}, "targets": torch.zeros(n, dtype=torch.int64), "weights": torch.ones(n), "sources": ids}
+    whole = {"inputs": {}, "labels": torch.zeros(n, dtype=torch.int64), "weights": torch.ones(n), "sources": ids}
     return Batch(**{**whole, "rows": torch.tensor(rows), "row_ids": ids, "tokens": n, **more})
 
 

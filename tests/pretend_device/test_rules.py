@@ -53,7 +53,7 @@ WRONG = {
     "where": lambda: torch.where(torch.tensor([True, False]), on(2), on(2)),
     "indices on the device into the CPU": lambda: cpu(3)[ids(1, device="cuda")],
     "values of another device put by an index": lambda: put(on(3), ids(0, 1), cpu(2)),
-    "a loss whose targets stayed": lambda: nn.functional.cross_entropy(on(2, 3), ids(0, 1)),
+    "a loss whose labels stayed": lambda: nn.functional.cross_entropy(on(2, 3), ids(0, 1)),
     "equal": lambda: torch.equal(on(2), cpu(2)),
     "isin": lambda: torch.isin(ids(1, 2, device="cuda"), ids(1)),
     "a list, one by one": lambda: torch._foreach_add([on(2), on(2)], [on(2), cpu(2)]),

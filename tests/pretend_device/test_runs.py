@@ -68,14 +68,14 @@ def test_interrupted_gone_on_with_and_computed_again(cuda, folder, monkeypatch):
     small.write_inputs(folder, train=12, test=4)
     settings = {"stages__0__methods": [{"hft": {"round_steps": 1}}, LORA], "train__keep_best": "loss"}
     settings |= {"train__eval_steps": 1, "data__validation": 0.25}
-    finished, calls = stages.Keeper.__call__, []
+    finished, calls = stages.TrainingCallback.__call__, []
 
     def stopping(self: Any, loop: Any, record: Any) -> None:
         calls.append(1)
         self.stop_requested = len(calls) == 2
         finished(self, loop, record)
 
-    monkeypatch.setattr(stages.Keeper, "__call__", stopping)
+    monkeypatch.setattr(stages.TrainingCallback, "__call__", stopping)
     with pytest.raises(Interrupted):
         run(recipe(folder, **settings), folder / "torn", quiet=True)
     assert (folder / "torn" / "checkpoint-2").exists()

@@ -18,7 +18,7 @@ uses = st.builds(
     lambda name, params: {name: params} if params else name,
     st.sampled_from(["lora", "hft", "full"]),
     st.dictionaries(
-        st.sampled_from(["rank", "alpha", "targets"]),
+        st.sampled_from(["rank", "alpha", "target_modules"]),
         st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), words, st.lists(words)),
         max_size=3,
     ),

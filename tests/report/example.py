@@ -19,10 +19,10 @@ from tunewright.report.schema import (
     ModelInfo,
     Probe,
     Report,
-    Room,
+    RoleCounts,
     RunInfo,
     SourceInfo,
-    StageInfo,
+    StageReport,
     Strength,
     Target,
     Trained,
@@ -236,17 +236,17 @@ def _cost() -> Cost:
 def _trained() -> Trained:
     """LoRA on all linears."""
     return Trained(
-        rooms={
-            "attention": Room(trained=1_612_800, total=26_542_080),
-            "mlp": Room(trained=3_271_680, total=79_626_240),
-            "norm": Room(trained=0, total=35_136),
-            "embedding": Room(trained=0, total=28_311_552),
+        roles={
+            "attention": RoleCounts(trained=1_612_800, total=26_542_080),
+            "mlp": RoleCounts(trained=3_271_680, total=79_626_240),
+            "norm": RoleCounts(trained=0, total=35_136),
+            "embedding": RoleCounts(trained=0, total=28_311_552),
         },
         methods=[
             MethodInfo(
                 name="lora",
                 slots=["attach"],
-                parameters={"rank": 16, "alpha": 32.0, "dropout": 0.0, "targets": "all-linear"},
+                parameters={"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear"},
                 stage="main",
             )
         ],
@@ -254,9 +254,9 @@ def _trained() -> Trained:
     )
 
 
-def _stage() -> StageInfo:
+def _stage() -> StageReport:
     """The only stage."""
-    return StageInfo(
+    return StageReport(
         name="main",
         methods=["lora"],
         ended_by="epochs",

@@ -14,7 +14,17 @@ import pytest
 from tests.report.example import make_example, make_metrics, make_rows, of
 from tunewright.errors import FolderError
 from tunewright.report import page
-from tunewright.report.schema import Answer, Measured, MethodInfo, Probe, Report, RunInfo, SourceInfo, StageInfo, Target
+from tunewright.report.schema import (
+    Answer,
+    Measured,
+    MethodInfo,
+    Probe,
+    Report,
+    RunInfo,
+    SourceInfo,
+    StageReport,
+    Target,
+)
 
 VOID = {"meta", "br", "input", "link", "img", "hr"}
 SECTIONS = ["changes", "trade", "answers", "training", "trained", "data", "probes", "cost", "environment", "recipe"]
@@ -158,7 +168,7 @@ def test_hostile_data_stays_text() -> None:
         trained=example.trained.model_copy(
             update={"methods": [MethodInfo(name=HOSTILE, parameters={HOSTILE: HOSTILE})], "frozen": [HOSTILE]}
         ),
-        stages=[StageInfo(name=HOSTILE, methods=[HOSTILE], ended_by=HOSTILE)],
+        stages=[StageReport(name=HOSTILE, methods=[HOSTILE], ended_by=HOSTILE)],
         tokens_view={HOSTILE: [(HOSTILE, 1.0), (HOSTILE, 0.5)]},
         probes={
             HOSTILE: Probe(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from tests.report.example import make_example, make_rows
 from tunewright.errors import FolderError
 from tunewright.report import reference, schema
-from tunewright.report.schema import Answer, Probe, Report, RunInfo, StageInfo
+from tunewright.report.schema import Answer, Probe, Report, RunInfo, StageReport
 
 
 def test_a_report_comes_back_equal_from_its_file(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_no_file_and_no_folder_are_errors(tmp_path: Path) -> None:
 def test_what_is_not_finite_becomes_null() -> None:
     report = Report(
         run=RunInfo(name="x"),
-        stages=[StageInfo(name="main", loss_last=float("nan"))],
+        stages=[StageReport(name="main", loss_last=float("nan"))],
         probes={"p": Probe(values={"a": float("inf")})},
     )
     back = Report.model_validate_json(report.dumps())

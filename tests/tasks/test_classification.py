@@ -67,7 +67,7 @@ def test_text_classification_pads_and_gives_the_heads_input():
     assert torch.allclose(alone.logits[0], outputs.logits[0], atol=1e-5)
     assert torch.allclose(
         task.loss(outputs, batch).value,
-        torch.nn.functional.cross_entropy(outputs.logits, batch.targets, reduction="none"),
+        torch.nn.functional.cross_entropy(outputs.logits, batch.labels, reduction="none"),
     )
 
 

@@ -23,7 +23,7 @@ def rows():
 
 def of_row(batch, k):
     chosen = batch.rows == k
-    return batch.targets[chosen].tolist(), batch.inputs["input_ids"][k][batch.inputs["attention_mask"][k] == 1].tolist()
+    return batch.labels[chosen].tolist(), batch.inputs["input_ids"][k][batch.inputs["attention_mask"][k] == 1].tolist()
 
 
 def test_a_rows_mask_does_not_depend_on_its_neighbours():
@@ -41,7 +41,7 @@ def test_another_epoch_or_seed_masks_anew():
 def test_special_tokens_are_never_targets_and_every_row_has_one():
     for epoch in range(30):
         batch = TASK.collate(rows(), epochs=[epoch] * 3)
-        assert not set(batch.targets.tolist()) & {tiny.CLS, tiny.SEP} and set(batch.rows.tolist()) == {0, 1, 2}
+        assert not set(batch.labels.tolist()) & {tiny.CLS, tiny.SEP} and set(batch.rows.tolist()) == {0, 1, 2}
         assert torch.equal(batch.positions // batch.inputs["input_ids"].shape[1], batch.rows)
 
 
@@ -56,5 +56,5 @@ def test_proportions():
 def test_loss_is_the_cross_entropy_at_masked_places():
     model, batch = tiny.bert(), TASK.collate(rows())
     logits = model(**batch.inputs).logits.flatten(0, 1)[batch.positions]
-    expected = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    expected = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
     assert torch.allclose(TASK.loss(TASK.forward(model, batch), batch).value, expected, atol=1e-5)

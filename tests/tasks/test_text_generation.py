@@ -1,4 +1,4 @@
-"""text-generation: what is trained, what the prompt is, batches of both layouts, the forward at targets only."""
+"""text-generation: what is trained, what the prompt is, batches of both layouts, the forward at labels only."""
 
 from __future__ import annotations
 
@@ -191,15 +191,15 @@ def rows() -> list[Row]:
 def test_packed_and_padded_batches_name_the_same_targets():
     packed, padded = TASK.collate(rows(), True), TASK.collate(rows(), False)
     assert (
-        torch.equal(packed.targets, padded.targets)
+        torch.equal(packed.labels, padded.labels)
         and torch.equal(packed.rows, padded.rows)
         and torch.equal(packed.weights, padded.weights)
     )
     assert packed.cu_seqlens.dtype == torch.int32 and packed.tokens == padded.tokens == int(packed.cu_seqlens[-1])
     assert packed.inputs["position_ids"][0, packed.cu_seqlens[:-1].long()].tolist() == [0, 0, 0]
     flat = packed.inputs["input_ids"][0]
-    assert torch.equal(flat[packed.positions + 1], packed.targets)
-    assert torch.equal(padded.inputs["input_ids"].flatten()[padded.positions + 1], padded.targets)
+    assert torch.equal(flat[packed.positions + 1], packed.labels)
+    assert torch.equal(padded.inputs["input_ids"].flatten()[padded.positions + 1], padded.labels)
 
 
 def test_no_row_predicts_its_first_token_from_the_row_before():
@@ -215,7 +215,7 @@ def test_lazy_logits_equal_the_models_own(maker):
     theirs = model(**batch.inputs).logits.flatten(0, 1)[batch.positions]
     assert outputs._logits is not theirs and callable(outputs._logits)
     assert torch.allclose(outputs.logits, theirs, atol=1e-5) and len(outputs.hidden) == 3
-    direct = torch.nn.functional.cross_entropy(theirs, batch.targets, reduction="none")
+    direct = torch.nn.functional.cross_entropy(theirs, batch.labels, reduction="none")
     assert torch.allclose(TASK.loss(TASK.forward(model, batch), batch).value, direct, atol=1e-5)
 
 

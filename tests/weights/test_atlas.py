@@ -95,7 +95,7 @@ def test_entropy_reads_no_label_and_labels_do():
     base, *models = (tiny.bert_classifier(s) for s in range(3))
     learned = learning(*models, base=base)
     shuffled = learning(*models, base=base)
-    shuffled.batches = lambda n: [b.replace(targets=(b.targets + 1) % 3) for b in learned.batches(n)]
+    shuffled.batches = lambda n: [b.replace(labels=(b.labels + 1) % 3) for b in learned.batches(n)]
     for objective, equal in (("entropy", True), ("labels", False)):
         method = Atlas(objective=objective, samples=12, epochs=3)
         a, b = (method.learn(x)["coefficients"] for x in (learned, shuffled))

@@ -45,7 +45,7 @@ def run(name, rows, own, each, out_kind, engine):
     def put(start, part):
         out[start : start + len(part)] = part
 
-    bad = fast.run(name, own, each, fast.Room(), fills, rows.shape[1], (rows.dtype, out_kind), put, engine)
+    bad = fast.run(name, own, each, fast.Workspace(), fills, rows.shape[1], (rows.dtype, out_kind), put, engine)
     return out, bad
 
 
@@ -109,7 +109,7 @@ def test_order_statistics_are_exact_however_they_are_found(density, ties, monkey
         for key, value in (("SMALL", small), ("SAMPLE", sample), ("BUDGET", budget)):
             monkeypatch.setattr(fast, key, value)
         fills = [lambda start, into, r=r: into.__setitem__(slice(None), r[start : start + len(into)]) for r in rows]
-        return fast._bounds(crumbs, each, fast.Ranges(fast.Room(), fills, 6000, np.float32), _plain)
+        return fast._bounds(crumbs, each, fast.Ranges(fast.Workspace(), fills, 6000, np.float32), _plain)
 
     sorted_ = np.sort(np.abs(rows[1] - rows[0])).view(np.uint32)
     kept, top = int(density * 6000), min(int(0.05 * 6000), 6000 - int(density * 6000))

@@ -67,9 +67,9 @@ def run(
     return load_file(folder / out / f"{name}.safetensors")
 
 
-def lora(module, folder, seed, *, targets, rank=4, **more):
+def lora(module, folder, seed, *, target_modules, rank=4, **more):
     """A PEFT adapter with random parts, saved; the adapted model."""
-    made = get_peft_model(module, LoraConfig(r=rank, lora_alpha=6, target_modules=targets, **more))
+    made = get_peft_model(module, LoraConfig(r=rank, lora_alpha=6, target_modules=target_modules, **more))
     g = torch.Generator().manual_seed(seed)
     for n, p in made.named_parameters():
         if "lora_" in n:
@@ -107,7 +107,7 @@ def test_merges_that_learn_write_folders_that_run(three, method):
 
 def test_a_merge_that_learns_takes_adapters_as_the_models_that_they_make(three):
     for k in (1, 2):
-        whole = lora(tiny.llama(), three / f"a{k}", k, targets=["up_proj"]).merge_and_unload()
+        whole = lora(tiny.llama(), three / f"a{k}", k, target_modules=["up_proj"]).merge_and_unload()
         whole.save_pretrained(three / f"w{k}")
         tiny.tokenizer().save_pretrained(three / f"w{k}")
     some = run(three, ["a1", "a2"], "regmean", *LEARNED["regmean"], data=True, out="o1")
@@ -164,8 +164,8 @@ def test_edits_that_cannot_be_made_are_refused(three):
 
 
 def test_adapters_combine_exactly_into_an_adapter(three):
-    lora(tiny.llama(), three / "a1", 1, targets=["up_proj", "q_proj"])
-    lora(tiny.llama(), three / "a2", 2, targets=["up_proj"], rank=2, use_rslora=True)
+    lora(tiny.llama(), three / "a1", 1, target_modules=["up_proj", "q_proj"])
+    lora(tiny.llama(), three / "a2", 2, target_modules=["up_proj"], rank=2, use_rslora=True)
     given = ("--weight", "0.3", "--weight", "0.7")
     run(three, ["a1", "a2"], "linear", *given, kind="adapter", out="sum")
     folded = run(three, ["a1", "a2"], "linear", *given, out="m")
@@ -186,7 +186,7 @@ def test_adapters_combine_exactly_into_an_adapter(three):
 def test_a_peft_adapter_of_a_model_that_stores_its_weights_transposed(tmp_path):
     write_inputs(tmp_path, model=tiny.gpt2())
     whole = (
-        lora(tiny.gpt2(), tmp_path / "a", 3, targets=["c_attn", "c_fc"], fan_in_fan_out=True)
+        lora(tiny.gpt2(), tmp_path / "a", 3, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
         .merge_and_unload()
         .state_dict()
     )

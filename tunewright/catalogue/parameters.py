@@ -42,6 +42,7 @@ def read_number(value: Any, field: FieldInfo) -> Any:
 def construct(cls: type[Method], use: Use, where: str) -> Method:
     """Make a method from its parameters. RecipeError says field, nearest name, allowed range and an example."""
     fields = {**cls.model_fields, **written_fields(cls)}
+    fields |= {other: fields[name] for other, name in cls.also.items() if name in fields}
     values = {k: read_number(v, fields[k]) if k in fields else v for k, v in use.params.items()}
     try:
         return cls(**values)
@@ -97,7 +98,10 @@ def describe_field(field: FieldInfo) -> dict[str, Any]:
 
 def parameters(cls: type[Method]) -> dict[str, dict[str, Any]]:
     """A method's parameters by name, in their order: type, default, range, description (with the unit)."""
-    return {name: describe_field(field) for name, field in written_fields(cls).items()}
+    made = {name: describe_field(field) for name, field in written_fields(cls).items()}
+    for other, name in cls.also.items():
+        made[name].setdefault("notes", []).append(f"also read as `{other}`")
+    return made
 
 
 def needs_of(cls: type[Method]) -> list[str]:

@@ -18,7 +18,7 @@ when the class is loaded, and so is a public name that is neither a slot, a decl
 offers, wants back and does with several methods stands below, with a method in a few lines that the tests run.
 [Write a method](write-a-method.md) goes through a whole one; `tunewright methods SLOT` prints one section.
 
-Letters in shapes: T tokens of a packed batch, R rows, S supervised targets, V vocabulary or classes, D hidden size.
+Letters in shapes: T tokens of a packed batch, R rows, S labels, V vocabulary or classes, D hidden size.
 
 ## Beside slots
 

@@ -42,7 +42,7 @@ ArmLike = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Arm:
+class ComparedArm:
     """One side of the comparison: a name, its methods, and what else of the recipe is its own."""
 
     name: str
@@ -55,12 +55,12 @@ class Arm:
         return [use.model_dump() for use in self.methods]
 
 
-def parse_arms(text: str, base: Path = Path(".")) -> list[Arm]:
+def parse_arms(text: str, base: Path = Path(".")) -> list[ComparedArm]:
     """Arms from `lora,corda:rank=8,lora+asft,own.yaml`. RecipeError names the item and what is near."""
     return _apart([_arm(item.strip(), base) for item in text.split(",") if item.strip()])
 
 
-def given_arms(methods: str | Sequence[ArmLike], base: Path = Path(".")) -> list[Arm]:
+def given_arms(methods: str | Sequence[ArmLike], base: Path = Path(".")) -> list[ComparedArm]:
     """Arms from Python: each as the command line writes one (`lora:rank=8`, `own.yaml`), or as a recipe writes methods:
     {"lora": {"rank": 8}}, or several in a list.
     """
@@ -69,7 +69,7 @@ def given_arms(methods: str | Sequence[ArmLike], base: Path = Path(".")) -> list
     return _apart([_arm(item, base) if isinstance(item, str) else _written(item) for item in methods])
 
 
-def _apart(arms: list[Arm]) -> list[Arm]:
+def _apart(arms: list[ComparedArm]) -> list[ComparedArm]:
     """The arms, at least two with names of their own."""
     names = [a.name for a in arms]
     twice = next((n for n in names if names.count(n) > 1), None)
@@ -84,7 +84,7 @@ def _apart(arms: list[Arm]) -> list[Arm]:
     return arms
 
 
-def _written(item: Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> Arm:
+def _written(item: Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> ComparedArm:
     """An arm that is written as in a recipe, named as on the command line."""
     try:
         uses = [MethodUse.model_validate(u) for u in ([item] if isinstance(item, Mapping) else item)]
@@ -93,10 +93,10 @@ def _written(item: Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> Arm
             f"{item!r} is no method: {e.errors()[0]['msg']}", where="methods", remedy='write {"lora": {"rank": 8}}'
         ) from e
     name = "+".join(":".join([u.name, *(f"{k}={v}" for k, v in u.params.items())]) for u in uses)
-    return Arm(name, tuple(_known(u, name) for u in uses))
+    return ComparedArm(name, tuple(_known(u, name) for u in uses))
 
 
-def _arm(item: str, base: Path) -> Arm:
+def _arm(item: str, base: Path) -> ComparedArm:
     if item.endswith((".yaml", ".yml")):
         return _fragment(base / item, item)
     uses = []
@@ -111,7 +111,7 @@ def _arm(item: str, base: Path) -> Arm:
                 )
             params[key] = yaml.safe_load(value)
         uses.append(_known(MethodUse(name=name, params=params), item))
-    return Arm(item, tuple(uses))
+    return ComparedArm(item, tuple(uses))
 
 
 def _known(use: MethodUse, item: str) -> MethodUse:
@@ -120,7 +120,7 @@ def _known(use: MethodUse, item: str) -> MethodUse:
     return use
 
 
-def _fragment(path: Path, item: str) -> Arm:
+def _fragment(path: Path, item: str) -> ComparedArm:
     """A file with `methods` and, beside them, only what leaves rows and budget equal."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -143,7 +143,7 @@ def _fragment(path: Path, item: str) -> Arm:
             )
     listed = tree["methods"] if isinstance(tree["methods"], list) else [tree["methods"]]
     after = tree.get("after")
-    return Arm(
+    return ComparedArm(
         str(tree.get("name") or path.stem),
         tuple(_known(MethodUse.model_validate(m), item) for m in listed),
         None
@@ -192,7 +192,7 @@ def check_one_stage(recipe: Recipe) -> None:
 
 
 def arm_recipe(
-    recipe: Recipe, arm: Arm, budget: Budget, seed: int, rate: float | None = None, *, validation: bool = False
+    recipe: Recipe, arm: ComparedArm, budget: Budget, seed: int, rate: float | None = None, *, validation: bool = False
 ) -> Recipe:
     """The recipe with an arm's methods, one budget and a seed.
 
@@ -229,7 +229,7 @@ class Given:
 Run = Any  # (trials) -> {key: record}
 
 
-def equal_budgets(recipe: Recipe, arms: Sequence[Arm], budget: Budget, run: Run) -> dict[str, Given]:
+def equal_budgets(recipe: Recipe, arms: Sequence[ComparedArm], budget: Budget, run: Run) -> dict[str, Given]:
     """Each arm's training budget, so that all spend the same.
 
     Tokens, steps and epochs are given as they are. Of seconds, what a pilot run spends on set-up and statistics is
@@ -248,12 +248,12 @@ def equal_budgets(recipe: Recipe, arms: Sequence[Arm], budget: Budget, run: Run)
     return {arm.name: _given(arm, budget, records[keys[arm.name]]) for arm in arms}
 
 
-def _pilot(recipe: Recipe, arm: Arm) -> Recipe:
+def _pilot(recipe: Recipe, arm: ComparedArm) -> Recipe:
     pilot = arm_recipe(recipe, arm, Budget(steps=PILOT_STEPS), PILOT_SEED)
     return training_alone(pilot, rows=8)
 
 
-def _check_booked(arm: Arm) -> None:
+def _check_booked(arm: ComparedArm) -> None:
     for use in arm.methods:
         needs = [n.name for n in catalogue.build(use).needs()]
         if needs:
@@ -267,7 +267,7 @@ def _check_booked(arm: Arm) -> None:
             )
 
 
-def _given(arm: Arm, budget: Budget, pilot: TrialRecord) -> Given:
+def _given(arm: ComparedArm, budget: Budget, pilot: TrialRecord) -> Given:
     if not pilot.finished:
         return Given(budget, "its pilot run failed")  # so will its runs, and they say why
     if budget.flops is not None:

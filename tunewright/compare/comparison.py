@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tunewright.compare import arms as compare_arms
 from tunewright.compare import figures as compare_figures
-from tunewright.compare.arms import Arm, Given, arm_recipe
+from tunewright.compare.arms import ComparedArm, Given, arm_recipe
 from tunewright.compare.result import Comparison
 from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.files.cache import cache_folder
@@ -64,7 +64,7 @@ def _folder(recipe: Recipe, out: Path | None) -> Path:
 
 def compare(
     recipe: Recipe,
-    arms: Sequence[Arm],
+    arms: Sequence[ComparedArm],
     *,
     seeds: int = 8,
     budget: Budget | None = None,
@@ -126,7 +126,7 @@ class _Work:
     def __init__(
         self,
         recipe: Recipe,
-        arms: Sequence[Arm],
+        arms: Sequence[ComparedArm],
         seeds: int,
         budget: Budget,
         tune: bool,
@@ -146,7 +146,7 @@ class _Work:
         self.store = Store(folder / "trials", also=[cache_folder() / "trials"])
         self.rates: dict[str, float] = {a.name: self._recipe(a, Given(budget), first).train.learning_rate for a in arms}
 
-    def _recipe(self, arm: Arm, given: Given, seed: int, rate: float | None = None) -> Recipe:
+    def _recipe(self, arm: ComparedArm, given: Given, seed: int, rate: float | None = None) -> Recipe:
         return arm_recipe(self.recipe, arm, given.budget, seed, rate, validation=self.tune)
 
     def whole(self, run: Run) -> Comparison:
@@ -176,7 +176,7 @@ class _Work:
     def _tune(self, given: Mapping[str, Given], run: Run) -> dict[str, Tuned]:
         self.progress.say("tuning learning rates on validation rows")
 
-        def maker(arm: Arm) -> Callable[[float, int], Recipe]:
+        def maker(arm: ComparedArm) -> Callable[[float, int], Recipe]:
             return lambda rate, seed: self._recipe(arm, given[arm.name], self.seeds[0] + seed, rate)
 
         grids = {a.name: [self.rates[a.name] * f for f in (1 / FACTOR, 1.0, FACTOR)] for a in self.arms}
@@ -240,7 +240,7 @@ class _Work:
         write_text(winner, winner_recipe(comparison, self.recipe, arm, chosen[arm.name]))
 
 
-def _arm_of(arm: Arm, given: Given, tuned: Tuned | None, rate: float | None) -> ArmFigures:
+def _arm_of(arm: ComparedArm, given: Given, tuned: Tuned | None, rate: float | None) -> ArmFigures:
     tried: dict[float, list[float | None]] = {}
     for attempt in tuned.attempts if tuned else ():
         tried.setdefault(attempt.rate, []).append(attempt.score)
@@ -331,7 +331,7 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
     return said
 
 
-def winner_recipe(made: Comparison, recipe: Recipe, arm: Arm, rate: float | None) -> str:
+def winner_recipe(made: Comparison, recipe: Recipe, arm: ComparedArm, rate: float | None) -> str:
     """The recipe as it was, with the winner's methods and learning rate, to run at full size; comments say how it
     was chosen.
     """

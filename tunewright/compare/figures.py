@@ -119,7 +119,7 @@ def at_common(record: TrialRecord, gain: float) -> tuple[float | None, float | N
 
 
 def compare_with_best(values: Mapping[str, Sequence[float | None]]) -> dict[str, Against]:
-    """Arm -> where it stands. `values`: one figure a seed, larger is better, None where a run gave none."""
+    """ComparedArm -> where it stands. `values`: one figure a seed, larger is better, None where a run gave none."""
     whole = {n: [v for v in vs if v is not None] for n, vs in values.items()}
     candidates = [n for n, vs in whole.items() if len(vs) == len(values[n]) and vs] or [
         n for n, vs in whole.items() if vs

@@ -39,7 +39,7 @@ def all_checks() -> list[Check]:
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundCheck:
     """A check of one method, ready to be called."""
 
     check: Check
@@ -52,12 +52,12 @@ class Bound:
         return f"{self.case.name}: {self.check.name}"
 
 
-def checks_of(method: str | type[Method] | Method, **parameters: Any) -> list[Bound]:
+def checks_of(method: str | type[Method] | Method, **parameters: Any) -> list[BoundCheck]:
     """The checks that apply to a method. MethodError or RecipeError when it cannot be loaded or made."""
     from tunewright.conformance.case import Case
 
     case = Case.of(method, **parameters)
-    return [Bound(c, case) for c in all_checks() if c.applies(case)]
+    return [BoundCheck(c, case) for c in all_checks() if c.applies(case)]
 
 
 def check_method(method: str | type[Method] | Method, **parameters: Any) -> list[str]:
@@ -75,7 +75,7 @@ def check_method(method: str | type[Method] | Method, **parameters: Any) -> list
     return names
 
 
-def every_check() -> list[Bound]:
+def every_check() -> list[BoundCheck]:
     """The checks of everything that a recipe may name: a new file is covered on arrival."""
     from tunewright.catalogue import entries
 

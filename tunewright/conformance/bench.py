@@ -35,7 +35,7 @@ from tunewright.recipe import Budget, TrainSpec
 from tunewright.tasks import get_task
 from tunewright.training.carry import apply_carry
 from tunewright.training.setting_up import set_up
-from tunewright.training.stage import Stage
+from tunewright.training.stage import TrainingInputs
 from tunewright.training.train import Loop
 
 VOCABULARY, LABELS, WIDTH = 61, 3, 32
@@ -300,7 +300,7 @@ class Tiny:
         plan = Plan(
             self.steps, tokens, "main", 0, spec.learning_rate, warmup_steps=0, sources=sizes, replay=("replayed",)
         )
-        set_up(self.adapted, methods, plan, self.task.name, provider.stage)
+        set_up(self.adapted, methods, plan, self.task.name, provider.statistics)
         if not self.dropout:
             module: Any
             for module in self.adapted.model.modules():
@@ -310,7 +310,7 @@ class Tiny:
                     module.dropout = 0.0
         shares = {"small": 0.3, "large": 0.5, "replayed": 0.2}
         rows = Cursor(sources, shares, seed=self.seed, batch_tokens=spec.batch_tokens)
-        stage = Stage(
+        stage = TrainingInputs(
             self.adapted,
             self.task,
             methods,

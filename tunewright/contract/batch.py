@@ -1,6 +1,6 @@
 """What flows through a run: a row before packing, a batch after it, what the model gave, and a loss.
 
-Shapes: T tokens of a packed batch, R rows, S supervised targets, V vocabulary or classes, D hidden size.
+Shapes: T tokens of a packed batch, R rows, S labels, V vocabulary or classes, D hidden size.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Batch:
     and `cu_seqlens` [R+1] (int32, row boundaries); a padded one holds `input_ids` and `attention_mask` [R, L]; images
     hold `pixel_values` [R, C, H, W].
 
-    `targets` [S] (token or class ids), `weights` [S] (fp32, > 0), `rows` [S] (which row per target belongs to).
+    `labels` [S] (token or class ids), `weights` [S] (fp32, > 0), `rows` [S] (the row of each).
     `positions` [S] index the flattened hidden states whose output predicts each target (for a causal model the
     position *before* the target's token); None where the model gives one output a row.
     """
 
     inputs: dict[str, Tensor]
-    targets: Tensor
+    labels: Tensor
     weights: Tensor
     rows: Tensor
     row_ids: list[str]
@@ -74,7 +74,7 @@ class Batch:
         return replace(
             self,
             inputs={k: move(v) for k, v in self.inputs.items()},
-            targets=move(self.targets),
+            labels=move(self.labels),
             weights=move(self.weights),
             rows=move(self.rows),
             positions=move(self.positions),
@@ -100,7 +100,7 @@ class Loss:
 class Outputs:
     """What one forward gave at the supervised positions.
 
-    `log_probs` [S] (of the targets) is the cheap way: the head and the softmax run in one pass that never keeps the
+    `log_probs` [S] (of the labels) is the cheap way: the head and the softmax run in one pass that never keeps the
     logits. `logits` [S, V] are made when a method asks for them. `hidden` is a tuple of [1, T, D] or [R, L, D] tensors
     (embeddings first), present only when a need asked for them; `features` [R, D] are pooled rows where the task has
     them, and `head` then maps features [N, D] to logits [N, V].
@@ -109,7 +109,7 @@ class Outputs:
     def __init__(
         self,
         logits: Tensor | Callable[[], Tensor],
-        targets: Tensor,
+        labels: Tensor,
         *,
         log_probs: Callable[[], Tensor] | None = None,
         hidden: tuple[Tensor, ...] | None = None,
@@ -118,7 +118,7 @@ class Outputs:
         raw: Any = None,
     ):
         self._logits, self._log_probs = logits, log_probs
-        self.targets, self.hidden, self.features, self.head, self.raw = targets, hidden, features, head, raw
+        self.labels, self.hidden, self.features, self.head, self.raw = labels, hidden, features, head, raw
 
     @property
     def logits(self) -> Tensor:
@@ -131,4 +131,4 @@ class Outputs:
         """[S] log-probability of each target, fp32, differentiable."""
         if self._log_probs is not None and not isinstance(self._logits, Tensor):
             return self._log_probs()
-        return torch.log_softmax(self.logits.float(), -1).gather(-1, self.targets[:, None])[:, 0]
+        return torch.log_softmax(self.logits.float(), -1).gather(-1, self.labels[:, None])[:, 0]

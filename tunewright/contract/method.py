@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from tunewright.contract.slot import SLOTS
@@ -62,7 +62,7 @@ class Choice:
     names: tuple[str, ...] = ()
     entries: Mapping[str, Tensor] = field(default_factory=dict)
     redraw_every: int | None = None
-    moments: Literal["keep", "park", "drop"] = "drop"
+    moments: Literal["preserve", "park", "drop"] = "drop"
     places: Mapping[str, Tensor] = field(default_factory=dict)
     seeds: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -132,7 +132,7 @@ class State(nn.Module):
         self.rng = random.Random(0)
         self.device = torch.device("cpu")
 
-    def keep(self, name: str, tensor: Tensor) -> None:
+    def set_buffer(self, name: str, tensor: Tensor) -> None:
         """Set the saved buffer `name`, whatever its shape was before; a parameter's name is one, with its dots."""
         self._buffers[_plain(name)] = tensor.to(self.device)
 
@@ -180,6 +180,7 @@ class Method(BaseModel):
     - `tasks`: names of the tasks it serves; None means all.
     - `requires`: slots that some method of its stage must fill ("attach": it chooses among deltas).
     - `papers`: slugs of the papers that it implements.
+    - `also`: other names of its parameters that are read too, such as PEFT's: other name -> name.
 
     What the conformance suite reads: `conformance`, parameters for the tiny set-up where the defaults do not fit;
     `conformance_beside`, methods that it cannot do without, by name with their parameters; `conformance_stages`, how
@@ -200,9 +201,23 @@ class Method(BaseModel):
     tasks: ClassVar[tuple[str, ...] | None] = None
     requires: ClassVar[tuple[str, ...]] = ()
     papers: ClassVar[tuple[str, ...]] = ()
+    also: ClassVar[Mapping[str, str]] = {}
     conformance: ClassVar[Mapping[str, Any]] = {}
     conformance_beside: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     conformance_stages: ClassVar[int] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_other_names(cls, values: Any) -> Any:
+        """Bring parameters that are written under another name to their own."""
+        if not isinstance(values, Mapping):
+            return values
+        named = dict(values)
+        for other in cls.also.keys() & values.keys():
+            if cls.also[other] in values:
+                raise ValueError(f"'{other}' and '{cls.also[other]}' mean the same: write one of them")
+            named[cls.also[other]] = named.pop(other)
+        return named
 
     def needs(self) -> Sequence[Need]:
         """What the method wants from outside: statistics and signals of `methods/needs/`."""
@@ -260,7 +275,7 @@ class Setup:
 class Need(BaseModel):
     """Something a method asks for. Each kind is one file in `methods/needs/`.
 
-    `when`: "stage" (a statistic, computed once from the weights a stage starts with and cached), "batch" (a signal
+    `when`: "once" (a statistic, computed once from the weights a stage starts with and cached), "batch" (a signal
     computed each micro-batch) or "redraw" (computed only at the steps where a choice is drawn). Equal needs of several
     methods are computed once. A method reads it as `needs.<name>`.
     """
@@ -268,7 +283,7 @@ class Need(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: ClassVar[str]
-    when: ClassVar[Literal["stage", "batch", "redraw"]]
+    when: ClassVar[Literal["once", "batch", "redraw"]]
     hidden: ClassVar[bool] = False
     """Whether the loop's own forward has to keep all hidden states for it."""
 

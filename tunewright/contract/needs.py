@@ -73,7 +73,7 @@ class Provider:
 
     def __init__(self, context: NeedContext):
         self.context = context
-        self._stage: dict[Need, Any] = {}
+        self._statistics: dict[Need, Any] = {}
         self._batch: tuple[Batch | None, dict[Need, Any]] = (None, {})
 
     def check(self, methods: Methods) -> None:
@@ -86,16 +86,16 @@ class Provider:
                     e.where = f"'{b.name}', {e.where}" if e.where else f"'{b.name}'"
                     raise
 
-    def stage(self, bound: Bound) -> dict[str, Any]:
+    def statistics(self, bound: Bound) -> dict[str, Any]:
         """A method's statistics, each computed once from the weights the stage starts with."""
-        statistics = {}
+        values = {}
         for need in bound.method.needs():
-            if need.when == "stage":
-                if need not in self._stage:
+            if need.when == "once":
+                if need not in self._statistics:
                     with self.context.adapted.evaluating():
-                        self._stage[need] = need.compute(self.context)
-                statistics[need.name] = self._stage[need]
-        return statistics
+                        self._statistics[need] = need.compute(self.context)
+                values[need.name] = self._statistics[need]
+        return values
 
     def signals(self, bound: Bound, batch: Batch | None, when: str) -> dict[str, Any]:
         """A method's signals for one micro-batch ("batch") or one drawing ("redraw")."""

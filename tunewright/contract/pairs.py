@@ -81,7 +81,7 @@ def side_by_side(
     """A batch of R pairs as 2R sequences, chosen before rejected.
 
     `batch.rows` [S] still counts pairs; `fields["pair"]` [S] is 0 for a chosen answer's target and 1 for a rejected
-    one's. Rejected targets have weight 0: an objective that knows nothing of pairs trains on the chosen answers.
+    one's. Rejected labels have weight 0: an objective that knows nothing of pairs trains on the chosen answers.
     """
     flat = [side for p in pairs for side in (Row(p.id, p.source, p.input_ids, p.weights, fields=p.fields), p.rejected)]
     batch = collate(flat, None if epochs is None else [e for e in epochs for _ in range(2)])

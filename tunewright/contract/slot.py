@@ -14,7 +14,7 @@ Several = Literal["one", "in order", "weighted sum", "sum", "one per site, else 
 ARGUMENTS: dict[str, str] = {
     "adapted": "Adapted: the model under adaptation, with its structure, deltas and way back to the base",
     "base": "Tensor, float32: the base's value of the tensor",
-    "batch": "Batch: rows side by side; `targets`, `weights` and `rows` [S], `row_ids` [R], `inputs` of the model",
+    "batch": "Batch: rows side by side; `labels`, `weights` and `rows` [S], `row_ids` [R], `inputs` of the model",
     "candidates": "Candidates: every parameter that could train, by name, kind and block",
     "depth": "float | None: depth of the tensor's block, 0 (first) to 1 (last); None outside blocks",
     "model": "nn.Module: the model as transformers loaded it",
@@ -34,7 +34,7 @@ ARGUMENTS: dict[str, str] = {
     "structure": "Structure: the model's blocks and sites",
     "tokenizer": "the model's tokenizer; None where the task has none",
 }
-"""Types and shapes of arguments that mean the same in every slot. S targets, R rows, V vocabulary or classes."""
+"""Types and shapes of arguments that mean the same in every slot. S labels, R rows, V vocabulary or classes."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,11 @@ _TRAINING = (
     Slot(
         "penalty",
         "what is held back, a scalar once per optimizer step",
-        ("targets", "needs", "step", "plan", "state"),
+        ("weights", "needs", "step", "plan", "state"),
         "sum",
         "Tensor []: added to the step's loss; its gradient is formed once per step",
         "once per optimizer step, after the micro-batches",
-        own={"targets": "dict[str, Target]: trained weights of sites; `change()` [out, in] since the stage began"},
+        own={"weights": "dict[str, TrainedWeight]: of sites that train; `change()` [out, in] since the stage began"},
     ),
     Slot(
         "gradient",

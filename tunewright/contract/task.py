@@ -1,6 +1,6 @@
 """What a task is: records to rows, rows to a batch, a batch through the model to outputs, outputs to a loss.
 
-Shapes: T tokens of a packed batch, R rows, L longest row, S supervised targets, V vocabulary or classes, D hidden size.
+Shapes: T tokens of a packed batch, R rows, L longest row, S labels, V vocabulary or classes, D hidden size.
 """
 
 from __future__ import annotations

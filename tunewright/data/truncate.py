@@ -10,7 +10,7 @@ from tunewright.contract.records import RowProblem
 
 
 def trained_tokens(row: Row) -> int:
-    """How many targets a row gives: tokens but the first with a weight above 0, or 1 for a row with a label."""
+    """How many labels a row gives: tokens but the first with a weight above 0, or 1 for a row with a label."""
     if row.label is not None:
         return int(row.weights[0] > 0)
     return sum(w > 0 for w in row.weights[1:])

@@ -114,12 +114,16 @@ def write_folder(final: Path, state: Mapping[str, Any], tensors: Mapping[str, Ma
 
 
 def save(
-    run: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: int | None = None
+    run: Path,
+    step: int,
+    state: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    save_total_limit: int | None = None,
 ) -> Path:
-    """Write `checkpoint-<step>`; then remove all but the newest `keep`."""
+    """Write `checkpoint-<step>`; then remove all but the newest `save_total_limit`."""
     final = write_folder(run / f"checkpoint-{step}", {**state, "step": step}, tensors)
-    if keep:
-        for _, old in listed(run)[:-keep]:
+    if save_total_limit:
+        for _, old in listed(run)[:-save_total_limit]:
             shutil.rmtree(old, ignore_errors=True)
     return final
 

@@ -114,7 +114,7 @@ class Read:
     lengths: Tensor
     logits: Tensor
 
-    def keep(self, rows: Tensor) -> None:
+    def select_rows(self, rows: Tensor) -> None:
         """Let the other rows go."""
         self.indices = [self.indices[i] for i in rows.tolist()]
         self.cache.batch_select_indices(rows)

@@ -94,14 +94,14 @@ def _rest(model: PreTrainedModel, part: _kv.Read, rows: Tensor, labels: list[lis
     """Sum of log-probabilities [P] of all but the first token of each label, after the read prompt of its row."""
     device, width = rows.device, max(map(len, labels)) - 1
     inputs = torch.tensor([x[:-1] + [0] * (width - len(x) + 1) for x in labels], device=device)
-    targets = torch.tensor([x[1:] + [-1] * (width - len(x) + 1) for x in labels], device=device)
+    shifted = torch.tensor([x[1:] + [-1] * (width - len(x) + 1) for x in labels], device=device)
     cache = _kv.select(part.cache, rows, width)
     mask = None if part.mask is None else torch.cat([part.mask[rows], part.mask.new_ones(len(rows), width)], 1)
     places = part.lengths[rows, None] + torch.arange(width, device=device)
     logits = _kv.forward(model, inputs, places, cache, mask, 0)
-    at = targets >= 0
-    picked = torch.log_softmax(logits[at], -1).gather(-1, targets[at][:, None])[:, 0]
-    return torch.zeros(targets.shape, device=device).masked_scatter(at, picked).sum(-1)
+    at = shifted >= 0
+    picked = torch.log_softmax(logits[at], -1).gather(-1, shifted[at][:, None])[:, 0]
+    return torch.zeros(shifted.shape, device=device).masked_scatter(at, picked).sum(-1)
 
 
 def _scores_whole(model: PreTrainedModel, rows: Sequence[Row], labels: Sequence[Sequence[int]], mean: bool) -> Tensor:

@@ -96,7 +96,7 @@ def _collated(
 ) -> Iterator[tuple[list[int], Batch]]:
     for some in batches:
         batch = task.collate([rows[i] for i in some], packed)
-        if len(batch.targets):
+        if len(batch.labels):
             yield some, batch
 
 
@@ -204,8 +204,8 @@ def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
         head = model.get_output_embeddings()
         for _, batch in _collated(reference.task, reference.rows, reference.batches, reference.packed):
             states, logits = _at_places(model, reference.task, batch.to(device_of(model)))
-            for k in range(0, len(batch.targets), _CHUNK):
-                at = slice(offset + k, min(offset + k + _CHUNK, offset + len(batch.targets)))
+            for k in range(0, len(batch.labels), _CHUNK):
+                at = slice(offset + k, min(offset + k + _CHUNK, offset + len(batch.labels)))
                 base = reference.base_log_probs(at)
                 here = slice(k, k + len(base))
                 said = logits[here] if states is None else head(states[here])
@@ -214,7 +214,7 @@ def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
                 )  # tokens that training added are no words of the base
                 kl = F.kl_div(tuned, base, reduction="none", log_target=True).sum(-1)
                 total.index_add_(0, reference.owner[at], kl.double().cpu())
-            offset += len(batch.targets)
+            offset += len(batch.labels)
     return [t / n for t, n in zip(total.tolist(), count.tolist(), strict=True) if n]
 
 

@@ -75,7 +75,7 @@ def continue_greedily(
             break
         if alive.sum() < _COMPACT_BELOW * len(alive):
             rows = alive.nonzero()[:, 0]
-            part.keep(rows)
+            part.select_rows(rows)
             chosen, alive = chosen[rows], alive[rows]
         if part.mask is not None:
             part.mask = torch.cat([part.mask, part.mask.new_ones(len(alive), 1)], 1)

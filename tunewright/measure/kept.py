@@ -75,7 +75,7 @@ def document_losses(
     with measuring(model):
         for some in batches_by_length([w.size for _, w in pieces], batch_tokens, 1 << 30 if packed else 64):
             batch = task.collate([pieces[k][1] for k in some], packed)
-            if not len(batch.targets):
+            if not len(batch.labels):
                 continue
             log_probs = task.forward(model, batch.to(device_of(model))).log_probs().double().cpu()
             owner = torch.tensor([pieces[k][0] for k in some])[batch.rows]

@@ -108,7 +108,7 @@ def _cached(model: PreTrainedModel, prefix: Sequence[int], draws: Tensor, ends: 
                 break
             if not alive.all():
                 keep = alive.nonzero()[:, 0]
-                part.keep(keep)
+                part.select_rows(keep)
                 chosen = chosen[keep]
             part.logits = _kv.forward(model, chosen[:, None], part.lengths[:, None], part.cache, part.mask, 1)[:, 0]
             part.lengths = part.lengths + 1

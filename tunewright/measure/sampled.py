@@ -67,7 +67,7 @@ def _continue(
             return
         if not bool(alive.all()):
             rows = alive.nonzero()[:, 0]
-            part.keep(rows)
+            part.select_rows(rows)
             chosen = chosen[rows]
         if part.mask is not None:
             part.mask = torch.cat([part.mask, part.mask.new_ones(len(chosen), 1)], 1)

@@ -46,7 +46,7 @@ __all__ = [
 class Metric:
     """A metric: how its rows are made (`kind`), whether more is better, and, if it is no mean of rows, the figure.
 
-    `compare` scores a generated answer against a reference; `targets` gives [S] values a supervised position; `mean`:
+    `compare` scores a generated answer against a reference; `per_label` gives [S] values a supervised position; `mean`:
     answers are compared by their mean log-probability a token.
     """
 
@@ -54,7 +54,7 @@ class Metric:
     higher_is_better: bool = True
     proportion: bool = False
     compare: Callable[[str, str], float] | None = None
-    targets: Callable[[Outputs, Batch], Tensor] | None = None
+    per_label: Callable[[Outputs, Batch], Tensor] | None = None
     figure: Callable[[Sequence[RowResult]], float] | None = None
     mean: bool = False
 
@@ -64,7 +64,7 @@ def _nats(outputs: Outputs, batch: Batch) -> Tensor:
 
 
 def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
-    return (outputs.logits.argmax(-1) == batch.targets).float()
+    return (outputs.logits.argmax(-1) == batch.labels).float()
 
 
 def macro_f1(results: Sequence[RowResult]) -> float:
@@ -80,8 +80,8 @@ def macro_f1(results: Sequence[RowResult]) -> float:
 METRICS: dict[str, Metric] = {
     "exact_match": Metric("generated", proportion=True, compare=text.exact_match),
     "f1": Metric("generated", compare=text.f1),
-    "loss": Metric("teacher-forced", higher_is_better=False, targets=_nats),
-    "mean_token_accuracy": Metric("teacher-forced", targets=_token_hit),
+    "loss": Metric("teacher-forced", higher_is_better=False, per_label=_nats),
+    "mean_token_accuracy": Metric("teacher-forced", per_label=_token_hit),
     "accuracy": Metric("classified", proportion=True),
     "f1_macro": Metric("classified", figure=macro_f1),
     "pair_accuracy": Metric("paired", proportion=True),
@@ -215,9 +215,9 @@ def _compared(tokenizer: Any, rows: Sequence[Row], answers: Sequence[Sequence[in
 def _teacher_forced(
     model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
 ) -> Iterator[RowResult]:
-    """A row's weighted mean over its targets; the row weighs the sum of their weights."""
-    assert m.targets is not None
-    values = m.targets(outputs, batch).float()
+    """A row's weighted mean over its labels; the row weighs the sum of their weights."""
+    assert m.per_label is not None
+    values = m.per_label(outputs, batch).float()
     zero = torch.zeros(len(rows), device=values.device)
     weight = zero.index_add(0, batch.rows, batch.weights)
     total = zero.index_add(0, batch.rows, values * batch.weights)

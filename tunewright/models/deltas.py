@@ -216,13 +216,13 @@ def check_site(site: Site, form: type[Delta]) -> None:
     if site.kind not in form.site_kinds:
         raise MethodError(
             f"a {form.form} delta cannot hang on '{site.name}', which is a {site.kind}",
-            where="targets",
+            where="target_modules",
             remedy=f"target sites of kind {', '.join(form.site_kinds)}",
         )
     if not form.foldable and hasattr(site.module, "tunewright_quantised"):
         raise MethodError(
             f"a {form.form} delta cannot hang on '{site.name}', whose weight is held in 4 bits: it does not fold",
-            where="targets",
+            where="target_modules",
             remedy="use a form that folds into the weight (low-rank, sparse), or leave the base unquantised",
         )
 

@@ -255,7 +255,7 @@ def by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     return next((v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
 
 
-def _targeted(targets: Any, name: str) -> bool:
-    if isinstance(targets, str):
-        return targets != "all-linear" and re.fullmatch(targets, name) is not None
-    return any(name == t or name.endswith("." + t) for t in targets or ())
+def _targeted(target_modules: Any, name: str) -> bool:
+    if isinstance(target_modules, str):
+        return target_modules != "all-linear" and re.fullmatch(target_modules, name) is not None
+    return any(name == t or name.endswith("." + t) for t in target_modules or ())

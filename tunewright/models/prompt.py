@@ -2,7 +2,7 @@
 
 The twin is a model of the same class whose body (the decoder without its head) takes n trainable vectors in front of
 each row, packed, padded or with a cache, and gives back the states of the real tokens alone. So its inputs and outputs
-have the lengths that the caller knows: places of targets, padding and generation need not know of the prompt. The model
+have the lengths that the caller knows: places of labels, padding and generation need not know of the prompt. The model
 itself is not touched.
 
 Shapes: n virtual tokens, R rows, L tokens of a padded row, T of all packed rows, D embedding size.

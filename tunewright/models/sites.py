@@ -105,25 +105,25 @@ class Structure:
         return None if b is None else b.depth / max(1, b.stack_length - 1)
 
     def linear_sites(self) -> list[Site]:
-        """Every linear site inside blocks: what `targets: all-linear` means (the head stays out, as in PEFT)."""
+        """Every linear site inside blocks: what `target_modules: all-linear` means (the head stays out, as in PEFT)."""
         return [s for s in self.sites if s.block is not None and s.kind in ("linear", "conv1d")]
 
-    def match(self, targets: str | Sequence[str]) -> list[Site]:
-        """Sites named by PEFT-like targets: "all-linear", or names that equal a site's or end it after a dot.
+    def match(self, target_modules: str | Sequence[str]) -> list[Site]:
+        """Sites named by PEFT-like `target_modules`: "all-linear", or names that equal a site's or end it after a dot.
 
         Raises MethodError with the nearest names when a target matches nothing.
         """
-        if targets == "all-linear":
+        if target_modules == "all-linear":
             return self.linear_sites()
-        target_names = [targets] if isinstance(targets, str) else list(targets)
+        target_names = [target_modules] if isinstance(target_modules, str) else list(target_modules)
         matches: dict[str, Site] = {}
         for t in target_names:
             hits = [s for s in self.sites if s.name == t or s.name.endswith("." + t)]
             if not hits:
                 ends = sorted({s.name.rsplit(".", 1)[-1] for s in self.sites})
                 near = nearest(t, ends) or ends
-                remedy = f"write targets: [{', '.join(near[:4])}] or targets: all-linear"
-                raise MethodError(f"target '{t}' is no module of this model", where="targets", remedy=remedy)
+                remedy = f"write target_modules: [{', '.join(near[:4])}] or target_modules: all-linear"
+                raise MethodError(f"target '{t}' is no module of this model", where="target_modules", remedy=remedy)
             matches.update({s.name: s for s in hits})
         return [s for s in self.sites if s.name in matches]
 
@@ -205,11 +205,11 @@ def discover(model: nn.Module) -> Structure:
     return Structure(tuple(blocks), tuple(sites), tied)
 
 
-def parameter_rooms(structure: Structure, names: dict[str, Any]) -> dict[str, int]:
+def parameters_by_role(structure: Structure, names: dict[str, Any]) -> dict[str, int]:
     """Count entries by role of the site a parameter belongs to ("attention", "mlp", "norm", "embedding", ...)."""
     roles = {s.name: s.role for s in structure.sites}
-    rooms: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for n, tensor in names.items():
         role = roles.get(module_of(n), "other") + (" (delta)" if is_delta(n) else "")
-        rooms[role] = rooms.get(role, 0) + tensor.numel()
-    return rooms
+        counts[role] = counts.get(role, 0) + tensor.numel()
+    return counts

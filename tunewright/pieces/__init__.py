@@ -1,7 +1,7 @@
 """What methods are made of, ours and third parties': every name here may be imported by a method of another package.
 
 low_rank      LowRankMethod, the base of methods whose change is a product of two thin matrices
-targets       which layers a method changes, and numbers that differ by layer
+target_modules which layers a method changes, and numbers that differ by layer
 heads         the classifier's head, pooled features
 means         means over the tokens of a row, and over the items of a row
 features      hidden states at the places of targets; the distance of a student's features from a teacher's

@@ -11,7 +11,7 @@ from tunewright.pieces.means import token_means
 
 
 def states_at(outputs: Outputs, batch: Batch, layer: int) -> Tensor:
-    """[N, D] of one layer (0: embeddings, negative: from the end): at the positions that predict targets, N = S; where
+    """[N, D] of one layer (0: embeddings, negative: from the end): at the positions that predict labels, N = S; where
     a task has one target per row, each row's mean over its real tokens, N = R. MethodError when states were not kept.
     """
     if outputs.hidden is None:

@@ -28,7 +28,7 @@ from tunewright.contract.method import Method, Needs, Setup, State, torch_genera
 from tunewright.errors import MethodError
 from tunewright.models.deltas import LowRank, check_site
 from tunewright.models.sites import Site, Structure
-from tunewright.pieces.targets import TARGETS, by_pattern, check_patterns
+from tunewright.pieces.target_modules import TARGET_MODULES, by_pattern, check_patterns
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,16 @@ class LowRankChange(Method):
     dropout: float = Field(
         0.0, ge=0, lt=1, description="share of the input's entries set to zero while training", examples=[0.3]
     )
-    targets: str | tuple[str, ...] = Field(
-        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]]
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description=TARGET_MODULES, examples=[["q_proj", "v_proj"], ["q_proj"]]
     )
 
+    also: ClassVar[Mapping[str, str]] = {
+        "targets": "target_modules",
+        "r": "rank",
+        "lora_alpha": "alpha",
+        "lora_dropout": "dropout",
+    }
     default_scale: ClassVar[float] = 2.0
     offset: ClassVar[bool] = False
     full_rank_at_most: ClassVar[bool] = False
@@ -87,11 +93,11 @@ class LowRankChange(Method):
         for a layer in 4 bits where the class says `quantised = False`, and for a rank above a layer's with
         `full_rank_at_most`.
         """
-        sites = structure.match(self.targets)
+        sites = structure.match(self.target_modules)
         if not sites:
             raise MethodError(
                 f"'{type(self).__name__.lower()}' found no site to attach to: the model's blocks have no linear layer",
-                where="targets",
+                where="target_modules",
                 remedy="use a method that adapts other layers, or a model of linear ones",
             )
         for site in sites:
@@ -104,7 +110,7 @@ class LowRankChange(Method):
         if not self.quantised and hasattr(site.module, "tunewright_quantised"):
             raise MethodError(
                 f"{name} starts from the weight of '{site.name}', which is held in 4 bits",
-                where="targets",
+                where="target_modules",
                 remedy="start from the base that is not quantised (carry: drop), or use lora",
             )
         if self.full_rank_at_most and self.rank_at(site) > min(sides):

@@ -1,6 +1,6 @@
-"""Objectives on pairs of answers: sums and means over each answer, and what is logged. R pairs, S targets.
+"""Objectives on pairs of answers: sums and means over each answer, and what is logged. R pairs, S labels.
 
-The targets' `fields["pair"]` [S] says which answer each belongs to: 0 chosen, 1 rejected. A target counts whole,
+The labels' `fields["pair"]` [S] says which answer each belongs to: 0 chosen, 1 rejected. A target counts whole,
 whatever its loss weight. All tensors are fp32, in nats.
 """
 
@@ -20,7 +20,7 @@ def answer_sums(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def answer_means(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The same, divided by each answer's number of targets."""
+    """The same, divided by each answer's number of labels."""
     total, count = answer_sums(values, batch), answer_sums(torch.ones_like(values), batch)
     return total[0] / count[0].clamp(min=1), total[1] / count[1].clamp(min=1)
 

@@ -21,8 +21,8 @@ from tunewright.models.generators import undisturbed
 from tunewright.models.recompute import recomputing
 from tunewright.planning.estimated import Estimate, StageEstimate
 from tunewright.planning.measuring_time import time_base, time_tuned
-from tunewright.runs.session import Session, StageParts
-from tunewright.runs.stages import StageResult
+from tunewright.runs.session import Session, StageInputs
+from tunewright.runs.stages import TrainingOutcome
 from tunewright.training import carry
 from tunewright.training.setting_up import set_up
 from tunewright.training.stage import Stop
@@ -84,7 +84,7 @@ def estimate(session: Session) -> Estimate:
     return estimated
 
 
-def _start(session: Session, part: StageParts) -> str:
+def _start(session: Session, part: StageInputs) -> str:
     """A stage's start, a folder seen from the recipe's own."""
     start = part.spec.start or "base"
     if start == "base" or start.startswith("stages."):
@@ -92,11 +92,11 @@ def _start(session: Session, part: StageParts) -> str:
     return str(session.recipe.base / start)
 
 
-def probe_stage(session: Session, part: StageParts) -> StageEstimate:
+def probe_stage(session: Session, part: StageInputs) -> StageEstimate:
     """Set a stage up and do its first steps. The model is left as they leave it."""
-    stage, provider = session.stage(part)
+    stage, provider = session.training_inputs(part)
     began = time.perf_counter()
-    set_up(stage.adapted, stage.methods, stage.plan, session.task.name, provider.stage)
+    set_up(stage.adapted, stage.methods, stage.plan, session.task.name, provider.statistics)
     stage.methods.event("begin_task", stage=part.spec.name, adapted=stage.adapted)
     ready = time.perf_counter()
     loop = Loop(stage)
@@ -122,7 +122,7 @@ def probe_stage(session: Session, part: StageParts) -> StageEstimate:
     state, tensors = loop.state()
     state_bytes = {n: sum(t.numel() * t.element_size() for t in group.values()) for n, group in tensors.items()}
     names = {n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()}
-    result = StageResult(
+    result = TrainingOutcome(
         loop.step_number,
         loop.tokens,
         loop.trained_tokens,

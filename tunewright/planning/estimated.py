@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tunewright.runs.stages import StageResult
+from tunewright.runs.stages import TrainingOutcome
 
 
 @dataclass
@@ -23,7 +23,7 @@ class StageEstimate:
     checkpoint: int
     kept: int
     losses: list[float]
-    result: StageResult
+    result: TrainingOutcome
 
 
 @dataclass

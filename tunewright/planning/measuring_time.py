@@ -15,7 +15,7 @@ from tunewright.measure.sample import sample_sequences
 from tunewright.planning.estimated import Estimate
 from tunewright.runs.meter import Meter
 from tunewright.runs.selecting import subset
-from tunewright.runs.session import Session, StageParts
+from tunewright.runs.session import Session, StageInputs
 
 FEW = 16
 """Rows that are read to time a loss or a comparison."""
@@ -133,7 +133,7 @@ def _sampling(session: Session, n: int, tokens: int) -> float:
     return _seconds(lambda: sample_sequences(session.adapted.model, session.tokenizer, n, few, 0)) * tokens / few
 
 
-def _evaluations(session: Session, part: StageParts) -> float:
+def _evaluations(session: Session, part: StageInputs) -> float:
     """Seconds of the evaluations on the way."""
     rows = session.validation or session.eval
     if rows is None or not part.train.eval_steps:

@@ -26,7 +26,7 @@ CHECKED = 2000
 LEAK_LIMIT = {"float32": TOLERANCE, "bfloat16": 5e-2}
 
 
-class Plan(PlanFigures):
+class RunPlan(PlanFigures):
     """What a recipe would do, as figures; `print(plan)` gives the page of the command line."""
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Plan(PlanFigures):
         return notebook.recorded(lambda console: plan_page.show(self, console=console))
 
 
-def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), quiet: bool = False) -> Plan:
+def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), quiet: bool = False) -> RunPlan:
     """Assemble a recipe, look at its rows and probe a few steps. Nothing is written to runs/.
 
     `sets`: `key.path=value` over the recipe's values. `quiet`: no progress.
@@ -52,7 +52,7 @@ def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), quiet: bool = False) -
     return look(session, load)
 
 
-def look(session: Session, load: float = 0.0) -> Plan:
+def look(session: Session, load: float = 0.0) -> RunPlan:
     """The plan of an assembled session, whose model is the base again afterwards, bit for bit."""
     from tunewright.runs.results import model_info
 
@@ -62,7 +62,7 @@ def look(session: Session, load: float = 0.0) -> Plan:
     if session.packed and len(shown) > 1:
         leaks = leak(session.adapted.model, session.task, shown)
     estimated = estimate(session)
-    return Plan(
+    return RunPlan(
         model=model_info(session).model_dump(mode="json"),
         task=session.task.name,
         device=session.device,
@@ -143,7 +143,7 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 probed.exact,
                 len(part.rows.rows),
                 probed.result.trainable,
-                {role: (room.trained or 0, room.total or 0) for role, room in trained.rooms.items()},
+                {role: (count.trained or 0, count.total or 0) for role, count in trained.roles.items()},
             )
         )
     return plans

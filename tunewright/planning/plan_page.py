@@ -142,9 +142,9 @@ def _rooms(stage: StagePlan) -> Table:
     table.add_column("parameters")
     table.add_column("trained", justify="right")
     table.add_column("in the base", justify="right")
-    for role, (trained, total) in stage.rooms.items():
+    for role, (trained, total) in stage.roles.items():
         table.add_row(role, f"{trained:,}" if trained else "0", f"{total:,}", style="" if trained else "dim")
-    table.add_row("all", f"{stage.trainable:,}", f"{sum(n for _, n in stage.rooms.values()):,}", style="bold")
+    table.add_row("all", f"{stage.trainable:,}", f"{sum(n for _, n in stage.roles.values()):,}", style="bold")
     return table
 
 

@@ -38,7 +38,7 @@ class Ends:
 
 @dataclass
 class StagePlan:
-    """One stage: methods as {name, slots, parameters}, and `rooms` as {role: (trained, all)} parameters."""
+    """One stage: methods as {name, slots, parameters}, and `roles` as {role: (trained, all)} parameters."""
 
     name: str
     start: str
@@ -49,7 +49,7 @@ class StagePlan:
     exact: bool
     rows: int
     trainable: int
-    rooms: dict[str, tuple[int, int]]
+    roles: dict[str, tuple[int, int]]
 
 
 @dataclass

@@ -104,7 +104,7 @@ def html(
         "dialled": words.dialled(report),
         "curves": [Markup(c) for c in figures.training(metrics)],
         "held_out": any("eval_loss" in m for m in metrics),
-        "rooms": _rooms(report),
+        "roles": _roles(report),
         "phases": _phases(report),
         "rows": shown,
         "rows_total": len(answers),
@@ -130,22 +130,22 @@ def _pick(answers: list[Answer], report: Report) -> tuple[list[tuple[Answer, str
     return judged, tally
 
 
-def _rooms(report: Report) -> list[dict[str, Any]]:
-    """Bars of parameters by room: the track is the base's weights there, the bar what was trained; both on one
+def _roles(report: Report) -> list[dict[str, Any]]:
+    """Bars of parameters by count: the track is the base's weights there, the bar what was trained; both on one
     scale.
     """
-    rooms = report.trained.rooms
-    largest = max((max(r.total or 0, r.trained) for r in rooms.values()), default=0) or 1
+    roles = report.trained.roles
+    largest = max((max(r.total or 0, r.trained) for r in roles.values()), default=0) or 1
     return [
         {
             "name": name,
-            "trained": room.trained,
-            "total": room.total,
-            "share": room.trained / room.total if room.total else None,
-            "track": 100 * max(room.total or 0, room.trained) / largest,
-            "bar": 100 * room.trained / largest,
+            "trained": count.trained,
+            "total": count.total,
+            "share": count.trained / count.total if count.total else None,
+            "track": 100 * max(count.total or 0, count.trained) / largest,
+            "bar": 100 * count.trained / largest,
         }
-        for name, room in rooms.items()
+        for name, count in roles.items()
     ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from tunewright.measure.intervals import Interval
 from tunewright.report.saved import Part, Saved
@@ -175,7 +175,7 @@ class Cost(Part):
     )
 
 
-class Room(Part):
+class RoleCounts(Part):
     """Parameters of one kind of weight."""
 
     trained: int = Field(ge=0, description="parameters trained here, added ones included")
@@ -195,14 +195,16 @@ class MethodInfo(Part):
 class Trained(Part):
     """What could change and what could not."""
 
-    rooms: dict[str, Room] = Field(
-        default_factory=dict, description="attention, mlp, norm, embedding, head ... -> parameters"
+    roles: dict[str, RoleCounts] = Field(
+        default_factory=dict,
+        validation_alias=AliasChoices("roles", "rooms"),
+        description="attention, mlp, norm, embedding, head ... -> parameters",
     )
     methods: list[MethodInfo] = Field(default_factory=list, description="methods, in order of use")
     frozen: list[str] = Field(default_factory=list, description="what stayed as it was, in words or as names")
 
 
-class StageInfo(Part):
+class StageReport(Part):
     """One stage of training."""
 
     name: str = Field(description="its name in the recipe")
@@ -221,8 +223,11 @@ class StageInfo(Part):
     seconds: float | None = Field(None, ge=0, description="time in its steps, seconds")
     loss_first: float | None = Field(None, description="training loss at its first logged step, nats per token")
     loss_last: float | None = Field(None, description="training loss at its last logged step, nats per token")
-    kept_step: int | None = Field(
-        None, ge=0, description="step whose weights were kept, where that is not the last one"
+    best_step: int | None = Field(
+        None,
+        ge=0,
+        validation_alias=AliasChoices("best_step", "kept_step"),
+        description="step whose weights were kept, where that is not the last one",
     )
 
 
@@ -296,7 +301,7 @@ class Report(Saved):
     )
     cost: Cost = Field(default_factory=Cost, description="what was spent")
     trained: Trained = Field(default_factory=Trained, description="what could change")
-    stages: list[StageInfo] = Field(default_factory=list, description="stages in order")
+    stages: list[StageReport] = Field(default_factory=list, description="stages in order")
     training: Training | None = Field(None, description="summary of the loss curve")
     tokens_view: dict[str, list[tuple[str, float]]] = Field(
         default_factory=dict,

@@ -24,7 +24,7 @@ from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.runs.selecting import records_of, select, subset, without
-from tunewright.runs.session import Session, StageParts, located
+from tunewright.runs.session import Session, StageInputs, located
 from tunewright.runs.stage_methods import check_after, check_stage_keys, methods_of
 from tunewright.runs.vocabulary import add_tokens, new_rows
 from tunewright.tasks import get_task
@@ -117,7 +117,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
             if pairs
             else (rows, replay)
         )
-        parts.append(StageParts(stage, recipe.train_for(stage), data, rows, replay, named, i))
+        parts.append(StageInputs(stage, recipe.train_for(stage), data, rows, replay, named, i))
     return Session(
         recipe,
         task,

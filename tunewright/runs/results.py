@@ -19,11 +19,11 @@ from tunewright.measure.kept import kept, kept_difference
 from tunewright.measure.rows import RowResult, pair
 from tunewright.measure.target import get_metric, summary
 from tunewright.models.delta_names import module_of
-from tunewright.models.sites import parameter_rooms
+from tunewright.models.sites import parameters_by_role
 from tunewright.report import schema
 from tunewright.runs.meter import Meter, Readings
 from tunewright.runs.session import Session
-from tunewright.runs.stages import StageResult
+from tunewright.runs.stages import TrainingOutcome
 
 SHOWN = 24  # answers in report.json; all are in rows.jsonl
 
@@ -126,10 +126,10 @@ def data_of(session: Session) -> schema.DataInfo:
     )
 
 
-def trained_of(session: Session, results: dict[str, StageResult]) -> schema.Trained:
+def trained_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.Trained:
     structure = session.adapted.structure
-    totals = parameter_rooms(structure, session.adapted.base_parameters())
-    rooms = {name: schema.Room(trained=0, total=n) for name, n in totals.items()}
+    totals = parameters_by_role(structure, session.adapted.base_parameters())
+    counts = {name: schema.RoleCounts(trained=0, total=n) for name, n in totals.items()}
     roles = {s.name: s.role for s in structure.sites}
     for result in results.values():
         here: dict[str, int] = {}
@@ -137,8 +137,8 @@ def trained_of(session: Session, results: dict[str, StageResult]) -> schema.Trai
             role = roles.get(module_of(name), "other")
             here[role] = here.get(role, 0) + n
         for role, n in here.items():
-            room = rooms.setdefault(role, schema.Room(trained=0))
-            room.trained = max(room.trained, n)
+            count = counts.setdefault(role, schema.RoleCounts(trained=0))
+            count.trained = max(count.trained, n)
     methods = [
         schema.MethodInfo(
             name=n,
@@ -150,11 +150,11 @@ def trained_of(session: Session, results: dict[str, StageResult]) -> schema.Trai
         for part in session.stages
         for n, m in part.methods
     ]
-    frozen = [f"the base's {role} weights" for role, room in rooms.items() if not room.trained]
-    return schema.Trained(rooms=rooms, methods=methods, frozen=frozen)
+    frozen = [f"the base's {role} weights" for role, count in counts.items() if not count.trained]
+    return schema.Trained(roles=counts, methods=methods, frozen=frozen)
 
 
-def order_of(session: Session, results: dict[str, StageResult]) -> str:
+def order_of(session: Session, results: dict[str, TrainingOutcome]) -> str:
     """A hash of the rows that each stage draws, in order, over the steps it made: equal where two runs learn from equal
     rows.
 
@@ -170,14 +170,14 @@ def order_of(session: Session, results: dict[str, StageResult]) -> str:
 
 
 def stages_of(
-    session: Session, results: dict[str, StageResult], metrics: list[dict[str, Any]]
-) -> list[schema.StageInfo]:
+    session: Session, results: dict[str, TrainingOutcome], metrics: list[dict[str, Any]]
+) -> list[schema.StageReport]:
     stages = []
     for part in session.stages:
         r = results[part.spec.name]
         losses = [m["loss"] for m in metrics if m.get("stage") == part.spec.name and "loss" in m]
         stages.append(
-            schema.StageInfo(
+            schema.StageReport(
                 name=part.spec.name,
                 start=part.spec.start or "base",
                 carry=part.spec.carry,
@@ -189,13 +189,13 @@ def stages_of(
                 seconds=r.seconds,
                 loss_first=losses[0] if losses else None,
                 loss_last=losses[-1] if losses else None,
-                kept_step=r.kept_step,
+                best_step=r.best_step,
             )
         )
     return stages
 
 
-def training_of(metrics: list[dict[str, Any]], results: dict[str, StageResult]) -> schema.Training | None:
+def training_of(metrics: list[dict[str, Any]], results: dict[str, TrainingOutcome]) -> schema.Training | None:
     losses = [m["loss"] for m in metrics if "loss" in m]
     if not losses:
         return None
@@ -212,7 +212,7 @@ def training_of(metrics: list[dict[str, Any]], results: dict[str, StageResult]) 
 
 
 def cost_of(
-    session: Session, cost: Cost, results: dict[str, StageResult], stored: tuple[int, int], cached: list[str]
+    session: Session, cost: Cost, results: dict[str, TrainingOutcome], stored: tuple[int, int], cached: list[str]
 ) -> schema.Cost:
     tokens = sum(r.tokens for r in results.values())
     seconds = sum(r.seconds for r in results.values())

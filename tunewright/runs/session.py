@@ -17,11 +17,11 @@ from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.training.budget import plan_stage
-from tunewright.training.stage import Stage
+from tunewright.training.stage import TrainingInputs
 
 
 @dataclass
-class StageParts:
+class StageInputs:
     """One stage, checked: its methods by name, its rows, its resolved `train` section."""
 
     spec: StageSpec
@@ -45,7 +45,7 @@ class Session:
     precision: str
     packed: bool
     options: EncodeOptions
-    stages: list[StageParts]
+    stages: list[StageInputs]
     eval: Dataset | None
     validation: Dataset | None
     keep: dict[str, Dataset]
@@ -69,7 +69,7 @@ class Session:
             self.others[name] = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
         return self.others[name]
 
-    def needs(self, part: StageParts) -> NeedContext:
+    def needs(self, part: StageInputs) -> NeedContext:
         """What the methods of a stage may ask for."""
         rows: dict[str, Any] = {"train": part.rows.rows}
         hashes = {"train": part.rows.hash}
@@ -92,7 +92,7 @@ class Session:
             packed=self.packed,
         )
 
-    def cursor(self, part: StageParts) -> Any:
+    def cursor(self, part: StageInputs) -> Any:
         """A fresh cursor over a stage's rows."""
         return cursor(
             part.rows,
@@ -102,7 +102,7 @@ class Session:
             replay=part.replay,
         )
 
-    def plan(self, part: StageParts) -> Plan:
+    def plan(self, part: StageInputs) -> Plan:
         """How many steps and tokens per stage's budget allows."""
         return plan_stage(
             part.spec.budget,
@@ -125,15 +125,15 @@ class Session:
             p.numel() for s in self.adapted.structure.sites if s.kind not in ("embedding", "norm") for p in [s.weight]
         )
 
-    def bind(self, part: StageParts) -> Methods:
+    def bind(self, part: StageInputs) -> Methods:
         return bind(part.methods, part.train.seed, part.spec.name)
 
-    def stage(self, part: StageParts) -> tuple[Stage, Provider]:
+    def training_inputs(self, part: StageInputs) -> tuple[TrainingInputs, Provider]:
         """A stage ready to be set up, with fresh method states."""
         provider = Provider(self.needs(part))
         methods = self.bind(part)
         provider.check(methods)
-        stage = Stage(
+        stage = TrainingInputs(
             adapted=self.adapted,
             task=self.task,
             methods=methods,

@@ -22,7 +22,7 @@ from tunewright.models.recompute import recomputing
 from tunewright.runs.folder import RunFolder
 from tunewright.training import carry
 from tunewright.training.setting_up import set_up
-from tunewright.training.stage import Stage, Stop
+from tunewright.training.stage import Stop, TrainingInputs
 from tunewright.training.train import Loop, train
 
 Evaluate = Callable[[Loop], dict[str, float]]
@@ -60,7 +60,7 @@ def stopped(folder: RunFolder, after: str) -> Interrupted:
 
 
 @dataclass
-class Keeper:
+class TrainingCallback:
     """Listens to the loop: logs, evaluates, keeps the best weights, stops early, writes checkpoints.
 
     `before` is the number of optimizer steps of earlier stages: checkpoints count over the whole run.
@@ -132,7 +132,7 @@ class Keeper:
             self.before + loop.step_number,
             more,
             {**tensors, "best": self.best_tensors},
-            keep=self.spec.save_total_limit,
+            save_total_limit=self.spec.save_total_limit,
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -160,7 +160,7 @@ class Keeper:
 
 
 @contextmanager
-def stopping_on_signals(keeper: Keeper) -> Iterator[None]:
+def stopping_on_signals(keeper: TrainingCallback) -> Iterator[None]:
     """SIGTERM and Ctrl-C ask for a checkpoint after the present step (a second Ctrl-C ends at once)."""
 
     def ask(number: int, frame: Any) -> None:
@@ -181,7 +181,7 @@ def stopping_on_signals(keeper: Keeper) -> Iterator[None]:
 
 
 @dataclass
-class StageResult:
+class TrainingOutcome:
     """What a stage cost and did. Times in seconds."""
 
     steps: int
@@ -190,14 +190,14 @@ class StageResult:
     seconds: float
     trainable: int
     ended_by: str
-    kept_step: int | None
+    best_step: int | None
     splits: int
     trained_names: dict[str, int]
 
 
 def run_stage(
-    stage: Stage, keeper: Keeper, needs: Callable[[Any], dict[str, Any]], saved: Checkpoint | None
-) -> StageResult:
+    stage: TrainingInputs, keeper: TrainingCallback, needs: Callable[[Any], dict[str, Any]], saved: Checkpoint | None
+) -> TrainingOutcome:
     """Train a stage from its start (or from a checkpoint within it) to its end, and save it as `stages/<name>/`."""
     methods: Methods = stage.methods
     set_up(stage.adapted, methods, stage.plan, stage.task.name, needs)
@@ -215,20 +215,20 @@ def run_stage(
         keeper.finish(loop)
         methods.event("end_task", stage=keeper.stage, adapted=stage.adapted)
     kept = keeper.best.get("step") if keeper.spec.keep_best else None
-    return StageResult(
+    return TrainingOutcome(
         steps=loop.step_number,
         tokens=loop.tokens,
         trained_tokens=loop.trained_tokens,
         seconds=loop.seconds,
         trainable=loop.trained.count(),
         ended_by=keeper.ended_by or _reason(loop),
-        kept_step=kept if kept != loop.step_number else None,
+        best_step=kept if kept != loop.step_number else None,
         splits=len(stage.splits),
         trained_names={n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()},
     )
 
 
-def save_result(folder: RunFolder, stage: Stage, keeper: Keeper, result: StageResult) -> None:
+def save_result(folder: RunFolder, stage: TrainingInputs, keeper: TrainingCallback, result: TrainingOutcome) -> None:
     """Write `stages/<name>/`; the run's checkpoints of this stage are no longer needed to go on."""
     carry.save_stage(folder.path / "stages" / keeper.stage, stage.adapted, {"result": result.__dict__})
 

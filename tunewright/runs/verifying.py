@@ -34,12 +34,12 @@ def verify(work: Work) -> None:
         work.folder.path,
         f"stages.{part.spec.name}.start",
     )
-    stage, provider = work.session.stage(part)
+    stage, provider = work.session.training_inputs(part)
     keeper = work.keeper(part)
     keeper.evaluate, keeper.verified = None, Verified(last)
     with work.screen.training(part.spec.name, stage.plan) as show:
         keeper.show = show
-        run_stage(stage, keeper, provider.stage, first)
+        run_stage(stage, keeper, provider.statistics, first)
     differing = keeper.verified.differing
     if differing:
         raise CheckpointError(

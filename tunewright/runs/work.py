@@ -15,8 +15,8 @@ from tunewright.runs.track import Trackers
 if TYPE_CHECKING:
     from tunewright.measure.cost import Cost
     from tunewright.runs.meter import Meter
-    from tunewright.runs.session import Session, StageParts
-    from tunewright.runs.stages import Keeper, StageResult
+    from tunewright.runs.session import Session, StageInputs
+    from tunewright.runs.stages import TrainingCallback, TrainingOutcome
 
 
 class Work:
@@ -38,7 +38,7 @@ class Work:
         saved = folder.progress().get("cost")
         if saved:
             self.cost.restore(saved)
-        self.results: dict[str, StageResult] = {}
+        self.results: dict[str, TrainingOutcome] = {}
 
     def _measure_on_validation(self) -> None:
         """What is chosen by its figures (a learning rate) is judged on rows held out from training, never on those
@@ -106,7 +106,7 @@ class Work:
 
         predicting.load(self.session)
         for part in self.session.stages:
-            stage, _ = self.session.stage(part)
+            stage, _ = self.session.training_inputs(part)
             if (part.spec.start or "base") != "base" or stage.methods.on("prepare"):
                 continue
             for b in stage.methods:
@@ -135,14 +135,14 @@ class Work:
         """Write down what was spent so far."""
         self.folder.note_progress(cost=self.cost.state())
 
-    def _stage(self, part: StageParts) -> None:
-        from tunewright.runs.stages import StageResult, run_stage, save_result, stopped
+    def _stage(self, part: StageInputs) -> None:
+        from tunewright.runs.stages import TrainingOutcome, run_stage, save_result, stopped
         from tunewright.training import carry
 
         name, folder = part.spec.name, self.folder.path / "stages" / part.spec.name
         finished = self._finished(folder)
         if finished is not None:
-            self.results[name] = StageResult(**finished.state["result"])
+            self.results[name] = TrainingOutcome(**finished.state["result"])
             if part is self.session.stages[-1]:
                 self._load_finished(folder)
             return
@@ -154,7 +154,7 @@ class Work:
                 self.folder.path,
                 f"stages.{name}.start",
             )
-            stage, provider = self.session.stage(part)
+            stage, provider = self.session.training_inputs(part)
         saved = self._checkpoint_of(part)
         keeper = self.keeper(part)
         trackers = Trackers(part.train.report_to, self.folder.path, saved.state["loop"]["step"] if saved else 0)
@@ -163,7 +163,7 @@ class Work:
 
         def needs(bound: Any) -> dict[str, Any]:
             with self.cost.phase("statistics"):
-                return provider.stage(bound)
+                return provider.statistics(bound)
 
         try:
             with self.screen.training(name, stage.plan) as show, self.cost.phase("train"):
@@ -209,16 +209,16 @@ class Work:
         self.session.adapted.forget_changes()
         carry.load_stage(folder, self.session.adapted)
 
-    def _checkpoint_of(self, part: StageParts) -> checkpoint.Checkpoint | None:
+    def _checkpoint_of(self, part: StageInputs) -> checkpoint.Checkpoint | None:
         newest = checkpoint.latest(self.folder.path, self.screen.warn)
         if newest is None or newest.state["stage"] != part.spec.name:
             return None
         self.screen.say(f"going on from {newest.folder.name}")
         return newest
 
-    def keeper(self, part: StageParts) -> Keeper:
+    def keeper(self, part: StageInputs) -> TrainingCallback:
         """What listens to a stage's loop."""
-        from tunewright.runs.stages import Keeper
+        from tunewright.runs.stages import TrainingCallback
 
         before = sum(r.steps for r in self.results.values())
         rows = self.session.validation or self.session.eval
@@ -232,7 +232,7 @@ class Work:
                 self.screen.samples(self.meter.samples)
                 return figures
 
-        return Keeper(self.folder, part.train, part.spec.name, part.index, before, evaluate)
+        return TrainingCallback(self.folder, part.train, part.spec.name, part.index, before, evaluate)
 
     def _teach(self, models: Any, base: Any) -> Any:
         """What a merge under `after` learns from: the last stage's rows beside its models."""

@@ -36,8 +36,8 @@ def causal_outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> O
         out = model.base_model(**inputs)
         head: nn.Module = model.get_output_embeddings()
         states = out.last_hidden_state.flatten(0, 1)[batch.positions]
-        log_probs = None if _touched(head) else _fused(states, head, batch.targets)
-        return Outputs(lambda: head(states), batch.targets, log_probs=log_probs, hidden=out.hidden_states, raw=out)
+        log_probs = None if _touched(head) else _fused(states, head, batch.labels)
+        return Outputs(lambda: head(states), batch.labels, log_probs=log_probs, hidden=out.hidden_states, raw=out)
     packed = batch.cu_seqlens is not None
     if packed and takes(model, "logits_to_keep"):
         out = model(**inputs, logits_to_keep=batch.positions)
@@ -45,7 +45,7 @@ def causal_outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> O
     else:
         out = model(**inputs)
         logits = out.logits.flatten(0, 1)[batch.positions]
-    return Outputs(logits, batch.targets, hidden=out.hidden_states if hidden else None, raw=out)
+    return Outputs(logits, batch.labels, hidden=out.hidden_states if hidden else None, raw=out)
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
@@ -94,13 +94,13 @@ def _touched(head: nn.Module) -> bool:
     return type(head) is not nn.Linear or "forward" in head.__dict__ or bool(hooked)
 
 
-def _fused(states: Tensor, head: nn.Module, targets: Tensor) -> Callable[[], Tensor] | None:
+def _fused(states: Tensor, head: nn.Module, labels: Tensor) -> Callable[[], Tensor] | None:
     try:
         from tunewright.models.head import head_log_probs
     except ModuleNotFoundError:
         return None
 
-    return lambda: head_log_probs(states, head, targets)
+    return lambda: head_log_probs(states, head, labels)
 
 
 @contextmanager

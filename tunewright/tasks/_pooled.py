@@ -29,5 +29,5 @@ def classifier_outputs(model: nn.Module, batch: Batch, inputs: dict[str, Any], *
     if features is not None and features.dim() == 3:  # a decoder's head scores every token; the row's last one counts
         features = last_tokens(features, inputs["attention_mask"])
     return Outputs(
-        out.logits, batch.targets, hidden=out.hidden_states if hidden else None, features=features, head=head, raw=out
+        out.logits, batch.labels, hidden=out.hidden_states if hidden else None, features=features, head=head, raw=out
     )

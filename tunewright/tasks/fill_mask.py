@@ -1,6 +1,6 @@
 """fill-mask: masked language models. Which tokens are masked is drawn anew each epoch from (seed, epoch, row id) alone.
 
-As in BERT (Devlin et al. 2018): 15 % of the tokens are targets; of these 80 % become the mask token, 10 % a random
+As in BERT (Devlin et al. 2018): 15 % of the tokens are labels; of these 80 % become the mask token, 10 % a random
 token, 10 % stay.
 """
 
@@ -26,7 +26,7 @@ SHARE, MASKED, RANDOM = 0.15, 0.8, 0.1
 def draw_mask(
     ids: Sequence[int], allowed: Sequence[int], mask_id: int, vocabulary: int, rng: random.Random
 ) -> tuple[list[int], list[int]]:
-    """Return the ids with targets masked, and the targets' places (sorted, at least one of `allowed`)."""
+    """Return the ids with labels masked, and the labels' places (sorted, at least one of `allowed`)."""
     places = [i for i in allowed if rng.random() < SHARE] or [rng.choice(list(allowed))]
     out = list(ids)
     for i in places:
@@ -75,7 +75,7 @@ class FillMask(Task):
     ) -> Batch:
         """Padded, masked ids [R, L]; `positions` are the masked places themselves in the flattened [R*L]."""
         epochs = epochs_of(rows, epochs)
-        masked, targets, weights, owner, places = [], [], [], [], []
+        masked, labels, weights, owner, places = [], [], [], [], []
         for k, (row, epoch) in enumerate(zip(rows, epochs, strict=True)):
             allowed = [i for i, w in enumerate(row.weights) if w > 0]
             if not allowed:
@@ -89,7 +89,7 @@ class FillMask(Task):
                 row_rng(seed, self.name, epoch, row.id),
             )
             masked.append(ids)
-            targets += [row.input_ids[i] for i in at]
+            labels += [row.input_ids[i] for i in at]
             weights += [row.weights[i] for i in at]
             owner += [k] * len(at)
             places += at
@@ -97,7 +97,7 @@ class FillMask(Task):
         rows_at, place_at = torch.tensor(owner, dtype=torch.long), torch.tensor(places, dtype=torch.long)
         return Batch(
             inputs={"input_ids": inputs, "attention_mask": mask},
-            targets=torch.tensor(targets, dtype=torch.long),
+            labels=torch.tensor(labels, dtype=torch.long),
             weights=torch.tensor(weights, dtype=torch.float32),
             rows=rows_at,
             row_ids=[r.id for r in rows],
@@ -113,7 +113,7 @@ class FillMask(Task):
         out = model(**batch.inputs, **({"output_hidden_states": True} if hidden else {}))
         return Outputs(
             out.logits.flatten(0, 1)[batch.positions],
-            batch.targets,
+            batch.labels,
             hidden=out.hidden_states if hidden else None,
             raw=out,
         )

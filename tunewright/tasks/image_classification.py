@@ -158,7 +158,7 @@ class ImageClassification(Task):
         mean, std = torch.tensor(first["mean"])[:, None, None], torch.tensor(first["std"])[:, None, None]
         return Batch(
             inputs={"pixel_values": (pixels * first["scale"] - mean) / std},
-            targets=torch.tensor([r.label for r in rows]),
+            labels=torch.tensor([r.label for r in rows]),
             weights=torch.tensor([r.weights[0] for r in rows], dtype=torch.float32),
             rows=torch.arange(len(rows)),
             row_ids=[r.id for r in rows],

@@ -51,7 +51,7 @@ class TextClassification(Task):
         ids, mask = pad([r.input_ids for r in rows])
         return Batch(
             inputs={"input_ids": ids, "attention_mask": mask},
-            targets=torch.tensor([r.label for r in rows]),
+            labels=torch.tensor([r.label for r in rows]),
             weights=torch.tensor([r.weights[0] for r in rows], dtype=torch.float32),
             rows=torch.arange(len(rows)),
             row_ids=[r.id for r in rows],

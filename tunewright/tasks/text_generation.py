@@ -89,7 +89,7 @@ class TextGeneration(Task):
             positions, cu = owner[at] * padded.shape[1] + place[at] - 1, None
         return Batch(
             inputs=inputs,
-            targets=ids[at],
+            labels=ids[at],
             weights=weights[at],
             rows=owner[at],
             row_ids=[r.id for r in rows],

@@ -40,7 +40,7 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
     whole = merged(batches)
     joined = [{k: _join([s[i][k] for s in signals]) for k in signals[0][i]} for i in range(len(objectives))]
     total = _total(
-        loop, objectives, Outputs(logits, whole.targets, features=features, head=outputs.head), whole, record, joined
+        loop, objectives, Outputs(logits, whole.labels, features=features, head=outputs.head), whole, record, joined
     )
     total.backward()
     a = b = 0
@@ -97,7 +97,7 @@ def merged(batches: list[Batch]) -> Batch:
     fields = {k: _join([b.fields[k] for b in batches]) for k in batches[0].fields}
     return Batch(
         inputs={},
-        targets=torch.cat([b.targets for b in batches]),
+        labels=torch.cat([b.labels for b in batches]),
         weights=torch.cat([b.weights for b in batches]),
         rows=torch.cat(rows),
         row_ids=[i for b in batches for i in b.row_ids],

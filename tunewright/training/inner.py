@@ -21,7 +21,7 @@ class Steps(Protocol):
 
 
 @dataclass
-class Target:
+class TrainedWeight:
     """A trained weight: `change()` [out, in] since the stage began, differentiable."""
 
     site: Any

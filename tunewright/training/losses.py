@@ -24,7 +24,7 @@ def weighted_sum(loss: Loss, batch: Batch, bound: Bound | None) -> Tensor:
     """Sum of value x weight of one micro-batch. MethodError when a loss has neither one value per token nor a row."""
     if loss.weight is not None:
         return (loss.value * loss.weight).sum()
-    expected = len(batch.row_ids) if bound is not None and bound.method.couples == "row" else len(batch.targets)
+    expected = len(batch.row_ids) if bound is not None and bound.method.couples == "row" else len(batch.labels)
     if loss.value.shape != (expected,):
         name = bound.name if bound else "task"
         raise MethodError(

@@ -52,12 +52,12 @@ class Randomness:
         """Draw from here on what was drawn since `states` was taken."""
         put(states)
 
-    def keep(self) -> None:
+    def remember(self) -> None:
         """What is drawn next comes after what was drawn so far; see `back`."""
         self._states = self.now()
 
     def back(self) -> None:
-        """Undo draws since `keep`: somebody else's, who was let in between two steps."""
+        """Undo draws since `remember`: somebody else's, who was let in between two steps."""
         put(self._states)
 
     def state(self) -> dict[str, Tensor]:

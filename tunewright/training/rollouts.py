@@ -182,7 +182,7 @@ def checked(values: Any, samples: Sequence[Sample], name: str) -> list[float]:
 
 def carried(batch: Batch, rows: Sequence[Row]) -> Batch:
     """The batch with what its rows carry as fields: numbers of rows [R], and of sampled tokens [S] in the order of
-    the targets.
+    the labels.
     """
     fields = dict(batch.fields)
     for key in rows[0].fields.get("carried", {}):

@@ -39,7 +39,8 @@ def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Cal
                 made += 1
         if not made:
             raise MethodError(
-                f"'{b.name}' found no site to attach to", remedy="check its targets: `tunewright plan` lists the sites"
+                f"'{b.name}' found no site to attach to",
+                remedy="check its target_modules: `tunewright plan` lists the sites",
             )
     wrapping = methods.one("wrap")
     if wrapping is not None:

@@ -25,7 +25,7 @@ class Stop(Exception):
 
 
 @dataclass
-class Stage:
+class TrainingInputs:
     """Everything the loop needs for one stage. `signals(needs, batch)` computes the methods' per-batch needs.
 
     `spec` is the resolved `train` section. `listen(loop, record)` is called after every optimizer step.

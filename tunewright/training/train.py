@@ -21,14 +21,14 @@ from tunewright.contract.method import Candidates, Choice, row_rng
 from tunewright.models.lean_tail import only_at, tail
 from tunewright.models.modes import set_training
 from tunewright.training import coupled
-from tunewright.training.inner import Inner, Target
+from tunewright.training.inner import Inner, TrainedWeight
 from tunewright.training.losses import sum_weights, weighted_sum
 from tunewright.training.nonfinite import diagnose
 from tunewright.training.optim import Optimizers
 from tunewright.training.randomness import Randomness
 from tunewright.training.rollouts import Rollouts, carried
 from tunewright.training.schedules import factor_of
-from tunewright.training.stage import Stage, Stop
+from tunewright.training.stage import Stop, TrainingInputs
 from tunewright.training.stepping import apply
 from tunewright.training.trained import Trained
 
@@ -36,7 +36,7 @@ from tunewright.training.trained import Trained
 class Loop:
     """One stage's training, resumable at any optimizer step."""
 
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: TrainingInputs):
         self.stage, self.plan, self.spec = stage, stage.plan, stage.spec
         self.adapted, self.methods = stage.adapted, stage.methods
         self.step_number, self.tokens, self.trained_tokens, self.seconds = 0, 0, 0, 0.0
@@ -104,7 +104,7 @@ class Loop:
             try:
                 while not self.finished():
                     record = self.one_step()
-                    self.randomness.keep()
+                    self.randomness.remember()
                     self.stage.listen(self, record)
                     self.randomness.back()  # a listener may draw: the next step does not feel it
             except Stop:
@@ -140,7 +140,7 @@ class Loop:
         tokens = sum(row.size for row, _ in rows)
         # budgets and epochs count what is read of the data; what a rollout makes of it is logged beside
         self.tokens += self.rollouts.read if self.rollouts else tokens
-        self.trained_tokens += record.pop("targets")
+        self.trained_tokens += record.pop("labels")
         self.methods.event("after_step", step=self.step_number, plan=self.plan, adapted=self.adapted)
         self._mix(record)
         elapsed = time.monotonic() - began
@@ -226,13 +226,15 @@ class Loop:
         self.trained.zero_grad()
         batches = self.micro_batches(rows)
         objectives = self.methods.on("objective")
-        record: dict[str, Any] = {"targets": sum(len(b.targets) for b in batches)}
+        record: dict[str, Any] = {"labels": sum(len(b.labels) for b in batches)}
         if any(o.coupled for o in objectives):
             total = coupled.backward(self, batches, objectives, record)
         else:
             total = self._backward_each(batches, objectives, record)
         for b in self.methods.on("penalty"):
-            value = self.methods.call(b, "penalty", targets=self.targets(), step=self.step_number, plan=self.plan)
+            value = self.methods.call(
+                b, "penalty", weights=self.trained_weights(), step=self.step_number, plan=self.plan
+            )
             if value.requires_grad:
                 value.backward()
             record[f"penalty/{b.name}"] = value.detach()
@@ -284,9 +286,9 @@ class Loop:
         )
         return loss
 
-    def targets(self) -> dict[str, Target]:
+    def trained_weights(self) -> dict[str, TrainedWeight]:
         """Trained weights of sites by parameter name, each with its change since the stage began."""
-        found: dict[str, Target] = {}
+        found: dict[str, TrainedWeight] = {}
         by_site = self.adapted.deltas()
         for site in self.adapted.structure.sites:
             name = site.weight_name
@@ -296,7 +298,7 @@ class Loop:
                 if d.foldable and any(p.requires_grad for p in d.parameters())
             ]
             if parts or name in self.starts:
-                found[name] = Target(site, parts, self.starts.get(name))
+                found[name] = TrainedWeight(site, parts, self.starts.get(name))
         return found
 
     def _mix(self, record: Mapping[str, Any]) -> None:
@@ -372,7 +374,9 @@ class Loop:
             self.averaged = {n: t.to(self.adapted.device) for n, t in tensors["average"].items()}
 
 
-def train(stage: Stage, resume: tuple[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]]] | None = None) -> Loop:
+def train(
+    stage: TrainingInputs, resume: tuple[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]]] | None = None
+) -> Loop:
     """Train one stage whose methods are set up; `resume` is what `Loop.state` gave. Returns the finished loop."""
     loop = Loop(stage)
     if resume is not None:

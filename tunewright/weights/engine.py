@@ -159,7 +159,7 @@ class Engine:
         kind: Any = np.uint16 if all(s.entries[name].dtype == "BF16" for s in sources) else np.float32
         direct = {"BF16": np.uint16, "F32": np.float32}.get(stored)
         if not hasattr(self._rooms, "room"):
-            self._rooms.room = fast.Room()
+            self._rooms.room = fast.Workspace()
 
         def take(start: int, out: NDArray[Any]) -> None:
             put(start * SIZES[stored], out if direct else out.astype(FLOATS[stored]))

@@ -83,7 +83,7 @@ def import_lean() -> None:
         del sys.modules["scipy"]
 
 
-class Room:
+class Workspace:
     """One thread's buffers, made once and used for every tensor."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Room:
 class Ranges:
     """The ranges of one tensor, read into a room's rows: once where all of it fits, else anew at every pass."""
 
-    def __init__(self, room: Room, fills: Sequence[Fill], count: int, kind: Any):
+    def __init__(self, room: Workspace, fills: Sequence[Fill], count: int, kind: Any):
         self.room, self.fills, self.count, self.kind = room, fills, count, kind
         most = BUDGET // (len(fills) * np.dtype(kind).itemsize) // 4096 * 4096
         self.width = max(1, min(count, most))
@@ -143,7 +143,7 @@ def run(
     method: str,
     own: Mapping[str, Any],
     each: Sequence[Mapping[str, Any]],
-    room: Room,
+    room: Workspace,
     fills: Sequence[Fill],
     count: int,
     kinds: tuple[Any, Any],

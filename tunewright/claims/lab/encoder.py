@@ -70,10 +70,10 @@ def masked(batch: Tensor, mask: int, vocabulary: int, generator: torch.Generator
     return torch.where(chosen & (draw >= 0.9 * MASKED), random, inputs), chosen
 
 
-def nats(model: Any, inputs: Tensor, chosen: Tensor, targets: Tensor) -> Tensor:
+def nats(model: Any, inputs: Tensor, chosen: Tensor, labels: Tensor) -> Tensor:
     """Mean loss at the hidden tokens, in nats."""
     hidden = model.roberta_prelayernorm(inputs).last_hidden_state[chosen]
-    return cross_entropy(model.lm_head(hidden), targets[chosen])
+    return cross_entropy(model.lm_head(hidden), labels[chosen])
 
 
 def pretrain(

@@ -83,5 +83,5 @@ def pretrain(data: Path, work: Path, seen: int = SEEN) -> tuple[Any, Curve]:
 def evaluate(model: Any, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """(mean loss in nats, accuracy) on pictures."""
     logits = torch.cat([model(pixels(x[i : i + 200])).logits for i in range(0, len(x), 200)])
-    targets = torch.from_numpy(y.astype(np.int64))
-    return float(cross_entropy(logits, targets)), float((logits.argmax(-1) == targets).float().mean())
+    labels = torch.from_numpy(y.astype(np.int64))
+    return float(cross_entropy(logits, labels)), float((logits.argmax(-1) == labels).float().mean())

@@ -13,9 +13,9 @@ from tunewright.contract.method import Method
 
 
 class FewerTargets(Method):
-    """Let a random share of each row's targets count double."""
+    """Let a random share of each row's labels count double."""
 
-    share: float = Field(0.5, gt=0, le=1, description="share of the targets that count double", examples=[0.1])
+    share: float = Field(0.5, gt=0, le=1, description="share of the labels that count double", examples=[0.1])
 
     def batch(self, batch: Batch, row_rng: Callable[[int], random.Random]) -> Batch:
         draws = [row_rng(i) for i in range(len(batch.row_ids))]

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tunewright.contract.method import Method
-from tunewright.training.inner import Target
+from tunewright.training.inner import TrainedWeight
 
 
 class StayNear(Method):
@@ -17,5 +17,5 @@ class StayNear(Method):
 
     strength: float = Field(1.0, gt=0, description="how strongly", examples=[100.0])
 
-    def penalty(self, targets: Mapping[str, Target]) -> Tensor:
-        return self.strength * torch.stack([t.change().pow(2).sum() for t in targets.values()]).sum()
+    def penalty(self, weights: Mapping[str, TrainedWeight]) -> Tensor:
+        return self.strength * torch.stack([t.change().pow(2).sum() for t in weights.values()]).sum()

@@ -11,7 +11,7 @@ gates that are not zero; a gate at zero still gets a gradient and may come back.
 out; a later stage that starts from this one with `carry: fold` (the default) merges W += B diag(g) A and begins with
 fresh pieces, as in the paper. kappa is an amount of the gate, not times the learning rate.
 
-Raises MethodError for targets that name no module.
+Raises MethodError for `target_modules` that name no module.
 
 Source: Artificer-AI-Lab/CoDyRA, loralib/codyra.py and models/codyra.py. The shrink is theirs and is not soft
 thresholding: a gate between kappa and 2 kappa goes to 0, so the cut is at 2 kappa and the shift kappa.

@@ -45,7 +45,7 @@ def damped(C: Tensor, delta: float = 0.01, tolerance: float = TOLERANCE) -> tupl
         delta *= 2
     raise MethodError(
         "the input covariance of a layer cannot be inverted",
-        remedy="calibrate on more samples, or leave the layer out of targets",
+        remedy="calibrate on more samples, or leave the layer out of target_modules",
     )
 
 
@@ -85,11 +85,13 @@ class CorDA(LowRankMethod):
     conformance: ClassVar[dict[str, object]] = {"rank": 4}
 
     def needs(self) -> Sequence[Need]:
-        return (InputCovariance(source=self.data, samples=self.samples, targets=self.targets),)
+        return (InputCovariance(source=self.data, samples=self.samples, target_modules=self.target_modules),)
 
     def initial(self, start: Start) -> tuple[Tensor, Tensor]:
         site, C = start.site, start.needs.input_covariance.get(start.site.name)
         if C is None:
-            remedy = "leave it out of targets, or calibrate on more samples"
-            raise MethodError(f"no input reached '{site.name}' while calibrating", where="targets", remedy=remedy)
+            remedy = "leave it out of target_modules, or calibrate on more samples"
+            raise MethodError(
+                f"no input reached '{site.name}' while calibrating", where="target_modules", remedy=remedy
+            )
         return decompose(site.matrix().detach().float(), *damped(C), start.rank, start.scale, self.mode)

@@ -34,7 +34,7 @@ from tunewright.models.experts import Ensemble, expert
 from tunewright.models.sites import Structure
 from tunewright.pieces.heads import classifier_head, classifier_head_name
 from tunewright.pieces.low_rank import LowRankChange
-from tunewright.pieces.targets import TARGETS
+from tunewright.pieces.target_modules import TARGET_MODULES
 
 ONLINE, OFFLINE = "lae-online", "lae-offline"
 
@@ -65,7 +65,9 @@ class LAE(LowRankChange):
 
     rank: PositiveInt = Field(5, description="rank r of the experts")
     alpha: PositiveFloat = Field(5.0, description="numerator of their scale s = alpha / r")
-    targets: str | tuple[str, ...] = Field("all-linear", description=TARGETS, examples=[["query", "value"]])
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description=TARGET_MODULES, examples=[["query", "value"]]
+    )
     momentum: float = Field(
         0.9999, ge=0, lt=1, description="share of itself that the offline expert keeps in a step", examples=[0.5]
     )
@@ -119,18 +121,18 @@ class LAE(LowRankChange):
         names = (
             () if step < wait else tuple(n for n, p in candidates.adapted.delta_parameters().items() if id(p) in online)
         )
-        return Choice(names, entries, redraw_every=wait if step < wait else None, moments="keep")
+        return Choice(names, entries, redraw_every=wait if step < wait else None, moments="preserve")
 
     def objective(self, outputs: Outputs, batch: Batch, state: State) -> Loss:
-        new = torch.tensor(state.data["new"], device=batch.targets.device)
-        if not bool(torch.isin(batch.targets, new).all()):
+        new = torch.tensor(state.data["new"], device=batch.labels.device)
+        if not bool(torch.isin(batch.labels, new).all()):
             raise MethodError(
                 "there are rows of classes that are not the task's own",
                 where="data.replay",
                 remedy="take replay out: lae keeps no old rows",
             )
         return Loss(
-            F.cross_entropy(outputs.logits[:, new].float(), torch.searchsorted(new, batch.targets), reduction="none")
+            F.cross_entropy(outputs.logits[:, new].float(), torch.searchsorted(new, batch.labels), reduction="none")
         )
 
     def after_step(self, adapted: Adapted) -> None:

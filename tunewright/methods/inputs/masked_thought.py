@@ -38,7 +38,7 @@ RowRandom = Callable[[int], random.Random]
 def masked(batch: Batch, rate: float, mask: int | None, vocabulary: int, row_rng: RowRandom) -> Batch:
     """The batch with each supervised token of its input replaced with probability `rate` by `mask`, or by a random id.
 
-    `row_rng(i)` is the generator of row i; it is drawn from in the order of the row's targets.
+    `row_rng(i)` is the generator of row i; it is drawn from in the order of the row's labels.
     """
     assert batch.positions is not None
     ids = batch.inputs["input_ids"].clone()

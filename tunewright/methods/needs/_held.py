@@ -36,11 +36,11 @@ def cache_file(need: Need, run: Any, source: str) -> Path | None:
 
 
 def kept(need: Any, run: Any, make: Callable[[list[Site]], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The statistic of `need.source` at the sites `need.targets`: read back, or made by `make(sites)` and kept."""
+    """The statistic of `need.source` at `need.target_modules`: read back, or made by `make(sites)` and kept."""
     file = cache_file(need, run, need.source)
     statistic = load(file, run.device)
     if statistic is None:
-        statistic = make(run.adapted.structure.match(need.targets))
+        statistic = make(run.adapted.structure.match(need.target_modules))
         save(file, statistic)
     return statistic
 

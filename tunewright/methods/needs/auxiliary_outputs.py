@@ -20,7 +20,7 @@ class AuxiliaryOutputs(Need):
     """
 
     name: ClassVar[str] = "auxiliary_outputs"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "batch"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "batch"
 
     models: tuple[str, ...] = Field(description="which of the recipe's `models`")
 

@@ -18,7 +18,7 @@ class BaseLogits(Need):
     """
 
     name: ClassVar[str] = "base_logits"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "batch"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "batch"
 
     def compute(self, run: Any, batch: Batch | None = None) -> Tensor:
         with run.adapted.base() as model, run.adapted.evaluating(), torch.no_grad():

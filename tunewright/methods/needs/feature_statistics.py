@@ -25,7 +25,7 @@ class FeatureStatistics(Need):
     """
 
     name: ClassVar[str] = "feature_statistics"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "stage"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
 
     models: tuple[str, ...] = Field(description="which of the recipe's `models`")
     layer: int = Field(-1, description="layer to read; 0: embeddings, negative: from the end")

@@ -23,11 +23,11 @@ class Fisher(Need):
     """
 
     name: ClassVar[str] = "fisher"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "stage"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
 
     source: str = Field(description="name of the rows to read: keep, train ...")
     samples: PositiveInt = Field(description="rows to read")
-    targets: str | tuple[str, ...] = Field("all-linear", description="sites to look at")
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="sites to look at")
 
     def check(self, run: Any) -> None:
         run.source(self.source)
@@ -43,7 +43,7 @@ class Fisher(Need):
 
 
 def mean_loss(run: Any, batch: Batch) -> Tensor:
-    """The task's loss of a batch, averaged over its weighted targets."""
+    """The task's loss of a batch, averaged over its weighted labels."""
     loss = run.task.loss(run.task.forward(run.adapted.model, batch), batch)
     weight = batch.weights if loss.weight is None else loss.weight
     mean: Tensor = (loss.value * weight).sum() / weight.sum().clamp_min(1e-12)
@@ -59,7 +59,7 @@ def diagonal_fisher(sites: list[Site], loss: Callable[[Batch], Tensor], rows: It
         for s in sites:
             s.weight.requires_grad_(True)
         for row in rows:
-            if len(row.targets) == 0:
+            if len(row.labels) == 0:
                 continue
             grads = torch.autograd.grad(loss(row), [s.weight for s in sites], allow_unused=True)
             for s, g in zip(sites, grads, strict=True):

@@ -15,7 +15,7 @@ class HiddenStates(Need):
     """
 
     name: ClassVar[str] = "hidden_states"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "batch"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "batch"
     hidden: ClassVar[bool] = True
 
     def compute(self, run: Any, batch: Batch | None = None) -> None:

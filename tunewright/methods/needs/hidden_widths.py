@@ -18,7 +18,7 @@ class HiddenWidths(Need):
     """
 
     name: ClassVar[str] = "hidden_widths"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "stage"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
 
     models: tuple[str, ...] = Field(("", "teacher"), description="which models; empty: the one that trains")
 

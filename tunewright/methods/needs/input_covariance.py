@@ -23,11 +23,11 @@ class InputCovariance(Need):
     """
 
     name: ClassVar[str] = "input_covariance"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "stage"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
 
     source: str = Field(description="name of the rows to read: keep, train ...")
     samples: PositiveInt = Field(description="rows to read")
-    targets: str | tuple[str, ...] = Field("all-linear", description="sites to look at")
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="sites to look at")
 
     def check(self, run: Any) -> None:
         run.source(self.source)

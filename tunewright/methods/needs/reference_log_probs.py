@@ -16,11 +16,11 @@ def log_probs_at(outputs: Outputs, temperature: float) -> Tensor:
     """[S] log-probability of each target under softmax(logits / temperature), fp32; at 1 the logits are never kept."""
     if temperature == 1.0:
         return outputs.log_probs()
-    return torch.log_softmax(outputs.logits.float() / temperature, -1).gather(-1, outputs.targets[:, None])[:, 0]
+    return torch.log_softmax(outputs.logits.float() / temperature, -1).gather(-1, outputs.labels[:, None])[:, 0]
 
 
 class ReferenceLogProbs(Need):
-    """[S] log-probabilities of a micro-batch's targets by the untouched base, in nats, without gradient, in eval mode.
+    """[S] log-probabilities of a micro-batch's labels by the untouched base, in nats, without gradient, in eval mode.
 
     No second model is held: deltas are switched off and trained tensors swapped for their originals for the while. They
     are computed anew each time: values kept from another batch differ in the last bits, so that a resumed run, which
@@ -28,7 +28,7 @@ class ReferenceLogProbs(Need):
     """
 
     name: ClassVar[str] = "reference_log_probs"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "batch"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "batch"
 
     temperature: PositiveFloat = Field(1.0, description="divides the base's logits")
 

@@ -12,7 +12,7 @@ class RowLabels(Need):
     """Sorted class numbers of a stage's training rows. Only tasks with one class a row have them."""
 
     name: ClassVar[str] = "row_labels"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "stage"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
 
     def check(self, run: Any) -> None:
         if not run.task.labelled:

@@ -21,7 +21,7 @@ class TeacherHiddenStates(Need):
     """
 
     name: ClassVar[str] = "teacher_hidden_states"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "batch"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "batch"
 
     model: str = Field("teacher", description="which of the recipe's `models`")
     layers: tuple[int, ...] = Field((-1,), description="layers to read; 0: embeddings, negative: from the end")

@@ -19,7 +19,7 @@ class TeachersStates(Need):
     """
 
     name: ClassVar[str] = "teachers_states"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "batch"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "batch"
 
     models: tuple[str, ...] = Field(description="which of the recipe's `models`")
     layer: int = Field(-1, description="layer to read; 0: embeddings, negative: from the end")

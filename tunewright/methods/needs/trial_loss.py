@@ -26,7 +26,7 @@ class TrialLoss(Need):
     """
 
     name: ClassVar[str] = "trial_loss"
-    when: ClassVar[Literal["stage", "batch", "redraw"]] = "redraw"
+    when: ClassVar[Literal["once", "batch", "redraw"]] = "redraw"
     source: str = Field("train", description="rows to try on: train, keep, eval or another source of the recipe")
     rows: int = Field(16, gt=0, description="rows per trial")
 

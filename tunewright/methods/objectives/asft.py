@@ -27,7 +27,7 @@ from tunewright.methods.needs.base_logits import BaseLogits
 
 
 def weighted_by_own_probability(log_probs: Tensor) -> Tensor:
-    """sg(p) (-log p) [S] from the targets' log-probabilities [S]: confident tokens count more (DFT)."""
+    """sg(p) (-log p) [S] from the labels' log-probabilities [S]: confident tokens count more (DFT)."""
     return -log_probs.detach().exp() * log_probs
 
 
@@ -37,9 +37,9 @@ def divergence(logits: Tensor, base_logits: Tensor) -> Tensor:
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
-def asft_loss(logits: Tensor, base_logits: Tensor, targets: Tensor, anchor: float) -> Tensor:
-    """The loss of each token [S]; logits and base_logits [S, V], targets [S]."""
-    log_probs = logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+def asft_loss(logits: Tensor, base_logits: Tensor, labels: Tensor, anchor: float) -> Tensor:
+    """The loss of each token [S]; logits and base_logits [S, V], labels [S]."""
+    log_probs = logits.float().log_softmax(-1).gather(-1, labels[:, None])[:, 0]
     return weighted_by_own_probability(log_probs) + anchor * divergence(logits, base_logits)
 
 
@@ -59,4 +59,4 @@ class ASFT(Method):
     def objective(self, outputs: Outputs, needs: Needs) -> Loss:
         if not self.anchor:
             return Loss(weighted_by_own_probability(outputs.log_probs()))
-        return Loss(asft_loss(outputs.logits, needs.base_logits, outputs.targets, self.anchor))
+        return Loss(asft_loss(outputs.logits, needs.base_logits, outputs.labels, self.anchor))

@@ -31,16 +31,16 @@ from tunewright.contract.method import Method, Setup, State
 from tunewright.pieces.heads import pooled_features, pooled_head
 
 
-def smoothed(logits: Tensor, targets: Tensor, amount: float) -> Tensor:
-    """(1 - e) CE(y) + e mean over classes of -log p, [R] in nats; logits [R, C], targets [R]."""
+def smoothed(logits: Tensor, labels: Tensor, amount: float) -> Tensor:
+    """(1 - e) CE(y) + e mean over classes of -log p, [R] in nats; logits [R, C], labels [R]."""
     log_p = logits.float().log_softmax(-1)
-    own = -log_p.gather(-1, targets[:, None])[:, 0]
+    own = -log_p.gather(-1, labels[:, None])[:, 0]
     return own if amount == 0 else (1 - amount) * own - amount * log_p.mean(-1)
 
 
-def mixed_loss(logits: Tensor, targets: Tensor, others: Tensor, share: Tensor, amount: float) -> Tensor:
+def mixed_loss(logits: Tensor, labels: Tensor, others: Tensor, share: Tensor, amount: float) -> Tensor:
     """m l(y_i) + (1 - m) l(y_j) [R] of mixed rows' logits [R, C]; share m [R], others y_j [R]."""
-    return share * smoothed(logits, targets, amount) + (1 - share) * smoothed(logits, others, amount)
+    return share * smoothed(logits, labels, amount) + (1 - share) * smoothed(logits, others, amount)
 
 
 class Bang(Method):
@@ -66,24 +66,24 @@ class Bang(Method):
         """Mix pictures: pixel_values [R, C, H, W]. The other row's class and the share go with the batch."""
         if not self.mixup or "pixel_values" not in batch.inputs:
             return None
-        rows = len(batch.targets)
+        rows = len(batch.labels)
         share = torch.tensor([row_rng(i).betavariate(self.mixup, self.mixup) for i in range(rows)])
         pixels = batch.inputs["pixel_values"]
         m = share.to(pixels)[:, None, None, None]
         inputs = {**batch.inputs, "pixel_values": m * pixels + (1 - m) * pixels.roll(-1, 0)}
         return batch.replace(
-            inputs=inputs, fields={**batch.fields, "mixup_share": share, "mixup_targets": batch.targets.roll(-1)}
+            inputs=inputs, fields={**batch.fields, "mixup_share": share, "mixup_targets": batch.labels.roll(-1)}
         )
 
     def objective(self, outputs: Outputs, batch: Batch, step: int, state: Any) -> Loss:
         if not self.mixup:
-            return Loss(smoothed(outputs.logits, batch.targets, self.smoothing))
+            return Loss(smoothed(outputs.logits, batch.labels, self.smoothing))
         if "mixup_share" in batch.fields:
             others, share, logits = batch.fields["mixup_targets"], batch.fields["mixup_share"], outputs.logits
         else:
-            rng, rows, f = random.Random(f"{state.data['seed']}/{step}"), len(batch.targets), pooled_features(outputs)
+            rng, rows, f = random.Random(f"{state.data['seed']}/{step}"), len(batch.labels), pooled_features(outputs)
             order = torch.tensor(rng.sample(range(rows), rows), device=f.device)
             share = torch.tensor([rng.betavariate(self.mixup, self.mixup) for _ in range(rows)], device=f.device)
-            others, m = batch.targets[order], share.to(f)[:, None]
+            others, m = batch.labels[order], share.to(f)[:, None]
             logits = pooled_head(outputs)(m * f + (1 - m) * f[order])
-        return Loss(mixed_loss(logits, batch.targets, others, share.to(logits.device), self.smoothing))
+        return Loss(mixed_loss(logits, batch.labels, others, share.to(logits.device), self.smoothing))

@@ -115,16 +115,16 @@ class CoreTuning(Method):
         return state
 
     def objective(self, outputs: Outputs, batch: Batch, step: int, state: Any) -> Loss:
-        rng, rows = random.Random(f"{state.data['seed']}/{step}"), len(batch.targets)
+        rng, rows = random.Random(f"{state.data['seed']}/{step}"), len(batch.labels)
         features, head = pooled_features(outputs), pooled_head(outputs)
         device = features.device
         order = torch.tensor(rng.sample(range(rows), rows), device=device)
         shares = torch.tensor(
             [[rng.betavariate(self.alpha, self.alpha) for _ in range(rows)] for _ in range(2)], device=device
         )
-        labels = F.one_hot(batch.targets, outputs.logits.shape[-1]).to(features.dtype)
+        labels = F.one_hot(batch.labels, outputs.logits.shape[-1]).to(features.dtype)
         many, soft = mixed(
-            features, labels, order, shares[0].clamp(min=self.least), shares[1], hard_pairs(features, batch.targets)
+            features, labels, order, shares[0].clamp(min=self.least), shares[1], hard_pairs(features, batch.labels)
         )
         cross_entropy = F.cross_entropy(head(many).float(), soft.float())
         z = F.normalize(state.outer(F.relu(state.inner(many.float()))))

@@ -34,9 +34,9 @@ from tunewright.methods.needs.auxiliary_outputs import AuxiliaryOutputs
 from tunewright.pieces.heads import pooled_features
 
 
-def balancing_weights(logits: Tensor, targets: Tensor, most: float) -> Tensor:
-    """[R] min(most, 1 / (C p(y))), divided by their mean; an auxiliary's logits [R, C], targets [R]. No gradient."""
-    log_p = logits.detach().float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+def balancing_weights(logits: Tensor, labels: Tensor, most: float) -> Tensor:
+    """[R] min(most, 1 / (C p(y))), divided by their mean; an auxiliary's logits [R, C], labels [R]. No gradient."""
+    log_p = logits.detach().float().log_softmax(-1).gather(-1, labels[:, None])[:, 0]
     w = (-log_p).exp().div(logits.shape[-1]).clamp(max=most)
     return w / w.mean()
 
@@ -87,12 +87,12 @@ class DiverseModelZoo(Method):
         return (AuxiliaryOutputs(models=self._auxiliaries),) if self._auxiliaries else ()
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:
-        each = F.cross_entropy(outputs.logits.float(), batch.targets, reduction="none")
+        each = F.cross_entropy(outputs.logits.float(), batch.labels, reduction="none")
         if not self._auxiliaries:
             return Loss(each.mean())
         by_name = dict(zip(self._auxiliaries, needs.auxiliary_outputs, strict=True))
         if self.correlated is not None:
-            each = each * balancing_weights(by_name[self.correlated][1], batch.targets, self.most)
+            each = each * balancing_weights(by_name[self.correlated][1], batch.labels, self.most)
         loss = each.mean()
         if self.diverse is not None and self.independence:
             loss = loss + self.independence * dependence(pooled_features(outputs), by_name[self.diverse][0])

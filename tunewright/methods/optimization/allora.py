@@ -11,7 +11,7 @@ a factor on the gradient would cancel in Adam's ratio: it acts on the optimizer'
 too). As eta goes to 0, c / eta goes to 1: plain LoRA at eta times the rate. No state of its own.
 
 The factor acts on every low-rank pair that trains, this method's own and any other method's beside it.
-Raises MethodError for targets that name no module.
+Raises MethodError for `target_modules` that name no module.
 
 Differs from the paper in: its own equation was not read (reviews and third-party code were); which rows are measured is
 not settled there, so it is a parameter. The abstract's "per sample" scaling is not done: gradients are sums over

@@ -97,7 +97,7 @@ class ImportanceAwareSparseTuning(Method):
 
     def setup(self, run: Setup) -> State:
         state = State()
-        state.keep("scores", torch.zeros(0))
+        state.set_buffer("scores", torch.zeros(0))
         return state
 
     def choose(self, candidates: Candidates, step: int, needs: Any, state: State, rng: random.Random) -> Choice:
@@ -111,7 +111,7 @@ class ImportanceAwareSparseTuning(Method):
             sets = draw_different(torch.sigmoid(scores), max(1, int(self.suppress * len(blocks))), self.trials, rng)
             losses = [needs.trial_loss([blocks[i] for i in chosen], self.factor, step) for chosen in sets]
             scores = corrected(scores, sets, losses, self.score_rate)
-        state.keep("scores", scores)
+        state.set_buffer("scores", scores)
         drawn = draw(torch.sigmoid(-scores), max(1, int(self.train * len(blocks))), rng)
         inside = {n for names in by_block for n in names}
         names = [n for i in drawn for n in by_block[blocks[i]]] + [n for n in candidates.deltas if n not in inside]

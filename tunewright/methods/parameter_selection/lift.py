@@ -62,7 +62,7 @@ class LIFT(Method):
 
     def choose(self, candidates: Candidates) -> Choice:
         entries = {n: self._mask(W) for n, W in candidates.linear_weights().items()}
-        return Choice(tuple(candidates.deltas), entries, redraw_every=self.refresh_steps, moments="keep")
+        return Choice(tuple(candidates.deltas), entries, redraw_every=self.refresh_steps, moments="preserve")
 
     def _mask(self, W: Tensor) -> Tensor:
         m, n = W.shape

@@ -14,7 +14,7 @@ move with their places; a newcomer's start as the gradient's mean and mean squar
 places are unique; memory for values, gradients kept and moments is k a layer (a dense gradient exists for one layer at
 a time). Weight decay pulls delta to 0: towards the base.
 
-Raises MethodError for targets that name no module.
+Raises MethodError for `target_modules` that name no module.
 
 Source: AlanAnsell/peft, src/peft/tuners/sft (trainer, optimizer, layer). Differs from the paper in: the
 accumulated-gradient variant only (no SM3 momentum variant); gradients at a redraw come from fresh rows at the present
@@ -25,7 +25,7 @@ multiples of `every` (the authors': 5, 25, 45, ...); the newcomers' moments are 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +37,7 @@ from tunewright.methods.needs.full_gradient import FullGradient, Gathered
 from tunewright.models.delta_names import DeltaName
 from tunewright.models.deltas import Sparse
 from tunewright.models.sites import Site
-from tunewright.pieces.targets import TARGETS
+from tunewright.pieces.target_modules import TARGET_MODULES
 
 
 def budgets(sizes: dict[str, int], total: float) -> dict[str, int]:
@@ -70,8 +70,8 @@ class SpIEL(Method):
     density: float = Field(
         0.01, gt=0, le=1, description="trained entries as a share of the model's parameters", examples=[0.1]
     )
-    targets: str | tuple[str, ...] = Field(
-        "all-linear", description=TARGETS, examples=[["q_proj", "v_proj"], ["q_proj"]]
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description=TARGET_MODULES, examples=[["q_proj", "v_proj"], ["q_proj"]]
     )
     first: PositiveInt = Field(
         5, description="optimizer steps before the first redraw, which replaces all places it can", examples=[2]
@@ -87,6 +87,7 @@ class SpIEL(Method):
     batches: PositiveInt = Field(5, description="micro-batches whose gradients a redraw sums", examples=[1])
     rows: PositiveInt = Field(8, description="training rows in each of them", examples=[2])
 
+    also: ClassVar[Mapping[str, str]] = {"targets": "target_modules"}
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("spiel",)
     conformance: ClassVar[dict[str, object]] = {"first": 1, "every": 2, "rate": 0.5, "batches": 2, "rows": 2}
@@ -95,7 +96,7 @@ class SpIEL(Method):
         return (FullGradient(batches=self.batches, rows=self.rows),)
 
     def setup(self, run: Setup) -> State:
-        sites = run.structure.match(self.targets)
+        sites = run.structure.match(self.target_modules)
         total = self.density * sum(p.numel() for p in run.adapted.base_parameters().values())
         return State(counts=budgets({s.name: s.weight.numel() for s in sites}, total))
 
@@ -122,4 +123,4 @@ class SpIEL(Method):
                 places[name] = new = moved_places(delta.indices, delta.values, g, int(share * counts[site]))
                 at = torch.searchsorted(g.places, new).clamp_(max=len(g.places) - 1)
                 seeds[name] = (g.mean[at], g.square[at])
-        return Choice(names, redraw_every=self.every, moments="keep", places=places, seeds=seeds)
+        return Choice(names, redraw_every=self.every, moments="preserve", places=places, seeds=seeds)

@@ -49,16 +49,17 @@ class ElasticLoRA(Method):
     samples: PositiveInt = Field(
         256, description="rows for the Fisher information, one backward pass each (the paper: 20,000)", examples=[1]
     )
-    targets: str | tuple[str, ...] = Field(
+    target_modules: str | tuple[str, ...] = Field(
         "all-linear", description="weights to hold back: all-linear, or module names or endings", examples=[["q_proj"]]
     )
 
+    also: ClassVar[Mapping[str, str]] = {"targets": "target_modules"}
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("e2wm",)
 
     def needs(self) -> Sequence[Need]:
-        return (Fisher(source=self.data, samples=self.samples, targets=self.targets),)
+        return (Fisher(source=self.data, samples=self.samples, target_modules=self.target_modules),)
 
-    def penalty(self, targets: Mapping[str, Any], needs: Needs) -> Tensor:
-        by_site = {t.site.name: t for t in targets.values() if t.site.name in needs.fisher}
+    def penalty(self, weights: Mapping[str, Any], needs: Needs) -> Tensor:
+        by_site = {t.site.name: t for t in weights.values() if t.site.name in needs.fisher}
         return elastic_penalty({n: t.change() for n, t in by_site.items()}, needs.fisher, self.coefficient)

@@ -1,7 +1,7 @@
 """Which layers a method changes, and numbers that differ by layer.
 
 Names follow PEFT: a target or pattern is a module's full name or an ending of it after a dot ("q_proj",
-"layers.0.mlp.up_proj"). `Structure.match` turns targets into sites.
+"layers.0.mlp.up_proj"). `Structure.match` turns them into sites.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TypeVar
 from tunewright.errors import MethodError, did_you_mean
 
 Number = TypeVar("Number", int, float)
-TARGETS = (
+TARGET_MODULES = (
     "which linear layers: all-linear (every one inside the blocks, never the head), or module names or endings of them"
 )
-"""Description of a field `targets`: str | tuple[str, ...]."""
+"""Description of a field `target_modules`: str | tuple[str, ...]."""
 
 
 def named_by(pattern: str, name: str) -> bool:
