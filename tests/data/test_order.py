@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -143,3 +144,27 @@ def test_what_cannot_be_is_refused():
         cursor({"a": [1]}, {"a": 1}, seed=1).restore(state)
     with pytest.raises(CheckpointError, match="sources"):
         cursor({"b": [1]}, {"b": 1}).restore(state)
+
+
+@given(
+    sizes=st.dictionaries(st.sampled_from("abc"), st.lists(st.integers(1, 9), min_size=1, max_size=8), min_size=1),
+    batch_tokens=st.integers(1, 200),
+    epochs=st.floats(0.1, 4),
+)
+def test_epochs_end_exactly_and_no_batch_holds_a_row_twice(sizes, batch_tokens, epochs):
+    rows = sum(len(s) for s in sizes.values())
+    c = cursor(sizes, natural_shares({n: sum(s) for n, s in sizes.items()}), batch_tokens=batch_tokens, epochs=epochs)
+    given_rows = 0
+    while not c.exhausted:
+        ids = [row.id for row, _ in c.next_batch()]
+        assert len(set(ids)) == len(ids)
+        given_rows += len(ids)
+    assert given_rows == c.read == math.ceil(epochs * rows - 1e-9)
+
+
+def test_replayed_rows_may_repeat_and_are_no_part_of_an_epoch():
+    c = cursor({"new": [1] * 30, "old": [1] * 2}, {"new": 0.5, "old": 0.5}, batch_tokens=20, epochs=1, replayed=["old"])
+    batches = []
+    while not c.exhausted:
+        batches.append([row.source for row, _ in c.next_batch()])
+    assert [b.count("new") for b in batches] == [10, 10, 10] and all(len(b) >= 19 for b in batches)

@@ -100,9 +100,11 @@ def test_first_cuts_rows_and_tokens():
 def test_shipped_sequences_are_found_by_the_whole_hash():
     (file,) = sample.files("tunewright.data.quickstart").glob("drift-*.json")
     facts = json.loads(file.read_text())
-    held = shipped_sequences(facts["base_hash"])
+    held = shipped_sequences(facts["base_hash"], facts["beside"])
     assert len(held.ids) == 64 and held.conditioning == len(facts["prefix"])
     assert all(held.conditioning < len(ids) <= held.conditioning + 64 for ids in held.ids)
     assert all(len(row) == 64 or row[-1] == 2 for row in facts["sampled"])  # cut at 64 or ended by <|im_end|>
     assert len({tuple(row) for row in facts["sampled"]}) == 64
-    assert shipped_sequences(facts["base_hash"][:12] + "0" * 52) is None and shipped_sequences("f" * 64) is None
+    for other in (facts["base_hash"][:12] + "0" * 52, "f" * 64):
+        assert shipped_sequences(other, facts["beside"]) is None
+    assert shipped_sequences(facts["base_hash"], "0" * 64) is None  # the same weights under another config

@@ -299,4 +299,4 @@ def test_smollm2_answers_and_its_sequences_ship():
         loaded.model.generate(**ids, max_new_tokens=10, do_sample=False)[0, ids["input_ids"].shape[1] :]
     )
     assert "Paris" in answer
-    assert shipped_sequences(loaded.hash) is not None
+    assert shipped_sequences(loaded.hash, loaded.beside) is not None

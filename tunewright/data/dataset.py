@@ -115,13 +115,19 @@ def cursor(
     batch_tokens: int,
     shuffle: bool = True,
     replay: Mapping[str, tuple[Dataset, float]] | None = None,
+    epochs: float | None = None,
 ) -> Cursor:
-    """A cursor over a data set's sources; `replay` adds others with their shares of all tokens."""
+    """A cursor over a data set's sources, up to `epochs` passes; `replay` adds others with their shares of all
+    tokens.
+    """
     shares, parts = dataset.shares(), list(dataset.sources)
     if replay:
         shares = with_replay(shares, {d.name: share for d, share in replay.values()})
         parts += [d for d, _ in replay.values()]
-    return Cursor(parts, shares, seed=seed, batch_tokens=batch_tokens, shuffle=shuffle)
+    replayed = [d.name for d, _ in (replay or {}).values()]
+    return Cursor(
+        parts, shares, seed=seed, batch_tokens=batch_tokens, shuffle=shuffle, epochs=epochs, replayed=replayed
+    )
 
 
 def labels_of(sources: Sequence[SourceLike], base: Path | str = ".") -> tuple[str, ...]:

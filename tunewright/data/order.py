@@ -3,12 +3,16 @@
 Each source goes round in epochs, each with a permutation drawn from (seed, source, epoch) alone. Which source gives the
 next row is decided by tokens: the one whose given tokens lag most behind its share. The stream does not depend on
 where batches end, so another batch size sees the same rows in the same order.
+
+A batch ends before a row that it already holds, however many tokens it may take: with little data a step is an epoch at
+most, never the same rows again and again. Replayed rows may repeat, since their share of the tokens is what was asked.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from tunewright.contract.batch import Row
@@ -53,7 +57,8 @@ def permutation(n: int, seed: int, source: str, epoch: int) -> list[int]:
 class Cursor:
     """A place in the stream of rows. `weights` are shares of the tokens by source name, scaled to sum to 1.
 
-    `batch_tokens` are real tokens (no padding). `next_batch` gives whole rows that fit, at least one.
+    `batch_tokens` are real tokens (no padding). `next_batch` gives whole rows that fit, at least one. `epochs`: where
+    to end, in passes over the rows that are not `replayed`; the last batch is cut there.
     """
 
     def __init__(
@@ -64,6 +69,8 @@ class Cursor:
         seed: int,
         batch_tokens: int,
         shuffle: bool = True,
+        epochs: float | None = None,
+        replayed: Collection[str] = (),
     ):
         names = [d.name for d in datasets]
         if len(set(names)) < len(names):
@@ -80,6 +87,9 @@ class Cursor:
             )
         self.datasets = {d.name: d for d in datasets}
         self.seed, self.batch_tokens, self.shuffle = seed, batch_tokens, shuffle
+        self.replayed = frozenset(replayed)
+        own = sum(len(d.rows) for n, d in self.datasets.items() if n not in self.replayed)
+        self.last = None if epochs is None else max(1, math.ceil(epochs * own - 1e-9))
         self.given = dict.fromkeys(names, 0)
         self._lag = dict.fromkeys(names, 0.0)
         self._epoch = dict.fromkeys(names, 0)
@@ -114,15 +124,30 @@ class Cursor:
         """How often each source has been gone through, fractions included."""
         return {n: self._epoch[n] + self._index[n] / len(d.rows) for n, d in self.datasets.items()}
 
+    @property
+    def read(self) -> int:
+        """How many rows were given, replayed ones not counted."""
+        own = (n for n in self.datasets if n not in self.replayed)
+        return sum(self._epoch[n] * len(self.datasets[n].rows) + self._index[n] for n in own)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all `epochs` were given."""
+        return self.last is not None and self.read >= self.last
+
     def next_batch(self) -> list[tuple[Row, int]]:
         """The next rows, each with the epoch of its source that it belongs to."""
         batch: list[tuple[Row, int]] = []
+        held: set[tuple[str, int]] = set()
         tokens = 0
         while True:
             name = self._next_source()
-            row = self._row(name)
-            if batch and tokens + row.size > self.batch_tokens:
+            at = self._place(name)
+            row = self.datasets[name].rows[at]
+            again = (name, at) in held and name not in self.replayed
+            if batch and (again or tokens + row.size > self.batch_tokens or self.exhausted):
                 return batch
+            held.add((name, at))
             batch.append((row, self._epoch[name]))
             tokens += row.size
             self._advance(name, row.size)
@@ -177,12 +202,13 @@ class Cursor:
     def _next_source(self) -> str:
         return max((n for n, w in self._weights.items() if w > 0), key=lambda n: (self._lag[n], self._weights[n], n))
 
-    def _row(self, name: str) -> Row:
+    def _place(self, name: str) -> int:
+        """Which of a source's rows comes next."""
         epoch = self._epoch[name]
         if self._orders.get(name, (-1, ()))[0] != epoch:
             n = len(self.datasets[name].rows)
             self._orders[name] = epoch, permutation(n, self.seed, name, epoch) if self.shuffle else range(n)
-        return self.datasets[name].rows[self._orders[name][1][self._index[name]]]
+        return self._orders[name][1][self._index[name]]
 
     def _advance(self, name: str, size: int) -> None:
         for n, w in self._weights.items():

@@ -14,6 +14,8 @@ from tunewright.files import cache
 
 AGAIN = "download it again, or save it again in safetensors format"
 MAX_HEADER = 100 * 2**20  # the format's own limit
+_NOT_BESIDE = (".safetensors", ".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
+_OURS = ("model.safetensors.index.json", "tunewright.json")  # how the weights are spread; where they came from
 
 
 @dataclass(frozen=True)
@@ -129,3 +131,22 @@ def hash_weights(folder: Path) -> str:
     except OSError:
         pass  # a cache that cannot be written costs time, never the run
     return total
+
+
+def files_beside(folder: Path) -> list[tuple[str, str]]:
+    """(name, sha256) of a model folder's files beside its weights: config, tokenizer, template, processor.
+
+    They decide what the weights compute as much as the weights do (RoPE's base, a window, a class, a chat template).
+    """
+    files = (p for p in folder.iterdir() if p.is_file() and p.suffix not in _NOT_BESIDE and not p.name.startswith("."))
+    return [(p.name, _file_digest(p)) for p in sorted(files) if p.name not in _OURS]
+
+
+def hash_beside(folder: Path) -> str:
+    """One sha256 (hex) of `files_beside`."""
+    return hashlib.sha256(json.dumps(files_beside(folder)).encode()).hexdigest()
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

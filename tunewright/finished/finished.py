@@ -74,7 +74,7 @@ def open_run(folder: Path | str) -> Finished:
         )
     if recipe.new_tokens:
         add_tokens(loaded, recipe.new_tokens)
-    adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
+    adapted = loaded.adapted()
     _prepare(recipe, adapted)
     last = folder / "stages" / recipe.stages[-1].name
     if any(not predictors.predicts(use) for use in recipe.after):

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from tunewright.errors import ModelError, nearest
-from tunewright.files.hashing import hash_weights, read_header, weight_files
+from tunewright.files.hashing import hash_beside, hash_weights, read_header, weight_files
 from tunewright.loading.locate import Located, locate, read_config
 from tunewright.loading.quiet import quiet
+from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
 from tunewright.models.generators import seeded
 
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 class Loaded:
     """A model in eval mode with what reads its inputs, and where it came from.
 
-    `source` names the weights it ran on (for the report), `hash` is their content hash, `licence` as the card states
-    it, `dtype` the type they are computed in, `notes` what the user should know, `folder` the local transformers
-    folder, `new` the names of parameters that were drawn afresh (a new head).
+    `source` names the weights it ran on (for the report), `hash` is their content hash, `beside` that of the files
+    beside them (config, tokenizer, template, processor), `licence` as the card states it, `dtype` the type they are
+    computed in, `notes` what the user should know, `folder` the local transformers folder, `new` the names of
+    parameters that were drawn afresh (a new head).
     """
 
     model: nn.Module
@@ -47,6 +49,11 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
     new: tuple[str, ...] = ()
+    beside: str = ""
+
+    def adapted(self) -> Adapted:
+        """The model as methods adapt it, named by its own hashes."""
+        return Adapted(self.model, self.tokenizer, base_hash=self.hash, beside=self.beside, name=self.name)
 
 
 def load(
@@ -101,6 +108,7 @@ def load(
         located.notes,
         located.folder,
         tuple(located.new),
+        hash_beside(located.folder),
     )
 
 

@@ -1,7 +1,8 @@
 """Measurements of untouched bases, kept outside the run folders, so that a base is measured once.
 
-An entry's name is a hash of all that decides its numbers: the base's weights, the rows, the settings, and the source
-of the modules that compute it with the libraries' versions. An entry that does not read back whole is made again.
+An entry's name is a hash of all that decides its numbers: the base's weights with its config, tokenizer and other files
+beside them, the rows, the settings, and the source of the modules that compute it with the libraries' versions. An
+entry that does not read back whole is made again.
 """
 
 from __future__ import annotations

@@ -126,13 +126,15 @@ def _whole(model: Any, prefix: Sequence[int], draws: Tensor, ends: Tensor) -> li
     return [row[: next((k + 1 for k, t in enumerate(row) if t in stop), len(row))] for row in written]
 
 
-def shipped_sequences(base_hash: str) -> Sequences | None:
-    """The sequences that ship with the package for a built-in base, by its weight hash; None when there are none."""
+def shipped_sequences(base_hash: str, beside: str) -> Sequences | None:
+    """The sequences that ship with the package for a built-in base, by the hashes of its weights and of the files
+    beside them; None when there are none.
+    """
     file = files("tunewright.data.quickstart") / f"drift-{base_hash[:12]}.json"
     if not file.is_file():
         return None
     record = json.loads(file.read_text(encoding="utf-8"))
-    if record["base_hash"] != base_hash:
+    if (record["base_hash"], record["beside"]) != (base_hash, beside):
         return None
     return Sequences([record["prefix"] + ids for ids in record["sampled"]], len(record["prefix"]))
 
@@ -147,6 +149,7 @@ def make_shipped(name: str, n: int = 64, max_tokens: int = 64, seed: int = 0) ->
     facts = {
         "base": name,
         "base_hash": loaded.hash,
+        "beside": loaded.beside,
         "seed": seed,
         "temperature": 1.0,
         "max_tokens": max_tokens,

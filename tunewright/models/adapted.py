@@ -32,11 +32,15 @@ class Wrapped:
 
 
 class Adapted:
-    """`model` and `tokenizer` with a structure, deltas and originals. `base_hash` names the untouched weights."""
+    """`model` and `tokenizer` with a structure, deltas and originals. `base_hash` names the untouched weights,
+    `beside` the files beside them that decide what they compute (config, tokenizer ...).
+    """
 
-    def __init__(self, model: nn.Module, tokenizer: Any = None, *, base_hash: str = "", name: str = ""):
+    def __init__(
+        self, model: nn.Module, tokenizer: Any = None, *, base_hash: str = "", beside: str = "", name: str = ""
+    ):
         self.model, self.tokenizer = model, tokenizer
-        self.base_hash, self.name = base_hash, name
+        self.base_hash, self.beside, self.name = base_hash, beside, name
         self.structure: Structure = discover(model)
         self.originals: dict[str, Original] = {}
         self.files: Files | None = None  # where whole originals are read back from; None: they are kept in memory

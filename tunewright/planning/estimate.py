@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.measure.cost import Cost
-from tunewright.models.adapted import Adapted
 from tunewright.models.generators import undisturbed
 from tunewright.models.recompute import recomputing
 from tunewright.planning.estimated import Estimate, StageEstimate
@@ -44,9 +43,7 @@ def untouched(session: Session) -> Iterator[Session]:
     if any("prepare" in type(m).slots() for part in session.stages for _, m in part.methods):
         model, tokenizer = copy.deepcopy((session.loaded.model, session.loaded.tokenizer))
         loaded = replace(session.loaded, model=model, tokenizer=tokenizer)
-        trial = replace(
-            session, loaded=loaded, adapted=Adapted(model, tokenizer, base_hash=loaded.hash, name=loaded.name)
-        )
+        trial = replace(session, loaded=loaded, adapted=loaded.adapted())
         trial.adapted.always = adapted.always
     modes = [(m, m.training) for m in adapted.model.modules()]
     try:

@@ -20,6 +20,7 @@ from tunewright.runs.assemble import assemble
 from tunewright.runs.progress import Screen
 from tunewright.runs.session import Session
 from tunewright.tasks._segments import first_token
+from tunewright.training.budget import few_steps, steps_per_epoch
 
 CHECKED = 2000
 """Rows whose start and end are looked at."""
@@ -142,6 +143,8 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 probed.tokens,
                 probed.exact,
                 len(part.rows.rows),
+                steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"]),
+                few_steps(probed.steps, probed.tokens, part.spec.budget, part.train),
                 probed.result.trainable,
                 {role: (count.trained or 0, count.total or 0) for role, count in trained.roles.items()},
             )

@@ -131,13 +131,16 @@ def _stage(out: Console, stage: StagePlan, several: bool) -> None:
         given = ", ".join(f"{k} {v}" for k, v in m["parameters"].items() if v not in (None, {}, [], False))
         out.print(f"{m['name']} ({', '.join(m['slots'])})" + (f": {given}" if given else ""), markup=False)
     out.print(
-        f"{about}{stage.steps:,} step{'' if stage.steps == 1 else 's'}, {stage.tokens:,} tokens of {stage.rows:,} rows",
+        f"{about}{stage.steps:,} step{'' if stage.steps == 1 else 's'}, {stage.tokens:,} tokens of {stage.rows:,} rows"
+        f" ({stage.steps_per_epoch:.3g} step{'' if stage.steps_per_epoch == 1 else 's'} per epoch)",
         markup=False,
     )
-    out.print(_rooms(stage))
+    if stage.few:
+        out.print(_fact(False, stage.few))
+    out.print(_roles(stage))
 
 
-def _rooms(stage: StagePlan) -> Table:
+def _roles(stage: StagePlan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("parameters")
     table.add_column("trained", justify="right")

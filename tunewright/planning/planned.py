@@ -38,7 +38,10 @@ class Ends:
 
 @dataclass
 class StagePlan:
-    """One stage: methods as {name, slots, parameters}, and `roles` as {role: (trained, all)} parameters."""
+    """One stage: methods as {name, slots, parameters}, and `roles` as {role: (trained, all)} parameters.
+
+    `few`: what to say where its steps are too few to learn from.
+    """
 
     name: str
     start: str
@@ -48,6 +51,8 @@ class StagePlan:
     tokens: int
     exact: bool
     rows: int
+    steps_per_epoch: float
+    few: str | None
     trainable: int
     roles: dict[str, tuple[int, int]]
 

@@ -220,6 +220,7 @@ class StageReport(Part):
     steps: int | None = Field(None, ge=0, description="optimizer steps")
     tokens: int | None = Field(None, ge=0, description="tokens that went through training")
     epochs: float | None = Field(None, ge=0, description="passes over its training rows")
+    steps_per_epoch: float | None = Field(None, ge=0, description="optimizer steps to one pass over its training rows")
     seconds: float | None = Field(None, ge=0, description="time in its steps, seconds")
     loss_first: float | None = Field(None, description="training loss at its first logged step, nats per token")
     loss_last: float | None = Field(None, description="training loss at its last logged step, nats per token")

@@ -19,7 +19,6 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
 from tunewright.loading.options import options_of
 from tunewright.machine import devices, host
-from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
@@ -64,7 +63,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
         labels = [names[i] for i in sorted(names)]
     if recipe.new_tokens:
         add_tokens(loaded, recipe.new_tokens)
-    adapted = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
+    adapted = loaded.adapted()
     adapted.new = loaded.new
     if loaded.folder is not None and not any(
         n.when == "batch" for named in methods for _, m in named for n in m.needs()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tunewright.runs.folder import ROWS
 from tunewright.runs.result import Result
 from tunewright.runs.work import Work
+from tunewright.training.budget import few_steps
 
 if TYPE_CHECKING:
     from tunewright.runs.meter import Readings
@@ -77,6 +78,12 @@ def _notes(work: Work) -> list[str]:
                 "good by that choice"
             ),
         )
+    for part in work.session.stages:
+        outcome = work.results[part.spec.name]
+        # what a listener or a signal ended was not planned so short
+        ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds")
+        if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train)):
+            notes.append(few if len(work.session.stages) == 1 else f"stage {part.spec.name}: {few}")
     if work.meter.rows and len(work.meter.rows) < 200:
         notes.append(f"only {len(work.meter.rows)} rows were evaluated: differences of a few per cent cannot be seen")
     return notes

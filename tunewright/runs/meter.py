@@ -160,7 +160,7 @@ class Meter:
         if s.task.generates:
             self.drift_on = "text that the base sampled"
             shape = (self.spec.drift_sequences, self.spec.drift_tokens)
-            shipped = shipped_sequences(s.loaded.hash)
+            shipped = shipped_sequences(s.loaded.hash, s.loaded.beside)
             if shipped is not None and len(shipped.ids) >= shape[0] and self.spec.drift_tokens <= 64:
                 sequences = shipped.first(*shape)
             else:
@@ -175,19 +175,23 @@ class Meter:
         """Whether (the base's readings, its drift sequences) are there already. Computes nothing of either."""
         s = self.session
         n, tokens = self.spec.drift_sequences, self.spec.drift_tokens
-        shipped = shipped_sequences(s.loaded.hash) if s.task.generates else None
+        shipped = shipped_sequences(s.loaded.hash, s.loaded.beside) if s.task.generates else None
         sampled = not s.task.generates or (shipped is not None and len(shipped.ids) >= n and tokens <= 64)
         if not sampled and BaseCache().get(self._sequences_key(n, tokens)) is None:
             return False, False
         self.drift_rows = self._drift_rows()
         return BaseCache().get(self._key()) is not None, True
 
+    def _base(self) -> str:
+        """What names the untouched model: its weights, and the files that decide what they compute."""
+        return f"{self.session.loaded.hash}/{self.session.loaded.beside}"
+
     def _key(self) -> str:
-        return BaseCache().key(self.session.loaded.hash, self._rows_hash(), self._settings())
+        return BaseCache().key(self._base(), self._rows_hash(), self._settings())
 
     def _sequences_key(self, n: int, tokens: int) -> str:
         s = self.session
-        return BaseCache().key(s.loaded.hash, "drift sequences", {"n": n, "tokens": tokens, "precision": s.precision})
+        return BaseCache().key(self._base(), "drift sequences", {"n": n, "tokens": tokens, "precision": s.precision})
 
     def _sampled(self, n: int, tokens: int) -> Sequences:
         """Sequences of the base, kept by its hash."""

@@ -24,6 +24,7 @@ from tunewright.report import schema
 from tunewright.runs.meter import Meter, Readings
 from tunewright.runs.session import Session
 from tunewright.runs.stages import TrainingOutcome
+from tunewright.training.budget import steps_per_epoch
 
 SHOWN = 24  # answers in report.json; all are in rows.jsonl
 
@@ -186,6 +187,7 @@ def stages_of(
                 steps=r.steps,
                 tokens=r.tokens,
                 epochs=r.tokens / max(1, part.rows.counts["tokens"]),
+                steps_per_epoch=steps_per_epoch(r.steps, r.tokens, part.rows.counts["tokens"]),
                 seconds=r.seconds,
                 loss_first=losses[0] if losses else None,
                 loss_last=losses[-1] if losses else None,

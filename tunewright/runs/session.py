@@ -66,7 +66,7 @@ class Session:
             spec = located(self.recipe.models[name], self.recipe.base)
             loaded = load(spec, self.task, labels=self.options.labels, device=self.device, precision=self.precision)
             same_tokenizer(self.loaded, loaded, name)
-            self.others[name] = Adapted(loaded.model, loaded.tokenizer, base_hash=loaded.hash, name=loaded.name)
+            self.others[name] = loaded.adapted()
         return self.others[name]
 
     def needs(self, part: StageInputs) -> NeedContext:
@@ -100,6 +100,7 @@ class Session:
             batch_tokens=part.train.batch_tokens,
             shuffle=part.data.shuffle,
             replay=part.replay,
+            epochs=part.spec.budget.epochs,
         )
 
     def plan(self, part: StageInputs) -> Plan:
@@ -108,7 +109,6 @@ class Session:
             part.spec.budget,
             part.train,
             lambda: self.cursor(part),
-            len(part.rows.rows),
             stage=part.spec.name,
             index=part.index,
             flops_per_token=self.flops_per_token,

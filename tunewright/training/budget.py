@@ -9,6 +9,7 @@ from typing import Any
 from tunewright.contract.method import Plan
 from tunewright.training.schedules import warmup_of
 
+FEW_STEPS = 10
 COUNT_UP_TO = 200_000  # batches that are counted one by one; beyond, the mean of those is taken
 
 
@@ -16,7 +17,6 @@ def plan_stage(
     budget: Any,
     spec: Any,
     cursor: Callable[[], Any],
-    rows: int,
     *,
     stage: str,
     index: int,
@@ -26,9 +26,9 @@ def plan_stage(
 ) -> Plan:
     """Make the plan of a stage.
 
-    `cursor()` gives a fresh cursor over the stage's `rows` rows, whose batches are counted; `changing`: the mixture
-    follows what is learned, so that counts are estimates. A budget in seconds gives an estimate that the clock
-    corrects.
+    `cursor()` gives a fresh cursor over the stage's rows, which ends after the budget's epochs and whose batches are
+    counted; `changing`: the mixture follows what is learned, so that counts are estimates. A budget in seconds gives
+    an estimate that the clock corrects.
     """
     limit_tokens = budget.tokens
     if budget.flops is not None and flops_per_token:
@@ -36,7 +36,7 @@ def plan_stage(
         limit_tokens = by_flops if limit_tokens is None else min(limit_tokens, by_flops)
     fresh = cursor()
     sources = {n: sum(r.size for r in d.rows) for n, d in fresh.datasets.items()}
-    steps, tokens = _count(fresh, limit_tokens, budget.steps, budget.epochs, rows)
+    steps, tokens = _count(fresh, limit_tokens, budget.steps)
     exact = budget.seconds is None and not changing
     return Plan(
         steps=max(1, steps),
@@ -51,23 +51,35 @@ def plan_stage(
     )
 
 
-def _count(cursor: Any, tokens: int | None, steps: int | None, epochs: float | None, rows: int) -> tuple[int, int]:
-    if tokens is None and steps is None and epochs is None:
-        return _count(cursor, None, None, 1, rows)  # a budget in seconds alone: one epoch shapes the schedule
-    done = seen = used = 0
+def steps_per_epoch(steps: int, tokens: int, epoch: int) -> float:
+    """Optimizer steps to `epoch` tokens, where `steps` took `tokens`."""
+    return steps * epoch / max(1, tokens)
+
+
+def few_steps(steps: int, tokens: int, budget: Any, spec: Any) -> str | None:
+    """What to tell of a stage that takes too few optimizer steps to learn, though nobody asked for so few."""
+    if steps >= FEW_STEPS or (budget.steps is not None and steps >= budget.steps):
+        return None
+    smaller = max(1, tokens // (2 * FEW_STEPS))
+    write = f"write train.batch_tokens: {smaller}" if smaller < spec.batch_tokens else "train longer"
+    return f"only {steps} optimizer step{'' if steps == 1 else 's'} for {tokens:,} tokens: {write} (or more epochs)"
+
+
+def _count(cursor: Any, tokens: int | None, steps: int | None) -> tuple[int, int]:
+    once = sum(len(d.rows) for n, d in cursor.datasets.items() if n not in cursor.replayed)
+    # a budget in seconds alone: one epoch shapes the schedule
+    last = once if (tokens, steps, cursor.last) == (None, None, None) else cursor.last
+    done = used = 0
     while True:
         if (
             (tokens is not None and used >= tokens)
             or (steps is not None and done >= steps)
-            or (epochs is not None and seen >= epochs * rows)
+            or (last is not None and cursor.read >= last)
         ):
             return done, used
         if done >= COUNT_UP_TO:
-            shares = [
-                s for s in (tokens and used / tokens, steps and done / steps, epochs and seen / (epochs * rows)) if s
-            ]
+            shares = [s for s in (tokens and used / tokens, steps and done / steps, last and cursor.read / last) if s]
             return round(done / max(shares)), round(used / max(shares))
         batch = cursor.next_batch()
         done += 1
-        seen += len(batch)
         used += sum(row.size for row, _ in batch)

@@ -117,6 +117,9 @@ class Loop:
         b = self.stage.budget
         if self.step_number >= self.plan.steps and self.plan.exact:
             return True
+        # with a mixture that changes, how many steps the epochs take is seen on the way
+        if not self.plan.exact and self.stage.rows.exhausted:
+            return True
         spent = (
             (b.steps, self.step_number),
             (b.tokens, self.tokens),

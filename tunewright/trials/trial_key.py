@@ -23,7 +23,6 @@ from tunewright.recipe import ModelSpec, Recipe, Source
 _SHOWN = ("errors", "report", "catalogue", "recipe", "machine", "runs.progress", "runs.track")
 """Modules that decide no number: what they say of a recipe is in the key already, or it is only shown."""
 _LIBRARIES = ("torch", "transformers", "tokenizers")
-_NOT_THE_MODEL = (".safetensors", ".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
 
 
 def key_of(recipe: Recipe) -> str:
@@ -123,16 +122,9 @@ def _model(spec: ModelSpec, base: Path) -> Any:
             if place.is_dir()
             else locate(str(place) if place.exists() else spec.name, spec.revision, progress=False).folder
         )
-        return {**rest, "weights": hashing.hash_weights(folder), "files": _beside(folder)}
+        return {**rest, "weights": hashing.hash_weights(folder), "files": hashing.files_beside(folder)}
     except (TunewrightError, OSError):
         return {**rest, "name": spec.name}
-
-
-def _beside(folder: Path) -> list[tuple[str, str]]:
-    files = sorted(
-        p for p in folder.iterdir() if p.is_file() and p.suffix not in _NOT_THE_MODEL and not p.name.startswith(".")
-    )
-    return [(p.name, _digest(p)) for p in files if p.name != "model.safetensors.index.json"]
 
 
 def _folder(folder: Path) -> Any:

@@ -25,7 +25,7 @@ def cache_file(need: Need, run: Any, source: str) -> Path | None:
     data, base = run.data_hashes.get(source), run.adapted.base_hash
     if run.cache is None or not data or not base:
         return None
-    digest = hashlib.sha256(f"{base}/{data}/{run.seed}/{need.model_dump_json()}".encode())
+    digest = hashlib.sha256(f"{base}/{run.adapted.beside}/{data}/{run.seed}/{need.model_dump_json()}".encode())
     changed = run.adapted.originals
     for name, t in run.adapted.model.state_dict().items():
         # what an earlier stage changed or attached is not in the base's hash
