@@ -20,6 +20,7 @@ from typing import Any, overload
 import numpy as np
 
 from tunewright.contract.batch import Row
+from tunewright.files.modes import share
 
 MANIFEST = "manifest.json"
 
@@ -73,6 +74,7 @@ def write(rows: Iterable[Row], folder: Path, about: dict[str, Any]) -> str:
         (aside / MANIFEST).write_text(
             json.dumps({**about, "files": hashes, "hash": content}, indent=1), encoding="utf-8"
         )
+        share(aside)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)

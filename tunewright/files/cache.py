@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import FolderError
+from tunewright.files.modes import share
+from tunewright.files.tensors import refused_by_the_disk
 
 
 def cache_folder() -> Path:
@@ -52,15 +54,18 @@ def written_aside(target: Path, *, replace: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
         yield aside
-        aside.chmod(0o755)
+        share(aside)
         for path in sorted(aside.rglob("*")):
             sync(path)
         sync(aside)
         _swap(aside, target)
         sync(target.parent)
-    except OSError as e:
+    except Exception as e:
+        refused = e if isinstance(e, OSError) else refused_by_the_disk(e, target)
+        if refused is None:
+            raise
         raise FolderError(
-            f"cannot write it: {e.strerror or e}",
+            f"cannot write it: {refused.strerror or refused}",
             where=str(target),
             remedy="free space, or give a folder that may be written",
         ) from e
@@ -94,6 +99,7 @@ def write_json(path: Path, value: Any) -> None:
             json.dump(value, f, ensure_ascii=False, indent=1)
             f.flush()
             os.fsync(f.fileno())
+        share(Path(name))
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

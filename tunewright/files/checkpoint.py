@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import CheckpointError, FolderError
 from tunewright.files.cache import sync as flush
+from tunewright.files.tensors import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,14 +85,12 @@ def write_folder(final: Path, state: Mapping[str, Any], tensors: Mapping[str, Ma
 
     FolderError on failure.
     """
-    from safetensors.torch import save_file
-
     aside = final.parent / f".{final.name}.{os.getpid()}"
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         for stem, values in tensors.items():
-            save_file({n: t.detach().contiguous().cpu() for n, t in values.items()}, aside / f"{stem}.safetensors")
+            save_tensors({n: t.detach().contiguous().cpu() for n, t in values.items()}, aside / f"{stem}.safetensors")
         (aside / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
         files = sorted(aside.iterdir())
         for p in files:
@@ -106,10 +105,9 @@ def write_folder(final: Path, state: Mapping[str, Any], tensors: Mapping[str, Ma
     except OSError as e:
         shutil.rmtree(aside, ignore_errors=True)
         raise folder_error(e, final) from e
-    except Exception as e:  # safetensors raises its own class for a failed write
+    except Exception:
         shutil.rmtree(aside, ignore_errors=True)
-        full = "No space left" in str(e) or "os error 28" in str(e)
-        raise folder_error(OSError(errno.ENOSPC if full else 0, str(e)), final) from e
+        raise
     return final
 
 

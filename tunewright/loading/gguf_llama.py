@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import ModelError
+from tunewright.files.tensors import save_tensors
 from tunewright.loading.portable import portable_tokenizer
 
 if TYPE_CHECKING:
@@ -174,7 +175,6 @@ def convert(file: Path, folder: Path, *, dtype: str = "bfloat16", generation: di
     """
     import torch
     from gguf import GGUFReader
-    from safetensors.torch import save_file
     from transformers import GenerationConfig, LlamaConfig
 
     try:
@@ -198,4 +198,4 @@ def convert(file: Path, folder: Path, *, dtype: str = "bfloat16", generation: di
     GenerationConfig(**ids, **(generation or {})).save_pretrained(folder)
     read_tokenizer(reader, max_length=arguments["max_position_embeddings"]).save_pretrained(folder)
     portable_tokenizer(folder)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(state, folder / "model.safetensors", metadata={"format": "pt"})

@@ -201,6 +201,17 @@ def ending(code: int | None) -> str:
         return f"signal {-(code or 0)}"
 
 
+def umask() -> int:
+    """Bits of permissions that this process takes from every new file (0o022: nobody else may write it)."""
+    try:
+        lines = (PROC / "self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    except (OSError, StopIteration, ValueError, IndexError):
+        known = os.umask(0o077)  # it is told only by setting it: what another thread makes meanwhile is not opened wide
+        os.umask(known)
+        return known
+
+
 def lives(process: int) -> bool:
     """Whether a process of this number runs on this machine, or its exit has not been asked for yet."""
     if sys.platform != "win32":
@@ -278,7 +289,7 @@ class Lock:
     """
 
     def __init__(self, path: Path):
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             if not _try_lock(self._descriptor):
                 os.lseek(self._descriptor, 0, os.SEEK_SET)

@@ -22,7 +22,7 @@ _one_at_a_time = threading.Lock()
 def open_file(path: Path, *, write: bool = False) -> int:
     """A descriptor to read from, or to read and write (made when missing). OSError as `os.open`."""
     flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
-    return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o644)
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def read_into(descriptor: int, out: Buffer, start: int) -> int:

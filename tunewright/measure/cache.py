@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tunewright.contract.batch import Row
 from tunewright.errors import FolderError
 from tunewright.files.cache import cache_folder, written_aside
+from tunewright.files.tensors import save_tensors
 from tunewright.loading import load
 from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
 from tunewright.models import attention, head, varlen
@@ -131,7 +132,7 @@ class BaseCache:
         try:
             with written_aside(self.folder / key, replace=True) as aside:
                 if tensors:
-                    save_file(
+                    save_tensors(
                         {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside / "tensors.safetensors"
                     )
                     files["tensors"] = _digest((aside / "tensors.safetensors").read_bytes())

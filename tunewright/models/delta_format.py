@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tunewright.errors import MethodError, ModelError, did_you_mean
+from tunewright.files.tensors import save_tensors
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_names import DeltaName, is_delta
@@ -54,7 +55,7 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / WEIGHTS)
+    save_tensors({n: t.contiguous() for n, t in tensors.items()}, folder / WEIGHTS)
     (folder / HOW).write_text(
         json.dumps({**how, "shapes": shapes, "deltas": described}, indent=2) + "\n", encoding="utf-8"
     )

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tunewright.errors import ModelError, did_you_mean
+from tunewright.files.tensors import save_tensors
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank, attach
 from tunewright.models.sites import Site
@@ -55,7 +55,7 @@ def save_adapter(adapted: Adapted, folder: Path | str, base_name: str) -> int:
             A.contiguous(),
             B.contiguous(),
         )
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "base_hash": adapted.base_hash})
+    save_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt", "base_hash": adapted.base_hash})
     transposed = any(adapted.structure.site(s).kind == "conv1d" for s in parts)
     config = config_of({s: len(A) for s, (A, _, _) in parts.items()}, {s: scale for s, (_, _, scale) in parts.items()})
     kind = type(adapted.model).__name__

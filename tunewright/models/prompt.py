@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
+from tunewright.files.tensors import save_tensors
 
 _CLASSES: dict[type, type] = {}
 BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
@@ -129,7 +129,7 @@ def _packed(
 def save_prompt(prompt: Tensor, config: Any, folder: Path, base_name: str) -> None:
     """Write a prompt [n, D] as a PEFT PROMPT_TUNING adapter."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
+    save_tensors(
         {"prompt_embeddings": prompt.detach().float().contiguous()},
         folder / "adapter_model.safetensors",
         metadata={"format": "pt"},

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tunewright.errors import MethodError, ModelError
+from tunewright.files.tensors import save_tensors
 from tunewright.models import peft_format
 from tunewright.models.peft_format import CONFIG, PREFIX, WEIGHTS
 from tunewright.weights.opening import change_in
@@ -261,6 +261,6 @@ def _write(pairs: Mapping[str, Pair], like: Mapping[str, Any], source: Path, tar
     begun = target.with_name(f".{target.name}.begun")
     begun.mkdir(parents=True)
     base_hash = _base_of(source, like)[0]
-    save_file(tensors, begun / WEIGHTS, metadata={"format": "pt", **({"base_hash": base_hash} if base_hash else {})})
+    save_tensors(tensors, begun / WEIGHTS, metadata={"format": "pt", **({"base_hash": base_hash} if base_hash else {})})
     (begun / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     begun.rename(target)

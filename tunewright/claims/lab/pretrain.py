@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from tunewright.files.tensors import save_tensors
 
 LENGTH = 256
 EVERY = 200  # steps between held-out measurements, each with a checkpoint
@@ -156,7 +157,7 @@ def _write_point(point: Path, model: nn.Module, optimizer: Optimizer, curve: Cur
     named = {f"model.{n}": p for n, p in model.named_parameters()} | optimizer.tensors()  # a tied weight once
     words = {"done": str(optimizer.done), "curve": json.dumps(asdict(curve))}
     aside = point.with_suffix(".writing")
-    save_file({n: t.detach().contiguous() for n, t in named.items()}, aside, words)
+    save_tensors({n: t.detach().contiguous() for n, t in named.items()}, aside, words)
     aside.replace(point)
 
 

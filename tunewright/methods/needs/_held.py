@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tunewright.contract.method import Need
+from tunewright.files.tensors import save_tensors
 from tunewright.models.aligned import aligned
 from tunewright.models.delta_names import is_delta
 from tunewright.models.sites import Site
+
+log = logging.getLogger(__name__)
 
 
 def cache_file(need: Need, run: Any, source: str) -> Path | None:
@@ -46,18 +52,31 @@ def kept(need: Any, run: Any, make: Callable[[list[Site]], dict[str, Tensor]]) -
 
 
 def load(file: Path | None, device: str) -> dict[str, Tensor] | None:
-    """The statistic by site name, None when it is not kept."""
-    if file is None or not file.exists():
+    """The statistic by site name, None when it is not kept, or cannot be read any more."""
+    if file is None:
         return None
-    return {n: aligned(t) for n, t in load_file(file, device=device).items()}  # they give what they gave when made
+    try:
+        # they give what they gave when made
+        return {n: aligned(t) for n, t in load_file(file, device=device).items()} if file.exists() else None
+    except (OSError, SafetensorError) as e:
+        log.warning("the kept statistic %s cannot be used (%s); it is made again", file, e)
+        return None
 
 
 def save(file: Path | None, values: dict[str, Tensor]) -> None:
-    """Keep a statistic: written aside and renamed, so that a reader never sees half of one."""
+    """Keep a statistic: written aside and renamed, so that a reader never sees half of one.
+
+    A cache that cannot be written is no error: it is said, and that is all.
+    """
     if file is None:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    # tensors that several sites share are written for each
-    save_file({n: t.contiguous().clone() for n, t in values.items()}, aside)
-    os.replace(aside, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # tensors that several sites share are written for each
+        save_tensors({n: t.contiguous().clone() for n, t in values.items()}, aside)
+        os.replace(aside, file)
+    except OSError as e:
+        log.warning("the statistic was not kept: %s", e)
+        with suppress(OSError):
+            aside.unlink()
