@@ -19,6 +19,7 @@ from tunewright.data.order import Cursor, natural_shares, with_replay
 from tunewright.data.read import Place, Read, SourceLike, locate, read_all
 from tunewright.data.truncate import fit_length, trained_tokens
 from tunewright.errors import DataError
+from tunewright.files.stamp import stamp
 from tunewright.tasks.base import discover_labels
 
 VERSION = 1
@@ -263,14 +264,13 @@ def _key(
 
 
 def _content(value: Any, base: str) -> Any:
-    """What a column's value says of content: bytes by hash, a file by its size and time."""
+    """What a column's value says of content: bytes by hash, a file by its stamp."""
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, dict):
         return {k: _content(v, base) for k, v in value.items()}
     if isinstance(value, str) and len(value) < 1024 and "\n" not in value and (Path(base) / value).is_file():
-        stat = (Path(base) / value).stat()
-        return value, stat.st_size, stat.st_mtime_ns
+        return value, stamp(Path(base) / value)
     return value if not hasattr(value, "tobytes") else hashlib.sha256(value.tobytes()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tunewright.errors import ModelError
 from tunewright.files import cache
+from tunewright.files.stamp import stamp
 
 AGAIN = "download it again, or save it again in safetensors format"
 MAX_HEADER = 100 * 2**20  # the format's own limit
@@ -109,17 +110,18 @@ def _digest(tensor: Stored) -> bytes:
     return h.digest()
 
 
-def hash_weights(folder: Path) -> str:
+def hash_weights(folder: Path, *, afresh: bool = False) -> str:
     """The sha256 (hex) of a model folder's weights, the same for any sharding.
 
-    It is kept in the cache by path, size and time of change of each file, so that a large model is read once.
+    It is kept in the cache by each file's path and `stamp`, so that a large model is read once; `afresh` reads every
+    byte all the same.
     """
     files = weight_files(folder)
-    key = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    key = [[str(f.resolve()), *stamp(f)] for f in files]
     kept = cache.cache_folder() / "hashes" / f"{hashlib.sha256(json.dumps(key[0][0]).encode()).hexdigest()[:32]}.json"
     try:
         known = json.loads(kept.read_text(encoding="utf-8"))
-        if known["files"] == key:
+        if known["files"] == key and not afresh:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -18,6 +18,7 @@ from typing import Any
 from tunewright import catalogue
 from tunewright.errors import TunewrightError
 from tunewright.files import hashing, source
+from tunewright.files.stamp import stamp
 from tunewright.recipe import ModelSpec, Recipe, Source
 
 _SHOWN = ("errors", "report", "catalogue", "recipe", "machine", "runs.progress", "runs.track")
@@ -96,12 +97,11 @@ def _code(task: str) -> str:
 
 
 def _digest(file: Path) -> str:
-    stat = file.stat()
-    return _digest_at(file, stat.st_size, stat.st_mtime_ns)
+    return _digest_at(file, tuple(stamp(file)))
 
 
 @functools.lru_cache(65536)
-def _digest_at(file: Path, size: int, changed: int) -> str:
+def _digest_at(file: Path, stamped: tuple[Any, ...]) -> str:
     with file.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tunewright.errors import ModelError
 from tunewright.files.hashing import AGAIN, Stored, hash_weights, read_header, weight_files
+from tunewright.files.stamp import stamp
 from tunewright.loading.locate import licence_of, read_config
 from tunewright.machine import positioned
 
@@ -94,7 +95,7 @@ class Source:
 
     def stamp(self) -> list[Any]:
         """What tells that the files are still the same, without reading them."""
-        return [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in weight_files(self.folder)]
+        return [[str(f.resolve()), *stamp(f)] for f in weight_files(self.folder)]
 
     def _descriptor(self, file: Path) -> int:
         if file not in self._files:
@@ -172,7 +173,7 @@ class Tuned(Source):
     def stamp(self) -> list[Any]:
         return [
             *self.base.stamp(),
-            *([str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(self.folder.glob("*.safetensors"))),
+            *([str(f), *stamp(f)] for f in sorted(self.folder.glob("*.safetensors"))),
         ]
 
     def fill(self, name: str, start: int, out: Buffer) -> None:
