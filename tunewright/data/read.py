@@ -6,7 +6,9 @@ read at all is a DataError.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -145,11 +147,21 @@ def raw_rows(place: Place, source: SourceLike) -> Iterator[tuple[str, str, Mappi
             yield f"{place.name}:{i + 1}", f"{place.name}:{i + 1}", row, "."
         return
     packaged = place.name.startswith("quickstart:")
+    inside, called = _inside(place.files), Counter(p.name for p in place.files)
     for path in place.files:
-        where = place.name if packaged or len(place.files) == 1 else f"{place.name.rstrip('/')}/{path.name}"
-        name = place.name if packaged else path.name
+        where = place.name if packaged or len(place.files) == 1 else f"{place.name.rstrip('/')}/{inside[path]}"
+        # rows are known by their ids: files of one name in two folders may not share theirs
+        name = place.name if packaged else inside[path] if called[path.name] > 1 else path.name
         for number, read in files.read(path):
             yield f"{name}:{number}", f"{where}:{number}", read, str(path.parent)
+
+
+def _inside(paths: Sequence[Path]) -> dict[Path, str]:
+    """Each file's path from the folder that holds them all."""
+    if len(paths) == 1:
+        return {paths[0]: paths[0].name}
+    common = os.path.commonpath([p.parent for p in paths]) if paths else ""
+    return {p: p.relative_to(common).as_posix() for p in paths}
 
 
 def _hub(name: str, split: str | None) -> Iterator[Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from tunewright import catalogue
 from tunewright.errors import RecipeError, did_you_mean
 from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import as_written, explain
+from tunewright.recipe.naming import kept_names
 from tunewright.recipe.overrides import override, rename_old_keys
 
 _AFTER = ("weights/", "methods/decoding")
@@ -213,8 +214,8 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
     replayed(tree["data"])
     for spec in (tree["model"], *tree["models"].values()):
         spec["name"] = path(spec["name"])
-    for keep in tree["keep"]:
-        keep["name"] = keep.get("name") or Path(keep["data"].split(":")[-1]).stem
+    for keep, name in zip(tree["keep"], kept_names([(k.get("name"), k["data"]) for k in tree["keep"]]), strict=True):
+        keep["name"] = name
         keep["data"] = path(keep["data"])
     for stage in tree["stages"]:
         sources(stage.get("data"))

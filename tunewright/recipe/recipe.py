@@ -25,6 +25,7 @@ from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import explain
 from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.load import absolute_paths, load
+from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
 from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, TrainSpec, Uses
 from tunewright.recipe.schema import recipe_schema
@@ -186,6 +187,12 @@ class Recipe(Spec):
             _check_start(stage, i, seen)
             _check_evaluations(self, stage, i)
             seen.append(stage.name)
+        if again := called_twice([(k.name, k.data) for k in self.keep]):
+            raise problem(
+                f"two entries are called '{again[1]}', and the report has one line for each name",
+                "give each a name: {data: general.txt, name: general}",
+                ("keep", again[0]),
+            )
         return self
 
     @property
@@ -212,6 +219,10 @@ class Recipe(Spec):
     def data_for(self, stage: StageSpec) -> DataSpec:
         """`data` with the stage's own keys over it."""
         return _merged(DataSpec, self.data, stage.data)
+
+    def kept_names(self) -> list[str]:
+        """What each `keep` entry is called in the report, in order; all differ."""
+        return kept_names([(k.name, k.data) for k in self.keep])
 
     def uses(self) -> list[tuple[tuple[str | int, ...], str, MethodUse]]:
         """Every method named: (path in the recipe, kind of place, use).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from tunewright.machine import devices, host
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
+from tunewright.recipe.naming import file_names
 from tunewright.runs.selecting import records_of, select, subset, without
 from tunewright.runs.session import Session, StageInputs, located
 from tunewright.runs.stage_methods import check_after, check_stage_keys, methods_of
@@ -95,8 +95,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     evaluation = read(recipe.data.eval) if recipe.data.eval else None
     train_rows, validation = _validation(recipe, train_rows, read)
     keep = {}
-    for k in recipe.keep:
-        name = k.name or Path(k.data.split(":")[-1]).stem
+    for k, name in zip(recipe.keep, recipe.kept_names(), strict=True):
         keep[name] = read([Source(path=k.data, limit=k.limit)], replace(options, truncation="split", template=None))
     parts = []
     for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
@@ -109,7 +108,10 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
             rows = without(rows, validation)
         if data.select:
             rows = _selected(recipe, stage, data, rows, validation, alone="train" in given)
-        replay = {n: (_replayed(n, keep, recipe, read), share) for n, share in data.replay.items()}
+        replay = {
+            n: (_replayed(n, called, keep, recipe, read), share)
+            for (n, share), called in zip(data.replay.items(), file_names(list(data.replay)), strict=True)
+        }
         pairs = any(m.pairs for _, m in named)
         rows, replay = (
             (paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()})
@@ -155,12 +157,12 @@ def _can_pack(loaded: Loaded) -> bool:
     return can
 
 
-def _replayed(name: str, keep: dict[str, Dataset], recipe: Recipe, read: Any) -> Dataset:
+def _replayed(name: str, called: str, keep: dict[str, Dataset], recipe: Recipe, read: Any) -> Dataset:
     if name in keep:
         return keep[name]
     path = recipe.base / name
     if path.exists() or name.startswith("quickstart:"):
-        dataset: Dataset = read([Source(path=name, name=Path(name).name)])
+        dataset: Dataset = read([Source(path=name, name=called)])
         return dataset
     raise DataError(
         f"replay names '{name}', which is neither a `keep` entry nor a file",

@@ -30,7 +30,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         tuned = meter.read(choice=meter.choices)
     dial = _dial(work, tuned)
     with work.cost.phase("probes"):
-        probe_results = {use.name: probes.run(use, work.session, meter.base, tuned) for use in work.recipe.probes}
+        probe_results = probes.run_all(work.recipe.probes, work.session, meter.base, tuned)
     with work.cost.phase("save"):
         stored = artefacts.save(work.folder.path, work.session)
     if meter.base.target and not work.figures_only:

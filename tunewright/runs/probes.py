@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from tunewright import catalogue
 from tunewright.contract.method import arguments
 from tunewright.measure.probe import Side
 from tunewright.models.adapted import Adapted
+from tunewright.recipe.naming import numbered
 from tunewright.report.schema import Probe
 from tunewright.runs.meter import Readings
 from tunewright.runs.session import Session
@@ -32,6 +33,12 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def run_all(uses: Sequence[Any], session: Session, base: Readings, tuned: Readings) -> dict[str, Probe]:
+    """Each probe by its name; the second of one name, with other parameters, is "name-2"."""
+    names = numbered([use.name for use in uses])
+    return {name: run(use, session, base, tuned) for name, use in zip(names, uses, strict=True)}
 
 
 def run(use: Any, session: Session, base: Readings, tuned: Readings) -> Probe:

@@ -41,12 +41,12 @@ def key_of(recipe: Recipe) -> str:
             stage["start"] = _folder(_under(spec.start, recipe.base))
     tree["keep"] = [
         [
-            k.name or Path(k.data.split(":")[-1]).stem,
+            name,
             k.metric,
             k.limit,
             _content(Source(path=k.data, name="keep"), recipe.base),
         ]
-        for k in recipe.keep
+        for k, name in zip(recipe.keep, recipe.kept_names(), strict=True)
     ]
     what = [
         tree,
@@ -101,7 +101,7 @@ def _digest(file: Path) -> str:
 
 
 @functools.lru_cache(65536)
-def _digest_at(file: Path, stamped: tuple[Any, ...]) -> str:
+def _digest_at(file: Path, changed: tuple[Any, ...]) -> str:
     with file.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

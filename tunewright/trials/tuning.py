@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -90,7 +89,7 @@ def _needs_keep(recipe: Recipe) -> list[bool]:
     from tunewright import catalogue
 
     reads = []
-    named = {"keep", *(k.name or Path(k.data.split(":")[-1]).stem for k in recipe.keep)}
+    named = {"keep", *recipe.kept_names()}
     for _, kind, use in recipe.uses():
         if kind == "method" and catalogue.lookup(use.name) is not None:
             reads += [need.reads in named for need in catalogue.build(use).needs()]
