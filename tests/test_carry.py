@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.methods.driving import Run, logits
 from tunewright.errors import CheckpointError, ModelError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.parameter_selection.full import FullFineTuning
+from tunewright.models import delta_format
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import agrees, differing
 from tunewright.recipe import Recipe
@@ -114,6 +117,63 @@ def test_another_base_and_a_folder_that_is_none_are_refused(first, tmp_path):
         carry.begin(Adapted(tiny.llama(), base_hash="other"), "stages.one", "fold", first[0], "recipe.yaml")
     with pytest.raises(ModelError, match="neither a run's folder"):
         carry.begin(adapted(), str(tmp_path), "fold", first[0], "recipe.yaml")
+
+
+def a_run(folder: Path, made: Adapted, stages: list[str], after: tuple[str, ...] = (), finished: bool = True) -> Path:
+    """A run's folder whose stages are `made` at strength 1, 2 ... times its own, the last one's file the oldest."""
+    for i, name in enumerate(stages):
+        for by_name in made.deltas().values():
+            for delta in by_name.values():
+                delta.strength = 1.0 + i
+        carry.save_stage(folder / "stages" / name, made, {})
+        os.utime(folder / "stages" / name / "manifest.json", ns=(10**18 - i * 10**12,) * 2)
+    names = [{"name": n, "methods": ["lora"]} for n in stages]
+    (folder / "recipe.yaml").write_text(json.dumps({"stages": names, "after": list(after)}))
+    if finished:
+        (folder / "report.json").write_text("{}")
+    return folder
+
+
+def test_a_run_is_followed_by_its_recipe_and_not_by_its_files_times(first, tmp_path):
+    run = a_run(tmp_path / "run", begun(first, "frozen"), ["b", "a"])
+    direct, through = adapted(), adapted()
+    carry.begin(direct, str(run / "stages" / "a"), "frozen", tmp_path, "recipe.yaml")
+    carry.begin(through, str(run), "frozen", tmp_path, "recipe.yaml")
+    assert agrees(logits(through.model), logits(direct.model))
+    assert {d.strength for by_name in through.deltas().values() for d in by_name.values()} == {2.0}
+    assert next(iter(through.deltas().values())).keys() == next(iter(direct.deltas().values())).keys()
+
+
+def test_an_unfinished_run_is_not_begun_from_as_if_it_were_whole(first, tmp_path):
+    run = a_run(tmp_path / "run", begun(first, "frozen"), ["b", "a"], finished=False)
+    shutil.rmtree(run / "stages" / "a")
+    with pytest.raises(ModelError, match="not finished.*'a'") as refused:
+        carry.begin(adapted(), str(run), "fold", tmp_path, "stages.x.start")
+    assert f"tunewright resume {run}" in str(refused.value) and str(run / "stages" / "b") in str(refused.value)
+
+
+def test_a_run_with_steps_after_training_is_begun_from_what_they_left(first, tmp_path):
+    made = begun(first, "frozen")
+    run = a_run(tmp_path / "run", made, ["one"], after=("wise-ft",), finished=False)
+    with pytest.raises(ModelError, match="not finished.*steps after"):
+        carry.begin(adapted(), str(run), "fold", tmp_path, "recipe.yaml")
+    made.fold()
+    for p in made.base_parameters().values():
+        p.data.mul_(0.5)
+    delta_format.save_delta(made, run, "tiny")
+    (run / "report.json").write_text("{}")
+    through = adapted()
+    carry.begin(through, str(run), "fold", tmp_path, "recipe.yaml")
+    changed = [n for n in made.originals if not torch.equal(made.originals[n].values, made.base_parameters()[n])]
+    assert changed and all(torch.equal(through.base_parameters()[n], made.base_parameters()[n]) for n in changed)
+
+
+@pytest.mark.parametrize("recipe", ["model: x", "[]", "", "stages: []", "stages: [a]"])
+def test_a_folder_whose_recipe_no_run_wrote(recipe, first, tmp_path):
+    run = a_run(tmp_path / "run", begun(first, "frozen"), ["one"])
+    (run / "recipe.yaml").write_text(recipe)
+    with pytest.raises(ModelError, match="names no stages"):
+        carry.begin(adapted(), str(run), "fold", tmp_path, "recipe.yaml")
 
 
 # -- ALMA's recipe -----------------------------------------------------------------------------------------------------

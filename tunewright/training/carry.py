@@ -12,9 +12,11 @@ from typing import Any
 from tunewright.contract.method import Plan, Setup
 from tunewright.errors import CheckpointError, MethodError, ModelError
 from tunewright.files import checkpoint
+from tunewright.models import delta_format
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.nf4 import quantise_sites
+from tunewright.recipe import yaml_text
 from tunewright.training.trained import Trained
 
 
@@ -94,9 +96,12 @@ def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> No
     name, folder = (
         (start.removeprefix("stages."), run / "stages" / start.removeprefix("stages."))
         if start.startswith("stages.")
-        else _folder(start, where)
+        else _result_of(Path(start), where)
     )
-    load_stage(folder, adapted)
+    if (folder / delta_format.HOW).exists():
+        delta_format.load_delta(adapted, folder)
+    else:
+        load_stage(folder, adapted)
     apply_carry(adapted, carry, name)
 
 
@@ -131,15 +136,34 @@ def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
                 forms.set_frozen(p, carry != "training")
 
 
-def _folder(start: str, where: str) -> tuple[str, Path]:
-    path = Path(start)
-    if (path / checkpoint.MANIFEST).exists():
-        return path.name, path
-    stages = sorted((path / "stages").glob("*/" + checkpoint.MANIFEST), key=lambda p: p.stat().st_mtime)
-    if stages:
-        return stages[-1].parent.name, stages[-1].parent
-    raise ModelError(
-        "this is neither a run's folder nor a finished stage",
-        where=f"{where}: {start}",
-        remedy="name a run's folder (runs/...), or give a plain model folder as `model:`",
-    )
+def _result_of(run: Path, where: str) -> tuple[str, Path]:
+    """A finished stage's folder, or what a run's own recipe says is its result: the last stage, or what the steps
+    after it left. Times of files say nothing: a copy may have others.
+    """
+    if (run / checkpoint.MANIFEST).exists():
+        return run.name, run
+    asked = f"{where}: {run}"
+    if not (run / "recipe.yaml").is_file() or not (run / "stages").is_dir():
+        raise ModelError(
+            "this is neither a run's folder nor a finished stage",
+            where=asked,
+            remedy="name a run's folder (runs/...), or give a plain model folder as `model:`",
+        )
+    recipe: Any = yaml_text.read((run / "recipe.yaml").read_text(encoding="utf-8"), str(run / "recipe.yaml")).tree
+    try:
+        last, changed = str(recipe["stages"][-1]["name"]), bool(recipe.get("after"))
+    except (TypeError, KeyError, IndexError):
+        raise ModelError(
+            "its recipe.yaml names no stages: a run did not write it",
+            where=asked,
+            remedy=f"name a finished stage: {run / 'stages'}/NAME",
+        ) from None
+    if not (run / "stages" / last / checkpoint.MANIFEST).exists() or changed and not (run / "report.json").exists():
+        there = sorted(p.parent.name for p in (run / "stages").glob("*/" + checkpoint.MANIFEST))
+        beside = f", or name a stage: {run / 'stages' / there[-1]}" if there else ""
+        raise ModelError(
+            f"this run is not finished: its recipe ends with {'steps after ' if changed else ''}the stage '{last}'",
+            where=asked,
+            remedy=f"finish it with `tunewright resume {run}`{beside}",
+        )
+    return last, run if changed and (run / delta_format.HOW).exists() else run / "stages" / last
