@@ -13,6 +13,7 @@ from tunewright.runs.session import Session
 
 KNOWN = {
     "recipe.yaml": "the recipe with every default written out, versions and hashes",
+    "begun.json": "what the run began with: its recipe's values, and hashes of all that it names",
     "report.json": "every figure of the report",
     "report.html": "the report to look at: one file, no network",
     "rows.jsonl": "every evaluated row: base and tuned answer beside the reference",

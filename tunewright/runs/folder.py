@@ -15,6 +15,7 @@ from tunewright.files.checkpoint import folder_error, write_json, write_text
 from tunewright.machine import host
 
 RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"
+BEGUN = "begun.json"
 _ASIDE = re.compile(r"^\..+\.\d+$")  # .<name>.<process>, as checkpoint.write_text and write_folder call them
 
 
@@ -137,5 +138,5 @@ def locked(folder: RunFolder) -> Iterator[None]:
 def discard_if_empty(folder: RunFolder) -> None:
     """Remove a folder in which nothing was computed: a recipe that turned out invalid leaves nothing behind."""
     names = {p.name for p in folder.path.iterdir()} if folder.path.exists() else set()
-    if names <= {RECIPE, LOCK, PROGRESS}:
+    if names <= {RECIPE, LOCK, PROGRESS, BEGUN}:
         shutil.rmtree(folder.path, ignore_errors=True)

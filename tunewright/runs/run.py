@@ -67,6 +67,10 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
         if not verify:
             folder.sweep()
         recipe = Recipe.load(folder.file(RECIPE))
+        if folder.progress().get("began"):
+            from tunewright.runs import begun
+
+            begun.check_recipe(folder)
         screen = Screen(quiet=quiet, json=json)
         if verify:
             verify_run(Work(folder, recipe, screen))
@@ -77,8 +81,9 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
             screen.say("this run is finished")
             return Result(folder.path, Report.load(folder.path), earlier=True)
         _note_start(folder)
-        folder.note_progress(resumed=folder.progress().get("resumed", 0) + 1)
-        return _whole(Work(folder, recipe, screen))
+        work = Work(folder, recipe, screen)
+        folder.note_progress(resumed=folder.progress().get("resumed", 0) + 1)  # what is refused is not counted
+        return _whole(work)
 
 
 def _whole(work: Work) -> Result:

@@ -56,6 +56,8 @@ class Work:
 
     def _check_same(self) -> None:
         """A resumed run must meet the weights and rows that it began with; a new one only says where they differ."""
+        from tunewright.runs import begun
+
         made_with = self.recipe.made_with
         pairs = [("the model's weights", self.recipe.model.name, made_with.get("model_hash"), self.session.loaded.hash)]
         for part in self.session.stages:
@@ -74,9 +76,13 @@ class Work:
                 f"{where}: {what} are not those of the run that wrote this recipe: its bits will not come out again"
             )
 
+        if self.folder.progress().get("began"):
+            begun.check_content(self.folder, self.session)
+
     def write_resolved(self) -> None:
         """The recipe with every default of every method, the precision chosen, versions and hashes."""
         from tunewright import catalogue
+        from tunewright.runs import begun
         from tunewright.runs.results import versions
 
         recipe = self.recipe.model_copy(deep=True)
@@ -92,6 +98,8 @@ class Work:
             "data_hashes": {p.spec.name: p.rows.hash for p in self.session.stages},
         }
         self.folder.write_recipe(recipe.dump(absolute=True))
+        if not self.figures_only:
+            begun.note(self.folder, self.session)
         self.recipe = recipe
 
     def _try_set_up(self) -> None:

@@ -96,7 +96,7 @@ def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> No
     name, folder = (
         (start.removeprefix("stages."), run / "stages" / start.removeprefix("stages."))
         if start.startswith("stages.")
-        else _result_of(Path(start), where)
+        else result_of(Path(start), where)
     )
     if (folder / delta_format.HOW).exists():
         delta_format.load_delta(adapted, folder)
@@ -136,7 +136,7 @@ def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
                 forms.set_frozen(p, carry != "training")
 
 
-def _result_of(run: Path, where: str) -> tuple[str, Path]:
+def result_of(run: Path, where: str) -> tuple[str, Path]:
     """A finished stage's folder, or what a run's own recipe says is its result: the last stage, or what the steps
     after it left. Times of files say nothing: a copy may have others.
     """
