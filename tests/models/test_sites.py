@@ -129,7 +129,7 @@ def test_targets_match_by_ending_and_errors_name_the_nearest():
 
 
 def test_a_model_without_blocks_is_refused():
-    with pytest.raises(ModelError, match="no list of equal blocks"):
+    with pytest.raises(ModelError, match="no stack of layers"):
         discover(torch.nn.Sequential(torch.nn.Linear(4, 4)))
 
 

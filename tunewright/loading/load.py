@@ -55,6 +55,13 @@ class Loaded:
         """The model as methods adapt it, named by its own hashes."""
         return Adapted(self.model, self.tokenizer, base_hash=self.hash, beside=self.beside, name=self.name)
 
+    @property
+    def reference(self) -> str:
+        """What other tools load the same weights by: the hub id, or the folder's path."""
+        if self.folder is None or self.source.startswith("hub "):
+            return self.name
+        return str(self.folder.resolve())
+
 
 def load(
     spec: ModelSpec | str,

@@ -219,6 +219,12 @@ def check_site(site: Site, form: type[Delta]) -> None:
             where="target_modules",
             remedy=f"target sites of kind {', '.join(form.site_kinds)}",
         )
+    if site.unfit:
+        raise MethodError(
+            f"a {form.form} delta cannot hang on '{site.name}': {site.unfit}",
+            where="target_modules",
+            remedy="leave it out of target_modules; all-linear does so by itself",
+        )
     if not form.foldable and hasattr(site.module, "tunewright_quantised"):
         raise MethodError(
             f"a {form.form} delta cannot hang on '{site.name}', whose weight is held in 4 bits: it does not fold",

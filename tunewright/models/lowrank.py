@@ -32,16 +32,14 @@ class _LowRank(torch.autograd.Function):
         ctx.scale, ctx.transposed = scale, transposed
         rows = x.reshape(-1, x.shape[-1])
         y = F.linear(rows, weight.t() if transposed else weight, bias)
-        y.addmm_(rows @ A.t(), B.t(), alpha=scale)
-        return y.view(*x.shape[:-1], y.shape[-1])
+        return y.addmm_(rows @ A.t(), B.t(), alpha=scale)  # [N, out]: a view could not be changed in place afterwards
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, A, B = ctx.saved_tensors
         need_x, _, _, need_A, need_B = ctx.needs_input_grad[:5]
-        g = gradient.reshape(-1, gradient.shape[-1])
-        rows = x.reshape(-1, x.shape[-1])
+        g, rows = gradient, x.reshape(-1, x.shape[-1])
         back = g @ B if need_x or need_A else None  # [N, r]
         gx = gA = gB = None
         if need_x:
@@ -73,10 +71,12 @@ def low_rank(
     """
     if second_order or not torch.is_grad_enabled():
         return low_rank_plain(x, weight, bias, A, B, scale, transposed)
+    shape = (*x.shape[:-1], weight.shape[int(transposed)])
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, A, B = (t.to(dtype) for t in (x, weight, A, B))
         bias = None if bias is None else bias.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
-            return _LowRank.apply(x, weight.detach(), bias, A, B, scale, transposed)
-    return _LowRank.apply(x, weight.detach(), None if bias is None else bias.detach(), A, B, scale, transposed)
+            return _LowRank.apply(x, weight.detach(), bias, A, B, scale, transposed).view(shape)
+    bias = None if bias is None else bias.detach()
+    return _LowRank.apply(x, weight.detach(), bias, A, B, scale, transposed).view(shape)

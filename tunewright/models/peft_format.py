@@ -2,16 +2,16 @@
 
 Keys are "base_model.model.<module>.lora_A.weight" [r, in] and "...lora_B.weight" [out, r]. A delta with a frozen
 offset, s (B A - B0 A0), is written at rank 2r; several deltas on one module at the sum of their ranks. What other
-loaders see is the plain s B A with s = alpha / r.
+loaders see is the plain s B A with s = alpha / r. A classifier's head is written whole, as "base_model.model.<name>":
+PEFT asks for it in every adapter of a classifier, whether it trained or not.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,91 +22,128 @@ from torch import Tensor
 from tunewright.errors import ModelError, did_you_mean
 from tunewright.files.tensors import save_tensors
 from tunewright.models.adapted import Adapted
+from tunewright.models.agreement import same_bits
+from tunewright.models.delta_names import is_delta
 from tunewright.models.deltas import LowRank, attach
-from tunewright.models.sites import Site
+from tunewright.models.peft_settings import CONFIG, by_pattern, config_of, read_config, scale_of, targeted
+from tunewright.models.sites import Site, Structure
 
-CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
-EDIT_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+WEIGHTS, PREFIX = "adapter_model.safetensors", "base_model.model."
 TASK_TYPES = {
     "ForCausalLM": "CAUSAL_LM",
     "LMHeadModel": "CAUSAL_LM",
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
 }
+HEADS = ("classifier", "score")
+"""Endings of the modules that PEFT keeps whole in an adapter of a classifier, named in its settings or not."""
+CLASSIFIES = ("SEQ_CLS", "TOKEN_CLS")
+RENAMED = ("gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj")
+"""Endings that PEFT takes for parts of stacked experts, wherever they are, in a model that has some."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An adapter as read: pairs (A [r, in], B [out, r]) by module, their scales, and whole tensors by name."""
+
+    config: Mapping[str, Any]
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+    scales: Mapping[str, float]
+    values: Mapping[str, Tensor]
+
+
+def obstacle(adapted: Adapted) -> str | None:
+    """Why the model's change cannot be a PEFT adapter; None where it can."""
+    if adapted.wrapper is not None:
+        return "the change wraps the model's forward"
+    deltas = adapted.deltas()
+    if not deltas:
+        return "there is no low-rank delta"
+    for site, by_name in deltas.items():
+        if other := [d.form for d in by_name.values() if not isinstance(d, LowRank)]:
+            return f"a {other[0]} delta on '{site}' has no place in it"
+    heads = _heads(adapted)
+    whole = {n for n, o in adapted.originals.items() if o.indices is None and _within(heads, n)}
+    if rest := sorted(set(adapted.originals) - whole):
+        return f"tensors of the base itself changed, such as '{rest[0]}'"
+    return None
 
 
 def save_adapter(adapted: Adapted, folder: Path | str, base_name: str) -> int:
-    """Write the model's low-rank deltas, at their present strength; return the number of tensors written.
+    """Write the model's low-rank deltas, at their present strength, and a classifier's head; return the number of
+    tensors written.
 
-    ModelError when the change is not low-rank alone: then `delta_format.save_delta` is the way.
+    `base_name`: the hub id or path that the base is loaded by. ModelError when the change is not low-rank alone: then
+    `delta_format.save_delta` is the way.
     """
-    parts = {site: _combined(site, list(by_name.values())) for site, by_name in adapted.deltas().items()}
-    if adapted.originals or not parts:
-        what = "tensors of the base itself changed" if adapted.originals else "there is no low-rank delta"
+    if (why := obstacle(adapted)) is not None:
         raise ModelError(
-            f"this change cannot be a PEFT adapter: {what}",
+            f"this change cannot be a PEFT adapter: {why}",
             remedy="save it as delta.safetensors, or export the whole model",
         )
+    parts = {site: _combined(list(by_name.values())) for site, by_name in adapted.deltas().items()}
+    heads, task = _heads(adapted), _task_type(adapted)
+    if task in CLASSIFIES and any(_within(heads, site) for site in parts):
+        task = None  # PEFT would keep the head whole and leave out the low-rank change inside it
+        heads = [h for h in heads if any(_within([h], n) for n in adapted.originals)]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for site, (A, B, _) in parts.items():
-        tensors[f"{PREFIX}{site}.lora_A.weight"], tensors[f"{PREFIX}{site}.lora_B.weight"] = (
-            A.contiguous(),
-            B.contiguous(),
-        )
+        tensors[f"{PREFIX}{site}.lora_A.weight"] = A.contiguous()
+        tensors[f"{PREFIX}{site}.lora_B.weight"] = B.contiguous()
+    for name, t in adapted.model.state_dict().items():
+        if _within(heads, name) and not is_delta(name):
+            tensors[f"{PREFIX}{name}"] = t.detach().clone()
     save_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt", "base_hash": adapted.base_hash})
-    transposed = any(adapted.structure.site(s).kind == "conv1d" for s in parts)
     config = config_of({s: len(A) for s, (A, _, _) in parts.items()}, {s: scale for s, (_, _, scale) in parts.items()})
-    kind = type(adapted.model).__name__
+    by_weight = [s for s in parts if _renamed(adapted.structure, s)]
     config |= {
         "base_model_name_or_path": base_name,
-        "fan_in_fan_out": transposed,
-        "task_type": next((t for end, t in TASK_TYPES.items() if kind.endswith(end)), None),
+        "fan_in_fan_out": any(adapted.structure.site(s).kind == "conv1d" for s in parts),
+        "modules_to_save": heads or None,
+        "target_modules": sorted(set(parts) - set(by_weight)),
+        "task_type": task,
     }
+    if by_weight:
+        config["target_parameters"] = sorted(f"{s}.weight" for s in by_weight)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return len(tensors)
 
 
-def _combined(site: str, deltas: list[Any]) -> tuple[Tensor, Tensor, float]:
+def _task_type(adapted: Adapted) -> str | None:
+    kind = type(adapted.model).__name__
+    return next((t for end, t in TASK_TYPES.items() if kind.endswith(end)), None)
+
+
+def _heads(adapted: Adapted) -> list[str]:
+    """Modules that the adapter keeps whole: a classifier's head, as PEFT finds it, and layers drawn afresh."""
+    modules = [n for n, _ in adapted.model.named_modules() if n and not is_delta(n + ".")]
+    ends = HEADS if _task_type(adapted) in CLASSIFIES else ()
+    named = [n for n in modules if n.endswith(ends)] if ends else []
+    named += [n.rpartition(".")[0] for n in adapted.new]
+    outer = sorted(set(named) - {""}, key=lambda n: n.count("."))
+    return sorted(n for i, n in enumerate(outer) if not _within(outer[:i], n))
+
+
+def _within(modules: Iterable[str], name: str) -> bool:
+    """Whether a name is one of the modules' or lies inside one."""
+    return any(name == m or name.startswith(m + ".") for m in modules)
+
+
+def _renamed(structure: Structure, site: str) -> bool:
+    """Whether PEFT would look for a site's change among the experts, unless its weight is named."""
+    stacks = any(n.endswith("gate_up_proj") for n in structure.stacked)
+    return stacks and site.rpartition(".")[2] in RENAMED
+
+
+def _combined(deltas: list[Any]) -> tuple[Tensor, Tensor, float]:
     """(A, B, scale) of all deltas of a module together."""
-    for d in deltas:
-        if not isinstance(d, LowRank):
-            raise ModelError(
-                f"a {d.form} delta has no place in a PEFT adapter",
-                where=site,
-                remedy="save it as delta.safetensors, or export the whole model",
-            )
     pairs = [(*d.pair(), d.scale * d.strength * d.active) for d in deltas]
     if len(pairs) == 1 and pairs[0][2]:
         A, B, scale = pairs[0]
         return A.detach(), B.detach(), scale
     return torch.cat([A for A, _, _ in pairs]).detach(), torch.cat([B * s for _, B, s in pairs], dim=1).detach(), 1.0
-
-
-def config_of(ranks: Mapping[str, int], scales: Mapping[str, float]) -> dict[str, Any]:
-    """PEFT's fields; the commonest rank and alpha stand for all, patterns name the rest by full module name."""
-    alphas: dict[str, int | float] = {s: _whole(scales[s] * r) for s, r in ranks.items()}
-    rank, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
-    return {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {s: r for s, r in ranks.items() if r != rank},
-        "alpha_pattern": {s: a for s, a in alphas.items() if a != alpha},
-        "target_modules": sorted(ranks),
-        "use_rslora": False,
-        "use_dora": False,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "modules_to_save": None,
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
-
-
-def _whole(x: float) -> int | float:
-    return round(x) if abs(x - round(x)) < 1e-9 else x
 
 
 def load_adapter(adapted: Adapted, folder: Path | str, name: str = "adapter") -> int:
@@ -115,83 +152,102 @@ def load_adapter(adapted: Adapted, folder: Path | str, name: str = "adapter") ->
     ModelError for what is no LoRA adapter, for another base (hash or shapes), and for missing or unknown keys.
     """
     folder = Path(folder)
-    config, tensors = read_config(folder), read_tensors(folder, adapted.base_hash)
-    sites: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
-        if not match:
-            raise ModelError(
-                f"the key '{key}' is no low-rank part of a linear layer",
-                where=str(folder / WEIGHTS),
-                remedy="merge this adapter with PEFT and load the merged model",
-            )
-        sites.setdefault(match[1], {})[match[2]] = tensor
-    known = {s.name: s for s in adapted.structure.sites}
-    deltas = {n: _delta(known, n, parts, config, folder) for n, parts in sites.items()}
-    expected = (
-        {n for n in known if _targeted(config["target_modules"], n)}
-        if config.get("layers_to_transform") is None
-        else set(deltas)
-    )
+    parts = read_parts(folder, adapted.base_hash)
+    where, known = str(folder / WEIGHTS), {s.name: s for s in adapted.structure.sites}
+    deltas = {n: _delta(known, n, parts, where) for n in parts.pairs}
+    config = parts.config
+    some = config.get("layers_to_transform") is not None or config.get("exclude_modules")
+    expected = set() if some else {n for n, s in known.items() if targeted(config, n) and not s.unfit}
     if missing := sorted(n for n in expected - set(deltas) if known[n].kind in ("linear", "conv1d")):
         raise ModelError(
             f"{len(missing)} targeted layers have no tensors here, such as '{missing[0]}'",
-            where=str(folder / WEIGHTS),
+            where=where,
             remedy="the file is incomplete: save or download it again",
         )
+    changed = _changed_values(adapted, parts.values, where)
     for n, delta in deltas.items():
         attach(known[n], name, delta)
-    return len(tensors)
+    with torch.no_grad():
+        for n, t in changed.items():
+            adapted.remember(n)
+            adapted.base_parameters()[n].copy_(t)
+    return 2 * len(deltas) + len(parts.values)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """An adapter's settings. ModelError for what is more than low-rank parts, or no LoRA."""
-    where = str(folder / CONFIG)
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _changed_values(adapted: Adapted, values: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Those whole tensors that are not the base's own. ModelError for one that the model does not have."""
+    state, trained = adapted.model.state_dict(), adapted.base_parameters()
+    for n, t in values.items():
+        if n not in state or state[n].shape != t.shape:
+            here = f"the model's is {tuple(state[n].shape)}" if n in state else "the model has none of this name"
+            raise ModelError(
+                f"'{n}' {tuple(t.shape)} does not fit: {here}",
+                where=where,
+                remedy="load the base that the adapter was made for, with as many labels",
+            )
+    return {n: t for n, t in values.items() if n in trained and not same_bits(t.to(trained[n].dtype), trained[n])}
+
+
+def read_parts(folder: Path, base_hash: str = "") -> Parts:
+    """An adapter's settings and tensors, checked against each other.
+
+    ModelError for what is no plain LoRA, for an incomplete or damaged file and, where `base_hash` is given, for another
+    base.
+    """
+    config, tensors = read_config(folder), read_tensors(folder, base_hash)
+    where = str(folder / WEIGHTS)
+    if stacked := [p for p in config.get("target_parameters") or () if not p.endswith(".weight")]:
         raise ModelError(
-            f"there is no {CONFIG}", where=str(folder), remedy="name the folder of a PEFT adapter"
-        ) from None
-    except ValueError as e:
-        raise ModelError(f"not readable as JSON: {e}", where=where, remedy="save or download the adapter again") from e
-    if config.get("peft_type") != "LORA":
+            f"it adapts experts that are stacked in one tensor ('{stacked[0]}'), which is not read here",
+            where=str(folder / CONFIG),
+            remedy="merge this adapter with PEFT and load the merged model",
+        )
+    kept = [*(config.get("modules_to_save") or ()), *(HEADS if config.get("task_type") in CLASSIFIES else ())]
+    found: dict[str, dict[str, Tensor]] = {}
+    values: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if match := re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key):
+            found.setdefault(match[1], {})[match[2]] = tensor
+        elif key.startswith(PREFIX) and _kept(kept, key.removeprefix(PREFIX)):
+            values[key.removeprefix(PREFIX)] = tensor
+        else:
+            raise ModelError(
+                f"the key '{key}' is no low-rank part of a linear layer",
+                where=where,
+                remedy="merge this adapter with PEFT and load the merged model",
+            )
+    pairs = {n: _pair(n, parts, by_pattern(config.get("rank_pattern") or {}, n, config["r"]), where)
+             for n, parts in found.items()}  # fmt: skip
+    return Parts(config, pairs, {n: scale_of(config, n, len(A)) for n, (A, _) in pairs.items()}, values)
+
+
+def _kept(modules: list[str], name: str) -> bool:
+    """Whether a tensor lies in a module that PEFT keeps whole: one whose name ends so."""
+    path = name.split(".")
+    return any(".".join(path[:k]).endswith(tuple(modules)) for k in range(1, len(path))) if modules else False
+
+
+def _pair(name: str, parts: Mapping[str, Tensor], rank: int, where: str) -> tuple[Tensor, Tensor]:
+    if set(parts) != {"A", "B"}:
         raise ModelError(
-            f"the adapter's type is {config.get('peft_type')}; LORA can be loaded",
+            f"'{name}' has lora_{'/'.join(sorted(parts))} alone",
             where=where,
-            remedy="merge it with PEFT and load the merged model",
+            remedy="the file is incomplete: save or download it again",
         )
-    edits = str(config.get("init_lora_weights", "")).startswith(EDIT_THE_BASE)
-    unknown = {
-        n: config.get(n)
-        for n in (
-            "use_dora",
-            "modules_to_save",
-            "lora_bias",
-            "layer_replication",
-            "trainable_token_indices",
-            "target_parameters",
-        )
-        if config.get(n)
-    }
-    if edits or unknown or config.get("bias", "none") != "none":
-        what = (
-            f"init_lora_weights: {config['init_lora_weights']}"
-            if edits
-            else ", ".join(f"{n}: {v}" for n, v in unknown.items()) or f"bias: {config['bias']}"
-        )
+    A, B = parts["A"], parts["B"]
+    if A.dim() != 2 or B.dim() != 2 or len(A) != rank or B.shape[1] != rank:
         raise ModelError(
-            f"the adapter is more than low-rank parts ({what})",
+            f"'{name}' does not fit: A {tuple(A.shape)}, B {tuple(B.shape)}, where {CONFIG} gives it the rank {rank}",
             where=where,
-            remedy="convert it to plain LoRA, or merge it with PEFT and load the merged model",
+            remedy="load linear layers' adapters, with the settings that they were saved with",
         )
-    return config
+    return A, B
 
 
 def read_tensors(folder: Path, base_hash: str) -> dict[str, Tensor]:
     """An adapter's tensors by key.
 
-    ModelError for pickles, damaged files and, where `base_hash` is given, another base.
+    ModelError for pickles, damaged files, values that are not finite and, where `base_hash` is given, another base.
     """
     file = folder / WEIGHTS
     if not file.exists():
@@ -204,58 +260,47 @@ def read_tensors(folder: Path, base_hash: str) -> dict[str, Tensor]:
         raise ModelError(reason, where=str(folder), remedy="save the adapter in safetensors format")
     try:
         with safe_open(file, framework="pt") as f:
-            stored_hash = (f.metadata() or {}).get("base_hash")
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - the file is no mapping
-    except SafetensorError as e:
+    except (SafetensorError, OSError) as e:
         raise ModelError(
             f"not a readable safetensors file: {e}", where=str(file), remedy="save or download it again"
         ) from e
+    stored_hash = stored_base(folder)
     if stored_hash and base_hash and stored_hash != base_hash:
         raise ModelError(
             f"the adapter belongs to another base (weights {stored_hash[:12]}, here {base_hash[:12]})",
             where=str(file),
             remedy=f"load the base that {CONFIG} names",
         )
+    if bad := [k for k, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
+        raise ModelError(
+            f"'{bad[0]}' holds values that are not finite",
+            where=str(file),
+            remedy="save or download the adapter again; its training may have diverged",
+        )
     return tensors
 
 
-def _delta(
-    known: Mapping[str, Site], name: str, parts: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path
-) -> LowRank:
-    where = str(folder / WEIGHTS)
+def stored_base(folder: Path) -> str:
+    """The hash of the base that an adapter's file says it was made for; "" where it does not say."""
+    with safe_open(folder / WEIGHTS, framework="pt") as f:
+        return str((f.metadata() or {}).get("base_hash", ""))
+
+
+def _delta(known: Mapping[str, Site], name: str, parts: Parts, where: str) -> LowRank:
     if name not in known:
         raise ModelError(
             f"this model has no layer '{name}'",
             where=where,
             remedy=f"load the base that the adapter was made for; {did_you_mean(name, known)}",
         )
-    if set(parts) != {"A", "B"}:
-        raise ModelError(
-            f"'{name}' has lora_{'/'.join(sorted(parts))} alone",
-            where=where,
-            remedy="the file is incomplete: save or download it again",
-        )
-    A, B, site = parts["A"].float(), parts["B"].float(), known[name]
-    rank = by_pattern(config.get("rank_pattern") or {}, name, config["r"])
+    A, B = (t.float() for t in parts.pairs[name])
+    site, rank = known[name], len(A)
     expected = (rank, site.in_features), (site.out_features, rank)
     if (tuple(A.shape), tuple(B.shape)) != expected:
-        shapes = f"A {tuple(A.shape)}, B {tuple(B.shape)}"
         raise ModelError(
-            f"'{name}' does not fit: {shapes}, expected A {expected[0]}, B {expected[1]}",
+            f"'{name}' does not fit: A {tuple(A.shape)}, B {tuple(B.shape)}, expected A {expected[0]}, B {expected[1]}",
             where=where,
             remedy="load the base that the adapter was made for",
         )
-    alpha = by_pattern(config.get("alpha_pattern") or {}, name, config.get("lora_alpha", 8))
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return LowRank(A, B, scale, dropout=float(config.get("lora_dropout") or 0.0))
-
-
-def by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
-    """PEFT's rule: the first key that, as a regular expression, is the name or an ending of it after a dot."""
-    return next((v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
-
-
-def _targeted(target_modules: Any, name: str) -> bool:
-    if isinstance(target_modules, str):
-        return target_modules != "all-linear" and re.fullmatch(target_modules, name) is not None
-    return any(name == t or name.endswith("." + t) for t in target_modules or ())
+    return LowRank(A, B, parts.scales[name], dropout=float(parts.config.get("lora_dropout") or 0.0))

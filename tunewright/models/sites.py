@@ -7,21 +7,24 @@ enclosing module's class and, inside a block, from whether it holds the attentio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError, ModelError, nearest
 from tunewright.models.delta_names import is_delta, module_of
+from tunewright.models.probing import unfit
 
 
 @dataclass(frozen=True)
 class Site:
     """One module with a weight. `block` is the index of its block over the whole model, None outside blocks.
 
-    `kind`: linear | conv1d (GPT-2's transposed linear) | conv | embedding | norm.
+    `kind`: linear | conv1d (GPT-2's transposed linear) | conv | embedding | norm. `unfit` says why no change can hang
+    on a linear one ("": it can).
     """
 
     name: str
@@ -29,6 +32,7 @@ class Site:
     role: str
     block: int | None
     module: nn.Module = field(repr=False, compare=False)
+    unfit: str = ""
 
     @property
     def weight_name(self) -> str:
@@ -80,11 +84,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Structure:
-    """Blocks and sites of a model. `tied` maps a tied parameter's other names to the one that is kept."""
+    """Blocks and sites of a model. `tied` maps a tied parameter's other names to the one that is kept.
+
+    `stacked` names the parameters inside blocks that hold several matrices each, as experts do, and belong to no site.
+    """
 
     blocks: tuple[Block, ...]
     sites: tuple[Site, ...]
     tied: dict[str, str] = field(default_factory=dict)
+    stacked: tuple[str, ...] = ()
 
     def site(self, name: str) -> Site:
         for s in self.sites:
@@ -105,8 +113,21 @@ class Structure:
         return None if b is None else b.depth / max(1, b.stack_length - 1)
 
     def linear_sites(self) -> list[Site]:
-        """Every linear site inside blocks: what `target_modules: all-linear` means (the head stays out, as in PEFT)."""
-        return [s for s in self.sites if s.block is not None and s.kind in ("linear", "conv1d")]
+        """Every linear site inside blocks: what `target_modules: all-linear` means (the head stays out, as in PEFT).
+
+        Sites that are `unfit` are left out; `left_out` says which.
+        """
+        return [s for s in self.sites if s.block is not None and s.kind in ("linear", "conv1d") and not s.unfit]
+
+    def left_out(self) -> list[str]:
+        """What inside the blocks holds matrices and is no target of all-linear, a sentence for each reason."""
+        by_reason: dict[str, list[str]] = {}
+        for s in self.sites:
+            if s.unfit:
+                by_reason.setdefault(s.unfit, []).append(s.name)
+        if self.stacked:
+            by_reason["matrices stacked in one tensor, as experts are: no linear layers"] = list(self.stacked)
+        return [f"left out of all-linear: {_patterns(names)} ({why})" for why, names in by_reason.items()]
 
     def match(self, target_modules: str | Sequence[str]) -> list[Site]:
         """Sites named by PEFT-like `target_modules`: "all-linear", or names that equal a site's or end it after a dot.
@@ -128,6 +149,11 @@ class Structure:
         return [s for s in self.sites if s.name in matches]
 
 
+def _patterns(names: Sequence[str]) -> str:
+    """Names with a star for each number, every one once."""
+    return ", ".join(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", n) for n in names))
+
+
 def _kind(module: nn.Module) -> str | None:
     name = type(module).__name__
     weight = getattr(module, "weight", None)
@@ -145,16 +171,25 @@ def _kind(module: nn.Module) -> str | None:
 
 
 def _stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    """Every outermost ModuleList of at least one module of one class that holds linears: the stacks of blocks."""
+    """Every outermost ModuleList whose modules are layers: the stacks of blocks."""
     stacks: list[tuple[str, nn.ModuleList]] = []
     for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(name.startswith(n + ".") for n, _ in stacks):
-            continue
-        same = len({type(m) for m in module}) == 1
-        if len(module) and same and any(_kind(m) in ("linear", "conv1d", "conv") for m in module[0].modules()):
-            if sum(1 for _ in module[0].modules()) > 1:
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(n + ".") for n, _ in stacks):
+            if _layers(module):
                 stacks.append((name, module))
     return stacks
+
+
+def _layers(modules: nn.ModuleList) -> bool:
+    """Whether modules are layers of one model: made of several parts, linears among them; of one class, or each with a
+    norm of its own, as the attention and Mamba layers of a hybrid have.
+    """
+    kinds = [{_kind(m) for m in layer.modules()} for layer in modules]
+    several = all(next(layer.children(), None) is not None for layer in modules)
+    if not kinds or not several or not all(k & {"linear", "conv1d", "conv"} for k in kinds[:1]):
+        return False
+    same = len({type(m) for m in modules}) == 1
+    return same or all("norm" in k and k & {"linear", "conv1d"} for k in kinds)
 
 
 def _role(model: nn.Module, site_name: str, module: nn.Module, kind: str, block: str | None) -> str:
@@ -175,7 +210,10 @@ def discover(model: nn.Module) -> Structure:
     """Find the blocks and sites of a model. Raises ModelError when it has no stack of blocks."""
     stacks = _stacks(model)
     if not stacks:
-        raise ModelError(f"{type(model).__name__} has no list of equal blocks", remedy="use a transformers model")
+        raise ModelError(
+            f"no stack of layers is found in {type(model).__name__}: no list of modules that hold linear layers",
+            remedy="use a model whose layers lie in one nn.ModuleList, as those of transformers do",
+        )
     parameters = {n: p for n, p in model.named_parameters(remove_duplicate=False) if not is_delta(n)}
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
@@ -197,12 +235,28 @@ def discover(model: nn.Module) -> Structure:
                 name, kind, _role(model, name, module, kind, block), None if block is None else index_of[block], module
             )
         )
+    sites = _judged(model, sites, [name for name, *_ in block_names])
     blocks = []
     for name, stack, depth, length in block_names:
         k = index_of[name]
         inside = tuple(n for n in parameters if n.startswith(name + ".") and n not in tied)
         blocks.append(Block(k, name, stack, depth, length, tuple(s for s in sites if s.block == k), inside))
-    return Structure(tuple(blocks), tuple(sites), tied)
+    known = {s.weight_name for s in sites}
+    stacked = tuple(
+        n
+        for b in blocks
+        for n in b.parameter_names
+        if parameters[n].dim() == 3 and min(parameters[n].shape) > 1 and n not in known
+    )
+    return Structure(tuple(blocks), tuple(sites), tied, stacked)
+
+
+def _judged(model: nn.Module, sites: list[Site], blocks: Sequence[str]) -> list[Site]:
+    """The sites, those linear ones inside blocks marked on which no change can hang."""
+    linears = {s.name: s for s in sites if s.block is not None and s.kind in ("linear", "conv1d")}
+    modules = {n: s.module for n, s in linears.items()}
+    why = unfit(model, modules, {n: blocks[s.block] for n, s in linears.items() if s.block is not None})
+    return [replace(s, unfit=why.get(s.name, "")) for s in sites]
 
 
 def parameters_by_role(structure: Structure, names: dict[str, Any]) -> dict[str, int]:

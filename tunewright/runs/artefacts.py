@@ -8,7 +8,6 @@ from typing import Any
 from tunewright import catalogue
 from tunewright.files import checkpoint
 from tunewright.models import delta_format, peft_format
-from tunewright.models.deltas import LowRank
 from tunewright.runs.session import Session
 
 KNOWN = {
@@ -30,18 +29,12 @@ def save(run: Path, session: Session) -> tuple[int, int]:
     """Write the change; return how many numbers and bytes have to be kept beside the base."""
     adapted = session.adapted
     deltas = [d for by_name in adapted.deltas().values() for d in by_name.values()]
-    low_rank = (
-        bool(deltas)
-        and all(isinstance(d, LowRank) for d in deltas)
-        and not adapted.originals
-        and adapted.wrapper is None
-    )
-    if low_rank:
+    if peft_format.obstacle(adapted) is None:
         folder = run / "adapter"
-        peft_format.save_adapter(adapted, folder, session.loaded.name)
-        return sum(p.numel() for p in adapted.delta_parameters().values()), sum(
-            f.stat().st_size for f in folder.iterdir()
-        )
+        peft_format.save_adapter(adapted, folder, session.loaded.reference)
+        stored = sum(p.numel() for p in adapted.delta_parameters().values())
+        stored += sum(o.values.numel() for o in adapted.originals.values())
+        return stored, sum(f.stat().st_size for f in folder.iterdir())
     stored, size = _save_wrapper(run, session)
     if adapted.wrapped_by is not None and not deltas and not adapted.originals:
         return stored, size
@@ -61,7 +54,7 @@ def _save_wrapper(run: Path, session: Session) -> tuple[int, int]:
         return 0, 0
     method: Any = catalogue.load_method(by.method["name"])(**by.method["parameters"])
     folder = run / "adapter"
-    if not method.save(by.state, session.adapted.model, folder, session.loaded.name):
+    if not method.save(by.state, session.adapted.model, folder, session.loaded.reference):
         folder = checkpoint.write_folder(
             run / "wrapper", {"base": base, **by.method, "data": by.state.data}, {"state": by.state.state_dict()}
         )

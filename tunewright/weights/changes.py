@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,14 @@ from torch import Tensor
 from tunewright.errors import ModelError, did_you_mean
 from tunewright.models import delta_format, peft_format
 from tunewright.models.delta_names import DeltaName
+from tunewright.models.peft_settings import read_config
 from tunewright.weights.source import Change, Source, Tuned
 
 ROWS = 64  # rows of a product formed at once, counted from the first row: the same bits whatever range is asked for
-TRANSPOSED = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
-"""Model types whose linear weights are stored [in, out]."""
+TRANSPOSED = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder"}
+"""Model types that have linears whose weights are stored [in, out] ..."""
+TRANSPOSED_LAYERS = {"c_attn", "q_attn", "c_proj", "c_fc"}
+"""... and the endings of those linears' names: a head of such a model is stored [out, in] as any other."""
 
 
 Open = Callable[[str], Source]
@@ -30,11 +31,9 @@ Open = Callable[[str], Source]
 def read_change(folder: Path, ref: str, base: str | None, opened: Open) -> Tuned:
     """An adapter or a saved change on `base`, or on the base that it names itself. ModelError for what is neither."""
     if (folder / "adapter_config.json").exists():
-        config = peft_format.read_config(folder)
+        config = read_config(folder)
         under = _base(base or config.get("base_model_name_or_path"), folder, opened)
-        return Tuned(
-            under, ref, folder, _adapter(folder, config, under), lambda: _digest(folder / peft_format.WEIGHTS, under)
-        )
+        return Tuned(under, ref, folder, _adapter(folder, under), lambda: _digest(folder / peft_format.WEIGHTS, under))
     if (folder / delta_format.HOW).exists():
         how, tensors = delta_format.read_delta(folder)
         under = _base(base or how["base"]["name"], folder, opened)
@@ -106,6 +105,15 @@ def low_rank(
     return add
 
 
+def stored_transposed(config: Mapping[str, Any], site: str) -> bool:
+    """Whether a linear layer's weight is stored [in, out], by the layer's kind and not by what an adapter says.
+
+    `config`: the base's config.json. A square weight does not tell by its shape.
+    """
+    types = {config.get("model_type"), *(v.get("model_type") for v in config.values() if isinstance(v, Mapping))}
+    return site.rpartition(".")[2] in TRANSPOSED_LAYERS and bool(types & TRANSPOSED)
+
+
 def sparse(places: NDArray[np.int64], values: NDArray[np.float32], *, replace: bool = False) -> Change:
     """Adds values at flat places (sorted), or puts them there."""
 
@@ -142,13 +150,18 @@ def together(changes: list[Change]) -> Change:
 
 
 def _weight(base: Source, site: str, folder: Path) -> str:
-    """The stored name of a site's weight; checkpoints of a base model lack its prefix, or have one more."""
-    for name in (f"{site}.weight", f"{site.partition('.')[2]}.weight"):
+    """The stored name of a site's weight."""
+    return _stored_name(base, f"{site}.weight", folder)
+
+
+def _stored_name(base: Source, parameter: str, folder: Path) -> str:
+    """The stored name of a parameter; checkpoints of a base model lack its prefix, or have one more."""
+    for name in (parameter, parameter.partition(".")[2]):
         if name in base.entries:
             return name
-    near = did_you_mean(f"{site}.weight", base.entries)
+    near = did_you_mean(parameter, base.entries)
     raise ModelError(
-        f"the base has no tensor '{site}.weight'",
+        f"the base has no tensor '{parameter}'",
         where=str(folder),
         remedy=f"give the base that it was made for; {near}",
     )
@@ -159,40 +172,28 @@ def _array(t: Tensor) -> NDArray[np.float32]:
     return values
 
 
-def _adapter(folder: Path, config: Mapping[str, Any], base: Source) -> dict[str, Change]:
-    tensors = peft_format.read_tensors(folder, "")
+def _adapter(folder: Path, base: Source) -> dict[str, Change]:
+    parts = peft_format.read_parts(folder)
     _same_base(folder, base)
-    sites: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = re.fullmatch(re.escape(peft_format.PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
-        if not match:
-            raise ModelError(
-                f"the key '{key}' is no low-rank part of a linear layer",
-                where=str(folder),
-                remedy="merge this adapter with PEFT and give the merged model",
-            )
-        sites.setdefault(match[1], {})[match[2]] = tensor
     changes = {}
-    for site, parts in sites.items():
-        if set(parts) != {"A", "B"}:
-            raise ModelError(
-                f"'{site}' has lora_{'/'.join(sorted(parts))} alone",
-                where=str(folder),
-                remedy="save or download the adapter again",
-            )
-        A, B = _array(parts["A"]), _array(parts["B"])
-        alpha = peft_format.by_pattern(config.get("alpha_pattern") or {}, site, config.get("lora_alpha", 8))
-        scale = alpha / (math.sqrt(len(A)) if config.get("use_rslora") else len(A))
+    for site, (A, B) in parts.pairs.items():
         name = _weight(base, site, folder)
-        changes[name] = low_rank(A, B, scale, base.entries[name].shape, bool(config.get("fan_in_fan_out")))
+        shape, transposed = base.entries[name].shape, stored_transposed(base.config, site)
+        changes[name] = low_rank(_array(A), _array(B), parts.scales[site], shape, transposed)
+    for name, whole in parts.values.items():
+        stored = _stored_name(base, name, folder)
+        if base.entries[stored].shape != tuple(whole.shape):
+            raise ModelError(
+                f"the adapter's '{name}' is {tuple(whole.shape)}, the base's {base.entries[stored].shape}",
+                where=str(folder),
+                remedy="give the base that it was made for",
+            )
+        changes[stored] = value(whole)
     return changes
 
 
 def _same_base(folder: Path, base: Source) -> None:
-    from safetensors import safe_open
-
-    with safe_open(folder / peft_format.WEIGHTS, framework="pt") as f:
-        base_hash = (f.metadata() or {}).get("base_hash")
+    base_hash = peft_format.stored_base(folder)
     if base_hash and base_hash != base.hash():
         raise ModelError(
             f"the adapter belongs to another base (weights {base_hash[:12]}, here {base.hash()[:12]})",
@@ -217,9 +218,8 @@ def _saved(folder: Path, how: Mapping[str, Any], tensors: Mapping[str, Tensor], 
             changes[name] = [
                 sparse(tensors[f"places:{name}"].numpy(), _array(tensors[f"entries:{name}"]), replace=True)
             ]
-    transposed = base.config.get("model_type") in TRANSPOSED
     for site, by_name in how["deltas"].items():
-        stored = _weight(base, site, folder)
+        stored, transposed = _weight(base, site, folder), stored_transposed(base.config, site)
         for n, d in by_name.items():
             part = {k: tensors[key] for k in _PARTS if (key := f"delta:{DeltaName(site, n, k)}") in tensors}
             changes.setdefault(stored, []).append(_of_form(d, part, base.entries[stored].shape, transposed, folder))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,9 @@ from torch import Tensor
 from tunewright.errors import MethodError, ModelError
 from tunewright.files.tensors import save_tensors
 from tunewright.models import peft_format
-from tunewright.models.peft_format import CONFIG, PREFIX, WEIGHTS
+from tunewright.models.agreement import differing
+from tunewright.models.peft_format import PREFIX, WEIGHTS, Parts
+from tunewright.models.peft_settings import CONFIG, config_of, read_config
 from tunewright.weights.opening import change_in
 from tunewright.weights.request import Request
 from tunewright.weights.resolving import Operator
@@ -106,14 +107,14 @@ def combine_adapters(
         )
     configs = [_config(p) for p in paths]
     _one_base(paths, configs)
-    whole = combined(
-        [_pairs(p, c) for p, c in zip(paths, configs, strict=True)], list(weights) if weights else [1.0] * len(paths)
-    )
+    adapters = [peft_format.read_parts(p) for p in paths]
+    head = _one_head(paths, adapters)
+    whole = combined([_pairs(a) for a in adapters], list(weights) if weights else [1.0] * len(paths))
     errors = dict.fromkeys(whole, 0.0)
     for name, pair in whole.items():
         if rank is not None and len(pair.A) > rank:
             whole[name], errors[name] = compressed(pair, rank)
-    _write(whole, configs[0], paths[0], target)
+    _write(whole, head, configs, paths[0], target)
     return errors
 
 
@@ -194,39 +195,24 @@ def _config(folder: Path) -> dict[str, Any]:
             where=str(folder / CONFIG),
             remedy="fold each adapter into its base, and merge the folded models",
         )
-    return peft_format.read_config(folder)
+    return read_config(folder)
 
 
-def _pairs(folder: Path, config: Mapping[str, Any]) -> dict[str, Pair]:
-    tensors = peft_format.read_tensors(folder, "")
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
-        if not match:
-            raise ModelError(
-                f"the key '{key}' is no low-rank part of a linear layer",
-                where=str(folder / WEIGHTS),
-                remedy="fold this adapter into its base",
+def _pairs(parts: Parts) -> dict[str, Pair]:
+    return {n: Pair(A, B, parts.scales[n]) for n, (A, B) in parts.pairs.items()}
+
+
+def _one_head(folders: Sequence[Path], adapters: Sequence[Parts]) -> Mapping[str, Tensor]:
+    """The whole tensors that the adapters carry (a head). MethodError where they differ, for they do not add."""
+    first = adapters[0].values
+    for folder, parts in zip(folders[1:], adapters[1:], strict=True):
+        if different := differing(first, parts.values):
+            raise MethodError(
+                f"'{different[0]}', which both adapters carry whole, is not the same in {folders[0].name}",
+                where=str(folder),
+                remedy="merge their models: write --as model, or --as delta",
             )
-        parts.setdefault(match[1], {})[match[2]] = tensor
-    for name, pair in parts.items():
-        if (
-            set(pair) != {"A", "B"}
-            or pair["A"].ndim != 2
-            or pair["B"].ndim != 2
-            or len(pair["A"]) != pair["B"].shape[1]
-        ):
-            raise ModelError(
-                f"'{name}' has no fitting A and B",
-                where=str(folder / WEIGHTS),
-                remedy="save or download the adapter again",
-            )
-    return {n: Pair(p["A"], p["B"], _scale(config, n, len(p["A"]))) for n, p in parts.items()}
-
-
-def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
-    alpha = float(peft_format.by_pattern(config.get("alpha_pattern") or {}, name, config.get("lora_alpha", 8)))
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return first
 
 
 def _one_base(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> None:
@@ -235,7 +221,7 @@ def _one_base(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> 
     for folder, config in zip(folders[1:], configs[1:], strict=True):
         other = _base_of(folder, config)
         same = first[0] == other[0] if first[0] and other[0] else first[1] == other[1]
-        if not same or first[2] != other[2]:
+        if not same:
             raise ModelError(
                 f"made for another base than {folders[0].name}: {other[1] or other[0]}, not {first[1] or first[0]}",
                 where=str(folder / CONFIG),
@@ -243,24 +229,34 @@ def _one_base(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> 
             )
 
 
-def _base_of(folder: Path, config: Mapping[str, Any]) -> tuple[str, str, bool]:
-    with safe_open(folder / WEIGHTS, framework="pt") as f:
-        base_hash = (f.metadata() or {}).get("base_hash", "")
-    return base_hash, str(config.get("base_model_name_or_path") or ""), bool(config.get("fan_in_fan_out"))
+def _base_of(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    return peft_format.stored_base(folder), str(config.get("base_model_name_or_path") or "")
 
 
-def _write(pairs: Mapping[str, Pair], like: Mapping[str, Any], source: Path, target: Path) -> None:
-    tensors = {}
+def _write(
+    pairs: Mapping[str, Pair],
+    head: Mapping[str, Tensor],
+    configs: Sequence[Mapping[str, Any]],
+    source: Path,
+    target: Path,
+) -> None:
+    like = configs[0]
+    tensors = {f"{PREFIX}{n}": t for n, t in head.items()}
     for name, pair in pairs.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = (
             pair.A.contiguous(),
             pair.B.contiguous(),
         )
-    config = peft_format.config_of({n: len(p.A) for n, p in pairs.items()}, {n: p.scale for n, p in pairs.items()})
-    config |= {n: like.get(n) for n in ("base_model_name_or_path", "fan_in_fan_out", "task_type")}
+    config = config_of({n: len(p.A) for n, p in pairs.items()}, {n: p.scale for n, p in pairs.items()})
+    config |= {n: like.get(n) for n in ("base_model_name_or_path", "modules_to_save", "task_type")}
+    config["fan_in_fan_out"] = any(bool(c.get("fan_in_fan_out")) for c in configs)
+    by_weight = {p for c in configs for p in c.get("target_parameters") or ()}
+    if by_weight:
+        config["target_parameters"] = sorted(by_weight)
+        config["target_modules"] = [n for n in config["target_modules"] if f"{n}.weight" not in by_weight]
     begun = target.with_name(f".{target.name}.begun")
     begun.mkdir(parents=True)
-    base_hash = _base_of(source, like)[0]
+    base_hash = peft_format.stored_base(source)
     save_tensors(tensors, begun / WEIGHTS, metadata={"format": "pt", **({"base_hash": base_hash} if base_hash else {})})
     (begun / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     begun.rename(target)
