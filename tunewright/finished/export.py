@@ -65,7 +65,9 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
             where=str(run_dir),
             remedy="report this as a defect",
         )
-    save_pretrained(run.adapted.model, run.tokenizer, target, card_of(run), processor=run.loaded.processor)
+    save_pretrained(
+        run.adapted.model, run.tokenizer, target, card_of(run), processor=run.loaded.processor, base=run.loaded.folder
+    )
     try:
         reloaded = verify_folder(target, run.adapted.model, inputs)
     except ModelError as e:

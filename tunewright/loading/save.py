@@ -11,7 +11,7 @@ import torch
 
 from tunewright.errors import ModelError
 from tunewright.files.cache import written_aside
-from tunewright.loading.portable import portable_tokenizer
+from tunewright.loading.portable import portable_config, portable_tokenizer
 from tunewright.loading.quiet import quiet
 from tunewright.models.agreement import differing
 from tunewright.models.aligned import align
@@ -27,13 +27,15 @@ def save_pretrained(
     processor: Any = None,
     shard_size: str = "5GB",
     replace: bool = False,
+    base: Path | None = None,
 ) -> Path:
     """Write config, generation config, weights (safetensors, shards of at most `shard_size`), tokenizer and card.
 
     `card`: `name`, `base_model`, `licence`, `tags`, `pipeline_tag`, `text` (Markdown) and `recipe` (YAML text), all
-    optional. The folder is written aside, flushed and renamed: it is whole or not there. Raises FolderError for an
-    existing folder (unless `replace`), a full disk or one that may not be written; ModelError for weights that are not
-    finite or a model that cannot be saved.
+    optional. `base`: the folder that the model came from, whose older names of settings are kept. The folder is written
+    aside, flushed and renamed: it is whole or not there. Raises FolderError for an existing folder (unless `replace`),
+    a full disk or one that may not be written; ModelError for weights that are not finite or a model that cannot be
+    saved.
     """
     folder = Path(folder)
     if bad := [n for n, p in model.named_parameters() if p.is_floating_point() and not bool(torch.isfinite(p).all())]:
@@ -54,6 +56,7 @@ def save_pretrained(
         except (ValueError, RuntimeError, TypeError) as e:
             raise ModelError(f"transformers cannot save this model: {e}", where=str(folder)) from e
         portable_tokenizer(aside)
+        portable_config(aside, base)
         (aside / "README.md").write_text(model_card(card, model), encoding="utf-8")
     return folder
 
