@@ -48,6 +48,60 @@ def test_bad_labels(value, says):
     assert caught.value.field == "label"
 
 
+@pytest.mark.parametrize(
+    "labels, values",
+    [
+        (("1", "2", "3"), [(1, 0), ("1", 0), (1.0, 0), (3, 2), (0, None), (4, None), (True, 0)]),
+        (("10", "20"), [(10, 0), (20, 1), (1, None), (0, None), ("0", None)]),
+        (("-1", "1"), [(-1, 0), (1, 1), (1.0, 1), ("-1", 0), (0, None)]),
+        (("1.0", "2.0"), [(1, 0), ("1", 0), (2.0, 1), ("2.0", 1), (0, None)]),
+        (("01", "1"), [("01", 0), (1, 1), ("1", 1), ("001", None)]),
+        (("01", "001"), [(1, None), ("01", 0)]),
+        (("0", "1", "many"), [(0, 0), (2, None), ("many", 2)]),
+        (("true", "false"), [(True, 0), (False, 1)]),
+        (("no", "yes"), [(False, 0), (True, 1), (1, 1), (10**400, None), (float("inf"), None), ("\u00b2", None)]),
+    ],
+)
+def test_a_number_is_a_name_where_names_are_numbers_and_else_a_place(labels, values):
+    for value, expected in values:
+        if expected is None:
+            with pytest.raises(RowProblem):
+                label_id(value, labels)
+        else:
+            assert label_id(value, labels) == expected, value
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ((1, "1", 2, "3"), ("1", "2", "3")),
+        ((1, 1.0, True), ("0", "1")),
+        ((-1, 1), ("-1", "1")),
+        ((0, 2), ("0", "1", "2")),
+        ((7, 10**9), ("7", "1000000000")),
+        (("10", "9", "100"), ("9", "10", "100")),
+        ((1.0, "b"), ("1", "b")),
+    ],
+)
+def test_every_label_that_is_discovered_is_found_again_as_itself(values, expected):
+    labels = discover_labels([record(label=v) for v in values])
+    assert labels == expected
+    for v in values:
+        assert labels[label_id(v, labels)] == (v if isinstance(v, str) else str(int(v)))
+
+
+def test_a_label_as_an_answer_is_found_by_name_before_its_place():
+    task, t = get_task("text-generation"), tiny.tokenizer()
+
+    def answer(label, names):
+        return task.encode(record(text="how many?", label=label), t, EncodeOptions(labels=names)).fields["reference"]
+
+    assert [answer(1, n) for n in (None, ("1", "2"), ("no", "yes"))] == ["1", "1", "yes"]
+    for label in (5, ["a"], None):
+        with pytest.raises(RowProblem):
+            answer(label, ("no", "yes"))
+
+
 def test_labels_are_discovered_in_a_fixed_order():
     assert discover_labels([record(label=x) for x in ("b", "a", None, "b")]) == ("a", "b")
     assert discover_labels([record(label=x) for x in (10, 2, math.nan)])[-1] == "10"

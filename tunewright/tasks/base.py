@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,46 +35,84 @@ def epochs_of(rows: Sequence[Row], epochs: Sequence[int] | None) -> list[int]:
 
 
 def label_id(value: Any, labels: Sequence[str] | None) -> int:
-    """A label's id from its name or id. Raises RowProblem for what is neither."""
+    """A label's id from its name, else from its place in `labels`. Raises RowProblem for what is neither.
+
+    A number is a name wherever a label's name is a number ("1" to "5"); then it is never taken for a place.
+    """
     if labels is None:
         raise RowProblem(
             "label", "the label names are not known", "give EncodeOptions.labels, from tasks.base.discover_labels"
         )
-    known = ", ".join(labels[:5]) + (", ..." if len(labels) > 5 else "")
-    if value is None or isinstance(value, float) and math.isnan(value):
-        raise RowProblem("label", "the label is missing (null or NaN)", f"write one of: {known}")
-    if isinstance(value, str):
-        if value in labels:
-            return list(labels).index(value)
-        if not value.strip().isdigit():
-            raise RowProblem("label", f"'{value}' is no known label", f"write one of: {known}")
+    known = f"write one of: {', '.join(labels[:5])}" + (", ..." if len(labels) > 5 else "")
+    if is_missing(value):
+        raise RowProblem("label", "the label is missing (null or NaN)", known)
+    if isinstance(value, str) and value in labels:
+        return list(labels).index(value)
     if isinstance(value, bool):
-        value = int(value)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise RowProblem(
-            "label", f"a label is a name or an id, not {type(value).__name__}", f"write one of: {known}"
-        ) from None
-    if not number.is_integer():
-        raise RowProblem("label", f"{number} is no class id", "for classification write a class name or a whole number")
+        for i, label in enumerate(labels):
+            if label.lower() == str(value).lower():
+                return i
+    number = _number(value)
+    if number is None:
+        raise _no_label(value, known)
+    if (name := label_name(value)) in labels:
+        return list(labels).index(name)
+    spelled = [_number(label) for label in labels]
+    if spelled.count(number) == 1:
+        return spelled.index(number)
+    if number in spelled:
+        raise RowProblem("label", f"{value!r} may be any of several labels that are this number", known)
+    if any(n is not None for n in spelled):
+        raise RowProblem("label", f"{value!r} is no known label (the labels' names are numbers)", known)
     if not 0 <= number < len(labels):
-        raise RowProblem(
-            "label", f"label id {int(number)} is outside 0..{len(labels) - 1}", f"write a name or id of: {known}"
-        )
-    return int(number)
+        raise RowProblem("label", f"label id {value!s:.20} is outside 0..{len(labels) - 1}", known)
+    return number
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a label is not given: null, or NaN as tables write it."""
+    return value is None or isinstance(value, float) and math.isnan(value)
+
+
+def label_name(value: Any) -> str:
+    """The name that a label's value means: 1 and 1.0 are "1"."""
+    number = None if isinstance(value, str) else _number(value)
+    return str(value if number is None else number)
+
+
+def _number(value: Any) -> int | None:
+    """The whole number that a value is or, as text, spells; None for anything else."""
+    if isinstance(value, str):
+        value = value.strip()
+        return int(value.split(".")[0]) if len(value) < 100 and re.fullmatch(r"[+-]?[0-9]+(\.0+)?", value) else None
+    try:
+        number = int(value)
+        return number if number == value else None
+    except (TypeError, ValueError, OverflowError):  # a list, NaN, infinity
+        return None
+
+
+def _no_label(value: Any, known: str) -> RowProblem:
+    if isinstance(value, str):
+        return RowProblem("label", f"{value[:60]!r} is no known label", known)
+    if isinstance(value, int | float):
+        return RowProblem("label", f"{value} is no class id", "for classification write a class name or a whole number")
+    return RowProblem("label", f"a label is a name or an id, not {type(value).__name__}", known)
 
 
 def discover_labels(records: Sequence[Record], field: str = "label") -> tuple[str, ...]:
-    """Class names of a data set: sorted names, or "0" ...
+    """Class names of a data set, in order; missing ones are skipped.
 
-    "n-1" where every label is a number. Missing ones are skipped.
+    Names of numbers are in the order of the numbers, others in that of the alphabet. Where every label is a number
+    from 0 up and at least half of the numbers to the largest occur, the others up to it are classes, too.
     """
-    values = [
-        r[field]
-        for r in records
-        if r.get(field) is not None and not (isinstance(r[field], float) and math.isnan(r[field]))
-    ]
-    if values and all(isinstance(v, int | float) and float(v).is_integer() for v in values):
-        return tuple(str(i) for i in range(int(max(values)) + 1))
-    return tuple(sorted({str(v) for v in values}))
+    values = [r[field] for r in records if not is_missing(r.get(field))]
+    names = {label_name(v) for v in values}
+    numbers = {name: number for name in names if (number := _number(name)) is not None}
+    if len(numbers) < len(names):
+        return tuple(sorted(names))
+    if values and not any(isinstance(v, str) for v in values) and min(numbers.values()) >= 0:
+        most = max(numbers.values()) + 1
+        if most <= 2 * len(names):
+            return tuple(str(i) for i in range(most))
+    return tuple(sorted(names, key=lambda name: (numbers[name], name)))

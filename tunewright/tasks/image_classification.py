@@ -5,19 +5,18 @@ Pixels are kept as uint8 [C, H, W] until a batch is made, a quarter of the float
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import nn
 
 from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
+from tunewright.tasks._pictures import fit, read_image
 from tunewright.tasks._pooled import classifier_outputs
 from tunewright.tasks.base import epochs_of, label_id
 
@@ -58,64 +57,6 @@ def image_options(processor: Any = None, config: Any = None) -> dict[str, Any]:
     if resample is not None:
         out["resample"] = int(getattr(resample, "value", resample))
     return out
-
-
-def read_image(value: Any, base: str, channels: int) -> Image.Image:
-    """A picture from a path, encoded bytes, or an array [H, W] or [H, W, C] of 0..255. RowProblem for what is none."""
-    picture: Image.Image
-    try:
-        if isinstance(value, dict):  # the datasets library's own way
-            value = value["bytes"] if value.get("bytes") is not None else value["path"]
-        if isinstance(value, str):
-            picture = Image.open(Path(base) / value)
-            picture.load()
-        elif isinstance(value, bytes):
-            picture = Image.open(io.BytesIO(value))
-            picture.load()
-        elif isinstance(value, Image.Image):
-            picture = value
-        else:
-            picture = Image.fromarray(_array(value))
-    except FileNotFoundError:
-        raise RowProblem("image", f"no file '{value}'", "write the path relative to the data file") from None
-    except (UnidentifiedImageError, OSError, KeyError) as error:
-        raise RowProblem("image", f"cannot be read as a picture: {error}", "write a PNG or JPEG") from None
-    return picture.convert("L" if channels == 1 else "RGB")
-
-
-def _array(value: Any) -> np.ndarray:
-    try:
-        pixels = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise RowProblem(
-            "image",
-            "a path or a list of rows of pixels is needed",
-            "write [[0, 255, ...], ...] with rows of equal length",
-        ) from None
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    if pixels.ndim not in (2, 3) or pixels.ndim == 3 and pixels.shape[2] != 3 or not pixels.size:
-        raise RowProblem(
-            "image", f"pixels of shape {pixels.shape} are no picture", "write [height][width] or [height][width][3]"
-        )
-    if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 255:
-        raise RowProblem("image", "pixels must lie in 0..255", "write whole numbers from 0 to 255")
-    return pixels.astype(np.uint8)
-
-
-def fit(picture: Image.Image, options: dict[str, Any]) -> np.ndarray:
-    """Resize (and crop) a picture: uint8 [C, H, W]."""
-    height, width, resample = options["height"], options["width"], Image.Resampling(options["resample"])
-    if options["shortest"]:
-        short, long = options["shortest"], int(options["shortest"] * max(picture.size) / min(picture.size))
-        size = (short, long) if picture.width <= picture.height else (long, short)
-        picture = picture.resize(size, resample)
-        left, top = (picture.width - width) // 2, (picture.height - height) // 2
-        picture = picture.crop((left, top, left + width, top + height))
-    elif picture.size != (width, height):
-        picture = picture.resize((width, height), resample)
-    pixels = np.asarray(picture)
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
 class ImageClassification(Task):

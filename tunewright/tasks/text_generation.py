@@ -20,7 +20,7 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.tasks._causal import causal_outputs
 from tunewright.tasks._chat import Segment, assistant_segments, parsed_tools
 from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token
-from tunewright.tasks.base import epochs_of, pad
+from tunewright.tasks.base import epochs_of, is_missing, label_id, pad
 
 
 class TextGeneration(Task):
@@ -42,14 +42,7 @@ class TextGeneration(Task):
         if "prompt" in record:
             return self._answer(record, _text(record, "completion"), "prompt", tokenizer, options)
         if "label" in record:
-            label = record["label"]
-            if label is None or label != label:
-                raise RowProblem("label", "the label is missing (null or NaN)", "write the label's text")
-            names = options.labels
-            known = (
-                names is not None and isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names)
-            )
-            text = names[label] if names is not None and known else str(label)
+            text = _label_text(record["label"], options.labels)
             return self._answer(record, text, "choice", tokenizer, options)
         return self._plain(record, tokenizer, options)
 
@@ -186,6 +179,15 @@ class TextGeneration(Task):
         chosen, rejected = sides
         fields = {**chosen.fields, "rejected_ids": list(rejected.input_ids), "rejected_weights": list(rejected.weights)}
         return Row(record.id, record.source, chosen.input_ids, chosen.weights, fields=fields)
+
+
+def _label_text(label: Any, names: Sequence[str] | None) -> str:
+    """A label as an answer: text as it stands, a number by the name that it means where names are known."""
+    if is_missing(label):
+        raise RowProblem("label", "the label is missing (null or NaN)", "write the label's text")
+    if not isinstance(label, str | int | float):
+        raise RowProblem("label", f"text is needed, not {type(label).__name__}", "write the label as a JSON string")
+    return str(label) if names is None or isinstance(label, str) else names[label_id(label, names)]
 
 
 def _text(record: Record, field: str) -> str:
