@@ -137,9 +137,18 @@ def test_tools_and_tool_calls_reach_the_template():
     assert trained(row, t) == "look_up<|im_end|>done<|im_end|>" and t.decode(row.input_ids).startswith("[{")
 
 
-def test_a_template_whose_prefixes_change_is_refused():
+def test_where_the_front_changes_with_the_turns_the_answer_follows_the_prompt_that_generation_sees():
     t = tiny.tokenizer()
     t.chat_template = "{{ messages | length }} turns\n" + tiny.CHAT_TEMPLATE
+    row = TASK.encode(Record({"prompt": "a", "completion": "b"}, id="r"), t, EncodeOptions())
+    asked = t.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False, add_generation_prompt=True)
+    assert asked.startswith("1 turns") and t.decode(row.fields["prompt_ids"]) == asked
+    assert t.decode(row.input_ids) == asked + "b<|im_end|>\n" and trained(row, t) == "b<|im_end|>"
+
+
+def test_a_template_whose_prompt_has_nothing_to_do_with_its_answers_is_refused():
+    t = tiny.tokenizer()
+    t.chat_template = tiny.CHAT_TEMPLATE.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>bot: {% endif %}")
     with pytest.raises(RowProblem, match="no prefix"):
         TASK.encode(Record({"prompt": "a", "completion": "b"}, id="r"), t, EncodeOptions())
 

@@ -49,6 +49,17 @@ class RowProblem(Exception):
         return Problem(where, self.field, self.reason, self.remedy)
 
 
+def lone_surrogate(text: str, field: str = "text") -> RowProblem | None:
+    """What is wrong with a text that holds half of a surrogate pair, as JSON may; None for every other text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        what = f"half of a character ({half}, a lone surrogate) at place {error.start}: the text was cut in its middle"
+        return RowProblem(field, what, "write the whole character or U+FFFD there, or take the row out")
+    return None
+
+
 @dataclass(frozen=True)
 class Problem:
     """A bad row: where (file:line), field, reason, remedy."""

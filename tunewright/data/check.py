@@ -173,6 +173,13 @@ def _note_source(
         "give the row an answer with a weight above 0, or take it out",
         encoded.zero,
     )
+    places = {r.id: r.where for r in read.records}
+    report.note(
+        "earlier answers not trained",
+        "the chat template writes earlier answers otherwise than they are said, so that only the last one is trained",
+        "write a row for each answer, with that answer last",
+        [places[r.id] for r in encoded.rows if r.fields.get("untrained")],
+    )
     policy = {"drop": "the row is left out", "split": "the row is split"}.get(options.truncation, "a run refuses it")
     report.note(
         "too long",

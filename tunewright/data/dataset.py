@@ -18,7 +18,7 @@ from tunewright.data import store
 from tunewright.data.order import Cursor, natural_shares, with_replay
 from tunewright.data.read import Place, Read, SourceLike, locate, read_all
 from tunewright.data.truncate import fit_length, trained_tokens
-from tunewright.errors import DataError
+from tunewright.errors import DataError, TunewrightError
 from tunewright.files.stamp import stamp
 from tunewright.tasks.base import discover_labels
 
@@ -167,6 +167,14 @@ def encode_all(
             kept = fit_length(row, limit, options.truncation)
         except RowProblem as problem:
             out.problems.append(problem.at(record.where))
+            continue
+        except TunewrightError:
+            raise
+        except Exception as error:  # of a tokenizer, a template or a task written elsewhere
+            said = (str(error).strip() or "no reason given").splitlines()[0][:300]
+            reason = f"encoding the row failed: {type(error).__name__}: {said}"
+            remedy = "take the row out; if nothing is wrong with it, report this as a defect"
+            out.problems.append(Problem(record.where, "row", reason, remedy))
             continue
         if kept != [row]:
             out.long.append(record.where)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tunewright.contract.records import RowProblem
+from tunewright.contract.records import RowProblem, lone_surrogate
 from tunewright.errors import DataError, TunewrightError
 
 
@@ -112,7 +112,31 @@ def _object(line: str) -> Mapping[str, Any] | Bad:
         return Bad("line", "not JSON that can be read: nested too deeply", _OBJECT, line)
     if not isinstance(value, dict):
         return Bad("line", f"a JSON object is needed, not {type(value).__name__}", _OBJECT, line)
-    return value
+    return _whole(value, line) or value
+
+
+def _whole(row: Mapping[str, Any], text: str) -> Bad | None:
+    """What is wrong with a row that holds half of a surrogate pair, which JSON can escape and UTF-8 cannot hold."""
+    if "\\ud" not in text.lower():
+        return None
+    for field, value in _texts(row, ""):
+        if problem := lone_surrogate(value, field):
+            return Bad(problem.field, problem.reason, problem.remedy, text)
+    return None
+
+
+def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    """Every text in a row, keys too, with the field that holds it."""
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, list):
+        for k, inner in enumerate(value):
+            yield from _texts(inner, f"{field}[{k}]")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            name = json.dumps(key)[1:-1]
+            yield name, key
+            yield from _texts(inner, f"{field}.{name}" if field else name)
 
 
 def _json(path: Path) -> Rows:
@@ -135,13 +159,12 @@ def _json(path: Path) -> Rows:
             where=str(path),
             remedy="write [{...}, {...}]",
         )
+    suspect = "\\ud" in text.lower()
     for i, value in enumerate(values, 1):
-        yield (
-            i,
-            value
-            if isinstance(value, dict)
-            else Bad("row", f"an object is needed, not {type(value).__name__}", _OBJECT),
-        )
+        if isinstance(value, dict):
+            yield i, _whole(value, json.dumps(value) if suspect else "") or value
+        else:
+            yield i, Bad("row", f"an object is needed, not {type(value).__name__}", _OBJECT)
 
 
 def _text(path: Path) -> Rows:

@@ -4,14 +4,18 @@ skill.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from tunewright.contract.batch import Row
+from tunewright.contract.records import RowProblem
 from tunewright.errors import DataError
 from tunewright.measure.text import prompt_ids, reference, same_text
+from tunewright.tasks._dialect import dialect_of, end_tokens
+from tunewright.tasks._render import render
 
 
 def few_shot(tokenizer: Any, rows: Sequence[Row], train_rows: Sequence[Row], k: int = 3, seed: int = 0) -> list[Row]:
@@ -61,11 +65,26 @@ def opening(tokenizer: Any) -> list[int]:
     """
     if not tokenizer.chat_template:
         return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    once, twice = (tokenizer.apply_chat_template(turns * n, tokenize=False) for n in (1, 2))
-    second = twice[len(once) :]
-    head = once[: -len(second)] if second and once.endswith(second) else ""
+    head = _head(tokenizer)
     return list(tokenizer(head, add_special_tokens=False)["input_ids"]) if head else []
+
+
+def _head(tokenizer: Any) -> str:
+    """The text before the first turn; "" where that cannot be told. What stands between an answer and the next
+    question is the answer's end and the header of a question, which stands before the first question, too.
+    """
+    asked, said, again = "Qaskedq", "Qsaidq", "Qagainq"
+    turns = [{"role": r, "content": c} for r, c in (("user", asked), ("assistant", said), ("user", again))]
+    try:
+        text = render(tokenizer, dialect_of(tokenizer).write(turns))
+    except RowProblem:
+        return ""
+    if not -1 < text.find(asked) < text.find(said) < text.find(again):
+        return ""
+    front, between = text[: text.find(asked)], text[text.find(said) + len(said) : text.find(again)]
+    end = max((len(t) for t in end_tokens(tokenizer) if between.startswith(t)), default=0)
+    header = between[end:].lstrip("\n") if end else os.path.commonprefix((front[::-1], between[::-1]))[::-1]
+    return front.removesuffix(header) if front.endswith(header) else ""
 
 
 def _cut(ids: Sequence[int], head: Sequence[int]) -> int:

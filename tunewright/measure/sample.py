@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -16,10 +17,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tunewright.contract.records import RowProblem
 from tunewright.errors import ModelError
 from tunewright.measure import _kv
 from tunewright.measure._mode import device_of, logits_of, measuring
 from tunewright.measure.generate import stop_ids
+from tunewright.tasks._dialect import dialect_of
+from tunewright.tasks._render import render
+from tunewright.tasks._segments import ids_of
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,9 @@ def conditioning_ids(tokenizer: Any) -> list[int]:
     ModelError when the tokenizer has none of them.
     """
     if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": ""}], tokenize=False, add_generation_prompt=True
-        )
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        with suppress(RowProblem):  # a template that takes no empty turn: as without one
+            text = render(tokenizer, dialect_of(tokenizer).write([{"role": "user", "content": ""}]), prompt=True)
+            return ids_of(tokenizer, text)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
         raise ModelError(

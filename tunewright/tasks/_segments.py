@@ -7,13 +7,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunewright.contract.records import RowProblem
+from tunewright.contract.records import RowProblem, lone_surrogate
 from tunewright.tasks._chat import Segment
 
 
 def ids_of(tokenizer: Any, text: str, special: bool = False) -> list[int]:
-    """Token ids of a text; with `special`, including what the tokenizer puts around every text."""
-    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+    """Token ids of a text; with `special`, including what the tokenizer puts around every text.
+
+    RowProblem for a text that the tokenizer cannot take.
+    """
+    try:
+        return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+    except Exception as error:  # libraries and tokenizers written elsewhere raise what they like
+        if lone := lone_surrogate(text):
+            raise lone from None
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise RowProblem("text", f"the tokenizer cannot read it: {said}", "take the row out") from None
 
 
 def first_token(tokenizer: Any) -> list[int]:

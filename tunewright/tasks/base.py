@@ -34,6 +34,19 @@ def epochs_of(rows: Sequence[Row], epochs: Sequence[int] | None) -> list[int]:
     return list(epochs)
 
 
+def fill(template: str, record: Record, **extra: Any) -> str:
+    """The recipe's template with a row's columns in it. RowProblem where it names what the row does not have."""
+    try:
+        return template.format(**{**record, **extra})
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        columns = ", ".join("{" + k + "}" for k in sorted({*record, *extra}))
+        raise RowProblem(
+            "template",
+            f"data.template cannot be filled: {error}",
+            f"it may name {columns}; write a plain brace as {{{{ or }}}}",
+        ) from None
+
+
 def label_id(value: Any, labels: Sequence[str] | None) -> int:
     """A label's id from its name, else from its place in `labels`. Raises RowProblem for what is neither.
 

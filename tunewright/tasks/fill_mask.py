@@ -18,7 +18,7 @@ from tunewright.contract.method import row_rng
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.tasks._segments import ids_of
-from tunewright.tasks.base import epochs_of, pad
+from tunewright.tasks.base import epochs_of, fill, pad
 
 SHARE, MASKED, RANDOM = 0.15, 0.8, 0.1
 
@@ -58,7 +58,7 @@ class FillMask(Task):
                 "tokenizer", "it has no mask token", "use a masked language model, or task: text-generation"
             )
         if options.template:
-            text = options.template.format(text=text)
+            text = fill(options.template, record, text=text)
         ids = ids_of(tokenizer, text, special=True)
         special = set(tokenizer.all_special_ids)
         weights = [0.0 if i in special else 1.0 for i in ids]

@@ -14,7 +14,7 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import ModelError
 from tunewright.tasks._pooled import classifier_outputs
 from tunewright.tasks._segments import ids_of
-from tunewright.tasks.base import epochs_of, label_id, pad
+from tunewright.tasks.base import epochs_of, fill, label_id, pad
 
 
 class TextClassification(Task):
@@ -38,7 +38,7 @@ class TextClassification(Task):
                 "label", "the row has no label", "add it, or name its column: data.columns: {label: your_column}"
             )
         if options.template:
-            text = options.template.format(text=text)
+            text = fill(options.template, record, text=text)
         label = label_id(record.get("label", record.get("completion")), options.labels)
         assert options.labels is not None
         ids = ids_of(tokenizer, text, special=True)

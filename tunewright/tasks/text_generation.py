@@ -2,7 +2,9 @@
 
 Every row becomes token ids with a loss weight each: all of a plain text, only the answer (with its end) otherwise.
 `Row.fields` holds `kind` ("plain", "prompt", "chat", "choice", "preference") and, but for plain text, `prompt_ids`
-(what generation starts from; a prefix of `input_ids`) and `reference` (the answer's text).
+(what generation starts from; a prefix of `input_ids`) and `reference` (the answer's text as it is trained, without
+special tokens). `untrained` counts earlier answers of a conversation that its chat template writes otherwise than they
+were said, so that they are context only.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from tunewright.contract.pairs import Pair, side_by_side
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.tasks._causal import causal_outputs
-from tunewright.tasks._chat import Segment, assistant_segments, parsed_tools
+from tunewright.tasks._chat import conversation
 from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token
-from tunewright.tasks.base import epochs_of, is_missing, label_id, pad
+from tunewright.tasks._turns import parsed_tools
+from tunewright.tasks.base import epochs_of, fill, is_missing, label_id, pad
 
 
 class TextGeneration(Task):
@@ -105,7 +108,7 @@ class TextGeneration(Task):
     def _plain(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         text = _text(record, "text")
         if options.template and "{completion}" not in options.template:
-            text = _fill(options.template, record, text=text)
+            text = fill(options.template, record, text=text)
         ids = [*first_token(tokenizer), *ids_of(tokenizer, text), last_token(tokenizer)]
         return Row(record.id, record.source, ids, [1.0] * len(ids), fields={"kind": "plain"})
 
@@ -120,9 +123,9 @@ class TextGeneration(Task):
         prompt = _text(record, "prompt" if "prompt" in record else "text")
         if options.template and "{completion}" in options.template:
             before, after = options.template.split("{completion}", 1)
-            return self._bare(record, _fill(before, record, text=prompt, prompt=prompt), answer, after, kind, tokenizer)
+            return self._bare(record, fill(before, record, text=prompt, prompt=prompt), answer, after, kind, tokenizer)
         if options.template:
-            prompt = _fill(options.template, record, text=prompt, prompt=prompt)
+            prompt = fill(options.template, record, text=prompt, prompt=prompt)
         chat = bool(tokenizer.chat_template) if options.chat is None else options.chat
         if not chat:
             return self._bare(record, prompt, answer, "", kind, tokenizer)
@@ -151,18 +154,16 @@ class TextGeneration(Task):
                     "completion"
                 ),
             )
-        segments: list[Segment]
-        segments, answer = assistant_segments(
-            tokenizer, messages, tools=parsed_tools(record.get("tools")), system=options.system
-        )
-        ids, weights, start = encode_segments(tokenizer, segments)
-        return Row(
-            record.id,
-            record.source,
-            ids,
-            weights,
-            fields={"kind": kind, "prompt_ids": ids[:start], "reference": answer.strip()},
-        )
+        talk = conversation(tokenizer, messages, tools=parsed_tools(record.get("tools")), system=options.system)
+        ids, weights, start = encode_segments(tokenizer, talk.segments)
+        said = talk.answer
+        if said is None:  # the answer as generation would give it: with a think block, with calls
+            spoken = [i for i, w in zip(ids[start:], weights[start:], strict=True) if w > 0] or ids[start:]
+            said = tokenizer.decode(spoken, skip_special_tokens=True)
+        fields: dict[str, Any] = {"kind": kind, "prompt_ids": ids[:start], "reference": said.strip()}
+        if talk.untrained:
+            fields["untrained"] = talk.untrained
+        return Row(record.id, record.source, ids, weights, fields=fields)
 
     def _preference(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """A pair: the row is the chosen answer's, `fields["rejected_ids"]` and `["rejected_weights"]` are the
@@ -203,15 +204,3 @@ def _text(record: Record, field: str) -> str:
     if not value.strip():
         raise RowProblem(field, "the text is empty", "fill it in, or take the row out")
     return value
-
-
-def _fill(template: str, record: Record, **extra: Any) -> str:
-    try:
-        return template.format(**{**record, **extra})
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        columns = ", ".join("{" + k + "}" for k in sorted({*record, *extra}))
-        raise RowProblem(
-            "template",
-            f"data.template cannot be filled: {error}",
-            f"it may name {columns}; write a plain brace as {{{{ or }}}}",
-        ) from None

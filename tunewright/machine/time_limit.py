@@ -1,0 +1,66 @@
+"""A limit of time on a call of somebody else's code in this process, from any thread.
+
+One thread watches all calls under way and, where one is late, raises an exception inside the thread that makes it. It
+arrives between two steps of Python, so code that hangs inside a single C function is not reached.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_TICK = 0.2  # seconds between two looks
+
+
+class _Late(BaseException):
+    """Raised in a thread whose call took too long; no `except Exception` of the called code can take it."""
+
+
+class _Watch:
+    """The calls under way, by thread, and the thread that looks at their deadlines."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.deadlines: dict[int, float] = {}
+        self.thread: threading.Thread | None = None
+
+    def begin(self, seconds: float) -> None:
+        with self.lock:
+            self.deadlines[threading.get_ident()] = time.monotonic() + seconds
+            if self.thread is None or not self.thread.is_alive():  # a forked process has no copy of it
+                self.thread = threading.Thread(target=self._look, name="time-limit", daemon=True)
+                self.thread.start()
+
+    def end(self) -> None:
+        with self.lock:
+            self.deadlines.pop(threading.get_ident(), None)
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(_TICK)
+            with self.lock:
+                now = time.monotonic()
+                for thread in [t for t, deadline in self.deadlines.items() if deadline < now]:
+                    del self.deadlines[thread]
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Late))
+
+
+_watch = _Watch()
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """The call's value. TimeoutError when it takes longer than `seconds` (noticed 0.2 s later at most)."""
+    try:
+        try:
+            _watch.begin(seconds)
+            return call()
+        finally:
+            _watch.end()
+    except _Late:
+        _watch.end()  # it may have arrived inside the first one
+        raise TimeoutError(f"it took longer than {seconds:g} s") from None

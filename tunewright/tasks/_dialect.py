@@ -1,0 +1,139 @@
+"""What a chat template reads, found by asking it: how it wants content, arguments and reasoning.
+
+A template is a program, and templates differ: some print text only, some lists of parts only; some print arguments as
+an object, some paste JSON text; reasoning has three names. Each is asked once, with words that stand nowhere else, and
+what comes out tells. A turn is then written in the template's own dialect, and is still checked afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tunewright.contract.records import RowProblem
+from tunewright.tasks._render import render
+from tunewright.tasks._turns import REASONING, Turn
+
+ROLES = ("system", "user", "assistant", "tool")
+_ASKED, _SAID, _MORE, _KEY, _VALUE, _THOUGHT = "Qaskedq", "Qsaidq", "Qmoreq", "Qkeyq", "Qvalueq", "Qthoughtq"
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "Qtoolq",
+        "description": "d",
+        "parameters": {"type": "object", "properties": {_KEY: {"type": "string", "description": "d"}}},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """`parts`: the roles whose content is written as a list of parts. `text_arguments`: arguments are written as JSON
+    text. `reasoning`: the field from which an answer's reasoning is read; None: from none of them. `tail`: the header
+    of a next answer that stands at the end of every text, asked for or not.
+    """
+
+    parts: frozenset[str] = frozenset()
+    text_arguments: bool = False
+    reasoning: str | None = None
+    tail: str = ""
+
+    def write(self, turns: Sequence[Turn]) -> list[Turn]:
+        """The turns as the template reads them."""
+        return [self._written(turn) for turn in turns]
+
+    def _written(self, turn: Turn) -> Turn:
+        out = dict(turn)
+        if turn["role"] in self.parts:
+            out["content"] = [{"type": "text", "text": turn["content"]}]
+        if self.text_arguments and "tool_calls" in turn:
+            out["tool_calls"] = [_with_text(call) for call in turn["tool_calls"]]
+        thought = out.pop(REASONING[0], None)
+        if thought is not None:
+            out[self.reasoning or REASONING[0]] = thought
+        return out
+
+
+def _with_text(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+
+def dialect_of(tokenizer: Any) -> Dialect:
+    """The dialect of a tokenizer's chat template."""
+    return _dialect_of(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=8)
+def _dialect_of(tokenizer: Any, template: str) -> Dialect:
+    plain = Dialect()
+    talk = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _SAID}]
+    parts = _first(
+        tokenizer, talk, [plain, *(Dialect(frozenset(r)) for r in (("user",), ("user", "assistant"), ROLES))]
+    ).parts
+    called = [
+        talk[0],
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"type": "function", "id": "Qcall0001", "function": {"name": "Qtoolq", "arguments": {_KEY: _VALUE}}}
+            ],
+        },
+        {"role": "tool", "name": "Qtoolq", "tool_call_id": "Qcall0001", "content": _MORE},
+        talk[1],
+    ]
+    text = _first(tokenizer, called, [Dialect(parts), Dialect(parts, True)], tools=[_TOOL]).text_arguments
+    thinking = [talk[0], {**talk[1], REASONING[0]: _THOUGHT}]
+    reasoning = _first(tokenizer, thinking, [Dialect(parts, text, name) for name in REASONING], fall=plain).reasoning
+    return Dialect(parts, text, reasoning, _tail(tokenizer, Dialect(parts).write(talk)))
+
+
+def _tail(tokenizer: Any, talk: Sequence[Turn]) -> str:
+    """The header of an answer at the end of texts that asked for none: what follows the end of both a question and an
+    answer, and stays where the answer is asked for. "" under most templates.
+    """
+    try:
+        one, two = render(tokenizer, talk[:1]), render(tokenizer, talk)
+        prompt = render(tokenizer, talk[:1], prompt=True)
+    except RowProblem:
+        return ""
+    shared = os.path.commonprefix((one[::-1], two[::-1]))[::-1]
+    at = min((at + len(t) for t in end_tokens(tokenizer) if (at := shared.find(t)) >= 0), default=len(shared))
+    return shared[at:] if prompt.startswith(one) and shared[at:].strip() else ""
+
+
+def end_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The tokens that may end a turn: special ones, named or added."""
+    return _end_tokens(tokenizer, tuple(tokenizer.all_special_tokens))
+
+
+@lru_cache(maxsize=8)
+def _end_tokens(tokenizer: Any, named: tuple[str, ...]) -> tuple[str, ...]:
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return tuple(dict.fromkeys(t for t in (*named, *(str(a) for a in added if a.special)) if t))
+
+
+def _first(
+    tokenizer: Any,
+    turns: Sequence[Turn],
+    dialects: Sequence[Dialect],
+    *,
+    tools: Any = None,
+    fall: Dialect | None = None,
+) -> Dialect:
+    """The first dialect in which nothing of the turns is lost; without one, `fall` or the first of all."""
+    wanted = [w for w in (_ASKED, _SAID, _MORE, _KEY, _VALUE, _THOUGHT) if w in repr(turns)]
+    for dialect in dialects:
+        try:
+            text = render(tokenizer, dialect.write(turns), tools=tools)
+        except RowProblem:
+            continue
+        # an object that is printed as Python shows it ({'a': ...}) was meant to be JSON text
+        if all(w in text for w in wanted) and f"'{_KEY}'" not in text and f"'{_SAID}'" not in text:
+            return dialect
+    return fall or dialects[0]

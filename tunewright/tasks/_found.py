@@ -1,0 +1,70 @@
+"""Whether a rendered conversation holds what the turns say: a chat template may leave out whatever its author forgot.
+
+Templates trim, escape and lay out, so a content is looked for without the white space around it and piece by piece
+between think tags, and a text inside JSON also in its escaped forms.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tunewright.tasks._turns import REASONING, Turn
+
+THINK = re.compile(r"</?(?:[\w-]+:)?think(?:ing)?>|\[/?THINK\]|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>")
+Needle = tuple[str, tuple[str, ...]]
+"""The field that says something, and the forms in which the text may hold it."""
+
+
+def pieces(content: str) -> list[str]:
+    """A content's text between think tags, without the white space around it."""
+    return [p for p in (piece.strip() for piece in THINK.split(content)) if p]
+
+
+def said_by(turn: Turn, *, history: bool = False) -> Iterator[Needle]:
+    """What must be found of a turn: its content, calls and reasoning.
+
+    `history`: what it thought need not be there, since most templates show the thoughts of the last answer alone.
+    """
+    content = turn["content"]
+    parts = pieces(content)
+    if history and turn["role"] == "assistant" and THINK.search(content):
+        parts = parts[-1:]
+    if not history and turn.get(REASONING[0]):
+        yield REASONING[0], _forms(turn[REASONING[0]].strip())
+    for part in parts:
+        yield "content", _forms(part) if turn["role"] != "assistant" else (part,)
+    for k, call in enumerate(turn.get("tool_calls", ())):
+        function, at = call["function"], f"tool_calls[{k}].function"
+        yield f"{at}.name", (function["name"],)
+        yield from _leaves(function["arguments"], f"{at}.arguments")
+
+
+def _leaves(value: Any, at: str) -> Iterator[Needle]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"{at}.{key}", _forms(key)
+            yield from _leaves(inner, f"{at}.{key}")
+    elif isinstance(value, list):
+        for k, inner in enumerate(value):
+            yield from _leaves(inner, f"{at}[{k}]")
+    elif isinstance(value, str):
+        yield at, _forms(value.strip())
+    else:
+        yield at, (json.dumps(value), str(value))
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    """A text as it stands, and inside JSON: once, without letters beyond ASCII, and as JSON in JSON."""
+    once, ascii_ = json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]
+    return tuple(dict.fromkeys((text, once, ascii_, json.dumps(once, ensure_ascii=False)[1:-1])))
+
+
+def missing(turn: Turn, text: str, *, history: bool = False) -> str | None:
+    """The first field of a turn that a text does not hold, None where it holds all."""
+    for field, forms in said_by(turn, history=history):
+        if not any(form in text for form in forms):
+            return field
+    return None

@@ -1,0 +1,93 @@
+"""A tokenizer's chat template, asked for text. Templates are programs of strangers: whatever one does, the answer is
+text or one RowProblem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from tunewright.contract.records import RowProblem
+from tunewright.errors import ModelError
+from tunewright.machine.time_limit import within
+from tunewright.tasks._turns import Turn
+
+SECONDS = 10.0
+"""Longest time that a template may take over one conversation; usual ones take under a millisecond."""
+LARGEST = 1_000_000
+"""Most characters of a template; the largest of `docs/templates.md` has about 20,000."""
+_late: set[str] = set()  # templates that were late once: no row waits for them again
+
+
+def render(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, prompt: bool = False) -> str:
+    """The chat template's text; with `prompt`, up to where the assistant speaks.
+
+    RowProblem when the template refuses, ModelError when it is too large or does not end.
+    """
+    template = str(tokenizer.chat_template)
+    if len(template) > LARGEST:
+        what = f"the chat template has {len(template):,} characters, and at most {LARGEST:,} are read"
+        raise ModelError(what, where="chat_template", remedy="give the model folder a chat_template.jinja of its own")
+    if template in _late:
+        raise _endless()
+    try:
+        text = within(
+            SECONDS,
+            lambda: tokenizer.apply_chat_template(
+                list(turns), tools=tools, tokenize=False, add_generation_prompt=prompt
+            ),
+        )
+    except TimeoutError:
+        _late.add(template)
+        raise _endless() from None
+    except Exception as error:  # templates raise whatever their author chose
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise RowProblem(
+            "messages", f"the tokenizer's chat template refuses the conversation: {said}", _remedy(said)
+        ) from None
+    if not isinstance(text, str):
+        raise RowProblem("messages", "the tokenizer's chat template gives no text", "use a chat model's tokenizer")
+    return text
+
+
+def _endless() -> ModelError:
+    return ModelError(
+        f"the chat template does not end within {SECONDS:g} s on one conversation",
+        where="chat_template",
+        remedy="look for a loop in it, or give the model folder another chat_template.jinja",
+    )
+
+
+def _remedy(said: str) -> str:
+    """What to do about a template's refusal, by the words that its author chose."""
+    words = said.lower()
+    if "system" in words:
+        return "put the system turn's text in front of the first user turn"
+    if "tool" in words and "id" in words:
+        return "give each call and each tool turn the id that the template asks for"
+    return "write turns in the order that the template asks for (often user, assistant, user ...)"
+
+
+def default_turn(tokenizer: Any) -> str:
+    """The system turn that a template inserts by itself, "" where it does not or where that cannot be told."""
+    return _default_turn(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=4)
+def _default_turn(tokenizer: Any, template: str) -> str:
+    user, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    try:
+        one, two, three = (render(tokenizer, turns) for turns in ([user], [user, answer], [user, answer, user]))
+    except RowProblem:  # a template that refuses these has no default to take out
+        return ""
+    if not three.startswith(two):
+        return ""
+    turn = three[len(two) :]
+    if not turn or not one.endswith(turn):
+        return ""
+    before = one[: len(one) - len(turn)]
+    bos = tokenizer.bos_token or ""
+    # where the start token also opens every turn, the one in front belongs to the turn that is taken out
+    alone = bos and before.startswith(bos) and not turn.startswith(bos)
+    return before[len(bos) :] if alone else before
