@@ -14,7 +14,8 @@ from tunewright.contract.batch import Row
 from tunewright.contract.records import RowProblem
 from tunewright.errors import DataError
 from tunewright.measure.text import prompt_ids, reference, same_text
-from tunewright.tasks._dialect import dialect_of, end_tokens
+from tunewright.tasks._dialect import dialect_of
+from tunewright.tasks._ends import end_tokens
 from tunewright.tasks._render import render
 
 
@@ -82,7 +83,7 @@ def _head(tokenizer: Any) -> str:
     if not -1 < text.find(asked) < text.find(said) < text.find(again):
         return ""
     front, between = text[: text.find(asked)], text[text.find(said) + len(said) : text.find(again)]
-    end = max((len(t) for t in end_tokens(tokenizer) if between.startswith(t)), default=0)
+    end = len(end_tokens(tokenizer).first(between))
     header = between[end:].lstrip("\n") if end else os.path.commonprefix((front[::-1], between[::-1]))[::-1]
     return front.removesuffix(header) if front.endswith(header) else ""
 

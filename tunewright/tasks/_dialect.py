@@ -15,9 +15,12 @@ from functools import lru_cache
 from typing import Any
 
 from tunewright.contract.records import RowProblem
+from tunewright.machine.limits import memory_within
+from tunewright.tasks._ends import end_tokens
 from tunewright.tasks._render import render
 from tunewright.tasks._turns import REASONING, Turn
 
+ROOM = 2 << 30  # bytes
 ROLES = ("system", "user", "assistant", "tool")
 _ASKED, _SAID, _MORE, _KEY, _VALUE, _THOUGHT = "Qaskedq", "Qsaidq", "Qmoreq", "Qkeyq", "Qvalueq", "Qthoughtq"
 _TOOL = {
@@ -33,14 +36,16 @@ _TOOL = {
 @dataclass(frozen=True)
 class Dialect:
     """`parts`: the roles whose content is written as a list of parts. `text_arguments`: arguments are written as JSON
-    text. `reasoning`: the field from which an answer's reasoning is read; None: from none of them. `tail`: the header
-    of a next answer that stands at the end of every text, asked for or not.
+    text. `reasoning`: the field from which an answer's reasoning is read; None: from none of them. `tail`: what
+    stands at the end of every text and is no part of its last turn. `ends`: what ends an answer, and a call, where the
+    template writes it only once another turn follows.
     """
 
     parts: frozenset[str] = frozenset()
     text_arguments: bool = False
     reasoning: str | None = None
     tail: str = ""
+    ends: tuple[str, str] = ("", "")
 
     def write(self, turns: Sequence[Turn]) -> list[Turn]:
         """The turns as the template reads them."""
@@ -70,12 +75,17 @@ def dialect_of(tokenizer: Any) -> Dialect:
 
 @lru_cache(maxsize=8)
 def _dialect_of(tokenizer: Any, template: str) -> Dialect:
+    with memory_within(ROOM):  # what a template does at its worst it mostly does at once
+        return _asked(tokenizer)
+
+
+def _asked(tokenizer: Any) -> Dialect:
     plain = Dialect()
     talk = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _SAID}]
     parts = _first(
         tokenizer, talk, [plain, *(Dialect(frozenset(r)) for r in (("user",), ("user", "assistant"), ROLES))]
     ).parts
-    called = [
+    called: list[Turn] = [
         talk[0],
         {
             "role": "assistant",
@@ -90,32 +100,41 @@ def _dialect_of(tokenizer: Any, template: str) -> Dialect:
     text = _first(tokenizer, called, [Dialect(parts), Dialect(parts, True)], tools=[_TOOL]).text_arguments
     thinking = [talk[0], {**talk[1], REASONING[0]: _THOUGHT}]
     reasoning = _first(tokenizer, thinking, [Dialect(parts, text, name) for name in REASONING], fall=plain).reasoning
-    return Dialect(parts, text, reasoning, _tail(tokenizer, Dialect(parts).write(talk)))
+    said = Dialect(parts, text, reasoning)
+    ends = (_end(tokenizer, said, talk, talk[0]), _end(tokenizer, said, called[:2], called[2], tools=[_TOOL]))
+    return Dialect(parts, text, reasoning, _tail(tokenizer, said.write([*talk, talk[0]])), ends)
 
 
-def _tail(tokenizer: Any, talk: Sequence[Turn]) -> str:
-    """The header of an answer at the end of texts that asked for none: what follows the end of both a question and an
-    answer, and stays where the answer is asked for. "" under most templates.
+def _tail(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None) -> str:
+    """What stands at the end of every text and is no part of its last turn: the header of a next answer that nobody
+    asked for, or an instruction. It follows the end of a question and of an answer alike, stays where the answer is
+    asked for, and goes when another turn follows. "" under most templates.
     """
     try:
-        one, two = render(tokenizer, talk[:1]), render(tokenizer, talk)
-        prompt = render(tokenizer, talk[:1], prompt=True)
-    except RowProblem:
+        one, two, three = (render(tokenizer, turns[:n], tools=tools) for n in (1, 2, 3))
+        prompt = render(tokenizer, turns[:1], tools=tools, prompt=True)
+    except RowProblem:  # some ask for tools
+        return _tail(tokenizer, turns, tools=[_TOOL]) if tools is None else ""
+    if three.startswith(two) or not prompt.startswith(one):
         return ""
     shared = os.path.commonprefix((one[::-1], two[::-1]))[::-1]
-    at = min((at + len(t) for t in end_tokens(tokenizer) if (at := shared.find(t)) >= 0), default=len(shared))
-    return shared[at:] if prompt.startswith(one) and shared[at:].strip() else ""
+    at = end_tokens(tokenizer).pattern.search(shared)
+    return shared[at.end() :] if at and shared[at.end() :].strip() else ""
 
 
-def end_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """The tokens that may end a turn: special ones, named or added."""
-    return _end_tokens(tokenizer, tuple(tokenizer.all_special_tokens))
+def _end(tokenizer: Any, dialect: Dialect, turns: Sequence[Turn], following: Turn, *, tools: Any = None) -> str:
+    """What ends an answer and is written only once another turn follows; "" where it is always written, or never.
 
-
-@lru_cache(maxsize=8)
-def _end_tokens(tokenizer: Any, named: tuple[str, ...]) -> tuple[str, ...]:
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    return tuple(dict.fromkeys(t for t in (*named, *(str(a) for a in added if a.special)) if t))
+    GLM's answers end with the token that opens the next turn.
+    """
+    try:
+        two = render(tokenizer, dialect.write(turns), tools=tools)
+        three = render(tokenizer, dialect.write([*turns, following]), tools=tools)
+    except RowProblem:
+        return ""
+    if end_tokens(tokenizer).ends(two) or not three.startswith(two):
+        return ""
+    return end_tokens(tokenizer).first(three[len(two) :])
 
 
 def _first(

@@ -18,6 +18,17 @@ Needle = tuple[str, tuple[str, ...]]
 """The field that says something, and the forms in which the text may hold it."""
 
 
+def opens(text: str) -> str | None:
+    """The think tag that a text opens and does not close, None where there is none."""
+    tags = THINK.findall(text)
+    return tags[-1] if tags and not closes(tags[-1]) else None
+
+
+def closes(tag: str) -> bool:
+    """Whether a think tag ends a thought."""
+    return bool(re.search("/|END|RESPONSE", tag))
+
+
 def pieces(content: str) -> list[str]:
     """A content's text between think tags, without the white space around it."""
     return [p for p in (piece.strip() for piece in THINK.split(content)) if p]

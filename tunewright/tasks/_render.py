@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
+
 from tunewright.contract.records import RowProblem
 from tunewright.errors import ModelError
-from tunewright.machine.time_limit import within
+from tunewright.machine.limits import within
 from tunewright.tasks._turns import Turn
 
 SECONDS = 10.0
 """Longest time that a template may take over one conversation; usual ones take under a millisecond."""
+PAGE = "docs/templates.md"
 LARGEST = 1_000_000
 """Most characters of a template; the largest of `docs/templates.md` has about 20,000."""
+_OTHER = "give the model folder another chat_template.jinja"
 _late: set[str] = set()  # templates that were late once: no row waits for them again
 
 
@@ -28,7 +32,7 @@ def render(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, prompt: 
     template = str(tokenizer.chat_template)
     if len(template) > LARGEST:
         what = f"the chat template has {len(template):,} characters, and at most {LARGEST:,} are read"
-        raise ModelError(what, where="chat_template", remedy="give the model folder a chat_template.jinja of its own")
+        raise ModelError(what, where="chat_template", remedy=_OTHER)
     if template in _late:
         raise _endless()
     try:
@@ -41,6 +45,12 @@ def render(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, prompt: 
     except TimeoutError:
         _late.add(template)
         raise _endless() from None
+    except MemoryError:
+        what = "the chat template asks for more memory than there is for one conversation"
+        raise ModelError(what, where="chat_template", remedy=_OTHER) from None
+    except TemplateSyntaxError as error:
+        what = f"the chat template cannot be read: {error.message}"
+        raise ModelError(what, where=f"chat_template:{error.lineno}", remedy=_OTHER) from None
     except Exception as error:  # templates raise whatever their author chose
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise RowProblem(
@@ -55,7 +65,7 @@ def _endless() -> ModelError:
     return ModelError(
         f"the chat template does not end within {SECONDS:g} s on one conversation",
         where="chat_template",
-        remedy="look for a loop in it, or give the model folder another chat_template.jinja",
+        remedy=f"look for a loop in it, or {_OTHER}",
     )
 
 

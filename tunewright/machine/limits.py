@@ -1,7 +1,8 @@
-"""A limit of time on a call of somebody else's code in this process, from any thread.
+"""Limits of time and memory on somebody else's code in this process.
 
-One thread watches all calls under way and, where one is late, raises an exception inside the thread that makes it. It
-arrives between two steps of Python, so code that hangs inside a single C function is not reached.
+Time: one thread watches all calls under way and, where one is late, raises an exception inside the thread that makes
+it. It arrives between two steps of Python, so code that hangs inside a single C function is not reached. Memory: the
+system's limit on the process's address space, for a moment.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -64,3 +67,27 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     except _Late:
         _watch.end()  # it may have arrived inside the first one
         raise TimeoutError(f"it took longer than {seconds:g} s") from None
+
+
+@contextmanager
+def memory_within(room: int) -> Iterator[None]:
+    """Let the process grow by at most `room` bytes, where the system can say so; more is a MemoryError.
+
+    The limit holds for all threads: for short calls, with room to spare.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        most = pages * resource.getpagesize() + room
+        if before[0] == resource.RLIM_INFINITY or before[0] > most:
+            resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    except (ImportError, OSError, ValueError):  # not Linux
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, before)
