@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from types import SimpleNamespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,9 +73,7 @@ def test_a_settled_file_is_told_without_reading_it(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("anew", [False, True])
-def test_weights_altered_with_size_and_time_kept(
-    anew: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_altered_with_size_and_time_kept(anew: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
     save_tensors({"x": torch.zeros(SMALL)}, tmp_path / "model.safetensors")
     before = hashing.hash_weights(tmp_path)
@@ -107,5 +105,3 @@ def test_a_picture_altered_with_size_and_time_kept(tmp_path: Path) -> None:
     shutil.copytree(tmp_path, tmp_path.with_name("copy"))
     assert _content("a.png", str(tmp_path.with_name("copy"))) == _content("a.png", str(tmp_path)), "a copy is the same"
     assert _content("none.png", str(tmp_path)) == "none.png"
-
-
