@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -62,7 +63,8 @@ def outcome(arguments: Sequence[str]) -> Outcome:
         return Outcome(done.exit_code, done.stderr, f"{type(error).__name__} at {place}")
     if done.exit_code and "-> " not in done.stderr and "-> " not in done.stdout:
         last = next((x for x in reversed(done.stderr.splitlines()) if x.strip()), "nothing was said")
-        return Outcome(done.exit_code, done.stderr, f"no remedy: {last[:90]}")
+        what = re.sub(r"\d+", "N", re.sub(r"\S*/", "", last))
+        return Outcome(done.exit_code, done.stderr, f"no remedy: {what[:90]}")
     return Outcome(done.exit_code, done.stderr, None)
 
 

@@ -56,6 +56,8 @@ def tree(value: Any, rng: random.Random, times: int = 1) -> Any:
     """A JSON-like value with `times` places of it changed."""
     out = {"": copy.deepcopy(value)}
     for _ in range(times):
+        if not out:
+            break  # the whole was taken away
         owner, key = rng.choice(_places(out))
         _CHANGES[rng.choice(list(_CHANGES))](owner, key, rng)
     return out.get("")

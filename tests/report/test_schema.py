@@ -102,6 +102,13 @@ def test_an_answer_is_made_of_a_line_of_rows() -> None:
     assert (answer.id, answer.base_score, answer.reference) == (row["id"], row["base_score"], row["reference"])
 
 
+def test_a_report_of_earlier_names_is_read_and_answers_by_them() -> None:
+    counts = {"mlp": schema.RoleCounts(trained=3, total=5)}
+    trained = schema.Trained.model_validate({"rooms": {"mlp": {"trained": 3, "total": 5}}})
+    assert trained.roles == trained.rooms == counts and schema.Trained(roles=counts) == trained
+    assert StageReport.model_validate({"name": "main", "kept_step": 3}).best_step == 3
+
+
 def test_the_reference_page_is_up_to_date() -> None:
     page = Path(__file__).parents[2] / "docs" / "report.md"
     assert page.read_text(encoding="utf-8") == reference.markdown(), (

@@ -203,6 +203,11 @@ class Trained(Part):
     methods: list[MethodInfo] = Field(default_factory=list, description="methods, in order of use")
     frozen: list[str] = Field(default_factory=list, description="what stayed as it was, in words or as names")
 
+    @property
+    def rooms(self) -> dict[str, RoleCounts]:
+        """`roles`, as scripts written for earlier reports call them."""
+        return self.roles
+
 
 class StageReport(Part):
     """One stage of training."""
