@@ -148,7 +148,9 @@ def read(folder: Path) -> Checkpoint:
         for name, digest in manifest.items():
             if sha256_of(folder / name) != digest:
                 raise CheckpointError(
-                    f"'{name}' differs from its hash in {MANIFEST}: it was altered or is damaged", where=str(folder)
+                    f"'{name}' differs from its hash in {MANIFEST}: it was altered or is damaged",
+                    where=str(folder),
+                    remedy="put the file back from a copy, or train it again",
                 )
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         tensors = {Path(n).stem: load_file(folder / n) for n in manifest if n.endswith(".safetensors")}

@@ -126,6 +126,16 @@ def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
     return f"{shown}: {error['msg']}", example(key, field)
 
 
+def _nearest_example(root: type[BaseModel], path: Path) -> str:
+    """What to write for the innermost key above that has an example."""
+    for k in range(len(path), 0, -1):
+        _, field = owner(root, path[:k])
+        name = path[k - 1]
+        if isinstance(name, str) and (line := example(name, field)):
+            return line
+    return "`tunewright schema` describes every key"
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -145,6 +155,7 @@ def explain(error: ValidationError, document: Document, root: type[BaseModel], p
         context = item.get("ctx", {})
         path = _clean(item["loc"]) + tuple(context.get("path", ()))
         what, remedy = describe(item, root, path)
+        remedy = remedy or _nearest_example(root, path)
         full = as_written(prefix + path, document)
         dotted = ".".join(map(str, full))
         named = dotted and f"'{dotted}'" not in what and (len(full) > 1 or f"'{dotted}" not in what)
