@@ -68,7 +68,7 @@ recipes = st.fixed_dictionaries(
     },
     optional={
         "train": trains,
-        "keep": st.lists(words.map(lambda w: {"data": w}), max_size=2),
+        "keep": st.lists(words.map(lambda w: {"data": w}), max_size=2, unique_by=lambda k: k["data"]),
         "after": st.lists(uses, max_size=1),
         "new_tokens": st.lists(words, max_size=2),
     },

@@ -100,7 +100,8 @@ def parameters(cls: type[Method]) -> dict[str, dict[str, Any]]:
     """A method's parameters by name, in their order: type, default, range, description (with the unit)."""
     made = {name: describe_field(field) for name, field in written_fields(cls).items()}
     for other, name in cls.also.items():
-        made[name].setdefault("notes", []).append(f"also read as `{other}`")
+        if name in made:  # a subclass may have taken the parameter away
+            made[name].setdefault("notes", []).append(f"also read as `{other}`")
     return made
 
 

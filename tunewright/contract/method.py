@@ -214,6 +214,8 @@ class Method(BaseModel):
             return values
         named = dict(values)
         for other in cls.also.keys() & values.keys():
+            if cls.also[other] not in cls.model_fields:
+                continue  # a subclass took the parameter away: it is refused by the name that was written
             if cls.also[other] in values:
                 raise ValueError(f"'{other}' and '{cls.also[other]}' mean the same: write one of them")
             named[cls.also[other]] = named.pop(other)
