@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +21,9 @@ from tests.running import HERE, Commands
 from tests.small import write_inputs
 from tunewright import errors
 from tunewright.files import checkpoint
+from tunewright.files.stamp import stamp
+from tunewright.report.schema import Report
+from tunewright.runs import intact
 
 __all__ = ["bench", "commands"]
 
@@ -54,10 +59,153 @@ def test_verify_finds_a_checkpoint_that_was_altered_with_its_hashes(bench: Bench
     )
 
 
-def test_verify_needs_two_checkpoints(bench: Bench) -> None:
+def test_verify_of_an_unfinished_run(bench: Bench) -> None:
+    assert bench.run("lora with dropout", "none", at(STEP, 2)).code == -signal.SIGKILL
+    done = bench.resume("none", verify=True)
+    assert done.code == errors.CheckpointError.code and "nothing to verify" in done.stderr, done.stderr
     assert bench.run("lora with dropout", "one", at(STEP, 5)).code == -signal.SIGKILL
     done = bench.resume("one", verify=True)
-    assert done.code == errors.CheckpointError.code and "two checkpoints" in done.stderr and "save_steps" in done.stderr
+    assert done.code == 0 and "steps 0 to 3" in done.stderr and "equal in every bit" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("lora with dropout", "6 to 10"),
+        ("redrawn halves", "6 to 10"),
+        ("early stopping", "2 to 4"),
+        ("frozen", "2 to 5"),
+    ],
+)
+def test_verify_goes_to_the_end(bench: Bench, name: str, steps: str) -> None:
+    """Best weights put back, stages carried, stopped early: the finished stage comes out again."""
+    run = bench.uninterrupted(name)
+    done = bench.resume(run.name, verify=True)
+    assert done.code == 0 and f"steps {steps}" in done.stderr and "files are as the report says" in done.stderr, (
+        done.stderr
+    )
+
+
+def spoiled(bench: Bench, tmp_path: Path, name: str = "lora with dropout") -> tuple[Bench, Path]:
+    """A copy of a finished run, among the same inputs."""
+    folder = tmp_path / "run"
+    shutil.copytree(bench.uninterrupted(name), folder)
+    return bench, folder
+
+
+def flip(file: Path, at: int = -1) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+FILES = (
+    "adapter/adapter_model.safetensors",
+    "adapter/adapter_config.json",
+    "stages/main/trained.safetensors",
+    "stages/main/manifest.json",
+    "stages/main/state.json",
+    "rows.jsonl",
+    "metrics.jsonl",
+    "report.html",
+    "begun.json",
+)
+
+
+def test_a_report_names_every_file_that_a_run_leaves(bench: Bench) -> None:
+    run = bench.uninterrupted("lora with dropout")
+    hashes = json.loads((run / "report.json").read_text())["hashes"]
+    assert set(FILES) <= hashes.keys()
+    there = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and "checkpoint-" not in str(p)}
+    assert there == {*hashes, "report.json", "recipe.yaml", "progress.json", ".lock"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_altered_file_does_not_verify_and_is_not_exported(bench: Bench, tmp_path: Path, file: str) -> None:
+    bench, run = spoiled(bench, tmp_path)
+    if file.endswith(".html"):
+        (run / file).write_text((run / file).read_text() + " ")
+    else:
+        flip(run / file, len((run / file).read_bytes()) // 2)
+    for arguments in (["resume", str(run), "--verify"], ["export", str(run), "--out", str(tmp_path / "model")]):
+        done = bench.commands(bench.folder, arguments)
+        assert done.code == errors.CheckpointError.code and f"{file} was altered" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and not (tmp_path / "model").exists()
+
+
+def test_a_recipe_edited_after_the_run_is_not_exported(bench: Bench, tmp_path: Path) -> None:
+    bench, run = spoiled(bench, tmp_path)
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("rank: 2", "rank: 8"))
+    for arguments in (["resume", str(run), "--verify"], ["export", str(run), "--out", str(tmp_path / "model")]):
+        done = bench.commands(bench.folder, arguments)
+        assert done.code == errors.CheckpointError.code and "lora.rank: 8, then 2" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("a figure", lambda r: r["target"]["after"].update(value=0.99)),
+        ("a note", lambda r: r["notes"].append("all is well")),
+        ("a hash", lambda r: r["hashes"].update({"rows.jsonl": "0" * 64})),
+        ("no seal", lambda r: r.pop("seal")),
+        ("no hashes", lambda r: r.pop("hashes")),
+    ],
+)
+def test_an_altered_report_does_not_verify(bench: Bench, tmp_path: Path, what: str, change: Any) -> None:
+    bench, run = spoiled(bench, tmp_path)
+    report = json.loads((run / "report.json").read_text())
+    change(report)
+    (run / "report.json").write_text(json.dumps(report))
+    for arguments in (["resume", str(run), "--verify"], ["export", str(run), "--out", str(tmp_path / "model")]):
+        done = bench.commands(bench.folder, arguments)
+        assert done.code == errors.CheckpointError.code and "report.json was altered" in done.stderr, done.stderr
+
+
+def test_another_layout_of_the_report_and_missing_pages_are_no_alteration(bench: Bench, tmp_path: Path) -> None:
+    bench, run = spoiled(bench, tmp_path)
+    report = json.loads((run / "report.json").read_text())
+    (run / "report.json").write_text(json.dumps(report, sort_keys=True))
+    for name in ("report.html", "rows.jsonl", "metrics.jsonl"):
+        (run / name).unlink()
+    assert bench.commands(bench.folder, ["export", str(run), "--out", str(tmp_path / "model")]).code == 0
+    done = bench.commands(bench.folder, ["resume", str(run), "--verify"])
+    assert done.code == errors.CheckpointError.code and "rows.jsonl" in done.stderr
+
+
+@pytest.mark.parametrize("file", ["stages/main/trained.safetensors", "adapter/adapter_model.safetensors"])
+def test_weights_altered_with_every_hash_made_anew_are_found_by_computing(
+    bench: Bench, tmp_path: Path, file: str
+) -> None:
+    bench, run = spoiled(bench, tmp_path)
+    flip(run / file)
+    if file.startswith("stages"):
+        manifest = json.loads((run / "stages/main/manifest.json").read_text())
+        manifest["trained.safetensors"] = checkpoint.sha256_of(run / file)
+        (run / "stages/main/manifest.json").write_text(json.dumps(manifest))
+    report = Report.load(run)
+    report.hashes = intact.hashes_of(run)
+    report.save(run)
+    done = bench.commands(bench.folder, ["resume", str(run), "--verify"])
+    assert done.code == errors.CheckpointError.code and "computed again, differ" in done.stderr, done.stderr
+    assert Path(file).stem in done.stderr
+
+
+def test_verify_reads_every_byte_of_the_base(bench: Bench, tmp_path: Path) -> None:
+    """Where the cache still knows weights by a stamp that tells nothing."""
+    run = bench.uninterrupted("lora with dropout")
+    known = next(p for p in (bench.folder / "cache/hashes").glob("*.json") if "sha256" in json.loads(p.read_text()))
+    file = bench.folder / "base" / "model.safetensors"
+    before, cached = file.read_bytes(), known.read_text()
+    try:
+        flip(file)
+        values = json.loads(cached)
+        values["files"] = [[str(file.resolve()), *stamp(file)]]  # the cache is made to believe in the altered file
+        known.write_text(json.dumps(values))
+        done = bench.resume(run.name, verify=True)
+    finally:
+        file.write_bytes(before)
+        known.write_text(cached)
+    assert done.code == errors.CheckpointError.code and "weights are not those" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("name", ["lora with dropout", "redrawn halves", "frozen"])

@@ -19,6 +19,7 @@ from tunewright.loading.save import save_pretrained, verify_folder
 from tunewright.recipe import Recipe
 from tunewright.report import summary, words
 from tunewright.report.schema import Report
+from tunewright.runs import intact
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Largest difference of logits, over their standard deviation, that folding may make by rounding (bfloat16 has 8 bits,
@@ -42,9 +43,12 @@ class Exported:
 def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     """Write DIR/model (or `out`) and print what was checked.
 
-    FolderError for an unfinished run or an existing folder; MethodError for a change that plain weights cannot hold;
+    CheckpointError for a run whose files are not those of its report; FolderError for an unfinished run or an existing
+    folder; MethodError for a change that plain weights cannot hold;
     ModelError when the folder's logits are not the run's (nothing is left behind then).
     """
+    if (Path(run_dir) / Report.file).exists():
+        intact.check(Path(run_dir), may_lack=intact.TO_READ)
     run = open_run(run_dir)
     if not run.adapted.foldable:
         raise MethodError(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field
 
 from tunewright.measure.intervals import Interval
 from tunewright.report.saved import Part, Saved
+from tunewright.report.seal import seal_of
 
 VERSION: Literal[1] = 1
 
@@ -319,3 +321,12 @@ class Report(Saved):
     probes: dict[str, Probe] = Field(default_factory=dict, description="probe -> result")
     notes: list[str] = Field(default_factory=list, description="warnings shown to the user, most important first")
     files: dict[str, str] = Field(default_factory=dict, description="what is in the run folder: name -> what it is")
+    hashes: dict[str, str] = Field(
+        default_factory=dict, description="file of the run folder -> its SHA-256, hexadecimal; `resume --verify` checks"
+    )
+    seal: str | None = Field(None, description="SHA-256 of all that this file says but this, hexadecimal")
+
+    def save(self, folder: Path | str) -> Path:
+        """Write it under its seal, as `Saved.save` does."""
+        self.seal = seal_of(self.dumps())
+        return super().save(folder)

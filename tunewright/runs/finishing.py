@@ -22,7 +22,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     from tunewright.measure.rows import pair, write_rows
     from tunewright.report import page
     from tunewright.report.schema import Report
-    from tunewright.runs import artefacts, probes, results
+    from tunewright.runs import artefacts, intact, probes, results
 
     adapted, meter = work.session.adapted, work.meter
     work.screen.say("measuring the tuned model")
@@ -62,6 +62,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     if work.figures_only:
         return Result(work.folder.path, report, results.order_of(work.session, work.results))
     page.render(report, metrics, [r.model_dump() for r in pair(meter.base.target, tuned.target)], work.folder.path)
+    report.hashes = intact.hashes_of(work.folder.path)
     report.save(work.folder.path)
     work.note()
     return Result(work.folder.path, report)

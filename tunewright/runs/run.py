@@ -67,13 +67,13 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
         if not verify:
             folder.sweep()
         recipe = Recipe.load(folder.file(RECIPE))
-        if folder.progress().get("began"):
-            from tunewright.runs import begun
-
-            begun.check_recipe(folder)
         screen = Screen(quiet=quiet, json=json)
         if verify:
-            verify_run(Work(folder, recipe, screen))
+            from tunewright.runs import begun, intact
+
+            files = intact.check(folder.path) if (folder.path / "report.json").exists() else 0
+            begun.check_recipe(folder)
+            verify_run(Work(folder, recipe, screen), files)
             return None
         if (folder.path / "report.json").exists():
             from tunewright.report.schema import Report
@@ -81,6 +81,10 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
             screen.say("this run is finished")
             return Result(folder.path, Report.load(folder.path), earlier=True)
         _note_start(folder)
+        if folder.progress().get("began"):
+            from tunewright.runs import begun
+
+            begun.check_recipe(folder)
         work = Work(folder, recipe, screen)
         folder.note_progress(resumed=folder.progress().get("resumed", 0) + 1)  # what is refused is not counted
         return _whole(work)

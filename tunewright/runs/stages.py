@@ -30,17 +30,19 @@ Evaluate = Callable[[Loop], dict[str, float]]
 
 class Verified:
     """A checkpoint that is computed again: `differing` names what does not come out in the same bits (None: not yet
-    reached).
+    reached). `saved`: None where there is none on the way; `to_end`: the stage is gone through to its end.
     """
 
-    def __init__(self, saved: Checkpoint):
-        self.saved, self.step = saved, saved.state["loop"]["step"]
+    def __init__(self, saved: Checkpoint | None, *, to_end: bool = False):
+        self.saved, self.to_end = saved, to_end
         self.differing: list[str] | None = None
 
     def compare(self, loop: Loop) -> None:
-        """Compare the loop's whole state with the checkpoint's: weights, optimizer, methods, generators, place in
-        the rows.
+        """Compare the loop's whole state with the checkpoint's, where it is reached: weights, optimizer, methods,
+        generators, place in the rows. Stop where they differ, or where nothing is left to compare with.
         """
+        if self.saved is None or self.saved.state["loop"]["step"] != loop.step_number:
+            return
         state, tensors = loop.state()
         known = self.saved.state["loop"]
         now = json.loads(json.dumps(state))
@@ -48,6 +50,8 @@ class Verified:
         for stem, values in tensors.items():
             differences += [f"{stem}: {n}" for n in differing(self.saved.tensors.get(stem, {}), values)]
         self.differing = differences
+        if differences or not self.to_end:
+            raise Stop
 
 
 def stopped(folder: RunFolder, after: str) -> Interrupted:
@@ -91,9 +95,9 @@ class TrainingCallback:
             self.track(record)
         self.show(record)
         if self.verified is not None:
-            if self.verified.step == loop.step_number:
-                self.verified.compare(loop)
-                raise Stop
+            self.verified.compare(loop)
+            if self.stop_requested:
+                raise Interrupted("stopped by a signal; verifying changes nothing", where=str(self.folder.path))
             return
         # early stopping first: a checkpoint written on the way out would be taken for a place to go on from
         if self.ended_by:
@@ -143,7 +147,8 @@ class TrainingCallback:
         if self.evaluate and self.spec.eval_steps:
             record = {"stage": self.stage, "step": loop.step_number, **self._judge(loop)}
             loop.adapted.outer.eval()
-            self.folder.append_metrics(record)
+            if self.verified is None:
+                self.folder.append_metrics(record)
             self.show(record)
         if self.spec.keep_best and self.best_tensors and self.best["step"] != loop.step_number:
             self._put_back_best(loop)
@@ -211,7 +216,7 @@ def run_stage(
         resume = (saved.state["loop"], saved.tensors)
     with stopping_on_signals(keeper), recomputing(stage.adapted.model, stage.spec.activation_checkpointing):
         loop = train(stage, resume)
-    if keeper.verified is None:
+    if keeper.verified is None or keeper.verified.to_end:
         keeper.finish(loop)
         methods.event("end_task", stage=keeper.stage, adapted=stage.adapted)
     kept = keeper.best.get("step") if keeper.spec.keep_best else None
