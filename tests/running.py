@@ -2,7 +2,8 @@
 
 A server process imports everything once and forks a child for each command. A child calls the console entry, after
 placing faults: `{"at": "module:attribute", "call": n, "do": "kill"}` does it just before the n-th call of that
-function. What may be done: kill (SIGKILL), term (SIGTERM), memory (MemoryError), full (the disk is full), denied, limit
+function. What may be done: kill (SIGKILL), term (SIGTERM), hup (SIGHUP), int (SIGINT), no hup (SIGHUP is ignored,
+as under `nohup`), no folder (the working directory goes), memory (MemoryError), full (the disk is full), denied, limit
 and tight (no file may grow beyond 6,000 or 1,000 bytes), sleep.
 """
 
@@ -13,6 +14,7 @@ import importlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +61,10 @@ def limited(size: int) -> Iterator[None]:
 FAULTS: dict[str, Callable[[], object]] = {
     "kill": _die,
     "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "hup": lambda: os.kill(os.getpid(), signal.SIGHUP),
+    "int": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "no hup": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    "no folder": lambda: shutil.rmtree(Path.cwd()),
     "memory": lambda: _raise(MemoryError("injected")),
     "full": lambda: _raise(OSError(errno.ENOSPC, "No space left on device")),
     "denied": lambda: _raise(OSError(errno.EACCES, "Permission denied")),
@@ -93,6 +99,7 @@ def _child(order: dict[str, Any]) -> int:
     os.chdir(order["cwd"])
     os.environ.update(order["env"])
     begin_in_child()
+    signal.alarm(120)  # what waits without end, for a pipe say, is ended
     for fault in order["faults"]:
         place(fault)
     from tunewright.commands import cli

@@ -68,7 +68,7 @@ def test_every_verbs_help_has_examples_that_it_takes(words):
     [
         (errors.DataError("bad row", where="a.jsonl:3", remedy="fix it"), 3, "error: a.jsonl:3: bad row\n  -> fix it"),
         (errors.NonFiniteError("nan"), 8, "error: nan"),
-        (KeyboardInterrupt(), 75, "tunewright resume"),
+        (KeyboardInterrupt(), 75, "error: interrupted\n  -> nothing was left half-done"),
     ],
 )
 def test_what_a_verb_raises_becomes_a_message_and_a_code(monkeypatch, raised, code, says):

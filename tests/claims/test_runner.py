@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import textwrap
+from dataclasses import replace
 
 import pytest
 
@@ -77,6 +78,7 @@ def test_a_claim_is_tuned_run_judged_and_stored(here):
     assert [a.rate for a in result.arms] == [3e-3] * 3 and all(len(a.tuned) == 4 for a in result.arms)
     assert all([r.seed for r in a.runs] == [0, 1, 2, 3] and len(r.strengths) == 4 for a in result.arms for r in a.runs)
     assert told[-1][0] == told[-1][1] and result.base_hash == "abc" and result.versions == {"torch": "x"}
+    assert [d for d, _ in told] == list(range(1, len(told) + 1)) and {t for _, t in told} == {len(told)}
     again = results_io.read("hft", here / "results")["nano"]
     assert again == result and json.loads((here / "results" / "hft.json").read_text())["nano"]["verdict"] == "holds"
 
@@ -123,6 +125,22 @@ def test_an_arm_that_never_finishes_makes_no_verdict_and_is_there(here, metric):
     result = run(here, made_up(hft=0.2, broken={("hft", None)}))
     assert result.verdict == "unclear" and result.failed_runs == 4 and result.arms[0].rate is None
     assert all(t["status"] == "failed" for t in result.arms[0].tuned)
+
+
+@pytest.mark.parametrize("more", [0, 2])
+@pytest.mark.parametrize("measured", [False, True])
+def test_progress_says_that_all_is_done_when_all_is_done(here, more, measured):
+    """Whatever the tuning adds to its grids, and where a measure of the claim's own follows it."""
+    measure = "def measure(run, seed):\n    return {a.name: 0.1 * seed for a in run.claim.arms}\n"
+    declare(here, extra=measure if measured else "")
+    engine = made_up(hft=0.2)
+    plain = engine._tune
+    further = tuple(1e-2 * 3**i for i in range(more))
+    engine._tune = lambda name, search, on: plain(name, replace(search, rates=(*search.rates, *further)), on)
+    told = []
+    run(here, engine, say=lambda done, total, what: told.append((done, total)))
+    assert [d for d, _ in told] == list(range(1, len(told) + 1))
+    assert [d for d, t in told if d >= t] == [len(told)], told
 
 
 def test_without_rates_nothing_is_chosen_and_the_tasks_own_is_used(here):

@@ -17,6 +17,8 @@ from tunewright.claims.claim import Loaded, Scale
 from tunewright.claims.results_io import ScaleResult
 from tunewright.claims.rule import holm_verdicts
 from tunewright.errors import ClaimError, Interrupted, TunewrightError
+from tunewright.machine.pace import Pace, in_words
+from tunewright.runs.progress import Shown
 
 SCALES: tuple[Scale, ...] = ("nano", "real")
 HEADINGS = ("claim", "scale", "verdict", "Holm", "effect", "d", "seeds", "stale", "runs' time")
@@ -80,15 +82,17 @@ def run_all(
 @contextmanager
 def showing(title: str) -> Iterator[Any]:
     """Progress: a bar on a terminal, else a line now and then. Runs done, of how many, seconds left."""
-    begun = time.monotonic()
+    pace = Pace()
     last = [0.0]
 
     def line(done: int, total: int, what: str) -> None:
         now = time.monotonic()
+        pace.step(done, total)
         if now - last[0] >= 10 or done == total:
             last[0] = now
+            left = f"{in_words(pace.left)}; " if done < total else ""
             print(
-                f"{title}: {done} of {total} runs, about {_left(begun, now, done, total)} left; {what}",
+                f"{title}: {done} of {total} runs, {left}{what}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -97,22 +101,23 @@ def showing(title: str) -> Iterator[Any]:
         yield line
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
         TextColumn("{task.fields[what]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, what="")
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, what=what)
+        task = bar.add_task(title, total=None, what="", pace=Shown(pace))
 
+        def drawn(done: int, total: int, what: str) -> None:
+            pace.step(done, total)
+            bar.update(task, completed=done, total=total, what=what)
 
-def _left(begun: float, now: float, done: int, total: int) -> str:
-    return _time((now - begun) / done * (total - done)) if done else "?"
+        yield drawn
 
 
 def _time(seconds: float | None) -> str:

@@ -29,18 +29,29 @@ def silent(done: int, total: int, what: str) -> None:
 
 
 class _Count:
-    """Runs done and to do, what they took, and what one of them says of the machine."""
+    """What is done and to do, what it took, and what one run says of the machine.
 
-    def __init__(self, total: int, say: Say):
-        self.total, self.say = total, say
+    `tuning` runs choose rates, at least: a grid may go on. `judged` come after them: runs, or seeds of a measure.
+    """
+
+    def __init__(self, tuning: int, judged: int, say: Say):
+        self.total, self.ahead, self.say = tuning + judged, judged, say
         self.done = 0
         self.seen: dict[str, Any] = {}
 
     def __call__(self, record: Any) -> None:
         self.seen[record.key] = record
+        self.one(f"{record.arm}, seed {record.seed}: {record.status}")
+
+    def one(self, what: str) -> None:
+        """One more is done; what comes after the tuning is never counted as done before it is."""
         self.done += 1
-        self.total = max(self.total, self.done)
-        self.say(self.done, self.total, f"{record.arm}, seed {record.seed}: {record.status}")
+        self.total = max(self.total, self.done + self.ahead)
+        self.say(self.done, self.total, what)
+
+    def judging(self, left: int) -> None:
+        """The tuning is over, whether longer or shorter than was thought, and so many are left."""
+        self.total, self.ahead = self.done + left, 0
 
     @property
     def seconds(self) -> float:
@@ -73,14 +84,15 @@ def run_claim(
     claim = loaded.claim.at_scale(scale)
     task = task if task is not None else lab_recipe(claim, scale)
     result = results_io.begin(loaded.name, scale, _begun(loaded, claim, scale), results)
-    count = _Count(sum(TUNING_SEEDS * len(claim.rates_of(a)) + claim.seeds for a in claim.arms), say)
+    tuning = sum(TUNING_SEEDS * len(claim.rates_of(a)) for a in claim.arms if a.methods)
+    count = _Count(tuning, claim.seeds * (1 if loaded.measure is not None else len(claim.arms)), say)
     run = ClaimRun(claim, scale, task, engine, cache_folder() / "claims" / loaded.name / scale)
     searches = {arm.name: _search(run, arm) for arm in claim.arms if arm.methods and claim.rates_of(arm)}
     tuned = engine.tune(searches, count) if searches else {}
     run.rates = {name: t.rate for name, t in tuned.items()}
     best = _best(claim, tuned, count) if claim.against == "best" else None
     if loaded.measure is not None:
-        _measure(loaded, run, result, say, best)
+        _measure(loaded, run, result, count, best)
     else:
         _compare(run, engine, result, count, best)
     for arm in result.arms:
@@ -134,7 +146,7 @@ def _compare(run: ClaimRun, engine: Engine, result: ScaleResult, count: _Count, 
         for a in able
         for s in range(claim.seeds)
     ]
-    count.total = count.done + len(trials)
+    count.judging(len(trials))
     run_records = engine.run_all(trials, count)
     records = {a.name: run_records[i * claim.seeds : (i + 1) * claim.seeds] for i, a in enumerate(able)}
     result.arms = [
@@ -164,7 +176,7 @@ def _none_finished(claim: Claim) -> list[RunResult]:
     ]
 
 
-def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, say: Say, best: str | None) -> None:
+def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, count: _Count, best: str | None) -> None:
     """The claim's own measure, seed by seed; what it gave is kept until claim, methods, rates or task change."""
     claim = run.claim
     decides = [result.claim_hash, result.method_hash, run.rates, json.dumps(run.task, sort_keys=True, default=str)]
@@ -172,6 +184,7 @@ def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, say: Say, best:
     run.folder = folder
     values: list[dict[str, float] | None] = []
     errors: list[str | None] = []
+    count.judging(claim.seeds)
     for seed in range(claim.seeds):
         kept = folder / f"seed-{seed}.json"
         if kept.exists():
@@ -183,7 +196,7 @@ def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, say: Say, best:
             errors.append(error)
             if value is not None:
                 write_json(kept, value)
-        say(seed + 1, claim.seeds, f"measured seed {seed}")
+        count.one(f"measured seed {seed}")
     result.arms = judging.measured_arms(claim, values, errors)
     result.failed_runs = sum(v is None for v in values)
     result.pairs, result.judged = judging.judge_measured(claim, values, best)

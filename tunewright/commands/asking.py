@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tunewright.commands import completing
 from tunewright.commands.options import JsonOption, examples, show
 
 
@@ -16,7 +17,10 @@ from tunewright.commands.options import JsonOption, examples, show
     "tunewright methods gradient",
 )
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method or slot, in full")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="one method or slot, in full", autocompletion=completing.methods),
+    ] = None,
     slots: Annotated[bool, typer.Option("--slots", help="what a method may fill, a line for each slot")] = False,
     table: Annotated[
         bool, typer.Option("--table", help="lines of code, slots and needs of each file, and the median")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tunewright import errors
+from tunewright.commands import completing
 from tunewright.commands.options import JsonOption, RecipeArgument, SetOption, examples, show
 
 
@@ -58,7 +59,10 @@ def check(
 def init(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="built-in name, hub id or local folder")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="a file of rows")],
-    task: Annotated[str | None, typer.Option(help="the hub's name of the task (default: by the rows' shape)")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="the hub's name of the task (default: by the rows' shape)", autocompletion=completing.tasks),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="where to write the recipe")] = Path("recipe.yaml"),
 ) -> None:
     """Write a commented recipe for a model, a data file and a task."""

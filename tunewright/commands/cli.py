@@ -6,6 +6,7 @@ on purpose become one message and an exit code; anything else that escapes is a 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from tunewright import __version__, errors
 from tunewright.commands import after, asking, before, comparing, merging, running
 from tunewright.commands.options import below
 from tunewright.commands.papers import papers
+from tunewright.machine import terminal
 
 CODES = (
     (0, "done"),
@@ -30,7 +32,7 @@ CODES = (
     (errors.FolderError.code, "a folder is locked, read-only or full"),
     (errors.NonFiniteError.code, "training met a value that is not finite"),
     (errors.MissingExtraError.code, "an extra or the network is missing"),
-    (errors.INTERRUPTED, "interrupted: `tunewright resume DIR` goes on"),
+    (errors.INTERRUPTED, "interrupted; with a run's checkpoint, `tunewright resume DIR` goes on"),
 )
 """Exit codes and what they mean."""
 
@@ -54,7 +56,14 @@ def _usage(error: Any, prog_name: str) -> str:
 
 
 class _Interrupted(Exception):
-    """An interruption under a name that typer does not turn into a code of its own."""
+    """An interruption of a verb, under a name that typer does not turn into a code of its own."""
+
+
+GOES_ON = {
+    "compare": "the same command goes on: runs that were finished are kept",
+    "merge": "the same command goes on where it stopped",
+}
+"""What to do after an interruption, by verb; a run says it itself, and others leave nothing to go on with."""
 
 
 class _Group(TyperGroup):
@@ -62,9 +71,15 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            os.getcwd()
+        except OSError:
+            raise errors.FolderError(
+                "the working directory is not there any more", remedy="change to one that is, then try again"
+            ) from None
+        try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise _Interrupted from None
+            raise _Interrupted(ctx.invoked_subcommand) from None
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any) -> Any:
         sys.exit(self._code(args, prog_name or "tunewright", extra))
@@ -77,13 +92,19 @@ class _Group(TyperGroup):
             return fail(str(error), error.code)
         except _USAGE_ERROR as error:
             return fail(_usage(error, prog_name), errors.RecipeError.code)
-        except (_Interrupted, KeyboardInterrupt, typer.Abort):
-            return fail(
-                "interrupted\n  -> `tunewright resume DIR` goes on from the last checkpoint", errors.INTERRUPTED
-            )
+        except (_Interrupted, KeyboardInterrupt, typer.Abort) as error:
+            goes_on = GOES_ON.get(str(error), "nothing was left half-done; the same command begins anew")
+            return fail(f"interrupted\n  -> {goes_on}", errors.INTERRUPTED)
         except BrokenPipeError:
             sys.stderr.close()
             return 0
+        except OSError as error:
+            if error.errno is None:  # a library's own: a defect of ours
+                raise
+            from tunewright.files.checkpoint import system_error
+
+            told = system_error(error)
+            return fail(str(told), told.code)
         return result if isinstance(result, int) else 0
 
 
@@ -91,7 +112,7 @@ app = typer.Typer(
     cls=_Group,
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -135,7 +156,18 @@ for _verb in VERBS:
 app.add_typer(papers, name="papers")
 
 
+def _ask_to_end(number: int, frame: Any) -> None:
+    if terminal.is_hang_up(number):
+        terminal.leave()
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """The console script. SIGTERM is an interruption, as Ctrl-C is."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """The console script. SIGTERM is an interruption, as Ctrl-C and a lost terminal are."""
+    for number in terminal.ending_signals():
+        signal.signal(number, _ask_to_end)
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tunewright.commands import completing
 from tunewright.commands.options import JsonOption, examples, show
 
 
@@ -34,7 +35,7 @@ def merge(
     seed: Annotated[int, typer.Option(help="of methods that draw")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="default: every core")] = None,
     data: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="rows, for methods that learn")] = None,
-    task: Annotated[str, typer.Option(help="those rows' task")] = "text-generation",
+    task: Annotated[str, typer.Option(help="those rows' task", autocompletion=completing.tasks)] = "text-generation",
     then: Annotated[
         list[str] | None,
         typer.Option(

@@ -9,11 +9,17 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from tunewright.commands import completing
+
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 RecipeArgument = Annotated[
     str,
-    typer.Argument(metavar="RECIPE", help="a recipe file, or the name of one that ships with the package (quickstart)"),
+    typer.Argument(
+        metavar="RECIPE",
+        help="a recipe file, or the name of one that ships with the package (quickstart)",
+        autocompletion=completing.recipes,
+    ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a run's folder")]
 SetOption = Annotated[

@@ -29,7 +29,7 @@ def run(
     """Measure the base, train, measure again, and report."""
     from tunewright.runs.run import run as start
 
-    _show(start(recipe, out, sets=set_ or [], quiet=quiet, json=as_json), quiet, as_json)
+    _show(start(recipe, out, sets=set_ or [], quiet=quiet, json=as_json), as_json)
 
 
 @examples(
@@ -46,15 +46,15 @@ def resume(
     from tunewright.runs.run import resume as go_on
 
     finished = go_on(folder, verify=verify, quiet=quiet, json=as_json)
-    if finished is not None and not finished.earlier:
-        _show(finished, quiet, as_json)
+    if finished is not None:
+        _show(finished, as_json)
 
 
-def _show(result: Result, quiet: bool, as_json: bool) -> None:
-    """Print a finished run's figures."""
+def _show(result: Result, as_json: bool) -> None:
+    """Print a finished run's figures: they are the result, however quiet the run was."""
     from tunewright.report import terminal
 
     if as_json:
         print(result.report.dumps())
-    elif not quiet:
+    else:
         terminal.show(result.report, result.folder)

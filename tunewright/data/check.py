@@ -21,6 +21,7 @@ from tunewright.data.dataset import Encoded, encode_all, refuse_nothing
 from tunewright.data.files import Bad
 from tunewright.data.read import Read, SourceLike, raw_rows, read_all
 from tunewright.errors import DataError, TunewrightError
+from tunewright.files.checkpoint import write_texts
 from tunewright.tasks._segments import first_token
 
 CONTENT = ("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools")
@@ -113,10 +114,10 @@ def write_clean(
     """Write each source's rows that have neither problem nor notice of a kind that spoils (duplicates, overlap, nothing
     trained), as they stood, and the others with their reasons to quarantine.jsonl. Returns the files.
 
-    Raises DataError for rows that JSON cannot hold (pictures in npz or Parquet).
+    Raises DataError for rows that JSON cannot hold (pictures in npz or Parquet), FolderError where the files cannot be
+    written: then none is.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     why = {p.where: asdict(p) for p in report.problems}
     for notice in report.notices:
         if notice.kind in SPOILS:
@@ -124,7 +125,7 @@ def write_clean(
                 why.setdefault(
                     where, {"where": where, "field": notice.kind, "reason": notice.reason, "remedy": notice.remedy}
                 )
-    written: list[Path] = []
+    written: dict[Path, str] = {}
     quarantined: list[dict[str, Any]] = []
     for role, sources in groups.items():
         for source in sources:
@@ -138,10 +139,11 @@ def write_clean(
                     good.append(value)
             name = Path(source.path.split(":")[-1]).name.split(".")[0]
             path = folder / f"{role}-{name}.jsonl"
-            _write_lines(path if path not in written else folder / f"{role}-{name}-{len(written)}.jsonl", good)
-            written.append(path)
-    _write_lines(folder / "quarantine.jsonl", quarantined)
-    return [*written, folder / "quarantine.jsonl"]
+            path = path if path not in written else folder / f"{role}-{name}-{len(written)}.jsonl"
+            written[path] = _lines(path, good)
+    written[folder / "quarantine.jsonl"] = _lines(folder / "quarantine.jsonl", quarantined)
+    write_texts(written)
+    return list(written)
 
 
 SPOILS = frozenset({"duplicate", "overlap", "nothing trained"})
@@ -299,13 +301,19 @@ def _texts(record: Record) -> Iterable[str]:
             yield from (str(t["content"]) for t in value if isinstance(t, dict) and isinstance(t.get("content"), str))
 
 
-def _write_lines(path: Path, rows: Iterable[Any]) -> None:
+def _json_line(row: Any) -> str:
+    """A row as JSON; half of a surrogate pair, which UTF-8 has no bytes for, stays written as \\ud83d."""
+    text = json.dumps(row, ensure_ascii=False)
+    return text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(row)
+
+
+def _lines(path: Path, rows: Iterable[Any]) -> str:
     try:
-        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+        lines = [row if isinstance(row, str) else _json_line(row) for row in rows]
     except TypeError as error:
         raise DataError(
             f"the rows cannot be written as JSON lines: {error}",
             where=str(path),
             remedy="clean copies are made of text data only",
         ) from None
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return "".join(line + "\n" for line in lines)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import logging
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,9 +22,11 @@ from tunewright.data import store
 from tunewright.data.order import Cursor, natural_shares, with_replay
 from tunewright.data.read import Place, Read, SourceLike, locate, read_all
 from tunewright.data.truncate import fit_length, trained_tokens
-from tunewright.errors import DataError, TunewrightError
+from tunewright.errors import DataError, FolderError, TunewrightError
 from tunewright.files.stamp import stamp
 from tunewright.tasks.base import discover_labels
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -232,7 +238,13 @@ def _build_one(
     if not store.is_whole(folder):
         encoded = encode_all(read or read_all(source, base), task, tokenizer, options, change)
         problem_records = [vars(p) for p in encoded.problems]
-        store.write(encoded.rows, folder, {"source": place.name, "counts": encoded.counts, "problems": problem_records})
+        about = {"source": place.name, "counts": encoded.counts, "problems": problem_records}
+        try:
+            store.write(encoded.rows, folder, about)
+        except OSError as e:  # a cache that cannot be written costs time, never the run
+            log.warning("the encoded rows of %s were not kept: %s", place.name, e)
+            folder = _passing() / folder.name
+            store.write(encoded.rows, folder, about)
     about = store.manifest(folder)
     bad = [Problem(**p) for p in about["problems"]]
     if bad and problems == "fail":
@@ -246,6 +258,20 @@ def _build_one(
         getattr(source, "weight", 1.0),
         problems=bad,
     )
+
+
+def _passing() -> Path:
+    """A folder that goes with this process. FolderError where not even that can be written."""
+    try:
+        folder = tempfile.mkdtemp(prefix="tunewright-rows-")
+    except OSError as e:
+        raise FolderError(
+            f"neither the cache nor a temporary folder can be written: {e.strerror or e}",
+            where=tempfile.tempdir,
+            remedy="free space, or set TUNEWRIGHT_CACHE or TMPDIR to a folder that may be written",
+        ) from e
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _key(

@@ -18,6 +18,8 @@ from tunewright.data import files
 from tunewright.data.files import Bad
 from tunewright.data.shapes import canonical
 from tunewright.errors import DataError, MissingExtraError, did_you_mean
+from tunewright.files.home import expanded
+from tunewright.files.regular import is_special
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
 
@@ -49,7 +51,7 @@ def locate(source: SourceLike, base: Path | str = ".") -> Place:
     name = getattr(source, "name", None) or path
     if path.startswith("quickstart:"):
         return Place(name, (_packaged(path),))
-    at = (Path(base) / path).expanduser()
+    at = Path(base) / expanded(path)
     if at.is_dir():
         paths = tuple(
             sorted(p for p in at.rglob("*") if p.is_file() and files.kind_of(p) and not p.name.startswith("."))
@@ -69,6 +71,8 @@ def locate(source: SourceLike, base: Path | str = ".") -> Place:
                 remedy="convert it to JSONL (one JSON object a line); read are: " + ", ".join(files.READERS),
             )
         return Place(name, (at,))
+    if is_special(at):
+        raise DataError("a pipe or a device, not a file", where=path, remedy="write its rows to a file first")
     if files.kind_of(at) or Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1:
         near = [p.name for p in at.parent.iterdir()] if at.parent.is_dir() else []
         raise DataError(

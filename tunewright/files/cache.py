@@ -13,15 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import FolderError
+from tunewright.files.home import expanded
 from tunewright.files.modes import share
 from tunewright.files.tensors import refused_by_the_disk
 
 
 def cache_folder() -> Path:
-    """The cache: $TUNEWRIGHT_CACHE, else $XDG_CACHE_HOME/tunewright, else ~/.cache/tunewright. Not created here."""
+    """The cache: $TUNEWRIGHT_CACHE, else $XDG_CACHE_HOME/tunewright, else ~/.cache/tunewright. Not created here.
+
+    For a user without a home (a container's nameless one) it is under the folder for temporary files. FolderError for
+    a `~user` that the system does not know.
+    """
     if own := os.environ.get("TUNEWRIGHT_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunewright"
+        return expanded(own)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunewright"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"tunewright-{os.getuid()}"
 
 
 def sync(path: Path) -> None:

@@ -13,12 +13,14 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import CheckpointError, FolderError
 from tunewright.files.cache import sync as flush
+from tunewright.files.regular import regular
 from tunewright.files.tensors import save_tensors
 
 if TYPE_CHECKING:
@@ -58,6 +60,33 @@ def write_text(path: Path, text: str) -> None:
         raise folder_error(e, path) from e
 
 
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Replace some text files of one folder: all are written aside before the first takes its name. FolderError where
+    that fails, with every file as it was.
+    """
+    aside = {path.with_name(f".{path.name}.{os.getpid()}"): path for path in texts}
+    made = [p for path in texts for p in (path.parent, *path.parent.parents) if not p.exists()]
+    try:
+        for temporary, path in aside.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "a folder of this name is there", str(path))
+            with open(temporary, "w", encoding="utf-8") as f:
+                f.write(texts[path])
+                f.flush()
+                os.fsync(f.fileno())
+        for temporary, path in aside.items():
+            os.replace(temporary, path)
+    except OSError as e:
+        for temporary in aside:
+            with suppress(OSError):
+                temporary.unlink()
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise folder_error(e, Path(e.filename or next(iter(texts)))) from e
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of JSON; NaN and infinities are refused rather than written as invalid JSON."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False))
@@ -65,7 +94,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def folder_error(e: OSError, path: Path) -> FolderError:
     """Turn an OSError into one clear message."""
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+    if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return FolderError(
             "the disk is full; nothing written earlier was touched",
             where=str(path),
@@ -77,7 +106,29 @@ def folder_error(e: OSError, path: Path) -> FolderError:
             where=str(path),
             remedy="choose another with --out, or change its permissions",
         )
+    if e.errno == errno.ENAMETOOLONG:
+        shown = str(path) if len(str(path)) < 100 else f"{str(path)[:80]}..."
+        return FolderError("the path is longer than the disk allows", where=shown, remedy="choose a shorter name")
+    if e.errno == errno.ENOENT and not path.parent.exists():
+        return FolderError(
+            "the folder is not there any more", where=str(path.parent), remedy="make it, or choose another"
+        )
     return FolderError(f"cannot write: {e.strerror or e}", where=str(path), remedy="choose another folder with --out")
+
+
+def system_error(e: OSError) -> FolderError:
+    """One message for what the system refused where nobody expected it."""
+    if e.errno in _WRITING or e.errno == errno.ENAMETOOLONG:
+        return folder_error(e, Path(_name(e)))
+    where = _name(e) if e.filename is not None else None
+    return FolderError(f"the system refuses it: {e.strerror or e}", where=where, remedy="check the path and the disk")
+
+
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
+
+
+def _name(e: OSError) -> str:
+    return str(e.filename if e.filename is not None else ".")
 
 
 def write_folder(final: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
@@ -144,9 +195,9 @@ def read(folder: Path) -> Checkpoint:
                 remedy="only safetensors and JSON are read; start again from the recipe",
             )
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(regular(folder / MANIFEST).read_text(encoding="utf-8"))
         for name, digest in manifest.items():
-            if sha256_of(folder / name) != digest:
+            if sha256_of(regular(folder / name)) != digest:
                 raise CheckpointError(
                     f"'{name}' differs from its hash in {MANIFEST}: it was altered or is damaged",
                     where=str(folder),
@@ -154,7 +205,7 @@ def read(folder: Path) -> Checkpoint:
                 )
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         tensors = {Path(n).stem: load_file(folder / n) for n in manifest if n.endswith(".safetensors")}
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, AttributeError) as e:
         raise CheckpointError(
             f"cannot be read: {e}", where=str(folder), remedy="an earlier checkpoint is used when there is one"
         ) from e

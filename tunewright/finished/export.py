@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tunewright.errors import MethodError, ModelError
+from tunewright.files.markdown import code, inline
 from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
 from tunewright.loading.save import save_pretrained, verify_folder
@@ -134,7 +135,7 @@ def card_of(run: Finished) -> dict[str, Any]:
 def figures(report: Report, base: str) -> str:
     """The report's before and after as Markdown."""
     rows = [
-        f"| {x.name} | {_cell(x.before, x.before_span)} | {_cell(x.after, x.after_span)} | {x.note} |"
+        f"| {inline(x.name)} | {_cell(x.before, x.before_span)} | {_cell(x.after, x.after_span)} | {inline(x.note)} |"
         for x in summary.lines(report)
     ]
     cost = [
@@ -142,9 +143,9 @@ def figures(report: Report, base: str) -> str:
         words.seconds(report.run.seconds) if report.run.seconds else "",
     ]
     parts = [
-        f"The base is `{base}`, weights `{report.model.hash[:12]}`."
+        f"The base is {code(base)}, weights `{report.model.hash[:12]}`."
         if report.model and report.model.hash
-        else f"The base is `{base}`."
+        else f"The base is {code(base)}."
     ]
     if rows:
         parts += ["## What it gained and lost", "\n".join(["| | base | tuned | |", "| --- | --- | --- | --- |", *rows])]
@@ -152,7 +153,7 @@ def figures(report: Report, base: str) -> str:
         parts += [meaning] if meaning else []
     spent = ", ".join(c for c in cost if c)
     parts += [f"Trained on {spent}."] if spent else []
-    return "\n\n".join([*parts, *(f"Note: {n}" for n in report.notes)])
+    return "\n\n".join([*parts, *(f"Note: {inline(n)}" for n in report.notes)])
 
 
 def _cell(value: str, ends: str) -> str:

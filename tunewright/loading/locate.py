@@ -11,6 +11,8 @@ from typing import Any
 
 from tunewright.errors import MissingExtraError, ModelError, nearest
 from tunewright.files import cache
+from tunewright.files.home import expanded
+from tunewright.files.regular import is_special, regular
 from tunewright.loading import builtin
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -32,7 +34,7 @@ class Located:
 
 def locate(name: str, revision: str | None = None, *, progress: bool = True) -> Located:
     """Find (and where needed fetch or convert) a model. Errors name what is wrong and what to write instead."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name in (own := builtin.shipped()):
         _no_revision(name, revision, "a shipped model")
         return Located(own[name], f"shipped with tunewright: {name}", licence_of(own[name]))
@@ -81,6 +83,13 @@ def _beside(path: Path) -> str:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that is not a model, saying what it is. ModelError."""
+    for pattern in PATTERNS:
+        for path in folder.glob(pattern):  # a library would wait for a pipe without end
+            if is_special(path) or path.is_dir():
+                kind = "a folder" if path.is_dir() else "a pipe or a device"
+                raise ModelError(
+                    f"{kind}, where a model has a file", where=str(path), remedy="download the model again"
+                )
     if (folder / "config.json").exists():
         return
     if (folder / "adapter_config.json").exists():
@@ -100,7 +109,7 @@ def check_folder(folder: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise ModelError(f"not readable as JSON: {e}", where=str(path), remedy="download the model again") from e
     if not isinstance(value, dict):
@@ -118,7 +127,7 @@ def licence_of(folder: Path) -> str | None:
     import yaml
 
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")
+        text = regular(folder / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
     header = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)

@@ -11,6 +11,7 @@ import torch
 
 from tunewright.errors import ModelError
 from tunewright.files.cache import written_aside
+from tunewright.files.markdown import code, fenced, inline
 from tunewright.loading.portable import portable_config, portable_tokenizer
 from tunewright.loading.quiet import quiet
 from tunewright.models.agreement import differing
@@ -77,15 +78,18 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
     ):
         if value:
             header[key] = value
-    parts = [f"---\n{yaml.safe_dump(header, sort_keys=True, allow_unicode=True).strip()}\n---", f"# {name}"]
+    parts = [
+        f"---\n{yaml.safe_dump(header, sort_keys=True, allow_unicode=True).strip()}\n---",
+        f"# {inline(str(name))}",
+    ]
     count = sum(p.numel() for p in model.parameters())
     parts.append(f"`{type(model).__name__}`, {count:,} parameters, {str(model.dtype).removeprefix('torch.')}.")
     if card.get("base_model"):
-        parts.append(f"Adapted from `{card['base_model']}` with Tunewright.")
+        parts.append(f"Adapted from {code(str(card['base_model']))} with Tunewright.")
     if card.get("text"):
         parts.append(str(card["text"]).strip())
     if card.get("recipe"):
-        parts.append(f"## Recipe\n\n```yaml\n{str(card['recipe']).strip()}\n```")
+        parts.append(f"## Recipe\n\n{fenced(str(card['recipe']).strip(), 'yaml')}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tunewright.errors import MethodError, ModelError, did_you_mean
+from tunewright.files.regular import regular
 from tunewright.files.tensors import save_tensors
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
@@ -126,15 +127,15 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
 def read_delta(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What delta.json says, and the tensors beside it. ModelError for what is no saved change of this version."""
     try:
-        how = json.loads((folder / HOW).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
+        how = json.loads(regular(folder / HOW).read_text(encoding="utf-8"))
+        tensors = load_file(regular(folder / WEIGHTS))
     except FileNotFoundError as e:
         raise ModelError(
             f"there is no {Path(e.filename).name if e.filename else WEIGHTS}",
             where=str(folder),
             remedy="name the folder of a saved change",
         ) from None
-    except (ValueError, SafetensorError) as e:
+    except (OSError, ValueError, SafetensorError) as e:
         raise ModelError(f"not readable: {e}", where=str(folder), remedy="save or download it again") from e
     if how.get("format") != FORMAT or how.get("version") != VERSION:
         raise ModelError(

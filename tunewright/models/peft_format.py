@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunewright.errors import ModelError, did_you_mean
+from tunewright.files.regular import regular
 from tunewright.files.tensors import save_tensors
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import same_bits
@@ -259,7 +260,7 @@ def read_tensors(folder: Path, base_hash: str) -> dict[str, Tensor]:
         )
         raise ModelError(reason, where=str(folder), remedy="save the adapter in safetensors format")
     try:
-        with safe_open(file, framework="pt") as f:
+        with safe_open(regular(file), framework="pt") as f:
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - the file is no mapping
     except (SafetensorError, OSError) as e:
         raise ModelError(

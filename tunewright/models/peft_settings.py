@@ -40,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """An adapter's settings. ModelError for what is more than low-rank parts, or no LoRA."""
     where = str(folder / CONFIG)
     try:
-        config: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config: Any = json.loads(regular(folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"there is no {CONFIG}", where=str(folder), remedy="name the folder of a PEFT adapter"

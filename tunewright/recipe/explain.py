@@ -159,7 +159,11 @@ def explain(error: ValidationError, document: Document, root: type[BaseModel], p
         full = as_written(prefix + path, document)
         dotted = ".".join(map(str, full))
         named = dotted and f"'{dotted}'" not in what and (len(full) > 1 or f"'{dotted}" not in what)
-        entry = (document.place(full), f"{what} (at {dotted})" if named else what, remedy)
+        entry = (
+            document.place(full),
+            f"{what} (at {dotted if len(dotted) <= 80 else dotted[:77] + '...'})" if named else what,
+            remedy,
+        )
         if all(entry[:2] != e[:2] for e in lines):
             lines.append(entry)
     lines.sort(key=lambda e: _line_number(e[0]))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tunewright import catalogue
 from tunewright.errors import RecipeError, did_you_mean
+from tunewright.files.regular import regular
 from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import as_written, explain
 from tunewright.recipe.naming import kept_names
@@ -69,10 +70,10 @@ def locate(name: str | Path) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
+        raw = regular(path).read_bytes()
     except OSError as error:
         raise RecipeError(
-            f"cannot be read: {error.strerror}", where=str(path), remedy="check the file's permissions"
+            f"cannot be read: {error.strerror}", where=str(path), remedy="name a recipe's file that may be read"
         ) from None
     try:
         return raw.decode("utf-8-sig")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,12 +14,35 @@ from tunewright.recipe.uses import MethodUse
 Uses = Annotated[list[MethodUse], BeforeValidator(as_list)]
 
 
+def _a_place(value: Any) -> Any:
+    """A path or a name that a disk can hold; anything else that is asked of it fails in as many ways as there are."""
+    if not isinstance(value, str):
+        return value
+    shown = value if len(value) < 60 else f"{value[:60]}..."
+    if bad := next((c for c in value if ord(c) < 32 or ord(c) == 127), None):
+        raise problem(f"a path cannot hold {bad!r}", "write the path without it")
+    if any(len(part.encode("utf-8", "replace")) > 255 for part in value.split("/")) or len(value) > 4000:
+        raise problem(f"'{shown}' is longer than a disk allows", "write a shorter path")
+    if value.startswith("~"):
+        try:
+            Path(value).expanduser()
+        except RuntimeError:
+            raise problem(
+                f"the system knows no home folder for {value.split('/')[0]}", "write the path from the root"
+            ) from None
+    return value
+
+
+Place = BeforeValidator(_a_place)
+"""Of a field that names a file, a folder or something on a hub."""
+
+
 class ModelSpec(Spec):
     """A pre-trained model: a built-in name, a hub id, a local folder or a GGUF file."""
 
     shorthand: ClassVar[str | None] = "name"
     compact: ClassVar[bool] = True
-    name: str = Field(
+    name: Annotated[str, Place] = Field(
         min_length=1, description="built-in name, hub id, local folder or GGUF file", examples=["smollm2-135m-instruct"]
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id", examples=["main"])
@@ -47,7 +71,7 @@ class Source(Spec):
 
     shorthand: ClassVar[str | None] = "path"
     compact: ClassVar[bool] = True
-    path: str = Field(
+    path: Annotated[str, Place] = Field(
         min_length=1,
         description=(
             "JSONL, Parquet or text file, folder, hub id, or built-in like quickstart:train; relative to the recipe"
@@ -107,7 +131,7 @@ class DataSpec(Spec):
     select: Uses = Field(
         default_factory=list, description="which training rows to use: selectors, in order", examples=[["dsir"]]
     )
-    replay: dict[str, Annotated[Real, Field(gt=0, lt=1)]] = Field(
+    replay: dict[Annotated[str, Place], Annotated[Real, Field(gt=0, lt=1)]] = Field(
         default_factory=dict,
         description="earlier data mixed in: name -> share of the tokens",
         examples=[{"general": 0.05}],
@@ -156,7 +180,7 @@ class Keep(Spec):
 
     shorthand: ClassVar[str | None] = "data"
     compact: ClassVar[bool] = True
-    data: str = Field(
+    data: Annotated[str, Place] = Field(
         min_length=1,
         description="general text (or rows) whose loss is measured before and after",
         examples=["general.txt"],

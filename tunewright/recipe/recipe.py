@@ -27,7 +27,7 @@ from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.load import absolute_paths, load
 from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
-from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, TrainSpec, Uses
+from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Place, Source, TrainSpec, Uses
 from tunewright.recipe.schema import recipe_schema
 from tunewright.recipe.uses import MethodUse
 
@@ -81,7 +81,7 @@ class StageSpec(Spec):
 
     compact: ClassVar[bool] = True
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="letters, digits, - and _", examples=["task"])
-    start: str | None = Field(
+    start: Annotated[str, Place] | None = Field(
         None,
         description="base, stages.<an earlier one's name>, or a folder; none: the stage before, or base",
         examples=["stages.domain"],

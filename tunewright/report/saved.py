@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tunewright.errors import FolderError
+from tunewright.files.regular import regular
 
 
 class Part(BaseModel):
@@ -57,7 +58,7 @@ class Saved(Part):
         path = Path(path)
         path = path / cls.file if path.is_dir() else path
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(regular(path).read_bytes())
         except OSError as error:
             raise FolderError(
                 f"no {cls.noun} here: {error.strerror}", where=str(path), remedy=cls.where_else

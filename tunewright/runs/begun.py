@@ -15,6 +15,7 @@ from typing import Any
 
 from tunewright.errors import CheckpointError
 from tunewright.files import checkpoint, hashing
+from tunewright.files.regular import regular
 from tunewright.recipe import yaml_text
 from tunewright.runs.folder import BEGUN, RECIPE, RunFolder
 from tunewright.runs.session import Session, located
@@ -50,7 +51,13 @@ def check_content(folder: RunFolder, session: Session) -> None:
 def _said(folder: RunFolder) -> dict[str, Any]:
     """The recipe's own text as a tree; replayed files stand in it by their order, since their places may change."""
     file = folder.file(RECIPE)
-    tree: dict[str, Any] = yaml_text.read(file.read_text(encoding="utf-8"), str(file)).tree
+    try:
+        text = regular(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as e:
+        raise CheckpointError(
+            f"the run's recipe cannot be read: {e}", where=str(file), remedy="put the file back"
+        ) from e
+    tree: dict[str, Any] = yaml_text.read(text, str(file)).tree
     for owner in (tree, *(s for s in tree.get("stages", ()) if isinstance(s, dict))):
         data = owner.get("data")
         if isinstance(data, dict) and isinstance(data.get("replay"), dict):
@@ -112,7 +119,7 @@ def _texts(value: Any) -> Iterator[str]:
 def _read(folder: RunFolder) -> dict[str, Any] | None:
     """What was noted; None of a run that has not begun, or was begun by a version that noted nothing."""
     try:
-        began: dict[str, Any] = json.loads(folder.file(BEGUN).read_text(encoding="utf-8"))
+        began: dict[str, Any] = json.loads(regular(folder.file(BEGUN)).read_text(encoding="utf-8"))
         return {"recipe": dict(began["recipe"]), "content": dict(began["content"])}
     except FileNotFoundError:
         return None

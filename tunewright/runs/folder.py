@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import FolderError
+from tunewright.errors import CheckpointError, FolderError
 from tunewright.files.checkpoint import folder_error, write_json, write_text
+from tunewright.files.regular import regular
 from tunewright.machine import host
 
 RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"
@@ -31,10 +32,15 @@ class RunFolder:
     def progress(self) -> dict[str, Any]:
         """What is done so far; empty at the start."""
         try:
-            value: dict[str, Any] = json.loads(self.file(PROGRESS).read_text(encoding="utf-8"))
-            return value
+            return dict(json.loads(regular(self.file(PROGRESS)).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
+        except (OSError, ValueError, TypeError) as e:
+            raise CheckpointError(
+                f"what the run has done so far cannot be read: {e}",
+                where=str(self.file(PROGRESS)),
+                remedy="put the file back, or begin a new run",
+            ) from e
 
     def note_progress(self, **done: Any) -> None:
         write_json(self.file(PROGRESS), {**self.progress(), **done})
@@ -68,9 +74,15 @@ class RunFolder:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
+    try:
+        text = regular(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    except (OSError, ValueError) as e:
+        raise CheckpointError(
+            f"the logged steps cannot be read: {e}", where=str(path), remedy="put the file back, or begin a new run"
+        ) from e
+    for line in text.splitlines():
         try:
             yield json.loads(line)
         except ValueError:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tunewright.errors import CheckpointError, FolderError
 from tunewright.files.checkpoint import sha256_of
+from tunewright.files.regular import regular
 from tunewright.report.schema import Report
 from tunewright.report.seal import seal_of
 from tunewright.runs import begun
@@ -35,7 +36,7 @@ def check(run: Path, *, may_lack: Sequence[str] = ()) -> int:
     hashes, told = _said(run)
     for name, known in hashes.items():
         try:
-            if sha256_of(run / name) != known:
+            if sha256_of(regular(run / name)) != known:
                 told.append(f"{name} was altered")
         except OSError as e:
             if not (isinstance(e, FileNotFoundError) and name in may_lack):
@@ -57,7 +58,7 @@ def _said(run: Path) -> tuple[dict[str, str], list[str]]:
     """
     file = run / Report.file
     try:
-        text = file.read_bytes()
+        text = regular(file).read_bytes()
         tree = json.loads(text)
         hashes, seal = {str(k): str(v) for k, v in tree.get("hashes", {}).items()}, tree.get("seal")
     except (OSError, ValueError, AttributeError) as e:

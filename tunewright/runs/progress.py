@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tunewright.machine.pace import Pace, in_words
+
 Show = Callable[[dict[str, Any]], None]
 
 
@@ -62,20 +64,22 @@ class Screen:
     @contextmanager
     def _bar(self, stage: str, plan: Any) -> Iterator[Show]:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[told]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}"),
         )
+        pace = Pace()
         bar = Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True)
-        task = bar.add_task(f"training '{stage}'", total=plan.steps, told="")
+        task = bar.add_task(f"training '{stage}'", total=plan.steps, told="", pace=Shown(pace))
 
         def show(record: dict[str, Any]) -> None:
             if "loss" in record:
+                pace.step(record["step"], plan.steps)
                 bar.update(
                     task,
                     completed=record["step"],
@@ -89,18 +93,32 @@ class Screen:
             yield show
 
     def _lines(self, stage: str, plan: Any) -> Show:
-        last = [0.0]
+        last, pace = [0.0], Pace()
 
         def show(record: dict[str, Any]) -> None:
-            if "loss" not in record or (time.monotonic() - last[0] < 10 and record["step"] < plan.steps):
+            if "loss" not in record:
+                return
+            pace.step(record["step"], plan.steps)
+            if time.monotonic() - last[0] < 10 and record["step"] < plan.steps:
                 return
             last[0] = time.monotonic()
+            left = f", {in_words(pace.left)}" if record["step"] < plan.steps else ""
             self.say(
                 f"training '{stage}': step {record['step']} of {plan.steps}, loss {record['loss']:.3f}, "
-                f"{record['tokens_per_second']:.0f} tok/s"
+                f"{record['tokens_per_second']:.0f} tok/s{left}"
             )
 
         return show
+
+
+class Shown:
+    """A pace as a bar's field, read anew each time that the bar is drawn: between steps too, however long they are."""
+
+    def __init__(self, pace: Pace):
+        self.pace = pace
+
+    def __format__(self, spec: str) -> str:
+        return in_words(self.pace.left)
 
 
 def _redrawn(bar: Any, show: Show) -> Show:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunewright.errors import FolderError, TunewrightError
+from tunewright.errors import FolderError, Interrupted, TunewrightError
 from tunewright.recipe import Recipe
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.runs.finishing import finish, now
@@ -52,6 +52,8 @@ def run(
             _note_start(folder)
             # the run's own copy is what `resume` will read: the same text gives the same names
             return _whole(Work(folder, Recipe.load(folder.file(RECIPE)), screen, figures_only=figures_only))
+        except KeyboardInterrupt:
+            raise interrupted(folder) from None
         except Exception:  # a signal is none: what it stops can be gone on with
             if not folder.progress().get("began"):
                 discard_if_empty(folder)
@@ -85,9 +87,21 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
             from tunewright.runs import begun
 
             begun.check_recipe(folder)
-        work = Work(folder, recipe, screen)
-        folder.note_progress(resumed=folder.progress().get("resumed", 0) + 1)  # what is refused is not counted
-        return _whole(work)
+        try:
+            work = Work(folder, recipe, screen)
+            folder.note_progress(resumed=folder.progress().get("resumed", 0) + 1)  # what is refused is not counted
+            return _whole(work)
+        except KeyboardInterrupt:
+            raise interrupted(folder) from None
+
+
+def interrupted(folder: RunFolder) -> Interrupted:
+    """What a run ends with that was stopped outside of its steps."""
+    return Interrupted(
+        "interrupted; what was done before is kept",
+        where=str(folder.path),
+        remedy=f"tunewright resume {folder.path}",
+    )
 
 
 def _whole(work: Work) -> Result:

@@ -16,6 +16,7 @@ from tunewright.contract.combining import Methods
 from tunewright.errors import Interrupted
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
+from tunewright.machine import terminal
 from tunewright.models.agreement import differing
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
@@ -166,15 +167,19 @@ class TrainingCallback:
 
 @contextmanager
 def stopping_on_signals(keeper: TrainingCallback) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask for a checkpoint after the present step (a second Ctrl-C ends at once)."""
+    """SIGTERM, Ctrl-C and a terminal that hangs up ask for a checkpoint after the present step (a second Ctrl-C ends
+    at once).
+    """
 
     def ask(number: int, frame: Any) -> None:
         if keeper.stop_requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if terminal.is_hang_up(number):
+            terminal.leave()
         keeper.stop_requested = True
 
     try:
-        old = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        old = {s: signal.signal(s, ask) for s in (*terminal.ending_signals(), signal.SIGINT)}
     except ValueError:  # not the main thread: the caller owns signals
         yield
         return

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from tunewright.errors import FolderError, TunewrightError
+from tunewright.files.home import expanded
 from tunewright.machine import host
 from tunewright.trials.orders import Landing, Trial, order_of
 from tunewright.trials.trial import Store, TrialError, TrialRecord, commit_of, key_of
@@ -336,7 +337,7 @@ def _weights_size(base: Path, name: str) -> int:
     from tunewright.files.hashing import weight_files
     from tunewright.loading.locate import locate
 
-    place = (base / name).expanduser()
+    place = base / expanded(name)
     try:
         return sum(
             f.stat().st_size for f in weight_files(place if place.is_dir() else locate(name, progress=False).folder)

@@ -18,6 +18,7 @@ from typing import Any
 from tunewright import catalogue
 from tunewright.errors import TunewrightError
 from tunewright.files import hashing, source
+from tunewright.files.home import expanded
 from tunewright.files.stamp import stamp
 from tunewright.recipe import ModelSpec, Recipe, Source
 
@@ -107,7 +108,7 @@ def _digest_at(file: Path, changed: tuple[Any, ...]) -> str:
 
 
 def _under(name: str, base: Path) -> Path:
-    return (base / name).expanduser()
+    return base / expanded(name)
 
 
 def _model(spec: ModelSpec, base: Path) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunewright.files.markdown import code, fenced, inline
 from tunewright.weights.names import reader_folder
 from tunewright.weights.request import Request
 from tunewright.weights.source import Source
@@ -77,14 +78,17 @@ def card_of(request: Request, sources: Sequence[Source], count: int, notes: Sequ
     }
     if len(licences) == 1 and None not in licences:
         header["license"] = licences.pop()
-    rows = [f"| `{s.ref}` | {s.origin} | `{s.hash()}` | {s.licence or 'not stated'} |" for s in sources]
+    rows = [
+        f"| {code(s.ref)} | {inline(s.origin)} | `{s.hash()}` | {inline(s.licence or 'not stated')} |" for s in sources
+    ]
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=True, allow_unicode=True).strip()}\n---",
-        f"# {request.out.name}",
+        f"# {inline(request.out.name)}",
         f"Merged with Tunewright by `{request.method}` from {len(request.models)} models; {count:,} parameters.",
         "| model | from | sha256 of its weights | licence |\n| --- | --- | --- | --- |\n" + "\n".join(rows),
         *([] if len(licences) <= 1 else ["The inputs' licences differ: all of them apply."]),
-        *([] if not notes else ["\n".join(f"- {n}" for n in notes)]),
-        f"## Recipe\n\n```yaml\n{yaml.safe_dump(recipe_of(request), sort_keys=False, allow_unicode=True).strip()}\n```",
+        *([] if not notes else ["\n".join(f"- {inline(n)}" for n in notes)]),
+        "## Recipe\n\n"
+        + fenced(yaml.safe_dump(recipe_of(request), sort_keys=False, allow_unicode=True).strip(), "yaml"),
     ]
     return "\n\n".join(parts) + "\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunewright.errors import ModelError
+from tunewright.files.home import expanded
 from tunewright.loading.locate import licence_of, locate
 from tunewright.weights.source import Source, Tuned
 
@@ -20,7 +21,7 @@ def open_source(ref: str, base: str | None = None) -> Source:
     if "+" in ref and not Path(ref).exists():
         under, _, ref_change = ref.partition("+")
         return _tuned(Path(ref_change), ref, under)
-    folder = Path(ref).expanduser()
+    folder = expanded(ref)
     change = change_in(folder)
     if change is not None:
         return _tuned(change, ref, base)
