@@ -27,7 +27,7 @@ data:
 #   - {{data: general.txt}}
 train:
   learning_rate: {rate}
-  batch_tokens: 4k            # tokens an optimizer step
+  batch_tokens: {batch:<14} # {unit} an optimizer step: about {steps} steps an epoch
   seed: 0
 methods:                      # `tunewright methods` lists them
   - {method}
@@ -35,8 +35,16 @@ budget: {{epochs: 1}}           # or tokens, steps, seconds: the first limit rea
 """
 
 
-def _shape(data: Path) -> tuple[str, str]:
-    """The shape of a file's first usable row, and a comment that names it and its columns.
+STEPS = 20
+"""Optimizer steps that an epoch should have at least: with fewer there is hardly anything to learn by."""
+_BATCHES = {"4k": 4000, "2k": 2000, "1k": 1000, "512": 512, "256": 256}
+_PICTURES = {str(n): n for n in (32, 16, 8, 4, 2, 1)}
+_BYTES = 4  # of text a token, about
+
+
+def _shape(data: Path) -> tuple[str, str, int]:
+    """The shape of a file's first usable row, a comment that names it and its columns, and how many rows were read
+    (all, or as many as decide a batch).
 
     DataError when there is none.
     """
@@ -44,11 +52,26 @@ def _shape(data: Path) -> tuple[str, str]:
     from tunewright.data.read import read_source
 
     problems: list[Problem] = []
-    for record in read_source(Source(path=str(data.resolve()), limit=100), data.parent, problems):
-        return record.shape, f"rows of shape {record.shape}: {', '.join(record)}"
+    limit = STEPS * max(_PICTURES.values())
+    records = list(read_source(Source(path=str(data.resolve()), limit=limit), data.parent, problems))
+    if records:
+        return records[0].shape, f"rows of shape {records[0].shape}: {', '.join(records[0])}", len(records)
     if problems:
         raise problems[0].error()
     raise DataError("the file holds no row", where=str(data), remedy="one JSON object a line")
+
+
+def _batch(data: Path, shape: str, rows: int) -> dict[str, object]:
+    """What an optimizer step takes, so that an epoch has enough of them: a picture counts as one token."""
+    if shape == "image-label":
+        total, sizes, unit = rows, _PICTURES, "pictures"
+    else:
+        files = [data] if data.is_file() else [p for p in data.rglob("*") if p.is_file()]
+        total, sizes, unit = sum(f.stat().st_size for f in files) // _BYTES, _BATCHES, "tokens"
+    batch = next((n for n, size in sizes.items() if total >= STEPS * size), list(sizes)[-1])
+    more = shape == "image-label" and rows >= STEPS * max(_PICTURES.values())
+    steps = max(1, round(total / sizes[batch]))
+    return {"batch": batch, "unit": unit, "steps": f"{steps} or more" if more else steps}
 
 
 def starter(model: str, data: Path, task: str | None = None, file: str = "recipe.yaml") -> str:
@@ -61,7 +84,7 @@ def starter(model: str, data: Path, task: str | None = None, file: str = "recipe
         raise DataError("no such file", where=str(data), remedy=did_you_mean(data.name, near))
     if task is not None and task not in catalogue.tasks():
         raise RecipeError(f"no task '{task}'", where="--task", remedy=did_you_mean(task, catalogue.tasks()))
-    shape, rows = _shape(data)
+    shape, rows, count = _shape(data)
     chosen = task or _TASK_OF.get(shape, "text-generation")
     name = "lora" if catalogue.lookup("lora") else "full"
     return _TEXT.format(
@@ -73,6 +96,7 @@ def starter(model: str, data: Path, task: str | None = None, file: str = "recipe
         rows=rows,
         rate="2e-4" if name == "lora" else "2e-5",
         method="lora: {rank: 16}" if name == "lora" else name,
+        **_batch(data, shape, count),
     )
 
 

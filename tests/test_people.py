@@ -1,0 +1,115 @@
+"""What a person meets at the command line beside results: completion, quiet runs, recipes that begin well."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests import small
+from tests.running import HERE
+from tunewright.commands import cli
+from tunewright.recipe import Recipe
+
+
+def offered(words: str, shell: str = "bash") -> list[str]:
+    """What a shell is given for the last of these words."""
+    program = "import sys; sys.argv[:] = ['tunewright']; from tunewright.commands.cli import main; main()"
+    asked = {
+        "_TUNEWRIGHT_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+        "_TYPER_COMPLETE_ARGS": words,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "PYTHONPATH": str(HERE),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **asked}, capture_output=True, text=True, cwd=HERE
+    )
+    assert not done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "some"),
+    [
+        ("tunewright re", {"resume"}),
+        ("tunewright resume --ve", {"--verify"}),
+        ("tunewright run quick", {"quickstart"}),
+        ("tunewright methods lor", {"lora"}),
+        ("tunewright methods obj", {"objective"}),
+        ("tunewright init a b --task text-", {"text-classification", "text-generation"}),
+    ],
+)
+def test_a_shell_is_offered_what_a_verb_takes(words: str, some: set[str]) -> None:
+    assert set(offered(words)) == some
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_too(shell: str) -> None:
+    assert "resume" in "\n".join(offered("tunewright re", shell))
+
+
+def test_recipes_here_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunewright.commands import completing
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.yaml", "b.txt", "sub/c.yml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert completing.recipes("") == ["a.yaml", "quickstart"]
+    assert completing.recipes("sub/") == ["sub/c.yml"] and completing.recipes("none/x") == []
+
+
+def test_the_script_for_a_shell_can_be_printed() -> None:
+    shown = CliRunner().invoke(cli.app, ["--show-completion", "bash"], prog_name="tunewright")
+    assert "complete" in shown.stdout and "tunewright" in shown.stdout.lower()
+
+
+@pytest.mark.parametrize("module", ["tunewright", "tunewright.cli", "tunewright.commands.cli"])
+def test_the_command_line_as_a_module(module: str) -> None:
+    env = {**os.environ, "PYTHONPATH": str(HERE)}
+    done = subprocess.run([sys.executable, "-m", module, "--version"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("tunewright "), done.stderr
+
+
+def test_a_quiet_run_prints_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    small.write_inputs(tmp_path, train=8, test=2)
+    recipe = small.write_recipe(tmp_path, stages__0__budget={"steps": 1}, measurement__strengths=[1.0])
+    ran = CliRunner().invoke(cli.app, ["run", str(recipe), "--out", str(tmp_path / "out"), "--quiet"])
+    assert ran.exit_code == 0 and "exact match" in ran.stdout and "keep" in ran.stdout, ran.output
+    assert "loading" not in ran.output and "training" not in ran.output
+    again = CliRunner().invoke(cli.app, ["resume", str(tmp_path / "out"), "--quiet"])
+    assert again.exit_code == 0 and again.stdout == ran.stdout, "a finished run's result is shown again"
+    told = CliRunner().invoke(cli.app, ["resume", str(tmp_path / "out"), "--json"])
+    assert json.loads(told.stdout)["run"]["name"] == "out"
+
+
+@pytest.mark.parametrize(("pictures", "steps"), [(3, 3), (8, 8), (60, 20), (300, 19), (1000, 20)])
+def test_init_writes_batches_that_make_steps_of_pictures(pictures: int, steps: int, tmp_path: Path) -> None:
+    rows = [json.dumps({"image": f"{i}.png", "label": f"l{i % 2}"}) for i in range(pictures)]
+    (tmp_path / "p.jsonl").write_text("\n".join(rows))
+    batch = begun(tmp_path, "p.jsonl")
+    assert pictures / batch >= steps and batch <= 32
+
+
+@pytest.mark.parametrize(("rows", "words"), [(10, 5), (100, 20), (1000, 50), (5000, 200)])
+def test_init_writes_batches_that_make_steps_of_text(rows: int, words: int, tmp_path: Path) -> None:
+    row = json.dumps({"prompt": "word " * words, "completion": "lost card"})
+    (tmp_path / "t.jsonl").write_text("\n".join([row] * rows))
+    batch, tokens = begun(tmp_path, "t.jsonl"), rows * words
+    assert batch == 256 or tokens / batch >= 15
+    assert batch <= 4000 and (tokens < 90_000 or batch == 4000), "no smaller than it has to be"
+
+
+def begun(folder: Path, data: str) -> int:
+    out = folder / "recipe.yaml"
+    done = CliRunner().invoke(cli.app, ["init", "./model", str(folder / data), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return int(Recipe.load(out).train.batch_tokens)
