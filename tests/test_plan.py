@@ -124,7 +124,7 @@ def test_what_is_trained_and_what_counts(made: RunPlan) -> None:
 
 def test_rows_that_are_left_out_are_counted(inputs: Path) -> None:
     (inputs / "long.jsonl").write_text("\n".join(json.dumps({"text": "card lost " * n}) for n in (3, 4, 60)))
-    made = look(session_of(inputs, data__train="long.jsonl", data__max_length=40))
+    made = look(session_of(inputs, data__train="long.jsonl", data__max_length=40, data__truncation="drop"))
     assert (made.sources[0].read, made.sources[0].rows, made.sources[0].too_long) == (3, 2, 1)
     assert "too long" in text_of(made)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tunewright.contract.task import EncodeOptions
 from tunewright.data import dataset, store
 from tunewright.data.dataset import build, cursor, labels_of
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
+from tunewright.data.read import read_all
 from tunewright.data.truncate import fit_length, trained_tokens
 from tunewright.errors import DataError
 from tunewright.models.attention import prepare_attention
@@ -51,7 +53,7 @@ def make(tmp_path, rows=PAIRS, *, options=None, tokenizer=None, name="t.jsonl", 
 def test_rows_come_back_from_the_cache_as_they_were_encoded(tmp_path):
     made = make(tmp_path)
     source = Source(path="t.jsonl")
-    encoded = dataset.encode_all(dataset.read_all(source, tmp_path), TASK, tiny.tokenizer(), EncodeOptions())
+    encoded = dataset.encode_all(read_all(source, tmp_path), TASK, tiny.tokenizer(), EncodeOptions())
     assert list(made.rows) == encoded.rows and made.rows[-1] == made.rows[2] and made.rows[:2] == encoded.rows[:2]
     assert made.counts["rows"] == 3 and made.counts["tokens"] == sum(r.size for r in encoded.rows) == int(
         made.rows.lengths.sum()
@@ -122,6 +124,9 @@ def test_truncation_policies():
     assert [p.input_ids for p in pieces] == [[4, 5, 6, 7, 8], [8, 9]] and not any(
         "prompt_ids" in p.fields for p in pieces
     )
+    for kind, pieces in (("plain", ["r#0", "r#1"]), ("mask", ["r#0", "r#1"]), ("chat", []), ("choice", [])):
+        assert [p.id for p in fit_length(replace(row, fields={"kind": kind}), 4, "auto")] == pieces
+    assert fit_length(labelled, 3, "auto") == []
     pair = Row("r", "s", [1, 2], [0.0, 1.0], fields={"rejected_ids": [1] * 9})
     assert fit_length(pair, 5, "split") == []
 

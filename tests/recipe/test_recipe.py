@@ -117,7 +117,7 @@ def test_every_default_is_written_out(tmp_path):
     for line in (
         "seed: 0",
         "lr_scheduler_type: linear",
-        "truncation: drop",
+        "truncation: auto",
         "start: base",
         "carry: fold",
         "drift_sequences: 64",

@@ -76,7 +76,7 @@ def test_a_number_is_a_name_where_names_are_numbers_and_else_a_place(labels, val
     [
         ((1, "1", 2, "3"), ("1", "2", "3")),
         ((1, 1.0, True), ("0", "1")),
-        ((-1, 1), ("-1", "1")),
+        (("-1", "1"), ("-1", "1")),
         ((0, 2), ("0", "1", "2")),
         ((7, 10**9), ("7", "1000000000")),
         (("10", "9", "100"), ("9", "10", "100")),
@@ -103,6 +103,7 @@ def test_a_label_as_an_answer_is_found_by_name_before_its_place():
 
 
 def test_labels_are_discovered_in_a_fixed_order():
+    assert discover_labels([record(label=x) for x in (1, -1, 0)]) == ("0", "1")
     assert discover_labels([record(label=x) for x in ("b", "a", None, "b")]) == ("a", "b")
     assert discover_labels([record(label=x) for x in (10, 2, math.nan)])[-1] == "10"
 

@@ -13,6 +13,9 @@ from typing import Any
 from tunewright.contract.batch import Batch, Row
 from tunewright.errors import DataError
 
+ONE_ANSWER = "the row has one answer, and a method of the stage compares two"
+GIVE_TWO = "give rows with prompt, chosen and rejected, or leave this source (and `replay`) out of the stage"
+
 
 @dataclass(frozen=True)
 class Pair(Row):
@@ -30,11 +33,7 @@ def paired(row: Row) -> Pair:
     if isinstance(row, Pair):
         return row
     if "rejected_ids" not in row.fields:
-        raise DataError(
-            "the row has one answer, and a method of the stage compares two",
-            where=row.id,
-            remedy="give rows with prompt, chosen and rejected, or leave this source (and `replay`) out of the stage",
-        )
+        raise DataError(ONE_ANSWER, where=row.id, remedy=GIVE_TWO)
     rejected = Row(row.id, row.source, row.fields["rejected_ids"], row.fields["rejected_weights"])
     return Pair(row.id, row.source, row.input_ids, row.weights, row.label, row.fields, rejected)
 

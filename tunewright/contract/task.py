@@ -20,6 +20,7 @@ from tunewright.contract.records import Record
 class EncodeOptions:
     """How records become rows; part of the cache's key.
 
+    `truncation` says what becomes of rows longer than `max_length`, see `data.truncate.fit_length`.
     `template` wraps the user's text: "Which topic?\\n{text}" (any column may be named). With `{completion}` in it, it
     is the whole text and no chat template is used. `system`: None leaves the chat template as it is (some insert a
     default system turn), "" takes that default turn out, other text is a system turn for rows that have none. `chat`:
@@ -28,7 +29,7 @@ class EncodeOptions:
     """
 
     max_length: int = 1024
-    truncation: Literal["drop", "split", "fail"] = "drop"
+    truncation: Literal["auto", "drop", "split", "fail"] = "auto"
     template: str | None = None
     system: str | None = None
     chat: bool | None = None

@@ -8,9 +8,11 @@ import json
 import logging
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +21,9 @@ from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem, RowProblem, refuse
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
+from tunewright.data.facts import LONG, UNTRAINED, Facts, Looking
 from tunewright.data.order import Cursor, natural_shares, with_replay
-from tunewright.data.read import Place, Read, SourceLike, locate, read_all
+from tunewright.data.read import Place, Read, SourceLike, locate, read_lazily
 from tunewright.data.truncate import fit_length, trained_tokens
 from tunewright.errors import DataError, FolderError, TunewrightError
 from tunewright.files.stamp import stamp
@@ -28,14 +31,17 @@ from tunewright.tasks.base import discover_labels
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+WINDOW = 512
+"""Records that are encoded together; no more of a source is held in memory."""
 
 
 @dataclass
 class Dataset:
     """Encoded rows. `hash` names the content; `counts` says what became of the rows that were read.
 
-    Counts: `read`, `problems`, `too_long` (rows over max_length), `pieces` (rows made by splitting), `zero_trained`
+    Counts: `read`, `problems`, `too_long` (rows over max_length), `pieces` (rows made by splitting), `left_out` (rows
+    over max_length of which nothing is kept), `zero_trained`
     (rows left out because nothing in them would be trained), `rows`, `tokens`, `trained_tokens`. `weight` is the
     source's in the recipe; `parts` are the sources of a data set made of several.
     """
@@ -47,6 +53,7 @@ class Dataset:
     weight: float = 1.0
     parts: tuple[Dataset, ...] = ()
     problems: list[Problem] = field(default_factory=list)
+    facts: Facts | None = None
 
     @property
     def sources(self) -> tuple[Dataset, ...]:
@@ -100,7 +107,11 @@ def build(
     Raises DataError when rows cannot be used (unless `problems` is "skip"), when none is left, or when none of them
     has a trained token.
     """
-    parts = tuple(_build_one(s, task, tokenizer, options, Path(cache_dir), base, problems, change) for s in sources)
+    parts = tuple(stored(s, task, tokenizer, options, Path(cache_dir), base=base, change=change) for s in sources)
+    for part in parts:
+        if part.problems and problems == "fail":
+            raise refuse(part.problems, part.name, part.counts["read"])
+        refuse_nothing(part.name, part.counts, options)
     if len(parts) == 1:
         return parts[0]
     counts = {k: sum(p.counts[k] for p in parts) for k in parts[0].counts}
@@ -139,7 +150,7 @@ def cursor(
 
 def labels_of(sources: Sequence[SourceLike], base: Path | str = ".") -> tuple[str, ...]:
     """Class names of labelled sources, in the order of their ids."""
-    labels = discover_labels([r for s in sources for r in read_all(s, base).records])
+    labels = discover_labels(r for s in sources for r in read_lazily(s, base).records)
     if not labels:
         raise DataError(
             "no row has a label",
@@ -151,55 +162,76 @@ def labels_of(sources: Sequence[SourceLike], base: Path | str = ".") -> tuple[st
 
 @dataclass
 class Encoded:
-    """What became of a source's rows."""
+    """What became of a source's rows. `rows` is where they went: a list, or a store's writer."""
 
-    rows: list[Row]
+    rows: Any
     problems: list[Problem]
     counts: dict[str, int]
-    zero: list[str] = field(default_factory=list)
-    long: list[str] = field(default_factory=list)
+    places: tuple[str, ...] = ()
+    shapes: dict[str, int] = field(default_factory=dict)
 
 
 def encode_all(
-    read: Read, task: Task, tokenizer: Any, options: EncodeOptions, change: RecordChange | None = None
+    read: Read,
+    task: Task,
+    tokenizer: Any,
+    options: EncodeOptions,
+    change: RecordChange | None = None,
+    into: store.Writer | None = None,
 ) -> Encoded:
-    """Encode the records of a source and apply the truncation policy; every bad row becomes a problem."""
-    out = Encoded([], list(read.problems), {})
+    """Encode the records of a source and apply the truncation policy; every bad row becomes a problem.
+
+    With `into`, rows and facts are written there as they come, and only a window of them is held.
+    """
+    out = Encoded([] if into is None else into, read.problems, {})
     limit = min(options.max_length, getattr(tokenizer, "model_max_length", None) or options.max_length)
-    pieces = 0
-    for record in read.records:
-        try:
-            row = task.encode(record if change is None else change(record), tokenizer, options)
-            kept = fit_length(row, limit, options.truncation)
-        except RowProblem as problem:
-            out.problems.append(problem.at(record.where))
-            continue
-        except TunewrightError:
-            raise
-        except Exception as error:  # of a tokenizer, a template or a task written elsewhere
-            said = (str(error).strip() or "no reason given").splitlines()[0][:300]
-            reason = f"encoding the row failed: {type(error).__name__}: {said}"
-            remedy = "take the row out; if nothing is wrong with it, report this as a defect"
-            out.problems.append(Problem(record.where, "row", reason, remedy))
-            continue
-        if kept != [row]:
-            out.long.append(record.where)
-            pieces += len(kept)
-        if kept == [row] and not trained_tokens(row):
-            out.zero.append(record.where)
-            continue
-        out.rows += kept
-    out.counts = {
-        "read": read.rows,
-        "problems": len(out.problems),
-        "too_long": len(out.long),
-        "pieces": pieces,
-        "zero_trained": len(out.zero),
-        "rows": len(out.rows),
-        "tokens": sum(r.size for r in out.rows),
-        "trained_tokens": sum(trained_tokens(r) for r in out.rows),
-    }
+    looking, counts = Looking(task, tokenizer), Counter[str]()
+    records, bad = iter(read.records), list[Problem]()
+    while window := list(islice(records, WINDOW)):
+        counts["read"] += len(window)
+        seen = []
+        for record in window:
+            try:
+                row = task.encode(record if change is None else change(record), tokenizer, options)
+                kept = fit_length(row, limit, options.truncation)
+            except RowProblem as problem:
+                bad.append(problem.at(record.where))
+                continue
+            except TunewrightError:
+                raise
+            except Exception as error:  # of a tokenizer, a template or a task written elsewhere
+                said = (str(error).strip() or "no reason given").splitlines()[0][:300]
+                reason = f"encoding the row failed: {type(error).__name__}: {said}"
+                remedy = "take the row out; if nothing is wrong with it, report this as a defect"
+                bad.append(Problem(record.where, "row", reason, remedy))
+                continue
+            seen.append((record, row, kept))
+        facts = looking.facts(seen)
+        rows = []
+        for (_, _, kept), flags in zip(seen, facts["flags"].tolist(), strict=True):
+            if flags & LONG:
+                counts["too_long"] += 1
+                counts["pieces"] += len(kept)
+                counts["left_out"] += not kept
+            if flags & UNTRAINED:
+                counts["zero_trained"] += 1
+                continue
+            rows += kept
+        counts["rows"] += len(rows)
+        counts["tokens"] += sum(r.size for r in rows)
+        counts["trained_tokens"] += sum(trained_tokens(r) for r in rows)
+        out.rows.extend(rows)
+        if into is not None:
+            into.note(facts)
+    counts["read"] += len(read.problems)
+    out.problems = [*read.problems, *bad]
+    counts["problems"] = len(out.problems)
+    out.counts = {k: counts[k] for k in COUNTS}
+    out.places, out.shapes = tuple(looking.places), dict(looking.shapes)
     return out
+
+
+COUNTS = (*("read", "problems", "too_long", "pieces", "left_out", "zero_trained", "rows", "tokens", "trained_tokens"),)
 
 
 def refuse_nothing(name: str, counts: Mapping[str, int], options: EncodeOptions) -> None:
@@ -221,42 +253,50 @@ def refuse_nothing(name: str, counts: Mapping[str, int], options: EncodeOptions)
     raise DataError("no row can be used", where=name, remedy="`tunewright check RECIPE` lists every row's reason")
 
 
-def _build_one(
+def stored(
     source: SourceLike,
     task: Task,
     tokenizer: Any,
     options: EncodeOptions,
     cache_dir: Path,
-    base: Path | str,
-    problems: str,
-    change: RecordChange | None,
+    *,
+    base: Path | str = ".",
+    change: RecordChange | None = None,
 ) -> Dataset:
+    """A source's encoded rows, from the cache or put there, whatever became of them: bad rows are in `problems`."""
     place = locate(source, base)
-    read = read_all(source, base) if place.hub or task.reads_files else None
     changed = "" if change is None else change.key
-    folder = cache_dir / "rows" / _key(source, place, read, task, tokenizer, options, changed)
+    folder = cache_dir / "rows" / _key(source, place, base, task, tokenizer, options, changed)
     if not store.is_whole(folder):
-        encoded = encode_all(read or read_all(source, base), task, tokenizer, options, change)
-        problem_records = [vars(p) for p in encoded.problems]
-        about = {"source": place.name, "counts": encoded.counts, "problems": problem_records}
+
+        def encode_into(folder: Path) -> None:
+            with store.Writer(folder) as writer:
+                encoded = encode_all(read_lazily(source, base), task, tokenizer, options, change, writer)
+                writer.finish(
+                    {
+                        "source": place.name,
+                        "counts": encoded.counts,
+                        "problems": [vars(p) for p in encoded.problems],
+                        "places": encoded.places,
+                        "shapes": encoded.shapes,
+                    }
+                )
+
         try:
-            store.write(encoded.rows, folder, about)
+            encode_into(folder)
         except OSError as e:  # a cache that cannot be written costs time, never the run
             log.warning("the encoded rows of %s were not kept: %s", place.name, e)
             folder = _passing() / folder.name
-            store.write(encoded.rows, folder, about)
+            encode_into(folder)
     about = store.manifest(folder)
-    bad = [Problem(**p) for p in about["problems"]]
-    if bad and problems == "fail":
-        raise refuse(bad, place.name, about["counts"]["read"])
-    refuse_nothing(place.name, about["counts"], options)
     return Dataset(
         place.name,
         store.StoredRows(folder, place.name),
         about["hash"],
         about["counts"],
         getattr(source, "weight", 1.0),
-        problems=bad,
+        problems=[Problem(**p) for p in about["problems"]],
+        facts=Facts(folder / store.FACTS, tuple(about["places"]), about["shapes"]),
     )
 
 
@@ -277,7 +317,7 @@ def _passing() -> Path:
 def _key(
     source: SourceLike,
     place: Place,
-    read: Read | None,
+    base: Path | str,
     task: Task,
     tokenizer: Any,
     options: EncodeOptions,
@@ -292,7 +332,7 @@ def _key(
     for path in place.files:
         with path.open("rb") as f:
             h.update(hashlib.file_digest(f, "sha256").digest())
-    for record in read.records if read else ():
+    for record in read_lazily(source, base).records if place.hub or task.reads_files else ():
         h.update(repr([(k, _content(v, record.base)) for k, v in sorted(record.items())]).encode())
     return h.hexdigest()[:40]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,21 +101,24 @@ def _packaged(path: str) -> Path:
 
 @dataclass
 class Read:
-    """All rows of a source: records that can be used and problems of those that cannot."""
+    """All rows of a source: records that can be used and problems of those that cannot, which grow as it is read."""
 
     place: Place
-    records: list[Record] = field(default_factory=list)
+    records: Iterable[Record] = ()
     problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        return len(self.records) + len(self.problems)
 
 
 def read_all(source: SourceLike, base: Path | str = ".") -> Read:
     """Read a source whole."""
+    out = read_lazily(source, base)
+    out.records = list(out.records)
+    return out
+
+
+def read_lazily(source: SourceLike, base: Path | str = ".") -> Read:
+    """A source whose records are read when they are asked for, once."""
     out = Read(locate(source, base))
-    out.records.extend(read_source(source, base, out.problems))
+    out.records = read_source(source, base, out.problems)
     return out
 
 

@@ -1,8 +1,9 @@
 """Encoded rows on disk: flat numpy arrays that are memory-mapped, and one JSON line per row. No pickle.
 
 A folder holds `tokens.npy` int32 and `weights.npy` fp32 (rows end to end, with offsets), `rows.jsonl` (id, label,
-fields; with byte offsets), one `field-<name>.npy` for each field that holds arrays of equal shape, and `manifest.json`
-with a hash of each file. It is written aside and renamed, so a folder that is there is whole.
+fields; with byte offsets), one `field-<name>.npy` for each field that holds arrays of equal shape, `facts.bin` (what
+was seen of each record, see `data.facts`) and `manifest.json` with a hash of each file. Rows are written as they come,
+aside, and the folder is renamed at the end: one that is there is whole.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
+from numpy.lib import format as npy
 
 from tunewright.contract.batch import Row
 from tunewright.files.modes import share
 
-MANIFEST = "manifest.json"
+MANIFEST, FACTS = "manifest.json", "facts.bin"
 
 
 class StoredRows(Sequence[Row]):
@@ -63,27 +66,107 @@ class StoredRows(Sequence[Row]):
         return self._arrays[values][int(start) : int(end)].tolist()
 
 
-def write(rows: Iterable[Row], folder: Path, about: dict[str, Any]) -> str:
-    """Write rows to `folder` (never half); `about` goes into the manifest. Returns the content's hash."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-    try:
-        _write_files(list(rows), aside)
-        hashes = {p.name: _hash(p) for p in sorted(aside.iterdir())}
-        content = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-        (aside / MANIFEST).write_text(
-            json.dumps({**about, "files": hashes, "hash": content}, indent=1), encoding="utf-8"
-        )
-        share(aside)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-    except OSError:
-        if not is_whole(folder):  # another process may have written the same rows meanwhile
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return str(manifest(folder)["hash"])
+class Writer:
+    """Writes rows to `folder` as they come (never half); `finish` names what is known of them.
+
+    Used as a context: without `finish`, nothing is left.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+        flat = {"tokens": np.int32, "weights": np.float32}
+        offsets = dict.fromkeys(("token_offsets", "weight_offsets", "line_offsets"), np.int64)
+        self._columns = {n: _Column(self._aside / f"{n}.npy", np.dtype(t)) for n, t in {**flat, **offsets}.items()}
+        for name in offsets:
+            self._columns[name].append(np.zeros(1, np.int64))
+        self._ends = dict.fromkeys(offsets, 0)
+        self._lines, self._facts = (self._aside / "rows.jsonl").open("wb"), (self._aside / FACTS).open("wb")
+        self._arrays: list[str] | None = None
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: Any, trace: TracebackType | None) -> None:
+        self._close()
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def extend(self, rows: Sequence[Row]) -> None:
+        """Write rows, in order."""
+        if not rows:
+            return
+        if self._arrays is None:
+            self._arrays = [n for n, v in rows[0].fields.items() if isinstance(v, np.ndarray)]
+        lines = [json.dumps(_line(row, self._arrays), ensure_ascii=False).encode() + b"\n" for row in rows]
+        self._lines.write(b"".join(lines))
+        self._columns["tokens"].append(np.concatenate([np.asarray(r.input_ids, np.int32) for r in rows]))
+        self._columns["weights"].append(np.concatenate([np.asarray(r.weights, np.float32) for r in rows]))
+        self._offsets("token_offsets", [len(r.input_ids) for r in rows])
+        self._offsets("weight_offsets", [len(r.weights) for r in rows])
+        self._offsets("line_offsets", [len(line) for line in lines])
+        for name in self._arrays:
+            values = np.stack([r.fields[name] for r in rows])
+            key = f"field-{name}"
+            if key not in self._columns:
+                self._columns[key] = _Column(self._aside / f"{key}.npy", values.dtype, values.shape[1:])
+            self._columns[key].append(values)
+
+    def note(self, facts: np.ndarray) -> None:
+        """Write what was seen of records."""
+        self._facts.write(facts.tobytes())
+
+    def finish(self, about: dict[str, Any]) -> None:
+        """Put the folder in its place. `about` goes into the manifest."""
+        self._close()
+        try:
+            hashes = {p.name: _hash(p) for p in sorted(self._aside.iterdir()) if p.name != FACTS}
+            content = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+            written = {**about, "files": hashes, "facts": _hash(self._aside / FACTS), "hash": content}
+            (self._aside / MANIFEST).write_text(json.dumps(written, indent=1), encoding="utf-8")
+            share(self._aside)
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self._aside.rename(self.folder)
+        except OSError:
+            if not is_whole(self.folder):  # another process may have written the same rows meanwhile
+                raise
+
+    def _offsets(self, name: str, lengths: Sequence[int]) -> None:
+        ends = self._ends[name] + np.cumsum(lengths, dtype=np.int64)
+        self._ends[name] = int(ends[-1])
+        self._columns[name].append(ends)
+
+    def _close(self) -> None:
+        for column in self._columns.values():
+            column.close()
+        self._lines.close()
+        self._facts.close()
+
+
+class _Column:
+    """An npy file that grows: its header is written again at the end, in the room that numpy leaves for it."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...] = ()):
+        self.dtype, self.shape, self.count, self._file = dtype, shape, 0, path.open("wb")
+        self._header()
+        self._start = self._file.tell()
+
+    def _header(self) -> None:
+        about = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.count, *self.shape)}
+        npy.write_array_header_1_0(self._file, about)
+
+    def append(self, values: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(values, self.dtype).data if values.size else b"")
+        self.count += len(values)
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        self._file.seek(0)
+        self._header()
+        assert self._file.tell() == self._start
+        self._file.close()
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -94,28 +177,11 @@ def manifest(folder: Path) -> dict[str, Any]:
 def is_whole(folder: Path) -> bool:
     """Whether the folder is there and every file has its hash."""
     try:
-        return all(_hash(folder / name) == value for name, value in manifest(folder)["files"].items())
+        written = manifest(folder)
+        files = {**written["files"], FACTS: written["facts"]}
+        return all(_hash(folder / name) == value for name, value in files.items())
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _write_files(rows: list[Row], folder: Path) -> None:
-    def save(name: str, values: Any, dtype: Any) -> None:
-        np.save(folder / f"{name}.npy", np.asarray(values, dtype=dtype), allow_pickle=False)
-
-    save("tokens", np.concatenate([np.asarray(r.input_ids, np.int32) for r in rows]) if rows else [], np.int32)
-    save("weights", np.concatenate([np.asarray(r.weights, np.float32) for r in rows]) if rows else [], np.float32)
-    save("token_offsets", np.cumsum([0] + [len(r.input_ids) for r in rows]), np.int64)
-    save("weight_offsets", np.cumsum([0] + [len(r.weights) for r in rows]), np.int64)
-    arrays = [n for n, v in rows[0].fields.items() if isinstance(v, np.ndarray)] if rows else []
-    for name in arrays:
-        np.save(folder / f"field-{name}.npy", np.stack([r.fields[name] for r in rows]), allow_pickle=False)
-    ends = [0]
-    with (folder / "rows.jsonl").open("wb") as f:
-        for row in rows:
-            f.write(json.dumps(_line(row, arrays), ensure_ascii=False).encode() + b"\n")
-            ends.append(f.tell())
-    save("line_offsets", ends, np.int64)
 
 
 def _line(row: Row, arrays: Sequence[str]) -> dict[str, Any]:

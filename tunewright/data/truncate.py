@@ -8,6 +8,9 @@ from typing import Literal
 from tunewright.contract.batch import Row
 from tunewright.contract.records import RowProblem
 
+PLAIN = ("plain", "mask")
+"""Kinds of rows that are text alone, so that pieces of them are rows as good."""
+
 
 def trained_tokens(row: Row) -> int:
     """How many labels a row gives: tokens but the first with a weight above 0, or 1 for a row with a label."""
@@ -16,8 +19,9 @@ def trained_tokens(row: Row) -> int:
     return sum(w > 0 for w in row.weights[1:])
 
 
-def fit_length(row: Row, max_length: int, policy: Literal["drop", "split", "fail"]) -> list[Row]:
-    """The row, the pieces it is split into, or nothing. Raises RowProblem where the policy is `fail`.
+def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split", "fail"]) -> list[Row]:
+    """The row, the pieces it is split into, or nothing. Raises RowProblem where the policy is `fail`; `auto` splits
+    plain text and drops what has a question and an answer.
 
     Pieces overlap by one token, so that each token but the first stays a target exactly once; pieces without a trained
     token are left out. A row with a label keeps its beginning (and its last token); pairs of answers cannot be split.
@@ -31,6 +35,8 @@ def fit_length(row: Row, max_length: int, policy: Literal["drop", "split", "fail
             f"{longest} tokens, and max_length is {max_length}",
             "shorten it, raise data.max_length, or set data.truncation to drop or split",
         )
+    if policy == "auto":
+        policy = "split" if row.fields.get("kind") in PLAIN else "drop"
     if policy == "drop" or "rejected_ids" in row.fields:
         return []
     if row.label is not None:

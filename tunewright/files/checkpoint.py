@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +60,9 @@ def write_text(path: Path, text: str) -> None:
         raise folder_error(e, path) from e
 
 
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Replace some text files of one folder: all are written aside before the first takes its name. FolderError where
-    that fails, with every file as it was.
+def write_texts(texts: Mapping[Path, Iterable[str]]) -> None:
+    """Replace some text files, given as pieces of text, of one folder: all are written aside before the first takes its
+    name. FolderError where that fails, with every file as it was, as where a text cannot be had.
     """
     aside = {path.with_name(f".{path.name}.{os.getpid()}"): path for path in texts}
     made = [p for path in texts for p in (path.parent, *path.parent.parents) if not p.exists()]
@@ -72,19 +72,21 @@ def write_texts(texts: Mapping[Path, str]) -> None:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "a folder of this name is there", str(path))
             with open(temporary, "w", encoding="utf-8") as f:
-                f.write(texts[path])
+                f.writelines(texts[path])
                 f.flush()
                 os.fsync(f.fileno())
         for temporary, path in aside.items():
             os.replace(temporary, path)
-    except OSError as e:
+    except BaseException as e:
         for temporary in aside:
             with suppress(OSError):
                 temporary.unlink()
         for folder in made:
             with suppress(OSError):
                 folder.rmdir()
-        raise folder_error(e, Path(e.filename or next(iter(texts)))) from e
+        if isinstance(e, OSError):
+            raise folder_error(e, Path(e.filename or next(iter(texts)))) from e
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

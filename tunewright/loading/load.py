@@ -119,6 +119,30 @@ def load(
     )
 
 
+@dataclass
+class Reading:
+    """What reads a model's inputs, as a run has it, without the model: no weights are read."""
+
+    tokenizer: Any
+    processor: Any
+    config: Any
+    labels: list[str] | None
+    """Class names in the order of the head's ids."""
+
+
+def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) -> Reading:
+    """Config and tokenizer or image processor of what `spec` names. Raises what `load` raises of them."""
+    located = locate(spec.name, spec.revision)
+    config = _config(located.folder, task)
+    tokenizer, processor = _readers(located, task)
+    if task.labelled:
+        _set_labels(config, list(labels) if labels is not None else None, located)
+    if tokenizer is not None:
+        _fit_padding(tokenizer, task, located)
+    own = [config.id2label[i] for i in sorted(config.id2label)] if task.labelled else None
+    return Reading(tokenizer, processor, config, own)
+
+
 def _config(folder: Path, task: Task) -> Any:
     """The folder's config, of a model type that serves the task. ModelError otherwise."""
     import transformers
@@ -284,7 +308,7 @@ def _check_keys(
 
 
 def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, located: Located) -> None:
-    """Check that every id has an embedding; give a pad token where there is none and the task needs one."""
+    """Check that every id has an embedding."""
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
@@ -292,6 +316,13 @@ def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, located: Located) -> 
             where=str(located.folder),
             remedy="use the tokenizer that belongs to the model; new tokens are named in the recipe (new_tokens)",
         )
+    _fit_padding(tokenizer, task, located)
+    if "Classification" in task.auto_class and getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id  # causal classifiers find each row's last token by it
+
+
+def _fit_padding(tokenizer: Any, task: Task, located: Located) -> None:
+    """Give a pad token where there is none. ModelError where none can serve, or a mask token is needed and lacks."""
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
         located.notes.append(
@@ -309,8 +340,6 @@ def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, located: Located) -> 
             where=str(located.folder),
             remedy='set "mask_token" in tokenizer_config.json',
         )
-    if "Classification" in task.auto_class and getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id  # causal classifiers find each row's last token by it
 
 
 def _let_padding_learn(model: Any) -> None:

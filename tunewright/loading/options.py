@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tunewright.contract.task import EncodeOptions
-from tunewright.loading.load import Loaded
+from tunewright.loading.load import Loaded, Reading
 from tunewright.recipe import DataSpec
 
 
-def options_of(data: DataSpec, labels: Sequence[str] | None, loaded: Loaded) -> EncodeOptions:
-    """How rows of a `data` section are encoded for a loaded model."""
+def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Reading) -> EncodeOptions:
+    """How rows of a `data` section are encoded for a model, whether its weights are loaded or not."""
     image = None
-    if loaded.tokenizer is None:
+    if model.tokenizer is None:
         from tunewright.tasks.image_classification import image_options
 
-        image = image_options(loaded.processor, getattr(loaded.model, "config", None))
+        config: Any = model.config if isinstance(model, Reading) else getattr(model.model, "config", None)
+        image = image_options(model.processor, config)
     return EncodeOptions(
         max_length=data.max_length,
         truncation=data.truncation,

@@ -101,6 +101,19 @@ def get_metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def check_metric(name: str, task: Task) -> Metric:
+    """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have."""
+    m = get_metric(name)
+    if m.kind == "generated" and not task.generates:
+        what = f"'{name}' compares generated text, and {task.name} generates none"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: accuracy or metric: loss")
+    if m.kind == "classified" and not task.labelled:
+        what = f"'{name}' needs a class a row, and {task.name} rows have none"
+        remedy = "write metric: exact_match, metric: mean_token_accuracy or metric: loss"
+        raise RecipeError(what, where="measurement.metric", remedy=remedy)
+    return m
+
+
 def answer_length(rows: Sequence[Row], spare: int = 2) -> int:
     """Tokens of the longest reference answer plus `spare`: an answer cut there could not have matched any more."""
     return max((len(r.input_ids) - len(text.prompt_ids(r)) for r in rows), default=0) + spare
@@ -120,23 +133,13 @@ def evaluate(
 ) -> list[RowResult]:
     """Score every row under `metric`. `max_new_tokens`: None takes `answer_length(rows)`. `packed`: padding-free
     teacher-forced forwards, for models prepared for them. Raises RecipeError for a metric the task cannot serve."""
-    m = get_metric(metric)
+    m = check_metric(metric, task)
     if m.kind == "generated":
-        if not task.generates:
-            what = f"'{metric}' compares generated text, and {task.name} generates none"
-            raise RecipeError(what, where="measurement.metric", remedy="write metric: accuracy or metric: loss")
         asked = [text.prompt_ids(row) for row in rows]
         answers = greedy(
             model, tokenizer, asked, max_new_tokens or answer_length(rows), stop, batch_tokens=batch_tokens
         )
         return _compared(tokenizer, rows, answers, m)
-    if m.kind == "classified" and any(row.label is None for row in rows):
-        what = f"'{metric}' needs a class a row, and {task.name} rows have none"
-        raise RecipeError(
-            what,
-            where="measurement.metric",
-            remedy="write metric: exact_match, metric: mean_token_accuracy or metric: loss",
-        )
     if m.kind == "paired":
         rows = [_pair(row, metric) for row in rows]
     make = {"classified": _classified, "paired": _preferred}.get(m.kind, _teacher_forced)

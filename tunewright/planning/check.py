@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,24 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from tunewright.contract.pairs import GIVE_TWO, ONE_ANSWER
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import CheckReport, Notice, check, write_clean
 from tunewright.data.dataset import labels_of
-from tunewright.loading.load import _readers
-from tunewright.loading.locate import locate
-from tunewright.recipe import Source
+from tunewright.data.facts import SINGLE
+from tunewright.errors import DataError
+from tunewright.files.cache import cache_folder
+from tunewright.loading.load import Reading, reading
+from tunewright.loading.options import options_of
+from tunewright.planning.refusals import Refusals, of_methods, of_needs
+from tunewright.recipe import Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
+from tunewright.runs.assemble import READ_ANEW
 from tunewright.runs.session import located
+from tunewright.runs.sources import kept_options, kept_sources, replayed_sources
+from tunewright.runs.vocabulary import add_to_tokenizer
 from tunewright.tasks import get_task
 
 SHOWN = 20
@@ -67,28 +76,88 @@ class CheckResult:
 
 
 def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | None = None) -> CheckResult:
-    """Check a recipe's data. `clean`: write a clean copy there. RecipeError and ModelError where it cannot begin."""
+    """Check a recipe and its data: everything that a run would refuse before it reads the model's weights.
+
+    The rows are encoded as the run will have them, into the cache, where it finds them. `clean`: write a clean copy
+    there. RecipeError and ModelError where it cannot begin.
+    """
     recipe = given(recipe, sets)
-    task, data = get_task(recipe.task), recipe.data
-    groups: dict[str, list[Source]] = {"train": data.train, "eval": data.eval or []}
-    if isinstance(data.validation, list):
-        groups["validation"] = data.validation
-    tokenizer, processor = _readers(locate(located(recipe.model, recipe.base).name, recipe.model.revision), task)
-    labels = tuple(data.labels) if data.labels else None
+    task, refused = get_task(recipe.task), Refusals()
+    named = of_methods(recipe, task, refused)
+    labels: Sequence[str] | None = recipe.data.labels
     if labels is None and task.labelled:
-        labels = labels_of([*groups["train"], *groups["eval"]], recipe.base)
-    report = check(groups, task, tokenizer, _options(data, labels, processor), base=recipe.base)
+        labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
+    model = reading(located(recipe.model, recipe.base), task, labels)
+    if recipe.new_tokens:
+        refused.of(add_to_tokenizer, model.tokenizer, recipe.new_tokens)
+    groups, options = _roles(recipe, model, refused)
+    reads = model.tokenizer if model.tokenizer is not None else model.processor
+    report = check(groups, task, reads, options, base=recipe.base, cache=_writable(cache_folder()))
+    for stage in recipe.stages:
+        if any(m.pairs for _, m in named[stage.name]):
+            refused.of(_paired, recipe, stage, report)
+    of_needs(recipe, task, named, _first_rows(recipe, report), refused)
+    report.refusals += [text for text in refused if text not in report.refusals]
     return CheckResult(report, write_clean(report, groups, clean, base=recipe.base) if clean is not None else [])
 
 
-def _options(data: Any, labels: tuple[str, ...] | None, processor: Any) -> EncodeOptions:
-    image = None
-    if processor is not None:
-        from tunewright.tasks.image_classification import image_options
+def _first_rows(recipe: Recipe, report: CheckReport) -> dict[str, list[Any]]:
+    """A row of each role that has any, by the names that methods ask for."""
+    rows = {role: [row for d in made for row in d.rows[:1]] for role, made in report.datasets.items()}
+    kept = {role.removeprefix("keep "): found for role, found in rows.items() if role.startswith("keep ")}
+    if recipe.data.validation is not None:
+        rows.setdefault("validation", rows["train"])  # a share that is held out
+    return {**kept, **rows, "keep": [row for found in kept.values() for row in found]}
 
-        image = image_options(processor)
-    same = {n: getattr(data, n) for n in ("max_length", "truncation", "template", "system", "chat")}
-    return EncodeOptions(**same, labels=labels, image=image)
+
+def _writable(folder: Path) -> Path | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _roles(
+    recipe: Recipe, model: Reading, refused: Refusals
+) -> tuple[dict[str, list[Source]], dict[str, EncodeOptions]]:
+    """The sources of a run by what they are for, and how the rows of each are encoded."""
+    data = recipe.data
+    common = options_of(data, model.labels if model.labels is not None else data.labels, model)
+    groups: dict[str, list[Source]] = {"train": data.train, "eval": data.eval or []}
+    if isinstance(data.validation, list):
+        groups["validation"] = data.validation
+    options = dict.fromkeys(groups, common)
+    for name, source in kept_sources(recipe).items():
+        groups[f"keep {name}"], options[f"keep {name}"] = [source], kept_options(common)
+    for stage in recipe.stages:
+        own = recipe.data_for(stage)
+        if stage.data is not None and stage.data.model_fields_set & READ_ANEW:
+            role = f"train of {stage.name}"
+            groups[role], options[role] = own.train, options_of(own, common.labels, model)
+        for name, source in refused.of(lambda own=own: list(replayed_sources(own, recipe))) or ():
+            if source is not None:
+                groups[f"replay {name}"], options[f"replay {name}"] = [source], common
+    return groups, options
+
+
+def _paired(recipe: Recipe, stage: StageSpec, report: CheckReport) -> None:
+    """DataError where a stage compares two answers and a row has one."""
+    own = f"train of {stage.name}"
+    roles = [own if own in report.datasets else "train"]
+    for name in recipe.data_for(stage).replay:
+        roles += [role for role in (f"replay {name}", f"keep {name}") if role in report.datasets]
+    for role in roles:
+        for dataset in report.datasets[role]:
+            assert dataset.facts is not None
+            for where in dataset.facts.flagged(SINGLE):
+                raise DataError(ONE_ANSWER, where=where, remedy=GIVE_TWO)
+
+
+def _used(counts: Mapping[str, int]) -> str:
+    """How many of the rows are used, where some are not."""
+    used = counts["read"] - counts["problems"] - counts["left_out"] - counts["zero_trained"]
+    return f"{used} of {counts['read']} used; " if used < counts["read"] else ""
 
 
 def show(report: CheckReport, files: Sequence[Path] = (), console: Console | None = None) -> None:
@@ -97,7 +166,7 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
     for s in report.sources:
         shapes = ", ".join(f"{n} {shape}" for shape, n in s.shapes.items()) or "no rows that can be read"
         out.print(
-            f"[bold]{s.role}[/] {escape(s.name)}: {shapes}; {s.counts['tokens']:,} tokens, "
+            f"[bold]{escape(s.role)}[/] {escape(s.name)}: {shapes}; {_used(s.counts)}{s.counts['tokens']:,} tokens, "
             f"{s.counts['trained_tokens']:,} trained"
         )
     for p in report.problems:
@@ -113,8 +182,11 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
         out.print(f"[red]refused[/] {escape(text)}")
     for f in files:
         out.print(f"written: {escape(str(f))}")
-    out.print(
-        "[green]ok: a run would take this data[/]"
-        if report.ok
-        else f"[red]{len(report.problems)} bad rows, {len(report.refusals)} refusals[/]"
-    )
+    for text in report.cautions:
+        out.print(f"[yellow]caution[/] {escape(text)}")
+    if not report.ok:
+        out.print(f"[red]{len(report.problems)} bad rows, {len(report.refusals)} refusals[/]")
+    elif report.cautions:
+        out.print("[yellow]a run would take this data, and say the cautions above on every page[/]")
+    else:
+        out.print("[green]ok: a run would take this data[/]")

@@ -22,7 +22,7 @@ data:
   {data:<27} # {rows}
   # eval: FILE                # rows to measure on, 200 or more and none of them trained on; until it is written:
   validation: 10%             # share of the training rows held out, for early stopping and keep_best
-  max_length: 1024            # tokens; longer rows are dropped and counted (truncation: drop | split | fail)
+  max_length: 1024            # tokens; longer plain text is split, other rows are dropped and counted (truncation)
 # keep:                       # what must not be lost: general text whose loss is measured before and after
 #   - {{data: general.txt}}
 train:

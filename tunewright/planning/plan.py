@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from tunewright.data.check import end_is_trained, starts_twice
 from tunewright.data.dataset import Dataset
+from tunewright.data.facts import end_is_trained, starts_twice
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.view import one_a_source
 from tunewright.machine import host

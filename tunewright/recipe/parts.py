@@ -137,8 +137,10 @@ class DataSpec(Spec):
         examples=[{"general": 0.05}],
     )
     max_length: Whole = Field(1024, gt=1, description="longest row, in tokens", examples=[1024])
-    truncation: Literal["drop", "split", "fail"] = Field(
-        "drop", description="what becomes of longer rows", examples=["drop"]
+    truncation: Literal["auto", "drop", "split", "fail"] = Field(
+        "auto",
+        description="what becomes of longer rows; auto: plain text is split, others are dropped",
+        examples=["split"],
     )
     template: str | None = Field(
         None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from tunewright.contract.pairs import paired_set
 from tunewright.contract.record_change import RecordChange, record_change
 from tunewright.contract.task import EncodeOptions, Task
+from tunewright.data.caution import of_data
 from tunewright.data.dataset import Dataset, build, labels_of
 from tunewright.data.order import permutation
 from tunewright.errors import DataError, MethodError
@@ -21,17 +21,17 @@ from tunewright.machine import devices, host
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
-from tunewright.recipe.naming import file_names
 from tunewright.runs.selecting import records_of, select, subset, without
 from tunewright.runs.session import Session, StageInputs, located
-from tunewright.runs.stage_methods import check_after, check_stage_keys, methods_of
+from tunewright.runs.sources import kept_options, kept_sources, replayed_sources
+from tunewright.runs.stage_methods import check_after, check_stage_keys, check_validation, methods_of
 from tunewright.runs.vocabulary import add_tokens, new_rows
 from tunewright.tasks import get_task
 
 Say = Callable[[str], None]
 
 
-_READING = frozenset({"train", "max_length", "truncation", "template", "system", "chat"})
+READ_ANEW = frozenset({"train", "max_length", "truncation", "template", "system", "chat"})
 """Keys of `data` by which a stage's rows are read anew."""
 
 
@@ -44,6 +44,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     methods = [methods_of(recipe, stage, task.name) for stage in recipe.stages]
     check_after(recipe)
     check_stage_keys(recipe)
+    check_validation(recipe)
     torch.set_num_threads(recipe.train.threads or host.cores())
     device = device_of(recipe)
     precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
@@ -93,24 +94,26 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
 
     train_rows = read(recipe.data.train)
     evaluation = read(recipe.data.eval) if recipe.data.eval else None
+    learnt = [train_rows]
     train_rows, validation = _validation(recipe, train_rows, read)
     keep = {}
-    for k, name in zip(recipe.keep, recipe.kept_names(), strict=True):
-        keep[name] = read([Source(path=k.data, limit=k.limit)], replace(options, truncation="split", template=None))
+    for name, source in kept_sources(recipe).items():
+        keep[name] = read([source], kept_options(options))
     parts = []
     for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
         data = recipe.data_for(stage)
         given = stage.data.model_fields_set if stage.data is not None else set()
         change = record_change(named, recipe.train_for(stage).seed)
-        anew = bool(given & _READING) or change is not None
+        anew = bool(given & READ_ANEW) or change is not None
         rows = read(data.train, options_of(data, labels, loaded), change=change) if anew else train_rows
+        learnt += [rows] if anew else []
         if anew and validation is not None:
             rows = without(rows, validation)
         if data.select:
             rows = _selected(recipe, stage, data, rows, validation, alone="train" in given)
         replay = {
-            n: (_replayed(n, called, keep, recipe, read), share)
-            for (n, share), called in zip(data.replay.items(), file_names(list(data.replay)), strict=True)
+            n: (keep[n] if source is None else read([source]), data.replay[n])
+            for n, source in replayed_sources(data, recipe)
         }
         pairs = any(m.pairs for _, m in named)
         rows, replay = (
@@ -132,7 +135,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
         evaluation,
         validation,
         keep,
-        list(loaded.notes),
+        [*of_data(learnt, {"eval": evaluation, "validation": validation}), *loaded.notes],
     )
 
 
@@ -155,20 +158,6 @@ def _can_pack(loaded: Loaded) -> bool:
     if not can:
         loaded.notes.append("rows are padded: this model's attention cannot take packed rows")
     return can
-
-
-def _replayed(name: str, called: str, keep: dict[str, Dataset], recipe: Recipe, read: Any) -> Dataset:
-    if name in keep:
-        return keep[name]
-    path = recipe.base / name
-    if path.exists() or name.startswith("quickstart:"):
-        dataset: Dataset = read([Source(path=name, name=called)])
-        return dataset
-    raise DataError(
-        f"replay names '{name}', which is neither a `keep` entry nor a file",
-        where="data.replay",
-        remedy=f"known: {', '.join(keep) or 'none'}; or write a path",
-    )
 
 
 def _validation(recipe: Recipe, rows: Dataset, read: Any) -> tuple[Dataset, Dataset | None]:

@@ -121,7 +121,7 @@ def data_of(session: Session) -> schema.DataInfo:
         rows=c["rows"],
         tokens=c["tokens"],
         trained_tokens=c["trained_tokens"],
-        dropped=c["zero_trained"] + (c["too_long"] if not c["pieces"] else 0),
+        dropped=c["zero_trained"] + c["left_out"],
         truncated=c["pieces"],
         bad=c["problems"],
     )

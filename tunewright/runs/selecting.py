@@ -16,7 +16,7 @@ from typing import Any
 
 from tunewright import catalogue
 from tunewright.contract.batch import Row
-from tunewright.contract.method import arguments, call
+from tunewright.contract.method import Method, arguments, call
 from tunewright.contract.records import Record
 from tunewright.data.dataset import Dataset
 from tunewright.data.read import SourceLike, read_all
@@ -117,20 +117,8 @@ def select(
     MethodError for what is no selector, wants a target that is not there, or returns nonsense.
     """
     for use in uses:
-        method = catalogue.build(use)
         where = use.place or f"stages.{stage}.data.select"
-        if "select" not in type(method).slots():
-            raise MethodError(
-                f"'{use.name}' selects no rows: it fills {', '.join(type(method).slots())}",
-                where=where,
-                remedy="write it under methods:",
-            )
-        if "target" in arguments(type(method), "select") and not target:
-            raise MethodError(
-                f"'{use.name}' selects by a target, and the recipe has none beside the rows themselves",
-                where=where,
-                remedy="write data.validation: a file of rows like those to be learnt",
-            )
+        method = selector(use, where, aimed=bool(target))
         rng = random.Random(f"{seed}/select/{stage}/{use.name}")
         indices, factors = _checked(
             call(method, "select", records=records, target=target, rng=rng), len(records), use.name, where
@@ -146,6 +134,24 @@ def select(
         )
         records = [records[k] for k in indices]
     return dataset
+
+
+def selector(use: MethodUse, where: str, *, aimed: bool) -> Method:
+    """The selector of a use. `aimed`: there is a target. MethodError for what is none, or wants a target."""
+    method = catalogue.build(use)
+    if "select" not in type(method).slots():
+        raise MethodError(
+            f"'{use.name}' selects no rows: it fills {', '.join(type(method).slots())}",
+            where=where,
+            remedy="write it under methods:",
+        )
+    if "target" in arguments(type(method), "select") and not aimed:
+        raise MethodError(
+            f"'{use.name}' selects by a target, and the recipe has none beside the rows themselves",
+            where=where,
+            remedy="write data.validation: a file of rows like those to be learnt",
+        )
+    return method
 
 
 def _checked(selection: Any, n: int, name: str, where: str) -> tuple[list[int], list[float]]:

@@ -28,6 +28,16 @@ def check_stage_keys(recipe: Recipe) -> None:
                     )
 
 
+def check_validation(recipe: Recipe) -> None:
+    """RecipeError where rows of validation are to be measured on and there are none."""
+    if recipe.measurement.split == "validation" and recipe.data.validation is None:
+        raise RecipeError(
+            "there are no validation rows to measure on",
+            where="measurement.split",
+            remedy="write data.validation: 10%, or a file",
+        )
+
+
 def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, Method]]:
     uses: list[MethodUse] = list(stage.methods)
     optimizer = recipe.train_for(stage).optimizer

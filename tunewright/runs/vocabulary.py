@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tunewright.errors import MethodError
+from tunewright.errors import MethodError, RecipeError
 from tunewright.loading.load import Loaded
 from tunewright.models.adapted import Adapted
 from tunewright.models.generators import undisturbed
@@ -15,9 +15,7 @@ from tunewright.models.generators import undisturbed
 
 def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
     """Add tokens to the vocabulary; each starts at the mean embedding, and is trained where embeddings train."""
-    known = set(loaded.tokenizer.get_vocab())
-    new = [t for t in tokens if t not in known]
-    loaded.tokenizer.add_tokens(new)
+    new = add_to_tokenizer(loaded.tokenizer, tokens)
     model: Any = loaded.model
     if len(loaded.tokenizer) > model.get_input_embeddings().weight.shape[0]:
         with undisturbed():
@@ -30,6 +28,20 @@ def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
             if ids:
                 embedding.weight[ids] = embedding.weight[: min(ids)].mean(0)
     loaded.notes.append(f"{len(new)} tokens added to the vocabulary, started at the mean embedding")
+
+
+def add_to_tokenizer(tokenizer: Any, tokens: Sequence[str]) -> list[str]:
+    """Add those tokens that a tokenizer does not know, and return them. RecipeError where there is no tokenizer."""
+    if tokenizer is None:
+        raise RecipeError(
+            "the task reads no text, so that there is no vocabulary to add to",
+            where="new_tokens",
+            remedy="leave it out",
+        )
+    known = set(tokenizer.get_vocab())
+    new = [t for t in tokens if t not in known]
+    tokenizer.add_tokens(new)
+    return new
 
 
 def new_rows(adapted: Adapted, tokens: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -33,26 +33,13 @@ class Work:
         with self.cost.phase("load"):
             self.session: Session = assemble(recipe, screen.say)
         if recipe.measurement.split == "validation":
-            self._measure_on_validation()
+            # what is chosen by its figures (a learning rate) is judged on rows held out from training
+            self.session.eval = self.session.validation
         self._check_same()
         saved = folder.progress().get("cost")
         if saved:
             self.cost.restore(saved)
         self.results: dict[str, TrainingOutcome] = {}
-
-    def _measure_on_validation(self) -> None:
-        """What is chosen by its figures (a learning rate) is judged on rows held out from training, never on those
-        reported.
-        """
-        from tunewright.errors import RecipeError
-
-        if self.session.validation is None:
-            raise RecipeError(
-                "there are no validation rows to measure on",
-                where="measurement.split",
-                remedy="write data.validation: 10%, or a file",
-            )
-        self.session.eval = self.session.validation
 
     def _check_same(self) -> None:
         """A resumed run must meet the weights and rows that it began with; a new one only says where they differ."""

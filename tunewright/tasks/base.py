@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -113,19 +113,21 @@ def _no_label(value: Any, known: str) -> RowProblem:
     return RowProblem("label", f"a label is a name or an id, not {type(value).__name__}", known)
 
 
-def discover_labels(records: Sequence[Record], field: str = "label") -> tuple[str, ...]:
+def discover_labels(records: Iterable[Record], field: str = "label") -> tuple[str, ...]:
     """Class names of a data set, in order; missing ones are skipped.
 
-    Names of numbers are in the order of the numbers, others in that of the alphabet. Where every label is a number
-    from 0 up and at least half of the numbers to the largest occur, the others up to it are classes, too.
+    Names of numbers are in the order of the numbers, others in that of the alphabet. Where every label is a number,
+    those below 0 are none (data sets write -1 where a label is held back), and where at least half of the numbers from
+    0 to the largest occur, the others up to it are classes, too.
     """
     values = [r[field] for r in records if not is_missing(r.get(field))]
     names = {label_name(v) for v in values}
     numbers = {name: number for name in names if (number := _number(name)) is not None}
     if len(numbers) < len(names):
         return tuple(sorted(names))
-    if values and not any(isinstance(v, str) for v in values) and min(numbers.values()) >= 0:
-        most = max(numbers.values()) + 1
+    if values and not any(isinstance(v, str) for v in values):
+        numbers = {name: number for name, number in numbers.items() if number >= 0}
+        names, most = set(numbers), max(numbers.values(), default=-1) + 1
         if most <= 2 * len(names):
             return tuple(str(i) for i in range(most))
     return tuple(sorted(names, key=lambda name: (numbers[name], name)))

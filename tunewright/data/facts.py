@@ -1,0 +1,228 @@
+"""What is seen of each record while it is encoded, and kept beside its rows: where it stands, hashes of what it says
+and of what the model is given, and what would go wrong silently. Everything that `check` says of rows is told from it.
+
+48 bytes a record, on disk: what is compared is read a part at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewright.contract.batch import Row
+from tunewright.contract.records import Record
+from tunewright.contract.task import Task
+from tunewright.tasks._segments import first_token
+
+CONTENT = ("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools")
+TYPE = np.dtype([("said", "<u8", 2), ("given", "<u8", 2), ("number", "<u8"), ("place", "<u4"), ("flags", "<u4")])
+UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK = (1 << k for k in range(9))
+"""No token is trained; longer than max_length; two BOS; no BOS; an end that is not trained; a special token in the
+text; earlier answers that are not trained; one answer, not two; a picture of a single colour."""
+_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The facts of one source. `places` are what stands before the numbers of its rows, `shapes` counts records."""
+
+    path: Path
+    places: tuple[str, ...]
+    shapes: dict[str, int]
+
+    def parts(self) -> Iterator[NDArray[Any]]:
+        """The facts in the order of the records, some at a time."""
+        with self.path.open("rb") as f:
+            while raw := f.read(_AT_ONCE * TYPE.itemsize):
+                yield np.frombuffer(raw, TYPE)
+
+    def where(self, fact: Any) -> str:
+        """Where a record stands (file:line)."""
+        return f"{self.places[int(fact['place'])]}:{int(fact['number'])}"
+
+    def at(self, places: Iterable[int]) -> list[str]:
+        """Where the records at some places of the source stand."""
+        out = []
+        with self.path.open("rb") as f:
+            for place in places:
+                f.seek(place * TYPE.itemsize)
+                out.append(self.where(np.frombuffer(f.read(TYPE.itemsize), TYPE)[0]))
+        return out
+
+    def flagged(self, flag: int) -> list[str]:
+        """Where the records with a flag stand."""
+        return [self.where(fact) for part in self.parts() for fact in part[part["flags"] & flag > 0]]
+
+
+class Looking:
+    """Looks at the records of one source as they are encoded."""
+
+    def __init__(self, task: Task, tokenizer: Any):
+        self.shapes: Counter[str] = Counter()
+        self.places: dict[str, int] = {}
+        self._generates = task.generates
+        self._reads = tokenizer is not None and hasattr(tokenizer, "all_special_ids")
+        if self._reads:
+            self._bos, self._start = tokenizer.bos_token_id, first_token(tokenizer)
+            self._ends = set(tokenizer.all_special_ids)
+            self._markers = marker_texts(tokenizer)
+
+    def facts(self, seen: Sequence[tuple[Record, Row, Sequence[Row]]]) -> NDArray[Any]:
+        """The facts of records, each with its row and what was kept of it."""
+        out = np.zeros(len(seen), TYPE)
+        said, given = bytearray(), bytearray()
+        numbers, places, flags = [], [], []
+        for record, row, kept in seen:
+            self.shapes[record.shape] += 1
+            place, _, number = record.where.rpartition(":")
+            places.append(self.places.setdefault(place, len(self.places)))
+            numbers.append(int(number) if number.isdigit() else 0)
+            flags.append(self._flags(record, row, kept))
+            pixels = row.fields.get("pixels")
+            if pixels is None:
+                said += said_key(record)
+                given += input_key(record)
+            else:
+                said += _hash(b"%d" % (row.label or 0) + pixels.tobytes())
+                given += _hash(pixels.tobytes())
+        out["said"] = np.frombuffer(bytes(said), "<u8").reshape(-1, 2)
+        out["given"] = np.frombuffer(bytes(given), "<u8").reshape(-1, 2)
+        out["number"], out["place"], out["flags"] = numbers, places, flags
+        return out
+
+    def _flags(self, record: Record, row: Row, kept: Sequence[Row]) -> int:
+        whole = len(kept) == 1 and kept[0] is row
+        flags = (0 if whole else LONG) | (UNTRAINED if whole and not _trained(row) else 0)
+        if row.fields.get("untrained"):
+            flags |= EARLIER
+        if "rejected_ids" not in row.fields:
+            flags |= SINGLE
+        if (pixels := row.fields.get("pixels")) is not None and int(pixels.max()) - int(pixels.min()) <= 1:
+            flags |= BLANK
+        if not self._reads:
+            return flags
+        if self._generates and any(m in t for t in texts_of(record) for m in self._markers):
+            flags |= MARKER
+        if whole and not flags & UNTRAINED and row.label is None and row.fields.get("kind") != "mask":
+            flags |= TWO_BOS if starts_twice(row, self._bos) else 0
+            flags |= NO_BOS if self._start and list(row.input_ids[:1]) != self._start else 0
+            flags |= NO_END if not end_is_trained(row, self._ends) else 0
+        return flags
+
+
+def marker_texts(tokenizer: Any) -> list[str]:
+    """Special tokens that are words of their own, which a row's text should not hold."""
+    return [t for t in tokenizer.all_special_tokens if t.strip() and len(t) > 2]
+
+
+def _trained(row: Row) -> bool:
+    return row.weights[0] > 0 if row.label is not None else any(w > 0 for w in row.weights[1:])
+
+
+def said_key(record: Record) -> bytes:
+    """A hash of all that a record says: equal ones are duplicates."""
+    return _digest({c: record[c] for c in CONTENT if c in record} or dict(record))
+
+
+def input_key(record: Record) -> bytes:
+    """A hash of what the model is given (not of the answer), blind to case and spaces: equal inputs are an overlap."""
+    if isinstance(record.get("messages"), list):
+        turns = record["messages"]
+        last = max(
+            (i for i, t in enumerate(turns) if isinstance(t, dict) and t.get("role") == "assistant"), default=len(turns)
+        )
+        said = [str(t.get("content")) for t in turns[:last] if isinstance(t, dict) and t.get("role") != "system"]
+        given: Any = said[0] if len(said) == 1 else said
+    else:
+        given = next((record[c] for c in ("prompt", "text") if c in record), dict(record))
+    if isinstance(given, str):
+        return _hash(json.dumps(" ".join(given.casefold().split())).encode())
+    return _digest(given)
+
+
+def _digest(value: Any) -> bytes:
+    return _hash(json.dumps(value, sort_keys=True, default=_plain).encode())
+
+
+def _hash(raw: bytes) -> bytes:
+    return hashlib.blake2b(raw, digest_size=16).digest()
+
+
+def _plain(value: Any) -> str:
+    raw = value if isinstance(value, bytes) else value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
+    return hashlib.sha256(raw).hexdigest()
+
+
+def starts_twice(row: Row, bos: int | None) -> bool:
+    """Whether a row begins with two BOS tokens."""
+    return bos is not None and len(row.input_ids) > 1 and row.input_ids[0] == row.input_ids[1] == bos
+
+
+def end_is_trained(row: Row, ends: set[int]) -> bool:
+    """Whether the last trained token of a row is one of `ends`, so that generation learns to stop."""
+    last = next((i for i in range(len(row.weights) - 1, -1, -1) if row.weights[i] > 0), None)
+    return last is not None and row.input_ids[last] in ends
+
+
+def texts_of(record: Record) -> Iterator[str]:
+    """The texts of a record's columns and turns."""
+    for column in CONTENT:
+        value = record.get(column)
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from (t["content"] for t in value if isinstance(t, dict) and isinstance(t.get("content"), str))
+
+
+Match = tuple[int, int, int, int]
+"""A record (source, place in it) and the first that is equal to it (source, place in it)."""
+
+
+def matched(sources: Sequence[Facts], key: str) -> list[Match]:
+    """The records of some sources whose `key` ("said" or "given") an earlier record has, in order.
+
+    As many of them are held in memory as 2^19 records take, however many there are.
+    """
+    count = sum(f.path.stat().st_size for f in sources) // TYPE.itemsize
+    shares = max(1, -(-count // (1 << 19)))
+    out: list[Match] = []
+    for share in range(shares):
+        out += _matched(*_share(sources, key, share, shares))
+    return sorted(out)
+
+
+def _share(
+    sources: Sequence[Facts], key: str, share: int, shares: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The keys of one of `shares` parts by their values, with the source and the place of each."""
+    keys, owners, places = [], [], []
+    for i, facts in enumerate(sources):
+        start = 0
+        for part in facts.parts():
+            at = np.flatnonzero(part[key][:, 0] % shares == share)
+            keys.append(part[key][at])
+            owners.append(np.full(len(at), i))
+            places.append(start + at)
+            start += len(part)
+    if not keys:
+        return np.zeros((0, 2), "<u8"), np.zeros(0, int), np.zeros(0, int)
+    return np.concatenate(keys), np.concatenate(owners), np.concatenate(places)
+
+
+def _matched(keys: NDArray[Any], owners: NDArray[Any], places: NDArray[Any]) -> Iterator[Match]:
+    order = np.lexsort((places, owners, keys[:, 1], keys[:, 0]))
+    same = (keys[order][1:] == keys[order][:-1]).all(1)
+    first = -1
+    for i in np.flatnonzero(same):
+        if i == 0 or not same[i - 1]:
+            first = order[i]
+        at = order[i + 1]
+        yield int(owners[at]), int(places[at]), int(owners[first]), int(places[first])

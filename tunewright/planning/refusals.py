@@ -1,0 +1,70 @@
+"""What a run refuses of a recipe before it reads a weight: methods, their places and needs, metrics, missing pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from tunewright.contract.combining import bind
+from tunewright.contract.method import Method
+from tunewright.contract.needs import NeedContext, Provider
+from tunewright.contract.task import Task
+from tunewright.errors import TunewrightError
+from tunewright.measure.target import check_metric
+from tunewright.recipe import Recipe, StageSpec
+from tunewright.runs.assemble import device_of
+from tunewright.runs.selecting import selector
+from tunewright.runs.stage_methods import check_after, check_stage_keys, check_validation, methods_of
+
+Named = list[tuple[str, Method]]
+
+
+class Refusals(list[str]):
+    """Errors of steps that do not need one another, each as the run words it."""
+
+    def of(self, step: Callable[..., Any], *given: Any) -> Any:
+        """What a step gives; None where it refuses, which is noted."""
+        try:
+            return step(*given)
+        except TunewrightError as error:
+            if str(error) not in self:
+                self.append(str(error))
+            return None
+
+
+def of_methods(recipe: Recipe, task: Task, refused: Refusals) -> dict[str, Named]:
+    """The methods of each stage by its name; of a stage that is refused, none."""
+    for step in (check_after, check_stage_keys, check_validation, device_of):
+        refused.of(step, recipe)
+    if recipe.data.eval and recipe.measurement.metric != "auto":
+        refused.of(check_metric, recipe.measurement.metric, task)
+    named: dict[str, Named] = {}
+    for stage in recipe.stages:
+        named[stage.name] = refused.of(methods_of, recipe, stage, task.name) or []
+        refused.of(_selectors, recipe, stage)
+    return named
+
+
+def _selectors(recipe: Recipe, stage: StageSpec) -> None:
+    own_rows = stage.data is not None and "train" in stage.data.model_fields_set
+    for use in recipe.data_for(stage).select:
+        where = use.place or f"stages.{stage.name}.data.select"
+        selector(use, where, aimed=own_rows or recipe.data.validation is not None)
+
+
+def of_needs(
+    recipe: Recipe, task: Task, named: Mapping[str, Named], rows: Mapping[str, Sequence[Any]], refused: Refusals
+) -> None:
+    """Whether what methods ask for is there: rows of a role, other models. `rows` are by the role's name."""
+    context: Any = NeedContext(
+        adapted=None,  # type: ignore[arg-type]
+        task=task,
+        seed=recipe.train.seed,
+        rows={role: list(found) for role, found in rows.items()},
+        other_names=tuple(recipe.models),
+        other=lambda name: None,  # type: ignore[arg-type, return-value]
+    )
+    for stage, methods in named.items():
+        with suppress(AttributeError):  # a need that looks at the weights is left to the run
+            refused.of(Provider(context).check, bind(methods, recipe.train.seed, stage))
