@@ -6,17 +6,26 @@ on the way (a new head, a pad token) is said in `Loaded.notes`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from tunewright.errors import ModelError, nearest
 from tunewright.files.hashing import hash_beside, hash_weights, read_header, weight_files
+from tunewright.loading.guard import (
+    another_shape,
+    check_finite,
+    guarded,
+    lacks_memory,
+    refuse_quantised,
+    said,
+    without_chosen_code,
+)
 from tunewright.loading.locate import Located, locate, read_config
 from tunewright.loading.quiet import quiet
 from tunewright.models.adapted import Adapted
@@ -92,17 +101,31 @@ def load(
     if dtype not in ("float32", "bfloat16"):
         raise ModelError(f"unknown precision '{dtype}'", where=f"model {name}", remedy="float32 or bfloat16")
     located = locate(name, revision, progress=progress)
+    with guarded("the model cannot be loaded", located.folder):
+        return _load(located, name, task, labels, device, getattr(torch, dtype), seed)
+
+
+def _load(
+    located: Located,
+    name: str,
+    task: Task,
+    labels: Sequence[str] | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    seed: int,
+) -> Loaded:
     for file in weight_files(located.folder):
         read_header(file)
-    config = _config(located.folder, task)
+    config = _config(located, task)
     tokenizer, processor = _readers(located, task)
-    model = _build(located, config, task, list(labels) if labels is not None else None, getattr(torch, dtype), seed)
+    model = _build(located, config, task, list(labels) if labels is not None else None, dtype, seed)
+    check_finite(model, located.folder)
     if tokenizer is not None:
         _fit_tokenizer(model, tokenizer, task, located)
         _let_padding_learn(model)
     model.to(device).eval()
     align(model)
-    dtype_made, digest = getattr(torch, dtype), hash_weights(located.folder)
+    digest = hash_weights(located.folder)
     return Loaded(
         model,
         tokenizer,
@@ -111,7 +134,7 @@ def load(
         located.source,
         digest,
         located.licence,
-        dtype_made,
+        dtype,
         located.notes,
         located.folder,
         tuple(located.new),
@@ -133,7 +156,7 @@ class Reading:
 def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) -> Reading:
     """Config and tokenizer or image processor of what `spec` names. Raises what `load` raises of them."""
     located = locate(spec.name, spec.revision)
-    config = _config(located.folder, task)
+    config = _config(located, task)
     tokenizer, processor = _readers(located, task)
     if task.labelled:
         _set_labels(config, list(labels) if labels is not None else None, located)
@@ -143,15 +166,17 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     return Reading(tokenizer, processor, config, own)
 
 
-def _config(folder: Path, task: Task) -> Any:
+def _config(located: Located, task: Task) -> Any:
     """The folder's config, of a model type that serves the task. ModelError otherwise."""
     import transformers
 
+    folder = located.folder
     written = read_config(folder)
+    stored = refuse_quantised(written, folder)
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError) as e:
+    except Exception as e:  # its validators raise classes of their own
         kind = written.get("model_type")
         if "auto_map" in written:
             raise ModelError(
@@ -160,6 +185,12 @@ def _config(folder: Path, task: Task) -> Any:
                 remedy="use a model whose class transformers has",
             ) from e
         known = [str(k) for k in transformers.CONFIG_MAPPING]
+        if kind in known:
+            raise ModelError(
+                f"this is no config of a {kind} model: {said(e)}",
+                where=str(folder / "config.json"),
+                remedy="put the value right, or download the model again",
+            ) from e
         near = ", ".join(nearest(str(kind), known)) if kind else ""
         raise ModelError(
             f"transformers {transformers.__version__} does not know the model type '{kind}'",
@@ -168,6 +199,13 @@ def _config(folder: Path, task: Task) -> Any:
             + "a newer transformers may know it: pip install -U transformers",
         ) from e
     _serves(config, task, folder)
+    if stored is not None:
+        config.quantization_config = {**written["quantization_config"], "dequantize": True}
+        located.notes.append(f"the weights are stored as {stored}, and were made whole as they were read")
+    if chosen := without_chosen_code(config):
+        located.notes.append(f"config.json's {', '.join(chosen)} is left out: a model's file does not choose code")
+    if getattr(config, "rescale_every", 0):
+        config.rescale_every = 0  # RWKV would divide its own weights when it is first evaluated, and multiply them back
     return config
 
 
@@ -201,10 +239,15 @@ def _readers(located: Located, task: Task) -> tuple[Any, Any]:
                 located.notes.append("no preprocessor_config.json: images are scaled as the task's defaults say")
                 return None, None
             try:
-                return None, transformers.AutoImageProcessor.from_pretrained(located.folder, local_files_only=True)
-            except (ValueError, OSError, KeyError, ImportError) as e:
+                return None, transformers.AutoImageProcessor.from_pretrained(
+                    located.folder, trust_remote_code=False, local_files_only=True
+                )
+            except Exception as e:
                 raise ModelError(
-                    f"the image processor cannot be read: {_first_line(e)}", where=str(located.folder)
+                    f"the image processor cannot be read: {said(e)}",
+                    where=str(located.folder / "preprocessor_config.json"),
+                    remedy="download the model again, or remove the file: images are then scaled as the task's "
+                    "defaults say",
                 ) from e
         try:
             return transformers.AutoTokenizer.from_pretrained(
@@ -217,14 +260,10 @@ def _readers(located: Located, task: Task) -> tuple[Any, Any]:
                 if (located.folder / n).exists()
             ]
             absent = "there is no tokenizer (tokenizer.json and tokenizer_config.json)"
-            what = f"the tokenizer cannot be read from {files[0]}: {_first_line(e)}" if files else absent
+            what = f"the tokenizer cannot be read from {files[0]}: {said(e)}" if files else absent
             raise ModelError(
                 what, where=str(located.folder), remedy="copy the tokenizer files of the model that it was made from"
             ) from e
-
-
-def _first_line(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 
 def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
@@ -246,16 +285,30 @@ def _build(located: Located, config: Any, task: Task, labels: list[str] | None, 
                 output_loading_info=True,
                 ignore_mismatched_sizes=classifies,
             )
-    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as e:
-        raise ModelError(
-            f"the weights do not fit config.json: {_first_line(e)}",
-            where=str(located.folder),
-            remedy="download the model again",
-        ) from e
+    except Exception as e:
+        if lacks_memory(e):
+            raise
+        shape = another_shape(config, auto, located.folder)
+        what = f"the weights do not fit config.json: {shape}" if shape else f"the model cannot be made: {said(e)}"
+        raise ModelError(what, where=str(located.folder), remedy="download the model again") from e
+    _forget_quantisation(model)
     missing = sorted(info["missing_keys"])
     mismatched = sorted(k[0] if isinstance(k, tuple) else str(k) for k in info["mismatched_keys"])
     _check_keys(model, missing, mismatched, located, task, labels if classifies else None)
+    if unused := sorted(k for k in info["unexpected_keys"] if re.search(r"\.\d+\.", k)):
+        located.notes.append(
+            f"{len(unused)} tensors of the files are in no layer that config.json has: {unused[0]}, ..."
+        )
     return model
+
+
+def _forget_quantisation(model: Any) -> None:
+    """Weights that were made whole are plain ones from here on, and are saved as such."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        model.hf_quantizer = None
+        model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _set_labels(config: Any, labels: list[str] | None, located: Located) -> None:

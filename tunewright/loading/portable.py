@@ -38,7 +38,10 @@ def portable_config(folder: Path, base: Path | None = None) -> None:
     before: Any = {}
     if base is not None and (base / "config.json").exists():
         before = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    _add_old_names(config, before if isinstance(before, dict) else {})
+    before = before if isinstance(before, dict) else {}
+    _add_old_names(config, before)
+    if "rescale_every" in config and "rescale_every" in before:
+        config["rescale_every"] = before["rescale_every"]  # switched off while the model is in use (see `load`)
     if "dtype" in config:
         config.setdefault("torch_dtype", config["dtype"])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ModelError
+from tunewright.files.regular import regular
 
 CONFIG = "adapter_config.json"
 DESCRIBES = frozenset(
