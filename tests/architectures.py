@@ -67,6 +67,8 @@ OWN: dict[str, dict[str, Any]] = {
     "falcon": {"head_dim": None},
     "glm4_moe": DEEPSEEK | {"num_key_value_heads": 2},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
+    "gptj": {"rotary_dim": 4},
+    "codegen": {"rotary_dim": 4},
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "mixtral": {"num_local_experts": 4},
     "phimoe": {"num_local_experts": 4},

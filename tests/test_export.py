@@ -80,6 +80,17 @@ def test_the_card_has_figures_and_no_path_of_this_machine(lora: Path, inputs: Pa
     assert str(inputs) not in card and "base_model" not in card
 
 
+def test_weights_of_another_type_than_the_bases_files_are_said(inputs: Path, tmp_path: Path, capsys: Any) -> None:
+    made = finished(inputs, "halved", train__precision="bfloat16")
+    exported = export(made)
+    assert exported.notes == [
+        "its weights are bfloat16, as the run computed them, and the base's files hold float32: "
+        "train.precision says which"
+    ]
+    assert "note: its weights are bfloat16" in capsys.readouterr().out
+    assert export(finished(inputs, "same")).notes == []
+
+
 def test_a_run_opens_without_the_data_that_it_was_trained_on(inputs: Path, lora: Path, tmp_path: Path) -> None:
     moved = tmp_path / "run"
     shutil.copytree(lora, moved)

@@ -22,7 +22,6 @@ ANSWERED: dict[str, tuple[str, ...]] = {
     "for notebooks and third parties: nothing in the package calls it": (
         "bad_rows",
         "check_method",
-        "load_adapter",
         "routed",
         "shifts",
         "tuned_state",

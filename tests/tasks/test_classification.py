@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from tests import tiny
+from tests import architectures, tiny
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.errors import RecipeError
@@ -168,3 +168,8 @@ def test_tasks_are_found_by_name():
     assert all(get_task(n).name == n for n in names())
     with pytest.raises(RecipeError, match="did you mean 'text-generation'"):
         get_task("text-generaton")
+
+
+def test_a_model_of_two_towers_says_its_pictures_size_in_the_one_that_sees():
+    model = architectures.make("siglip", "image-classification")
+    assert image_options(config=model.config)["height"] == architectures.SIDE

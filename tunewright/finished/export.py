@@ -5,7 +5,8 @@ own.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tunewright.errors import MethodError, ModelError
+from tunewright.files.hashing import read_header, weight_files
 from tunewright.files.markdown import code, inline
 from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
@@ -31,7 +33,8 @@ and a folded weight is rounded to them; 0.07 was seen on a tiny model)."""
 class Exported:
     """What was written. Differences are the largest of logits on `rows` rows: `reloaded` between the folder, loaded
     anew, and the folded model; `folded` between the folded model and the run's own, whose change lies beside the
-    weights. `warnings` say why servers cannot take the change as an adapter."""
+    weights. `warnings` say why servers cannot take the change as an adapter, `notes` what else differs from the base's
+    own files."""
 
     folder: Path
     reloaded: float
@@ -39,6 +42,7 @@ class Exported:
     spread: float
     rows: int
     warnings: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
@@ -78,7 +82,8 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     except ModelError as e:
         e.where = _set_aside(target)
         raise
-    exported = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder))
+    notes = _other_type(run.loaded.folder, target)
+    exported = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder), notes)
     if reloaded > limit:
         raise ModelError(
             f"the folder, loaded anew, differs from the run by {reloaded:.2g} in its logits",
@@ -87,6 +92,28 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
         )
     _show(exported)
     return exported
+
+
+def _other_type(base: Path | None, target: Path) -> list[str]:
+    """That the folder's weights are of another type than the base's files, where they are."""
+    if base is None:
+        return []
+    before, after = (_types(folder) for folder in (base, target))
+    if before == after:
+        return []
+    return [
+        f"its weights are {', '.join(after)}, as the run computed them, and the base's files hold {', '.join(before)}: "
+        "train.precision says which"
+    ]
+
+
+def _types(folder: Path) -> list[str]:
+    """The types of a folder's matrices, as torch calls them, in order of their share."""
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+    shares: Counter[str] = Counter()
+    for t in (t for f in weight_files(folder) for t in read_header(f) if len(t.shape) > 1):
+        shares[names.get(t.dtype, t.dtype)] += t.stop - t.start
+    return [n for n, _ in shares.most_common()]
 
 
 def _set_aside(folder: Path) -> str:
@@ -185,6 +212,8 @@ def _show(exported: Exported) -> None:
         f"loaded anew, it holds the folded model's weights bit for bit; its logits on {exported.rows} rows (standard "
         f"deviation {exported.spread:.3g}) {folder}, and those {own}"
     )
+    for text in exported.notes:
+        print(f"note: {text}")
     for text in exported.warnings:
         print(f"warning: as an adapter beside the base, not every server can load this: {text}", file=sys.stderr)
     if exported.warnings:

@@ -27,6 +27,7 @@ def image_options(processor: Any = None, config: Any = None) -> dict[str, Any]:
     Keys: `height`, `width`, `shortest` (resize the short edge to it before the crop to height x width; None: stretch),
     `channels`, `mean`, `std` (a channel, of pixels scaled by `scale`), `resample` (PIL's number).
     """
+    config = getattr(config, "vision_config", None) or config  # a model of two towers says it of each
     side = getattr(config, "image_size", None) or 224
     height, width = side if isinstance(side, tuple | list) else (side, side)
     channels = int(getattr(config, "num_channels", 3) or 3)

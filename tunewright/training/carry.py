@@ -16,6 +16,8 @@ from tunewright.models import delta_format
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.nf4 import quantise_sites
+from tunewright.models.peft_format import load_adapter
+from tunewright.models.peft_settings import CONFIG
 from tunewright.recipe import yaml_text
 from tunewright.training.trained import Trained
 
@@ -87,7 +89,9 @@ def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> No
 
 
 def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> None:
-    """Bring the model to a stage's start: "base", "stages.<name>", or the folder of a run or of a finished stage."""
+    """Bring the model to a stage's start: "base", "stages.<name>", or the folder of a run, of a finished stage or of a
+    PEFT LoRA adapter.
+    """
     # Always from the base and from files, though the model may hold the earlier stage already: an interrupted run has
     # only the files, and both must begin with the same bits.
     adapted.forget_changes()
@@ -100,6 +104,8 @@ def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> No
     )
     if (folder / delta_format.HOW).exists():
         delta_format.load_delta(adapted, folder)
+    elif (folder / CONFIG).exists():
+        load_adapter(adapted, folder)
     else:
         load_stage(folder, adapted)
     apply_carry(adapted, carry, name)
@@ -137,15 +143,15 @@ def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
 
 
 def result_of(run: Path, where: str) -> tuple[str, Path]:
-    """A finished stage's folder, or what a run's own recipe says is its result: the last stage, or what the steps
-    after it left. Times of files say nothing: a copy may have others.
+    """A finished stage's or an adapter's folder, or what a run's own recipe says is its result: the last stage, or what
+    the steps after it left. Times of files say nothing: a copy may have others.
     """
-    if (run / checkpoint.MANIFEST).exists():
+    if (run / checkpoint.MANIFEST).exists() or ((run / CONFIG).is_file() and not (run / "recipe.yaml").is_file()):
         return run.name, run
     asked = f"{where}: {run}"
     if not (run / "recipe.yaml").is_file() or not (run / "stages").is_dir():
         raise ModelError(
-            "this is neither a run's folder nor a finished stage",
+            "this is neither a run's folder nor a finished stage nor an adapter",
             where=asked,
             remedy="name a run's folder (runs/...), or give a plain model folder as `model:`",
         )
