@@ -75,7 +75,11 @@ def pairs() -> list[tuple[str, str]]:
 def write_base(folder: Path, task: str, name: str) -> None:
     """A model's folder and rows to train it on."""
     labelled = "classification" in task
-    more = {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}} if labelled else {}
+    more: dict[str, Any] = (
+        {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}} if labelled else {}
+    )
+    if name in ("bart", "t5"):
+        more["eos_token_id"] = tiny.SEP if labelled else tiny.EOS  # what the tokenizer puts at the end of a text
     architectures.make(name, task, **more).save_pretrained(folder / "base")
     rng = random.Random(0)
     rows: list[dict[str, str]] = []

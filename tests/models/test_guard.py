@@ -226,3 +226,17 @@ def test_a_model_that_scales_its_weights_when_evaluated_is_held_still(tmp_path):
     assert all(torch.equal(t, before[n]) for n, t in loaded.model.state_dict().items())
     save_pretrained(loaded.model, loaded.tokenizer, tmp_path / "out", {}, base=tmp_path / "m")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["rescale_every"] == 1
+
+
+def test_a_model_that_sees_what_it_should_predict_is_refused(tmp_path):
+    architectures.make("xlnet", TEXT).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="a xlnet model sees the tokens that come after"):
+        load(str(tmp_path), TEXT)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mamba", "rwkv", "mixtral", "recurrent_gemma", "bart", "jamba"])
+def test_a_causal_model_is_not(name, tmp_path):
+    architectures.make(name, TEXT).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    load(str(tmp_path), TEXT)

@@ -175,7 +175,7 @@ def test_an_output_may_be_changed_in_place_afterwards(lead, transposed):
 def test_models_that_change_a_projections_output_in_place_train(name):
     task = "image-classification" if name == "swinv2" else "text-classification"
     model = architectures.make(name, task)
-    inputs = probing._inputs(model)
+    inputs = probing.small_inputs(model)
     wanted = copy.deepcopy(model)
     adapted = Adapted(model)
     for site in adapted.structure.linear_sites():

@@ -138,8 +138,14 @@ def check_inputs(run: Finished) -> Tensor:
         image = run.options.image or {}
         return torch.randn(2, image["channels"], image["height"], image["width"], generator=draw)
     vocabulary = run.loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    pad = run.tokenizer.pad_token_id
+    config: Any = run.loaded.model.config
+    pad, end = run.tokenizer.pad_token_id, config.eos_token_id
     ids = torch.randint(0, int(vocabulary), (4, 32), generator=draw)
+    if config.is_encoder_decoder and isinstance(end, int):  # such a classifier reads its features at the one end
+        other = next(i for i in range(int(vocabulary)) if i not in (pad, end))
+        ids = torch.where((ids == pad) | (ids == end), other, ids)
+        ids[:, -1] = end
+        return ids
     return torch.where(ids == pad, (ids + 1) % int(vocabulary), ids) if pad is not None else ids
 
 

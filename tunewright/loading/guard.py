@@ -18,6 +18,7 @@ from torch import nn
 
 from tunewright.errors import ModelError, TunewrightError
 from tunewright.files.hashing import read_header, weight_files
+from tunewright.models.probing import small_inputs
 
 os.environ.setdefault(
     "USE_HUB_KERNELS", "NO"
@@ -131,6 +132,27 @@ def check_finite(model: nn.Module, folder: Path) -> None:
 def _finite(t: torch.Tensor) -> bool:
     # a sum needs no second tensor; where it overflows, each value is looked at
     return bool(t.sum().isfinite()) or bool(t.isfinite().all())
+
+
+@torch.no_grad()
+def check_causal(model: Any, folder: Path) -> None:
+    """ModelError for a language model whose predictions follow tokens that come after: it would see what it learns."""
+    inputs = small_inputs(model)
+    if inputs is None:
+        return
+    first = inputs["input_ids"]
+    other = first.clone()
+    other[0, -1] = first[0, 0]
+    try:
+        moved = (model(input_ids=first).logits.float() - model(input_ids=other).logits.float()).abs().amax(-1)[0]
+    except Exception:  # a model that cannot be run on a few tokens says so where it is used
+        return
+    if float(moved[:-1].max()) > 1e-2 * float(moved[-1]):
+        raise ModelError(
+            f"a {model.config.model_type} model sees the tokens that come after, and so cannot learn to predict them",
+            where=str(folder),
+            remedy="use a causal language model; text-classification takes such models too",
+        )
 
 
 def another_shape(config: Any, auto: Any, folder: Path) -> str | None:

@@ -19,6 +19,7 @@ from tunewright.errors import ModelError, nearest
 from tunewright.files.hashing import hash_beside, hash_weights, read_header, weight_files
 from tunewright.loading.guard import (
     another_shape,
+    check_causal,
     check_finite,
     guarded,
     lacks_memory,
@@ -124,6 +125,8 @@ def _load(
         _fit_tokenizer(model, tokenizer, task, located)
         _let_padding_learn(model)
     model.to(device).eval()
+    if task.auto_class == "AutoModelForCausalLM":
+        check_causal(model, located.folder)
     align(model)
     digest = hash_weights(located.folder)
     return Loaded(

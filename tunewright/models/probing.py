@@ -65,7 +65,7 @@ def _read_around(owner: type) -> frozenset[str]:
 
 def _run(model: nn.Module, linears: Mapping[str, nn.Module]) -> dict[str, str] | None:
     """What each called module was found to be, "" for a linear; None where the model did not run."""
-    inputs = _inputs(model)
+    inputs = small_inputs(model)
     if inputs is None:
         return None
     seen: dict[str, str] = {}
@@ -99,7 +99,7 @@ def _shape(given: tuple[Any, ...], named: dict[str, Any], out: Any) -> str:
     return "" if out.shape[:-1] == given[0].shape[:-1] else "it gives other rows than it takes"
 
 
-def _inputs(model: nn.Module) -> dict[str, Tensor] | None:
+def small_inputs(model: nn.Module) -> dict[str, Tensor] | None:
     """A few tokens or a grey image, as the model's config says; None where it says neither."""
     config: Any = getattr(model, "config", None)
     first = next(model.parameters(), None)
@@ -108,7 +108,11 @@ def _inputs(model: nn.Module) -> dict[str, Tensor] | None:
     kind = getattr(model, "main_input_name", None)
     if kind == "input_ids":
         vocabulary = int(getattr(config, "vocab_size", 0) or 0)
-        ids = [i for i in range(min(vocabulary, TOKENS + 2)) if i != getattr(config, "pad_token_id", None)][:TOKENS]
+        end = getattr(config, "eos_token_id", None)
+        apart = {getattr(config, "pad_token_id", None), end if isinstance(end, int) else None}
+        ids = [i for i in range(min(vocabulary, TOKENS + 2)) if i not in apart][:TOKENS]
+        if getattr(config, "is_encoder_decoder", False) and isinstance(end, int):
+            ids.append(end)  # what such a classifier reads its features from
         return {"input_ids": torch.tensor([ids], device=first.device)} if ids else None
     if kind == "pixel_values":
         vision = getattr(config, "vision_config", config)
