@@ -5,6 +5,8 @@ number.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +118,17 @@ class _Reader:
             self.loader.dispose()
         return self.document
 
+    def read_all(self) -> list[Document]:
+        out = []
+        try:
+            while self.loader.check_node():
+                self.document = Document(None, source=self.document.source)
+                self.document.tree = self.value(self.loader.get_node(), ())
+                out.append(self.document)
+        finally:
+            self.loader.dispose()
+        return out
+
     def where(self, node: yaml.Node) -> str:
         return f"{self.document.source}:{node.start_mark.line + 1}"
 
@@ -173,8 +186,20 @@ class _Reader:
 
 def read(text: str, source: str = "recipe") -> Document:
     """Read one YAML document. RecipeError with file:line on bad syntax, duplicate keys, tags and self-references."""
-    try:
+    with _as_recipe_errors(source, "write `key: value` lines; `tunewright init` writes an example"):
         return _Reader(text, source).read()
+
+
+def read_all(text: str, source: str) -> list[Document]:
+    """Read all documents of a file, which `---` sets apart. RecipeError as for one."""
+    with _as_recipe_errors(source, "write `key: value` lines"):
+        return _Reader(text, source).read_all()
+
+
+@contextmanager
+def _as_recipe_errors(source: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         raise _problem(error, source) from None
     except yaml.YAMLError as error:
@@ -182,11 +207,7 @@ def read(text: str, source: str = "recipe") -> Document:
             f"not valid YAML: {' '.join(str(error).split())}", where=source, remedy="save the file as UTF-8 text"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise RecipeError(
-            f"not a recipe: {error}",
-            where=source,
-            remedy="write `key: value` lines; `tunewright init` writes an example",
-        ) from None
+        raise RecipeError(f"not a recipe: {error}", where=source, remedy=remedy) from None
 
 
 def write(tree: Any) -> str:

@@ -36,7 +36,7 @@ def read_change(folder: Path, ref: str, base: str | None, opened: Open) -> Tuned
         return Tuned(under, ref, folder, _adapter(folder, under), lambda: _digest(folder / peft_format.WEIGHTS, under))
     if (folder / delta_format.HOW).exists():
         how, tensors = delta_format.read_delta(folder)
-        under = _base(base or how["base"]["name"], folder, opened)
+        under = _named(_base(base or how["base"]["name"], folder, opened), how)
         base_hash = how["base"]["hash"]
         if base_hash and base_hash != under.hash():
             raise ModelError(
@@ -73,6 +73,16 @@ def _base(name: str | None, folder: Path, opened: Open) -> Source:
             remedy="give the model: --base FOLDER",
         )
     return under
+
+
+def _named(base: Source, how: Mapping[str, Any]) -> Source:
+    """The base under the names of a saved change: where its files have others, those that it has in memory."""
+    wanted = [*how["shapes"], *(f"{site}.weight" for site in how["deltas"])]
+    if all(n in base.entries or n.partition(".")[2] in base.entries for n in wanted):
+        return base
+    from tunewright.weights.naming import in_memory  # needs transformers
+
+    return in_memory(base)
 
 
 def _digest(file: Path, base: Source) -> str:

@@ -20,7 +20,7 @@ def parsed(text: str) -> Any:
     """A flag's value as YAML reads it: a number, true, a list (a gradient over layers), {filter: ..., value: ...}."""
     import yaml
 
-    from tunewright.weights.mergekit_yaml import numbers_in
+    from tunewright.weights.mergekit_parts import numbers_in
 
     try:
         return numbers_in(yaml.safe_load(text))
@@ -91,28 +91,29 @@ def run(
                 where="merge",
                 remedy=f"write them into {models[0]} (--then: after:)",
             )
-        from tunewright.weights.mergekit_yaml import read
+        from tunewright.weights.several import merge_all
 
         options |= {"dtype": dtype} if dtype else {}
-        request = read(Path(models[0]), out, **options)
-    else:
-        if not method:
-            raise RecipeError(
-                "no method is named",
-                where="merge",
-                remedy="write --method linear; `tunewright methods` lists the merges",
-            )
-        request = request_of(
-            models,
-            flags(given),
-            method=method,
-            out=out,
-            base=base,
-            dtype=dtype,
-            seed=more["seed"],
-            then=_then(more["then"]),
-            **options,
+        return merge_all(
+            Path(models[0]), out, lambda r: _merged(r, more["data"], more["task"], more["seed"]), **options
         )
+    if not method:
+        raise RecipeError(
+            "no method is named",
+            where="merge",
+            remedy="write --method linear; `tunewright methods` lists the merges",
+        )
+    request = request_of(
+        models,
+        flags(given),
+        method=method,
+        out=out,
+        base=base,
+        dtype=dtype,
+        seed=more["seed"],
+        then=_then(more["then"]),
+        **options,
+    )
     return _merged(request, more["data"], more["task"], more["seed"])
 
 

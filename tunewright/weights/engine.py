@@ -6,13 +6,14 @@ one tensor of every model in float32. The result's bits depend neither on thread
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import astuple
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 
 from tunewright import __version__
 from tunewright.errors import FolderError, MethodError, ModelError, NonFiniteError, RecipeError
-from tunewright.weights import _plain, fast, names
+from tunewright.weights import _plain, fast, names, sections, vocabulary
 from tunewright.weights.opening import open_source
-from tunewright.weights.request import DTYPES, Part, Request
+from tunewright.weights.request import DTYPES, Part, Request, same_model
 from tunewright.weights.resolving import Operator
+from tunewright.weights.sections import Span
 from tunewright.weights.settings import Depths
-from tunewright.weights.source import FLOATS, SIZES, Entry, Source, Tuned
+from tunewright.weights.source import FLOATS, SIZES, Entry, Source
 from tunewright.weights.then import Then
 
 FORMAT = 1  # part of a merge's key: raised when the engine gives other bits
@@ -33,10 +35,20 @@ LARGE = 64 * 2**20  # values; merges without a kernel take tensors of that many 
 
 
 class Engine:
-    """One merge: sources opened, names agreed, output laid out."""
+    """One merge: sources opened, names agreed, output laid out.
+
+    `base`, `parts` and `models` are those of the whole merge, or of its first section, as they were opened; `spans` say
+    which models make which tensors. `config` is the result's config.json, and `like` the model that it comes from.
+    """
 
     def __init__(self, request: Request):
-        self.request, self.operator = request, Operator(request)
+        self.request, self.operator = request, Operator(sections.first_of(request))
+        if request.kind == "delta" and (request.sections or request.vocabulary):
+            raise RecipeError(
+                "a delta changes the tensors of its base, and slices, modules and a tokenizer make others",
+                where=request.where,
+                remedy="leave --as delta out",
+            )
         if not request.models:
             raise RecipeError(
                 "there is no model to merge",
@@ -49,12 +61,19 @@ class Engine:
                 where=f"{request.where}: dtype",
                 remedy="write " + ", ".join(DTYPES),
             )
-        self.base, self.parts, self.models = self._open()
-        self.sources: list[Source] = [*([self.base] if self.base else []), *self.models]
+        self._opened: dict[tuple[str, str | None], Source] = {}
+        self.base, self.parts, self.models = self._open(sections.first_of(request), self.operator)
+        for section in request.sections:
+            asked = sections.request_of(request, section)
+            self._open(asked, Operator(asked))
+        self.sources = list(self._opened.values())
         self._check_folders()
         self.like = self.base or self.models[0]
-        self.entries = names.agreed(self.sources)
-        self.notes = names.check_vocabularies(self.sources)
+        self.config: dict[str, Any] = copy.deepcopy(self.like.config)
+        self.notes = list(request.notes)
+        self.spans = self._spans()
+        self._of = {n: span for span in self.spans for n in span.entries}
+        self.entries = {n: e for span in self.spans for n, e in span.entries.items()}
         self.depths = Depths(list(self.entries))
         self.stored = {n: Entry(self._dtype(n, e), e.shape) for n, e in self.entries.items() if self._kept(n)}
         if not self.stored:
@@ -65,17 +84,51 @@ class Engine:
         self._rooms = threading.local()
         self._large = threading.Lock()
 
-    def _open(self) -> tuple[Source | None, list[Part], list[Source]]:
-        request, op = self.request, self.operator
+    def _open(self, request: Request, op: Operator) -> tuple[Source | None, list[Part], list[Source]]:
         parts, base_kind = list(op.parts), op.fields.base
         listed = request.base is not None and any(same_model(p.ref, request.base) for p in parts)
-        if request.base is not None and base_kind == "none" and listed:
+        if request.base is not None and base_kind == "none":
+            if not listed and request.mergekit and all(p.layers is None for p in parts):
+                parts.insert(0, Part(request.base))  # as mergekit has it: an input like the others, slerp's first
             parts.sort(key=lambda p: not same_model(p.ref, request.base))
-        elif request.base is not None and base_kind != "none":
+        elif request.base is not None:
             parts = [p for p in parts if not same_model(p.ref, request.base)]
         op.check_count(len(parts), request.base is not None)
-        base = open_source(request.base) if request.base is not None and base_kind != "none" else None
-        return base, parts, [open_source(p.ref, request.base) for p in parts]
+        base = self._source(request.base) if request.base is not None and base_kind != "none" else None
+        return base, parts, [self._source(p.ref, request.base) for p in parts]
+
+    def _source(self, ref: str, base: str | None = None) -> Source:
+        """A model, opened once."""
+        known = self._opened.get((ref, base)) or self._opened.get((ref, None))
+        if known is None:
+            known = self._opened[ref, base] = open_source(ref, base)
+        return known
+
+    def _spans(self) -> list[Span]:
+        """The models under common names, with rows of one vocabulary, as the parts of the result that they make."""
+        agreement = names.aligned(self.sources, one_model=not self.request.sections)
+        self.notes += agreement.notes
+        self.alike = agreement.alike
+        if agreement.untied:
+            vocabulary.untie(self.config)
+        rows = self.rows = None if self.request.vocabulary is None else vocabulary.Rows(self.request, self.sources)
+        if rows is None:
+            self.notes += names.check_vocabularies(self.sources)
+        else:
+            rows.resized(self.config)
+        seen = dict(zip(map(id, self.sources), agreement.sources, strict=True))
+
+        def opened(request: Request, op: Operator) -> tuple[Source | None, list[Part], list[Source]]:
+            base, parts, models = self._open(request, op)
+            all_of = [*([base] if base else []), *models]
+            views = [seen[id(s)] for s in all_of]
+            views = views if rows is None else rows.shown(all_of, views)
+            return views.pop(0) if base else None, parts, views
+
+        if self.request.sections:
+            return sections.spans(self.request, opened, self.config)
+        base, parts, models = opened(self.request, self.operator)
+        return [sections.whole(self.operator, base, parts, models)]
 
     def _check_folders(self) -> None:
         out = self.request.out.resolve()
@@ -93,14 +146,13 @@ class Engine:
             return entry.dtype
         if self.request.dtype is not None:
             return DTYPES[self.request.dtype]
-        like = self.like.base if isinstance(self.like, Tuned) else self.like
-        return like.entries[name].dtype
+        return self._of[name].sources[0].stored_type(name)
 
     def _kept(self, name: str) -> bool:
         """Whether a tensor is part of the result: a delta leaves out what no model changed."""
         if self.request.kind == "model":
             return True
-        unchanged = all(isinstance(s, Tuned) and name not in s.changes for s in self.models)
+        unchanged = not any(s.touches(name) for s in self._of[name].models)
         return self.entries[name].floats and not unchanged
 
     def key(self) -> str:
@@ -118,6 +170,9 @@ class Engine:
             dict(r.parameters),
             r.mergekit,
             [[p.ref, dict(p.parameters)] for p in r.models],
+            [[x.module, x.base, dict(x.parameters), [astuple(p) for p in x.models]] for x in r.sections],
+            r.vocabulary and astuple(r.vocabulary),
+            r.chat_template,
         ]
         text = json.dumps([FORMAT, __version__, asked, [s.stamp() for s in self.sources]], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -142,17 +197,18 @@ class Engine:
             )
 
     def _equal(self, name: str) -> bytes:
-        first = self.sources[0].raw(name)
-        if any(s.entries[name].dtype != self.entries[name].dtype or s.raw(name) != first for s in self.sources[1:]):
+        sources = self._of[name].sources
+        first = sources[0].raw(name)
+        if any(s.entries[name].dtype != self.entries[name].dtype or s.raw(name) != first for s in sources[1:]):
             raise ModelError(
                 f"the integer tensor '{name}' differs between the models", remedy="merge fine-tunings of one base"
             )
         return first
 
     def _by_kernel(self, name: str, put: Callable[[int, Any], None]) -> int:
-        own, each = self.operator.at(name, self.depths.place(name), self.parts)
-        with_base = self.operator.fields.base == "needed"
-        sources = self.sources if with_base else self.models
+        span = self._of[name]
+        own, each = span.parameters(name)
+        sources = span.sources if self.operator.fields.base == "needed" else span.models
         count, stored = self.entries[name].count, self.stored[name].dtype
         if not count:
             return 0
@@ -175,11 +231,12 @@ class Engine:
         def whole(s: Source) -> torch.Tensor:
             return torch.from_numpy(s.whole(name))
 
-        return None if self.base is None else whole(self.base), [whole(s) for s in self.models]
+        span = self._of[name]
+        return None if span.base is None else whole(span.base), [whole(s) for s in span.models]
 
     def _by_method(self, name: str, put: Callable[[int, Any], None]) -> int:
         shape, stored = self.stored[name].shape, self.stored[name].dtype
-        large = self.entries[name].count * len(self.sources) > LARGE
+        large = self.entries[name].count * len(self._of[name].sources) > LARGE
         with self._large if large else nullcontext():
             merged = self._made(name)
             if tuple(merged.shape) != shape:
@@ -214,10 +271,11 @@ class Engine:
         from tunewright.contract.method import Needs
         from tunewright.weights.operator import merge_one
 
-        own, each = self.operator.at(name, self.depths.place(name), self.parts)
-        method = self.operator.method(own, each)
+        span, named = self._of[name], self.alike.get(name, name)  # what equals another tensor is drawn as that one is
+        own, each = span.parameters(named)
+        method = span.operator.method(own, each)
         needs, depth = Needs(self.learned), self.depths.depth(name)
-        merged = merge_one(method, name, base, tensors, each=each, depth=depth, seed=self.request.seed, needs=needs)
+        merged = merge_one(method, named, base, tensors, each=each, depth=depth, seed=self.request.seed, needs=needs)
         if lost := sum(int((~t.isfinite()).sum()) for t in tensors):
             self._lost[name] = lost
         return merged
@@ -226,8 +284,14 @@ class Engine:
         """What a method must know of whole models before the first tensor."""
         from tunewright.weights.survey import survey
 
-        own, each = self.operator.at("", 0.0, self.parts)
+        own, each = self.operator.at("", 0.0, self.spans[0].parts)
         method = self.operator.method(own, each)
+        if method.passes and len(self.spans) > 1:
+            raise MethodError(
+                f"'{self.operator.name}' looks at whole models first, and this merge has {len(self.spans)} parts",
+                where=self.request.where,
+                remedy="merge whole models, or write over: tensor",
+            )
 
         def stream() -> Iterator[tuple[str, Any, Sequence[Any]]]:
             for name, entry in self.entries.items():
@@ -244,9 +308,3 @@ class Engine:
             where=self.request.where,
             remedy="write it under after: in a recipe with data.validation",
         )
-
-
-def same_model(a: str, b: str | None) -> bool:
-    return b is not None and (
-        a == b or (Path(a).exists() and Path(b).exists() and Path(a).resolve() == Path(b).resolve())
-    )

@@ -1,214 +1,229 @@
-"""mergekit's YAML as a merge request, for the methods that both have.
+"""mergekit's files as merge requests: all of its methods, slices, modules, tokenizers and several documents in a file.
 
-What is not understood is an error, never left out.
+What is not understood is an error, never left out; what changes no value is said in a note.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
-from tunewright.errors import RecipeError, did_you_mean
-from tunewright.weights.request import Part, Request
+from tunewright.errors import RecipeError, TunewrightError, did_you_mean
+from tunewright.loading.locate import locate, read_config
+from tunewright.recipe import yaml_text
+from tunewright.weights import chat_templates
+from tunewright.weights.mergekit_parts import Reader, numbers_in, shown
+from tunewright.weights.request import DTYPES, Part, Request, Section, Token, Vocabulary, same_model
+from tunewright.weights.settings import chained
 from tunewright.weights.then import steps_of
 
 KEYS = (
     "merge_method",
     "models",
     "slices",
+    "modules",
     "base_model",
     "parameters",
     "dtype",
     "out_dtype",
     "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+    "name",
     "seed",
     "defaults",
     "after",
 )
-ELSEWHERE = {
-    "modules": "merges of single modules are not made here: name whole models under models:",
-    "tokenizer": "write tokenizer_source: base",
-    "chat_template": "the tokenizer's own template is kept",
-}
-IGNORED = {"int8_mask"}
-"""Parameters that change how mergekit computes, not what."""
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    """The merges in a file, each as it stands there. RecipeError names the line that is wrong."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as e:
+        raise RecipeError(
+            f"the file cannot be read: {e}", where=str(file), remedy="give a YAML file with merge_method: and models:"
+        ) from e
+    found = [(d, d.tree) for d in yaml_text.read_all(text, str(file)) if d.tree is not None]
+    if not found or not all(isinstance(tree, dict) for _, tree in found):
+        raise RecipeError("a merge is a mapping", where=str(file), remedy="write merge_method: and models:")
+    return [tree for _, tree in found]
 
 
 def read(file: Path, out: Path, **options: Any) -> Request:
-    """The request in a file.
+    """The request in a file that holds one merge.
 
     `options` are further fields of Request. RecipeError names the line or key that is wrong.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise RecipeError(f"the file cannot be read: {e}", where=str(file)) from e
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
+    merges = documents(file)
+    if len(merges) > 1:
         raise RecipeError(
-            f"not YAML: {getattr(e, 'problem', e)}", where=f"{file}:{mark.line + 1}" if mark else str(file)
-        ) from e
-    if not isinstance(content, dict):
-        raise RecipeError("a merge is a mapping", where=str(file), remedy="write merge_method: and models:")
-    return request_of(content, str(file), out, file.parent, **options)
+            f"{len(merges)} merges are in the file",
+            where=str(file),
+            remedy="run it by `tunewright merge FILE --out DIR`",
+        )
+    return request_of(merges[0], str(file), out, file.parent, **options)
 
 
-def request_of(found: Mapping[str, Any], where: str, out: Path, beside: Path, **options: Any) -> Request:
-    """The request that a mapping in mergekit's form describes; folders are looked for from `beside` too."""
-    if "slices" in found:
-        found = _whole(found, where, beside)
+def request_of(
+    found: Mapping[str, Any],
+    where: str,
+    out: Path,
+    beside: Path,
+    steps: Mapping[str, Path] | None = None,
+    **options: Any,
+) -> Request:
+    """The request that a mapping in mergekit's form describes; folders are looked for from `beside` too.
+
+    `steps`: folders that names of the file's other merges stand for.
+    """
     for key in found:
-        if key in ELSEWHERE:
-            raise RecipeError(f"'{key}' is not read here", where=where, remedy=ELSEWHERE[key])
         if key not in KEYS:
             raise RecipeError(f"unknown key '{key}'", where=where, remedy=did_you_mean(str(key), KEYS))
     method = found.get("merge_method")
     if not isinstance(method, str):
         raise RecipeError("there is no merge_method", where=where, remedy="write for example merge_method: ties")
-    models = found.get("models")
-    if not isinstance(models, list) or not models:
-        raise RecipeError("the list of models is empty", where=where, remedy="write models: [{model: FOLDER}, ...]")
-    parts = [_part(m, where, beside) for m in models]
+    reader = Reader(where, beside, catalogue.canonical(method), steps or {})
+    parts, sections = _models(found, reader)
     base = found.get("base_model")
-    base = None if base is None else _located(_ref(base, where), beside)
+    base = None if base is None else reader.model(base)
     request = Request(
-        catalogue.canonical(method),
+        reader.method,
         parts,
         out,
         base=base,
-        parameters=_parameters(found.get("parameters"), where),
-        dtype=_dtype(found.get("out_dtype") or found.get("dtype"), where),
-        tokenizer=_tokenizer(found.get("tokenizer_source"), base, where, beside),
-        seed=int(found.get("seed", 0)),
+        parameters=reader.parameters(found.get("parameters")),
+        dtype=_dtype(found, reader),
+        seed=_seed(found, reader),
         where=where,
-        mergekit=found.get("defaults", "mergekit") == "mergekit",
+        mergekit=_defaults(found, reader),
         then=steps_of(numbers_in(found.get("after")), f"{where}: after"),
+        sections=tuple(sections),
+        vocabulary=_vocabulary(found, reader),
+        chat_template=chat_templates.checked(found.get("chat_template"), where),
+        notes=tuple(reader.notes),
     )
-    return replace(request, **options)
+    return replace(_simpler(request), **options)
 
 
-def _whole(mapping: Mapping[str, Any], where: str, beside: Path) -> dict[str, Any]:
-    """The same merge with `models` for one slice that takes all layers of every model; other slices are an error."""
-    whole = "merges of single layers are not made here: give one slice of all layers, or name the models under models:"
-    slices = mapping["slices"]
-    if "models" in mapping:
-        raise RecipeError("both 'models' and 'slices' are given", where=where, remedy="write one of them")
-    if (
-        not isinstance(slices, list)
-        or not all(isinstance(s, dict) and isinstance(s.get("sources"), list) for s in slices)
-        or not slices
-    ):
-        raise RecipeError(
-            "slices are a list of sources",
-            where=where,
-            remedy="write slices: [{sources: [{model: FOLDER, layer_range: [0, 32]}, ...]}]",
-        )
-    if len(slices) != 1:
-        raise RecipeError(f"the model is put together from {len(slices)} slices", where=where, remedy=whole)
-    if odd := [k for k in slices[0] if k not in ("sources", "parameters")]:
-        raise RecipeError(
-            f"unknown key '{odd[0]}' of a slice",
-            where=where,
-            remedy=did_you_mean(str(odd[0]), ("sources", "parameters")),
-        )
-    models = []
-    for source in slices[0]["sources"]:
-        if not isinstance(source, dict) or "model" not in source:
-            raise RecipeError(
-                f"{source!r} names no model", where=where, remedy="write - {model: FOLDER, layer_range: [0, 32]}"
-            )
-        ref, asked = _located(_ref(source["model"], where), beside), source.get("layer_range")
-        if asked is not None and asked != [0, layers := _layers(ref)]:
-            raise RecipeError(
-                f"the slice takes layers {asked} of '{ref}', which has {layers}", where=where, remedy=whole
-            )
-        models.append({k: v for k, v in source.items() if k != "layer_range"})
-    parameters = {**_parameters(mapping.get("parameters"), where), **_parameters(slices[0].get("parameters"), where)}
-    return {**{k: v for k, v in mapping.items() if k != "slices"}, "models": models, "parameters": parameters}
+def _simpler(request: Request) -> Request:
+    """One slice that takes all layers of every model is the merge of the models."""
+    if len(request.sections) != 1 or request.sections[0].module != "default":
+        return request
+    section = request.sections[0]
+    base, refs = section.base or request.base, [p.ref for p in section.models]
+    if base is not None and not any(same_model(r, base) for r in refs):
+        return request
+    if not all(p.layers is None or p.layers == (0, _layers(p.ref)) for p in section.models):
+        return request
+    parts = [Part(p.ref, p.parameters) for p in section.models]
+    parameters = chained(section.parameters, request.parameters)
+    return replace(request, models=parts, base=base, parameters=parameters, sections=())
 
 
 def _layers(ref: str) -> int | None:
-    """How many layers the model's config.json states."""
-    from tunewright.loading.locate import locate, read_config
+    """How many layers the model's config.json states; None where it cannot be read yet."""
+    try:
+        config = read_config(locate(ref.partition("+")[0], progress=False).folder)
+    except TunewrightError:
+        return None
+    text = config.get("text_config")
+    stated = config.get("num_hidden_layers", text.get("num_hidden_layers") if isinstance(text, dict) else None)
+    return stated if isinstance(stated, int) else None
 
-    config = read_config(locate(ref.partition("+")[0], progress=False).folder)
-    return config.get("num_hidden_layers", (config.get("text_config") or {}).get("num_hidden_layers"))
+
+def _models(found: Mapping[str, Any], reader: Reader) -> tuple[list[Part], list[Section]]:
+    given = [k for k in ("models", "slices", "modules") if found.get(k) is not None]
+    if not given:
+        raise reader.wrong("the list of models is empty", "write models: [{model: FOLDER}, ...]")
+    if len(given) > 1:
+        raise reader.wrong(f"both '{given[0]}' and '{given[1]}' are given", "write one of them")
+    if given == ["models"]:
+        return reader.parts(found["models"]), []
+    sections = reader.slices(found["slices"]) if given == ["slices"] else reader.modules(found["modules"])
+    every = {p.ref: Part(p.ref) for s in sections for p in s.models}
+    return list(every.values()), sections
 
 
-def _part(m: Any, where: str, beside: Path) -> Part:
-    if isinstance(m, str):
-        return Part(_located(m, beside))
-    if not isinstance(m, dict) or "model" not in m:
-        raise RecipeError(f"{m!r} names no model", where=where, remedy="write - model: FOLDER")
-    if odd := [k for k in m if k not in ("model", "parameters")]:
-        raise RecipeError(
-            f"unknown key '{odd[0]}' of a model", where=where, remedy=did_you_mean(str(odd[0]), ("model", "parameters"))
+def _dtype(found: Mapping[str, Any], reader: Reader) -> str | None:
+    dtype = found.get("out_dtype") or found.get("dtype")
+    if isinstance(dtype, str):
+        dtype = dtype.removeprefix("torch.")
+    if dtype is None or (isinstance(dtype, str) and dtype in DTYPES):
+        return dtype
+    raise reader.wrong(f"{shown(dtype)} is no type that results are stored in", "write " + ", ".join(DTYPES), "dtype")
+
+
+def _seed(found: Mapping[str, Any], reader: Reader) -> int:
+    seed = found.get("seed", 0)
+    if type(seed) is not int:
+        raise reader.wrong(f"{shown(seed)} is no seed", "write a whole number", "seed")
+    return seed
+
+
+def _defaults(found: Mapping[str, Any], reader: Reader) -> bool:
+    defaults = found.get("defaults", "mergekit")
+    if defaults not in ("mergekit", "papers"):
+        raise reader.wrong(f"{shown(defaults)} are no defaults", "write mergekit or papers", "defaults")
+    return bool(defaults == "mergekit")
+
+
+# -- tokenizers ------------------------------------------------------------------------------------------
+
+
+def _vocabulary(found: Mapping[str, Any], reader: Reader) -> Vocabulary | None:
+    """The vocabulary that is asked for, by either of mergekit's two keys."""
+    source, given = found.get("tokenizer_source"), found.get("tokenizer")
+    if source is not None and given is not None:
+        raise reader.wrong("both 'tokenizer' and 'tokenizer_source' are given", "write one of them")
+    if source is not None:
+        return Vocabulary(_source(source, reader))
+    if given is None:
+        return None
+    form = "tokenizer: {source: union, tokens: {<tok>: {source: FOLDER}}}"
+    known = reader.keys(given, ("source", "tokens", "pad_to_multiple_of"), "the tokenizer", form)
+    multiple, tokens = known.get("pad_to_multiple_of"), known.get("tokens") or {}
+    if multiple is not None and (type(multiple) is not int or not 1 <= multiple <= 2**20):
+        raise reader.wrong(
+            f"{shown(multiple)} is no number of rows", "write a whole number from 1", "pad_to_multiple_of"
         )
-    return Part(_located(_ref(m["model"], where), beside), _parameters(m.get("parameters"), where))
+    if not isinstance(tokens, dict):
+        raise reader.wrong(f"tokens are a mapping, not {shown(tokens)}", f"write {form}", "tokenizer")
+    chosen = {t: _token(t, entry, reader) for t, entry in tokens.items()}
+    return Vocabulary(_source(known.get("source", "union"), reader), chosen, multiple)
 
 
-def _ref(model: Any, where: str) -> str:
-    if isinstance(model, str):
-        return model
-    if isinstance(model, dict) and isinstance(model.get("model"), dict) and isinstance(model["model"].get("path"), str):
-        lora = (model.get("lora") or {}).get("path")
-        return model["model"]["path"] + (f"+{lora}" if lora else "")
-    raise RecipeError(f"{model!r} is no model", where=where, remedy="write a folder, a hub id, or MODEL+ADAPTER")
+def _source(source: Any, reader: Reader) -> str:
+    return source if source in ("union", "base") else reader.model(source)
 
 
-def _located(ref: str, beside: Path) -> str:
-    """A folder named from the file's own place as a path; everything else as it is."""
-    return (
-        str(beside / ref)
-        if not Path(ref).expanduser().exists() and re.match(r"[\w.]", ref) and (beside / ref).is_dir()
-        else ref
-    )
-
-
-def _parameters(values: Any, where: str) -> dict[str, Any]:
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise RecipeError(
-            f"parameters are a mapping, not {values!r}", where=where, remedy="write parameters: {weight: 0.5}"
-        )
-    return {str(k): numbers_in(v) for k, v in values.items() if k not in IGNORED}
-
-
-def numbers_in(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text: numbers written so are numbers."""
-    if isinstance(value, list):
-        return [numbers_in(v) for v in value]
-    if isinstance(value, dict):
-        return {k: (v if k == "filter" else numbers_in(v)) for k, v in value.items()}
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
-
-
-def _dtype(dtype: Any, where: str) -> str | None:
-    from tunewright.weights.request import DTYPES
-
-    if dtype is None or dtype in DTYPES:
-        return dtype  # type: ignore[no-any-return]
-    raise RecipeError(
-        f"'{dtype}' is no type that results are stored in", where=f"{where}: dtype", remedy="write " + ", ".join(DTYPES)
-    )
-
-
-def _tokenizer(source: Any, base: str | None, where: str, beside: Path) -> str | None:
-    if source in (None, "base"):
-        return base if source == "base" else None
-    if source == "union":
-        raise RecipeError(
-            "tokenizer_source: union is not made here",
-            where=where,
-            remedy="models of one vocabulary need none: leave it out",
-        )
-    return _located(_ref(source, where), beside)
+def _token(token: str, entry: Any, reader: Reader) -> Token | None:
+    form = "{source: FOLDER}, {source: {kind: zero}} or {source: {kind: model_token, model: FOLDER, token: TEXT}}"
+    if entry is None:
+        return None
+    if not token:
+        raise reader.wrong("a token has no text", "write the token as it stands in the vocabulary", "tokens")
+    known = reader.keys(entry, ("source", "force"), f"the token {token!r}", form)
+    source, force = known.get("source"), known.get("force", False)
+    if not isinstance(force, bool):
+        raise reader.wrong(f"force is {shown(force)}", "write true or false", f"tokens: {token}")
+    if source is None:
+        if force:
+            raise reader.wrong("force without a source", f"write {form}", f"tokens: {token}")
+        return None
+    if not isinstance(source, dict) or "kind" not in source:
+        return Token("row", reader.model(source), force=force)
+    kind = source["kind"]
+    if kind == "zero":
+        reader.keys(source, ("kind",), f"the token {token!r}", form)
+        return Token("zero", force=force)
+    if kind != "model_token":
+        raise reader.wrong(f"{shown(kind)} is no kind of row", f"write {form}", f"tokens: {token}")
+    row = reader.keys(source, ("kind", "model", "token", "token_id"), f"the token {token!r}", form)
+    text, at = row.get("token"), row.get("token_id")
+    if (text is None) == (at is None) or not isinstance(text, str | None) or (at is not None and type(at) is not int):
+        raise reader.wrong("a row is named by one of 'token' and 'token_id'", f"write {form}", f"tokens: {token}")
+    return Token("row", reader.model(row.get("model")), text, at, force)

@@ -16,10 +16,50 @@ DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 @dataclass(frozen=True)
 class Part:
-    """One model of a merge with what it has of its own."""
+    """One model of a merge with what it has of its own; `layers`: which of its blocks are taken, from and up to."""
 
     ref: str
     parameters: Mapping[str, Setting] = field(default_factory=dict)
+    layers: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the result that is merged from models of its own: some of the blocks of a module, or a whole module.
+
+    `parameters` are for all its models, and stand before the request's. `base`: as in a request.
+    """
+
+    models: Sequence[Part]
+    base: str | None = None
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    module: str = "default"
+
+
+@dataclass(frozen=True)
+class Token:
+    """Where a token's rows come from: `kind` "zero"; or "row", the row of `token` (none: of the token itself) or of
+    `id` in `model`. `force`: in models that know the token too.
+    """
+
+    kind: Literal["zero", "row"]
+    model: str | None = None
+    token: str | None = None
+    id: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The result's tokenizer, by token: rows of embeddings and heads are put in its order before anything is merged.
+
+    `source`: "union" (the base's, and every token that another model has beside), "base", or a model. `tokens`: rows
+    that are chosen, and tokens to add; None: as other tokens. `multiple`: rows are filled up to a multiple of it.
+    """
+
+    source: str = "union"
+    tokens: Mapping[str, Token | None] = field(default_factory=dict)
+    multiple: int | None = None
 
 
 @dataclass(frozen=True)
@@ -30,7 +70,9 @@ class Request:
     `kind`: "model" writes a transformers folder, "delta" what differs from the base, "adapter" one PEFT adapter (of
     adapters). `tokenizer`: the model whose tokenizer is taken (none: the base's or the first model's). `shard_size` in
     bytes. `where` names the file that it came from. `mergekit`: parameters that are left out have mergekit's defaults,
-    not the papers'. `then`: edits of the merged change.
+    not the papers'. `then`: edits of the merged change. `sections`: parts with models of their own, in order; `models`
+    are then all of them. `vocabulary` takes the place of `tokenizer`. `chat_template`: "auto" (the one that most models
+    have), a name, or the template itself. `notes`: what was read and does nothing.
     """
 
     method: str
@@ -47,3 +89,14 @@ class Request:
     where: str = "merge"
     mergekit: bool = False
     then: Sequence[Step] = ()
+    sections: Sequence[Section] = ()
+    vocabulary: Vocabulary | None = None
+    chat_template: str | None = None
+    notes: Sequence[str] = ()
+
+
+def same_model(a: str, b: str | None) -> bool:
+    """Whether two references are one model: equal, or one folder."""
+    return b is not None and (
+        a == b or (Path(a).exists() and Path(b).exists() and Path(a).resolve() == Path(b).resolve())
+    )

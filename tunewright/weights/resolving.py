@@ -111,12 +111,17 @@ class Operator:
 
     # -- parameters of one tensor ----------------------------------------------------------------------------------
 
-    def at(self, name: str, place: float, parts: Sequence[Part]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """(parameters for all models, each part's own) of one tensor, by field."""
+    def at(
+        self, name: str, place: float, parts: Sequence[Part], inputs: Sequence[str] | None = None
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """(parameters for all models, each part's own) of one tensor, by field.
+
+        `inputs`: the names that the parts know it by, where they are others.
+        """
         own = parameters.defaults(self.fields) | self.mergekit | self._resolved(self.shared, name, place)
         each = [
-            {n: own[n] for n in self.fields.per_model if n in own} | self._resolved(p.parameters, name, place)
-            for p in parts
+            {n: own[n] for n in self.fields.per_model if n in own} | self._resolved(p.parameters, known_as, place)
+            for p, known_as in zip(parts, inputs or [name] * len(parts), strict=True)
         ]
         for values in each:
             if missing := [n for n in self.fields.per_model if n not in values]:

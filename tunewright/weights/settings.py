@@ -68,12 +68,33 @@ def mapped(setting: Setting, function: Callable[[Any], Any]) -> Setting:
     return function(setting)
 
 
+def chained(*scopes: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Settings of several scopes by name, the nearest first: where no filter of one fits, the next one's are tried."""
+    out: dict[str, Setting] = {}
+    for scope in scopes:
+        for name, setting in scope.items():
+            out[name] = _first_of(out[name], setting) if name in out else setting
+    return out
+
+
+def _first_of(near: Setting, far: Setting) -> Setting:
+    """One setting that gives `far` where no filter of `near` fits."""
+    first, second = ([s] if isinstance(s, Mapping) else s for s in (near, far))
+    if not isinstance(first, list) or not first or not all(isinstance(s, Mapping) for s in first):
+        return near
+    if any(s.get("filter") in (None, "*") for s in first):
+        return near
+    conditions = isinstance(second, list) and second and all(isinstance(s, Mapping) for s in second)
+    return [*first, *(second if conditions else [{"value": second}])]
+
+
 class Depths:
     """Where tensors lie: `depth` 0..1 inside a stack of blocks (None outside), `place` 0..1 for gradients (before:
-    0, after: 1).
+    0, after: 1). `mergekit`: the place is 0 behind the blocks too, and 1 for a block that is alone, as in its files.
     """
 
-    def __init__(self, names: Sequence[str]):
+    def __init__(self, names: Sequence[str], mergekit: bool = False):
+        self._mergekit = mergekit
         self._last: dict[str, int] = {}
         for n in names:
             if (block := self._block(n)) is not None:
@@ -82,8 +103,8 @@ class Depths:
 
     @staticmethod
     def _block(name: str) -> tuple[str, int] | None:
-        match = re.match(r"(.*?)\.(\d+)\.", name)
-        return (match[1], int(match[2])) if match else None
+        match = re.match(r"(?:(.*?)\.)?(\d+)\.", name)
+        return (match[1] or "", int(match[2])) if match else None
 
     def depth(self, name: str) -> float | None:
         block = self._block(name)
@@ -93,6 +114,8 @@ class Depths:
 
     def place(self, name: str) -> float:
         depth = self.depth(name)
-        if depth is not None:
-            return depth
+        if self._mergekit and (block := self._block(name)) is not None and not self._last[block[0]]:
+            return 1.0
+        if depth is not None or self._mergekit:
+            return depth or 0.0
         return 0.0 if "embed" in name or "wte" in name or "wpe" in name else 1.0

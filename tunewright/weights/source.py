@@ -83,6 +83,14 @@ class Source:
             )
         self._stored[t.name] = t
 
+    def stored_type(self, name: str) -> str:
+        """The type that a tensor has in the model's own files."""
+        return self.entries[name].dtype
+
+    def touches(self, name: str) -> bool:
+        """Whether a tensor may differ from the base's, where this is a change of a base."""
+        return True
+
     def hash(self) -> str:
         """The sha256 of the weights, kept in the cache by the files' time and size."""
         return hash_weights(self.folder)
@@ -160,6 +168,12 @@ class Tuned(Source):
             licence_of(folder) or base.licence,
         )
         self.entries = {n: Entry("F32", e.shape) if n in changes else e for n, e in base.entries.items()}
+
+    def stored_type(self, name: str) -> str:
+        return self.base.stored_type(name)
+
+    def touches(self, name: str) -> bool:
+        return name in self.changes
 
     def hash(self) -> str:
         return self._digest()

@@ -17,9 +17,9 @@ from typing import Any
 
 from tunewright.errors import MethodError, RecipeError
 from tunewright.machine import host
-from tunewright.weights import card, checks, fast
-from tunewright.weights.engine import Engine, same_model
-from tunewright.weights.request import Request
+from tunewright.weights import card, chat_templates, checks, fast
+from tunewright.weights.engine import Engine
+from tunewright.weights.request import Request, same_model
 from tunewright.weights.source import SIZES
 from tunewright.weights.write import Staging, lay_out
 
@@ -177,6 +177,10 @@ def _beside(engine: Engine, folder: Path) -> None:
             remedy="name one of the models",
         )
     stored = [e.dtype for e in engine.stored.values() if e.floats]
-    card.write_beside(folder, engine.like, reader, max(set(stored), key=stored.count), engine.learned.get("config", {}))
+    config = {**engine.config, **engine.learned.get("config", {})}
+    card.write_beside(folder, config, engine.like, reader, max(set(stored), key=stored.count), engine.rows)
+    if request.chat_template is not None:
+        note = chat_templates.write(folder, request.chat_template, engine.sources)
+        engine.notes += [note] if note else []
     values = sum(e.count for e in engine.stored.values())
     (folder / "README.md").write_text(card.card_of(request, engine.sources, values, engine.notes), encoding="utf-8")
