@@ -20,6 +20,7 @@ ANSWERED: dict[str, tuple[str, ...]] = {
     "called by pytest, which finds them by name": ("pytest_addoption", "pytest_generate_tests", "test_method"),
     "called by Python when a module lacks a name, or lists its names": ("__dir__", "__getattr__"),
     "for notebooks and third parties: nothing in the package calls it": (
+        "agreed",
         "bad_rows",
         "check_method",
         "routed",

@@ -27,12 +27,12 @@ NAMED: Mapping[str, str] = {
         "{%- for m in messages %}{% if m.role == 'system' %}{{ m.content | trim }}{% elif m.role == 'user' %}"
         "{{ '### Instruction:\\n' ~ (m.content | trim) }}{% elif m.role == 'user_context' %}"
         "{{ '### Input:\\n' ~ (m.content | trim) }}{% else %}{{ '### Response:\\n' ~ (m.content | trim) }}{% endif %}"
-        "{% if not loop.last or add_generation_prompt %}{{ '\\n\\n' }}{% endif %}{% endfor -%}"
-        "{%- if add_generation_prompt %}{{ '### Response:\\n' }}{% endif -%}"
+        "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor -%}"
+        "{%- if add_generation_prompt and messages[-1].role != 'assistant' %}{{ '\\n\\n### Response:\\n' }}{% endif -%}"
     ),
     "mistral": (
         "{{- bos_token }}{%- set system = messages[0].content if messages[0].role == 'system' else none -%}"
-        "{%- for m in messages[1:] if system is not none else messages -%}{%- set text = m.content -%}"
+        "{%- for m in (messages if system is none else messages[1:]) -%}{%- set text = m.content -%}"
         "{%- if (m.role == 'user') != (loop.index0 % 2 == 0) -%}"
         "{{ raise_exception('users and assistants must take turns after the system message') }}{%- endif -%}"
         "{%- if m.role == 'user' -%}"

@@ -75,7 +75,6 @@ class Layout:
         self.converters = [t for t in mapping if isinstance(t, WeightConverter)]
         self._sort(source.entries)
         self.by_memory = {m: g for g in self.groups for m in g.memory}
-        self.by_stored = {s: g for g in self.groups for s in g.stored}
 
     def _sort(self, stored: Iterable[str]) -> None:
         prefix = self.model.base_model_prefix
