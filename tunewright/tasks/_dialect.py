@@ -22,6 +22,7 @@ from tunewright.tasks._turns import REASONING, Turn
 
 ROOM = 2 << 30  # bytes
 ROLES = ("system", "user", "assistant", "tool")
+PART = "part of type thinking"
 _ASKED, _SAID, _MORE, _KEY, _VALUE, _THOUGHT = "Qaskedq", "Qsaidq", "Qmoreq", "Qkeyq", "Qvalueq", "Qthoughtq"
 _TOOL = {
     "type": "function",
@@ -36,9 +37,9 @@ _TOOL = {
 @dataclass(frozen=True)
 class Dialect:
     """`parts`: the roles whose content is written as a list of parts. `text_arguments`: arguments are written as JSON
-    text. `reasoning`: the field from which an answer's reasoning is read; None: from none of them. `tail`: what
-    stands at the end of every text and is no part of its last turn. `ends`: what ends an answer, and a call, where the
-    template writes it only once another turn follows.
+    text. `reasoning`: the field from which an answer's reasoning is read, PART for a part of its content, None for
+    neither. `tail`: what stands at the end of every text and is no part of its last turn. `ends`: what ends an answer,
+    and a call, where the template writes it only once another turn follows.
     """
 
     parts: frozenset[str] = frozenset()
@@ -58,7 +59,10 @@ class Dialect:
         if self.text_arguments and "tool_calls" in turn:
             out["tool_calls"] = [_with_text(call) for call in turn["tool_calls"]]
         thought = out.pop(REASONING[0], None)
-        if thought is not None:
+        if thought is not None and self.reasoning == PART:
+            said = [{"type": "text", "text": turn["content"]}] if turn["content"] else []
+            out["content"] = [{"type": "thinking", "thinking": thought}, *said]
+        elif thought is not None:
             out[self.reasoning or REASONING[0]] = thought
         return out
 
@@ -99,7 +103,9 @@ def _asked(tokenizer: Any) -> Dialect:
     ]
     text = _first(tokenizer, called, [Dialect(parts), Dialect(parts, True)], tools=[_TOOL]).text_arguments
     thinking = [talk[0], {**talk[1], REASONING[0]: _THOUGHT}]
-    reasoning = _first(tokenizer, thinking, [Dialect(parts, text, name) for name in REASONING], fall=plain).reasoning
+    reasoning = _first(
+        tokenizer, thinking, [Dialect(parts, text, name) for name in (*REASONING, PART)], fall=plain
+    ).reasoning
     said = Dialect(parts, text, reasoning)
     ends = (_end(tokenizer, said, talk, talk[0]), _end(tokenizer, said, called[:2], called[2], tools=[_TOOL]))
     return Dialect(parts, text, reasoning, _tail(tokenizer, said.write([*talk, talk[0]])), ends)
@@ -152,7 +158,8 @@ def _first(
             text = render(tokenizer, dialect.write(turns), tools=tools)
         except RowProblem:
             continue
-        # an object that is printed as Python shows it ({'a': ...}) was meant to be JSON text
-        if all(w in text for w in wanted) and f"'{_KEY}'" not in text and f"'{_SAID}'" not in text:
+        # what is printed as Python shows it ({'a': ...}) was meant to be text, and parts as JSON are no text either
+        shown = (f"'{_KEY}'", f"'{_SAID}'", f'"{_SAID}"')
+        if all(w in text for w in wanted) and not any(s in text for s in shown):
             return dialect
     return fall or dialects[0]

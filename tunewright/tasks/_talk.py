@@ -82,23 +82,23 @@ class Talk:
         closed = THINK.sub("", before[shared:]).strip() == "" and opens(before[:shared])
         if closed and self._thinks():  # the prompt closes at once the block in which the answer's reasoning stands
             return whole, shared
-        bare = before.rstrip()  # a template's file may end in blank lines, which follow a prompt, too
-        if whole.startswith(bare):
-            return before + whole[len(bare) :].lstrip(), len(before)
         said = self._thinking(before)
+        bare = before.rstrip()  # a template's file may end in blank lines, which follow a prompt, too
         if said is None:
-            said = self._continued(whole, before)
+            said = whole[len(bare) :].lstrip() if whole.startswith(bare) else self._continued(whole, before)
         return before + said, len(before)
 
     def _thinking(self, before: str) -> str | None:
         """What is said after a prompt that opens a think block: as the template writes an answer with a thought, with
-        that thought taken out again. None where it knows none, or does not go on from its own prompt.
+        that thought taken out again. None where it knows none, or does not go on from its own prompt (but for words
+        that lead the thought in).
         """
         *turns, turn = self.turns
         if self.dialect.reasoning is None or turn.get(REASONING[0]):
             return None
         whole = self.render([*turns, {**turn, REASONING[0]: THOUGHT}])
-        return whole[len(before) :].replace(THOUGHT, "") if whole.startswith(before) else None
+        begin = len(before) if whole.startswith(before) else self._common(before, whole)
+        return whole[begin:].replace(THOUGHT, "") if whole[begin:].lstrip().startswith(THOUGHT) else None
 
     def _continued(self, whole: str, before: str) -> str:
         """What is said after a prompt that the whole leaves at some place: after an opened think block that the
