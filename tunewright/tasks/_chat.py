@@ -14,8 +14,9 @@ from typing import Any
 from tunewright.contract.records import RowProblem
 from tunewright.tasks._dialect import dialect_of
 from tunewright.tasks._ends import end_tokens
-from tunewright.tasks._found import THINK, missing
+from tunewright.tasks._found import THINK, has_short, missing
 from tunewright.tasks._render import PAGE, default_turn
+from tunewright.tasks._shapes import left_out
 from tunewright.tasks._talk import Span, Talk
 from tunewright.tasks._turns import REASONING, Turn, checked
 
@@ -72,12 +73,15 @@ def _check(talk: Talk, text: str, spans: dict[int, Span], shift: int) -> None:
     """RowProblem where something that a turn says, or a tool, is not in its place."""
     last, position = len(talk.turns) - 1, 0
     prompt = text[: spans[last][0]]
+    never: dict[int, frozenset[str]] = {}
+    if any(map(has_short, talk.turns)):
+        never = left_out(talk.tokenizer, talk.dialect, talk.turns, talk.tools)
     for i, turn in enumerate(talk.turns):
         start, end = spans.get(i, (position, min(s for k, (s, _) in spans.items() if k >= i)))
-        lost = missing(turn, text[start:end], history=i < last)
+        lost = missing(turn, text[start:end], history=i < last, never=never.get(i, frozenset()))
         # system turns, and users' under some templates, are moved to the front or to the last question
         if lost and i not in spans:
-            lost = missing(turn, prompt, history=True)
+            lost = missing(turn, prompt, history=True, never=never.get(i, frozenset()))
         if lost:
             raise _lost(turn, i - shift, lost)
         position = end if i in spans else position

@@ -24,7 +24,7 @@ ROOM = 2 << 30  # bytes
 ROLES = ("system", "user", "assistant", "tool")
 PART = "part of type thinking"
 _ASKED, _SAID, _MORE, _KEY, _VALUE, _THOUGHT = "Qaskedq", "Qsaidq", "Qmoreq", "Qkeyq", "Qvalueq", "Qthoughtq"
-_TOOL = {
+PROBE = {
     "type": "function",
     "function": {
         "name": "Qtoolq",
@@ -101,13 +101,13 @@ def _asked(tokenizer: Any) -> Dialect:
         {"role": "tool", "name": "Qtoolq", "tool_call_id": "Qcall0001", "content": _MORE},
         talk[1],
     ]
-    text = _first(tokenizer, called, [Dialect(parts), Dialect(parts, True)], tools=[_TOOL]).text_arguments
+    text = _first(tokenizer, called, [Dialect(parts), Dialect(parts, True)], tools=[PROBE]).text_arguments
     thinking = [talk[0], {**talk[1], REASONING[0]: _THOUGHT}]
     reasoning = _first(
         tokenizer, thinking, [Dialect(parts, text, name) for name in (*REASONING, PART)], fall=plain
     ).reasoning
     said = Dialect(parts, text, reasoning)
-    ends = (_end(tokenizer, said, talk, talk[0]), _end(tokenizer, said, called[:2], called[2], tools=[_TOOL]))
+    ends = (_end(tokenizer, said, talk, talk[0]), _end(tokenizer, said, called[:2], called[2], tools=[PROBE]))
     return Dialect(parts, text, reasoning, _tail(tokenizer, said.write([*talk, talk[0]])), ends)
 
 
@@ -120,7 +120,7 @@ def _tail(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None) -> str:
         one, two, three = (render(tokenizer, turns[:n], tools=tools) for n in (1, 2, 3))
         prompt = render(tokenizer, turns[:1], tools=tools, prompt=True)
     except RowProblem:  # some ask for tools
-        return _tail(tokenizer, turns, tools=[_TOOL]) if tools is None else ""
+        return _tail(tokenizer, turns, tools=[PROBE]) if tools is None else ""
     if three.startswith(two) or not prompt.startswith(one):
         return ""
     shared = os.path.commonprefix((one[::-1], two[::-1]))[::-1]

@@ -14,6 +14,7 @@ from typing import Any
 from tunewright.tasks._turns import REASONING, Turn
 
 THINK = re.compile(r"</?(?:[\w-]+:)?think(?:ing)?>|\[/?THINK\]|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>")
+SHORT = 8  # characters
 Needle = tuple[str, tuple[str, ...]]
 """The field that says something, and the forms in which the text may hold it."""
 
@@ -73,9 +74,18 @@ def _forms(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((text, once, ascii_, json.dumps(once, ensure_ascii=False)[1:-1])))
 
 
-def missing(turn: Turn, text: str, *, history: bool = False) -> str | None:
-    """The first field of a turn that a text does not hold, None where it holds all."""
+def missing(turn: Turn, text: str, *, history: bool = False, never: frozenset[str] = frozenset()) -> str | None:
+    """The first field of a turn that a text does not hold, None where it holds all.
+
+    `never`: the beginnings of fields that the template never shows; a short text found there stands there by chance.
+    """
     for field, forms in said_by(turn, history=history):
-        if not any(form in text for form in forms):
+        by_chance = len(forms[0]) <= SHORT and any(field.startswith(begin) for begin in never)
+        if by_chance or not any(form in text for form in forms):
             return field
     return None
+
+
+def has_short(turn: Turn) -> bool:
+    """Whether something that a turn says is so short that it may stand in its text by chance."""
+    return any(len(forms[0]) <= SHORT for _, forms in said_by(turn))
