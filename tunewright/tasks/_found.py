@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tunewright.tasks._turns import REASONING, Turn
 
 THINK = re.compile(r"</?(?:[\w-]+:)?think(?:ing)?>|\[/?THINK\]|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>")
 SHORT = 8  # characters
-Needle = tuple[str, tuple[str, ...]]
-"""The field that says something, and the forms in which the text may hold it."""
+Needle = tuple[str, str, Callable[[str], tuple[str, ...]] | None]
+"""The field that says something, the text that must be found, and how else it may stand there."""
 
 
 def opens(text: str) -> str | None:
@@ -45,33 +45,33 @@ def said_by(turn: Turn, *, history: bool = False) -> Iterator[Needle]:
     if history and turn["role"] == "assistant" and THINK.search(content):
         parts = parts[-1:]
     if not history and turn.get(REASONING[0]):
-        yield REASONING[0], _forms(turn[REASONING[0]].strip())
+        yield REASONING[0], turn[REASONING[0]].strip(), _escaped
     for part in parts:
-        yield "content", _forms(part) if turn["role"] != "assistant" else (part,)
+        yield "content", part, _escaped if turn["role"] != "assistant" else None
     for k, call in enumerate(turn.get("tool_calls", ())):
         function, at = call["function"], f"tool_calls[{k}].function"
-        yield f"{at}.name", (function["name"],)
+        yield f"{at}.name", function["name"], None
         yield from _leaves(function["arguments"], f"{at}.arguments")
 
 
 def _leaves(value: Any, at: str) -> Iterator[Needle]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield f"{at}.{key}", _forms(key)
+            yield f"{at}.{key}", key, _escaped
             yield from _leaves(inner, f"{at}.{key}")
     elif isinstance(value, list):
         for k, inner in enumerate(value):
             yield from _leaves(inner, f"{at}[{k}]")
     elif isinstance(value, str):
-        yield at, _forms(value.strip())
+        yield at, value.strip(), _escaped
     else:
-        yield at, (json.dumps(value), str(value))
+        yield at, json.dumps(value), lambda _: (str(value),)  # True and None, as Python writes them
 
 
-def _forms(text: str) -> tuple[str, ...]:
-    """A text as it stands, and inside JSON: once, without letters beyond ASCII, and as JSON in JSON."""
+def _escaped(text: str) -> tuple[str, ...]:
+    """A text inside JSON: once, without letters beyond ASCII, and as JSON in JSON."""
     once, ascii_ = json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]
-    return tuple(dict.fromkeys((text, once, ascii_, json.dumps(once, ensure_ascii=False)[1:-1])))
+    return once, ascii_, json.dumps(once, ensure_ascii=False)[1:-1]
 
 
 def missing(turn: Turn, text: str, *, history: bool = False, never: frozenset[str] = frozenset()) -> str | None:
@@ -79,13 +79,13 @@ def missing(turn: Turn, text: str, *, history: bool = False, never: frozenset[st
 
     `never`: the beginnings of fields that the template never shows; a short text found there stands there by chance.
     """
-    for field, forms in said_by(turn, history=history):
-        by_chance = len(forms[0]) <= SHORT and any(field.startswith(begin) for begin in never)
-        if by_chance or not any(form in text for form in forms):
+    for field, said, others in said_by(turn, history=history):
+        by_chance = len(said) <= SHORT and any(field.startswith(begin) for begin in never)
+        if by_chance or not (said in text or others and any(form in text for form in others(said))):
             return field
     return None
 
 
 def has_short(turn: Turn) -> bool:
     """Whether something that a turn says is so short that it may stand in its text by chance."""
-    return any(len(forms[0]) <= SHORT for _, forms in said_by(turn))
+    return any(len(said) <= SHORT for _, said, _ in said_by(turn))

@@ -1,0 +1,57 @@
+"""Somebody else's code is stopped when it takes too long or too much, in whatever thread it runs."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import pytest
+
+from tunewright.machine.limits import memory_within, within
+
+
+def spin() -> None:
+    while True:
+        try:
+            time.monotonic()
+        except Exception:  # noqa: S110 - the called code may take every Exception: this must not save it
+            pass
+
+
+def test_a_value_and_an_error_pass_through():
+    assert within(5, lambda: 3) == 3
+    with pytest.raises(KeyError, match="x"):
+        within(5, lambda: {}["x"])
+
+
+def test_a_call_that_does_not_end_is_stopped_and_the_next_one_is_not():
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"0\.2 s"):
+        within(0.2, spin)
+    assert time.monotonic() - began < 5
+    time.sleep(0.5)  # a late exception would arrive here
+    assert within(5, lambda: "next") == "next"
+
+
+def test_threads_have_limits_of_their_own():
+    ends: list[str] = []
+
+    def late() -> None:
+        try:
+            within(0.2, spin)
+        except TimeoutError:
+            ends.append("late")
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    assert within(20, lambda: thread.join(10) or "in time") == "in time" and ends == ["late"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much address space a process has")
+def test_memory_beyond_the_room_is_an_error_and_the_limit_goes_afterwards():
+    with memory_within(1 << 28):
+        assert len(bytearray(1 << 20)) == 1 << 20
+        with pytest.raises(MemoryError):
+            bytearray(1 << 30)
+    assert len(bytearray(1 << 30)) == 1 << 30

@@ -1,0 +1,96 @@
+"""A chat template is a stranger's program: whatever it does, a user reads one message."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pytest
+
+from tests import tiny
+from tests.tasks import chat_templates as stock
+from tunewright.contract.records import Record, RowProblem
+from tunewright.contract.task import EncodeOptions
+from tunewright.data.check import check
+from tunewright.data.dataset import build
+from tunewright.errors import ModelError
+from tunewright.recipe import Source
+from tunewright.tasks import _render, get_task
+
+TASK = get_task("text-generation")
+ROW = {"prompt": "a", "completion": "b"}
+TWICE = "{% for i in range(99999) %}{% for j in range(99999) %}SAID{% endfor %}{% endfor %}"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much address space a process has")
+
+
+def encode(template, values=ROW):
+    t = tiny.tokenizer()
+    t.chat_template = template
+    return TASK.encode(Record(values, id="r"), t, EncodeOptions())
+
+
+@pytest.mark.parametrize(
+    "template, says",
+    [
+        (TWICE.replace("SAID", ""), "does not end"),
+        (TWICE.replace("SAID", "x"), "does not end"),
+        ("x" * 1_000_001, "1,000,001 characters"),
+        ("{% for m in messages %}\n{{ m.content }}", "cannot be read"),
+        pytest.param("{% for i in range(99999) %}{{ 'a' * 100000 }}{% endfor %}", "more memory", marks=linux),
+        ("{{ 'a' * 10 ** 15 }}", "more memory"),
+    ],
+)
+def test_a_template_that_loops_is_huge_or_broken_is_one_error_about_the_model(monkeypatch, template, says):
+    monkeypatch.setattr(_render, "SECONDS", 0.5)
+    with pytest.raises(ModelError, match=says) as caught:
+        encode(template)
+    assert caught.value.remedy and caught.value.where.startswith("chat_template")
+
+
+def test_a_template_that_was_late_once_is_not_waited_for_again(monkeypatch):
+    monkeypatch.setattr(_render, "SECONDS", 1.0)
+    for most in (5.0, 0.5):
+        began = time.monotonic()
+        with pytest.raises(ModelError, match="does not end"):
+            encode(TWICE.replace("SAID", "z"))
+        assert time.monotonic() - began < most
+
+
+@pytest.mark.parametrize(
+    "template, remedy",
+    [
+        ("{{ raise_exception('System role not supported') }}", "in front of the first user turn"),
+        ("{{ raise_exception('Tool call IDs should have nine letters') }}", "the id"),
+        ("{{ raise_exception('roles must alternate') }}", "in the order"),
+        ("{{ messages[7].content }}", "in the order"),
+        ("{{ 1 // 0 }}", "in the order"),
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "in the order"),
+    ],
+)
+def test_a_template_that_refuses_a_row_makes_it_bad_with_its_own_words(template, remedy):
+    with pytest.raises(RowProblem, match="refuses") as caught:
+        encode(template)
+    assert remedy in caught.value.remedy and "\n" not in caught.value.reason
+
+
+def test_check_and_run_say_of_a_looping_template_what_encoding_says(monkeypatch, tmp_path):
+    monkeypatch.setattr(_render, "SECONDS", 0.5)
+    (tmp_path / "rows.jsonl").write_text((json.dumps(ROW) + "\n") * 50)
+    t = tiny.tokenizer()
+    t.chat_template = TWICE.replace("SAID", "y")
+    report = check({"train": [Source(path="rows.jsonl")]}, TASK, t, EncodeOptions(), base=tmp_path)
+    assert not report.ok and len(report.refusals) == 1 and "does not end" in report.refusals[0]
+    with pytest.raises(ModelError, match="does not end"):
+        build([Source(path="rows.jsonl")], TASK, t, EncodeOptions(), tmp_path / "cache", base=tmp_path)
+
+
+def test_check_says_which_answers_a_template_leaves_untrained(tmp_path):
+    rows = [stock.ROWS["two"][0], stock.ROWS["one"][0]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for name, where in (("qwen3", ("rows.jsonl:1",)), ("qwen2.5", None)):
+        report = check(
+            {"train": [Source(path="rows.jsonl")]}, TASK, stock.tokenizer(name), EncodeOptions(), base=tmp_path
+        )
+        found = {n.kind: n for n in report.notices}
+        assert report.ok and getattr(found.get("earlier answers not trained"), "where", None) == where
