@@ -4,6 +4,7 @@ import pytest
 
 from tests import tiny
 from tests.measure.making import answer_rows
+from tests.tasks import chat_templates as stock
 from tunewright.errors import DataError
 from tunewright.measure.few_shot import few_shot, opening
 
@@ -57,6 +58,26 @@ def test_a_default_system_turn_stands_once():
     rows, train = answer_rows(2, tokenizer=tokenizer), answer_rows(9, seed=9, tokenizer=tokenizer, name="train")
     text = tokenizer.decode(few_shot(tokenizer, rows, train, k=2)[1].fields["prompt_ids"])
     assert text.count("Be kind") == 1 and text.startswith("<|im_start|>system") and text.count("<|im_start|>user") == 3
+
+
+@pytest.mark.parametrize(
+    "name, head",
+    [
+        ("chatml", ""),
+        ("qwen2.5", "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"),
+        ("qwen3", ""),  # writes the last answer otherwise than those before it
+        ("llama-3", "<|begin_of_text|>"),
+        ("deepseek-r1", "<｜begin▁of▁sentence｜>"),
+        ("mistral-7b-v0.3", "<s>"),
+        ("gemma", "<bos>"),
+        ("phi-3", ""),
+        ("idefics3", "<|begin_of_text|>"),
+        ("vicuna", "<s>"),
+        ("hermes-3", ""),  # refuses every conversation without tools
+    ],
+)
+def test_what_opens_a_conversation_is_told_under_every_template(name, head):
+    assert stock.tokenizer(name).decode(opening(stock.tokenizer(name))) == head
 
 
 def test_too_few_examples_are_refused():

@@ -8,9 +8,20 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.tasks import chat_templates as stock
 from tunewright.errors import ModelError
 from tunewright.measure import _kv, sample
 from tunewright.measure.sample import Sequences, conditioning_ids, draw, sample_sequences, shipped_sequences
+
+
+@pytest.mark.parametrize("name", ["gemma-3", "qwen3", "llama-2", "idefics3", "hermes-3"])
+def test_conditioning_under_any_template_is_its_empty_question_or_the_start_token(name):
+    t = stock.tokenizer(name)
+    got = t.decode(conditioning_ids(t))
+    if name == "hermes-3":  # refuses every conversation without tools
+        assert got == t.bos_token
+    else:
+        assert got.endswith(t.decode(stock.encode(name, "one").fields["prompt_ids"])[-7:]) and "Who?" not in got
 
 
 def test_conditioning():
