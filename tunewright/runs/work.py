@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tunewright.errors import CheckpointError
 from tunewright.files import checkpoint
 from tunewright.recipe import Recipe
-from tunewright.runs.folder import RunFolder
+from tunewright.runs.folder import PROGRESS, RunFolder
 from tunewright.runs.progress import Screen
 from tunewright.runs.track import Trackers
 
@@ -38,7 +38,14 @@ class Work:
         self._check_same()
         saved = folder.progress().get("cost")
         if saved:
-            self.cost.restore(saved)
+            try:
+                self.cost.restore(saved)
+            except (AttributeError, KeyError, TypeError, ValueError) as e:
+                raise CheckpointError(
+                    f"what the run has spent so far cannot be read: {e}",
+                    where=f"{folder.file(PROGRESS)}, cost",
+                    remedy="put the file back, or begin a new run",
+                ) from e
         self.results: dict[str, TrainingOutcome] = {}
 
     def _check_same(self) -> None:
