@@ -46,11 +46,12 @@ def answer(text: str, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text, **more}
 
 
+_TWO = [user("Who?"), answer("Ann."), user("Where?"), answer("Oslo.")]
 CALL = answer("", tool_calls=[CALLED])
 RESULT = {"role": "tool", "name": "weather", "tool_call_id": "abcdefghi", "content": "sunny, 20"}
 ROWS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "one": ({"messages": [user("Who?"), answer("Ann.")]}, ("Ann.",)),
-    "two": ({"messages": [user("Who?"), answer("Ann."), user("Where?"), answer("Oslo.")]}, ("Oslo.",)),
+    "two": ({"messages": _TWO}, ("Oslo.",)),
     "parts": (
         {
             "messages": [
@@ -68,6 +69,14 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "inline": (
         {"messages": [user("Who?"), answer("<think>\nLook it up.\n</think>\n\nAnn.")]},
         ("Look it up.", "Ann."),
+    ),
+    "system, two": (
+        {"messages": [{"role": "system", "content": "Be brief."}, *_TWO]},
+        ("Oslo.",),
+    ),
+    "inline, two": (
+        {"messages": [user("Who?"), answer("<think>\nGuess.\n</think>\n\nAnn."), *_TWO[2:]]},
+        ("Oslo.",),
     ),
     "call": ({"tools": [TOOL], "messages": [user("Who?"), CALL]}, ("weather", "Rome")),
     "loop": ({"tools": [TOOL], "messages": [user("Who?"), CALL, RESULT, answer("Sun.")]}, ("Sun.",)),

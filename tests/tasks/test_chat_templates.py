@@ -1,4 +1,4 @@
-"""What 73 chat templates train: nothing that a row says is lost without a word, and the prompt is generation's."""
+"""What the families' chat templates train: nothing that a row says is lost without a word; the prompt is generation's."""
 
 from __future__ import annotations
 
@@ -67,3 +67,10 @@ def test_several_answers_train_all_or_the_last_and_say_so(name):
         return
     text = stock.trained(name, row)
     assert text.count("Oslo.") == 1 and text.count("Ann.") == 1 - row.fields.get("untrained", 0), text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_that_may_be_used_alone_may_be_used_in_a_longer_conversation(name):
+    """Templates move the system turn to the last question, and take the thoughts of earlier answers out."""
+    for longer, alone in (("system, two", "system"), ("inline, two", "one")):
+        assert isinstance(stock.encode(name, longer), Row) == isinstance(stock.encode(name, alone), Row), longer

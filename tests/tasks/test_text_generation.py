@@ -117,6 +117,21 @@ def test_chat_trains_assistant_turns_by_their_weight():
     assert t.decode(row.fields["prompt_ids"]).endswith("b<|im_end|>\n<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        [{"role": "user", "content": "and now?"}],
+        [{"role": "user", "content": "and now?"}, {"role": "assistant", "content": "never", "weight": 0}],
+    ],
+)
+def test_turns_after_the_last_trained_answer_are_left_out(rest):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "first"}]
+    row, t = encode({"messages": [*messages, *rest]})
+    alone, _ = encode({"messages": messages})
+    assert list(row.input_ids) == list(alone.input_ids) and trained(row, t) == "first<|im_end|>"
+    assert row.fields == alone.fields and row.fields["reference"] == "first"
+
+
 def test_tools_and_tool_calls_reach_the_template():
     t = tiny.tokenizer()
     t.chat_template = (
