@@ -1,4 +1,4 @@
-"""What the families' chat templates train: nothing that a row says is lost without a word; the prompt is generation's."""
+"""What the families' chat templates train: nothing that a row says is lost without a word."""
 
 from __future__ import annotations
 

@@ -197,6 +197,14 @@ def _leaves(value) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
+def test_a_tool_whose_short_name_stands_there_by_chance_is_not_shown():
+    row = {"tools": [{"name": "w", "description": "d"}], "messages": turns({"content": "Ann."})}
+    with pytest.raises(RowProblem, match="does not show the tool 'w'") as caught:
+        TASK.encode(Record(row, id="r"), stock.tokenizer("chatml"), EncodeOptions())
+    assert caught.value.field == "tools[0]"
+    assert TASK.encode(Record(row, id="r"), stock.tokenizer("qwen2.5"), EncodeOptions())
+
+
 @pytest.mark.parametrize(
     "name, messages, field",
     [

@@ -79,14 +79,11 @@ def _check(talk: Talk, text: str, spans: dict[int, Span], shift: int) -> None:
     for i, turn in enumerate(talk.turns):
         start, end = spans.get(i, (position, min(s for k, (s, _) in spans.items() if k >= i)))
         lost = missing(turn, text[start:end], history=i < last, never=never.get(i, frozenset()))
-        # system turns, and users' under some templates, are moved to the front or to the last question
-        if lost and i not in spans:
-            lost = missing(turn, prompt, history=True, never=never.get(i, frozenset()))
         if lost:
             raise _lost(turn, i - shift, lost)
         position = end if i in spans else position
     for k, tool in enumerate(talk.tools or ()):
-        if tool["function"]["name"] not in prompt:
+        if not talk.dialect.tools or tool["function"]["name"] not in prompt:
             what = f"the chat template does not show the tool '{tool['function']['name']}' to the model"
             remedy = f"take a model whose template has tools ({PAGE}), or take them out"
             raise RowProblem(f"tools[{k}]", what, remedy)

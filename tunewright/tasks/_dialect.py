@@ -39,7 +39,8 @@ class Dialect:
     """`parts`: the roles whose content is written as a list of parts. `text_arguments`: arguments are written as JSON
     text. `reasoning`: the field from which an answer's reasoning is read, PART for a part of its content, None for
     neither. `tail`: what stands at the end of every text and is no part of its last turn. `ends`: what ends an answer,
-    and a call, where the template writes it only once another turn follows.
+    and a call, where the template writes it only once another turn follows. `tools`: whether descriptions of tools are
+    shown.
     """
 
     parts: frozenset[str] = frozenset()
@@ -47,6 +48,7 @@ class Dialect:
     reasoning: str | None = None
     tail: str = ""
     ends: tuple[str, str] = ("", "")
+    tools: bool = True
 
     def write(self, turns: Sequence[Turn]) -> list[Turn]:
         """The turns as the template reads them."""
@@ -108,7 +110,15 @@ def _asked(tokenizer: Any) -> Dialect:
     ).reasoning
     said = Dialect(parts, text, reasoning)
     ends = (_end(tokenizer, said, talk, talk[0]), _end(tokenizer, said, called[:2], called[2], tools=[PROBE]))
-    return Dialect(parts, text, reasoning, _tail(tokenizer, said.write([*talk, talk[0]])), ends)
+    tail = _tail(tokenizer, said.write([*talk, talk[0]]))
+    return Dialect(parts, text, reasoning, tail, ends, _shows_tools(tokenizer, said.write(talk)))
+
+
+def _shows_tools(tokenizer: Any, talk: Sequence[Turn]) -> bool:
+    try:
+        return PROBE["function"]["name"] in render(tokenizer, talk, tools=[PROBE])  # type: ignore[index]
+    except RowProblem:  # that cannot be told: each row is looked at
+        return True
 
 
 def _tail(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None) -> str:
