@@ -264,3 +264,12 @@ def test_what_is_wrong_is_said(two, tmp_path, more, words):
     with pytest.raises((RecipeError, MethodError), match=words) as e:
         merge(asked(two, out=tmp_path / "o", **more), forward=False)
     assert "merge.yml" in str(e.value) and "->" in str(e.value) and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("kind", ["adapter", "delta"])
+def test_slices_make_no_adapter_and_no_change_of_a_base(two, tmp_path, kind):
+    file = two / "merge.yml"
+    file.write_text(yaml.safe_dump({"merge_method": "passthrough", "slices": sources("a", layers=(0, 2))}))
+    more = {"shard_size": "5GB", "seed": 0, "threads": 1, "data": (), "task": "", "then": ()}
+    with pytest.raises(RecipeError, match="slices"):
+        command.run([str(file)], (), tmp_path / "o", method=None, base=None, dtype=None, kind=kind, **more)

@@ -159,6 +159,12 @@ def merge_models(
 
 def _merged(request: Request, data: Sequence[str | Path], task: str, seed: int) -> Merged:
     if request.kind == "adapter":
+        if request.sections or request.vocabulary or request.chat_template:
+            raise RecipeError(
+                "an adapter has no slices, modules, tokenizer or chat template of its own",
+                where=request.where,
+                remedy="leave --as adapter out",
+            )
         from tunewright.weights.lora_combination import merge_adapters
 
         return merge_adapters(request)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import RecipeError, did_you_mean
+from tunewright.errors import FolderError, RecipeError, did_you_mean
+from tunewright.files.home import expanded
 from tunewright.weights.request import Part, Section
 
 IDLE: Mapping[str, Sequence[str]] = {"": ("int8_mask",), "task-arithmetic": ("density", "rescale")}
@@ -74,12 +75,8 @@ class Reader:
     def _located(self, ref: str) -> str:
         if ref in self.steps:
             return str(self.steps[ref])
-        try:
-            if not Path(ref).expanduser().exists() and re.match(r"[\w.]", ref) and (self.beside / ref).is_dir():
-                return str(self.beside / ref)
-        except (OSError, RuntimeError, ValueError):
-            pass  # no path at all: opening it says what it is not
-        return ref
+        beside = self.beside / ref
+        return str(beside) if re.match(r"[\w.]", ref) and not _exists(ref) and _exists(str(beside)) else ref
 
     def part(self, given: Any) -> Part:
         if isinstance(given, str):
@@ -158,9 +155,9 @@ class Reader:
 
 def _exists(ref: str) -> bool:
     try:
-        return Path(ref).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):
-        return False
+        return expanded(ref).is_dir()
+    except (OSError, ValueError, FolderError):
+        return False  # no path at all: opening it says what it is not
 
 
 def shown(value: Any) -> str:

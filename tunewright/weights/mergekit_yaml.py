@@ -12,10 +12,11 @@ from typing import Any
 
 from tunewright import catalogue
 from tunewright.errors import RecipeError, TunewrightError, did_you_mean
-from tunewright.loading.locate import locate, read_config
+from tunewright.loading.locate import read_config
 from tunewright.recipe import yaml_text
 from tunewright.weights import chat_templates
 from tunewright.weights.mergekit_parts import Reader, numbers_in, shown
+from tunewright.weights.opening import located
 from tunewright.weights.request import DTYPES, Part, Request, Section, Token, Vocabulary, same_model
 from tunewright.weights.settings import chained
 from tunewright.weights.then import steps_of
@@ -127,7 +128,7 @@ def _simpler(request: Request) -> Request:
 def _layers(ref: str) -> int | None:
     """How many layers the model's config.json states; None where it cannot be read yet."""
     try:
-        config = read_config(locate(ref.partition("+")[0], progress=False).folder)
+        config = read_config(located(ref.partition("+")[0]).folder)
     except TunewrightError:
         return None
     text = config.get("text_config")

@@ -130,12 +130,11 @@ class Layout:
                 raise self._no_way_back(group)
             reverse.add_tensor(renamed, name, pattern, tensors[name])
         made = _one_each(reverse.convert(renamed, model=self.model, config=self.model.config))
+        seen = {s: rename_source_key(s, self.renamings, [])[0] for s in group.stored}
         out = {}
         for name, t in made.items():
-            back, _ = rename_source_key(name, [], [], self.model.base_model_prefix, dict.fromkeys(group.stored, t))
-            fitting = [
-                s for s in group.stored if s == name or s == back or s.endswith(f".{name}") or name.endswith(f".{s}")
-            ]
+            fitting = [s for s, own in seen.items() if own == name or f".{own}".endswith(f".{name}")]
+            fitting = fitting or [s for s, own in seen.items() if name.endswith(f".{own}")]  # files of a bare model
             if len(fitting) != 1 or tuple(t.shape) != self.source.entries[fitting[0]].shape:
                 raise self._no_way_back(group)
             out[fitting[0]] = t

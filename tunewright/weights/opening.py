@@ -5,19 +5,48 @@ Torch is imported for adapters and changes only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunewright.errors import ModelError
 from tunewright.files.home import expanded
-from tunewright.loading.locate import licence_of, locate
+from tunewright.loading.locate import Located, licence_of, locate
 from tunewright.weights.source import Source, Tuned
 
 
 def open_source(ref: str, base: str | None = None) -> Source:
     """Open what a user names: a model folder, hub id or built-in; an adapter, saved change or finished run on its base.
 
-    "model+adapter" names both. `base` is put under an adapter, else the base that the adapter's own files name.
+    "model+adapter" names both, "owner/name@revision" a state of a hub id. `base` is put under an adapter, else the base
+    that the adapter's own files name.
     """
+    with _as_model_error(ref):
+        return _opened(ref, base)
+
+
+def located(ref: str) -> Located:
+    """Where a model that is no change of another one lies."""
+    with _as_model_error(ref):
+        name, at, revision = ref.rpartition("@")
+        if at and name and not expanded(ref).exists():
+            return locate(name, revision, progress=False)
+        return locate(ref, progress=False)
+
+
+@contextmanager
+def _as_model_error(ref: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as e:  # a name that no file can have
+        raise ModelError(
+            f"it cannot be opened: {getattr(e, 'strerror', None) or e}",
+            where=ref if len(ref) < 200 else f"{ref[:200]}...",
+            remedy="give a folder, a hub id, or MODEL+ADAPTER",
+        ) from e
+
+
+def _opened(ref: str, base: str | None) -> Source:
     if "+" in ref and not Path(ref).exists():
         under, _, ref_change = ref.partition("+")
         return _tuned(Path(ref_change), ref, under)
@@ -28,8 +57,8 @@ def open_source(ref: str, base: str | None = None) -> Source:
     if not (folder / "config.json").exists() and (folder / "recipe.yaml").exists():
         folder = folder / "model"  # a run that left a whole model
         return Source(folder, ref, f"folder {folder}", licence_of(folder))
-    located = locate(ref, progress=False)
-    return Source(located.folder, ref, located.source, located.licence)
+    place = located(ref)
+    return Source(place.folder, ref, place.source, place.licence)
 
 
 def change_in(folder: Path) -> Path | None:

@@ -97,6 +97,9 @@ class Request:
 
 def same_model(a: str, b: str | None) -> bool:
     """Whether two references are one model: equal, or one folder."""
-    return b is not None and (
-        a == b or (Path(a).exists() and Path(b).exists() and Path(a).resolve() == Path(b).resolve())
-    )
+    if b is None or a == b:
+        return b is not None
+    try:
+        return Path(a).exists() and Path(b).exists() and Path(a).resolve() == Path(b).resolve()
+    except (OSError, ValueError):  # no paths: too long, or with characters that no path has
+        return False

@@ -50,11 +50,14 @@ def values_of(setting: Setting, where: str) -> Iterable[Any]:
         )
     for s in setting:
         if isinstance(s, Mapping):
-            if "value" not in s or not s.keys() <= {"filter", "value"}:
+            named = isinstance(s.get("filter"), str | None)
+            if "value" not in s or not named or not s.keys() <= {"filter", "value"}:
                 raise RecipeError(
                     f"{dict(s)} is no {{filter, value}}", where=where, remedy="write {filter: self_attn, value: 0.5}"
                 )
             yield from values_of(s["value"], where)
+        elif isinstance(s, list | tuple):
+            raise RecipeError(f"a list in a list: {list(s)}", where=where, remedy="write values: [0, 0.5, 1]")
         else:
             yield s
 

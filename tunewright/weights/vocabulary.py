@@ -18,6 +18,7 @@ import numpy as np
 from tunewright.errors import ModelError, RecipeError, did_you_mean
 from tunewright.weights import names
 from tunewright.weights.layers import block_of
+from tunewright.weights.opening import located
 from tunewright.weights.request import Request, Token, same_model
 from tunewright.weights.source import Source
 from tunewright.weights.views import Array, Made
@@ -87,9 +88,7 @@ class Rows:
             own = next((s for s in sources if same_model(s.ref, self.asked.source)), None)
             if own is not None:
                 return copy.deepcopy(self._read[id(own)])
-            from tunewright.loading.locate import locate
-
-            return _tokenizer(locate(self.asked.source, progress=False).folder, self.asked.source)
+            return _tokenizer(located(self.asked.source).folder, self.asked.source)
         listed = [first, *(s for s in sources if s is not first)]
         for s in listed[1:]:
             known, added, rows = self._known[id(s)], self._read[id(s)].added_tokens_decoder, size_of(s.config)
