@@ -193,9 +193,9 @@ def alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_file_with_mistakes_ends_in_a_message(folder: Path, tmp_path: Path) -> None:
-    run(folder, tmp_path / "out", range(150))
+    run(folder, tmp_path / "out", range(80))
 
 
 @pytest.mark.slow
 def test_many_files_with_mistakes_end_in_messages(folder: Path, tmp_path: Path) -> None:
-    run(folder, tmp_path / "out", range(1000, 3000))
+    run(folder, tmp_path / "out", range(1000, 11_000))

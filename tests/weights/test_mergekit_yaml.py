@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from unittest.mock import patch
 
@@ -273,3 +274,62 @@ def test_slices_make_no_adapter_and_no_change_of_a_base(two, tmp_path, kind):
     more = {"shard_size": "5GB", "seed": 0, "threads": 1, "data": (), "task": "", "then": ()}
     with pytest.raises(RecipeError, match="slices"):
         command.run([str(file)], (), tmp_path / "o", method=None, base=None, dtype=None, kind=kind, **more)
+
+
+MERGEKIT = {
+    "multislerp": (["normalize_weights", "eps"], ["weight"], 2),
+    "nearswap": (["t"], [], 1),
+    "ram": (["epsilon"], [], 2),
+    "ramplus_tl": (["r", "alpha", "epsilon"], [], 2),
+    "sce": (["int8_mask", "select_topk"], [], 2),
+    "linear": (["normalize"], ["weight"], 2),
+    "slerp": (["t"], [], 1),
+    "nuslerp": (["nuslerp_row_wise", "nuslerp_flatten"], ["weight"], 2),
+    "passthrough": ([], ["scale"], 1),
+    "model_stock": (["filter_wise"], [], 2),
+    "arcee_fusion": ([], [], 1),
+    "karcher": (["max_iter", "tol"], [], 2),
+    "task_arithmetic": (["int8_mask", "normalize", "rescale", "lambda"], ["weight", "density"], 2),
+    "ties": (["int8_mask", "normalize", "rescale", "lambda"], ["weight", "density"], 2),
+    "dare_ties": (["int8_mask", "normalize", "rescale", "lambda"], ["weight", "density"], 2),
+    "dare_linear": (["int8_mask", "normalize", "rescale", "lambda"], ["weight", "density"], 2),
+    "breadcrumbs": (["int8_mask", "normalize", "rescale", "lambda"], ["weight", "density", "gamma"], 2),
+    "breadcrumbs_ties": (["int8_mask", "normalize", "rescale", "lambda"], ["weight", "density", "gamma"], 2),
+    "della": (["int8_mask", "normalize", "rescale", "lambda"], ["weight", "density", "epsilon"], 2),
+    "della_linear": (["int8_mask", "normalize", "rescale", "lambda"], ["weight", "density", "epsilon"], 2),
+}
+"""mergekit 0.1.5's methods: their parameters for all models and for each, and how many models beside the base."""
+VALUES = {
+    "int8_mask": True,
+    "normalize": True,
+    "rescale": False,
+    "lambda": 0.5,
+    "weight": 0.5,
+    "density": 0.5,
+    "gamma": 0.1,
+    "epsilon": 0.1,
+    "t": 0.5,
+    "eps": 1e-06,
+    "normalize_weights": True,
+    "r": 0.1,
+    "alpha": 0.2,
+    "select_topk": 0.5,
+    "max_iter": 5,
+    "tol": 0.0001,
+    "filter_wise": True,
+    "nuslerp_row_wise": True,
+    "nuslerp_flatten": False,
+    "scale": 0.5,
+}
+
+
+@pytest.mark.parametrize("method", MERGEKIT)
+def test_every_method_of_mergekit_is_read_with_all_its_parameters(two, tmp_path, method):
+    shared, own, count = MERGEKIT[method]
+    models = [{"model": m, "parameters": {n: VALUES[n] for n in own}} for m in ("a", "b")[:count]]
+    base = None if method in ("passthrough", "linear", "karcher") else "e"
+    shutil.copytree(two / "a", two / "e", dirs_exist_ok=True)
+    more = {"merge_method": method, "models": models, "base_model": base, "parameters": {n: VALUES[n] for n in shared}}
+    got, _ = made(two, tmp_path / "o", **more)
+    assert got.keys() == load_file(two / "a" / "model.safetensors").keys()
+    assert len(MERGEKIT) == 20

@@ -30,7 +30,7 @@ from tunewright.weights.settings import Depths
 from tunewright.weights.source import FLOATS, SIZES, Entry, Source
 from tunewright.weights.then import Then
 
-FORMAT = 1  # part of a merge's key: raised when the engine gives other bits
+FORMAT = 2  # part of a merge's key: raised when the engine gives other bits
 LARGE = 64 * 2**20  # values; merges without a kernel take tensors of that many in all models one at a time
 
 
