@@ -115,7 +115,8 @@ OWN: dict[str, dict[str, Any]] = {
         "use_mamba_kernels": False,
     },
     "zamba2": {
-        "layers_block_type": ["mamba", "hybrid"],
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
         "mamba_d_state": 8,
         "n_mamba_heads": 4,
         "mamba_headdim": 16,
@@ -124,7 +125,7 @@ OWN: dict[str, dict[str, Any]] = {
         "attention_head_dim": 16,
         "attention_hidden_size": 64,
         "num_mem_blocks": 1,
-        "hybrid_layer_ids": [1],
+        "hybrid_layer_ids": [1, 3],
         "use_mem_rope": True,
     },
     "rwkv": {"attention_hidden_size": 32, "context_length": 64},

@@ -91,6 +91,23 @@ def test_weights_of_another_type_than_the_bases_files_are_said(inputs: Path, tmp
     assert export(finished(inputs, "same")).notes == []
 
 
+def test_an_adapter_beside_four_bits_is_said_to_answer_otherwise_beside_whole_weights(inputs: Path) -> None:
+    made = finished(inputs, "bits", stages__0__methods=[{"qlora": {"rank": 2}}])
+    assert any("a base in 4 bits" in n for n in open_run(made).report.notes)
+    assert any("a base in 4 bits" in w for w in export(made).warnings)
+
+
+def test_layers_beside_experts_are_said_to_need_a_newer_peft(lora: Path, tmp_path: Path) -> None:
+    shutil.copytree(lora, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
+    assert not any("target_parameters" in w for w in servability(tmp_path / "run"))
+    file = tmp_path / "run" / "adapter" / "adapter_config.json"
+    if not file.exists():  # its run added tokens
+        file.parent.mkdir()
+        file.write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "target_parameters": ["gate_proj.weight"]}))
+    assert any("target_parameters" in w for w in servability(tmp_path / "run"))
+
+
 def test_a_run_opens_without_the_data_that_it_was_trained_on(inputs: Path, lora: Path, tmp_path: Path) -> None:
     moved = tmp_path / "run"
     shutil.copytree(lora, moved)

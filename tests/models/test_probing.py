@@ -16,7 +16,7 @@ from tunewright.models import probing
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank, attach
 from tunewright.models.lowrank import low_rank, low_rank_plain
-from tunewright.models.sites import discover
+from tunewright.models.sites import SHARED, discover
 
 
 class Router(nn.Linear):
@@ -36,6 +36,9 @@ class Block(nn.Module):
         super().__init__()
         names = ("good", "unused", "around", "masked")
         self.good, self.unused, self.around, self.masked = (nn.Linear(8, 8) for _ in names)
+        self.made = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+        self.shared, self.copy = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.copy.weight = self.shared.weight
         self.router, self.norm = Router(8, 8), nn.LayerNorm(8)
         self.masked.forward = lambda x, mask: nn.Linear.forward(self.masked, x) * mask
         self.experts = nn.ModuleDict({str(i): nn.Linear(8, 8) for i in range(2)})
@@ -44,7 +47,7 @@ class Block(nn.Module):
         if isinstance(self.good.weight, torch.Tensor):
             x = self.good(x).to(self.good.weight.dtype)
         x = x + self.around(x) + kernel(self.around.weight, x)
-        x = self.masked(x, torch.ones(8)) + self.router(x)[0]
+        x = self.masked(x, torch.ones(8)) + self.router(x)[0] + self.made(x) + self.shared(x) + self.copy(x)
         return self.norm(self.experts["0"](x))
 
 
@@ -71,12 +74,12 @@ def test_each_kind_is_found_once_run_and_named():
     why = {s.name.removeprefix("layers.0."): s.unfit for s in structure.sites if s.name.startswith("layers.0.")}
     assert not (why["good"] or why["norm"] or why["experts.0"] or why["experts.1"])
     assert why["unused"] == probing.UNUSED and why["around"] == probing.AROUND
-    assert "tuple" in why["router"] and "more than one tensor" in why["masked"]
+    assert "tuple" in why["router"] and "more than one tensor" in why["masked"] and why["made"] == probing.MADE
+    assert why["shared"] == SHARED
     assert {s.name.split(".", 2)[2] for s in structure.linear_sites()} == {"good", "experts.0", "experts.1"}
     said = "\n".join(structure.left_out())
-    assert len(structure.left_out()) == 4 and all(
-        f"layers.*.{n} (" in said for n in ("unused", "around", "router", "masked")
-    )
+    assert len(structure.left_out()) == 6
+    assert all(f"layers.*.{n} (" in said for n in ("unused", "around", "router", "masked", "made", "shared"))
 
 
 def test_an_explicit_target_that_is_none_is_refused_with_the_reason():
@@ -93,10 +96,11 @@ def test_a_model_is_run_once_and_not_where_its_inputs_are_unknown(monkeypatch):
     assert discover(model) == first and calls == [1]
     other = Model()
     other.main_input_name = "features"
-    assert {s.unfit for s in discover(other).sites} == {"", probing.AROUND}
+    known = {"", probing.AROUND, probing.MADE, SHARED}
+    assert {s.unfit for s in discover(other).sites} == known
     broken = Model()
     broken.forward = lambda input_ids: 1 / 0  # type: ignore[method-assign]
-    assert {s.unfit for s in discover(broken).sites} == {"", probing.AROUND}
+    assert {s.unfit for s in discover(broken).sites} == known
 
 
 EXPECTED = {

@@ -216,3 +216,24 @@ def test_experts_that_peft_stacked_are_refused_in_true_words(tmp_path):
     made.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="experts that are stacked in one tensor"):
         load_adapter(Adapted(architectures.make("qwen3_moe", "text-generation")), tmp_path)
+
+
+def test_a_head_that_left_its_embedding_is_refused_and_one_that_did_not_is_read(tmp_path):
+    def make():
+        return tiny.llama(tied=True)
+
+    ours = adapted(make, ["q_proj"])
+    save_adapter(ours, tmp_path, "tiny")
+    settings(tmp_path, modules_to_save=["lm_head"])
+    file = tmp_path / "adapter_model.safetensors"
+    head = make().lm_head.weight.detach().clone()
+    for value, says in ((head, None), (head * 0.5, "'lm_head.weight' is not the model's, where it is tied to")):
+        save_file({**load_file(file), "base_model.model.lm_head.weight": value}, file, metadata={"format": "pt"})
+        other = Adapted(make())
+        if says is None:
+            load_adapter(other, tmp_path)
+            assert not other.originals and torch.allclose(said(other.model), said(ours.model), atol=1e-6)
+        else:
+            with pytest.raises(ModelError, match=says):
+                load_adapter(other, tmp_path)
+            assert not other.deltas()

@@ -10,8 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tunewright import catalogue
 from tunewright.models.deltas import GatedLowRank, LowRank
 from tunewright.recipe import Recipe
+from tunewright.runs.artefacts import IN_FEW_BITS
 from tunewright.runs.folder import RECIPE
 
 USUAL_RANK = 64
@@ -35,6 +37,8 @@ def servability(folder: Path | str) -> list[str]:
     config = folder / "adapter" / "adapter_config.json"
     if config.exists():
         reasons += _of_adapter(json.loads(config.read_text(encoding="utf-8")))
+        if any(catalogue.load_method(use.name).quantises for stage in recipe.stages for use in stage.methods):
+            reasons.append(IN_FEW_BITS)
     else:
         reasons.append(_why_no_adapter(folder))
     if recipe.new_tokens:
@@ -54,6 +58,11 @@ def _of_adapter(config: dict[str, Any]) -> list[str]:
         reasons.append(f"its rank is {most}: many servers stop at {USUAL_RANK} (vLLM: --max-lora-rank {most})")
     elif most > VLLM_DEFAULT_RANK:
         reasons.append(f"its rank is {most}: vLLM needs --max-lora-rank {_next_power(most)}")
+    if config.get("target_parameters"):
+        reasons.append(
+            "layers beside the experts are named by their weights (target_parameters), or PEFT would take them for "
+            "experts: that needs PEFT 0.17 or later"
+        )
     scaled = _scales(config)
     if len(scaled) > 1:
         reasons.append(

@@ -101,7 +101,8 @@ def load(
     dtype = precision if asked == "auto" else asked
     if dtype not in ("float32", "bfloat16"):
         raise ModelError(f"unknown precision '{dtype}'", where=f"model {name}", remedy="float32 or bfloat16")
-    located = locate(name, revision, progress=progress)
+    with guarded("the model cannot be found or converted", Path(name)):
+        located = locate(name, revision, progress=progress)
     with guarded("the model cannot be loaded", located.folder):
         return _load(located, name, task, labels, device, getattr(torch, dtype), seed)
 

@@ -186,7 +186,16 @@ def _changed_values(adapted: Adapted, values: Mapping[str, Tensor], where: str) 
                 where=where,
                 remedy="load the base that the adapter was made for, with as many labels",
             )
-    return {n: t for n, t in values.items() if n in trained and not same_bits(t.to(trained[n].dtype), trained[n])}
+    changed = {n: t for n, t in values.items() if not same_bits(t.to(state[n].dtype), state[n])}
+    if apart := sorted(n for n in changed if n not in trained):
+        tied = adapted.structure.tied.get(apart[0])
+        there = f"tied to {tied}" if tied else "no parameter"
+        raise ModelError(
+            f"the adapter's '{apart[0]}' is not the model's, where it is {there}",
+            where=where,
+            remedy="merge this adapter with PEFT and load the merged model",
+        )
+    return changed
 
 
 def read_parts(folder: Path, base_hash: str = "") -> Parts:

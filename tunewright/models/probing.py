@@ -22,6 +22,7 @@ TOKENS = 8
 SIDE = 224
 """Pixels a side where an image model's config names no size."""
 AROUND = "its weight is handed to a kernel past its forward, so that a change beside it would be left out there"
+MADE = "its weight is computed from other tensors, so that nothing can be folded into it"
 UNUSED = "its forward is never called: its weight is used without it, or not at all"
 
 _READ = re.compile(r"(?<!isinstance\()self\.(\w+)\.weight,")
@@ -42,7 +43,9 @@ def unfit(model: nn.Module, linears: Mapping[str, nn.Module], blocks: Mapping[st
 
 
 def _verdict(model: nn.Module, name: str, block: str, seen: dict[str, str] | None) -> str:
-    owner, _, leaf = name.rpartition(".")
+    module, (owner, _, leaf) = model.get_submodule(name), name.rpartition(".")
+    if "weight" not in module._parameters and not hasattr(module, "tunewright_quantised"):
+        return MADE
     if leaf in _read_around(type(model.get_submodule(owner))):
         return AROUND
     if seen is None:

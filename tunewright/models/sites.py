@@ -8,7 +8,7 @@ enclosing module's class and, inside a block, from whether it holds the attentio
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from tunewright.errors import MethodError, ModelError, nearest
 from tunewright.models.delta_names import is_delta, module_of
 from tunewright.models.probing import unfit
+
+
+SHARED = "its weight is another layer's too, so that a change beside one would be folded into both"
+"""Why a linear layer that shares its weight takes no change (the attention that Zamba2 repeats)."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,7 @@ def discover(model: nn.Module) -> Structure:
                 name, kind, _role(model, name, module, kind, block), None if block is None else index_of[block], module
             )
         )
-    sites = _judged(model, sites, [name for name, *_ in block_names])
+    sites = _judged(model, sites, [name for name, *_ in block_names], tied)
     blocks = []
     for name, stack, depth, length in block_names:
         k = index_of[name]
@@ -251,11 +255,14 @@ def discover(model: nn.Module) -> Structure:
     return Structure(tuple(blocks), tuple(sites), tied, stacked)
 
 
-def _judged(model: nn.Module, sites: list[Site], blocks: Sequence[str]) -> list[Site]:
+def _judged(model: nn.Module, sites: list[Site], blocks: Sequence[str], tied: Mapping[str, str]) -> list[Site]:
     """The sites, those linear ones inside blocks marked on which no change can hang."""
     linears = {s.name: s for s in sites if s.block is not None and s.kind in ("linear", "conv1d")}
     modules = {n: s.module for n, s in linears.items()}
     why = unfit(model, modules, {n: blocks[s.block] for n, s in linears.items() if s.block is not None})
+    for kept in tied.values():
+        if (name := kept.removesuffix(".weight")) in linears:
+            why.setdefault(name, SHARED)
     return [replace(s, unfit=why.get(s.name, "")) for s in sites]
 
 

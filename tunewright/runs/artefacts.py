@@ -25,11 +25,20 @@ KNOWN = {
 }
 
 
+IN_FEW_BITS = (
+    "the adapter was trained beside a base in 4 bits (NF4, as stored here): beside whole weights, or those of another "
+    "tool in 4 bits, it answers otherwise; the exported model does not"
+)
+"""What the run and the export say of an adapter whose base was quantised."""
+
+
 def save(run: Path, session: Session) -> tuple[int, int]:
     """Write the change; return how many numbers and bytes have to be kept beside the base."""
     adapted = session.adapted
     deltas = [d for by_name in adapted.deltas().values() for d in by_name.values()]
     if peft_format.obstacle(adapted) is None:
+        if adapted.quantised():
+            session.notes.append(IN_FEW_BITS)
         folder = run / "adapter"
         peft_format.save_adapter(adapted, folder, session.loaded.reference)
         stored = sum(p.numel() for p in adapted.delta_parameters().values())
