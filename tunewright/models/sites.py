@@ -18,7 +18,6 @@ from tunewright.errors import MethodError, ModelError, nearest
 from tunewright.models.delta_names import is_delta, module_of
 from tunewright.models.probing import unfit
 
-
 SHARED = "its weight is another layer's too, so that a change beside one would be folded into both"
 """Why a linear layer that shares its weight takes no change (the attention that Zamba2 repeats)."""
 
