@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests import small
+from tests import architectures, small
 from tunewright.planning import plan_page
 from tunewright.planning.estimate import STEPS, estimate, untouched
 from tunewright.planning.plan import RunPlan, look, plan
@@ -168,3 +168,25 @@ def test_a_plan_is_data_and_nothing_is_printed_or_written(
     assert capsys.readouterr() == ("", "")
     assert found["estimate"]["total"] > found["estimate"]["train"] > 0 and found["stages"][0]["tokens"] > 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "method, said",
+    [
+        ("lora", True),
+        ({"qlora": {"rank": 2}}, True),
+        ({"lora": {"target_modules": ["q_proj"]}}, False),
+        ("full", False),
+    ],
+    ids=str,
+)
+def test_a_plan_and_a_run_say_what_all_linear_leaves_out(method: Any, said: bool, tmp_path: Path, inputs: Path) -> None:
+    small.write_inputs(tmp_path, model=architectures.make("llama4_text", "text-generation"))
+    recipe = small.write_recipe(tmp_path, stages__0__methods=[method], stages__0__budget={"steps": 1}, keep=[])
+    planned = plan(recipe, quiet=True)
+    done = run(recipe, out=tmp_path / "out", quiet=True)
+    for notes in (planned.notes, done.report.notes):
+        left = [n for n in notes if n.startswith("left out of all-linear")]
+        assert len(left) == (2 if said else 0)
+        assert not said or ("feed_forward.router (it gives a tuple" in left[0] and "experts" in left[1])
+    assert ("left out of all-linear" in str(planned)) == said

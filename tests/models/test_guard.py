@@ -14,6 +14,7 @@ from tunewright.errors import ModelError
 from tunewright.loading import load as loading
 from tunewright.loading.load import load
 from tunewright.loading.save import save_pretrained
+from tunewright.weights.opening import open_source
 
 TEXT = "text-generation"
 
@@ -240,3 +241,10 @@ def test_a_causal_model_is_not(name, tmp_path):
     architectures.make(name, TEXT).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     load(str(tmp_path), TEXT)
+
+
+def test_a_merge_takes_no_quantised_weights_either(folder):
+    for method in ("bitsandbytes", "gptq", "fp8", "mxfp4"):
+        edit(folder, quantization_config={"quant_method": method})
+        with pytest.raises(ModelError, match="stored quantised"):
+            open_source(str(folder))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,6 @@ os.environ.setdefault(
 
 CHOOSES_CODE = ("attn_implementation", "experts_implementation")
 """Settings by which a config names the code of a layer: a package (flash attention) or a kernel on the hub."""
-WHOLE = ("mxfp4", "fp8")
-"""Stored forms that transformers makes whole again on any machine, as it reads them."""
-NAMES = {"bitsandbytes": "bitsandbytes", "gptq": "GPTQ", "awq": "AWQ", "compressed-tensors": "compressed-tensors"}
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 
@@ -70,32 +67,6 @@ def _gigabytes(folder: Path) -> str:
         return f"{sum(f.stat().st_size for f in weight_files(folder)) / 1e9:.2g} GB"
     except (TunewrightError, OSError):
         return "more than there is"
-
-
-def refuse_quantised(written: Mapping[str, Any], folder: Path) -> str | None:
-    """ModelError for weights that are stored quantised in a form that needs a package's own layers.
-
-    Returns the form's name where they can be made whole while they are read, None where they are whole.
-    """
-    parts = [written, *(v for v in written.values() if isinstance(v, Mapping))]
-    for part in parts:
-        settings = part.get("quantization_config") or part.get("compression_config")
-        if not settings:
-            continue
-        method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-        if method in WHOLE and part is written:
-            return str(method)
-        if method is None and isinstance(settings, Mapping) and (settings.keys() & {"load_in_4bit", "load_in_8bit"}):
-            method = "bitsandbytes"
-        kind = (
-            f"by {NAMES.get(method, method)}" if isinstance(method, str) else "in a form that config.json does not name"
-        )
-        raise ModelError(
-            f"its weights are stored quantised {kind}: they are read by that package's own layers, not here",
-            where=str(folder / "config.json"),
-            remedy="use the model's own unquantised weights; the method qlora holds them in 4 bits by itself",
-        )
-    return None
 
 
 def without_chosen_code(config: Any) -> list[str]:

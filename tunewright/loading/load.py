@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tunewright.errors import ModelError, nearest
+from tunewright.errors import ModelError
 from tunewright.files.hashing import hash_beside, hash_weights, read_header, weight_files
+from tunewright.loading.config import config_for
 from tunewright.loading.guard import (
     another_shape,
     check_causal,
     check_finite,
     guarded,
     lacks_memory,
-    refuse_quantised,
     said,
-    without_chosen_code,
 )
-from tunewright.loading.locate import Located, locate, read_config
+from tunewright.loading.locate import Located, locate
 from tunewright.loading.quiet import quiet
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
@@ -118,7 +117,7 @@ def _load(
 ) -> Loaded:
     for file in weight_files(located.folder):
         read_header(file)
-    config = _config(located, task)
+    config = config_for(located, task)
     tokenizer, processor = _readers(located, task)
     model = _build(located, config, task, list(labels) if labels is not None else None, dtype, seed)
     check_finite(model, located.folder)
@@ -160,7 +159,7 @@ class Reading:
 def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) -> Reading:
     """Config and tokenizer or image processor of what `spec` names. Raises what `load` raises of them."""
     located = locate(spec.name, spec.revision)
-    config = _config(located, task)
+    config = config_for(located, task)
     tokenizer, processor = _readers(located, task)
     if task.labelled:
         _set_labels(config, list(labels) if labels is not None else None, located)
@@ -168,69 +167,6 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
         _fit_padding(tokenizer, task, located)
     own = [config.id2label[i] for i in sorted(config.id2label)] if task.labelled else None
     return Reading(tokenizer, processor, config, own)
-
-
-def _config(located: Located, task: Task) -> Any:
-    """The folder's config, of a model type that serves the task. ModelError otherwise."""
-    import transformers
-
-    folder = located.folder
-    written = read_config(folder)
-    stored = refuse_quantised(written, folder)
-    try:
-        with quiet():
-            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as e:  # its validators raise classes of their own
-        kind = written.get("model_type")
-        if "auto_map" in written:
-            raise ModelError(
-                f"this model ('{kind}') needs code that comes with it, and such code is never run here",
-                where=str(folder),
-                remedy="use a model whose class transformers has",
-            ) from e
-        known = [str(k) for k in transformers.CONFIG_MAPPING]
-        if kind in known:
-            raise ModelError(
-                f"this is no config of a {kind} model: {said(e)}",
-                where=str(folder / "config.json"),
-                remedy="put the value right, or download the model again",
-            ) from e
-        near = ", ".join(nearest(str(kind), known)) if kind else ""
-        raise ModelError(
-            f"transformers {transformers.__version__} does not know the model type '{kind}'",
-            where=str(folder / "config.json"),
-            remedy=(f"near: {near}; " if near else "")
-            + "a newer transformers may know it: pip install -U transformers",
-        ) from e
-    _serves(config, task, folder)
-    if stored is not None:
-        config.quantization_config = {**written["quantization_config"], "dequantize": True}
-        located.notes.append(f"the weights are stored as {stored}, and were made whole as they were read")
-    if chosen := without_chosen_code(config):
-        located.notes.append(f"config.json's {', '.join(chosen)} is left out: a model's file does not choose code")
-    if getattr(config, "rescale_every", 0):
-        config.rescale_every = 0  # RWKV would divide its own weights when it is first evaluated, and multiply them back
-    return config
-
-
-def _serves(config: Any, task: Task, folder: Path) -> None:
-    import transformers
-
-    from tunewright.tasks import get_task, names
-
-    def has(auto_class: str) -> bool:
-        return type(config) in getattr(transformers, auto_class)._model_mapping
-
-    # an encoder's causal class exists for use as a decoder; without the causal mask it would see what it predicts
-    encoder = has("AutoModelForMaskedLM") and not getattr(config, "is_decoder", False)
-    if has(task.auto_class) and not (task.auto_class == "AutoModelForCausalLM" and encoder):
-        return
-    able = [n for n in names() if has(get_task(n).auto_class) and not (n == "text-generation" and encoder)]
-    raise ModelError(
-        f"a {config.model_type} model does not do {task.name}",
-        where=str(folder),
-        remedy=("it does: " + ", ".join(able)) if able else "use a causal or masked language model, or a classifier",
-    )
 
 
 def _readers(located: Located, task: Task) -> tuple[Any, Any]:

@@ -69,7 +69,7 @@ def finish(work: Work, cached: list[str]) -> Result:
 
 
 def _notes(work: Work) -> list[str]:
-    notes = [*work.session.notes, *work.session.adapted.notes]
+    notes = [*work.session.notes, *work.session.left_out(), *work.session.adapted.notes]
     if any(p.train.keep_best for p in work.session.stages) and work.session.validation is None:
         notes.insert(
             0,

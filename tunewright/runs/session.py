@@ -60,6 +60,11 @@ class Session:
     def seed(self) -> int:
         return int(self.recipe.train.seed)
 
+    def left_out(self) -> list[str]:
+        """What the methods' all-linear does not change inside the blocks, a sentence for each reason."""
+        asked = (getattr(m, "target_modules", None) for part in self.stages for _, m in part.methods)
+        return self.adapted.structure.left_out() if "all-linear" in asked else []
+
     def other(self, name: str) -> Adapted:
         """One of the recipe's other models, loaded once, frozen. MethodError when its tokenizer differs."""
         if name not in self.others:

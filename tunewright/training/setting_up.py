@@ -42,8 +42,6 @@ def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Cal
                 f"'{b.name}' found no site to attach to",
                 remedy="check its target_modules: `tunewright plan` lists the sites",
             )
-        if getattr(b.method, "target_modules", None) == "all-linear":
-            adapted.notes += [n for n in adapted.structure.left_out() if n not in adapted.notes]
     wrapping = methods.one("wrap")
     if wrapping is not None:
         wrap(adapted, methods, wrapping, plan, task)

@@ -20,6 +20,7 @@ from tunewright.errors import ModelError
 from tunewright.files.hashing import AGAIN, Stored, hash_weights, read_header, weight_files
 from tunewright.files.stamp import stamp
 from tunewright.loading.locate import licence_of, read_config
+from tunewright.loading.quantised import refuse_quantised
 from tunewright.machine import positioned
 
 FLOATS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -63,6 +64,7 @@ class Source:
     def __init__(self, folder: Path, ref: str, origin: str, licence: str | None):
         self.folder, self.ref, self.origin, self.licence = folder, ref, origin, licence
         self.config = read_config(folder)
+        refuse_quantised(self.config, folder, whole=())
         self._stored: dict[str, Stored] = {}
         self._files: dict[Path, int] = {}
         for file in weight_files(folder):

@@ -1,0 +1,78 @@
+"""A folder's config.json as transformers reads it, for a model that serves the task, without what would choose code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunewright.errors import ModelError, nearest
+from tunewright.loading.guard import said, without_chosen_code
+from tunewright.loading.locate import Located, read_config
+from tunewright.loading.quantised import refuse_quantised
+from tunewright.loading.quiet import quiet
+
+if TYPE_CHECKING:
+    from tunewright.contract.task import Task
+
+
+def config_for(located: Located, task: Task) -> Any:
+    """The folder's config, of a model type that serves the task. ModelError otherwise."""
+    import transformers
+
+    folder = located.folder
+    written = read_config(folder)
+    stored = refuse_quantised(written, folder)
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as e:  # its validators raise classes of their own
+        kind = written.get("model_type")
+        if "auto_map" in written:
+            raise ModelError(
+                f"this model ('{kind}') needs code that comes with it, and such code is never run here",
+                where=str(folder),
+                remedy="use a model whose class transformers has",
+            ) from e
+        known = [str(k) for k in transformers.CONFIG_MAPPING]
+        if kind in known:
+            raise ModelError(
+                f"this is no config of a {kind} model: {said(e)}",
+                where=str(folder / "config.json"),
+                remedy="put the value right, or download the model again",
+            ) from e
+        near = ", ".join(nearest(str(kind), known)) if kind else ""
+        raise ModelError(
+            f"transformers {transformers.__version__} does not know the model type '{kind}'",
+            where=str(folder / "config.json"),
+            remedy=(f"near: {near}; " if near else "")
+            + "a newer transformers may know it: pip install -U transformers",
+        ) from e
+    _serves(config, task, folder)
+    if stored is not None:
+        config.quantization_config = {**written["quantization_config"], "dequantize": True}
+        located.notes.append(f"the weights are stored as {stored}, and were made whole as they were read")
+    if chosen := without_chosen_code(config):
+        located.notes.append(f"config.json's {', '.join(chosen)} is left out: a model's file does not choose code")
+    if getattr(config, "rescale_every", 0):
+        config.rescale_every = 0  # RWKV would divide its own weights when it is first evaluated, and multiply them back
+    return config
+
+
+def _serves(config: Any, task: Task, folder: Path) -> None:
+    import transformers
+
+    from tunewright.tasks import get_task, names
+
+    def has(auto_class: str) -> bool:
+        return type(config) in getattr(transformers, auto_class)._model_mapping
+
+    # an encoder's causal class exists for use as a decoder; without the causal mask it would see what it predicts
+    encoder = has("AutoModelForMaskedLM") and not getattr(config, "is_decoder", False)
+    if has(task.auto_class) and not (task.auto_class == "AutoModelForCausalLM" and encoder):
+        return
+    able = [n for n in names() if has(get_task(n).auto_class) and not (n == "text-generation" and encoder)]
+    raise ModelError(
+        f"a {config.model_type} model does not do {task.name}",
+        where=str(folder),
+        remedy=("it does: " + ", ".join(able)) if able else "use a causal or masked language model, or a classifier",
+    )
