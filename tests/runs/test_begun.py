@@ -121,6 +121,28 @@ def test_moved_files_and_another_layout_of_the_recipe_are_no_change(killed: Path
         assert (bench.folder / "whole" / name).read_bytes() == (killed / "out" / name).read_bytes(), name
 
 
+def test_other_surroundings_are_said_in_the_report(killed: Path, bench: Bench) -> None:
+    file = killed / "out" / "begun.json"
+    began = json.loads(file.read_text())
+    assert {"torch", "python", "device", "processor", "threads"} <= began["surroundings"].keys()
+    began["surroundings"] |= {"torch": "0.1", "device": "cuda"}
+    file.write_text(json.dumps(began))
+    assert bench.commands(killed, ["resume", "out"], at(STEP, 3)).code == -signal.SIGKILL
+    began["surroundings"] = {}  # the second time it is where it began: what happened between is still said
+    file.write_text(json.dumps(began))
+    done = bench.commands(killed, ["resume", "out"])
+    assert done.code == 0, done.stderr
+    report = json.loads((killed / "out" / "report.json").read_text())
+    assert [n for n in report["notes"] if "begun with 0.1" in n and "begun with cuda" in n], report["notes"]
+    assert report["run"]["resumed"] == 2
+
+
+def test_the_same_surroundings_are_not_spoken_of(killed: Path, bench: Bench) -> None:
+    assert bench.commands(killed, ["resume", "out"]).code == 0
+    report = json.loads((killed / "out" / "report.json").read_text())
+    assert not [n for n in report["notes"] if "surroundings" in n]
+
+
 def test_what_a_run_began_with_is_read_or_refused(killed: Path, bench: Bench) -> None:
     (killed / "out" / "begun.json").write_text("{")
     done = bench.commands(killed, ["resume", "out"])

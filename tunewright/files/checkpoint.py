@@ -120,17 +120,16 @@ def folder_error(e: OSError, path: Path) -> FolderError:
 
 def system_error(e: OSError) -> FolderError:
     """One message for what the system refused where nobody expected it."""
-    if e.errno in _WRITING or e.errno == errno.ENAMETOOLONG:
-        return folder_error(e, Path(_name(e)))
-    where = _name(e) if e.filename is not None else None
-    return FolderError(f"the system refuses it: {e.strerror or e}", where=where, remedy="check the path and the disk")
+    told = (
+        folder_error(e, Path(str(e.filename)))
+        if e.errno in _WRITING or e.errno == errno.ENAMETOOLONG
+        else FolderError(f"the system refuses it: {e.strerror or e}", remedy="check the path and the disk")
+    )
+    told.where = (told.where or str(e.filename)) if e.filename is not None else None
+    return told
 
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
-
-
-def _name(e: OSError) -> str:
-    return str(e.filename if e.filename is not None else ".")
 
 
 def write_folder(final: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:

@@ -27,7 +27,8 @@ SHOWN = 5
 
 def note(folder: RunFolder, session: Session) -> None:
     """Write down what the run's resolved recipe says and what it names. FolderError where that cannot be written."""
-    checkpoint.write_json(folder.file(BEGUN), {"recipe": _said(folder), "content": content_of(session)})
+    began = {"recipe": _said(folder), "content": content_of(session), "surroundings": surroundings(session)}
+    checkpoint.write_json(folder.file(BEGUN), began)
 
 
 def check_recipe(folder: RunFolder) -> None:
@@ -46,6 +47,28 @@ def check_content(folder: RunFolder, session: Session) -> None:
         told = _differing(began["content"], content_of(session))
         what = "what the recipe names is not what the run began with"
         _refuse(folder, what, told, "put the old files back")
+
+
+def surroundings(session: Session) -> dict[str, str]:
+    """What equal bits are promised within: the libraries, what computes, and with how many threads."""
+    import torch
+
+    from tunewright.runs.results import processor, versions
+
+    computes = {"device": session.device, "processor": processor(session.device)}
+    return {**versions(), **computes, "threads": str(torch.get_num_threads())}
+
+
+def elsewhere(folder: RunFolder, session: Session) -> str | None:
+    """A sentence for the report where a run goes on in other surroundings than it began in; None where in the same."""
+    began = _read(folder) or {}
+    then, now = began.get("surroundings") or {}, surroundings(session)
+    told = [f"{n} {now.get(n, 'none')}, begun with {then[n]}" for n in then if then[n] != now.get(n)]
+    return (
+        f"the run went on in other surroundings ({'; '.join(told)}): another run of its recipe need not give these bits"
+        if told
+        else None
+    )
 
 
 def _said(folder: RunFolder) -> dict[str, Any]:
@@ -120,7 +143,7 @@ def _read(folder: RunFolder) -> dict[str, Any] | None:
     """What was noted; None of a run that has not begun, or was begun by a version that noted nothing."""
     try:
         began: dict[str, Any] = json.loads(regular(folder.file(BEGUN)).read_text(encoding="utf-8"))
-        return {"recipe": dict(began["recipe"]), "content": dict(began["content"])}
+        return {**began, "recipe": dict(began["recipe"]), "content": dict(began["content"])}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as e:

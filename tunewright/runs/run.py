@@ -89,10 +89,23 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
             begun.check_recipe(folder)
         try:
             work = Work(folder, recipe, screen)
-            folder.note_progress(resumed=folder.progress().get("resumed", 0) + 1)  # what is refused is not counted
+            _note_resumed(work)  # what is refused is not counted
             return _whole(work)
         except KeyboardInterrupt:
             raise interrupted(folder) from None
+
+
+def _note_resumed(work: Work) -> None:
+    """Count a resume, and say on the report where any of them went on in other surroundings."""
+    from tunewright.runs import begun
+
+    progress = work.folder.progress()
+    told, noted = begun.elsewhere(work.folder, work.session), list(progress.get("elsewhere", []))
+    if told is not None:
+        work.screen.warn(told)
+        noted += [told] if told not in noted else []
+    work.folder.note_progress(resumed=progress.get("resumed", 0) + 1, elsewhere=noted)
+    work.session.notes += noted
 
 
 def interrupted(folder: RunFolder) -> Interrupted:
