@@ -59,6 +59,7 @@ def says_one_thing(done: Done, *codes: int) -> str:
 
 # -- What is no file ---------------------------------------------------------------------------------------------------
 
+WEIGHTS = "whole/adapter/adapter_model.safetensors"
 RUN, RESUME, EXPORT = ("run", "r.yaml", "--out", "o"), ("resume", "killed"), ("export", "whole", "--out", "m")
 NO_FILES: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = [
     (RUN, "r.yaml", (RECIPE,)),
@@ -82,6 +83,10 @@ NO_FILES: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = [
     (("chat", "whole"), "whole/stages/main/state.json", (CHECKPOINT,)),
     (("resume", "whole"), "whole/report.json", (FOLDER,)),
     (("resume", "whole", "--verify"), "whole/rows.jsonl", (CHECKPOINT,)),
+    (("merge", "m.yaml", "--out", "m"), "m.yaml", (RECIPE,)),
+    (("compare", "r.yaml", "--methods", "m.yaml", "--out", "m"), "m.yaml", (RECIPE,)),
+    (("merge", "base", "base", "--method", "linear", "--out", "m"), "base/model.safetensors", (MODEL,)),
+    (("merge", "whole/adapter", "--base", "base", "--method", "linear", "--out", "m"), WEIGHTS, (MODEL,)),
     (("merge", "whole", "whole", "--method", "linear", "--out", "m"), "whole/adapter/adapter_config.json", (MODEL,)),
 ]
 
@@ -91,7 +96,7 @@ NO_FILES: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = [
 def test_a_pipe_or_a_folder_where_a_file_should_be(
     bench: Bench, place: Path, arguments: tuple[str, ...], file: str, codes: tuple[int, ...], kind: str
 ) -> None:
-    (place / file).unlink()
+    (place / file).unlink(missing_ok=True)
     (os.mkfifo if kind == "pipe" else os.mkdir)(place / file)
     done = bench.commands(place, arguments)
     if arguments[0] == "check" and file == "train.jsonl":  # a finding of its report

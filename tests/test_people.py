@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tests import small
 from tests.running import HERE
+from tunewright import errors
 from tunewright.commands import cli
 from tunewright.recipe import Recipe
 
@@ -76,6 +77,16 @@ def test_the_command_line_as_a_module(module: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(HERE)}
     done = subprocess.run([sys.executable, "-m", module, "--version"], env=env, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("tunewright "), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_what_cannot_be_printed_is_said() -> None:
+    env = {**os.environ, "PYTHONPATH": str(HERE)}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "tunewright", "schema"]
+        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == errors.FolderError.code, done.stderr
+    assert done.stderr.startswith("error: the disk is full") and "Exception ignored" not in done.stderr, done.stderr
 
 
 def test_a_quiet_run_prints_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,7 @@ class _Group(TyperGroup):
         extra["standalone_mode"] = False
         try:
             result = super().main(args=args, prog_name=prog_name, **extra)
+            sys.stdout.flush()  # what cannot be printed is found here, not when the interpreter ends
         except errors.TunewrightError as error:
             return fail(str(error), error.code)
         except _USAGE_ERROR as error:
@@ -104,6 +105,7 @@ class _Group(TyperGroup):
             from tunewright.files.checkpoint import system_error
 
             told = system_error(error)
+            terminal.leave(1)
             return fail(str(told), told.code)
         return result if isinstance(result, int) else 0
 

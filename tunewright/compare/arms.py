@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tunewright import catalogue
 from tunewright.catalogue.numbers import parse_number
 from tunewright.errors import RecipeError, did_you_mean
+from tunewright.files.regular import regular
 from tunewright.recipe import Budget, Recipe
 from tunewright.recipe.load import check_names
 from tunewright.recipe.uses import MethodUse
@@ -123,7 +124,7 @@ def _known(use: MethodUse, item: str) -> MethodUse:
 def _fragment(path: Path, item: str) -> ComparedArm:
     """A file with `methods` and, beside them, only what leaves rows and budget equal."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(regular(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise RecipeError(
             f"cannot be read: {e}", where=f"--methods {item}", remedy="give a YAML file with `methods:`"

@@ -21,13 +21,16 @@ def is_hang_up(number: int) -> bool:
     return number == getattr(signal, "SIGHUP", None)
 
 
-def leave() -> None:
-    """Let what is said from now on go nowhere: writing to a terminal that hung up is an error each time."""
+def leave(*given: int) -> None:
+    """Let what is said from now on go nowhere: writing to a terminal that hung up is an error each time.
+
+    `given`: descriptors; without any the standard ones, of which files and pipes stay as they are.
+    """
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
-        for descriptor in (0, 1, 2):
+        for descriptor in given or (0, 1, 2):
             try:
-                if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                if given or stat.S_ISCHR(os.fstat(descriptor).st_mode):
                     os.dup2(nowhere, descriptor)
             except OSError:
                 continue

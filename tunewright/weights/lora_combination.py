@@ -26,6 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tunewright.errors import MethodError, ModelError
+from tunewright.files.regular import regular
 from tunewright.files.tensors import save_tensors
 from tunewright.models import peft_format
 from tunewright.models.agreement import differing
@@ -186,7 +187,7 @@ def _weights(operator: Operator, request: Request) -> list[float]:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        read = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        read = json.loads(regular(folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         read = {}
     if isinstance(read, dict) and read.get("use_dora"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from tunewright import catalogue
 from tunewright.errors import RecipeError, TunewrightError, did_you_mean
+from tunewright.files.regular import regular
 from tunewright.loading.locate import read_config
 from tunewright.recipe import yaml_text
 from tunewright.weights import chat_templates
@@ -43,7 +44,7 @@ KEYS = (
 def documents(file: Path) -> list[dict[str, Any]]:
     """The merges in a file, each as it stands there. RecipeError names the line that is wrong."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = regular(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as e:
         raise RecipeError(
             f"the file cannot be read: {e}", where=str(file), remedy="give a YAML file with merge_method: and models:"
