@@ -60,6 +60,16 @@ class Task:
         """Encode one record whole (length is the dataset's matter). Raises RowProblem(field, reason, remedy)."""
         raise NotImplementedError
 
+    def encode_many(self, records: Sequence[Record], tokenizer: Any, options: EncodeOptions) -> list[Row | Exception]:
+        """`encode` each record; what that raised stands in the place of its row."""
+        out: list[Row | Exception] = []
+        for record in records:
+            try:
+                out.append(self.encode(record, tokenizer, options))
+            except Exception as error:  # of one record: the others are encoded all the same
+                out.append(error)
+        return out
+
     def collate(
         self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
     ) -> Batch:

@@ -190,10 +190,12 @@ def encode_all(
     while window := list(islice(records, WINDOW)):
         counts["read"] += len(window)
         seen = []
-        for record in window:
+        given = window if change is None else [change(record) for record in window]
+        for record, made in zip(window, task.encode_many(given, tokenizer, options), strict=True):
             try:
-                row = task.encode(record if change is None else change(record), tokenizer, options)
-                kept = fit_length(row, limit, options.truncation)
+                if isinstance(made, Exception):
+                    raise made
+                kept = fit_length(made, limit, options.truncation)
             except RowProblem as problem:
                 bad.append(problem.at(record.where))
                 continue
@@ -205,7 +207,7 @@ def encode_all(
                 remedy = "take the row out; if nothing is wrong with it, report this as a defect"
                 bad.append(Problem(record.where, "row", reason, remedy))
                 continue
-            seen.append((record, row, kept))
+            seen.append((record, made, kept))
         facts = looking.facts(seen)
         rows = []
         for (_, _, kept), flags in zip(seen, facts["flags"].tolist(), strict=True):

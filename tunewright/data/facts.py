@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from tunewright.contract.batch import Row
 from tunewright.contract.records import Record
 from tunewright.contract.task import Task
+from tunewright.data.truncate import trained_tokens
 from tunewright.tasks._segments import first_token
 
 CONTENT = ("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools")
@@ -73,7 +75,7 @@ class Looking:
         if self._reads:
             self._bos, self._start = tokenizer.bos_token_id, first_token(tokenizer)
             self._ends = set(tokenizer.all_special_ids)
-            self._markers = marker_texts(tokenizer)
+            self._marker = re.compile("|".join(map(re.escape, marker_texts(tokenizer))) or "(?!)")
 
     def facts(self, seen: Sequence[tuple[Record, Row, Sequence[Row]]]) -> NDArray[Any]:
         """The facts of records, each with its row and what was kept of it."""
@@ -100,7 +102,7 @@ class Looking:
 
     def _flags(self, record: Record, row: Row, kept: Sequence[Row]) -> int:
         whole = len(kept) == 1 and kept[0] is row
-        flags = (0 if whole else LONG) | (UNTRAINED if whole and not _trained(row) else 0)
+        flags = (0 if whole else LONG) | (UNTRAINED if whole and not trained_tokens(row) else 0)
         if row.fields.get("untrained"):
             flags |= EARLIER
         if "rejected_ids" not in row.fields:
@@ -109,7 +111,7 @@ class Looking:
             flags |= BLANK
         if not self._reads:
             return flags
-        if self._generates and any(m in t for t in texts_of(record) for m in self._markers):
+        if self._generates and any(map(self._marker.search, texts_of(record))):
             flags |= MARKER
         if whole and not flags & UNTRAINED and row.label is None and row.fields.get("kind") != "mask":
             flags |= TWO_BOS if starts_twice(row, self._bos) else 0
@@ -121,10 +123,6 @@ class Looking:
 def marker_texts(tokenizer: Any) -> list[str]:
     """Special tokens that are words of their own, which a row's text should not hold."""
     return [t for t in tokenizer.all_special_tokens if t.strip() and len(t) > 2]
-
-
-def _trained(row: Row) -> bool:
-    return row.weights[0] > 0 if row.label is not None else any(w > 0 for w in row.weights[1:])
 
 
 def said_key(record: Record) -> bytes:

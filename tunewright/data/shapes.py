@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tunewright.contract.records import RowProblem
@@ -39,6 +40,11 @@ class Shape:
     name: str
     columns: tuple[str, ...]
     canonical: Callable[[Row], Row]
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """The columns, to be compared with a row's."""
+        return frozenset(self.columns)
 
 
 def _same(row: Row) -> Row:
@@ -155,6 +161,10 @@ def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
 
 def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
     """The shape of a row, by its columns; `wanted` names one. RowProblem says what is missing."""
+    if wanted is None:
+        for shape in SHAPES:
+            if row.keys() >= shape.needs:
+                return shape
     candidates = [s for s in SHAPES if wanted is None or s.name == wanted or wanted in s.columns]
     if not candidates:
         raise RowProblem("format", f"no row shape is called '{wanted}'", did_you_mean(str(wanted), shape_names()))

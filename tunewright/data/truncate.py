@@ -16,7 +16,8 @@ def trained_tokens(row: Row) -> int:
     """How many labels a row gives: tokens but the first with a weight above 0, or 1 for a row with a label."""
     if row.label is not None:
         return int(row.weights[0] > 0)
-    return sum(w > 0 for w in row.weights[1:])
+    later = row.weights[1:]
+    return len(later) - later.count(0.0)
 
 
 def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split", "fail"]) -> list[Row]:

@@ -61,6 +61,15 @@ def render(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, prompt: 
     return text
 
 
+def render_many(tokenizer: Any, talks: Sequence[Sequence[Turn]]) -> list[str] | None:
+    """The texts of several conversations; None where one of them is refused, or takes too long."""
+    try:
+        texts = within(SECONDS, lambda: tokenizer.apply_chat_template([list(turns) for turns in talks], tokenize=False))
+    except Exception:  # which one it is, and why, is found by rendering each
+        return None
+    return texts if all(isinstance(text, str) for text in texts) else None
+
+
 def _endless() -> ModelError:
     return ModelError(
         f"the chat template does not end within {SECONDS:g} s on one conversation",

@@ -4,7 +4,9 @@ generating.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 from tunewright.contract.records import RowProblem, lone_surrogate
@@ -16,6 +18,9 @@ def ids_of(tokenizer: Any, text: str, special: bool = False) -> list[int]:
 
     RowProblem for a text that the tokenizer cannot take.
     """
+    known = _known.get()
+    if known is not None and (text, special) in known:
+        return list(known[text, special])
     try:
         return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
     except Exception as error:  # libraries and tokenizers written elsewhere raise what they like
@@ -25,10 +30,46 @@ def ids_of(tokenizer: Any, text: str, special: bool = False) -> list[int]:
         raise RowProblem("text", f"the tokenizer cannot read it: {said}", "take the row out") from None
 
 
+_known: ContextVar[dict[tuple[str, bool], list[int]] | None] = ContextVar("known", default=None)
+
+
+@contextmanager
+def prefetched(tokenizer: Any, texts: Sequence[str]) -> Iterator[None]:
+    """Within it, `ids_of` these texts is known: they are encoded together."""
+    known: dict[tuple[str, bool], list[int]] = {}
+    with suppress(RowProblem):  # which text it is, is found by encoding each
+        known = {(t, False): ids for t, ids in zip(texts, ids_of_many(tokenizer, texts), strict=True)}
+        known[ALONE, True] = ids_of(tokenizer, ALONE, special=True)
+    token = _known.set(known)
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def ids_of_many(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """`ids_of` each text, encoded together. RowProblem where one of them cannot be."""
+    if not texts:
+        return []
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    first = ids_of(tokenizer, texts[0])
+    try:
+        if backend is not None and backend.truncation is None and backend.padding is None:
+            ids = [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+            if ids[0] == first:  # nothing of the library's own is added to what its backend gives
+                return ids
+        return [list(i) for i in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+    except Exception as error:  # libraries and tokenizers written elsewhere raise what they like
+        raise RowProblem("text", f"the tokenizer cannot read it: {error}", "take the row out") from None
+
+
+ALONE = "a"
+
+
 def first_token(tokenizer: Any) -> list[int]:
     """[BOS] where the tokenizer starts every text with it, else []."""
     bos = tokenizer.bos_token_id
-    around = ids_of(tokenizer, "a", special=True)
+    around = ids_of(tokenizer, ALONE, special=True)
     return [bos] if bos is not None and around and around[0] == bos else []
 
 

@@ -21,7 +21,8 @@ from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.tasks._causal import causal_outputs
 from tunewright.tasks._chat import conversation
-from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token
+from tunewright.tasks._patterns import Encoded, patterns_of
+from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token, prefetched
 from tunewright.tasks._turns import parsed_tools
 from tunewright.tasks.base import epochs_of, fill, is_missing, label_id, pad
 
@@ -48,6 +49,58 @@ class TextGeneration(Task):
             text = _label_text(record["label"], options.labels)
             return self._answer(record, text, "choice", tokenizer, options)
         return self._plain(record, tokenizer, options)
+
+    def encode_many(self, records: Sequence[Record], tokenizer: Any, options: EncodeOptions) -> list[Row | Exception]:
+        """`encode` each record, with one pass of the tokenizer over them all, where they are plain text, a prompt and
+        its answer, or a conversation without calls and tools.
+        """
+        talks = [self._talk(record, tokenizer, options) for record in records]
+        at = [i for i, talk in enumerate(talks) if talk is not None]
+        known: dict[int, Row] = {}
+
+        def alone(k: int) -> Encoded | None:
+            row = super(TextGeneration, self).encode_many([records[at[k]]], tokenizer, options)[0]
+            return _encoded(row) if isinstance(row, Row) else None
+
+        if at:
+            found = patterns_of(tokenizer, str(tokenizer.chat_template), options.system)
+            for i, made in zip(at, found.encode([talks[i][0] for i in at], alone), strict=True):  # type: ignore[index]
+                if made is not None:
+                    known[i] = _row(records[i], talks[i][1], made)  # type: ignore[index]
+        rest = [i for i in range(len(records)) if i not in known]
+        texts = [text for i in rest for text in self._texts(records[i], tokenizer, options)]
+        with prefetched(tokenizer, texts):
+            others = super().encode_many([records[i] for i in rest], tokenizer, options)
+        made_too = dict(zip(rest, others, strict=True))
+        return [known[i] if i in known else made_too[i] for i in range(len(records))]
+
+    def _talk(self, record: Record, tokenizer: Any, options: EncodeOptions) -> tuple[Any, str] | None:
+        """A record's conversation and kind; None for what is none, or shows tools."""
+        if not tokenizer.chat_template or record.get("tools"):
+            return None
+        if "messages" in record:
+            return record["messages"], "chat"
+        if options.template or options.chat is False or "chosen" in record or "system" in record:
+            return None
+        if "prompt" in record and "completion" in record:
+            turns = [
+                {"role": "user", "content": record["prompt"]},
+                {"role": "assistant", "content": record["completion"]},
+            ]
+            return turns, "prompt"
+        return None
+
+    def _texts(self, record: Record, tokenizer: Any, options: EncodeOptions) -> list[str]:
+        """Texts that encoding a record will ask the tokenizer for, as far as that is plain."""
+        if options.template or "messages" in record:
+            return []
+        text, prompt, answer = (record.get(c) for c in ("text", "prompt", "completion"))
+        if "prompt" not in record and "label" not in record and isinstance(text, str):
+            return [text]
+        chat = bool(tokenizer.chat_template) if options.chat is None else options.chat
+        if not chat and isinstance(prompt, str) and isinstance(answer, str):
+            return [prompt, prompt + answer]
+        return []
 
     def answer(self, record: Record, text: str, tokenizer: Any, options: EncodeOptions) -> Row:
         """The row of a record with another answer: what choosing by likelihood among labels compares."""
@@ -180,6 +233,19 @@ class TextGeneration(Task):
         chosen, rejected = sides
         fields = {**chosen.fields, "rejected_ids": list(rejected.input_ids), "rejected_weights": list(rejected.weights)}
         return Row(record.id, record.source, chosen.input_ids, chosen.weights, fields=fields)
+
+
+def _row(record: Record, kind: str, made: Encoded) -> Row:
+    fields: dict[str, Any] = {"kind": kind, "prompt_ids": made.ids[: made.start], "reference": made.answer}
+    if made.untrained:
+        fields["untrained"] = made.untrained
+    return Row(record.id, record.source, made.ids, made.weights, fields=fields)
+
+
+def _encoded(row: Row) -> Encoded:
+    fields = row.fields
+    start, untrained = len(fields["prompt_ids"]), fields.get("untrained", 0)
+    return Encoded(list(row.input_ids), list(row.weights), start, fields["reference"], untrained)
 
 
 def _label_text(label: Any, names: Sequence[str] | None) -> str:
