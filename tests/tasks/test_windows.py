@@ -93,22 +93,41 @@ def test_a_window_is_its_rows(template, tokenizer):
         options = EncodeOptions(system=system, chat=None if chat else False)
         records = [Record(r, id=f"r:{i}", source="s") for i, r in enumerate(rows)]
         alone = [TASK.encode_many([r], reader, options)[0] for r in records]
-        one_by_one = []
-        for r in records:
-            try:
-                one_by_one.append(TASK.encode(r, reader, options))
-            except Exception as error:
-                one_by_one.append(error)
+        one_by_one = [one(r, reader, options) for r in records]
         together = TASK.encode_many(records, reader, options)
         assert [*map(shown, together)] == [*map(shown, one_by_one)] == [*map(shown, alone)]
 
     holds()
 
 
-def conversations(n: int) -> list[Record]:
-    pair = [{"role": "user", "content": "lost card {}?"}, {"role": "assistant", "content": "fee {}"}]
+def conversations(n: int, asked: str = "lost card {}?", answered: str = "rate {}") -> list[Record]:
+    pair = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     turns = [[{**t, "content": t["content"].format(i)} for t in pair] for i in range(n)]
     return [Record({"messages": t}, id=f"r:{i}", source="s") for i, t in enumerate(turns)]
+
+
+@pytest.mark.parametrize(
+    "said", ["card {}", "lost fee {}", "lost what was lost {}", " lost {}\n", "<think>{}", "<|im_end|>{}"]
+)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_proved_pattern_is_not_taken_for_what_it_does_not_fit(template, said):
+    reader, options = tiny.tokenizer(), EncodeOptions()
+    reader.chat_template = TEMPLATES[template]
+    usual = conversations(8, "lost {}", "rate {}")
+    TASK.encode_many(usual, reader, options)
+    window = [*usual[:3], *conversations(1, said), *conversations(1, "lost {}", said), usual[3]]
+    alone = [TASK.encode_many([r], reader, options)[0] for r in window]
+    _patterns.patterns_of.cache_clear()
+    assert [*map(shown, alone)] == [*map(shown, (one(r, reader, options) for r in window))]
+    TASK.encode_many(usual, reader, options)
+    assert [*map(shown, TASK.encode_many(window, reader, options))] == [*map(shown, alone)]
+
+
+def one(record, reader, options) -> object:
+    try:
+        return TASK.encode(record, reader, options)
+    except Exception as error:
+        return error
 
 
 def test_a_window_is_rendered_once_and_laid_out_by_its_pattern(monkeypatch):
