@@ -8,7 +8,8 @@ import pytest
 from pydantic import Field
 
 from tunewright.catalogue.resolve import _broken, build
-from tunewright.contract.method import Method, check_class
+from tunewright.contract.class_check import check_class
+from tunewright.contract.method import Method
 from tunewright.errors import MethodError, RecipeError
 from tunewright.recipe.parts import MethodUse
 

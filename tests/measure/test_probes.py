@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests import tiny
-from tunewright.contract.method import call, check_class
+from tunewright.contract.class_check import check_class
+from tunewright.contract.method import call
 from tunewright.errors import MethodError
 from tunewright.measure.calibration import Calibration, expected_calibration_error
 from tunewright.measure.intervals import Interval, t_interval

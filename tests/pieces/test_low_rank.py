@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tests import tiny
 from tunewright import catalogue
 from tunewright.conformance import check_method
-from tunewright.contract.method import Method, Needs, Plan, Setup, State, check_class, torch_generator
+from tunewright.contract.class_check import check_class
+from tunewright.contract.method import Method, Needs, Plan, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank

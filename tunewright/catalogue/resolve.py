@@ -28,7 +28,8 @@ def load_method(name: str, where: str | None = None) -> type[Method]:
 
 @functools.cache
 def _load(module_name: str, attribute: str | None) -> type[Method]:
-    from tunewright.contract.method import Method, check_class
+    from tunewright.contract.class_check import check_class
+    from tunewright.contract.method import Method
 
     try:
         module = importlib.import_module(module_name)

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from tunewright.conformance.bench import task_of
 from tunewright.conformance.case import Case, Check, refused
+from tunewright.contract.class_check import check_class
 from tunewright.contract.combining import check_conflicts
-from tunewright.contract.method import Method, arguments, check_class
+from tunewright.contract.method import Method, arguments
 from tunewright.contract.slot import SLOTS, TRAINING_SLOTS
 
 

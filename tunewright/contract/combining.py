@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunewright.contract.method import Method, Needs, State, arguments, call, check_class
+from tunewright.contract.class_check import check_class
+from tunewright.contract.method import Method, Needs, State, arguments, call
 from tunewright.contract.slot import SLOTS
 from tunewright.errors import MethodError
 
