@@ -123,7 +123,8 @@ class _Reader:
         try:
             while self.loader.check_node():
                 self.document = Document(None, source=self.document.source)
-                self.document.tree = self.value(self.loader.get_node(), ())
+                node: Any = self.loader.get_node()
+                self.document.tree = self.value(node, ())
                 out.append(self.document)
         finally:
             self.loader.dispose()

@@ -109,7 +109,7 @@ class Layout:
 
     def _converted(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert group.converter is not None
-        converter = copy.deepcopy(group.converter)
+        converter: Any = copy.deepcopy(group.converter)
         for name, pattern in zip(group.stored, group.patterns, strict=True):
             converter.add_tensor(group.first, name, pattern, tensors[name])
         return _one_each(converter.convert(group.first, model=self.model, config=self.model.config))
@@ -122,7 +122,7 @@ class Layout:
     def stored(self, group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The way back: a group's stored tensors from those in memory. ModelError where transformers knows none."""
         assert group.converter is not None
-        reverse = group.converter.reverse_transform()
+        reverse: Any = group.converter.reverse_transform()
         renamed = group.first
         for name in group.memory:
             renamed, pattern = reverse.rename_source_key(name)

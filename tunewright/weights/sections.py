@@ -121,7 +121,8 @@ def _stacked(rows: Sequence[Any], module: str, request: Request, config: dict[st
     made: list[Span] = []
     top, old, runs = 0, 0, []
     for i, (section, _, operator, base, parts, models) in enumerate(rows):
-        count, views = _count(section, request.where), []
+        count = _count(section, request.where)
+        views: list[Source] = []
         for source in [*([base] if base else []), *models]:
             inside = layers.in_module(source.entries, module, request.where)
             stack, length = layers.blocks(inside, source.config, f"{request.where}: {source.ref}")

@@ -128,7 +128,8 @@ class Rows:
             for token, at in self.ids.items():
                 if (row := known.get(token, ABSENT)) >= 0 and (rows is None or row < rows):
                     own[i, at] = row
-        places = Places(own, *(np.zeros(self.count, np.int64) for _ in range(3)), np.zeros(self.count, bool))
+        kinds, donors, at_rows = (np.zeros(self.count, np.int64) for _ in range(3))
+        places = Places(own, kinds, donors, at_rows, np.zeros(self.count, bool))
         present = own != ABSENT
         many, donor = present.sum(0), present.argmax(0)
         base = next((i for i, s in enumerate(opened) if same_model(s.ref, self.request.base)), None)
