@@ -190,14 +190,13 @@ def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(bench: Bench
 
 
 def test_a_cache_that_is_full_costs_time_and_nothing_else(bench: Bench, place: Path) -> None:
-    full = [at(f"tunewright.data.{f}", 1, "full") for f in ("store:_write_files",)]
-    done = bench.commands(place, RUN, *full, cache=place / "new")
+    done = bench.commands(place, RUN, at("tunewright.data.store:Writer.finish", 1, "full"), cache=place / "new")
     assert done.code == 0 and "No space left" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_neither_cache_nor_temporary_folder(bench: Bench, place: Path) -> None:
-    full = [at("tempfile:mkdtemp", i, "full") for i in (1,)]
-    says_one_thing(bench.commands(place, RUN, *full, cache=Path("/proc/nowhere")), FOLDER)
+    full = at("tempfile:mkdtemp", 1, "full")
+    says_one_thing(bench.commands(place, RUN, full, cache=Path("/proc/nowhere")), FOLDER)
 
 
 def test_a_cache_of_nobody(bench: Bench, place: Path) -> None:

@@ -44,12 +44,18 @@ def adapter(folder: Path) -> None:
     delta_format.save_delta(adapted, folder, "base")
 
 
+def rows(folder: Path) -> None:
+    with store.Writer(folder) as writer:
+        writer.extend([Row("a", "s", [1], [1.0], None, {})])
+        writer.finish({})
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "an adapter": adapter,
     "a checkpoint": lambda f: checkpoint.write_folder(f / "checkpoint-1", {"a": 1}, {"t": {"x": torch.ones(2)}}),
     "a text": lambda f: checkpoint.write_text(f / "a.txt", "a"),
     "JSON in the cache": lambda f: cache.write_json(f / "hashes" / "a.json", {"a": 1}),
-    "encoded rows": lambda f: store.write([Row("a", "s", [1], [1.0], None, {})], f / "rows" / "k", {}),
+    "encoded rows": lambda f: rows(f / "rows" / "k"),
     "a measured base": lambda f: BaseCache(f / "measure").put("k", {"a": 1}, {"x": torch.ones(2)}),
     "a statistic": lambda f: _held.save(f / "needs" / "a.safetensors", {"x": torch.ones(2)}),
     "an export": lambda f: save_pretrained(tiny.llama(), tiny.tokenizer(), f / "model", {}),
