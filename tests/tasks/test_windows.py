@@ -147,8 +147,8 @@ def test_a_pattern_that_does_not_give_what_a_row_gives_is_given_up(monkeypatch):
     reader.chat_template = CHATML + "{# given up #}"
     own = _patterns._assembled
 
-    def other(*args):
-        made = own(*args)
+    def other(tokenizer, pattern, said, encoded):
+        made = own(tokenizer, pattern, said, encoded)
         return _patterns.Encoded(made.ids[:-1], made.weights[:-1], made.start, made.answer, made.untrained)
 
     right = TASK.encode_many(conversations(8), reader, EncodeOptions())

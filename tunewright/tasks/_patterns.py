@@ -10,9 +10,9 @@ conversations of a pattern, and one of every window, are made both ways: where t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from tunewright.contract.records import RowProblem
@@ -48,6 +48,11 @@ class _Unit:
 
     fore: str
     segments: list[tuple[int, list[Piece]]]
+
+    @cached_property
+    def varies(self) -> bool:
+        """Whether something that is said stands in it."""
+        return any(isinstance(p, int) for _, pieces in self.segments for p in pieces)
 
     def text(self, said: Sequence[str], upto: int | None = None) -> str:
         parts = self.segments if upto is None else self.segments[:upto]
@@ -95,14 +100,14 @@ class Patterns:
             pattern = self._pattern(tuple(t["role"] for t in turns))
             if pattern is not None and (said := _said(pattern, turns, text)) is not None:
                 fitting.append((i, pattern, said))
-        asked = [unit.text(said) for _, pattern, said in fitting for unit in pattern.units]
+        asked = [unit.text(said) for _, pattern, said in fitting for unit in pattern.units if unit.varies]
         try:
             answers = iter(ids_of_many(self.tokenizer, asked))
         except RowProblem:
             return out
         checked: set[int] = set()
         for i, pattern, said in fitting:
-            made = _assembled(self.tokenizer, pattern, said, [next(answers) for _ in pattern.units])
+            made = _assembled(self.tokenizer, pattern, said, answers)
             if made is not None and (pattern.proved < PROVED or id(pattern) not in checked):
                 checked.add(id(pattern))
                 pattern.proved += 1
@@ -201,16 +206,16 @@ def _add(unit: _Unit, segment: int, piece: Piece) -> None:
     unit.segments[-1][1].append(piece)
 
 
-def _assembled(
-    tokenizer: Any, pattern: Pattern, said: Sequence[str], encoded: Sequence[Sequence[int]]
-) -> Encoded | None:
-    """The ids of a conversation from those of its units; None where a token straddles the end of a prompt."""
+def _assembled(tokenizer: Any, pattern: Pattern, said: Sequence[str], encoded: Iterator[list[int]]) -> Encoded | None:
+    """The ids of a conversation from those of its units; `encoded` gives those of the units that vary, in turn.
+
+    None where a token straddles the end of a prompt.
+    """
+    wholes = [next(encoded) if u.varies else _known(tokenizer, pattern, u.text(said)) for u in pattern.units]
     ids: list[int] = []
     weights: list[float] = []
     start, seen = 0, -1
-    answers = iter(encoded)
-    for unit in pattern.units:
-        whole = list(next(answers))
+    for unit, whole in zip(pattern.units, wholes, strict=True):
         for n, (segment, _) in enumerate(unit.segments, 1):
             if n < len(unit.segments):
                 part = _known(tokenizer, pattern, unit.text(said, n))
