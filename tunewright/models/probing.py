@@ -46,7 +46,7 @@ def _verdict(model: nn.Module, name: str, block: str, seen: dict[str, str] | Non
     module, (owner, _, leaf) = model.get_submodule(name), name.rpartition(".")
     if "weight" not in module._parameters and not hasattr(module, "tunewright_quantised"):
         return MADE
-    if leaf in _read_around(type(model.get_submodule(owner))):
+    if leaf in _read_around(type(model.get_submodule(owner))):  # type: ignore[arg-type]
         return AROUND
     if seen is None:
         return ""
