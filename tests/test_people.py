@@ -67,9 +67,11 @@ def test_recipes_here_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert completing.recipes("sub/") == ["sub/c.yml"] and completing.recipes("none/x") == []
 
 
-def test_the_script_for_a_shell_can_be_printed() -> None:
-    shown = CliRunner().invoke(cli.app, ["--show-completion", "bash"], prog_name="tunewright")
-    assert "complete" in shown.stdout and "tunewright" in shown.stdout.lower()
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_a_shell_can_be_printed(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # else it asks which shell started it
+    shown = CliRunner().invoke(cli.app, ["--show-completion", shell], prog_name="tunewright")
+    assert "complete" in shown.stdout and "_TUNEWRIGHT_COMPLETE" in shown.stdout, shown.output
 
 
 @pytest.mark.parametrize("module", ["tunewright", "tunewright.cli", "tunewright.commands.cli"])
