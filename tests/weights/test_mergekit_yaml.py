@@ -17,6 +17,7 @@ from tests import tiny
 from tunewright.errors import MethodError, RecipeError, TunewrightError
 from tunewright.weights import command, several, stream
 from tunewright.weights.mergekit_yaml import read
+from tunewright.weights.settings import Depths
 from tunewright.weights.stream import merge
 
 
@@ -146,6 +147,13 @@ def test_a_base_that_is_not_among_the_models_is_one_of_them_as_in_mergekit(two, 
     got, _ = made(two, tmp_path / "o", **more)
     a = load_file(two / "a" / "model.safetensors")
     assert all(torch.allclose(t, a[n], atol=1e-6) for n, t in got.items())
+
+
+def test_gradients_lie_where_mergekit_lays_them():
+    """In its files: at their start outside layers, at their end in a layer that is alone. Else behind layers too."""
+    found = ["model.embed_tokens.weight", "model.layers.0.x", "model.layers.2.x", "alone.0.x", "model.norm.weight"]
+    assert [Depths(found, mergekit=True).place(n) for n in found] == [0, 0, 1, 1, 0]
+    assert [Depths(found).place(n) for n in found] == [0, 0, 1, 0, 1]
 
 
 def test_what_changes_nothing_is_said(two, tmp_path):
