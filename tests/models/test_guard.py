@@ -218,8 +218,8 @@ def test_a_model_that_scales_its_weights_when_evaluated_is_held_still(tmp_path):
     model = architectures.make("rwkv", TEXT, rescale_every=1)
     model.save_pretrained(tmp_path / "m")
     tiny.tokenizer().save_pretrained(tmp_path / "m")
+    before = {n: t.clone() for n, t in model.state_dict().items()}
     loaded = load(str(tmp_path / "m"), TEXT)
-    before = {n: t.clone() for n, t in loaded.model.state_dict().items()}
     ids = torch.arange(8, 40)[None]
     with torch.no_grad():
         said = loaded.model(input_ids=ids).logits
