@@ -73,6 +73,14 @@ def test_a_chat_row_and_a_prompt_row_with_one_input_overlap(tmp_path):
     assert notices(run(tmp_path, {"train": [pair(1)], "eval": [chat]})[0]) == {"overlap": ("eval.jsonl:1",)}
 
 
+def test_a_question_of_parts_is_the_question_that_is_text(tmp_path):
+    parts = [{"type": "text", "text": "question "}, {"type": "text", "text": "1 <|bos|>"}]
+    chat = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "x"}]}
+    text = {"messages": [{"role": "user", "content": "question 1 <|bos|>"}, {"role": "assistant", "content": "y"}]}
+    found = notices(run(tmp_path, {"train": [text], "eval": [chat]})[0])
+    assert found["overlap"] == ("eval.jsonl:1",) and "eval.jsonl:1" in found["marker in text"]
+
+
 def test_untrained_and_long_rows_are_listed_and_refused_if_all(tmp_path):
     untrained = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}
     report, _ = run(

@@ -85,6 +85,14 @@ def test_check_and_run_say_of_a_looping_template_what_encoding_says(monkeypatch,
         build([Source(path="rows.jsonl")], TASK, t, EncodeOptions(), tmp_path / "cache", base=tmp_path)
 
 
+@pytest.mark.parametrize("name, ends", [("gemma", True), ("qwen2.5", True), ("glm-4.5", True), ("solar", False)])
+def test_check_knows_an_end_of_turn_that_is_not_the_tokenizers_eos(tmp_path, name, ends):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    t = stock.tokenizer(name)
+    report = check({"train": [Source(path="rows.jsonl")]}, TASK, t, EncodeOptions(), base=tmp_path)
+    assert report.ok and ("end not trained" in {n.kind for n in report.notices}) is not ends
+
+
 def test_check_says_which_answers_a_template_leaves_untrained(tmp_path):
     rows = [stock.ROWS["two"][0], stock.ROWS["one"][0]]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

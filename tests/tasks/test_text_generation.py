@@ -117,6 +117,14 @@ def test_chat_trains_assistant_turns_by_their_weight():
     assert t.decode(row.fields["prompt_ids"]).endswith("b<|im_end|>\n<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize("said", ["b", [{"role": "assistant", "content": [{"type": "text", "text": "b"}]}]])
+def test_a_prompt_of_turns_and_its_completion_are_one_conversation(said):
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "a"}]}]
+    row, t = encode({"prompt": asked, "completion": said})
+    same, _ = encode({"prompt": "a", "completion": "b", "system": "Be brief."})
+    assert list(row.input_ids) == list(same.input_ids) and trained(row, t) == "b<|im_end|>"
+
+
 @pytest.mark.parametrize(
     "rest",
     [

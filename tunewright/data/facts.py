@@ -74,7 +74,7 @@ class Looking:
         self._reads = tokenizer is not None and hasattr(tokenizer, "all_special_ids")
         if self._reads:
             self._bos, self._start = tokenizer.bos_token_id, first_token(tokenizer)
-            self._ends = set(tokenizer.all_special_ids)
+            self._ends = end_ids(tokenizer)
             self._marker = re.compile("|".join(map(re.escape, marker_texts(tokenizer))) or "(?!)")
 
     def facts(self, seen: Sequence[tuple[Record, Row, Sequence[Row]]]) -> NDArray[Any]:
@@ -125,9 +125,22 @@ def marker_texts(tokenizer: Any) -> list[str]:
     return [t for t in tokenizer.all_special_tokens if t.strip() and len(t) > 2]
 
 
+def end_ids(tokenizer: Any) -> set[int]:
+    """The tokens that may end an answer: special ones, named or added (what ends a turn is often not the EOS)."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
 def said_key(record: Record) -> bytes:
     """A hash of all that a record says: equal ones are duplicates."""
     return _digest({c: record[c] for c in CONTENT if c in record} or dict(record))
+
+
+def _said(content: Any) -> str:
+    """A turn's text, whether it is written as text or as parts."""
+    if not isinstance(content, list):
+        return str(content)
+    return "".join(str(p.get("text", p)) if isinstance(p, dict) else str(p) for p in content)
 
 
 def input_key(record: Record) -> bytes:
@@ -137,7 +150,7 @@ def input_key(record: Record) -> bytes:
         last = max(
             (i for i, t in enumerate(turns) if isinstance(t, dict) and t.get("role") == "assistant"), default=len(turns)
         )
-        said = [str(t.get("content")) for t in turns[:last] if isinstance(t, dict) and t.get("role") != "system"]
+        said = [_said(t.get("content")) for t in turns[:last] if isinstance(t, dict) and t.get("role") != "system"]
         given: Any = said[0] if len(said) == 1 else said
     else:
         given = next((record[c] for c in ("prompt", "text") if c in record), dict(record))
@@ -177,7 +190,7 @@ def texts_of(record: Record) -> Iterator[str]:
         if isinstance(value, str):
             yield value
         elif isinstance(value, list):
-            yield from (t["content"] for t in value if isinstance(t, dict) and isinstance(t.get("content"), str))
+            yield from (_said(t["content"]) for t in value if isinstance(t, dict) and t.get("content"))
 
 
 Match = tuple[int, int, int, int]

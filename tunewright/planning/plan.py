@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from tunewright.data.dataset import Dataset
-from tunewright.data.facts import end_is_trained, starts_twice
+from tunewright.data.facts import end_ids, end_is_trained, starts_twice
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.view import one_a_source
 from tunewright.machine import host
@@ -114,7 +114,7 @@ def _ends(session: Session, dataset: Dataset) -> Ends | None:
     ]
     if tokenizer is None or not rows:
         return None
-    bos, ends = bool(first_token(tokenizer)), set(tokenizer.all_special_ids)
+    bos, ends = bool(first_token(tokenizer)), end_ids(tokenizer)
     one = sum(
         1
         for r in rows

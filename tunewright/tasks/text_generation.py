@@ -43,6 +43,8 @@ class TextGeneration(Task):
             return self._chat(record, record["messages"], tokenizer, options)
         if "prompt" in record and "chosen" in record:
             return self._preference(record, tokenizer, options)
+        if isinstance(record.get("prompt"), list) and "completion" in record:
+            return self._chat(record, _talk(record["prompt"], record["completion"]), tokenizer, options)
         if "prompt" in record:
             return self._answer(record, _text(record, "completion"), "prompt", tokenizer, options)
         if "label" in record:
@@ -226,8 +228,7 @@ class TextGeneration(Task):
         for side in ("chosen", "rejected"):
             prompt, said = record["prompt"], record.get(side)
             if isinstance(prompt, list):
-                last = said if isinstance(said, list) else [{"role": "assistant", "content": said}]
-                sides.append(self._chat(record, [*prompt, *last], tokenizer, options, "preference"))
+                sides.append(self._chat(record, _talk(prompt, said), tokenizer, options, "preference"))
             else:
                 sides.append(self._answer(record, _text(record, side), "preference", tokenizer, options))
         chosen, rejected = sides
@@ -255,6 +256,11 @@ def _label_text(label: Any, names: Sequence[str] | None) -> str:
     if not isinstance(label, str | int | float):
         raise RowProblem("label", f"text is needed, not {type(label).__name__}", "write the label as a JSON string")
     return str(label) if names is None or isinstance(label, str) else names[label_id(label, names)]
+
+
+def _talk(prompt: list[Any], said: Any) -> list[Any]:
+    """A prompt of turns and the turns, or the text, of its answer as one conversation."""
+    return [*prompt, *(said if isinstance(said, list) else [{"role": "assistant", "content": said}])]
 
 
 def _text(record: Record, field: str) -> str:
