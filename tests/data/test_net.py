@@ -62,7 +62,7 @@ class Moody:
     """A tokenizer that raises at some texts, as some do at what they were never tried with."""
 
     def __init__(self, error: Exception):
-        self.inner, self.error = tiny.tokenizer(), error
+        self.inner, self.error, self.backend_tokenizer = tiny.tokenizer(), error, None
 
     def __getattr__(self, name):
         return getattr(self.inner, name)

@@ -123,6 +123,8 @@ def test_a_prompt_of_turns_and_its_completion_are_one_conversation(said):
     row, t = encode({"prompt": asked, "completion": said})
     same, _ = encode({"prompt": "a", "completion": "b", "system": "Be brief."})
     assert list(row.input_ids) == list(same.input_ids) and trained(row, t) == "b<|im_end|>"
+    together = TASK.encode_many([Record({"prompt": asked, "completion": said}, id="r")], t, EncodeOptions())
+    assert list(together[0].input_ids) == list(row.input_ids)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class TextGeneration(Task):
             return record["messages"], "chat"
         if options.template or options.chat is False or "chosen" in record or "system" in record:
             return None
-        if "prompt" in record and "completion" in record:
+        if isinstance(record.get("prompt"), str) and "completion" in record:
             turns = [
                 {"role": "user", "content": record["prompt"]},
                 {"role": "assistant", "content": record["completion"]},
