@@ -170,7 +170,9 @@ def fit(picture: Image.Image, options: dict[str, Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
-def _in_source(box: Sequence[int], resized: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _in_source(
+    box: Sequence[int], resized: tuple[int, int], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
     """A box of a resized picture in the coordinates of the picture itself."""
     across, down = size[0] / resized[0], size[1] / resized[1]
     return box[0] * across, box[1] * down, box[2] * across, box[3] * down
