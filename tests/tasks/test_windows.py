@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
+from tests.tasks import chat_templates as stock
 from tunewright.contract.batch import Row
 from tunewright.contract.records import Record
 from tunewright.contract.task import EncodeOptions
@@ -121,6 +122,26 @@ def test_a_proved_pattern_is_not_taken_for_what_it_does_not_fit(template, said):
     assert [*map(shown, alone)] == [*map(shown, (one(r, reader, options) for r in window))]
     TASK.encode_many(usual, reader, options)
     assert [*map(shown, TASK.encode_many(window, reader, options))] == [*map(shown, alone)]
+
+
+def turns(asked: str, answered: str) -> list[dict[str, str]]:
+    return [stock.user(asked), stock.answer(answered)]
+
+
+@pytest.mark.parametrize("name", sorted(stock.TABLE))
+def test_a_window_is_its_rows_under_the_families_templates(name):
+    reader, options = stock.tokenizer(name), EncodeOptions()
+    _patterns.patterns_of.cache_clear()
+    asked = [f"Who is {w}?" for w in ("it", "this", "the one", "she", "he", "that one", "there", "meant")]
+    first = [turns(q, "Ann.") for q in asked]
+    later = [turns(q, f"Ann {i}.") + turns("Where?", f"Oslo {i}.\n") for i, q in enumerate(asked)]
+    kinds = [first, later, [[{"role": "system", "content": "Be brief."}, *t] for t in first]]
+    rows = [Record({"messages": t}, id=f"r:{i}", source="s") for i, t in enumerate(t for k in kinds for t in k)]
+    assert [*map(shown, TASK.encode_many(rows, reader, options))] == [
+        *map(shown, (one(r, reader, options) for r in rows))
+    ]
+    known = _patterns.patterns_of(reader, str(reader.chat_template), None).by_roles
+    assert name == "hermes-3" or known["user", "assistant"].proved >= _patterns.PROVED  # that one shows no plain turns
 
 
 def one(record, reader, options) -> object:

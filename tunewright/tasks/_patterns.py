@@ -22,7 +22,7 @@ from tunewright.tasks._dialect import dialect_of
 from tunewright.tasks._ends import end_tokens
 from tunewright.tasks._found import THINK
 from tunewright.tasks._render import render, render_many
-from tunewright.tasks._segments import ids_of, ids_of_many
+from tunewright.tasks._segments import ids_of, ids_of_many, spoken
 
 PROVED = 4
 """Conversations of a pattern that are made both ways before it is trusted."""
@@ -61,12 +61,15 @@ class _Unit:
 
 @dataclass
 class Pattern:
-    """What a template makes of turns of some roles. `raw` is its text, `units` are what is encoded."""
+    """What a template makes of turns of some roles. `raw` is its text, `units` are what is encoded. `plain`: the last
+    answer's content is all that is said.
+    """
 
     raw: list[Piece]
     units: list[_Unit]
     weights: list[float]
     untrained: int
+    plain: bool
     proved: int = 0
     known: dict[str, list[int]] = field(default_factory=dict)
 
@@ -143,9 +146,7 @@ class Patterns:
         if roles not in self.by_roles:
             try:
                 self.by_roles[roles] = self._learnt(roles)
-            except TunewrightError:  # what is wrong is said of each conversation by itself
-                self.by_roles[roles] = None
-            except RowProblem:
+            except (TunewrightError, RowProblem):  # what is wrong is said of each conversation by itself
                 self.by_roles[roles] = None
         return self.by_roles[roles]
 
@@ -154,12 +155,12 @@ class Patterns:
         raw = _pieces(render(self.tokenizer, dialect_of(self.tokenizer).write(turns)))
         talk = conversation(self.tokenizer, turns, system=self.system)
         segments = [_pieces(text) for text, _ in talk.segments]
-        last = f"Qturn{len(roles) - 1}q"
-        if talk.answer != last or [p for p in raw if isinstance(p, int)] != list(range(len(roles))):
+        if [p for p in raw if isinstance(p, int)] != list(range(len(roles))):
             return None
         if [p for pieces in segments for p in pieces if isinstance(p, int)] != list(range(len(roles))):
             return None
-        return Pattern(raw, _units(self.tokenizer, segments), [w for _, w in talk.segments], talk.untrained)
+        weights = [w for _, w in talk.segments]
+        return Pattern(raw, _units(self.tokenizer, segments), weights, talk.untrained, talk.answer is not None)
 
 
 @lru_cache(maxsize=4)
@@ -230,7 +231,10 @@ def _assembled(tokenizer: Any, pattern: Pattern, said: Sequence[str], encoded: I
             seen = segment
             ids += part[before:]
             weights += [weight] * (len(part) - before)
-    return Encoded(ids, weights, start, said[-1].strip(), pattern.untrained)
+    answer = said[-1]
+    if not pattern.plain:
+        answer = tokenizer.decode(spoken(ids, weights, start), skip_special_tokens=True)
+    return Encoded(ids, weights, start, answer.strip(), pattern.untrained)
 
 
 def _known(tokenizer: Any, pattern: Pattern, text: str) -> list[int]:

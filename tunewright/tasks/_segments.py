@@ -110,3 +110,8 @@ def encode_segments(
         weights += [weight] * len(new)
         before = so_far
     return ids, weights, prompt
+
+
+def spoken(ids: Sequence[int], weights: Sequence[float], start: int) -> list[int]:
+    """The tokens from `start` on that are trained; all from there on where none is."""
+    return [i for i, w in zip(ids[start:], weights[start:], strict=True) if w > 0] or list(ids[start:])

@@ -22,7 +22,7 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.tasks._causal import causal_outputs
 from tunewright.tasks._chat import conversation
 from tunewright.tasks._patterns import Encoded, patterns_of
-from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token, prefetched
+from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token, prefetched, spoken
 from tunewright.tasks._turns import parsed_tools
 from tunewright.tasks.base import epochs_of, fill, is_missing, label_id, pad
 
@@ -213,8 +213,7 @@ class TextGeneration(Task):
         ids, weights, start = encode_segments(tokenizer, talk.segments)
         said = talk.answer
         if said is None:  # the answer as generation would give it: with a think block, with calls
-            spoken = [i for i, w in zip(ids[start:], weights[start:], strict=True) if w > 0] or ids[start:]
-            said = tokenizer.decode(spoken, skip_special_tokens=True)
+            said = tokenizer.decode(spoken(ids, weights, start), skip_special_tokens=True)
         fields: dict[str, Any] = {"kind": kind, "prompt_ids": ids[:start], "reference": said.strip()}
         if talk.untrained:
             fields["untrained"] = talk.untrained
