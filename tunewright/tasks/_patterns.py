@@ -96,12 +96,10 @@ class Patterns:
             return out
         written = dialect_of(self.tokenizer)
         texts = render_many(self.tokenizer, [written.write(turns) for _, turns in plain])
-        if texts is None:
-            return out
         fitting = []
         for (i, turns), text in zip(plain, texts, strict=True):
             pattern = self._pattern(tuple(t["role"] for t in turns))
-            if pattern is not None and (said := _said(pattern, turns, text)) is not None:
+            if pattern is not None and text is not None and (said := _said(pattern, turns, text)) is not None:
                 fitting.append((i, pattern, said))
         asked = [unit.text(said) for _, pattern, said in fitting for unit in pattern.units if unit.varies]
         try:

@@ -61,13 +61,16 @@ def render(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, prompt: 
     return text
 
 
-def render_many(tokenizer: Any, talks: Sequence[Sequence[Turn]]) -> list[str] | None:
-    """The texts of several conversations; None where one of them is refused, or takes too long."""
+def render_many(tokenizer: Any, talks: Sequence[Sequence[Turn]]) -> list[str | None]:
+    """The texts of several conversations; None for one that is refused, and for all where one takes too long."""
     try:
         texts = within(SECONDS, lambda: tokenizer.apply_chat_template([list(turns) for turns in talks], tokenize=False))
-    except Exception:  # which one it is, and why, is found by rendering each
-        return None
-    return texts if all(isinstance(text, str) for text in texts) else None
+    except TimeoutError:
+        return [None] * len(talks)
+    except Exception:  # why one is refused is found by rendering it alone; here, which one
+        half = len(talks) // 2
+        return [*render_many(tokenizer, talks[:half]), *render_many(tokenizer, talks[half:])] if half else [None]
+    return [text if isinstance(text, str) else None for text in texts]
 
 
 def _endless() -> ModelError:
