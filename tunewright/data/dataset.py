@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tunewright.contract.batch import Row
 from tunewright.contract.record_change import RecordChange
-from tunewright.contract.records import Problem, RowProblem, refuse
+from tunewright.contract.records import Problem, Record, RowProblem, refuse
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
 from tunewright.data.facts import LONG, UNTRAINED, Facts, Looking
@@ -190,8 +190,10 @@ def encode_all(
     while window := list(islice(records, WINDOW)):
         counts["read"] += len(window)
         seen = []
-        given = window if change is None else [change(record) for record in window]
-        for record, made in zip(window, task.encode_many(given, tokenizer, options), strict=True):
+        given = [record if change is None else _changed(change, record) for record in window]
+        rows_of = iter(task.encode_many([g for g in given if isinstance(g, Record)], tokenizer, options))
+        for record, changed in zip(window, given, strict=True):
+            made = next(rows_of) if isinstance(changed, Record) else changed
             try:
                 if isinstance(made, Exception):
                     raise made
@@ -231,6 +233,16 @@ def encode_all(
     out.counts = {k: counts[k] for k in COUNTS}
     out.places, out.shapes = tuple(looking.places), dict(looking.shapes)
     return out
+
+
+def _changed(change: RecordChange, record: Record) -> Record | Exception:
+    """What a stage's methods make of a record, or what they raised of it alone."""
+    try:
+        return change(record)
+    except TunewrightError:
+        raise
+    except Exception as error:
+        return error
 
 
 COUNTS = (*("read", "problems", "too_long", "pieces", "left_out", "zero_trained", "rows", "tokens", "trained_tokens"),)
