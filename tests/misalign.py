@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,20 @@ class Askew:
         self.rng = random.Random(f"{self.seed}/{name}")
         self.held = odd_allocations(self.rng)
 
+    def words_for(self, file: Path) -> int:
+        """How far a file's tensors are moved: drawn by the seed and what they hold, so that equal contents stay equal
+        files.
+        """
+        data = file.read_bytes()
+        (size,) = struct.unpack("<Q", data[:8])
+        return zlib.crc32(data[8 + size :], zlib.crc32(self.seed.encode())) % 8
+
     def begin(self) -> Askew:
         write = safetensors.torch.serialize_file
 
         def padded(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> None:
             write(tensors, filename, *args, **kwargs)
-            pad_header(filename, self.rng.randrange(8))
+            pad_header(filename, self.words_for(Path(filename)))
 
         self.patch.setattr(safetensors.torch, "serialize_file", padded)
         products = [(torch.nn.functional, "linear"), (torch, "addmm"), (torch, "matmul"), (Tensor, "__matmul__")]

@@ -102,6 +102,7 @@ def _child(order: dict[str, Any]) -> int:
     os.chdir(order["cwd"])
     os.environ.update(order["env"])
     begin_in_child()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # however the tests themselves were started
     signal.alarm(120)  # what waits without end, for a pipe say, is ended
     for fault in order["faults"]:
         place(fault)

@@ -286,7 +286,9 @@ def test_a_real_terminal_that_goes_away(bench: Bench, place: Path) -> None:
 
     master, slave = os.openpty()
     env = {**os.environ, "PYTHONPATH": str(HERE), "TUNEWRIGHT_CACHE": str(place / "cache"), "TERM": "xterm"}
-    code = "import sys; from tunewright.commands.cli import main; main()"
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from tunewright.commands.cli import main; main()"
+    )
     long = {**RECIPES["lora with dropout"], "budget": {"steps": 1_000}}
     (place / "long.yaml").write_text(yaml.safe_dump(long))
     child = subprocess.Popen(

@@ -153,7 +153,7 @@ def test_the_runs_folder_gets_the_adapter(tmp_path):
 
     run = make_run()
     run.train()
-    session = SimpleNamespace(adapted=run.adapted, loaded=SimpleNamespace(name="tiny"))
+    session = SimpleNamespace(adapted=run.adapted, loaded=SimpleNamespace(name="tiny", reference="tiny"))
     assert artefacts.save(tmp_path, session)[0] == N * 32
     assert {p.name for p in (tmp_path / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 

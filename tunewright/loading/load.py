@@ -190,9 +190,9 @@ def _readers(located: Located, task: Task) -> tuple[Any, Any]:
                     "defaults say",
                 ) from e
         try:
-            return transformers.AutoTokenizer.from_pretrained(
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
                 located.folder, trust_remote_code=False, local_files_only=True
-            ), None
+            )
         except Exception as e:  # tokenizers raises bare Exception for a damaged tokenizer.json
             files = [
                 n
@@ -204,6 +204,14 @@ def _readers(located: Located, task: Task) -> tuple[Any, Any]:
             raise ModelError(
                 what, where=str(located.folder), remedy="copy the tokenizer files of the model that it was made from"
             ) from e
+        longest = tokenizer.model_max_length
+        if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest > 0:
+            raise ModelError(
+                f"model_max_length is {longest!r:.60}, no number of tokens",
+                where=str(located.folder / "tokenizer_config.json"),
+                remedy="write the longest text in tokens, or take the line out",
+            )
+        return tokenizer, None
 
 
 def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:

@@ -45,9 +45,13 @@ def with_methods(
 ) -> dict[str, Any]:
     """The recipe with an arm's methods: at its top, or in each stage that names none.
 
-    `budget` replaces every budget that is written; one at the top is that of the stages that have none.
+    `budget` replaces every budget that is written; one at the top is that of the stages that have none. What is longer
+    than `max_length` is left out where the recipe does not say: claims were declared when that was the default.
     """
     out = copy.deepcopy(dict(recipe))
+    for place in (out, *out.get("stages", ())):
+        if isinstance(place.get("data"), Mapping) and "max_length" in place["data"]:
+            place["data"].setdefault("truncation", "drop")
     common = out.pop("budget", None) if "stages" in out else None
     for place in out.get("stages", [out]):
         place.setdefault("methods", copy.deepcopy(methods))

@@ -57,7 +57,7 @@ def _filled(value: Any, parts: Parts) -> Any:
 
 def _data(**more: Any) -> dict[str, Any]:
     named = {part: [{"path": f"<{part}>", "name": part}] for part in ("train", "validation", "eval")}
-    return {**named, "max_length": 256, "truncation": "drop", **more}
+    return {**named, "max_length": 256, **more}
 
 
 def _nano(**over: Any) -> dict[str, Any]:

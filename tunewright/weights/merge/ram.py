@@ -13,18 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
+from tunewright.weights.merge._changed import changed
 from tunewright.weights.operator import Merge
-
-
-def changed(base: Tensor, tensors: Sequence[Tensor], epsilon: float) -> tuple[Tensor, Tensor]:
-    """(changes, 0 where within epsilon; how many models changed each entry): [models, ...] and a change's shape."""
-    changes = torch.stack([t - base for t in tensors])
-    moved = changes.abs() > epsilon
-    return changes * moved, moved.sum(0)
 
 
 class Ram(Merge):

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from tunewright.weights.merge.ram import changed
+from tunewright.weights.merge._changed import changed
 from tunewright.weights.operator import Merge
 
 
