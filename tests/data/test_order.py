@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tunewright.contract.batch import Row
 from tunewright.data.order import Cursor, natural_shares, permutation, with_replay
 from tunewright.errors import CheckpointError, DataError
+from tunewright.training.budget import epochs_of, steps_per_epoch
 
 
 @dataclass
@@ -168,3 +169,8 @@ def test_replayed_rows_may_repeat_and_are_no_part_of_an_epoch():
     while not c.exhausted:
         batches.append([row.source for row, _ in c.next_batch()])
     assert [b.count("new") for b in batches] == [10, 10, 10] and all(len(b) >= 19 for b in batches)
+
+
+def test_epochs_are_passes_over_own_tokens():
+    assert epochs_of(300, 100, 0.0) == 3 and epochs_of(200, 100, 0.5) == 1
+    assert steps_per_epoch(6, 200, 100, 0.5) == pytest.approx(6) and steps_per_epoch(0, 0, 100, 0.0) == 0

@@ -143,7 +143,7 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 probed.tokens,
                 probed.exact,
                 len(part.rows.rows),
-                steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"]),
+                steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"], part.replayed),
                 few_steps(probed.steps, probed.tokens, part.spec.budget, part.train),
                 probed.result.trainable,
                 {role: (count.trained or 0, count.total or 0) for role, count in trained.roles.items()},

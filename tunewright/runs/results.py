@@ -24,7 +24,7 @@ from tunewright.report import schema
 from tunewright.runs.meter import Meter, Readings
 from tunewright.runs.session import Session
 from tunewright.runs.stages import TrainingOutcome
-from tunewright.training.budget import steps_per_epoch
+from tunewright.training.budget import epochs_of, steps_per_epoch
 
 SHOWN = 24  # answers in report.json; all are in rows.jsonl
 
@@ -186,8 +186,8 @@ def stages_of(
                 ended_by=r.ended_by,
                 steps=r.steps,
                 tokens=r.tokens,
-                epochs=r.tokens / max(1, part.rows.counts["tokens"]),
-                steps_per_epoch=steps_per_epoch(r.steps, r.tokens, part.rows.counts["tokens"]),
+                epochs=epochs_of(r.tokens, part.rows.counts["tokens"], part.replayed),
+                steps_per_epoch=steps_per_epoch(r.steps, r.tokens, part.rows.counts["tokens"], part.replayed),
                 seconds=r.seconds,
                 loss_first=losses[0] if losses else None,
                 loss_last=losses[-1] if losses else None,

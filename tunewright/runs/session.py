@@ -32,6 +32,11 @@ class StageInputs:
     methods: list[tuple[str, Method]]
     index: int
 
+    @property
+    def replayed(self) -> float:
+        """Share of the tokens that is replayed."""
+        return sum(share for _, share in self.replay.values())
+
 
 @dataclass
 class Session:

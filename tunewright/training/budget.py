@@ -51,9 +51,14 @@ def plan_stage(
     )
 
 
-def steps_per_epoch(steps: int, tokens: int, epoch: int) -> float:
-    """Optimizer steps to `epoch` tokens, where `steps` took `tokens`."""
-    return steps * epoch / max(1, tokens)
+def epochs_of(tokens: int, epoch: int, replay: float) -> float:
+    """Passes over `epoch` own tokens in `tokens`, of which a share `replay` is replayed."""
+    return tokens * (1 - replay) / max(1, epoch)
+
+
+def steps_per_epoch(steps: int, tokens: int, epoch: int, replay: float) -> float:
+    """Optimizer steps to one such pass, where `steps` took `tokens`."""
+    return steps / max(epochs_of(tokens, epoch, replay), 1e-9) if steps else 0.0
 
 
 def few_steps(steps: int, tokens: int, budget: Any, spec: Any) -> str | None:
