@@ -79,19 +79,21 @@ class Askew:
 
     def __init__(self, seed: str):
         self.seed, self.rng, self.held = seed, random.Random(seed), list[Any]()
+        self.name = ""
         self.patch = pytest.MonkeyPatch()
 
     def draw(self, name: str) -> None:
+        self.name = name
         self.rng = random.Random(f"{self.seed}/{name}")
         self.held = odd_allocations(self.rng)
 
     def words_for(self, file: Path) -> int:
-        """How far a file's tensors are moved: drawn by the seed and what they hold, so that equal contents stay equal
-        files.
+        """How far a file's tensors are moved: drawn by the seed, the test and what they hold, so that equal contents
+        stay equal files.
         """
         data = file.read_bytes()
         (size,) = struct.unpack("<Q", data[:8])
-        return zlib.crc32(data[8 + size :], zlib.crc32(self.seed.encode())) % 8
+        return zlib.crc32(data[8 + size :], zlib.crc32(f"{self.seed}/{self.name}".encode())) % 8
 
     def begin(self) -> Askew:
         write = safetensors.torch.serialize_file
@@ -114,4 +116,6 @@ class Askew:
 def begin_in_child() -> None:
     """In a process that a test started: the same, until it ends, if the suite runs so."""
     if seed := os.environ.get(VARIABLE):
-        Askew(seed).begin().draw(str(os.getpid()))
+        askew = Askew(seed).begin()
+        askew.draw(str(os.getpid()))
+        askew.name = ""  # what two runs write is compared

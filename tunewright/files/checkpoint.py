@@ -97,8 +97,9 @@ def write_json(path: Path, value: Any) -> None:
 def folder_error(e: OSError, path: Path) -> FolderError:
     """Turn an OSError into one clear message."""
     if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        full = "the disk is full" if e.errno != errno.EFBIG else "the disk is full, or the file too large for it"
         return FolderError(
-            "the disk is full; nothing written earlier was touched",
+            f"{full}; nothing written earlier was touched",
             where=str(path),
             remedy="free space, then `tunewright resume` the run's folder",
         )
