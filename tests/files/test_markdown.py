@@ -55,6 +55,7 @@ def shown(markdown: str) -> tuple[list[str], set[str]]:
 
 @given(TEXTS)
 @example("a_b _c_ d_e_f")
+@example("__0__")
 def test_a_name_is_text(text: str) -> None:
     texts, kinds = shown(f"| {inline(text)} | end |\n| --- | --- |\n| {inline(text)} | end |")
     assert texts == [flat(text), "end"] * 2 and not kinds
