@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,12 @@ def at(where: str, call: int, do: str = "kill") -> dict[str, Any]:
 
 STEP, FLUSH = "tunewright.training.train:Loop.one_step", "tunewright.files.checkpoint:flush"
 READ = "tunewright.runs.meter:Meter.read"
+
+
+def moved(bench: Bench, folder: Path, *runs: str) -> Path:
+    """A copy of a bench in `folder`, the recipes of its runs led there: another place, equal content."""
+    shutil.copytree(bench.folder, folder)
+    for run in runs:
+        file = folder / run / "recipe.yaml"
+        file.write_text(file.read_text().replace(str(bench.folder), str(folder)))
+    return folder

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.resuming import PLAIN, RECIPES, STEP, Bench, at, bits, commands
+from tests.resuming import PLAIN, RECIPES, STEP, Bench, at, bits, commands, moved
 from tests.running import HERE, Commands, Done
 from tunewright import errors
 
@@ -41,12 +41,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Bench
 @pytest.fixture
 def place(bench: Bench, tmp_path: Path) -> Path:
     """A copy of all in a place of its own, its runs' recipes led there."""
-    folder = tmp_path / "in"
-    shutil.copytree(bench.folder, folder)
-    for run in ("whole", "killed"):
-        file = folder / run / "recipe.yaml"
-        file.write_text(file.read_text().replace(str(bench.folder), str(folder)))
-    return folder
+    return moved(bench, tmp_path / "in", "whole", "killed")
 
 
 def says_one_thing(done: Done, *codes: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.resuming import PLAIN, RECIPES, STEP, Bench, at, commands
+from tests.resuming import PLAIN, RECIPES, STEP, Bench, at, commands, moved
 from tests.running import Commands
 from tunewright import errors
 
@@ -33,11 +32,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Bench
 @pytest.fixture
 def killed(bench: Bench, tmp_path: Path) -> Path:
     """A copy of all, its recipe's paths led to the copy: another place, equal content."""
-    folder = tmp_path / "elsewhere"
-    shutil.copytree(bench.folder, folder)
-    file = folder / "out" / "recipe.yaml"
-    file.write_text(file.read_text().replace(str(bench.folder), str(folder)))
-    return folder
+    return moved(bench, tmp_path / "elsewhere", "out")
 
 
 def recipe(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:

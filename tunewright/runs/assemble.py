@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from tunewright.contract.method import Method
 from tunewright.contract.pairs import paired_set
 from tunewright.contract.record_change import RecordChange, record_change
 from tunewright.contract.task import EncodeOptions, Task
@@ -18,6 +20,7 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
 from tunewright.loading.options import options_of
 from tunewright.machine import devices, host
+from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
@@ -35,6 +38,29 @@ READ_ANEW = frozenset({"train", "max_length", "truncation", "template", "system"
 """Keys of `data` by which a stage's rows are read anew."""
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """Reads sources as a recipe's model takes them."""
+
+    recipe: Recipe
+    task: Task
+    loaded: Loaded
+    options: EncodeOptions
+
+    def __call__(
+        self, sources: Sequence[Source], options: EncodeOptions | None = None, change: RecordChange | None = None
+    ) -> Dataset:
+        return build(
+            sources,
+            self.task,
+            self.loaded.tokenizer if self.loaded.tokenizer is not None else self.loaded.processor,
+            options or self.options,
+            cache_folder(),
+            base=self.recipe.base,
+            change=change,
+        )
+
+
 def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     """Check methods, load the model, encode the rows.
 
@@ -49,79 +75,22 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
     device = device_of(recipe)
     precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
     say(f"loading {recipe.model.name}")
-    labels: Sequence[str] | None = recipe.data.labels
-    if task.labelled and labels is None:
-        labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
-    loaded = load(
-        located(recipe.model, recipe.base),
-        task,
-        labels=labels if task.labelled else None,
-        device=device,
-        precision=precision,
-    )
-    if task.labelled:  # a checkpoint's head keeps its own order of the labels
-        names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
-        labels = [names[i] for i in sorted(names)]
-    if recipe.new_tokens:
-        add_tokens(loaded, recipe.new_tokens)
-    adapted = loaded.adapted()
-    adapted.new = loaded.new
-    if loaded.folder is not None and not any(
-        n.when == "batch" for named in methods for _, m in named for n in m.needs()
-    ):
-        adapted.files = Files(loaded.folder)  # a signal of the base in each batch would read it again each time
-    adapted.always = new_rows(adapted, recipe.new_tokens)
+    loaded, labels = _model(recipe, task, device, precision)
+    adapted = _adapted(recipe, loaded, methods)
     options = options_of(recipe.data, labels, loaded)
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")
-    cache = cache_folder()
-
-    def read(
-        sources: Sequence[Source],
-        opt: EncodeOptions = options,
-        of: Task = task,
-        change: RecordChange | None = None,
-    ) -> Dataset:
-        return build(
-            sources,
-            of,
-            loaded.tokenizer if loaded.tokenizer is not None else loaded.processor,
-            opt,
-            cache,
-            base=recipe.base,
-            change=change,
-        )
-
-    train_rows = read(recipe.data.train)
+    read = _Reader(recipe, task, loaded, options)
+    learnt = [read(recipe.data.train)]
     evaluation = read(recipe.data.eval) if recipe.data.eval else None
-    learnt = [train_rows]
-    train_rows, validation = _validation(recipe, train_rows, read)
-    keep = {}
-    for name, source in kept_sources(recipe).items():
-        keep[name] = read([source], kept_options(options))
+    train_rows, validation = _validation(recipe, learnt[0], read)
+    keep = {name: read([source], kept_options(options)) for name, source in kept_sources(recipe).items()}
     parts = []
     for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
-        data = recipe.data_for(stage)
-        given = stage.data.model_fields_set if stage.data is not None else set()
-        change = record_change(named, recipe.train_for(stage).seed)
-        anew = bool(given & READ_ANEW) or change is not None
-        rows = read(data.train, options_of(data, labels, loaded), change=change) if anew else train_rows
-        learnt += [rows] if anew else []
-        if anew and validation is not None:
-            rows = without(rows, validation)
-        if data.select:
-            rows = _selected(recipe, stage, data, rows, validation, alone="train" in given)
-        replay = {
-            n: (keep[n] if source is None else read([source]), data.replay[n])
-            for n, source in replayed_sources(data, recipe)
-        }
-        pairs = any(m.pairs for _, m in named)
-        rows, replay = (
-            (paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()})
-            if pairs
-            else (rows, replay)
-        )
-        parts.append(StageInputs(stage, recipe.train_for(stage), data, rows, replay, named, i))
+        own = _read_anew(recipe, stage, named, read, labels)
+        learnt += [own] if own is not None else []
+        rows = train_rows if own is None else own if validation is None else without(own, validation)
+        parts.append(_stage_inputs(recipe, stage, named, rows, validation, keep, read, i))
     return Session(
         recipe,
         task,
@@ -137,6 +106,75 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
         keep,
         [*of_data(learnt, {"eval": evaluation, "validation": validation}), *loaded.notes],
     )
+
+
+def _model(recipe: Recipe, task: Task, device: str, precision: str) -> tuple[Loaded, Sequence[str] | None]:
+    """The recipe's model with its new tokens, and the labels in the order of its head."""
+    labels: Sequence[str] | None = recipe.data.labels
+    if task.labelled and labels is None:
+        labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
+    loaded = load(
+        located(recipe.model, recipe.base),
+        task,
+        labels=labels if task.labelled else None,
+        device=device,
+        precision=precision,
+    )
+    if task.labelled:  # a checkpoint's head keeps its own order of the labels
+        names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
+        labels = [names[i] for i in sorted(names)]
+    if recipe.new_tokens:
+        add_tokens(loaded, recipe.new_tokens)
+    return loaded, labels
+
+
+def _adapted(recipe: Recipe, loaded: Loaded, methods: Sequence[Sequence[tuple[str, Method]]]) -> Adapted:
+    """The loaded model as methods adapt it."""
+    adapted = loaded.adapted()
+    adapted.new = loaded.new
+    each_batch = any(n.when == "batch" for named in methods for _, m in named for n in m.needs())
+    if loaded.folder is not None and not each_batch:
+        adapted.files = Files(loaded.folder)  # a signal of the base in each batch would read it again each time
+    adapted.always = new_rows(adapted, recipe.new_tokens)
+    return adapted
+
+
+def _read_anew(
+    recipe: Recipe, stage: StageSpec, named: Sequence[tuple[str, Method]], read: _Reader, labels: Sequence[str] | None
+) -> Dataset | None:
+    """The stage's own rows; None where those of the whole recipe are trained on."""
+    given = stage.data.model_fields_set if stage.data is not None else set()
+    change = record_change(named, recipe.train_for(stage).seed)
+    if change is None and not given & READ_ANEW:
+        return None
+    data = recipe.data_for(stage)
+    return read(data.train, options_of(data, labels, read.loaded), change=change)
+
+
+def _stage_inputs(
+    recipe: Recipe,
+    stage: StageSpec,
+    named: list[tuple[str, Method]],
+    rows: Dataset,
+    validation: Dataset | None,
+    keep: Mapping[str, Dataset],
+    read: _Reader,
+    index: int,
+) -> StageInputs:
+    """A stage with the rows that its selectors keep and those that it replays, as pairs where a method asks for
+    them.
+    """
+    data = recipe.data_for(stage)
+    if data.select:
+        alone = stage.data is not None and "train" in stage.data.model_fields_set
+        rows = _selected(recipe, stage, data, rows, validation, alone=alone)
+    replay = {
+        n: (keep[n] if source is None else read([source]), data.replay[n])
+        for n, source in replayed_sources(data, recipe)
+    }
+    if any(m.pairs for _, m in named):
+        rows, replay = paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()}
+    return StageInputs(stage, recipe.train_for(stage), data, rows, replay, named, index)
 
 
 def device_of(recipe: Recipe) -> str:
@@ -160,7 +198,7 @@ def _can_pack(loaded: Loaded) -> bool:
     return can
 
 
-def _validation(recipe: Recipe, rows: Dataset, read: Any) -> tuple[Dataset, Dataset | None]:
+def _validation(recipe: Recipe, rows: Dataset, read: _Reader) -> tuple[Dataset, Dataset | None]:
     """Rows held out for choices in training: a share of the training rows, or sources of their own."""
     validation = recipe.data.validation
     if validation is None:
