@@ -172,6 +172,16 @@ def test_another_layout_of_the_report_and_missing_pages_are_no_alteration(bench:
     assert done.code == errors.CheckpointError.code and "rows.jsonl" in done.stderr
 
 
+def test_without_its_report_a_run_is_no_more_than_what_comes_out_again(bench: Bench, tmp_path: Path) -> None:
+    bench, run = spoiled(bench, tmp_path)
+    (run / "report.json").unlink()
+    done = bench.commands(bench.folder, ["resume", str(run), "--verify"])
+    assert done.code == 0 and "no report vouches for the run's other files" in done.stderr, done.stderr
+    flip(run / "adapter/adapter_model.safetensors")
+    done = bench.commands(bench.folder, ["resume", str(run), "--verify"])
+    assert done.code == errors.CheckpointError.code and "adapter_model.safetensors" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("file", ["stages/main/trained.safetensors", "adapter/adapter_model.safetensors"])
 def test_weights_altered_with_every_hash_made_anew_are_found_by_computing(
     bench: Bench, tmp_path: Path, file: str

@@ -83,7 +83,7 @@ def verify(work: Work, files: int) -> None:
             where=str(work.folder.path),
             remedy="verify with the run's own machine, versions and threads; with these, report it as a defect",
         )
-    intact = f"{files} files are as the report says; " if files else ""
+    intact = f"{files} files are as the report says; " if files else "no report vouches for the run's other files; "
     work.screen.say(
         f"verified: {intact}steps {stretch.begins} to {stretch.stops} of the stage '{name}', computed again, are equal "
         f"in every bit",
@@ -144,12 +144,15 @@ def _end_differs(work: Work, stretch: Stretch, result: Any) -> list[str]:
             told += [f"{stem}: {n}" for n in differing(known.tensors.get(stem, {}), values)]
         edited = any(not predictors.predicts(use) for use in work.recipe.after)
         last = work.session.stages[-1].spec.name == stretch.part.spec.name
-        if told or edited or not last or not (work.folder.path / "report.json").exists():
+        if told or edited or not last:
             return told
         artefacts.save(again, work.session)
         files = [p for p in again.rglob("*.safetensors") if p.parent != again / "stage"]
         names = [p.relative_to(again).as_posix() for p in files]
-        return [n for n in names if not _equal(again / n, work.folder.path / n)]
+        # a run that was stopped before its report may not have written them yet; what is there has to come out again
+        done = (work.folder.path / "report.json").exists()
+        run = work.folder.path
+        return [n for n in names if (done or (run / n).exists()) and not _equal(again / n, run / n)]
 
 
 def _equal(a: Path, b: Path) -> bool:
