@@ -238,22 +238,22 @@ def test_the_budget_of_tokens_is_one_for_all_and_of_seconds_less_the_set_up():
         equal_budgets(recipe, arms, Budget(seconds=5), pilots)
 
 
-def test_the_budget_of_flops_becomes_tokens_by_what_is_booked_and_refuses_what_is_not():
-    recipe, arms = Recipe(**TREE), parse_arms("lora,full")
+def test_the_budget_of_flops_becomes_tokens_by_what_is_counted():
+    recipe, arms = Recipe(**TREE), parse_arms("lora,full,corda")
 
     def pilots(trials):
-        each = {"lora": 4e6, "full": 6e6}
+        each = {"lora": {"train": 4e7}, "full": {"train": 6e7}, "corda": {"train": 4e7, "statistics": 4e9}}
         return {
             key_of(t.recipe): TrialRecord(
-                key="k", started=NOW, cost={"tokens": 10, "flops": 10 * each[t.arm.split()[0]]}
+                key="k", started=NOW, cost={"tokens": 10, "flops_by_phase": each[t.arm.split()[0]]}
             )
             for t in trials
         }
 
     given = equal_budgets(recipe, arms, Budget(flops=12e9), pilots)
-    assert (given["lora"].budget.tokens, given["full"].budget.tokens) == (3000, 2000)
-    with pytest.raises(RecipeError, match="input_covariance"):
-        equal_budgets(recipe, parse_arms("lora,corda"), Budget(flops=1e9), pilots)
+    assert {n: g.budget.tokens for n, g in given.items()} == {"lora": 3000, "full": 2000, "corda": 2000}
+    with pytest.raises(RecipeError, match="statistics of 'corda' alone take"):
+        equal_budgets(recipe, arms, Budget(flops=1e9), pilots)
 
 
 def test_an_unknown_budget_is_refused():

@@ -234,15 +234,12 @@ def equal_budgets(recipe: Recipe, arms: Sequence[ComparedArm], budget: Budget, r
     """Each arm's training budget, so that all spend the same.
 
     Tokens, steps and epochs are given as they are. Of seconds, what a pilot run spends on set-up and statistics is
-    taken off (teachers run inside the steps). FLOPs become tokens by what the pilot's cost ledger books a token;
-    RecipeError for an arm whose statistics or teachers it does not book, and for one whose set-up alone takes more than
-    the budget.
+    taken off (teachers run inside the steps). FLOPs become tokens by what the pilot counts a token, teachers and all
+    passes of a step included, less what its statistics take once. RecipeError for an arm whose set-up alone takes more
+    than the budget.
     """
     if budget.seconds is None and budget.flops is None:
         return {arm.name: Given(budget) for arm in arms}
-    if budget.flops is not None:
-        for arm in arms:
-            _check_booked(arm)
     trials = {arm.name: Trial(f"{arm.name} pilot", PILOT_SEED, _pilot(recipe, arm)) for arm in arms}
     keys = {name: key_of(t.recipe) for name, t in trials.items()}
     records = run(list(trials.values()))
@@ -254,31 +251,11 @@ def _pilot(recipe: Recipe, arm: ComparedArm) -> Recipe:
     return training_alone(pilot, rows=8)
 
 
-def _check_booked(arm: ComparedArm) -> None:
-    for use in arm.methods:
-        needs = [n.name for n in catalogue.build(use).needs()]
-        if needs:
-            raise RecipeError(
-                (
-                    f"'{arm.name}' needs {', '.join(needs)}, whose FLOPs are not counted: its budget would be larger "
-                    "than the others'"
-                ),
-                where="--budget flops",
-                remedy="give the budget in seconds (set-up is taken off) or tokens",
-            )
-
-
 def _given(arm: ComparedArm, budget: Budget, pilot: TrialRecord) -> Given:
     if not pilot.finished:
         return Given(budget, "its pilot run failed")  # so will its runs, and they say why
     if budget.flops is not None:
-        each = (pilot.cost.get("flops") or 0.0) / max(1, pilot.cost.get("tokens") or 0)
-        if not each:
-            raise RecipeError(
-                "its FLOPs a token are not known", where=f"--methods {arm.name}", remedy="give the budget in tokens"
-            )
-        tokens = int(budget.flops / each)
-        return Given(Budget(tokens=max(1, tokens)), f"{budget.flops:.3g} FLOPs at {each:.3g} a token")
+        return _by_flops(arm, budget.flops, pilot)
     booked = sum(pilot.cost.get("seconds", {}).get(phase, 0.0) for phase in ("set-up", "statistics"))
     assert budget.seconds is not None
     left = round(budget.seconds - booked, 1)
@@ -289,3 +266,20 @@ def _given(arm: ComparedArm, budget: Budget, pilot: TrialRecord) -> Given:
             remedy="give a larger budget",
         )
     return Given(Budget(seconds=left), f"{booked:.1f} s of set-up and statistics taken off")
+
+
+def _by_flops(arm: ComparedArm, flops: float, pilot: TrialRecord) -> Given:
+    counted = pilot.cost.get("flops_by_phase") or {}
+    each, once = counted.get("train", 0.0) / max(1, pilot.cost.get("tokens") or 0), counted.get("statistics", 0.0)
+    if not each:
+        raise RecipeError(
+            "its FLOPs a token are not known", where=f"--methods {arm.name}", remedy="give the budget in tokens"
+        )
+    if once >= flops:
+        raise RecipeError(
+            f"the statistics of '{arm.name}' alone take {once:.3g} FLOPs of {flops:.3g}",
+            where="--budget flops",
+            remedy="give a larger budget",
+        )
+    said = f"{flops:.3g} FLOPs at {each:.3g} a token" + (f", {once:.3g} of statistics taken off" if once else "")
+    return Given(Budget(tokens=max(1, int((flops - once) / each))), said)

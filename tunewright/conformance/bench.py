@@ -203,6 +203,10 @@ class Dataset:
     rows: list[Row]
     hash: str = "tiny"
 
+    @property
+    def sources(self) -> tuple[Dataset, ...]:
+        return (self,)
+
 
 Saved = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 
@@ -237,7 +241,7 @@ class Tiny:
         self.task = get_task(str(task))
         self.adapted = Adapted(self.fresh(), self.tokenizer, base_hash="tiny")
         self.base = {n: t.clone() for n, t in self.adapted.model.state_dict().items()}
-        self.rows = {"train": rows_of(self.task, "train", 8), "keep": rows_of(self.task, "keep", 4)}
+        self.rows = {n: rows_of(self.task, n, k) for n, k in (("train", 8), ("keep", 4), ("validation", 6))}
         self._change_records(self.task.labelled)
         self.probe = self.task.collate(rows_of(self.task, "probe", 3)).to(self.device)
         self._earlier()
@@ -319,6 +323,7 @@ class Tiny:
             spec,
             Budget(steps=self.steps),
             signals=provider.signals,
+            validation=Dataset("validation", self.rows["validation"]),
             listen=self._listen,
             device=self.device,
         )

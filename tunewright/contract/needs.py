@@ -19,8 +19,8 @@ from tunewright.models.adapted import Adapted
 class NeedContext:
     """What a need may use: the model at the stage's start, rows by source name, other models, a cache folder.
 
-    `rows` maps "train", "keep", "eval" ... to encoded rows; `other` loads one of the recipe's `models` by its name,
-    frozen, once. `data_hashes` name the rows, for cache keys.
+    `rows` maps "train", "keep", "validation" ... to encoded rows, never those that the run is measured on; `other`
+    loads one of the recipe's `models` by its name, frozen, once. `data_hashes` name the rows, for cache keys.
     """
 
     adapted: Adapted
@@ -49,6 +49,12 @@ class NeedContext:
 
     def source(self, name: str) -> list[Row]:
         """Rows of one source; MethodError with what there is when it is missing or empty."""
+        if name == "eval":
+            raise MethodError(
+                "a method reads the rows that the run is measured on: what trains or chooses must not see them",
+                where="needs, source eval",
+                remedy="write data.validation: 10%, and let it read validation",
+            )
         if not self.rows.get(name):
             raise MethodError(
                 f"a method needs rows of '{name}', and the recipe gives none",

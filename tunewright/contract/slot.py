@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Several = Literal["one", "in order", "weighted sum", "sum", "one per site, else a stack", "one per group"]
+Several = Literal["one", "in order", "weighted sum", "sum", "product", "one per site, else a stack", "one per group"]
 
 ARGUMENTS: dict[str, str] = {
     "adapted": "Adapted: the model under adaptation, with its structure, deltas and way back to the base",
     "base": "Tensor, float32: the base's value of the tensor",
     "batch": "Batch: rows side by side; `labels`, `weights` and `rows` [S], `row_ids` [R], `inputs` of the model",
     "candidates": "Candidates: every parameter that could train, by name, kind and block",
+    "forward": "Callable[..., Outputs]: runs the model again: `forward(batch, base=, weights=, grad=)`",
     "depth": "float | None: depth of the tensor's block, 0 (first) to 1 (last); None outside blocks",
     "model": "nn.Module: the model as transformers loaded it",
     "name": "str: the tensor's name in the model's state",
@@ -33,6 +34,7 @@ ARGUMENTS: dict[str, str] = {
     "step": "int: the optimizer step, from 0",
     "structure": "Structure: the model's blocks and sites",
     "tokenizer": "the model's tokenizer; None where the task has none",
+    "validation": "Validation: rows that choices are made on: `gradients()`, `losses()`, `next_batch()`",
 }
 """Types and shapes of arguments that mean the same in every slot. S labels, R rows, V vocabulary or classes."""
 
@@ -136,7 +138,7 @@ _TRAINING = (
     Slot(
         "objective",
         "what is minimised, per token or per row",
-        ("outputs", "batch", "needs", "step", "plan", "state"),
+        ("outputs", "batch", "forward", "needs", "step", "plan", "state"),
         "weighted sum",
         "Loss: `value` [N] per target, per row (`couples = 'row'`), or of the whole batch (`couples = 'batch'`)",
         "every micro-batch, after the forward; a field `weight` scales it in the sum",
@@ -154,29 +156,40 @@ _TRAINING = (
     Slot(
         "gradient",
         "changes gradients before clipping",
-        ("gradients", "step", "needs", "state"),
+        ("gradients", "parameters", "step", "plan", "needs", "state"),
         "in order",
         "dict[str, Tensor]: gradients by name; a name that is left out does not move; None keeps all",
         "once per optimizer step, before clipping",
-        own={"gradients": "dict[str, Tensor]: gradients by parameter name, shaped as what trains"},
+        own={
+            "gradients": "dict[str, Tensor]: gradients by parameter name, shaped as what trains",
+            "parameters": "dict[str, Tensor]: present values by name, shaped as what trains",
+        },
     ),
     Slot(
         "optimizer",
         "makes the optimizer of a parameter group",
-        ("parameters", "learning_rate", "weight_decay", "state"),
+        ("parameters", "learning_rate", "weight_decay", "structure", "plan", "state"),
         "one per group",
-        "torch.optim.Optimizer over exactly these parameters",
+        "torch.optim.Optimizer over exactly these parameters, which takes each group's `lr` for its rate",
         "when a stage begins, and after every drawing; a field `group` (base, delta, owned) claims one group",
         own={
-            "parameters": "list[nn.Parameter]: the group's leaves",
+            "parameters": "dict[str, nn.Parameter]: the group's leaves by name; [k] where k entries of one train",
             "learning_rate": "float: of the recipe",
             "weight_decay": "float: of the recipe",
         },
     ),
     Slot(
+        "rates",
+        "gives factors of the learning rate by parameter",
+        ("parameters", "structure", "plan", "needs", "state"),
+        "product",
+        "dict[str, float]: a factor of 0 or more by parameter name; a name that is left out keeps its rate",
+        "when a stage begins, and after every drawing; beside any optimizer and schedule",
+    ),
+    Slot(
         "update",
         "changes the optimizer's proposed step",
-        ("changes", "parameters", "step", "plan", "state"),
+        ("changes", "parameters", "validation", "step", "plan", "needs", "state"),
         "in order",
         "dict[str, Tensor]: changes by name, added to the parameters; None keeps them",
         "once per optimizer step, after the optimizer",
@@ -196,7 +209,7 @@ _TRAINING = (
     Slot(
         "mixture",
         "gives the next weights of the sources",
-        ("weights", "progress", "step", "plan", "state"),
+        ("weights", "progress", "validation", "step", "plan", "needs", "state"),
         "one",
         "dict[str, float] | None: a share per source (they need not sum to 1); None keeps them",
         "before the first batch and after every optimizer step",
@@ -217,7 +230,7 @@ _TRAINING = (
     Slot(
         "step",
         "owns the whole inner step",
-        ("inner", "step", "plan", "needs", "state"),
+        ("inner", "validation", "step", "plan", "needs", "state"),
         "one",
         "None: the last call of `inner.gradients()` leaves the gradients with which the optimizer steps",
         "once per optimizer step, in the place of one forward and backward",
@@ -242,7 +255,7 @@ _TRAINING = (
     Slot(
         "after_step",
         "is told that an optimizer step is done",
-        ("step", "plan", "adapted", "state"),
+        ("step", "plan", "adapted", "parameters", "state"),
         "in order",
         "None",
         "once per optimizer step, after everything else",

@@ -1,10 +1,6 @@
 """What a run cost: everything that was spent, by phase, whether or not it ended in the result.
 
-FLOPs are estimates by the usual rule of two floating-point operations a multiplying parameter and token (Kaplan et al.
-2020): forward 2N, backward 4N when every weight trains (2N for the activations' gradients, 2N for the weights'), and
-2N when nearly all are frozen (adapters). N counts the weights that a token is multiplied with, once each use: not
-embeddings that are only looked up, and of stacked experts the share that is active. Attention's products of
-activations (12 x layers x width x length a token, forward and backward) are left out.
+FLOPs are counted as they happen (`models/flops.py`): training's, and those of statistics before it.
 """
 
 from __future__ import annotations
@@ -13,53 +9,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
 
 from tunewright.machine.devices import sees, wait
 from tunewright.machine.host import load_average, peak_memory
 
-Gradients = Literal["none", "adapters", "all"]
-_PER_PARAMETER: dict[Gradients, float] = {"none": 2.0, "adapters": 4.0, "all": 6.0}
-
-
-def multiplying_parameters(model: nn.Module) -> int:
-    """N: weights of two or more dimensions that tokens are multiplied with.
-
-    A tied head counts, its look-up does not.
-    """
-    lookups = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    head_weight = getattr(head, "weight", None)
-    own = sum(
-        p.numel() * _active_share(model, name, p)
-        for name, p in model.named_parameters()
-        if p.dim() >= 2 and id(p) not in lookups
-    )
-    tied = head_weight is not None and id(head_weight) in lookups
-    return int(own + (head_weight.numel() if tied and head_weight is not None else 0))
-
-
-def _active_share(model: nn.Module, name: str, p: torch.Tensor) -> float:
-    """Of stacked expert weights [E, out, in] a token sees `num_experts_per_tok`."""
-    config = getattr(model, "config", None)
-    experts = next((getattr(config, k) for k in ("num_local_experts", "num_experts") if getattr(config, k, None)), None)
-    used = getattr(config, "num_experts_per_tok", None)
-    return (
-        used / experts if experts and used and ".experts." in name and p.dim() == 3 and p.shape[0] == experts else 1.0
-    )
-
-
-def flops(parameters: int, tokens: int, gradients: Gradients = "none") -> float:
-    """Estimated FLOPs of `tokens` through a model of N = `parameters`: 2N, 4N (adapters) or 6N (all) a token."""
-    return _PER_PARAMETER[gradients] * parameters * tokens
-
 
 @dataclass
 class Phase:
-    """What one kind of work cost so far: wall `seconds`, real `tokens` (no padding), estimated `flops`."""
+    """What one kind of work cost so far: wall `seconds`, real `tokens` (no padding), counted `flops`."""
 
     seconds: float = 0.0
     tokens: int = 0
@@ -103,13 +63,11 @@ class Cost:
             entry.times += 1
             self._peaks()
 
-    def add(
-        self, name: str, *, tokens: int = 0, parameters: int = 0, gradients: Gradients = "none", flops_more: float = 0.0
-    ) -> None:
-        """Count tokens that went through a model of N = `parameters`, and other FLOPs that are known."""
+    def add(self, name: str, *, tokens: int = 0, flops: float = 0.0) -> None:
+        """Count tokens and operations of a phase."""
         entry = self.phases.setdefault(name, Phase())
         entry.tokens += tokens
-        entry.flops += flops(parameters, tokens, gradients) + flops_more
+        entry.flops += flops
 
     def _peaks(self) -> None:
         self.peak_memory = max(self.peak_memory, peak_memory())

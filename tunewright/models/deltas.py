@@ -42,6 +42,11 @@ class Delta(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
 
+    @property
+    def entries(self) -> int:
+        """Numbers that a position is multiplied with in its forward: what it costs (`models/flops.py`)."""
+        return sum(p.numel() for p in self.parameters() if p.dim() >= 2)
+
     def settings(self) -> dict[str, Any]:
         """JSON values that rebuild the delta's shape (its tensors come from its state dict)."""
         raise NotImplementedError
@@ -78,6 +83,11 @@ class LowRank(Delta):
     @property
     def rank(self) -> int:
         return int(self.lora_A.shape[0])
+
+    @property
+    def entries(self) -> int:
+        A, B = self.lora_A, self.lora_B
+        return (A.numel() + B.numel()) * (1 if self.offset_A is None else 2)
 
     def change(self) -> Tensor:
         A, B = self.pair()
@@ -142,6 +152,10 @@ class Sparse(Delta):
         self.shape = tuple(shape)
 
     indices: Tensor
+
+    @property
+    def entries(self) -> int:
+        return math.prod(self.shape)  # it is multiplied as a whole matrix
 
     def change(self) -> Tensor:
         flat = torch.zeros(math.prod(self.shape), dtype=self.values.dtype, device=self.values.device)

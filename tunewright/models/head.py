@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunewright.models.flops import book
+
 CHUNK_BYTES = 16 << 20
 """Size of a chunk's fp32 logits where no chunk is given (512 labels of a vocabulary of 8,192; not tuned)."""
 
@@ -105,4 +107,17 @@ def head_log_probs(
         bias = None if bias is None else bias.to(dtype)  # type: ignore[operator]
     size = chunk or max(1, CHUNK_BYTES // (4 * weight.shape[0]))  # type: ignore[index, union-attr]
     with torch.autocast(hidden.device.type, enabled=False):
-        return _HeadLogProbs.apply(hidden, weight, bias, labels, size, torch.is_grad_enabled())
+        value: Tensor = _HeadLogProbs.apply(hidden, weight, bias, labels, size, torch.is_grad_enabled())
+    _book(value, hidden, weight)  # type: ignore[arg-type]
+    return value
+
+
+def _book(value: Tensor, hidden: Tensor, weight: Tensor) -> None:
+    """Count the products: a frozen head's gradient is made in the forward, a trained one's logits are made twice."""
+    once = 2.0 * hidden.shape[0] * weight.numel()
+    if not value.requires_grad:
+        book(once, 0.0, value)
+    elif not weight.requires_grad:
+        book(2 * once, 0.0, value)
+    else:
+        book(once, once * (2 + hidden.requires_grad), value)

@@ -166,7 +166,15 @@ class Cost(Part):
         None, ge=0, description="largest memory in use, bytes: of the accelerator if there is one, else of the process"
     )
     flops: float | None = Field(
-        None, ge=0, description="floating-point operations of training (estimate: matrix products)"
+        None,
+        ge=0,
+        description=(
+            "floating-point operations of training and its statistics: counted products with weights, of every forward "
+            "and backward (reports before 0.2: an estimate by parameters and tokens)"
+        ),
+    )
+    flops_by_phase: dict[str, float] = Field(
+        default_factory=dict, description="of those, by phase: train, statistics (what methods asked for once)"
     )
     tokens_per_second: float | None = Field(
         None, ge=0, description="training speed, tokens a second, padding not counted"

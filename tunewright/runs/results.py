@@ -228,6 +228,7 @@ def cost_of(
         stored_bytes=stored[1],
         peak_memory_bytes=cost.peak_cuda or cost.peak_memory,
         flops=cost.total.flops,
+        flops_by_phase={n: p.flops for n, p in cost.phases.items() if p.flops},
         tokens_per_second=tokens / seconds if seconds else None,
         cached=cached,
     )

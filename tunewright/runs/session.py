@@ -15,9 +15,11 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
+from tunewright.runs.selecting import subset
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.training.budget import plan_stage
 from tunewright.training.stage import TrainingInputs
+from tunewright.training.validation import asks, no_rows
 
 
 @dataclass
@@ -70,6 +72,14 @@ class Session:
         asked = (getattr(m, "target_modules", None) for part in self.stages for _, m in part.methods)
         return self.adapted.structure.left_out() if "all-linear" in asked else []
 
+    def judge_on_validation(self) -> None:
+        """Measure the target on the validation rows; where methods choose on them, on every other one of them alone."""
+        rows = self.validation
+        if rows is not None and any(_chooses(m) for part in self.stages for _, m in part.methods):
+            places = range(len(rows.rows))
+            rows, self.validation = subset(rows, places[::2]), subset(rows, places[1::2] or places)
+        self.eval = rows
+
     def other(self, name: str) -> Adapted:
         """One of the recipe's other models, loaded once, frozen. MethodError when its tokenizer differs."""
         if name not in self.others:
@@ -86,7 +96,8 @@ class Session:
         if self.keep:
             rows["keep"] = [r for d in self.keep.values() for r in d.rows]
             hashes["keep"] = "+".join(d.hash for d in self.keep.values())
-        for name, dataset in (("eval", self.eval), ("validation", self.validation), *self.keep.items()):
+        # never eval: what trains must not see the rows that it is measured on
+        for name, dataset in (("validation", self.validation), *self.keep.items()):
             if dataset is not None and name not in rows:
                 rows[name], hashes[name] = dataset.rows, dataset.hash
         return NeedContext(
@@ -139,10 +150,13 @@ class Session:
         return bind(part.methods, part.train.seed, part.spec.name)
 
     def training_inputs(self, part: StageInputs) -> tuple[TrainingInputs, Provider]:
-        """A stage ready to be set up, with fresh method states."""
+        """A stage ready to be set up, with fresh method states. MethodError for a need that cannot be served."""
         provider = Provider(self.needs(part))
         methods = self.bind(part)
         provider.check(methods)
+        for b in methods:
+            if self.validation is None and asks(type(b.method)):
+                raise no_rows(b.name)
         stage = TrainingInputs(
             adapted=self.adapted,
             task=self.task,
@@ -152,11 +166,16 @@ class Session:
             spec=part.train,
             budget=part.spec.budget,
             signals=provider.signals,
-            flops_per_token=self.flops_per_token,
+            validation=self.validation,
             device=self.device,
             packed=self.packed,
         )
         return stage, provider
+
+
+def _chooses(method: Method) -> bool:
+    """Whether a method reads validation rows, in a slot or through a need."""
+    return asks(type(method)) or any(need.reads == "validation" for need in method.needs())
 
 
 def located(spec: ModelSpec, base: Path) -> ModelSpec:

@@ -47,7 +47,7 @@ class Verified:
         state, tensors = loop.state()
         known = self.saved.state["loop"]
         now = json.loads(json.dumps(state))
-        differences = [n for n in sorted({*known, *now} - {"seconds", "splits"}) if known.get(n) != now.get(n)]
+        differences = [n for n in sorted({*known, *now} - {"seconds", "splits", "flops"}) if known.get(n) != now.get(n)]
         for stem, values in tensors.items():
             differences += [f"{stem}: {n}" for n in differing(self.saved.tensors.get(stem, {}), values)]
         self.differing = differences
@@ -203,6 +203,7 @@ class TrainingOutcome:
     best_step: int | None
     splits: int
     trained_names: dict[str, int]
+    flops: float | None = None  # counted; None in what was written before it was
 
 
 def run_stage(
@@ -235,6 +236,7 @@ def run_stage(
         best_step=kept if kept != loop.step_number else None,
         splits=len(stage.splits),
         trained_names={n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()},
+        flops=loop.flops,
     )
 
 
@@ -249,10 +251,11 @@ def _reason(loop: Loop) -> str:
         ("tokens", b.tokens, loop.tokens),
         ("steps", b.steps, loop.step_number),
         ("seconds", b.seconds, loop.seconds),
+        ("flops", b.flops, loop.flops),
     ):
         if limit is not None and used >= limit:
             return name
-    return "flops" if b.flops is not None else "epochs"
+    return "epochs"
 
 
 def _note_split(folder: RunFolder, stage: str, step: int, tokens: int) -> None:

@@ -34,7 +34,7 @@ class Work:
             self.session: Session = assemble(recipe, screen.say)
         if recipe.measurement.split == "validation":
             # what is chosen by its figures (a learning rate) is judged on rows held out from training
-            self.session.eval = self.session.validation
+            self.session.judge_on_validation()
         self._check_same()
         saved = folder.progress().get("cost")
         if saved:
@@ -138,6 +138,7 @@ class Work:
         self.folder.note_progress(cost=self.cost.state())
 
     def _stage(self, part: StageInputs) -> None:
+        from tunewright.models.flops import counting
         from tunewright.runs.stages import TrainingOutcome, run_stage, save_result, stopped
         from tunewright.training import carry
 
@@ -164,8 +165,10 @@ class Work:
         self.folder.drop_metrics_after(name, saved.state["loop"]["step"] if saved else 0)
 
         def needs(bound: Any) -> dict[str, Any]:
-            with self.cost.phase("statistics"):
-                return provider.statistics(bound)
+            with self.cost.phase("statistics"), counting() as counted:
+                values = provider.statistics(bound)
+            self.cost.add("statistics", flops=counted.total)
+            return values
 
         try:
             with self.screen.training(name, stage.plan) as show, self.cost.phase("train"):
@@ -174,25 +177,13 @@ class Work:
         finally:
             trackers.close()
             self.note()
-        self.cost.add(
-            "train",
-            tokens=result.tokens,
-            parameters=self._parameters(),
-            gradients="all"
-            if any(n in result.trained_names for n in self.session.adapted.base_parameters())
-            else "adapters",
-        )
+        self.cost.add("train", tokens=result.tokens, flops=result.flops or 0.0)
         if not (self.figures_only and part is self.session.stages[-1]):
             save_result(self.folder, stage, keeper, result)
         self.results[name] = result
         self.note()
         if keeper.stop_requested:
             raise stopped(self.folder, f"the stage '{name}'")
-
-    def _parameters(self) -> int:
-        from tunewright.measure.cost import multiplying_parameters
-
-        return multiplying_parameters(self.session.adapted.model)
 
     def _finished(self, folder: Path) -> checkpoint.Checkpoint | None:
         """What an earlier process left of a finished stage; a damaged one is named and made again."""

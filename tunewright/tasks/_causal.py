@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from tunewright.contract.batch import Batch, Outputs
 from tunewright.models.arguments import takes
+from tunewright.models.flops import uncounted
 
 _PLAIN: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -82,7 +83,7 @@ def has_plain_head(model: nn.Module, inputs: dict[str, Any]) -> bool:
 def _agree(model: PreTrainedModel, head: nn.Module, inputs: dict[str, Any]) -> bool:
     """Compare both ways once on a few tokens, in eval mode: no dropout, so no random numbers are drawn."""
     ids = inputs["input_ids"][:1, :16]
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), uncounted():
         states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         ours, theirs = head(states), model(input_ids=ids, use_cache=False).logits
     return ours.shape == theirs.shape and torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)

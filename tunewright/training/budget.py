@@ -27,8 +27,8 @@ def plan_stage(
     """Make the plan of a stage.
 
     `cursor()` gives a fresh cursor over the stage's rows, which ends after the budget's epochs and whose batches are
-    counted; `changing`: the mixture follows what is learned, so that counts are estimates. A budget in seconds gives
-    an estimate that the clock corrects.
+    counted; `changing`: the mixture follows what is learned, so that counts are estimates. A budget in seconds or
+    FLOPs gives an estimate, which what is spent corrects on the way.
     """
     limit_tokens = budget.tokens
     if budget.flops is not None and flops_per_token:
@@ -37,7 +37,7 @@ def plan_stage(
     fresh = cursor()
     sources = {n: sum(r.size for r in d.rows) for n, d in fresh.datasets.items()}
     steps, tokens = _count(fresh, limit_tokens, budget.steps)
-    exact = budget.seconds is None and not changing
+    exact = budget.seconds is None and budget.flops is None and not changing
     return Plan(
         steps=max(1, steps),
         tokens=tokens,

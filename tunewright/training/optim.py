@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.contract.combining import Bound, Methods
-from tunewright.contract.method import Choice
-from tunewright.errors import MethodError
+from tunewright.contract.method import Choice, Plan
+from tunewright.errors import MethodError, did_you_mean
 from tunewright.training.trained import Trained, remap
 
 
@@ -37,8 +38,8 @@ BUILTIN = {"adamw": adamw, "sgd": sgd}
 class Optimizers:
     """One optimizer a parameter group: a method's where it claims the group, else the recipe's."""
 
-    def __init__(self, trained: Trained, methods: Methods, spec: Any):
-        self.trained, self.methods, self.spec = trained, methods, spec
+    def __init__(self, trained: Trained, methods: Methods, spec: Any, plan: Plan):
+        self.trained, self.methods, self.spec, self.plan = trained, methods, spec, plan
         self.optimizers: list[torch.optim.Optimizer] = []
         self.names: dict[int, str] = {}
         self.parked: dict[str, Tensor] = {}  # moments of what is not drawn now
@@ -64,7 +65,7 @@ class Optimizers:
                 continue
             maker = self._maker(group)
             if maker is None:
-                shared.setdefault("recipe", []).extend(parameters)
+                shared.setdefault("recipe", []).extend(parameters.values())
                 continue
             made = self.methods.call(
                 maker,
@@ -72,23 +73,75 @@ class Optimizers:
                 parameters=parameters,
                 learning_rate=self.spec.learning_rate,
                 weight_decay=self.spec.weight_decay,
+                structure=self.trained.adapted.structure,
+                plan=self.plan,
             )
+            self._check_covers(made, parameters, maker)
             self.optimizers.append(made)
         if shared:
             self.optimizers.append(BUILTIN[self.spec.optimizer.name](shared["recipe"], self.spec))
+        factors = self._rates()
         for o in self.optimizers:
+            if factors:
+                o.param_groups[:] = [part for g in o.param_groups for part in self._by_rate(g, factors)]
             for g in o.param_groups:
                 # what the schedule's factor scales: a method's optimizer may give its groups rates of their own
                 g.setdefault("base_lr", g["lr"])
 
+    @staticmethod
+    def _check_covers(made: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], maker: Bound) -> None:
+        """An optimizer that leaves a leaf out would leave it untrained without a word."""
+        held = {id(p) for g in made.param_groups for p in g["params"]}
+        left = [n for n, p in parameters.items() if id(p) not in held]
+        if left or len(held) != len(parameters):
+            raise MethodError(
+                f"the optimizer of '{maker.name}' does not hold exactly the parameters that it was given"
+                + (f": '{left[0]}' is missing" if left else ""),
+                remedy="return one torch optimizer over all of them; several inner ones need a class around them",
+            )
+
+    def _rates(self) -> dict[str, float]:
+        """Every leaf's factor of the learning rate where it is not 1: the product of what the methods on `rates`
+        say.
+        """
+        factors: dict[str, float] = {}
+        leaves = self.trained.parameters()
+        for b in self.methods.on("rates"):
+            said = self.methods.call(
+                b, "rates", parameters=leaves, structure=self.trained.adapted.structure, plan=self.plan
+            )
+            for name, factor in said.items():
+                if name not in leaves:
+                    raise MethodError(
+                        f"'{b.name}' gives a rate for '{name}', which does not train here",
+                        remedy=did_you_mean(name, leaves),
+                    )
+                if not 0 <= factor < math.inf:
+                    raise MethodError(
+                        f"'{b.name}' gives '{name}' {factor} times the learning rate",
+                        remedy="a factor is a finite number, 0 or more",
+                    )
+                factors[name] = factors.get(name, 1.0) * float(factor)
+        return {n: f for n, f in factors.items() if f != 1.0}
+
+    def _by_rate(self, group: dict[str, Any], factors: Mapping[str, float]) -> list[dict[str, Any]]:
+        """A parameter group in one part for each rate, in the order in which they come."""
+        parts: dict[float, list[nn.Parameter]] = {}
+        for p in group["params"]:
+            parts.setdefault(factors.get(self.names[id(p)], 1.0), []).append(p)
+        return [{**group, "params": members, "lr": group["lr"] * f, "rate": f} for f, members in parts.items()]
+
     def set_factor(self, factor: float | Mapping[str, float]) -> float:
-        """Scale every group's learning rate; a mapping scales by parameter name (others by its "" entry)."""
+        """Scale every group's learning rate; a mapping scales by parameter name (others by its "" entry).
+
+        Returns the largest rate before methods' own factors (`rates`): what is logged.
+        """
         rate = 0.0
         for o in self.optimizers:
             for g in o.param_groups:
                 f = factor if isinstance(factor, int | float) else factor.get("", 1.0)
                 g["lr"] = g["base_lr"] * f
-                rate = max(rate, g["lr"])
+                rate = max(rate, g["base_lr"] * f / (g.get("rate") or 1.0))
         return rate
 
     def step(self) -> None:

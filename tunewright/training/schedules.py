@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def factor_of(kind: str, step: int, steps: int, warmup: int) -> float:
+def factor_of(kind: str, step: float, steps: int, warmup: int) -> float:
     """Factor in 0..1 of optimizer step `step` (from 0) of `steps`, after `warmup` steps of linear rise.
 
     "constant" stays at 1, "linear" falls to 0 behind the last step, "cosine" is half a cosine to 0.

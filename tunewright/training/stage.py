@@ -33,7 +33,8 @@ class Stop(Exception):
 class TrainingInputs:
     """Everything the loop needs for one stage. `signals(needs, batch)` computes the methods' per-batch needs.
 
-    `spec` is the resolved `train` section. `listen(loop, record)` is called after every optimizer step.
+    `spec` is the resolved `train` section; `validation` a data set that methods may choose on. `listen(loop, record)`
+    is called after every optimizer step.
     """
 
     adapted: Adapted
@@ -47,6 +48,6 @@ class TrainingInputs:
     listen: Callable[[Any, dict[str, Any]], None] = lambda loop, record: None
     splits: dict[int, int] = field(default_factory=dict)
     on_split: Callable[[int, int], None] = lambda step, tokens: None
-    flops_per_token: float = 0.0
+    validation: Any = None
     device: str = "cpu"
     packed: bool = False

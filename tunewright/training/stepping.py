@@ -15,7 +15,14 @@ from tunewright.errors import NonFiniteError
 def apply(loop: Any, factor: float | Mapping[str, float], record: dict[str, Any]) -> None:
     """Gradient methods, clipping, the optimizer's step, update methods."""
     if loop.methods.on("gradient"):
-        changed = loop.methods.chain("gradient", "gradients", loop.trained.gradients(), step=loop.step_number)
+        changed = loop.methods.chain(
+            "gradient",
+            "gradients",
+            loop.trained.gradients(),
+            parameters={n: p.detach() for n, p in loop.trained.parameters().items()},
+            step=loop.step_number,
+            plan=loop.plan,
+        )
         for n, leaf in loop.trained.parameters().items():
             leaf.grad = changed.get(n)
     parameters = loop.trained.parameters()
@@ -53,8 +60,16 @@ def _propose(
             # both optimizers' steps are proportional to the rate, so scaling the step is scaling the rate
             common = factor.get("", 1.0)
             changes = {n: c * (factor.get(n, common) / common) for n, c in changes.items()}
+        for n, p in parameters.items():
+            p.copy_(before[n])  # methods see the weights that the change is proposed for
         changes = loop.methods.chain(
-            "update", "changes", changes, parameters=before, step=loop.step_number, plan=loop.plan
+            "update",
+            "changes",
+            changes,
+            parameters=before,
+            validation=loop.validation,
+            step=loop.step_number,
+            plan=loop.plan,
         )
         for n, p in parameters.items():
             p.copy_(before[n] + changes[n])

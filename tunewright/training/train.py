@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
-from tunewright.contract.combining import Bound, restore_states, states_of
+from tunewright.contract.combining import Bound
 from tunewright.contract.method import Candidates, Choice, row_rng
+from tunewright.models.flops import counting
 from tunewright.models.lean_tail import only_at, tail
 from tunewright.models.modes import set_training
-from tunewright.training import coupled
+from tunewright.training import coupled, saving
+from tunewright.training.again import Again
 from tunewright.training.inner import Inner, TrainedWeight
 from tunewright.training.losses import sum_weights, weighted_sum
 from tunewright.training.nonfinite import diagnose
@@ -31,6 +33,7 @@ from tunewright.training.schedules import factor_of
 from tunewright.training.stage import Stop, TrainingInputs
 from tunewright.training.stepping import apply
 from tunewright.training.trained import Trained
+from tunewright.training.validation import Validation, asks
 
 
 class Loop:
@@ -40,6 +43,7 @@ class Loop:
         self.stage, self.plan, self.spec = stage, stage.plan, stage.spec
         self.adapted, self.methods = stage.adapted, stage.methods
         self.step_number, self.tokens, self.trained_tokens, self.seconds = 0, 0, 0, 0.0
+        self.flops = 0.0
         self.micro_tokens: int | None = stage.spec.micro_tokens
         self.averaged: dict[str, Tensor] | None = None
         self.redraw_every: int | None = None
@@ -69,7 +73,9 @@ class Loop:
             self.trained.set(first)
         self.starts: dict[str, Tensor] = {}
         self._note_starts()
-        self.optimizers = Optimizers(self.trained, self.methods, self.spec)
+        asking = next((b.name for b in self.methods if asks(type(b.method))), None)
+        self.validation = None if asking is None else Validation(self, self.stage.validation, asking)
+        self.optimizers = Optimizers(self.trained, self.methods, self.spec, self.plan)
         if self.methods.on("average"):
             self.averaged = {n: p.detach().clone() for n, p in self.trained.parameters().items()}
         self.rollouts = Rollouts(self) if self.methods.on("rollout") else None
@@ -124,12 +130,18 @@ class Loop:
             (b.steps, self.step_number),
             (b.tokens, self.tokens),
             (b.seconds, self.seconds),
-            (b.flops, self.tokens * self.stage.flops_per_token),
+            (b.flops, self.flops),
         )
         return any(limit is not None and used >= limit for limit, used in spent)
 
     def one_step(self) -> dict[str, Any]:
         """Do one optimizer step and return its record."""
+        with counting() as counted:
+            record = self._one_step()
+        self.flops += counted.total
+        return record
+
+    def _one_step(self) -> dict[str, Any]:
         began = time.monotonic()
         if self.chooser and self.step_number and self.redraw_every and self.step_number % self.redraw_every == 0:
             self.optimizers.redraw(self._draw())
@@ -144,7 +156,13 @@ class Loop:
         # budgets and epochs count what is read of the data; what a rollout makes of it is logged beside
         self.tokens += self.rollouts.read if self.rollouts else tokens
         self.trained_tokens += record.pop("labels")
-        self.methods.event("after_step", step=self.step_number, plan=self.plan, adapted=self.adapted)
+        self.methods.event(
+            "after_step",
+            step=self.step_number,
+            plan=self.plan,
+            adapted=self.adapted,
+            parameters=self.trained.parameters(),
+        )
         self._mix(record)
         elapsed = time.monotonic() - began
         self.seconds += elapsed
@@ -168,9 +186,21 @@ class Loop:
     def _factor(self) -> float | dict[str, float]:
         own = self.methods.one("schedule")
         if own is None:
-            return factor_of(self.spec.lr_scheduler_type, self.step_number, self.plan.steps, self.plan.warmup_steps)
+            return factor_of(self.spec.lr_scheduler_type, self._place(), self.plan.steps, self.plan.warmup_steps)
         got = self.methods.call(own, "schedule", step=self.step_number, plan=self.plan)
         return got if isinstance(got, dict) else float(got)
+
+    def _place(self) -> float:
+        """The step in the plan's count: where seconds or operations end the stage, by the share of them that is
+        spent, since the plan's steps are an estimate then.
+        """
+        b = self.stage.budget
+        spent = [used / limit for limit, used in ((b.seconds, self.seconds), (b.flops, self.flops)) if limit]
+        if not spent:
+            return self.step_number
+        counted = [used / limit for limit, used in ((b.steps, self.step_number), (b.tokens, self.tokens)) if limit]
+        place: float = max([*spent, *counted]) * self.plan.steps
+        return place
 
     def _with_splits(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
         """Gradients of the step; when memory runs out, again from its first micro-batch with half the tokens each."""
@@ -182,7 +212,9 @@ class Loop:
                 if owner is None:
                     return self.gradients(rows)
                 inner = Inner(self, rows)
-                self.methods.call(owner, "step", inner=inner, step=self.step_number, plan=self.plan)
+                self.methods.call(
+                    owner, "step", inner=inner, validation=self.validation, step=self.step_number, plan=self.plan
+                )
                 return inner.record
             except (torch.OutOfMemoryError, MemoryError):
                 self.trained.zero_grad()
@@ -285,7 +317,14 @@ class Loop:
         if signals is None:
             signals = self.stage.signals(bound, batch, "batch")
         loss: Loss = self.methods.call(
-            bound, "objective", signals, outputs=outputs, batch=batch, step=self.step_number, plan=self.plan
+            bound,
+            "objective",
+            signals,
+            outputs=outputs,
+            batch=batch,
+            forward=Again(self),
+            step=self.step_number,
+            plan=self.plan,
         )
         return loss
 
@@ -310,7 +349,13 @@ class Loop:
             return
         rows: Any = self.stage.rows
         weights = self.methods.call(
-            mixer, "mixture", weights=dict(rows.weights), progress=record, step=self.step_number, plan=self.plan
+            mixer,
+            "mixture",
+            weights=dict(rows.weights),
+            progress=record,
+            validation=self.validation,
+            step=self.step_number,
+            plan=self.plan,
         )
         if weights is not None:
             rows.weights = weights
@@ -328,53 +373,11 @@ class Loop:
 
     def state(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """(JSON, tensors by file) from which `restore` goes on bit for bit."""
-        data, state_tensors = states_of(self.methods)
-        choice = {n: None if leaf.indices is None else "entries" for n, leaf in self.trained.leaves.items()}
-        entries = {n: leaf.indices for n, leaf in self.trained.leaves.items() if leaf.indices is not None}
-        loop = {
-            "step": self.step_number,
-            "tokens": self.tokens,
-            "trained_tokens": self.trained_tokens,
-            "seconds": self.seconds,
-            "micro_tokens": self.micro_tokens,
-            "redraw_every": self.redraw_every,
-            "splits": {str(k): v for k, v in self.stage.splits.items()},
-            "rows": self.stage.rows.state(),
-            "methods": data,
-            "choice": choice,
-            "rollouts": self.rollouts.state() if self.rollouts else None,
-        }
-        tensors = {
-            "trained": self.trained.changed(),
-            "optimizer": self.optimizers.state(),
-            "methods": state_tensors,
-            "entries": entries,
-            "random": self.randomness.state(),
-            "average": dict(self.averaged or {}),
-            "starts": self.starts,
-        }
-        return loop, tensors
+        return saving.state_of(self)
 
     def restore(self, loop: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Go back to what `state` gave; the model holds the stage's start."""
-        self.step_number, self.tokens = loop["step"], loop["tokens"]
-        self.trained_tokens, self.seconds = loop["trained_tokens"], loop["seconds"]
-        self.micro_tokens, self.redraw_every = loop["micro_tokens"], loop["redraw_every"]
-        self.stage.splits.update({int(k): v for k, v in loop["splits"].items()})
-        self.stage.rows.restore(loop["rows"])
-        if self.rollouts:
-            self.rollouts.restore(loop["rollouts"])
-        restore_states(self.methods, loop["methods"], tensors["methods"])
-        self.trained.restore(tensors["trained"])
-        entries = tensors.get("entries", {})
-        names = tuple(n for n, kind in loop["choice"].items() if kind is None)
-        self.trained.set(Choice(names, dict(entries), self.redraw_every))
-        self.optimizers.build()
-        self.optimizers.restore(tensors["optimizer"])
-        self.randomness.restore(tensors["random"])
-        self.starts = {n: t.to(self.adapted.device) for n, t in tensors.get("starts", {}).items()}
-        if tensors.get("average"):
-            self.averaged = {n: t.to(self.adapted.device) for n, t in tensors["average"].items()}
+        saving.restore(self, loop, tensors)
 
 
 def train(

@@ -8,7 +8,8 @@ one unit in the last place would be lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +139,29 @@ class Trained:
                 elif leaf.apart:
                     leaf.parameter.copy_(leaf.leaf)
 
+    @contextmanager
+    def lent(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Other values in the places of what trains, by name; those that are not named keep theirs. No graph inside."""
+        swapped: list[tuple[nn.Parameter, Tensor]] = []
+        try:
+            for name, value in values.items():
+                if name not in self.leaves:
+                    raise MethodError(
+                        f"there is no '{name}' that trains here, to lend other values to",
+                        remedy=did_you_mean(name, self.leaves),
+                    )
+                leaf = self.leaves[name]
+                p = leaf.parameter
+                there = value.to(p.device, p.dtype)
+                if leaf.indices is not None:
+                    there = p.detach().flatten().clone().index_copy_(0, leaf.indices, there).view(p.shape)
+                swapped.append((p, p.data))
+                p.data = there
+            yield
+        finally:
+            for p, data in swapped:
+                p.data = data
+
     def zero_grad(self) -> None:
         for leaf in self.leaves.values():
             leaf.leaf.grad = None
@@ -151,8 +175,9 @@ class Trained:
         """name -> gradient, of those that have one."""
         return {n: leaf.leaf.grad for n, leaf in self.leaves.items() if leaf.leaf.grad is not None}
 
-    def group(self, name: str) -> list[nn.Parameter]:
-        return [leaf.leaf for leaf in self.leaves.values() if leaf.group == name]
+    def group(self, name: str) -> dict[str, nn.Parameter]:
+        """The leaves of one group (base, delta, owned) by name."""
+        return {n: leaf.leaf for n, leaf in self.leaves.items() if leaf.group == name}
 
     def count(self) -> int:
         """Trained numbers."""

@@ -14,5 +14,5 @@ class PlainSGD(Method):
 
     momentum: float = Field(0.0, ge=0, lt=1, description="share of the last step that goes on", examples=[0.9])
 
-    def optimizer(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=self.momentum)
+    def optimizer(self, parameters: dict[str, nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(list(parameters.values()), lr=learning_rate, momentum=self.momentum)

@@ -27,7 +27,7 @@ class TrialLoss(Need):
 
     name: ClassVar[str] = "trial_loss"
     when: ClassVar[Literal["once", "batch", "redraw"]] = "redraw"
-    source: str = Field("train", description="rows to try on: train, keep, eval or another source of the recipe")
+    source: str = Field("train", description="rows to try on: train, keep, validation or another source of the recipe")
     rows: int = Field(16, gt=0, description="rows per trial")
 
     def check(self, run: Any) -> None:
