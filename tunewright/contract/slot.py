@@ -170,7 +170,7 @@ _TRAINING = (
         "makes the optimizer of a parameter group",
         ("parameters", "learning_rate", "weight_decay", "structure", "plan", "state"),
         "one per group",
-        "torch.optim.Optimizer over exactly these parameters, which takes each group's `lr` for its rate",
+        "torch.optim.Optimizer, or a list of them, over exactly these parameters; its groups' `lr` is the rate",
         "when a stage begins, and after every drawing; a field `group` (base, delta, owned) claims one group",
         own={
             "parameters": "dict[str, nn.Parameter]: the group's leaves by name; [k] where k entries of one train",

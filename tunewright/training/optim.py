@@ -76,8 +76,9 @@ class Optimizers:
                 structure=self.trained.adapted.structure,
                 plan=self.plan,
             )
-            self._check_covers(made, parameters, maker)
-            self.optimizers.append(made)
+            several = [made] if isinstance(made, torch.optim.Optimizer) else list(made)
+            self._check_covers(several, parameters, maker)
+            self.optimizers.extend(several)
         if shared:
             self.optimizers.append(BUILTIN[self.spec.optimizer.name](shared["recipe"], self.spec))
         factors = self._rates()
@@ -89,15 +90,15 @@ class Optimizers:
                 g.setdefault("base_lr", g["lr"])
 
     @staticmethod
-    def _check_covers(made: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], maker: Bound) -> None:
+    def _check_covers(made: list[torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter], maker: Bound) -> None:
         """An optimizer that leaves a leaf out would leave it untrained without a word."""
-        held = {id(p) for g in made.param_groups for p in g["params"]}
+        held = [id(p) for o in made for g in o.param_groups for p in g["params"]]
         left = [n for n, p in parameters.items() if id(p) not in held]
         if left or len(held) != len(parameters):
             raise MethodError(
                 f"the optimizer of '{maker.name}' does not hold exactly the parameters that it was given"
                 + (f": '{left[0]}' is missing" if left else ""),
-                remedy="return one torch optimizer over all of them; several inner ones need a class around them",
+                remedy="return a torch optimizer, or a list of them, in which each parameter stands once",
             )
 
     def _rates(self) -> dict[str, float]:
