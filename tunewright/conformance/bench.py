@@ -244,6 +244,7 @@ class Tiny:
         self.rows = {n: rows_of(self.task, n, k) for n, k in (("train", 8), ("keep", 4), ("validation", 6))}
         self._change_records(self.task.labelled)
         self.probe = self.task.collate(rows_of(self.task, "probe", 3)).to(self.device)
+        self.left = Earlier()
         self._earlier()
         self.loop = self._begin()
 
@@ -266,6 +267,8 @@ class Tiny:
             self.steps, self.keep = 2, ()
             self.loop = self._begin()
             self.run()
+            left = [left_of(f"earlier{i}", b.name, b.method, b.state) for b in self.loop.methods]
+            self.left = Earlier((*self.left, *(one for one in left if one is not None)))
             apply_carry(self.adapted, "training", f"earlier{i}")
         self.steps, self.keep = steps, keep
         self.records.clear()
@@ -304,7 +307,7 @@ class Tiny:
         plan = Plan(
             self.steps, tokens, "main", 0, spec.learning_rate, warmup_steps=0, sources=sizes, replay=("replayed",)
         )
-        set_up(self.adapted, methods, plan, self.task.name, provider.statistics)
+        set_up(self.adapted, methods, plan, self.task.name, provider.statistics, self.left)
         if not self.dropout:
             module: Any
             for module in self.adapted.model.modules():
@@ -338,7 +341,7 @@ class Tiny:
     def run(self) -> Tiny:
         """Train to the end."""
         self.loop.run()
-        self.loop.methods.event("end_task", stage="main", adapted=self.adapted)
+        end_stage(self.loop.stage, "main")
         return self
 
     def resumed(self, saved: Saved) -> Tiny:

@@ -23,6 +23,7 @@ from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.delta_names import DeltaName
 
 if TYPE_CHECKING:
+    from tunewright.contract.left import Earlier
     from tunewright.models.adapted import Adapted
     from tunewright.models.sites import Structure
 
@@ -179,6 +180,7 @@ class Method(BaseModel):
     - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`contract/pairs.py`).
     - `tasks`: names of the tasks it serves; None means all.
     - `requires`: slots that some method of its stage must fill ("attach": it chooses among deltas).
+    - `leaves`: names of its state (buffers, or what begins their names; keys of `data`) that later stages may see.
     - `papers`: slugs of the papers that it implements.
     - `also`: other names of its parameters that are read too, such as PEFT's: other name -> name.
 
@@ -200,6 +202,7 @@ class Method(BaseModel):
     pairs: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
     requires: ClassVar[tuple[str, ...]] = ()
+    leaves: ClassVar[tuple[str, ...]] = ()
     papers: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[Mapping[str, str]] = {}
     conformance: ClassVar[Mapping[str, Any]] = {}
@@ -262,30 +265,44 @@ class Method(BaseModel):
 
 @dataclass
 class Setup:
-    """What `setup` may look at: the model to be adapted, its structure, the stage's plan, the task's name."""
+    """What `setup` may look at: the model to be adapted, its structure, the stage's plan, the task's name.
+
+    `earlier`: what methods of earlier stages left of their state: `run.earlier.latest("ewc")`,
+    `run.earlier.named("stages.first.fisher")`.
+    """
 
     adapted: Adapted
     plan: Plan
     task: str
     rng: random.Random
+    earlier: Earlier = field(default_factory=lambda: _nothing_earlier())
 
     @property
     def structure(self) -> Structure:
         return self.adapted.structure
 
 
+def _nothing_earlier() -> Earlier:
+    from tunewright.contract.left import Earlier  # which knows methods
+
+    return Earlier()
+
+
 class Need(BaseModel):
     """Something a method asks for. Each kind is one file in `methods/needs/`.
 
     `when`: "once" (a statistic, computed once from the weights a stage starts with and cached), "batch" (a signal
-    computed each micro-batch) or "redraw" (computed only at the steps where a choice is drawn). Equal needs of several
-    methods are computed once. A method reads it as `needs.<name>`.
+    computed each micro-batch), "redraw" (computed only at the steps where a choice is drawn) or "end" (computed from
+    the weights a stage ends with, for `end_task`). Equal needs of several methods are computed once, unless
+    `reads_state` is set: then `compute(run, batch, state)` also gets the state of the method that asks. A method reads
+    it as `needs.<name>`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: ClassVar[str]
-    when: ClassVar[Literal["once", "batch", "redraw"]]
+    when: ClassVar[Literal["once", "batch", "redraw", "end"]]
+    reads_state: ClassVar[bool] = False
     hidden: ClassVar[bool] = False
     """Whether the loop's own forward has to keep all hidden states for it."""
 

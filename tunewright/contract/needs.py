@@ -104,14 +104,20 @@ class Provider:
         return values
 
     def signals(self, bound: Bound, batch: Batch | None, when: str) -> dict[str, Any]:
-        """A method's signals for one micro-batch ("batch") or one drawing ("redraw")."""
+        """A method's signals for one micro-batch ("batch"), one drawing ("redraw") or a stage's end ("end")."""
         needs = [n for n in bound.method.needs() if n.when == when]
         if not needs:
             return {}
         if batch is None or self._batch[0] is not batch:  # the batch itself is held: an id may be used again
             self._batch = (batch, {})
         values = self._batch[1]
+        told: dict[str, Any] = {}
         for need in needs:
+            if need.reads_state:
+                # another method's state would give another value: computed for this one alone
+                told[need.name] = need.compute(self.context, batch, bound.state)  # type: ignore[call-arg]
+                continue
             if need not in values:
                 values[need] = need.compute(self.context, batch)
-        return {n.name: values[n] for n in needs}
+            told[need.name] = values[need]
+        return told

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tunewright.contract.combining import Methods
+from tunewright.contract.left import left_of
 from tunewright.errors import Interrupted
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
@@ -211,7 +212,7 @@ def run_stage(
 ) -> TrainingOutcome:
     """Train a stage from its start (or from a checkpoint within it) to its end, and save it as `stages/<name>/`."""
     methods: Methods = stage.methods
-    set_up(stage.adapted, methods, stage.plan, stage.task.name, needs)
+    set_up(stage.adapted, methods, stage.plan, stage.task.name, needs, stage.earlier)
     methods.event("begin_task", stage=keeper.stage, adapted=stage.adapted)
     _recall_splits(keeper.folder, keeper.stage, stage.splits)
     stage.listen = keeper
@@ -224,7 +225,7 @@ def run_stage(
         loop = train(stage, resume)
     if keeper.verified is None or keeper.verified.to_end:
         keeper.finish(loop)
-        methods.event("end_task", stage=keeper.stage, adapted=stage.adapted)
+        end_stage(stage, keeper.stage)
     kept = keeper.best.get("step") if keeper.spec.keep_best else None
     return TrainingOutcome(
         steps=loop.step_number,
@@ -240,9 +241,23 @@ def run_stage(
     )
 
 
+def end_stage(stage: TrainingInputs, name: str) -> None:
+    """Tell every method that the stage has ended, with the statistics of the weights that it ended with."""
+    for b in stage.methods.on("end_task"):
+        with stage.adapted.evaluating():
+            values = stage.signals(b, None, "end")
+        stage.methods.call(b, "end_task", values, stage=name, adapted=stage.adapted)
+
+
 def save_result(folder: RunFolder, stage: TrainingInputs, keeper: TrainingCallback, result: TrainingOutcome) -> None:
     """Write `stages/<name>/`; the run's checkpoints of this stage are no longer needed to go on."""
-    carry.save_stage(folder.path / "stages" / keeper.stage, stage.adapted, {"result": result.__dict__})
+    left = [left_of(keeper.stage, b.name, b.method, b.state) for b in stage.methods]
+    carry.save_stage(
+        folder.path / "stages" / keeper.stage,
+        stage.adapted,
+        {"result": result.__dict__},
+        [one for one in left if one is not None],
+    )
 
 
 def _reason(loop: Loop) -> str:

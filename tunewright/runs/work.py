@@ -158,6 +158,8 @@ class Work:
                 f"stages.{name}.start",
             )
             stage, provider = self.session.training_inputs(part)
+            before = self.session.stages[: part.index]
+            stage.earlier = carry.earlier_of({p.spec.name: folder.parent / p.spec.name for p in before})
         saved = self._checkpoint_of(part)
         keeper = self.keeper(part)
         trackers = Trackers(part.train.report_to, self.folder.path, saved.state["loop"]["step"] if saved else 0)

@@ -6,9 +6,11 @@ deltas' settings. Every start is read from files, so that an interrupted run and
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunewright.contract.left import Earlier, Left, from_files, to_files
 from tunewright.contract.method import Plan, Setup
 from tunewright.errors import CheckpointError, MethodError, ModelError
 from tunewright.files import checkpoint
@@ -22,8 +24,8 @@ from tunewright.recipe import yaml_text
 from tunewright.training.trained import Trained
 
 
-def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any]) -> None:
-    """Write a finished stage: everything that differs from the base."""
+def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any], left: Sequence[Left] = ()) -> None:
+    """Write a finished stage: everything that differs from the base, and what methods leave to later stages."""
     described = {
         site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()}
         for site, by_name in adapted.deltas().items()
@@ -37,9 +39,21 @@ def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any]) -> None:
         "wrapper": {**by.method, "data": by.state.data} if by else None,
         **more,
     }
-    checkpoint.write_folder(
-        folder, state, {"trained": Trained(adapted, {}).changed(), "wrapper": by.state.state_dict() if by else {}}
-    )
+    tensors = {"trained": Trained(adapted, {}).changed(), "wrapper": by.state.state_dict() if by else {}}
+    if left:
+        state["left"], tensors["left"] = to_files(left)
+    checkpoint.write_folder(folder, state, tensors)
+
+
+def earlier_of(folders: Mapping[str, Path]) -> Earlier:
+    """What the methods of finished stages left: stage -> its folder, in the order in which they ended."""
+    found: list[Left] = []
+    for name, folder in folders.items():
+        if not (folder / checkpoint.MANIFEST).exists():
+            continue
+        saved = checkpoint.read(folder)
+        found += from_files(name, saved.state.get("left", {}), saved.tensors.get("left", {}))
+    return Earlier(tuple(found))
 
 
 def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:

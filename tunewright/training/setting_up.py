@@ -7,16 +7,25 @@ from dataclasses import asdict
 from typing import Any
 
 from tunewright.contract.combining import Bound, Methods
+from tunewright.contract.left import Earlier
 from tunewright.contract.method import Plan, Setup
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted, Wrapped
 from tunewright.models.deltas import attach, check_form
 
 
-def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Callable[[Bound], dict[str, Any]]) -> None:
+def set_up(
+    adapted: Adapted,
+    methods: Methods,
+    plan: Plan,
+    task: str,
+    needs: Callable[[Bound], dict[str, Any]],
+    earlier: Earlier | None = None,
+) -> None:
     """Run every method's `prepare`, `setup`, `attach` (one delta a site; several make a named stack) and `wrap`.
 
-    `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with.
+    `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with. `earlier` is
+    what methods of earlier stages left.
     """
     for b in methods.on("prepare"):
         methods.call(b, "prepare", model=adapted.model, tokenizer=adapted.tokenizer)
@@ -24,7 +33,7 @@ def set_up(adapted: Adapted, methods: Methods, plan: Plan, task: str, needs: Cal
         adapted.rediscover()
     for b in methods:
         own = b.state.rng
-        b.state = b.method.setup(Setup(adapted, plan, task, own))
+        b.state = b.method.setup(Setup(adapted, plan, task, own, earlier or Earlier()))
         b.state.rng = own
         b.state.place(adapted.device)
         b.stage_needs = needs(b)

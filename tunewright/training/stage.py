@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from tunewright.contract.batch import Batch, Row
 from tunewright.contract.combining import Bound, Methods
+from tunewright.contract.left import Earlier
 from tunewright.contract.method import Plan
 from tunewright.models.adapted import Adapted
 
@@ -49,5 +50,6 @@ class TrainingInputs:
     splits: dict[int, int] = field(default_factory=dict)
     on_split: Callable[[int, int], None] = lambda step, tokens: None
     validation: Any = None
+    earlier: Earlier = field(default_factory=Earlier)
     device: str = "cpu"
     packed: bool = False
