@@ -71,6 +71,37 @@ def test_scalars(text, value):
     assert got == value and type(got) is type(value)
 
 
+KEYS = st.sampled_from(["a", "b", "c", "<", "<<<"])
+
+
+@given(st.lists(st.dictionaries(KEYS, SCALARS, max_size=3), min_size=1, max_size=3), st.dictionaries(KEYS, SCALARS))
+def test_keys_that_are_taken_over_stand_behind_the_own_ones_and_the_first_mapping_has_them(mappings, own):
+    lines = [f"- &m{i} {yaml_text.write(m).strip()}" if not m else f"- &m{i}" for i, m in enumerate(mappings)]
+    for i, m in enumerate(mappings):
+        lines[i] += "".join(f"\n  {line}" for line in yaml_text.write(m).splitlines() if m)
+    text = "\n".join(lines) + f"\n- <<: [{', '.join(f'*m{i}' for i in range(len(mappings)))}]\n"
+    text += "".join(f"  {line}\n" for line in yaml_text.write(own).splitlines() if own)
+    expected: dict = {}
+    for mapping in (own, *mappings):
+        expected = mapping | expected
+    got = yaml_text.read(text).tree[-1]
+    assert got == expected and {k: repr(v) for k, v in got.items()} == {k: repr(v) for k, v in expected.items()}
+
+
+def test_what_is_taken_over_has_the_place_where_it_is_written_out():
+    text = "d: &d\n  a: {x: 1}\n  b:\n    y: 2\ne:\n  <<: *d\n  b: [3]\n"
+    document = yaml_text.read(text, "r.yaml")
+    assert document.tree["e"] == {"a": {"x": 1}, "b": [3]}
+    assert document.place(("e", "a", "x")) == "r.yaml:2"
+    assert document.place(("e", "b", 0)) == document.place(("e", "b", "y")) == "r.yaml:7"
+    assert ("e", "b", "y") not in document.places
+    assert document.place(("d", "b", "y")) == "r.yaml:4"
+
+
+def test_a_quoted_merge_key_is_a_key():
+    assert yaml_text.read("d: &d {a: 1}\nb:\n  '<<': *d\n").tree["b"] == {"<<": {"a": 1}}
+
+
 def test_every_value_has_its_place():
     document = yaml_text.read("a: 1\nb:\n  - x\n  - {c: 2}\n", "r.yaml")
     assert document.place(("b", 1, "c")) == "r.yaml:4"
@@ -88,7 +119,12 @@ def test_every_value_has_its_place():
         ("a: 1\n b: 2\n", 2, "YAML"),
         ("a:\n\t- b\n", 2, "tab"),
         ("? [a]\n: 1\n", 1, "plain text"),
-        ("d: &d {a: 1}\nb:\n  <<: *d\n", 3, "merge"),
+        ("d: &d {a: 1}\nb:\n  <<: *d\n  <<: *d\n", 4, "'b.<<' is written twice (first at line 3)"),
+        ("d: &d {a: 1}\nb:\n  <<: *d\n  c: 1\n  c: 2\n", 5, "twice"),
+        ("d: &d\n  a: 1\n  a: 2\nb:\n  <<: *d\n", 3, "twice"),
+        ("d: &d [1]\nb:\n  <<: *d\n", 1, "takes over the keys of a mapping"),
+        ("b:\n  <<: 1\n", 2, "takes over the keys of a mapping"),
+        ("a: &x\n  <<: *x\n", 1, "itself"),
     ],
 )
 def test_bad_yaml_names_its_line(text, line, says):

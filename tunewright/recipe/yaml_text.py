@@ -5,7 +5,7 @@ number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,26 +162,51 @@ class _Reader:
         return self.loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        lines: dict[str, int] = {}
+        own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        merge: tuple[yaml.Node, yaml.Node] | None = None
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise RecipeError("a key must be plain text", where=self.where(key_node), remedy="write `key: value`")
-            key, line = str(key_node.value), key_node.start_mark.line + 1
-            if key in out:
+            key = str(key_node.value)
+            plain = key == "<<" and key_node.style is None  # in quotes it is a key like any other
+            if first := merge if plain else own.get(key):
                 shown = ".".join(map(str, (*path, key)))
                 raise RecipeError(
-                    f"'{shown}' is written twice (first at line {lines[key]})",
-                    where=f"{self.document.source}:{line}",
-                    remedy="keep one of the two",
+                    f"'{shown}' is written twice (first at line {first[0].start_mark.line + 1})",
+                    where=self.where(key_node),
+                    remedy="write it once, with a list: <<: [*first, *second]" if plain else "keep one of the two",
                 )
-            if key == "<<":
-                raise RecipeError(
-                    "merge keys (<<) are not read", where=f"{self.document.source}:{line}", remedy="write the keys out"
-                )
-            lines[key] = line
-            self.document.places[(*path, key)] = f"{self.document.source}:{line}"
+            if plain:
+                merge = key_node, value_node
+            else:
+                own[key] = key_node, value_node
+        out = self._merged(merge[1], path, own) if merge is not None else {}
+        for key, (key_node, value_node) in own.items():
+            self.document.places[(*path, key)] = self.where(key_node)
             out[key] = self.value(value_node, (*path, key))
+        return out
+
+    def _merged(self, node: yaml.Node, path: Path, own: Container[str]) -> dict[str, Any]:
+        """The keys that `<<` takes over but for the mapping's own, each from the first mapping that has it. Their
+        places are where they are written out.
+        """
+        out: dict[str, Any] = {}
+        for mapping in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(mapping, yaml.MappingNode):
+                raise RecipeError(
+                    "<< takes over the keys of a mapping, and this is none",
+                    where=self.where(mapping),
+                    remedy="write <<: *name, where another mapping begins with &name, or a list of such",
+                )
+            places, self.document.places = self.document.places, {}
+            try:
+                values = self.value(mapping, path)
+            finally:
+                places, self.document.places = self.document.places, places
+            new = {k: v for k, v in values.items() if k not in own and k not in out}
+            at = len(path)
+            self.document.places |= {p: line for p, line in places.items() if len(p) > at and p[at] in new}
+            out |= new
         return out
 
 
