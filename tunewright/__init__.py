@@ -177,6 +177,7 @@ def merge(
     data: Sequence[str | Path] = (),
     task: str = "text-generation",
     then: Sequence[str | Mapping[str, Any]] = (),
+    allow_crimes: bool = False,
     **parameters: Any,
 ) -> Merged:
     """Merge models into one, tensor by tensor, and write it to `out`.
@@ -185,6 +186,7 @@ def merge(
     `method`: linear, ties, slerp ... and its `parameters`, as density=0.2 (a list is a gradient over layers). `base`:
     the models' common base. `kind`: a whole model, what differs from the base, or an adapter (of adapters). `dtype`:
     none: as stored. `data`, `task`: rows, for methods that learn. `then`: edits of the merged change, as ["lines"].
+    `allow_crimes`: merge models whose config.json differs in what decides their outputs all the same.
 
     Raises RecipeError, MethodError, ModelError, NonFiniteError and FolderError; nothing is left under `out` then.
     """
@@ -203,6 +205,7 @@ def merge(
         dtype=dtype,
         seed=seed,
         threads=threads,
+        allow_crimes=allow_crimes,
     )
 
 

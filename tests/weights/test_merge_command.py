@@ -57,6 +57,7 @@ def run(
         "data": [folder / "train.jsonl"] if data else (),
         "task": "text-generation",
         "then": then,
+        "allow_crimes": False,
     }
     refs = [file] if file else [str(folder / m) for m in models]
     with patch.object(command, "merge", partial(stream.merge, forward=forward)):

@@ -14,9 +14,12 @@ from safetensors.torch import load_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests import tiny
+from tunewright.catalogue import load_method
 from tunewright.errors import MethodError, RecipeError, TunewrightError
 from tunewright.weights import command, several, stream
+from tunewright.weights.mergekit_parts import KNOWN, TAKES
 from tunewright.weights.mergekit_yaml import read
+from tunewright.weights.parameters import written
 from tunewright.weights.settings import Depths
 from tunewright.weights.stream import merge
 
@@ -166,6 +169,85 @@ def test_what_changes_nothing_is_said(two, tmp_path):
     assert asked(two, **{**more, "merge_method": "ties"}).parameters == {"density": 0.3, "weight": 1.0}
 
 
+def test_parameters_that_mergekit_takes_for_other_methods_are_said(two):
+    """Files of the hub hold them: a weight for sce, a density for linear, a model's own share where there is one."""
+    more = {"base_model": "d", "merge_method": "sce", "parameters": {"normalize": True, "select_topk": 0.5}}
+    models = [{"model": "a", "parameters": {"weight": 0.3, "select_topk": 0.7}}, {"model": "b"}]
+    request = asked(two, models=models, **more)
+    assert request.notes == (
+        "'weight' of 'sce' was read and changes nothing",
+        "a model's own 'select_topk' of 'sce' was read and changes nothing",
+        "'normalize' of 'sce' was read and changes nothing",
+    )
+    assert request.parameters == {"select_topk": 0.5} and not any(p.parameters for p in request.models)
+    with pytest.raises(RecipeError, match="'sce' has no parameter 'select_top'"):
+        merge(asked(two, models=models, **{**more, "parameters": {"select_top": 0.5}}), forward=False)
+    with pytest.raises(RecipeError, match="no parameter 'density'"):
+        command.run(
+            [str(two / n) for n in "ab"],
+            ["--density", "0.5"],
+            two / "o",
+            method="linear",
+            base=None,
+            dtype=None,
+            kind="model",
+            shard_size="5GB",
+            threads=1,
+            seed=0,
+            then=(),
+            data=(),
+            task="",
+            allow_crimes=False,
+        )
+
+
+def test_what_mergekits_methods_take_is_what_ours_do():
+    for method, (shared, own) in TAKES.items():
+        fields = load_method(method)
+        assert {*shared, *own} <= written(fields).keys(), method
+        assert {n for n, field in written(fields).items() if field in fields.per_model} >= set(own), method
+        idle = KNOWN - {*shared, *own, *IDLE_HERE.get(method, ())}
+        assert not idle & written(fields).keys(), f"a parameter of ours is passed over: {method}"
+    takes = {m: {*s, *o} | {"int8_mask"} for m, (s, o) in TAKES.items()}
+    for method, (shared, own, _) in MERGEKIT.items():
+        assert {*shared, *own} <= takes[method] | set(IDLE_HERE.get(method, ())), method
+
+
+IDLE_HERE = {"task_arithmetic": ("density", "rescale")}
+"""Taken by mergekit's method and of no effect in it."""
+
+
+def test_keys_that_hold_anchors_and_merge_keys(two):
+    file = two / "anchors.yml"
+    file.write_text(
+        """
+x-models: &all {parameters: &half {density: 0.5, weight: 0.3}}
+.base: &base a
+_unused: 3
+merge_method: ties
+base_model: *base
+models:
+- {model: a}
+- model: b
+  <<: *all
+- model: e
+  parameters:
+    <<: *half
+    weight: 1.0
+"""
+    )
+    request = read(file, two / "out")
+    assert [dict(p.parameters) for p in request.models] == [
+        {},
+        {"density": 0.5, "weight": 0.3},
+        {"density": 0.5, "weight": 1.0},
+    ]
+    file.write_text(file.read_text() + "  model: d\n")
+    with pytest.raises(RecipeError, match="not valid YAML|written twice") as caught:
+        read(file, two / "out")
+    assert "anchors.yml:" in caught.value.where
+
+
 SEVERAL = """
 merge_method: task_arithmetic
 base_model: a
@@ -184,7 +266,10 @@ models: [first, b]
 
 
 def test_several_merges_in_a_file_run_in_the_order_of_their_needs(two, tmp_path):
-    file, more = two / "several.yml", {"shard_size": "5GB", "seed": 0, "threads": 1, "data": (), "task": "", "then": ()}
+    file, more = (
+        two / "several.yml",
+        {"shard_size": "5GB", "seed": 0, "threads": 1, "data": (), "task": "", "then": (), "allow_crimes": False},
+    )
     file.write_text(SEVERAL)
 
     def run(out):
@@ -279,7 +364,7 @@ def test_what_is_wrong_is_said(two, tmp_path, more, words):
 def test_slices_make_no_adapter_and_no_change_of_a_base(two, tmp_path, kind):
     file = two / "merge.yml"
     file.write_text(yaml.safe_dump({"merge_method": "passthrough", "slices": sources("a", layers=(0, 2))}))
-    more = {"shard_size": "5GB", "seed": 0, "threads": 1, "data": (), "task": "", "then": ()}
+    more = {"shard_size": "5GB", "seed": 0, "threads": 1, "data": (), "task": "", "then": (), "allow_crimes": False}
     with pytest.raises(RecipeError, match="slices"):
         command.run([str(file)], (), tmp_path / "o", method=None, base=None, dtype=None, kind=kind, **more)
 

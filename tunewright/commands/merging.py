@@ -42,6 +42,10 @@ def merge(
             metavar="STEP", help="an edit of the merged change: lines, or '{lines: {alpha: merge, beta: 0.5}}'"
         ),
     ] = None,
+    allow_crimes: Annotated[
+        bool,
+        typer.Option("--allow-crimes", help="merge models whose config.json computes otherwise all the same"),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Merge models into one: `tunewright merge a b --method ties --density 0.2 --base B --out DIR`."""
@@ -58,6 +62,7 @@ def merge(
         "data": data or (),
         "task": task,
         "then": then or (),
+        "allow_crimes": allow_crimes,
     }
     merged = command.run(models[:flags], given, out, method=method, base=base, dtype=dtype, kind=kind, **more)
     show({**asdict(merged), "folder": str(merged.folder)}, as_json, lambda: command.page(merged))

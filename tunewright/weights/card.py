@@ -73,6 +73,7 @@ def recipe_of(request: Request) -> dict[str, Any]:
         ("seed", request.seed),
         ("tokenizer", _vocabulary(request.vocabulary)),
         ("chat_template", request.chat_template),
+        ("allow_crimes", request.allow_crimes),
     ):
         if value:
             out[key] = value

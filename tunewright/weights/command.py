@@ -94,6 +94,7 @@ def run(
         from tunewright.weights.several import merge_all
 
         options |= {"dtype": dtype} if dtype else {}
+        options |= {"allow_crimes": True} if more["allow_crimes"] else {}
         return merge_all(
             Path(models[0]), out, lambda r: _merged(r, more["data"], more["task"], more["seed"]), **options
         )
@@ -112,6 +113,7 @@ def run(
         dtype=dtype,
         seed=more["seed"],
         then=_then(more["then"]),
+        allow_crimes=more["allow_crimes"],
         **options,
     )
     return _merged(request, more["data"], more["task"], more["seed"])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tunewright import __version__
 from tunewright.errors import FolderError, MethodError, ModelError, NonFiniteError, RecipeError
-from tunewright.weights import _plain, fast, names, sections, vocabulary
+from tunewright.weights import _plain, configs, fast, names, sections, vocabulary
 from tunewright.weights.opening import open_source
 from tunewright.weights.request import DTYPES, Part, Request, same_model
 from tunewright.weights.resolving import Operator
@@ -70,7 +70,7 @@ class Engine:
         self._check_folders()
         self.like = self.base or self.models[0]
         self.config: dict[str, Any] = copy.deepcopy(self.like.config)
-        self.notes = list(request.notes)
+        self.notes = [*request.notes, *self._configs()]
         self.spans = self._spans()
         self._of = {n: span for span in self.spans for n in span.entries}
         self.entries = {n: e for span in self.spans for n, e in span.entries.items()}
@@ -130,6 +130,10 @@ class Engine:
         base, parts, models = opened(self.request, self.operator)
         return [sections.whole(self.operator, base, parts, models)]
 
+    def _configs(self) -> list[str]:
+        request, like = self.request, self.like
+        return configs.check(self.sources, allow=request.allow_crimes, sliced=bool(request.sections), result=like)
+
     def _check_folders(self) -> None:
         out = self.request.out.resolve()
         for s in self.sources:
@@ -173,6 +177,7 @@ class Engine:
             [[x.module, x.base, dict(x.parameters), [astuple(p) for p in x.models]] for x in r.sections],
             r.vocabulary and astuple(r.vocabulary),
             r.chat_template,
+            r.allow_crimes,
         ]
         text = json.dumps([FORMAT, __version__, asked, [s.stamp() for s in self.sources]], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()

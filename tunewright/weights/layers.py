@@ -13,15 +13,19 @@ BLOCK = re.compile(r"^(?:(.*?)\.)?(\d+)\.")
 FIRST = re.compile(r"embed|wte|wpe|\bshared\.|patch|position|class_token|cls_token|conv1|stem")
 """What stands before the first block; every other tensor outside blocks stands behind the last one."""
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
-_VISION, _PROJECTOR = r"\b(vision|visual|image)\w*\b", r"\b(\w*projector|\w*projection|merger\w*|connector|resampler)\b"
+_VISION, _PROJECTOR = (
+    r"\b(vision|visual|image)\w*\b",
+    r"\b(\w*projector|\w*projection|\w*merger\w*|connector|resampler)\b",
+)
+_SHARED = r"\bshared\b|^lm_head\b"
 MODULES: Mapping[str, Callable[[str], bool]] = {
     "default": lambda name: True,
     "multi_modal_projector": lambda name: re.search(_PROJECTOR, name) is not None,
     "vision_tower": lambda name: re.search(_VISION, name) is not None and re.search(_PROJECTOR, name) is None,
     "text_decoder": lambda name: re.search(f"{_VISION}|{_PROJECTOR}", name) is None,
     "encoder": lambda name: re.search(r"\bencoder\b", name) is not None,
-    "decoder": lambda name: re.search(r"\b(encoder|shared)\b", name) is None,
-    "shared": lambda name: re.search(r"\bshared\b", name) is not None,
+    "decoder": lambda name: re.search(rf"\bencoder\b|{_SHARED}", name) is None,
+    "shared": lambda name: re.search(_SHARED, name) is not None,
 }
 """mergekit's names of modules; every other name is the beginning of its tensors' names."""
 ALSO = {"vision_model": "vision_tower", "visual": "vision_tower", "text_model": "text_decoder"}

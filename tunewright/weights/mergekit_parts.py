@@ -7,12 +7,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunewright.catalogue import canonical
 from tunewright.errors import FolderError, RecipeError, did_you_mean
 from tunewright.files.home import expanded
 from tunewright.weights.request import Part, Section
 
-IDLE: Mapping[str, Sequence[str]] = {"": ("int8_mask",), "task-arithmetic": ("density", "rescale")}
-"""Parameters that mergekit takes and that change no value: of every method, and of some."""
+_SPARSE = ("normalize", "rescale", "lambda"), ("weight", "density")
+TAKES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    "linear": (("normalize",), ("weight",)),
+    "slerp": (("t",), ()),
+    "nuslerp": (("nuslerp_row_wise", "nuslerp_flatten"), ("weight",)),
+    "multislerp": (("normalize_weights", "eps"), ("weight",)),
+    "passthrough": ((), ("scale",)),
+    "model_stock": (("filter_wise",), ()),
+    "arcee_fusion": ((), ()),
+    "karcher": (("max_iter", "tol"), ()),
+    "nearswap": (("t",), ()),
+    "ram": (("epsilon",), ()),
+    "ramplus_tl": (("r", "alpha", "epsilon"), ()),
+    "sce": (("select_topk",), ()),
+    "task_arithmetic": (("normalize", "lambda"), ("weight",)),
+    "ties": _SPARSE,
+    "dare_ties": _SPARSE,
+    "dare_linear": _SPARSE,
+    "breadcrumbs": (_SPARSE[0], (*_SPARSE[1], "gamma")),
+    "breadcrumbs_ties": (_SPARSE[0], (*_SPARSE[1], "gamma")),
+    "della": (_SPARSE[0], (*_SPARSE[1], "epsilon")),
+    "della_linear": (_SPARSE[0], (*_SPARSE[1], "epsilon")),
+}
+"""mergekit's methods, and what changes their values: parameters for all models, and those that each may have."""
+KNOWN = frozenset(name for of in TAKES.values() for names in of for name in names) | {"int8_mask"}
+"""Every parameter of mergekit: where a method does not take one, mergekit reads it and does nothing with it."""
 
 
 class Reader:
@@ -84,23 +109,33 @@ class Reader:
         if not isinstance(given, dict) or "model" not in given:
             raise self.wrong(f"{shown(given)} names no model", "write - model: FOLDER")
         known = self.keys(given, ("model", "parameters"), "a model", "model: FOLDER")
-        return Part(self.model(known["model"]), self.parameters(known.get("parameters")))
+        return Part(self.model(known["model"]), self.parameters(known.get("parameters"), own=True))
 
     def parts(self, given: Any) -> list[Part]:
         return [self.part(m) for m in self.listed(given, "models", "models: [{model: FOLDER}, ...]")]
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
-    def parameters(self, values: Any) -> dict[str, Any]:
+    def parameters(self, values: Any, own: bool = False) -> dict[str, Any]:
+        """Parameters without those that do nothing. `own`: they are one model's."""
         if values is None:
             return {}
         if not isinstance(values, dict):
             raise self.wrong(f"parameters are a mapping, not {shown(values)}", "write parameters: {weight: 0.5}")
-        idle = {*IDLE[""], *IDLE.get(self.method, ())}
-        for name in (n for n in values if n in idle):
-            note = f"'{name}' of '{self.method}' was read and changes nothing"
+        out = {str(k): numbers_in(v) for k, v in values.items()}
+        for name in [n for n in out if self._idle(n, own)]:
+            del out[name]
+            whose = "a model's own " if own and not self._idle(name, False) else ""
+            note = f"{whose}'{name}' of '{self.method}' was read and changes nothing"
             self.notes += [note] if note not in self.notes else []
-        return {str(k): numbers_in(v) for k, v in values.items() if k not in idle}
+        return out
+
+    def _idle(self, name: str, own: bool) -> bool:
+        """Whether mergekit takes a parameter here and does nothing with it."""
+        takes = next((of for method, of in TAKES.items() if self.method == canonical(method)), None)
+        if takes is None or name not in KNOWN:
+            return name == "int8_mask"
+        return name not in (takes[1] if own else (*takes[0], *takes[1]))
 
     # -- slices and modules ----------------------------------------------------------------------------------------
 
@@ -134,7 +169,7 @@ class Reader:
                     "write the first layer, counted from 0, and the one behind the last: layer_range: [0, 32]",
                 )
         layers = None if asked is None else (asked[0], asked[1])
-        return Part(self.model(known["model"]), self.parameters(known.get("parameters")), layers)
+        return Part(self.model(known["model"]), self.parameters(known.get("parameters"), own=True), layers)
 
     def modules(self, given: Any) -> list[Section]:
         form = "modules: {text_decoder: {slices: [...]}, vision_tower: {models: [...]}}"

@@ -38,7 +38,12 @@ KEYS = (
     "seed",
     "defaults",
     "after",
+    "allow_crimes",
 )
+
+
+ANCHORED = ("x-", ".", "_")
+"""How keys begin that hold nothing but what other keys take over: `x-all: &all {density: 0.5}`, `<<: *all`."""
 
 
 def documents(file: Path) -> list[dict[str, Any]]:
@@ -49,10 +54,10 @@ def documents(file: Path) -> list[dict[str, Any]]:
         raise RecipeError(
             f"the file cannot be read: {e}", where=str(file), remedy="give a YAML file with merge_method: and models:"
         ) from e
-    found = [(d, d.tree) for d in yaml_text.read_all(text, str(file)) if d.tree is not None]
-    if not found or not all(isinstance(tree, dict) for _, tree in found):
+    found = [d.tree for d in yaml_text.read_all(text, str(file)) if d.tree is not None]
+    if not found or not all(isinstance(tree, dict) for tree in found):
         raise RecipeError("a merge is a mapping", where=str(file), remedy="write merge_method: and models:")
-    return [tree for _, tree in found]
+    return [{k: v for k, v in tree.items() if not k.startswith(ANCHORED)} for tree in found]
 
 
 def read(file: Path, out: Path, **options: Any) -> Request:
@@ -107,6 +112,7 @@ def request_of(
         vocabulary=_vocabulary(found, reader),
         chat_template=chat_templates.checked(found.get("chat_template"), where),
         notes=tuple(reader.notes),
+        allow_crimes=_allowed(found, reader),
     )
     return replace(_simpler(request), **options)
 
@@ -171,6 +177,13 @@ def _defaults(found: Mapping[str, Any], reader: Reader) -> bool:
     if defaults not in ("mergekit", "papers"):
         raise reader.wrong(f"{shown(defaults)} are no defaults", "write mergekit or papers", "defaults")
     return bool(defaults == "mergekit")
+
+
+def _allowed(found: Mapping[str, Any], reader: Reader) -> bool:
+    allowed = found.get("allow_crimes", False)
+    if not isinstance(allowed, bool):
+        raise reader.wrong(f"allow_crimes is {shown(allowed)}", "write true or false", "allow_crimes")
+    return allowed
 
 
 # -- tokenizers ------------------------------------------------------------------------------------------

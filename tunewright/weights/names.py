@@ -61,7 +61,6 @@ def aligned(sources: Sequence[Source], one_model: bool = True) -> Agreement:
     `one_model`: they have the same blocks; names that differ are then read as transformers reads them. ModelError where
     that is not possible.
     """
-    check_one_family(sources)
     shown = [_shown(s, [n for n, e in s.entries.items() if not is_table(n, e)]) for s in sources]
     agreement = _tied(shown, {})
     if one_model and any(s.entries.keys() != agreement.sources[0].entries.keys() for s in agreement.sources[1:]):
@@ -119,7 +118,9 @@ def check_one_family(sources: Sequence[Source]) -> None:
         if s.config.get("model_type") != first.config.get("model_type"):
             raise ModelError(
                 f"'{s.ref}' is a {s.config.get('model_type')} model, '{first.ref}' a {first.config.get('model_type')}",
-                remedy="merge models of one architecture",
+                where=s.ref,
+                remedy="merge models of one architecture; to try it all the same: --allow-crimes, or allow_crimes: "
+                "true in the file",
             )
 
 

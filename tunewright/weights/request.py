@@ -72,7 +72,8 @@ class Request:
     bytes. `where` names the file that it came from. `mergekit`: parameters that are left out have mergekit's defaults,
     not the papers'. `then`: edits of the merged change. `sections`: parts with models of their own, in order; `models`
     are then all of them. `vocabulary` takes the place of `tokenizer`. `chat_template`: "auto" (the one that most models
-    have), a name, or the template itself. `notes`: what was read and does nothing.
+    have), a name, or the template itself. `notes`: what was read and does nothing. `allow_crimes` (mergekit's
+    word): models of other architectures, or whose config.json computes otherwise, are merged all the same.
     """
 
     method: str
@@ -93,6 +94,7 @@ class Request:
     vocabulary: Vocabulary | None = None
     chat_template: str | None = None
     notes: Sequence[str] = ()
+    allow_crimes: bool = False
 
 
 def same_model(a: str, b: str | None) -> bool:
