@@ -17,10 +17,8 @@ import pytest
 import torch
 import yaml
 from transformers import (
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -50,34 +48,22 @@ TEXT = {
 
 def _t5() -> Any:
     sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-    return T5ForConditionalGeneration(T5Config(**sizes, num_decoder_layers=2, tie_word_embeddings=False))
+    return T5ForConditionalGeneration(
+        T5Config(**sizes, num_decoder_layers=2, tie_word_embeddings=False, feed_forward_proj="gated-gelu")
+    )
 
 
-def _qwen2_vl() -> Any:
-    vision = {"depth": 2, "embed_dim": 16, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 32, "patch_size": 4}
+def _qwen3_vl() -> Any:
+    vision = {"depth": 3, "hidden_size": 16, "num_heads": 2, "intermediate_size": 32, "patch_size": 4}
+    vision |= {"out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1, 2]}
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-    text = {**TEXT, "rope_parameters": rope, "bos_token_id": 1, "eos_token_id": 2}
-    ids = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 7, "vision_end_token_id": 8}
-    return Qwen2VLForConditionalGeneration(
-        Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
+    text = {**TEXT, "head_dim": 8, "rope_parameters": rope}
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
     )
 
 
-def _gemma3() -> Any:
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 16,
-        "patch_size": 4,
-    }
-    return Gemma3ForConditionalGeneration(
-        Gemma3Config(text_config={**TEXT, "head_dim": 8}, vision_config=vision, mm_tokens_per_image=4)
-    )
-
-
-MAKES: dict[str, Callable[[], Any]] = {"t5": _t5, "qwen2_vl": _qwen2_vl, "gemma3": _gemma3}
+MAKES: dict[str, Callable[[], Any]] = {"t5": _t5, "qwen3_vl": _qwen3_vl}
 
 
 def both(weight: float) -> dict[str, Any]:
@@ -124,10 +110,9 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
-    "towers of qwen2_vl": ("qwen2_vl", TOWERS),
-    "towers of gemma3": ("gemma3", TOWERS),
-    "layers of the text of qwen2_vl": (
-        "qwen2_vl",
+    "towers of qwen3_vl": ("qwen3_vl", TOWERS),
+    "layers of the text of qwen3_vl": (
+        "qwen3_vl",
         {
             "merge_method": "slerp",
             "base_model": "m1",

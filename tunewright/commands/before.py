@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from tunewright import errors
 from tunewright.commands import completing
 from tunewright.commands.options import JsonOption, RecipeArgument, SetOption, examples, show
 
@@ -49,7 +48,7 @@ def check(
     else:
         checking.show(checked.report, checked.written)
     if not checked.ok:
-        raise typer.Exit(errors.DataError.code)
+        raise typer.Exit(checked.code)
 
 
 @examples(

@@ -26,7 +26,7 @@ from tunewright.data.dataset import Dataset, refuse_nothing, stored
 from tunewright.data.facts import Facts, marker_texts, matched
 from tunewright.data.files import Bad
 from tunewright.data.read import SourceLike, locate, raw_rows, read_lazily
-from tunewright.errors import DataError, TunewrightError
+from tunewright.errors import DataError, MethodError, RecipeError, TunewrightError
 from tunewright.files.checkpoint import write_texts
 
 TRAINED = "train"
@@ -59,14 +59,14 @@ class SourceReport:
 
 @dataclass
 class CheckReport:
-    """What was found. `refusals` are errors that end a run even where no single row is bad; `cautions` do not, and a
+    """What was found. `errors` end a run even where no single row is bad; `cautions` do not, and a
     run says them on every page. `datasets` are the encoded rows of each role.
     """
 
     sources: list[SourceReport] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    errors: list[TunewrightError] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     datasets: dict[str, list[Dataset]] = field(default_factory=dict, repr=False)
 
@@ -78,7 +78,20 @@ class CheckReport:
     @property
     def ok(self) -> bool:
         """Whether a run would take the data."""
-        return not self.problems and not self.refusals
+        return not self.problems and not self.errors
+
+    @property
+    def refusals(self) -> list[str]:
+        """The messages of `errors`."""
+        return [str(error) for error in self.errors]
+
+    @property
+    def code(self) -> int:
+        """The exit code that a run ends with: 0 where it would take the data, else that of what it meets first."""
+        first = self.errors[0] if self.errors else None
+        if self.problems and not isinstance(first, RecipeError | MethodError):
+            return DataError.code  # bad rows are met as soon as rows are read
+        return first.code if first is not None else 0
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -118,7 +131,7 @@ def check(
                 try:
                     dataset = stored(source, task, tokenizer, option, folder, base=base)
                 except TunewrightError as error:
-                    report.refusals.append(str(error))
+                    report.errors.append(error)
                     continue
                 made.append(dataset)
                 given[role].append(source)
@@ -185,7 +198,7 @@ def _note_source(report: CheckReport, role: str, dataset: Dataset, tokenizer: An
         try:
             refuse_nothing(dataset.name, counts, options)
         except DataError as error:
-            report.refusals.append(str(error))
+            report.errors.append(error)
     report.cautions += left_out(dataset)
     policy = {"drop": "the row is left out", "split": "the row is split"}.get(options.truncation, "a run refuses it")
     if options.truncation == "auto":

@@ -52,8 +52,9 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     folder; MethodError for a change that plain weights cannot hold;
     ModelError when the folder's logits are not the run's (nothing is left behind then).
     """
+    beside: list[str] = []
     if (Path(run_dir) / Report.file).exists():
-        intact.check(Path(run_dir), may_lack=intact.TO_READ)
+        beside = intact.check(Path(run_dir), may_lack=intact.TO_READ).beside
     run = open_run(run_dir)
     if not run.adapted.foldable:
         raise MethodError(
@@ -83,6 +84,8 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
         e.where = _set_aside(target)
         raise
     notes = _other_type(run.loaded.folder, target)
+    if beside:
+        notes.append(f"in the run's folder lie files that its report does not speak of: {', '.join(beside[:5])}")
     exported = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder), notes)
     if reloaded > limit:
         raise ModelError(

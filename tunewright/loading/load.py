@@ -81,11 +81,14 @@ def load(
     precision: str = "float32",
     seed: int = 0,
     progress: bool = True,
+    weights: bool = True,
 ) -> Loaded:
     """Load what `spec` names (built-in name, hub id, folder, .gguf file) with the head that `task` needs.
 
     `labels`: class names in the order of their ids; a checkpoint without a fitting head gets a new one, drawn by
-    `seed`. `precision` is used where the spec's dtype is "auto". Raises ModelError and MissingExtraError.
+    `seed`. `precision` is used where the spec's dtype is "auto". Without `weights` the model has its shapes alone (on
+    torch's meta device): no value is read, its hash is "", and what values would show is not refused. Raises ModelError
+    and MissingExtraError.
     """
     from tunewright.tasks import get_task
 
@@ -103,7 +106,7 @@ def load(
     with guarded("the model cannot be found or converted", Path(name)):
         located = locate(name, revision, progress=progress)
     with guarded("the model cannot be loaded", located.folder):
-        return _load(located, name, task, labels, device, getattr(torch, dtype), seed)
+        return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights)
 
 
 def _load(
@@ -114,21 +117,26 @@ def _load(
     device: torch.device | str,
     dtype: torch.dtype,
     seed: int,
+    weights: bool,
 ) -> Loaded:
     for file in weight_files(located.folder):
         read_header(file)
     config = config_for(located, task)
     tokenizer, processor = _readers(located, task)
-    model = _build(located, config, task, list(labels) if labels is not None else None, dtype, seed)
-    check_finite(model, located.folder)
+    build = _build if weights else _shapes
+    model = build(located, config, task, list(labels) if labels is not None else None, dtype, seed)
+    if weights:
+        check_finite(model, located.folder)
     if tokenizer is not None:
         _fit_tokenizer(model, tokenizer, task, located)
         _let_padding_learn(model)
-    model.to(device).eval()
-    if task.auto_class == "AutoModelForCausalLM":
-        check_causal(model, located.folder)
-    align(model)
-    digest = hash_weights(located.folder)
+    model.eval()
+    if weights:
+        model.to(device)
+        if task.auto_class == "AutoModelForCausalLM":
+            check_causal(model, located.folder)
+        align(model)
+    digest = hash_weights(located.folder) if weights else ""
     return Loaded(
         model,
         tokenizer,
@@ -248,6 +256,21 @@ def _build(located: Located, config: Any, task: Task, labels: list[str] | None, 
             f"{len(unused)} tensors of the files are in no layer that config.json has: {unused[0]}, ..."
         )
     return model
+
+
+def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
+    """The model without values: every tensor is on the meta device."""
+    import transformers
+
+    if "Classification" in task.auto_class:
+        _set_labels(config, labels, located)
+    try:
+        with quiet(), seeded(seed), torch.device("meta"):
+            return getattr(transformers, task.auto_class).from_config(config, dtype=dtype)
+    except Exception as e:
+        raise ModelError(
+            f"the model cannot be made: {said(e)}", where=str(located.folder), remedy="download the model again"
+        ) from e
 
 
 def _forget_quantisation(model: Any) -> None:

@@ -21,7 +21,7 @@ from tunewright.errors import DataError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Reading, reading
 from tunewright.loading.options import options_of
-from tunewright.planning.refusals import Refusals, of_methods, of_needs
+from tunewright.planning.refusals import Refusals, of_methods, of_needs, of_rehearsal
 from tunewright.recipe import Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
@@ -46,6 +46,11 @@ class CheckResult:
     def ok(self) -> bool:
         """Whether a run would take the data."""
         return self.report.ok
+
+    @property
+    def code(self) -> int:
+        """The exit code of the command line, which a run would end with too; 0 where it would take the data."""
+        return self.report.code
 
     @property
     def bad_rows(self) -> list[Problem]:
@@ -84,6 +89,7 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
     recipe = given(recipe, sets)
     task, refused = get_task(recipe.task), Refusals()
     named = of_methods(recipe, task, refused)
+    first = len(refused)
     labels: Sequence[str] | None = recipe.data.labels
     if labels is None and task.labelled:
         labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
@@ -97,7 +103,10 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
         if any(m.pairs for _, m in named[stage.name]):
             refused.of(_paired, recipe, stage, report)
     of_needs(recipe, task, named, _first_rows(recipe, report), refused)
-    report.refusals += [text for text in refused if text not in report.refusals]
+    if not refused and report.ok:
+        of_rehearsal(recipe, refused)
+    later = [e for e in refused[first:] if str(e) not in report.refusals]
+    report.errors = [*refused[:first], *report.errors, *later]  # as a run meets them
     return CheckResult(report, write_clean(report, groups, clean, base=recipe.base) if clean is not None else [])
 
 

@@ -70,7 +70,7 @@ def estimate(session: Session) -> Estimate:
         readings = time_base(trial, estimated)
         for part in trial.stages:
             carry.begin(
-                trial.adapted, _start(trial, part), part.spec.carry, Path(folder), f"stages.{part.spec.name}.start"
+                trial.adapted, trial.start(part), part.spec.carry, Path(folder), f"stages.{part.spec.name}.start"
             )
             estimated.stages.append(probe_stage(trial, part))
             if any(later.spec.start == f"stages.{part.spec.name}" for later in trial.stages):
@@ -79,14 +79,6 @@ def estimate(session: Session) -> Estimate:
     estimated.disk = _disk(session, estimated.stages)
     estimated.peak_memory, estimated.peak_cuda = cost.state()["peak_memory"], cost.peak_cuda
     return estimated
-
-
-def _start(session: Session, part: StageInputs) -> str:
-    """A stage's start, a folder seen from the recipe's own."""
-    start = part.spec.start or "base"
-    if start == "base" or start.startswith("stages."):
-        return start
-    return str(session.recipe.base / start)
 
 
 def probe_stage(session: Session, part: StageInputs) -> StageEstimate:

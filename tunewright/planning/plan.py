@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from tunewright.data.dataset import Dataset
 from tunewright.data.facts import end_ids, end_is_trained, starts_twice
@@ -18,6 +20,7 @@ from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook, words
 from tunewright.runs.assemble import assemble
 from tunewright.runs.progress import Screen
+from tunewright.runs.rehearsing import rehearse
 from tunewright.runs.session import Session
 from tunewright.tasks._segments import first_token
 from tunewright.training.budget import few_steps, steps_per_epoch
@@ -49,6 +52,8 @@ def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), quiet: bool = False) -
     began = time.perf_counter()
     session = assemble(given(recipe, sets), screen.say)
     load = time.perf_counter() - began
+    with tempfile.TemporaryDirectory(prefix="tunewright-plan-") as folder:
+        rehearse(session, Path(folder))
     screen.say(f"probing {STEPS} steps of each stage")
     return look(session, load)
 

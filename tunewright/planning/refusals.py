@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tunewright.contract.combining import bind
@@ -11,34 +13,36 @@ from tunewright.contract.method import Method
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.task import Task
 from tunewright.errors import TunewrightError
-from tunewright.measure.target import check_metric
 from tunewright.recipe import Recipe, StageSpec
-from tunewright.runs.assemble import device_of
+from tunewright.runs.assemble import assemble, device_of
+from tunewright.runs.rehearsing import rehearse
 from tunewright.runs.selecting import selector
-from tunewright.runs.stage_methods import check_after, check_stage_keys, check_validation, methods_of
+from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
 
 Named = list[tuple[str, Method]]
 
 
-class Refusals(list[str]):
-    """Errors of steps that do not need one another, each as the run words it."""
+class Refusals(list[TunewrightError]):
+    """Errors of steps that do not need one another, as the run raises them."""
 
     def of(self, step: Callable[..., Any], *given: Any) -> Any:
         """What a step gives; None where it refuses, which is noted."""
         try:
             return step(*given)
         except TunewrightError as error:
-            if str(error) not in self:
-                self.append(str(error))
+            self.note(error)
             return None
+
+    def note(self, error: TunewrightError) -> None:
+        """Add an error, unless one says the same."""
+        if str(error) not in map(str, self):
+            self.append(error)
 
 
 def of_methods(recipe: Recipe, task: Task, refused: Refusals) -> dict[str, Named]:
     """The methods of each stage by its name; of a stage that is refused, none."""
-    for step in (check_after, check_stage_keys, check_validation, device_of):
+    for step in (*RECIPE_CHECKS, device_of):
         refused.of(step, recipe)
-    if recipe.data.eval and recipe.measurement.metric != "auto":
-        refused.of(check_metric, recipe.measurement.metric, task)
     named: dict[str, Named] = {}
     for stage in recipe.stages:
         named[stage.name] = refused.of(methods_of, recipe, stage, task.name) or []
@@ -51,6 +55,17 @@ def _selectors(recipe: Recipe, stage: StageSpec) -> None:
     for use in recipe.data_for(stage).select:
         where = use.place or f"stages.{stage.name}.data.select"
         selector(use, where, aimed=own_rows or recipe.data.validation is not None)
+
+
+def of_rehearsal(recipe: Recipe, refused: Refusals) -> None:
+    """What a run refuses once its parts are there: it is assembled with models' shapes in the place of their weights,
+    and every stage is set up once. What shapes alone cannot do is left to the run.
+    """
+    with suppress(Exception), tempfile.TemporaryDirectory(prefix="tunewright-check-") as folder:
+        try:
+            rehearse(assemble(recipe, weights=False), Path(folder))
+        except TunewrightError as error:
+            refused.note(error)
 
 
 def of_needs(

@@ -114,6 +114,8 @@ def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
         return f"{shown} is empty", example(key, field)
     if kind == "string_pattern_mismatch":
         return f"{shown} may hold letters, digits, - and _ only, got {value!r}", example(key, field)
+    if kind == "string_too_long":
+        return f"{shown} has {len(str(value))} letters, and takes at most {context['max_length']}", example(key, field)
     if kind == "too_long":
         return f"{shown} has too many values: {context['actual_length']} instead of {context['max_length']}", example(
             key, field

@@ -226,3 +226,7 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
         )
         stage["methods"] = dotted(stage["methods"])
     tree["after"] = dotted(tree["after"])
+    for use in tree["after"]:
+        for params in use.values() if isinstance(use, dict) else ():
+            if isinstance(params, dict) and isinstance(params.get("of"), list):
+                params["of"] = [of if str(of).startswith("stages.") else path(of) for of in params["of"]]

@@ -167,6 +167,16 @@ class DataSpec(Spec):
     )
 
     @model_validator(mode="after")
+    def _replay_leaves_room(self) -> DataSpec:
+        if self.replay and (total := sum(self.replay.values())) >= 1:
+            raise problem(
+                f"{total:.0%} of the tokens would be replayed, which leaves none to learn from",
+                "write shares that sum to less than 1",
+                ("replay",),
+            )
+        return self
+
+    @model_validator(mode="after")
     def _template_takes_text(self) -> DataSpec:
         if self.template is not None and not re.search(r"\{\w+\}", self.template):
             raise problem(

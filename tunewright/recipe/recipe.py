@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+LONGEST_NAME = 200
+"""Letters of a name that is a folder's: a disk takes 255, and a number or a process is written behind it at times."""
+
+
 class _Override(Spec):
     """Some fields of a part, over what the recipe says for all stages; only those given are written."""
 
@@ -80,7 +84,12 @@ class StageSpec(Spec):
     """One round of training: from what, with which methods, for how long."""
 
     compact: ClassVar[bool] = True
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="letters, digits, - and _", examples=["task"])
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
+        max_length=LONGEST_NAME,
+        description="letters, digits, - and _",
+        examples=["task"],
+    )
     start: Annotated[str, Place] | None = Field(
         None,
         description="base, stages.<an earlier one's name>, or a folder; none: the stage before, or base",
@@ -106,6 +115,7 @@ class Recipe(Spec):
 
     name: str = Field(
         "run",
+        max_length=LONGEST_NAME,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="the run's folder under runs/; none: the file's name",
         examples=["tickets"],
@@ -252,6 +262,13 @@ class Recipe(Spec):
         """
         loaded: Recipe = load(Recipe, path, sets, out)
         return loaded
+
+    def placed_as(self, other: Recipe) -> Recipe:
+        """This recipe, with its methods said to stand where those of an equal one do: messages name the user's file."""
+        places = {path: use.place for path, _, use in other.uses()}
+        for path, _, use in self.uses():
+            use._place = places.get(path, use._place)
+        return self
 
     def dump(self, *, absolute: bool = False) -> str:
         """YAML text with every default written out; `load` gives an equal recipe back.

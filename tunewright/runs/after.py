@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from tunewright.contract.method import Method, Needs, arguments
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
+from tunewright.runs.merging import check_others, no_score, unfoldable
 from tunewright.training import carry
 from tunewright.weights.blocks import Learning
 from tunewright.weights.learning import copy_with
-from tunewright.weights.operator import as_merge, check_count, each_of, merge_one
+from tunewright.weights.operator import as_merge, each_of, merge_one
 from tunewright.weights.survey import survey
 
 Score = Callable[[], float]
@@ -31,11 +32,7 @@ def apply(
     base)` gives what a merge learns from: the run's rows beside these models.
     """
     if not adapted.foldable:
-        raise MethodError(
-            f"'{name}' works on plain weights, and this change cannot be folded into them",
-            where="after",
-            remedy="take the step out, or use a method that folds",
-        )
+        raise unfoldable(name)
     adapted.fold()
     if callable(getattr(method, "edit", None)):
         _edit(method, adapted)
@@ -63,12 +60,8 @@ def _edit(method: Method, adapted: Adapted) -> None:
 
 def _merge(given: Method, name: str, adapted: Adapted, run: Path, score: Score | None, teach: Teach | None) -> None:
     method = as_merge(given, name)
+    check_others(method, name)
     others = [_values(adapted, of, run, name) for of in method.of]
-    if not others:
-        raise MethodError(
-            f"'{name}' names no other model", where="after", remedy=f"write {name}: {{of: [stages.first, runs/other]}}"
-        )
-    check_count(method, name, 1 + len(others), True)
     own = {
         n: p.detach().clone()
         for n, p in adapted.base_parameters().items()
@@ -92,11 +85,7 @@ def _merge(given: Method, name: str, adapted: Adapted, run: Path, score: Score |
 
     def scored(indices: tuple[int, ...]) -> float:
         if score is None:
-            raise MethodError(
-                f"'{name}' chooses by a held-out score, and the recipe holds nothing out",
-                where="data.validation",
-                remedy="write validation: 10%",
-            )
+            raise no_score(name)
         put(indices)
         return score()
 

@@ -27,7 +27,7 @@ from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.runs.selecting import records_of, select, subset, without
 from tunewright.runs.session import Session, StageInputs, located
 from tunewright.runs.sources import kept_options, kept_sources, replayed_sources
-from tunewright.runs.stage_methods import check_after, check_stage_keys, check_validation, methods_of
+from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
 from tunewright.runs.vocabulary import add_tokens, new_rows
 from tunewright.tasks import get_task
 
@@ -61,21 +61,24 @@ class _Reader:
         )
 
 
-def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
+def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = True) -> Session:
     """Check methods, load the model, encode the rows.
 
-    Errors name the field, file or row; nothing is trained or written.
+    Errors name the field, file or row; nothing is trained or written. Without `weights`, models have their shapes
+    alone: enough to see what a run would refuse.
     """
     task = get_task(recipe.task)
     methods = [methods_of(recipe, stage, task.name) for stage in recipe.stages]
-    check_after(recipe)
-    check_stage_keys(recipe)
-    check_validation(recipe)
-    torch.set_num_threads(recipe.train.threads or host.cores())
+    for step in RECIPE_CHECKS:
+        step(recipe)
+    if weights:
+        torch.set_num_threads(recipe.train.threads or host.cores())
     device = device_of(recipe)
-    precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
+    precision: str = recipe.train.precision
+    if precision == "auto":
+        precision = choose_precision(device) if weights else "float32"
     say(f"loading {recipe.model.name}")
-    loaded, labels = _model(recipe, task, device, precision)
+    loaded, labels = _model(recipe, task, device, precision, weights)
     adapted = _adapted(recipe, loaded, methods)
     options = options_of(recipe.data, labels, loaded)
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
@@ -105,10 +108,13 @@ def assemble(recipe: Recipe, say: Say = lambda text: None) -> Session:
         validation,
         keep,
         [*of_data(learnt, {"eval": evaluation, "validation": validation}), *loaded.notes],
+        weights,
     )
 
 
-def _model(recipe: Recipe, task: Task, device: str, precision: str) -> tuple[Loaded, Sequence[str] | None]:
+def _model(
+    recipe: Recipe, task: Task, device: str, precision: str, weights: bool
+) -> tuple[Loaded, Sequence[str] | None]:
     """The recipe's model with its new tokens, and the labels in the order of its head."""
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
@@ -119,6 +125,7 @@ def _model(recipe: Recipe, task: Task, device: str, precision: str) -> tuple[Loa
         labels=labels if task.labelled else None,
         device=device,
         precision=precision,
+        weights=weights,
     )
     if task.labelled:  # a checkpoint's head keeps its own order of the labels
         names: Any = loaded.model.config.id2label  # type: ignore[union-attr]

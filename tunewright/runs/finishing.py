@@ -62,9 +62,9 @@ def finish(work: Work, cached: list[str]) -> Result:
     if work.figures_only:
         return Result(work.folder.path, report, results.order_of(work.session, work.results))
     page.render(report, metrics, [r.model_dump() for r in pair(meter.base.target, tuned.target)], work.folder.path)
+    work.note()  # the last that is written before the files are hashed
     report.hashes = intact.hashes_of(work.folder.path)
     report.save(work.folder.path)
-    work.note()
     return Result(work.folder.path, report)
 
 

@@ -51,7 +51,8 @@ def run(
             folder.write_recipe(recipe.dump(absolute=True))
             _note_start(folder)
             # the run's own copy is what `resume` will read: the same text gives the same names
-            return _whole(Work(folder, Recipe.load(folder.file(RECIPE)), screen, figures_only=figures_only))
+            own = Recipe.load(folder.file(RECIPE)).placed_as(recipe)
+            return _whole(Work(folder, own, screen, figures_only=figures_only))
         except KeyboardInterrupt:
             raise interrupted(folder) from None
         except Exception:  # a signal is none: what it stops can be gone on with
@@ -73,9 +74,9 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
         if verify:
             from tunewright.runs import begun, intact
 
-            files = intact.check(folder.path) if (folder.path / "report.json").exists() else 0
+            whole = intact.check(folder.path) if (folder.path / "report.json").exists() else intact.Intact()
             begun.check_recipe(folder)
-            verify_run(Work(folder, recipe, screen), files)
+            verify_run(Work(folder, recipe, screen), whole)
             return None
         if (folder.path / "report.json").exists():
             from tunewright.report.schema import Report

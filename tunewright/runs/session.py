@@ -17,6 +17,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
 from tunewright.runs.selecting import subset
 from tunewright.runs.vocabulary import same_tokenizer
+from tunewright.training import carry
 from tunewright.training.budget import plan_stage
 from tunewright.training.stage import TrainingInputs
 from tunewright.training.validation import asks, no_rows
@@ -42,7 +43,10 @@ class StageInputs:
 
 @dataclass
 class Session:
-    """A run's parts. `validation` serves choices in training; `eval` only measures. `keep` maps names to documents."""
+    """A run's parts. `validation` serves choices in training; `eval` only measures. `keep` maps names to documents.
+
+    `weights`: whether its models have their values, or (for a check) their shapes alone.
+    """
 
     recipe: Recipe
     task: Task
@@ -57,6 +61,7 @@ class Session:
     validation: Dataset | None
     keep: dict[str, Dataset]
     notes: list[str] = field(default_factory=list)
+    weights: bool = True
     others: dict[str, Adapted] = field(default_factory=dict)
 
     @property
@@ -84,7 +89,14 @@ class Session:
         """One of the recipe's other models, loaded once, frozen. MethodError when its tokenizer differs."""
         if name not in self.others:
             spec = located(self.recipe.models[name], self.recipe.base)
-            loaded = load(spec, self.task, labels=self.options.labels, device=self.device, precision=self.precision)
+            loaded = load(
+                spec,
+                self.task,
+                labels=self.options.labels,
+                device=self.device,
+                precision=self.precision,
+                weights=self.weights,
+            )
             same_tokenizer(self.loaded, loaded, name)
             self.others[name] = loaded.adapted()
         return self.others[name]
@@ -144,6 +156,13 @@ class Session:
         """
         return 6.0 * sum(
             p.numel() for s in self.adapted.structure.sites if s.kind not in ("embedding", "norm") for p in [s.weight]
+        )
+
+    def start(self, part: StageInputs) -> str:
+        """What a stage starts from: "base", "stages.<name>", or a folder, seen from the recipe's own."""
+        start = part.spec.start or "base"
+        return (
+            start if start == "base" or start.startswith("stages.") else str(carry.seen_from(self.recipe.base, start))
         )
 
     def bind(self, part: StageInputs) -> Methods:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tunewright import catalogue
 from tunewright.contract.combining import check_conflicts
 from tunewright.contract.method import Method
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import MethodError, RecipeError
+from tunewright.measure.target import check_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
-from tunewright.runs import predictors
+from tunewright.runs import merging, predictors
+from tunewright.tasks import get_task
+from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
 
 _OF_THE_RUN = {"data": ("eval", "validation", "labels", "packing"), "train": ("precision", "device", "threads")}
@@ -36,6 +41,14 @@ def check_validation(recipe: Recipe) -> None:
             where="measurement.split",
             remedy="write data.validation: 10%, or a file",
         )
+
+
+def check_starts(recipe: Recipe) -> None:
+    """ModelError where a stage starts from a folder that is no run, finished stage or adapter."""
+    for stage in recipe.stages:
+        start = stage.start or "base"
+        if start != "base" and not start.startswith("stages."):
+            carry.result_of(carry.seen_from(recipe.base, start), f"stages.{stage.name}.start")
 
 
 def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, Method]]:
@@ -77,3 +90,22 @@ def check_after(recipe: Recipe) -> None:
                 )
             catalogue.build(use)
     predictors.check(recipe)
+    for use in recipe.after:
+        if not predictors.predicts(use):
+            merging.check(use, recipe)
+
+
+def check_measured(recipe: Recipe) -> None:
+    """RecipeError for a metric that is none, or that the task's rows have nothing for."""
+    if recipe.data.eval and recipe.measurement.metric != "auto":
+        check_metric(recipe.measurement.metric, get_task(recipe.task))
+
+
+RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
+    check_after,
+    check_stage_keys,
+    check_starts,
+    check_validation,
+    check_measured,
+)
+"""What is refused of a recipe beside its stages' methods before anything is loaded: by a check, a plan and a run."""

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from tunewright.training.setting_up import set_up
 from tunewright.training.stage import Stop, TrainingInputs
 from tunewright.training.train import Loop, train
 
+STAGE_SECONDS = "stage_seconds"
+"""Key of progress.json: seconds of training of each finished stage."""
 Evaluate = Callable[[Loop], dict[str, float]]
 
 
@@ -250,14 +253,30 @@ def end_stage(stage: TrainingInputs, name: str) -> None:
 
 
 def save_result(folder: RunFolder, stage: TrainingInputs, keeper: TrainingCallback, result: TrainingOutcome) -> None:
-    """Write `stages/<name>/`; the run's checkpoints of this stage are no longer needed to go on."""
-    left = [left_of(keeper.stage, b.name, b.method, b.state) for b in stage.methods]
-    carry.save_stage(
-        folder.path / "stages" / keeper.stage,
-        stage.adapted,
-        {"result": result.__dict__},
-        [one for one in left if one is not None],
-    )
+    """Write `stages/<name>/`; the run's checkpoints of this stage are no longer needed to go on.
+
+    What a clock said goes to progress.json, so that equal runs leave equal stages.
+    """
+    known = folder.progress().get(STAGE_SECONDS, {})
+    folder.note_progress(**{STAGE_SECONDS: {**known, keeper.stage: result.seconds}})
+    write_stage(folder.path / "stages" / keeper.stage, stage, keeper.stage, result)
+
+
+def write_stage(folder: Path, stage: TrainingInputs, name: str, result: TrainingOutcome) -> None:
+    """Write a finished stage into `folder`: what changed, what its training was, what methods leave to later ones."""
+    left = [left_of(name, b.name, b.method, b.state) for b in stage.methods]
+    carry.save_stage(folder, stage.adapted, {"result": told(result)}, [one for one in left if one is not None])
+
+
+def told(result: TrainingOutcome) -> dict[str, Any]:
+    """What a finished stage's file says of its training: all but the time that it took."""
+    return {k: v for k, v in result.__dict__.items() if k != "seconds"}
+
+
+def recalled(folder: RunFolder, stage: str, state: dict[str, Any]) -> TrainingOutcome:
+    """The outcome of a stage that an earlier process finished. Stages of earlier versions hold their own seconds."""
+    seconds = folder.progress().get(STAGE_SECONDS, {}).get(stage, 0.0)
+    return TrainingOutcome(**{"seconds": seconds, **state["result"]})
 
 
 def _reason(loop: Loop) -> str:

@@ -13,6 +13,7 @@ from tunewright.files.checkpoint import Checkpoint
 from tunewright.runs.work import Work
 
 if TYPE_CHECKING:
+    from tunewright.runs.intact import Intact
     from tunewright.runs.session import StageInputs
 
 COMPARED = ("steps", "tokens", "trained_tokens", "trainable", "best_step", "trained_names")
@@ -43,9 +44,9 @@ class Stretch:
         return int(self.mark.state["loop"]["step"])
 
 
-def verify(work: Work, files: int) -> None:
+def verify(work: Work, whole: Intact) -> None:
     """Compute the last steps again, compare them with the checkpoint among them, the finished stage and the change that
-    the run left. CheckpointError names what differs. `files`: how many have their hash in the report (0: unfinished).
+    the run left. CheckpointError names what differs. `whole`: what was found of its files.
     """
     from tunewright.runs.meter import Meter
     from tunewright.runs.stages import Verified, run_stage
@@ -83,10 +84,9 @@ def verify(work: Work, files: int) -> None:
             where=str(work.folder.path),
             remedy="verify with the run's own machine, versions and threads; with these, report it as a defect",
         )
-    intact = f"{files} files are as the report says; " if files else "no report vouches for the run's other files; "
     work.screen.say(
-        f"verified: {intact}steps {stretch.begins} to {stretch.stops} of the stage '{name}', computed again, are equal "
-        f"in every bit",
+        f"verified: {whole}; steps {stretch.begins} to {stretch.stops} of the stage '{name}', computed again, are "
+        f"equal in every bit",
         always=True,
     )
 

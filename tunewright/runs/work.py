@@ -96,31 +96,14 @@ class Work:
             begun.note(self.folder, self.session)
         self.recipe = recipe
 
-    def _try_set_up(self) -> None:
-        """Let methods refuse what they cannot do here (a target that no layer has ...) before the base is measured.
-
-        Only of stages that start from the base as it is: what others start from is not there yet.
-        """
-        import random
-
-        from tunewright.contract.method import Setup
-        from tunewright.runs import predicting
-
-        predicting.load(self.session)
-        for part in self.session.stages:
-            stage, _ = self.session.training_inputs(part)
-            if (part.spec.start or "base") != "base" or stage.methods.on("prepare"):
-                continue
-            for b in stage.methods:
-                b.method.setup(Setup(self.session.adapted, stage.plan, self.session.task.name, random.Random(0)))
-
     def train(self) -> list[str]:
         """Measure the base, train every stage, do the steps after training; says what came from a cache."""
         from tunewright.runs.meter import Meter
+        from tunewright.runs.rehearsing import rehearse
 
         if not self.folder.progress().get("began"):
             self.write_resolved()
-            self._try_set_up()
+            rehearse(self.session, self.folder.path)
         self.folder.note_progress(began=True)
         self.meter: Meter = Meter(self.session, self.cost)
         if self.figures_only:
@@ -139,13 +122,13 @@ class Work:
 
     def _stage(self, part: StageInputs) -> None:
         from tunewright.models.flops import counting
-        from tunewright.runs.stages import TrainingOutcome, run_stage, save_result, stopped
+        from tunewright.runs.stages import recalled, run_stage, save_result, stopped
         from tunewright.training import carry
 
         name, folder = part.spec.name, self.folder.path / "stages" / part.spec.name
         finished = self._finished(folder)
         if finished is not None:
-            self.results[name] = TrainingOutcome(**finished.state["result"])
+            self.results[name] = recalled(self.folder, name, finished.state)
             if part is self.session.stages[-1]:
                 self._load_finished(folder)
             return

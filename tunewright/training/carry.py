@@ -156,6 +156,11 @@ def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
                 forms.set_frozen(p, carry != "training")
 
 
+def seen_from(base: Path, name: str) -> Path:
+    """A folder that a recipe names: from its own folder where there is one, else from where the program runs."""
+    return base / name if (base / name).exists() else Path(name)
+
+
 def result_of(run: Path, where: str) -> tuple[str, Path]:
     """A finished stage's or an adapter's folder, or what a run's own recipe says is its result: the last stage, or what
     the steps after it left. Times of files say nothing: a copy may have others.
