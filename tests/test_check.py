@@ -122,6 +122,28 @@ def test_rows_that_are_measured_on_and_trained_on_are_said_of_everywhere(sound, 
         assert says in assemble(Recipe.load(sound, sets)).notes[0]
 
 
+def test_a_weight_that_repeats_a_small_file_is_said_everywhere(sound, tmp_path):
+    (tmp_path / "small.jsonl").write_text(ROW % 90)
+    sources = "[{path: train.jsonl, weight: 1}, {path: small.jsonl, weight: %s}]"
+    sets = [f"data.train={sources % 3}"]
+    checked = check_recipe(sound, sets=sets)
+    # 7 rows an epoch, of nearly equal length: three quarters of them are the one row
+    says = "by its weight, small.jsonl is gone through 5.2"
+    assert any(says in text and "train.jsonl 0.3 times" in text for text in checked.report.cautions), (
+        checked.report.cautions
+    )
+    session = assemble(Recipe.load(sound, sets))
+    assert any(says in note for note in session.notes)
+    drawn, rows = session.cursor(session.stages[0]), []
+    while len(rows) < 700:
+        rows += [row.source for row, _ in drawn.next_batch()]
+    assert abs(rows[:700].count("small.jsonl") / 100 - 5.25) < 0.1
+    for weight in (1, 0.1):
+        assert not any(
+            "by its weight" in t for t in check_recipe(sound, sets=[f"data.train={sources % weight}"]).report.cautions
+        )
+
+
 def test_what_is_left_out_is_not_called_usable(sound, tmp_path):
     (tmp_path / "train.jsonl").write_text("\n".join('{"text": "%s"}' % ("river town " * n) for n in (3, 90, 90, 90)))
     sets = ["data.max_length=64"]

@@ -43,7 +43,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a training method afterwards": (after("lora"), "does not go here"),
     "a training method as a probe": ({"probes": ["lora"]}, "does not go here"),
     "a method alone that stands beside others": (stage(methods=["ist"]), "works beside a method"),
-    "two methods in each other's way": (stage(methods=["dpo", "ipo", "lora"], data={"train": "pairs.jsonl"}), "main"),
+    "two methods in each other's way": (stage(methods=["hft", "lift"]), "main"),
     # modules
     "modules that no layer has": (stage(methods=[{"lora": {"target_modules": ["nothing_proj"]}}]), "nothing_proj"),
     "one module of two": (stage(methods=[{"lora": {"target_modules": ["q_proj", "w_proj"]}}]), "w_proj"),

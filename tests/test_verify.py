@@ -24,6 +24,8 @@ from tunewright.files import checkpoint
 from tunewright.files.stamp import stamp
 from tunewright.report.schema import Report
 from tunewright.runs import intact
+from tunewright.runs.folder import RunFolder
+from tunewright.runs.stages import recalled
 
 __all__ = ["bench", "commands"]
 
@@ -109,6 +111,7 @@ FILES = (
     "metrics.jsonl",
     "report.html",
     "begun.json",
+    "progress.json",
 )
 
 
@@ -117,7 +120,59 @@ def test_a_report_names_every_file_that_a_run_leaves(bench: Bench) -> None:
     hashes = json.loads((run / "report.json").read_text())["hashes"]
     assert set(FILES) <= hashes.keys()
     there = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and "checkpoint-" not in str(p)}
-    assert there == {*hashes, "report.json", "recipe.yaml", "progress.json", ".lock"}
+    assert there == {*hashes, "report.json", "recipe.yaml", ".lock"}
+
+
+def test_equal_runs_leave_equal_files(bench: Bench) -> None:
+    """All but what tells the time: pages, logged seconds, and how far the run is."""
+    assert bench.run("training", "again").code == 0
+    runs = bench.uninterrupted("training"), bench.folder / "again"
+    hashes = [json.loads((run / "report.json").read_text())["hashes"] for run in runs]
+    timed = {"report.html", "metrics.jsonl", "progress.json"}
+    first, second = ({n: h for n, h in of.items() if n not in timed} for of in hashes)
+    assert first == second and "stages/first/state.json" in first and "stages/second/state.json" in first
+    assert json.loads((runs[0] / "progress.json").read_text())["stage_seconds"].keys() == {"first", "second"}
+
+
+def test_seconds_of_stages_are_reported_from_where_they_were_and_are_written(bench: Bench, tmp_path: Path) -> None:
+    bench, run = spoiled(bench, tmp_path)
+    progress = json.loads((run / "progress.json").read_text())
+    seconds = progress.pop("stage_seconds")["main"]
+    assert seconds > 0 and Report.load(run).stages[0].seconds == seconds
+    state = checkpoint.read(run / "stages/main").state
+    assert recalled(RunFolder(run), "main", state).seconds == seconds
+    (run / "progress.json").write_text(json.dumps(progress))
+    state["result"]["seconds"] = 7.5  # as earlier versions wrote it
+    assert recalled(RunFolder(run), "main", state).seconds == 7.5
+
+
+ADDED = ("adapter/more.safetensors", "adapter/deep/er.json", "stages/main/.hidden", "stages/other/manifest.json")
+
+
+@pytest.mark.parametrize("file", ADDED)
+def test_a_file_added_where_all_files_are_read_does_not_verify(bench: Bench, tmp_path: Path, file: str) -> None:
+    bench, run = spoiled(bench, tmp_path)
+    (run / file).parent.mkdir(parents=True, exist_ok=True)
+    (run / file).write_text("{}")
+    for arguments in (["resume", str(run), "--verify"], ["export", str(run), "--out", str(tmp_path / "model")]):
+        done = bench.commands(bench.folder, arguments)
+        assert done.code == errors.CheckpointError.code and f"{file} was added" in done.stderr, done.stderr
+
+
+def test_files_beside_the_runs_own_are_named(bench: Bench, tmp_path: Path) -> None:
+    bench, run = spoiled(bench, tmp_path)
+    assert bench.commands(bench.folder, ["export", str(run)]).code == 0  # its model/ is known
+    (run / "tensorboard").mkdir()
+    (run / "tensorboard" / "events").write_text("")
+    done = bench.commands(bench.folder, ["resume", str(run), "--verify"])
+    assert done.code == 0 and "files are as the report says; steps" in done.stderr, done.stderr
+    (run / "notes.txt").write_text("mine")
+    (run / "checkpoint-9" / "extra.json").write_text("{}")
+    (run / "link").symlink_to(tmp_path)
+    done = bench.commands(bench.folder, ["resume", str(run), "--verify"])
+    assert done.code == 0 and "checkpoint-9/extra.json, link, notes.txt" in done.stderr, done.stderr
+    done = bench.commands(bench.folder, ["export", str(run), "--out", str(tmp_path / "model")])
+    assert done.code == 0 and "notes.txt" in done.stdout + done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -165,7 +220,7 @@ def test_another_layout_of_the_report_and_missing_pages_are_no_alteration(bench:
     bench, run = spoiled(bench, tmp_path)
     report = json.loads((run / "report.json").read_text())
     (run / "report.json").write_text(json.dumps(report, sort_keys=True))
-    for name in ("report.html", "rows.jsonl", "metrics.jsonl"):
+    for name in ("report.html", "rows.jsonl", "metrics.jsonl", "progress.json"):
         (run / name).unlink()
     assert bench.commands(bench.folder, ["export", str(run), "--out", str(tmp_path / "model")]).code == 0
     done = bench.commands(bench.folder, ["resume", str(run), "--verify"])

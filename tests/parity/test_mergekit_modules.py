@@ -168,7 +168,8 @@ models:
     <<: *half
 - model: m2
   parameters:
-    <<: [{weight: 0.7}, *own]
+    <<: [*own, *half]
+    weight: 0.7
 """
 
 

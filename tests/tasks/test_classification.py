@@ -102,6 +102,15 @@ def test_a_label_as_an_answer_is_found_by_name_before_its_place():
             answer(label, ("no", "yes"))
 
 
+def test_classes_of_numbers_with_a_point_are_the_values():
+    """Whole numbers from 1 may be ids of which 0 did not occur; 1.0 and 2.0 are what a table holds."""
+    assert discover_labels([record(label=x) for x in (1.0, 2.0, 1.0)]) == ("1", "2")
+    assert discover_labels([record(label=np.float32(x)) for x in (1, 2, -1)]) == ("1", "2")
+    assert discover_labels([record(label=x) for x in (0.0, 3.0, math.nan, -1.0)]) == ("0", "3")
+    assert discover_labels([record(label=x) for x in (1, 2)]) == ("0", "1", "2")
+    assert [label_id(x, ("1", "2")) for x in (1.0, 2.0, 1, "2")] == [0, 1, 0, 1]
+
+
 def test_labels_are_discovered_in_a_fixed_order():
     assert discover_labels([record(label=x) for x in (1, -1, 0)]) == ("0", "1")
     assert discover_labels([record(label=x) for x in ("b", "a", None, "b")]) == ("a", "b")

@@ -5,7 +5,9 @@ A check gives them with its verdict, a run on every page.
 
 from __future__ import annotations
 
-from tunewright.data.dataset import Dataset
+from collections.abc import Sequence
+
+from tunewright.data.dataset import Dataset, shares_of
 from tunewright.data.facts import matched
 
 
@@ -27,6 +29,31 @@ def trained_on(role: str, count: int, rows: int) -> list[str]:
     return [f"{count:,} of {rows:,} {role} rows are trained on: their score says nothing of new rows"]
 
 
+OFTEN = 2.0
+"""Passes over a source in one over all rows, from which they are said."""
+
+
+def repeated(parts: Sequence[Dataset]) -> list[str]:
+    """That sources are gone through more often than once an epoch, where their weights ask for it.
+
+    An epoch is over when as many rows were given as there are: a small source with a large weight fills it again and
+    again, and a large one is not gone through.
+    """
+    rows, tokens = ({p.name: p.counts[key] for p in parts} for key in ("rows", "tokens"))
+    if len({p.weight for p in parts}) == 1 or not all(rows.values()) or not all(tokens.values()):
+        return []
+    shares = shares_of(parts)
+    total = sum(rows.values()) / sum(shares[n] * rows[n] / tokens[n] for n in rows)  # tokens of an epoch
+    passes = {n: shares[n] * total / tokens[n] for n in rows}
+    least = min(passes, key=passes.__getitem__)
+    return [
+        f"by its weight, {n} is gone through {times:.3g} times an epoch, and {least} {passes[least]:.2g} times: write "
+        "smaller weights, or none (each row once)"
+        for n, times in passes.items()
+        if times >= OFTEN
+    ]
+
+
 def of_data(trained: list[Dataset], judged: dict[str, Dataset | None]) -> list[str]:
     """The sentences of a run's data: `judged` are what is measured on, by role."""
     parts = [part for dataset in trained for part in dataset.sources]
@@ -42,4 +69,6 @@ def of_data(trained: list[Dataset], judged: dict[str, Dataset | None]) -> list[s
         out += trained_on(role, count, len(dataset.rows))
     for part in {part.name: part for part in parts}.values():
         out += left_out(part)
+    for dataset in trained:
+        out += [text for text in repeated(dataset.sources) if text not in out]
     return out

@@ -21,7 +21,7 @@ import numpy as np
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import facts
-from tunewright.data.caution import left_out, trained_on
+from tunewright.data.caution import left_out, repeated, trained_on
 from tunewright.data.dataset import Dataset, refuse_nothing, stored
 from tunewright.data.facts import Facts, marker_texts, matched
 from tunewright.data.files import Bad
@@ -137,6 +137,8 @@ def check(
                 given[role].append(source)
                 _note_source(report, role, dataset, tokenizer, option)
             report.datasets[role] = made
+            if role.startswith(TRAINED) and made:
+                report.cautions += repeated(made)
         one = options if isinstance(options, EncodeOptions) else next(iter(options.values()), EncodeOptions())
         _note_repeats(report, given, _Pictures(base, one) if task.reads_files else None)
     return report

@@ -62,11 +62,15 @@ class Dataset:
 
     def shares(self) -> dict[str, float]:
         """Each source's share of the tokens: by the recipe's weights; with none given, each row once per epoch."""
-        parts = self.sources
-        if len({p.weight for p in parts}) == 1:
-            return natural_shares({p.name: p.counts["tokens"] for p in parts})
-        total = sum(p.weight for p in parts)
-        return {p.name: p.weight / total for p in parts}
+        return shares_of(self.sources)
+
+
+def shares_of(parts: Sequence[Dataset]) -> dict[str, float]:
+    """Each source's share of the tokens."""
+    if len({p.weight for p in parts}) == 1:
+        return natural_shares({p.name: p.counts["tokens"] for p in parts})
+    total = sum(p.weight for p in parts)
+    return {p.name: p.weight / total for p in parts}
 
 
 class _Joined(Sequence[Row]):

@@ -118,7 +118,8 @@ def discover_labels(records: Iterable[Record], field: str = "label") -> tuple[st
 
     Names of numbers are in the order of the numbers, others in that of the alphabet. Where every label is a number,
     those below 0 are none (data sets write -1 where a label is held back), and where at least half of the numbers from
-    0 to the largest occur, the others up to it are classes, too.
+    0 to the largest occur, the others up to it are classes, too; not so where all are written with a point (1.0):
+    those are values of a table, and its classes are the values.
     """
     values = [r[field] for r in records if not is_missing(r.get(field))]
     names = {label_name(v) for v in values}
@@ -128,6 +129,7 @@ def discover_labels(records: Iterable[Record], field: str = "label") -> tuple[st
     if values and not any(isinstance(v, str) for v in values):
         numbers = {name: number for name, number in numbers.items() if number >= 0}
         names, most = set(numbers), max(numbers.values(), default=-1) + 1
-        if most <= 2 * len(names):
+        pointed = all(isinstance(v, float) or getattr(getattr(v, "dtype", None), "kind", "") == "f" for v in values)
+        if most <= 2 * len(names) and not pointed:
             return tuple(str(i) for i in range(most))
     return tuple(sorted(names, key=lambda name: (numbers[name], name)))
