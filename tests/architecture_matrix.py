@@ -61,8 +61,8 @@ PAIRS: dict[str, str] = {
         roformer xlm-roberta
     """,
     "image-classification": """
-        beit bit clip convnext convnextv2 dinov2 mobilenet_v1 mobilenet_v2 poolformer regnet resnet siglip swin swinv2
-        vit
+        beit bit clip convnext convnextv2 deit dinov2 efficientnet levit mobilenet_v1 mobilenet_v2 mobilevit poolformer
+        regnet resnet siglip swin swinv2 vit
     """,
 }
 
@@ -86,9 +86,10 @@ def write_base(folder: Path, task: str, name: str) -> None:
     if task == "image-classification":
         from PIL import Image
 
+        architectures.processor_of(name).save_pretrained(folder / "base")
         for i in range(4):
-            side = architectures.SIDE
-            Image.frombytes("RGB", (side, side), rng.randbytes(3 * side * side)).save(folder / f"{i}.png")
+            high, wide = architectures.SIDE + 8 * i, architectures.SIDE + 5
+            Image.frombytes("RGB", (wide, high), rng.randbytes(3 * wide * high)).save(folder / f"{i}.png")
             rows.append({"image": f"{i}.png", "label": LABELS[i % 2]})
     else:
         tiny.tokenizer(encoder=task != "text-generation").save_pretrained(folder / "base")

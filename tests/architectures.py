@@ -147,10 +147,23 @@ IMAGES: dict[str, dict[str, Any]] = {
     "clip": {},
     "convnext": {"num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]},
     "convnextv2": {"num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]},
-    "deit": {"patch_size": 4},
+    "deit": {"patch_size": 4, "architectures": ["DeiTForImageClassification"]},
     "dinov2": {"patch_size": 4},
+    "efficientnet": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128},
+    "levit": {
+        "hidden_sizes": [16, 24, 32],
+        "key_dim": [8, 8, 8],
+        "depths": [1, 1, 1],
+        "num_attention_heads": [2, 3, 4],
+        "architectures": ["LevitForImageClassification"],
+    },
     "mobilenet_v1": {"depth_multiplier": 0.25, "min_depth": 4},
     "mobilenet_v2": {"depth_multiplier": 0.25, "min_depth": 4},
+    "mobilevit": {
+        "hidden_sizes": [8, 12, 16],
+        "neck_hidden_sizes": [8, 8, 12, 12, 16, 16, 32],
+        "num_attention_heads": 2,
+    },
     "poolformer": {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
     "regnet": {**CONVNET, "groups_width": 4},
     "resnet": CONVNET,
@@ -182,6 +195,17 @@ def config_of(name: str, task: str, **more: Any) -> Any:
         text = sizes | {"vocab_size": 64, "max_position_embeddings": 16}
         return cls(vision_config=image | {"patch_size": 8}, text_config=text, **more)
     return cls(**image, **more)
+
+
+def processor_of(name: str) -> Any:
+    """The image processor of the model type `name`, with its class's own defaults but for the side of its pictures."""
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    cls = getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[name]["pil"])
+    square = {"height": SIDE, "width": SIDE}
+    short = "shortest_edge" in (cls().size or {})
+    return cls(size={"shortest_edge": SIDE} if short else square, crop_size=square)
 
 
 def make(name: str, task: str, *, seed: int = 0, std: float = 0.2, **more: Any) -> Any:

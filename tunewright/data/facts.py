@@ -107,7 +107,7 @@ class Looking:
             flags |= EARLIER
         if "rejected_ids" not in row.fields:
             flags |= SINGLE
-        if (pixels := row.fields.get("pixels")) is not None and int(pixels.max()) - int(pixels.min()) <= 1:
+        if (pixels := row.fields.get("pixels")) is not None and _is_blank(pixels):
             flags |= BLANK
         if not self._reads:
             return flags
@@ -118,6 +118,13 @@ class Looking:
             flags |= NO_BOS if self._start and list(row.input_ids[:1]) != self._start else 0
             flags |= NO_END if not end_is_trained(row, self._ends) else 0
         return flags
+
+
+def _is_blank(pixels: NDArray[Any]) -> bool:
+    """Whether all pixels are equal, up to a level of 8 bits."""
+    if pixels.dtype == np.uint8:
+        return int(pixels.max()) - int(pixels.min()) <= 1
+    return float(np.ptp(pixels.reshape(len(pixels), -1), axis=1).max()) < 0.01  # normalised, each channel by its own
 
 
 def marker_texts(tokenizer: Any) -> list[str]:

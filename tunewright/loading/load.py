@@ -188,7 +188,7 @@ def _readers(located: Located, task: Task) -> tuple[Any, Any]:
                 return None, None
             try:
                 return None, transformers.AutoImageProcessor.from_pretrained(
-                    located.folder, trust_remote_code=False, local_files_only=True
+                    located.folder, trust_remote_code=False, local_files_only=True, backend="pil"
                 )
             except Exception as e:
                 raise ModelError(

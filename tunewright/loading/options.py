@@ -14,13 +14,14 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
     """How rows of a `data` section are encoded for a model, whether its weights are loaded or not."""
     image = None
     if model.tokenizer is None:
-        from tunewright.tasks._processor import check_processor
+        from tunewright.tasks._processor import followed
         from tunewright.tasks.image_classification import image_options
 
         config: Any = model.config if isinstance(model, Reading) else getattr(model.model, "config", None)
         image = image_options(model.processor, config)
         if model.processor is not None:
-            check_processor(model.processor, image, "preprocessor_config.json")
+            own = image_options(config=config)
+            image = followed(model.processor, image, (own["height"], own["width"]), "preprocessor_config.json")
     return EncodeOptions(
         max_length=data.max_length,
         truncation=data.truncation,

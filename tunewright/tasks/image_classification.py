@@ -1,6 +1,7 @@
 """image-classification: one class a picture. Pictures are resized once, when encoded; normalised when collated.
 
-Pixels are kept as uint8 [C, H, W] until a batch is made, a quarter of the float's size.
+Pixels are kept as uint8 [C, H, W] until a batch is made, a quarter of the float's size; as float32, normalised, only
+where a model's processor does more to them than scale and normalise.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import nn
 from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
-from tunewright.tasks._pictures import fit, read_image
+from tunewright.tasks._pictures import read_image
 from tunewright.tasks._pooled import classifier_outputs
+from tunewright.tasks._processor import pixels_of
 from tunewright.tasks.base import epochs_of, label_id
 
 
@@ -25,7 +27,8 @@ def image_options(processor: Any = None, config: Any = None) -> dict[str, Any]:
     """How a model wants pictures, as plain numbers: from its image processor, else from its config.
 
     Keys: `height`, `width`, `shortest` (resize the short edge to it before the crop to height x width; None: stretch),
-    `channels`, `mean`, `std` (a channel, of pixels scaled by `scale`), `resample` (PIL's number).
+    `channels`, `mean`, `std` (a channel, of pixels scaled by `scale`), `resample` (PIL's number). Whether these are all
+    that the processor does is for `_processor.followed` to say.
     """
     config = getattr(config, "vision_config", None) or config  # a model of two towers says it of each
     side = getattr(config, "image_size", None) or 224
@@ -78,10 +81,10 @@ class ImageClassification(Task):
                     f"the row has no {field}",
                     f"add it, or name its column: data.columns: {{{field}: your_column}}",
                 )
-        pixels = fit(read_image(record["image"], record.base, image["channels"]), image)
+        pixels = pixels_of(read_image(record["image"], record.base, image["channels"]), image)
         label = label_id(record["label"], options.labels)
         assert options.labels is not None
-        numbers = {k: image[k] for k in ("mean", "std", "scale")}
+        numbers = {k: image[k] for k in ("mean", "std", "scale")} if pixels.dtype == np.uint8 else {}
         return Row(
             record.id,
             record.source,
@@ -97,9 +100,11 @@ class ImageClassification(Task):
         """`pixel_values` [R, C, H, W] fp32, one target a row."""
         pixels = torch.from_numpy(np.stack([r.fields["pixels"] for r in rows])).float()
         first = rows[0].fields
-        mean, std = torch.tensor(first["mean"])[:, None, None], torch.tensor(first["std"])[:, None, None]
+        if "scale" in first:
+            mean, std = torch.tensor(first["mean"])[:, None, None], torch.tensor(first["std"])[:, None, None]
+            pixels = (pixels * first["scale"] - mean) / std
         return Batch(
-            inputs={"pixel_values": (pixels * first["scale"] - mean) / std},
+            inputs={"pixel_values": pixels},
             labels=torch.tensor([r.label for r in rows]),
             weights=torch.tensor([r.weights[0] for r in rows], dtype=torch.float32),
             rows=torch.arange(len(rows)),
