@@ -166,7 +166,7 @@ def test_a_window_is_rendered_once_and_laid_out_by_its_pattern(monkeypatch):
 def test_a_pattern_that_does_not_give_what_a_row_gives_is_given_up(monkeypatch):
     reader = tiny.tokenizer()
     reader.chat_template = CHATML + "{# given up #}"
-    own = _patterns._assembled
+    own = _patterns.assembled
 
     def other(tokenizer, pattern, said, encoded):
         made = own(tokenizer, pattern, said, encoded)
@@ -174,5 +174,5 @@ def test_a_pattern_that_does_not_give_what_a_row_gives_is_given_up(monkeypatch):
 
     right = TASK.encode_many(conversations(8), reader, EncodeOptions())
     _patterns.patterns_of.cache_clear()
-    monkeypatch.setattr(_patterns, "_assembled", other)
+    monkeypatch.setattr(_patterns, "assembled", other)
     assert TASK.encode_many(conversations(8), reader, EncodeOptions()) == right

@@ -4,11 +4,13 @@ text or one RowProblem.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateSyntaxError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
 from tunewright.contract.records import RowProblem
 from tunewright.errors import ModelError
@@ -64,13 +66,28 @@ def render(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, prompt: 
 def render_many(tokenizer: Any, talks: Sequence[Sequence[Turn]]) -> list[str | None]:
     """The texts of several conversations; None for one that is refused, and for all where one takes too long."""
     try:
-        texts = within(SECONDS, lambda: tokenizer.apply_chat_template([list(turns) for turns in talks], tokenize=False))
+        texts = within(SECONDS, lambda: [*map(_plainly(tokenizer), talks)])
     except TimeoutError:
         return [None] * len(talks)
     except Exception:  # why one is refused is found by rendering it alone; here, which one
         half = len(talks) // 2
         return [*render_many(tokenizer, talks[:half]), *render_many(tokenizer, talks[half:])] if half else [None]
     return [text if isinstance(text, str) else None for text in texts]
+
+
+def _plainly(tokenizer: Any) -> Callable[[Sequence[Turn]], str]:
+    """What renders turns that are made of texts, lists and mappings alone.
+
+    Transformers first rebuilds each conversation of plain values and without nulls; to those it changes nothing, and
+    takes as long as the rendering.
+    """
+    compiled = getattr(chat_template_utils, "_compile_jinja_template", None)
+    usual = getattr(type(tokenizer), "apply_chat_template", None) is PreTrainedTokenizerBase.apply_chat_template
+    if compiled is None or not usual or not isinstance(tokenizer.chat_template, str):
+        return lambda turns: tokenizer.apply_chat_template(list(turns), tokenize=False)
+    template = compiled(tokenizer.chat_template)
+    given = {"tools": None, "documents": None, "add_generation_prompt": False, **tokenizer.special_tokens_map}
+    return lambda turns: template.render(messages=list(turns), **given)
 
 
 def _endless() -> ModelError:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunewright.contract.records import RowProblem, lone_surrogate
 from tunewright.tasks._chat import Segment
+from tunewright.tasks._words import encoded, words_of
 
 
 def ids_of(tokenizer: Any, text: str, special: bool = False) -> list[int]:
@@ -55,7 +56,8 @@ def ids_of_many(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     first = ids_of(tokenizer, texts[0])
     try:
         if backend is not None and backend.truncation is None and backend.padding is None:
-            ids = [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+            words = words_of(backend)
+            ids = words.ids(texts) if words else encoded(backend, texts)
             if ids[0] == first:  # nothing of the library's own is added to what its backend gives
                 return ids
         return [list(i) for i in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]

@@ -21,9 +21,10 @@ from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.tasks._causal import causal_outputs
 from tunewright.tasks._chat import conversation
-from tunewright.tasks._patterns import Encoded, patterns_of
+from tunewright.tasks._patterns import patterns_of
 from tunewright.tasks._segments import encode_segments, first_token, ids_of, last_token, prefetched, spoken
 from tunewright.tasks._turns import parsed_tools
+from tunewright.tasks._units import Encoded
 from tunewright.tasks.base import epochs_of, fill, is_missing, label_id, pad
 
 

@@ -1,0 +1,110 @@
+"""The ids of texts word by word: a word that was met before is looked up, which is several times faster than encoding
+it again.
+
+This holds where what the tokenizer makes of a text is what it makes of its words one after the other. It is shown from
+the tokenizer's own description, never from examples: texts are cut only where a letter, digit or mark of punctuation is
+followed by a single space and a letter, and at such a place every rule of `RULES` ends a match. Byte-level BPE merges
+nothing across. Any other tokenizer is asked for whole texts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+BEFORE, AFTER = "A-Za-z0-9.,;:!?", "A-Za-z"
+_CUT = re.compile(f"(?<=[{BEFORE}])(?= [{AFTER}])")
+_INSIDE = re.compile(f"[{BEFORE}] [{AFTER}]")
+LONGEST, MOST = 48, 1 << 17
+"""The longest word that is kept, in characters, and how many are: at most about 40 MB."""
+_CONTRACTED = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+RULES = frozenset(
+    {
+        # cl100k (Llama 3) and Qwen's, which takes digits one by one
+        rf"{_CONTRACTED}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",
+        rf"{_CONTRACTED}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",
+        # o200k (GPT-4o, gpt-oss)
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTED}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTED}?"
+        rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}",
+    }
+)
+"""How pre-tokenizers split text, beside ByteLevel's own rule (GPT-2's): in each, a match that holds a letter, a digit
+or punctuation ends before a space, and looks ahead of white space alone.
+"""
+
+
+class Words:
+    """The known words of one tokenizer's backend."""
+
+    def __init__(self, backend: Any):
+        self._backend = backend
+        self._known: dict[str, list[int]] = {}
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, nothing added."""
+        cut, known = [_CUT.split(text) for text in texts], self._known
+        new = list(set(chain.from_iterable(cut)).difference(known))
+        if len(known) + len(new) > MOST:
+            known.clear()
+            new = list(set(chain.from_iterable(cut)))
+        known.update(zip(new, encoded(self._backend, new), strict=True))
+        out = [list(chain.from_iterable(map(known.__getitem__, words))) for words in cut]
+        for word in new:
+            if len(word) > LONGEST:
+                del known[word]
+        return out
+
+
+def encoded(backend: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts, nothing added, as the tokenizer itself gives them."""
+    return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def words_of(backend: Any) -> Words | None:
+    """The words of a tokenizer's backend; None where its texts are not made of words by themselves."""
+    return _words_of(backend, backend.get_vocab_size(with_added_tokens=True))
+
+
+@lru_cache(maxsize=4)
+def _words_of(backend: Any, size: int) -> Words | None:
+    return Words(backend) if separable(json.loads(backend.to_str())) else None
+
+
+def separable(about: dict[str, Any]) -> bool:
+    """Whether a tokenizer, described as in tokenizer.json, makes of a text what it makes of its words."""
+    model = about["model"]
+    if model.get("type") != "BPE" or any(
+        model.get(k) for k in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+    ):
+        return False
+    if (
+        about.get("truncation")
+        or about.get("padding")
+        or (about.get("normalizer") or {"type": "NFC"}) != {"type": "NFC"}
+    ):
+        return False
+    for token in about["added_tokens"]:
+        if _INSIDE.search(token["content"]) or token["rstrip"] and re.search(f"[{BEFORE}]$", token["content"]):
+            return False
+    steps = about.get("pre_tokenizer") or {}
+    steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
+    return all(map(_harmless, steps)) and any(map(_parts, steps))
+
+
+def _parts(step: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer parts words."""
+    return step.get("type") == "Split" or step.get("type") == "ByteLevel" and bool(step.get("use_regex", True))
+
+
+def _harmless(step: dict[str, Any]) -> bool:
+    """Whether what a pre-tokenizer does to a word does not depend on the words around it."""
+    if step.get("type") == "Split":
+        rule = step["pattern"].get("Regex")
+        return rule in RULES and not step["invert"] and step["behavior"] == "Isolated"
+    return step.get("type") in ("Digits", "ByteLevel")
