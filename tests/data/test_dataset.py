@@ -15,6 +15,7 @@ from tunewright.contract.records import RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data import dataset, store
 from tunewright.data.dataset import build, cursor, labels_of
+from tunewright.data.encode import encode_all
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.read import read_all
 from tunewright.data.truncate import fit_length, trained_tokens
@@ -53,7 +54,7 @@ def make(tmp_path, rows=PAIRS, *, options=None, tokenizer=None, name="t.jsonl", 
 def test_rows_come_back_from_the_cache_as_they_were_encoded(tmp_path):
     made = make(tmp_path)
     source = Source(path="t.jsonl")
-    encoded = dataset.encode_all(read_all(source, tmp_path), TASK, tiny.tokenizer(), EncodeOptions())
+    encoded = encode_all(read_all(source, tmp_path), TASK, tiny.tokenizer(), EncodeOptions())
     assert list(made.rows) == encoded.rows and made.rows[-1] == made.rows[2] and made.rows[:2] == encoded.rows[:2]
     assert made.counts["rows"] == 3 and made.counts["tokens"] == sum(r.size for r in encoded.rows) == int(
         made.rows.lengths.sum()

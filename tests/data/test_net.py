@@ -10,7 +10,7 @@ from tests import tiny
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import check, write_clean
-from tunewright.data.dataset import encode_all
+from tunewright.data.encode import encode_all
 from tunewright.data.read import read_all
 from tunewright.errors import ModelError
 from tunewright.recipe import Source

@@ -8,32 +8,28 @@ import json
 import logging
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from tunewright.contract.batch import Row
 from tunewright.contract.record_change import RecordChange
-from tunewright.contract.records import Problem, Record, RowProblem, refuse
+from tunewright.contract.records import Problem, refuse
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
-from tunewright.data.facts import LONG, UNTRAINED, Facts, Looking
+from tunewright.data.encode import encode_all
+from tunewright.data.facts import Facts
 from tunewright.data.order import Cursor, natural_shares, with_replay
-from tunewright.data.read import Place, Read, SourceLike, locate, read_lazily
-from tunewright.data.truncate import fit_length, trained_tokens
-from tunewright.errors import DataError, FolderError, TunewrightError
+from tunewright.data.read import Place, SourceLike, locate, read_lazily
+from tunewright.errors import DataError, FolderError
 from tunewright.files.stamp import stamp
 from tunewright.tasks.base import discover_labels
 
 log = logging.getLogger(__name__)
 
 VERSION = 2
-WINDOW = 512
-"""Records that are encoded together; no more of a source is held in memory."""
 
 
 @dataclass
@@ -162,94 +158,6 @@ def labels_of(sources: Sequence[SourceLike], base: Path | str = ".") -> tuple[st
             remedy="name the column: columns: {label: your_column}",
         )
     return labels
-
-
-@dataclass
-class Encoded:
-    """What became of a source's rows. `rows` is where they went: a list, or a store's writer."""
-
-    rows: Any
-    problems: list[Problem]
-    counts: dict[str, int]
-    places: tuple[str, ...] = ()
-    shapes: dict[str, int] = field(default_factory=dict)
-
-
-def encode_all(
-    read: Read,
-    task: Task,
-    tokenizer: Any,
-    options: EncodeOptions,
-    change: RecordChange | None = None,
-    into: store.Writer | None = None,
-) -> Encoded:
-    """Encode the records of a source and apply the truncation policy; every bad row becomes a problem.
-
-    With `into`, rows and facts are written there as they come, and only a window of them is held.
-    """
-    out = Encoded([] if into is None else into, read.problems, {})
-    limit = min(options.max_length, getattr(tokenizer, "model_max_length", None) or options.max_length)
-    looking, counts = Looking(task, tokenizer), Counter[str]()
-    records, bad = iter(read.records), list[Problem]()
-    while window := list(islice(records, WINDOW)):
-        counts["read"] += len(window)
-        seen = []
-        given = [record if change is None else _changed(change, record) for record in window]
-        rows_of = iter(task.encode_many([g for g in given if isinstance(g, Record)], tokenizer, options))
-        for record, changed in zip(window, given, strict=True):
-            made = next(rows_of) if isinstance(changed, Record) else changed
-            try:
-                if isinstance(made, Exception):
-                    raise made
-                kept = fit_length(made, limit, options.truncation)
-            except RowProblem as problem:
-                bad.append(problem.at(record.where))
-                continue
-            except TunewrightError:
-                raise
-            except Exception as error:  # of a tokenizer, a template or a task written elsewhere
-                said = (str(error).strip() or "no reason given").splitlines()[0][:300]
-                reason = f"encoding the row failed: {type(error).__name__}: {said}"
-                remedy = "take the row out; if nothing is wrong with it, report this as a defect"
-                bad.append(Problem(record.where, "row", reason, remedy))
-                continue
-            seen.append((record, made, kept))
-        facts = looking.facts(seen)
-        rows = []
-        for (_, _, kept), flags in zip(seen, facts["flags"].tolist(), strict=True):
-            if flags & LONG:
-                counts["too_long"] += 1
-                counts["pieces"] += len(kept)
-                counts["left_out"] += not kept
-            if flags & UNTRAINED:
-                counts["zero_trained"] += 1
-                continue
-            rows += kept
-        counts["rows"] += len(rows)
-        counts["tokens"] += sum(r.size for r in rows)
-        counts["trained_tokens"] += sum(trained_tokens(r) for r in rows)
-        out.rows.extend(rows)
-        if into is not None:
-            into.note(facts)
-    counts["read"] += len(read.problems)
-    out.problems = [*read.problems, *bad]
-    counts["problems"] = len(out.problems)
-    out.counts = {k: counts[k] for k in COUNTS}
-    out.places, out.shapes = tuple(looking.places), dict(looking.shapes)
-    return out
-
-
-def _changed(change: RecordChange, record: Record) -> Record | Exception:
-    """What a stage's methods make of a record, or what they raised of it alone."""
-    try:
-        return change(record)
-    except TunewrightError:
-        raise
-    except Exception as error:
-        return error
-
-
-COUNTS = (*("read", "problems", "too_long", "pieces", "left_out", "zero_trained", "rows", "tokens", "trained_tokens"),)
 
 
 def refuse_nothing(name: str, counts: Mapping[str, int], options: EncodeOptions) -> None:

@@ -80,8 +80,8 @@ class Looking:
     def facts(self, seen: Sequence[tuple[Record, Row, Sequence[Row]]]) -> NDArray[Any]:
         """The facts of records, each with its row and what was kept of it."""
         out = np.zeros(len(seen), TYPE)
-        said, given = bytearray(), bytearray()
-        numbers, places, flags = [], [], []
+        said, given = list[bytes](), list[bytes]()
+        numbers, places, flags = list[int](), list[int](), list[int]()
         for record, row, kept in seen:
             self.shapes[record.shape] += 1
             place, _, number = record.where.rpartition(":")
@@ -90,30 +90,30 @@ class Looking:
             flags.append(self._flags(record, row, kept))
             pixels = row.fields.get("pixels")
             if pixels is None:
-                said += said_key(record)
-                given += input_key(record)
+                said.append(said_key(record))
+                given.append(input_key(record))
             else:
-                said += _hash(b"%d" % (row.label or 0) + pixels.tobytes())
-                given += _hash(pixels.tobytes())
-        out["said"] = np.frombuffer(bytes(said), "<u8").reshape(-1, 2)
-        out["given"] = np.frombuffer(bytes(given), "<u8").reshape(-1, 2)
+                said.append(_hash(b"%d" % (row.label or 0) + pixels.tobytes()))
+                given.append(_hash(pixels.tobytes()))
+        out["said"] = np.frombuffer(b"".join(said), "<u8").reshape(-1, 2)
+        out["given"] = np.frombuffer(b"".join(given), "<u8").reshape(-1, 2)
         out["number"], out["place"], out["flags"] = numbers, places, flags
         return out
 
     def _flags(self, record: Record, row: Row, kept: Sequence[Row]) -> int:
-        whole = len(kept) == 1 and kept[0] is row
+        whole, fields = len(kept) == 1 and kept[0] is row, row.fields
         flags = (0 if whole else LONG) | (UNTRAINED if whole and not trained_tokens(row) else 0)
-        if row.fields.get("untrained"):
+        if fields.get("untrained"):
             flags |= EARLIER
-        if "rejected_ids" not in row.fields:
+        if "rejected_ids" not in fields:
             flags |= SINGLE
-        if (pixels := row.fields.get("pixels")) is not None and _is_blank(pixels):
+        if (pixels := fields.get("pixels")) is not None and _is_blank(pixels):
             flags |= BLANK
         if not self._reads:
             return flags
         if self._generates and any(map(self._marker.search, texts_of(record))):
             flags |= MARKER
-        if whole and not flags & UNTRAINED and row.label is None and row.fields.get("kind") != "mask":
+        if whole and not flags & UNTRAINED and row.label is None and fields.get("kind") != "mask":
             flags |= TWO_BOS if starts_twice(row, self._bos) else 0
             flags |= NO_BOS if self._start and list(row.input_ids[:1]) != self._start else 0
             flags |= NO_END if not end_is_trained(row, self._ends) else 0
@@ -145,6 +145,8 @@ def said_key(record: Record) -> bytes:
 
 def _said(content: Any) -> str:
     """A turn's text, whether it is written as text or as parts."""
+    if isinstance(content, str):
+        return content
     if not isinstance(content, list):
         return str(content)
     return "".join(str(p.get("text", p)) if isinstance(p, dict) else str(p) for p in content)
@@ -152,12 +154,18 @@ def _said(content: Any) -> str:
 
 def input_key(record: Record) -> bytes:
     """A hash of what the model is given (not of the answer), blind to case and spaces: equal inputs are an overlap."""
-    if isinstance(record.get("messages"), list):
-        turns = record["messages"]
-        last = max(
-            (i for i, t in enumerate(turns) if isinstance(t, dict) and t.get("role") == "assistant"), default=len(turns)
-        )
-        said = [_said(t.get("content")) for t in turns[:last] if isinstance(t, dict) and t.get("role") != "system"]
+    turns = record.get("messages")
+    if isinstance(turns, list):
+        said, count = list[str](), None
+        for turn in turns:
+            if not isinstance(turn, dict):
+                continue
+            role = turn.get("role")
+            if role == "assistant":
+                count = len(said)  # what stands before the last answer
+            if role != "system":
+                said.append(_said(turn.get("content")))
+        said = said[:count]
         given: Any = said[0] if len(said) == 1 else said
     else:
         given = next((record[c] for c in ("prompt", "text") if c in record), dict(record))
@@ -167,7 +175,7 @@ def input_key(record: Record) -> bytes:
 
 
 def _digest(value: Any) -> bytes:
-    return _hash(json.dumps(value, sort_keys=True, default=_plain).encode())
+    return _hash(_SORTED(value).encode())
 
 
 def _hash(raw: bytes) -> bytes:
@@ -179,6 +187,9 @@ def _plain(value: Any) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
+_SORTED = json.JSONEncoder(sort_keys=True, default=_plain).encode
+
+
 def starts_twice(row: Row, bos: int | None) -> bool:
     """Whether a row begins with two BOS tokens."""
     return bos is not None and len(row.input_ids) > 1 and row.input_ids[0] == row.input_ids[1] == bos
@@ -186,18 +197,24 @@ def starts_twice(row: Row, bos: int | None) -> bool:
 
 def end_is_trained(row: Row, ends: set[int]) -> bool:
     """Whether the last trained token of a row is one of `ends`, so that generation learns to stop."""
-    last = next((i for i in range(len(row.weights) - 1, -1, -1) if row.weights[i] > 0), None)
-    return last is not None and row.input_ids[last] in ends
+    weights = row.weights
+    for i in range(len(weights) - 1, -1, -1):
+        if weights[i] > 0:
+            return row.input_ids[i] in ends
+    return False
 
 
-def texts_of(record: Record) -> Iterator[str]:
+def texts_of(record: Record) -> list[str]:
     """The texts of a record's columns and turns."""
-    for column in CONTENT:
-        value = record.get(column)
+    texts = list[str]()
+    for column, value in record.items():
+        if column not in CONTENT:
+            continue
         if isinstance(value, str):
-            yield value
+            texts.append(value)
         elif isinstance(value, list):
-            yield from (_said(t["content"]) for t in value if isinstance(t, dict) and t.get("content"))
+            texts += [_said(t["content"]) for t in value if isinstance(t, dict) and t.get("content")]
+    return texts
 
 
 Match = tuple[int, int, int, int]

@@ -117,7 +117,7 @@ def _object(line: str) -> Mapping[str, Any] | Bad:
 
 def _whole(row: Mapping[str, Any], text: str) -> Bad | None:
     """What is wrong with a row that holds half of a surrogate pair, which JSON can escape and UTF-8 cannot hold."""
-    if "\\ud" not in text.lower():
+    if "\\ud" not in text and "\\uD" not in text:
         return None
     for field, value in _texts(row, ""):
         if problem := lone_surrogate(value, field):
@@ -159,7 +159,7 @@ def _json(path: Path) -> Rows:
             where=str(path),
             remedy="write [{...}, {...}]",
         )
-    suspect = "\\ud" in text.lower()
+    suspect = "\\ud" in text or "\\uD" in text
     for i, value in enumerate(values, 1):
         if isinstance(value, dict):
             yield i, _whole(value, json.dumps(value) if suspect else "") or value

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -26,6 +27,7 @@ from tunewright.contract.batch import Row
 from tunewright.files.modes import share
 
 MANIFEST, FACTS = "manifest.json", "facts.bin"
+_TEXT = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class StoredRows(Sequence[Row]):
@@ -98,10 +100,10 @@ class Writer:
             return
         if self._arrays is None:
             self._arrays = [n for n, v in rows[0].fields.items() if isinstance(v, np.ndarray)]
-        lines = [json.dumps(_line(row, self._arrays), ensure_ascii=False).encode() + b"\n" for row in rows]
+        lines = [_TEXT(_line(row, self._arrays)).encode() + b"\n" for row in rows]
         self._lines.write(b"".join(lines))
-        self._columns["tokens"].append(np.concatenate([np.asarray(r.input_ids, np.int32) for r in rows]))
-        self._columns["weights"].append(np.concatenate([np.asarray(r.weights, np.float32) for r in rows]))
+        self._columns["tokens"].append(np.fromiter(chain.from_iterable(r.input_ids for r in rows), np.int32))
+        self._columns["weights"].append(np.fromiter(chain.from_iterable(r.weights for r in rows), np.float32))
         self._offsets("token_offsets", [len(r.input_ids) for r in rows])
         self._offsets("weight_offsets", [len(r.weights) for r in rows])
         self._offsets("line_offsets", [len(line) for line in lines])
@@ -185,7 +187,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def _line(row: Row, arrays: Sequence[str]) -> dict[str, Any]:
-    fields = {k: v for k, v in row.fields.items() if k not in arrays}
+    fields = {k: v for k, v in row.fields.items() if k not in arrays} if arrays else dict(row.fields)
     line: dict[str, Any] = {"id": row.id, "label": row.label, "fields": fields}
     prompt = fields.get("prompt_ids")
     if prompt is not None and list(row.input_ids[: len(prompt)]) == list(prompt):

@@ -48,7 +48,7 @@ class Patterns:
         if not plain:
             return out
         written = dialect_of(self.tokenizer)
-        texts = render_many(self.tokenizer, [written.write(turns) for _, turns in plain])
+        texts = render_many(self.tokenizer, [written.write(turns) if written.parts else turns for _, turns in plain])
         fitting = []
         for (i, turns), text in zip(plain, texts, strict=True):
             pattern = self._pattern(tuple([t["role"] for t in turns]))

@@ -76,9 +76,13 @@ class Pattern:
         """The units in which something that is said stands."""
         return [unit for unit in self.units if unit.varies]
 
+    @cached_property
+    def _varying(self) -> list[list[Piece]]:
+        return [[u.fore, *(p for _, pieces in u.segments for p in pieces)] for u in self.varying]
+
     def texts(self, said: Sequence[str]) -> list[str]:
         """The texts of the units that vary."""
-        return [unit.text(said) for unit in self.varying]
+        return [filled(pieces, said) for pieces in self._varying]
 
 
 def filled(pieces: Sequence[Piece], said: Sequence[str]) -> str:
