@@ -27,8 +27,10 @@ from typer.testing import CliRunner
 
 from tests.fuzz.surfaces import SURFACES, prepare
 
-SECONDS = 60
-"""Longest that one input may take: what is small and broken is refused at once, or runs its one step."""
+SECONDS, PATIENCE = 60, 600
+"""Longest that one input may take, in seconds of the processor and of the clock (others may keep the machine busy): what
+is small and broken is refused at once, or runs its one step.
+"""
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,16 @@ def _limited() -> Iterator[None]:
     if not hasattr(signal, "SIGALRM"):
         yield
         return
-    before = signal.signal(signal.SIGALRM, ended)
-    signal.alarm(SECONDS)
+    limits = ((signal.SIGALRM, signal.ITIMER_REAL, PATIENCE), (signal.SIGPROF, signal.ITIMER_PROF, SECONDS))
+    before = [signal.signal(told, ended) for told, _, _ in limits]
+    for _, timer, seconds in limits:
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for (told, timer, _), handler in zip(limits, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(told, handler)
 
 
 def surface_of(number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -28,6 +29,15 @@ def test_what_escapes_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "examine", lambda: [][0])
     assert fuzzing.outcome(["doctor"]).fault.startswith("IndexError at ")
     assert fuzzing.outcome(["doctor", "--nonsense"]).fault is None
+
+
+@pytest.mark.parametrize("limit, body", [("SECONDS", "while True: pass"), ("PATIENCE", "time.sleep(60)")])
+def test_what_hangs_is_told(monkeypatch: pytest.MonkeyPatch, limit: str, body: str):
+    from tunewright.commands import doctor
+
+    monkeypatch.setattr(fuzzing, limit, 0.1)
+    monkeypatch.setattr(doctor, "examine", lambda: exec(body, {"time": time}))
+    assert (fuzzing.outcome(["doctor"]).fault or "").startswith("took over")
 
 
 def test_damage_is_drawn_from_the_number_and_reaches_every_surface():

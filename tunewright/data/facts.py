@@ -140,7 +140,25 @@ def end_ids(tokenizer: Any) -> set[int]:
 
 def said_key(record: Record) -> bytes:
     """A hash of all that a record says: equal ones are duplicates."""
-    return _digest({c: record[c] for c in CONTENT if c in record} or dict(record))
+    said = {c: record[c] for c in CONTENT if c in record}
+    if said.keys() == {"messages"} and (plain := _plain_turns(said["messages"])) is not None:
+        return _hash(repr(plain).encode())
+    return _digest(said or dict(record))
+
+
+def _plain_turns(turns: Any) -> list[str] | None:
+    """Roles and contents of turns that say nothing else; None for any other."""
+    if not isinstance(turns, list):
+        return None
+    out = list[str]()
+    for turn in turns:
+        if not isinstance(turn, dict) or len(turn) != 2:
+            return None
+        role, content = turn.get("role"), turn.get("content")
+        if not (isinstance(role, str) and isinstance(content, str)):
+            return None
+        out += (role, content)
+    return out
 
 
 def _said(content: Any) -> str:
@@ -170,7 +188,7 @@ def input_key(record: Record) -> bytes:
     else:
         given = next((record[c] for c in ("prompt", "text") if c in record), dict(record))
     if isinstance(given, str):
-        return _hash(json.dumps(" ".join(given.casefold().split())).encode())
+        return _hash(" ".join(given.casefold().split()).encode("utf-8", "surrogatepass"))
     return _digest(given)
 
 

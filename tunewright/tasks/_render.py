@@ -87,7 +87,13 @@ def _plainly(tokenizer: Any) -> Callable[[Sequence[Turn]], str]:
         return lambda turns: tokenizer.apply_chat_template(list(turns), tokenize=False)
     template = compiled(tokenizer.chat_template)
     given = {"tools": None, "documents": None, "add_generation_prompt": False, **tokenizer.special_tokens_map}
-    return lambda turns: template.render(messages=list(turns), **given)
+    names = {**template.globals, **given}  # put together once: `Template.render` does it for every conversation
+
+    def rendered(turns: Sequence[Turn]) -> str:
+        context = template.new_context({**names, "messages": list(turns)}, shared=True)
+        return str(template.environment.concat(template.root_render_func(context)))
+
+    return rendered
 
 
 def _endless() -> ModelError:

@@ -13,11 +13,10 @@ import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 BEFORE, AFTER = "A-Za-z0-9.,;:!?", "A-Za-z"
-_CUT = re.compile(f"(?<=[{BEFORE}])(?= [{AFTER}])")
+_CUT = re.compile(f" (?=[{AFTER}])(?<=[{BEFORE}] )")  # begins with a letter of its own: found several times faster
 _INSIDE = re.compile(f"[{BEFORE}] [{AFTER}]")
 LONGEST, MOST = 48, 1 << 17
 """The longest word that is kept, in characters, and how many are: at most about 40 MB."""
@@ -40,30 +39,44 @@ or punctuation ends before a space, and looks ahead of white space alone.
 
 
 class Words:
-    """The known words of one tokenizer's backend."""
+    """The known words of one tokenizer: those that begin a text, and all others without the space before them."""
 
     def __init__(self, backend: Any):
         self._backend = backend
-        self._known: dict[str, list[int]] = {}
+        self._first: dict[str, list[int]] = {}
+        self._later: dict[str, list[int]] = {}
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, nothing added."""
-        cut, known = [_CUT.split(text) for text in texts], self._known
-        new = list(set(chain.from_iterable(cut)).difference(known))
-        if len(known) + len(new) > MOST:
-            known.clear()
-            new = list(set(chain.from_iterable(cut)))
-        known.update(zip(new, encoded(self._backend, new), strict=True))
-        out = [list(chain.from_iterable(map(known.__getitem__, words))) for words in cut]
-        for word in new:
-            if len(word) > LONGEST:
-                del known[word]
+        cut = [_CUT.split(text) for text in texts]
+        first = {words[0] for words in cut}
+        later = {word for words in cut for word in words[1:]}
+        if len(self._first) + len(self._later) + len(first) + len(later) > MOST:
+            self._first.clear()
+            self._later.clear()
+        new = self._met(self._first, first, ""), self._met(self._later, later, " ")
+        known, out = self._later, []
+        for words in cut:
+            ids = [*self._first[words[0]]]
+            for word in words[1:]:
+                ids += known[word]
+            out.append(ids)
+        for held, words in zip((self._first, self._later), new, strict=True):
+            for word in words:
+                if len(word) > LONGEST:
+                    del held[word]
         return out
+
+    def _met(self, known: dict[str, list[int]], words: set[str], fore: str) -> list[str]:
+        """Those of some words that were not known; they are now."""
+        new = list(words.difference(known))
+        known.update(zip(new, encoded(self._backend, [fore + word for word in new]), strict=True))
+        return new
 
 
 def encoded(backend: Any, texts: Sequence[str]) -> list[list[int]]:
     """The ids of texts, nothing added, as the tokenizer itself gives them."""
-    return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)] if texts else []
 
 
 def words_of(backend: Any) -> Words | None:
