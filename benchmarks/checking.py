@@ -3,7 +3,8 @@
 Chat rows of about 65 tokens (the shipped base `nano`), drawn from a list of words, and documents of about 4,000
 characters. Each check is a process of its own, on one core, with an empty cache: figures are CPU seconds from the
 recipe to the verdict, without start-up, and peak memory with it; of figures of several rounds, the median, the least
-and the most. `--against`: a checkout of another version, run in turn on the same file. `--rows` and `--gigabytes`: the
+and the most. Beside them, in the same process, what the JSON library and the tokenizer alone take for the file's first
+4,096 rows, by the same window. `--against`: a checkout of another version, run in turn on the same file. `--rows` and `--gigabytes`: the
 large file of each kind, checked once by this version; `small` is a check of eight rows, whose memory is what it begins
 with.
 """
@@ -42,6 +43,22 @@ report = check_recipe(recipe(sys.argv[1])).report
 seconds, wall = time.process_time() - began, time.perf_counter() - wall
 counts, peak = report.sources[0].counts, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 figures = {"rows": counts["read"], "tokens": counts["tokens"], "peak_mb": peak, "ok": report.ok}
+from itertools import islice
+from transformers import AutoTokenizer
+import tunewright.claims.lab.bases as bases
+tokenizer = AutoTokenizer.from_pretrained(bases.__path__[0] + "/nano")
+def cost(made, *, over):
+    began = time.process_time()
+    out = [made(lines) for lines in over]
+    return out, (time.process_time() - began) / sum(map(len, over))
+with open(sys.argv[1]) as f:
+    lines = list(islice(f, 4096))
+windows = [lines[i : i + 512] for i in range(0, len(lines), 512)]
+rows, figures["json"] = cost(lambda some: [json.loads(line) for line in some], over=windows)
+said = lambda row: " ".join(t["content"] for t in row["messages"]) if "messages" in row else row["text"]
+texts = [[said(row) for row in some] for some in rows]
+batch = tokenizer.backend_tokenizer.encode_batch_fast
+_, figures["tokenizer"] = cost(lambda some: [e.ids for e in batch(some, add_special_tokens=False)], over=texts)
 print(json.dumps({"seconds": seconds, "wall": wall, **figures}))
 """
 
@@ -75,6 +92,7 @@ def check(file: Path, small: Path, checkout: Path = ROOT) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"the check failed:\n{done.stderr[-2000:]}")
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    figures["times_the_tokenizer"] = round(figures["seconds"] / figures["rows"] / figures["tokenizer"], 2)
     return figures
 
 
@@ -92,6 +110,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for name, figures in runs.items():
             out[name] = {
                 "us_a_row": _spread([x["seconds"] / x["rows"] * 1e6 for x in figures]),
+                "times_the_tokenizer": _spread([x["times_the_tokenizer"] for x in figures]),
+                "tokenizer_us": _spread([x["tokenizer"] * 1e6 for x in figures]),
+                "json_us": _spread([x["json"] * 1e6 for x in figures]),
                 "peak_mb": _spread([x["peak_mb"] for x in figures]),
             }
         if options.against:

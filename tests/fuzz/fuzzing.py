@@ -28,8 +28,8 @@ from typer.testing import CliRunner
 from tests.fuzz.surfaces import SURFACES, prepare
 
 SECONDS, PATIENCE = 60, 600
-"""Longest that one input may take, in seconds of the processor and of the clock (others may keep the machine busy): what
-is small and broken is refused at once, or runs its one step.
+"""Longest that one input may take, in seconds of the processor and of the clock (the machine may be busy otherwise):
+what is small and broken is refused at once, or runs its one step.
 """
 
 
