@@ -4,9 +4,9 @@ Chat rows of about 65 tokens (the shipped base `nano`), drawn from a list of wor
 characters. Each check is a process of its own, on one core, with an empty cache: figures are CPU seconds from the
 recipe to the verdict, without start-up, and peak memory with it; of figures of several rounds, the median, the least
 and the most. Beside them, in the same process, what the JSON library and the tokenizer alone take for the file's first
-4,096 rows, by the same window. `--against`: a checkout of another version, run in turn on the same file. `--rows` and `--gigabytes`: the
-large file of each kind, checked once by this version; `small` is a check of eight rows, whose memory is what it begins
-with.
+4,096 rows, by the same window. `--against`: a checkout of another version, run in turn on the same file. `--rows` and
+`--gigabytes`: the large file of each kind, checked once by this version; `small` is a check of eight rows, whose memory
+is what it begins with.
 """
 
 from __future__ import annotations
