@@ -134,6 +134,44 @@ def test_failed_seeds_make_an_arm_unclear_and_never_the_best():
     assert "1 of 6 runs did not finish" in text and "Did not finish" in text and "NonFiniteError" in text
 
 
+def test_no_winner_is_named_without_a_shown_gain(tmp_path):
+    """The largest mean of methods whose gains may be chance is no first place, however little it stores."""
+    wide = [-0.2, 0.5, -0.1, 0.4, -0.25, 0.1]
+    small = {"cost": {"stored_bytes": 10}}
+    made = judged(
+        a=lambda s, n: record("a", s, wide[s], **small), b=lambda s, n: record("b", s, 0.9 * wide[s], **small)
+    )
+    assert made.winner is None and "no gain is shown" in made.why
+    assert page.headline(made)[0].startswith("No gain is shown: a has the largest mean")
+    assert page.headline(made)[-1].startswith("There is no winner")
+    text = assert_safe(page.html(made)).text
+    assert "no shown gain" in text and "keeps most" not in text and "stores least" not in text
+    assert {page.row(made, a)["gain"].word for a in made.arms} == {"no shown gain"}
+    assert all(a.lost_at_target is None for a in made.arms)
+    alone = judged(seeds=[0], a=plain("a", 0.5), b=plain("b", 0.2))
+    assert alone.winner is None and "one seed says nothing" in alone.why
+
+
+def test_of_tied_methods_only_those_with_a_shown_gain_may_win():
+    wide = [-0.2, 0.7, -0.1, 0.8, 0.4, 0.6]
+    made = judged(a=lambda s, n: record("a", s, wide[s], lost=0.01), b=plain("b", 0.1, lost=2.0))
+    assert words_of(made)["a"] == "best" and words_of(made)["b"] == "tied with the best"
+    assert made.winner == "b" and "it alone has a gain that is shown" in made.why
+    assert page.row(made, made.arm("b"))["gain"].word == "tied with the best"
+
+
+def test_intervals_stay_within_what_the_figure_can_be():
+    """Two seeds have a t quantile of 12.7: without bounds the interval of a share is wider than 100 points."""
+    made = judged(seeds=[0, 1], a=lambda s, n: record("a", s, 0.2 + 0.6 * s, drift=0.1 + s), b=plain("b", 0.3))
+    a = made.arm("a")
+    assert (a.target.low, a.target.high) == (0, 1) and a.target.value == pytest.approx(0.6)
+    assert (a.gain.low, a.gain.high) == (pytest.approx(-0.1), pytest.approx(0.9))
+    assert -1 <= made.arm("b").against.difference.low and made.arm("b").against.difference.high <= 1
+    assert a.drift.low == 0 and all(p.drift.low >= 0 and p.target.high <= 1 for p in a.curve)
+    falls = judged("lower", seeds=[0, 1], a=lambda s, n: record("a", s, 0.01 + 0.08 * s, direction="lower"))
+    assert falls.arm("a").gain.high <= 0.1 + 1e-12  # a loss cannot fall below 0
+
+
 def test_nothing_finished_has_no_winner_and_a_page_all_the_same():
     made = judged(a=lambda s, n: failed("a", s), b=lambda s, n: failed("b", s))
     assert made.winner is None and "No method finished" in assert_safe(page.html(made)).text

@@ -62,20 +62,20 @@ def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):
     (tmp_path / "wild.yaml").write_text("methods: [lora]\ntrain: {learning_rate: 1.0e+9}\n")
     out = tmp_path / "out"
     found = comparing.compare(
-        recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=2, budget=Budget(tokens=900), out=out, quiet=True
+        recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=3, budget=Budget(tokens=900), out=out, quiet=True
     )
     spent = [[r.tokens for r in a.runs] for a in found.arms[:2]]
     assert spent[0] == spent[1] and all(
         900 <= t < 1030 for t in spent[0]
     )  # one budget for all, to the last whole batch
     assert (
-        {len(a.runs) for a in found.arms} == {2} and found.arm("wild").finished == [] and found.arm("wild").rate == 1e9
+        {len(a.runs) for a in found.arms} == {3} and found.arm("wild").finished == [] and found.arm("wild").rate == 1e9
     )
     orders = [{r.order for r in Store(out / "trials").attempts(run.key)} for a in found.arms[:2] for run in a.runs]
-    assert orders[0] == orders[2] and orders[1] == orders[3] and orders[0] != orders[1]
+    assert orders[:3] == orders[3:] and orders[0] != orders[1] != orders[2]
     assert Comparison.load(out) == found
     text = assert_safe((out / "compare.html").read_text()).text
-    assert "wild" in text and "2 of 2 runs did not finish" in text and "were not tuned" in text
+    assert "wild" in text and "3 of 3 runs did not finish" in text and "were not tuned" in text
     assert found.winner in ("lora", "full")
     written = (out / "winner.yaml").read_text()
     assert written.startswith(f"# {found.winner}: chosen by tunewright compare among 3 methods")
@@ -85,7 +85,7 @@ def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):
     assert run(winner, tmp_path / "run", quiet=True).report.target.after is not None
     started = {p: p.stat().st_mtime_ns for p in (out / "trials").glob("*/*.json")}
     comparing.compare(
-        recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=2, budget=Budget(tokens=900), out=out, quiet=True
+        recipe, parse_arms("lora,full,wild.yaml", tmp_path), seeds=3, budget=Budget(tokens=900), out=out, quiet=True
     )
     assert {p: p.stat().st_mtime_ns for p in (out / "trials").glob("*/*.json")} == started  # nothing was run again
 

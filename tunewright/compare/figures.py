@@ -4,7 +4,8 @@ The unit is the seed. The best arm is the one with the largest mean gain among t
 other arm is compared with it seed by seed (paired t interval, Holm over the pairs, by the rule of `claims/rule.py`).
 
 The common target of a seed is the base plus nine tenths of the smallest best gain among the arms that reach at least
-half of the largest mean gain; others have hardly learnt, and what they keep says nothing. Each arm's curve over
+half of the largest mean gain and whose gain is shown (its interval over seeds lies above 0); others have hardly learnt,
+and what they keep says nothing. Each arm's curve over
 strengths is read where it first gets there.
 """
 
@@ -12,26 +13,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tunewright.claims import rule
-from tunewright.measure.intervals import Interval, t_interval
+from tunewright.measure.intervals import Bounds, Interval, t_interval
 from tunewright.measure.trade import at_target
+from tunewright.report.compare import shown
 from tunewright.report.compare_schema import Against, ArmFigures, Comparison, CurvePoint, RunFigures
 from tunewright.trials.trial import Reading, TrialRecord
 
 SHARE = 0.9
 REACH = 0.5
+_ENDLESS = math.inf
 
 
 def sign_of(direction: str) -> float:
     return 1.0 if direction == "higher" else -1.0
 
 
-def interval(values: Sequence[float | None]) -> Interval | None:
-    """The mean over seeds and its t interval; None where no seed has a figure."""
+def interval(values: Sequence[float | None], bounds: Bounds | None = None) -> Interval | None:
+    """The mean over seeds and its t interval, within what the figure can be; None where no seed has a figure."""
     there = [v for v in values if v is not None and math.isfinite(v)]
-    return t_interval(there) if there else None
+    return t_interval(there, bounds=bounds) if there else None
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """What a comparison's figures can be at all: no interval is wider."""
+
+    target: Bounds
+    gain: Bounds
+    difference: Bounds
+    drift: Bounds
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> Bounded:
+        base, share = comparison.base_target, comparison.unit == "fraction"
+        drift = (0.0, 1.0) if comparison.drift_measure == "1-cka" else (0.0, _ENDLESS)
+        target = (0.0, 1.0 if share else _ENDLESS)
+        sign = sign_of(comparison.direction)
+        ends = (-_ENDLESS, _ENDLESS) if base is None else sorted(sign * (end - base) for end in target)
+        return cls(target, (ends[0], ends[1]), (-1.0, 1.0) if share else (-_ENDLESS, _ENDLESS), drift)
 
 
 def run_figures(record: TrialRecord) -> RunFigures:
@@ -71,7 +94,7 @@ def readings(record: TrialRecord) -> list[Reading]:
     return [record.base, *sorted(record.strengths, key=lambda r: r.strength)]
 
 
-def curve(records: Sequence[TrialRecord]) -> list[CurvePoint]:
+def curve(records: Sequence[TrialRecord], bounded: Bounded) -> list[CurvePoint]:
     """The strengths that every finished seed has, over seeds, above 0."""
     finished = [r for r in records if r.finished]
     points = []
@@ -79,11 +102,11 @@ def curve(records: Sequence[TrialRecord]) -> list[CurvePoint]:
         here = [next((x for x in r.strengths if x.strength == strength), None) for r in finished]
         if any(x is None or x.target is None for x in here):
             continue
-        target = interval([x.target for x in here if x is not None])
+        target = interval([x.target for x in here if x is not None], bounded.target)
         if target is not None:
             kept, drift = (
-                interval([mean_kept(x) for x in here if x is not None]),
-                interval([x.drift for x in here if x is not None]),
+                interval([mean_kept(x) for x in here if x is not None], (0.0, _ENDLESS)),
+                interval([x.drift for x in here if x is not None], bounded.drift),
             )
             points.append(CurvePoint(strength=strength, target=target, kept=kept, drift=drift))
     return points
@@ -118,8 +141,11 @@ def at_common(record: TrialRecord, gain: float) -> tuple[float | None, float | N
     return at_target(lost, gain), at_target(drift, gain)
 
 
-def compare_with_best(values: Mapping[str, Sequence[float | None]]) -> dict[str, Against]:
-    """ComparedArm -> where it stands. `values`: one figure a seed, larger is better, None where a run gave none."""
+def compare_with_best(
+    values: Mapping[str, Sequence[float | None]], bounds: Bounds = (-_ENDLESS, _ENDLESS)
+) -> dict[str, Against]:
+    """ComparedArm -> where it stands. `values`: one figure a seed, larger is better, None where a run gave none;
+    `bounds` of the difference of two."""
     whole = {n: [v for v in vs if v is not None] for n, vs in values.items()}
     candidates = [n for n, vs in whole.items() if len(vs) == len(values[n]) and vs] or [
         n for n, vs in whole.items() if vs
@@ -132,34 +158,43 @@ def compare_with_best(values: Mapping[str, Sequence[float | None]]) -> dict[str,
     behind = rule.holm({n: v.p for n, v in judged.items() if v.reason is None})
     for name, verdict in judged.items():
         if verdict.reason is not None:
-            standings[name] = Against(word="unclear", difference=verdict.interval, reason=verdict.reason)
+            standings[name] = Against(
+                word="unclear", difference=_within(verdict.interval, bounds), reason=verdict.reason
+            )
             continue
         assert verdict.interval is not None
         word: Any = "tied with the best"
         if verdict.verdict == "fails":
             word = "behind the best" if behind[name] else "likely behind the best"
-        standings[name] = Against(word=word, difference=verdict.interval, p=verdict.p)
+        standings[name] = Against(word=word, difference=_within(verdict.interval, bounds), p=verdict.p)
     return {n: standings[n] for n in values}
+
+
+def _within(interval: Interval | None, bounds: Bounds) -> Interval | None:
+    if interval is None or interval.low is None or interval.high is None:
+        return interval
+    return interval.model_copy(update={"low": max(interval.low, bounds[0]), "high": min(interval.high, bounds[1])})
 
 
 def fill(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]]) -> None:
     """Put every figure of the arms' records (arm -> seed -> record) into the comparison, and choose the winner."""
-    seeds = comparison.seeds
+    seeds, bounded = comparison.seeds, Bounded.of(comparison)
     for arm in comparison.arms:
         own = [records[arm.name][s] for s in seeds]
         arm.runs = [run_figures(r) for r in own]
-        _sum_up(arm, own)
-    _judge_gain(comparison)
-    _judge_kept(comparison, records)
+        _sum_up(arm, own, bounded)
+    _judge_gain(comparison, bounded)
+    _judge_kept(comparison, records, bounded)
     comparison.winner, comparison.why = winner(comparison)
 
 
-def _sum_up(arm: ArmFigures, records: Sequence[TrialRecord]) -> None:
+def _sum_up(arm: ArmFigures, records: Sequence[TrialRecord], bounded: Bounded) -> None:
     runs = arm.finished
-    arm.gain, arm.target = interval([r.gain for r in runs]), interval([r.target for r in runs])
+    arm.gain = interval([r.gain for r in runs], bounded.gain)
+    arm.target = interval([r.target for r in runs], bounded.target)
     arm.lost = interval([sum(r.kept.values()) / len(r.kept) for r in runs if r.kept])
-    arm.drift = interval([r.drift for r in runs])
-    arm.curve = curve(records)
+    arm.drift = interval([r.drift for r in runs], bounded.drift)
+    arm.curve = curve(records, bounded)
     first = next((r for r in records if r.finished), None)
     if first is None:
         return
@@ -173,14 +208,14 @@ def _sum_up(arm: ArmFigures, records: Sequence[TrialRecord]) -> None:
     arm.notes = sorted({n for r in records if r.finished for n in r.notes if not n.startswith("only ")})
 
 
-def _judge_gain(comparison: Comparison) -> None:
-    against = compare_with_best({a.name: [r.gain for r in a.runs] for a in comparison.arms})
+def _judge_gain(comparison: Comparison, bounded: Bounded) -> None:
+    against = compare_with_best({a.name: [r.gain for r in a.runs] for a in comparison.arms}, bounded.difference)
     for arm in comparison.arms:
         arm.against = against[arm.name]
 
 
-def _judge_kept(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]]) -> None:
-    gains = {a.name: a.gain.value for a in comparison.arms if a.gain is not None}
+def _judge_kept(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]], bounded: Bounded) -> None:
+    gains = {a.name: a.gain.value for a in comparison.arms if a.gain is not None and shown(a)}
     most = max(gains.values(), default=0.0)
     compared = [
         n
@@ -195,7 +230,7 @@ def _judge_kept(comparison: Comparison, records: Mapping[str, Mapping[int, Trial
             if run.seed in targets:
                 run.lost_at_target, run.drift_at_target = at_common(records[arm.name][run.seed], targets[run.seed])
         arm.lost_at_target = interval([r.lost_at_target for r in arm.runs])
-        arm.drift_at_target = interval([r.drift_at_target for r in arm.runs])
+        arm.drift_at_target = interval([r.drift_at_target for r in arm.runs], bounded.drift)
     if len(compared) > 1 and targets and any(a.lost_at_target for a in comparison.arms):
         at = {n: [_negative(r.lost_at_target) for r in comparison.arm(n).runs if r.seed in targets] for n in compared}
         for name, against in compare_with_best(at).items():
@@ -207,15 +242,21 @@ def _negative(x: float | None) -> float | None:
 
 
 def winner(comparison: Comparison) -> tuple[str | None, str]:
-    """The best in gain; of those tied with it the one that loses least at the common target, else drifts least
-    there, else stores least.
+    """Of the methods that are best or tied in gain, and whose gain is shown, the one that loses least at the common
+    target, else drifts least there, else stores least. None, and why, where no gain is shown.
     """
     best = next((a for a in comparison.arms if a.against is not None and a.against.word == "best"), None)
     if best is None or best.gain is None:
         return None, "no method finished a run"
-    tied = [best, *(a for a in comparison.arms if a.against is not None and a.against.word == "tied with the best")]
-    if len(tied) == 1:
+    equal = [best, *(a for a in comparison.arms if a.against is not None and a.against.word == "tied with the best")]
+    tied = [a for a in equal if shown(a)]
+    if not tied:
+        few = "one seed says nothing about the spread over seeds" if best.gain.low is None else "its interval holds 0"
+        return None, f"no gain is shown, not even that of {best.name}: {few}"
+    if len(equal) == 1:
         return best.name, "it gained most, and every other method is behind it or did not finish"
+    if len(tied) == 1:
+        return tied[0].name, f"of {len(equal)} methods that are tied in gain it alone has a gain that is shown"
     for read, what in (
         (lambda a: a.lost_at_target, "loses least of what was to be kept at the common target"),
         (lambda a: a.drift_at_target, "drifts least at the common target"),
@@ -226,4 +267,6 @@ def winner(comparison: Comparison) -> tuple[str | None, str]:
     stored = [(a.stored_bytes, a.name) for a in tied if a.stored_bytes is not None]
     if len(stored) == len(tied):
         return min(stored)[1], f"{len(tied)} methods are tied in gain; of these it stores least"
-    return best.name, f"{len(tied)} methods are tied in gain; its mean is the largest"
+    return max((a.gain.value, a.name) for a in tied if a.gain is not None)[1], (
+        f"{len(tied)} methods are tied in gain; its mean is the largest"
+    )

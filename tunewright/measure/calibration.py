@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 
 from tunewright.contract.method import Method
 from tunewright.errors import MethodError
-from tunewright.measure.intervals import Interval, bootstrap_statistic
+from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic, wilson
 from tunewright.measure.probe import ProbeResult, Side, Value
 from tunewright.measure.rows import RowResult
 
@@ -35,6 +35,10 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / len(c))
 
 
+def _right_or_wrong(scores: np.ndarray) -> bool:
+    return bool(np.isin(scores, (0.0, 1.0)).all())
+
+
 class Calibration(Method):
     """How far confidence is from being right, before and after."""
 
@@ -51,7 +55,8 @@ class Calibration(Method):
             c = np.array([a.confidence for a in answers], dtype=float)
             r = np.array([a.score for a in answers])
             values[f"{name}_expected_calibration_error"] = self._interval(c, r)
-            values[f"{name}_mean_confidence"], values[f"{name}_accuracy"] = float(c.mean()), float(r.mean())
+            values[f"{name}_mean_confidence"] = bootstrap_mean(c)
+            values[f"{name}_accuracy"] = wilson(round(r.sum()), len(r)) if _right_or_wrong(r) else bootstrap_mean(r)
             which = bins_of(c, self.bins)
             for i in sorted(set(which.tolist())):
                 at = which == i
@@ -77,7 +82,7 @@ class Calibration(Method):
 
     def _interval(self, confidence: np.ndarray, correct: np.ndarray) -> Interval:
         return bootstrap_statistic(
-            lambda i: expected_calibration_error(confidence[i], correct[i], self.bins), len(confidence)
+            lambda i: expected_calibration_error(confidence[i], correct[i], self.bins), len(confidence), bounds=SHARE
         )
 
     def _confident(self, side: Side) -> Sequence[RowResult]:

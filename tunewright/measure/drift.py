@@ -9,6 +9,7 @@ Shapes: S scored places, D size of the states before the head, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ from tunewright.contract.task import Task
 from tunewright.errors import ModelError
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
-from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_statistic
+from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic
 
 _CHUNK = 256  # places whose [., V] distributions are held at once
 
@@ -262,10 +263,21 @@ def take_features(
     return Features(values, head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone())
 
 
-def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift:
-    """KL a row through the base's own head applied to both; without a head 1 - linear CKA, under that name.
+def _unaligned(a: Tensor, b: Tensor) -> float:
+    """1 - linear CKA; 1 where `b` tells no two rows apart that `a` does, NaN where `a` does not either."""
+    if bool((a == a[0]).all()):
+        return float("nan")
+    try:
+        return 1 - linear_cka(a, b)
+    except ValueError:
+        return 1.0
 
-    CKA's interval resamples rows (percentiles): repeats make it a little narrow for few rows.
+
+def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift | None:
+    """KL a row through the base's own head applied to both; without a head 1 - linear CKA, under that name. None where
+    the base's features tell no two rows apart: they have no alignment.
+
+    CKA's interval resamples rows, and takes off what the repeats shift (repeated rows align better).
     """
     if base.weight is not None:
         a, b = (
@@ -276,9 +288,15 @@ def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift:
         )
         values = F.kl_div(b, a, reduction="none", log_target=True).sum(-1).tolist()
         return Drift("kl through the base's head", bootstrap_mean(values, unit="row", seed=seed), values)
+    if math.isnan(_unaligned(base.values, tuned.values)):
+        return None
     return Drift(
         "1 - linear CKA",
         bootstrap_statistic(
-            lambda i: 1 - linear_cka(base.values[i], tuned.values[i]), len(base.values), seed=seed, resamples=200
+            lambda i: _unaligned(base.values[i], tuned.values[i]),
+            len(base.values),
+            seed=seed,
+            resamples=200,
+            bounds=SHARE,
         ),
     )

@@ -1,7 +1,8 @@
 """Intervals: what a figure's uncertainty is, in what unit it was resampled, and by which method.
 
 The unit matters more than the formula: rows, documents and sequences describe one run only ("this run"); a claim
-about a method needs seeds (`t_interval` over per-seed differences).
+about a method needs seeds (`t_interval` over per-seed differences). Every interval made here holds its figure, and one
+of a bounded quantity stays within its bounds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 Unit = Literal["row", "document", "sequence", "seed"]
+Bounds = tuple[float, float]
+SHARE: Bounds = (0.0, 1.0)
 
 RESAMPLES = 2000
 _BLOCK = 4_000_000  # entries of one block of resampling counts: bounds memory, not the result
@@ -56,6 +59,13 @@ def _finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
     return x
 
 
+def _holding(value: float, low: float, high: float, bounds: Bounds | None = None) -> dict[str, float]:
+    """The ends, within bounds, and never past the figure by rounding."""
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    return {"low": min(low, value), "high": max(high, value)}
+
+
 def wilson(successes: int, n: int, *, level: float = 0.95, unit: Unit = "row") -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927): sane at 0 and n, unlike the normal one."""
     if n <= 0 or not 0 <= successes <= n:
@@ -63,13 +73,19 @@ def wilson(successes: int, n: int, *, level: float = 0.95, unit: Unit = "row") -
     from scipy.stats import binomtest
 
     ci = binomtest(successes, n).proportion_ci(level, method="wilson")
-    return Interval(
-        value=successes / n, low=float(ci.low), high=float(ci.high), n=n, level=level, unit=unit, method="wilson"
-    )
+    value = successes / n
+    ends = _holding(value, float(ci.low), float(ci.high), SHARE)
+    return Interval(value=value, **ends, n=n, level=level, unit=unit, method="wilson")
 
 
-def t_interval(values: Sequence[float], *, level: float = 0.95, unit: Unit = "seed") -> Interval:
-    """Student's interval of a mean, for a handful of seeds."""
+def t_interval(
+    values: Sequence[float], *, level: float = 0.95, unit: Unit = "seed", bounds: Bounds | None = None
+) -> Interval:
+    """Student's interval of a mean, for a handful of seeds.
+
+    `bounds`: what the quantity can be at all. The part of the interval beyond them holds nothing that could be true,
+    so that leaving it out changes no coverage.
+    """
     x = _finite(values, "values")
     n, mean = len(x), float(x.mean())
     if n < 2:
@@ -77,7 +93,8 @@ def t_interval(values: Sequence[float], *, level: float = 0.95, unit: Unit = "se
     from scipy.stats import t
 
     half = float(t.ppf(0.5 + level / 2, n - 1) * x.std(ddof=1) / math.sqrt(n))
-    return Interval(value=mean, low=mean - half, high=mean + half, n=n, level=level, unit=unit, method="t")
+    ends = _holding(mean, mean - half, mean + half, bounds)
+    return Interval(value=mean, **ends, n=n, level=level, unit=unit, method="t")
 
 
 def _group_sums(x: np.ndarray, w: np.ndarray, groups: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
@@ -91,20 +108,30 @@ def _group_sums(x: np.ndarray, w: np.ndarray, groups: Sequence[Hashable] | None)
     return np.bincount(which, w * x), np.bincount(which, w)
 
 
+def _centred(draws: np.ndarray, value: float, level: float) -> tuple[float, float]:
+    """Percentiles of the draws, moved so that their median is the figure: what resampling shifts is taken off."""
+    low, middle, high = np.quantile(draws, [0.5 - level / 2, 0.5, 0.5 + level / 2])
+    return value + float(low - middle), value + float(high - middle)
+
+
 def _bca(draws: np.ndarray, value: float, left_out: np.ndarray, level: float) -> tuple[float, float]:
-    """Ends of the bias-corrected and accelerated bootstrap (Efron 1987) from draws and leave-one-out values."""
+    """Ends of the bias-corrected and accelerated bootstrap (Efron 1987) from draws and leave-one-out values.
+
+    Where hardly a draw lies on one side of the figure (few rows, very unequal weights), the correction leads past it:
+    then the draws are centred instead.
+    """
     from scipy.stats import norm
 
     spread = left_out.mean() - left_out
     below = (np.sum(draws < value) + 0.5 * np.sum(draws == value)) / len(draws)
     if not spread.any() or not 0 < below < 1:
-        low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
-        return float(low), float(high)
+        return _centred(draws, value, level)
     z0 = norm.ppf(below)
     a = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
     z = z0 + norm.ppf([0.5 - level / 2, 0.5 + level / 2])
     low, high = np.quantile(draws, norm.cdf(z0 + z / (1 - a * z)))
-    return float(low), float(high)
+    slack = 1e-9 * max(1e-300, abs(value), float(np.abs(draws).max()))  # sums in another order
+    return (float(low), float(high)) if low - slack <= value <= high + slack else _centred(draws, value, level)
 
 
 def bootstrap_mean(
@@ -141,7 +168,9 @@ def bootstrap_mean(
     keep = rest > 0
     left_out = (top.sum() - top[keep]) / rest[keep]
     low, high = _bca(np.concatenate(draws), value, left_out, level)
-    return Interval(value=value, low=low, high=high, n=n, level=level, unit=unit, method="bootstrap")
+    # a weighted mean lies among its values
+    ends = _holding(value, low, high, (float(x[w > 0].min()), float(x[w > 0].max())))
+    return Interval(value=value, **ends, n=n, level=level, unit=unit, method="bootstrap")
 
 
 def paired_difference(
@@ -170,14 +199,21 @@ def bootstrap_statistic(
     unit: Unit = "row",
     seed: int = 0,
     resamples: int = 500,
+    bounds: Bounds | None = None,
 ) -> Interval:
-    """Percentile interval of any figure of n rows: `statistic(indices)` gets the rows' indices, drawn with repeats."""
+    """Interval of any figure of n rows: `statistic(indices)` gets the rows' indices, drawn with repeats, and gives NaN
+    where they have no such figure.
+
+    Repeats shift many figures (an alignment rises, a calibration error too), by which the draws' plain percentiles may
+    leave the figure itself out; they are centred on it. On 1 - CKA that covers as often as it says, the plain ones do
+    not. `bounds`: what the figure can be at all.
+    """
     value = float(statistic(np.arange(n)))
+    method = "centred percentile bootstrap"
     if n < 2:
-        return Interval(value=value, n=n, level=level, unit=unit, method="percentile bootstrap")
+        return Interval(value=value, n=n, level=level, unit=unit, method=method)
     rng = np.random.default_rng(seed)
-    draws = [float(statistic(rng.integers(0, n, n))) for _ in range(resamples)]
-    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(
-        value=value, low=float(low), high=float(high), n=n, level=level, unit=unit, method="percentile bootstrap"
-    )
+    draws = np.array([float(statistic(rng.integers(0, n, n))) for _ in range(resamples)])
+    draws = draws[~np.isnan(draws)]
+    ends = _holding(value, *_centred(draws, value, level), bounds) if len(draws) else {}
+    return Interval(value=value, **ends, n=n, level=level, unit=unit, method=method)

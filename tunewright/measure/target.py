@@ -25,7 +25,7 @@ from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
 from tunewright.measure.generate import continue_greedily, greedy, stop_ids
-from tunewright.measure.intervals import Interval, bootstrap_mean, bootstrap_statistic, wilson
+from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic, wilson
 from tunewright.measure.rows import RowResult
 
 __all__ = [
@@ -46,8 +46,8 @@ __all__ = [
 class Metric:
     """A metric: how its rows are made (`kind`), whether more is better, and, if it is no mean of rows, the figure.
 
-    `compare` scores a generated answer against a reference; `per_label` gives [S] values a supervised position; `mean`:
-    answers are compared by their mean log-probability a token.
+    A `figure` lies from 0 to 1. `compare` scores a generated answer against a reference; `per_label` gives [S] values
+    a supervised position; `mean`: answers are compared by their mean log-probability a token.
     """
 
     kind: Literal["generated", "teacher-forced", "classified", "paired"]
@@ -193,7 +193,9 @@ def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Inte
     m = get_metric(metric)
     if m.figure is not None:
         figure = m.figure
-        return bootstrap_statistic(lambda index: figure([results[i] for i in index]), len(results), seed=seed)
+        return bootstrap_statistic(
+            lambda index: figure([results[i] for i in index]), len(results), seed=seed, bounds=SHARE
+        )
     if m.proportion:
         return wilson(round(sum(r.score for r in results)), len(results))
     return bootstrap_mean([r.score for r in results], weights=[r.weight for r in results], seed=seed)

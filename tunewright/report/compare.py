@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,20 +70,16 @@ def cell(
 
 def headline(c: Comparison) -> list[str]:
     """The comparison in sentences: who gained most, who is tied, who keeps most."""
-    if c.winner is None:
+    best = next((a for a in c.arms if a.against is not None and a.against.word == "best"), None)
+    if best is None or best.gain is None:
         return ["No method finished a run."]
-    best = next(a for a in c.arms if a.against is not None and a.against.word == "best")
-    assert best.gain is not None
     metric = words.metric_name(c.metric)
     tied = [a.name for a in c.arms if a.against is not None and a.against.word == "tied with the best"]
     points = " points" if c.unit == "fraction" else f" {c.unit}"
     gained = f"{words.score(best.gain.value, c.unit, sign=c.unit == 'fraction')}{points} of {metric}"
-    if best.gain.value <= 0:
-        first = (
-            f"No method gained: the best, {best.name}, changed {metric} by "
-            f"{words.score(best.gain.value, c.unit, sign=True)}{points}."
-        )
-    elif tied:
+    if not shown(best):
+        return [_not_shown(c, best, points), *([_won(c)] if c.winner else [f"There is no winner: {c.why}."])]
+    if tied:
         first = (
             f"Most was gained by {best.name}: {gained}; {_and(tied)} {'is' if len(tied) == 1 else 'are'} tied with it."
         )
@@ -100,8 +96,30 @@ def headline(c: Comparison) -> list[str]:
             "be kept changed by "
             f"{words.score(most.lost_at_target.value, NATS, sign=True)} nats per token{also}."
         )
-    said.append(f"The winner is {c.winner}: {c.why}.")
+    said.append(_won(c))
     return said
+
+
+def shown(arm: ArmFigures) -> bool:
+    """Whether the interval of an arm's gain over seeds lies above 0."""
+    return arm.gain is not None and arm.gain.low is not None and arm.gain.low > 0
+
+
+def _won(c: Comparison) -> str:
+    return f"The winner is {c.winner}: {c.why}."
+
+
+def _not_shown(c: Comparison, best: ArmFigures, points: str) -> str:
+    gain = best.gain
+    assert gain is not None
+    by = f"{words.score(gain.value, c.unit, sign=True)}{points}"
+    ends = f", interval {words.span(gain, c.unit)}" if gain.known else ""
+    if gain.value <= 0:
+        return f"No method gained: the best, {best.name}, changed {words.metric_name(c.metric)} by {by}{ends}."
+    return (
+        f"No gain is shown: {best.name} has the largest mean, {by} of {words.metric_name(c.metric)}{ends}, "
+        "which may be chance."
+    )
 
 
 def _and(names: Sequence[str]) -> str:
@@ -115,7 +133,7 @@ def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
     behind = against.difference if against is not None and against.word != "best" else None
     return {
         "arm": arm,
-        "gain": cell(arm.gain, c.unit, sign=True, against=against, best="best", tied="tied with the best"),
+        "gain": _gain(c, arm),
         "behind": f"{words.score(behind.value, c.unit, sign=True)} [{words.span(behind, c.unit)}]"
         if behind is not None and behind.known
         else "",
@@ -129,6 +147,13 @@ def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
         "winner": arm.name == c.winner,
         "rate": "none worked" if arm.rate is None else f"{arm.rate:.2g}",
     }
+
+
+def _gain(c: Comparison, arm: ArmFigures) -> Cell:
+    """The gain, with the place that it has among the others: none where it is not shown."""
+    found = cell(arm.gain, c.unit, sign=True, against=arm.against, best="best", tied="tied with the best")
+    first = arm.against is not None and arm.against.word in ("best", "tied with the best")
+    return replace(found, word="no shown gain", tone="") if first and not shown(arm) else found
 
 
 def serves(arm: ArmFigures) -> tuple[str, list[str]]:
