@@ -106,6 +106,15 @@ def test_codes_are_all_different_and_every_error_has_one():
     assert {e.code for e in errors.TunewrightError.__subclasses__()} <= set(codes)
 
 
+def test_who_asks_for_nothing_is_shown_what_there_is(monkeypatch):
+    bare = invoke()
+    assert bare.exit_code == 0 and bare.output == invoke("--help").output and "compare" in bare.stdout
+    monkeypatch.setattr(sys, "argv", ["tunewright"])
+    with pytest.raises(SystemExit) as ended:
+        cli.app()
+    assert ended.value.code in (0, None)
+
+
 def test_version():
     assert invoke("--version").stdout.strip() == f"tunewright {cli.__version__}"
 

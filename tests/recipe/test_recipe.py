@@ -202,6 +202,26 @@ def test_python_gets_the_same_errors():
     assert "did you mean 'train'" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"load_in_4bit": True}, "methods: [qlora]"),
+        ({"learning_rate": 1e-3}, "write train: {learning_rate: 0.001}"),
+        ({"max_length": 99}, "write data: {max_length: 99}"),
+        ({"steps": 500}, "write budget: {steps: 500}"),
+        ({"metric": "loss"}, "write measurement: {metric: loss}"),
+        ({"strengths": None}, "write measurement: {strengths: [0.5, 1.0]}"),
+        ({"train": {"max_length": 9}}, "write data: {max_length: 9}"),
+        ({"train": {"keep": []}}, "keep stands at the top of the recipe"),
+        ({"train": {"sed": 1}}, "did you mean 'seed'"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_told_the_right_one(given, says):
+    with pytest.raises(RecipeError) as caught:
+        Recipe(**{**LEAST, **given})
+    assert says in str(caught.value)
+
+
 def test_reading_a_recipe_imports_no_torch(tmp_path):
     path = write(tmp_path, FILE)
     code = (

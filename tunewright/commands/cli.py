@@ -86,6 +86,7 @@ class _Group(TyperGroup):
 
     def _code(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
         extra["standalone_mode"] = False
+        args = list(sys.argv[1:] if args is None else args) or ["--help"]  # who asks for nothing asks what there is
         try:
             result = super().main(args=args, prog_name=prog_name, **extra)
             sys.stdout.flush()  # what cannot be printed is found here, not when the interpreter ends
@@ -113,7 +114,6 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     epilog=EPILOG,
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

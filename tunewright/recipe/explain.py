@@ -32,6 +32,15 @@ _ELSEWHERE = {
     "warmup_ratio": "write train.warmup_steps: 3%",
     "bf16": "write train.precision: bfloat16",
     "gradient_checkpointing": "write train.activation_checkpointing: true",
+    "load_in_4bit": "4-bit weights come with a method: write methods: [qlora]",
+    "load_in_8bit": "there are no 8-bit weights here; for 4-bit ones write methods: [qlora]",
+    "quantization_config": "4-bit weights come with a method: write methods: [qlora]",
+    "fp16": "write train.precision: bfloat16 (or float32): training in float16 is not offered",
+    "val_set_size": "write data.validation: 10%",
+    "test_dataset": "write data: {eval: FILE}",
+    "eval_dataset": "write data: {eval: FILE}",
+    "lr_scheduler": "write train.lr_scheduler_type: cosine",
+    "gradient_clipping": "write train.max_grad_norm: 1.0",
 }
 """What keys of other tools are called here."""
 
@@ -98,7 +107,8 @@ def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
     if kind == "recipe":
         return context["what"], context["remedy"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key '{name}'", _ELSEWHERE.get(name) or did_you_mean(name, cls.model_fields)
+        near = did_you_mean(name, cls.model_fields)
+        return f"unknown key '{name}'", _ELSEWHERE.get(name) or _belongs(root, cls, name, value) or near
     if kind == "missing":
         return f"'{name}' is missing" + (
             f" ({field.description})" if field is not None and field.description else ""
@@ -126,6 +136,30 @@ def describe(error: Any, root: type[BaseModel], path: Path) -> tuple[str, str]:
         hint = " (an empty value is null)" if value is None else ""
         return f"{shown} {what}, got {_short(value)}{hint}", example(key, field)
     return f"{shown}: {error['msg']}", example(key, field)
+
+
+_PARTS = ("train", "data", "measurement", "budget")
+
+
+def _belongs(root: type[BaseModel], cls: type[BaseModel], name: str, value: Any) -> str:
+    """Where a key goes that stands in the wrong part of the recipe; "" where no part has it."""
+    if name in root.model_fields and cls is not root:
+        return f"{name} stands at the top of the recipe, not in a part of it"
+    for part, spec in _parts(root):
+        if name in spec.model_fields and cls is not spec:
+            given = isinstance(value, str | int | float)
+            shown = value if given else next(iter(spec.model_fields[name].examples or ()), "...")
+            text = shown if isinstance(shown, str) else json.dumps(shown, default=str)
+            return f"it belongs to {part}: write {part}: {{{name}: {text if len(text) <= 40 else '...'}}}"
+    return ""
+
+
+def _parts(root: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
+    """The recipe's parts by name; `budget` is a stage's, and stands at the top of a recipe with one stage."""
+    fields = dict(root.model_fields)
+    for stage in inner_types(fields["stages"].annotation) if "stages" in fields else ():
+        fields |= {k: f for k, f in stage.model_fields.items() if k == "budget"}
+    return [(p, t) for p in _PARTS if p in fields for t in inner_types(fields[p].annotation) if _is_spec(t)]
 
 
 def _nearest_example(root: type[BaseModel], path: Path) -> str:
