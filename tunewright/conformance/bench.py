@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tunewright.contract.batch import Row
 from tunewright.contract.combining import bind, check_conflicts
+from tunewright.contract.left import Earlier, left_of
 from tunewright.contract.method import Method, Plan
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.contract.pairs import rows_for
@@ -32,6 +33,7 @@ from tunewright.errors import MethodError
 from tunewright.models import generators
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import Budget, TrainSpec
+from tunewright.runs.stages import end_stage
 from tunewright.tasks import get_task
 from tunewright.training.carry import apply_carry
 from tunewright.training.setting_up import set_up
@@ -267,7 +269,7 @@ class Tiny:
             self.steps, self.keep = 2, ()
             self.loop = self._begin()
             self.run()
-            left = [left_of(f"earlier{i}", b.name, b.method, b.state) for b in self.loop.methods]
+            left = [left_of(f"earlier{i}", b.name, b.method.leaves, b.state, b.state.data) for b in self.loop.methods]
             self.left = Earlier((*self.left, *(one for one in left if one is not None)))
             apply_carry(self.adapted, "training", f"earlier{i}")
         self.steps, self.keep = steps, keep

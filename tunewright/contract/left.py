@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from tunewright.contract.method import Method, State
 from tunewright.errors import MethodError, did_you_mean
 
 
@@ -24,11 +23,16 @@ class Left:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+class NotThereYet(Exception):
+    """Raised in a rehearsal by a method that asks for what a stage before it has yet to leave."""
+
+
 @dataclass(frozen=True)
 class Earlier(Sequence[Left]):
-    """Everything that earlier stages left, in the order in which they ended."""
+    """Everything that earlier stages left, in the order in which they ended. `complete`: they have ended."""
 
     all: tuple[Left, ...] = ()
+    complete: bool = True
 
     def __len__(self) -> int:
         return len(self.all)
@@ -43,6 +47,8 @@ class Earlier(Sequence[Left]):
     def named(self, path: str) -> Any:
         """What `stages.<stage>.<name>` stands for. MethodError with what there is, where nothing is called so."""
         there = {f"stages.{left.stage}.{n}": v for left in self.all for n, v in left.values.items()}
+        if path not in there and not self.complete:
+            raise NotThereYet
         if path not in there:
             raise MethodError(
                 f"no earlier stage has left '{path}'",
@@ -52,30 +58,31 @@ class Earlier(Sequence[Left]):
         return there[path]
 
 
-def left_of(stage: str, name: str, method: Method, state: State) -> Left | None:
-    """What a method leaves at the end of a stage; None where it declares nothing. MethodError for a name that its
-    state does not hold.
+def left_of(stage: str, method: str, names: Sequence[str], state: nn.Module, data: Mapping[str, Any]) -> Left | None:
+    """What a method leaves at the end of a stage: `names` of its state's buffers and parameters, or of its data.
+
+    None where it names nothing. MethodError for a name that its state does not hold.
     """
-    if not method.leaves:
+    if not names:
         return None
     buffers = {n.replace("/", "."): t.detach() for n, t in state.named_buffers()}
     buffers.update({n: p.detach() for n, p in state.named_parameters()})
     values: dict[str, Any] = {}
-    for leaving in method.leaves:
+    for leaving in names:
         parts = {n.removeprefix(f"{leaving}."): t for n, t in buffers.items() if n.startswith(f"{leaving}.")}
         if leaving in buffers:
             values[leaving] = buffers[leaving]
         elif parts:
             values[leaving] = parts
-        elif leaving in state.data:
-            values[leaving] = state.data[leaving]
+        elif leaving in data:
+            values[leaving] = data[leaving]
         else:
             raise MethodError(
-                f"'{name}' declares that it leaves '{leaving}', and its state holds nothing of that name",
+                f"'{method}' declares that it leaves '{leaving}', and its state holds nothing of that name",
                 where=f"stage {stage}",
-                remedy=f"it holds: {', '.join(sorted({*buffers, *state.data})) or 'nothing'}",
+                remedy=f"it holds: {', '.join(sorted({*buffers, *data})) or 'nothing'}",
             )
-    return Left(stage, name, values)
+    return Left(stage, method, values)
 
 
 def to_files(left: Sequence[Left]) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:

@@ -18,12 +18,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
+from tunewright.contract.left import Earlier
 from tunewright.contract.slot import SLOTS
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.delta_names import DeltaName
 
 if TYPE_CHECKING:
-    from tunewright.contract.left import Earlier
     from tunewright.models.adapted import Adapted
     from tunewright.models.sites import Structure
 
@@ -275,17 +275,11 @@ class Setup:
     plan: Plan
     task: str
     rng: random.Random
-    earlier: Earlier = field(default_factory=lambda: _nothing_earlier())
+    earlier: Earlier = field(default_factory=Earlier)
 
     @property
     def structure(self) -> Structure:
         return self.adapted.structure
-
-
-def _nothing_earlier() -> Earlier:
-    from tunewright.contract.left import Earlier  # which knows methods
-
-    return Earlier()
 
 
 class Need(BaseModel):

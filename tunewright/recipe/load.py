@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tunewright import catalogue
 from tunewright.errors import RecipeError, did_you_mean
 from tunewright.files.regular import regular
-from tunewright.recipe import yaml_text
+from tunewright.recipe import sequence, yaml_text
 from tunewright.recipe.explain import as_written, explain
 from tunewright.recipe.naming import kept_names
 from tunewright.recipe.overrides import override, rename_old_keys
@@ -113,6 +113,7 @@ def load(kind: type[Any], path: str | Path, sets: Sequence[str] = (), out: str |
     for text in sets:
         override(document, text)
     document.tree.setdefault("name", _run_name(file))
+    sequence.expand(document)
     recipe = parse(kind, document)
     recipe._notes = notes
     recipe._base = file.resolve().parent

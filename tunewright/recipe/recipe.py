@@ -29,6 +29,7 @@ from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
 from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Place, Source, TrainSpec, Uses
 from tunewright.recipe.schema import recipe_schema
+from tunewright.recipe.sequence import expanded
 from tunewright.recipe.uses import MethodUse
 
 __all__ = [
@@ -89,6 +90,11 @@ class StageSpec(Spec):
         max_length=LONGEST_NAME,
         description="letters, digits, - and _",
         examples=["task"],
+    )
+    each: list[Any] | None = Field(
+        None,
+        description="a sequence of tasks: files, or keys of `data` with a `name`; the entry becomes a stage for each",
+        examples=[["first.jsonl", "second.jsonl"]],
     )
     start: Annotated[str, Place] | None = Field(
         None,
@@ -169,6 +175,8 @@ class Recipe(Spec):
     @model_validator(mode="before")
     @classmethod
     def _one_stage(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("stages"), list):
+            value = {**value, "stages": expanded(value["stages"])[0]}
         if not isinstance(value, dict) or not {"methods", "budget"} & value.keys():
             return value
         given = [k for k in ("methods", "budget") if k in value]

@@ -6,8 +6,10 @@ A run does this with its model, a check with the model's shapes alone.
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
+from tunewright.contract.left import Earlier, NotThereYet
 from tunewright.contract.method import Setup
 from tunewright.files.hashing import hash_weights
 from tunewright.runs import predicting, predictors
@@ -31,8 +33,10 @@ def rehearse(session: Session, run: Path) -> None:
         try:
             if start != "base":
                 _begin(session, part, start, run)
+            earlier = Earlier(complete=part.index == 0)
             for b in stage.methods:
-                b.method.setup(Setup(session.adapted, stage.plan, session.task.name, random.Random(0)))
+                with suppress(NotThereYet):
+                    b.method.setup(Setup(session.adapted, stage.plan, session.task.name, random.Random(0), earlier))
         finally:
             if start != "base":
                 session.adapted.forget_changes()

@@ -264,7 +264,7 @@ def save_result(folder: RunFolder, stage: TrainingInputs, keeper: TrainingCallba
 
 def write_stage(folder: Path, stage: TrainingInputs, name: str, result: TrainingOutcome) -> None:
     """Write a finished stage into `folder`: what changed, what its training was, what methods leave to later ones."""
-    left = [left_of(name, b.name, b.method, b.state) for b in stage.methods]
+    left = [left_of(name, b.name, b.method.leaves, b.state, b.state.data) for b in stage.methods]
     carry.save_stage(folder, stage.adapted, {"result": told(result)}, [one for one in left if one is not None])
 
 

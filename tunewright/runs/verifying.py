@@ -15,6 +15,7 @@ from tunewright.runs.work import Work
 if TYPE_CHECKING:
     from tunewright.runs.intact import Intact
     from tunewright.runs.session import StageInputs
+    from tunewright.training.stage import TrainingInputs
 
 COMPARED = ("steps", "tokens", "trained_tokens", "trainable", "best_step", "trained_names")
 """What a stage's result says that no clock decides."""
@@ -58,7 +59,7 @@ def verify(work: Work, whole: Intact) -> None:
     carry.begin(
         work.session.adapted, part.spec.start or "base", part.spec.carry, work.folder.path, f"stages.{name}.start"
     )
-    stage, provider = work.session.training_inputs(part)
+    stage, provider = work.inputs(part)
     # a budget of seconds would end elsewhere each time
     stage.budget = stage.budget.model_copy(update={"seconds": None, "steps": stretch.stops})
     work.meter = Meter(work.session, work.cost)
@@ -74,7 +75,7 @@ def verify(work: Work, whole: Intact) -> None:
         until = stretch.mark.state["loop"]["step"] if differing or differing is None else until
         differing = ["the steps up to the checkpoint"] if differing is None else differing
     if stretch.end is not None and not differing:
-        differing = _end_differs(work, stretch, result)
+        differing = _end_differs(work, stretch, stage, result)
     if differing:
         raise CheckpointError(
             (
@@ -126,17 +127,17 @@ def _stage(work: Work, name: str) -> Path:
     return work.folder.path / "stages" / name
 
 
-def _end_differs(work: Work, stretch: Stretch, result: Any) -> list[str]:
+def _end_differs(work: Work, stretch: Stretch, stage: TrainingInputs, result: Any) -> list[str]:
     """What of the finished stage, and of the change that the run left, does not come out again."""
     from tunewright.models.agreement import differing
     from tunewright.runs import artefacts, predictors
-    from tunewright.training import carry
+    from tunewright.runs.stages import write_stage
 
     assert stretch.end is not None
     known = stretch.end
     with tempfile.TemporaryDirectory(prefix="tunewright-verify-") as folder:
         again = Path(folder)
-        carry.save_stage(again / "stage", work.session.adapted, {"result": result.__dict__})
+        write_stage(again / "stage", stage, stretch.part.spec.name, result)
         now = checkpoint.read(again / "stage")
         told = [n for n in {*known.state, *now.state} - {"result"} if known.state.get(n) != now.state.get(n)]
         told += [n for n in COMPARED if known.state["result"].get(n) != now.state["result"].get(n)]

@@ -13,10 +13,12 @@ from tunewright.runs.progress import Screen
 from tunewright.runs.track import Trackers
 
 if TYPE_CHECKING:
+    from tunewright.contract.needs import Provider
     from tunewright.measure.cost import Cost
     from tunewright.runs.meter import Meter
     from tunewright.runs.session import Session, StageInputs
     from tunewright.runs.stages import TrainingCallback, TrainingOutcome
+    from tunewright.training.stage import TrainingInputs
 
 
 class Work:
@@ -120,6 +122,15 @@ class Work:
         """Write down what was spent so far."""
         self.folder.note_progress(cost=self.cost.state())
 
+    def inputs(self, part: StageInputs) -> tuple[TrainingInputs, Provider]:
+        """What a stage trains with, and what methods of the stages before it left."""
+        from tunewright.training import carry
+
+        stage, provider = self.session.training_inputs(part)
+        names = [p.spec.name for p in self.session.stages[: part.index]]
+        stage.earlier = carry.earlier_of({n: self.folder.path / "stages" / n for n in names})
+        return stage, provider
+
     def _stage(self, part: StageInputs) -> None:
         from tunewright.models.flops import counting
         from tunewright.runs.stages import recalled, run_stage, save_result, stopped
@@ -140,9 +151,7 @@ class Work:
                 self.folder.path,
                 f"stages.{name}.start",
             )
-            stage, provider = self.session.training_inputs(part)
-            before = self.session.stages[: part.index]
-            stage.earlier = carry.earlier_of({p.spec.name: folder.parent / p.spec.name for p in before})
+            stage, provider = self.inputs(part)
         saved = self._checkpoint_of(part)
         keeper = self.keeper(part)
         trackers = Trackers(part.train.report_to, self.folder.path, saved.state["loop"]["step"] if saved else 0)

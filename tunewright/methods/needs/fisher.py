@@ -23,7 +23,7 @@ class Fisher(Need):
     """
 
     name: ClassVar[str] = "fisher"
-    when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
+    when: ClassVar[Literal["once", "batch", "redraw", "end"]] = "once"
 
     source: str = Field(description="name of the rows to read: keep, train ...")
     samples: PositiveInt = Field(description="rows to read")

@@ -1,0 +1,87 @@
+"""`each`: a sequence of tasks as one entry of `stages`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunewright.errors import RecipeError
+from tunewright.recipe import Recipe
+
+TREE = {"model": "nano", "task": "text-generation", "data": {"train": "all.jsonl"}}
+
+TEXT = """\
+model: nano
+task: text-generation
+data: {train: all.jsonl}
+stages:
+  - name: warm
+    methods: [full]
+  - each:
+      - first.jsonl
+      - {name: two, train: second.jsonl, max_length: 64}
+      - third task.jsonl
+    methods: [lora]
+    start: base
+    carry: training
+    budget: {steps: 5}
+  - name: last
+    methods: [lora]
+"""
+
+
+def written(tmp_path: Path, text: str) -> Recipe:
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    return Recipe.load(file)
+
+
+def test_an_entry_becomes_a_stage_for_each(tmp_path):
+    recipe = written(tmp_path, TEXT)
+    assert [s.name for s in recipe.stages] == ["warm", "first", "two", "third-task", "last"]
+    assert [s.start for s in recipe.stages] == ["base", "base", "stages.first", "stages.two", "stages.third-task"]
+    one, two, three = recipe.stages[1:4]
+    assert {s.carry for s in (one, two, three)} == {"training"} and {s.budget.steps for s in (one, two, three)} == {5}
+    assert [recipe.data_for(s).train[0].path for s in (one, two, three)] == [
+        "first.jsonl",
+        "second.jsonl",
+        "third task.jsonl",
+    ]
+    assert recipe.data_for(two).max_length == 64 and recipe.data_for(one).max_length != 64
+
+
+def test_in_python_and_written_out_it_is_the_same(tmp_path):
+    short = Recipe(**TREE, stages=[{"each": ["a.jsonl", "b.jsonl"], "methods": ["lora"]}])
+    long = Recipe(
+        **TREE,
+        stages=[
+            {"name": "a", "data": {"train": "a.jsonl"}, "methods": ["lora"]},
+            {"name": "b", "data": {"train": "b.jsonl"}, "methods": ["lora"]},
+        ],
+    )
+    assert short.dump() == long.dump()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("      - first.jsonl\n", "      - second.jsonl\n      - second.jsonl\n", 8, "named 'second'"),
+        ("      - first.jsonl\n", "      - 3\n", 8, "a file, or a mapping"),
+        ("      - first.jsonl\n", "      - {max_length: 3}\n", 8, "a file, or a mapping"),
+        ("  - each:\n", "  - name: x\n    each:\n", 7, "`name` is of one stage"),
+        ("train: second.jsonl, max_length", "train: second.jsonl, max_lenght", 9, "max_lenght"),
+        ("    carry: training\n", "    cary: training\n", 13, "cary"),
+    ],
+)
+def test_what_is_wrong_is_said_where_it_is_written(tmp_path, old, new, line, words):
+    assert old in TEXT
+    with pytest.raises(RecipeError) as caught:
+        written(tmp_path, TEXT.replace(old, new))
+    assert words in str(caught.value)
+    assert f"r.yaml:{line}" in str(caught.value) or f"r.yaml:{line + 1}" in str(caught.value), str(caught.value)
+
+
+def test_an_empty_sequence_is_refused():
+    with pytest.raises(RecipeError, match="each"):
+        Recipe(**TREE, stages=[{"each": [], "methods": ["lora"]}])
