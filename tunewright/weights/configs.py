@@ -98,9 +98,9 @@ def differing(a: Source, b: Source, *, sliced: bool = False) -> dict[str, tuple[
     passed = _passed_over(a, b, sliced)
     told = _compared(a.config, b.config, passed)
     if told and a.config.get("model_type") == b.config.get("model_type"):
-        read = _read(a.config), _read(b.config)
-        if read[0] is not None and read[1] is not None:
-            told = _compared(*read, passed)
+        own, theirs = _read(a.config), _read(b.config)
+        if own is not None and theirs is not None:
+            told = _compared(own, theirs, passed)
     return told
 
 
@@ -183,7 +183,7 @@ def _read(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
     try:
         with quiet():
-            read: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(config)).to_dict()
+            read: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(dict(config))).to_dict()
     except Exception:  # whatever a config class makes of what it does not know: the files are compared as written
         return None
     return read
