@@ -74,9 +74,9 @@ def test_a_chat_row_and_a_prompt_row_with_one_input_overlap(tmp_path):
 
 
 def test_a_question_of_parts_is_the_question_that_is_text(tmp_path):
-    parts = [{"type": "text", "text": "question "}, {"type": "text", "text": "1 <|bos|>"}]
+    parts = [{"type": "text", "text": "question "}, {"type": "text", "text": "1 <|mask|>"}]
     chat = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "x"}]}
-    text = {"messages": [{"role": "user", "content": "question 1 <|bos|>"}, {"role": "assistant", "content": "y"}]}
+    text = {"messages": [{"role": "user", "content": "question 1 <|mask|>"}, {"role": "assistant", "content": "y"}]}
     found = notices(run(tmp_path, {"train": [text], "eval": [chat]})[0])
     assert found["overlap"] == ("eval.jsonl:1",) and "eval.jsonl:1" in found["marker in text"]
 
@@ -165,3 +165,14 @@ def test_the_view_of_plain_text_labels_and_parts_of_characters():
     assert plain[0][1] == 0.0 and all(w == 1.0 for _, w in plain[1:]) and not any("\ufffd" in x for x, _ in plain)
     assert token_view(Row("r", "s", [20], [1.0], 1, {"reference": "loan"}), t)[-1] == ("[loan]", 1.0)
     assert list(one_a_source([type("D", (), {"name": "a", "rows": [Row("r", "s", [20], [1.0])]})], t)) == ["a"]
+
+
+def test_a_name_that_the_model_is_not_shown_is_said(tmp_path):
+    rows = [{"messages": [{"role": "user", "content": f"Who {i}?"}, said(i)]} for i in range(2)]
+    rows[1]["messages"][0]["name"] = "Bo"
+    report, _ = run(tmp_path, {"train": rows})
+    assert notices(report) == {"names not shown": ("train.jsonl:2",)}
+
+
+def said(i):
+    return {"role": "assistant", "content": f"Ann {i}."}

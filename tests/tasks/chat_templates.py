@@ -17,6 +17,7 @@ from tunewright.contract.task import EncodeOptions
 from tunewright.tasks import get_task
 from tunewright.tasks._dialect import dialect_of
 from tunewright.tasks._ends import end_tokens
+from tunewright.tasks._render import DATE
 
 FOLDER = Path(__file__).parent / "templates"
 PAGE = Path(__file__).parents[2] / "docs" / "templates.md"
@@ -159,6 +160,20 @@ turn; a row of which something is missing is a bad row, with the field and what 
 - **What is trained** begins where the prompt before the answer ends, as generation will see that prompt, and ends with
   the answer's end. Where the prompt opens a think block (`<think>`), a row without reasoning closes it at once, and a
   row with reasoning goes on in it.
+- **Nobody else's words**: a template that puts what another turn says into the text of an answer (a generation prompt
+  that opens the user's turn, turns in another order or twice, answers that quote the question) is found out once for
+  each shape of conversation, with words that stand nowhere else. Such a row is refused where it is the last answer; an
+  earlier one is left untrained, and `check` says so.
+- **Special tokens in what is said** (`<|im_end|>` in a question) are refused where they end or open turns: tokenizers
+  read them as the template's own, chat servers differ in whether they do, and a model that is trained on one reading
+  meets the other. Those that end no turn (a tool's, a picture's) are encoded as they stand, and `check` names the rows.
+- **Which answers are trained**: all, unless a turn says otherwise: `weight` (a number, 0 for not), or `train`,
+  `training`, `train_on_turn` or `loss` with false, or `masked` with true. `train_detail` (parts of a turn) is refused.
+- **Names**: a turn's `name` that the template does not show is said by `check`; a tool's is in the call it answers.
+- **ShareGPT**'s `function_call` is read as JSON (an object or a list, after `<think>...</think>` if there is any) and
+  becomes tool calls, an `observation` the result of the call before it; calls are numbered `call00000`, ...
+- **Today's date**: where a template prints it, it is always {day}, so that rows of two days are equal; `check`, `plan`
+  and the report say so.
 - **Several answers**: where a template writes earlier answers otherwise than they were said (without their think block,
   with another end), only the last one is trained; `check` says at which rows. One row for each answer trains them all.
 - **Content** may be text or a list of parts, which are joined; the template is given the form that it reads. Arguments
@@ -195,7 +210,9 @@ SOURCES = """
 def page() -> str:
     """docs/templates.md as it should be."""
     sources = "".join(f"| {n} | {about['stock']} | {about['licence']} |\n" for n, about in TABLE.items())
-    return INTRO + "".join(_line(name) + "\n" for name in TABLE) + SOURCES + sources
+    return (
+        INTRO.replace("{day}", f"{DATE:%d %B %Y}") + "".join(_line(name) + "\n" for name in TABLE) + SOURCES + sources
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from transformers.utils import chat_template_utils
 
 from tests.tasks import chat_templates as stock
 from tunewright.contract.batch import Row
 from tunewright.contract.records import RowProblem
 from tunewright.measure.text import answer_text, exact_match
 from tunewright.tasks._dialect import dialect_of
+from tunewright.tasks._render import DATE
 from tunewright.tasks._turns import checked
 
 NAMES = sorted(stock.TABLE)
@@ -44,7 +48,8 @@ def test_what_a_row_says_is_trained_or_the_row_is_bad(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_prompt_is_what_generation_sees_and_the_reference_what_a_perfect_model_says(name):
+def test_the_prompt_is_what_generation_sees_and_the_reference_what_a_perfect_model_says(name, monkeypatch):
+    monkeypatch.setattr(chat_template_utils, "datetime", SimpleNamespace(now=lambda: DATE))
     t = stock.tokenizer(name)
     for kind, (values, _) in stock.ROWS.items():
         row = stock.encode(name, kind)

@@ -226,3 +226,45 @@ def test_a_short_text_that_stands_there_by_chance_is_not_taken_for_the_turns_own
     with pytest.raises(RowProblem) as caught:
         TASK.encode(Record({"messages": messages}, id="r"), stock.tokenizer(name), EncodeOptions())
     assert caught.value.field == field
+
+
+FLAGS = [{"train": False}, {"training": False}, {"train_on_turn": 0}, {"loss": False}, {"masked": True}, {"weight": 0}]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_turn_that_is_not_to_be_trained_is_context_under_every_name_for_it(flag):
+    two = [*turns({"content": "Ann.", **flag}), *turns({"content": "Bo."})]
+    got, weights = checked(two)
+    assert weights == [0, 0, 0, 1] and got == [*turns({"content": "Ann."}), *turns({"content": "Bo."})]
+    t = stock.tokenizer("chatml")
+    row = TASK.encode(Record({"messages": two}, id="r"), t, EncodeOptions())
+    assert stock.trained("chatml", row) == "Bo.<|im_end|>" and "untrained" not in row.fields
+    assert checked(turns({"content": "Ann.", **dict.fromkeys(flag)}))[1] == [0, 1]  # Arrow's null says nothing
+
+
+@pytest.mark.parametrize("flag", [{"train": True}, {"loss": 1}, {"masked": False}, {"train": True, "weight": 0.5}])
+def test_a_turn_that_is_to_be_trained_has_its_weight(flag):
+    assert checked(turns({"content": "Ann.", **flag}))[1] == [0, flag.get("weight", 1)]
+
+
+@pytest.mark.parametrize(
+    "answer, asked, field",
+    [
+        ({"content": "a", "train": "no"}, {}, "messages[1].train"),
+        ({"content": "a", "loss": 0.3}, {}, "messages[1].loss"),
+        ({"content": "a", "train": [1]}, {}, "messages[1].train"),
+        ({"content": "a", "train": True, "weight": 0}, {}, "messages[1].train"),
+        ({"content": "a", "train": False, "training": True}, {}, "messages[1].training"),
+        ({"content": "a"}, {"train": True}, "messages[0].train"),
+        ({"content": "a"}, {"masked": False}, "messages[0].masked"),
+        (
+            {"content": "a", "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]},
+            {},
+            "messages[1].train_detail",
+        ),
+    ],
+)
+def test_what_says_neither_yes_nor_no_or_both_is_refused(answer, asked, field):
+    with pytest.raises(RowProblem) as caught:
+        checked(turns(answer, **asked))
+    assert caught.value.field == field and caught.value.remedy

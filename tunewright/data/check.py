@@ -213,6 +213,7 @@ def _note_source(report: CheckReport, role: str, dataset: Dataset, tokenizer: An
     for flag, kind, reason, remedy in (
         (facts.UNTRAINED, *UNTRAINED),
         (facts.EARLIER, *EARLIER),
+        (facts.NAMELESS, *NAMELESS),
         (facts.LONG, "too long", length, "raise data.max_length, or shorten the rows"),
         (facts.TWO_BOS, *TWO_BOS),
         (facts.NO_BOS, *NO_BOS),
@@ -238,6 +239,11 @@ EARLIER = (
     "earlier answers not trained",
     "the chat template writes earlier answers otherwise than they are said, so that only the last one is trained",
     "write a row for each answer, with that answer last",
+)
+NAMELESS = (
+    "names not shown",
+    "a turn has a name, and the chat template does not show it to the model",
+    "write it into the turn's content if it matters, or take it out",
 )
 TWO_BOS = (
     "double BOS",

@@ -26,9 +26,10 @@ from tunewright.tasks._segments import first_token
 
 CONTENT = ("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools")
 TYPE = np.dtype([("said", "<u8", 2), ("given", "<u8", 2), ("number", "<u8"), ("place", "<u4"), ("flags", "<u4")])
-UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK = (1 << k for k in range(9))
+UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK, NAMELESS = (1 << k for k in range(10))
 """No token is trained; longer than max_length; two BOS; no BOS; an end that is not trained; a special token in the
-text; earlier answers that are not trained; one answer, not two; a picture of a single colour."""
+text; earlier answers that are not trained; one answer, not two; a picture of a single colour; a turn's name that the
+model is not shown."""
 _AT_ONCE = 1 << 16
 
 
@@ -105,6 +106,8 @@ class Looking:
         flags = (0 if whole else LONG) | (UNTRAINED if whole and not trained_tokens(row) else 0)
         if fields.get("untrained"):
             flags |= EARLIER
+        if fields.get("nameless"):
+            flags |= NAMELESS
         if "rejected_ids" not in fields:
             flags |= SINGLE
         if (pixels := fields.get("pixels")) is not None and _is_blank(pixels):

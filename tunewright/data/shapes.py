@@ -12,25 +12,10 @@ from functools import cached_property
 from typing import Any
 
 from tunewright.contract.records import RowProblem
+from tunewright.data.sharegpt import turns_of
 from tunewright.errors import did_you_mean
 
 Row = dict[str, Any]
-
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "bing": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "function_call": "function_call",
-}
-"""ShareGPT's speakers -> roles of a chat template."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +37,11 @@ def _same(row: Row) -> Row:
 
 
 def _sharegpt(row: Row) -> Row:
-    turns = row["conversations"]
-    if not isinstance(turns, list | tuple):
-        raise RowProblem(
-            "conversations",
-            "a list of turns is needed",
-            'write [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
-        )
-    messages = [_turn(turn, i) for i, turn in enumerate(turns)]
+    messages = turns_of(row["conversations"])
     system = row.get("system")
     if isinstance(system, str) and system and not (messages and messages[0]["role"] == "system"):
         messages.insert(0, {"role": "system", "content": system})
     return {**{k: v for k, v in row.items() if k not in ("conversations", "system")}, "messages": messages}
-
-
-def _turn(turn: Any, i: int) -> Row:
-    field = f"conversations[{i}]"
-    if not isinstance(turn, dict):
-        raise RowProblem(field, "a turn is a mapping", 'write {"from": "human", "value": "..."}')
-    speaker, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    if speaker is None or value is None:
-        raise RowProblem(field, "a turn needs 'from' and 'value'", 'write {"from": "human", "value": "..."}')
-    role = ROLES.get(str(speaker).lower())
-    if role is None:
-        raise RowProblem(f"{field}.from", f"no speaker is called '{speaker}'", did_you_mean(str(speaker), ROLES))
-    kept = {"weight": turn["weight"]} if "weight" in turn else {}
-    return {"role": "assistant" if role == "function_call" else role, "content": value, **kept}
 
 
 def _alpaca(row: Row) -> Row:

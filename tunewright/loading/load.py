@@ -31,6 +31,7 @@ from tunewright.loading.quiet import quiet
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
 from tunewright.models.generators import seeded
+from tunewright.tasks._render import dated
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -212,6 +213,8 @@ def _readers(located: Located, task: Task) -> tuple[Any, Any]:
             raise ModelError(
                 what, where=str(located.folder), remedy="copy the tokenizer files of the model that it was made from"
             ) from e
+        if task.generates and (note := dated(tokenizer)):
+            located.notes.append(note)
         longest = tokenizer.model_max_length
         if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest > 0:
             raise ModelError(

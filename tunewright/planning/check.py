@@ -30,6 +30,7 @@ from tunewright.runs.session import located
 from tunewright.runs.sources import kept_options, kept_sources, replayed_sources
 from tunewright.runs.vocabulary import add_to_tokenizer
 from tunewright.tasks import get_task
+from tunewright.tasks._render import dated
 
 SHOWN = 20
 """Rows named for one notice; JSON has them all."""
@@ -103,6 +104,8 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
         if any(m.pairs for _, m in named[stage.name]):
             refused.of(_paired, recipe, stage, report)
     of_needs(recipe, task, named, _first_rows(recipe, report), refused)
+    if task.generates and (note := dated(model.tokenizer)):
+        report.cautions.append(note)
     if not refused and report.ok:
         of_rehearsal(recipe, refused)
     later = [e for e in refused[first:] if str(e) not in report.refusals]

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunewright.contract.records import RowProblem
+from tunewright.tasks._control import check_control
 from tunewright.tasks._dialect import dialect_of
 from tunewright.tasks._ends import end_tokens
 from tunewright.tasks._found import THINK, has_short, missing
 from tunewright.tasks._render import PAGE, default_turn
-from tunewright.tasks._shapes import left_out
+from tunewright.tasks._shapes import TWICE, left_out, mixed
 from tunewright.tasks._talk import Span, Talk
 from tunewright.tasks._turns import REASONING, Turn, checked
 
@@ -28,12 +29,14 @@ Segment = tuple[str, float]
 class Conversation:
     """A rendered conversation. `segments` joined are its text. `answer`: the last answer's text where its content is
     all that is said, else None. `untrained`: how many earlier answers the template writes otherwise than they were
-    said, so that they are context only.
+    said, or among the words of other turns, so that they are context only. `nameless`: how many turns have a name that
+    the template does not show.
     """
 
     segments: list[Segment]
     answer: str | None
     untrained: int
+    nameless: int = 0
 
 
 def conversation(
@@ -54,9 +57,14 @@ def conversation(
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     last = max((i for i in answers if weights[i] > 0), default=answers[-1])
     turns, weights = turns[: last + 1], weights[: last + 1]
+    check_control(tokenizer, dialect, turns, tools, shift)
     talk = Talk(tokenizer, dialect, turns, tools)
     text, spans = talk.lay_out([i for i in answers if i < last and weights[i] > 0])
     _check(talk, text, spans, shift)
+    others = mixed(talk, text, spans)
+    if last in others:
+        raise _mixed(others[last], last, shift)
+    spans = {i: span for i, span in spans.items() if i not in others}
     segments, position = list[Segment](), 0
     for i, (start, end) in sorted(spans.items()):
         segments += [(text[position:start], 0.0), (text[start:end], weights[i])]
@@ -66,7 +74,11 @@ def conversation(
     content = turns[last]["content"].strip()
     plain = bool(content) and end_tokens(tokenizer).without(text[start:end]).strip() == content
     untrained = sum(1 for i in answers if i < last and weights[i] > 0 and i not in spans)
-    return Conversation(_without(removed, segments, tokenizer.bos_token or ""), content if plain else None, untrained)
+    segments = _without(removed, segments, tokenizer.bos_token or "")
+    nameless = sum(
+        1 for turn in turns if turn["role"] != "tool" and "name" in turn and turn["role"] not in dialect.names
+    )
+    return Conversation(segments, content if plain else None, untrained, nameless)
 
 
 def _check(talk: Talk, text: str, spans: dict[int, Span], shift: int) -> None:
@@ -75,7 +87,7 @@ def _check(talk: Talk, text: str, spans: dict[int, Span], shift: int) -> None:
     prompt = text[: spans[last][0]]
     never: dict[int, frozenset[str]] = {}
     if any(map(has_short, talk.turns)):
-        never = left_out(talk.tokenizer, talk.dialect, talk.turns, talk.tools)
+        never = left_out(talk)
     for i, turn in enumerate(talk.turns):
         start, end = spans.get(i, (position, min(s for k, (s, _) in spans.items() if k >= i)))
         lost = missing(turn, text[start:end], history=i < last, never=never.get(i, frozenset()))
@@ -101,6 +113,16 @@ def _lost(turn: Turn, i: int, field: str) -> RowProblem:
     else:
         remedy = "write the turn with a role and content that the template shows, or take the row out"
     return RowProblem(where, reason, remedy)
+
+
+def _mixed(other: int | str, last: int, shift: int) -> RowProblem:
+    if other == TWICE:
+        what = "repeats the answer in the text that it is trained on"
+    else:
+        name = f"messages[{int(other) - shift}]" if int(other) >= shift else "the system turn"
+        what = f"puts what {name} says into the text that the answer is trained on"
+    remedy = f"give the model folder a chat_template.jinja of those in {PAGE}"
+    return RowProblem(f"messages[{last - shift}]", f"the chat template {what}", remedy)
 
 
 def _without(removed: str, segments: list[Segment], bos: str) -> list[Segment]:

@@ -23,6 +23,7 @@ from tunewright.tasks._turns import REASONING, Turn
 ROOM = 2 << 30  # bytes
 ROLES = ("system", "user", "assistant", "tool")
 PART = "part of type thinking"
+_NAME = "Qnameq"
 _ASKED, _SAID, _MORE, _KEY, _VALUE, _THOUGHT = "Qaskedq", "Qsaidq", "Qmoreq", "Qkeyq", "Qvalueq", "Qthoughtq"
 PROBE = {
     "type": "function",
@@ -40,7 +41,7 @@ class Dialect:
     text. `reasoning`: the field from which an answer's reasoning is read, PART for a part of its content, None for
     neither. `tail`: what stands at the end of every text and is no part of its last turn. `ends`: what ends an answer,
     and a call, where the template writes it only once another turn follows. `tools`: whether descriptions of tools are
-    shown.
+    shown. `names`: the roles whose turns show the name that they have.
     """
 
     parts: frozenset[str] = frozenset()
@@ -49,6 +50,7 @@ class Dialect:
     tail: str = ""
     ends: tuple[str, str] = ("", "")
     tools: bool = True
+    names: frozenset[str] = frozenset()
 
     def write(self, turns: Sequence[Turn]) -> list[Turn]:
         """The turns as the template reads them."""
@@ -111,7 +113,8 @@ def _asked(tokenizer: Any) -> Dialect:
     said = Dialect(parts, text, reasoning)
     ends = (_end(tokenizer, said, talk, talk[0]), _end(tokenizer, said, called[:2], called[2], tools=[PROBE]))
     tail = _tail(tokenizer, said.write([*talk, talk[0]]))
-    return Dialect(parts, text, reasoning, tail, ends, _shows_tools(tokenizer, said.write(talk)))
+    shows = _shows_tools(tokenizer, said.write(talk))
+    return Dialect(parts, text, reasoning, tail, ends, shows, _shown_names(tokenizer, said, talk))
 
 
 def _shows_tools(tokenizer: Any, talk: Sequence[Turn]) -> bool:
@@ -119,6 +122,20 @@ def _shows_tools(tokenizer: Any, talk: Sequence[Turn]) -> bool:
         return PROBE["function"]["name"] in render(tokenizer, talk, tools=[PROBE])  # type: ignore[index]
     except RowProblem:  # that cannot be told: each row is looked at
         return True
+
+
+def _shown_names(tokenizer: Any, dialect: Dialect, talk: Sequence[Turn]) -> frozenset[str]:
+    """The roles whose turns show their `name`."""
+    shown = set()
+    for role in ("system", "user", "assistant"):
+        turns = [{"role": "system", "content": _MORE}, *talk] if role == "system" else talk
+        named = [{**turn, "name": _NAME} if turn["role"] == role else turn for turn in turns]
+        try:
+            if _NAME in render(tokenizer, dialect.write(named)):
+                shown.add(role)
+        except RowProblem:  # no such turn under this template
+            continue
+    return frozenset(shown)
 
 
 def _tail(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None) -> str:

@@ -55,8 +55,8 @@ def _followed(known: str, side: tuple[int, int], where: str) -> dict[str, Any]:
             where=where,
             remedy="use a model with a processor of pictures alone",
         ) from error
-    pixels = [made.get("pixel_values") for made in theirs]
-    if any(p is None or p.ndim != 3 or p.shape[0] != channels for p in pixels):
+    pixels = [made["pixel_values"] for made in theirs if "pixel_values" in made]
+    if len(pixels) < len(theirs) or any(p.ndim != 3 or p.shape[0] != channels for p in pixels):
         raise _other(settings["kind"], f"not {channels} channels of pixels", where)
     if all(_close(_normalised(fit(p, options), options), own) for p, own in zip(pictures, pixels, strict=True)):
         return dict(options)

@@ -5,6 +5,7 @@ text or one RowProblem.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,10 @@ SECONDS = 10.0
 PAGE = "docs/templates.md"
 LARGEST = 1_000_000
 """Most characters of a template; the largest of `docs/templates.md` has about 20,000."""
+DATE = datetime(2024, 7, 26)
+"""What templates print as today: rows of two days must be equal. Llama's own template says this day without a clock."""
+CLOCK = "strftime_now"
+_DIRECTIVES = "aAbBcdDeFHIjmMpRSTuUwWxXyY"
 _OTHER = "give the model folder another chat_template.jinja"
 _late: set[str] = set()  # templates that were late once: no row waits for them again
 
@@ -41,7 +46,7 @@ def render(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, prompt: 
         text = within(
             SECONDS,
             lambda: tokenizer.apply_chat_template(
-                list(turns), tools=tools, tokenize=False, add_generation_prompt=prompt
+                list(turns), tools=tools, tokenize=False, add_generation_prompt=prompt, **_still(tokenizer)
             ),
         )
     except TimeoutError:
@@ -83,9 +88,10 @@ def _plainly(tokenizer: Any) -> Callable[[Sequence[Turn]], str]:
     """
     compiled = getattr(chat_template_utils, "_compile_jinja_template", None)
     usual = getattr(type(tokenizer), "apply_chat_template", None) is PreTrainedTokenizerBase.apply_chat_template
+    clock = _still(tokenizer)
     if compiled is None or not usual or not isinstance(tokenizer.chat_template, str):
-        return lambda turns: tokenizer.apply_chat_template(list(turns), tokenize=False)
-    template = compiled(tokenizer.chat_template)
+        return lambda turns: tokenizer.apply_chat_template(list(turns), tokenize=False, **clock)
+    template = compiled(clock.get("chat_template", tokenizer.chat_template))
     given = {"tools": None, "documents": None, "add_generation_prompt": False, **tokenizer.special_tokens_map}
     names = {**template.globals, **given}  # put together once: `Template.render` does it for every conversation
 
@@ -94,6 +100,34 @@ def _plainly(tokenizer: Any) -> Callable[[Sequence[Turn]], str]:
         return str(template.environment.concat(template.root_render_func(context)))
 
     return rendered
+
+
+def _still(tokenizer: Any) -> dict[str, str]:
+    """`_clock` of the tokenizer's template; none where it has several by name, or none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return _clock(template) if isinstance(template, str) else {}
+
+
+@lru_cache(maxsize=8)
+def _clock(template: str) -> dict[str, str]:
+    """The template with a clock that stands still, as the argument of a rendering; none for one that looks at no clock.
+
+    A macro stands before it: transformers puts its own clock among the globals and hands on data alone.
+    """
+    if CLOCK not in template:
+        return {}
+    says = {d: DATE.strftime(f"%{d}") for d in _DIRECTIVES}
+    says |= {f"-{d}": said.lstrip("0") or "0" for d, said in says.items()}  # without leading zeros
+    forms = "".join(f" | replace('%{d}', '{said}')" for d, said in says.items())
+    return {"chat_template": f"{{%- macro {CLOCK}(form) %}}{{{{ form{forms} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"}
+
+
+def dated(tokenizer: Any) -> str | None:
+    """What to say of a template that prints today's date, None of any other."""
+    if not _still(tokenizer):
+        return None
+    day = f"{DATE:%d %B %Y}"
+    return f"the chat template prints today's date: in rows and prompts here it is always {day}, whatever the day"
 
 
 def _endless() -> ModelError:

@@ -19,6 +19,11 @@ TOOLS = "write a list of tool descriptions (JSON schema)"
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The fields in which data and templates keep what an assistant thought before it answered."""
 
+FLAGS = {"train": True, "training": True, "train_on_turn": True, "loss": True, "masked": False}
+"""Names under which data says whether a turn is trained (axolotl, ms-swift, torchtune), and what says that it is."""
+DETAILS = ("train_detail", "training_detail")
+"""Names under which axolotl's data says which characters of a turn are trained."""
+
 Turn = dict[str, Any]
 
 
@@ -33,7 +38,7 @@ def checked(messages: Any) -> tuple[list[Turn], list[float]]:
             raise RowProblem(field, "a turn needs a role", SHAPE)
         turn = _turn(message, field)
         turns.append(turn)
-        weights.append(_weight(message.get("weight"), turn["role"], field))
+        weights.append(_weight(message, turn["role"], field))
     if not any(t["role"] == "assistant" for t in turns):
         raise RowProblem("messages", "no turn is the assistant's, so nothing would be trained", SHAPE)
     return turns, weights
@@ -47,7 +52,7 @@ def _turn(message: Mapping[str, Any], field: str) -> Turn:
         raise RowProblem(field, "a turn needs content (or tool_calls)", SHAPE)
     if assistant and not calls and not text.strip():
         raise RowProblem(f"{field}.content", "the assistant's answer is empty", "write the answer, or take the row out")
-    known = ("weight", "content", "tool_calls", "function_call", *REASONING)
+    known = ("weight", *FLAGS, *DETAILS, "content", "tool_calls", "function_call", *REASONING)
     turn = {k: v for k, v in message.items() if k not in known and v is not None}
     if turn["role"] == "function":  # the older name of a tool's turn
         turn["role"] = "tool"
@@ -60,8 +65,26 @@ def _turn(message: Mapping[str, Any], field: str) -> Turn:
     return turn
 
 
-def _weight(weight: Any, role: str, field: str) -> float:
-    assistant = role == "assistant"
+def _weight(message: Mapping[str, Any], role: str, field: str) -> float:
+    """A turn's loss weight, from its `weight` and from what says yes or no; 1 for answers without either."""
+    assistant, weight = role == "assistant", message.get("weight")
+    for name in DETAILS:
+        if message.get(name):
+            what = "parts of a turn cannot be trained"
+            raise RowProblem(f"{field}.{name}", what, "cut the turn into several, each with a weight of its own")
+    for name, yes in FLAGS.items():
+        flag = message.get(name)
+        if flag is None:
+            continue
+        if flag not in (True, False):
+            raise RowProblem(f"{field}.{name}", f"{flag!r:.60} is neither true nor false", "write true or false")
+        trained = bool(flag) == yes
+        if trained and not assistant or weight is not None and bool(weight) != trained:
+            what = "says otherwise than the turn's weight" if assistant else f"a '{role}' turn cannot be trained"
+            raise RowProblem(
+                f"{field}.{name}", what, "only an assistant's turn is trained, and not if one of them says no"
+            )
+        weight = weight if trained else 0.0
     weight = (1.0 if assistant else 0.0) if weight is None else weight
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
         raise RowProblem(f"{field}.weight", f"{weight!r} is no weight", "write a number of at least 0")

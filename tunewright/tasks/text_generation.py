@@ -4,7 +4,7 @@ Every row becomes token ids with a loss weight each: all of a plain text, only t
 `Row.fields` holds `kind` ("plain", "prompt", "chat", "choice", "preference") and, but for plain text, `prompt_ids`
 (what generation starts from; a prefix of `input_ids`) and `reference` (the answer's text as it is trained, without
 special tokens). `untrained` counts earlier answers of a conversation that its chat template writes otherwise than they
-were said, so that they are context only.
+were said, so that they are context only; `nameless` turns with a name that it does not show.
 """
 
 from __future__ import annotations
@@ -218,6 +218,8 @@ class TextGeneration(Task):
         fields: dict[str, Any] = {"kind": kind, "prompt_ids": ids[:start], "reference": said.strip()}
         if talk.untrained:
             fields["untrained"] = talk.untrained
+        if talk.nameless:
+            fields["nameless"] = talk.nameless
         return Row(record.id, record.source, ids, weights, fields=fields)
 
     def _preference(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
