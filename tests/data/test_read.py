@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tunewright.data import npz
 from tunewright.data.read import read_all, read_source
 from tunewright.errors import DataError, TunewrightError
 from tunewright.recipe import Source
@@ -205,3 +208,40 @@ def test_a_hub_data_sets_class_ids_become_names(monkeypatch, tmp_path):
     made = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: made)
     assert [r["label"] for r in read_source(Source(path="someone/data"), tmp_path)] == ["yes", "no"]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_pictures_of_an_npz_file_come_a_few_at_a_time_and_are_those_of_the_whole(tmp_path, monkeypatch, save, order):
+    x = np.random.default_rng(0).random((11, 5, 4, 3)).astype(np.float32)
+    x[0] /= 9  # darker than the rest: its range alone would be another
+    save(tmp_path / "p.npz", x=np.asarray(x, order=order), y=np.arange(11))
+    whole = [r["image"] for r in read_source(source(tmp_path / "p.npz"))]
+    monkeypatch.setattr(npz, "AT_ONCE", 3 * x[0].nbytes)
+    some = [r["image"] for r in read_source(source(tmp_path / "p.npz"))]
+    assert len(whole) == len(some) == 11 and all(np.array_equal(a, b) for a, b in zip(whole, some, strict=True))
+    assert np.array_equal(np.stack(some), np.rint(x * 255).astype(np.uint8))
+
+
+def test_no_more_of_an_npz_file_is_held_than_a_few_pictures(tmp_path):
+    x = np.full((400, 200, 200), 7, np.uint8)
+    np.savez_compressed(tmp_path / "p.npz", x=x, y=np.arange(400))
+    del x
+    tracemalloc.start()
+    rows = sum(1 for _ in read_source(source(tmp_path / "p.npz")))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == 400 and peak < 400 * 200 * 200 / 2
+
+
+@pytest.mark.parametrize("shape, says", [((9, 2, 2), "ends after 4 of 9"), ((2, 2, 2), "more than its shape")])
+def test_an_npz_file_that_does_not_hold_what_it_says_is_refused(tmp_path, shape, says):
+    np.savez(tmp_path / "p.npz", x=np.zeros((4, 2, 2), np.uint8), y=np.arange(shape[0]))
+    with zipfile.ZipFile(tmp_path / "p.npz") as f:
+        members = {n: f.read(n) for n in f.namelist()}
+    members["x.npy"] = members["x.npy"].replace(b"(4, 2, 2)", repr(shape).encode())
+    with zipfile.ZipFile(tmp_path / "p.npz", "w") as f:
+        for name, body in members.items():
+            f.writestr(name, body)
+    with pytest.raises(DataError, match=says):
+        list(read_source(source(tmp_path / "p.npz")))

@@ -17,6 +17,7 @@ from tunewright.data.dataset import build
 from tunewright.errors import ModelError
 from tunewright.recipe import Source
 from tunewright.tasks import _render, get_task
+from tunewright.tasks._dialect import dialect_of
 
 TASK = get_task("text-generation")
 ROW = {"prompt": "a", "completion": "b"}
@@ -102,3 +103,30 @@ def test_check_says_which_answers_a_template_leaves_untrained(tmp_path):
         )
         found = {n.kind: n for n in report.notices}
         assert report.ok and getattr(found.get("earlier answers not trained"), "where", None) == where
+
+
+@pytest.mark.parametrize("name", sorted(stock.TABLE))
+def test_many_conversations_are_rendered_as_the_tokenizer_renders_each(name):
+    reader = stock.tokenizer(name)
+    asked = [stock.user("Who is it?"), stock.answer("Ann.")]
+    talks = [asked, [*asked, stock.user(" Where? \n"), stock.answer("Oslo <b>")], [stock.user("alone")]]
+    talks += [[{"role": "system", "content": "Be brief."}, *asked], [stock.answer("first"), *asked]]
+    written = [dialect_of(reader).write(turns) for turns in talks]
+    expected = []
+    for turns in written:
+        try:
+            expected.append(_render.render(reader, turns))
+        except RowProblem:
+            expected.append(None)
+    given = json.dumps(written)
+    assert _render.render_many(reader, written) == expected and json.dumps(written) == given
+
+
+def test_a_tokenizer_that_renders_in_a_way_of_its_own_is_asked_for_many_too():
+    class Own(type(tiny.tokenizer())):
+        def apply_chat_template(self, conversation, **kwargs):
+            return super().apply_chat_template(conversation, **kwargs).upper()
+
+    reader = tiny.tokenizer()
+    reader.__class__ = Own
+    assert "CARD" in _render.render_many(reader, [[stock.user("card")]])[0]

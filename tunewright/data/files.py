@@ -6,13 +6,14 @@ import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from tunewright.contract.records import RowProblem, lone_surrogate
-from tunewright.errors import DataError, TunewrightError
+from tunewright.data.npz import pictures
+from tunewright.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -201,48 +202,9 @@ def _parquet(path: Path) -> Rows:
 
 
 def _npz(path: Path) -> Rows:
-    """Arrays `x` (pictures) and `y` (labels) of equal length; `names`, if there, are the labels' names.
-
-    The range of the pixels is that of all pictures, so that a dark one is not taken for one of 0..1.
-    """
-    import numpy as np
-
-    from tunewright.tasks._pictures import in_range
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            held = {name: arrays[name] for name in ("x", "y", "names") if name in arrays}
-            has = ", ".join(arrays)
-        x, y = held.get("x"), held.get("y")
-        if x is None or y is None or x.ndim < 2 or y.ndim != 1 or len(x) != len(y):
-            raise DataError(
-                "an npz file of pictures holds x [n, ...] and y [n]", where=str(path), remedy=f"it holds: {has}"
-            )
-        if len(x):
-            x = in_range(x, many=True)
-    except RowProblem as problem:
-        raise DataError(problem.reason, where=f"{path}: x", remedy=problem.remedy) from None
-    except TunewrightError:
-        raise
-    except Exception as error:  # damaged archives raise whatever numpy, zipfile or zlib come upon
-        raise DataError(
-            f"not an npz file that can be read: {error}",
-            where=str(path),
-            remedy="save it with numpy.savez_compressed, without objects (pickles are never read)",
-        ) from None
-    names = [str(n) for n in held["names"]] if "names" in held else None
-    for i, label in enumerate(y.tolist()):
-        yield i + 1, _picture(x[i], label, names)
-
-
-def _picture(pixels: Any, label: Any, names: Sequence[str] | None) -> Mapping[str, Any] | Bad:
-    """A row of an npz file; with `names`, a label is one of them or the place of one."""
-    if names is not None and not isinstance(label, str):
-        if not (isinstance(label, int | float) and 0 <= label < len(names) and label == int(label)):
-            reason = f"{label} is the place of none of the file's {len(names)} names"
-            return Bad("label", reason, f"write 0 to {len(names) - 1} in y, or more names")
-        label = names[int(label)]
-    return {"image": pixels, "label": label}
+    """Pictures and labels, see `data.npz`."""
+    for number, row in pictures(path):
+        yield number, Bad(row.field, row.reason, row.remedy) if isinstance(row, RowProblem) else row
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {

@@ -126,15 +126,16 @@ def _pixels(value: Any) -> NDArray[np.uint8]:
     return in_range(pixels)
 
 
-def in_range(pixels: NDArray[Any], *, many: bool = False) -> NDArray[np.uint8]:
+def in_range(pixels: NDArray[Any], *, many: bool = False, span: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """Pixels of any type as uint8 of 0..255, by the range that they are in; RowProblem for what is in none.
 
     `many`: the pixels of many pictures. Where the largest of all these is 1, whole numbers are of 0..1, too; of a
-    single picture they are not, as it may be all but black.
+    single picture they are not, as it may be all but black. `span`: the least and the largest of them, where these
+    pixels are a part.
     """
     if pixels.dtype == np.uint8 and not many:
         return pixels
-    least, most = float(pixels.min()), float(pixels.max())  # NaN, where there is one
+    least, most = span or (float(pixels.min()), float(pixels.max()))  # NaN, where there is one
     if not 0 <= least <= most <= 255:
         is_16 = pixels.dtype == np.uint16
         if many and is_16:
