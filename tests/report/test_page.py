@@ -68,7 +68,9 @@ def assert_safe(text: str) -> Tags:
     """Nothing is loaded from anywhere, no handler is inline, the only script is ours and allowed by its hash."""
     tags = Tags(text)
     for name, attributes in tags.tags:
-        assert name not in {"iframe", "object", "embed", "link", "base", "form", "img"}
+        assert name not in {"iframe", "object", "embed", "link", "base", "form"}
+        if name == "img":  # thumbnails of evaluated pictures, in the page itself
+            assert re.fullmatch(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*", attributes.pop("src") or "")
         assert not any(
             a.startswith("on") or a in {"src", "href", "srcset", "action", "xlink:href"} for a in attributes
         ), (name, attributes)
@@ -244,3 +246,51 @@ def test_no_trade_and_no_keep_are_explained() -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="cannot write the page"):
         page.render(make_example(), (), (), tmp_path / "missing")
+
+
+def test_pictures_stand_in_the_page_and_nothing_else_can_take_their_place() -> None:
+    import numpy as np
+
+    from tunewright.contract.batch import Row
+    from tunewright.runs.pictures import SIDE, thumbnails
+
+    noise = np.random.default_rng(0).integers(0, 255, (3, 224, 200), dtype=np.uint8)
+    flat = np.zeros((1, 28, 28), dtype=np.uint8)
+    rows = [dict(r, prompt="") for r in make_rows(3)]
+    shown = thumbnails(
+        [Row(r["id"], "s", (), [1.0], 0, {"pixels": p}) for r, p in zip(rows, (noise, flat), strict=False)]
+    )
+    assert shown(rows[2]["id"]) == "" and all(len(shown(r["id"])) < 8000 for r in rows)
+    import io
+
+    from PIL import Image
+
+    small = Image.open(io.BytesIO(base64.b64decode(shown(rows[0]["id"]).split(",")[1])))
+    assert max(small.size) == SIDE and small.size[0] < small.size[1]
+    tags = assert_safe(page.html(make_example(), rows=rows, picture=shown))
+    assert sum(name == "img" for name, _ in tags.tags) == 2 and "Picture" in tags.text
+    hostile = page.html(make_example(), rows=rows, picture=lambda row: 'data:image/png;base64,AA"onerror="x')
+    assert not [1 for name, _ in assert_safe(hostile).tags if name == "img"]
+
+
+def test_questions_come_without_markers_and_what_was_read_is_one_click_away() -> None:
+    read = "<|im_start|>user\nWhere is my card?<|im_end|>\n<|im_start|>assistant\n"
+    text = page.html(make_example(), rows=[dict(make_rows(1)[0], prompt=read)])
+    assert "<div>Where is my card?</div>" in text and "as the model read it" in assert_safe(text).text
+    plain = page.html(make_example(), rows=[dict(make_rows(1)[0], prompt="Where is it?")])
+    assert "as the model read it" not in plain
+
+
+def test_several_stages_have_a_table_of_stages_by_tasks() -> None:
+    report = make_example()
+    target = report.target
+    assert target is not None
+    target.tasks = {"a/rows.jsonl": of(0.1, 0.05), "b/rows.jsonl": of(0.2, 0.05)}
+    stages = [
+        StageReport(name="one", tasks={"a/rows.jsonl": of(0.81, 0.05), "b/rows.jsonl": of(0.21, 0.05)}),
+        StageReport(name="two", tasks={"a/rows.jsonl": of(0.43, 0.05), "b/rows.jsonl": of(0.91, 0.05)}),
+    ]
+    both = make_example(target=target, stages=stages)
+    text = assert_safe(page.html(both)).text
+    assert "After each stage" in text and all(f in text for f in ("81.0", "21.0", "43.0", "91.0", "a/rows.jsonl"))
+    assert "After each stage" not in assert_safe(page.html(make_example())).text

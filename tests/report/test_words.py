@@ -116,8 +116,51 @@ def test_a_run_that_stopped_says_so_first() -> None:
 def test_the_dial_names_the_strength_that_keeps_most_of_the_gain_for_its_drift() -> None:
     assert (
         words.dialled(make_example())
-        == "At strength 0.5 the model keeps 71 % of the gain with 19 % of the drift, on these rows."
+        == "At strength 0.5 exact match is 54.6 % (49.1 to 60.1) of the tuned model's 75.8 %, and the drift 0.29 "
+        "(0.23 to 0.35) instead of 1.52, on these rows."
     )
+
+
+def _classified(probe: float, half: float, fresh: bool = True) -> Report:
+    against = Measured(
+        metric="accuracy", before=of(probe, 0.03), after=of(0.89, 0.02), difference=of(0.89 - probe, half)
+    )
+    target = Target(
+        metric="accuracy",
+        before=of(0.13, 0.02),
+        after=of(0.89, 0.02),
+        difference=of(0.76, 0.04),
+        n=240,
+        fresh_head=fresh,
+    )
+    target.probe, target.commonest = against, of(0.02, 0.01)
+    return make_example(target=target, task="image-classification", notes=[])
+
+
+def test_a_new_heads_gain_is_held_against_a_linear_probe() -> None:
+    first, second = words.headline(_classified(0.80, 0.04))[:2]
+    assert first == (
+        "In this run accuracy is 89.0 %; a linear probe on the base's frozen features has 80.0 %, 9.0 points less "
+        "(tuned minus probe, 95 % interval 5.0 to 13.0)."
+    )
+    assert second == "Before training, a head drawn at random gave 13.0 %."
+    assert "no clear difference" in words.headline(_classified(0.88, 0.04))[0]
+    assert "6.0 points more" in words.headline(_classified(0.95, 0.04))[0]
+    own = words.headline(_classified(0.80, 0.04, fresh=False))
+    assert own[0].startswith("In this run accuracy rose from 13.0 %") and own[1].startswith(
+        "A linear probe on the base"
+    )
+
+
+def test_what_a_probe_gives_as_well_is_cautioned_about() -> None:
+    assert words.beneath_probe(_classified(0.80, 0.04)) == "" == words.beneath_probe(make_example())
+    assert "not shown to be better" in words.cautions(_classified(0.88, 0.04))[0]
+    assert "is worse than" in words.cautions(_classified(0.95, 0.04))[0]
+
+
+def test_pictures_are_counted_as_images() -> None:
+    assert "31.2k training images" in words.headline(_classified(0.8, 0.04))[-1]
+    assert "31.2k training tokens" in words.headline(make_example())[-1]
 
 
 def test_few_rows_are_cautioned_about() -> None:

@@ -189,7 +189,7 @@ def figures(report: Report, base: str) -> str:
         parts += [meaning] if meaning else []
     spent = ", ".join(c for c in cost if c)
     parts += [f"Trained on {spent}."] if spent else []
-    return "\n\n".join([*parts, *(f"Note: {inline(n)}" for n in report.notes)])
+    return "\n\n".join([*parts, *(f"Note: {inline(n)}" for n in words.cautions(report))])
 
 
 def _cell(value: str, ends: str) -> str:

@@ -28,7 +28,20 @@ from tunewright.errors import FolderError
 from tunewright.files.cache import cache_folder, written_aside
 from tunewright.files.tensors import save_tensors
 from tunewright.loading import load
-from tunewright.measure import _kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text
+from tunewright.measure import (
+    _kv,
+    _mode,
+    choose,
+    drift,
+    few_shot,
+    generate,
+    kept,
+    linear_probe,
+    sample,
+    sampled,
+    target,
+    text,
+)
 from tunewright.models import attention, head, varlen
 from tunewright.models.aligned import aligned
 from tunewright.pieces import heads, means
@@ -45,7 +58,7 @@ from tunewright.tasks import (
 log = logging.getLogger(__name__)
 
 MODULES: tuple[ModuleType, ...] = (
-    *(_kv, _mode, choose, drift, few_shot, generate, kept, sample, sampled, target, text),
+    *(_kv, _mode, choose, drift, few_shot, generate, kept, linear_probe, sample, sampled, target, text),
     *(attention, head, heads, load, means, varlen),
     *(_causal, _pooled, base, fill_mask, image_classification, text_classification, text_generation),
 )

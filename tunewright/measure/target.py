@@ -25,7 +25,7 @@ from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
 from tunewright.measure.generate import continue_greedily, greedy, stop_ids
-from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic, wilson
+from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic, paired_difference, wilson
 from tunewright.measure.rows import RowResult
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Metric",
     "answers_and_choices",
     "answer_length",
+    "difference",
     "distinct_labels",
     "evaluate",
     "few_shot",
@@ -199,6 +200,19 @@ def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Inte
     if m.proportion:
         return wilson(round(sum(r.score for r in results)), len(results))
     return bootstrap_mean([r.score for r in results], weights=[r.weight for r in results], seed=seed)
+
+
+def difference(before: Sequence[RowResult], after: Sequence[RowResult], metric: str, *, seed: int = 0) -> Interval:
+    """The metric after minus before, on the same rows, which are resampled as pairs."""
+    figure = get_metric(metric).figure
+    if figure is None:
+        weights = [b.weight for b in before]
+        return paired_difference([b.score for b in before], [a.score for a in after], weights=weights, seed=seed)
+
+    def of(index: np.ndarray) -> float:
+        return figure([after[i] for i in index]) - figure([before[i] for i in index])
+
+    return bootstrap_statistic(of, len(before), seed=seed, bounds=(-1.0, 1.0))
 
 
 def _compared(tokenizer: Any, rows: Sequence[Row], answers: Sequence[Sequence[int]], m: Metric) -> list[RowResult]:

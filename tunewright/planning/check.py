@@ -27,7 +27,7 @@ from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
 from tunewright.runs.assemble import READ_ANEW
 from tunewright.runs.session import located
-from tunewright.runs.sources import kept_options, kept_sources, replayed_sources
+from tunewright.runs.sources import kept_options, kept_sources, replayed_sources, replayed_stages
 from tunewright.runs.vocabulary import add_to_tokenizer
 from tunewright.tasks import get_task
 from tunewright.tasks._render import dated
@@ -150,6 +150,7 @@ def _roles(
         for name, source in refused.of(lambda own=own: list(replayed_sources(own, recipe))) or ():
             if source is not None:
                 groups[f"replay {name}"], options[f"replay {name}"] = [source], common
+        refused.of(lambda own=own, stage=stage: replayed_stages(own, recipe, stage))
     return groups, options
 
 

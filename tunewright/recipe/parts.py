@@ -133,7 +133,8 @@ class DataSpec(Spec):
     )
     replay: dict[Annotated[str, Place], Annotated[Real, Field(gt=0, lt=1)]] = Field(
         default_factory=dict,
-        description="earlier data mixed in: name -> share of the tokens",
+        description="earlier data mixed in: a `keep` entry, a file or stages.<an earlier one's name> -> share of the "
+        "tokens",
         examples=[{"general": 0.05}],
     )
     max_length: Whole = Field(1024, gt=1, description="longest row, in tokens", examples=[1024])
@@ -247,6 +248,12 @@ class TrainSpec(Spec):
     save_total_limit: Whole = Field(2, gt=0, description="checkpoints kept", examples=[2])
     eval_steps: Whole | None = Field(
         None, gt=0, description="optimizer steps between evaluations; none: at the end only", examples=[200]
+    )
+    head: Literal["probe", "random"] = Field(
+        "probe",
+        description="where a classifier's head that is made anew starts: from a linear probe on the base's features, "
+        "or drawn at random",
+        examples=["random"],
     )
     keep_best: Literal["target", "loss"] | None = Field(
         None, description="keep the weights of the best evaluation instead of the last", examples=["target"]

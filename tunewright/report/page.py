@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from markupsafe import Markup
 
 from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
-from tunewright.report import figures, summary, words
+from tunewright.report import figures, prompts, summary, words
 from tunewright.report.schema import Answer, Cell, Report
 
 MOST_ROWS = 400  # rows in the page; the rest stay in rows.jsonl
@@ -84,10 +85,14 @@ def page(template: str, context: Mapping[str, Any]) -> str:
 
 
 def html(
-    report: Report, metrics: Sequence[Mapping[str, Any]] = (), rows: Iterable[Any] = (), recipe: str | None = None
+    report: Report,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    rows: Iterable[Any] = (),
+    recipe: str | None = None,
+    picture: Callable[[str], str] | None = None,
 ) -> str:
     """The page's text. `metrics` are the records of metrics.jsonl, `rows` the lines of rows.jsonl (mappings or
-    objects); with no rows the report's own `answers` are shown."""
+    objects); with no rows the report's own `answers` are shown. `picture`: row id -> its picture as a data URI."""
     lines = summary.lines(report)
     columns, dial = summary.dial(report)
     answers = [Answer.of(r) for r in rows] or list(report.answers)
@@ -96,7 +101,7 @@ def html(
         "report": report,
         "sentences": words.headline(report),
         "meaning": words.what_intervals_mean(report),
-        "cautions": [t for t in (words.small_sample(report),) if t] + report.notes,
+        "cautions": words.cautions(report),
         "lines": [(line, Markup(figures.strip(line))) for line in lines],
         "trades": [(Markup(wide), Markup(narrow)) for wide, narrow in figures.trades(report)],
         "dial_columns": columns,
@@ -106,15 +111,32 @@ def html(
         "held_out": any("eval_loss" in m for m in metrics),
         "roles": _roles(report),
         "phases": _phases(report),
-        "rows": shown,
+        "rows": [_row(answer, fate, picture) for answer, fate in shown],
+        "staged": summary.stage_table(report),
         "rows_total": len(answers),
         "tally": tally,
         "tokens": {source: _tokens(pairs) for source, pairs in report.tokens_view.items()},
         "parts": any(0 < w < 1 for pairs in report.tokens_view.values() for _, w in pairs),
         "recipe": recipe,
+        "counted": words.counted(report.task),
         "words": words,
     }
     return page("report.html", context)
+
+
+_PICTURE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+=*")
+
+
+def _row(answer: Answer, fate: str, picture: Callable[[str], str] | None) -> dict[str, Any]:
+    """One row of the answers' table. What the model read is given beside the question where markers were left out."""
+    asked, seen = prompts.shown(answer.prompt), picture(answer.id) if picture is not None else ""
+    return {
+        "answer": answer,
+        "fate": fate,
+        "asked": asked,
+        "read": answer.prompt if asked != answer.prompt else "",
+        "picture": seen if _PICTURE.fullmatch(seen) else "",
+    }
 
 
 def _pick(answers: list[Answer], report: Report) -> tuple[list[tuple[Answer, str]], dict[str, int]]:
@@ -167,14 +189,20 @@ def _tokens(pairs: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     return out
 
 
-def render(report: Report, metrics: Sequence[Mapping[str, Any]], rows: Iterable[Any], folder: Path | str) -> Path:
+def render(
+    report: Report,
+    metrics: Sequence[Mapping[str, Any]],
+    rows: Iterable[Any],
+    folder: Path | str,
+    picture: Callable[[str], str] | None = None,
+) -> Path:
     """Write `folder`/report.html aside and rename it; the recipe shown is the folder's recipe.yaml.
 
     Returns its path.
     """
     folder = Path(folder)
     recipe = folder / "recipe.yaml"
-    text = html(report, metrics, rows, recipe.read_text(encoding="utf-8") if recipe.is_file() else None)
+    text = html(report, metrics, rows, recipe.read_text(encoding="utf-8") if recipe.is_file() else None, picture)
     path, aside = folder / "report.html", folder / ".report.html.tmp"
     try:
         aside.write_text(text, encoding="utf-8")

@@ -127,6 +127,22 @@ class Target(Measured):
             "base and tuned choosing the likeliest of the labels instead of writing freely: skill without format"
         ),
     )
+    probe: Measured | None = Field(
+        None,
+        description=(
+            "of a classifier: a linear probe on the base's frozen features, fitted on the training rows (before), "
+            "beside the tuned model (after); the difference is what was learnt beyond the features"
+        ),
+    )
+    commonest: Interval | None = Field(
+        None, description="of a classifier: the commonest class of the training rows, given as every answer"
+    )
+    tasks: dict[str, Interval] = Field(
+        default_factory=dict, description="of a run of several stages: evaluated source -> the untouched base there"
+    )
+    fresh_head: bool = Field(
+        False, description="the base's head was drawn at random for this task, so that `before` is what chance gives"
+    )
 
 
 class Drift(Part):
@@ -239,6 +255,10 @@ class StageReport(Part):
     seconds: float | None = Field(None, ge=0, description="time in its steps, seconds")
     loss_first: float | None = Field(None, description="training loss at its first logged step, nats per token")
     loss_last: float | None = Field(None, description="training loss at its last logged step, nats per token")
+    tasks: dict[str, Interval] = Field(
+        default_factory=dict,
+        description="of a run of several stages: evaluated source -> the target's metric after this stage",
+    )
     best_step: int | None = Field(
         None,
         ge=0,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunewright.measure.intervals import Interval
+from tunewright.recipe.naming import file_names
 from tunewright.report import words
-from tunewright.report.schema import Answer, Measured, Report
+from tunewright.report.schema import Answer, Measured, Report, Target
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def lines(report: Report) -> list[Line]:
         out.append(_line(target, name, "target"))
         if target.likelihood is not None:
             out.append(_line(target.likelihood, "choosing the likeliest label", "beside"))
+        out += _without_training(target)
         if target.few_shot is not None:
             shots = f"base shown {target.shots} examples" if target.shots is not None else "base shown a few examples"
             few = Measured(
@@ -74,6 +76,23 @@ def lines(report: Report) -> list[Line]:
     out += [_line(kept, words.subject(kept), "kept") for kept in report.kept]
     if report.drift is not None:
         out.append(_drift_line(report))
+    return out
+
+
+def _without_training(target: Target) -> list[Line]:
+    """What a classifier's base gives without being trained: a probe (its change: tuned minus probe), the commonest
+    class.
+    """
+    out = []
+    if target.probe is not None:
+        line = _line(target.probe, "linear probe of the base", "beside")
+        note = f"{line.note}, change: tuned minus probe" if line.difference else line.note
+        out.append(replace(line, after="", after_span="", note=note))
+    if target.commonest is not None:
+        unit = target.probe.unit if target.probe is not None else target.unit
+        metric = target.probe.metric if target.probe is not None else target.metric
+        always = Measured(metric=metric, unit=unit, before=target.commonest, n=target.commonest.n)
+        out.append(_line(always, "always the commonest class", "beside"))
     return out
 
 
@@ -123,6 +142,24 @@ def dial(report: Report) -> tuple[list[str], list[DialRow]]:
         cells += [_cell(s.drift, "nats")] if report.drift is not None else []
         rows.append(DialRow({0.0: "0 (base)", 1.0: "1 (tuned)"}.get(s.strength, f"{s.strength:g}"), cells))
     return columns, rows
+
+
+def metric_of(report: Report) -> str:
+    """The target's metric; "" where there is no target."""
+    return report.target.metric if report.target is not None else ""
+
+
+def stage_table(report: Report) -> tuple[list[str], list[DialRow]]:
+    """The columns (evaluated sources) and rows (base, then each stage) of the stage-by-task table; empty for a run of
+    one stage.
+    """
+    target = report.target
+    tasks = list(dict.fromkeys(name for s in report.stages for name in s.tasks))
+    if target is None or len(report.stages) < 2 or not tasks:
+        return [], []
+    rows = [DialRow("base", [_cell(target.tasks.get(t), target.unit) for t in tasks])]
+    rows += [DialRow(s.name, [_cell(s.tasks.get(t), target.unit) for t in tasks]) for s in report.stages]
+    return file_names(tasks), rows
 
 
 def _cell(interval: Interval | None, unit: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.report import summary, words
+from tunewright.report import prompts, summary, words
 from tunewright.report.schema import Answer, Report
 
 STYLES = {"better": "green", "worse": "red", "moved": "yellow"}
@@ -103,6 +103,16 @@ def dial(report: Report) -> Numbers | None:
     )
 
 
+def stages(report: Report) -> Numbers | None:
+    """Stage by task: the target on each evaluated source after each stage; None for a run of one stage."""
+    columns, rows = summary.stage_table(report)
+    if not rows:
+        return None
+    return Numbers(
+        ("after", *columns), tuple((Text(r.name), tuple(Cell(v, ends) for v, ends in r.cells)) for r in rows)
+    )
+
+
 def cost(report: Report) -> Text | None:
     """Cost in one or two lines; None where nothing was counted."""
     c = report.cost
@@ -113,7 +123,7 @@ def cost(report: Report) -> Text | None:
         parts.append(words.seconds(total) + (f" ({phases})" if phases else ""))
     if c.tokens is not None:
         steps = f" in {c.steps:,} step{'' if c.steps == 1 else 's'}" if c.steps is not None else ""
-        parts.append(f"{words.count(c.tokens)} tokens trained on{steps}")
+        parts.append(f"{words.count(c.tokens)} {words.counted(report.task)} trained on{steps}")
     if c.trainable_parameters is not None:
         share = (
             f" of {words.count(report.model.parameters)}"
@@ -151,6 +161,14 @@ def _short(text: str | None) -> str:
     return flat if len(flat) <= MOST_ANSWER else flat[: MOST_ANSWER - 1] + "\u2026"
 
 
+def _asked(answer: Answer) -> tuple[str, Text]:
+    """What was asked and what to call it; a picture cannot be shown here, so its row is named."""
+    question = clean(" ".join(prompts.shown(answer.prompt).split()))
+    if question:
+        return "prompt", Text(prompts.middle_cut(question, MOST_ANSWER))
+    return "row", Text(clean(answer.id))
+
+
 def answers(report: Report) -> RenderableType | None:
     """Three answers of base and tuned beside the reference; None where the task gives none."""
     direction = report.target.direction if report.target is not None else "higher"
@@ -163,7 +181,7 @@ def answers(report: Report) -> RenderableType | None:
     for i, (answer, fate) in enumerate(shown):
         if i:
             grid.add_row("", "")
-        grid.add_row("prompt", Text(_short(answer.prompt)))
+        grid.add_row(*_asked(answer))
         for name, text in (("reference", answer.reference), ("base", answer.base)):
             if text is not None:
                 grid.add_row(name, Text(_short(text)))
@@ -188,6 +206,13 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
         parts += [table, Text("")]
         meaning = words.what_intervals_mean(report)
         parts += [Text(meaning, style="dim"), Text("")] if meaning else []
+    staged = stages(report)
+    if staged is not None:
+        parts += [
+            _heading(f"{words.metric_name(summary.metric_of(report))} after each stage".capitalize()),
+            staged,
+            Text(""),
+        ]
     dialled = dial(report)
     if dialled is not None:
         parts += [_heading("The change dialled down afterwards"), dialled, Text("")]
@@ -198,7 +223,7 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     spent = cost(report)
     if spent is not None:
         parts += [_heading("Cost"), spent, Text("")]
-    cautions = [t for t in (words.small_sample(report),) if t] + report.notes
+    cautions = words.cautions(report)
     parts += [Text(f"note: {clean(note)}", style="yellow") for note in cautions]
     if cautions:
         parts.append(Text(""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tunewright.measure.intervals import Interval
-from tunewright.report.schema import Measured, Report
+from tunewright.report.schema import Measured, Report, Target
 
 MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
@@ -90,7 +90,12 @@ def count(x: float | None) -> str:
     return f"{x:,.0f}" if abs(x) < 10_000 else _scaled(x, ["", "k", "M", "G", "T", "P", "E"], 1000).replace(" ", "")
 
 
-METRICS = {"exact_match": "exact match", "loss": "loss", "accuracy": "accuracy", "f1": "F1", "perplexity": "perplexity"}
+METRICS = {"exact_match": "exact match", "f1": "F1", "f1_macro": "macro F1"}
+
+
+def counted(task: str | None) -> str:
+    """What a task's rows are counted in: images, else tokens."""
+    return "images" if task == "image-classification" else "tokens"
 
 
 def metric_name(metric: str) -> str:
@@ -157,7 +162,7 @@ def spent(report: Report) -> str:
     total = report.run.seconds if report.run.seconds is not None else (sum(cost.seconds.values()) or None)
     parts = [seconds(total)] if total is not None else []
     if cost.tokens is not None:
-        parts.append(f"{count(cost.tokens)} training tokens")
+        parts.append(f"{count(cost.tokens)} training {counted(report.task)}")
     if cost.stored_bytes is not None:
         parts.append(f"{size(cost.stored_bytes)} to keep")
     return f"It cost {_join(parts)}." if parts else ""
@@ -176,13 +181,65 @@ def headline(report: Report) -> list[str]:
         sentences.append(f"This run {state}{where}; what follows is what was measured until then.")
     if report.target is not None:
         this = "in this run " if report.target.difference is None or report.target.difference.unit != "seed" else ""
-        sentences.append(_upper(change(report.target, this + subject(report.target))))
+        sentences += _of_target(report.target, this)
     sentences += [_upper(change(kept, subject(kept))) for kept in report.kept]
     if report.drift is not None:
         sentences.append(_drifted(report))
     if spent(report):
         sentences.append(spent(report))
     return sentences
+
+
+def _of_target(target: Target, this: str) -> list[str]:
+    """The target's change; of a classifier beside what the frozen base gives already.
+
+    A head that was drawn afresh answers by chance: then the probe is what the tuned model is held against first.
+    """
+    probe, plain = target.probe, change(target, this + subject(target))
+    if probe is None or probe.before is None:
+        return [_upper(plain)]
+    if probe.difference is None or probe.after is None:
+        gives = f"{score(probe.before.value, probe.unit)} {metric_name(probe.metric)}"
+        return [_upper(plain), f"A linear probe on the base's frozen features has {gives}."]
+    if not target.fresh_head:
+        return [_upper(plain), _upper(_against_probe(probe) + ".")]
+    first = f"{this}{subject(target)} is {score(probe.after.value, probe.unit)}; {_against_probe(probe)}."
+    if target.before is None:
+        return [_upper(first)]
+    chance = f"Before training, a head drawn at random gave {score(target.before.value, target.unit)}."
+    return [_upper(first), chance]
+
+
+def _against_probe(probe: Measured) -> str:
+    """'a linear probe on the base's frozen features has 80.2 %, +9.0 points below it (95 % interval 5.1 to 12.9)'."""
+    assert probe.before is not None and probe.difference is not None
+    d, fate = probe.difference, verdict(probe)
+    by = f"{score(abs(d.value), probe.unit, sign=True).lstrip('+')} {unit_of(probe.unit, difference=True)}".rstrip()
+    ends = f" (tuned minus probe, {100 * d.level:.0f} % interval {span(d, probe.unit)})" if d.known else ""
+    gives = f"a linear probe on the base's frozen features has {score(probe.before.value, probe.unit)}"
+    if fate == "same":
+        return f"{gives}, the same"
+    if fate == "unclear":
+        return f"{gives}, no clear difference{ends}"
+    return f"{gives}, {by} {'less' if d.value > 0 else 'more'}{ends}"
+
+
+def beneath_probe(report: Report) -> str:
+    """A caution where training has not gone beyond what a linear probe on the frozen base gives; else empty."""
+    probe = report.target.probe if report.target is not None else None
+    if probe is None or probe.difference is None or verdict(probe) == "better":
+        return ""
+    better = "is worse than" if verdict(probe) == "worse" else "is not shown to be better than"
+    return (
+        f"The tuned model {better} a linear probe on the base's frozen features: the adaptation has added nothing that "
+        "a second of logistic regression does not give. A longer budget or another learning rate may."
+    )
+
+
+def cautions(report: Report) -> list[str]:
+    """What a reader has to know first: of few rows and of the probe, then the run's own notes."""
+    few = "" if any(n.startswith("only ") for n in report.notes) else small_sample(report)
+    return [t for t in (beneath_probe(report), few) if t] + report.notes
 
 
 def _drifted(report: Report) -> str:
@@ -227,8 +284,8 @@ def _all_measured(report: Report) -> list[Measured]:
 
 
 def dialled(report: Report) -> str:
-    """What turning the change down buys: the strength whose share of the gain is furthest above its share of the
-    drift.
+    """What turning the change down buys: the figures at the strength whose share of the gain is furthest above its
+    share of the drift.
     """
     target, drift = report.target, report.drift
     if (
@@ -242,19 +299,28 @@ def dialled(report: Report) -> str:
         return ""
     whole = target.after.value - target.before.value
     shares = [
-        ((s.target.value - target.before.value) / whole, s.drift.value / drift.value.value, s.strength)
+        ((s.target.value - target.before.value) / whole, s.drift.value / drift.value.value, s)
         for s in report.trade
         if s.target is not None and s.drift is not None and 0 < s.strength < 1
     ]
     if not shares:
         return ""
-    gain, lost, strength = max(shares, key=lambda s: s[0] - s[1])
+    gain, lost, best = max(shares, key=lambda s: s[0] - s[1])
     if gain <= lost:
         return "Dialling the change down gives up at least as much of the gain as of the drift, on these rows."
+    assert best.target is not None and best.drift is not None
+    unit = f" {unit_of(target.unit)}" if unit_of(target.unit) else ""
     return (
-        f"At strength {strength:g} the model keeps {100 * gain:.0f} % of the gain with {100 * lost:.0f} % of the "
-        "drift, on these rows."
+        f"At strength {best.strength:g} {metric_name(target.metric)} is {with_ends(best.target, target.unit)} of the "
+        f"tuned model's {score(target.after.value, target.unit)}{unit}, and the drift "
+        f"{with_ends(best.drift, 'nats')} instead of {score(drift.value.value, 'nats')}, on these rows."
     )
+
+
+def with_ends(interval: Interval, unit: str) -> str:
+    """'54.2 % (48.0 to 60.4)'."""
+    ends = span(interval, unit)
+    return score(interval.value, unit) + (f" ({ends})" if ends else "")
 
 
 def small_sample(report: Report) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from tunewright.contract.method import Method
-from tunewright.contract.pairs import paired_set
+from tunewright.contract.pairs import PairRows, paired_set
 from tunewright.contract.record_change import RecordChange, record_change
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.caution import of_data
@@ -26,7 +26,7 @@ from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.runs.selecting import records_of, select, subset, without
 from tunewright.runs.session import Session, StageInputs, located
-from tunewright.runs.sources import kept_options, kept_sources, replayed_sources
+from tunewright.runs.sources import STAGES, kept_options, kept_sources, replayed_sources, replayed_stages
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
 from tunewright.runs.vocabulary import add_tokens, new_rows
 from tunewright.tasks import get_task
@@ -93,7 +93,8 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
         own = _read_anew(recipe, stage, named, read, labels)
         learnt += [own] if own is not None else []
         rows = train_rows if own is None else own if validation is None else without(own, validation)
-        parts.append(_stage_inputs(recipe, stage, named, rows, validation, keep, read, i))
+        there = {**keep, **{f"{STAGES}{p.spec.name}": one_by_one(p.rows) for p in parts}}
+        parts.append(_stage_inputs(recipe, stage, named, rows, validation, there, read, i))
     return Session(
         recipe,
         task,
@@ -164,24 +165,31 @@ def _stage_inputs(
     named: list[tuple[str, Method]],
     rows: Dataset,
     validation: Dataset | None,
-    keep: Mapping[str, Dataset],
+    there: Mapping[str, Dataset],
     read: _Reader,
     index: int,
 ) -> StageInputs:
     """A stage with the rows that its selectors keep and those that it replays, as pairs where a method asks for
-    them.
+    them. `there`: rows that are read already, by what `replay` calls them.
     """
     data = recipe.data_for(stage)
     if data.select:
         alone = stage.data is not None and "train" in stage.data.model_fields_set
         rows = _selected(recipe, stage, data, rows, validation, alone=alone)
     replay = {
-        n: (keep[n] if source is None else read([source]), data.replay[n])
+        n: (there[n] if source is None else read([source]), data.replay[n])
         for n, source in replayed_sources(data, recipe)
     }
+    for n in replayed_stages(data, recipe, stage):  # one source of its own, whatever the stage's rows came from
+        replay[n] = (replace(there[n], name=n, parts=()), data.replay[n])
     if any(m.pairs for _, m in named):
         rows, replay = paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()}
     return StageInputs(stage, recipe.train_for(stage), data, rows, replay, named, index)
+
+
+def one_by_one(dataset: Dataset) -> Dataset:
+    """A stage's rows as they were before its methods asked for pairs."""
+    return replace(dataset, rows=dataset.rows.rows) if isinstance(dataset.rows, PairRows) else dataset
 
 
 def device_of(recipe: Recipe) -> str:

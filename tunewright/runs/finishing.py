@@ -22,12 +22,14 @@ def finish(work: Work, cached: list[str]) -> Result:
     from tunewright.measure.rows import pair, write_rows
     from tunewright.report import page
     from tunewright.report.schema import Report
-    from tunewright.runs import artefacts, intact, probes, results
+    from tunewright.runs import artefacts, intact, pictures, probes, results, telling
 
     adapted, meter = work.session.adapted, work.meter
     work.screen.say("measuring the tuned model")
     with work.cost.phase("tuned measured"), adapted.at_strength(1.0):
         tuned = meter.read(choice=meter.choices)
+    for line in telling.of_tuned(meter, tuned):
+        work.screen.say(line)
     dial = _dial(work, tuned)
     with work.cost.phase("probes"):
         probe_results = probes.run_all(work.recipe.probes, work.session, meter.base, tuned)
@@ -49,7 +51,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         trade=dial,
         cost=results.cost_of(work.session, work.cost, work.results, stored, cached),
         trained=results.trained_of(work.session, work.results),
-        stages=results.stages_of(work.session, work.results, metrics),
+        stages=results.stages_of(work.session, work.results, metrics, work.stage_tasks(tuned)),
         training=results.training_of(metrics, work.results),
         tokens_view={} if work.figures_only else results.views_of(work.session),
         answers=results.answers_of(meter.base.target, tuned.target)
@@ -61,7 +63,8 @@ def finish(work: Work, cached: list[str]) -> Result:
     )
     if work.figures_only:
         return Result(work.folder.path, report, results.order_of(work.session, work.results))
-    page.render(report, metrics, [r.model_dump() for r in pair(meter.base.target, tuned.target)], work.folder.path)
+    rows = [r.model_dump() for r in pair(meter.base.target, tuned.target)]
+    page.render(report, metrics, rows, work.folder.path, pictures.thumbnails(meter.rows))
     work.note()  # the last that is written before the files are hashed
     report.hashes = intact.hashes_of(work.folder.path)
     report.save(work.folder.path)
@@ -91,19 +94,21 @@ def _notes(work: Work) -> list[str]:
 
 
 def _dial(work: Work, tuned: Readings) -> list[Any]:
-    from tunewright.runs import results
+    from tunewright.runs import results, telling
 
     adapted, meter = work.session.adapted, work.meter
     if not adapted.foldable:
         return []
     points = []
+    if set(work.recipe.measurement.strengths) - {1.0}:
+        work.screen.say("measuring the change dialled down")
     for strength in sorted({*work.recipe.measurement.strengths}):
-        work.screen.say(f"measuring at strength {strength:g}")
         if strength == 1.0:
             points.append(results.strength_of(meter, 1.0, tuned))
             continue
         with work.cost.phase("dial measured"), adapted.at_strength(strength):
             points.append(results.strength_of(meter, strength, meter.read(choice=False)))
+        work.screen.say(telling.of_strength(meter, points[-1]))
     return points
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Row
+from tunewright.data.dataset import Dataset
 from tunewright.measure.cache import BaseCache, rows_hash
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost
@@ -29,10 +30,15 @@ from tunewright.measure.drift import (
 )
 from tunewright.measure.few_shot import few_shot
 from tunewright.measure.kept import DocumentLoss, document_losses
+from tunewright.measure.linear_probe import commonest_results, probe_results
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
 from tunewright.measure.target import answers_and_choices, evaluate, get_metric
+from tunewright.runs.head_start import probe_of
 from tunewright.runs.session import Session
+
+ROWS = ("target", "choice", "few_shot", "probe", "commonest")
+"""What readings hold a result a row of."""
 
 
 @dataclass
@@ -42,18 +48,20 @@ class Readings:
     target: list[RowResult] = field(default_factory=list)
     choice: list[RowResult] = field(default_factory=list)
     few_shot: list[RowResult] = field(default_factory=list)
+    probe: list[RowResult] = field(default_factory=list)
+    commonest: list[RowResult] = field(default_factory=list)
     kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
     drift: Drift | None = None
 
     def values(self) -> dict[str, Any]:
         """JSON values of all but the drift."""
-        rows = {k: [r.model_dump() for r in getattr(self, k)] for k in ("target", "choice", "few_shot")}
+        rows = {k: [r.model_dump() for r in getattr(self, k)] for k in ROWS}
         return {**rows, "kept": {n: [vars(d) for d in docs] for n, docs in self.kept.items()}}
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Readings:
-        target, choice, shown = ([RowResult(**r) for r in values[k]] for k in ("target", "choice", "few_shot"))
-        return cls(target, choice, shown, {n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
+        rows = {k: [RowResult(**r) for r in values[k]] for k in ROWS}
+        return cls(**rows, kept={n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
 
 
 class Meter:
@@ -76,12 +84,16 @@ class Meter:
         self.features: Features | None = None
         self.drift_on = ""
         self.choices = True
+        self.probed = session.task.labelled and bool(self.rows)
         self.drift_rows: list[Row] = []
         self.predictor: nn.Module | None = None  # what decodes in the tuned model's place (predicting.py)
 
     def figures_only(self, *, choices: bool) -> None:
-        """Leave out what only a page shows: the base's few shots and, without `choices`, the choice among labels."""
+        """Leave out what only a page shows: the base's few shots, what a linear probe and the commonest class give and,
+        without `choices`, the choice among labels.
+        """
         self.spec = self.spec.model_copy(update={"few_shot": 0})
+        self.probed = False
         self.choices = choices
 
     @property
@@ -113,6 +125,8 @@ class Meter:
                 self.metric,
                 max_new_tokens=self._longest(),
             )
+        if self.probed:
+            self._read_probe(readings)
         tensors: dict[str, Tensor] = {}
         if self.drift_rows and self.session.task.labelled:
             features = take_features(self.model, self.session.task, self.drift_rows)
@@ -120,6 +134,21 @@ class Meter:
         elif self.drift_rows:
             tensors = self._reference().tensors()
         return readings.values(), tensors
+
+    def _learnt(self) -> list[Dataset]:
+        """What the run's stages learn from, each set of rows once."""
+        return list({part.rows.hash: part.rows for part in self.session.stages}.values())
+
+    def _read_probe(self, readings: Readings) -> None:
+        """What the base's frozen features and the commonest class give, learnt from the training rows alone."""
+        s = self.session
+        names, learnt = self.model.config.id2label, self._learnt()
+        with self.cost.phase("linear probe"):
+            probe = probe_of(s, learnt)
+            features = take_features(self.model, s.task, self.rows).values.cpu()
+        readings.probe = probe_results(probe, self.rows, features, names)
+        labels = [row.label for d in learnt for row in d.rows if row.label is not None]
+        readings.commonest = commonest_results(labels, self.rows, names)
 
     def _reference(self) -> Reference:
         return take_reference(
@@ -204,7 +233,9 @@ class Meter:
 
     def _rows_hash(self) -> str:
         s = self.session
-        shown = [s.stages[-1].rows.hash] if self.spec.few_shot else []  # training rows: only the few shots see them
+        # training rows: only the few shots and the probe see them
+        shown = [s.stages[-1].rows.hash] if self.spec.few_shot else []
+        shown += [d.hash for d in self._learnt()] if self.probed else []
         parts = [
             rows_hash(self.rows),
             *shown,
@@ -224,6 +255,7 @@ class Meter:
             "packed": s.packed,
             "seed": s.seed if self.spec.few_shot else None,
             "choices": self.choices,
+            "probed": self.probed,
             "vocabulary": s.recipe.new_tokens,
             "threads": torch.get_num_threads(),
             "task": s.task.name,
@@ -244,15 +276,7 @@ class Meter:
                 self.model, s.tokenizer, self.rows, self.labels, self.metric, max_new_tokens=self._longest()
             )
         elif self.rows:
-            readings.target = evaluate(
-                self.model,
-                s.tokenizer or s.loaded.processor,
-                s.task,
-                self.rows,
-                self.metric,
-                max_new_tokens=self._longest(),
-                packed=s.packed,
-            )
+            readings.target = self.read_target()
         for name, dataset in s.keep.items():
             readings.kept[name] = document_losses(self.model, s.tokenizer, s.task, list(dataset.rows), packed=s.packed)
         return readings
@@ -266,6 +290,18 @@ class Meter:
             tuned = take_features(self.model, self.session.task, self.drift_rows)
             readings.drift = feature_drift(self.features, tuned)
         return readings
+
+    def read_target(self) -> list[RowResult]:
+        """The target alone, of the model as it is now."""
+        return evaluate(
+            self.model,
+            self.session.tokenizer or self.session.loaded.processor,
+            self.session.task,
+            self.rows,
+            self.metric,
+            max_new_tokens=self._longest(),
+            packed=self.session.packed,
+        )
 
     def quick(self, rows: Sequence[Row], most: int = 64) -> dict[str, float]:
         """Loss, and the target on at most `most` rows, while training."""

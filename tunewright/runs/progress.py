@@ -29,10 +29,13 @@ def say(text: str) -> None:
 
 
 class Screen:
-    """`quiet` prints nothing but results; `json` prints one JSON record a line, on standard output."""
+    """`quiet` prints nothing but results; `json` prints one JSON record a line, on standard output.
+
+    `counted`: what a second's work is counted in, "tok" or "images".
+    """
 
     def __init__(self, *, quiet: bool = False, json: bool = False):
-        self.quiet, self.json = quiet, json
+        self.quiet, self.json, self.counted = quiet, json, "tok"
 
     def say(self, text: str, *, always: bool = False) -> None:
         if always or not (self.quiet or self.json):
@@ -83,7 +86,7 @@ class Screen:
                 bar.update(
                     task,
                     completed=record["step"],
-                    told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} tok/s",
+                    told=f"loss {record['loss']:.3f}, {record['tokens_per_second']:.0f} {self.counted}/s",
                 )
 
         if in_notebook():
@@ -105,7 +108,7 @@ class Screen:
             left = f", {in_words(pace.left)}" if record["step"] < plan.steps else ""
             self.say(
                 f"training '{stage}': step {record['step']} of {plan.steps}, loss {record['loss']:.3f}, "
-                f"{record['tokens_per_second']:.0f} tok/s{left}"
+                f"{record['tokens_per_second']:.0f} {self.counted}/s{left}"
             )
 
         return show

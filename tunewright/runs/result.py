@@ -41,7 +41,13 @@ class Result:
 
 def headline(report: Report) -> str:
     """The target before and after, in a few words."""
-    from tunewright.report import summary
+    from tunewright.report import summary, words
 
     line = next((x for x in summary.lines(report) if x.kind == "target"), None)
-    return f"{line.name} {line.before} -> {line.after}" if line is not None else report.run.status
+    if line is None:
+        return report.run.status
+    probe = report.target.probe if report.target is not None else None
+    beside = (
+        f" (linear probe of the base: {words.score(probe.before.value, probe.unit)})" if probe and probe.before else ""
+    )
+    return f"{line.name} {line.before} -> {line.after}{beside}"

@@ -14,10 +14,10 @@ import torch
 from tunewright.data.view import token_view
 from tunewright.machine import host
 from tunewright.measure.cost import Cost
-from tunewright.measure.intervals import Interval, paired_difference
+from tunewright.measure.intervals import Interval
 from tunewright.measure.kept import kept, kept_difference
 from tunewright.measure.rows import RowResult, pair
-from tunewright.measure.target import get_metric, summary
+from tunewright.measure.target import difference, get_metric, summary
 from tunewright.models.delta_names import module_of
 from tunewright.models.sites import parameters_by_role
 from tunewright.report import schema
@@ -29,40 +29,63 @@ from tunewright.training.budget import epochs_of, steps_per_epoch
 SHOWN = 24  # answers in report.json; all are in rows.jsonl
 
 
-def difference(before: list[RowResult], after: list[RowResult]) -> Interval:
-    """Paired by row."""
-    weights = [b.weight for b in before]
-    return paired_difference([b.score for b in before], [a.score for a in after], weights=weights)
-
-
 def target_of(meter: Meter, after: Readings) -> schema.Target | None:
     base = meter.base
     if not base.target:
         return None
-    metric = get_metric(meter.metric)
-    higher = metric.higher_is_better
-    unit = "fraction" if metric.proportion or higher else "nats per token"
+    higher = get_metric(meter.metric).higher_is_better
     target = schema.Target(
         metric=meter.metric,
         direction="higher" if higher else "lower",
-        unit=unit,
+        unit=unit_of(meter),
         before=summary(base.target, meter.metric),
         after=summary(after.target, meter.metric),
-        difference=difference(base.target, after.target),
+        difference=difference(base.target, after.target, meter.metric),
         n=len(base.target),
     )
     if base.few_shot:
         target.few_shot, target.shots = summary(base.few_shot, meter.metric), meter.spec.few_shot
+    target.fresh_head = meter.session.task.labelled and bool(meter.session.loaded.new)
+    if len(meter.session.stages) > 1:
+        target.tasks = by_task(base.target, meter.metric)
+    if base.probe:
+        target.probe = probe_of(meter, after)
+        target.commonest = summary(base.commonest, target.probe.metric)
     if base.choice and after.choice:
         target.likelihood = schema.Measured(
             name="likelihood choice",
             metric="accuracy",
             before=summary(base.choice, "accuracy"),
             after=summary(after.choice, "accuracy"),
-            difference=difference(base.choice, after.choice),
+            difference=difference(base.choice, after.choice, "accuracy"),
             n=len(base.choice),
         )
     return target
+
+
+def probe_of(meter: Meter, after: Readings) -> schema.Measured:
+    """The probe beside the tuned model: in the target's own metric where that is one of classes, else in accuracy."""
+    base = meter.base
+    same = get_metric(meter.metric).kind == "classified"
+    metric = meter.metric if same else "accuracy"
+    measured = schema.Measured(
+        name="linear probe", metric=metric, before=summary(base.probe, metric), n=len(base.probe)
+    )
+    if same:
+        measured.after = summary(after.target, metric)
+        measured.difference = difference(base.probe, after.target, metric)
+    return measured
+
+
+def unit_of(meter: Meter) -> str:
+    """The target's unit: losses are in nats, all else are shares."""
+    return "fraction" if get_metric(meter.metric).higher_is_better else kept_unit(meter)
+
+
+def kept_unit(meter: Meter) -> str:
+    """The unit of a loss: one target a token, or one a row."""
+    each = {"image-classification": "nats per image", "text-classification": "nats per row"}
+    return each.get(meter.session.task.name, "nats per token")
 
 
 def kept_of(meter: Meter, after: Readings) -> list[schema.Measured]:
@@ -71,7 +94,7 @@ def kept_of(meter: Meter, after: Readings) -> list[schema.Measured]:
             name=name,
             metric="loss",
             direction="lower",
-            unit="nats per token",
+            unit=kept_unit(meter),
             before=kept(docs),
             after=kept(after.kept[name]),
             difference=kept_difference(docs, after.kept[name]),
@@ -170,8 +193,19 @@ def order_of(session: Session, results: dict[str, TrainingOutcome]) -> str:
     return h.hexdigest()[:16]
 
 
+def by_task(rows: list[RowResult], metric: str) -> dict[str, Interval]:
+    """The target on each evaluated source, by the source's name."""
+    sources: dict[str, list[RowResult]] = {}
+    for row in rows:
+        sources.setdefault(row.source, []).append(row)
+    return {name: summary(some, metric) for name, some in sources.items()}
+
+
 def stages_of(
-    session: Session, results: dict[str, TrainingOutcome], metrics: list[dict[str, Any]]
+    session: Session,
+    results: dict[str, TrainingOutcome],
+    metrics: list[dict[str, Any]],
+    tasks: dict[str, dict[str, Interval]],
 ) -> list[schema.StageReport]:
     stages = []
     for part in session.stages:
@@ -192,6 +226,7 @@ def stages_of(
                 loss_first=losses[0] if losses else None,
                 loss_last=losses[-1] if losses else None,
                 best_step=r.best_step,
+                tasks=tasks.get(part.spec.name, {}),
             )
         )
     return stages

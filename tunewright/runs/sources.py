@@ -7,8 +7,11 @@ from dataclasses import replace
 
 from tunewright.contract.task import EncodeOptions
 from tunewright.errors import DataError
-from tunewright.recipe import DataSpec, Recipe, Source
+from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.naming import file_names
+
+STAGES = "stages."
+"""What `start` and `replay` put before a stage's name."""
 
 
 def kept_sources(recipe: Recipe) -> dict[str, Source]:
@@ -22,9 +25,13 @@ def kept_options(options: EncodeOptions) -> EncodeOptions:
 
 
 def replayed_sources(data: DataSpec, recipe: Recipe) -> Iterator[tuple[str, Source | None]]:
-    """What `replay` names, and where its rows are: None for a `keep` entry. DataError where there are none."""
+    """What `replay` names beside stages, and where its rows are: None for a `keep` entry. DataError where there are
+    none.
+    """
     keep = recipe.kept_names()
     for name, called in zip(data.replay, file_names(list(data.replay)), strict=True):
+        if name.startswith(STAGES):
+            continue
         if name in keep:
             yield name, None
         elif (recipe.base / name).exists() or name.startswith("quickstart:"):
@@ -33,5 +40,26 @@ def replayed_sources(data: DataSpec, recipe: Recipe) -> Iterator[tuple[str, Sour
             raise DataError(
                 f"replay names '{name}', which is neither a `keep` entry nor a file",
                 where="data.replay",
-                remedy=f"known: {', '.join(keep) or 'none'}; or write a path",
+                remedy=f"write {STAGES}{name} for the rows of that stage"
+                if any(name == s.name for s in recipe.stages)
+                else f"known: {', '.join(keep) or 'none'}; or write a path, or {STAGES}NAME for a stage's rows",
             )
+
+
+def replayed_stages(data: DataSpec, recipe: Recipe, stage: StageSpec) -> dict[str, str]:
+    """What `replay` of a stage calls earlier stages ("stages.first") -> their names. DataError for one that is not
+    earlier.
+    """
+    names = [s.name for s in recipe.stages]
+    earlier = names[: names.index(stage.name)]
+    found = {called: called.removeprefix(STAGES) for called in data.replay if called.startswith(STAGES)}
+    for called, name in found.items():
+        if name not in earlier:
+            known = ", ".join(f"{STAGES}{n}" for n in earlier) or "none: this is the first stage"
+            what = "comes no earlier" if name in names else "is none"
+            raise DataError(
+                f"replay of the stage '{stage.name}' names '{called}', which {what}",
+                where=f"stages.{stage.name}.data.replay",
+                remedy=f"earlier stages: {known}",
+            )
+    return found

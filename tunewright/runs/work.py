@@ -15,7 +15,8 @@ from tunewright.runs.track import Trackers
 if TYPE_CHECKING:
     from tunewright.contract.needs import Provider
     from tunewright.measure.cost import Cost
-    from tunewright.runs.meter import Meter
+    from tunewright.measure.intervals import Interval
+    from tunewright.runs.meter import Meter, Readings
     from tunewright.runs.session import Session, StageInputs
     from tunewright.runs.stages import TrainingCallback, TrainingOutcome
     from tunewright.training.stage import TrainingInputs
@@ -27,6 +28,7 @@ class Work:
     def __init__(self, folder: RunFolder, recipe: Recipe, screen: Screen, *, figures_only: bool = False):
         from tunewright.machine.memory import keep_freed_memory
         from tunewright.measure.cost import Cost
+        from tunewright.report.words import counted
         from tunewright.runs.assemble import assemble
 
         keep_freed_memory()
@@ -34,6 +36,8 @@ class Work:
         self.cost: Cost = Cost()
         with self.cost.phase("load"):
             self.session: Session = assemble(recipe, screen.say)
+        if counted(recipe.task) == "images":
+            screen.counted = "images"
         if recipe.measurement.split == "validation":
             # what is chosen by its figures (a learning rate) is judged on rows held out from training
             self.session.judge_on_validation()
@@ -100,6 +104,7 @@ class Work:
 
     def train(self) -> list[str]:
         """Measure the base, train every stage, do the steps after training; says what came from a cache."""
+        from tunewright.runs import telling
         from tunewright.runs.meter import Meter
         from tunewright.runs.rehearsing import rehearse
 
@@ -113,6 +118,8 @@ class Work:
         self.screen.say("measuring the base")
         known = self.meter.prepare_base()
         self.note()
+        for line in telling.of_base(self.meter):
+            self.screen.say(line)
         for part in self.session.stages:
             self._stage(part)
         self._after()
@@ -133,6 +140,7 @@ class Work:
 
     def _stage(self, part: StageInputs) -> None:
         from tunewright.models.flops import counting
+        from tunewright.runs.head_start import start_head, starts_from_probe
         from tunewright.runs.stages import recalled, run_stage, save_result, stopped
         from tunewright.training import carry
 
@@ -140,8 +148,9 @@ class Work:
         finished = self._finished(folder)
         if finished is not None:
             self.results[name] = recalled(self.folder, name, finished.state)
-            if part is self.session.stages[-1]:
+            if part is self.session.stages[-1] or self._unmeasured(name):
                 self._load_finished(folder)
+            self._measure_stage(part)
             return
         with self.cost.phase("set-up"):
             carry.begin(
@@ -151,6 +160,8 @@ class Work:
                 self.folder.path,
                 f"stages.{name}.start",
             )
+            if starts_from_probe(self.session, part):
+                start_head(self.session, part)
             stage, provider = self.inputs(part)
         saved = self._checkpoint_of(part)
         keeper = self.keeper(part)
@@ -178,6 +189,41 @@ class Work:
         self.note()
         if keeper.stop_requested:
             raise stopped(self.folder, f"the stage '{name}'")
+        self._measure_stage(part)
+
+    def _unmeasured(self, stage: str) -> bool:
+        """Whether the target is still to be measured after a stage, for the stage-by-task table."""
+        several = len(self.session.stages) > 1 and bool(self.meter.rows) and not self.figures_only
+        return several and stage not in self.folder.progress().get("stage_tasks", {})
+
+    def _measure_stage(self, part: StageInputs) -> None:
+        """The target on each evaluated source after a stage; after the last one it is the tuned model's own, unless
+        steps after training change that.
+        """
+        from tunewright.runs import results, telling
+
+        name, last = part.spec.name, part is self.session.stages[-1]
+        if not self._unmeasured(name) or (last and not self.recipe.after):
+            return
+        with self.cost.phase("stages measured"), self.session.adapted.at_strength(1.0):
+            found = results.by_task(self.meter.read_target(), self.meter.metric)
+        noted = self.folder.progress().get("stage_tasks", {})
+        kept = {source: interval.model_dump() for source, interval in found.items()}
+        self.folder.note_progress(stage_tasks={**noted, name: kept})
+        self.note()
+        self.screen.say(telling.of_stage(self.meter, name, found))
+
+    def stage_tasks(self, tuned: Readings) -> dict[str, dict[str, Interval]]:
+        """Stage -> evaluated source -> the target after that stage; empty for a run of one stage."""
+        from tunewright.measure.intervals import Interval
+        from tunewright.runs import results
+
+        if len(self.session.stages) < 2 or not tuned.target:
+            return {}
+        noted = self.folder.progress().get("stage_tasks", {})
+        found = {s: {t: Interval(**i) for t, i in tasks.items()} for s, tasks in noted.items()}
+        last = self.session.stages[-1].spec.name
+        return {last: results.by_task(tuned.target, self.meter.metric), **found}
 
     def _finished(self, folder: Path) -> checkpoint.Checkpoint | None:
         """What an earlier process left of a finished stage; a damaged one is named and made again."""

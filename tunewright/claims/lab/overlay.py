@@ -46,9 +46,12 @@ def with_methods(
     """The recipe with an arm's methods: at its top, or in each stage that names none.
 
     `budget` replaces every budget that is written; one at the top is that of the stages that have none. What is longer
-    than `max_length` is left out where the recipe does not say: claims were declared when that was the default.
+    than `max_length` is left out, and a classifier's new head drawn at random, where the recipe does not say: claims
+    were declared when these were the defaults.
     """
     out = copy.deepcopy(dict(recipe))
+    if out.get("task") in ("text-classification", "image-classification"):
+        out.setdefault("train", {}).setdefault("head", "random")
     for place in (out, *out.get("stages", ())):
         if isinstance(place.get("data"), Mapping) and "max_length" in place["data"]:
             place["data"].setdefault("truncation", "drop")

@@ -1,0 +1,138 @@
+"""What a classifier's base can do already: a linear probe on its frozen features, and the commonest class.
+
+A head that was drawn afresh answers by chance, so that any training looks like a gain. Logistic regression on what the
+head reads of the untouched base tells what was there before: a tuned model that does no better has learned nothing
+that the features did not hold. The strength of its L2 penalty is chosen by accuracy on held-out folds of the training
+rows, of equal ones the stronger; evaluated rows are never seen.
+
+Shapes: R rows, D size of the features, V classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunewright.contract.batch import Row
+from tunewright.measure.rows import RowResult
+
+MOST = 5000
+"""Training rows that are read, at most, drawn by `draw`: what more of them add is small, what they take is not."""
+FOLDS, MOST_FOLDED = 3, 2000
+"""Folds for choosing the penalty, and the rows that they are made of, at most."""
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+"""Inverse strengths of the penalty that are tried (scikit-learn's C, on features of unit variance)."""
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Logits are features [R, D] x weight [V, D] + bias [V]. `c`: the penalty chosen; `rows`: what it was fitted on."""
+
+    weight: Tensor
+    bias: Tensor
+    c: float
+    rows: int
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[R, V] in double precision."""
+        return features.double() @ self.weight.double().T + self.bias.double()
+
+
+def draw(n: int) -> list[int]:
+    """Which of n training rows are read: all of them, or MOST drawn without a seed of the run, in their order."""
+    if n <= MOST:
+        return list(range(n))
+    return sorted(np.random.default_rng(0).choice(n, MOST, replace=False).tolist())
+
+
+def fit(features: Tensor, labels: Sequence[int], classes: int, *, bias: bool = True) -> LinearProbe:
+    """Fit on features [R, D] of rows with these labels. Equal inputs give equal probes, whatever was drawn before.
+
+    `bias=False`: for a head that has none. A class without a row is held for less likely than any other.
+    """
+    x, y = features.double().numpy(), np.asarray(labels)
+    mean = x.mean(0) if bias else np.zeros(x.shape[1])
+    spread = np.sqrt(np.square(x - mean).mean(0))
+    scale = np.maximum(spread, max(0.01 * float(spread.max(initial=0.0)), 1e-12))
+    z, seen = (x - mean) / scale, np.unique(y)
+    c = STRENGTHS[0]
+    weight, offset = np.zeros((classes, x.shape[1])), np.zeros(classes)
+    if len(seen) > 1:
+        c = _penalty(z, y, bias)
+        weight[seen], offset[seen] = _solved(z, y, c, bias)
+    if bias:
+        absent = np.setdiff1d(np.arange(classes), seen)
+        offset[absent] = offset[seen].min() - np.log(len(y) + 1)
+    weight = weight / scale
+    return LinearProbe(torch.from_numpy(weight), torch.from_numpy(offset - weight @ mean), c, len(y))
+
+
+def _penalty(z: np.ndarray, y: np.ndarray, bias: bool) -> float:
+    """The C of most held-out hits; of equal ones the first, which is the strongest penalty."""
+    some = np.random.default_rng(0).permutation(len(y))[:MOST_FOLDED]
+    z, y = z[some], y[some]
+    order, fold = np.argsort(y, kind="stable"), np.empty(len(y), dtype=int)
+    fold[order] = np.arange(len(y)) % FOLDS  # each class is spread over the folds
+    hits = dict.fromkeys(STRENGTHS, 0)
+    for k in range(FOLDS):
+        train, held = fold != k, fold == k
+        seen = np.unique(y[train])
+        if len(seen) < 2:
+            continue
+        start = None
+        for c in STRENGTHS:
+            start = _solved(z[train], y[train], c, bias, start)
+            said = seen[(z[held] @ start[0].T + start[1]).argmax(1)]
+            hits[c] += int((said == y[held]).sum())
+    return max(STRENGTHS, key=lambda c: hits[c])
+
+
+Solution = tuple[np.ndarray, np.ndarray]
+
+
+def _solved(z: np.ndarray, y: np.ndarray, c: float, bias: bool, start: Solution | None = None) -> Solution:
+    """(weights, offsets) of the classes that occur in y, in rising order; `start`: a solution to go on from."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=c, fit_intercept=bias, max_iter=500, tol=1e-3, warm_start=start is not None)
+    if start is not None:
+        model.coef_, model.intercept_ = (
+            (start[0][1:] - start[0][:1], start[1][1:] - start[1][:1]) if len(start[0]) == 2 else start
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few rows of many classes, and a penalty so weak that it takes long
+        model.fit(z, y)
+    weight, offset = model.coef_, np.broadcast_to(model.intercept_, len(model.coef_))
+    if len(weight) == 1:  # two classes have one row of weights, for the second
+        weight, offset = np.concatenate([-weight, weight]) / 2, np.concatenate([-offset, offset]) / 2
+    return weight, offset.copy()
+
+
+def probe_results(probe: LinearProbe, rows: Sequence[Row], features: Tensor, names: Any) -> list[RowResult]:
+    """What the probe answers to evaluated rows with features [R, D]. `names`: class id -> name."""
+    shares, chosen = torch.softmax(probe.logits(features), -1).max(-1)
+    return [_answered(r, i, names, p) for r, i, p in zip(rows, chosen.tolist(), shares.tolist(), strict=True)]
+
+
+def commonest_results(labels: Sequence[int], rows: Sequence[Row], names: Any) -> list[RowResult]:
+    """The commonest class of the training rows as the answer to every evaluated row; of equal ones the first."""
+    counts = np.bincount(np.asarray(labels))
+    return [_answered(row, int(counts.argmax()), names, float(counts.max() / counts.sum())) for row in rows]
+
+
+def _answered(row: Row, answer: int, names: Any, confidence: float) -> RowResult:
+    assert row.label is not None
+    return RowResult(
+        id=row.id,
+        source=row.source,
+        answer=str(names.get(answer, answer)),
+        reference=str(names.get(row.label, row.label)),
+        score=float(answer == row.label),
+        confidence=confidence,
+    )
