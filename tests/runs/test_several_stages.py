@@ -22,8 +22,10 @@ def inputs(tmp_path_factory):
     small.write_inputs(folder, train=30, test=8)
     for name in ("one", "two"):
         for kind, count in (("train", 12), ("test", 6)):
-            row = {"prompt": f"card {name}", "completion": name}
-            (folder / f"{kind}-{name}.jsonl").write_text("\n".join([json.dumps(row)] * count))
+            rows = [
+                {"prompt": f"{' '.join(small.WORDS[: i % 9 + 1])} {name}", "completion": name} for i in range(count)
+            ]
+            (folder / f"{kind}-{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNEWRIGHT_CACHE", str(folder / "cache"))
@@ -40,7 +42,14 @@ def stages(**second):
 
 def recipe(**changes):
     evaluated = [{"path": f"test-{n}.jsonl", "name": n} for n in ("one", "two")]
-    return {"data__eval": evaluated, "keep": [], "measurement__strengths": [1.0], "stages": stages(), **changes}
+    return {
+        "data__eval": evaluated,
+        "keep": [],
+        "measurement__strengths": [1.0],
+        "measurement__few_shot": 0,
+        "stages": stages(),
+        **changes,
+    }
 
 
 def test_replay_takes_its_share_of_an_earlier_stages_rows(inputs):

@@ -62,9 +62,15 @@ def shown(prompt: str) -> str:
 
 
 def middle_cut(text: str, most: int) -> str:
-    """At most `most` characters: what is too much is taken from the middle, a third before and two thirds behind it."""
+    """At most `most` characters: what is too much is taken from the middle, a third before and two thirds behind it,
+    between words where they are not too long for that.
+    """
     if len(text) <= most:
         return text
     before = (most - 3) // 3
-    after = most - 3 - before
-    return f"{text[:before].rstrip()} \u2026 {text[len(text) - after :].lstrip()}"
+    start, end = text[:before], text[len(text) - (most - 3 - before) :]
+    cut = start.rfind(" ")
+    start = start[:cut] if not text[before].isspace() and cut >= before // 2 else start
+    cut = end.find(" ")
+    end = end[cut:] if not text[len(text) - len(end) - 1].isspace() and 0 <= cut <= len(end) // 4 else end
+    return f"{start.rstrip()} \u2026 {end.lstrip()}"

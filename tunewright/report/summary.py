@@ -99,7 +99,7 @@ def _without_training(target: Target) -> list[Line]:
 def _drift_line(report: Report) -> Line:
     drift = report.drift
     assert drift is not None
-    n = f"{drift.sequences:,} sequences" if drift.sequences is not None else ""
+    n = f"{drift.sequences:,} {words.KINDS[drift.value.unit]}" if drift.sequences is not None else ""
     note = ", ".join(t for t in (words.drift_unit(drift.measure), n) if t)
     value, ends = words.score(drift.value.value, "nats"), words.span(drift.value, "nats")
     fate = "same" if drift.value.value == 0 else "moved"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+import textwrap
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,19 @@ class Numbers:
         return table
 
 
+@dataclass(frozen=True)
+class Paragraph:
+    """A text that is wrapped between words, a number and its per cent sign never apart."""
+
+    said: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        together = self.said.replace(" %", "\u00a0%")
+        lines = textwrap.wrap(together, max(20, options.max_width), break_on_hyphens=False) or [""]
+        yield Text("\n".join(lines).replace("\u00a0", " "), style=self.style, no_wrap=True)
+
+
 def changes(report: Report) -> Numbers | None:
     """Every measured quantity, base and tuned, with intervals; None where nothing was measured."""
     rows = []
@@ -82,6 +96,8 @@ def changes(report: Report) -> Numbers | None:
         name = Text(
             "  " + line.name if line.kind == "beside" else line.name, style="bold" if line.kind == "target" else ""
         )
+        if line.measured is not None and line.difference and not line.after:  # a probe's
+            name.append(", tuned minus it", style="dim")
         unit = words.unit_of(line.measured.unit) if line.measured is not None else ""
         if unit and unit != "1":
             name.append(f", {unit.replace(' per ', '/')}", style="dim")
@@ -200,12 +216,12 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     """Everything in order, to be printed by any rich console."""
     parts: list[RenderableType] = []
     if report.run.status != "finished":
-        parts += [Text(words.headline(report)[0], style="yellow"), Text("")]
+        parts += [Paragraph(words.headline(report)[0], "yellow"), Text("")]
     table = changes(report)
     if table is not None:
         parts += [table, Text("")]
         meaning = words.what_intervals_mean(report)
-        parts += [Text(meaning, style="dim"), Text("")] if meaning else []
+        parts += [Paragraph(meaning, "dim"), Text("")] if meaning else []
     staged = stages(report)
     if staged is not None:
         parts += [
@@ -216,7 +232,7 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     dialled = dial(report)
     if dialled is not None:
         parts += [_heading("The change dialled down afterwards"), dialled, Text("")]
-        parts += [Text(words.dialled(report)), Text("")] if words.dialled(report) else []
+        parts += [Paragraph(words.dialled(report)), Text("")] if words.dialled(report) else []
     shown = answers(report)
     if shown is not None:
         parts += [_heading("Answers side by side"), shown, Text("")]
@@ -224,7 +240,7 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     if spent is not None:
         parts += [_heading("Cost"), spent, Text("")]
     cautions = words.cautions(report)
-    parts += [Text(f"note: {clean(note)}", style="yellow") for note in cautions]
+    parts += [Paragraph(f"note: {clean(note)}", "yellow") for note in cautions]
     if cautions:
         parts.append(Text(""))
     if folder is not None:

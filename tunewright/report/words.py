@@ -31,7 +31,8 @@ def score(x: float, unit: str, *, sign: bool = False) -> str:
         text = "0" if text == "-0" else text
         return _signed(text, sign) + ("" if sign else " %")
     small = f"{x:.3f}" if abs(x) >= 0.001 else plain(x, 2)
-    text = f"{x:.2f}" if 0.1 <= abs(x) < 1000 else small if abs(x) < 0.1 else plain(x)
+    tenth = round(abs(x), 3) >= 0.1
+    text = f"{x:.2f}" if tenth and abs(x) < 1000 else plain(x) if tenth else small
     return _signed(text, sign)
 
 

@@ -72,6 +72,8 @@ def finish(work: Work, cached: list[str]) -> Result:
 
 
 def _notes(work: Work) -> list[str]:
+    from tunewright.runs.head_start import starts_from_probe
+
     notes = [*work.session.notes, *work.session.left_out(), *work.session.adapted.notes]
     if any(p.train.keep_best for p in work.session.stages) and work.session.validation is None:
         notes.insert(
@@ -82,6 +84,9 @@ def _notes(work: Work) -> list[str]:
                 "good by that choice"
             ),
         )
+    if started := [p.spec.name for p in work.session.stages if starts_from_probe(work.session, p)]:
+        of = f" of {', '.join(started)}" if len(work.session.stages) > 1 else ""
+        notes.append(f"the new head{of} started from a linear probe on the training rows (train.head: random draws it)")
     for part in work.session.stages:
         outcome = work.results[part.spec.name]
         # what a listener or a signal ended was not planned so short
