@@ -133,7 +133,7 @@ def _classified(probe: float, half: float, fresh: bool = True) -> Report:
         n=240,
         fresh_head=fresh,
     )
-    target.probe, target.commonest = against, of(0.02, 0.01)
+    target.linear_probe, target.commonest = against, of(0.02, 0.01)
     return make_example(target=target, task="image-classification", notes=[])
 
 

@@ -196,7 +196,7 @@ def _of_target(target: Target, this: str) -> list[str]:
 
     A head that was drawn afresh answers by chance: then the probe is what the tuned model is held against first.
     """
-    probe, plain = target.probe, change(target, this + subject(target))
+    probe, plain = target.linear_probe, change(target, this + subject(target))
     if probe is None or probe.before is None:
         return [_upper(plain)]
     if probe.difference is None or probe.after is None:
@@ -227,7 +227,7 @@ def _against_probe(probe: Measured) -> str:
 
 def beneath_probe(report: Report) -> str:
     """A caution where training has not gone beyond what a linear probe on the frozen base gives; else empty."""
-    probe = report.target.probe if report.target is not None else None
+    probe = report.target.linear_probe if report.target is not None else None
     if probe is None or probe.difference is None or verdict(probe) == "better":
         return ""
     better = "is worse than" if verdict(probe) == "worse" else "is not shown to be better than"

@@ -49,8 +49,8 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
     if len(meter.session.stages) > 1:
         target.tasks = by_task(base.target, meter.metric)
     if base.probe:
-        target.probe = probe_of(meter, after)
-        target.commonest = summary(base.commonest, target.probe.metric)
+        target.linear_probe = probe_of(meter, after)
+        target.commonest = summary(base.commonest, target.linear_probe.metric)
     if base.choice and after.choice:
         target.likelihood = schema.Measured(
             name="likelihood choice",
