@@ -181,6 +181,9 @@ class Method(BaseModel):
     - `tasks`: names of the tasks it serves; None means all.
     - `requires`: slots that some method of its stage must fill ("attach": it chooses among deltas).
     - `leaves`: names of its state (buffers, or what begins their names; keys of `data`) that later stages may see.
+    - `learning_rates`: peak learning rates that suit it, by task and "" for any other, of AdamW on a model of width
+      1,024 (`training/defaults.py` says what becomes of them); empty: it says none.
+    - `rate_factor`: by how much it asks for another rate than the methods that it stands beside say.
     - `papers`: slugs of the papers that it implements.
     - `also`: other names of its parameters that are read too, such as PEFT's: other name -> name.
 
@@ -203,6 +206,8 @@ class Method(BaseModel):
     tasks: ClassVar[tuple[str, ...] | None] = None
     requires: ClassVar[tuple[str, ...]] = ()
     leaves: ClassVar[tuple[str, ...]] = ()
+    learning_rates: ClassVar[Mapping[str, float]] = {}
+    rate_factor: ClassVar[float] = 1.0
     papers: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[Mapping[str, str]] = {}
     conformance: ClassVar[Mapping[str, Any]] = {}

@@ -19,6 +19,7 @@ from tunewright.runs.selecting import subset
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.training import carry
 from tunewright.training.budget import plan_stage
+from tunewright.training.defaults import Setting
 from tunewright.training.stage import TrainingInputs
 from tunewright.training.validation import asks, no_rows
 
@@ -46,6 +47,7 @@ class Session:
     """A run's parts. `validation` serves choices in training; `eval` only measures. `keep` maps names to documents.
 
     `weights`: whether its models have their values, or (for a check) their shapes alone.
+    `derived`: what the recipe left to the rule, by stage; `recipe` holds the values.
     """
 
     recipe: Recipe
@@ -63,6 +65,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     weights: bool = True
     others: dict[str, Adapted] = field(default_factory=dict)
+    derived: dict[str, dict[str, Setting]] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> Any:
