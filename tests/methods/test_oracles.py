@@ -14,9 +14,10 @@ from torch import Tensor
 from tests import tiny
 from tests.methods.driving import Run
 from tests.methods.test_preferences import rows
-from tunewright.contract.batch import Batch, Outputs
+from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.method import Candidates, Needs, Plan
 from tunewright.contract.pairs import PairRows
+from tunewright.methods.adapters.corda import CorDA
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.objectives.asft import ASFT
 from tunewright.methods.optimization.infinite_lr import InfiniteLR
@@ -28,7 +29,10 @@ from tunewright.methods.preferences.ipo import IPO
 from tunewright.methods.preferences.kto_pair import KTOPair
 from tunewright.methods.preferences.simpo import SimPO
 from tunewright.methods.regularization.e2wm import ElasticLoRA
+from tunewright.methods.reinforcement.exact_answer import ExactAnswer
+from tunewright.methods.reinforcement.numeric_answer import NumericAnswer
 from tunewright.tasks import get_task
+from tunewright.training.rollouts import Sample
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -90,6 +94,39 @@ def test_lora_adds_its_scaled_product_to_a_layers_output(use_rslora):
     wanted = x @ tiny.llama().get_submodule(name).weight.T + scale * x @ delta.lora_A.T @ delta.lora_B.T
     torch.testing.assert_close(layer(x), wanted)
     assert set(run.adapted.deltas()) == {f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)}
+
+
+@pytest.mark.parametrize("mode", ["preview", "keep"])
+def test_corda_starts_from_a_layers_components_under_its_inputs(mode):
+    """The product taken off the weight, by numpy: the first or last r components of W C, times C^-1."""
+    run = Run({"corda": CorDA(rank=4, mode=mode, data="train", samples=2)})
+    site = run.adapted.structure.site("model.layers.0.mlp.up_proj")
+    X = normal(200, site.in_features, seed=5) * torch.linspace(0.2, 3.0, site.in_features)  # inputs of unlike size
+    C = X.T @ X
+    needs, method = Needs({"input_covariance": {site.name: C}}), CorDA(rank=4, mode=mode)
+    delta = method.attach(site, needs, run.state("corda"), random.Random(0))
+    W = tiny.llama().get_submodule(site.name).weight.detach().double().numpy()
+    raised = C.double().numpy() + 0.01 * float(C.diagonal().mean()) * np.eye(len(C))
+    U, S, Vt = np.linalg.svd(W @ raised, full_matrices=False)
+    part = slice(0, 4) if mode == "preview" else slice(len(S) - 4, len(S))
+    wanted = (U[:, part] * S[part]) @ Vt[part] @ np.linalg.inv(raised)
+    got = (delta.lora_B @ delta.lora_A).detach().double().numpy()
+    np.testing.assert_allclose(got, wanted, atol=2e-4 * np.abs(wanted).max())
+
+
+# -- reward -----------------------------------------------------------------------------------------------------------
+
+
+def samples(reference: str, *said: str) -> list[Sample]:
+    row = Row("r", "s", [1, 2], [0.0, 1.0], fields={"reference": reference})
+    return [Sample(row, i, (3,), (-0.5,), text, True) for i, text in enumerate(said)]
+
+
+def test_rewards_compare_what_was_said_with_the_rows_reference():
+    exact = ExactAnswer(partial=0.5).reward(samples("blue sky", " blue  sky ", "blue", "green"))
+    assert exact == pytest.approx([1.0, 0.5 * 4 / 8, 0.0])
+    numeric = NumericAnswer(tolerance=0.5, near=0.4).reward(samples("it is 12", "3 or 12.5", "14", "none"))
+    assert numeric == pytest.approx([1.0, 0.4 / 3, 0.0])
 
 
 # -- objective --------------------------------------------------------------------------------------------------------

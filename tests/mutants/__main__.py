@@ -41,7 +41,7 @@ MODELS = (
 """What is loaded once, before the first fork."""
 
 
-def run_tests(package: str, tests: Sequence[str], log: str) -> None:
+def run_tests(package: str, tests: Sequence[str], only: str, log: str) -> None:
     """The child's work: run tests with `package` first on the path; its exit code is pytest's."""
     with open(log, "w", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
@@ -53,12 +53,13 @@ def run_tests(package: str, tests: Sequence[str], log: str) -> None:
         del sys.modules[name]
     sys.path[:] = [p for p in sys.path if p and Path(p).resolve() != ROOT]
     options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", f"pythonpath={package} {ROOT}"]
-    sys.exit(int(pytest.main([*options, *tests])))
+    sys.exit(int(pytest.main([*options, *(["-k", only] if only else []), *tests])))
 
 
-def outcome(tests: Sequence[str], package: Path, log: Path) -> int | None:
-    """pytest's exit code, or None where the tests did not end in time."""
-    child = multiprocessing.get_context("fork").Process(target=run_tests, args=(str(package), tests, str(log)))
+def outcome(mutant: Mutant, package: Path, log: Path) -> int | None:
+    """pytest's exit code on the method's tests, or None where they did not end in time."""
+    given = (str(package), mutant.tests, mutant.only, str(log))
+    child = multiprocessing.get_context("fork").Process(target=run_tests, args=given)
     child.start()
     child.join(SECONDS)
     if child.is_alive():
@@ -73,7 +74,7 @@ def survives(mutant: Mutant, package: Path, log: Path) -> bool:
     target = package / mutant.file
     try:
         target.write_text(mutant.mutated(), encoding="utf-8")
-        code = outcome(mutant.tests, package, log)
+        code = outcome(mutant, package, log)
     finally:
         shutil.copyfile(ROOT / mutant.file, target)
     if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
@@ -106,10 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # by their contents: a change and its way back may fall into one second of a file's time
         mode = py_compile.PycInvalidationMode.CHECKED_HASH
         compileall.compile_dir(package, quiet=1, invalidation_mode=mode)
-        for tests in dict.fromkeys(m.tests for m in todo):
-            if outcome(tests, package, log) != 0:
-                sys.exit(f"{', '.join(tests)} fail without a change:\n{log.read_text(encoding='utf-8')[-4000:]}")
-            for mutant in (m for m in todo if m.tests == tests):
+        for method in dict.fromkeys(m.method for m in todo):
+            own = [m for m in todo if m.method == method]
+            if outcome(own[0], package, log) != pytest.ExitCode.OK:
+                sys.exit(f"the tests of {method} fail without a change:\n{log.read_text(encoding='utf-8')[-4000:]}")
+            for mutant in own:
                 began = time.monotonic()
                 results[mutant.key] = "survived" if survives(mutant, package, log) else "killed"
                 took = f"{time.monotonic() - began:.1f} s"

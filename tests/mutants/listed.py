@@ -1,7 +1,8 @@
 """The key lines of methods, merges and edits, read from `lines/*.toml`: what each becomes, and which tests must notice.
 
-A table per method: `file`, `tests`, and `lines`, a list of [line, what it becomes, what that breaks], with a fourth
-text where the line stands in another file (a shared piece). A line is written without its indentation.
+A table per method: `file`, `tests`, `only` where files of tests are shared (pytest's -k), and `lines`, a list of
+[line, what it becomes, what that breaks], with a fourth text where the line stands in another file (a shared piece). A
+line is written without its indentation.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Mutant:
     becomes: str
     breaks: str
     tests: tuple[str, ...]
+    only: str
 
     @property
     def key(self) -> str:
@@ -54,4 +56,4 @@ def listed() -> Iterator[Mutant]:
         for method, table in tomllib.loads(file.read_text(encoding="utf-8")).items():
             for line, becomes, breaks, *elsewhere in table["lines"]:
                 where = elsewhere[0] if elsewhere else table["file"]
-                yield Mutant(method, where, line, becomes, breaks, tuple(table["tests"]))
+                yield Mutant(method, where, line, becomes, breaks, tuple(table["tests"]), table.get("only", ""))
