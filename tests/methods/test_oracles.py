@@ -15,7 +15,7 @@ from tests import tiny
 from tests.methods.driving import Run
 from tests.methods.test_preferences import rows
 from tunewright.contract.batch import Batch, Outputs, Row
-from tunewright.contract.method import Candidates, Needs, Plan
+from tunewright.contract.method import Candidates, Needs, Plan, State
 from tunewright.contract.pairs import PairRows
 from tunewright.methods.adapters.corda import CorDA
 from tunewright.methods.adapters.lora import LoRA
@@ -216,16 +216,34 @@ def test_asft_weighs_tokens_by_their_probability_and_holds_to_the_base(anchor):
 # -- penalty, schedule ------------------------------------------------------------------------------------------------
 
 
-def test_e2wm_sums_the_squared_changes_weighted_by_the_fisher_information():
+@pytest.mark.parametrize("coefficient", [0.7, None])
+def test_e2wm_sums_the_squared_changes_weighted_by_the_fisher_information(coefficient):
     changes = {"a": normal(3, 4), "b": normal(2, 5, seed=1), "elsewhere": normal(2, 2, seed=2)}
     fisher = {n: normal(*changes[n].shape, seed=3).square() for n in "ab"}
     weights = {
         f"{n}.weight": SimpleNamespace(site=SimpleNamespace(name=n), change=lambda c=c: c) for n, c in changes.items()
     }
-    got = ElasticLoRA(coefficient=0.7).penalty(weights, Needs({"fisher": fisher}))
+    method, state, needs = ElasticLoRA(coefficient=coefficient), State(), Needs({"fisher": fisher})
+    method.begin_task(needs, state)
+    got = method.penalty(weights, needs, state)
     flat = [(fisher[n].flatten().tolist(), changes[n].flatten().tolist()) for n in "ab"]
     pairs = [pair for two in flat for pair in zip(*two, strict=True)]
-    assert float(got) == pytest.approx(0.7 * sum(f * d * d for f, d in pairs), rel=1e-5)
+    scale = 0.7 if coefficient is not None else 0.01 / (sum(f for f, _ in pairs) / len(pairs))
+    assert float(got) == pytest.approx(scale * sum(f * d * d for f, d in pairs), rel=1e-5)
+
+
+def test_e2wm_holds_alike_whatever_the_size_of_the_fisher_information():
+    """Ten times the rows' sensitivity is no stronger hold by default; none at all holds nothing."""
+    change = normal(3, 4)
+    weights = {"a.weight": SimpleNamespace(site=SimpleNamespace(name="a"), change=lambda: change)}
+    told = []
+    for scale in (1e-5, 1e-4, 0.0):
+        method, state = ElasticLoRA(), State()
+        needs = Needs({"fisher": {"a": scale * normal(3, 4, seed=1).square()}})
+        method.begin_task(needs, state)
+        told.append(float(method.penalty(weights, needs, state)))
+    assert told[0] == pytest.approx(told[1], rel=1e-4) and told[0] > 0.001 * float(change.square().sum())
+    assert told[2] == 0.0
 
 
 def test_infinite_lr_through_its_phases():

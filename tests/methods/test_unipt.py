@@ -111,6 +111,14 @@ def test_the_side_network_is_the_papers_formula_with_the_last_layer_as_its_ancho
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_the_gate_starts_as_a_linear_layer_does_and_tells_layers_apart():
+    side = make().adapted.wrapper.side
+    w = side.w.detach()
+    assert float(w.abs().max()) <= 16**-0.5 and w.min() < 0 < w.max() and len(w) == 16
+    torch.testing.assert_close(w.std(), torch.tensor((16**-0.5) / 3**0.5), atol=0.06, rtol=0)
+    assert torch.equal(w, make().adapted.wrapper.side.w) and len(w.unique()) == 16
+
+
 def test_only_side_and_head_train_and_no_backbone_tensor_ever_has_a_gradient():
     run = make()
     before = {n: p.clone() for n, p in run.adapted.base_parameters().items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import gc
 import importlib
 import json
 import multiprocessing
@@ -29,6 +30,8 @@ from tests.mutants.page import PAGE, RESULTS, page
 
 SECONDS = 300
 """Time that a mutant's tests may take: one that never ends has been noticed."""
+FIRST = 2
+"""Lines of each method that are changed before the others' turn: a run that is stopped has seen every method."""
 LIBRARIES = ("torch._dynamo", "pydantic", "safetensors.torch", "scipy.stats", "hypothesis", "rich.console", "yaml")
 MODELS = (
     "LlamaForCausalLM",
@@ -38,7 +41,10 @@ MODELS = (
     "ViTForImageClassification",
     "EfficientNetForImageClassification",
 )
-"""What is loaded once, before the first fork."""
+OWN = ("tunewright.training.train", "tunewright.conformance.bench", "tunewright.models.together", "tests.tiny")
+"""What is loaded once, before the first fork: libraries, models, and what of ours no listed line stands in."""
+CHANGED = ("tunewright.methods", "tunewright.weights", "tunewright.data.select")
+"""Packages whose modules every child loads anew."""
 
 
 def run_tests(package: str, tests: Sequence[str], only: str, log: str) -> None:
@@ -49,11 +55,22 @@ def run_tests(package: str, tests: Sequence[str], only: str, log: str) -> None:
     os.chdir(ROOT)
     os.environ["PYTHONPATH"] = os.pathsep.join([package, str(ROOT)])
     os.environ["TUNEWRIGHT_CACHE"] = str(Path(package).parent / "cache")
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("tunewright", "tests")]:
-        del sys.modules[name]
-    sys.path[:] = [p for p in sys.path if p and Path(p).resolve() != ROOT]
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", f"pythonpath={package} {ROOT}"]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-o", f"pythonpath={package} {ROOT}"]
     sys.exit(int(pytest.main([*options, *(["-k", only] if only else []), *tests])))
+
+
+def load_once(package: Path) -> None:
+    """Import what no listed line stands in, ours from the copy of the package, so that children need not."""
+    sys.path[:] = [str(package), *(p for p in sys.path if p and Path(p).resolve() != ROOT), str(ROOT)]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    for name in (*LIBRARIES, *OWN):
+        importlib.import_module(name)
+    for name in MODELS:
+        getattr(importlib.import_module("transformers"), name)
+    early = [n for n in sys.modules if n.startswith(CHANGED)]
+    assert not early, f"loaded before the first change: {', '.join(early)}"
+    assert str(package) in str(sys.modules["tunewright"].__file__)
+    gc.freeze()
 
 
 def outcome(mutant: Mutant, package: Path, log: Path) -> int | None:
@@ -96,10 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = {m.key: known[m.key] for m in every if m.key in known}
     todo = [m for m in every if (not asked.methods or m.method in asked.methods)]
     todo = [m for m in todo if m.key not in results] if asked.left else todo
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    for name in MODELS:
-        getattr(importlib.import_module("transformers"), name)
+    todo.sort(key=lambda m: [o for o in every if o.method == m.method].index(m) >= FIRST)
+    for name in [n for n in sys.modules if n.startswith(("tunewright", "tests.methods"))]:
+        del sys.modules[name]
     with tempfile.TemporaryDirectory(prefix="tunewright-mutants-") as folder:
         package, log = Path(folder) / "package", Path(folder) / "log"
         ignore = shutil.ignore_patterns("__pycache__")
@@ -107,17 +123,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # by their contents: a change and its way back may fall into one second of a file's time
         mode = py_compile.PycInvalidationMode.CHECKED_HASH
         compileall.compile_dir(package, quiet=1, invalidation_mode=mode)
-        for method in dict.fromkeys(m.method for m in todo):
-            own = [m for m in todo if m.method == method]
-            if outcome(own[0], package, log) != pytest.ExitCode.OK:
-                sys.exit(f"the tests of {method} fail without a change:\n{log.read_text(encoding='utf-8')[-4000:]}")
-            for mutant in own:
-                began = time.monotonic()
-                results[mutant.key] = "survived" if survives(mutant, package, log) else "killed"
-                took = f"{time.monotonic() - began:.1f} s"
-                print(f"{results[mutant.key]:<8}  {mutant.method}: {mutant.breaks} ({took})", flush=True)
-                ordered = {m.key: results[m.key] for m in every if m.key in results}
-                RESULTS.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        load_once(package)
+        whole: set[str] = set()
+        for mutant in todo:
+            if mutant.method not in whole and outcome(mutant, package, log) != pytest.ExitCode.OK:
+                failed = log.read_text(encoding="utf-8")[-4000:]
+                sys.exit(f"the tests of {mutant.method} fail without a change:\n{failed}")
+            whole.add(mutant.method)
+            began = time.monotonic()
+            results[mutant.key] = "survived" if survives(mutant, package, log) else "killed"
+            took = f"{time.monotonic() - began:.1f} s"
+            print(f"{results[mutant.key]:<8}  {mutant.method}: {mutant.breaks} ({took})", flush=True)
+            ordered = {m.key: results[m.key] for m in every if m.key in results}
+            RESULTS.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            PAGE.write_text(page(every, results), encoding="utf-8")
     PAGE.write_text(page(every, results), encoding="utf-8")
     left = [m for m in every if results.get(m.key) == "survived"]
     print(f"{len(results)} of {len(every)} lines changed, {len(left)} survived")

@@ -241,6 +241,13 @@ class Method(BaseModel):
         """
         return State()
 
+    def caution(self, plan: Plan) -> str | None:
+        """One sentence where the method cannot act in the steps that are planned, or would undo the run; else None.
+
+        Asked of every method of a stage before it trains; the plan and the report show it. Nothing is refused for it.
+        """
+        return None
+
     def save(self, state: nn.Module, model: nn.Module, folder: Path, base_name: str) -> bool:
         """Write what wraps the model into `folder` in a format that others read; False: it has no such format.
 

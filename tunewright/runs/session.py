@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ class StageInputs:
     def replayed(self) -> float:
         """Share of the tokens that is replayed."""
         return sum(share for _, share in self.replay.values())
+
+    def cautions(self, plan: Callable[[], Plan]) -> list[str]:
+        """What its methods say of the steps that are planned; `plan` is asked for only where one of them might."""
+        asked = [(name, m) for name, m in self.methods if type(m).caution is not Method.caution]
+        planned = plan() if asked else None
+        said = [(name, m.caution(planned)) for name, m in asked if planned is not None]
+        return [f"{name}: {text}" for name, text in said if text]
 
 
 @dataclass
