@@ -230,7 +230,7 @@ _TRAINING = (
     Slot(
         "step",
         "owns the whole inner step",
-        ("inner", "validation", "step", "plan", "needs", "state"),
+        ("inner", "adapted", "validation", "step", "plan", "needs", "state"),
         "one",
         "None: the last call of `inner.gradients()` leaves the gradients with which the optimizer steps",
         "once per optimizer step, in the place of one forward and backward",

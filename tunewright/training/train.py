@@ -53,6 +53,7 @@ class Loop:
         self._begin()
         whole = self.wants_hidden or self.adapted.wrapper is not None
         self.tail = None if whole else tail(self.adapted.structure, self.adapted.model)
+        self._mix({})  # a mixture is asked before the first batch too
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
@@ -79,7 +80,6 @@ class Loop:
         if self.methods.on("average"):
             self.averaged = {n: p.detach().clone() for n, p in self.trained.parameters().items()}
         self.rollouts = Rollouts(self) if self.methods.on("rollout") else None
-        self._mix({})  # a mixture is asked before the first batch too
 
     def _note_starts(self) -> None:
         """Penalties are told how far weights moved since the stage began: keep each one's value when it is first
@@ -213,7 +213,13 @@ class Loop:
                     return self.gradients(rows)
                 inner = Inner(self, rows)
                 self.methods.call(
-                    owner, "step", inner=inner, validation=self.validation, step=self.step_number, plan=self.plan
+                    owner,
+                    "step",
+                    inner=inner,
+                    adapted=self.adapted,
+                    validation=self.validation,
+                    step=self.step_number,
+                    plan=self.plan,
                 )
                 return inner.record
             except (torch.OutOfMemoryError, MemoryError):
