@@ -109,7 +109,8 @@ def _matters(case: Case, slot: str, more: Named, task: str | None) -> bool:
         named = _with(case, left) if type(left).slots() else [n for n in case.named if n[0] != case.name]
         other = Tiny([*more, *named], **options).run()
         states = [t.loop.state()[0]["methods"] for t in (whole, other)]
-        kept = states[0].keys() == states[1].keys() and states[0] != states[1]  # what a later stage or a predictor reads
+        # data of a state too: a later stage or a predictor may read it
+        kept = states[0].keys() == states[1].keys() and states[0] != states[1]
         trained = kept or whole.records != other.records or differing(whole.tensors(), other.tensors())
         return bool(trained) or not agrees(whole.logits(), other.logits())
     except Exception:  # noqa: BLE001  (what then fails, for whatever reason, needed the slot)
