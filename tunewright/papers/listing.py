@@ -78,6 +78,7 @@ def facts(card: cards.Card) -> dict[str, str]:
         "about": ", ".join(about),
         "lives": "; ".join(p.file + (f" ({', '.join(p.slots)})" if p.slots else "") for p in card.lives)
         or "open: nothing here does it yet",
+        **({"reconstructed": card.reconstructed} if card.reconstructed else {}),
         "tests": ", ".join(card.tests) or "none",
         "parity": card.parity or "none",
         "claims": "; ".join(f"{v.claim} at {v.scale} scale: {v.verdict}" for v in card.verdicts) or "none judged",
