@@ -119,6 +119,8 @@ def test_what_was_started_so_is_saved_and_served(finished, tmp_path):
     name = classifier_head_name(base)
     assert not torch.equal(model.get_submodule(name).weight, base.get_submodule(name).weight)
     assert export(done.folder, tmp_path / "model").reloaded < 1e-4
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| linear probe of the base |" in card and "| always the commonest class |" in card
 
 
 def test_a_resume_starts_from_the_same_head(inputs, monkeypatch):

@@ -171,7 +171,8 @@ def card_of(run: Finished) -> dict[str, Any]:
 def figures(report: Report, base: str) -> str:
     """The report's before and after as Markdown."""
     rows = [
-        f"| {inline(x.name)} | {_cell(x.before, x.before_span)} | {_cell(x.after, x.after_span)} | {inline(x.note)} |"
+        f"| {inline(x.name)} | {_cell(x.before, x.before_span)} | {_cell(x.after, x.after_span)} | "
+        f"{_cell(x.difference, x.difference_span)} | {inline(x.note)} |"
         for x in summary.lines(report)
     ]
     cost = [
@@ -184,7 +185,8 @@ def figures(report: Report, base: str) -> str:
         else f"The base is {code(base)}."
     ]
     if rows:
-        parts += ["## What it gained and lost", "\n".join(["| | base | tuned | |", "| --- | --- | --- | --- |", *rows])]
+        head = ["| | base | tuned | change | |", "| --- | --- | --- | --- | --- |"]
+        parts += ["## What it gained and lost", "\n".join([*head, *rows])]
         meaning = words.what_intervals_mean(report)
         parts += [meaning] if meaning else []
     spent = ", ".join(c for c in cost if c)
