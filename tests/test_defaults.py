@@ -11,18 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from benchmarks.defaults import below_base, known, share
+from benchmarks.defaults_data import DataSet, write
+from benchmarks.defaults_page import page
 from tests import small, tiny
 from tunewright import catalogue
 from tunewright.commands import cli
+from tunewright.compare.arms import parse_arms
+from tunewright.compare.settling import settle
 from tunewright.contract.class_check import check_class
 from tunewright.contract.method import Choice, Method
 from tunewright.errors import MethodError
 from tunewright.planning import lengths
-from tunewright.recipe import Recipe
+from tunewright.recipe import Budget, Recipe, TrainSpec
 from tunewright.runs.assemble import assemble, settled
 from tunewright.runs.deriving import said_by, width_of
 from tunewright.runs.run import run
 from tunewright.training import defaults
+from tunewright.training.budget import few_steps
 from tunewright.training.defaults import Facts, Given, derive, rows_a_step
 
 LORA = {"": 8e-4}
@@ -230,3 +236,73 @@ def test_of_few_rows_none_are_held_out(folder: Path) -> None:
     (folder / "few.jsonl").write_text("\n".join((folder / "train.jsonl").read_text().splitlines()[:6]))
     recipe, text = begun(folder, str(folder / "base"), "few.jsonl")
     assert recipe.data.validation is None and recipe.measurement.split == "eval" and "too few rows" in text
+
+
+# -- too few steps, comparisons, the page ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "batch", "says"),
+    [
+        ({"epochs": 1}, 500, "for 6,000 tokens: write train.batch_tokens: 60, or budget: {epochs: 9}"),
+        ({"tokens": 6000}, 500, "write train.batch_tokens: 60, or budget: {tokens: 50000}"),
+        ({"epochs": 2}, 60, "for 6,000 tokens: write budget: {epochs: 17}"),
+    ],
+)
+def test_few_steps_say_what_to_write(budget: dict[str, Any], batch: int, says: str) -> None:
+    told = few_steps(12, 6000, Budget(**budget), TrainSpec(batch_tokens=batch))
+    assert told is not None and told.endswith(says)
+
+
+def test_steps_enough_and_steps_that_were_asked_for_are_no_news() -> None:
+    spec = TrainSpec(batch_tokens=500)
+    assert few_steps(50, 6000, Budget(epochs=1), spec) is None and few_steps(49, 6000, Budget(epochs=1), spec)
+    assert few_steps(12, 6000, Budget(steps=12), spec) is None
+
+
+def test_what_few_steps_say_makes_steps_enough(folder: Path) -> None:
+    recipe = Recipe.load(small.write_recipe(folder, train__batch_tokens=4000, stages__0__budget={"epochs": 1}))
+    session = assemble(recipe)
+    plan, part = session.plan(session.stages[0]), session.stages[0]
+    told = few_steps(plan.steps, plan.tokens, part.spec.budget, part.train)
+    assert told is not None
+    smaller = int(told.split("batch_tokens: ")[1].split(",")[0])
+    part.train = part.train.model_copy(update={"batch_tokens": smaller})
+    longer = int(told.split("epochs: ")[1].split("}")[0])
+    assert longer >= 50 and session.plan(part).steps > 10 * plan.steps
+
+
+def test_arms_of_a_comparison_share_the_batch_and_have_rates_of_their_own(folder: Path) -> None:
+    recipe = Recipe.load(small.write_recipe(folder, train=BARE, stages__0__budget={}))
+    kept, budget, rates = settle(recipe, parse_arms("lora,full"), Budget())
+    assert rates["full"] < rates["lora"] and budget.epochs
+    assert kept.train.batch_tokens and kept.train.learning_rate is None and kept.base == recipe.base
+    said = Recipe.load(small.write_recipe(folder, train__warmup_steps=1))
+    same, own, rates = settle(said, parse_arms("lora,full"), Budget(steps=3))
+    assert same is said and own.steps == 3 and set(rates.values()) == {1e-2}
+
+
+def test_the_page_of_defaults_is_made_from_the_rule_and_the_results() -> None:
+    assert Path("docs/defaults.md").read_text(encoding="utf-8") == page(known()), "python -m benchmarks.defaults --page"
+
+
+CELL = {"direction": "lower", "base": 5.0, "default": 4.0, "tuned": 3.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reached", "below"),
+    [({}, 2 / 3, False), ({"default": 5.5}, -1 / 3, True), ({"tuned": 5.1}, None, False)],
+)
+def test_a_cells_share_of_the_gain(changes: dict[str, float], reached: float | None, below: bool) -> None:
+    cell = {**CELL, **changes}
+    assert share(cell) == (None if reached is None else pytest.approx(reached)) and below_base(cell) is below
+
+
+def test_rows_to_measure_on_are_never_trained_on(tmp_path: Path) -> None:
+    rows = [{"text": str(i)} for i in range(900)]
+    made = DataSet("d", "plain", "nano", "loss", True, lambda folder: list(rows), evaluated=50)
+    small_train, evaluated, _ = write(made, tmp_path, tmp_path / "a", 100)
+    large_train, again, count = write(made, tmp_path, tmp_path / "b", 5000)
+    few, many, held = ([*map(json.loads, f.read_text().splitlines())] for f in (small_train, large_train, evaluated))
+    assert many[:100] == few and count == 850 and evaluated.read_text() == again.read_text()
+    assert len(held) == 50 and not {r["text"] for r in held} & {r["text"] for r in many}

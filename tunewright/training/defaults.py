@@ -117,8 +117,8 @@ def _batch(facts: Facts) -> Setting:
 
 def rows_a_step(rows: int) -> int:
     """Rows of an optimizer step: a power of two that cuts an epoch into about STEPS_AN_EPOCH steps."""
-    power = 2 ** round(math.log2(max(1.0, rows / STEPS_AN_EPOCH)))
-    return int(min(max(power, ROWS[0]), ROWS[1]))
+    power: int = 2 ** round(math.log2(max(1.0, rows / STEPS_AN_EPOCH)))
+    return min(max(power, ROWS[0]), ROWS[1])
 
 
 def _epochs(facts: Facts, batch: int) -> Setting:
