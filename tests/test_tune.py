@@ -25,6 +25,7 @@ from tunewright.trials import tune as tuning
 from tunewright.trials.pool import run_all
 from tunewright.trials.race import LONGEST, STEP, Candidate, Race
 from tunewright.trials.trial import Reading, TrialRecord, key_of
+from tunewright.trials.tuned import Tried
 
 OWN = Candidate(1e-3)
 
@@ -139,6 +140,16 @@ def test_the_winner_is_written_with_the_text_as_it_was(folder: Path, pretended: 
     assert "Next: tunewright run r.tuned.yaml" in done.stdout and "as written" in done.stdout
     assert Path("r.yaml").read_text() == "# mine\n" + text
     assert {r.measurement.split for r in pretended} == {"validation"} and not any(r.data.eval for r in pretended)
+
+
+@pytest.mark.parametrize(
+    ("rows", "unit", "doubts"), [(25, "fraction", True), (100, "fraction", False), (25, "nats", False)]
+)
+def test_of_few_rows_the_page_says_how_far_chance_goes(rows: int, unit: str, doubts: bool) -> None:
+    own, best = (Tried(rate, {"epochs": 2.0}, 8, score, 5, 1.0) for rate, score in ((1e-3, 0.4), (2e-3, 0.5)))
+    recipe = Recipe(model="m", task="text-generation", data={"train": "t"}, methods=["lora"])
+    result = tuning.TuneResult(recipe, [own, best], best, "accuracy", "higher", rows, unit=unit)
+    assert ("right to about 10 points" in str(result)) is doubts
 
 
 def test_write_puts_the_winner_into_the_recipe(folder: Path, pretended: list[Recipe]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +48,22 @@ def score(value: float, result: TuneFigures) -> str:
     return f"{100 * value:.1f} %" if result.unit == "fraction" else f"{value:.3f}"
 
 
+FEW_ROWS = 100
+"""Held-out rows below which chance alone may choose the winner."""
+
+
+def _doubt(result: TuneFigures) -> list[str]:
+    """How far chance moves a share of few rows: its standard error at the best score."""
+    if result.unit != "fraction" or not result.rows or result.rows >= FEW_ROWS:
+        return []
+    best = result.best.score if result.best is not None and result.best.score is not None else 0.5
+    error = 100 * math.sqrt(max(best * (1 - best), 1 / result.rows) / result.rows)
+    return [
+        f"Only {result.rows} rows judged: a score is right to about {error:.0f} points, so that chance may have chosen "
+        "(--seeds 3 holds out other rows each time)."
+    ]
+
+
 def _verdict(result: TuneFigures) -> list[str]:
     said = []
     if result.stopped is not None:
@@ -58,6 +76,7 @@ def _verdict(result: TuneFigures) -> list[str]:
     if result.best.score is not None and result.own.score is not None:
         gain = f"{score(result.best.score, result)} instead of {score(result.own.score, result)}"
         said.append(f"The best: {gain}. It was chosen by these rows, which flatters it a little.")
+        said += _doubt(result)
     if result.written is not None:
         said.append(f"Written: {result.written}. Next: tunewright run {result.written}")
     return said
