@@ -190,6 +190,16 @@ def test_what_cannot_be_tuned_is_refused(folder: Path, changes: dict[str, Any], 
     assert done.exit_code == errors.RecipeError.code and says in done.stderr
 
 
+def test_stopped_by_the_user_it_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(trials: Sequence[Any], store: Any, **_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "run_all", stopped)
+    done = CliRunner().invoke(cli.app, ["tune", str(small.write_recipe(folder))])
+    assert done.exit_code == errors.INTERRUPTED and "the same command again goes on" in done.stderr
+    assert not beside(folder / "r.yaml").exists()
+
+
 def test_too_few_rows_are_refused(folder: Path) -> None:
     Path("train.jsonl").write_text("\n".join(Path("train.jsonl").read_text().splitlines()[:9]))
     with pytest.raises(errors.RecipeError, match="9 training rows are too few"):
