@@ -18,6 +18,8 @@ from transformers.cache_utils import DynamicLayer
 
 from tunewright.measure._mode import device_of, logits_of
 from tunewright.models.arguments import cache_argument, takes
+from tunewright.models.head import head_log_probs
+from tunewright.tasks._causal import has_plain_head
 
 
 class _RoomyLayer(DynamicLayer):
@@ -151,6 +153,21 @@ def forward(
     assert name is not None  # the model `caches_plainly`
     out = model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=True, **{name: cache}, **more)
     return logits_of(out)[:, -keep:].float()
+
+
+def log_probs_at(
+    model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor | None, labels: Tensor
+) -> Tensor:
+    """Log-probabilities [S] (fp32) of those of `labels` [B, n] that are not negative, each after the token at its place
+    of `tokens` [B, n]; the cache grows by n. A plain head runs on the S places alone, in pieces.
+    """
+    at = labels >= 0
+    if not has_plain_head(model, {"input_ids": tokens}) or cache_argument(model.base_model) is None:
+        logits = forward(model, tokens, positions, cache, mask, 0)[at]
+        return torch.log_softmax(logits, -1).gather(-1, labels[at][:, None])[:, 0]
+    more: dict[str, Any] = {str(cache_argument(model.base_model)): cache}
+    out = model.base_model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=True, **more)
+    return head_log_probs(out.last_hidden_state[at], model.get_output_embeddings(), labels[at])
 
 
 def read(

@@ -6,7 +6,7 @@ asked in the same way. Equals transformers' `model.generate(do_sample=False)` wi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 
 from tunewright.measure import _kv
 from tunewright.measure._mode import device_of, measuring
+
+Settled = Callable[[int, Sequence[int]], bool]
+"""Whether no more of an answer is needed, from the prompt's index and the answer's tokens so far."""
 
 _COMPACT_BELOW = 0.85  # share of rows still writing below which the batch is made smaller (copying costs a little)
 
@@ -38,10 +41,12 @@ def greedy(
     *,
     batch_tokens: int = 2048,
     batch_rows: int = 64,
+    settled: Settled | None = None,
 ) -> list[list[int]]:
     """Answer each prompt (token ids, at least one) greedily. Returns token ids, without the one that ended the answer.
 
-    `stop_ids`: None takes the model's and the tokenizer's. A prompt's answer has at most `max_new_tokens` tokens.
+    `stop_ids`: None takes the model's and the tokenizer's. A prompt's answer has at most `max_new_tokens` tokens, and
+    is left where it stands once it is `settled`.
     """
     ends = _ends(model, tokenizer, stop_ids)
     answers: list[list[int]] = [[] for _ in prompts]
@@ -52,13 +57,17 @@ def greedy(
         if not _kv.caches_plainly(model):
             return _library(model, tokenizer, prompts, max_new_tokens, ends)
         for part in _kv.read(model, prompts, room=max_new_tokens, batch_tokens=batch_tokens, batch_rows=batch_rows):
-            for i, answer in continue_greedily(model, part, max_new_tokens, ends):
+            for i, answer in continue_greedily(model, part, max_new_tokens, ends, settled):
                 answers[i] = answer
     return answers
 
 
 def continue_greedily(
-    model: PreTrainedModel, part: _kv.Read, max_new_tokens: int, ends: Collection[int]
+    model: PreTrainedModel,
+    part: _kv.Read,
+    max_new_tokens: int,
+    ends: Collection[int],
+    settled: Settled | None = None,
 ) -> Iterator[tuple[int, list[int]]]:
     """Go on from prompts that were read; gives (index of the prompt, answer). The read is used up."""
     device = part.lengths.device
@@ -71,6 +80,9 @@ def continue_greedily(
         for i, token, on in zip(part.indices, chosen.tolist(), alive.tolist(), strict=True):
             if on:
                 words[i].append(token)
+        if settled is not None:
+            open_ = [on and not settled(i, words[i]) for i, on in zip(part.indices, alive.tolist(), strict=True)]
+            alive = torch.tensor(open_, device=device)
         if step + 1 == max_new_tokens or not alive.any():
             break
         if alive.sum() < _COMPACT_BELOW * len(alive):
