@@ -329,6 +329,15 @@ class MeasureSpec(Spec):
         description="how far from base (0) to tuned (1) the change is dialled afterwards",
         examples=[[0.5, 1.0]],
     )
+    dial_rows: Whole | None = Field(
+        None,
+        gt=0,
+        description=(
+            "rows that strengths between base and tuned are measured on, of kept texts and drift sequences the same "
+            "share; none: all"
+        ),
+        examples=[60],
+    )
     drift_sequences: Whole = Field(
         64, gt=0, description="sequences sampled from the base to measure drift on", examples=[64]
     )

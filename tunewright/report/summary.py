@@ -139,7 +139,8 @@ def dial(report: Report) -> tuple[list[str], list[DialRow]]:
     for s in sorted(report.trade, key=lambda s: s.strength):
         cells = [_cell(s.target, unit)] if target is not None else []
         cells += [_cell(s.kept.get(k.name or ""), k.unit) for k in kept]
-        cells += [_cell(s.drift, "nats")] if report.drift is not None else []
+        if report.drift is not None:
+            cells.append(("0", "") if s.strength == 0 else _cell(s.drift, "nats"))
         rows.append(DialRow({0.0: "0 (base)", 1.0: "1 (tuned)"}.get(s.strength, f"{s.strength:g}"), cells))
     return columns, rows
 

@@ -236,7 +236,7 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     dialled = dial(report)
     if dialled is not None:
         parts += [_heading("The change dialled down afterwards"), dialled, Text("")]
-        parts += [Paragraph(words.dialled(report)), Text("")] if words.dialled(report) else []
+        parts += [piece for line in words.under_dial(report) for piece in (Paragraph(line), Text(""))]
     shown = answers(report)
     if shown is not None:
         parts += [_heading("Answers side by side"), shown, Text("")]
