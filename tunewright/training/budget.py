@@ -87,7 +87,7 @@ def _longer(budget: Any, times: float) -> str:
 
 def _two_digits(number: int) -> int:
     """Rounded down to two significant digits."""
-    unit = 10 ** max(0, len(str(number)) - 2)
+    unit: int = 10 ** max(0, len(str(number)) - 2)
     return number // unit * unit
 
 

@@ -140,5 +140,5 @@ def two_digits(value: float) -> float:
 
 def _up(tokens: int) -> int:
     """The next number of two significant digits."""
-    unit = 10 ** max(0, len(str(tokens)) - 2)
+    unit: int = 10 ** max(0, len(str(tokens)) - 2)
     return math.ceil(tokens / unit) * unit
