@@ -303,6 +303,7 @@ class Tiny:
         )
         train = self.rows["train"]
         parts = {"small": train[:3], "large": train[3:], "replayed": rows_of(self.task, "replayed", 3)}
+        parts = {n: [replace(r, source=n) for r in rows] for n, rows in parts.items()}
         sources = [Dataset(n, list(rows_for((m for _, m in self.named), rows))) for n, rows in parts.items()]
         sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
         tokens = spec.batch_tokens * self.steps

@@ -110,7 +110,7 @@ class Candidates:
 
     def deltas_by_block(self) -> list[list[str]]:
         """For each block, the names of the delta parameters that hang on its sites."""
-        sites = {s.name: s for s in self.structure.sites}
+        sites = {s.name: s for s in self.structure.every_site}
         out: list[list[str]] = [[] for _ in self.structure.blocks]
         for name in self.deltas:
             site = sites[DeltaName.parse(name).site]

@@ -18,6 +18,7 @@ from tunewright.files.hashing import read_header, weight_files
 from tunewright.files.markdown import code, inline
 from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
+from tunewright.loading.new_biases import make_room
 from tunewright.loading.save import save_pretrained, verify_folder
 from tunewright.recipe import Recipe
 from tunewright.report import summary, words
@@ -66,6 +67,7 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     inputs = check_inputs(run)
     before = logits_of(run.adapted.model, inputs)
     run.adapted.fold()
+    zeros = make_room(run.adapted.model, sorted(run.adapted.added))
     after = logits_of(run.adapted.model, inputs)
     spread, folded = float(before.std()), float((before - after).abs().max())
     limit = TOLERANCE[run.loaded.dtype] * spread
@@ -86,6 +88,9 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     notes = _other_type(run.loaded.folder, target)
     if beside:
         notes.append(f"in the run's folder lie files that its report does not speak of: {', '.join(beside[:5])}")
+    if run.adapted.added:
+        what = f"{len(run.adapted.added)} biases that the base does not have hold the change"
+        notes.append(what + (f", and {len(zeros)} more are zeros beside them" if zeros else ""))
     exported = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder), notes)
     if reloaded > limit:
         raise ModelError(

@@ -110,7 +110,7 @@ def _race(
         mask = None if mask is None else torch.cat([mask, mask.new_ones(len(at), 1)], 1)
         said, wanted = (torch.tensor([[x[k]] for x in here], device=device) for k in (step, step + 1))
         places = part.lengths[rows[at], None] + step
-        sums[at] += _kv.log_probs_at(model, said, places, cache, mask, wanted) / size[at]
+        sums[at] += _kv.log_probs_at(model, said, places, cache, mask, wanted, part.rows.select(rows[at])) / size[at]
         ended = torch.tensor([len(x) == step + 2 for x in here], device=device)
         whole[at] = ended
         best.scatter_reduce_(0, rows[at[ended]], sums[at[ended]], "amax")
@@ -131,7 +131,7 @@ def _rest(model: PreTrainedModel, part: _kv.Read, rows: Tensor, labels: list[lis
     cache = _kv.select(part.cache, rows, width)
     mask = None if part.mask is None else torch.cat([part.mask[rows], part.mask.new_ones(len(rows), width)], 1)
     places = part.lengths[rows, None] + torch.arange(width, device=device)
-    picked = _kv.log_probs_at(model, inputs, places, cache, mask, shifted)
+    picked = _kv.log_probs_at(model, inputs, places, cache, mask, shifted, part.rows.select(rows))
     return torch.zeros(shifted.shape, device=device).masked_scatter(shifted >= 0, picked).sum(-1)
 
 
@@ -168,7 +168,8 @@ def likelihood_choice(
     with measuring(model):
         if _kv.caches_plainly(model):
             room = max(map(len, tokens))
-            for part in _kv.read(model, [prompt_ids(row) for row in rows], room=room, batch_tokens=batch_tokens):
+            asked = [prompt_ids(row) for row in rows]
+            for part in _kv.read(model, asked, room=room, batch_tokens=batch_tokens, asked=rows):
                 scores[part.indices] = choose_after(model, part, tokens, mean=mean, full=full).cpu()
         else:
             scores = _scores_whole(model, rows, tokens, mean)

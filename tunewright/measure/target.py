@@ -148,6 +148,7 @@ def evaluate(
             stop,
             batch_tokens=batch_tokens,
             settled=_settled(tokenizer, rows, m) if scores_only else None,
+            rows=rows,
         )
         return _compared(tokenizer, rows, answers, m)
     if m.kind == "paired":
@@ -185,11 +186,11 @@ def answers_and_choices(
     tokens, length = label_tokens(tokenizer, rows, labels), max_new_tokens or answer_length(rows)
     ends = set(stop_ids(model, tokenizer) if stop is None else stop)
     if not _kv.caches_plainly(model):
-        answers = greedy(model, tokenizer, asked, length, ends)
+        answers = greedy(model, tokenizer, asked, length, ends, rows=rows)
         return _compared(tokenizer, rows, answers, m), likelihood_choice(model, tokenizer, rows, labels, full=full)
     scores, answers = torch.full((len(rows), len(labels)), -torch.inf), [list[int]() for _ in rows]
     with measuring(model):
-        for part in _kv.read(model, asked, room=length, batch_tokens=batch_tokens):
+        for part in _kv.read(model, asked, room=length, batch_tokens=batch_tokens, asked=rows):
             scores[part.indices] = choose_after(model, part, tokens, full=full).cpu()
             for i, answer in continue_greedily(model, part, length, ends):
                 answers[i] = answer

@@ -218,6 +218,9 @@ class Trained:
             for key, t in tensors.items():
                 kind, name = key.split(":", 1)
                 if kind == "value":
+                    if name not in parameters:
+                        self.adapted.add_bias(self.adapted.structure.site(name.removesuffix(".bias")))
+                        parameters = self.adapted.base_parameters()
                     self.adapted.remember(name)
                     parameters[name].copy_(t)
                 elif kind == "entries":

@@ -7,7 +7,7 @@ The change of each adapted weight is held back where the base's loss on general 
 
 F [out, in] is the diagonal empirical Fisher information: the mean over rows of the squared gradient of the row's mean
 loss per token, on the model as the stage starts. No factor 1/2, as in the authors' code. Penalty and gradient are zero
-where nothing has changed; F = 1 gives lambda ||D||_F^2.
+where nothing has changed; F = 1 gives lambda ||D||_F^2. A layer with a change that folds into no weight is passed over.
 
 F depends on model and rows, and is small: about 1e-5 in the mean, so that a lambda of 1 holds nothing. Without a
 `coefficient` lambda is therefore 0.01 / mean F, over all entries that are held: then a change costs 0.01 ||D||_F^2
@@ -82,4 +82,5 @@ class ElasticLoRA(Method):
 
     def penalty(self, weights: Mapping[str, Any], needs: Needs, state: State) -> Tensor:
         by_site = {t.site.name: t for t in weights.values() if t.site.name in needs.fisher}
-        return elastic_penalty({n: t.change() for n, t in by_site.items()}, needs.fisher, state.data["coefficient"])
+        changes = {n: t.change() for n, t in by_site.items() if t.foldable}
+        return elastic_penalty(changes, needs.fisher, state.data["coefficient"])
