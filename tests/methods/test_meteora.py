@@ -31,7 +31,8 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def routed(top: int = 2, temperature: float = 1.0, n: int = 4) -> Routed:
     A, B = draw(n, 3, 8, seed=1), draw(n, 6, 3, seed=2)
-    return Routed(draw(n, 8), A, B, tuple("abcdef"[:n]), top=top, temperature=temperature, trained=False)
+    scales = torch.arange(1.0, n + 1)
+    return Routed(draw(n, 8), A, B, scales, tuple("abcdef"[:n]), top=top, temperature=temperature, trained=False)
 
 
 @pytest.mark.parametrize(("top", "temperature"), [(1, 1.0), (2, 1.0), (2, 7.0), (4, 0.5)])
@@ -44,9 +45,8 @@ def test_each_token_gets_the_weighted_sum_of_its_best_experts(top, temperature):
             scores = delta.gate @ x[i, t]
             best = sorted(range(4), key=lambda k, s=scores: -float(s[k].detach()))[:top]
             share = [float(torch.exp(scores[k].detach() / temperature)) for k in best]
-            change = sum(
-                w / sum(share) * (delta.B[k] @ (delta.A[k] @ x[i, t])) for k, w in zip(best, share, strict=True)
-            )
+            parts = [delta.scales[k] * (delta.B[k] @ (delta.A[k] @ x[i, t])) for k in best]
+            change = sum(w / sum(share) * part for w, part in zip(share, parts, strict=True))
             torch.testing.assert_close(out[i, t], y[i, t] + 0.5 * change, atol=1e-4, rtol=1e-4)
 
 

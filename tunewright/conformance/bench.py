@@ -245,7 +245,8 @@ class Tiny:
         self.base = {n: t.clone() for n, t in self.adapted.model.state_dict().items()}
         self.rows = {n: rows_of(self.task, n, k) for n, k in (("train", 8), ("keep", 4), ("validation", 6))}
         self._change_records(self.task.labelled)
-        self.probe = self.task.collate(rows_of(self.task, "probe", 3)).to(self.device)
+        probe = [replace(r, source="small") for r in rows_of(self.task, "probe", 3)]  # a source that is trained on
+        self.probe = self.task.collate(probe).to(self.device)
         self.left = Earlier()
         self._earlier()
         self.loop = self._begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from tunewright.contract.batch import Row
 from tunewright.measure import _kv
 from tunewright.measure.generate import greedy
 from tunewright.models import context
+from tunewright.models.agreement import agrees, same_bits
 from tunewright.models.deltas import Delta
+from tunewright.models.generated import settle
 from tunewright.models.routing import routed
 
 WRITTEN = 3
@@ -31,7 +34,7 @@ def _logits(t: Tiny, rows: Sequence[Row], packed: bool = False) -> Tensor:
 def rows_agree_however_they_lie(case: Case) -> None:
     """Alone, padded beside others and packed behind them, a row gives the same: a delta sees its own row alone."""
     t = tiny(case).run()
-    rows = rows_of(t.task, "small", 5)
+    rows = [replace(r, source=s) for s in ("small", "large") for r in rows_of(t.task, s, 3)]
     alone = torch.cat([_logits(t, [r]) for r in rows])
     close(_logits(t, rows), alone, "rows padded side by side and alone")
     if t.task.packs:
@@ -106,6 +109,39 @@ def rows_choose_their_delta(case: Case) -> None:
         close(together, torch.cat(parts), f"rows with and without the change, {'packed' if packed else 'padded'}")
 
 
+def what_a_network_makes_is_what_is_kept(case: Case) -> None:
+    """Where a method's network makes a delta's tensors: kept plain at the stage's end, it says the same in every bit,
+    trains no more, and one task's part of it alone is that task's.
+    """
+    t = tiny(case)
+    if not any(d.made for by_name in t.adapted.deltas().values() for d in by_name.values()):
+        return
+    t.loop.run()
+    rows = [replace(r, source=source) for source in ("small", "large") for r in rows_of(t.task, source, 2)]
+    live = _logits(t, rows)
+    t.loop.methods.event("end_task", stage="main", adapted=t.adapted)
+    deltas = [d for by_name in t.adapted.deltas().values() for d in by_name.values()]
+    assert not any(d.made for d in deltas), "after the stage a network still makes tensors: keep them in `end_task`"
+    assert same_bits(_logits(t, rows), live), "kept, the change says something else than while it was made"
+    with t.adapted.base() as model, torch.no_grad():
+        batch = t.task.collate(rows).to(t.device)
+        assert agrees(t.task.forward(model, batch).logits, base_logits(t, rows)), "the base does not come back"
+    own = [r for r in rows if r.source == "large"]
+    expected = _logits(t, own)
+    settle(t.adapted, "large")
+    close(_logits(t, [replace(r, source="nowhere") for r in own]), expected, "one task's change alone and among all")
+    if t.adapted.foldable:
+        with t.adapted.at_strength(1.0) as model, torch.no_grad():
+            close(t.task.forward(model, t.task.collate(own).to(t.device)).logits, expected, "one task's change folded")
+
+
+def base_logits(t: Tiny, rows: Sequence[Row]) -> Tensor:
+    """What an untouched model says on these rows."""
+    with torch.no_grad():
+        logits: Tensor = t.task.forward(t.fresh(), t.task.collate(rows).to(t.device)).logits
+    return logits
+
+
 def _attaches(case: Case) -> bool:
     return fills_training_slots(case) and "attach" in case.slots
 
@@ -120,4 +156,5 @@ CHECKS = [
     Check("writes with a cache as without", _writes, writes_with_a_cache_as_without),
     Check("a penalty sees all that trains", _attaches, a_penalty_sees_all_that_trains),
     Check("rows choose their delta", _attaches, rows_choose_their_delta),
+    Check("what a network makes is what is kept", _attaches, what_a_network_makes_is_what_is_kept),
 ]

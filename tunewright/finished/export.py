@@ -20,6 +20,7 @@ from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
 from tunewright.loading.new_biases import make_room
 from tunewright.loading.save import save_pretrained, verify_folder
+from tunewright.models.generated import settle
 from tunewright.recipe import Recipe
 from tunewright.report import summary, words
 from tunewright.report.schema import Report
@@ -46,8 +47,8 @@ class Exported:
     notes: list[str] = field(default_factory=list)
 
 
-def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
-    """Write DIR/model (or `out`) and print what was checked.
+def export(run_dir: Path | str, out: Path | str | None = None, task: str | None = None) -> Exported:
+    """Write DIR/model (or `out`) and print what was checked. `task`: of a change made for each task, that of one.
 
     CheckpointError for a run whose files are not those of its report; FolderError for an unfinished run or an existing
     folder; MethodError for a change that plain weights cannot hold;
@@ -57,11 +58,15 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     if (Path(run_dir) / Report.file).exists():
         beside = intact.check(Path(run_dir), may_lack=intact.TO_READ).beside
     run = open_run(run_dir)
+    if task is not None:
+        settle(run.adapted, task)
     if not run.adapted.foldable:
+        tasks = {t for by in run.adapted.deltas().values() for d in by.values() for t in getattr(d, "tasks", ())}
+        one = f"write one task's change with --task ({', '.join(sorted(tasks))}), if it folds, or " if tasks else ""
         raise MethodError(
             "this change cannot be folded into plain weights, so a plain transformers folder cannot hold it",
             where=str(run_dir),
-            remedy="use the run's own files beside the base",
+            remedy=one + "use the run's own files beside the base",
         )
     target = Path(out) if out is not None else run.folder / "model"
     inputs = check_inputs(run)

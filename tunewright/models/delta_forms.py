@@ -38,6 +38,11 @@ class Delta(nn.Module):
         self.strength = 1.0
         self.active = True
 
+    @property
+    def made(self) -> bool:
+        """Whether a method's network makes its tensors, so that it trains without parameters of its own."""
+        return False
+
     def change(self) -> Tensor:
         raise NotImplementedError
 

@@ -19,10 +19,11 @@ from tunewright.models.delta_forms import Delta, GatedLowRank, LowRank, Sparse
 from tunewright.models.lowrank import low_rank
 from tunewright.models.routed import Routed
 from tunewright.models.sites import Site
-from tunewright.models.wide_forms import Bias, InputEdit, PositionEdit
+from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
 __all__ = [
     "Bias",
+    "Bottleneck",
     "Delta",
     "GatedLowRank",
     "InputEdit",
@@ -212,11 +213,11 @@ def deltas_of(site: Site) -> dict[str, Delta]:
     return dict(getattr(site.module, "delta", {}).items())
 
 
-FORMS: dict[str, type[Delta]] = {
-    c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit, PositionEdit, Routed)
-}
+_OWN = (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit, Routed)
+FORMS: dict[str, type[Delta]] = {c.form: c for c in _OWN}
 """The forms that ship with the package, by name. Third parties add theirs through entry points."""
 
+PER_TASK = "per-task"
 ENTRY_POINTS = "tunewright.deltas"
 """The entry-point group by which a saved change of a third party's form finds its class: form's name = module:class."""
 
@@ -225,6 +226,10 @@ def form_class(form: str) -> type[Delta]:
     """The class that rebuilds deltas of a form. MethodError when none is registered under its name."""
     if form in FORMS:
         return FORMS[form]
+    if form == PER_TASK:
+        from tunewright.models.generated import PerTask  # it is made of the forms here
+
+        return PerTask
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if point.name == form:
             cls: type[Delta] = point.load()

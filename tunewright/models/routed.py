@@ -22,8 +22,8 @@ GATES = "gates"
 class Routed(Delta):
     """y + sum_i w_i s_i B_i A_i x, where w = softmax(top-k of (G x) / T) in fp32 and 0 for the other experts.
 
-    `gate` G [N, in] trains. The experts A [N, r, in] and B [N, out, r], their scales in B already, train too if
-    `trained`, else they are buffers. `names` [N] say what each expert is for.
+    `gate` G [N, in] trains. The experts A [N, r, in] and B [N, out, r] train too if `trained`, else they are buffers;
+    `scales` s [N] never do. `names` [N] say what each expert is for.
     """
 
     form = "routed"
@@ -32,13 +32,24 @@ class Routed(Delta):
 
     A: Tensor
     B: Tensor
+    scales: Tensor
 
     def __init__(
-        self, gate: Tensor, A: Tensor, B: Tensor, names: tuple[str, ...], *, top: int, temperature: float, trained: bool
+        self,
+        gate: Tensor,
+        A: Tensor,
+        B: Tensor,
+        scales: Tensor,
+        names: tuple[str, ...],
+        *,
+        top: int,
+        temperature: float,
+        trained: bool,
     ):
         super().__init__()
-        if not len(gate) == len(A) == len(B) == len(names):
+        if not len(gate) == len(A) == len(B) == len(scales) == len(names):
             raise MethodError(f"{len(names)} names, {len(gate)} gates, {len(A)} and {len(B)} matrices: one each a name")
+        self.register_buffer("scales", scales)
         self.gate = nn.Parameter(gate)
         if trained:
             self.A, self.B = nn.Parameter(A), nn.Parameter(B)
@@ -62,7 +73,7 @@ class Routed(Delta):
             now.note(GATES, logits)
         n, r, _ = self.A.shape
         low = nn.functional.linear(h, self.A.flatten(0, 1)).unflatten(-1, (n, r))
-        low = (low * self.weights(logits)[..., None].to(low.dtype)).flatten(-2)
+        low = (low * (self.weights(logits) * self.scales)[..., None].to(low.dtype)).flatten(-2)
         change = nn.functional.linear(low, self.B.transpose(0, 1).flatten(1))
         return y + (change * self.strength).to(y.dtype)
 
@@ -76,4 +87,4 @@ class Routed(Delta):
         n, r = settings["experts"], settings["rank"]
         some = {k: settings[k] for k in ("top", "temperature", "trained")}
         A, B = torch.zeros(n, r, site.in_features), torch.zeros(n, site.out_features, r)
-        return cls(torch.zeros(n, site.in_features), A, B, tuple(settings["names"]), **some)
+        return cls(torch.zeros(n, site.in_features), A, B, torch.zeros(n), tuple(settings["names"]), **some)

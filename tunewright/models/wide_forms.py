@@ -88,6 +88,31 @@ class InputEdit(Delta):
         return cls(torch.zeros(k, dtype=torch.int64), torch.zeros(k), scale)
 
 
+class Bottleneck(Delta):
+    """y <- y + s (U gelu(D y + b) + c) on a layer's output y: down D [a, out], up U [out, a], b [a], c [out]."""
+
+    form = "bottleneck"
+    foldable: ClassVar[bool] = False
+    site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d", "block")
+
+    def __init__(self, down: Tensor, up: Tensor, down_bias: Tensor, up_bias: Tensor):
+        super().__init__()
+        self.down, self.up = nn.Parameter(down), nn.Parameter(up)
+        self.down_bias, self.up_bias = nn.Parameter(down_bias), nn.Parameter(up_bias)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = nn.functional.gelu(nn.functional.linear(y.to(self.down.dtype), self.down, self.down_bias))
+        return y + (nn.functional.linear(h, self.up, self.up_bias) * self.strength).to(y.dtype)
+
+    def settings(self) -> dict[str, Any]:
+        return {"width": self.down.shape[0]}
+
+    @classmethod
+    def rebuild(cls, settings: dict[str, Any], site: Site) -> Bottleneck:
+        a, d = settings["width"], site.out_features
+        return cls(torch.zeros(a, d), torch.zeros(d, a), torch.zeros(a), torch.zeros(d))
+
+
 class PositionEdit(Delta):
     """h <- h + s R^T (W h + b - R h) on a block's output h, at the first and the last tokens of each prompt.
 

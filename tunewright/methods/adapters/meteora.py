@@ -123,17 +123,18 @@ class MeteoRA(Method):
         names, generator = tuple(state.data["names"]), torch_generator(rng)
         finished: dict[str, Parts] = vars(state)["finished"]
         if finished:
-            pairs = [_expert(finished[n], site) for n in names]
+            experts = [_expert(finished[n], site) for n in names]
         else:
             drawn = [kaiming(site, self.rank, generator) for _ in names]
-            pairs = [(A, B * (self.alpha / self.rank)) for A, B in drawn]
-        r, pad = max(len(A) for A, _ in pairs), torch.nn.functional.pad
-        A = torch.stack([pad(a, (0, 0, 0, r - len(a))) for a, _ in pairs])
-        B = torch.stack([pad(b, (0, r - b.shape[1])) for _, b in pairs])
+            experts = [(A, B, self.alpha / self.rank) for A, B in drawn]
+        r, pad = max(len(A) for A, _, _ in experts), torch.nn.functional.pad
+        A = torch.stack([pad(a, (0, 0, 0, r - len(a))) for a, _, _ in experts])
+        B = torch.stack([pad(b, (0, r - b.shape[1])) for _, b, _ in experts])
+        scales = torch.tensor([s for _, _, s in experts])
         bound = site.in_features**-0.5
         gate = torch.empty(len(names), site.in_features).uniform_(-bound, bound, generator=generator)
         some: dict[str, Any] = {"top": self.top, "temperature": self.temperature, "trained": not finished}
-        return Routed(gate, A, B, names, **some)
+        return Routed(gate, A, B, scales, names, **some)
 
     def objective(self, outputs: Outputs, batch: Batch, state: State) -> Loss:
         value = -outputs.log_probs()
@@ -181,9 +182,9 @@ def read_adapter(adapted: Adapted, folder: str, where: str) -> Parts:
     return parts
 
 
-def _expert(parts: Parts, site: Site) -> tuple[Tensor, Tensor]:
-    """(A [r, in], s B [out, r]) of a finished LoRA on a layer; of rank 1 and zero where it has none."""
+def _expert(parts: Parts, site: Site) -> tuple[Tensor, Tensor, float]:
+    """(A [r, in], B [out, r], s) of a finished LoRA on a layer; of rank 1 and zero where it has none."""
     if site.name not in parts.pairs:
-        return torch.zeros(1, site.in_features), torch.zeros(site.out_features, 1)
+        return torch.zeros(1, site.in_features), torch.zeros(site.out_features, 1), 1.0
     A, B = (t.float() for t in parts.pairs[site.name])
-    return A, B * parts.scales[site.name]
+    return A, B, parts.scales[site.name]
