@@ -16,10 +16,10 @@ of another batch. A block that is computed again in the backward pass finds the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from tunewright.errors import MethodError
 
+Layout = tuple[Tensor | None, Tensor | None]
+"""(row, place) of `Present`."""
 PADDING = -1
 """The place of what is padding and no token of a row."""
 
@@ -56,19 +58,37 @@ class Rows:
         return replace(self, prompts=None if self.prompts is None else self.prompts.to(device))
 
 
-@dataclass(frozen=True)
 class Present:
     """The rows of the present forward, and whose token stands at each place of its input.
 
     `row` [B, L]: the row; `place` [B, L]: the place in it, from 0, `PADDING` for no token. None: each row of the input
-    is one, without padding, from its first token on (pictures, whose tokens nobody counts). `notes` are what deltas
-    said of the forward, by name, in the order of the layers.
+    is one, without padding, from its first token on (pictures, whose tokens nobody counts). `later` gives both where
+    they are worked out only if somebody asks. `notes` are what deltas said of the forward, by name, in the order of the
+    layers.
     """
 
-    rows: Rows
-    row: Tensor | None = None
-    place: Tensor | None = None
-    notes: dict[str, list[Tensor]] = field(default_factory=dict)
+    def __init__(
+        self,
+        rows: Rows,
+        row: Tensor | None = None,
+        place: Tensor | None = None,
+        later: Callable[[], Layout] | None = None,
+    ):
+        self.rows, self.notes = rows, dict[str, list[Tensor]]()
+        self._layout, self._later = (row, place), later
+
+    def _laid_out(self) -> Layout:
+        if self._later is not None:
+            self._layout, self._later = self._later(), None
+        return self._layout
+
+    @property
+    def row(self) -> Tensor | None:
+        return self._laid_out()[0]
+
+    @property
+    def place(self) -> Tensor | None:
+        return self._laid_out()[1]
 
     def note(self, key: str, value: Tensor) -> None:
         """Let a delta say something of this forward, layer by layer: objectives read it as `outputs.present.notes`."""
@@ -129,7 +149,7 @@ class Present:
         """The same of the first tokens of the input's first rows."""
         if self.row is None or self.place is None:
             return self
-        return replace(self, row=self.row[:rows, :tokens], place=self.place[:rows, :tokens])
+        return Present(self.rows, self.row[:rows, :tokens], self.place[:rows, :tokens])
 
 
 _present: ContextVar[Present | None] = ContextVar("tunewright_present_rows", default=None)
@@ -167,16 +187,14 @@ def of_batch(batch: Any) -> Present:
 
     Rows that are pairs lie as two sequences each, which share id and source.
     """
-    prompts = batch.fields.get("prompt_lengths")
-    ids, sources = tuple(batch.row_ids), tuple(batch.sources)
-    row, place = _laid_out(batch)
-    count = len(ids) if row is None else int(row.max()) + 1
+    ids, sources, inputs = tuple(batch.row_ids), tuple(batch.sources), batch.inputs.get("input_ids")
+    count = len(ids) if inputs is None else len(inputs) if batch.cu_seqlens is None else len(batch.cu_seqlens) - 1
     if ids and count == 2 * len(ids):
         ids, sources = (tuple(x for x in values for _ in range(2)) for values in (ids, sources))
-    return Present(Rows(prompts, ids, sources), row, place)
+    return Present(Rows(batch.fields.get("prompt_lengths"), ids, sources), later=lambda: _laid_out(batch))
 
 
-def _laid_out(batch: Any) -> tuple[Tensor | None, Tensor | None]:
+def _laid_out(batch: Any) -> Layout:
     ids, mask = batch.inputs.get("input_ids"), batch.inputs.get("attention_mask")
     if ids is None:
         return None, None
@@ -215,7 +233,7 @@ def following(model: nn.Module, rows: Rows) -> Iterator[None]:
             behind = int(cache.get_seq_length())
         now = whole(ids, rows)
         assert now.place is not None
-        _present.set(replace(now, place=now.place + behind))
+        _present.set(Present(now.rows, now.row, now.place + behind))
 
     token = _present.set(None)
     hook = model.register_forward_pre_hook(before, with_kwargs=True)
