@@ -132,7 +132,7 @@ def read_rows(
     evaluation = read(recipe.data.eval) if recipe.data.eval else None
     train_rows, validation = _validation(recipe, learnt[0], read)
     keep = {name: read([source], kept_options(options)) for name, source in kept_sources(recipe).items()}
-    parts = []
+    parts: list[StageInputs] = []
     for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
         own = _read_anew(recipe, stage, named, read, labels)
         learnt += [own] if own is not None else []

@@ -62,8 +62,10 @@ class Readings:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Readings:
-        rows = {k: [RowResult(**r) for r in values[k]] for k in ROWS}
-        return cls(**rows, kept={n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
+        found = cls(kept={n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
+        for name in ROWS:
+            setattr(found, name, [RowResult(**r) for r in values[name]])
+        return found
 
 
 @dataclass(frozen=True)
