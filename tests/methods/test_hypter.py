@@ -19,8 +19,9 @@ from tunewright.methods.adapters.hypter import Hypter, description_vector
 from tunewright.models import context
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import Bottleneck, LowRank
-from tunewright.models.generated import PerTask, settle
+from tunewright.models.generated import settle
 from tunewright.models.peft_format import obstacle
+from tunewright.models.per_task import PerTask
 from tunewright.runs.run import run
 from tunewright.tasks import get_task
 from tunewright.training import carry

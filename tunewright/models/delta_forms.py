@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from tunewright.errors import MethodError
+from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.sites import Site
 
 
@@ -79,6 +80,27 @@ class Delta(nn.Module):
     def rebuild(cls, settings: dict[str, Any], site: Site) -> Delta:
         """A delta of the shape that `settings()` described, its tensors zero."""
         raise NotImplementedError
+
+
+FORMS: dict[str, type[Delta]] = {}
+"""The forms that ship with the package, by name (`deltas.py` fills it). Third parties add theirs by entry points."""
+
+ENTRY_POINTS = "tunewright.deltas"
+"""The entry-point group by which a saved change of a third party's form finds its class: form's name = module:class."""
+
+
+def form_class(form: str) -> type[Delta]:
+    """The class that rebuilds deltas of a form. MethodError when none is registered under its name."""
+    if form in FORMS:
+        return FORMS[form]
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if point.name == form:
+            cls: type[Delta] = point.load()
+            return cls
+    raise MethodError(
+        f"no delta form is named '{form}'",
+        remedy=f"{did_you_mean(form, FORMS)} A form of your own is named in the entry-point group {ENTRY_POINTS}",
+    )
 
 
 class LowRank(Delta):

@@ -7,27 +7,30 @@ switched off the forward is the base's own, bit for bit. The forms themselves: `
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tunewright.errors import MethodError, did_you_mean
-from tunewright.models.delta_forms import Delta, GatedLowRank, LowRank, Sparse
+from tunewright.errors import MethodError
+from tunewright.models.delta_forms import ENTRY_POINTS, FORMS, Delta, GatedLowRank, LowRank, Sparse, form_class
 from tunewright.models.lowrank import low_rank
+from tunewright.models.per_task import PerTask
 from tunewright.models.routed import Routed
 from tunewright.models.sites import Site
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
 __all__ = [
+    "ENTRY_POINTS",
+    "FORMS",
     "Bias",
     "Bottleneck",
     "Delta",
     "GatedLowRank",
     "InputEdit",
     "LowRank",
+    "PerTask",
     "PositionEdit",
     "Routed",
     "Sparse",
@@ -57,8 +60,8 @@ def _forward(base: type[nn.Module]) -> Callable[..., Any]:
     def forward(self: Any, x: Tensor) -> Tensor:
         route = getattr(self, "tunewright_route", None)
         if route is not None:
-            routed: Tensor = route.linear(self, x, base)
-            return routed
+            y: Tensor = route.linear(self, x, base)
+            return y
         return with_deltas(self, base, self.delta.live(), x)
 
     return forward
@@ -213,31 +216,8 @@ def deltas_of(site: Site) -> dict[str, Delta]:
     return dict(getattr(site.module, "delta", {}).items())
 
 
-_OWN = (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit, Routed)
-FORMS: dict[str, type[Delta]] = {c.form: c for c in _OWN}
-"""The forms that ship with the package, by name. Third parties add theirs through entry points."""
-
-PER_TASK = "per-task"
-ENTRY_POINTS = "tunewright.deltas"
-"""The entry-point group by which a saved change of a third party's form finds its class: form's name = module:class."""
-
-
-def form_class(form: str) -> type[Delta]:
-    """The class that rebuilds deltas of a form. MethodError when none is registered under its name."""
-    if form in FORMS:
-        return FORMS[form]
-    if form == PER_TASK:
-        from tunewright.models.generated import PerTask  # it is made of the forms here
-
-        return PerTask
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        if point.name == form:
-            cls: type[Delta] = point.load()
-            return cls
-    raise MethodError(
-        f"no delta form is named '{form}'",
-        remedy=f"{did_you_mean(form, FORMS)} A form of your own is named in the entry-point group {ENTRY_POINTS}",
-    )
+FORMS.update({c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit)})
+FORMS.update({c.form: c for c in (Routed, PerTask)})
 
 
 def check_form(delta: Delta) -> None:

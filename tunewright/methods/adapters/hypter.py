@@ -44,7 +44,8 @@ from tunewright.errors import MethodError, did_you_mean
 from tunewright.models import context
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import Bottleneck, Delta, LowRank
-from tunewright.models.generated import PerTask, freeze
+from tunewright.models.generated import freeze
+from tunewright.models.per_task import PerTask
 from tunewright.models.sites import Site
 
 SMALL = 1e-2
