@@ -32,12 +32,12 @@ ROWS = [row("a", [9, 8, 7, 6], 2), row("b", [9, 8, 7, 6, 5, 4], 3, prompt_ids=[9
 
 
 def edited(model=None, **more: object) -> Adapted:
-    """A tiny model with an edit of the first and the last token of each prompt on every block."""
+    """A tiny model with an edit of the first and the last two tokens of each prompt on every block."""
     adapted = Adapted(model if model is not None else tiny.llama())
     g = torch.Generator().manual_seed(1)
     for site in adapted.structure.whole:
         R = orthonormal(1, 3, site.size, g)
-        edit = PositionEdit(R, torch.randn(R.shape, generator=g), torch.randn(1, 3, generator=g), first=1, last=1)
+        edit = PositionEdit(R, torch.randn(R.shape, generator=g), torch.randn(1, 3, generator=g), first=1, last=2)
         attach(site, "edit", edit)
     adapted.model.eval()
     return adapted
