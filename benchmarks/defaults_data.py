@@ -53,6 +53,12 @@ def _induction(folder: Path) -> Rows:
     ]
 
 
+def _dolly(folder: Path) -> Rows:
+    """Questions and instructions with short answers that people wrote."""
+    rows = _lines(folder / "dolly-short" / "train.jsonl.gz")
+    return [{"prompt": row["instruction"], "completion": row["response"]} for row in rows]
+
+
 def _banking(folder: Path) -> Rows:
     """Customers' messages of the twelve commonest intents, answered in words."""
     rows = list(_lines(folder / "banking77" / "train.jsonl.gz"))
@@ -131,13 +137,14 @@ TABLE = (
     DataSet("mnist", "pictures", "nano-vit", "accuracy", True, _digits),
     DataSet("tinyshakespeare", "continued pre-training", "nano", "loss", True, _shakespeare),
     DataSet("hh-rlhf-harmless", "preferences", "nano", "pair_accuracy", True, _harmless),
-    DataSet("instruction-induction", "text generation", "nano", "loss", False, _induction),
+    DataSet("instruction-induction", "text generation", "nano", "loss", True, _induction),
+    DataSet("dolly-short", "text generation", "nano", "loss", False, _dolly),
     DataSet("sentiment-domains", "text classification", "minilm-l6", "accuracy", False, _sentiment),
     DataSet("cifar10", "pictures", "efficientnet-lite0", "accuracy", False, _things),
     DataSet("bible-lowres", "continued pre-training", "nano", "loss", False, _verses),
     DataSet("ukpconvarg1", "preferences", "nano", "pair_accuracy", False, _arguments),
 )
-"""Five to fit the rule on, five to judge it."""
+"""Six to fit the rule on, five to judge it."""
 
 
 def write(data: DataSet, source: Path, folder: Path, size: int) -> tuple[Path, Path, int]:

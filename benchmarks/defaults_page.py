@@ -142,15 +142,16 @@ def _figure(cell: Cell, key: str) -> str:
 
 def _summary(done: Sequence[Cell]) -> str:
     said = []
-    for fits, words in ((False, "judged"), (True, "fitted")):
+    for fits, words in ((False, "not fitted"), (True, "fitted")):
         some = [c for c in done if c["fits"] is fits]
         shares = [s for c in some if (s := share(c)) is not None]
         if not some:
             continue
         low = sum(below_base(c) for c in some)
+        count = f"{len(some)} cell{'s' if len(some) != 1 else ''}"
         said.append(
-            f"Of {len(some)} cells on data that the rule was {words} on, {sum(s >= LIMIT for s in shares)} reach "
-            f"{LIMIT:.0%} of the gain and {low} end below the base."
+            f"On data that the rule was {words} on: {sum(s >= LIMIT for s in shares)} of {count} at {LIMIT:.0%} of the "
+            f"gain or more, {low} below the base."
         )
     return " ".join(said)
 

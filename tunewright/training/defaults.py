@@ -28,7 +28,7 @@ MOST_TOKENS = 16_000
 """Of an optimizer step of long rows."""
 STEPS = 100
 """Optimizer steps to learn in at least: with fewer rows there are more epochs."""
-PASSES: Mapping[Kind, float] = {"answers": 8, "plain text": 4, "pairs": 4, "classes": 10, "pictures": 16}
+PASSES: Mapping[Kind, float] = {"answers": 5, "plain text": 4, "pairs": 4, "classes": 10, "pictures": 16}
 """Epochs over a hundred rows; they fall with a power of the rows."""
 FALL = 0.25
 MOST_EPOCHS = 30
