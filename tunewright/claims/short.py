@@ -51,7 +51,7 @@ def cut(recipe: Recipe, size: Size) -> Recipe:
     for source in _trained_on(short):  # what is mixed is drawn by its name, which would be its place on this machine
         if source.name is None and Path(source.path).is_absolute():
             source.name = Path(source.path).name
-    short.train.batch_tokens = min(BATCH_TOKENS, short.train.batch_tokens)
+    short.train.batch_tokens = min(BATCH_TOKENS, short.train.batch_tokens or BATCH_TOKENS)
     short.train.threads, short.train.device, short.train.logging_steps = 1, "cpu", 1
     judged = short.measurement
     judged.rows, judged.few_shot = size.rows, 0

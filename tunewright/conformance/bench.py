@@ -299,18 +299,17 @@ class Tiny:
         provider.check(methods)
         step_tokens = 48 if any(m.pairs for _, m in self.named) else 24
         constant: Any = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+        rate = 3e-2
         spec = TrainSpec(
-            learning_rate=3e-2, batch_tokens=step_tokens, micro_tokens=self.micro_tokens, seed=self.seed, **constant
+            learning_rate=rate, batch_tokens=step_tokens, micro_tokens=self.micro_tokens, seed=self.seed, **constant
         )
         train = self.rows["train"]
         parts = {"small": train[:3], "large": train[3:], "replayed": rows_of(self.task, "replayed", 3)}
         parts = {n: [replace(r, source=n) for r in rows] for n, rows in parts.items()}
         sources = [Dataset(n, list(rows_for((m for _, m in self.named), rows))) for n, rows in parts.items()]
         sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
-        tokens = spec.batch_tokens * self.steps
-        plan = Plan(
-            self.steps, tokens, "main", 0, spec.learning_rate, warmup_steps=0, sources=sizes, replay=("replayed",)
-        )
+        tokens = step_tokens * self.steps
+        plan = Plan(self.steps, tokens, "main", 0, rate, warmup_steps=0, sources=sizes, replay=("replayed",))
         set_up(self.adapted, methods, plan, self.task.name, provider.statistics, self.left)
         if not self.dropout:
             module: Any
@@ -320,7 +319,7 @@ class Tiny:
                 elif isinstance(getattr(module, "dropout", None), float):
                     module.dropout = 0.0
         shares = {"small": 0.3, "large": 0.5, "replayed": 0.2}
-        rows = Cursor(sources, shares, seed=self.seed, batch_tokens=spec.batch_tokens)
+        rows = Cursor(sources, shares, seed=self.seed, batch_tokens=step_tokens)
         stage = TrainingInputs(
             self.adapted,
             self.task,
