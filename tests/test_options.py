@@ -14,7 +14,7 @@ from tests import classifying, small
 from tests.options import inputs, session_of
 from tunewright import catalogue
 from tunewright.contract.method import Method
-from tunewright.errors import MethodError, RecipeError
+from tunewright.errors import DataError, MethodError, RecipeError
 from tunewright.files import checkpoint
 from tunewright.recipe import DataSpec, MethodUse, TrainSpec
 from tunewright.runs.folder import RunFolder
@@ -322,8 +322,16 @@ def test_selectors_keep_order_and_weigh(inputs: Path, shared: Session, selectors
 
 
 def test_a_selector_aims_at_the_validation_rows(inputs: Path, selectors: None) -> None:
-    made = session_of(inputs, data__select=["nearest"], data__validation="test.jsonl")
+    lines = (inputs / "test.jsonl").read_text().splitlines()
+    (inputs / "apart.jsonl").write_text("\n".join(line.replace('"prompt": "', '"prompt": "pin ') for line in lines))
+    made = session_of(inputs, data__select=["nearest"], data__validation="apart.jsonl")
     assert len(made.stages[0].rows.rows) == 8
+    with pytest.raises(DataError, match="one that the run is measured on"):
+        session_of(inputs, data__select=["nearest"], data__validation="test.jsonl")
+    some = [*lines[:3], *(inputs / "apart.jsonl").read_text().splitlines()[:2]]
+    (inputs / "mixed.jsonl").write_text("\n".join(some))
+    mixed = session_of(inputs, data__select=["nearest"], data__validation="mixed.jsonl")
+    assert len(mixed.stages[0].rows.rows) == 2 and any("3 of 5 rows that selectors" in n for n in mixed.notes)
     with pytest.raises(MethodError, match="data.validation"):
         session_of(inputs, data__select=["nearest"])
     with pytest.raises(MethodError, match="selects no rows"):

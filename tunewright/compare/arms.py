@@ -233,10 +233,10 @@ Run = Any  # (trials) -> {key: record}
 def equal_budgets(recipe: Recipe, arms: Sequence[ComparedArm], budget: Budget, run: Run) -> dict[str, Given]:
     """Each arm's training budget, so that all spend the same.
 
-    Tokens, steps and epochs are given as they are. Of seconds, what a pilot run spends on set-up and statistics is
-    taken off (teachers run inside the steps). FLOPs become tokens by what the pilot counts a token, teachers and all
-    passes of a step included, less what its statistics take once. RecipeError for an arm whose set-up alone takes more
-    than the budget.
+    Tokens, steps and epochs are given as they are. Of seconds, what a pilot run spends on set-up, selection and
+    statistics is taken off (teachers run inside the steps). FLOPs become tokens by what the pilot counts a token,
+    teachers and all passes of a step included, less what its selection and statistics take once. RecipeError for an arm
+    whose set-up alone takes more than the budget.
     """
     if budget.seconds is None and budget.flops is None:
         return {arm.name: Given(budget) for arm in arms}
@@ -244,6 +244,10 @@ def equal_budgets(recipe: Recipe, arms: Sequence[ComparedArm], budget: Budget, r
     keys = {name: key_of(t.recipe) for name, t in trials.items()}
     records = run(list(trials.values()))
     return {arm.name: _given(arm, budget, records[keys[arm.name]]) for arm in arms}
+
+
+ONCE = ("set-up", "selection", "statistics")
+"""Phases of a run's cost that it spends once, before it trains."""
 
 
 def _pilot(recipe: Recipe, arm: ComparedArm) -> Recipe:
@@ -256,7 +260,7 @@ def _given(arm: ComparedArm, budget: Budget, pilot: TrialRecord) -> Given:
         return Given(budget, "its pilot run failed")  # so will its runs, and they say why
     if budget.flops is not None:
         return _by_flops(arm, budget.flops, pilot)
-    booked = sum(pilot.cost.get("seconds", {}).get(phase, 0.0) for phase in ("set-up", "statistics"))
+    booked = sum(pilot.cost.get("seconds", {}).get(phase, 0.0) for phase in ONCE)
     assert budget.seconds is not None
     left = round(budget.seconds - booked, 1)
     if left <= 0:
@@ -265,21 +269,24 @@ def _given(arm: ComparedArm, budget: Budget, pilot: TrialRecord) -> Given:
             where="--budget seconds",
             remedy="give a larger budget",
         )
-    return Given(Budget(seconds=left), f"{booked:.1f} s of set-up and statistics taken off")
+    return Given(Budget(seconds=left), f"{booked:.1f} s of set-up, selection and statistics taken off")
 
 
 def _by_flops(arm: ComparedArm, flops: float, pilot: TrialRecord) -> Given:
     counted = pilot.cost.get("flops_by_phase") or {}
-    each, once = counted.get("train", 0.0) / max(1, pilot.cost.get("tokens") or 0), counted.get("statistics", 0.0)
+    each = counted.get("train", 0.0) / max(1, pilot.cost.get("tokens") or 0)
+    once = sum(counted.get(phase, 0.0) for phase in ONCE)
     if not each:
         raise RecipeError(
             "its FLOPs a token are not known", where=f"--methods {arm.name}", remedy="give the budget in tokens"
         )
     if once >= flops:
         raise RecipeError(
-            f"the statistics of '{arm.name}' alone take {once:.3g} FLOPs of {flops:.3g}",
+            f"statistics and selection of '{arm.name}' alone take {once:.3g} FLOPs of {flops:.3g}",
             where="--budget flops",
             remedy="give a larger budget",
         )
-    said = f"{flops:.3g} FLOPs at {each:.3g} a token" + (f", {once:.3g} of statistics taken off" if once else "")
+    said = f"{flops:.3g} FLOPs at {each:.3g} a token" + (
+        f", {once:.3g} of statistics and selection taken off" if once else ""
+    )
     return Given(Budget(tokens=max(1, int((flops - once) / each))), said)

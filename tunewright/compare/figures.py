@@ -79,7 +79,7 @@ def run_figures(record: TrialRecord) -> RunFigures:
     figures.kept = {n: v - base.kept[n] for n, v in tuned.kept.items() if n in base.kept}
     figures.tokens, figures.steps = cost.get("tokens"), cost.get("steps")
     figures.train_seconds = spent.get("train")
-    figures.setup_seconds = sum(spent.get(p, 0.0) for p in ("set-up", "statistics"))
+    figures.setup_seconds = sum(spent.get(p, 0.0) for p in ("set-up", "selection", "statistics"))
     figures.peak_memory_bytes = cost.get("peak_memory_bytes")
     return figures
 

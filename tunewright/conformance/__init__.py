@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 def all_checks() -> list[Check]:
     """Every check, in the order in which they are best read."""
-    from tunewright.conformance import declared, learned, rows, slots, training, weights
+    from tunewright.conformance import declared, learned, reading, rows, slots, training, weights
 
-    return [*declared.CHECKS, *training.CHECKS, *slots.CHECKS, *rows.CHECKS, *weights.CHECKS, *learned.CHECKS]
+    with_a_model = [*reading.CHECKS, *rows.CHECKS]
+    return [*declared.CHECKS, *training.CHECKS, *slots.CHECKS, *with_a_model, *weights.CHECKS, *learned.CHECKS]
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from tunewright.conformance.bench import (
     Named,
     Tiny,
     number_tokenizer,
-    record_of,
     task_of,
-    token_rows,
 )
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
 from tunewright.conformance.declared import fills_training_slots
 from tunewright.conformance.fields import other_values
+from tunewright.conformance.reading import Reads
 from tunewright.contract.method import Method, call, torch_generator
+from tunewright.contract.selected import Selected
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import MethodError, ModelError
 from tunewright.measure.probe import Side
@@ -151,9 +151,9 @@ def _is_found_by_name(case: Case) -> bool:
 
 def selects(case: Case) -> None:
     """A selector leaves its input alone, gives the same twice, and valid indices that are not simply all."""
-    records = [record_of(r, False) for r in token_rows("selected", 12)]
+    reads = Reads(case.method)
+    records, offered = reads.records, reads.offered
     before = [dict(r) for r in records]
-    offered = {"records": records, "target": records[:4]}
     with global_randomness_unchanged():
         first, again = (call(case.method, "select", **offered, rng=random.Random(0)) for _ in range(2))
     indices = _indices(first)
@@ -162,10 +162,13 @@ def selects(case: Case) -> None:
     assert indices and len(set(indices)) == len(indices) and all(0 <= i < len(records) for i in indices), (
         f"not different indices of {len(records)} records: {indices}"
     )
-    assert isinstance(first, tuple) or indices != list(range(len(records))), "all records are kept, in their order"
+    weights = first.weights if isinstance(first, Selected) else first[1] if isinstance(first, tuple) else None
+    assert weights is not None or indices != list(range(len(records))), "all records are kept, in their order"
 
 
 def _indices(indices: Any) -> list[int]:
+    if isinstance(indices, Selected):
+        indices = indices.indices
     return [int(i) for i in (indices[0] if isinstance(indices, tuple) else indices)]
 
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         torch_generator,
     )
     from tunewright.contract.pairs import Pair
+    from tunewright.contract.reader import Reader, Reading
     from tunewright.contract.records import Record, RowProblem
+    from tunewright.contract.selected import Selected
     from tunewright.contract.slot import SLOTS, Slot
     from tunewright.contract.task import EncodeOptions, Task
 
@@ -36,7 +38,9 @@ _HOMES = {
         *("row_rng", "torch_generator"),
     ),
     "pairs": ("Pair",),
+    "reader": ("Reader", "Reading"),
     "records": ("Record", "RowProblem"),
+    "selected": ("Selected",),
     "slot": ("SLOTS", "Slot"),
     "task": ("EncodeOptions", "Task"),
 }
@@ -55,9 +59,12 @@ __all__ = [
     "Outputs",
     "Pair",
     "Plan",
+    "Reader",
+    "Reading",
     "Record",
     "Row",
     "RowProblem",
+    "Selected",
     "Setup",
     "Slot",
     "State",

@@ -270,11 +270,17 @@ _BESIDE = (
     Slot(
         "select",
         "scores records, or orders a subset of them",
-        ("records", "target", "rng"),
+        ("records", "target", "readers", "rng"),
         "in order",
-        "Sequence[int]: indices of the records to keep, in order; or (indices, weights), each weight above 0",
-        "once per stage, before training, on what the selector before it left",
-        own={"target": "Sequence[Record]: what is to be learnt; never the rows that the run is measured on"},
+        "Sequence[int]: indices of the records to keep, in order; or (indices, weights), each weight above 0; or "
+        "Selected: with scores and reasons, which are kept on disk",
+        "once per stage, on what the selector before it left: before anything is loaded for training where it reads "
+        "records alone, else when the stage begins, with the model that it starts from",
+        own={
+            "target": "Sequence[Record]: what is to be learnt; never the rows that the run is measured on",
+            "readers": "dict[str, Reader]: a reader of records for each model that `speakers()` names ('start', or "
+            "one of the recipe's `models`): `losses(records)`, `embeddings(records)`, `read(records, reading)`",
+        },
         training=False,
     ),
     Slot(

@@ -21,6 +21,7 @@ from tunewright.report import notebook, words
 from tunewright.runs.assemble import assemble
 from tunewright.runs.progress import Screen
 from tunewright.runs.rehearsing import rehearse
+from tunewright.runs.selected import announced
 from tunewright.runs.session import Session
 from tunewright.tasks._segments import first_token
 from tunewright.training.budget import few_steps, steps_per_epoch
@@ -74,7 +75,7 @@ def look(session: Session, load: float = 0.0) -> RunPlan:
         device=session.device,
         precision=session.precision,
         packed=session.packed,
-        notes=[*session.notes, *session.left_out()],
+        notes=[*session.notes, *session.left_out(), *announced(session)],
         sources=_sources(session),
         ends=_ends(session, first),
         leak=leaks,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
+from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.deriving import Settings, fill
-from tunewright.runs.selecting import records_of, select, subset, without
+from tunewright.runs.selecting import Selection, records_of, selection_of, subset, without
 from tunewright.runs.session import Session, StageInputs, located
 from tunewright.runs.sources import STAGES, kept_options, kept_sources, replayed_sources, replayed_stages
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
@@ -100,7 +102,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
         rows.eval,
         rows.validation,
         rows.keep,
-        [*of_data(rows.learnt, {"eval": rows.eval, "validation": rows.validation}), *loaded.notes],
+        [*of_data(rows.learnt, {"eval": rows.eval, "validation": rows.validation}), *loaded.notes, *rows.notes],
         weights=weights,
         derived=derived,
     )
@@ -108,7 +110,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
 
 @dataclass(frozen=True)
 class RunRows:
-    """The rows of a run by what they are for. `learnt`: every set that is trained on."""
+    """The rows of a run by what they are for. `learnt`: every set that is trained on; `notes`: what to say of them."""
 
     options: EncodeOptions
     stages: list[StageInputs]
@@ -116,6 +118,7 @@ class RunRows:
     validation: Dataset | None
     keep: dict[str, Dataset]
     learnt: list[Dataset]
+    notes: list[str]
 
 
 def read_rows(
@@ -133,13 +136,16 @@ def read_rows(
     train_rows, validation = _validation(recipe, learnt[0], read)
     keep = {name: read([source], kept_options(options)) for name, source in kept_sources(recipe).items()}
     parts: list[StageInputs] = []
+    notes: list[str] = []
     for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
         own = _read_anew(recipe, stage, named, read, labels)
         learnt += [own] if own is not None else []
         rows = train_rows if own is None else own if validation is None else without(own, validation)
+        alone = stage.data is not None and "train" in stage.data.model_fields_set
+        aim = partial(_aim, recipe, learnt[0] if alone else None, validation, evaluation, notes)
         there = {**keep, **{f"{STAGES}{p.spec.name}": one_by_one(p.rows) for p in parts}}
-        parts.append(_stage_inputs(recipe, stage, named, rows, validation, there, read, i))
-    return RunRows(options, parts, evaluation, validation, keep, learnt)
+        parts.append(_stage_inputs(recipe, stage, named, rows, aim, there, read, i))
+    return RunRows(options, parts, evaluation, validation, keep, learnt, notes)
 
 
 def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
@@ -209,18 +215,19 @@ def _stage_inputs(
     stage: StageSpec,
     named: list[tuple[str, Method]],
     rows: Dataset,
-    validation: Dataset | None,
+    aim: Callable[[], Dataset | None],
     there: Mapping[str, Dataset],
     read: _Reader,
     index: int,
 ) -> StageInputs:
-    """A stage with the rows that its selectors keep and those that it replays, as pairs where a method asks for
-    them. `there`: rows that are read already, by what `replay` calls them.
+    """A stage with the rows that its selectors keep (all that may be kept, where they read with a model) and those
+    that it replays, as pairs where a method asks for them. `aim` gives what selectors aim at; `there`: rows that are
+    read already, by what `replay` calls them.
     """
-    data = recipe.data_for(stage)
+    data, selection = recipe.data_for(stage), None
     if data.select:
-        alone = stage.data is not None and "train" in stage.data.model_fields_set
-        rows = _selected(recipe, stage, data, rows, validation, alone=alone)
+        selection = _selection(recipe, stage, data, rows, aim)
+        rows = selection.pool
     replay = {
         n: (there[n] if source is None else read([source]), data.replay[n])
         for n, source in replayed_sources(data, recipe)
@@ -229,7 +236,24 @@ def _stage_inputs(
         replay[n] = (replace(there[n], name=n, parts=()), data.replay[n])
     if any(m.pairs for _, m in named):
         rows, replay = paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()}
-    return StageInputs(stage, recipe.train_for(stage), data, rows, replay, named, index)
+    return StageInputs(stage, recipe.train_for(stage), data, rows, replay, named, index, selection)
+
+
+def _aim(
+    recipe: Recipe,
+    learnt: Dataset | None,
+    validation: Dataset | None,
+    evaluation: Dataset | None,
+    notes: list[str],
+) -> Dataset | None:
+    """What a stage's selectors aim at; None where there is nothing beside the rows themselves. What is left out of it
+    is noted.
+    """
+    if validation is None and learnt is None:
+        return None
+    target, told = target_of(recipe, learnt, validation, evaluation)
+    notes += [told] if told and told not in notes else []
+    return target
 
 
 def one_by_one(dataset: Dataset) -> Dataset:
@@ -276,19 +300,25 @@ def _validation(recipe: Recipe, rows: Dataset, read: _Reader) -> tuple[Dataset, 
     return subset(rows, [i for i in range(len(order)) if i not in indices]), subset(rows, sorted(indices))
 
 
-def _selected(
-    recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, validation: Dataset | None, *, alone: bool
-) -> Dataset:
-    """The stage's rows that its selectors keep.
-
-    What they aim at: the validation rows, else what the recipe learns elsewhere.
+def _selection(
+    recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, aim: Callable[[], Dataset | None]
+) -> Selection:
+    """The stage's selectors; those that read records alone have been applied. `aim` gives the rows that are aimed
+    at.
     """
-    target: list[Any] = []
-    if validation is not None:
-        sources = recipe.data.validation
-        target = records_of(validation, sources if isinstance(sources, list) else recipe.data.train, recipe.base)
-    elif alone:
-        target = records_of(None, recipe.data.train, recipe.base)
-    return select(
-        data.select, rows, records_of(rows, data.train, recipe.base), target, recipe.train_for(stage).seed, stage.name
+    target = aim() if aimed_at(data.select) else None
+    sources = recipe.data.validation
+    held = [*sources] if isinstance(sources, list) else []
+
+    def wanted() -> list[Any]:
+        return records_of(target, [*held, *recipe.data.train], recipe.base) if target is not None else []
+
+    return selection_of(
+        data.select,
+        rows,
+        lambda some: records_of(some, data.train, recipe.base),
+        wanted,
+        target,
+        recipe.train_for(stage).seed,
+        stage.name,
     )

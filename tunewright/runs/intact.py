@@ -20,7 +20,14 @@ TO_READ = (ROWS, METRICS, PROGRESS, "report.html")
 """Files that only a reader misses: what the run made is whole without them."""
 READ_WHOLE = ("adapter", "wrapper", "stages")
 """Folders that are read as a whole, so that a file which someone added to them may decide what comes out."""
-_FILES = (BEGUN, *TO_READ, "delta.json", "delta.safetensors", *(f"{folder}/**/*" for folder in READ_WHOLE))
+_FILES = (
+    BEGUN,
+    *TO_READ,
+    "selection/*.jsonl",
+    "delta.json",
+    "delta.safetensors",
+    *(f"{folder}/**/*" for folder in READ_WHOLE),
+)
 _APART = (RECIPE, LOCK, PROGRESS, Report.file)
 """Files of a run that have no hash in its report (in an earlier one's)."""
 _LATER = ("model", "tensorboard")

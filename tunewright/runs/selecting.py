@@ -1,28 +1,36 @@
 """Which training rows are used: the selectors of `data.select`, in order, each seeing what the one before left.
 
-A selector's `select(records, target, rng)` gets the records whose rows would be trained on and returns the indices of
-those to keep, in the order to keep them in, or (indices, weights): each weight above 0 multiplies the loss weights of
-that record's rows. `target` holds records of what is to be learnt, never those that the run is measured on.
+A selector's `select(records, target, readers, rng)` gets the records whose rows would be trained on and returns the
+indices of those to keep, in the order to keep them in, or (indices, weights): each weight above 0 multiplies the loss
+weights of that record's rows; or `Selected`, with scores and reasons. `target` holds records of what is to be learnt,
+never those that the run is measured on (`aiming.py`). From the first selector on that asks for `readers`, selectors
+wait for their stage to begin (`selected.py`): they read records with the model that it starts from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.method import Method, arguments, call
+from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
+from tunewright.contract.selected import Selected
 from tunewright.data.dataset import Dataset
 from tunewright.data.read import SourceLike, read_all
 from tunewright.data.truncate import trained_tokens
 from tunewright.errors import DataError, MethodError
-from tunewright.recipe import MethodUse
+from tunewright.recipe import MethodUse, Recipe
+
+START = "start"
+"""What a selector calls the model that its stage starts from."""
+Key = tuple[str, str]
 
 
 class _View(Sequence[Row]):
@@ -84,24 +92,79 @@ def _part(part: Dataset, indices: list[int], factors: list[float] | None) -> Dat
 
 def without(dataset: Dataset, held: Dataset) -> Dataset:
     """A data set less the rows whose records are held out in another."""
-    out = {_key(row) for row in held.rows}
-    kept = [i for i, row in enumerate(dataset.rows) if _key(row) not in out]
+    out = {record_key(row) for row in held.rows}
+    kept = [i for i, row in enumerate(dataset.rows) if record_key(row) not in out]
     return dataset if len(kept) == len(dataset.rows) else subset(dataset, kept)
 
 
-def records_of(dataset: Dataset | None, sources: Sequence[SourceLike], base: Path | str) -> list[Record]:
-    """The records that a data set's rows were made from, in order; all of `sources` where there is no data set."""
-    records = [r for s in sources for r in read_all(s, base).records]
-    if dataset is None:
-        return records
-    keys = {_key(row) for row in dataset.rows}
-    return [r for r in records if (r.source, r.id) in keys]
+def records_of(dataset: Dataset, sources: Sequence[SourceLike], base: Path | str) -> list[Record]:
+    """The records that a data set's rows were made from, in the rows' order."""
+    found = {(r.source, r.id): r for s in sources for r in read_all(s, base).records}
+    keys = dict.fromkeys(map(record_key, dataset.rows))
+    return [found[key] for key in keys if key in found]
 
 
-def _key(row: Row) -> tuple[str, str]:
+def record_key(row: Row) -> Key:
     """Which record a row was made from: pieces of a long one are called "<id>#<k>"."""
     head, mark, tail = row.id.rpartition("#")
     return row.source, head if mark and tail.isdigit() else row.id
+
+
+@dataclass
+class Told:
+    """What became of a record: what selectors scored it, the factor on its loss weights, and which of them left it
+    out, with the reason.
+    """
+
+    scores: dict[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+    by: str | None = None
+    reason: str = ""
+
+
+@dataclass
+class Selection:
+    """A stage's selectors, and what became of its records so far.
+
+    `waiting`: those that are applied when the stage begins, to the rows `pool`. `records` and `target` read what they
+    are offered; `target_rows` are the target's, None where there is none.
+    """
+
+    stage: str
+    seed: int
+    uses: Sequence[MethodUse]
+    pool: Dataset
+    records: Callable[[], list[Record]]
+    target: Callable[[], list[Record]]
+    target_rows: Dataset | None
+    waiting: list[MethodUse] = field(default_factory=list)
+    told: dict[Key, Told] = field(default_factory=dict)
+
+    def speakers(self) -> list[str]:
+        """The models that the waiting selectors read with."""
+        return list(dict.fromkeys(n for use in self.waiting for n in method_of(use).speakers()))
+
+
+def selection_of(
+    uses: Sequence[MethodUse],
+    dataset: Dataset,
+    records: Callable[[Dataset], list[Record]],
+    target: Callable[[], list[Record]],
+    target_rows: Dataset | None,
+    seed: int,
+    stage: str,
+) -> Selection:
+    """Apply the selectors that read records alone, up to the first that reads with a model. `records` gives those of
+    a data set's rows. MethodError for a selector that cannot be applied, at once.
+    """
+    for use in uses:
+        selector(use, use.place or f"stages.{stage}.data.select", aimed=target_rows is not None)
+    first = next((i for i, use in enumerate(uses) if reads(use)), len(uses))
+    told: dict[Key, Told] = {}
+    pool = select(uses[:first], dataset, records(dataset), target(), seed, stage, told) if first else dataset
+    return Selection(
+        stage, seed, uses, pool, lambda: records(pool), target, target_rows, waiting=list(uses[first:]), told=told
+    )
 
 
 def select(
@@ -111,34 +174,78 @@ def select(
     target: Sequence[Record],
     seed: int,
     stage: str,
+    told: dict[Key, Told] | None = None,
 ) -> Dataset:
-    """Apply the selectors.
+    """Apply selectors that read records alone. `told` is filled with what became of each record.
 
     MethodError for what is no selector, wants a target that is not there, or returns nonsense.
     """
-    for use in uses:
+    for kept in applied(uses, records, target, seed, stage, {}, told if told is not None else {}):
+        dataset = rows_of(dataset, kept)
+    return dataset
+
+
+def rows_of(dataset: Dataset, kept: Sequence[tuple[Key, float]]) -> Dataset:
+    """The rows of records in the order in which they are kept, each with a factor on its rows' loss weights."""
+    by_record: dict[Key, list[int]] = {}
+    for i, row in enumerate(dataset.rows):
+        by_record.setdefault(record_key(row), []).append(i)
+    chosen = [(i, factor) for key, factor in kept for i in by_record[key]]
+    weighed = any(factor != 1.0 for _, factor in kept)
+    return subset(dataset, [i for i, _ in chosen], [f for _, f in chosen] if weighed else None)
+
+
+def applied(
+    uses: Sequence[MethodUse],
+    records: Sequence[Record],
+    target: Sequence[Record],
+    seed: int,
+    stage: str,
+    readers: Mapping[str, Reader],
+    told: dict[Key, Told],
+) -> Iterator[list[tuple[Key, float]]]:
+    """What each selector keeps of what the one before it left, in order: (record, factor on its loss weights)."""
+    for place, use in enumerate(uses):
         where = use.place or f"stages.{stage}.data.select"
         method = selector(use, where, aimed=bool(target))
         rng = random.Random(f"{seed}/select/{stage}/{use.name}")
-        indices, factors = _checked(
-            call(method, "select", records=records, target=target, rng=rng), len(records), use.name, where
+        asked = {n: readers[n] for n in method.speakers() if n in readers}
+        given = call(method, "select", records=records, target=target, readers=asked, rng=rng)
+        found = _checked(given, len(records), use.name, where)
+        assert found.weights is not None
+        _note(
+            told, records, found, use.name if use.name not in [u.name for u in uses[:place]] else f"{use.name}#{place}"
         )
-        by_record: dict[tuple[str, str], list[int]] = {}
-        for i, row in enumerate(dataset.rows):
-            by_record.setdefault(_key(row), []).append(i)
-        chosen = [
-            (i, f) for k, f in zip(indices, factors, strict=True) for i in by_record[(records[k].source, records[k].id)]
-        ]
-        dataset = subset(
-            dataset, [i for i, _ in chosen], [f for _, f in chosen] if any(f != 1.0 for f in factors) else None
-        )
-        records = [records[k] for k in indices]
-    return dataset
+        yield [((records[k].source, records[k].id), w) for k, w in zip(found.indices, found.weights, strict=True)]
+        records = [records[k] for k in found.indices]
+
+
+def _note(told: dict[Key, Told], records: Sequence[Record], found: Selected, name: str) -> None:
+    assert found.weights is not None
+    kept = dict(zip(found.indices, found.weights, strict=True))
+    for k, record in enumerate(records):
+        entry = told.setdefault((record.source, record.id), Told())
+        entry.scores |= {f"{name}.{score}": float(values[k]) for score, values in found.scores.items()}
+        entry.weight *= kept.get(k, 1.0)
+        if k not in kept:
+            entry.by = name
+        entry.reason = found.reasons[k] if found.reasons is not None else ""
+
+
+def method_of(use: MethodUse) -> Method:
+    """The method that a recipe names, with its parameters."""
+    return catalogue.build(use)
+
+
+def reads(use: MethodUse) -> bool:
+    """Whether a selector reads records with a model."""
+    method = type(method_of(use))
+    return "select" in method.slots() and "readers" in arguments(method, "select")
 
 
 def selector(use: MethodUse, where: str, *, aimed: bool) -> Method:
     """The selector of a use. `aimed`: there is a target. MethodError for what is none, or wants a target."""
-    method = catalogue.build(use)
+    method = method_of(use)
     if "select" not in type(method).slots():
         raise MethodError(
             f"'{use.name}' selects no rows: it fills {', '.join(type(method).slots())}",
@@ -154,14 +261,43 @@ def selector(use: MethodUse, where: str, *, aimed: bool) -> Method:
     return method
 
 
-def _checked(selection: Any, n: int, name: str, where: str) -> tuple[list[int], list[float]]:
-    indices, factors = selection if isinstance(selection, tuple) else (selection, None)
-    indices = [int(i) for i in indices]
-    weights = [1.0] * len(indices) if factors is None else [float(f) for f in factors]
+def check_selector(use: MethodUse, where: str, recipe: Recipe) -> None:
+    """MethodError where a selector does not serve the task, or reads with a model that the recipe does not name."""
+    method = method_of(use)
+    if method.tasks is not None and recipe.task not in method.tasks:
+        raise MethodError(
+            f"'{use.name}' does not serve {recipe.task}", where=where, remedy=f"its tasks: {', '.join(method.tasks)}"
+        )
+    if not reads(use):
+        return
+    if not method.speakers():
+        raise MethodError(
+            f"'{use.name}' reads with a model and names none",
+            where=where,
+            remedy=f'define speakers(self): return ("{START}",)',
+        )
+    for name in method.speakers():
+        if name != START and name not in recipe.models:
+            raise MethodError(
+                f"'{use.name}' reads with the model '{name}', and the recipe names none",
+                where="models",
+                remedy=f"write models: {{{name}: ./folder-or-hub-id}}",
+            )
+
+
+def _checked(selection: Any, n: int, name: str, where: str) -> Selected:
+    """What a selector gave, with plain indices and a weight for each."""
+    if not isinstance(selection, Selected):
+        selection = Selected(*selection) if isinstance(selection, tuple) else Selected(selection)
+    indices = [int(i) for i in selection.indices]
+    weights = [1.0] * len(indices) if selection.weights is None else [float(f) for f in selection.weights]
     if len(set(indices)) < len(indices) or any(not 0 <= i < n for i in indices):
         raise MethodError(f"'{name}' must return different indices of its {n} records", where=where)
     if len(weights) != len(indices) or any(not 0 < w < float("inf") for w in weights):
         raise MethodError(f"'{name}' must return one weight above 0 for each index", where=where)
+    for what, values in [*selection.scores.items(), ("reasons", selection.reasons)]:
+        if values is not None and len(values) != n:
+            raise MethodError(f"'{name}' must return {what} of all its {n} records, got {len(values)}", where=where)
     if not indices:
         raise DataError(f"'{name}' leaves none of {n} records", where=where, remedy="let it keep more")
-    return indices, weights
+    return Selected(indices, weights, selection.scores, selection.reasons)

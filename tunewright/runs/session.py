@@ -16,7 +16,8 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
-from tunewright.runs.selecting import subset
+from tunewright.runs.aiming import aims, halves
+from tunewright.runs.selecting import Selection
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.training import carry
 from tunewright.training.budget import plan_stage
@@ -27,7 +28,11 @@ from tunewright.training.validation import asks, no_rows
 
 @dataclass
 class StageInputs:
-    """One stage, checked: its methods by name, its rows, its resolved `train` section."""
+    """One stage, checked: its methods by name, its rows, its resolved `train` section.
+
+    `selection`: its selectors, until they are settled (`selected.py`); before, `rows` are all those that selectors
+    which read with a model may choose from. None where there are none.
+    """
 
     spec: StageSpec
     train: Any
@@ -36,6 +41,7 @@ class StageInputs:
     replay: dict[str, tuple[Dataset, float]]
     methods: list[tuple[str, Method]]
     index: int
+    selection: Selection | None = None
 
     @property
     def replayed(self) -> float:
@@ -89,11 +95,13 @@ class Session:
         return self.adapted.structure.left_out() if "all-linear" in asked else []
 
     def judge_on_validation(self) -> None:
-        """Measure the target on the validation rows; where methods choose on them, on every other one of them alone."""
+        """Measure the target on the validation rows; where methods choose on them or selectors aim at them, on every
+        other record of them alone.
+        """
         rows = self.validation
-        if rows is not None and any(_chooses(m) for part in self.stages for _, m in part.methods):
-            places = range(len(rows.rows))
-            rows, self.validation = subset(rows, places[::2]), subset(rows, places[1::2] or places)
+        chosen = any(_chooses(m) for part in self.stages for _, m in part.methods)
+        if rows is not None and (chosen or aims(self.recipe)):
+            rows, self.validation = halves(rows)
         self.eval = rows
 
     def other(self, name: str) -> Adapted:

@@ -12,6 +12,7 @@ from tunewright.errors import MethodError, RecipeError
 from tunewright.measure.target import check_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs import merging, predictors
+from tunewright.runs.selecting import check_selector
 from tunewright.tasks import get_task
 from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
@@ -49,6 +50,13 @@ def check_starts(recipe: Recipe) -> None:
         start = stage.start or "base"
         if start != "base" and not start.startswith("stages."):
             carry.result_of(carry.seen_from(recipe.base, start), f"stages.{stage.name}.start")
+
+
+def check_selectors(recipe: Recipe) -> None:
+    """MethodError where a selector does not serve the task, or reads with a model that the recipe does not name."""
+    for stage in recipe.stages:
+        for use in recipe.data_for(stage).select:
+            check_selector(use, use.place or f"stages.{stage.name}.data.select", recipe)
 
 
 def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, Method]]:
@@ -107,5 +115,6 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_starts,
     check_validation,
     check_measured,
+    check_selectors,
 )
 """What is refused of a recipe beside its stages' methods before anything is loaded: by a check, a plan and a run."""

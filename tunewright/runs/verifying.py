@@ -59,6 +59,8 @@ def verify(work: Work, whole: Intact) -> None:
     carry.begin(
         work.session.adapted, part.spec.start or "base", part.spec.carry, work.folder.path, f"stages.{name}.start"
     )
+    for one in work.session.stages[: part.index + 1]:
+        work.select(one)
     stage, provider = work.inputs(part)
     # a budget of seconds would end elsewhere each time
     stage.budget = stage.budget.model_copy(update={"seconds": None, "steps": stretch.stops})

@@ -130,6 +130,14 @@ class Work:
         """Write down what was spent so far."""
         self.folder.note_progress(cost=self.cost.state())
 
+    def select(self, part: StageInputs) -> None:
+        """Give a stage the rows that its selectors keep; the session's model is the stage's start, where it has not
+        selected before.
+        """
+        from tunewright.runs import selected
+
+        selected.settle(self.session, part, self.folder, self.cost, self.screen.say)
+
     def inputs(self, part: StageInputs) -> tuple[TrainingInputs, Provider]:
         """What a stage trains with, and what methods of the stages before it left."""
         from tunewright.training import carry
@@ -148,6 +156,7 @@ class Work:
         name, folder = part.spec.name, self.folder.path / "stages" / part.spec.name
         finished = self._finished(folder)
         if finished is not None:
+            self.select(part)
             self.results[name] = recalled(self.folder, name, finished.state)
             if part is self.session.stages[-1] or self._unmeasured(name):
                 self._load_finished(folder)
@@ -161,6 +170,8 @@ class Work:
                 self.folder.path,
                 f"stages.{name}.start",
             )
+        self.select(part)
+        with self.cost.phase("set-up"):
             if starts_from_probe(self.session, part):
                 start_head(self.session, part)
             stage, provider = self.inputs(part)

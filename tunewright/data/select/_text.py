@@ -17,3 +17,12 @@ def text_of(record: Mapping[str, Any]) -> str:
         if isinstance(part, list | tuple):
             parts += [turn.get("content") for turn in part if isinstance(turn, Mapping)]
     return "\n".join(p for p in parts if isinstance(p, str) and p)
+
+
+def answer_of(record: Mapping[str, Any]) -> str:
+    """What a record answers: its completion, or what the assistant says in its turns; of plain text all of it."""
+    found = record.get("completion") or record.get("chosen") or record.get("messages") or record.get("text")
+    if isinstance(found, list | tuple):
+        said = [turn for turn in found if isinstance(turn, Mapping) and turn.get("role") == "assistant"]
+        found = "\n".join(turn["content"] for turn in said if isinstance(turn.get("content"), str))
+    return found if isinstance(found, str) else ""

@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from tunewright.contract.method import Method
+from tunewright.data.select._keep import share
 from tunewright.data.select._text import text_of
 from tunewright.errors import DataError
 
@@ -79,10 +80,7 @@ class DSIR(Method):
 
     papers: ClassVar[tuple[str, ...]] = ("dsir",)
 
-    @field_validator("keep", mode="before")
-    @classmethod
-    def _percent(cls, value: Any) -> Any:
-        return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else value
+    _percent = field_validator("keep", mode="before")(share)
 
     def _counted(self, records: Iterable[Mapping[str, Any]], what: str) -> np.ndarray:
         """[buckets] counts over all records."""

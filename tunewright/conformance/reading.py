@@ -1,0 +1,129 @@
+"""Checks of selectors that read records with a model: what they find does not depend on batches or on the cache, the
+model stays as it was, and what it costs is booked.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tunewright.conformance.bench import MODELS, record_of, rows_of, task_of
+from tunewright.conformance.case import Case, Check, global_randomness_unchanged
+from tunewright.contract.method import Method, arguments, call
+from tunewright.contract.reader import Reader
+from tunewright.contract.records import Record
+from tunewright.contract.selected import Selected
+from tunewright.models.adapted import Adapted
+from tunewright.models.agreement import differing, gap
+from tunewright.models.flops import counting
+from tunewright.tasks import get_task
+
+
+class Reads:
+    """Tiny records of a method's task with their rows, and readers of them. `offered`: what `select` is given."""
+
+    def __init__(self, method: Method, *, cache: Path | None = None, batch_tokens: int = 2048, count: int = 12):
+        name = task_of(method) or "text-generation"
+        self.task, self.adapted = get_task(name), Adapted(MODELS[name](), beside="tiny")
+        rows = rows_of(self.task, "selected", count)
+        plain = self.task.name == "image-classification"
+        self.records = [
+            Record({"label": r.label}, id=r.id, source=r.source) if plain else record_of(r, self.task.labelled)
+            for r in rows
+        ]
+        of = {r.id: [row] for r, row in zip(self.records, rows, strict=True)}
+        self.readers = {
+            speaker: Reader(
+                speaker,
+                self.adapted if speaker == "start" else Adapted(MODELS[name](len(speaker))),
+                self.task,
+                lambda record: of[record.id],
+                cache=cache,
+                batch_tokens=batch_tokens,
+                window=5,
+            )
+            for speaker in method.speakers()
+        }
+
+    @property
+    def offered(self) -> dict[str, Any]:
+        return {"records": self.records, "target": self.records[:4], "readers": self.readers}
+
+    def selected(self, method: Method) -> Selected:
+        """What the method gives, whatever form it gives it in."""
+        given = call(method, "select", **self.offered, rng=random.Random(0))
+        if isinstance(given, Selected):
+            return given
+        return Selected(*given) if isinstance(given, tuple) else Selected(given)
+
+
+def _reads(case: Case) -> bool:
+    return "select" in case.slots and "readers" in arguments(type(case.method), "select")
+
+
+def _same(a: Selected, b: Selected) -> bool:
+    scores = {n: list(v) for n, v in a.scores.items()} == {n: list(v) for n, v in b.scores.items()}
+    return scores and list(a.indices) == list(b.indices) and a.weights == b.weights
+
+
+def agrees_alone_and_batched(case: Case) -> None:
+    """Records that are read one by one have the scores, to rounding, of records that are read side by side."""
+    import torch
+
+    assert case.method.speakers(), "it asks for readers and names none: define speakers(self)"
+    alone, batched = (Reads(case.method, batch_tokens=n).selected(case.method) for n in (1, 2048))
+    assert alone.scores.keys() == batched.scores.keys()
+    for name, values in alone.scores.items():
+        pair = [torch.tensor(list(v), dtype=torch.float64).float() for v in (values, batched.scores[name])]
+        assert gap(*pair) <= 1e-4, f"'{name}' depends on which records are read side by side"
+    if not alone.scores:
+        assert list(alone.indices) == list(batched.indices), "what is kept depends on which records are read together"
+
+
+def cached_equals_fresh(case: Case) -> None:
+    """Read back from the cache, scores and indices have the bits of those that were computed, at the same cost."""
+    with tempfile.TemporaryDirectory() as folder:
+        spent, given = [], []
+        for _ in range(2):
+            reads = Reads(case.method, cache=Path(folder))
+            with counting() as counted:
+                given.append(reads.selected(case.method))
+            spent.append((counted.total, [r.tokens for r in reads.readers.values()]))
+        assert any(Path(folder).iterdir()), "nothing was read: it asks for readers and does not use them"
+    assert _same(*given), "what came from the cache differs from what was computed"
+    assert spent[0] == spent[1], f"what it costs depends on the cache: {spent[0]}, then {spent[1]}"
+    assert _same(given[0], Reads(case.method).selected(case.method)), "without a cache it gives something else"
+
+
+def leaves_the_model_alone(case: Case) -> None:
+    """Weights, modes, gradients and what is kept of the base are as they were, and no generator was drawn from."""
+    reads = Reads(case.method)
+    model = reads.adapted.model
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    told = [(n, m.training) for n, m in model.named_modules()], [p.requires_grad for p in model.parameters()]
+    with global_randomness_unchanged():
+        reads.selected(case.method)
+    assert not differing(before, model.state_dict()), "the model's weights were changed"
+    after = [(n, m.training) for n, m in model.named_modules()], [p.requires_grad for p in model.parameters()]
+    assert told == after and all(p.grad is None for p in model.parameters()), "modes or gradients were left behind"
+    assert not reads.adapted.originals and not reads.adapted.deltas(), "the base was touched"
+
+
+def books_what_it_reads(case: Case) -> None:
+    """Every model that it names is read, with its tokens and operations counted."""
+    reads = Reads(case.method)
+    with counting() as counted:
+        reads.selected(case.method)
+    unread = [n for n, reader in reads.readers.items() if not reader.tokens]
+    assert not unread, f"it names models that it does not read: {', '.join(unread)}"
+    assert counted.total > 0, "no operation was counted"
+
+
+CHECKS = [
+    Check("reads alone as batched", _reads, agrees_alone_and_batched),
+    Check("reads cached as fresh", _reads, cached_equals_fresh),
+    Check("reads and leaves the model alone", _reads, leaves_the_model_alone),
+    Check("reads at a cost", _reads, books_what_it_reads),
+]
