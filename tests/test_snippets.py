@@ -56,6 +56,7 @@ PRINTS = {
     "docs/claims.md": (),
     "docs/merge.md": (),
     "docs/reinforcement.md": (),
+    "docs/selection.md": (),
 }
 STRICT = (
     "disallow-untyped-defs, disallow-incomplete-defs, disallow-untyped-calls, disallow-any-generics, "

@@ -256,9 +256,7 @@ class Method(BaseModel):
         return False
 
     def speakers(self) -> tuple[str, ...]:
-        """Models that it asks, each "tuned" or "base" (a predictor, at every token), "start" (a selector, of what its
-        stage starts from) or a name of the recipe's `models`.
-        """
+        """Models that it asks: "tuned", "base" (a predictor), "start" (a selector), or names of the recipe's `models`."""
         return ()
 
     @property

@@ -274,12 +274,13 @@ _BESIDE = (
         "in order",
         "Sequence[int]: indices of the records to keep, in order; or (indices, weights), each weight above 0; or "
         "Selected: with scores and reasons, which are kept on disk",
-        "once per stage, on what the selector before it left: before anything is loaded for training where it reads "
-        "records alone, else when the stage begins, with the model that it starts from",
+        "once per stage, on what the selector before it left: when the recipe is read or, from the first selector on "
+        "that asks for `readers`, when the stage begins",
         own={
             "target": "Sequence[Record]: what is to be learnt; never the rows that the run is measured on",
             "readers": "dict[str, Reader]: a reader of records for each model that `speakers()` names ('start', or "
             "one of the recipe's `models`): `losses(records)`, `embeddings(records)`, `read(records, reading)`",
+            "rng": "random.Random: drawn from the seed, the stage and the selector's name",
         },
         training=False,
     ),
