@@ -256,7 +256,7 @@ class Method(BaseModel):
         return False
 
     def speakers(self) -> tuple[str, ...]:
-        """Models that it asks: "tuned", "base" (a predictor), "start" (a selector), or names of the recipe's `models`."""
+        """Models that it asks: "tuned", "base" (a predictor), "start" (a selector), or names of `models`."""
         return ()
 
     @property
