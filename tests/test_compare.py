@@ -280,7 +280,7 @@ def test_the_budget_of_tokens_is_one_for_all_and_of_seconds_less_the_set_up():
     assert parse_budget(None, recipe).tokens == 1000
 
     def pilots(trials):
-        costs = {"lora": {"set-up": 0.5}, "corda": {"set-up": 0.5, "statistics": 7.0}}
+        costs = {"lora": {"set-up": 0.5}, "corda": {"set-up": 0.5, "statistics": 4.0, "selection": 3.0}}
         return {
             key_of(t.recipe): TrialRecord(key="k", started=NOW, cost={"seconds": costs[t.arm.split()[0]]})
             for t in trials
@@ -296,7 +296,11 @@ def test_the_budget_of_flops_becomes_tokens_by_what_is_counted():
     recipe, arms = Recipe(**TREE), parse_arms("lora,full,corda")
 
     def pilots(trials):
-        each = {"lora": {"train": 4e7}, "full": {"train": 6e7}, "corda": {"train": 4e7, "statistics": 4e9}}
+        each = {
+            "lora": {"train": 4e7},
+            "full": {"train": 6e7},
+            "corda": {"train": 4e7, "statistics": 1e9, "selection": 3e9},
+        }
         return {
             key_of(t.recipe): TrialRecord(
                 key="k", started=NOW, cost={"tokens": 10, "flops_by_phase": each[t.arm.split()[0]]}

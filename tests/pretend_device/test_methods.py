@@ -10,9 +10,12 @@ from tunewright.conformance.bench import Tiny, task_of
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
 from tunewright.conformance.fields import other_values
+from tunewright.conformance.reading import Reads, reads_with_a_model
 from tunewright.models.agreement import differing
 
 CASES = [c for c in (Case.of(n) for n in entries()) if fills_training_slots(c) and task_of(c.method)]
+
+SELECTORS = [c for c in (Case.of(n) for n in entries()) if reads_with_a_model(c)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
@@ -33,6 +36,12 @@ def test_trains_resumes_and_folds(cuda, case):
         t.adapted.fold()
         assert t.logits(t.adapted.model).is_cuda and tuned.is_cuda
     assert REAL or t.records == Tiny(case.named, steps=2, micro_tokens=16).run().records, "the CPU logs other numbers"
+
+
+@pytest.mark.parametrize("case", SELECTORS, ids=lambda c: c.name)
+def test_selects_as_on_the_cpu(cuda, case):
+    there, here = Reads(case.method, device=cuda).selected(case.method), Reads(case.method).selected(case.method)
+    assert REAL or (there.scores, there.indices) == (here.scores, here.indices)
 
 
 @pytest.mark.slow

@@ -282,11 +282,11 @@ def _by_flops(arm: ComparedArm, flops: float, pilot: TrialRecord) -> Given:
         )
     if once >= flops:
         raise RecipeError(
-            f"statistics and selection of '{arm.name}' alone take {once:.3g} FLOPs of {flops:.3g}",
+            f"selection and statistics of '{arm.name}' alone take {once:.3g} FLOPs of {flops:.3g}",
             where="--budget flops",
             remedy="give a larger budget",
         )
     said = f"{flops:.3g} FLOPs at {each:.3g} a token" + (
-        f", {once:.3g} of statistics and selection taken off" if once else ""
+        f", {once:.3g} of selection and statistics taken off" if once else ""
     )
     return Given(Budget(tokens=max(1, int((flops - once) / each))), said)

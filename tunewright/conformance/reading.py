@@ -24,10 +24,12 @@ from tunewright.tasks import get_task
 class Reads:
     """Tiny records of a method's task with their rows, and readers of them. `offered`: what `select` is given."""
 
-    def __init__(self, method: Method, *, cache: Path | None = None, batch_tokens: int = 2048, count: int = 12):
+    def __init__(
+        self, method: Method, *, cache: Path | None = None, batch_tokens: int = 2048, device: str = "cpu"
+    ) -> None:
         name = task_of(method) or "text-generation"
-        self.task, self.adapted = get_task(name), Adapted(MODELS[name](), beside="tiny")
-        rows = rows_of(self.task, "selected", count)
+        self.task, self.adapted = get_task(name), Adapted(MODELS[name]().to(device), beside="tiny")
+        rows = rows_of(self.task, "selected", 12)
         plain = self.task.name == "image-classification"
         self.records = [
             Record({"label": r.label}, id=r.id, source=r.source) if plain else record_of(r, self.task.labelled)
@@ -37,9 +39,10 @@ class Reads:
         self.readers = {
             speaker: Reader(
                 speaker,
-                self.adapted if speaker == "start" else Adapted(MODELS[name](len(speaker))),
+                self.adapted if speaker == "start" else Adapted(MODELS[name](len(speaker)).to(device)),
                 self.task,
                 lambda record: of[record.id],
+                device=device,
                 cache=cache,
                 batch_tokens=batch_tokens,
                 window=5,
@@ -59,7 +62,7 @@ class Reads:
         return Selected(*given) if isinstance(given, tuple) else Selected(given)
 
 
-def _reads(case: Case) -> bool:
+def reads_with_a_model(case: Case) -> bool:
     return "select" in case.slots and "readers" in arguments(type(case.method), "select")
 
 
@@ -122,8 +125,8 @@ def books_what_it_reads(case: Case) -> None:
 
 
 CHECKS = [
-    Check("reads alone as batched", _reads, agrees_alone_and_batched),
-    Check("reads cached as fresh", _reads, cached_equals_fresh),
-    Check("reads and leaves the model alone", _reads, leaves_the_model_alone),
-    Check("reads at a cost", _reads, books_what_it_reads),
+    Check("reads alone as batched", reads_with_a_model, agrees_alone_and_batched),
+    Check("reads cached as fresh", reads_with_a_model, cached_equals_fresh),
+    Check("reads and leaves the model alone", reads_with_a_model, leaves_the_model_alone),
+    Check("reads at a cost", reads_with_a_model, books_what_it_reads),
 ]

@@ -16,7 +16,7 @@ one on the task), they move the model to the target, where records that merely l
 The duals come from the entropic problem: f_i = -e log sum_j b_j exp((g_j - C_ij) / e), and g in the same way, in turn,
 in logarithms, with e falling by half from the largest cost to `regularisation` times the mean cost; they go to the
 exact ones as e goes to 0. Costs are formed for a chunk of candidates at a time, so that memory holds the embeddings
-and never the n x m costs; their products are counted as the selection's FLOPs.
+and never the n x m costs; their products are counted as the selection's FLOPs. It runs where the model does.
 
 Defaults: the least e is 0.01 of the mean cost (ours; the paper names an entropic solver), rounds end when the masses of
 the plan are within 1e-4 of a or after 200 at an e. `target` records beyond `most_targets` are drawn without
@@ -69,7 +69,7 @@ def potentials(x: Tensor, y: Tensor, regularisation: float = 0.01) -> tuple[Tens
     total = largest = 0.0
     for _, c in costs(x, y):
         total, largest = total + float(c.sum()), max(largest, float(c.max()))
-    f, g = torch.zeros(n, dtype=x.dtype), torch.zeros(m, dtype=x.dtype)
+    f, g = x.new_zeros(n), x.new_zeros(m)
     least = regularisation * total / (n * m)
     if not least:
         return f, g  # all points are one: nothing has to be moved
@@ -89,8 +89,7 @@ def potentials(x: Tensor, y: Tensor, regularisation: float = 0.01) -> tuple[Tens
 def _round(x: Tensor, y: Tensor, g: Tensor, e: float) -> tuple[Tensor, Tensor]:
     """f for g, then g for that f, in one pass over the costs."""
     n, m = len(x), len(y)
-    f = torch.empty(n, dtype=x.dtype)
-    column = torch.full((m,), -math.inf, dtype=x.dtype)
+    f, column = x.new_empty(n), x.new_full((m,), -math.inf)
     for rows, c in costs(x, y):
         f[rows] = -e * (torch.logsumexp((g - c) / e, 1) - math.log(m))
         column = torch.logaddexp(column, torch.logsumexp((f[rows, None] - c) / e, 0))
@@ -136,7 +135,8 @@ class GOTD(Method):
         if len(aimed) > self.most_targets:
             aimed = [aimed[i] for i in sorted(rng.sample(range(len(aimed)), self.most_targets))]
         reader = readers[self.model]
-        x, y = (torch.nn.functional.normalize(reader.embeddings(some), dim=1) for some in (records, aimed))
+        where = "cpu" if reader.device == "mps" else reader.device  # mps has no float64
+        x, y = (torch.nn.functional.normalize(reader.embeddings(some), dim=1).to(where) for some in (records, aimed))
         f, _ = potentials(x, y, self.regularisation)
         values = gradients(f).tolist()
         kept = smallest(values, how_many(self.keep, len(records)))

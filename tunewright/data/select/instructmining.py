@@ -73,7 +73,7 @@ def neighbour_distances(embeddings: Tensor, k: int) -> Tensor:
         part = unit[start : start + CHUNK]
         squared = (2 - 2 * part @ unit.T).clamp(min=0.0)
         book(2.0 * len(part) * n * unit.shape[1], 0.0, squared)
-        rows = torch.arange(len(part))
+        rows = torch.arange(len(part), device=unit.device)
         squared[rows, start + rows] = math.inf  # itself
         found.append(squared.topk(min(k, n - 1), largest=False).values[:, -1].sqrt())
     return torch.cat(found)
@@ -140,7 +140,7 @@ class InstructMining(Method):
         read: Mapping[str, Callable[[], Sequence[float]]] = {
             "length": lambda: [float(n) for n in reader.sizes(records)],
             "loss": lambda: reader.losses(records).tolist(),
-            "knn": lambda: neighbour_distances(reader.embeddings(records), self.neighbour).tolist(),
+            "knn": lambda: neighbour_distances(reader.embeddings(records).to(reader.device), self.neighbour).tolist(),
             "mtld": lambda: [mtld(answer_of(r)) for r in records],
             "reward": lambda: [_reward(r) for r in records],
         }
