@@ -220,6 +220,8 @@ def test_lexical_diversity_by_hand():
     assert mtld("one two three four five six") == 6.0
     # forwards: a b a b ends a stretch at the third word (2/3), then "b" begins one with ratio 1; backwards alike
     assert mtld("a b a b") == 4.0
+    # forwards one stretch of two words and none of the others; backwards 1/6 of the way to 0.28 in six words
+    assert mtld("a a b c d e") == pytest.approx((6.0 + 6.0 / ((1 / 6) / 0.28)) / 2)
     assert mtld("") == 0.0
     varied, dull = "the old fisher rowed his boat across a cold grey lake", "the boat and the boat and the boat"
     assert mtld(varied) > mtld(dull)

@@ -175,7 +175,12 @@ class Killed(Exception):
     pass
 
 
-def stopped(inputs: Path, name: str, patch: pytest.MonkeyPatch, where: str, after: int) -> Path:
+SAVED: dict[str, Any] = {"train__save_steps": 1, "data__select": [BAND], "stages__0__budget": {"steps": 4}}
+
+
+def stopped(
+    inputs: Path, name: str, patch: pytest.MonkeyPatch, where: str, after: int, changes: dict[str, Any] = SAVED
+) -> Path:
     """A run that ends after the `after`-th call of a function, as if it were killed there."""
     calls = [0]
     module, _, function = where.rpartition(".")
@@ -191,9 +196,8 @@ def stopped(inputs: Path, name: str, patch: pytest.MonkeyPatch, where: str, afte
 
     with patch.context() as p:
         p.setattr(owner, function, dying)
-        changes = {"train__save_steps": 1, "train__learning_rate": 1e-2, "data__select": [BAND]}
         with pytest.raises(Killed):
-            run(recipe(inputs, name, **changes, stages__0__budget={"steps": 4}), inputs / name, quiet=True)
+            run(recipe(inputs, name, **changes), inputs / name, quiet=True)
     return inputs / name
 
 
@@ -208,10 +212,9 @@ def stopped(inputs: Path, name: str, patch: pytest.MonkeyPatch, where: str, afte
 def test_a_stopped_run_comes_to_the_same_bits_and_selects_once(
     inputs: Path, monkeypatch: pytest.MonkeyPatch, where: str, selected: bool
 ) -> None:
-    changes = {"train__save_steps": 1, "data__select": [BAND], "stages__0__budget": {"steps": 4}}
     whole = inputs / "whole"
     if not whole.exists():
-        run(recipe(inputs, "whole", **changes), whole, quiet=True)
+        run(recipe(inputs, "whole", **SAVED), whole, quiet=True)
     folder = stopped(inputs, where.rpartition(".")[2].strip("_"), monkeypatch, where, 1)
     assert ("selected" in json.loads((folder / "progress.json").read_text())) == selected
     reads = []
@@ -224,6 +227,20 @@ def test_a_stopped_run_comes_to_the_same_bits_and_selects_once(
     hashes = [json.loads((p / "report.json").read_text())["data"]["hash"] for p in (whole, folder)]
     assert hashes[0] == hashes[1]
     resume(folder, verify=True, quiet=True)
+
+
+def test_what_a_finished_stage_selected_is_replayed_after_a_stop(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = two_stages(replay={"stages.first": 0.5})
+    stages[0]["data"] = {"select": [BAND]}
+    del stages[1]["data"]["select"]
+    changes = {"stages": stages, "train__save_steps": 1}
+    run(recipe(inputs, "unbroken", **changes), inputs / "unbroken", quiet=True)
+    folder = stopped(inputs, "broken", monkeypatch, "tunewright.files.checkpoint.save", 3, changes)
+    assert (folder / "stages" / "first").is_dir() and not (folder / "stages" / "second").is_dir()
+    resume(folder, quiet=True)
+    both = (inputs / "unbroken", folder)
+    assert not differing(*(checkpoint.read(p / "stages" / "second").tensors["trained"] for p in both))
+    assert [json.loads((p / "report.json").read_text())["data"]["rows"] for p in both] == [12, 12]
 
 
 def test_an_altered_or_missing_selection_is_refused(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
