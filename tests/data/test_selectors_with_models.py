@@ -130,7 +130,6 @@ def test_both_sides_of_the_plan_have_their_masses_and_chunks_change_nothing(monk
 def test_got_d_keeps_the_most_negative_gradients_of_the_model_s_embeddings():
     method = GOTD(keep=4, regularisation=0.002)
     reads = Reads(method)
-    found = reads.selected(method)
     model = reads.adapted.model
 
     def mean_state(record):
@@ -140,12 +139,11 @@ def test_got_d_keeps_the_most_negative_gradients_of_the_model_s_embeddings():
         return (state / state.norm()).double().numpy()
 
     x = np.stack([mean_state(r) for r in reads.records])
-    exact = gradients(torch.tensor(exact_duals(cdist(x, x[:4] + 1e-9))))
-    # 12 candidates and 4 targets share partial sums: duals are not unique, so the distance itself is compared
-    plain = np.asarray(found.scores["gradient"])
-    assert list(found.indices) == sorted(range(12), key=lambda i: plain[i])[:4]
-    assert np.corrcoef(plain, exact)[0, 1] > 0.5
-    assert {0, 1, 2, 3} & set(found.indices), "records of the target are nowhere near the front"
+    # of 11 candidates and 4 targets no masses have a partial sum in common: the exact duals are unique
+    given = method.select(reads.records[:11], reads.records[8:], reads.readers, random.Random(0))
+    exact = gradients(torch.tensor(exact_duals(cdist(x[:11], x[8:]))))
+    np.testing.assert_allclose(given.scores["gradient"], exact, atol=0.05)
+    assert list(given.indices) == sorted(range(11), key=lambda i: given.scores["gradient"][i])[:4]
 
 
 def test_more_targets_than_asked_for_are_drawn():
