@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 def all_checks() -> list[Check]:
     """Every check, in the order in which they are best read."""
-    from tunewright.conformance import declared, learned, slots, training, weights
+    from tunewright.conformance import declared, learned, reshaping, slots, training, weights
 
-    return [*declared.CHECKS, *training.CHECKS, *slots.CHECKS, *weights.CHECKS, *learned.CHECKS]
+    return [*declared.CHECKS, *training.CHECKS, *slots.CHECKS, *reshaping.CHECKS, *weights.CHECKS, *learned.CHECKS]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunewright.errors import MethodError
 from tunewright.models import deltas as forms
+from tunewright.models.agreement import same_bits
 from tunewright.models.delta_names import is_delta
 from tunewright.models.modes import set_training
 from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
 from tunewright.models.sites import Structure, discover
+from tunewright.models.surgery import Surgery, check_preserved, check_surgery, meaning, recorded, rows_in
 
 
 @dataclass
@@ -29,6 +32,16 @@ class Wrapped:
 
     method: dict[str, Any]
     state: Any
+
+
+@dataclass
+class Operated:
+    """A surgery that was done, and the other body: the model's before it, or the new one while the base is in place."""
+
+    surgery: Surgery
+    body: nn.Module
+    structure: Structure
+    always: dict[str, Tensor]
 
 
 class Adapted:
@@ -50,6 +63,8 @@ class Adapted:
         ] = ()  # parameters drawn afresh (a new head): they train beside deltas, or they would mean nothing
         self.always: dict[str, Tensor] = {}  # entries that train whatever is chosen: rows of tokens that were added
         self.wrapped_by: Wrapped | None = None
+        self.operated: list[Operated] = []  # surgeries, in the order in which they were done
+        self._away = False  # whether the base is in place, in its own shape
         self.notes: list[str] = []
         for p in model.parameters():
             p.requires_grad_(False)
@@ -69,6 +84,12 @@ class Adapted:
     def base_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the model itself, under its own names; a tied one once."""
         return {n: p for n, p in self.model.named_parameters() if not is_delta(n)}
+
+    @property
+    def base_size(self) -> int:
+        """Parameters of the untouched base, in its own shape."""
+        own = self.operated[0].body if self.operated else self.model
+        return sum(p.numel() for n, p in own.named_parameters() if not is_delta(n))
 
     def delta_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of all deltas, "<site>.delta.<name>.<part>"."""
@@ -118,6 +139,59 @@ class Adapted:
         for p in self.base_parameters().values():
             p.requires_grad_(False)
 
+    # -- changing the shape ------------------------------------------------------------------------------------------
+
+    def operate(self, surgery: Surgery) -> None:
+        """Change the model's shape. The base stays as it is in a body of its own; tensors that changed before keep
+        their way back, as the surgery makes it of the base.
+
+        MethodError where the model has deltas, a wrapper or 4-bit layers, or where the surgery does not fit it.
+        """
+        if self.deltas() or self.wrapper is not None or self.quantised():
+            there = "deltas" if self.deltas() else "a wrapper" if self.wrapper is not None else "layers in 4 bits"
+            raise MethodError(
+                f"the model carries {there}, which a change of its shape would lose ({surgery.told()})",
+                where="carry",
+                remedy="write carry: fold, or change the shape first",
+            )
+        check_surgery(surgery)
+        tuned: dict[str, Tensor] = {}
+        if self.originals:
+            # of the weights as they are, and then of the base's: the one is what trains on, the other the way back
+            of_tuned = surgery.apply(self.model)
+            tuned = {n: p.detach().clone() for n, p in of_tuned.named_parameters()}
+            self._put_back()
+        body = surgery.apply(self.model)
+        check_preserved(surgery, self.model, body)
+        self.operated.append(Operated(surgery, body, discover(body), rows_in(self.always, self.model, body)))
+        self._exchange(self.operated[-1])
+        self.rediscover()
+        parameters = self.base_parameters()
+        with torch.no_grad():
+            for name, p in parameters.items():
+                if surgery.computes:
+                    self.remember(name)
+                if name in tuned and not same_bits(tuned[name], p):
+                    self.remember(name)
+                    p.copy_(tuned[name])
+
+    def _exchange(self, operated: Operated) -> None:
+        """Give the model its other body: its modules, parameters and config, inside the same object."""
+        model, body = self.model, operated.body
+        ours = dict(model.__dict__)
+        object.__setattr__(model, "__dict__", dict(body.__dict__))
+        object.__setattr__(body, "__dict__", ours)
+        self.structure, operated.structure = operated.structure, self.structure
+        self.always, operated.always = operated.always, self.always
+
+    def surgeries(self) -> list[dict[str, Any]]:
+        """What was done to the model's shape, as files hold it."""
+        return [recorded(o.surgery) for o in self.operated]
+
+    def reshaped(self) -> list[str]:
+        """What a report says of a changed shape; nothing of the base's own."""
+        return meaning([o.surgery for o in self.operated])
+
     # -- changing base tensors -------------------------------------------------------------------------------------
 
     def remember(self, name: str, indices: Tensor | None = None) -> None:
@@ -138,16 +212,24 @@ class Adapted:
             self.originals[name] = Original(original.restored(p))
 
     def forget_changes(self) -> None:
-        """Put the base back: originals restored, deltas and the wrapper taken away."""
+        """Put the base back: originals restored, deltas and the wrapper taken away, its own shape given back."""
         self.unwrap()
         self.unquantise()
+        self._put_back()
+        for site in self.structure.sites:
+            forms.detach(site)
+        while self.operated:
+            self._exchange(self.operated[-1])
+            self.operated.pop()
+            self.rediscover()
+
+    def _put_back(self) -> None:
+        """Every original in its place, and forgotten."""
         parameters = self.base_parameters()
         with torch.no_grad():
             for name, original in self.originals.items():
                 parameters[name].copy_(original.restored(parameters[name]))
         self.originals.clear()
-        for site in self.structure.sites:
-            forms.detach(site)
 
     def unwrap(self) -> None:
         """Let go of a wrapper; the model itself was never touched by it."""
@@ -187,12 +269,41 @@ class Adapted:
     def at_strength(self, strength: float) -> Iterator[nn.Module]:
         """The plain model with base + strength x (tuned - base); 0 is the base bit for bit, 1 the tuned one folded.
 
-        Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was. A
+        Of a model whose shape was changed, 0 is the base in its own shape, and between 0 and 1 the way goes from the
+        new shape as the surgery made it of the base. Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was. A
         wrapped model cannot be folded: at 1 it stays as it is.
         """
-        if strength == 1.0 and self.wrapper is not None:
+        if (strength == 1.0 and self.wrapper is not None) or (strength == 0.0 and self._away):
             yield self.model
             return
+        with self._of_this_shape(strength), self._in_own_shape(strength == 0.0):
+            yield self.model
+
+    @contextmanager
+    def started(self) -> Iterator[nn.Module]:
+        """The model as training began from the base: the base, in the present shape where that was changed."""
+        with self._of_this_shape(0.0):
+            yield self.model
+
+    @contextmanager
+    def _in_own_shape(self, own: bool) -> Iterator[None]:
+        """With the base's own body in place, where `own` is asked for and there was a surgery."""
+        if not own or not self.operated:
+            yield
+            return
+        for operated in reversed(self.operated):
+            self._exchange(operated)
+        self._away = True
+        try:
+            yield
+        finally:
+            self._away = False
+            for operated in self.operated:
+                self._exchange(operated)
+
+    @contextmanager
+    def _of_this_shape(self, strength: float) -> Iterator[None]:
+        """The plain model at a strength, in the shape that it has now."""
         swapped: list[tuple[Tensor, Tensor]] = []
         silenced: list[tuple[forms.Delta, bool, float]] = []
         quantised = self.quantised()
@@ -202,7 +313,7 @@ class Adapted:
                 self._set_strength(strength, swapped, silenced)
                 for name, module in quantised.items():
                     put(self.model, name, self._unfolded(module, strength, self.deltas().get(name, {})))
-            yield self.model
+            yield
         finally:
             for name, there in exchanged.items():
                 put(self.model, name, there)

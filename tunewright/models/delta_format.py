@@ -21,12 +21,14 @@ from tunewright.files.tensors import save_tensors
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_names import DeltaName, is_delta
+from tunewright.models.surgery import replayed
 
 HOW, WEIGHTS, FORMAT, VERSION = "delta.json", "delta.safetensors", "tunewright-delta", 1
 APPLY = (
     "value:<name> replaces the base's tensor <name>. entries:<name> [k] replace its flat entries at places:<name> [k]. "
     "delta:<site>.delta.<name>.<part> are parts of the change of <site>.weight listed under deltas: low-rank is "
-    "scale x strength x (lora_B lora_A - offset_B offset_A), sparse puts values at indices of the [out, in] weight."
+    "scale x strength x (lora_B lora_A - offset_B offset_A), sparse puts values at indices of the [out, in] weight. "
+    "What is listed under surgery is done to the model's shape first: names and places are those of the new shape."
 )
 
 
@@ -40,7 +42,7 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
             tensors[f"places:{name}"] = original.indices
             tensors[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
     tensors |= {f"delta:{n}": t.detach() for n, t in adapted.model.state_dict().items() if is_delta(n)}
-    if not tensors:
+    if not tensors and not adapted.operated:
         raise ModelError("nothing differs from the base", remedy="train first")
     described = {
         site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()}
@@ -58,7 +60,7 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({n: t.contiguous() for n, t in tensors.items()}, folder / WEIGHTS)
     (folder / HOW).write_text(
-        json.dumps({**how, "shapes": shapes, "deltas": described}, indent=2) + "\n", encoding="utf-8"
+        json.dumps({**how, "surgery": adapted.surgeries(), "shapes": shapes, "deltas": described}, indent=2) + "\n", encoding="utf-8"
     )
     return len(tensors)
 
@@ -84,6 +86,8 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
             where=where,
             remedy="the file is incomplete: save or download it again",
         )
+    for record in how.get("surgery", ()):
+        adapted.operate(replayed(record))
     parameters = adapted.base_parameters()
     for name, shape in how["shapes"].items():
         if name not in parameters:
