@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -161,7 +162,7 @@ class Run:
 def snapshot(loop: Loop) -> Any:
     """A copy of what `Loop.state` gives, safe from the steps that follow."""
     data, tensors = loop.state()
-    return data, {k: {n: t.clone() for n, t in v.items()} for k, v in tensors.items()}
+    return copy.deepcopy(data), {k: {n: t.clone() for n, t in v.items()} for k, v in tensors.items()}
 
 
 def changed(loop: Loop) -> dict[str, Tensor]:

@@ -57,21 +57,21 @@ def set_up(
 
 def prepare(adapted: Adapted, methods: Methods, bound: Bound, needs: Mapping[str, Any]) -> None:
     """Let a method edit the model, or do the surgery that it gives."""
-    given = methods.call(
-        bound, "prepare", needs, model=adapted.model, tokenizer=adapted.tokenizer, structure=adapted.structure
-    )
-    surgeries = [given] if isinstance(given, Surgery) else list(given or ())
-    if bool(surgeries) > bound.method.reshapes:
-        raise MethodError(
-            f"'{bound.name}' gives a surgery and does not declare it",
-            remedy="write reshapes: ClassVar[bool] = True, so that finished stages do it again from their files",
+    try:
+        given = methods.call(
+            bound, "prepare", needs, model=adapted.model, tokenizer=adapted.tokenizer, structure=adapted.structure
         )
-    for surgery in surgeries:
-        try:
+        surgeries = [given] if isinstance(given, Surgery) else list(given or ())
+        if surgeries and not bound.method.reshapes:
+            raise MethodError(
+                "it gives a surgery and does not declare it",
+                remedy="write reshapes: ClassVar[bool] = True, so that finished stages do it again from their files",
+            )
+        for surgery in surgeries:
             adapted.operate(surgery)
-        except MethodError as e:
-            e.where = f"'{bound.name}', {e.where}" if e.where else f"'{bound.name}'"
-            raise
+    except MethodError as e:
+        e.where = f"'{bound.name}', {e.where}" if e.where else f"'{bound.name}'"
+        raise
     adapted.rediscover()
 
 
