@@ -117,7 +117,7 @@ def test_multipliers_lie_between_0_and_twice():
 
 
 def test_gradients_of_the_estimate_do_not_enter_the_next_step():
-    """A tensor at rate 0 stays where it is; one whose estimate left gradients behind would be seen in its first step."""
+    """No parameter holds a gradient when an estimate is done."""
     run = make(every=2, steps=2)
     found = []
     run.stage.signals = lambda b, batch, when, real=run.stage.signals: (

@@ -18,7 +18,8 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import differing
 from tunewright.models.blocks_moved import Rearranged
 from tunewright.models.deltas import Sparse, attach
-from tunewright.models.surgery import Surgery, recorded, replayed, says
+from tunewright.models.surgeries import recorded, replayed
+from tunewright.models.surgery import Surgery, says
 from tunewright.models.widening import Shape, Widened
 
 
@@ -108,8 +109,11 @@ def test_rows_beyond_the_old_ones_come_from_the_block_above():
         places = surgery.neurons[block][f:]
         assert torch.equal(weight[f:], torch.cat([above[places], above[places]], 1) / 2)
         down = got[f"model.layers.{block}.mlp.down_proj.weight"]  # read as the own ones are
-        assert torch.equal(down[: len(down) // 2], (small[f"model.layers.{block}.mlp.down_proj.weight"] / 1)[
-            :, surgery.neurons[block]] / torch.tensor([surgery.neurons[block].count(n) for n in surgery.neurons[block]]))
+        assert torch.equal(
+            down[: len(down) // 2],
+            (small[f"model.layers.{block}.mlp.down_proj.weight"] / 1)[:, surgery.neurons[block]]
+            / torch.tensor([surgery.neurons[block].count(n) for n in surgery.neurons[block]]),
+        )
 
 
 @given(order=st.lists(st.integers(0, 2), min_size=1, max_size=5))
@@ -200,7 +204,10 @@ def test_two_stacks_and_configs_that_do_not_say_are_refused():
 def test_maps_that_are_no_growth_are_refused():
     model = tiny.llama()
     surgery = wide(model)
-    for name, value in (("channels", surgery.channels[::-1]), ("neurons", [[0, *m[1:-1], 10_000] for m in surgery.neurons])):
+    for name, value in (
+        ("channels", surgery.channels[::-1]),
+        ("neurons", [[0, *m[1:-1], 10_000] for m in surgery.neurons]),
+    ):
         other = Widened(**{**surgery.settings(), name: value})
         with pytest.raises(MethodError, match=f"a map of {name} keeps the"):
             Adapted(tiny.llama()).operate(other)

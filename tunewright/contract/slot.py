@@ -73,7 +73,7 @@ _TRAINING = (
         "they are done, recorded, and done again from files",
         "once per stage, before `setup`; the structure is looked at again afterwards",
         own={
-            "needs": "Needs: those of `when = \"prepare\"`, of the weights before the edit; for a Surgery alone",
+            "needs": 'Needs: those of `when = "prepare"`, of the weights before the edit; for a Surgery alone',
             "structure": "Structure: the model's blocks and sites before the edit",
         },
     ),

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunewright.errors import MethodError
 from tunewright.models import deltas as forms
 from tunewright.models.agreement import same_bits
 from tunewright.models.delta_names import is_delta
@@ -23,7 +22,8 @@ from tunewright.models.modes import set_training
 from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
 from tunewright.models.sites import Structure, discover
-from tunewright.models.surgery import Surgery, check_preserved, check_surgery, meaning, recorded, rows_in
+from tunewright.models.surgeries import check_surgery, recorded
+from tunewright.models.surgery import Surgery, check_preserved, exchange, meaning, rows_in
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Adapted:
 
     @property
     def base_size(self) -> int:
-        """Parameters of the untouched base, in its own shape."""
+        """Parameters of the untouched base."""
         own = self.operated[0].body if self.operated else self.model
         return sum(p.numel() for n, p in own.named_parameters() if not is_delta(n))
 
@@ -147,40 +147,50 @@ class Adapted:
 
         MethodError where the model has deltas, a wrapper or 4-bit layers, or where the surgery does not fit it.
         """
-        if self.deltas() or self.wrapper is not None or self.quantised():
-            there = "deltas" if self.deltas() else "a wrapper" if self.wrapper is not None else "layers in 4 bits"
-            raise MethodError(
-                f"the model carries {there}, which a change of its shape would lose ({surgery.told()})",
-                where="carry",
-                remedy="write carry: fold, or change the shape first",
-            )
-        check_surgery(surgery)
+        there = {"deltas": self.deltas(), "a wrapper": self.wrapper, "layers in 4 bits": self.quantised()}
+        check_surgery(surgery, [what for what, found in there.items() if found])
         tuned: dict[str, Tensor] = {}
         if self.originals:
             # of the weights as they are, and then of the base's: the one is what trains on, the other the way back
-            of_tuned = surgery.apply(self.model)
-            tuned = {n: p.detach().clone() for n, p in of_tuned.named_parameters()}
+            tuned = {n: p.detach().clone() for n, p in surgery.apply(self.model).named_parameters()}
             self._put_back()
         body = surgery.apply(self.model)
         check_preserved(surgery, self.model, body)
         self.operated.append(Operated(surgery, body, discover(body), rows_in(self.always, self.model, body)))
         self._exchange(self.operated[-1])
         self.rediscover()
-        parameters = self.base_parameters()
-        with torch.no_grad():
-            for name, p in parameters.items():
-                if surgery.computes:
-                    self.remember(name)
-                if name in tuned and not same_bits(tuned[name], p):
-                    self.remember(name)
-                    p.copy_(tuned[name])
+        for name in self.base_parameters() if surgery.computes else ():
+            self.remember(name)
+        self._become(tuned)
+
+    def plain(self) -> list[str]:
+        """Make a folded model one that transformers' class holds; says what was multiplied out, in the old shape."""
+        undone = []
+        while self.operated and (values := self.operated[-1].surgery.inverse(self.model)) is not None:
+            kept = {n: v.detach().clone() for n, v in values.items()}
+            undone.append(self._undo().told())
+            self._become(kept)
+        return undone
+
+    def _undo(self) -> Surgery:
+        """Take the last surgery back, and what trained after it."""
+        self._put_back()
+        last = self.operated.pop()
+        self._exchange(last)
+        self.rediscover()
+        return last.surgery
+
+    @torch.no_grad()
+    def _become(self, values: Mapping[str, Tensor]) -> None:
+        """Take on values of base tensors where they are others than the present ones."""
+        for name, p in self.base_parameters().items():
+            if name in values and not same_bits(values[name], p):
+                self.remember(name)
+                p.copy_(values[name])
 
     def _exchange(self, operated: Operated) -> None:
         """Give the model its other body: its modules, parameters and config, inside the same object."""
-        model, body = self.model, operated.body
-        ours = dict(model.__dict__)
-        object.__setattr__(model, "__dict__", dict(body.__dict__))
-        object.__setattr__(body, "__dict__", ours)
+        exchange(self.model, operated.body)
         self.structure, operated.structure = operated.structure, self.structure
         self.always, operated.always = operated.always, self.always
 
@@ -219,9 +229,7 @@ class Adapted:
         for site in self.structure.sites:
             forms.detach(site)
         while self.operated:
-            self._exchange(self.operated[-1])
-            self.operated.pop()
-            self.rediscover()
+            self._undo()
 
     def _put_back(self) -> None:
         """Every original in its place, and forgotten."""
@@ -269,8 +277,8 @@ class Adapted:
     def at_strength(self, strength: float) -> Iterator[nn.Module]:
         """The plain model with base + strength x (tuned - base); 0 is the base bit for bit, 1 the tuned one folded.
 
-        Of a model whose shape was changed, 0 is the base in its own shape, and between 0 and 1 the way goes from the
-        new shape as the surgery made it of the base. Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was. A
+        Of a changed shape, 0 is the base in its own, and between 0 and 1 the way goes from what the surgery made of it.
+        Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was. A
         wrapped model cannot be folded: at 1 it stays as it is.
         """
         if (strength == 1.0 and self.wrapper is not None) or (strength == 0.0 and self._away):

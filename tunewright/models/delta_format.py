@@ -21,7 +21,7 @@ from tunewright.files.tensors import save_tensors
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_names import DeltaName, is_delta
-from tunewright.models.surgery import replayed
+from tunewright.models.surgeries import replayed
 
 HOW, WEIGHTS, FORMAT, VERSION = "delta.json", "delta.safetensors", "tunewright-delta", 1
 APPLY = (
@@ -60,7 +60,8 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({n: t.contiguous() for n, t in tensors.items()}, folder / WEIGHTS)
     (folder / HOW).write_text(
-        json.dumps({**how, "surgery": adapted.surgeries(), "shapes": shapes, "deltas": described}, indent=2) + "\n", encoding="utf-8"
+        json.dumps({**how, "surgery": adapted.surgeries(), "shapes": shapes, "deltas": described}, indent=2) + "\n",
+        encoding="utf-8",
     )
     return len(tensors)
 

@@ -1,4 +1,4 @@
-"""Changes of a model's shape: what is done is recorded as JSON, so that files can do it again and the base is never lost.
+"""Changes of a model's shape: what is done is recorded as JSON, so that files can do it again and the base stays.
 
 A `Surgery` builds, of a model, another body of the same class: with its own config, its own modules, and parameters
 computed from the old ones (those that stay as they are stay the same objects, in memory once). `Adapted.operate` then
@@ -8,19 +8,16 @@ exchanges the two bodies inside one model object, and keeps the old one: undoing
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from tunewright.errors import MethodError, did_you_mean
+from tunewright.errors import MethodError
 from tunewright.models.generators import seeded
 from tunewright.models.sites import Structure
 
-ENTRY_POINTS = "tunewright.surgeries"
-"""The entry-point group by which the record of a third party's surgery finds its class: form's name = module:class."""
 ROUNDING = 1e-3
 """Largest difference of logits, over the largest of them, that a surgery which keeps the function may make."""
 
@@ -52,54 +49,17 @@ class Surgery:
         """What it does to a model, for people: the end of "the model's shape was changed: "."""
         raise NotImplementedError
 
+    def inverse(self, body: nn.Module) -> dict[str, Tensor] | None:
+        """Of a body that transformers' class could not hold: the parameters, by the old body's names, of one in the old
+        shape that says the same. None: the class holds the new shape.
+        """
+        return None
+
     def apply(self, model: nn.Module) -> nn.Module:
         """The new body, made of the model's present weights. The model is left alone. MethodError where it does not
         fit.
         """
         raise NotImplementedError
-
-
-def surgery_class(form: str) -> type[Surgery]:
-    """The class that does a recorded surgery again. MethodError when none is registered under its name."""
-    from tunewright.models.blocks_moved import Rearranged
-    from tunewright.models.widening import Widened
-
-    known: dict[str, type[Surgery]] = {c.form: c for c in (Rearranged, Widened)}
-    if form in known:
-        return known[form]
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        if point.name == form:
-            cls: type[Surgery] = point.load()
-            return cls
-    raise MethodError(
-        f"no surgery is named '{form}'",
-        remedy=f"{did_you_mean(form, known)} One of your own is named in the entry-point group {ENTRY_POINTS}",
-    )
-
-
-def check_surgery(surgery: Surgery) -> None:
-    """MethodError where a surgery could not be done again from a file, since its form's name gives another class."""
-    try:
-        known: type[Surgery] | None = surgery_class(surgery.form)
-    except MethodError:
-        known = None
-    if known is not type(surgery):
-        said = "no class" if known is None else f"the class {known.__name__}"
-        raise MethodError(
-            f"the surgery '{surgery.form}' of {type(surgery).__name__} could not be done again from a file: its name "
-            f"gives {said}",
-            remedy=f"give it a `form` of its own, and name it in the entry-point group {ENTRY_POINTS}",
-        )
-
-
-def recorded(surgery: Surgery) -> dict[str, Any]:
-    """A surgery as files hold it."""
-    return {"form": surgery.form, "settings": surgery.settings()}
-
-
-def replayed(record: Mapping[str, Any]) -> Surgery:
-    """The surgery of a record."""
-    return surgery_class(record["form"]).rebuild(record["settings"])
 
 
 # -- for those who write one -------------------------------------------------------------------------------------------
@@ -232,6 +192,15 @@ def check_preserved(surgery: Surgery, before: nn.Module, after: nn.Module) -> No
 
 
 # -- for those who keep what was done ----------------------------------------------------------------------------------
+
+
+def exchange(model: nn.Module, body: nn.Module) -> None:
+    """Give two modules of one class each other's insides: submodules, parameters, config. Who holds either object has
+    the other's content from then on.
+    """
+    ours = dict(model.__dict__)
+    object.__setattr__(model, "__dict__", dict(body.__dict__))
+    object.__setattr__(body, "__dict__", ours)
 
 
 def rows_in(entries: Mapping[str, Tensor], before: nn.Module, after: nn.Module) -> dict[str, Tensor]:

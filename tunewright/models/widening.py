@@ -1,8 +1,8 @@
 """A wider model of a narrow one by index maps: channels, heads and neurons are copied, and who reads them divides.
 
-A map g gives for each new place the old one; c(j) counts the copies of j. What writes a space (rows of a weight, and its
-bias) is copied, W'[i] = W[g(i)]; what reads it (columns) is copied and divided, W'[:, i] = W[:, g(i)] / c(g(i)), so that
-sums are what they were. Norms keep their values where each channel of the residual stream is copied equally often.
+A map g gives for each new place the old one; c(j) counts the copies of j. What writes a space (rows of a weight, and
+its bias) is copied, W'[i] = W[g(i)]; what reads it (columns) is copied and divided, W'[:, i] = W[:, g(i)] / c(g(i)), so
+that sums are what they were. Norms keep their values where each channel of the residual stream is copied equally often.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ class Shape:
         names = ("hidden_size", "num_attention_heads")
         if called is None or any(not isinstance(getattr(config, n, None), int) for n in names):
             raise MethodError(
-                f"the config of {type(model).__name__} does not say how wide it is "
-                f"({', '.join((*names, NEURONS[0]))})",
+                f"the config of {type(model).__name__} does not say how wide it is ({', '.join((*names, NEURONS[0]))})",
                 remedy="this architecture cannot be widened here",
             )
         heads = config.num_attention_heads
@@ -125,14 +124,18 @@ class Widened(Surgery):
         stack_of(structure)
         shape = Shape.of(model)
         if len(self.groups) != len(structure.blocks) or len(self.neurons) != len(structure.blocks):
-            raise MethodError(f"the model has {len(structure.blocks)} blocks, and there are maps for {len(self.groups)}")
+            raise MethodError(
+                f"the model has {len(structure.blocks)} blocks, and there are maps for {len(self.groups)}"
+            )
         for what, maps, width in (
             ("channels", [self.channels], shape.channels),
             ("groups", self.groups, shape.groups),
             ("neurons", self.neurons, shape.neurons),
         ):
             if any(m[:width] != list(range(width)) or not set(m) <= set(range(width)) for m in maps):
-                raise MethodError(f"a map of {what} keeps the {width} old ones in their places and copies of them after")
+                raise MethodError(
+                    f"a map of {what} keeps the {width} old ones in their places and copies of them after"
+                )
         wide = Shape(
             len(self.channels),
             len(self.groups[0]) * (shape.heads // shape.groups),
@@ -255,7 +258,7 @@ def _spaces(site: Site, structure: Structure) -> dict[str, Spaces]:
             rows, columns = _in_attention(site, mates, leaf)
         elif len(mates) not in (2, 3):
             raise MethodError(
-                f"the MLP of '{structure.blocks[block].name}' has {len(mates)} linear layers, and two or three are known",
+                f"the MLP of '{structure.blocks[block].name}' has {len(mates)} linear layers, not two or three",
                 remedy="this architecture cannot be widened here",
             )
         else:

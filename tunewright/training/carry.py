@@ -20,7 +20,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.nf4 import quantise_sites
 from tunewright.models.peft_format import load_adapter
 from tunewright.models.peft_settings import CONFIG
-from tunewright.models.surgery import replayed
+from tunewright.models.surgeries import replayed
 from tunewright.recipe import yaml_text
 from tunewright.training.trained import Trained
 

@@ -62,6 +62,4 @@ def importance(parameters: dict[str, Any], losses: Any, evaluating: Any) -> dict
     finally:
         for n, p in parameters.items():
             p.requires_grad_(was[n])
-    return {
-        n: float((p.detach().float().abs() * totals[n] / max(1, count)).mean()) for n, p in parameters.items()
-    }
+    return {n: float((p.detach().float().abs() * totals[n] / max(1, count)).mean()) for n, p in parameters.items()}

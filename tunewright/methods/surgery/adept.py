@@ -1,5 +1,5 @@
-"""ADEPT: the blocks that matter least for what the model knows are copied, and the copies learn the new (2025, "Continual
-Pretraining via Adaptive Expansion and Dynamic Decoupled Tuning").
+"""ADEPT: the blocks that matter least for what the model knows are copied, and the copies learn the new (2025,
+"Continual Pretraining via Adaptive Expansion and Dynamic Decoupled Tuning").
 
 Before training every block b is scored on general rows, a_b = loss(all parameters of b zero) - loss; the k = share x L
 blocks with the lowest scores are copied. A copy stands right after its original, with the outputs of its attention and
@@ -64,7 +64,9 @@ def multipliers(importance: Mapping[str, float], most: float) -> dict[str, float
 class Adept(Method):
     """Copies of the least important blocks train alone, each tensor the more slowly the more it matters."""
 
-    share: float = Field(0.15, gt=0, le=1, description="share of the blocks that is copied (one at least)", examples=[1.0])
+    share: float = Field(
+        0.15, gt=0, le=1, description="share of the blocks that is copied (one at least)", examples=[1.0]
+    )
     every: PositiveInt = Field(500, description="optimizer steps between estimates of importance at most", examples=[1])
     most: float = Field(2.0, gt=0, description="factor of the rate for the least important tensor", examples=[1.0])
     source: str = Field("keep", description="name of the rows that stand for what is to be kept", examples=["train"])
