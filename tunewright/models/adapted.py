@@ -16,14 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.models import deltas as forms
-from tunewright.models.agreement import same_bits
 from tunewright.models.delta_names import is_delta
 from tunewright.models.modes import set_training
 from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
+from tunewright.models.reshapable import Operated, Reshapable
 from tunewright.models.sites import Structure, discover
-from tunewright.models.surgeries import check_surgery, recorded
-from tunewright.models.surgery import Surgery, check_preserved, exchange, meaning, rows_in
 
 
 @dataclass
@@ -34,17 +32,7 @@ class Wrapped:
     state: Any
 
 
-@dataclass
-class Operated:
-    """A surgery that was done, and the other body: the model's before it, or the new one while the base is in place."""
-
-    surgery: Surgery
-    body: nn.Module
-    structure: Structure
-    always: dict[str, Tensor]
-
-
-class Adapted:
+class Adapted(Reshapable):
     """`model` and `tokenizer` with a structure, deltas and originals. `base_hash` names the untouched weights,
     `beside` the files beside them that decide what they compute (config, tokenizer ...).
     """
@@ -84,12 +72,6 @@ class Adapted:
     def base_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the model itself, under its own names; a tied one once."""
         return {n: p for n, p in self.model.named_parameters() if not is_delta(n)}
-
-    @property
-    def base_size(self) -> int:
-        """Parameters of the untouched base."""
-        own = self.operated[0].body if self.operated else self.model
-        return sum(p.numel() for n, p in own.named_parameters() if not is_delta(n))
 
     def delta_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of all deltas, "<site>.delta.<name>.<part>"."""
@@ -133,74 +115,16 @@ class Adapted:
             for n, delta in forms.deltas_of(site).items():
                 forms.attach(self.structure.site(name), n, delta)
 
+    def carried(self) -> list[str]:
+        """What hangs on the model that a change of its shape would lose, in words."""
+        there = {"deltas": self.deltas(), "a wrapper": self.wrapper, "layers in 4 bits": self.quantised()}
+        return [what for what, found in there.items() if found]
+
     def rediscover(self) -> None:
         """Look at the structure again, after `prepare` changed the model."""
         self.structure = discover(self.model)
         for p in self.base_parameters().values():
             p.requires_grad_(False)
-
-    # -- changing the shape ------------------------------------------------------------------------------------------
-
-    def operate(self, surgery: Surgery) -> None:
-        """Change the model's shape. The base stays as it is in a body of its own; tensors that changed before keep
-        their way back, as the surgery makes it of the base.
-
-        MethodError where the model has deltas, a wrapper or 4-bit layers, or where the surgery does not fit it.
-        """
-        there = {"deltas": self.deltas(), "a wrapper": self.wrapper, "layers in 4 bits": self.quantised()}
-        check_surgery(surgery, [what for what, found in there.items() if found])
-        tuned: dict[str, Tensor] = {}
-        if self.originals:
-            # of the weights as they are, and then of the base's: the one is what trains on, the other the way back
-            tuned = {n: p.detach().clone() for n, p in surgery.apply(self.model).named_parameters()}
-            self._put_back()
-        body = surgery.apply(self.model)
-        check_preserved(surgery, self.model, body)
-        self.operated.append(Operated(surgery, body, discover(body), rows_in(self.always, self.model, body)))
-        self._exchange(self.operated[-1])
-        self.rediscover()
-        for name in self.base_parameters() if surgery.computes else ():
-            self.remember(name)
-        self._become(tuned)
-
-    def plain(self) -> list[str]:
-        """Make a folded model one that transformers' class holds; says what was multiplied out, in the old shape."""
-        undone = []
-        while self.operated and (values := self.operated[-1].surgery.inverse(self.model)) is not None:
-            kept = {n: v.detach().clone() for n, v in values.items()}
-            undone.append(self._undo().told())
-            self._become(kept)
-        return undone
-
-    def _undo(self) -> Surgery:
-        """Take the last surgery back, and what trained after it."""
-        self._put_back()
-        last = self.operated.pop()
-        self._exchange(last)
-        self.rediscover()
-        return last.surgery
-
-    @torch.no_grad()
-    def _become(self, values: Mapping[str, Tensor]) -> None:
-        """Take on values of base tensors where they are others than the present ones."""
-        for name, p in self.base_parameters().items():
-            if name in values and not same_bits(values[name], p):
-                self.remember(name)
-                p.copy_(values[name])
-
-    def _exchange(self, operated: Operated) -> None:
-        """Give the model its other body: its modules, parameters and config, inside the same object."""
-        exchange(self.model, operated.body)
-        self.structure, operated.structure = operated.structure, self.structure
-        self.always, operated.always = operated.always, self.always
-
-    def surgeries(self) -> list[dict[str, Any]]:
-        """What was done to the model's shape, as files hold it."""
-        return [recorded(o.surgery) for o in self.operated]
-
-    def reshaped(self) -> list[str]:
-        """What a report says of a changed shape; nothing of the base's own."""
-        return meaning([o.surgery for o in self.operated])
 
     # -- changing base tensors -------------------------------------------------------------------------------------
 
@@ -225,13 +149,13 @@ class Adapted:
         """Put the base back: originals restored, deltas and the wrapper taken away, its own shape given back."""
         self.unwrap()
         self.unquantise()
-        self._put_back()
+        self.put_back()
         for site in self.structure.sites:
             forms.detach(site)
         while self.operated:
-            self._undo()
+            self.undo()
 
-    def _put_back(self) -> None:
+    def put_back(self) -> None:
         """Every original in its place, and forgotten."""
         parameters = self.base_parameters()
         with torch.no_grad():
@@ -292,22 +216,6 @@ class Adapted:
         """The model as training began from the base: the base, in the present shape where that was changed."""
         with self._of_this_shape(0.0):
             yield self.model
-
-    @contextmanager
-    def _in_own_shape(self, own: bool) -> Iterator[None]:
-        """With the base's own body in place, where `own` is asked for and there was a surgery."""
-        if not own or not self.operated:
-            yield
-            return
-        for operated in reversed(self.operated):
-            self._exchange(operated)
-        self._away = True
-        try:
-            yield
-        finally:
-            self._away = False
-            for operated in self.operated:
-                self._exchange(operated)
 
     @contextmanager
     def _of_this_shape(self, strength: float) -> Iterator[None]:

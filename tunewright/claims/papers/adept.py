@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CLAIM = Claim(
     paper="adept",
     says="Expansion by a copied block with zero outputs keeps what the model knows; repeating the block does not.",
-    task="domain",
+    task="intents",
     method=Arm(name="silent", methods=["adept"]),
     baselines=[Arm(name="repeated", methods=[{"bert2bert": {"width": 1, "depth": 1.25}}])],
     metric="measured",

@@ -20,7 +20,7 @@ CLAIM = Claim(
         "Twice as wide by the function-preserving initialisation, a model says what the small one says before it "
         "trains; with the channels of the residual stream drawn, as in the paper, it does not."
     ),
-    task="domain",
+    task="intents",
     method=Arm(name="even", methods=[{"bert2bert": {"knowledge": "fpi"}}]),
     baselines=[Arm(name="drawn", methods=[{"bert2bert": {"knowledge": "fpi"}}])],
     metric="measured",
