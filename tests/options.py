@@ -26,5 +26,5 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(threads)
 
 
-def session_of(folder: Path, **changes: Any) -> Session:
-    return assemble(Recipe.load(small.write_recipe(folder, **changes)))
+def session_of(folder: Path, name: str = "r", **changes: Any) -> Session:
+    return assemble(Recipe.load(small.write_recipe(folder, name, **changes)))

@@ -17,7 +17,7 @@ import tunewright
 from tests import small, tiny
 from tests.running import HERE
 
-FUNCTIONS = ("check", "compare", "load_recipe", "merge", "methods", "open_run", "plan", "resume", "run")
+FUNCTIONS = ("check", "compare", "load_recipe", "merge", "methods", "open_run", "plan", "resume", "run", "tune")
 SETS = ["stages.0.budget.steps=2", "measurement.strengths=[1]"]
 TAG = "<script>alert(1)</script>"
 
@@ -64,7 +64,8 @@ def test_each_is_a_function_that_says_what_it_takes(name: str) -> None:
 
 
 def test_the_names_are_all_there_and_nothing_else_is_promised() -> None:
-    classes = {"CheckResult", "Comparison", "Merged", "RunPlan", "Recipe", "Result", "Run", "TunewrightError"}
+    classes = {"CheckResult", "Comparison", "Merged", "RunPlan", "Recipe", "Result", "Run", "TuneResult"}
+    classes |= {"TunewrightError"}
     assert set(tunewright.__all__) == {*FUNCTIONS, *classes, "__version__"}
     assert all(getattr(tunewright, n) is not None for n in tunewright.__all__) and set(tunewright.__all__) <= {
         *dir(tunewright)

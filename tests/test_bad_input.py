@@ -222,9 +222,7 @@ CASES = [
     ),
     Case("stage without methods", ("'methods' is missing",), STAGES + "  - {name: a}\n"),
     Case("stage with an empty list of methods", ("'methods' is empty",), STAGES + "  - {name: a, methods: []}\n"),
-    Case(
-        "empty override", ("cannot be empty",), STAGES + "  - {name: a, methods: lora, train: {learning_rate: null}}\n"
-    ),
+    Case("empty override", ("cannot be empty",), STAGES + "  - {name: a, methods: lora, train: {seed: null}}\n"),
     Case("no stages", ("'stages' is empty",), STAGES.replace("stages:", "stages: []")),
     # The file
     Case("no such file", ("no such recipe",), None, arguments=("load", "{folder}/nothing.yaml")),

@@ -160,6 +160,22 @@ def test_of_tied_methods_only_those_with_a_shown_gain_may_win():
     assert page.row(made, made.arm("b"))["gain"].word == "tied with the best"
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_stands_in_the_terminal_with_its_intervals_whole(width, tmp_path):
+    import io
+
+    from rich.console import Console
+
+    made = judged(**{"lora:rank=8": plain("a", 0.6), "full": plain("b", 0.602), "hft+e2wm": plain("c", 0.3)})
+    out = io.StringIO()
+    page.show(made, tmp_path, Console(file=out, width=width, highlight=False, color_system=None))
+    table, sentences = out.getvalue().split("\n\n")[:2]
+    assert all(len(line) <= width for line in [*table.splitlines(), *sentences.splitlines()])
+    for name in ("lora:rank=8", "full", "hft+e2wm"):
+        gain = page.row(made, made.arm(name))["gain"]
+        assert gain.value in table and f"[{gain.span}]" in table
+
+
 def test_intervals_stay_within_what_the_figure_can_be():
     """Two seeds have a t quantile of 12.7: without bounds the interval of a share is wider than 100 points."""
     made = judged(seeds=[0, 1], a=lambda s, n: record("a", s, 0.2 + 0.6 * s, drift=0.1 + s), b=plain("b", 0.3))

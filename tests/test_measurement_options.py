@@ -27,6 +27,7 @@ def reports(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     changed = {
         "max_new_tokens": 2,
         "strengths": [0.25, 1.0],
+        "dial_rows": 3,
         "drift_sequences": 3,
         "drift_tokens": 4,
         "few_shot": 1,
@@ -52,8 +53,10 @@ EVALUATED: dict[str, Callable[[dict[str, Any]], bool]] = {
         max(len(a.base) for a in r["changed"].answers) < max(len(a.base) for a in r["plain"].answers)
     ),
     "strengths": lambda r: (
-        [s.strength for s in r["plain"].trade] == [0.5, 1.0] and [s.strength for s in r["changed"].trade] == [0.25, 1.0]
+        [s.strength for s in r["plain"].trade] == [0.5, 1.0]
+        and [s.strength for s in r["changed"].trade] == [0.0, 0.25, 1.0]
     ),
+    "dial_rows": lambda r: [{s.target.n for s in r[k].trade} for k in ("plain", "changed")] == [{8}, {3}],
     "drift_sequences": lambda r: (r["plain"].drift.sequences, r["changed"].drift.sequences) == (4, 3),
     "drift_tokens": lambda r: r["changed"].drift.tokens <= 3 * 4 and r["plain"].drift.tokens > 3 * 4,
     "few_shot": lambda r: (r["plain"].target.shots, r["changed"].target.shots) == (3, 1),

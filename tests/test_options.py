@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import classifying, small
 from tests.options import inputs, session_of
 from tunewright import catalogue
 from tunewright.contract.method import Method
@@ -17,6 +18,7 @@ from tunewright.errors import MethodError, RecipeError
 from tunewright.files import checkpoint
 from tunewright.recipe import DataSpec, MethodUse, TrainSpec
 from tunewright.runs.folder import RunFolder
+from tunewright.runs.run import run
 from tunewright.runs.session import Session
 from tunewright.runs.stages import TrainingCallback, TrainingOutcome, run_stage
 from tunewright.training import carry
@@ -194,8 +196,19 @@ def test_a_stage_cannot_have_its_own_of_what_holds_for_the_run(inputs: Path, par
         session_of(inputs, **{f"stages__0__{part}": {key: value}})
 
 
+def test_a_head_that_is_made_anew_starts_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    classifying.write_inputs(tmp_path)
+    first = {}
+    for head in ("probe", "random"):
+        file = small.write_recipe(tmp_path, head, **classifying.recipe(train__head=head))
+        done = run(file, tmp_path / f"out-{head}", quiet=True)
+        first[head] = RunFolder(done.folder).metrics()[0]["loss"]
+    assert first["probe"] < 0.6 < first["random"]
+
+
 def test_every_field_of_train_has_a_case() -> None:
-    assert set(STAGED) | {"precision", "device", "threads", "report_to"} == set(TrainSpec.model_fields)
+    assert set(STAGED) | {"precision", "device", "threads", "report_to", "head"} == set(TrainSpec.model_fields)
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from tests import small
 from tests.running import HERE
 from tunewright import errors
 from tunewright.commands import cli
-from tunewright.recipe import Recipe
 
 
 def offered(words: str, shell: str = "bash") -> list[str]:
@@ -102,27 +101,3 @@ def test_a_quiet_run_prints_its_result(tmp_path: Path, monkeypatch: pytest.Monke
     assert again.exit_code == 0 and again.stdout == ran.stdout, "a finished run's result is shown again"
     told = CliRunner().invoke(cli.app, ["resume", str(tmp_path / "out"), "--json"])
     assert json.loads(told.stdout)["run"]["name"] == "out"
-
-
-@pytest.mark.parametrize(("pictures", "steps"), [(3, 3), (8, 8), (60, 20), (300, 19), (1000, 20)])
-def test_init_writes_batches_that_make_steps_of_pictures(pictures: int, steps: int, tmp_path: Path) -> None:
-    rows = [json.dumps({"image": f"{i}.png", "label": f"l{i % 2}"}) for i in range(pictures)]
-    (tmp_path / "p.jsonl").write_text("\n".join(rows))
-    batch = begun(tmp_path, "p.jsonl")
-    assert pictures / batch >= steps and batch <= 32
-
-
-@pytest.mark.parametrize(("rows", "words"), [(10, 5), (100, 20), (1000, 50), (5000, 200)])
-def test_init_writes_batches_that_make_steps_of_text(rows: int, words: int, tmp_path: Path) -> None:
-    row = json.dumps({"prompt": "word " * words, "completion": "lost card"})
-    (tmp_path / "t.jsonl").write_text("\n".join([row] * rows))
-    batch, tokens = begun(tmp_path, "t.jsonl"), rows * words
-    assert batch == 256 or tokens / batch >= 15
-    assert batch <= 4000 and (tokens < 90_000 or batch == 4000), "no smaller than it has to be"
-
-
-def begun(folder: Path, data: str) -> int:
-    out = folder / "recipe.yaml"
-    done = CliRunner().invoke(cli.app, ["init", "./model", str(folder / data), "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    return int(Recipe.load(out).train.batch_tokens)

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from tests import architectures, small
-from tunewright.planning import plan_page
+from tunewright.planning import measuring_time, plan_page
 from tunewright.planning.estimate import STEPS, estimate, untouched
 from tunewright.planning.plan import RunPlan, look, plan
 from tunewright.recipe import Recipe
@@ -190,3 +190,27 @@ def test_a_plan_and_a_run_say_what_all_linear_leaves_out(method: Any, said: bool
         assert len(left) == (2 if said else 0)
         assert not said or ("feed_forward.router (it gives a tuple" in left[0] and "experts" in left[1])
     assert ("left out of all-linear" in str(planned)) == said
+
+
+def test_a_method_that_cannot_act_in_the_steps_is_marked_and_the_report_says_so(inputs: Path, tmp_path: Path) -> None:
+    methods = [{"lift": {"rank": 2, "filter_rank": 2}}]
+    said = "lift: the mask is drawn once: 3 steps do not reach refresh_steps 400; write fewer, or none to say so"
+    session = session_of(inputs, stages__0__methods=methods, stages__0__budget={"steps": 3})
+    made = look(session)
+    assert made.stages[0].cautions == [said] == made.to_json()["stages"][0]["cautions"]
+    assert f"look  {said}" in str(made)
+    idle = session_of(inputs, stages__0__methods=["lora"], stages__0__budget={"steps": 3})
+    assert look(idle).stages[0].cautions == []
+    recipe = small.write_recipe(inputs, stages__0__methods=methods, stages__0__budget={"steps": 3})
+    assert said in run(recipe, out=tmp_path / "out", quiet=True).report.notes
+
+
+def test_the_dial_is_estimated_by_its_rows_and_without_the_base(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring_time, "_seconds", lambda work: 1.0)
+
+    def dial(**changes: Any) -> float:
+        return estimate(session_of(inputs, **changes)).dial
+
+    whole = dial()
+    assert whole > 0 and dial(measurement__strengths=[0, 0.5, 1]) == whole
+    assert dial(measurement__dial_rows=2) == pytest.approx(whole * 2 / 8) and dial(measurement__dial_rows=9) == whole

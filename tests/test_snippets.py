@@ -31,6 +31,7 @@ SMALLER = {
     '"hft", "full"], seeds': "], seeds",
     "stages.0.budget.steps=200": "stages.0.budget.steps=3",
     "seeds=8": "seeds=1, workers=1",
+    "trials=8": "trials=2, workers=1",
     "seeds=4": "seeds=1, workers=1",
     '"tokens=200k"': '"steps=1"',
     "tune=True": "tune=False",

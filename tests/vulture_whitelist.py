@@ -22,8 +22,8 @@ ANSWERED: dict[str, tuple[str, ...]] = {
     "for notebooks and third parties: nothing in the package calls it": (
         "agreed",
         "bad_rows",
+        "bias_change",
         "check_method",
-        "routed",
         "shifts",
         "tuned_state",
     ),

@@ -1,8 +1,8 @@
 """Tunewright adapts a pre-trained model with any published method and shows what it gained, lost and cost.
 
-Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `compare`, `merge`,
-`open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does and shows itself in a
-notebook. Importing the package imports nothing heavy: each function imports what it needs when it is called.
+Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `tune`, `compare`,
+`merge`, `open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does and shows itself
+in a notebook. Importing the package imports nothing heavy: each function imports what it needs when it is called.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tunewright.planning.plan import RunPlan as RunPlan
     from tunewright.recipe import Recipe as Recipe
     from tunewright.runs.result import Result as Result
+    from tunewright.trials.tune import TuneResult as TuneResult
     from tunewright.weights.stream import Merged as Merged
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "Recipe",
     "Result",
     "Run",
+    "TuneResult",
     "TunewrightError",
     "__version__",
     "check",
@@ -46,6 +48,7 @@ __all__ = [
     "plan",
     "resume",
     "run",
+    "tune",
 ]
 
 _CLASSES = {
@@ -56,6 +59,7 @@ _CLASSES = {
     "Recipe": "tunewright.recipe",
     "Result": "tunewright.runs.result",
     "Run": "tunewright.finished.run",
+    "TuneResult": "tunewright.trials.tune",
 }
 
 
@@ -120,6 +124,40 @@ def check(
     from tunewright.planning.check import check_recipe
 
     return check_recipe(recipe, sets=sets, clean=Path(clean) if clean is not None else None)
+
+
+def tune(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    trials: int = 16,
+    minutes: float | None = None,
+    seeds: int = 1,
+    out: str | Path | None = None,
+    write: bool = False,
+    sets: Sequence[str] = (),
+    workers: int | None = None,
+    quiet: bool = False,
+) -> TuneResult:
+    """Look for a better learning rate, length of training and batch, on rows held out from the training rows.
+
+    `trials`: runs at most; `minutes`: none is begun later; `seeds`: runs of each setting. The winning values are
+    written to `out` (none: NAME.tuned.yaml beside a recipe's file), or into the file itself with `write`; nothing is
+    written where the recipe's own are the best. Stopped anywhere, the same call goes on. RecipeError and FolderError.
+    """
+    from tunewright.runs import progress
+    from tunewright.trials.tuned_recipe import tune_recipe
+
+    return tune_recipe(
+        recipe,
+        trials=trials,
+        minutes=minutes,
+        seeds=seeds,
+        out=Path(out) if out is not None else None,
+        write=write,
+        sets=sets,
+        workers=workers,
+        say=(lambda text: None) if quiet else progress.say,
+    )
 
 
 def compare(

@@ -65,14 +65,17 @@ def test_what_is_laid_over_is_found_again_and_nothing_else_is_lost(under, over):
 def test_methods_go_to_the_top_or_into_stages_that_have_none():
     assert with_methods({"model": "m"}, ["lora"], {"steps": 2}) == {
         "model": "m",
+        "train": {"learning_rate": 2e-4, "batch_tokens": 16_000, "warmup_steps": 0.03},
         "methods": ["lora"],
         "budget": {"steps": 2},
     }
     staged = {"stages": [{"name": "a", "methods": ["full"], "budget": {"steps": 9}}, {"name": "b"}]}
     assert with_methods(staged, ["lora"])["stages"] == [
         {"name": "a", "methods": ["full"], "budget": {"steps": 9}},
-        {"name": "b", "methods": ["lora"]},
+        {"name": "b", "methods": ["lora"], "budget": {"epochs": 1}},
     ]
+    own = with_methods({"train": {"learning_rate": 1e-3}}, ["lora"])
+    assert own["train"]["learning_rate"] == 1e-3 and own["budget"] == {"epochs": 1}
     assert with_methods({"methods": ["hft"]}, ["lora"])["methods"] == ["hft"]
     common = with_methods({**staged, "budget": {"steps": 3}}, ["lora"])
     assert "budget" not in common and [s["budget"] for s in common["stages"]] == [{"steps": 9}, {"steps": 3}]

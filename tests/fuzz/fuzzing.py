@@ -50,11 +50,13 @@ def outcome(arguments: Sequence[str]) -> Outcome:
     """What a command line did with its inputs."""
     from tunewright.commands import cli
 
+    streams = sys.stdin, sys.stdout, sys.stderr
     with warnings.catch_warnings(), _limited():
         warnings.simplefilter("ignore")
         try:
             done = CliRunner().invoke(cli.app, list(arguments), input="")
         except TooLong:
+            sys.stdin, sys.stdout, sys.stderr = streams  # it may have come while the runner put them back
             return Outcome(-1, "", f"took over {SECONDS} s")
     error = done.exception
     if isinstance(error, TooLong):

@@ -36,7 +36,14 @@ _PLAIN: dict[str, Any] = {
     "task": "text-generation",
     "data": _ROWS,
     "keep": [{"data": "quickstart:keep", "name": "general", "limit": 4}],
-    "train": {"learning_rate": 2e-3, "batch_tokens": 1024, "precision": "float32", "threads": 1, "device": "cpu"},
+    "train": {
+        "learning_rate": 2e-3,
+        "batch_tokens": 1024,
+        "warmup_steps": 0.03,
+        "precision": "float32",
+        "threads": 1,
+        "device": "cpu",
+    },
     "measurement": {"rows": 24, "drift_sequences": 4, "drift_tokens": 16, "max_new_tokens": 8, "strengths": [0.5, 1.0]},
 }
 RUNS: dict[str, dict[str, Any]] = {

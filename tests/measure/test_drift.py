@@ -176,3 +176,25 @@ def test_cka_does_not_see_rotation_or_scale():
     assert drift.linear_cka(x, torch.randn(30, 5, generator=g)) < 0.5
     with pytest.raises(ValueError, match="same for every row"):
         drift.linear_cka(torch.ones(4, 2), x[:4])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_reference_of_some_rows_reads_nothing_again(packed, monkeypatch):
+    base, tuned = tiny.llama(0), tiny.llama(1)
+    whole = take_reference(base, CAUSAL, sequence_rows(_sequences(), PREFIX), batch_tokens=40)
+    values = kl_by_row(whole, tuned)
+    monkeypatch.setattr(base, "forward", None)
+    for chosen in ([0, 3, 6], [5, 1], [2]):
+        some = whole.of_rows(chosen)
+        assert [r.id for r in some.rows] == [f"drift:{i}" for i in chosen] and some.batch_tokens == 40
+        assert kl_by_row(some, tuned) == pytest.approx([values[i] for i in chosen], abs=1e-6)
+
+
+def test_some_rows_of_a_masked_reference_without_states():
+    base, tuned, task, tokenizer = tiny.bert(0), tiny.bert(1), get_task("fill-mask"), tiny.tokenizer(encoder=True)
+    rows = [task.encode(Record({"text": t}, id=f"m:{i}"), tokenizer, EncodeOptions()) for i, t in enumerate(tiny.TEXT)]
+    whole = take_reference(base, task, rows)
+    values, some = kl_by_row(whole, tuned), whole.of_rows([2, 0])
+    assert kl_by_row(some, tuned) == pytest.approx([values[2], values[0]], abs=1e-6)
+    some.states, some.log_probs = None, torch.log_softmax(base.get_output_embeddings()(some.states), -1).detach()
+    assert kl_by_row(some.of_rows([1]), tuned) == pytest.approx([values[0]], abs=1e-5)

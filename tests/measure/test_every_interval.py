@@ -54,6 +54,19 @@ def test_every_metric(metric):
     check()
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "loss"])
+def test_a_change_is_that_of_its_own_metric(metric):
+    g = np.random.default_rng(0)
+    before, after = (
+        _rows([float(a == b) for a, b in zip(said, wanted, strict=True)], [1.0] * 30, said, wanted)
+        for said, wanted in ((g.choice(LABELS, 30).tolist(), ["a"] * 20 + list("bcdbcdbcdb")) for _ in range(2))
+    )
+    found = target.difference(before, after, metric)
+    holds(found, -1, 1)
+    change = target.summary(after, metric).value - target.summary(before, metric).value
+    assert found.value == pytest.approx(change) and found.known
+
+
 @each
 @given(st.lists(st.tuples(numbers, st.floats(1e-3, 1e4)), min_size=1, max_size=30), st.integers(0, 3))
 def test_a_mean_of_any_values_with_any_weights(pairs, seed):

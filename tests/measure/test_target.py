@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from tests import tiny
@@ -33,6 +35,22 @@ def test_exact_match_normalises_as_documented():
     assert text.exact_match("Card arrival", "card arrival") == 0 == text.exact_match("card arrival.", "card arrival")
 
 
+_TEXTS = st.text(st.sampled_from("ab \n\u00a0\u0301\u00a8\ufb01\ufffd\u1100\u1161."), max_size=8)
+
+
+@given(_TEXTS, _TEXTS, _TEXTS)
+def test_what_cannot_match_never_does(begun, more, reference):
+    if text.cannot_match(begun, reference):
+        assert not text.exact_match(begun + more, reference)
+
+
+def test_a_word_that_is_whole_and_wrong_settles_an_answer():
+    for begun in ("edit person", "card x y", "car d", "card arrival now"):
+        assert text.cannot_match(begun, "card arrival"), begun
+    for begun in ("", "x", "card", "card ", " card\narr", "card arrival", "card x"):
+        assert not text.cannot_match(begun, "card arrival"), begun
+
+
 def test_f1_counts_words_with_repeats():
     assert text.f1("a a b", "a b c") == pytest.approx(2 * 2 / 6)
     assert text.f1("", "") == 1 and text.f1("", "a") == 0 and text.f1("x", "y") == 0 and text.f1("A", "a") == 1
@@ -54,6 +72,23 @@ def test_generated_answers_are_the_models_own():
     ]
     assert summary(evaluate(model, tokenizer, CAUSAL, taught, "exact_match"), "exact_match").value == 1.0
     assert summary(got, "exact_match").method == "wilson"
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "f1"])
+def test_scores_alone_are_those_of_whole_answers(metric, monkeypatch):
+    model, tokenizer, rows = tiny.llama(seed=5), tiny.tokenizer(), answer_rows(23)
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **_: " ".join(f"w{i}" for i in ids))  # every token a word
+    whole = evaluate(model, tokenizer, CAUSAL, rows, metric, max_new_tokens=12)
+    for i, row in enumerate(rows[::2]):  # every fourth answer is right
+        row.fields["reference"] = whole[2 * i].answer if i % 2 else row.fields["reference"]
+    whole = evaluate(model, tokenizer, CAUSAL, rows, metric, max_new_tokens=12)
+    some = evaluate(model, tokenizer, CAUSAL, rows, metric, max_new_tokens=12, scores_only=True)
+    assert [r.score for r in some] == [r.score for r in whole] and {0.0, 1.0} <= {r.score for r in some}
+    assert all(w.answer.startswith(s.answer) for s, w in zip(some, whole, strict=True))
+    shorter = sum(len(s.answer) < len(w.answer) for s, w in zip(some, whole, strict=True))
+    assert shorter > len(rows) // 2 if metric == "exact_match" else some == whole
+    monkeypatch.setattr(tokenizer, "clean_up_tokenization_spaces", True, raising=False)
+    assert evaluate(model, tokenizer, CAUSAL, rows, metric, max_new_tokens=12, scores_only=True) == whole
 
 
 def test_answer_length_is_enough_for_the_longest_reference():
@@ -149,6 +184,43 @@ def test_hopeless_labels_are_not_read_to_their_end():
         some, whole = choose_after(model, part, labels), choose_after(model, part, labels, full=True)
     assert torch.isinf(some[0]).tolist() == [False, True, True] and not torch.isinf(whole).any()
     assert torch.equal(some.argmax(-1), whole.argmax(-1))
+
+
+def test_a_label_is_left_at_the_token_that_puts_it_behind(monkeypatch):
+    model, prompt, ours, read = tiny.llama(seed=5), list(answer_rows(1)[0].fields["prompt_ids"]), _kv.log_probs_at, []
+
+    def after(*more):
+        return model(torch.tensor([[*prompt, *more]])).logits[0, -1].argsort(descending=True).tolist()
+
+    def counted(model, tokens, *more):
+        read.append(tuple(tokens.shape))
+        return ours(model, tokens, *more)
+
+    monkeypatch.setattr(_kv, "log_probs_at", counted)
+    with torch.inference_mode():
+        (part,) = _kv.read(model, [prompt, prompt], room=8)
+        one, two, three = after()[:3]
+        likely, worst = after(one)[0], after(two)[-1]
+        labels = [(one, likely), (two, worst, 9, 10, 11), (three, after(three)[-1], 9)]
+        some, full = choose_after(model, part, labels), choose_after(model, part, labels, full=True)
+    assert read[:2] == [(2, 1), (4, 1)] and len(read) == 3, "the leaders, one token of the others; then all of all"
+    assert torch.isinf(some).tolist() == [[False, True, True]] * 2 and torch.equal(some.argmax(-1), full.argmax(-1))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_labels_are_read_with_logits_at_their_own_places_only(name, monkeypatch):
+    model, tokenizer, rows = tiny.MAKERS[name](seed=5), tiny.tokenizer(), answer_rows(9)
+    tokens, at = label_tokens(tokenizer, rows, NEAR), list[int]()
+    ours = _kv.head_log_probs
+    monkeypatch.setattr(_kv, "head_log_probs", lambda h, *more: at.append(len(h)) or ours(h, *more))
+    with torch.inference_mode():
+        (part,) = _kv.read(model, [r.fields["prompt_ids"] for r in rows], room=8)
+        few = choose_after(model, part, tokens, full=True)
+        assert sum(at) == len(rows) * sum(len(x) - 1 for x in tokens)
+        monkeypatch.setattr(_kv, "has_plain_head", lambda *_: False)
+        assert torch.allclose(few, choose_after(model, part, tokens, full=True), atol=1e-5)
+    brute = _brute(model, [rows[i] for i in part.indices], NEAR, tokens, False)
+    assert torch.allclose(few, brute, atol=1e-4)
 
 
 def test_labels_end_as_the_rows_answers_do():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
@@ -73,6 +74,56 @@ def test_the_focal_weight_carries_gradient():
     z = torch.randn(6, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64).requires_grad_()
     y = torch.eye(2, dtype=torch.float64)[[0, 0, 0, 1, 1, 1]]
     assert torch.autograd.gradcheck(lambda x: focal_contrast(F.normalize(x), y, 0.5), (z,))
+
+
+def pairs_by_loops(unit: torch.Tensor, classes: list[int]) -> list[tuple[int, int]]:
+    """(least similar of the same class, most similar of another) of each row; itself where there is none."""
+    out, rows = [], range(len(classes))
+    for i in rows:
+        like = [j for j in rows if j != i and classes[j] == classes[i]]
+        unlike = [j for j in rows if classes[j] != classes[i]]
+        out.append(
+            (
+                min(like, key=lambda j: float(unit[i] @ unit[j]), default=i),
+                max(unlike, key=lambda j: float(unit[i] @ unit[j]), default=i),
+            )
+        )
+    return out
+
+
+def test_the_objective_classifies_and_contrasts_features_soft_negatives_and_hard_pairs():
+    """Through `objective`, row by row in fp64: the 3B rows of the text, made with the draws of the step."""
+    run = make(fields={"eta": 0.7, "least": 0.6, "temperature": 0.4, "alpha": 0.8})
+    method, state = run.methods.bound[1].method, run.state("core")
+    batch = run.task.collate([row for row, _ in run.cursor.next_batch()])
+    outputs = run.task.forward(run.adapted.model.eval(), batch)
+    got = float(method.objective(outputs, batch, 5, state).value.detach())
+
+    rng, B = random.Random(f"{state.data['seed']}/5"), 9
+    order = rng.sample(range(B), B)
+    a, b = ([rng.betavariate(0.8, 0.8) for _ in range(B)] for _ in range(2))
+    f, head = outputs.features.detach().double(), run.adapted.model.classifier
+    y = F.one_hot(batch.labels, 3).double()
+    pairs = pairs_by_loops(F.normalize(f), batch.labels.tolist())
+    assert len({p for p, _ in pairs} | {n for _, n in pairs}) > 2
+    many, soft = [*f], [*y]
+    for of, into in ((f, many), (y, soft)):
+        into += [(1 - max(a[i], 0.6)) * of[i] + max(a[i], 0.6) * of[order[i]] for i in range(B)]
+        into += [b[i] * of[p] + (1 - b[i]) * of[n] for i, (p, n) in enumerate(pairs)]
+    W, bias = head.weight.detach().double(), head.bias.detach().double()
+    cross = sum(float(-(t * (W @ x + bias).log_softmax(-1)).sum()) for x, t in zip(many, soft, strict=True)) / (3 * B)
+    inner, outer = state.inner.double(), state.outer.double()
+    with torch.no_grad():
+        z = [F.normalize(outer(torch.relu(inner(x))), dim=0) for x in many]
+    contrast, having = 0.0, 0
+    for i in range(3 * B):
+        alike = [j for j in range(3 * B) if j != i and torch.allclose(soft[i], soft[j], atol=1e-7)]
+        having += bool(alike)
+        norm = sum(math.exp(float(z[i] @ z[k]) / 0.4) for k in range(3 * B) if k != i)
+        shares = [math.exp(float(z[i] @ z[j]) / 0.4) / norm for j in alike]
+        contrast -= sum((1 - p) * math.log(p) for p in shares) / (3 * B)
+    assert contrast > 0.01
+    assert got == pytest.approx(cross + 0.7 * contrast / having, rel=1e-4)
 
 
 @pytest.mark.parametrize("beside", [{"full": FullFineTuning()}, {"lora": LoRA(rank=2)}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, changed
+from tunewright.contract.method import Candidates, Needs
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.needs.trial_loss import TrialLoss, weakened
@@ -43,6 +46,62 @@ def test_draws_follow_the_weights_and_end_where_few_sets_exist():
     torch.testing.assert_close(counts / 2000, torch.tensor([1 / 6, 2 / 6, 3 / 6]), atol=0.04, rtol=0)
     assert sorted(draw_different(torch.ones(2), 1, 3, rng)) == [(0,), (1,)]
     assert len(set(draw_different(torch.ones(5), 2, 3, rng))) == 3
+
+
+def blocks_of(names) -> tuple[int, ...]:
+    return tuple(sorted({int(n.split(".layers.")[1].partition(".")[0]) for n in names}))
+
+
+def ways_to_draw(weights: list[float], count: int, chosen: tuple[int, ...]) -> float:
+    """Probability that `count` draws without replacement, in proportion to what is left, give just these places."""
+    if count == 0:
+        return float(not chosen)
+    total = 0.0
+    for i in chosen:
+        rest = [0.0 if j == i else w for j, w in enumerate(weights)]
+        total += weights[i] / sum(weights) * ways_to_draw(rest, count - 1, tuple(j for j in chosen if j != i))
+    return total
+
+
+def test_blocks_that_matter_train_more_often_and_those_that_do_not_are_tried_more_often():
+    """Scores are held where they are: how often `choose` draws a block, and tries one, beside the formula's shares."""
+    run, scores, draws, tried = make(), [-1.5, -0.5, 0.5, 1.5], torch.zeros(4), torch.zeros(4)
+    method = ImportanceAwareSparseTuning(every=5, trials=1, score_rate=1e-9)
+    candidates, rng, state = Candidates(run.adapted), random.Random(1), run.state("ist")
+
+    def trial_loss(blocks, factor, step):
+        assert factor == 0.25 and len(blocks) == 2  # half of four
+        tried[blocks] += 1
+        return 1.0
+
+    for _ in range(1500):
+        state.set_buffer("scores", torch.tensor(scores))
+        choice = method.choose(candidates, 5, Needs({"trial_loss": trial_loss}), state, rng)
+        (block,) = blocks_of(choice.names)  # a quarter of four
+        assert set(choice.names) == {n for n in candidates.deltas if f".layers.{block}." in n}
+        assert (choice.redraw_every, choice.moments) == (1, "park")
+        draws[block] += 1
+    p = [1 / (1 + math.exp(-s)) for s in scores]
+    q = [1 - x for x in p]
+    torch.testing.assert_close(draws / 1500, torch.tensor(q) / sum(q), atol=0.05, rtol=0)
+    pairs = {pair: ways_to_draw(p, 2, pair) for pair in itertools.combinations(range(4), 2)}
+    wanted = torch.tensor([sum(v for pair, v in pairs.items() if i in pair) for i in range(4)])
+    torch.testing.assert_close(tried / 1500, wanted, atol=0.05, rtol=0)
+
+
+def test_a_block_whose_weakening_helps_is_hardly_trained_any_more():
+    """The loss of a trial is lower by 1 nat where block 2 is among the weakened ones, whatever else is."""
+    run, draws = make(), torch.zeros(4)
+    method = ImportanceAwareSparseTuning(every=1)
+    candidates, rng, state = Candidates(run.adapted), random.Random(0), run.state("ist")
+    needs = Needs({"trial_loss": lambda blocks, factor, step: 1.0 if 2 in blocks else 2.0})
+    for step in range(400):
+        choice = method.choose(candidates, step, needs, state, rng)
+        if step >= 100:
+            draws[list(blocks_of(choice.names))] += 1
+    scores = state.get_buffer("scores")
+    assert int(scores.argmax()) == 2 and float(scores[2]) > 1.5
+    assert float(draws[2]) < 0.5 * float(draws[[0, 1, 3]].mean())
 
 
 def test_only_the_drawn_blocks_move_in_a_step():

@@ -4,6 +4,7 @@ of the head stay.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from tests import tiny
 from tests.methods.driving import Run, changed, snapshot
-from tunewright.contract.batch import Row
+from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.combining import check_conflicts
 from tunewright.errors import MethodError
 from tunewright.methods.continual.lae import LAE, OFFLINE, ONLINE, follow, larger
@@ -91,6 +92,19 @@ def test_following_is_an_exponential_mean():
     slow, fast = (LowRank(torch.full((1, 2), x), torch.full((2, 1), x), 1.0) for x in (1.0, 3.0))
     follow(slow, fast, 0.75)
     assert torch.equal(slow.lora_A, torch.full((1, 2), 1.5)) and torch.equal(fast.lora_A, torch.full((1, 2), 3.0))
+
+
+def test_the_loss_is_over_the_tasks_own_classes_alone(first):
+    run = second(first)  # classes 2 and 3 of four
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    labels = torch.tensor([3, 2, 3])
+    batch = Batch({}, labels, torch.ones(3), torch.arange(3), ["a", "b", "c"], ["t"] * 3, 3)
+    got = LAE().objective(Outputs(logits, labels), batch, run.state("lae")).value
+    for i, label in enumerate(labels.tolist()):
+        a, b = (math.exp(x) for x in logits[i, 2:].tolist())
+        assert float(got[i]) == pytest.approx(-math.log((b if label == 3 else a) / (a + b)), rel=1e-5)
+    (grad,) = torch.autograd.grad(got.sum(), logits)
+    assert not grad[:, :2].any() and bool(grad[:, 2:].all())
 
 
 def test_the_first_task_trains_its_own_rows_of_the_head_and_the_adapter_from_the_start():

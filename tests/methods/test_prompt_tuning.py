@@ -111,6 +111,17 @@ def test_starts_are_tokens_or_uniform():
     assert float(start_prompt(weight, 200, random.Random(0), "random").abs().max()) <= 0.5
 
 
+def test_a_run_starts_from_embeddings_of_tokens_unless_told_otherwise():
+    table = tiny.llama().get_input_embeddings().weight
+    for start, drawn in (("vocabulary", True), ("random", False)):
+        run = Run({"prompt": PromptTuning(length=6, start=start)})
+        prompt = run.state("prompt").get_parameter("prompt").detach()
+        among = (prompt[:, None] == table[None]).all(-1).any(1)
+        assert bool(among.all()) == drawn and len(prompt.unique(dim=0)) > 1
+        assert float(prompt.abs().max()) > (0.1 if drawn else 0.45)
+    assert float(prompt.abs().max()) <= 0.5
+
+
 def test_a_stage_gives_it_back_and_says_what_it_cannot_carry(tmp_path):
     run = make_run()
     run.train()

@@ -40,6 +40,16 @@ def test_only_the_adapters_train_and_the_loss_falls(maker):
     assert run.records[-1]["loss"] < run.records[0]["loss"]
 
 
+@pytest.mark.parametrize("double", [True, False])
+def test_scales_are_held_in_eight_bits_where_it_says_so(double):
+    model = tiny.llama()
+    QLoRA(double_quantisation=double).prepare(model)
+    layers = [m for m in model.modules() if isinstance(m, NF4Linear)]
+    assert len(layers) == 14 and {m.twice for m in layers} == {double}
+    held = {str(t.dtype) for m in layers for t in m.buffers()}
+    assert ("torch.int8" in held) == double
+
+
 def test_resumes_bit_for_bit():
     assert_resumes(make, 3)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, logits
+from tunewright.contract.method import Candidates, Needs
 from tunewright.methods.needs.full_gradient import FullGradient, Gathered
 from tunewright.methods.parameter_selection.spiel import SpIEL, budgets, moved_places
 from tunewright.models.agreement import agrees
@@ -37,6 +41,64 @@ def test_the_smallest_give_way_to_the_best_that_are_not_trained():
     assert moved_places(places, values, few, 2).tolist() == places.tolist()
 
 
+def test_the_first_places_are_drawn_evenly_from_the_whole_weight():
+    run = make()
+    site = run.adapted.structure.site("model.layers.0.mlp.up_proj")
+    method, state = SpIEL(density=0.05), run.state("spiel")
+    size, count = site.weight.numel(), state.data["counts"][site.name]
+    drawn = [method.attach(site, state, random.Random(seed)) for seed in range(200)]
+    hits = torch.zeros(size)
+    for delta in drawn:
+        places = delta.indices
+        assert len(places) == count == len(places.unique()) and torch.equal(places, places.sort().values)
+        assert not delta.values.any() and 0 <= int(places[0]) and int(places[-1]) < size
+        hits[places] += 1
+    # eight parts of the weight, each with its share of 200 x count places (a binomial's deviation is under 1 %)
+    parts = torch.stack([part.sum() for part in hits.chunk(8)]) / (200 * count)
+    torch.testing.assert_close(parts, torch.full((8,), 1 / 8), atol=0.01, rtol=0)
+    assert not torch.equal(drawn[0].indices, drawn[1].indices)
+    assert torch.equal(drawn[0].indices, method.attach(site, state, random.Random(0)).indices)
+
+
+def test_the_budget_is_a_share_of_the_whole_model_spread_over_the_targets():
+    run = make(target_modules=["q_proj", "v_proj"])
+    model = tiny.llama()
+    total = 0.05 * sum(p.numel() for p in model.parameters())
+    sizes = {n: m.weight.numel() for n, m in model.named_modules() if n.endswith(("q_proj", "v_proj"))}
+    wanted = {n: min(size, int(total * size / sum(sizes.values()))) for n, size in sizes.items()}
+    assert {n: len(d.indices) for n, d in deltas(run).items()} == wanted
+
+
+@pytest.mark.parametrize(("step", "share"), [(2, 1.0), (3, 0.9 * 5 / 8), (6, 0.9 * 2 / 8)])
+def test_choose_replaces_its_share_of_the_smallest_by_the_best_candidates(step, share):
+    """Every candidate lies outside of what trains, so that as many places move as the share says."""
+    run = make(rate=0.9)
+    with torch.no_grad():
+        for d in deltas(run).values():
+            d.values.copy_(torch.linspace(-1.0, 0.9, len(d.values)))
+    grown = {}
+    for name, d in deltas(run).items():
+        size = run.adapted.structure.site(name).weight.numel()
+        free = torch.tensor(sorted(set(range(size)) - set(d.indices.tolist())))[: len(d.indices)]
+        sign = torch.where(torch.arange(len(free)) % 2 == 0, 1.0, -1.0)
+        grown[name] = Gathered(free, sign * torch.arange(1.0, len(free) + 1), torch.ones(len(free)))
+    needs = Needs({"full_gradient": lambda counts, at: grown})
+    plan = replace(run.plan, steps=8)
+    choice = run.methods.bound[0].method.choose(Candidates(run.adapted), step, plan, needs, run.state("spiel"))
+    assert (choice.redraw_every, choice.moments) == (3, "preserve") and len(choice.places) == 14
+    for name, places in choice.places.items():
+        site = name.split(".delta.")[0]
+        d, count = deltas(run)[site], int(share * len(deltas(run)[site].indices))
+        order = sorted(range(len(d.values)), key=lambda i: abs(float(d.values.detach()[i])))
+        stay = {int(d.indices[i]) for i in order[count:]}
+        best = {int(p) for p in grown[site].places[len(grown[site].places) - count :]}
+        assert set(places.tolist()) == stay | best
+        mean, square = choice.seeds[name]
+        at = dict(zip(grown[site].places.tolist(), grown[site].mean.tolist(), strict=True))
+        assert all(m == at[p] for p, m in zip(places.tolist(), mean.tolist(), strict=True) if p in best)
+        assert len(square) == len(places)
+
+
 @pytest.mark.parametrize("maker", [tiny.llama, tiny.gpt2])
 def test_gathered_gradients_are_the_dense_ones(maker):
     run = make(model=maker())
@@ -46,8 +108,6 @@ def test_gathered_gradients_are_the_dense_ones(maker):
     context = run.provider.context
     counts = {n: d.indices.numel() for n, d in deltas(run).items()}
     found = FullGradient(batches=1, rows=4).compute(context)(counts, 3)
-    import random
-
     rows = random.Random("0/full_gradient/train/3").sample(context.rows["train"], 4)
     batch = run.task.collate(rows, False, seed=0)
     with run.adapted.at_strength(1.0) as model:

@@ -12,7 +12,7 @@ from tests.methods.driving import Run, assert_resumes, image_rows
 from tunewright.contract.batch import Row
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
-from tunewright.methods.adapters.unipt import UniPT, layer_weights, read_layer
+from tunewright.methods.adapters.unipt import Side, UniPT, layer_weights, read_layer
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import agrees
 from tunewright.pieces.means import token_means
@@ -79,6 +79,44 @@ def test_similarity_by_hand_and_padding_is_not_read():
     changed[1, 3:] = 9.0
     torch.testing.assert_close(read_layer(anchor, changed, mask)[1, :3], got[1, :3])
     torch.testing.assert_close(token_means(changed, mask)[1], layer[1, :3].mean(0))
+
+
+def by_loops(side, hidden, mask) -> torch.Tensor:
+    """The side network's output, token by token, from its weights alone."""
+    out = torch.zeros_like(hidden[0])
+    for row in range(len(mask)):
+        real = [i for i in range(mask.shape[1]) if mask[row, i]]
+        Z = [side.down[n](h[row]) for n, h in enumerate(hidden)]
+        anchor, layers = Z[-1], Z[:-1]
+        mean = [torch.stack([z[i] for i in real]).mean(0) for z in Z]
+        said = torch.stack([(side.w * mean[-1] * m).sum() for m in mean[:-1]]).exp()
+        for t in range(mask.shape[1]):
+            read = 0.0
+            for share, z in zip(said / said.sum(), layers, strict=True):
+                s = torch.stack([torch.relu(anchor[t] @ z[j]) * mask[row, j] for j in range(mask.shape[1])])
+                read = read + share * (sum(a * z[j] for j, a in enumerate(s / s.sum().clamp(min=1e-8))) + z[t])
+            out[row, t] = side.up(torch.relu(anchor[t] + side.norm(side.mix(read))))
+    return out
+
+
+def test_the_side_network_is_the_papers_formula_with_the_last_layer_as_its_anchor():
+    torch.manual_seed(0)
+    side = Side(8, 4, 2)
+    with torch.no_grad():
+        side.w.copy_(torch.randn(4) * 3)
+    g = torch.Generator().manual_seed(1)
+    hidden, mask = [torch.randn(2, 5, 8, generator=g) for _ in range(4)], tensors()[3]
+    with torch.no_grad():
+        got, wanted = side(hidden, mask), by_loops(side, hidden, mask)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_the_gate_starts_as_a_linear_layer_does_and_tells_layers_apart():
+    side = make().adapted.wrapper.side
+    w = side.w.detach()
+    assert float(w.abs().max()) <= 16**-0.5 and w.min() < 0 < w.max() and len(w) == 16
+    torch.testing.assert_close(w.std(), torch.tensor((16**-0.5) / 3**0.5), atol=0.06, rtol=0)
+    assert torch.equal(w, make().adapted.wrapper.side.w) and len(w.unique()) == 16
 
 
 def test_only_side_and_head_train_and_no_backbone_tensor_ever_has_a_gradient():

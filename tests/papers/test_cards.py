@@ -44,6 +44,17 @@ def test_each_line_is_one_sentence_of_its_own(field):
     assert [g for g, n in shared.items() if n > 1] == [], "a line written once and used twice"
 
 
+def test_what_was_reconstructed_lives_and_is_said_in_sentences():
+    said = {slug: card for slug, card in CARDS.items() if card.reconstructed}
+    assert {"cooldown", "diverse-model-zoo", "allora", "bang", "emulated-fine-tuning"} <= said.keys()
+    for slug, card in said.items():
+        assert card.lives and card.reconstructed.startswith("From ") and card.reconstructed.endswith("."), slug
+        assert card.as_dict()["reconstructed"] == card.reconstructed
+    given = dict.fromkeys(("title", "name", "family", "kind", "modality", "mechanism", "claim"), "x") | {"tags": []}
+    with pytest.raises(TunewrightError, match="take the key out"):
+        cards.read("a", {**given, "lives": "open", "reconstructed": "From the abstract."}, "a.toml")
+
+
 def test_labels_are_known_and_ids_agree_with_years():
     for slug, card in CARDS.items():
         assert card.family in FAMILIES and card.kind in KINDS and card.tags, slug

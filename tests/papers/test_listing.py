@@ -46,6 +46,17 @@ def test_a_filter_that_nothing_has_is_an_error(option, value, says):
     assert done.exit_code == errors.RecipeError.code and says in done.stderr and option in done.stderr
 
 
+def test_what_was_reconstructed_says_so_wherever_it_is_described(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "summaries" in cards.find("cooldown").reconstructed and not cards.find("hft").reconstructed
+    assert "reconstructed" in invoke("show", "cooldown").stdout and "reconstructed" not in invoke("show", "hft").stdout
+    for name, said in (("cooldown", True), ("allora", True), ("task-arithmetic", True), ("lora", False)):
+        page = CliRunner().invoke(cli.app, ["methods", name]).stdout
+        assert ("reconstructed" in page) == said, name
+    found = json.loads(CliRunner().invoke(cli.app, ["methods", "allora", "--json"]).stdout)
+    assert found["reconstructed"] == {"allora": cards.find("allora").reconstructed}
+
+
 def test_the_table_has_a_line_a_paper(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     lines = invoke("--family", "merge").stdout.splitlines()

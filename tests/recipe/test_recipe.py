@@ -126,8 +126,9 @@ def test_every_default_is_written_out(tmp_path):
     assert Recipe.load(write(tmp_path, text, "again.yaml")).dump() == text
 
 
-def test_no_budget_means_one_epoch():
-    assert Budget().epochs == 1 and Budget(steps=3).epochs is None
+def test_a_budget_without_a_limit_says_so():
+    assert not Budget().limited and Budget().model_dump() == {}
+    assert all(Budget(**{kind: 3}).limited for kind in Budget.model_fields)
 
 
 def test_stage_overrides_lie_over_the_common_part():

@@ -102,7 +102,7 @@ def test_the_three_answers_show_different_fates() -> None:
     assert [a.id for a, _ in terminal.pick(answers[:2])] == [a.id for a in answers[:2]]
 
 
-def test_a_per_cent_sign_stays_with_its_number() -> None:
+def test_a_unit_stays_with_its_number() -> None:
     for width in range(60, 121):
         for line in terminal.text(make_example(), width=width).splitlines():
-            assert not line.lstrip().startswith("% ") and len(line) <= width
+            assert not line.lstrip().startswith(("% ", "s,", "s)", "min ", "MB ")) and len(line) <= width

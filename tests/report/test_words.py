@@ -4,8 +4,8 @@ import pytest
 
 from tests.report.example import make_example, of
 from tunewright.measure.intervals import Interval
-from tunewright.report import summary, words
-from tunewright.report.schema import Answer, Drift, Measured, Report, RunInfo, Target
+from tunewright.report import summary, terminal, words
+from tunewright.report.schema import Answer, Drift, Measured, Report, RunInfo, Strength, Target
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def _classified(probe: float, half: float, fresh: bool = True) -> Report:
         n=240,
         fresh_head=fresh,
     )
-    target.probe, target.commonest = against, of(0.02, 0.01)
+    target.linear_probe, target.commonest = against, of(0.02, 0.01)
     return make_example(target=target, task="image-classification", notes=[])
 
 
@@ -204,3 +204,28 @@ def test_fates_of_right_and_wrong_and_of_graded_scores() -> None:
     ]
     assert summary.fates(rows((0.2, 0.4), (1, 0.5), (0.3, 0.3))) == ["better", "worse", "same"]
     assert summary.fates(rows((1, 0), (0, 1)), "lower") == ["better", "worse"]
+
+
+def test_a_dial_of_fewer_rows_says_so_and_starts_and_ends_on_them() -> None:
+    few = [
+        Strength(
+            strength=s,
+            target=of(t, 0.1, 60),
+            kept={"general": of(3.0 + s, 0.2, 6, "document")},
+            drift=of(s, 0.1, 16, "sequence"),
+        )
+        for s, t in ((0.0, 0.1), (0.5, 0.6), (1.0, 0.9))
+    ]
+    report = make_example(trade=few)
+    assert words.under_dial(report) == [
+        "Every strength, base and tuned included, is here measured on 60 of 240 rows, 6 of 24 documents of general and "
+        "16 of 64 sequences.",
+        "At strength 0.5 the model keeps 62 % of the gain with 50 % of the drift, on these rows.",
+    ]
+    assert [r.cells[2][0] for r in summary.dial(report)[1]][0] == "0" and "60 of 240 rows" in terminal.text(report)
+    assert [s.target.value for s in words.ends(report) if s.target] == [0.1, 0.9]
+    assert (
+        words.dialled_on(make_example()) == "" and words.ends(make_example())[0].target == make_example().target.before
+    )
+    lost = [s.model_copy(update={"target": of(1 - s.strength, 0.1, 60)}) for s in few]
+    assert words.dialled(make_example(trade=lost)) == "", "no gain on these rows: there is no share of it"

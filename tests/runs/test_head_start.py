@@ -72,7 +72,7 @@ def test_a_head_that_came_with_the_checkpoint_is_kept(tmp_path):
     assert session.adapted.new == () and not starts_from_probe(session, session.stages[0])
     done = run(small.write_recipe(tmp_path, **classifying.recipe()), tmp_path / "out", quiet=True)
     target = done.report.target
-    assert not target.fresh_head and target.probe.difference is not None
+    assert not target.fresh_head and target.linear_probe.difference is not None
     assert words.headline(done.report)[1].startswith("A linear probe on the base's frozen features has")
 
 
@@ -86,11 +86,13 @@ def finished(inputs):
 def test_every_report_has_the_probe_and_the_commonest_class(finished):
     report = finished[0].report
     target = report.target
-    assert target.fresh_head and target.metric == target.probe.metric == "accuracy" and target.probe.n == 15
-    assert target.probe.before.value > 0.6 and target.probe.after == target.after
-    assert target.probe.difference.value == pytest.approx(target.after.value - target.probe.before.value)
+    assert (
+        target.fresh_head and target.metric == target.linear_probe.metric == "accuracy" and target.linear_probe.n == 15
+    )
+    assert target.linear_probe.before.value > 0.6 and target.linear_probe.after == target.after
+    assert target.linear_probe.difference.value == pytest.approx(target.after.value - target.linear_probe.before.value)
     assert target.commonest.value == pytest.approx(1 / 3) and target.commonest.known
-    for interval in (target.probe.before, target.probe.difference, target.commonest):
+    for interval in (target.linear_probe.before, target.linear_probe.difference, target.commonest):
         assert interval.low <= interval.value <= interval.high
     names = [line.name for line in summary.lines(report)]
     assert names[:3] == ["accuracy", "linear probe of the base", "always the commonest class"]
@@ -105,7 +107,7 @@ def test_every_report_has_the_probe_and_the_commonest_class(finished):
 def test_a_tuned_model_that_is_not_above_the_probe_is_cautioned_about(finished):
     report = finished[0].report
     told = words.beneath_probe(report)
-    assert bool(told) == (report.target.probe.difference.low <= 0)
+    assert bool(told) == (report.target.linear_probe.difference.low <= 0)
     assert told == "" or told in words.cautions(report)[0]
 
 
@@ -117,6 +119,8 @@ def test_what_was_started_so_is_saved_and_served(finished, tmp_path):
     name = classifier_head_name(base)
     assert not torch.equal(model.get_submodule(name).weight, base.get_submodule(name).weight)
     assert export(done.folder, tmp_path / "model").reloaded < 1e-4
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| linear probe of the base |" in card and "| always the commonest class |" in card
 
 
 def test_a_resume_starts_from_the_same_head(inputs, monkeypatch):
@@ -148,6 +152,6 @@ def test_a_trial_measures_no_probe_and_starts_from_one_all_the_same(inputs):
     folder, task = inputs
     file = small.write_recipe(folder, "t", **classifying.recipe(task))
     bare = run(file, folder / "bare", quiet=True, figures_only=True).report.target
-    assert bare.probe is None and bare.commonest is None
+    assert bare.linear_probe is None and bare.commonest is None
     whole = run(file, folder / "again", quiet=True).report.target
     assert bare.after == whole.after

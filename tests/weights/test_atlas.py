@@ -15,7 +15,6 @@ from tests.weights.test_pleas import learning, logits, put
 from tunewright.contract.method import Needs
 from tunewright.errors import MethodError
 from tunewright.weights.blocks import merge_in_memory, state_of
-from tunewright.weights.edit.wise_ft import WiseFT
 from tunewright.weights.merge._least_squares import regmean
 from tunewright.weights.merge.atlas import Atlas, Composer, coefficient_gradient, composed, entropy, parts_of
 from tunewright.weights.merge.regmean import RegMean
@@ -135,12 +134,6 @@ def test_regmean_satisfies_its_equation_and_gives_equal_models_back():
     a, b = tiny.llama(0), tiny.llama(1)
     one, two = (merge_in_memory(RegMean(), learning(*pair))[0] for pair in ((a, b), (b, a)))
     assert all(torch.allclose(one[n], two[n], atol=1e-5) for n in one)
-
-
-def test_wise_ft_ends_and_middle():
-    change = tensors(1)[0]
-    assert torch.equal(WiseFT(amount=1).edit(change), change) and not WiseFT(amount=0).edit(change).any()
-    assert torch.equal(WiseFT().edit(change), change / 2)
 
 
 def test_a_tensor_without_coefficients_is_the_bases():

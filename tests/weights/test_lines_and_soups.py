@@ -1,4 +1,4 @@
-"""LiNeS scales by depth; soups average."""
+"""LiNeS scales by depth, WiSE-FT everywhere alike; soups average."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tests import tiny
 from tunewright.errors import MethodError
 from tunewright.models.sites import discover
 from tunewright.weights.edit.lines import LiNeS, factor_at, fitted_alpha
+from tunewright.weights.edit.wise_ft import WiseFT
 from tunewright.weights.merge.model_soups import ModelSoups, average, greedy
 
 
@@ -42,6 +43,13 @@ def test_lines_alpha_of_a_plain_sum_is_one_over_the_number_of_models():
     changes = [[change(4, 3, seed=10 * t + i) for i in range(5)] for t in range(2)]
     merged = [torch.stack(models).sum(0) for models in changes]
     assert alpha_of_merge(changes, merged) == pytest.approx(1 / 5)
+
+
+def test_wise_ft_keeps_its_share_of_the_change():
+    tau = change(4, 3)
+    assert torch.equal(WiseFT(amount=1).edit(tau), tau) and not WiseFT(amount=0).edit(tau).any()
+    assert torch.equal(WiseFT().edit(tau), tau / 2)
+    torch.testing.assert_close(WiseFT(amount=0.75).edit(tau), 0.75 * tau)
 
 
 def test_a_soup_of_equal_models_is_that_model_and_keeps_types():

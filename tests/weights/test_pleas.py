@@ -186,6 +186,16 @@ def test_at_full_budget_every_mlp_is_the_mean_of_both_and_at_zero_it_is_the_plai
         assert torch.equal(zero[n], (t + permuted(state_of(b)[n], units.axes.get(n), order)) / 2), n
 
 
+@pytest.mark.parametrize(("factor", "dim"), [(1.0, 0), (0.5, 1)])
+def test_shared_units_are_the_mean_of_both_and_those_kept_apart_stand_beside_them(factor, dim):
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(4, 4, generator=g) for _ in range(2))
+    got = pleas.arranged(a, b, dim, torch.tensor([False, True, False, True]), factor)
+    first, second, out = (t if dim == 0 else t.T for t in (a, b, got))
+    wanted = [*((first[i] + second[i]) / 2 for i in (0, 2)), *(factor * t[i] for t in (first, second) for i in (1, 3))]
+    torch.testing.assert_close(out, torch.stack(wanted))
+
+
 def test_half_a_budget_keeps_the_worst_matched_apart_and_runs():
     a, b = tiny.llama(0), tiny.llama(1)
     learned = learning(a, copy.deepcopy(b))

@@ -29,10 +29,12 @@ def table() -> str:
 
 
 def page(described: dict[str, Any]) -> str:
-    """One entry as text."""
+    """One entry as text. `reconstructed`, where a caller added it: from what, by paper."""
     lines = [f"{described['name']}  ({described['room']})", described["summary"], ""]
     for title in ("slots", "needs", "papers"):
         lines.append(f"{title + ':':<12}{', '.join(described[title]) or 'none'}")
+    for slug, how in described.get("reconstructed", {}).items():
+        lines += ["", f"reconstructed, {slug}: {how}"]
     lines += ["", "parameters:" if described["parameters"] else "parameters: none"]
     for name, field in described["parameters"].items():
         default = "required" if field["required"] else f"default {field['default']}"

@@ -27,8 +27,11 @@ def chat(folder: RunArgument) -> None:
 def export(
     folder: RunArgument,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="where to write it (default: DIR/model)")] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="of a change made for each task, the one to write")
+    ] = None,
 ) -> None:
     """Write the tuned model as a plain transformers folder, its logits checked against the run's."""
     from tunewright.finished.export import export as write
 
-    write(folder, out)
+    write(folder, out, task)

@@ -39,7 +39,10 @@ def methods(
     elif name in SLOTS:
         show(slot_pages.described(name), as_json, lambda: slot_pages.text(name))
     elif name is not None:
+        from tunewright.papers import cards
+
         described = listing.one(name)
+        described["reconstructed"] = cards.reconstructed((*described["papers"], described["name"]))
         show(described, as_json, lambda: listing.page(described))
     elif slots:
         show([slot_pages.described(s) for s in SLOTS], as_json, slot_pages.table)

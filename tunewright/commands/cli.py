@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from tunewright import __version__, errors
-from tunewright.commands import after, asking, before, comparing, merging, running
+from tunewright.commands import after, asking, before, comparing, merging, running, tuning
 from tunewright.commands.options import below
 from tunewright.commands.papers import papers
 from tunewright.machine import terminal
@@ -60,6 +60,7 @@ class _Interrupted(Exception):
 
 
 GOES_ON = {
+    "tune": "the same command goes on: runs that were finished are kept",
     "compare": "the same command goes on: runs that were finished are kept",
     "merge": "the same command goes on where it stopped",
 }
@@ -140,6 +141,7 @@ VERBS = (
     running.resume,
     before.plan,
     before.check,
+    tuning.tune,
     comparing.compare,
     after.chat,
     after.export,

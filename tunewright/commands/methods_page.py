@@ -23,7 +23,8 @@ The {count} things that a recipe or `tunewright merge` may name today, by the qu
 answer different questions are combined by naming them in one list; two that cannot go together are refused before
 anything is loaded. `tunewright methods NAME` gives a method's parameters, what it needs and its papers;
 [slots](contract.md) are the places where it plugs in. [The papers](papers.md) say what has been published, here
-or not yet; [the claims](claims.md) say what came of testing it.
+or not yet; [the claims](claims.md) say what came of testing it. A method that is marked as reconstructed was made
+without its paper's text or its authors' code: `tunewright papers show SLUG` says from what, and what in it is ours.
 
 """
 _SLUGS = re.compile(r"; papers: [^)]*| \(papers: [^)]*\)")
@@ -62,7 +63,13 @@ def _row(entry: catalogue.Entry, aliases: list[str]) -> str:
     assert entry.file is not None
     path = entry.file.relative_to(PACKAGE.parent).as_posix()
     slots = ", ".join(f"`{s}`" for s in cls.slots())
-    cells = [f"[`{entry.name}`](../{path}){also}", _SLUGS.sub("", entry.summary()), slots, _papers((*cls.papers, *own))]
+    mark = " *(reconstructed)*" if cards.reconstructed((*cls.papers, entry.name)) else ""
+    cells = [
+        f"[`{entry.name}`](../{path}){also}{mark}",
+        _SLUGS.sub("", entry.summary()),
+        slots,
+        _papers((*cls.papers, *own)),
+    ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

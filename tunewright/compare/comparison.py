@@ -18,6 +18,7 @@ from tunewright.compare import arms as compare_arms
 from tunewright.compare import figures as compare_figures
 from tunewright.compare.arms import ComparedArm, Given, arm_recipe
 from tunewright.compare.result import Comparison
+from tunewright.compare.settling import settle
 from tunewright.errors import FolderError, Interrupted, RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.files.checkpoint import write_text
@@ -93,7 +94,8 @@ def compare(
     folder = _folder(recipe, out)
     _made(folder)
     with locked(RunFolder(folder)):
-        work = _Work(recipe, arms, seeds, budget or recipe.stages[0].budget, tune, folder, Progress(quiet))
+        recipe, budget, rates = settle(recipe, arms, budget or recipe.stages[0].budget)
+        work = _Work(recipe, arms, seeds, budget, tune, folder, Progress(quiet), rates)
         try:
             if cluster is not None:
                 return work.whole(lambda ts: run_all(ts, work.store, cluster=cluster, on_record=work.progress.landed))
@@ -132,6 +134,7 @@ class _Work:
         tune: bool,
         folder: Path,
         progress: Progress,
+        rates: Mapping[str, float],
     ):
         self.recipe, self.arms, self.budget, self.tune, self.folder, self.progress = (
             recipe,
@@ -144,7 +147,7 @@ class _Work:
         first = int(recipe.train.seed)
         self.seeds = list(range(first, first + seeds))
         self.store = Store(folder / "trials", also=[cache_folder() / "trials"])
-        self.rates: dict[str, float] = {a.name: self._recipe(a, Given(budget), first).train.learning_rate for a in arms}
+        self.rates = rates
 
     def _recipe(self, arm: ComparedArm, given: Given, seed: int, rate: float | None = None) -> Recipe:
         return arm_recipe(self.recipe, arm, given.budget, seed, rate, validation=self.tune)
@@ -299,13 +302,7 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
             "equal terms"
         )
     if not made.tuned:
-        own = [a.name for a in made.arms if a.rate != recipe.train.learning_rate]
-        but = f" (their own: {', '.join(own)})" if own else ""
-        said.append(
-            f"learning rates were not tuned: all methods ran at the recipe's {recipe.train.learning_rate:g}{but}, "
-            "which favours those it was chosen for "
-            "(--tune chooses one for each)"
-        )
+        said.append(_untuned_rates(made, recipe))
     edge = [a.name for a in made.arms if a.rate_at_edge]
     if edge:
         said.append(f"the best learning rate of {', '.join(edge)} is the outermost one that was tried")
@@ -329,6 +326,22 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
             "the winner was chosen by these very rows, which flatters it a little: fresh rows tell what it is worth"
         )
     return said
+
+
+def _untuned_rates(made: Comparison, recipe: Recipe) -> str:
+    rate = recipe.train.learning_rate
+    if rate is None:
+        each = ", ".join(f"{a.name} {a.rate:g}" for a in made.arms if a.rate is not None)
+        return (
+            f"learning rates were not tuned: each method ran at its own by rule ({each}), which may suit one better "
+            "than another (--tune chooses one for each)"
+        )
+    own = [a.name for a in made.arms if a.rate != rate]
+    but = f" (their own: {', '.join(own)})" if own else ""
+    return (
+        f"learning rates were not tuned: all methods ran at the recipe's {rate:g}{but}, which favours those it was "
+        "chosen for (--tune chooses one for each)"
+    )
 
 
 def winner_recipe(made: Comparison, recipe: Recipe, arm: ComparedArm, rate: float | None) -> str:

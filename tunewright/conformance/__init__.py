@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 def all_checks() -> list[Check]:
     """Every check, in the order in which they are best read."""
-    from tunewright.conformance import declared, learned, reshaping, slots, training, weights
+    from tunewright.conformance import declared, learned, reshaping, rows, slots, training, weights
 
-    return [*declared.CHECKS, *training.CHECKS, *slots.CHECKS, *reshaping.CHECKS, *weights.CHECKS, *learned.CHECKS]
+    trained = [*training.CHECKS, *slots.CHECKS, *reshaping.CHECKS, *rows.CHECKS]
+    return [*declared.CHECKS, *trained, *weights.CHECKS, *learned.CHECKS]
 
 
 @dataclass(frozen=True)

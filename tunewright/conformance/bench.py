@@ -245,7 +245,8 @@ class Tiny:
         self.base = {n: t.clone() for n, t in self.adapted.model.state_dict().items()}
         self.rows = {n: rows_of(self.task, n, k) for n, k in (("train", 8), ("keep", 4), ("validation", 6))}
         self._change_records(self.task.labelled)
-        self.probe = self.task.collate(rows_of(self.task, "probe", 3)).to(self.device)
+        probe = [replace(r, source="small") for r in rows_of(self.task, "probe", 3)]  # a source that is trained on
+        self.probe = self.task.collate(probe).to(self.device)
         self.left = Earlier()
         self._earlier()
         self.loop = self._begin()
@@ -303,6 +304,7 @@ class Tiny:
         )
         train = self.rows["train"]
         parts = {"small": train[:3], "large": train[3:], "replayed": rows_of(self.task, "replayed", 3)}
+        parts = {n: [replace(r, source=n) for r in rows] for n, rows in parts.items()}
         sources = [Dataset(n, list(rows_for((m for _, m in self.named), rows))) for n, rows in parts.items()]
         sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
         tokens = spec.batch_tokens * self.steps

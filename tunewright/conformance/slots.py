@@ -108,7 +108,10 @@ def _matters(case: Case, slot: str, more: Named, task: str | None) -> bool:
         left = spied(case.method, set(), without=slot)
         named = _with(case, left) if type(left).slots() else [n for n in case.named if n[0] != case.name]
         other = Tiny([*more, *named], **options).run()
-        trained = whole.records != other.records or differing(whole.tensors(), other.tensors())
+        states = [t.loop.state()[0]["methods"] for t in (whole, other)]
+        # data of a state too: a later stage or a predictor may read it
+        kept = states[0].keys() == states[1].keys() and states[0] != states[1]
+        trained = kept or whole.records != other.records or differing(whole.tensors(), other.tensors())
         return bool(trained) or not agrees(whole.logits(), other.logits())
     except Exception:  # noqa: BLE001  (what then fails, for whatever reason, needed the slot)
         return True

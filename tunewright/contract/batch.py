@@ -103,7 +103,8 @@ class Outputs:
     `log_probs` [S] (of the labels) is the cheap way: the head and the softmax run in one pass that never keeps the
     logits. `logits` [S, V] are made when a method asks for them. `hidden` is a tuple of [1, T, D] or [R, L, D] tensors
     (embeddings first), present only when a need asked for them; `features` [R, D] are pooled rows where the task has
-    them, and `head` then maps features [N, D] to logits [N, V].
+    them, and `head` then maps features [N, D] to logits [N, V]. `present` is what the forward's rows were
+    (`models.context.Present`), with what deltas noted of them.
     """
 
     def __init__(
@@ -116,9 +117,11 @@ class Outputs:
         features: Tensor | None = None,
         head: Callable[[Tensor], Tensor] | None = None,
         raw: Any = None,
+        present: Any = None,
     ):
         self._logits, self._log_probs = logits, log_probs
         self.labels, self.hidden, self.features, self.head, self.raw = labels, hidden, features, head, raw
+        self.present = present
 
     @property
     def logits(self) -> Tensor:

@@ -37,6 +37,13 @@ def check_class(cls: type[Method]) -> None:
             where=where,
             remedy='write conformance: ClassVar[dict[str, object]] = {"rank": 2}',
         )
+    rates = cls.learning_rates
+    if not isinstance(rates, Mapping) or not all(isinstance(r, float) and r > 0 for r in rates.values()):
+        raise MethodError(
+            f"{cls.__name__}.learning_rates is no mapping from tasks to rates above 0",
+            where=where,
+            remedy='write learning_rates: ClassVar[Mapping[str, float]] = {"": 1e-3}',
+        )
     beside = cls.conformance_beside
     if not isinstance(beside, Mapping) or not all(isinstance(p, Mapping) for p in beside.values()):
         raise MethodError(

@@ -110,7 +110,7 @@ class Candidates:
 
     def deltas_by_block(self) -> list[list[str]]:
         """For each block, the names of the delta parameters that hang on its sites."""
-        sites = {s.name: s for s in self.structure.sites}
+        sites = {s.name: s for s in self.structure.every_site}
         out: list[list[str]] = [[] for _ in self.structure.blocks]
         for name in self.deltas:
             site = sites[DeltaName.parse(name).site]
@@ -182,6 +182,9 @@ class Method(BaseModel):
     - `tasks`: names of the tasks it serves; None means all.
     - `requires`: slots that some method of its stage must fill ("attach": it chooses among deltas).
     - `leaves`: names of its state (buffers, or what begins their names; keys of `data`) that later stages may see.
+    - `learning_rates`: peak learning rates that suit it, by task and "" for any other, of AdamW on a model of width
+      1,024 (`training/defaults.py` says what becomes of them); empty: it says none.
+    - `rate_factor`: by how much it asks for another rate than the methods that it stands beside say.
     - `papers`: slugs of the papers that it implements.
     - `also`: other names of its parameters that are read too, such as PEFT's: other name -> name.
 
@@ -205,6 +208,8 @@ class Method(BaseModel):
     tasks: ClassVar[tuple[str, ...] | None] = None
     requires: ClassVar[tuple[str, ...]] = ()
     leaves: ClassVar[tuple[str, ...]] = ()
+    learning_rates: ClassVar[Mapping[str, float]] = {}
+    rate_factor: ClassVar[float] = 1.0
     papers: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[Mapping[str, str]] = {}
     conformance: ClassVar[Mapping[str, Any]] = {}
@@ -237,6 +242,13 @@ class Method(BaseModel):
         cannot work here is refused then. So it must not edit anything, nor draw from another generator than `run.rng`.
         """
         return State()
+
+    def caution(self, plan: Plan) -> str | None:
+        """One sentence where the method cannot act in the steps that are planned, or would undo the run; else None.
+
+        Asked of every method of a stage before it trains; the plan and the report show it. Nothing is refused for it.
+        """
+        return None
 
     def save(self, state: nn.Module, model: nn.Module, folder: Path, base_name: str) -> bool:
         """Write what wraps the model into `folder` in a format that others read; False: it has no such format.

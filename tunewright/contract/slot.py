@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, str] = {
     "rng": "random.Random: the method's own generator for draws about weights, saved with a checkpoint",
     "row_rng": "Callable[[int], random.Random]: of the batch's i-th row, the same however rows are packed",
     "samples": "Sequence[Sample]: what the model wrote, with prompt, ids, log-probabilities and text",
-    "site": "Site: one layer whose weight may carry a delta: `name`, `kind`, `weight` [out, in], `block`",
+    "site": "Site: a layer that may carry a delta, or a whole block: `name`, `kind`, `weight` [out, in], `block`",
     "stage": "str: the stage's name",
     "state": "State: what `setup()` returned: parameters, buffers and `data` (JSON), saved with a checkpoint",
     "step": "int: the optimizer step, from 0",
@@ -83,7 +83,7 @@ _TRAINING = (
         ("site", "needs", "state", "rng"),
         "one per site, else a stack",
         "Delta | None: what hangs on the site from then on",
-        "once per stage for every site, after `setup`",
+        "once per stage for every site and then for every block (kind `block`), after `setup`",
     ),
     Slot(
         "wrap",
@@ -156,7 +156,10 @@ _TRAINING = (
         "sum",
         "Tensor []: added to the step's loss; its gradient is formed once per step",
         "once per optimizer step, after the micro-batches",
-        own={"weights": "dict[str, TrainedWeight]: of sites that train; `change()` [out, in] since the stage began"},
+        own={
+            "weights": "dict[str, TrainedWeight]: of sites that train; `change()` [out, in] since the stage began "
+            "where it is `foldable`, and all trained `parameters` of its deltas"
+        },
     ),
     Slot(
         "gradient",
@@ -235,7 +238,7 @@ _TRAINING = (
     Slot(
         "step",
         "owns the whole inner step",
-        ("inner", "validation", "step", "plan", "needs", "state"),
+        ("inner", "adapted", "validation", "step", "plan", "needs", "state"),
         "one",
         "None: the last call of `inner.gradients()` leaves the gradients with which the optimizer steps",
         "once per optimizer step, in the place of one forward and backward",

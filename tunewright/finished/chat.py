@@ -19,6 +19,7 @@ from tunewright.errors import MethodError
 from tunewright.finished.finished import Finished, open_run
 from tunewright.loading.quiet import quiet
 from tunewright.measure.generate import greedy, stop_ids
+from tunewright.models.context import following, rows_of_prompts
 from tunewright.models.generators import seeded
 from tunewright.report.terminal import clean
 
@@ -113,7 +114,7 @@ class Chat:
             return greedy(model, self.run.tokenizer, [prompt], self.tokens)[0]
         ends = stop_ids(model, self.run.tokenizer)
         inputs = torch.tensor([prompt], device=next(model.parameters()).device)
-        with torch.no_grad(), seeded(self.count), quiet():
+        with torch.no_grad(), seeded(self.count), quiet(), following(model, rows_of_prompts([len(prompt)])):
             out = model.generate(
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),

@@ -18,7 +18,9 @@ from tunewright.files.hashing import read_header, weight_files
 from tunewright.files.markdown import code, inline
 from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
+from tunewright.loading.new_biases import make_room
 from tunewright.loading.save import save_pretrained, verify_folder
+from tunewright.models.generated import settle
 from tunewright.recipe import Recipe
 from tunewright.report import summary, words
 from tunewright.report.schema import Report
@@ -45,8 +47,8 @@ class Exported:
     notes: list[str] = field(default_factory=list)
 
 
-def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
-    """Write DIR/model (or `out`) and print what was checked.
+def export(run_dir: Path | str, out: Path | str | None = None, task: str | None = None) -> Exported:
+    """Write DIR/model (or `out`) and print what was checked. `task`: of a change made for each task, that of one.
 
     CheckpointError for a run whose files are not those of its report; FolderError for an unfinished run or an existing
     folder; MethodError for a change that plain weights cannot hold;
@@ -56,17 +58,22 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     if (Path(run_dir) / Report.file).exists():
         beside = intact.check(Path(run_dir), may_lack=intact.TO_READ).beside
     run = open_run(run_dir)
+    if task is not None:
+        settle(run.adapted, task)
     if not run.adapted.foldable:
+        tasks = {t for by in run.adapted.deltas().values() for d in by.values() for t in getattr(d, "tasks", ())}
+        one = f"write one task's change with --task ({', '.join(sorted(tasks))}), if it folds, or " if tasks else ""
         raise MethodError(
             "this change cannot be folded into plain weights, so a plain transformers folder cannot hold it",
             where=str(run_dir),
-            remedy="use the run's own files beside the base",
+            remedy=one + "use the run's own files beside the base",
         )
     target = Path(out) if out is not None else run.folder / "model"
     inputs = check_inputs(run)
     before = logits_of(run.adapted.model, inputs)
     run.adapted.fold()
     multiplied = run.adapted.plain()
+    zeros = make_room(run.adapted.model, sorted(run.adapted.added))
     after = logits_of(run.adapted.model, inputs)
     spread, folded = float(before.std()), float((before - after).abs().max())
     limit = TOLERANCE[run.loaded.dtype] * spread
@@ -88,6 +95,9 @@ def export(run_dir: Path | str, out: Path | str | None = None) -> Exported:
     notes += [f"what transformers' class cannot hold was multiplied out, in the base's shape: {m}" for m in multiplied]
     if beside:
         notes.append(f"in the run's folder lie files that its report does not speak of: {', '.join(beside[:5])}")
+    if run.adapted.added:
+        what = f"{len(run.adapted.added)} biases that the base does not have hold the change"
+        notes.append(what + (f", and {len(zeros)} more are zeros beside them" if zeros else ""))
     exported = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder), notes)
     if reloaded > limit:
         raise ModelError(
@@ -173,7 +183,8 @@ def card_of(run: Finished) -> dict[str, Any]:
 def figures(report: Report, base: str) -> str:
     """The report's before and after as Markdown."""
     rows = [
-        f"| {inline(x.name)} | {_cell(x.before, x.before_span)} | {_cell(x.after, x.after_span)} | {inline(x.note)} |"
+        f"| {inline(x.name)} | {_cell(x.before, x.before_span)} | {_cell(x.after, x.after_span)} | "
+        f"{_cell(x.difference, x.difference_span)} | {inline(x.note)} |"
         for x in summary.lines(report)
     ]
     cost = [
@@ -186,7 +197,8 @@ def figures(report: Report, base: str) -> str:
         else f"The base is {code(base)}."
     ]
     if rows:
-        parts += ["## What it gained and lost", "\n".join(["| | base | tuned | |", "| --- | --- | --- | --- |", *rows])]
+        head = ["| | base | tuned | change | |", "| --- | --- | --- | --- | --- |"]
+        parts += ["## What it gained and lost", "\n".join([*head, *rows])]
         meaning = words.what_intervals_mean(report)
         parts += [meaning] if meaning else []
     spent = ", ".join(c for c in cost if c)

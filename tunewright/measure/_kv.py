@@ -16,8 +16,20 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from tunewright.contract.batch import Row
 from tunewright.measure._mode import device_of, logits_of
 from tunewright.models.arguments import cache_argument, takes
+from tunewright.models.context import (
+    PADDING,
+    Present,
+    Rows,
+    ids_and_sources,
+    reading,
+    reads_rows,
+    rows_of_prompts,
+)
+from tunewright.models.head import head_log_probs
+from tunewright.tasks._causal import has_plain_head
 
 
 class _RoomyLayer(DynamicLayer):
@@ -106,13 +118,15 @@ def batches_by_length(lengths: Sequence[int], tokens: int, rows: int) -> Iterato
 @dataclass
 class Read:
     """Prompts of one batch after reading. `indices` [B] into the prompts; `logits` [B, V] of the next token (fp32);
-    `mask` [B, L] (None: no padding) and `lengths` [B] tokens read; `cache` holds L positions."""
+    `mask` [B, L] (None: no padding) and `lengths` [B] tokens read; `cache` holds L positions; `rows` [B] say what the
+    prompts are to deltas that read more than tokens."""
 
     indices: list[int]
     cache: DynamicCache
     mask: Tensor | None
     lengths: Tensor
     logits: Tensor
+    rows: Rows
 
     def select_rows(self, rows: Tensor) -> None:
         """Let the other rows go."""
@@ -120,6 +134,7 @@ class Read:
         self.cache.batch_select_indices(rows)
         self.mask = None if self.mask is None else self.mask[rows]
         self.lengths, self.logits = self.lengths[rows], self.logits[rows]
+        self.rows = self.rows.select(rows)
 
 
 def caches_plainly(model: PreTrainedModel) -> bool:
@@ -143,14 +158,59 @@ def caches_plainly(model: PreTrainedModel) -> bool:
 
 
 def forward(
-    model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor | None, keep: int
+    model: PreTrainedModel,
+    tokens: Tensor,
+    positions: Tensor,
+    cache: DynamicCache,
+    mask: Tensor | None,
+    keep: int,
+    rows: Rows,
 ) -> Tensor:
-    """Logits [B, keep or all, V] (fp32) of `tokens` [B, n] after the cache, which grows by n. `keep` 0: all."""
+    """Logits [B, keep or all, V] (fp32) of `tokens` [B, n] after the cache, which grows by n. `keep` 0: all.
+
+    `rows` are those that the tokens belong to, one of them each.
+    """
     more: dict[str, Any] = {"logits_to_keep": keep} if takes(model, "logits_to_keep") else {}
     name = cache_argument(model)
     assert name is not None  # the model `caches_plainly`
-    out = model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=True, **{name: cache}, **more)
+    with reading(_present(tokens, positions, mask, rows)):
+        out = model(
+            input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=True, **{name: cache}, **more
+        )
     return logits_of(out)[:, -keep:].float()
+
+
+def _present(tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: Rows) -> Present:
+    """Whose token stands where, of tokens [B, n] at the end of what their rows have read."""
+    row = torch.arange(len(tokens), device=tokens.device)[:, None].expand(tokens.shape)
+    place = positions.expand(tokens.shape)
+    if mask is not None:
+        place = place.masked_fill(mask[:, -tokens.shape[1] :] == 0, PADDING)
+    return Present(rows.to(tokens.device), row, place)
+
+
+def log_probs_at(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    positions: Tensor,
+    cache: DynamicCache,
+    mask: Tensor | None,
+    labels: Tensor,
+    rows: Rows,
+) -> Tensor:
+    """Log-probabilities [S] (fp32) of those of `labels` [B, n] that are not negative, each after the token at its place
+    of `tokens` [B, n]; the cache grows by n. A plain head runs on the S places alone, in pieces.
+    """
+    at = labels >= 0
+    with reading(_present(tokens, positions, mask, rows)):
+        plain = has_plain_head(model, {"input_ids": tokens}) and cache_argument(model.base_model) is not None
+    if not plain:
+        logits = forward(model, tokens, positions, cache, mask, 0, rows)[at]
+        return torch.log_softmax(logits, -1).gather(-1, labels[at][:, None])[:, 0]
+    more: dict[str, Any] = {str(cache_argument(model.base_model)): cache}
+    with reading(_present(tokens, positions, mask, rows)):
+        out = model.base_model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=True, **more)
+    return head_log_probs(out.last_hidden_state[at], model.get_output_embeddings(), labels[at])
 
 
 def read(
@@ -160,17 +220,20 @@ def read(
     room: int,
     batch_tokens: int = 2048,
     batch_rows: int = 64,
+    asked: Sequence[Row] = (),
 ) -> Iterator[Read]:
     """Read prompts and yield them in batches, shortest first. `room`: positions that will be appended to each.
 
-    The model must be in eval mode and `caches_plainly`; every prompt needs at least one token.
+    The model must be in eval mode and `caches_plainly`; every prompt needs at least one token. `asked`: the rows that
+    the prompts belong to, where there are any. With a delta that reads what its rows are, nothing is shared of them.
     """
     device = device_of(model)
-    start = common_start(prompts)
+    rows = rows_of_prompts([len(p) for p in prompts], *ids_and_sources(asked))
+    start = 0 if reads_rows(model) else common_start(prompts)
     shared = DynamicCache(config=model.config)
     if start:
         tokens = torch.tensor([list(prompts[0][:start])], device=device)
-        forward(model, tokens, torch.arange(start, device=device)[None], shared, None, 1)
+        forward(model, tokens, torch.arange(start, device=device)[None], shared, None, 1, rows)
     for batch in batches_by_length([len(p) - start for p in prompts], batch_tokens, batch_rows):
         rest = [list(prompts[i][start:]) for i in batch]
         width = max(map(len, rest))
@@ -182,7 +245,8 @@ def read(
             mask = torch.ones(len(rest), start + width, dtype=torch.long, device=device)
             mask[:, start:] = (places >= 0).long()
         cache = _widen(shared, len(rest), width + room) if start else DynamicCache(config=model.config)
-        logits = forward(model, tokens, start + places.clamp(min=0), cache, mask, 1)[:, 0]
+        some = rows.select(torch.tensor(batch))
+        logits = forward(model, tokens, start + places.clamp(min=0), cache, mask, 1, some)[:, 0]
         if not start:
             cache = _from_layers([_RoomyLayer(k, v, room) for k, v in _states(cache)])
-        yield Read(batch, cache, mask, start + width - pads, logits)
+        yield Read(batch, cache, mask, start + width - pads, logits, some)

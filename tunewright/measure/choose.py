@@ -3,8 +3,8 @@
 Beside a generated metric it tells knowledge from format. A label's score is the sum of the log-probabilities of its
 tokens **and of the token that ends it**: the probability that the model gives to answering exactly that. `mean=True`
 divides by the number of tokens instead (longer labels are then not held back). Nothing is scored twice: prompts are
-read once, and a label whose first tokens are already less likely than a whole other label is not read to its end,
-which cannot change the choice since log-probabilities only add up downwards.
+read once, and a label is left at the token from which it is less likely than a whole other label, which cannot
+change the choice since log-probabilities only add up downwards.
 """
 
 from __future__ import annotations
@@ -73,21 +73,54 @@ def choose_after(
     bound = first[:, [x[0] for x in tokens]] / size
     whole = torch.tensor([len(x) == 1 for x in tokens], device=bound.device).expand_as(bound).clone()
     leaders = torch.zeros_like(whole).scatter(1, bound.argmax(-1, keepdim=True), True)
-    while True:  # the likeliest start first, then whatever may still beat it, all at once: many small batches cost more
-        best = bound.masked_fill(~whole, -torch.inf).amax(-1, keepdim=True)
-        open_ = ~whole if full else ~whole & (bound > best)
-        if not full and not (leaders & whole).any(-1).all():
-            open_ &= leaders
-        rows, names = open_.nonzero(as_tuple=True)
-        if not len(rows):
-            return bound.masked_fill(~whole, -torch.inf)
-        order = sorted(range(len(rows)), key=lambda i: len(tokens[int(names[i])]))
-        for k in range(0, len(order), _PAIRS):
-            pick = torch.tensor(order[k : k + _PAIRS], device=rows.device)
-            r, c = rows[pick], names[pick]
-            rest = _rest(model, part, r, [tokens[i] for i in c.tolist()])
-            bound[r, c] += rest / size[c]
-        whole |= open_
+    rows, names = (~whole if full else ~whole & leaders).nonzero(as_tuple=True)
+    order = sorted(range(len(rows)), key=lambda i: len(tokens[int(names[i])]))
+    for k in range(0, len(order), _PAIRS):
+        pick = torch.tensor(order[k : k + _PAIRS], device=rows.device)
+        r, c = rows[pick], names[pick]
+        bound[r, c] += _rest(model, part, r, [tokens[i] for i in c.tolist()]) / size[c]
+    whole[rows, names] = True
+    best = bound.masked_fill(~whole, -torch.inf).amax(-1)
+    rows, names = (~whole & (bound > best[:, None])).nonzero(as_tuple=True)  # what may still beat the likeliest start
+    for k in range(0, len(rows), _PAIRS):
+        r, c = rows[k : k + _PAIRS], names[k : k + _PAIRS]
+        sums, ended = _race(model, part, r, [tokens[i] for i in c.tolist()], bound[r, c], size[c], best)
+        bound[r, c], whole[r, c] = sums, ended
+    return bound.masked_fill(~whole, -torch.inf)
+
+
+def _race(
+    model: PreTrainedModel,
+    part: _kv.Read,
+    rows: Tensor,
+    labels: list[list[int]],
+    sums: Tensor,
+    size: Tensor,
+    best: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Read labels after the prompts of their rows token by token, and leave each once it is behind the `best` [B] of
+    its row, which rises. Gives the scores [P] so far, begun with `sums` of the first tokens, and which are whole [P].
+    """
+    device, whole = rows.device, torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    at = torch.arange(len(rows), device=device)
+    cache, mask = _kv.select(part.cache, rows, max(map(len, labels)) - 1), part.mask
+    mask = None if mask is None else mask[rows]
+    for step in range(max(map(len, labels)) - 1):
+        here = [labels[i] for i in at.tolist()]
+        mask = None if mask is None else torch.cat([mask, mask.new_ones(len(at), 1)], 1)
+        said, wanted = (torch.tensor([[x[k]] for x in here], device=device) for k in (step, step + 1))
+        places = part.lengths[rows[at], None] + step
+        sums[at] += _kv.log_probs_at(model, said, places, cache, mask, wanted, part.rows.select(rows[at])) / size[at]
+        ended = torch.tensor([len(x) == step + 2 for x in here], device=device)
+        whole[at] = ended
+        best.scatter_reduce_(0, rows[at[ended]], sums[at[ended]], "amax")
+        going = (~ended & (sums[at] > best[rows[at]])).nonzero()[:, 0]
+        if not len(going):
+            break
+        if len(going) < len(at):
+            cache.batch_select_indices(going)
+            at, mask = at[going], None if mask is None else mask[going]
+    return sums, whole
 
 
 def _rest(model: PreTrainedModel, part: _kv.Read, rows: Tensor, labels: list[list[int]]) -> Tensor:
@@ -98,10 +131,8 @@ def _rest(model: PreTrainedModel, part: _kv.Read, rows: Tensor, labels: list[lis
     cache = _kv.select(part.cache, rows, width)
     mask = None if part.mask is None else torch.cat([part.mask[rows], part.mask.new_ones(len(rows), width)], 1)
     places = part.lengths[rows, None] + torch.arange(width, device=device)
-    logits = _kv.forward(model, inputs, places, cache, mask, 0)
-    at = shifted >= 0
-    picked = torch.log_softmax(logits[at], -1).gather(-1, shifted[at][:, None])[:, 0]
-    return torch.zeros(shifted.shape, device=device).masked_scatter(at, picked).sum(-1)
+    picked = _kv.log_probs_at(model, inputs, places, cache, mask, shifted, part.rows.select(rows))
+    return torch.zeros(shifted.shape, device=device).masked_scatter(shifted >= 0, picked).sum(-1)
 
 
 def _scores_whole(model: PreTrainedModel, rows: Sequence[Row], labels: Sequence[Sequence[int]], mean: bool) -> Tensor:
@@ -137,7 +168,8 @@ def likelihood_choice(
     with measuring(model):
         if _kv.caches_plainly(model):
             room = max(map(len, tokens))
-            for part in _kv.read(model, [prompt_ids(row) for row in rows], room=room, batch_tokens=batch_tokens):
+            asked = [prompt_ids(row) for row in rows]
+            for part in _kv.read(model, asked, room=room, batch_tokens=batch_tokens, asked=rows):
                 scores[part.indices] = choose_after(model, part, tokens, mean=mean, full=full).cpu()
         else:
             scores = _scores_whole(model, rows, tokens, mean)

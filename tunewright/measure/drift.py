@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class Reference:
     batches: list[list[int]]
     packed: bool
     owner: Tensor
+    batch_tokens: int = 2048
     states: Tensor | None = None
     weight: Tensor | None = None
     bias: Tensor | None = None
@@ -70,6 +71,19 @@ class Reference:
         """What to cache: all but the head, which belongs to the base."""
         kept = {"owner": self.owner, "states": self.states, "log_probs": self.log_probs}
         return {k: v for k, v in kept.items() if v is not None}
+
+    def of_rows(self, rows: Sequence[int]) -> Reference:
+        """The reference of some of its rows, by their places and in that order; nothing is read again."""
+        chosen = [self.rows[i] for i in rows]
+        batches = _layout(chosen, self.batch_tokens)
+        there: dict[int, list[int]] = {}
+        for place, row in enumerate(self.owner.tolist()):
+            there.setdefault(row, []).append(place)
+        pairs = [(k, place) for some in batches for k in some for place in there.get(rows[k], ())]
+        at = torch.tensor([place for _, place in pairs])
+        states, log_probs = (None if x is None else x[at.to(x.device)] for x in (self.states, self.log_probs))
+        owner = torch.tensor([k for k, _ in pairs])
+        return replace(self, rows=chosen, batches=batches, owner=owner, states=states, log_probs=log_probs)
 
     def base_log_probs(self, at: slice) -> Tensor:
         """[n, V] log-probabilities of the base at some places, fp32."""
@@ -147,7 +161,7 @@ def take_reference(
             states, logits = _at_places(model, task, batch.to(device_of(model)))
             outputs.append((states, torch.empty(0) if states is not None else torch.log_softmax(logits.float(), -1)))
             owners.append(torch.tensor(some)[batch.rows])
-    reference = Reference(task, list(rows), batches, packed, torch.cat(owners))
+    reference = Reference(task, list(rows), batches, packed, torch.cat(owners), batch_tokens)
     if all(s is not None for s, _ in outputs) and _is_linear(model):
         reference.states = torch.cat([s for s, _ in outputs if s is not None])
         _hold_head(reference, model, copy_head)
@@ -168,7 +182,7 @@ def restore_reference(
 ) -> Reference:
     """A reference from `Reference.tensors()` and the same base, rows and layout, without running the base's body."""
     device = device_of(model)
-    reference = Reference(task, list(rows), _layout(rows, batch_tokens), packed, tensors["owner"])
+    reference = Reference(task, list(rows), _layout(rows, batch_tokens), packed, tensors["owner"], batch_tokens)
     reference.states, reference.log_probs = (
         tensors[k].to(device) if k in tensors else None for k in ("states", "log_probs")
     )
@@ -221,7 +235,11 @@ def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
 
 def kl_drift(reference: Reference, model: PreTrainedModel, *, seed: int = 0) -> Drift:
     """Drift of the model as it is now: the mean over rows, each row one vote, rows resampled."""
-    values = kl_by_row(reference, model)
+    return kl_of(kl_by_row(reference, model), seed=seed)
+
+
+def kl_of(values: list[float], *, seed: int = 0) -> Drift:
+    """The drift of rows whose mean KL is known."""
     return Drift("kl", bootstrap_mean(values, unit="sequence", seed=seed), values)
 
 
@@ -244,6 +262,10 @@ class Features:
     values: Tensor
     weight: Tensor | None = None
     bias: Tensor | None = None
+
+    def of_rows(self, rows: Sequence[int]) -> Features:
+        """Those of some rows, in that order."""
+        return replace(self, values=self.values[list(rows)])
 
 
 def take_features(

@@ -6,14 +6,19 @@ asked in the same way. Equals transformers' `model.generate(do_sample=False)` wi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from tunewright.contract.batch import Row
 from tunewright.measure import _kv
 from tunewright.measure._mode import device_of, measuring
+from tunewright.models.context import following, ids_and_sources, rows_of_prompts
+
+Settled = Callable[[int, Sequence[int]], bool]
+"""Whether no more of an answer is needed, from the prompt's index and the answer's tokens so far."""
 
 _COMPACT_BELOW = 0.85  # share of rows still writing below which the batch is made smaller (copying costs a little)
 
@@ -38,10 +43,14 @@ def greedy(
     *,
     batch_tokens: int = 2048,
     batch_rows: int = 64,
+    settled: Settled | None = None,
+    rows: Sequence[Row] = (),
 ) -> list[list[int]]:
     """Answer each prompt (token ids, at least one) greedily. Returns token ids, without the one that ended the answer.
 
-    `stop_ids`: None takes the model's and the tokenizer's. A prompt's answer has at most `max_new_tokens` tokens.
+    `stop_ids`: None takes the model's and the tokenizer's. A prompt's answer has at most `max_new_tokens` tokens, and
+    is left where it stands once it is `settled`. `rows`: whose prompts these are, where they are rows of a data set
+    (read by deltas that read what their rows are).
     """
     ends = _ends(model, tokenizer, stop_ids)
     answers: list[list[int]] = [[] for _ in prompts]
@@ -50,15 +59,20 @@ def greedy(
     _check(prompts)
     with measuring(model):
         if not _kv.caches_plainly(model):
-            return _library(model, tokenizer, prompts, max_new_tokens, ends)
-        for part in _kv.read(model, prompts, room=max_new_tokens, batch_tokens=batch_tokens, batch_rows=batch_rows):
-            for i, answer in continue_greedily(model, part, max_new_tokens, ends):
+            return _library(model, tokenizer, prompts, max_new_tokens, ends, rows)
+        sizes = {"batch_tokens": batch_tokens, "batch_rows": batch_rows}
+        for part in _kv.read(model, prompts, room=max_new_tokens, asked=rows, **sizes):
+            for i, answer in continue_greedily(model, part, max_new_tokens, ends, settled):
                 answers[i] = answer
     return answers
 
 
 def continue_greedily(
-    model: PreTrainedModel, part: _kv.Read, max_new_tokens: int, ends: Collection[int]
+    model: PreTrainedModel,
+    part: _kv.Read,
+    max_new_tokens: int,
+    ends: Collection[int],
+    settled: Settled | None = None,
 ) -> Iterator[tuple[int, list[int]]]:
     """Go on from prompts that were read; gives (index of the prompt, answer). The read is used up."""
     device = part.lengths.device
@@ -71,6 +85,9 @@ def continue_greedily(
         for i, token, on in zip(part.indices, chosen.tolist(), alive.tolist(), strict=True):
             if on:
                 words[i].append(token)
+        if settled is not None:
+            open_ = [on and not settled(i, words[i]) for i, on in zip(part.indices, alive.tolist(), strict=True)]
+            alive = torch.tensor(open_, device=device)
         if step + 1 == max_new_tokens or not alive.any():
             break
         if alive.sum() < _COMPACT_BELOW * len(alive):
@@ -79,7 +96,9 @@ def continue_greedily(
             chosen, alive = chosen[rows], alive[rows]
         if part.mask is not None:
             part.mask = torch.cat([part.mask, part.mask.new_ones(len(alive), 1)], 1)
-        part.logits = _kv.forward(model, chosen[:, None], part.lengths[:, None], part.cache, part.mask, 1)[:, 0]
+        part.logits = _kv.forward(model, chosen[:, None], part.lengths[:, None], part.cache, part.mask, 1, part.rows)[
+            :, 0
+        ]
         part.lengths = part.lengths + 1
     yield from words.items()
 
@@ -95,7 +114,12 @@ def _check(prompts: Sequence[Sequence[int]]) -> None:
 
 
 def _library(
-    model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: set[int]
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    ends: set[int],
+    asked: Sequence[Row],
 ) -> list[list[int]]:
     """The library's own generation, one length at a time, for models whose cache is of another kind."""
     device, answers = device_of(model), [list[int]() for _ in prompts]
@@ -106,19 +130,21 @@ def _library(
         rows = [i for i, p in enumerate(prompts) if len(p) == length]
         for some in (rows[k : k + 32] for k in range(0, len(rows), 32)):
             ids = torch.tensor([list(prompts[i]) for i in some], device=device)
-            out = model.generate(  # type: ignore[operator]
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                repetition_penalty=1.0,
-                eos_token_id=sorted(ends) or None,
-                pad_token_id=pad,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-            )
+            whose = [asked[i] for i in some] if asked else []
+            with following(model, rows_of_prompts([length] * len(some), *ids_and_sources(whose))):
+                out = model.generate(  # type: ignore[operator]
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    num_beams=1,
+                    repetition_penalty=1.0,
+                    eos_token_id=sorted(ends) or None,
+                    pad_token_id=pad,
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                )
             for i, row in zip(some, out.tolist(), strict=True):
                 new = row[1:] if encoder else row[length:]
                 cut = next((k for k, t in enumerate(new) if t in ends), len(new))

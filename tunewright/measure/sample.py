@@ -22,6 +22,7 @@ from tunewright.errors import ModelError
 from tunewright.measure import _kv
 from tunewright.measure._mode import device_of, logits_of, measuring
 from tunewright.measure.generate import stop_ids
+from tunewright.models.context import reading, rows_of_prompts, whole
 from tunewright.tasks._dialect import dialect_of
 from tunewright.tasks._render import render
 from tunewright.tasks._segments import ids_of
@@ -114,7 +115,9 @@ def _cached(model: PreTrainedModel, prefix: Sequence[int], draws: Tensor, ends: 
                 keep = alive.nonzero()[:, 0]
                 part.select_rows(keep)
                 chosen = chosen[keep]
-            part.logits = _kv.forward(model, chosen[:, None], part.lengths[:, None], part.cache, part.mask, 1)[:, 0]
+            part.logits = _kv.forward(
+                model, chosen[:, None], part.lengths[:, None], part.cache, part.mask, 1, part.rows
+            )[:, 0]
             part.lengths = part.lengths + 1
     return written
 
@@ -124,7 +127,9 @@ def _whole(model: Any, prefix: Sequence[int], draws: Tensor, ends: Tensor) -> li
     rows, steps = draws.shape
     ids = torch.tensor([list(prefix)] * rows, device=device_of(model))
     for step in range(steps):
-        ids = torch.cat([ids, draw(logits_of(model(input_ids=ids))[:, -1].float(), draws[:, step])[:, None]], 1)
+        with reading(whole(ids, rows_of_prompts([len(prefix)] * rows))):
+            logits = logits_of(model(input_ids=ids))
+        ids = torch.cat([ids, draw(logits[:, -1].float(), draws[:, step])[:, None]], 1)
     stop = set(ends.tolist())
     written = [row[len(prefix) :] for row in ids.tolist()]
     return [row[: next((k + 1 for k, t in enumerate(row) if t in stop), len(row))] for row in written]

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunewright.contract.batch import Row
 from tunewright.measure import _kv
 from tunewright.measure._mode import device_of, logits_of, measuring
 from tunewright.measure.sample import draw
+from tunewright.models.context import ids_and_sources, reading, rows_of_prompts, whole
 
 Answer = tuple[list[int], list[float]]
 
@@ -30,21 +32,23 @@ def sampled(
     temperature: float = 1.0,
     batch_tokens: int = 4096,
     batch_rows: int = 128,
+    rows: Sequence[Row] = (),
 ) -> list[Answer]:
     """For each prompt (token ids, at least one): token ids, the end token included if it was drawn, and their
     log-probabilities.
 
     `rngs` has one generator a prompt. Log-probabilities are of softmax(logits / temperature), in nats, fp64 rounded to
-    Python's float.
+    Python's float. `rows`: whose prompts these are, where they are rows of a data set.
     """
     answers: list[Answer] = [([], []) for _ in prompts]
     if not prompts or max_new_tokens < 1:
         return answers
     with measuring(model):
         if not _kv.caches_plainly(model):
-            _whole(model, prompts, max_new_tokens, rngs, set(stop_ids), temperature, answers)
+            _whole(model, prompts, max_new_tokens, rngs, set(stop_ids), temperature, answers, rows)
             return answers
-        for part in _kv.read(model, prompts, room=max_new_tokens, batch_tokens=batch_tokens, batch_rows=batch_rows):
+        sizes = {"batch_tokens": batch_tokens, "batch_rows": batch_rows}
+        for part in _kv.read(model, prompts, room=max_new_tokens, asked=rows, **sizes):
             _continue(model, part, max_new_tokens, rngs, stop_ids, temperature, answers)
     return answers
 
@@ -71,7 +75,9 @@ def _continue(
             chosen = chosen[rows]
         if part.mask is not None:
             part.mask = torch.cat([part.mask, part.mask.new_ones(len(chosen), 1)], 1)
-        part.logits = _kv.forward(model, chosen[:, None], part.lengths[:, None], part.cache, part.mask, 1)[:, 0]
+        part.logits = _kv.forward(model, chosen[:, None], part.lengths[:, None], part.cache, part.mask, 1, part.rows)[
+            :, 0
+        ]
         part.lengths = part.lengths + 1
 
 
@@ -93,9 +99,12 @@ def _whole(
     ends: set[int],
     temperature: float,
     out: list[Answer],
+    rows: Sequence[Row],
 ) -> None:
     """The same by whole forwards, a row at a time, for models whose cache is of another kind."""
     for i, prompt in enumerate(prompts):
         while len(out[i][0]) < limit and not (out[i][0] and out[i][0][-1] in ends):
             ids = torch.tensor([[*prompt, *out[i][0]]], device=device_of(model))
-            _draw(logits_of(model(input_ids=ids))[:, -1].float() / temperature, [i], rngs, out)
+            with reading(whole(ids, rows_of_prompts([len(prompt)], *ids_and_sources(rows[i : i + 1])))):
+                logits = logits_of(model(input_ids=ids))
+            _draw(logits[:, -1].float() / temperature, [i], rngs, out)

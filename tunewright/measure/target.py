@@ -24,7 +24,7 @@ from tunewright.measure import _kv, text
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
-from tunewright.measure.generate import continue_greedily, greedy, stop_ids
+from tunewright.measure.generate import Settled, continue_greedily, greedy, stop_ids
 from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic, paired_difference, wilson
 from tunewright.measure.rows import RowResult
 
@@ -47,14 +47,16 @@ __all__ = [
 class Metric:
     """A metric: how its rows are made (`kind`), whether more is better, and, if it is no mean of rows, the figure.
 
-    A `figure` lies from 0 to 1. `compare` scores a generated answer against a reference; `per_label` gives [S] values
-    a supervised position; `mean`: answers are compared by their mean log-probability a token.
+    A `figure` lies from 0 to 1. `compare` scores a generated answer against a reference, and `misses` says of the start
+    of one that its score is 0 however it goes on; `per_label` gives [S] values a supervised position; `mean`: answers
+    are compared by their mean log-probability a token.
     """
 
     kind: Literal["generated", "teacher-forced", "classified", "paired"]
     higher_is_better: bool = True
     proportion: bool = False
     compare: Callable[[str, str], float] | None = None
+    misses: Callable[[str, str], bool] | None = None
     per_label: Callable[[Outputs, Batch], Tensor] | None = None
     figure: Callable[[Sequence[RowResult]], float] | None = None
     mean: bool = False
@@ -79,7 +81,7 @@ def macro_f1(results: Sequence[RowResult]) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "exact_match": Metric("generated", proportion=True, compare=text.exact_match),
+    "exact_match": Metric("generated", proportion=True, compare=text.exact_match, misses=text.cannot_match),
     "f1": Metric("generated", compare=text.f1),
     "loss": Metric("teacher-forced", higher_is_better=False, per_label=_nats),
     "mean_token_accuracy": Metric("teacher-forced", per_label=_token_hit),
@@ -131,14 +133,22 @@ def evaluate(
     batch_tokens: int = 2048,
     stop: Collection[int] | None = None,
     packed: bool = False,
+    scores_only: bool = False,
 ) -> list[RowResult]:
     """Score every row under `metric`. `max_new_tokens`: None takes `answer_length(rows)`. `packed`: padding-free
-    teacher-forced forwards, for models prepared for them. Raises RecipeError for a metric the task cannot serve."""
+    teacher-forced forwards, for models prepared for them. `scores_only`: an answer whose score is settled is not
+    written to its end; scores are the same. Raises RecipeError for a metric the task cannot serve."""
     m = check_metric(metric, task)
     if m.kind == "generated":
-        asked = [text.prompt_ids(row) for row in rows]
         answers = greedy(
-            model, tokenizer, asked, max_new_tokens or answer_length(rows), stop, batch_tokens=batch_tokens
+            model,
+            tokenizer,
+            [text.prompt_ids(row) for row in rows],
+            max_new_tokens or answer_length(rows),
+            stop,
+            batch_tokens=batch_tokens,
+            settled=_settled(tokenizer, rows, m) if scores_only else None,
+            rows=rows,
         )
         return _compared(tokenizer, rows, answers, m)
     if m.kind == "paired":
@@ -176,11 +186,11 @@ def answers_and_choices(
     tokens, length = label_tokens(tokenizer, rows, labels), max_new_tokens or answer_length(rows)
     ends = set(stop_ids(model, tokenizer) if stop is None else stop)
     if not _kv.caches_plainly(model):
-        answers = greedy(model, tokenizer, asked, length, ends)
+        answers = greedy(model, tokenizer, asked, length, ends, rows=rows)
         return _compared(tokenizer, rows, answers, m), likelihood_choice(model, tokenizer, rows, labels, full=full)
     scores, answers = torch.full((len(rows), len(labels)), -torch.inf), [list[int]() for _ in rows]
     with measuring(model):
-        for part in _kv.read(model, asked, room=length, batch_tokens=batch_tokens):
+        for part in _kv.read(model, asked, room=length, batch_tokens=batch_tokens, asked=rows):
             scores[part.indices] = choose_after(model, part, tokens, full=full).cpu()
             for i, answer in continue_greedily(model, part, length, ends):
                 answers[i] = answer
@@ -213,6 +223,16 @@ def difference(before: Sequence[RowResult], after: Sequence[RowResult], metric: 
         return figure([after[i] for i in index]) - figure([before[i] for i in index])
 
     return bootstrap_statistic(of, len(before), seed=seed, bounds=(-1.0, 1.0))
+
+
+def _settled(tokenizer: Any, rows: Sequence[Row], m: Metric) -> Settled | None:
+    """When an answer's score is known; None where only its end tells: a decoder that tidies spaces takes back what
+    stands before a word."""
+    misses = m.misses
+    if misses is None or getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return None
+    wanted = [text.reference(row) for row in rows]
+    return lambda i, said: misses(text.answer_text(tokenizer, said), wanted[i])
 
 
 def _compared(tokenizer: Any, rows: Sequence[Row], answers: Sequence[Sequence[int]], m: Metric) -> list[RowResult]:

@@ -26,6 +26,15 @@ def exact_match(answer: str, reference: str) -> float:
     return float(same_text(answer) == same_text(reference))
 
 
+def cannot_match(begun: str, reference: str) -> bool:
+    """Whether an answer that begins with `begun` and goes on is no `exact_match`, however it goes on.
+
+    Its last word may still change; the normal form of those before it, with the space behind them, stands.
+    """
+    words = same_text(" ".join(begun.split()[:-1]))
+    return bool(words) and not same_text(reference).startswith(words + " ")
+
+
 def f1(answer: str, reference: str) -> float:
     """Harmonic mean of precision and recall over words of the case-folded normal forms, with repeats (as for SQuAD)."""
     a, b = (Counter(same_text(t).casefold().split()) for t in (answer, reference))

@@ -7,21 +7,27 @@ be dialled, and a change can be written out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tunewright.models import deltas as forms
+from tunewright.models.agreement import same_bits
 from tunewright.models.delta_names import is_delta
 from tunewright.models.modes import set_training
 from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
 from tunewright.models.reshapable import Operated, Reshapable
-from tunewright.models.sites import Structure, discover
+from tunewright.models.sites import Site, Structure, discover
+
+
+def _switch(delta: forms.Delta, active: bool, strength: float) -> None:
+    delta.active, delta.strength = active, strength
 
 
 @dataclass
@@ -53,6 +59,7 @@ class Adapted(Reshapable):
         self.wrapped_by: Wrapped | None = None
         self.operated: list[Operated] = []  # surgeries, in the order in which they were done
         self._away = False  # whether the base is in place, in its own shape
+        self.added: set[str] = set()  # biases that the base does not have: a change was folded into them
         self.notes: list[str] = []
         for p in model.parameters():
             p.requires_grad_(False)
@@ -83,7 +90,7 @@ class Adapted(Reshapable):
 
     def deltas(self) -> dict[str, dict[str, forms.Delta]]:
         """site name -> delta name -> delta, for every site that has one."""
-        by_site = {s.name: forms.deltas_of(s) for s in self.structure.sites}
+        by_site = {s.name: forms.deltas_of(s) for s in self.structure.every_site}
         return {n: d for n, d in by_site.items() if d}
 
     def quantised(self) -> dict[str, NF4Linear]:
@@ -118,6 +125,7 @@ class Adapted(Reshapable):
     def carried(self) -> list[str]:
         """What hangs on the model that a change of its shape would lose, in words."""
         there = {"deltas": self.deltas(), "a wrapper": self.wrapper, "layers in 4 bits": self.quantised()}
+        there["biases that the base does not have"] = self.added
         return [what for what, found in there.items() if found]
 
     def rediscover(self) -> None:
@@ -150,7 +158,7 @@ class Adapted(Reshapable):
         self.unwrap()
         self.unquantise()
         self.put_back()
-        for site in self.structure.sites:
+        for site in self.structure.every_site:
             forms.detach(site)
         while self.operated:
             self.undo()
@@ -160,8 +168,12 @@ class Adapted(Reshapable):
         parameters = self.base_parameters()
         with torch.no_grad():
             for name, original in self.originals.items():
-                parameters[name].copy_(original.restored(parameters[name]))
+                if name not in self.added:
+                    parameters[name].copy_(original.restored(parameters[name]))
         self.originals.clear()
+        for name in self.added:
+            self._put_bias(name, None)
+        self.added.clear()
 
     def unwrap(self) -> None:
         """Let go of a wrapper; the model itself was never touched by it."""
@@ -178,17 +190,46 @@ class Adapted(Reshapable):
                 [s for s in self.quantised() if any(name is None or n == name for n in self.deltas().get(s, {}))]
             )
             for site in self.structure.sites:
-                by_name = {n: d for n, d in forms.deltas_of(site).items() if name is None or n == name}
-                foldable = {n: d for n, d in by_name.items() if d.foldable}
+                here = forms.deltas_of(site)
+                foldable = {n: d for n, d in here.items() if d.foldable and (name is None or n == name)}
+                if len(foldable) < len(here):  # what stays reads the edited input: the edit must stay beside it
+                    foldable = {n: d for n, d in foldable.items() if not d.edits_input}
                 if not foldable:
                     continue
-                self.remember(site.weight_name)
-                for n, delta in foldable.items():
-                    change = (delta.change().float() * delta.strength).to(site.weight.dtype)
-                    site.weight.data = site.weight.data + site.to_stored(change)
+                self._fold_site(site, list(foldable.values()))
+                for n in foldable:
                     forms.detach(site, n)
                 count += 1
         return count
+
+    def _fold_site(self, site: Site, deltas: Sequence[forms.Delta]) -> None:
+        weight: Tensor
+        if all(forms.is_plain(d) for d in deltas):
+            self.remember(site.weight_name)
+            for d in deltas:
+                change = (d.change().float() * d.strength).to(site.weight.dtype)
+                site.weight.data = site.weight.data + site.to_stored(change)
+            return
+        weight, bias = forms.fold_into(site, deltas)
+        if not same_bits(weight, site.matrix().float()):
+            self.remember(site.weight_name)
+            site.weight.data = site.to_stored(weight).to(site.weight.dtype).contiguous()
+        if bias is not None:
+            self.add_bias(site)
+            site.module.bias.data = bias.to(site.weight.dtype)  # type: ignore[union-attr]
+
+    def add_bias(self, site: Site) -> None:
+        """Give a linear layer a bias of zeros where the base has none, and keep what it was either way."""
+        name = f"{site.name}.bias"
+        if getattr(site.module, "bias", None) is None:
+            zeros = site.weight.new_zeros(site.out_features)
+            self._put_bias(name, nn.Parameter(zeros, requires_grad=False))
+            self.originals[name] = Original(zeros.clone())
+            self.added.add(name)
+        self.remember(name)
+
+    def _put_bias(self, name: str, bias: nn.Parameter | None) -> None:
+        self.model.get_submodule(name.removesuffix(".bias"))._parameters["bias"] = bias
 
     # -- the way back ----------------------------------------------------------------------------------------------
 
@@ -220,52 +261,65 @@ class Adapted(Reshapable):
     @contextmanager
     def _of_this_shape(self, strength: float) -> Iterator[None]:
         """The plain model at a strength, in the shape that it has now."""
-        swapped: list[tuple[Tensor, Tensor]] = []
-        silenced: list[tuple[forms.Delta, bool, float]] = []
+        undo: list[Callable[[], None]] = []
         quantised = self.quantised()
         exchanged = {n: self.model.get_submodule(n) for n in quantised}
         try:
             with torch.no_grad():
-                self._set_strength(strength, swapped, silenced)
+                self._dial_base(strength, undo)
+                for site_name, by_name in self.deltas().items():
+                    if site_name not in quantised:
+                        self._dial_deltas(self.structure.site(site_name), by_name, strength, undo)
                 for name, module in quantised.items():
                     put(self.model, name, self._unfolded(module, strength, self.deltas().get(name, {})))
             yield
         finally:
             for name, there in exchanged.items():
                 put(self.model, name, there)
-            for delta, active, old in silenced:
-                delta.active, delta.strength = active, old
-            for parameter, data in reversed(swapped):
-                parameter.data = data
+            for back in reversed(undo):
+                back()
 
-    def _set_strength(
-        self, strength: float, swapped: list[tuple[Tensor, Tensor]], silenced: list[tuple[forms.Delta, bool, float]]
-    ) -> None:
+    def _dial_base(self, strength: float, undo: list[Callable[[], None]]) -> None:
+        """Base tensors that changed, at a strength; a bias that the base does not have is away at 0."""
         parameters: dict[str, nn.Parameter] = self.base_parameters()
-        for name, original in self.originals.items():
+        for name, original in self.originals.items() if strength != 1.0 else ():
             p = parameters[name]
-            if strength == 1.0:
+            if strength == 0.0 and name in self.added:
+                undo.append(partial(self._put_bias, name, p))
+                self._put_bias(name, None)
                 continue
             first = original.restored(p)
-            swapped.append((p, p.data))
+            undo.append(partial(setattr, p, "data", p.data))
             p.data = first if strength == 0.0 else torch.lerp(first.float(), p.data.float(), strength).to(p.dtype)
-        quantised = self.quantised()
-        for site_name, by_name in self.deltas().items():
-            if site_name in quantised:
-                continue
-            site = self.structure.site(site_name)
-            for delta in by_name.values():
-                if not delta.active:
-                    continue
-                silenced.append((delta, delta.active, delta.strength))
-                if not delta.foldable:
-                    delta.strength = delta.strength * strength
-                    continue
-                delta.active = False
-                if strength != 0.0:
-                    change = site.to_stored(delta.change().float() * (strength * delta.strength))
-                    swapped.append((site.weight, site.weight.data))
-                    site.weight.data = (site.weight.data.float() + change).to(site.weight.dtype)
+
+    def _dial_deltas(
+        self, site: Site, by_name: Mapping[str, forms.Delta], strength: float, undo: list[Callable[[], None]]
+    ) -> None:
+        """A site's deltas folded in at a strength; those that do not fold, and edits of what these read, dialled."""
+        live = [d for d in by_name.values() if d.active]
+        stays = not all(d.foldable for d in live)
+        folding = [d for d in live if d.foldable and not (stays and d.edits_input)]
+        for d in live:
+            undo.append(partial(_switch, d, d.active, d.strength))
+            if d not in folding:
+                d.strength = d.strength * strength
+        if strength == 0.0 or not folding:
+            pass
+        elif all(forms.is_plain(d) for d in folding):
+            for d in folding:
+                change = site.to_stored(d.change().float() * (strength * d.strength))
+                undo.append(partial(setattr, site.weight, "data", site.weight.data))
+                site.weight.data = (site.weight.data.float() + change).to(site.weight.dtype)
+        else:
+            weight, bias = forms.fold_into(site, folding, strength)
+            undo.append(partial(setattr, site.weight, "data", site.weight.data))
+            undo.append(partial(self._put_bias, f"{site.name}.bias", site.module._parameters.get("bias")))
+            site.weight.data = site.to_stored(weight).to(site.weight.dtype).contiguous()
+            if bias is not None:
+                new = nn.Parameter(bias.to(site.weight.dtype), requires_grad=False)
+                self._put_bias(f"{site.name}.bias", new)
+        for d in folding:
+            d.active = False
 
     @staticmethod
     def _unfolded(module: NF4Linear, strength: float, deltas: Mapping[str, forms.Delta]) -> nn.Module:
@@ -274,14 +328,18 @@ class Adapted(Reshapable):
         """
         if strength == 0.0:
             return module.plain()
-        total = module.matrix(torch.float32)
-        for delta in deltas.values():
-            if delta.active:
-                total = total + delta.change().float() * delta.strength
+        live = [d for d in deltas.values() if d.active]
+        old = module.bias
+        total, bias = forms.folded(module.matrix(torch.float32), None if old is None else old.float(), live)
         if strength != 1.0:
             first = module.original.t() if module.transposed else module.original
             total = torch.lerp(first.to(total.device).float(), total, strength)
-        return module.plain(total)
+            if bias is not None:
+                bias = torch.lerp(torch.zeros_like(bias) if old is None else old.float(), bias, strength)
+        layer = module.plain(total)
+        if bias is not None:
+            layer._parameters["bias"] = nn.Parameter(bias.to(module.dtype), requires_grad=False)
+        return layer
 
     @contextmanager
     def base(self) -> Iterator[nn.Module]:

@@ -27,7 +27,10 @@ HOW, WEIGHTS, FORMAT, VERSION = "delta.json", "delta.safetensors", "tunewright-d
 APPLY = (
     "value:<name> replaces the base's tensor <name>. entries:<name> [k] replace its flat entries at places:<name> [k]. "
     "delta:<site>.delta.<name>.<part> are parts of the change of <site>.weight listed under deltas: low-rank is "
-    "scale x strength x (lora_B lora_A - offset_B offset_A), sparse puts values at indices of the [out, in] weight. "
+    "scale x strength x (lora_B lora_A - offset_B offset_A), sparse puts values at indices of the [out, in] weight, "
+    "bias adds values to the layer's bias, input-edit makes (1 + scale) x + shift of its input at places, and "
+    "position-edit adds R^T (source h + bias_of - R h) to a block's output h at the first and last tokens of a prompt, "
+    "R being the Q of rotation's QR. new_biases names biases that the base does not have. "
     "What is listed under surgery is done to the model's shape first: names and places are those of the new shape."
 )
 
@@ -49,6 +52,7 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
         for site, by_name in adapted.deltas().items()
     }
     shapes = {n: list(parameters[n].shape) for n in sorted(adapted.originals)}
+    biases = sorted(adapted.added)
     how = {
         "format": FORMAT,
         "version": VERSION,
@@ -60,7 +64,11 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({n: t.contiguous() for n, t in tensors.items()}, folder / WEIGHTS)
     (folder / HOW).write_text(
-        json.dumps({**how, "surgery": adapted.surgeries(), "shapes": shapes, "deltas": described}, indent=2) + "\n",
+        json.dumps(
+            {**how, "surgery": adapted.surgeries(), "shapes": shapes, "new_biases": biases, "deltas": described},
+            indent=2,
+        )
+        + "\n",
         encoding="utf-8",
     )
     return len(tensors)
@@ -90,6 +98,8 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
     for record in how.get("surgery", ()):
         adapted.operate(replayed(record))
     parameters = adapted.base_parameters()
+    new = how.get("new_biases", [])
+    parameters |= {n: adapted.structure.site(n.removesuffix(".bias")).matrix()[:, 0] for n in new}
     for name, shape in how["shapes"].items():
         if name not in parameters:
             raise ModelError(
@@ -121,6 +131,8 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
             where=where,
             remedy="the file is incomplete: save or download it again",
         )
+    for name in new:
+        adapted.add_bias(adapted.structure.site(name.removesuffix(".bias")))
     for name in how["shapes"]:
         _put(adapted, name, tensors)
     for site, by_name in by_site.items():

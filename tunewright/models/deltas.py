@@ -1,176 +1,49 @@
-"""The forms of a trained change, and how one hangs on a frozen site.
+"""How a trained change hangs on a frozen site, and which forms of change there are.
 
 A delta is a small module registered as `<site>.delta`; the site's class is replaced by one with the same name and
 parameters whose forward adds the delta's output, so that the base's own parameter names never change. With every delta
-switched off the forward is the base's own, bit for bit.
+switched off the forward is the base's own, bit for bit. The forms themselves: `delta_forms.py`, `wide_forms.py`.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tunewright.errors import MethodError, did_you_mean
+from tunewright.errors import MethodError
+from tunewright.models.delta_forms import ENTRY_POINTS, FORMS, Delta, GatedLowRank, LowRank, Sparse, form_class
 from tunewright.models.lowrank import low_rank
+from tunewright.models.per_task import PerTask
+from tunewright.models.routed import Routed
 from tunewright.models.sites import Site
+from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
-
-class Delta(nn.Module):
-    """Base of all forms. `strength` dials the whole change (1: as trained, 0: the base), `active` switches it.
-
-    Subclasses give `change()` [out, in] (the change of the weight at strength 1), or set `foldable` to False, and
-    `forward(x, y)`: the site's output y [..., out] with the change added, given its input x.
-    """
-
-    form: ClassVar[str]
-    foldable: ClassVar[bool] = True
-    site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.strength = 1.0
-        self.active = True
-
-    def change(self) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @property
-    def entries(self) -> int:
-        """Numbers that a position is multiplied with in its forward: what it costs (`models/flops.py`)."""
-        return sum(p.numel() for p in self.parameters() if p.dim() >= 2)
-
-    def settings(self) -> dict[str, Any]:
-        """JSON values that rebuild the delta's shape (its tensors come from its state dict)."""
-        raise NotImplementedError
-
-    @classmethod
-    def rebuild(cls, settings: dict[str, Any], site: Site) -> Delta:
-        """A delta of the shape that `settings()` described, its tensors zero."""
-        raise NotImplementedError
-
-
-class LowRank(Delta):
-    """s (B A - B0 A0): A [r, in], B [out, r], scale s; the frozen offset B0, A0 is optional.
-
-    With an offset equal to the start of B and A the base's output is unchanged at step 0, whatever A and B are
-    (CorDA, PiSSA, LoRA-GA). `dropout` acts on the delta's input, as in PEFT.
-    """
-
-    form = "low-rank"
-
-    def __init__(self, A: Tensor, B: Tensor, scale: float, *, dropout: float = 0.0, offset: bool = False):
-        super().__init__()
-        if A.shape[0] != B.shape[1]:
-            raise MethodError(f"A has rank {A.shape[0]}, B has rank {B.shape[1]}")
-        self.lora_A = nn.Parameter(A)
-        self.lora_B = nn.Parameter(B)
-        self.scale, self.dropout = float(scale), dropout
-        # second order: the fused backward cannot be differentiated again, the plain one can
-        self.fused = True
-        self.offset_A: Tensor | None
-        self.offset_B: Tensor | None
-        self.register_buffer("offset_A", A.detach().clone() if offset else None)
-        self.register_buffer("offset_B", B.detach().clone() if offset else None)
-
-    @property
-    def rank(self) -> int:
-        return int(self.lora_A.shape[0])
-
-    @property
-    def entries(self) -> int:
-        A, B = self.lora_A, self.lora_B
-        return (A.numel() + B.numel()) * (1 if self.offset_A is None else 2)
-
-    def change(self) -> Tensor:
-        A, B = self.pair()
-        return (B @ A) * self.scale
-
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """(A, B) of a plain low-rank change s B A; with an offset their rank is 2r."""
-        if self.offset_A is None or self.offset_B is None:
-            return self.lora_A, self.lora_B
-        return torch.cat([self.lora_A, self.offset_A]), torch.cat([self.lora_B, -self.offset_B], dim=1)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        A, B = self.pair()
-        if self.dropout and self.training:
-            x = nn.functional.dropout(x, self.dropout)
-        return y + nn.functional.linear(nn.functional.linear(x.to(A.dtype), A), B).to(y.dtype) * (
-            self.scale * self.strength
-        )
-
-    def settings(self) -> dict[str, Any]:
-        return {"rank": self.rank, "scale": self.scale, "dropout": self.dropout, "offset": self.offset_A is not None}
-
-    @classmethod
-    def rebuild(cls, settings: dict[str, Any], site: Site) -> LowRank:
-        A, B = torch.zeros(settings["rank"], site.in_features), torch.zeros(site.out_features, settings["rank"])
-        return cls(A, B, settings["scale"], dropout=settings["dropout"], offset=settings["offset"])
-
-
-class GatedLowRank(LowRank):
-    """s B diag(g) A: a gate g [r] for each rank-one piece. A piece whose gate is 0 adds nothing."""
-
-    form = "gated-low-rank"
-
-    def __init__(self, A: Tensor, B: Tensor, gate: Tensor, scale: float, *, dropout: float = 0.0):
-        super().__init__(A, B, scale, dropout=dropout)
-        self.gate = nn.Parameter(gate)
-
-    def pair(self) -> tuple[Tensor, Tensor]:
-        return self.lora_A, self.lora_B * self.gate
-
-    @classmethod
-    def rebuild(cls, settings: dict[str, Any], site: Site) -> GatedLowRank:
-        r = settings["rank"]
-        return cls(
-            torch.zeros(r, site.in_features),
-            torch.zeros(site.out_features, r),
-            torch.zeros(r),
-            settings["scale"],
-            dropout=settings["dropout"],
-        )
-
-
-class Sparse(Delta):
-    """Values at fixed places of the weight: `indices` [k] (flat into [out, in], sorted, unique), `values` [k]."""
-
-    form = "sparse"
-
-    def __init__(self, indices: Tensor, values: Tensor, shape: tuple[int, int]):
-        super().__init__()
-        self.register_buffer("indices", indices.to(torch.int64))
-        self.values = nn.Parameter(values)
-        self.shape = tuple(shape)
-
-    indices: Tensor
-
-    @property
-    def entries(self) -> int:
-        return math.prod(self.shape)  # it is multiplied as a whole matrix
-
-    def change(self) -> Tensor:
-        flat = torch.zeros(math.prod(self.shape), dtype=self.values.dtype, device=self.values.device)
-        return flat.scatter(0, self.indices, self.values).view(self.shape)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + nn.functional.linear(x.to(self.values.dtype), self.change()).to(y.dtype) * self.strength
-
-    def settings(self) -> dict[str, Any]:
-        return {"entries": int(self.indices.numel()), "shape": list(self.shape)}
-
-    @classmethod
-    def rebuild(cls, settings: dict[str, Any], site: Site) -> Sparse:
-        k = settings["entries"]
-        return cls(torch.zeros(k, dtype=torch.int64), torch.zeros(k), tuple(settings["shape"]))
+__all__ = [
+    "ENTRY_POINTS",
+    "FORMS",
+    "Bias",
+    "Bottleneck",
+    "Delta",
+    "GatedLowRank",
+    "InputEdit",
+    "LowRank",
+    "PerTask",
+    "PositionEdit",
+    "Routed",
+    "Sparse",
+    "attach",
+    "check_form",
+    "check_site",
+    "deltas_of",
+    "detach",
+    "form_class",
+    "is_frozen",
+    "rename",
+    "set_frozen",
+]
 
 
 class DeltaStack(nn.ModuleDict):
@@ -187,28 +60,56 @@ def _forward(base: type[nn.Module]) -> Callable[..., Any]:
     def forward(self: Any, x: Tensor) -> Tensor:
         route = getattr(self, "tunewright_route", None)
         if route is not None:
-            return base.forward(self, x) + route.change(self, x)
-        live = self.delta.live()
-        if not live:
-            return base.forward(self, x)
-        first = live[0]
-        if _fusable(self, first, x):
-            A, B = (t.to(x.dtype) for t in first.pair())
-            y = low_rank(
-                x, self.weight, self.bias, A, B, first.scale * first.strength, transposed=self.tunewright_transposed
-            )
-            live = live[1:]
-        else:
-            y = base.forward(self, x)
-        for delta in live:
-            y = delta(x, y)
-        return y
+            y: Tensor = route.linear(self, x, base)
+            return y
+        return with_deltas(self, base, self.delta.live(), x)
 
     return forward
 
 
-def _fusable(module: Any, delta: Delta, x: Tensor) -> bool:
-    if not (isinstance(delta, LowRank) and delta.fused and torch.is_grad_enabled()):
+def with_deltas(module: Any, base: type[nn.Module], live: Sequence[Delta], x: Tensor) -> Tensor:
+    """A linear site's output for x [..., in] with these deltas; `base` is the class that it had before."""
+    if any(d.edits_input for d in live):
+        for delta in live:
+            x = delta.before(x)
+        live = [d for d in live if not d.edits_input]
+    if not live:
+        return base.forward(module, x)  # type: ignore[no-any-return]
+    first = live[0]
+    if isinstance(first, LowRank) and _fusable(module, first, x):
+        A, B = (t.to(x.dtype) for t in first.pair())
+        scale = first.scale * first.strength
+        y = low_rank(x, module.weight, module.bias, A, B, scale, transposed=module.tunewright_transposed)
+        live = live[1:]
+    else:
+        y = base.forward(module, x)
+    for delta in live:
+        y = delta(x, y)
+    return y
+
+
+def _block_forward(base: type[nn.Module]) -> Callable[..., Any]:
+    """A block's forward: hidden states [B, L, D] first, whatever comes with them; a tensor or a tuple that begins with
+    one.
+    """
+
+    def forward(self: Any, *given: Any, **named: Any) -> Any:
+        x = given[0] if given else named["hidden_states"]
+        out = base.forward(self, *given, **named)
+        y = out[0] if isinstance(out, tuple) else out
+        route = getattr(self, "tunewright_route", None)
+        if route is not None:
+            y = route.block(self, x, y)
+        else:
+            for delta in self.delta.live():
+                y = delta(x, y)
+        return (y, *out[1:]) if isinstance(out, tuple) else y
+
+    return forward
+
+
+def _fusable(module: Any, delta: LowRank, x: Tensor) -> bool:
+    if not (delta.fused and torch.is_grad_enabled()):
         return False
     if (delta.dropout and delta.training) or module.weight.requires_grad or not module.tunewright_plain:
         return False
@@ -252,17 +153,19 @@ def attach(site: Site, name: str, delta: Delta) -> None:
     check_site(site, type(delta))
     module: Any = site.module
     if not hasattr(module, "delta"):
-        base = type(module)
+        base, block = type(module), site.kind == "block"
         if base not in _CLASSES:
-            _CLASSES[base] = type(base.__name__, (base,), {"forward": _forward(base), "__module__": base.__module__})
+            forward = _block_forward(base) if block else _forward(base)
+            _CLASSES[base] = type(base.__name__, (base,), {"forward": forward, "__module__": base.__module__})
         module.tunewright_base = base
         module.tunewright_transposed = site.kind == "conv1d"
-        module.tunewright_plain = type(module.weight.data) is Tensor and type(module).__name__ in ("Linear", "Conv1D")
+        plain = not block and type(module.weight.data) is Tensor
+        module.tunewright_plain = plain and type(module).__name__ in ("Linear", "Conv1D")
         module.__class__ = _CLASSES[base]
         module.delta = DeltaStack()
     if name in module.delta:
         raise MethodError(f"site '{site.name}' already has a delta named '{name}'")
-    module.delta[name] = delta.to(module.weight.device)
+    module.delta[name] = delta.to(site.device)
 
 
 def detach(site: Site, name: str | None = None) -> None:
@@ -283,30 +186,38 @@ def rename(site: Site, old: str, new: str) -> None:
     stack[new] = stack.pop(old)
 
 
+def is_plain(delta: Delta) -> bool:
+    """Whether a delta folds by adding its `change()` to the weight, and by nothing more."""
+    return delta.foldable and type(delta).folded is Delta.folded and type(delta).bias is Delta.bias
+
+
+def folded(
+    weight: Tensor, bias: Tensor | None, deltas: Sequence[Delta], strength: float = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """(weight [out, in], bias [out] or None) of a linear map with deltas in it, at a strength; both fp32.
+
+    `deltas` in the order they were attached; all must fold. Changes of the weight come first, then edits of the input,
+    the last first: what it reads is what the one before it left.
+    """
+    added = [d for d in deltas if not d.edits_input]
+    for delta in [*added, *reversed([d for d in deltas if d.edits_input])]:
+        weight, bias = delta.folded(weight, bias, strength * delta.strength)
+    return weight, bias
+
+
+def fold_into(site: Site, deltas: Sequence[Delta], strength: float = 1.0) -> tuple[Tensor, Tensor | None]:
+    """`folded` of a site's own weight and bias."""
+    bias = getattr(site.module, "bias", None)
+    return folded(site.matrix().float(), None if bias is None else bias.float(), deltas, strength)
+
+
 def deltas_of(site: Site) -> dict[str, Delta]:
     """The deltas of a site by name, in order; empty when it has none."""
     return dict(getattr(site.module, "delta", {}).items())
 
 
-FORMS: dict[str, type[Delta]] = {c.form: c for c in (LowRank, GatedLowRank, Sparse)}
-"""The forms that ship with the package, by name. Third parties add theirs through entry points."""
-
-ENTRY_POINTS = "tunewright.deltas"
-"""The entry-point group by which a saved change of a third party's form finds its class: form's name = module:class."""
-
-
-def form_class(form: str) -> type[Delta]:
-    """The class that rebuilds deltas of a form. MethodError when none is registered under its name."""
-    if form in FORMS:
-        return FORMS[form]
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        if point.name == form:
-            cls: type[Delta] = point.load()
-            return cls
-    raise MethodError(
-        f"no delta form is named '{form}'",
-        remedy=f"{did_you_mean(form, FORMS)} A form of your own is named in the entry-point group {ENTRY_POINTS}",
-    )
+FORMS.update({c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit)})
+FORMS.update({c.form: c for c in (Routed, PerTask)})
 
 
 def check_form(delta: Delta) -> None:

@@ -15,7 +15,7 @@ from tunewright.models.sites import Structure
 
 def expert(structure: Structure, name: str) -> list[Delta]:
     """The deltas called `name`, site by site; those of an earlier stage bear its name before theirs."""
-    return [d for s in structure.sites for n, d in deltas_of(s).items() if n == name or n.endswith("-" + name)]
+    return [d for s in structure.every_site for n, d in deltas_of(s).items() if n == name or n.endswith("-" + name)]
 
 
 @contextmanager

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 
 from tunewright.errors import MethodError
+from tunewright.models import context
 
 
 @contextmanager
 def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
     """Inside, blocks recompute their activations if `on` (transformers' own way, non-reentrant, so frozen inputs are
-    fine).
+    fine), with the rows that their own forward had (`context.told`).
 
     MethodError for a model whose class cannot. The model is as before on leaving.
     """
@@ -29,7 +30,9 @@ def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
             remedy="set it to false",
         )
     was = target.is_activation_checkpointing
-    target.activation_checkpointing_enable({"use_reentrant": False})
+    target.activation_checkpointing_enable(
+        {"use_reentrant": False, "context_fn": lambda: (nullcontext(), context.reading(context.told()))}
+    )
     try:
         yield
     finally:

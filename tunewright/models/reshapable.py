@@ -85,9 +85,13 @@ class Reshapable:
         self._become(tuned)
 
     def plain(self) -> list[str]:
-        """Make a folded model one that transformers' class holds; says what was multiplied out, in the old shape."""
+        """Make a folded model one that transformers' class holds; says what was multiplied out, in the old shape.
+
+        MethodError where it carries what the old shape could not.
+        """
         undone = []
         while self.operated and (values := self.operated[-1].surgery.inverse(self.model)) is not None:
+            check_surgery(self.operated[-1].surgery, self.carried())
             kept = {n: v.detach().clone() for n, v in values.items()}
             undone.append(self.undo().told())
             self._become(kept)

@@ -4,7 +4,8 @@
         model(...)                       # row 0 with "support", row 1 the base, row 2 with "sales"
 
 Deltas hang on their sites under the adapters' names. Those of one form are stacked (ranks padded with zeros) and each
-row gathers its own: two batched products a site, however many adapters there are. Training and serving many adapters
+row gathers its own: two batched products a site, however many adapters there are. Where a form cannot be stacked (it
+edits the input, or reads what its rows are), a site's rows go adapter by adapter. Training and serving many adapters
 are this same path. Rows agree with being alone to rounding (matrix products round differently by batch size), not bit
 for bit. Shapes: R rows, L the longest row, K adapters, r the largest rank, n the most entries of a sparse delta.
 """
@@ -16,11 +17,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
+from tunewright.models.context import PADDING, Present, reading, told
 
 Apply = Callable[[Tensor, Tensor], Tensor]
 
@@ -76,14 +78,65 @@ class Route:
             self.places = (cu_seqlens[:-1, None].long() + columns).clamp(max=int(cu_seqlens[-1]) - 1)
         self._stacks: dict[int, list[tuple[Tensor, Tensor, Apply]]] = {}
 
+    def linear(self, module: Any, x: Tensor, base: type[nn.Module]) -> Tensor:
+        """A linear site's output [..., out] for its input x, each row with its own delta."""
+        if self._stackable(module):
+            y: Tensor = base.forward(module, x)
+            return y + self.change(module, x)
+        return self._by_name(x, x, lambda rows, _, live: forms.with_deltas(module, base, live, rows), module)
+
+    def block(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
+        """A block's output for its input x and its own output y, both [..., D], each row with its own delta."""
+
+        def apply(rows: Tensor, out: Tensor, live: list[forms.Delta]) -> Tensor:
+            for delta in live:
+                out = delta(rows, out)
+            return out
+
+        return self._by_name(x, y, apply, module)
+
+    def _stackable(self, module: Any) -> bool:
+        return all(type(module.delta[n]) in STACKS for n in self.names if n is not None and n in module.delta)
+
+    def _by_name(self, x: Tensor, y: Tensor, apply: Callable[..., Tensor], module: Any) -> Tensor:
+        """`apply(x, y, deltas)` to the rows of each adapter together; their tokens lie where the batch's do."""
+        rows, outs = (t if self.places is None else t[0][self.places] for t in (x, y))
+        self._check(len(rows))
+        total: Tensor | None = None
+        for name in dict.fromkeys(self.names):
+            members = torch.tensor([i for i, n in enumerate(self.names) if n == name], device=x.device)
+            live = [d for n, d in module.delta.items() if n == name and d.active and d.strength != 0.0]
+            with reading(self._present(members, rows.shape[1])):
+                part = apply(rows[members], outs[members], live)
+            total = part.new_zeros(len(self.names), *part.shape[1:]) if total is None else total
+            total = total.index_copy(0, members, part)
+        assert total is not None
+        return total if self.places is None else total[self.inside][None]
+
+    def _present(self, members: Tensor, longest: int) -> Present | None:
+        """What the rows of one adapter are, as far as anything was said of the batch."""
+        now = told()
+        if now is None:
+            return None
+        row = torch.arange(len(members), device=members.device)[:, None].expand(-1, longest)
+        if self.places is not None:
+            place = torch.arange(longest, device=members.device).expand(len(members), -1)
+            return Present(now.rows.select(members), row, place.masked_fill(~self.inside[members], PADDING))
+        if now.place is None:
+            return Present(now.rows.select(members))
+        return Present(now.rows.select(members), row, now.place[members])
+
+    def _check(self, rows: int) -> None:
+        if rows != len(self.names):
+            raise MethodError(
+                f"the batch has {rows} rows and {len(self.names)} adapters are named",
+                remedy="name one adapter (or None) a row",
+            )
+
     def change(self, module: Any, x: Tensor) -> Tensor:
         """[..., out] what the rows' own deltas add, for a site's input x [1, T, in] or [R, L, in]."""
         rows = x if self.places is None else x[0][self.places]
-        if rows.shape[0] != len(self.names):
-            raise MethodError(
-                f"the batch has {rows.shape[0]} rows and {len(self.names)} adapters are named",
-                remedy="name one adapter (or None) a row",
-            )
+        self._check(len(rows))
         total = None
         for members, which, apply in self._of(module):
             part = apply(rows if len(members) == len(self.names) else rows[members], which)
@@ -105,11 +158,6 @@ class Route:
             by_form: dict[Callable[[Any], Apply], dict[str, Any]] = {}
             for name in dict.fromkeys(n for n in self.names if n is not None and n in module.delta):
                 delta = module.delta[name]
-                if type(delta) not in STACKS:
-                    raise MethodError(
-                        f"a {delta.form} delta cannot share a batch with others",
-                        remedy="run its rows in a batch of their own",
-                    )
                 by_form.setdefault(STACKS[type(delta)], {})[name] = delta
             entries = []
             for stack, deltas in by_form.items():
@@ -128,7 +176,7 @@ def routed(adapted: Adapted, names: Sequence[str | None], cu_seqlens: Tensor | N
     `cu_seqlens` [R+1] for packed batches; without it inputs are [R, L]. MethodError for a name that no site has, or a
     site outside blocks (a head sees only some positions).
     """
-    sites = [s for s in adapted.structure.sites if forms.deltas_of(s)]
+    sites = [s for s in adapted.structure.every_site if forms.deltas_of(s)]
     known = {n for s in sites for n in forms.deltas_of(s)}
     for name in names:
         if name is not None and name not in known:

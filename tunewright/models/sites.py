@@ -1,8 +1,9 @@
 """Where a model can be changed: its blocks and sites, found by structure and not by a model's name.
 
 A *block* is one child of the longest list(s) of equal modules (decoder or encoder layers). A *site* is a module with a
-weight that a delta can hang on. Roles ("attention", "mlp", "norm", "embedding", "head", "other") come from the
-enclosing module's class and, inside a block, from whether it holds the attention.
+weight that a delta can hang on, or a whole block (kind "block"), whose output a delta can change. Roles ("attention",
+"mlp", "norm", "embedding", "head", "other", "block") come from the enclosing module's class and, inside a block, from
+whether it holds the attention.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError, ModelError, nearest
@@ -24,10 +26,11 @@ SHARED = "its weight is another layer's too, so that a change beside one would b
 
 @dataclass(frozen=True)
 class Site:
-    """One module with a weight. `block` is the index of its block over the whole model, None outside blocks.
+    """One module with a weight, or a block. `block` is the index of its block over the model, None outside blocks.
 
-    `kind`: linear | conv1d (GPT-2's transposed linear) | conv | embedding | norm. `unfit` says why no change can hang
-    on a linear one ("": it can).
+    `kind`: linear | conv1d (GPT-2's transposed linear) | conv | embedding | norm | block (which has no weight of its
+    own: `in_features` and `out_features` are the width of its states, `size`). `unfit` says why no change can hang on
+    a linear one ("": it can). `heads`: how many attention heads' outputs enter it, side by side; 0 elsewhere.
     """
 
     name: str
@@ -36,6 +39,23 @@ class Site:
     block: int | None
     module: nn.Module = field(repr=False, compare=False)
     unfit: str = ""
+    size: int = 0
+    heads: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are (a layer in 4 bits has none: there its codes are)."""
+        return next(iter([*self.module.parameters(), *self.module.buffers()])).device
+
+    def head_places(self, head: int) -> Tensor:
+        """[d] places of one head's output among the layer's inputs. MethodError where no heads enter."""
+        if not 0 <= head < self.heads:
+            raise MethodError(
+                f"head {head} does not enter '{self.name}', which reads the outputs of {self.heads} heads",
+                remedy="use an attention's output projection (`Structure.head_outputs()`)",
+            )
+        width = self.in_features // self.heads
+        return torch.arange(head * width, (head + 1) * width)
 
     @property
     def weight_name(self) -> str:
@@ -43,7 +63,11 @@ class Site:
 
     @property
     def weight(self) -> Tensor:
-        """The stored weight, in the module's own layout."""
+        """The stored weight, in the module's own layout. MethodError for a block, which has none of its own."""
+        if self.kind == "block":
+            raise MethodError(
+                f"'{self.name}' is a whole block: it has no weight of its own", remedy="look at site.kind first"
+            )
         return self.module.weight  # type: ignore[return-value]
 
     def matrix(self) -> Tensor:
@@ -61,11 +85,11 @@ class Site:
 
     @property
     def out_features(self) -> int:
-        return self.matrix().shape[0]
+        return self.size or self.matrix().shape[0]
 
     @property
     def in_features(self) -> int:
-        return self.matrix().shape[1]
+        return self.size or self.matrix().shape[1]
 
 
 @dataclass(frozen=True)
@@ -96,12 +120,24 @@ class Structure:
     sites: tuple[Site, ...]
     tied: dict[str, str] = field(default_factory=dict)
     stacked: tuple[str, ...] = ()
+    whole: tuple[Site, ...] = ()
+
+    @property
+    def every_site(self) -> tuple[Site, ...]:
+        """All that a delta can hang on: the modules with weights, then the blocks as `whole` ones."""
+        return (*self.sites, *self.whole)
 
     def site(self, name: str) -> Site:
-        for s in self.sites:
+        """A site or a whole block by its name."""
+        for s in self.every_site:
             if s.name == name:
                 return s
-        raise ModelError(f"no site '{name}'", remedy="near: " + ", ".join(nearest(name, [s.name for s in self.sites])))
+        near = nearest(name, [s.name for s in self.every_site])
+        raise ModelError(f"no site '{name}'", remedy="near: " + ", ".join(near))
+
+    def head_outputs(self) -> list[Site]:
+        """The layers that read the outputs of attention heads, one for each attention found."""
+        return [s for s in self.sites if s.heads and not s.unfit]
 
     def block_of(self, parameter: str) -> Block | None:
         """The block that a parameter belongs to, None outside blocks."""
@@ -200,13 +236,18 @@ def _role(model: nn.Module, site_name: str, module: nn.Module, kind: str, block:
         return kind
     if block is None:
         return "head" if kind in ("linear", "conv1d") else "other"
+    return "mlp" if _attention_of(model, site_name, block) is None else "attention"
+
+
+def _attention_of(model: nn.Module, site_name: str, block: str) -> str | None:
+    """The outermost attention inside a block that a site lies in, by name."""
     path = site_name[len(block) + 1 :].split(".")
     owner = model.get_submodule(block)
-    for part in path[:-1]:
+    for i, part in enumerate(path[:-1]):
         owner = owner.get_submodule(part)
         if "attention" in (type(owner).__name__ + part).lower() or "attn" in part.lower():
-            return "attention"
-    return "mlp"
+            return ".".join([block, *path[: i + 1]])
+    return None
 
 
 def discover(model: nn.Module) -> Structure:
@@ -230,7 +271,7 @@ def discover(model: nn.Module) -> Structure:
     sites = []
     for name, module in model.named_modules():
         kind = _kind(module)
-        if kind is None or f"{name}.weight" in tied:
+        if kind is None or f"{name}.weight" in tied or is_delta(name + "."):
             continue
         block = next((b for b in index_of if name.startswith(b + ".")), None)
         sites.append(
@@ -239,6 +280,8 @@ def discover(model: nn.Module) -> Structure:
             )
         )
     sites = _judged(model, sites, [name for name, *_ in block_names], tied)
+    width = _number(model, "hidden_size")
+    sites = _with_heads(model, sites, list(index_of), width)
     blocks = []
     for name, stack, depth, length in block_names:
         k = index_of[name]
@@ -251,7 +294,38 @@ def discover(model: nn.Module) -> Structure:
         for n in b.parameter_names
         if parameters[n].dim() == 3 and min(parameters[n].shape) > 1 and n not in known
     )
-    return Structure(tuple(blocks), tuple(sites), tied, stacked)
+    whole = [
+        Site(b.name, "block", "block", b.index, model.get_submodule(b.name), size=_width(b, width))
+        for b in blocks
+        if any(s.kind in ("linear", "conv1d") for s in b.sites)  # others have no states [B, L, D]: convolutions alone
+    ]
+    return Structure(tuple(blocks), tuple(sites), tied, stacked, tuple(whole))
+
+
+def _number(model: nn.Module, name: str) -> int:
+    """A whole number of the model's config; 0 where it says none, or one for each stage."""
+    value = getattr(getattr(model, "config", None), name, None)
+    return value if isinstance(value, int) else 0
+
+
+def _width(block: Block, width: int) -> int:
+    """The width of a block's states: the config's where a norm of the block has it, else that of its widest norm."""
+    norms = {s.weight.numel() for s in block.sites if s.kind == "norm"}
+    return width if width in norms or not norms else max(norms)
+
+
+def _with_heads(model: nn.Module, sites: list[Site], blocks: Sequence[str], width: int) -> list[Site]:
+    """The sites, those marked that heads' outputs enter: the last linear of an attention, which leads back to states.
+
+    The number of heads is the config's; a layer whose sides do not fit it is left alone.
+    """
+    heads = _number(model, "num_attention_heads")
+    last: dict[str, Site] = {}
+    for s in sites:
+        if s.role == "attention" and s.kind in ("linear", "conv1d") and s.block is not None:
+            last[_attention_of(model, s.name, blocks[s.block]) or s.name] = s
+    fit = {s.name for s in last.values() if heads and s.in_features % heads == 0 and s.out_features == width}
+    return [replace(s, heads=heads) if s.name in fit else s for s in sites]
 
 
 def _judged(model: nn.Module, sites: list[Site], blocks: Sequence[str], tied: Mapping[str, str]) -> list[Site]:
@@ -267,7 +341,7 @@ def _judged(model: nn.Module, sites: list[Site], blocks: Sequence[str], tied: Ma
 
 def parameters_by_role(structure: Structure, names: dict[str, Any]) -> dict[str, int]:
     """Count entries by role of the site a parameter belongs to ("attention", "mlp", "norm", "embedding", ...)."""
-    roles = {s.name: s.role for s in structure.sites}
+    roles = {s.name: s.role for s in structure.every_site}
     counts: dict[str, int] = {}
     for n, tensor in names.items():
         role = roles.get(module_of(n), "other") + (" (delta)" if is_delta(n) else "")

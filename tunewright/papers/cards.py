@@ -3,7 +3,8 @@
 A card is `tunewright/papers/<slug>.toml`. `lives` is "open", or a list of {slots, file}; `shown` names the tests and,
 where there is one, the library whose numbers ours equal. Verdicts are never typed: they are read from the results of
 the executable claims. `year` is that of the first public version. `map = false` marks a method that is here without
-being one of the mapped papers.
+being one of the mapped papers. `reconstructed` says of a method that was made without the paper's text or its authors'
+code what it was made from, and so which of its numbers are ours.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ FOLDER = Path(__file__).parent
 RESULTS = FOLDER.parent / "claims" / "results"
 STATES = ("open", "lives", "holds", "fails", "unclear")
 _NEEDED = ("title", "name", "family", "kind", "modality", "mechanism", "claim", "tags", "lives")
-_ALSO = ("year", "arxiv", "map", "shown")
+_ALSO = ("year", "arxiv", "map", "shown", "reconstructed")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Card:
     year: int | None = None
     arxiv: str | None = None
     map: bool = True
+    reconstructed: str = ""
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -101,7 +103,13 @@ def read(slug: str, data: Mapping[str, Any], where: str) -> Card:
         )
     places = () if lives == "open" else tuple(Place(p["file"], tuple(p["slots"])) for p in lives)
     plain = {k: data[k] for k in ("title", "name", "family", "kind", "modality", "mechanism", "claim")}
-    also = {k: data[k] for k in ("year", "arxiv", "map") if k in data}
+    also = {k: data[k] for k in ("year", "arxiv", "map", "reconstructed") if k in data}
+    if "reconstructed" in data and lives == "open":
+        raise TunewrightError(
+            "an open card says that it was reconstructed",
+            where=where,
+            remedy="nothing here was made from it: take the key out",
+        )
     return Card(
         slug=slug,
         **plain,
@@ -120,6 +128,13 @@ def load() -> dict[str, Card]:
         file.stem: read(file.stem, tomllib.loads(file.read_text(encoding="utf-8")), str(file))
         for file in sorted(FOLDER.glob("*.toml"), key=lambda f: f.stem)
     }
+
+
+def reconstructed(slugs: Iterable[str]) -> dict[str, str]:
+    """Of the papers named, those that were reconstructed: slug -> from what. Reads their cards alone."""
+    files = {slug: FOLDER / f"{slug}.toml" for slug in slugs}
+    told = {s: tomllib.loads(f.read_text(encoding="utf-8")) for s, f in files.items() if f.is_file()}
+    return {slug: data["reconstructed"] for slug, data in told.items() if "reconstructed" in data}
 
 
 def find(slug: str) -> Card:

@@ -42,7 +42,7 @@ def state(card: cards.Card) -> Text:
 def table(found: Iterable[cards.Card]) -> Table:
     """Cards as a table, one line each."""
     out = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    for name, options in {"paper": {"min_width": 12}, "family": {}, "year": {}, "state": {}}.items():
+    for name, options in {"paper": {"min_width": 12}, "family": {}, "year": {"min_width": 4}, "state": {}}.items():
         out.add_column(name, no_wrap=True, overflow="ellipsis", **options)  # type: ignore[arg-type]
     out.add_column("what it does", no_wrap=True, overflow="ellipsis", ratio=1)
     for card in found:
@@ -78,6 +78,7 @@ def facts(card: cards.Card) -> dict[str, str]:
         "about": ", ".join(about),
         "lives": "; ".join(p.file + (f" ({', '.join(p.slots)})" if p.slots else "") for p in card.lives)
         or "open: nothing here does it yet",
+        **({"reconstructed": card.reconstructed} if card.reconstructed else {}),
         "tests": ", ".join(card.tests) or "none",
         "parity": card.parity or "none",
         "claims": "; ".join(f"{v.claim} at {v.scale} scale: {v.verdict}" for v in card.verdicts) or "none judged",

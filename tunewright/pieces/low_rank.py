@@ -79,6 +79,7 @@ class LowRankChange(Method):
         "lora_dropout": "dropout",
     }
     default_scale: ClassVar[float] = 2.0
+    learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}
     offset: ClassVar[bool] = False
     full_rank_at_most: ClassVar[bool] = False
 

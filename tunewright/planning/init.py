@@ -1,81 +1,71 @@
-"""`tunewright init`: a commented recipe for a model, a data file and a task."""
+"""`tunewright init`: a commented recipe for a model, a data file and a task, its values derived from the rows."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright import catalogue
-from tunewright.errors import DataError, FolderError, RecipeError, did_you_mean
+from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError, did_you_mean
+from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
 from tunewright.recipe.yaml_text import write
+from tunewright.training.defaults import Setting
 
 _TASK_OF = {"image-label": "image-classification", "text-label": "text-classification"}
 """The task that a row shape is for; the others are for text-generation."""
 
 _TEXT = """\
 # {title}. `tunewright check {file}` checks the rows,
-# `tunewright plan {file}` says what would be trained and how long it takes, `tunewright run {file}` does it.
+# `tunewright plan {file}` says what would be trained and how long it takes, `tunewright run {file}` does it,
+# `tunewright tune {file}` looks for a better learning rate and length of training first.
+# {measured}
 {model:<29} # a built-in name, hub id, local folder or GGUF file
 task: {task}
 data:
   {data:<27} # {rows}
   # eval: FILE                # rows to measure on, 200 or more and none of them trained on; until it is written:
-  validation: 10%             # share of the training rows held out, for early stopping and keep_best
-  max_length: 1024            # tokens; longer plain text is split, other rows are dropped and counted (truncation)
-# keep:                       # what must not be lost: general text whose loss is measured before and after
+{validation}
+{length}# keep:                       # what must not be lost: general text whose loss is measured before and after
 #   - {{data: general.txt}}
-train:
-  learning_rate: {rate}
-  batch_tokens: {batch:<14} # {unit} an optimizer step: about {steps} steps an epoch
+train:                        # by the rule of docs/defaults.md; a line that is left out is derived again by each run
+{train}
   seed: 0
 methods:                      # `tunewright methods` lists them
-  - {method}
-budget: {{epochs: 1}}           # or tokens, steps, seconds: the first limit reached ends the run
+{methods}
+{budget}
 """
+_MEASURED_ON = "measurement: {split: validation} # gain is measured on the held-out rows; take this out with data.eval"
+SMALL = 400 << 20
+"""Bytes of weights up to which a classifier is trained whole: it costs little, and learns more than an adapter."""
 
 
-STEPS = 20
-"""Optimizer steps that an epoch should have at least: with fewer there is hardly anything to learn by."""
-_BATCHES = {"4k": 4000, "2k": 2000, "1k": 1000, "512": 512, "256": 256}
-_PICTURES = {str(n): n for n in (32, 16, 8, 4, 2, 1)}
-_BYTES = 4  # of text a token, about
+@dataclass(frozen=True)
+class _Seen:
+    """What the first rows of a file say: their shape, and a comment that names it and the columns."""
+
+    shape: str
+    comment: str
 
 
-def _shape(data: Path) -> tuple[str, str, int]:
-    """The shape of a file's first usable row, a comment that names it and its columns, and how many rows were read
-    (all, or as many as decide a batch).
-
-    DataError when there is none.
-    """
+def _seen(data: Path) -> _Seen:
+    """DataError where there is no row that can be read."""
     from tunewright.contract.records import Problem
     from tunewright.data.read import read_source
 
     problems: list[Problem] = []
-    limit = STEPS * max(_PICTURES.values())
-    records = list(read_source(Source(path=str(data.resolve()), limit=limit), data.parent, problems))
-    if records:
-        return records[0].shape, f"rows of shape {records[0].shape}: {', '.join(records[0])}", len(records)
+    first = next(iter(read_source(Source(path=str(data.resolve()), limit=20), data.parent, problems)), None)
+    if first is not None:
+        return _Seen(first.shape, f"rows of shape {first.shape}: {', '.join(first)}")
     if problems:
         raise problems[0].error()
     raise DataError("the file holds no row", where=str(data), remedy="one JSON object a line")
 
 
-def _batch(data: Path, shape: str, rows: int) -> dict[str, object]:
-    """What an optimizer step takes, so that an epoch has enough of them: a picture counts as one token."""
-    if shape == "image-label":
-        total, sizes, unit = rows, _PICTURES, "pictures"
-    else:
-        files = [data] if data.is_file() else [p for p in data.rglob("*") if p.is_file()]
-        total, sizes, unit = sum(f.stat().st_size for f in files) // _BYTES, _BATCHES, "tokens"
-    batch = next((n for n, size in sizes.items() if total >= STEPS * size), list(sizes)[-1])
-    more = shape == "image-label" and rows >= STEPS * max(_PICTURES.values())
-    steps = max(1, round(total / sizes[batch]))
-    return {"batch": batch, "unit": unit, "steps": f"{steps} or more" if more else steps}
-
-
 def starter(model: str, data: Path, task: str | None = None, file: str = "recipe.yaml") -> str:
-    """The recipe's text. The data file is read to name its rows' shape; the task follows from it when it is not given.
+    """The recipe's text. The rows are measured with the model's tokenizer, and the task follows from their shape when
+    it is not given; of a model that is not here lengths are estimated, and the text says so.
 
     Raises DataError for a file that is missing or whose rows have no known shape, RecipeError for an unknown task.
     """
@@ -84,20 +74,83 @@ def starter(model: str, data: Path, task: str | None = None, file: str = "recipe
         raise DataError("no such file", where=str(data), remedy=did_you_mean(data.name, near))
     if task is not None and task not in catalogue.tasks():
         raise RecipeError(f"no task '{task}'", where="--task", remedy=did_you_mean(task, catalogue.tasks()))
-    shape, rows, count = _shape(data)
-    chosen = task or _TASK_OF.get(shape, "text-generation")
-    name = "lora" if catalogue.lookup("lora") else "full"
+    seen = _seen(data)
+    chosen = task or _TASK_OF.get(seen.shape, "text-generation")
+    methods = _methods(model, chosen, seen.shape)
+    measured = measure(model, data, chosen, seen.shape, [name for name, _, _ in methods])
+    settings = measured.settings
+    budget = f"budget: {{epochs: {settings['epochs'].value:g}}}"
     return _TEXT.format(
         title=f"Adapts {model} to {data.name}",
         file=file,
+        measured=measured.words,
         model=f"model: {_scalar(model)}",
         task=chosen,
         data=f"train: {_scalar(_from(data, Path(file).parent))}",
-        rows=rows,
-        rate="2e-4" if name == "lora" else "2e-5",
-        method="lora: {rank: 16}" if name == "lora" else name,
-        **_batch(data, shape, count),
+        rows=seen.comment,
+        validation=_validation(measured.rows),
+        length=_length(measured),
+        train="\n".join(
+            _line(f"  {name}: {written(settings[name].value)}", settings[name])
+            for name in ("learning_rate", "batch_tokens", "warmup_steps")
+        ),
+        methods="\n".join(_commented(f"  - {text}", why) for _, text, why in methods),
+        budget=_line(budget, settings["epochs"])
+        + "\n# budget takes tokens, steps and seconds too: the first limit reached ends the run"
+        + (f"\n{_MEASURED_ON}" if held_out(measured.rows) is not None else ""),
     )
+
+
+def _methods(model: str, task: str, shape: str) -> list[tuple[str, str, str]]:
+    """(name, as written, why) of the methods that suit a task and its rows."""
+    pairs = task == "text-generation" and shape.startswith("preference")
+    if catalogue.lookup("lora") is None:
+        return [("full", "full", "")]
+    if task.endswith("-classification") and _small(model):
+        return [("full", "full", "small enough to train whole; lora for a larger one")]
+    preferring = [("dpo", "dpo", "learns from chosen and rejected answers")] if pairs else []
+    return [("lora", "lora: {rank: 16}", ""), *preferring]
+
+
+def _small(model: str) -> bool:
+    """Whether a model's weights are on this machine and few."""
+    from tunewright.files.hashing import weight_files
+    from tunewright.loading.locate import locate
+
+    try:
+        return sum(f.stat().st_size for f in weight_files(locate(model, progress=False).folder)) <= SMALL
+    except (ModelError, MissingExtraError, FolderError, OSError):
+        return False
+
+
+def _validation(rows: int) -> str:
+    share = held_out(rows)
+    if share is None:
+        return "  # validation: 10%           # too few rows to hold any out"
+    count = round(share * rows)
+    return _commented(f"  validation: {share:.0%}", f"of the training rows, {count:,} of them, held out to measure on")
+
+
+def _length(measured: Measured) -> str:
+    """The line of max_length; nothing for pictures."""
+    if measured.length is None:
+        return ""
+    return _line(f"  max_length: {measured.length.value:g}", measured.length) + "\n"
+
+
+def _line(text: str, setting: Setting) -> str:
+    return _commented(text, setting.reason)
+
+
+def _commented(text: str, why: str) -> str:
+    return f"{text:<29} # {why}" if why else text
+
+
+def written(value: float) -> str:
+    """A number as recipes write it: 0.0012, 1600, 10%."""
+    if value == 0.1:
+        return "10%"
+    return f"{value:.0e}".replace("e-0", "e-") if value < 1e-3 and float(f"{value:.0e}") == value else f"{value:g}"
 
 
 def _from(data: Path, folder: Path) -> str:

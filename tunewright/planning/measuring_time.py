@@ -75,8 +75,10 @@ def time_tuned(session: Session, found: Estimate, readings: Readings) -> None:
         compared = readings.compare()
     found.tuned = readings.whole + readings.kept + compared
     if session.adapted.foldable:
-        strengths = {*session.recipe.measurement.strengths} - {1.0}
-        found.dial = len(strengths) * (readings.plain + readings.kept + compared)
+        strengths = {*session.recipe.measurement.strengths} - {0.0, 1.0}
+        rows, most = len(Meter(session, Cost()).rows), session.recipe.measurement.dial_rows
+        share = min(1.0, most / rows) if most and rows else 1.0
+        found.dial = len(strengths) * share * (readings.plain + readings.kept + compared)
 
 
 def _spread(dataset: Any, most: int) -> Any:
@@ -90,10 +92,11 @@ def _target(session: Session, n: int) -> tuple[float, float]:
     if session.eval is None or not n:
         return 0.0, 0.0
     few = Meter(replace(session, eval=_spread(session.eval, ANSWERED), keep={}), Cost())
-    few.metric, few.generated = (whole := Meter(session, Cost())).metric, whole.generated
-    few.labels, rows = whole.labels, few.rows
+    few.metric, few.generated = (every := Meter(session, Cost())).metric, every.generated
+    few.labels, rows = every.labels, few.rows
     scale = n / len(rows)
-    return _seconds(lambda: few.read(choice=True)) * scale, _seconds(lambda: few.read(choice=False)) * scale
+    whole = _seconds(lambda: few.read(choice=True))
+    return whole * scale, _seconds(lambda: few.read(choice=False, scores_only=True)) * scale
 
 
 def _kept(session: Session, name: str) -> float:

@@ -137,6 +137,8 @@ def _stage(out: Console, stage: StagePlan, several: bool) -> None:
     )
     if stage.few:
         out.print(_fact(False, stage.few))
+    for caution in stage.cautions:
+        out.print(_fact(False, caution), soft_wrap=True)
     out.print(_roles(stage))
 
 

@@ -40,7 +40,7 @@ class Ends:
 class StagePlan:
     """One stage: methods as {name, slots, parameters}, and `roles` as {role: (trained, all)} parameters.
 
-    `few`: what to say where its steps are too few to learn from.
+    `few`: what to say where its steps are too few to learn from; `cautions`: where a method cannot act in them.
     """
 
     name: str
@@ -53,6 +53,7 @@ class StagePlan:
     rows: int
     steps_per_epoch: float
     few: str | None
+    cautions: list[str]
     trainable: int
     roles: dict[str, tuple[int, int]]
 

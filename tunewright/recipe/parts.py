@@ -206,8 +206,12 @@ class Keep(Spec):
 class TrainSpec(Spec):
     """How training steps."""
 
-    learning_rate: Real = Field(2e-4, gt=0, description="peak learning rate", examples=[2e-4])
-    batch_tokens: Whole = Field(16_000, gt=0, description="tokens an optimizer step", examples=["16k"])
+    learning_rate: Real | None = Field(
+        None, gt=0, description="peak learning rate; none: the method's own, by rule", examples=[2e-4]
+    )
+    batch_tokens: Whole | None = Field(
+        None, gt=0, description="tokens an optimizer step; none: by rule", examples=["16k"]
+    )
     micro_tokens: Whole | None = Field(
         None, gt=0, description="tokens a forward pass; none: batch_tokens, split when memory ends", examples=["4k"]
     )
@@ -233,10 +237,10 @@ class TrainSpec(Spec):
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how the learning rate falls after the warm-up", examples=["cosine"]
     )
-    warmup_steps: StepsOrShare = Field(
-        0.03,
+    warmup_steps: StepsOrShare | None = Field(
+        None,
         ge=0,
-        description="optimizer steps of rising learning rate, or (below 1) their share of all",
+        description="optimizer steps of rising learning rate, or (below 1) their share of all; none: by rule",
         examples=["3%"],
     )
     max_grad_norm: Real | None = Field(
@@ -287,7 +291,7 @@ class TrainSpec(Spec):
 
 
 class Budget(Spec):
-    """When a stage ends: the first limit reached. With none given, after one epoch."""
+    """When a stage ends: the first limit reached. With none given, after as many epochs as the rule says."""
 
     compact: ClassVar[bool] = True
     tokens: Whole | None = Field(None, gt=0, description="tokens trained on", examples=["2M"])
@@ -298,11 +302,10 @@ class Budget(Spec):
     )
     flops: Real | None = Field(None, gt=0, description="floating-point operations", examples=["1e15"])
 
-    @model_validator(mode="after")
-    def _one_epoch_by_default(self) -> Budget:
-        if all(getattr(self, f) is None for f in type(self).model_fields):
-            self.epochs = 1.0
-        return self
+    @property
+    def limited(self) -> bool:
+        """Whether any limit is given."""
+        return any(getattr(self, f) is not None for f in type(self).model_fields)
 
 
 class MeasureSpec(Spec):
@@ -325,6 +328,15 @@ class MeasureSpec(Spec):
         min_length=1,
         description="how far from base (0) to tuned (1) the change is dialled afterwards",
         examples=[[0.5, 1.0]],
+    )
+    dial_rows: Whole | None = Field(
+        None,
+        gt=0,
+        description=(
+            "rows that strengths between base and tuned are measured on, of kept texts and drift sequences the same "
+            "share; none: all"
+        ),
+        examples=[60],
     )
     drift_sequences: Whole = Field(
         64, gt=0, description="sequences sampled from the base to measure drift on", examples=[64]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+from rich.markup import escape
 
 from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
@@ -19,6 +20,7 @@ from tunewright.report.plots import Curve, Point
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 WIDE, NARROW = (444.0, 360.0), (352.0, 330.0)
 NATS = "nats per token"
@@ -291,43 +293,52 @@ def render(c: Comparison, folder: Path) -> Path:
     return path
 
 
-def _spanned(f: Cell) -> str:
-    return f"{f.value} [{f.span}]" if f.span else f.value
+def _spanned(f: Cell, stacked: bool) -> str:
+    between = "\n" if stacked else " "
+    return f"{f.value}{between}\\[{f.span}]" if f.span else f.value
+
+
+def _table(c: Comparison, stacked: bool) -> Table:
+    """A row a method. `stacked`: intervals stand below their figures, for a narrow terminal."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    metric = words.metric_name(c.metric)
+    gain_of = f"gain\n({metric})" if stacked else f"gain ({metric})"
+    for name in ("method", gain_of, "", "lost, matched" if c.base_kept else "drift, matched", "stored", "training"):
+        left = name in ("method", "")
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for r in (row(c, a) for a in ordered(c)):
+        arm, gain, lost = r["arm"], r["gain"], r["lost"] if c.base_kept else r["drift"]
+        failed = f"{len(r['failed'])} of {len(arm.runs)} failed" if r["failed"] else ""
+        table.add_row(
+            escape(arm.name) + (" *" if r["winner"] else ""),
+            _spanned(gain, stacked),
+            ", ".join(t for t in (gain.word, failed) if t),
+            _spanned(lost, stacked),
+            words.size(arm.stored_bytes),
+            words.seconds(arm.train_seconds),
+        )
+    return table
 
 
 def show(c: Comparison, folder: Path, console: Console | None = None) -> None:
     """Print the comparison as a table, and where its files are."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.measure import Measurement
+
+    from tunewright.report.terminal import Paragraph
 
     console = console or Console(highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in (
-        "method",
-        f"gain ({words.metric_name(c.metric)})",
-        "",
-        "lost, matched" if c.base_kept else "drift, matched",
-        "stored",
-        "training",
-    ):
-        table.add_column(name, justify="left" if name in ("method", "") else "right", overflow="fold")
-    for r in (row(c, a) for a in ordered(c)):
-        arm, gain, lost = r["arm"], r["gain"], r["lost"] if c.base_kept else r["drift"]
-        failed = f"{len(r['failed'])} of {len(arm.runs)} failed" if r["failed"] else ""
-        table.add_row(
-            arm.name + (" *" if r["winner"] else ""),
-            _spanned(gain),
-            ", ".join(t for t in (gain.word, failed) if t),
-            _spanned(lost),
-            words.size(arm.stored_bytes),
-            words.seconds(arm.train_seconds),
-        )
-    console.print(table)
+    wide = _table(c, stacked=False)
+    room = console.options.update(width=10_000, max_width=10_000)
+    fits = Measurement.get(console, room, wide).maximum <= console.width
+    console.print(wide if fits else _table(c, stacked=True))
     console.print()
     for sentence in headline(c):
-        console.print(sentence)
+        console.print(Paragraph(sentence))
     for caution in c.cautions:
-        console.print(f"note: {caution}", style="dim")
+        console.print(Paragraph(f"note: {caution}", "dim"))
     console.print(
         f"\nPage: {folder / 'compare.html'}"
         + (f"; the winner's recipe: {folder / 'winner.yaml'} (*)" if c.winner else ""),

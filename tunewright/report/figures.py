@@ -27,12 +27,7 @@ def strengths(report: Report) -> list[Strength]:
     """The dial's points above 0, full strength included even where only it was measured."""
     out = sorted((s for s in report.trade if s.strength > 0), key=lambda s: s.strength)
     if all(s.strength != 1 for s in out) and report.target is not None and report.target.after is not None:
-        kept = {k.name: k.after for k in report.kept if k.name and k.after is not None}
-        out.append(
-            Strength(
-                strength=1.0, target=report.target.after, kept=kept, drift=report.drift.value if report.drift else None
-            )
-        )
+        out.append(words.ends(report)[1])
     return out
 
 
@@ -40,8 +35,8 @@ def trades(report: Report, most: int = 3) -> list[tuple[str, str]]:
     """(wide, narrow) pictures of target against drift, then against each kept measure; empty without a measured
     target.
     """
-    target = report.target
-    if target is None or target.before is None:
+    target, base = report.target, words.ends(report)[0]
+    if target is None or base.target is None:
         return []
     out, dials = [], strengths(report)
     if report.drift is not None:
@@ -52,19 +47,20 @@ def trades(report: Report, most: int = 3) -> list[tuple[str, str]]:
             point(s.target, s.drift, _strength_label(s)) for s in dials if s.target is not None and s.drift is not None
         ]
         if spots:
-            out.append(_both(spots, point(target.before, 0.0, "base"), target, f"{name} \u2192"))
+            out.append(_both(spots, point(base.target, 0.0, "base"), target, f"{name} \u2192"))
     for kept in report.kept:
         spots = [
             point(s.target, s.kept[kept.name], _strength_label(s))
             for s in dials
             if s.target is not None and kept.name and kept.name in s.kept
         ]
-        if spots and kept.before is not None and len(out) < most:
+        before = base.kept.get(kept.name or "")
+        if spots and before is not None and len(out) < most:
             unit = f", {kept.unit}" if kept.unit != "fraction" else ""
             out.append(
                 _both(
                     spots,
-                    point(target.before, kept.before, "base"),
+                    point(base.target, before, "base"),
                     target,
                     f"{words.subject(kept)}{unit}, worse \u2192",
                     kept,

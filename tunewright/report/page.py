@@ -106,7 +106,7 @@ def html(
         "trades": [(Markup(wide), Markup(narrow)) for wide, narrow in figures.trades(report)],
         "dial_columns": columns,
         "dial": dial,
-        "dialled": words.dialled(report),
+        "dialled": words.under_dial(report),
         "curves": [Markup(c) for c in figures.training(metrics)],
         "held_out": any("eval_loss" in m for m in metrics),
         "roles": _roles(report),

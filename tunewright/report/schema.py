@@ -127,7 +127,7 @@ class Target(Measured):
             "base and tuned choosing the likeliest of the labels instead of writing freely: skill without format"
         ),
     )
-    probe: Measured | None = Field(
+    linear_probe: Measured | None = Field(
         None,
         description=(
             "of a classifier: a linear probe on the base's frozen features, fitted on the training rows (before), "

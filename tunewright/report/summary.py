@@ -84,13 +84,13 @@ def _without_training(target: Target) -> list[Line]:
     class.
     """
     out = []
-    if target.probe is not None:
-        line = _line(target.probe, "linear probe of the base", "beside")
+    if target.linear_probe is not None:
+        line = _line(target.linear_probe, "linear probe of the base", "beside")
         note = f"{line.note}, change: tuned minus probe" if line.difference else line.note
         out.append(replace(line, after="", after_span="", note=note))
     if target.commonest is not None:
-        unit = target.probe.unit if target.probe is not None else target.unit
-        metric = target.probe.metric if target.probe is not None else target.metric
+        unit = target.linear_probe.unit if target.linear_probe is not None else target.unit
+        metric = target.linear_probe.metric if target.linear_probe is not None else target.metric
         always = Measured(metric=metric, unit=unit, before=target.commonest, n=target.commonest.n)
         out.append(_line(always, "always the commonest class", "beside"))
     return out
@@ -139,7 +139,8 @@ def dial(report: Report) -> tuple[list[str], list[DialRow]]:
     for s in sorted(report.trade, key=lambda s: s.strength):
         cells = [_cell(s.target, unit)] if target is not None else []
         cells += [_cell(s.kept.get(k.name or ""), k.unit) for k in kept]
-        cells += [_cell(s.drift, "nats")] if report.drift is not None else []
+        if report.drift is not None:
+            cells.append(("0", "") if s.strength == 0 else _cell(s.drift, "nats"))
         rows.append(DialRow({0.0: "0 (base)", 1.0: "1 (tuned)"}.get(s.strength, f"{s.strength:g}"), cells))
     return columns, rows
 

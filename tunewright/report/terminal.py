@@ -6,6 +6,7 @@ One layout for both readers: on a terminal with colours, and as plain text that 
 from __future__ import annotations
 
 import io
+import re
 import sys
 import textwrap
 import unicodedata
@@ -76,15 +77,18 @@ class Numbers:
         return table
 
 
+_UNITS = re.compile(r"(?<=\d) (?=(?:%|(?:s|min|h|[kMGT]?B)\b))|(?<=\d min) (?=\d)|(?<=\d h) (?=\d)")
+
+
 @dataclass(frozen=True)
 class Paragraph:
-    """A text that is wrapped between words, a number and its per cent sign never apart."""
+    """A text that is wrapped between words, a number and its unit never apart."""
 
     said: str
     style: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        together = self.said.replace(" %", "\u00a0%")
+        together = _UNITS.sub("\u00a0", self.said)
         lines = textwrap.wrap(together, max(20, options.max_width), break_on_hyphens=False) or [""]
         yield Text("\n".join(lines).replace("\u00a0", " "), style=self.style, no_wrap=True)
 
@@ -129,7 +133,7 @@ def stages(report: Report) -> Numbers | None:
     )
 
 
-def cost(report: Report) -> Text | None:
+def cost(report: Report) -> Paragraph | None:
     """Cost in one or two lines; None where nothing was counted."""
     c = report.cost
     parts = []
@@ -151,7 +155,7 @@ def cost(report: Report) -> Text | None:
         parts.append(f"{words.size(c.stored_bytes)} stored")
     if c.peak_memory_bytes is not None:
         parts.append(f"{words.size(c.peak_memory_bytes)} peak memory")
-    return Text("; ".join(parts)) if parts else None
+    return Paragraph("; ".join(parts)) if parts else None
 
 
 def pick(answers: list[Answer], direction: str = "higher", most: int = 3) -> list[tuple[Answer, str]]:
@@ -232,7 +236,7 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     dialled = dial(report)
     if dialled is not None:
         parts += [_heading("The change dialled down afterwards"), dialled, Text("")]
-        parts += [Paragraph(words.dialled(report)), Text("")] if words.dialled(report) else []
+        parts += [piece for line in words.under_dial(report) for piece in (Paragraph(line), Text(""))]
     shown = answers(report)
     if shown is not None:
         parts += [_heading("Answers side by side"), shown, Text("")]

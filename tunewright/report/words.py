@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tunewright.measure.intervals import Interval
-from tunewright.report.schema import Measured, Report, Target
+from tunewright.report.schema import Measured, Report, Strength, Target
 
 MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
@@ -196,7 +196,7 @@ def _of_target(target: Target, this: str) -> list[str]:
 
     A head that was drawn afresh answers by chance: then the probe is what the tuned model is held against first.
     """
-    probe, plain = target.probe, change(target, this + subject(target))
+    probe, plain = target.linear_probe, change(target, this + subject(target))
     if probe is None or probe.before is None:
         return [_upper(plain)]
     if probe.difference is None or probe.after is None:
@@ -227,7 +227,7 @@ def _against_probe(probe: Measured) -> str:
 
 def beneath_probe(report: Report) -> str:
     """A caution where training has not gone beyond what a linear probe on the frozen base gives; else empty."""
-    probe = report.target.probe if report.target is not None else None
+    probe = report.target.linear_probe if report.target is not None else None
     if probe is None or probe.difference is None or verdict(probe) == "better":
         return ""
     better = "is worse than" if verdict(probe) == "worse" else "is not shown to be better than"
@@ -284,23 +284,53 @@ def _all_measured(report: Report) -> list[Measured]:
     return ([report.target] if report.target is not None else []) + list(report.kept)
 
 
+def ends(report: Report) -> tuple[Strength, Strength]:
+    """Base and tuned model as the dial has them, which may be measured on fewer rows; else as the report has them."""
+    found = {s.strength: s for s in report.trade}
+    target, kept, drift = report.target, [k for k in report.kept if k.name], report.drift
+    base = Strength(
+        strength=0.0,
+        target=target.before if target is not None else None,
+        kept={k.name: k.before for k in kept if k.name and k.before is not None},
+    )
+    tuned = Strength(
+        strength=1.0,
+        target=target.after if target is not None else None,
+        kept={k.name: k.after for k in kept if k.name and k.after is not None},
+        drift=drift.value if drift is not None else None,
+    )
+    return found.get(0.0, base), found.get(1.0, tuned)
+
+
+def dialled_on(report: Report) -> str:
+    """What the strengths were measured on, where that is a part of what base and tuned were; else empty."""
+    point = next((s for s in report.trade if 0 < s.strength < 1), None)
+    if point is None:
+        return ""
+    target, drift = report.target, report.drift
+    pairs = [("rows", point.target.n, target.n)] if point.target is not None and target is not None else []
+    pairs += [
+        (f"documents of {k.name}", point.kept[k.name].n, k.n) for k in report.kept if k.name and k.name in point.kept
+    ]
+    pairs += [("sequences", point.drift.n, drift.sequences)] if point.drift is not None and drift is not None else []
+    parts = [f"{n} of {whole} {what}" for what, n, whole in pairs if whole is not None and n < whole]
+    return f"Every strength, base and tuned included, is here measured on {_join(parts)}." if parts else ""
+
+
 def dialled(report: Report) -> str:
     """What turning the change down buys: the figures at the strength whose share of the gain is furthest above its
     share of the drift.
     """
-    target, drift = report.target, report.drift
-    if (
-        target is None
-        or drift is None
-        or target.before is None
-        or target.after is None
-        or verdict(target) != "better"
-        or drift.value.value <= 0
-    ):
+    (base, tuned), target = ends(report), report.target
+    if target is None or verdict(target) != "better" or base.target is None or tuned.target is None:
         return ""
-    whole = target.after.value - target.before.value
+    first, whole = base.target.value, tuned.target.value - base.target.value
+    most = tuned.drift.value if tuned.drift is not None else 0.0
+    higher = target.direction == "higher"
+    if most <= 0 or (whole <= 0 if higher else whole >= 0):  # on fewer rows than the verdict is of
+        return ""
     shares = [
-        ((s.target.value - target.before.value) / whole, s.drift.value / drift.value.value, s)
+        ((s.target.value - first) / whole, s.drift.value / most, s)
         for s in report.trade
         if s.target is not None and s.drift is not None and 0 < s.strength < 1
     ]
@@ -313,8 +343,8 @@ def dialled(report: Report) -> str:
     unit = f" {unit_of(target.unit)}" if unit_of(target.unit) else ""
     return (
         f"At strength {best.strength:g} {metric_name(target.metric)} is {with_ends(best.target, target.unit)} of the "
-        f"tuned model's {score(target.after.value, target.unit)}{unit}, and the drift "
-        f"{with_ends(best.drift, 'nats')} instead of {score(drift.value.value, 'nats')}, on these rows."
+        f"tuned model's {score(tuned.target.value, target.unit)}{unit}, and the drift "
+        f"{with_ends(best.drift, 'nats')} instead of {score(most, 'nats')}, on these rows."
     )
 
 
@@ -322,6 +352,11 @@ def with_ends(interval: Interval, unit: str) -> str:
     """'54.2 % (48.0 to 60.4)'."""
     ends = span(interval, unit)
     return score(interval.value, unit) + (f" ({ends})" if ends else "")
+
+
+def under_dial(report: Report) -> list[str]:
+    """The sentences that stand with the dial's table."""
+    return [line for line in (dialled_on(report), dialled(report)) if line]
 
 
 def small_sample(report: Report) -> str:

@@ -17,18 +17,19 @@ from tunewright.data.dataset import Dataset, build, labels_of
 from tunewright.data.order import permutation
 from tunewright.errors import DataError, MethodError
 from tunewright.files.cache import cache_folder
-from tunewright.loading.load import Loaded, load
+from tunewright.loading.load import Loaded, Reading, load, reading
 from tunewright.loading.options import options_of
 from tunewright.machine import devices, host
 from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
+from tunewright.runs.deriving import Settings, fill
 from tunewright.runs.selecting import records_of, select, subset, without
 from tunewright.runs.session import Session, StageInputs, located
 from tunewright.runs.sources import STAGES, kept_options, kept_sources, replayed_sources, replayed_stages
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
-from tunewright.runs.vocabulary import add_tokens, new_rows
+from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
 from tunewright.tasks import get_task
 
 Say = Callable[[str], None]
@@ -44,7 +45,7 @@ class _Reader:
 
     recipe: Recipe
     task: Task
-    loaded: Loaded
+    loaded: Loaded | Reading
     options: EncodeOptions
 
     def __call__(
@@ -80,21 +81,12 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
     say(f"loading {recipe.model.name}")
     loaded, labels = _model(recipe, task, device, precision, weights)
     adapted = _adapted(recipe, loaded, methods)
-    options = options_of(recipe.data, labels, loaded)
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")
-    read = _Reader(recipe, task, loaded, options)
-    learnt = [read(recipe.data.train)]
-    evaluation = read(recipe.data.eval) if recipe.data.eval else None
-    train_rows, validation = _validation(recipe, learnt[0], read)
-    keep = {name: read([source], kept_options(options)) for name, source in kept_sources(recipe).items()}
-    parts = []
-    for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
-        own = _read_anew(recipe, stage, named, read, labels)
-        learnt += [own] if own is not None else []
-        rows = train_rows if own is None else own if validation is None else without(own, validation)
-        there = {**keep, **{f"{STAGES}{p.spec.name}": one_by_one(p.rows) for p in parts}}
-        parts.append(_stage_inputs(recipe, stage, named, rows, validation, there, read, i))
+    rows = read_rows(recipe, task, methods, loaded, labels)
+    recipe, derived = fill(recipe, rows.stages, task, loaded.model.config)
+    for part, stage in zip(rows.stages, recipe.stages, strict=True):
+        part.spec, part.train = stage, recipe.train_for(stage)
     return Session(
         recipe,
         task,
@@ -103,14 +95,67 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
         device,
         precision,
         packed,
-        options,
-        parts,
-        evaluation,
-        validation,
-        keep,
-        [*of_data(learnt, {"eval": evaluation, "validation": validation}), *loaded.notes],
-        weights,
+        rows.options,
+        rows.stages,
+        rows.eval,
+        rows.validation,
+        rows.keep,
+        [*of_data(rows.learnt, {"eval": rows.eval, "validation": rows.validation}), *loaded.notes],
+        weights=weights,
+        derived=derived,
     )
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """The rows of a run by what they are for. `learnt`: every set that is trained on."""
+
+    options: EncodeOptions
+    stages: list[StageInputs]
+    eval: Dataset | None
+    validation: Dataset | None
+    keep: dict[str, Dataset]
+    learnt: list[Dataset]
+
+
+def read_rows(
+    recipe: Recipe,
+    task: Task,
+    methods: Sequence[list[tuple[str, Method]]],
+    model: Loaded | Reading,
+    labels: Sequence[str] | None,
+) -> RunRows:
+    """Encode every row that a recipe names, as its model takes them, whether the weights are loaded or not."""
+    options = options_of(recipe.data, labels, model)
+    read = _Reader(recipe, task, model, options)
+    learnt = [read(recipe.data.train)]
+    evaluation = read(recipe.data.eval) if recipe.data.eval else None
+    train_rows, validation = _validation(recipe, learnt[0], read)
+    keep = {name: read([source], kept_options(options)) for name, source in kept_sources(recipe).items()}
+    parts: list[StageInputs] = []
+    for i, (stage, named) in enumerate(zip(recipe.stages, methods, strict=True)):
+        own = _read_anew(recipe, stage, named, read, labels)
+        learnt += [own] if own is not None else []
+        rows = train_rows if own is None else own if validation is None else without(own, validation)
+        there = {**keep, **{f"{STAGES}{p.spec.name}": one_by_one(p.rows) for p in parts}}
+        parts.append(_stage_inputs(recipe, stage, named, rows, validation, there, read, i))
+    return RunRows(options, parts, evaluation, validation, keep, learnt)
+
+
+def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
+    """The recipe with what it leaves to the rule written out, and what the rule gave: as a run of it will have it,
+    without the model's weights.
+    """
+    task = get_task(recipe.task)
+    methods = [methods_of(recipe, stage, task.name) for stage in recipe.stages]
+    labels: Sequence[str] | None = recipe.data.labels
+    if task.labelled and labels is None:
+        labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
+    model = reading(located(recipe.model, recipe.base), task, labels)
+    if recipe.new_tokens:
+        add_to_tokenizer(model.tokenizer, recipe.new_tokens)
+    labels = model.labels if task.labelled else labels
+    return fill(recipe, read_rows(recipe, task, methods, model, labels).stages, task, model.config)
 
 
 def _model(

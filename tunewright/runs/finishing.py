@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any
 
+from tunewright.runs.dialling import dial
 from tunewright.runs.folder import ROWS
 from tunewright.runs.result import Result
 from tunewright.runs.work import Work
 from tunewright.training.budget import few_steps
-
-if TYPE_CHECKING:
-    from tunewright.runs.meter import Readings
 
 
 def finish(work: Work, cached: list[str]) -> Result:
@@ -30,7 +27,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         tuned = meter.read(choice=meter.choices)
     for line in telling.of_tuned(meter, tuned):
         work.screen.say(line)
-    dial = _dial(work, tuned)
+    points = dial(work, tuned)
     with work.cost.phase("probes"):
         probe_results = probes.run_all(work.recipe.probes, work.session, meter.base, tuned)
     with work.cost.phase("save"):
@@ -48,7 +45,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         target=results.target_of(meter, tuned),
         kept=results.kept_of(meter, tuned),
         drift=results.drift_of(meter, tuned),
-        trade=dial,
+        trade=points,
         cost=results.cost_of(work.session, work.cost, work.results, stored, cached),
         trained=results.trained_of(work.session, work.results),
         stages=results.stages_of(work.session, work.results, metrics, work.stage_tasks(tuned)),
@@ -98,28 +95,11 @@ def _notes(work: Work) -> list[str]:
         ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds")
         if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train)):
             notes.append(few if len(work.session.stages) == 1 else f"stage {part.spec.name}: {few}")
+        said = part.cautions(lambda part=part: work.session.plan(part))
+        notes += said if len(work.session.stages) == 1 else [f"stage {part.spec.name}: {text}" for text in said]
     if work.meter.rows and len(work.meter.rows) < 200:
         notes.append(f"only {len(work.meter.rows)} rows were evaluated: differences of a few per cent cannot be seen")
     return notes
-
-
-def _dial(work: Work, tuned: Readings) -> list[Any]:
-    from tunewright.runs import results, telling
-
-    adapted, meter = work.session.adapted, work.meter
-    if not adapted.foldable:
-        return []
-    points = []
-    if set(work.recipe.measurement.strengths) - {1.0}:
-        work.screen.say("measuring the change dialled down")
-    for strength in sorted({*work.recipe.measurement.strengths}):
-        if strength == 1.0:
-            points.append(results.strength_of(meter, 1.0, tuned))
-            continue
-        with work.cost.phase("dial measured"), adapted.at_strength(strength):
-            points.append(results.strength_of(meter, strength, meter.read(choice=False)))
-        work.screen.say(telling.of_strength(meter, points[-1]))
-    return points
 
 
 def now() -> str:

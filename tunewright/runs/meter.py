@@ -6,7 +6,7 @@ The base is read first, untouched, by the same code and on the same rows; what i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from tunewright.measure.drift import (
     Reference,
     feature_drift,
     kl_drift,
+    kl_of,
     restore_reference,
     sequence_rows,
     take_features,
@@ -52,16 +53,34 @@ class Readings:
     commonest: list[RowResult] = field(default_factory=list)
     kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
     drift: Drift | None = None
+    features: Features | None = None
 
     def values(self) -> dict[str, Any]:
-        """JSON values of all but the drift."""
+        """JSON values of all but the drift and what it is made of."""
         rows = {k: [r.model_dump() for r in getattr(self, k)] for k in ROWS}
         return {**rows, "kept": {n: [vars(d) for d in docs] for n, docs in self.kept.items()}}
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Readings:
-        rows = {k: [RowResult(**r) for r in values[k]] for k in ROWS}
-        return cls(**rows, kept={n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
+        found = cls(kept={n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
+        for name in ROWS:
+            setattr(found, name, [RowResult(**r) for r in values[name]])
+        return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which rows, kept documents (by name) and drift sequences a reading is of, by their places among all of them."""
+
+    rows: list[int]
+    kept: dict[str, list[int]]
+    drift: list[int]
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most `most` of the places below n, evenly over all of them."""
+    few = min(n, most)
+    return [i * n // few for i in range(few)]
 
 
 class Meter:
@@ -90,9 +109,10 @@ class Meter:
 
     def figures_only(self, *, choices: bool) -> None:
         """Leave out what only a page shows: the base's few shots, what a linear probe and the commonest class give and,
-        without `choices`, the choice among labels.
+        without `choices`, the choice among labels. The dial is read on all rows: trials are compared at the strength
+        that gives an equal target.
         """
-        self.spec = self.spec.model_copy(update={"few_shot": 0})
+        self.spec = self.spec.model_copy(update={"few_shot": 0, "dial_rows": None})
         self.probed = False
         self.choices = choices
 
@@ -124,6 +144,7 @@ class Meter:
                 shown,
                 self.metric,
                 max_new_tokens=self._longest(),
+                scores_only=True,
             )
         if self.probed:
             self._read_probe(readings)
@@ -246,7 +267,7 @@ class Meter:
 
     def _settings(self) -> dict[str, Any]:
         s = self.session
-        fixed = self.spec.model_dump(exclude={"strengths", "split"})
+        fixed = self.spec.model_dump(exclude={"strengths", "split", "dial_rows"})
         return {
             **fixed,
             "metric": self.metric,
@@ -269,39 +290,86 @@ class Meter:
 
         return min(self.spec.max_new_tokens, answer_length(self.rows)) if self.generated else None
 
-    def _read(self, *, choice: bool) -> Readings:
+    def part(self) -> Part | None:
+        """What strengths between base and tuned are read on, where the recipe asks for fewer rows than there are: kept
+        documents and drift sequences in the same share, two at least. None: all."""
+        n, most = len(self.rows), self.spec.dial_rows
+        if most is None or n <= most:
+            return None
+
+        def share(items: int) -> list[int]:
+            return spread(items, max(2, -(-items * most // n)))
+
+        kept = {name: share(len(dataset.rows)) for name, dataset in self.session.keep.items()}
+        return Part(spread(n, most), kept, share(len(self._scored())))
+
+    def _scored(self) -> list[int]:
+        """The drift rows that have a value, by their places among `drift_rows`."""
+        if self.reference is None:
+            return list(range(len(self.drift_rows)))
+        return sorted(set(self.reference.owner.tolist()))
+
+    def _read(self, *, choice: bool, part: Part | None = None, scores_only: bool = False) -> Readings:
         s, readings = self.session, Readings()
-        if self.rows and choice and self.labels:
+        rows = self.rows if part is None else [self.rows[i] for i in part.rows]
+        if rows and choice and self.labels:
             readings.target, readings.choice = answers_and_choices(
-                self.model, s.tokenizer, self.rows, self.labels, self.metric, max_new_tokens=self._longest()
+                self.model, s.tokenizer, rows, self.labels, self.metric, max_new_tokens=self._longest()
             )
-        elif self.rows:
-            readings.target = self.read_target()
+        elif rows:
+            readings.target = self.read_target(rows, scores_only=scores_only)
         for name, dataset in s.keep.items():
-            readings.kept[name] = document_losses(self.model, s.tokenizer, s.task, list(dataset.rows), packed=s.packed)
+            texts = list(dataset.rows) if part is None else [dataset.rows[i] for i in part.kept[name]]
+            readings.kept[name] = document_losses(self.model, s.tokenizer, s.task, texts, packed=s.packed)
         return readings
 
-    def read(self, *, choice: bool = True) -> Readings:
-        """Read the model as it is now (call inside `adapted.at_strength`)."""
-        readings = self._read(choice=choice)
+    def read(self, *, choice: bool = True, part: Part | None = None, scores_only: bool = False) -> Readings:
+        """Read the model as it is now (call inside `adapted.at_strength`), on all rows or a part of them.
+        `scores_only`: answers are not written beyond what their scores need."""
+        readings = self._read(choice=choice, part=part, scores_only=scores_only)
+        places = self._scored() if part is None else [self._scored()[i] for i in part.drift]
         if self.reference is not None:
-            readings.drift = kl_drift(self.reference, self.model)
+            reference = self.reference if part is None else self.reference.of_rows(places)
+            readings.drift = kl_drift(reference, self.model)
         elif self.features is not None:
-            tuned = take_features(self.model, self.session.task, self.drift_rows)
-            readings.drift = feature_drift(self.features, tuned)
+            rows = [self.drift_rows[i] for i in places]
+            readings.features = take_features(self.model, self.session.task, rows)
+            readings.drift = feature_drift(self.features.of_rows(places), readings.features)
         return readings
 
-    def read_target(self) -> list[RowResult]:
-        """The target alone, of the model as it is now."""
+    def read_target(self, rows: Sequence[Row] | None = None, *, scores_only: bool = False) -> list[RowResult]:
+        """The target alone, of the model as it is now, on all rows or some of them."""
         return evaluate(
             self.model,
             self.session.tokenizer or self.session.loaded.processor,
             self.session.task,
-            self.rows,
+            self.rows if rows is None else rows,
             self.metric,
             max_new_tokens=self._longest(),
             packed=self.session.packed,
+            scores_only=scores_only,
         )
+
+    def base_read(self) -> Readings:
+        """What `read` gives of the untouched base, which has no drift from itself."""
+        readings = replace(self.base, features=self.features)
+        if self.reference is not None:
+            readings.drift = kl_of([0.0] * len(self._scored()))
+        elif self.features is not None:
+            readings.drift = feature_drift(self.features, self.features)
+        return readings
+
+    def restricted(self, readings: Readings, part: Part | None) -> Readings:
+        """What a part of the rows gave of a reading of all; None: the reading itself."""
+        if part is None:
+            return readings
+        kept = {name: [docs[i] for i in part.kept[name]] for name, docs in readings.kept.items()}
+        drift = readings.drift
+        if self.reference is not None and drift is not None:
+            drift = kl_of([drift.values[i] for i in part.drift])
+        elif self.features is not None and readings.features is not None:
+            drift = feature_drift(self.features.of_rows(part.drift), readings.features.of_rows(part.drift))
+        return Readings(target=[readings.target[i] for i in part.rows], kept=kept, drift=drift)
 
     def quick(self, rows: Sequence[Row], most: int = 64) -> dict[str, float]:
         """Loss, and the target on at most `most` rows, while training."""

@@ -46,7 +46,7 @@ def headline(report: Report) -> str:
     line = next((x for x in summary.lines(report) if x.kind == "target"), None)
     if line is None:
         return report.run.status
-    probe = report.target.probe if report.target is not None else None
+    probe = report.target.linear_probe if report.target is not None else None
     beside = (
         f" (linear probe of the base: {words.score(probe.before.value, probe.unit)})" if probe and probe.before else ""
     )

@@ -49,8 +49,8 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
     if len(meter.session.stages) > 1:
         target.tasks = by_task(base.target, meter.metric)
     if base.probe:
-        target.probe = probe_of(meter, after)
-        target.commonest = summary(base.commonest, target.probe.metric)
+        target.linear_probe = probe_of(meter, after)
+        target.commonest = summary(base.commonest, target.linear_probe.metric)
     if base.choice and after.choice:
         target.likelihood = schema.Measured(
             name="likelihood choice",
@@ -154,7 +154,7 @@ def trained_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.
     structure = session.adapted.structure
     totals = parameters_by_role(structure, session.adapted.base_parameters())
     counts = {name: schema.RoleCounts(trained=0, total=n) for name, n in totals.items()}
-    roles = {s.name: s.role for s in structure.sites}
+    roles = {s.name: s.role for s in structure.every_site}
     for result in results.values():
         here: dict[str, int] = {}
         for name, n in result.trained_names.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tunewright.runs.selecting import subset
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.training import carry
 from tunewright.training.budget import plan_stage
+from tunewright.training.defaults import Setting
 from tunewright.training.stage import TrainingInputs
 from tunewright.training.validation import asks, no_rows
 
@@ -40,12 +42,20 @@ class StageInputs:
         """Share of the tokens that is replayed."""
         return sum(share for _, share in self.replay.values())
 
+    def cautions(self, plan: Callable[[], Plan]) -> list[str]:
+        """What its methods say of the steps that are planned; `plan` is asked for only where one of them might."""
+        asked = [(name, m) for name, m in self.methods if type(m).caution is not Method.caution]
+        planned = plan() if asked else None
+        said = [(name, m.caution(planned)) for name, m in asked if planned is not None]
+        return [f"{name}: {text}" for name, text in said if text]
+
 
 @dataclass
 class Session:
     """A run's parts. `validation` serves choices in training; `eval` only measures. `keep` maps names to documents.
 
     `weights`: whether its models have their values, or (for a check) their shapes alone.
+    `derived`: what the recipe left to the rule, by stage; `recipe` holds the values.
     """
 
     recipe: Recipe
@@ -63,6 +73,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     weights: bool = True
     others: dict[str, Adapted] = field(default_factory=dict)
+    derived: dict[str, dict[str, Setting]] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> Any:

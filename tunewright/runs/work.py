@@ -36,6 +36,7 @@ class Work:
         self.cost: Cost = Cost()
         with self.cost.phase("load"):
             self.session: Session = assemble(recipe, screen.say)
+        self.recipe = self.session.recipe
         if counted(recipe.task) == "images":
             screen.counted = "images"
         if recipe.measurement.split == "validation":

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewright.contract.batch import Batch, Outputs
+from tunewright.models import context
 from tunewright.models.arguments import takes
 from tunewright.models.flops import uncounted
 
@@ -28,6 +29,11 @@ def causal_outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> O
 
     `Outputs.logits` [S, V] and `log_probs()` [S] are lazy where they can be.
     """
+    with context.reading(context.of_batch(batch)):
+        return _outputs(model, batch, hidden)
+
+
+def _outputs(model: nn.Module, batch: Batch, hidden: bool) -> Outputs:
     assert batch.positions is not None
     inputs = model_inputs(batch)
     if hidden:
@@ -38,7 +44,10 @@ def causal_outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> O
         head: nn.Module = model.get_output_embeddings()
         states = out.last_hidden_state.flatten(0, 1)[batch.positions]
         log_probs = None if _touched(head) else _fused(states, head, batch.labels)
-        return Outputs(lambda: head(states), batch.labels, log_probs=log_probs, hidden=out.hidden_states, raw=out)
+        now = context.told()
+        return Outputs(
+            lambda: head(states), batch.labels, log_probs=log_probs, hidden=out.hidden_states, raw=out, present=now
+        )
     packed = batch.cu_seqlens is not None
     if packed and takes(model, "logits_to_keep"):
         out = model(**inputs, logits_to_keep=batch.positions)
@@ -46,7 +55,8 @@ def causal_outputs(model: nn.Module, batch: Batch, *, hidden: bool = False) -> O
     else:
         out = model(**inputs)
         logits = out.logits.flatten(0, 1)[batch.positions]
-    return Outputs(logits, batch.labels, hidden=out.hidden_states if hidden else None, raw=out)
+    states_kept = out.hidden_states if hidden else None
+    return Outputs(logits, batch.labels, hidden=states_kept, raw=out, present=context.told())
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
@@ -83,7 +93,9 @@ def has_plain_head(model: nn.Module, inputs: dict[str, Any]) -> bool:
 def _agree(model: PreTrainedModel, head: nn.Module, inputs: dict[str, Any]) -> bool:
     """Compare both ways once on a few tokens, in eval mode: no dropout, so no random numbers are drawn."""
     ids = inputs["input_ids"][:1, :16]
-    with torch.no_grad(), evaluating(model), uncounted():
+    now = context.told()
+    first = None if now is None else now.cut(*ids.shape)
+    with torch.no_grad(), evaluating(model), uncounted(), context.reading(first):
         states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         ours, theirs = head(states), model(input_ids=ids, use_cache=False).logits
     return ours.shape == theirs.shape and torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 BEFORE, AFTER = "A-Za-z0-9.,;:!?", "A-Za-z"
 _CUT = re.compile(f" (?=[{AFTER}])(?<=[{BEFORE}] )")  # begins with a letter of its own: found several times faster
+_ENDS = re.compile(f"[{BEFORE}]\\Z")
+_TOGETHER = 64
 _INSIDE = re.compile(f"[{BEFORE}] [{AFTER}]")
 LONGEST, MOST = 48, 1 << 17
 """The longest word that is kept, in characters, and how many are: at most about 40 MB."""
@@ -54,7 +56,9 @@ class Words:
         if len(self._first) + len(self._later) + len(first) + len(later) > MOST:
             self._first.clear()
             self._later.clear()
-        new = self._met(self._first, first, ""), self._met(self._later, later, " ")
+        new = list(first.difference(self._first)), list(later.difference(self._later))
+        self._first.update(zip(new[0], encoded(self._backend, new[0]), strict=True))
+        self._later.update(self._parted(new[1]))
         known, out = self._later, []
         for words in cut:
             ids = [*self._first[words[0]]]
@@ -67,11 +71,24 @@ class Words:
                     del held[word]
         return out
 
-    def _met(self, known: dict[str, list[int]], words: set[str], fore: str) -> list[str]:
-        """Those of some words that were not known; they are now."""
-        new = list(words.difference(known))
-        known.update(zip(new, encoded(self._backend, [fore + word for word in new]), strict=True))
-        return new
+    def _parted(self, new: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+        """Words with their ids, a space before each. Most are encoded many to a text, which costs a fraction of a text
+        for each: they are parted again by where their tokens end.
+        """
+        inside = [word for word in new if _ENDS.search(word)]
+        together = [inside[i : i + _TOGETHER] for i in range(0, len(inside), _TOGETHER)]
+        texts = [" " + " ".join(words) for words in together]
+        found = self._backend.encode_batch(texts, add_special_tokens=False) if texts else []
+        for words, encoding in zip(together, found, strict=True):
+            ids, ends = encoding.ids, [end for _, end in encoding.offsets]
+            at = end = 0
+            for word in words:
+                begin, end = at, end + 1 + len(word)
+                while at < len(ends) and ends[at] <= end:
+                    at += 1
+                yield word, ids[begin:at]
+        others = [word for word in new if not _ENDS.search(word)]
+        yield from zip(others, encoded(self._backend, [" " + word for word in others]), strict=True)
 
 
 def encoded(backend: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -103,7 +120,7 @@ def separable(about: dict[str, Any]) -> bool:
     ):
         return False
     for token in about["added_tokens"]:
-        if _INSIDE.search(token["content"]) or token["rstrip"] and re.search(f"[{BEFORE}]$", token["content"]):
+        if _INSIDE.search(token["content"]) or token["rstrip"] and _ENDS.search(token["content"]):
             return False
     steps = about.get("pre_tokenizer") or {}
     steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]

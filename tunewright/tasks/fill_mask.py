@@ -17,6 +17,7 @@ from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.method import row_rng
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
+from tunewright.models import context
 from tunewright.tasks._segments import ids_of
 from tunewright.tasks.base import epochs_of, fill, pad
 
@@ -105,15 +106,19 @@ class FillMask(Task):
             tokens=int(mask.sum()),
             positions=rows_at * inputs.shape[1] + place_at,
             epochs=list(epochs),
+            fields={"prompt_lengths": mask.sum(1)},  # every token is given, the masked ones are to be found
         )
 
     def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
         """`logits` [S, V] at the masked places. The model's own head runs whole: its transform differs by family."""
         assert batch.positions is not None
-        out = model(**batch.inputs, **({"output_hidden_states": True} if hidden else {}))
+        now = context.of_batch(batch)
+        with context.reading(now):
+            out = model(**batch.inputs, **({"output_hidden_states": True} if hidden else {}))
         return Outputs(
             out.logits.flatten(0, 1)[batch.positions],
             batch.labels,
             hidden=out.hidden_states if hidden else None,
             raw=out,
+            present=now,
         )

@@ -58,6 +58,7 @@ class TextClassification(Task):
             sources=[r.source for r in rows],
             tokens=int(mask.sum()),
             epochs=epochs_of(rows, epochs),
+            fields={"prompt_lengths": mask.sum(1)},
         )
 
     def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:

@@ -150,7 +150,7 @@ class TextGeneration(Task):
             positions=positions,
             cu_seqlens=cu,
             epochs=epochs_of(rows, epochs),
-            fields={"max_length": int(lengths.max())},
+            fields={"max_length": int(lengths.max()), "prompt_lengths": torch.tensor([_asked(r) for r in rows])},
         )
 
     def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
@@ -236,6 +236,13 @@ class TextGeneration(Task):
         chosen, rejected = sides
         fields = {**chosen.fields, "rejected_ids": list(rejected.input_ids), "rejected_weights": list(rejected.weights)}
         return Row(record.id, record.source, chosen.input_ids, chosen.weights, fields=fields)
+
+
+def _asked(row: Row) -> int:
+    """How many of a row's first tokens are the prompt: those before its answer, else those that no loss is put on."""
+    if "prompt_ids" in row.fields:
+        return min(len(row.fields["prompt_ids"]), len(row.input_ids))
+    return next((i for i, w in enumerate(row.weights) if w > 0), len(row.input_ids))
 
 
 def _row(record: Record, kind: str, made: Encoded) -> Row:

@@ -9,7 +9,7 @@ from typing import Any
 from tunewright.contract.method import Plan
 from tunewright.training.schedules import warmup_of
 
-FEW_STEPS = 10
+FEW_STEPS = 50
 COUNT_UP_TO = 200_000  # batches that are counted one by one; beyond, the mean of those is taken
 
 
@@ -62,12 +62,33 @@ def steps_per_epoch(steps: int, tokens: int, epoch: int, replay: float) -> float
 
 
 def few_steps(steps: int, tokens: int, budget: Any, spec: Any) -> str | None:
-    """What to tell of a stage that takes too few optimizer steps to learn, though nobody asked for so few."""
+    """What to tell of a stage that takes too few optimizer steps to learn, though nobody asked for so few.
+
+    What to write comes with it: a smaller batch, as far as that helps, and more of what the budget counts.
+    """
     if steps >= FEW_STEPS or (budget.steps is not None and steps >= budget.steps):
         return None
-    smaller = max(1, tokens // (2 * FEW_STEPS))
-    write = f"write train.batch_tokens: {smaller}" if smaller < spec.batch_tokens else "train longer"
-    return f"only {steps} optimizer step{'' if steps == 1 else 's'} for {tokens:,} tokens: {write} (or more epochs)"
+    said = f"only {steps} optimizer step{'' if steps == 1 else 's'} for {tokens:,} tokens"
+    smaller = _two_digits(max(1, tokens // (2 * FEW_STEPS)))
+    longer = _longer(budget, 2 * FEW_STEPS / max(1, steps))
+    if smaller >= spec.batch_tokens:
+        return f"{said}: write {longer}"
+    return f"{said}: write train.batch_tokens: {smaller}, or {longer}"
+
+
+def _longer(budget: Any, times: float) -> str:
+    """A budget so many times as long, in the kind that ends the stage."""
+    kind = next((k for k in ("epochs", "tokens", "seconds", "flops") if getattr(budget, k) is not None), None)
+    if kind is None:
+        return "a longer budget"
+    value = getattr(budget, kind) * times
+    return f"budget: {{{kind}: {math.ceil(value) if kind != 'flops' else f'{value:.1e}'}}}"
+
+
+def _two_digits(number: int) -> int:
+    """Rounded down to two significant digits."""
+    unit: int = 10 ** max(0, len(str(number)) - 2)
+    return number // unit * unit
 
 
 def _count(cursor: Any, tokens: int | None, steps: int | None) -> tuple[int, int]:

@@ -148,7 +148,7 @@ def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
     if carry == "fold":
         adapted.fold()
     if carry == "drop" or (carry == "fold" and not adapted.deltas()):
-        for site in adapted.structure.sites:
+        for site in adapted.structure.every_site:
             forms.detach(site)
         return
     for site_name, by_name in adapted.deltas().items():

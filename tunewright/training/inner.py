@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Row
+from tunewright.errors import MethodError
+from tunewright.models.deltas import folded, is_plain
 from tunewright.training.trained import Trained
 
 
@@ -22,23 +24,59 @@ class Steps(Protocol):
 
 @dataclass
 class TrainedWeight:
-    """A trained weight: `change()` [out, in] since the stage began, differentiable."""
+    """What trains at a site: its weight, deltas on it, or both. `change()` [out, in] since the stage began.
+
+    `parameters` are the trained tensors of its deltas, "<delta>.<part>", also of those that do not fold: a penalty on
+    what no weight can hold reads these. `foldable`: whether `change()` tells all of it.
+    """
 
     site: Any
-    deltas: list[Any]
+    deltas: dict[str, Any]
     start: Tensor | None
 
+    @property
+    def foldable(self) -> bool:
+        return all(d.foldable for d in self.deltas.values())
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return {f"{n}.{k}": p for n, d in self.deltas.items() for k, p in d.named_parameters() if p.requires_grad}
+
     def change(self) -> Tensor:
+        """[out, in], differentiable. MethodError where a delta does not fold: then no change of a weight tells it."""
+        self._check()
+        deltas = list(self.deltas.values())
+        if not all(is_plain(d) for d in deltas):
+            weight = self.site.matrix().float()
+            return folded(weight, None, deltas)[0] - (weight if self.start is None else self._matrix(self.start))
         total: Any = 0.0
-        for d in self.deltas:
+        for d in deltas:
             total = total + d.change()
         if self.start is not None:
-            moved = self.site.weight - self.start
-            total = total + (
-                moved.t() if self.site.kind == "conv1d" else moved.flatten(1) if self.site.kind == "conv" else moved
-            )
+            total = total + self._matrix(self.site.weight - self.start)
         result: Tensor = total
         return result
+
+    def bias_change(self) -> Tensor | None:
+        """[out] what its deltas add to the site's bias, differentiable; None where none does."""
+        self._check()
+        deltas = list(self.deltas.values())
+        if all(is_plain(d) for d in deltas):
+            return None
+        return folded(self.site.matrix().float(), None, deltas)[1]
+
+    def _check(self) -> None:
+        if other := [d.form for d in self.deltas.values() if not d.foldable]:
+            raise MethodError(
+                f"a penalty reads the change of the weight of '{self.site.name}', and its {other[0]} delta is none",
+                where="penalty",
+                remedy="pass over what is not `foldable`, or read `parameters`, which holds every trained tensor",
+            )
+
+    def _matrix(self, stored: Tensor) -> Tensor:
+        """A tensor in the weight's own layout as [out, in]."""
+        kind = self.site.kind
+        return stored.t() if kind == "conv1d" else stored.flatten(1) if kind == "conv" else stored
 
 
 class Inner:

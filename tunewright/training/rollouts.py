@@ -125,7 +125,10 @@ class Rollouts:
         wanted = [(row, k) for row, _ in prompts for k in range(count)]
         rngs = [row_rng(seed, name, epoch, f"{row.id}#{k}") for row, epoch in prompts for k in range(count)]
         ids = [row.fields["prompt_ids"] for row, _ in wanted]
-        answers = sampled(adapted.model, ids, max_new_tokens, rngs=rngs, stop_ids=ends, temperature=temperature)
+        rows = [row for row, _ in wanted]
+        answers = sampled(
+            adapted.model, ids, max_new_tokens, rngs=rngs, stop_ids=ends, temperature=temperature, rows=rows
+        )
         told = [self._sample(row, k, *answer, ends) for (row, k), answer in zip(wanted, answers, strict=True)]
         self.logs["sampled_tokens"] = sum(len(s.ids) for s in told)
         self.logs["sample_length"] = self.logs["sampled_tokens"] / len(told)

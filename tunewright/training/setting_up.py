@@ -38,7 +38,7 @@ def set_up(
         b.stage_needs = needs(b)
     for b in methods.on("attach"):
         made = 0
-        for site in adapted.structure.sites:
+        for site in adapted.structure.every_site:
             delta = methods.call(b, "attach", site=site)
             if delta is not None:
                 if not made:

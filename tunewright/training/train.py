@@ -51,8 +51,15 @@ class Loop:
         self.randomness = Randomness(self.spec.seed, self.plan.index, *devices)
         self.wants_hidden = any(need.hidden for b in self.methods for need in b.method.needs())
         self._begin()
-        whole = self.wants_hidden or self.adapted.wrapper is not None
+        # what reads more than a token's own state would miss the tokens that the lean tail leaves out
+        wide = any(
+            d.reads_rows or d.every_token or "block" in d.site_kinds
+            for s in self.adapted.deltas().values()
+            for d in s.values()
+        )
+        whole = self.wants_hidden or wide or self.adapted.wrapper is not None
         self.tail = None if whole else tail(self.adapted.structure, self.adapted.model)
+        self._mix({})  # a mixture is asked before the first batch too
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
@@ -79,7 +86,6 @@ class Loop:
         if self.methods.on("average"):
             self.averaged = {n: p.detach().clone() for n, p in self.trained.parameters().items()}
         self.rollouts = Rollouts(self) if self.methods.on("rollout") else None
-        self._mix({})  # a mixture is asked before the first batch too
 
     def _note_starts(self) -> None:
         """Penalties are told how far weights moved since the stage began: keep each one's value when it is first
@@ -213,7 +219,13 @@ class Loop:
                     return self.gradients(rows)
                 inner = Inner(self, rows)
                 self.methods.call(
-                    owner, "step", inner=inner, validation=self.validation, step=self.step_number, plan=self.plan
+                    owner,
+                    "step",
+                    inner=inner,
+                    adapted=self.adapted,
+                    validation=self.validation,
+                    step=self.step_number,
+                    plan=self.plan,
                 )
                 return inner.record
             except (torch.OutOfMemoryError, MemoryError):
@@ -329,16 +341,14 @@ class Loop:
         return loss
 
     def trained_weights(self) -> dict[str, TrainedWeight]:
-        """Trained weights of sites by parameter name, each with its change since the stage began."""
+        """What trains at sites, by the weight's name (of a block: "<block>.weight"), since the stage began."""
         found: dict[str, TrainedWeight] = {}
         by_site = self.adapted.deltas()
-        for site in self.adapted.structure.sites:
+        for site in self.adapted.structure.every_site:
             name = site.weight_name
-            parts = [
-                d
-                for d in by_site.get(site.name, {}).values()
-                if d.foldable and any(p.requires_grad for p in d.parameters())
-            ]
+            parts = {
+                n: d for n, d in by_site.get(site.name, {}).items() if any(p.requires_grad for p in d.parameters())
+            }
             if parts or name in self.starts:
                 found[name] = TrainedWeight(site, parts, self.starts.get(name))
         return found

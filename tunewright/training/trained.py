@@ -53,9 +53,12 @@ class Trained:
         self.leaves: dict[str, Leaf] = {}
 
     def default(self) -> Choice:
-        """With no `choose`: deltas, new heads and method-owned parameters if there are any deltas, else everything."""
+        """With no `choose`: deltas, new heads and method-owned parameters if there are any deltas (or some that a
+        method's network makes), else everything.
+        """
         deltas = list(self.adapted.trainable_deltas())
-        return Choice(tuple(sorted([*deltas, *self.adapted.new] if deltas else self.adapted.base_parameters())))
+        made = any(d.made for by_name in self.adapted.deltas().values() for d in by_name.values())
+        return Choice(tuple(sorted([*deltas, *self.adapted.new] if deltas or made else self.adapted.base_parameters())))
 
     def everything(self) -> dict[str, tuple[str, nn.Parameter]]:
         """Every parameter that could train: name -> (group, parameter)."""
@@ -218,6 +221,9 @@ class Trained:
             for key, t in tensors.items():
                 kind, name = key.split(":", 1)
                 if kind == "value":
+                    if name not in parameters:
+                        self.adapted.add_bias(self.adapted.structure.site(name.removesuffix(".bias")))
+                        parameters = self.adapted.base_parameters()
                     self.adapted.remember(name)
                     parameters[name].copy_(t)
                 elif kind == "entries":

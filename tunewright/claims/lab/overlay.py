@@ -8,6 +8,9 @@ from typing import Any
 
 from tunewright.recipe.overrides import RENAMED
 
+DECLARED: Mapping[str, Any] = {"learning_rate": 2e-4, "batch_tokens": 16_000, "warmup_steps": 0.03}
+"""Defaults of `train` when the claims were declared."""
+
 
 def todays(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe, or a part of one, under today's names of its keys."""
@@ -45,13 +48,14 @@ def with_methods(
 ) -> dict[str, Any]:
     """The recipe with an arm's methods: at its top, or in each stage that names none.
 
-    `budget` replaces every budget that is written; one at the top is that of the stages that have none. What is longer
-    than `max_length` is left out, and a classifier's new head drawn at random, where the recipe does not say: claims
-    were declared when these were the defaults.
+    `budget` replaces every budget that is written; one at the top is that of the stages that have none. Where the
+    recipe does not say, what is longer than `max_length` is left out, a classifier's new head is drawn at random, and
+    rate, batch, warm-up and length of training are what was the default when the claims were declared.
     """
     out = copy.deepcopy(dict(recipe))
+    out["train"] = {**DECLARED, **out.get("train", {})}
     if out.get("task") in ("text-classification", "image-classification"):
-        out.setdefault("train", {}).setdefault("head", "random")
+        out["train"].setdefault("head", "random")
     for place in (out, *out.get("stages", ())):
         if isinstance(place.get("data"), Mapping) and "max_length" in place["data"]:
             place["data"].setdefault("truncation", "drop")
@@ -62,4 +66,5 @@ def with_methods(
             place["budget"] = dict(budget)
         elif common is not None:
             place.setdefault("budget", common)
+        place.setdefault("budget", {"epochs": 1})
     return out

@@ -27,8 +27,9 @@ CLAIM = Claim(
     smallest=0.01,
     scales=("nano",),
     differs=(
-        "four changes of digits under one head on a small ViT; each arm's factor chosen among seven on "
-        "validation rows (the mean has none)"
+        "four changes of digits under one head on a small ViT; trimmed tensor by tensor, as in mergekit and PEFT, "
+        "not over the whole model as in the paper (over: model); each arm's factor chosen among seven on validation "
+        "rows (the mean has none)"
     ),
 )
 

@@ -18,4 +18,5 @@ class StayNear(Method):
     strength: float = Field(1.0, gt=0, description="how strongly", examples=[100.0])
 
     def penalty(self, weights: Mapping[str, TrainedWeight]) -> Tensor:
-        return self.strength * torch.stack([t.change().pow(2).sum() for t in weights.values()]).sum()
+        changes = [t.change() for t in weights.values() if t.foldable]
+        return self.strength * sum((c.pow(2).sum() for c in changes), torch.zeros(()))

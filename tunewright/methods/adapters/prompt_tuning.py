@@ -14,6 +14,7 @@ far above LoRA's).
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +42,7 @@ class PromptTuning(Method):
     )
 
     folds: ClassVar[bool] = False
+    learning_rates: ClassVar[Mapping[str, float]] = {"": 3e-2}
     identity: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation",)
     conformance: ClassVar[dict[str, object]] = {"length": 4}

@@ -8,7 +8,9 @@ is kept for the backward pass but the states that the side network reads.
 
 The classification head reads the mean of the output over real tokens, and trains with the side network. Since the
 output replaces features the model does not start as the base. The backbone runs in evaluation mode (the authors leave
-its dropout on). Not done: several towers, as in retrieval, and features pooled in a learned way, as VSE-infty does.
+its dropout on). w starts uniform in +-1/sqrt(k), k = D/r, as the linear gate of their code does; its bias, the same for
+every layer, is left out. Not done: several towers, as in retrieval, and features pooled in a learned way, as VSE-infty
+does.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Side(nn.Module):
         k = width // reduction
         self.down = nn.ModuleList(nn.Sequential(nn.Linear(width, k), nn.LayerNorm(k)) for _ in range(layers))
         self.mix, self.norm, self.up = nn.Linear(k, k), nn.LayerNorm(k), nn.Linear(k, width)
-        self.w = nn.Parameter(torch.full((k,), 1 / k))
+        self.w = nn.Parameter(torch.empty(k).uniform_(-(k**-0.5), k**-0.5))
 
     def forward(self, hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
         *layers, anchor = (down(h) for down, h in zip(self.down, hidden, strict=True))

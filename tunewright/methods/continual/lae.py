@@ -37,6 +37,8 @@ from tunewright.pieces.low_rank import LowRankChange
 from tunewright.pieces.target_modules import TARGET_MODULES
 
 ONLINE, OFFLINE = "lae-online", "lae-offline"
+FOLLOWED = 0.1
+"""Share of the way to the online expert below which a plan says that the offline one stands still."""
 
 
 def larger(logits: Tensor, seen: list[int]) -> Tensor:
@@ -109,6 +111,15 @@ class LAE(LowRankChange):
                 copy.load_state_dict(deltas[ONLINE].state_dict())
                 copy.strength = 0.0
                 attach(site, OFFLINE, copy)
+
+    def caution(self, plan: Plan) -> str | None:
+        followed = 1 - self.momentum**plan.steps
+        if plan.index == 0 or followed >= FOLLOWED:
+            return None
+        return (
+            f"the offline expert hardly moves: at momentum {self.momentum:g} it follows {followed:.1%} of the way in "
+            f"{plan.steps} steps; a momentum of {0.5 ** (1 / plan.steps):.3g} would go half of it"
+        )
 
     def choose(self, candidates: Candidates, step: int, plan: Plan, state: State) -> Choice:
         width = candidates.base[f"{state.data['head']}.weight"].shape[1]

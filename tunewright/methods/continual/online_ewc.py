@@ -70,7 +70,7 @@ class OnlineEWC(Method):
         total = torch.zeros(())
         for weight in weights.values():
             importance = state.get(f"fisher.{weight.site.name}")
-            if importance is not None:
+            if importance is not None and weight.foldable:  # what folds into no weight has no change [out, in]
                 change = weight.change()
                 total = total.to(change.device) + (importance * change.square()).sum()
         return self.coefficient / 2 * total

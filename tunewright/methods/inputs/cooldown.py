@@ -67,6 +67,14 @@ class Cooldown(Method):
             )
         return State()
 
+    def caution(self, plan: Plan) -> str | None:
+        reached = any(step / plan.steps >= self.switch for step in range(plan.steps))
+        if reached or self.initial == self.final or (self.shape == "linear" and plan.steps > 1):
+            return None
+        return (
+            f"the temperature stays at {self.initial:g}: the switch at {self.switch:g} of {plan.steps} steps is its end"
+        )
+
     def mixture(self, weights: Mapping[str, float], step: int, plan: Plan) -> dict[str, float]:
         tau = temperature_at(step / plan.steps, self.initial, self.final, self.switch, self.shape)
         rest = sum(w for n, w in weights.items() if n not in plan.replay)

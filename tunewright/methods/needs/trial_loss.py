@@ -54,7 +54,7 @@ def weakened(adapted: Adapted, blocks: Iterable[int], factor: float) -> Iterator
     """
     chosen = set(blocks)
     by_site = adapted.deltas()
-    touched = [d for s in adapted.structure.sites if s.block in chosen for d in by_site.get(s.name, {}).values()]
+    touched = [d for s in adapted.structure.every_site if s.block in chosen for d in by_site.get(s.name, {}).values()]
     strengths = [d.strength for d in touched]
     try:
         for delta in touched:

@@ -13,8 +13,12 @@ too). As eta goes to 0, c / eta goes to 1: plain LoRA at eta times the rate. No 
 The factor acts on every low-rank pair that trains, this method's own and any other method's beside it.
 Raises MethodError for `target_modules` that name no module.
 
-Differs from the paper in: its own equation was not read (reviews and third-party code were); which rows are measured is
-not settled there, so it is a parameter. The abstract's "per sample" scaling is not done: gradients are sums over
+Reconstructed from the abstract, reviews and third-party code; the paper's own equation was not read. Which rows are
+measured is not settled there, so it is a parameter: reviews quote those of the product, code those of a factor, and the
+default is B's, ours. Rows of A are about 0.6 long at the start, so that the product's rows are about 0.6 times B's at
+first, and the factor of a row falls earlier under `norm: B`: by at most 1.3, where rows are long.
+
+Differs from the paper in: The abstract's "per sample" scaling is not done: gradients are sums over
 samples.
 """
 

@@ -83,6 +83,14 @@ class InfiniteLR(Method):
     papers: ClassVar[tuple[str, ...]] = ("infinite-lr",)
     conformance: ClassVar[dict[str, object]] = {"warmup_steps": 1, "cooldown_steps": 2, "anneal_steps": 1}
 
+    def caution(self, plan: Plan) -> str | None:
+        warmup, cool = (warmup_of(length, plan.steps) for length in (self.warmup_steps, self.cooldown_steps))
+        if self.anneal_steps is not None and self.anneal_from is not None and self.anneal_from >= plan.steps:
+            return f"nothing is annealed: anneal_from {self.anneal_from} lies beyond {plan.steps} steps"
+        if warmup + cool >= plan.steps:
+            return f"the constant rate is not reached: warm-up and cool-down take {warmup + cool} of {plan.steps} steps"
+        return None
+
     def schedule(self, step: int, plan: Plan) -> float:
         begin = None
         if self.anneal_steps is not None:

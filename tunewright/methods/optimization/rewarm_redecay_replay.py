@@ -80,10 +80,17 @@ class RewarmRedecayReplay(Method):
             )
         return State()
 
+    def caution(self, plan: Plan) -> str | None:
+        if self._warmup(plan) < plan.steps:
+            return None
+        return f"the rate does not decay again: the warm-up takes all {plan.steps} steps"
+
     def schedule(self, step: int, plan: Plan) -> float:
-        return rewarmed(
-            step + 1, max(1, round(self.warmup * plan.steps)) if self.warmup else 0, plan.steps, self.floor, self.start
-        )
+        return rewarmed(step + 1, self._warmup(plan), plan.steps, self.floor, self.start)
+
+    def _warmup(self, plan: Plan) -> int:
+        """Optimizer steps in which the rate rises: at least one, unless there are none."""
+        return max(1, round(self.warmup * plan.steps)) if self.warmup else 0
 
     def mixture(self, weights: Mapping[str, float], plan: Plan) -> dict[str, float] | None:
         return with_share(weights, plan.replay, self.replay) if self.replay is not None and plan.replay else None

@@ -7,6 +7,7 @@ whole model. Deltas that hang on the model train along unless an earlier stage f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from tunewright.contract.method import Candidates, Choice, Method
@@ -16,6 +17,11 @@ class FullFineTuning(Method):
     """Train everything."""
 
     quantised: ClassVar[bool] = False
+    learning_rates: ClassVar[Mapping[str, float]] = {
+        "": 8e-5,
+        "text-classification": 1.2e-4,
+        "image-classification": 1e-4,
+    }
 
     def choose(self, candidates: Candidates) -> Choice:
         return Choice((*candidates.base, *candidates.deltas))

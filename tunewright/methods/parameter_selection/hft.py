@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
-from tunewright.contract.method import Candidates, Choice, Method
+from tunewright.contract.method import Candidates, Choice, Method, Plan
 
 
 def draw_half(kinds: Mapping[str, Sequence[Sequence[str]]], rng: random.Random) -> tuple[str, ...]:
@@ -43,6 +43,14 @@ class HalfFineTuning(Method):
 
     quantised: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("hft",)
+
+    def caution(self, plan: Plan) -> str | None:
+        if self.round_steps is None or self.round_steps < plan.steps:
+            return None
+        return (
+            f"one half trains throughout: {plan.steps} steps do not reach round_steps {self.round_steps}; write fewer, "
+            "or none to say so"
+        )
 
     def choose(self, candidates: Candidates, rng: random.Random) -> Choice:
         inside = draw_half(candidates.by_kind("attention", "mlp", "norm"), rng)

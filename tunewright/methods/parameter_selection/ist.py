@@ -32,7 +32,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tunewright.contract.method import Candidates, Choice, Method, Need, Setup, State, torch_generator
+from tunewright.contract.method import Candidates, Choice, Method, Need, Plan, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.methods.needs.trial_loss import TrialLoss
 
@@ -99,6 +99,11 @@ class ImportanceAwareSparseTuning(Method):
         state = State()
         state.set_buffer("scores", torch.zeros(0))
         return state
+
+    def caution(self, plan: Plan) -> str | None:
+        if self.every < plan.steps or self.trials == 1:
+            return None
+        return f"no trial is made: {plan.steps} steps do not reach every {self.every}, and blocks are drawn evenly"
 
     def choose(self, candidates: Candidates, step: int, needs: Any, state: State, rng: random.Random) -> Choice:
         by_block = candidates.deltas_by_block()

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tunewright.contract.method import Candidates, Choice, Method
+from tunewright.contract.method import Candidates, Choice, Method, Plan
 
 
 def low_rank_part(W: Tensor, rank: int) -> Tensor:
@@ -63,6 +63,14 @@ class LIFT(Method):
     def choose(self, candidates: Candidates) -> Choice:
         entries = {n: self._mask(W) for n, W in candidates.linear_weights().items()}
         return Choice(tuple(candidates.deltas), entries, redraw_every=self.refresh_steps, moments="preserve")
+
+    def caution(self, plan: Plan) -> str | None:
+        if self.refresh_steps is None or self.refresh_steps < plan.steps:
+            return None
+        return (
+            f"the mask is drawn once: {plan.steps} steps do not reach refresh_steps {self.refresh_steps}; write fewer, "
+            "or none to say so"
+        )
 
     def _mask(self, W: Tensor) -> Tensor:
         m, n = W.shape

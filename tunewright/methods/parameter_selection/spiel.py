@@ -100,6 +100,11 @@ class SpIEL(Method):
         total = self.density * sum(p.numel() for p in run.adapted.base_parameters().values())
         return State(counts=budgets({s.name: s.weight.numel() for s in sites}, total))
 
+    def caution(self, plan: Plan) -> str | None:
+        if self.first >= plan.steps:
+            return f"no place moves: {plan.steps} steps do not reach the first redraw at {self.first}"
+        return None
+
     def attach(self, site: Site, state: State, rng: random.Random) -> Sparse | None:
         count = state.data["counts"].get(site.name)
         if count is None:

@@ -17,6 +17,7 @@ class Preference(Method):
     weight: PositiveFloat = Field(1.0, description="weight of this objective in the sum", examples=[0.5])
 
     pairs: ClassVar[bool] = True
+    rate_factor: ClassVar[float] = 0.25
     couples: ClassVar[Literal["token", "row", "batch"]] = "row"
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation",)
 

@@ -72,6 +72,7 @@ class GRPO(Method):
     couples: ClassVar[Literal["token", "row", "batch"]] = "row"
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation",)
     requires: ClassVar[tuple[str, ...]] = ("reward",)
+    rate_factor: ClassVar[float] = 0.25
     conformance: ClassVar[dict[str, object]] = {"samples": 3, "max_new_tokens": 3, "reuse": 2}
     conformance_beside: ClassVar[dict[str, dict[str, Any]]] = {"numeric-answer": {"near": 1.0}}
 

@@ -6,7 +6,9 @@ calibration rows; off-diagonal entries are first multiplied by `scale`. Biases, 
 model, or equal ones: the model itself. Memory: one layer's states and one block's matrices for each model, and the
 result.
 
-Differs from the paper in: all models see the same rows, those of the run, not each its own task's.
+Differs from the paper in: all models see the same rows, those of the run, not each its own task's. So a model that was
+tuned for something else counts by what it makes of rows that are not its own, and the result leans to the task that the
+rows are of: calibrate on rows of all the models' tasks together.
 """
 
 from __future__ import annotations

@@ -1,0 +1,165 @@
+"""docs/defaults.md: the rule in words, its constants from the code, and the table of the cells that were run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.defaults import LIMIT, SIZES, below_base, cells, name_of, share
+from benchmarks.defaults_data import TABLE
+from tunewright import catalogue
+from tunewright.measure.intervals import wilson
+from tunewright.training import defaults as rule
+
+Cell = dict[str, Any]
+
+_HEAD = """\
+<!-- Made by `python -m benchmarks.defaults --page` from the rule and benchmarks/defaults.json: change those. -->
+# Defaults
+
+A recipe that leaves out the learning rate, the batch, the warm-up or the budget gets them by one rule, from its task,
+its methods, its rows and their lengths as they are encoded; the run's own `recipe.yaml` shows the values. `tunewright
+init` measures the rows first and writes the same values down, each with its reason. What a recipe says itself is never
+changed.
+
+## The rule
+
+| value | rule |
+| --- | --- |
+{rules}
+
+The rates that methods name, for a width of {width:,} (`learning_rates` of their classes; a method of your own may name
+its own):
+
+| method | rate |
+| --- | --- |
+{rates}
+
+An objective may ask for another rate than the method that it stands beside: {factors}.
+
+`init` also chooses `max_length`: the longest row, up to what the model reads and {longest:,} tokens; plain text that is
+longer than {low:,} to {high:,} tokens is split, the shorter the less text there is. A stage that takes fewer than
+{few} optimizer steps says so, in the plan and in the report, and says what to write.
+
+Where the rule comes from: that narrow models take larger rates, and adapters about ten times the rate of whole models,
+is common experience; the numbers were chosen on the data sets marked "fitted" below, on few rows and small models.
+Nobody has tried the rule on models of billions of parameters here.
+
+## How far it gets
+
+"default" is `tunewright init MODEL DATA && tunewright run recipe.yaml` with nothing edited, "tuned" the recipe that
+`tunewright tune` writes, which searches rate, length and batch on rows held out from training. Both are measured on
+{evaluated} rows that neither has seen; in brackets the 95 % interval over these rows where the metric is a share. "of
+the gain": the default's gain over the base as a share of the tuned one's; above 100 % tuning chose worse than the
+default, on these rows.
+{target}
+"""
+
+
+def _rules() -> str:
+    low, high = rule.ROWS
+    passes = ", ".join(f"{kind} {n:g}" for kind, n in rule.PASSES.items())
+    rows = [
+        ("learning rate", f"the method's own, times (width {rule.WIDTH:,} / the model's width) ^ {rule.NARROWER:g}"),
+        (
+            "batch",
+            f"{low} to {high} rows a step, a power of two: so many that an epoch has about {rule.STEPS_AN_EPOCH} "
+            f"steps; {rule.MOST_TOKENS:,} tokens at most",
+        ),
+        (
+            "epochs",
+            f"over 100 rows: {passes}; they fall with the {rule.FALL:g}th power of the rows. More where that gives "
+            f"fewer than {rule.STEPS} steps, {rule.MOST_EPOCHS} at most",
+        ),
+        ("warm-up", f"{rule.WARMUP:.0%} of the steps"),
+    ]
+    return "\n".join(f"| {name} | {text} |" for name, text in rows)
+
+
+def _rates() -> tuple[str, str]:
+    """The rates' rows, and the factors in words."""
+    rows, factors = [], []
+    for name in sorted(catalogue.entries()):
+        if not catalogue.entries()[name].room.startswith("methods/"):
+            continue
+        cls = catalogue.load_method(name)
+        if cls.learning_rates:
+            said = "; ".join(f"{task or 'any task'} {r:g}" for task, r in cls.learning_rates.items())
+            rows.append(f"| `{name}` | {said} |")
+        if cls.rate_factor != 1:
+            factors.append(f"`{name}` x {cls.rate_factor:g}")
+    rows.append(f"| any other that adds weights | {rule.ADAPTER_RATE:g} |")
+    rows.append(f"| any other | {rule.WEIGHT_RATE:g} |")
+    return "\n".join(rows), ", ".join(factors)
+
+
+def page(found: Mapping[str, Cell]) -> str:
+    """The page's text."""
+    from tunewright.planning import lengths
+    from tunewright.training.budget import FEW_STEPS
+
+    rates, factors = _rates()
+    text = _HEAD.format(
+        rules=_rules(),
+        rates=rates,
+        factors=factors or "none does",
+        width=rule.WIDTH,
+        longest=lengths.LONGEST,
+        low=lengths.PIECES[0],
+        high=lengths.PIECES[1],
+        few=FEW_STEPS,
+        evaluated=TABLE[0].evaluated,
+        target=f"The aim: {LIMIT:.0%} of the gain, and never below the base.",
+    )
+    return f"{text}\n{_table(list(found.values()))}\n\n{_summary(list(found.values()))}\n\n{_missing(found)}\n"
+
+
+def _table(done: Sequence[Cell]) -> str:
+    lines = [
+        "| data | task, base | rows | measured | base | default | tuned | of the gain |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    order = {d.name: i for i, d in enumerate(TABLE)}
+    for cell in sorted(done, key=lambda c: (not c["fits"], order[c["data"]], c["size"])):
+        reached = share(cell)
+        name = f"{cell['data']}{' (fitted)' if cell['fits'] else ''}"
+        lines.append(
+            f"| {name} | {cell['kind']}, `{cell['model']}` | {cell['rows']:,} | "
+            f"{cell['metric'].replace('_', ' ')} | {_figure(cell, 'base')} | {_figure(cell, 'default')} | "
+            f"{_figure(cell, 'tuned')} | {'nothing gained' if reached is None else f'{reached:.0%}'}"
+            f"{', below the base' if below_base(cell) else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def _figure(cell: Cell, key: str) -> str:
+    value = cell[key]
+    if cell["unit"] != "fraction":
+        return f"{value:.3f}"
+    interval = wilson(round(value * cell["evaluated"]), cell["evaluated"])
+    return f"{100 * value:.1f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+
+
+def _summary(done: Sequence[Cell]) -> str:
+    said = []
+    for fits, words in ((False, "judged"), (True, "fitted")):
+        some = [c for c in done if c["fits"] is fits]
+        shares = [s for c in some if (s := share(c)) is not None]
+        if not some:
+            continue
+        low = sum(below_base(c) for c in some)
+        said.append(
+            f"Of {len(some)} cells on data that the rule was {words} on, {sum(s >= LIMIT for s in shares)} reach "
+            f"{LIMIT:.0%} of the gain and {low} end below the base."
+        )
+    return " ".join(said)
+
+
+def _missing(found: Mapping[str, Cell]) -> str:
+    left = [name_of(d, s) for d, s in cells() if name_of(d, s) not in found]
+    if not left:
+        return f"All {len(TABLE) * len(SIZES)} cells were run."
+    return (
+        f"Not run ({len(left)} of {len(TABLE) * len(SIZES)} cells; two shared cores have not had the time): "
+        f"{', '.join(left)}. `python -m benchmarks.defaults --data FOLDER` runs what is missing."
+    )

@@ -1,0 +1,50 @@
+"""What methods say before training of steps in which they cannot act, and that a plan and a report pass it on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tunewright import catalogue
+from tunewright.contract.method import Method, Plan
+
+PLAN = Plan(100, 10_000, "s", 1, 1e-3, 0)
+CASES = [
+    # method, parameters that act in 100 steps, parameters that do not, what is said of them
+    ("codyra", {}, {"kappa": 0.1}, "takes 2.6 from every gate"),
+    ("cooldown", {}, {"switch": 1.0}, "stays at 5"),
+    ("hft", {"round_steps": 99}, {"round_steps": 100}, "do not reach round_steps 100"),
+    ("infinite-lr", {}, {"warmup_steps": 60, "cooldown_steps": 40}, "take 100 of 100"),
+    ("infinite-lr", {"anneal_steps": 5}, {"anneal_steps": 5, "anneal_from": 100}, "nothing is annealed"),
+    ("ist", {"every": 99}, {"every": 100}, "no trial is made"),
+    ("lae", {"momentum": 0.99}, {}, "it follows 1.0% of the way in 100 steps; a momentum of 0.993"),
+    ("lift", {"refresh_steps": 99}, {}, "do not reach refresh_steps 400"),
+    ("rewarm-redecay-replay", {}, {"warmup": 0.999}, "the warm-up takes all 100 steps"),
+    ("spiel", {"first": 99}, {"first": 100}, "no place moves"),
+]
+
+
+@pytest.mark.parametrize(("name", "acts", "idle", "said"), CASES)
+def test_a_method_says_where_the_steps_are_too_few_and_nothing_where_it_acts(name, acts, idle, said):
+    cls = catalogue.load_method(name)
+    assert cls(**acts).caution(PLAN) is None
+    assert said in cls(**idle).caution(PLAN)
+
+
+def test_a_choice_of_never_is_no_slip():
+    for name, never in (
+        ("hft", {}),
+        ("lift", {"refresh_steps": None}),
+        ("ist", {"trials": 1, "every": 500}),
+        ("cooldown", {"initial": 1.0, "switch": 1.0}),
+        ("codyra", {"kappa": 0.0}),
+    ):
+        assert catalogue.load_method(name)(**never).caution(PLAN) is None, name
+    first = dataclasses.replace(PLAN, index=0)  # the first task of lae has no offline expert
+    assert catalogue.load_method("lae")().caution(first) is None
+
+
+def test_every_method_that_says_something_is_tried_here():
+    own = {n for n in catalogue.entries() if catalogue.load_method(n).caution is not Method.caution}
+    assert own == {name for name, *_ in CASES}

@@ -1,0 +1,40 @@
+"""The list of key lines does not rot: every line stands where it says, once, every method has some, tests exist."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from tests.mutants.listed import ROOMS, ROOT, listed
+from tests.mutants.page import PAGE, RESULTS, page
+from tunewright import catalogue
+
+MUTANTS = list(listed())
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.key)
+def test_a_listed_line_stands_in_its_file_once_and_its_change_is_code(mutant):
+    compile(mutant.mutated(), mutant.file, "exec")
+    assert mutant.becomes != mutant.line and mutant.breaks
+    assert all((ROOT / t).is_file() for t in mutant.tests)
+
+
+def test_every_method_has_two_lines_and_no_change_is_listed_twice():
+    count = Counter(m.method for m in MUTANTS)
+    entries = {n for n, e in catalogue.entries().items() if e.room.startswith(ROOMS)}
+    assert set(count) == entries and min(count.values()) >= 2
+    assert max(Counter(m.key for m in MUTANTS).values()) == 1
+
+
+def test_the_page_says_what_the_last_runs_found_of_lines_that_are_listed():
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert results.keys() <= {m.key for m in MUTANTS} and set(results.values()) <= {"killed", "survived"}
+    assert PAGE.read_text(encoding="utf-8") == page(MUTANTS, results), "run: python -m tests.mutants --left"
+
+
+def test_a_line_that_is_gone_is_named():
+    with pytest.raises(ValueError, match="has 0 lines 'gone'"):
+        replace(MUTANTS[0], line="gone").mutated()

@@ -1,0 +1,154 @@
+"""A file's rows as a model reads them, for a first recipe: how many, how long, and what the rule derives from that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tunewright.errors import MissingExtraError, ModelError
+from tunewright.recipe import Recipe, Source
+from tunewright.training.defaults import STEPS_AN_EPOCH, Facts, Kind, Setting, derive
+
+MOST_ROWS = 20_000
+"""Rows of a file that are measured; of more, these speak for all."""
+LONGEST = 2048
+"""Tokens of a row that a first recipe reads at most: longer ones cost memory that few machines have."""
+PIECES = (128, 1024)
+"""Tokens of the pieces that plain text is split into, at least and at most."""
+HELD_OUT = (50, 500)
+"""Rows to hold out, at least and at most, as far as a fifth of them reaches."""
+_BYTES = 4  # of text a token, about
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found. `rows`: to learn from, before any are held out; `words`: a sentence about it; `length`: what
+    max_length should be, none for pictures; `settings`: what the rule gave.
+    """
+
+    rows: int
+    words: str
+    length: Setting | None
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+
+def held_out(rows: int) -> float | None:
+    """The share of the rows to hold out, in whole per cent; none where too few would be left or held."""
+    if rows < 20:
+        return None
+    least, largest = HELD_OUT
+    share = min(0.2, max(0.1, least / rows)) if rows * 0.1 <= largest else largest / rows
+    return max(1, round(100 * share)) / 100
+
+
+def measure(model: str, data: Path, task: str, shape: str, methods: Sequence[str]) -> Measured:
+    """Encode the rows with the model's tokenizer, and derive; by the file's size where the model is not here."""
+    try:
+        return _measured(model, data, task, methods)
+    except (ModelError, MissingExtraError) as error:
+        return _estimated(data, task, shape, methods, error.what)
+
+
+def _measured(model: str, data: Path, task: str, methods: Sequence[str]) -> Measured:
+    from tunewright.runs.assemble import settled
+
+    def recipe(length: int, validation: float | None) -> Recipe:
+        source = Source(path=str(data.resolve()), limit=MOST_ROWS)
+        section = {"train": [source], "max_length": length, "validation": validation}
+        made = Recipe.model_validate({"model": model, "task": task, "data": section, "methods": list(methods)})
+        made._base = Path.cwd()
+        return made
+
+    length, count, words, whole = _length(recipe(LONGEST, None))
+    # rows that all fit are the same rows whatever the limit is, and are encoded already
+    limit = LONGEST if length is None or whole else int(length.value)
+    derived, found = settled(recipe(limit, held_out(count)))
+    settings = found[derived.stages[0].name]
+    return Measured(count, words, length, settings)
+
+
+def _length(recipe: Recipe) -> tuple[Setting | None, int, str, bool]:
+    """What max_length should be, how many rows there are, a sentence about their lengths, and whether all fit."""
+    from tunewright.data.dataset import build, labels_of
+    from tunewright.files.cache import cache_folder
+    from tunewright.loading.load import reading
+    from tunewright.loading.options import options_of
+    from tunewright.runs.session import located
+    from tunewright.tasks import get_task
+
+    task, sources = get_task(recipe.task), recipe.data.train
+    labels = labels_of(sources, recipe.base) if task.labelled else None
+    model = reading(located(recipe.model, recipe.base), task, labels)
+    reads = model.tokenizer if model.tokenizer is not None else model.processor
+    options = options_of(recipe.data, model.labels if task.labelled else None, model)
+    rows = build(sources, task, reads, options, cache_folder(), base=recipe.base)
+    read = rows.counts["read"]
+    many = f"{read:,} or more rows" if read >= MOST_ROWS else f"{read:,} rows"
+    if model.tokenizer is None:
+        return None, read, f"Measured: {many}.", True
+    sizes = sorted(row.size for row in rows.rows)
+    plain = rows.rows[0].fields.get("kind", "plain") in ("plain", "mask") and not task.labelled
+    words = f"Measured: {many} of {sizes[len(sizes) // 2]:,} tokens in the middle, {sizes[-1]:,} at most."
+    if plain and rows.counts["pieces"]:
+        words = f"Measured: {rows.counts['tokens']:,} tokens in {many}."
+    room = most(model.config, model.tokenizer)
+    if plain:
+        pieces = _pieces(sizes, room)
+        return pieces, read, words, pieces.value >= sizes[-1] and not rows.counts["pieces"]
+    longest = min(_round_up(sizes[-1]), room)
+    lost = rows.counts["left_out"]
+    why = f"tokens; the longest row has {sizes[-1]:,}"
+    if lost:
+        why = f"tokens; {lost:,} longer rows are left out (truncation: split keeps them)"
+        longest = min(LONGEST, room)
+    return Setting(longest, why), read, words, not lost
+
+
+def most(config: object, tokenizer: object) -> int:
+    """Tokens of the longest row that a model reads, LONGEST at most."""
+    said = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    return min([LONGEST, *(int(n) for n in said if isinstance(n, int | float) and 1 < n < 1e9)])
+
+
+def _pieces(sizes: Sequence[int], room: int) -> Setting:
+    """How long plain text is split: short enough that an epoch of little text is more than a few steps."""
+    wanted = sum(sizes) / (4 * STEPS_AN_EPOCH)
+    low, high = PIECES
+    length = min(max(low, 2 ** int(math.log2(max(1.0, wanted)))), high, room)
+    if sizes[-1] <= length:
+        longest = min(_round_up(sizes[-1]), room)
+        return Setting(longest, f"tokens; the longest text has {sizes[-1]:,}")
+    return Setting(length, f"tokens; longer text is split, so that {sum(sizes):,} tokens make steps enough")
+
+
+def _round_up(size: int) -> int:
+    """The next multiple of 32: tokens that a row of another file may be longer."""
+    return 32 * math.ceil(size / 32)
+
+
+def _estimated(data: Path, task: str, shape: str, methods: Sequence[str], why: str) -> Measured:
+    """By the file's lines and bytes."""
+    from tunewright import catalogue
+    from tunewright.data.read import read_source
+    from tunewright.runs.deriving import said_by
+
+    count = sum(1 for _ in read_source(Source(path=str(data.resolve()), limit=MOST_ROWS), data.parent, []))
+    files = [data] if data.is_file() else [p for p in data.rglob("*") if p.is_file()]
+    pictures = shape == "image-label"
+    tokens = count if pictures else max(1, sum(f.stat().st_size for f in files) // _BYTES)
+    classes = [catalogue.load_method(name) for name in methods]
+    kinds: dict[str, Kind] = {"image-label": "pictures", "text-label": "classes", "text": "plain text"}
+    kind = "pairs" if shape.startswith("preference") else kinds.get(shape, "answers")
+    facts = Facts(
+        task=task,
+        kind=kind,
+        rows=max(1, round(count * (1 - (held_out(count) or 0)))),
+        tokens=tokens,
+        width=None,
+        **said_by(classes),
+    )
+    length = None if pictures else Setting(1024, "tokens; longer plain text is split, other rows are left out")
+    words = f"Estimated from the file's size, {count:,} rows: {why}. Write it again once the model is here."
+    return Measured(count, words, length, derive(facts))

@@ -1,0 +1,111 @@
+"""Fills in what a recipe leaves to the rule (`training/defaults.py`), from the rows as they are encoded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunewright.contract.batch import Row
+from tunewright.contract.method import Method
+from tunewright.contract.task import Task
+from tunewright.recipe import Budget, Recipe, StageSpec
+from tunewright.runs.session import StageInputs
+from tunewright.training.defaults import Facts, Given, Kind, Setting, derive
+
+LOOKED_AT = 2000
+"""Rows whose sizes are added up; of more, as many evenly spaced ones speak for all."""
+_WIDTHS = ("hidden_size", "d_model", "n_embd", "hidden_dim")
+
+Settings = dict[str, dict[str, Setting]]
+"""Stage -> what the rule gave it."""
+
+
+def fill(recipe: Recipe, parts: Sequence[StageInputs], task: Task, config: Any) -> tuple[Recipe, Settings]:
+    """The recipe with every learning rate, batch, warm-up and length of training written, and what the rule gave.
+
+    Values of a recipe of one stage go where all stages have theirs; of several, each stage has its own.
+    """
+    found = {part.spec.name: derive(facts_of(part, task, width_of(config)), _given(part)) for part in parts}
+    if not any(found.values()):
+        return recipe, found
+    filled = recipe.model_copy(deep=True)
+    filled._base, filled._out, filled._notes = recipe._base, recipe._out, recipe._notes
+    for stage in filled.stages:
+        _write(filled, stage, found[stage.name])
+    return filled, found
+
+
+def _write(recipe: Recipe, stage: StageSpec, settings: Mapping[str, Setting]) -> None:
+    values = {name: setting.value for name, setting in settings.items()}
+    if "batch_tokens" in values:
+        values["batch_tokens"] = int(values["batch_tokens"])
+    if "epochs" in values:
+        stage.budget = Budget(epochs=values.pop("epochs"))
+    if not values:
+        return
+    if len(recipe.stages) == 1 and stage.train is None:
+        recipe.train = recipe.train.model_copy(update=values)
+        return
+    own = stage.train if stage.train is not None else _override(stage)
+    stage.train = own.model_copy(update=values)
+
+
+def _override(stage: StageSpec) -> Any:
+    """An empty `train` section of a stage's own."""
+    return StageSpec.model_validate({"name": stage.name, "methods": ["lora"], "train": {}}).train
+
+
+def _given(part: StageInputs) -> Given:
+    train = part.train
+    return Given(train.learning_rate, train.batch_tokens, train.warmup_steps, part.spec.budget.limited)
+
+
+def facts_of(part: StageInputs, task: Task, width: int | None) -> Facts:
+    """What the rule goes by, of a stage."""
+    methods = [method for _, method in part.methods]
+    rows = part.rows.rows
+    return Facts(
+        task=task.name,
+        kind=_kind(task, methods, rows[0]),
+        rows=len(rows),
+        tokens=_tokens(rows),
+        width=width,
+        **said_by([type(method) for method in methods]),
+    )
+
+
+def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
+    """What a stage's methods say of learning rates, as `Facts` takes it."""
+    return {
+        "rates": [m.learning_rates for m in methods if m.learning_rates],
+        "adds": any({"attach", "wrap"} & set(m.slots()) for m in methods),
+        "factor": math.prod(m.rate_factor for m in methods),
+    }
+
+
+def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
+    if task.name == "image-classification":
+        return "pictures"
+    if task.labelled:
+        return "classes"
+    if any(m.pairs for m in methods):
+        return "pairs"
+    return "plain text" if first.fields.get("kind", "plain") in ("plain", "mask") else "answers"
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    """Tokens of all rows; of many, of evenly spaced ones and in proportion."""
+    step = max(1, len(rows) // LOOKED_AT)
+    sizes = [rows[i].size for i in range(0, len(rows), step)]
+    return round(sum(sizes) / len(sizes) * len(rows))
+
+
+def width_of(config: Any) -> int | None:
+    """Width of the model's hidden states, as its config names it; none where it names none."""
+    for part in (config, getattr(config, "text_config", None), getattr(config, "vision_config", None)):
+        for name in _WIDTHS:
+            value = getattr(part, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+    return None
