@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, logits
 from tunewright.contract.combining import check_conflicts
+from tunewright.contract.method import Method
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.adapters.qlora import QLoRA
@@ -90,6 +92,20 @@ def test_a_surgery_that_is_not_declared_is_refused():
 
     with pytest.raises(MethodError, match="'g'.* gives a surgery and does not declare it"):
         Run({"g": Silent()})
+
+
+def test_edits_of_the_model_come_before_its_growth_however_methods_are_named():
+    """A token that another method adds is the base's too, as it is when a finished run is read."""
+    seen = []
+
+    class Edit(Method):
+        """Looks at the model that it would edit."""
+
+        def prepare(self, model: Any) -> None:
+            seen.append(model.config.hidden_size)
+
+    Run({"g": Bert2Bert(), "edit": Edit()})
+    assert seen == [Shape.of(tiny.llama()).channels]
 
 
 def test_what_does_not_grow_and_a_base_in_few_bits_are_refused():

@@ -71,7 +71,7 @@ _TRAINING = (
         "in order",
         "None: the model is edited in place. Or a Surgery, or several in order, of a method that declares `reshapes`: "
         "they are done, recorded, and done again from files",
-        "once per stage, before `setup`; the structure is looked at again afterwards",
+        "once per stage, before `setup`, edits before surgeries; the structure is looked at again afterwards",
         own={
             "needs": 'Needs: those of `when = "prepare"`, of the weights before the edit; for a Surgery alone',
             "structure": "Structure: the model's blocks and sites before the edit",

@@ -124,8 +124,8 @@ class Adapted(Reshapable):
 
     def carried(self) -> list[str]:
         """What hangs on the model that a change of its shape would lose, in words."""
-        there = {"deltas": self.deltas(), "a wrapper": self.wrapper, "layers in 4 bits": self.quantised()}
-        there["biases that the base does not have"] = self.added
+        there: dict[str, Any] = {"deltas": self.deltas(), "a wrapper": self.wrapper}
+        there |= {"layers in 4 bits": self.quantised(), "biases that the base does not have": self.added}
         return [what for what, found in there.items() if found]
 
     def rediscover(self) -> None:

@@ -36,7 +36,7 @@ class Shape:
     @classmethod
     def of(cls, model: Any) -> Shape:
         """As the model's config has it. MethodError where that does not say."""
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         called = next((n for n in NEURONS if isinstance(getattr(config, n, None), int)), None)
         names = ("hidden_size", "num_attention_heads")
         if called is None or any(not isinstance(getattr(config, n, None), int) for n in names):

@@ -28,7 +28,8 @@ def set_up(
     `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with.
     `needs(bound, "prepare")` gives those that its `prepare` reads. `earlier` is what methods of earlier stages left.
     """
-    for b in methods.on("prepare"):
+    # edits come first, however methods are named: they are done again before a surgery is, when files are read
+    for b in sorted(methods.on("prepare"), key=lambda b: b.method.reshapes):
         prepare(adapted, methods, b, needs(b, "prepare") if b.method.reshapes else {})
     for b in methods:
         own = b.state.rng
