@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 def all_checks() -> list[Check]:
     """Every check, in the order in which they are best read."""
-    from tunewright.conformance import declared, learned, reading, rows, slots, training, weights
+    from tunewright.conformance import declared, learned, reading, reshaping, rows, slots, training, weights
 
-    with_a_model = [*reading.CHECKS, *rows.CHECKS]
-    return [*declared.CHECKS, *training.CHECKS, *slots.CHECKS, *with_a_model, *weights.CHECKS, *learned.CHECKS]
+    special = [*reading.CHECKS, *reshaping.CHECKS, *rows.CHECKS]
+    return [*declared.CHECKS, *training.CHECKS, *slots.CHECKS, *special, *weights.CHECKS, *learned.CHECKS]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ def declarations_are_whole(case: Case) -> None:
         f"the module of {cls.__name__} has no docstring: say what it does, the formula, the source"
     )
     for need in case.method.needs():
-        assert need.when in ("once", "batch", "redraw", "end") and need.name, f"{need} does not say what or when it is"
+        assert need.when in ("once", "prepare", "batch", "redraw", "end") and need.name, (
+            f"{need} does not say what or when it is"
+        )
         assert need == type(need)(**need.model_dump()) and hash(need) == hash(type(need)(**need.model_dump())), (
             "equal needs must be equal, so that they are computed once"
         )

@@ -175,6 +175,7 @@ class Method(BaseModel):
     - `identity`: at the start the model gives the base's outputs bit for bit or to rounding.
     - `quantised`: works on a quantised base.
     - `quantises`: its `prepare` puts the base's matrices into few bits.
+    - `reshapes`: its `prepare` gives a `Surgery`, which changes the model's shape.
     - `ranks`: works on several processes.
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
     - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`contract/pairs.py`).
@@ -200,6 +201,7 @@ class Method(BaseModel):
     identity: ClassVar[bool] = True
     quantised: ClassVar[bool] = True
     quantises: ClassVar[bool] = False
+    reshapes: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
     couples: ClassVar[Literal["token", "row", "batch"]] = "token"
     pairs: ClassVar[bool] = False
@@ -297,7 +299,8 @@ class Setup:
 class Need(BaseModel):
     """Something a method asks for. Each kind is one file in `methods/needs/`.
 
-    `when`: "once" (a statistic, computed once from the weights a stage starts with and cached), "batch" (a signal
+    `when`: "once" (a statistic, computed once from the weights a stage starts with and cached), "prepare" (computed
+    from the weights before this method's `prepare`, which may change the model's shape), "batch" (a signal
     computed each micro-batch), "redraw" (computed only at the steps where a choice is drawn) or "end" (computed from
     the weights a stage ends with, for `end_task`). Equal needs of several methods are computed once, unless
     `reads_state` is set: then `compute(run, batch, state)` also gets the state of the method that asks. A method reads
@@ -307,7 +310,7 @@ class Need(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: ClassVar[str]
-    when: ClassVar[Literal["once", "batch", "redraw", "end"]]
+    when: ClassVar[Literal["once", "prepare", "batch", "redraw", "end"]]
     reads_state: ClassVar[bool] = False
     hidden: ClassVar[bool] = False
     """Whether the loop's own forward has to keep all hidden states for it."""

@@ -92,11 +92,16 @@ class Provider:
                     e.where = f"'{b.name}', {e.where}" if e.where else f"'{b.name}'"
                     raise
 
-    def statistics(self, bound: Bound) -> dict[str, Any]:
-        """A method's statistics, each computed once from the weights the stage starts with."""
+    def statistics(self, bound: Bound, when: str = "once") -> dict[str, Any]:
+        """A method's statistics, each computed once from the weights the stage starts with; those that its `prepare`
+        reads ("prepare") from the weights that are there then, since another method may have changed their shape.
+        """
         values = {}
         for need in bound.method.needs():
-            if need.when == "once":
+            if need.when == when == "prepare":
+                with self.context.adapted.evaluating():
+                    values[need.name] = need.compute(self.context)
+            elif need.when == when:
                 if need not in self._statistics:
                     with self.context.adapted.evaluating():
                         self._statistics[need] = need.compute(self.context)

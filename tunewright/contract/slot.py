@@ -66,11 +66,16 @@ class Slot:
 _TRAINING = (
     Slot(
         "prepare",
-        "edits model and tokenizer before training",
-        ("model", "tokenizer", "rng"),
+        "edits model and tokenizer before training, or changes the model's shape",
+        ("model", "tokenizer", "structure", "needs", "rng"),
         "in order",
-        "None: the model is edited in place",
-        "once per stage, before `setup`; the structure is looked at again afterwards",
+        "None: the model is edited in place. Or a Surgery, or several in order, of a method that declares `reshapes`: "
+        "they are done, recorded, and done again from files",
+        "once per stage, before `setup`, edits before surgeries; the structure is looked at again afterwards",
+        own={
+            "needs": 'Needs: those of `when = "prepare"`, of the weights before the edit; for a Surgery alone',
+            "structure": "Structure: the model's blocks and sites before the edit",
+        },
     ),
     Slot(
         "attach",

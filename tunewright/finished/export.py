@@ -72,6 +72,7 @@ def export(run_dir: Path | str, out: Path | str | None = None, task: str | None 
     inputs = check_inputs(run)
     before = logits_of(run.adapted.model, inputs)
     run.adapted.fold()
+    multiplied = run.adapted.plain()
     zeros = make_room(run.adapted.model, sorted(run.adapted.added))
     after = logits_of(run.adapted.model, inputs)
     spread, folded = float(before.std()), float((before - after).abs().max())
@@ -91,6 +92,7 @@ def export(run_dir: Path | str, out: Path | str | None = None, task: str | None 
         e.where = _set_aside(target)
         raise
     notes = _other_type(run.loaded.folder, target)
+    notes += [f"what transformers' class cannot hold was multiplied out, in the base's shape: {m}" for m in multiplied]
     if beside:
         notes.append(f"in the run's folder lie files that its report does not speak of: {', '.join(beside[:5])}")
     if run.adapted.added:

@@ -25,6 +25,7 @@ from tunewright.runs.folder import RECIPE
 from tunewright.runs.vocabulary import add_tokens
 from tunewright.tasks import get_task
 from tunewright.training import carry
+from tunewright.training.setting_up import prepare
 
 
 @dataclass
@@ -103,14 +104,15 @@ def load_base(recipe: Recipe) -> Loaded:
 
 
 def _prepare(recipe: Recipe, adapted: Adapted) -> None:
-    """Edit model and tokenizer as the stages' methods did before training (tokens they added, say)."""
+    """Edit model and tokenizer as the stages' methods did before training (tokens they added, say). What changed the
+    model's shape is recorded with the stage, and done again from there.
+    """
     for stage in recipe.stages:
         named: list[tuple[str, Method]] = []
         for use in stage.methods:
-            if "prepare" in catalogue.load_method(use.name).slots():
+            kind = catalogue.load_method(use.name)
+            if "prepare" in kind.slots() and not kind.reshapes:
                 named.append((catalogue.canonical(use.name), catalogue.build(use)))
         methods = bind(named, recipe.train_for(stage).seed, stage.name)
         for b in methods:
-            methods.call(b, "prepare", model=adapted.model, tokenizer=adapted.tokenizer)
-        if named:
-            adapted.rediscover()
+            prepare(adapted, methods, b, {})

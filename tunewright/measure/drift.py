@@ -296,12 +296,13 @@ def _unaligned(a: Tensor, b: Tensor) -> float:
 
 
 def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift | None:
-    """KL a row through the base's own head applied to both; without a head 1 - linear CKA, under that name. None where
+    """KL a row through the base's own head applied to both; without a head, or where the tuned model's features are of
+    another width, 1 - linear CKA, under that name. None where
     the base's features tell no two rows apart: they have no alignment.
 
     CKA's interval resamples rows, and takes off what the repeats shift (repeated rows align better).
     """
-    if base.weight is not None:
+    if base.weight is not None and base.values.shape[1] == tuned.values.shape[1]:
         a, b = (
             torch.log_softmax(
                 F.linear(x.values, base.weight.float(), None if base.bias is None else base.bias.float()), -1

@@ -22,6 +22,7 @@ from tunewright.models.delta_names import is_delta
 from tunewright.models.modes import set_training
 from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
+from tunewright.models.reshapable import Operated, Reshapable
 from tunewright.models.sites import Site, Structure, discover
 
 
@@ -37,7 +38,7 @@ class Wrapped:
     state: Any
 
 
-class Adapted:
+class Adapted(Reshapable):
     """`model` and `tokenizer` with a structure, deltas and originals. `base_hash` names the untouched weights,
     `beside` the files beside them that decide what they compute (config, tokenizer ...).
     """
@@ -56,6 +57,8 @@ class Adapted:
         ] = ()  # parameters drawn afresh (a new head): they train beside deltas, or they would mean nothing
         self.always: dict[str, Tensor] = {}  # entries that train whatever is chosen: rows of tokens that were added
         self.wrapped_by: Wrapped | None = None
+        self.operated: list[Operated] = []  # surgeries, in the order in which they were done
+        self._away = False  # whether the base is in place, in its own shape
         self.added: set[str] = set()  # biases that the base does not have: a change was folded into them
         self.notes: list[str] = []
         for p in model.parameters():
@@ -119,6 +122,12 @@ class Adapted:
             for n, delta in forms.deltas_of(site).items():
                 forms.attach(self.structure.site(name), n, delta)
 
+    def carried(self) -> list[str]:
+        """What hangs on the model that a change of its shape would lose, in words."""
+        there: dict[str, Any] = {"deltas": self.deltas(), "a wrapper": self.wrapper}
+        there |= {"layers in 4 bits": self.quantised(), "biases that the base does not have": self.added}
+        return [what for what, found in there.items() if found]
+
     def rediscover(self) -> None:
         """Look at the structure again, after `prepare` changed the model."""
         self.structure = discover(self.model)
@@ -145,9 +154,17 @@ class Adapted:
             self.originals[name] = Original(original.restored(p))
 
     def forget_changes(self) -> None:
-        """Put the base back: originals restored, deltas and the wrapper taken away."""
+        """Put the base back: originals restored, deltas and the wrapper taken away, its own shape given back."""
         self.unwrap()
         self.unquantise()
+        self.put_back()
+        for site in self.structure.every_site:
+            forms.detach(site)
+        while self.operated:
+            self.undo()
+
+    def put_back(self) -> None:
+        """Every original in its place, and forgotten."""
         parameters = self.base_parameters()
         with torch.no_grad():
             for name, original in self.originals.items():
@@ -157,8 +174,6 @@ class Adapted:
         for name in self.added:
             self._put_bias(name, None)
         self.added.clear()
-        for site in self.structure.every_site:
-            forms.detach(site)
 
     def unwrap(self) -> None:
         """Let go of a wrapper; the model itself was never touched by it."""
@@ -227,12 +242,25 @@ class Adapted:
     def at_strength(self, strength: float) -> Iterator[nn.Module]:
         """The plain model with base + strength x (tuned - base); 0 is the base bit for bit, 1 the tuned one folded.
 
+        Of a changed shape, 0 is the base in its own, and between 0 and 1 the way goes from what the surgery made of it.
         Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was. A
         wrapped model cannot be folded: at 1 it stays as it is.
         """
-        if strength == 1.0 and self.wrapper is not None:
+        if (strength == 1.0 and self.wrapper is not None) or (strength == 0.0 and self._away):
             yield self.model
             return
+        with self._of_this_shape(strength), self._in_own_shape(strength == 0.0):
+            yield self.model
+
+    @contextmanager
+    def started(self) -> Iterator[nn.Module]:
+        """The model as training began from the base: the base, in the present shape where that was changed."""
+        with self._of_this_shape(0.0):
+            yield self.model
+
+    @contextmanager
+    def _of_this_shape(self, strength: float) -> Iterator[None]:
+        """The plain model at a strength, in the shape that it has now."""
         undo: list[Callable[[], None]] = []
         quantised = self.quantised()
         exchanged = {n: self.model.get_submodule(n) for n in quantised}
@@ -244,7 +272,7 @@ class Adapted:
                         self._dial_deltas(self.structure.site(site_name), by_name, strength, undo)
                 for name, module in quantised.items():
                     put(self.model, name, self._unfolded(module, strength, self.deltas().get(name, {})))
-            yield self.model
+            yield
         finally:
             for name, there in exchanged.items():
                 put(self.model, name, there)

@@ -21,6 +21,7 @@ from tunewright.files.tensors import save_tensors
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_names import DeltaName, is_delta
+from tunewright.models.surgeries import replayed
 
 HOW, WEIGHTS, FORMAT, VERSION = "delta.json", "delta.safetensors", "tunewright-delta", 1
 APPLY = (
@@ -29,7 +30,8 @@ APPLY = (
     "scale x strength x (lora_B lora_A - offset_B offset_A), sparse puts values at indices of the [out, in] weight, "
     "bias adds values to the layer's bias, input-edit makes (1 + scale) x + shift of its input at places, and "
     "position-edit adds R^T (source h + bias_of - R h) to a block's output h at the first and last tokens of a prompt, "
-    "R being the Q of rotation's QR. new_biases names biases that the base does not have."
+    "R being the Q of rotation's QR. new_biases names biases that the base does not have. "
+    "What is listed under surgery is done to the model's shape first: names and places are those of the new shape."
 )
 
 
@@ -43,7 +45,7 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
             tensors[f"places:{name}"] = original.indices
             tensors[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
     tensors |= {f"delta:{n}": t.detach() for n, t in adapted.model.state_dict().items() if is_delta(n)}
-    if not tensors:
+    if not tensors and not adapted.operated:
         raise ModelError("nothing differs from the base", remedy="train first")
     described = {
         site: {n: {"form": d.form, "settings": d.settings(), "strength": d.strength} for n, d in by_name.items()}
@@ -62,7 +64,11 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({n: t.contiguous() for n, t in tensors.items()}, folder / WEIGHTS)
     (folder / HOW).write_text(
-        json.dumps({**how, "shapes": shapes, "new_biases": biases, "deltas": described}, indent=2) + "\n",
+        json.dumps(
+            {**how, "surgery": adapted.surgeries(), "shapes": shapes, "new_biases": biases, "deltas": described},
+            indent=2,
+        )
+        + "\n",
         encoding="utf-8",
     )
     return len(tensors)
@@ -89,6 +95,8 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
             where=where,
             remedy="the file is incomplete: save or download it again",
         )
+    for record in how.get("surgery", ()):
+        adapted.operate(replayed(record))
     parameters = adapted.base_parameters()
     new = how.get("new_biases", [])
     parameters |= {n: adapted.structure.site(n.removesuffix(".bias")).matrix()[:, 0] for n in new}

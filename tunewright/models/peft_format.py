@@ -57,6 +57,8 @@ def obstacle(adapted: Adapted) -> str | None:
     """Why the model's change cannot be a PEFT adapter; None where it can."""
     if adapted.wrapper is not None:
         return "the change wraps the model's forward"
+    if adapted.operated:
+        return "the model's shape was changed, and an adapter fits the base's own"
     deltas = adapted.deltas()
     if not deltas:
         return "there is no low-rank delta"

@@ -61,6 +61,12 @@ def _edit(method: Method, adapted: Adapted) -> None:
 def _merge(given: Method, name: str, adapted: Adapted, run: Path, score: Score | None, teach: Teach | None) -> None:
     method = as_merge(given, name)
     check_others(method, name)
+    if adapted.operated and method.of:
+        raise MethodError(
+            f"'{name}' merges with models of the base's own shape, and this run changed its model's shape",
+            where="after",
+            remedy="export both models and merge them, where their shapes are equal: tunewright merge",
+        )
     others = [_values(adapted, of, run, name) for of in method.of]
     own = {
         n: p.detach().clone()

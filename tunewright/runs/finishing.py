@@ -71,7 +71,12 @@ def finish(work: Work, cached: list[str]) -> Result:
 def _notes(work: Work) -> list[str]:
     from tunewright.runs.head_start import starts_from_probe
 
-    notes = [*work.session.notes, *work.session.left_out(), *work.session.adapted.notes]
+    notes = [
+        *work.session.notes,
+        *work.session.left_out(),
+        *work.session.adapted.notes,
+        *work.session.adapted.reshaped(),
+    ]
     if any(p.train.keep_best for p in work.session.stages) and work.session.validation is None:
         notes.insert(
             0,

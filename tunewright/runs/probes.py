@@ -18,14 +18,17 @@ from tunewright.runs.session import Session
 
 
 class Weights(Mapping[str, Tensor]):
-    """The parameters at a strength, made one at a time when asked for."""
+    """The parameters as they are after training, or as it began (`tuned` False), made one at a time when asked for.
 
-    def __init__(self, adapted: Adapted, strength: float):
-        self._adapted, self._strength = adapted, strength
+    Where the model's shape was changed, both are in the new one, so that they can be compared by name.
+    """
+
+    def __init__(self, adapted: Adapted, tuned: bool):
+        self._adapted, self._tuned = adapted, tuned
         self._names = list(adapted.base_parameters())
 
     def __getitem__(self, name: str) -> Tensor:
-        with self._adapted.at_strength(self._strength):
+        with self._adapted.at_strength(1.0) if self._tuned else self._adapted.started():
             return self._adapted.base_parameters()[name].detach().clone()
 
     def __iter__(self) -> Iterator[str]:
@@ -44,13 +47,13 @@ def run_all(uses: Sequence[Any], session: Session, base: Readings, tuned: Readin
 def run(use: Any, session: Session, base: Readings, tuned: Readings) -> Probe:
     """One probe. MethodError when it needs what this run does not have."""
     probe: Any = catalogue.build(use)
-    adapted = session.adapted
+    adapted, after = session.adapted, tuned
     sides = [
         Side(
-            weights=Weights(adapted, strength) if adapted.foldable else {},
+            weights=Weights(adapted, tuned) if adapted.foldable else {},
             answers={"target": r.target, "choice": r.choice},
         )
-        for strength, r in ((0.0, base), (1.0, tuned))
+        for tuned, r in ((False, base), (True, after))
     ]
     offered = {"base": sides[0], "tuned": sides[1], "structure": adapted.structure}
     result = probe.probe(**{n: offered[n] for n in arguments(type(probe), "probe") if n in offered})

@@ -331,7 +331,7 @@ def model_info(session: Session) -> schema.ModelInfo:
         weights=f"{loaded.source}, computed in {str(loaded.dtype).removeprefix('torch.')}",
         hash=loaded.hash,
         licence=loaded.licence,
-        parameters=sum(p.numel() for p in session.adapted.base_parameters().values()),
+        parameters=session.adapted.base_size,
     )
 
 

@@ -211,7 +211,7 @@ class TrainingOutcome:
 
 
 def run_stage(
-    stage: TrainingInputs, keeper: TrainingCallback, needs: Callable[[Any], dict[str, Any]], saved: Checkpoint | None
+    stage: TrainingInputs, keeper: TrainingCallback, needs: Callable[..., dict[str, Any]], saved: Checkpoint | None
 ) -> TrainingOutcome:
     """Train a stage from its start (or from a checkpoint within it) to its end, and save it as `stages/<name>/`."""
     methods: Methods = stage.methods

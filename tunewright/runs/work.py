@@ -181,9 +181,9 @@ class Work:
         keeper.track = trackers.log
         self.folder.drop_metrics_after(name, saved.state["loop"]["step"] if saved else 0)
 
-        def needs(bound: Any) -> dict[str, Any]:
+        def needs(bound: Any, when: str = "once") -> dict[str, Any]:
             with self.cost.phase("statistics"), counting() as counted:
-                values = provider.statistics(bound)
+                values = provider.statistics(bound, when)
             self.cost.add("statistics", flops=counted.total)
             return values
 

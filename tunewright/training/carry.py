@@ -20,6 +20,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.nf4 import quantise_sites
 from tunewright.models.peft_format import load_adapter
 from tunewright.models.peft_settings import CONFIG
+from tunewright.models.surgeries import replayed
 from tunewright.recipe import yaml_text
 from tunewright.training.trained import Trained
 
@@ -33,6 +34,7 @@ def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any], left: Seque
     by = adapted.wrapped_by
     quantised = {n: m.twice for n, m in adapted.quantised().items()}
     state = {
+        "surgery": adapted.surgeries(),
         "quantised": quantised,
         "deltas": described,
         "base_hash": adapted.base_hash,
@@ -68,6 +70,8 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
             where=str(folder),
             remedy="use the model that the stage's run names in its recipe.yaml",
         )
+    for record in saved.state.get("surgery", ()):
+        adapted.operate(replayed(record))
     for double in (False, True):
         sites = [adapted.structure.site(n) for n, kind in saved.state.get("quantised", {}).items() if kind is double]
         if quantise_sites(adapted.model, sites, double):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tunewright.contract.combining import restore_states, states_of
 from tunewright.contract.method import Choice
+from tunewright.errors import CheckpointError
 
 
 def state_of(loop: Any) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -30,6 +31,7 @@ def state_of(loop: Any) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         "choice": choice,
         "rollouts": loop.rollouts.state() if loop.rollouts else None,
         "validation": loop.validation.state() if loop.validation else None,
+        **({"surgery": loop.adapted.surgeries()} if loop.adapted.operated else {}),
     }
     tensors = {
         "trained": loop.trained.changed(),
@@ -45,6 +47,11 @@ def state_of(loop: Any) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
 
 def restore(loop: Any, saved: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Go back to what `state` gave; the model holds the stage's start."""
+    if saved.get("surgery", []) != loop.adapted.surgeries():
+        raise CheckpointError(
+            "the model's shape was changed in another way than it is now",
+            remedy="put data, methods and their parameters back as they were, or begin a new run",
+        )
     loop.step_number, loop.tokens = saved["step"], saved["tokens"]
     loop.trained_tokens, loop.seconds = saved["trained_tokens"], saved["seconds"]
     loop.flops = saved.get("flops", 0.0)  # checkpoints of before it was counted have none

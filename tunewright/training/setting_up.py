@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,7 @@ from tunewright.contract.method import Plan, Setup
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted, Wrapped
 from tunewright.models.deltas import attach, check_form
+from tunewright.models.surgery import Surgery
 
 
 def set_up(
@@ -19,18 +20,17 @@ def set_up(
     methods: Methods,
     plan: Plan,
     task: str,
-    needs: Callable[[Bound], dict[str, Any]],
+    needs: Callable[..., dict[str, Any]],
     earlier: Earlier | None = None,
 ) -> None:
     """Run every method's `prepare`, `setup`, `attach` (one delta a site; several make a named stack) and `wrap`.
 
-    `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with. `earlier` is
-    what methods of earlier stages left.
+    `needs(bound)` gives a method's statistics; they are computed from the weights the stage starts with.
+    `needs(bound, "prepare")` gives those that its `prepare` reads. `earlier` is what methods of earlier stages left.
     """
-    for b in methods.on("prepare"):
-        methods.call(b, "prepare", model=adapted.model, tokenizer=adapted.tokenizer)
-    if methods.on("prepare"):
-        adapted.rediscover()
+    # edits come first, however methods are named: they are done again before a surgery is, when files are read
+    for b in sorted(methods.on("prepare"), key=lambda b: b.method.reshapes):
+        prepare(adapted, methods, b, needs(b, "prepare") if b.method.reshapes else {})
     for b in methods:
         own = b.state.rng
         b.state = b.method.setup(Setup(adapted, plan, task, own, earlier or Earlier()))
@@ -54,6 +54,26 @@ def set_up(
     wrapping = methods.one("wrap")
     if wrapping is not None:
         wrap(adapted, methods, wrapping, plan, task)
+
+
+def prepare(adapted: Adapted, methods: Methods, bound: Bound, needs: Mapping[str, Any]) -> None:
+    """Let a method edit the model, or do the surgery that it gives."""
+    try:
+        given = methods.call(
+            bound, "prepare", needs, model=adapted.model, tokenizer=adapted.tokenizer, structure=adapted.structure
+        )
+        surgeries = [given] if isinstance(given, Surgery) else list(given or ())
+        if surgeries and not bound.method.reshapes:
+            raise MethodError(
+                "it gives a surgery and does not declare it",
+                remedy="write reshapes: ClassVar[bool] = True, so that finished stages do it again from their files",
+            )
+        for surgery in surgeries:
+            adapted.operate(surgery)
+    except MethodError as e:
+        e.where = f"'{bound.name}', {e.where}" if e.where else f"'{bound.name}'"
+        raise
+    adapted.rediscover()
 
 
 def wrap(adapted: Adapted, methods: Methods, bound: Bound, plan: Plan, task: str) -> None:

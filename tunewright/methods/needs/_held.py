@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -32,6 +33,8 @@ def cache_file(need: Need, run: Any, source: str) -> Path | None:
     if run.cache is None or not data or not base:
         return None
     digest = hashlib.sha256(f"{base}/{run.adapted.beside}/{data}/{run.seed}/{need.model_dump_json()}".encode())
+    if run.adapted.operated:
+        digest.update(json.dumps(run.adapted.surgeries()).encode())
     changed = run.adapted.originals
     for name, t in run.adapted.model.state_dict().items():
         # what an earlier stage changed or attached is not in the base's hash
