@@ -107,19 +107,6 @@ def test_pairing_by_seed_sees_what_means_alone_do_not():
     assert words_of(made) == {"a": "best", "b": "behind the best"}
 
 
-def test_a_difference_that_does_not_survive_holms_correction_is_only_likely():
-    """One p of 0.03 among ten comparisons: excluded by its own interval, not by the correction."""
-    values = {
-        "best": [0.0] * 4,
-        "near": [-0.01, -0.04, -0.05, -0.02],
-        **{f"x{i}": [0.01 * (-1) ** s * (i + 1) - 0.005 for s in range(4)] for i in range(9)},
-    }
-    found = figures.compare_with_best(values)
-    assert found["near"].p < 0.05 and found["near"].difference.high < 0
-    assert found["near"].word == "likely behind the best"
-    assert figures.compare_with_best({k: values[k] for k in ("best", "near")})["near"].word == "behind the best"
-
-
 def test_failed_seeds_make_an_arm_unclear_and_never_the_best():
     made = judged(
         a=plain("a", 0.5),

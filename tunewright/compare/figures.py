@@ -1,7 +1,7 @@
 """From trials' records to a comparison: means over seeds, ties said as ties, and what is kept at one common target.
 
 The unit is the seed. The best arm is the one with the largest mean gain among those whose seeds all finished; every
-other arm is compared with it seed by seed (paired t interval, Holm over the pairs, by the rule of `claims/rule.py`).
+other arm is compared with it seed by seed, judged for the best having been picked after the fact (`standing`).
 
 The common target of a seed is the base plus nine tenths of the smallest best gain among the arms that reach at least
 half of the largest mean gain and whose gain is shown (its interval over seeds lies above 0); others have hardly learnt,
@@ -14,13 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from tunewright.claims import rule
+from tunewright.compare.standing import compare_with_best
 from tunewright.measure.intervals import Bounds, Interval, t_interval
 from tunewright.measure.trade import at_target
 from tunewright.report.compare import shown
-from tunewright.report.compare_schema import Against, ArmFigures, Comparison, CurvePoint, RunFigures
+from tunewright.report.compare_schema import ArmFigures, Comparison, CurvePoint, RunFigures
 from tunewright.trials.trial import Reading, TrialRecord
 
 SHARE = 0.9
@@ -139,41 +138,6 @@ def at_common(record: TrialRecord, gain: float) -> tuple[float | None, float | N
     lost = [(g, k - base) for g, r in points if (k := mean_kept(r)) is not None and base is not None]
     drift = [(g, r.drift) for g, r in points if r.drift is not None]
     return at_target(lost, gain), at_target(drift, gain)
-
-
-def compare_with_best(
-    values: Mapping[str, Sequence[float | None]], bounds: Bounds = (-_ENDLESS, _ENDLESS)
-) -> dict[str, Against]:
-    """ComparedArm -> where it stands. `values`: one figure a seed, larger is better, None where a run gave none;
-    `bounds` of the difference of two."""
-    whole = {n: [v for v in vs if v is not None] for n, vs in values.items()}
-    candidates = [n for n, vs in whole.items() if len(vs) == len(values[n]) and vs] or [
-        n for n, vs in whole.items() if vs
-    ]
-    if not candidates:
-        return {n: Against(word="unclear", reason="no run finished") for n in values}
-    best = max(candidates, key=lambda n: sum(whole[n]) / len(whole[n]))
-    standings = {best: Against(word="best")}
-    judged = {n: rule.verdict(rule.effects(values[n], values[best], "higher"), 0.0) for n in values if n != best}
-    behind = rule.holm({n: v.p for n, v in judged.items() if v.reason is None})
-    for name, verdict in judged.items():
-        if verdict.reason is not None:
-            standings[name] = Against(
-                word="unclear", difference=_within(verdict.interval, bounds), reason=verdict.reason
-            )
-            continue
-        assert verdict.interval is not None
-        word: Any = "tied with the best"
-        if verdict.verdict == "fails":
-            word = "behind the best" if behind[name] else "likely behind the best"
-        standings[name] = Against(word=word, difference=_within(verdict.interval, bounds), p=verdict.p)
-    return {n: standings[n] for n in values}
-
-
-def _within(interval: Interval | None, bounds: Bounds) -> Interval | None:
-    if interval is None or interval.low is None or interval.high is None:
-        return interval
-    return interval.model_copy(update={"low": max(interval.low, bounds[0]), "high": min(interval.high, bounds[1])})
 
 
 def fill(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]]) -> None:

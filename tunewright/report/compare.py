@@ -39,7 +39,6 @@ class Cell:
 TONES = {
     "best": "up",
     "tied with the best": "up",
-    "likely behind the best": "down",
     "behind the best": "down",
     "unclear": "",
 }
@@ -62,7 +61,6 @@ def cell(
         named = {
             "best": best,
             "tied with the best": tied,
-            "likely behind the best": "likely behind",
             "behind the best": "behind",
             "unclear": "unclear",
         }

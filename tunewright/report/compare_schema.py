@@ -9,26 +9,34 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunewright.measure.intervals import Interval
 from tunewright.report.saved import Part, Saved
 
 VERSION: Literal[1] = 1
-Word = Literal["best", "tied with the best", "likely behind the best", "behind the best", "unclear"]
+Word = Literal["best", "tied with the best", "behind the best", "unclear"]
 
 
 class Against(Part):
     """An arm beside the best one, paired by seed."""
 
     word: Word = Field(
-        description="'tied with the best' where the interval holds 0; 'likely behind': not after Holm's correction"
+        description="'tied with the best' where the interval holds 0, the best having been picked after the fact"
     )
     difference: Interval | None = Field(
-        None, description="this arm minus the best one, positive: better; none for the best itself"
+        None,
+        description="this arm minus the best one, positive: better; with the others' intervals right at once in 95 % "
+        "(none for the best itself)",
     )
-    p: float | None = Field(None, description="two-sided p of no difference")
+    p: float | None = Field(None, description="how often the best of as many equal methods is this far ahead of any")
     reason: str | None = Field(None, description="why it is unclear")
+
+    @field_validator("word", mode="before")
+    @classmethod
+    def _not_shown(cls, word: Any) -> Any:
+        """Files of before have a word for what was not shown after a correction: it is a tie."""
+        return "tied with the best" if word == "likely behind the best" else word
 
 
 class RunFigures(Part):
