@@ -20,7 +20,8 @@ def test_every_judged_claim_has_its_words_and_the_counts_add_up(tmp_path):
     table, words = (text.partition(f"<!-- {n} -->")[2].partition(f"<!-- /{n} -->")[0] for n in ("verdicts", "texts"))
     rows = re.findall(r"^\| `([\w-]+)` \| (\w+) \|", table, re.MULTILINE)
     assert {name for name, _ in rows} == set(re.findall(r"^- `([\w-]+)` \(", words, re.MULTILINE))
-    total, *each = map(int, re.search(r"(\d+) results: (\d+) hold, (\d+) fail, (\d+) are unclear", table).groups())
+    counts = r"(\d+) results: (\d+) hold, (\d+) fail, (\d+) are unclear, (\d+) tested nothing"
+    total, *each = map(int, re.search(counts, table).groups())
     assert total == len(rows) == sum(each)
     assert page.verdicts(tmp_path) == "No claim has been judged yet." and page.texts(tmp_path) == "None yet."
 

@@ -111,6 +111,15 @@ def test_nothing_is_run_twice_and_a_baseline_is_shared(here):
     assert {arm for arm, _ in new} == {"tuning", "lift"} and len(new) == 4 + 2  # two of lift's seeds ran while tuning
 
 
+def test_how_much_was_trained_is_stored_and_decides_whether_a_redrawing_method_was_tested(here):
+    declare(here, more=", redraws=1")
+    result = run(here, made_up(hft=0.2))
+    assert result.amount.steps == 3 and result.target_unit == "fraction"
+    assert result.verdict == "not tested" and "'hft' has hardly drawn" in result.untested
+    stored = results_io.read("hft", here / "results")["nano"]
+    assert stored.untested == result.untested and stored.judged.verdict == "holds"
+
+
 def test_a_run_that_fails_is_shown_and_counted(here):
     declare(here)
     result = run(here, made_up(hft=0.2, broken={("full", 3)}))
@@ -123,7 +132,8 @@ def test_a_run_that_fails_is_shown_and_counted(here):
 def test_an_arm_that_never_finishes_makes_no_verdict_and_is_there(here, metric):
     declare(here, metric, "higher" if metric == "target" else "lower")
     result = run(here, made_up(hft=0.2, broken={("hft", None)}))
-    assert result.verdict == "unclear" and result.failed_runs == 4 and result.arms[0].rate is None
+    assert result.verdict == "not tested" and result.failed_runs == 4 and result.arms[0].rate is None
+    assert "no seed gave an effect" in result.untested and result.judged.verdict == "unclear"
     assert all(t["status"] == "failed" for t in result.arms[0].tuned)
 
 
@@ -248,7 +258,9 @@ def test_a_measure_of_its_own_is_judged_by_the_same_rule_and_goes_on_where_it_st
     broken.run_one = lambda recipe, keep: failed("k", "hft", 0, "out of memory")
     (here / "claims" / "hft.py").write_text((here / "claims" / "hft.py").read_text() + "\nCHANGED = 1\n")
     result = run(here, broken)
-    assert result.verdict == "unclear" and result.failed_runs == 4 and "out of memory" in result.arms[0].runs[0].error
+    assert (
+        result.verdict == "not tested" and result.failed_runs == 4 and "out of memory" in result.arms[0].runs[0].error
+    )
 
 
 def test_a_figure_that_stands_alone(here):

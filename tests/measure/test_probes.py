@@ -147,6 +147,18 @@ def test_the_trade_measures_each_strength_once_under_its_own_setting():
         and points[1].kept["general"].value == 3.25
         and points[2].drift.value == 0.25
     )
-    curve = [(p.target.value, p.kept["general"].value) for p in points]
+    curve = [(p.strength, p.target.value, p.kept["general"].value) for p in points]
     assert at_target(curve, 0.75) == pytest.approx(3.375) and at_target(curve, 2.0) == 4.0
     assert at_target(curve, 9.0) is None
+
+
+def test_a_curve_is_read_on_a_monotone_cubic_and_never_beyond_its_neighbours():
+    strengths = [0.0, 0.25, 0.5, 0.75, 1.0]
+    curve = [(s, s, s * s) for s in strengths]
+    for target in (0.1, 0.3, 0.6, 0.9):
+        found, chord = at_target(curve, target), np.interp(target, strengths, [s * s for s in strengths])
+        assert found == pytest.approx(target**2, abs=0.004) and target**2 < chord - 0.008
+    fell = [(0.0, 0.0, 3.0), (0.5, 0.8, 3.1), (0.75, 0.2, 3.9), (1.0, 0.9, 3.0)]
+    assert 3.0 <= at_target(fell, 0.5) <= 3.1  # where it first gets there
+    back = [(s, -t, f) for s, t, f in fell]
+    assert at_target(back, -0.5) == at_target(fell, 0.5)

@@ -144,8 +144,8 @@ def test_verdicts_come_from_the_results(tmp_path, monkeypatch):
     cards.verdicts.cache_clear()
     try:
         assert CARDS["hft"].verdicts == (
-            cards.Verdict("hft--drift", "nano", "holds"),
-            cards.Verdict("hft", "nano", "fails"),
+            cards.Verdict("hft--drift", "nano", "holds", ("trained: how many steps was not noted",)),
+            cards.Verdict("hft", "nano", "fails", ("trained: how many steps was not noted",)),
         )
         assert CARDS["hft"].states == ("lives", "holds", "fails")
         assert CARDS["lora"].states == ("lives",) and CARDS["ties"].verdicts == ()

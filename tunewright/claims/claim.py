@@ -21,6 +21,7 @@ from tunewright.claims.lab.scale import SEEDS
 from tunewright.claims.matched import REACH
 from tunewright.claims.rule import Direction
 from tunewright.errors import ClaimError, did_you_mean
+from tunewright.measure.trade import NEAR
 
 Scale = Literal["nano", "real"]
 RATES = (1e-4, 3e-4, 1e-3)
@@ -80,9 +81,7 @@ class Claim(_Part):
             "(): none is chosen, the task's own"
         ),
     )
-    strengths: tuple[float, ...] = Field(
-        (0.25, 0.5, 0.75, 1.0), description="strengths at which every run is measured, beside the base"
-    )
+    strengths: tuple[float, ...] = Field(NEAR, description="strengths at which every run is measured, beside the base")
     reach: float = Field(
         REACH,
         gt=0,
@@ -101,6 +100,20 @@ class Claim(_Part):
     scales: tuple[Scale, ...] = Field(("nano", "real"), description="where it can be run")
     real: dict[str, Any] = Field(
         default_factory=dict, description="fields that differ at scale real: {'seeds': 5, 'budget': {'tokens': 20000}}"
+    )
+    learnt: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="least share of what there was to gain that a baseline must gain for anything to be tested",
+    )
+    redraws: int | None = Field(
+        None,
+        ge=1,
+        description="steps between draws of a method that searches by drawing anew; with few of them nothing is tested",
+    )
+    better_base: tuple[str, str] | None = Field(
+        None, description="two lab bases of which the first has to be the better one for anything to be tested"
     )
     differs: str | None = Field(None, description="how the test differs from the paper's own setting")
 

@@ -17,8 +17,8 @@ from tunewright.files import source
 from tunewright.recipe.uses import MethodUse
 from tunewright.trials import trial_key
 
-WORDS = {"says", "differs", "scales", "real"}
-"""Fields that decide nothing at a scale: words, and what is laid over the others already."""
+WORDS = {"says", "differs", "scales", "real", "learnt", "redraws", "better_base"}
+"""Fields that decide no run at a scale: words, what is laid over the others already, and what is asked of a result."""
 
 
 def of_claim(loaded: Loaded, scale: Scale = "nano") -> str:

@@ -151,7 +151,11 @@ def rows(
     entries = list(stored(names, results=results, scales=scales))
     corrected: dict[tuple[str, str], str] = {}
     for scale in scales:
-        of_scale = {loaded.name: r.judged for loaded, s, r in entries if s == scale and r.judged is not None}
+        of_scale = {
+            loaded.name: r.judged
+            for loaded, s, r in entries
+            if s == scale and r.judged is not None and r.untested is None
+        }
         corrected |= {(name, scale): word for name, word in holm_verdicts(of_scale).items()}
     return [_row(loaded, scale, r, corrected.get((loaded.name, scale))) for loaded, scale, r in entries]
 
@@ -171,7 +175,7 @@ def _row(loaded: Loaded, scale: Scale, result: ScaleResult, corrected: str | Non
         "relative": loaded.claim.relative,
         "seeds": None if judged is None else judged.seeds,
         "usable": None if judged is None else judged.usable,
-        "reason": None if judged is None else judged.reason,
+        "reason": result.untested or (None if judged is None else judged.reason),
         "failed_runs": result.failed_runs,
         "attempts": result.attempts,
         "stale": checking.stale(loaded, scale, result, base_today(loaded, scale)),

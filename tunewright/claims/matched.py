@@ -2,7 +2,8 @@
 
 A change can be dialled between the base (strength 0) and the tuned model (1), so a method is a curve of target against
 what it lost. For each seed the target T is the best that both curves reach (or a share `at` of that gain over the
-base); each curve's figure is read where it first gets to T, linearly between neighbouring strengths. Near its best a
+base); each curve's figure is read where it first gets to T, on monotone cubics through its strengths (PCHIP: a chord
+overrates what is lost). Near its best a
 curve gains little and loses much, so that a little noise in T moves the figure far: with `at` 0.9 effects vary half as
 much from seed to seed (docs/claims.md shows by how much).
 
@@ -62,9 +63,9 @@ def match(
             )
         if not all(math.isfinite(p.target) and math.isfinite(p.figure) for p in curve):
             return Matched(reason=f"{name} has a figure that is not finite")
-        curves.append([(sign * p.target, p.figure) for p in curve])
-    best = [max(t for t, _ in curve) for curve in curves]
-    base = max(curve[0][0] for curve in curves)
+        curves.append([(p.strength, sign * p.target, p.figure) for p in curve])
+    best = [max(t for _, t, _ in curve) for curve in curves]
+    base = max(curve[0][1] for curve in curves)
     target = min(best)
     if target <= base or target - base < reach * (max(best) - base):
         slower = "the method" if best[0] <= best[1] else "the baseline"

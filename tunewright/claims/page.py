@@ -47,7 +47,7 @@ def verdicts(results: Path | None = None) -> str:
     lines = [
         (
             f"{len(judged)} results: {counts['holds']} hold, {counts['fails']} fail, {counts['unclear']} are unclear, "
-            "each at the scale beside it."
+            f"{counts['not tested']} tested nothing, each at the scale beside it."
         ),
         "",
     ]
@@ -67,9 +67,10 @@ def texts(results: Path | None = None) -> str:
     for name in claims.names():
         claim, judged = claims.load(name).claim, listing.rows([name], results=results or results_io.SHIPPED)
         words = [f"{r['verdict']} at scale {r['scale']}" for r in judged if r["status"] == "judged"]
+        untested = "".join(f" *Not tested:* {r['reason']}." for r in judged if r["verdict"] == "not tested")
         if words:
             differs = f" *Differs:* {claim.differs.rstrip('.')}." if claim.differs else ""
-            lines.append(f"- `{name}` ({', '.join(words)}): {claim.says}{differs}")
+            lines.append(f"- `{name}` ({', '.join(words)}): {claim.says}{untested}{differs}")
     return "\n".join(lines) or "None yet."
 
 

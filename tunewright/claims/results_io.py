@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tunewright.claims.rule import Verdict, Word
+from tunewright.claims.rule import Verdict
 from tunewright.errors import ClaimError
 from tunewright.files.cache import cache_folder, write_json
 
+Found = Literal["holds", "fails", "unclear", "not tested"]
 SHIPPED = Path(__file__).parent / "results"
 
 
@@ -50,6 +51,11 @@ class RunResult(_Part):
     attempt: int = Field(1, description="how many times this run was begun")
     other: dict[str, float] = Field(default_factory=dict, description="further figures of the claim's own measure")
 
+    @property
+    def tuned(self) -> float | None:
+        """The target at full strength."""
+        return next((s.target for s in self.strengths if s.strength == 1.0), None)
+
 
 class ArmResult(_Part):
     """One arm: the rate chosen on validation rows with every attempt at it, and its runs."""
@@ -75,6 +81,14 @@ class PairResult(_Part):
     )
 
 
+class Amount(_Part):
+    """How much a run trained; every arm has the same budget."""
+
+    steps: int | None = Field(None, description="optimizer steps, of all stages")
+    tokens: int | None = Field(None, description="tokens (or pictures) that went through training")
+    passes: float | None = Field(None, description="passes over the rows of a stage, the mean of its stages")
+
+
 class ShortRun(_Part):
     """What one run, cut short, did."""
 
@@ -98,7 +112,10 @@ class Behaviour(_Part):
 class ScaleResult(_Part):
     """A claim's result at one scale."""
 
-    verdict: Word | None = Field(None, description="holds, fails, unclear; null until every run is there")
+    verdict: Found | None = Field(
+        None, description="holds, fails, unclear, or 'not tested'; null until every run is there"
+    )
+    untested: str | None = Field(None, description="why nothing was tested, whatever the effect")
     status: Literal["running", "judged", "abandoned"] = "running"
     interval: dict[str, Any] | None = Field(None, description="mean effect and its 95 % interval over seeds")
     judged: Verdict | None = Field(None, description="what the rule says in full")
@@ -109,6 +126,9 @@ class ScaleResult(_Part):
     claim: dict[str, Any] = Field(description="the claim as it was declared")
     arms: list[ArmResult] = Field(default_factory=list)
     pairs: list[PairResult] = Field(default_factory=list)
+    best: str | None = Field(None, description="the one baseline that is judged against, where that is the best")
+    amount: Amount | None = Field(None, description="how much each run trained; none: nothing was noted")
+    target_unit: str | None = Field(None, description="of the task's headline metric; none: see the digest")
     failed_runs: int = Field(0, description="runs that failed or were killed, counted in the verdict")
     hardware: dict[str, Any] = Field(default_factory=dict)
     threads: int | None = None
@@ -124,6 +144,13 @@ class ScaleResult(_Part):
     no_digest: str | None = Field(None, description="why there is none; the methods' files stand in for it")
     attempts: int = Field(1, description="this one and the earlier ones")
     earlier: list[dict[str, Any]] = Field(default_factory=list, description="earlier attempts, oldest first, whole")
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the target is a share of rows, and so between 0 and 1, higher being better."""
+        if self.target_unit is not None:
+            return self.target_unit == "fraction"
+        return self.digest is not None and any(run.unit == "fraction" for run in self.digest.runs.values())
 
     def same_numbers(self, other: ScaleResult) -> bool:
         """Whether another result says the same of every run: then it is no new attempt."""

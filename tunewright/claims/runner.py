@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tunewright.claims import code_hash, judging, results_io
+from tunewright.claims import code_hash, judging, results_io, tested
 from tunewright.claims.claim import Arm, Claim, Loaded, Scale, load
 from tunewright.claims.claim_run import ClaimRun, recipe_of
 from tunewright.claims.engine import TUNING_SEEDS, Engine, Search
-from tunewright.claims.results_io import ArmResult, RunResult, ScaleResult
+from tunewright.claims.results_io import Amount, ArmResult, RunResult, ScaleResult
 from tunewright.errors import ClaimError, TunewrightError
 from tunewright.files.cache import cache_folder, write_json
 
@@ -103,6 +103,7 @@ def run_claim(
             )
     _describe(result, count)
     _digest(loaded, run, engine, result)
+    tested.settle(claim, result)
     return results_io.finish(loaded.name, scale, result, results)
 
 
@@ -161,7 +162,7 @@ def _compare(run: ClaimRun, engine: Engine, result: ScaleResult, count: _Count, 
     ]
     result.failed_runs = sum(r.status != "finished" for a in result.arms for r in a.runs)
     every = {a.name: records.get(a.name) or [_Unfinished()] * claim.seeds for a in claim.arms}
-    result.pairs, result.judged = judging.judge_records(claim, every, best)
+    result.pairs, result.judged, result.best = *judging.judge_records(claim, every, best), best
 
 
 class _Unfinished:
@@ -199,7 +200,7 @@ def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, count: _Count, 
         count.one(f"measured seed {seed}")
     result.arms = judging.measured_arms(claim, values, errors)
     result.failed_runs = sum(v is None for v in values)
-    result.pairs, result.judged = judging.judge_measured(claim, values, best)
+    result.pairs, result.judged, result.best = *judging.judge_measured(claim, values, best), best
 
 
 def _one_seed(loaded: Loaded, run: ClaimRun, seed: int) -> tuple[dict[str, float] | None, str | None]:
@@ -220,15 +221,25 @@ def _one_seed(loaded: Loaded, run: ClaimRun, seed: int) -> tuple[dict[str, float
 def _describe(result: ScaleResult, count: _Count) -> None:
     """Verdict, machine, versions and time."""
     assert result.judged is not None
-    result.status, result.verdict = "judged", result.judged.verdict
-    result.interval = result.judged.interval.model_dump(mode="json") if result.judged.interval else None
+    result.status = "judged"
     result.finished, result.seconds = datetime.now(UTC), round(count.seconds, 1) or None
     some = next((r for r in count.seen.values() if r.status == "finished"), None)
     if some is None:
         return
     result.hardware = {k: v for k, v in some.hardware.items() if v is not None}
     result.threads, result.versions, result.commit = some.threads, dict(some.versions), some.commit
-    result.base_hash = some.base_hash
+    result.base_hash, result.target_unit = some.base_hash, some.target_unit
+    result.amount = _amount(some)
+
+
+def _amount(record: Any) -> Amount:
+    """How much a run trained, as its record has it."""
+    passes = [s["epochs"] for s in record.stages if s.get("epochs") is not None]
+    return Amount(
+        steps=record.cost.get("steps"),
+        tokens=record.cost.get("tokens"),
+        passes=round(sum(passes) / len(passes), 3) if passes else None,
+    )
 
 
 def _digest(loaded: Loaded, run: ClaimRun, engine: Engine, result: ScaleResult) -> None:

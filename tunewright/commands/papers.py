@@ -31,7 +31,7 @@ def papers_list(
         list[str] | None, typer.Argument(metavar="[WORDS]...", help="what to look for, best first")
     ] = None,
     family: Annotated[str | None, typer.Option(help="merge, peft, continual ...")] = None,
-    state: Annotated[str | None, typer.Option(help="open, lives, holds, fails or unclear")] = None,
+    state: Annotated[str | None, typer.Option(help="open, lives, holds, fails, unclear or not tested")] = None,
     modality: Annotated[str | None, typer.Option(help="text, vision, any ...")] = None,
     kind: Annotated[str | None, typer.Option(help="method, analysis, benchmark ...")] = None,
     as_json: JsonOption = False,

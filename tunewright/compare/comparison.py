@@ -17,6 +17,7 @@ from pathlib import Path
 from tunewright.compare import arms as compare_arms
 from tunewright.compare import figures as compare_figures
 from tunewright.compare.arms import ComparedArm, Given, arm_recipe
+from tunewright.compare.cautions import cautions
 from tunewright.compare.result import Comparison
 from tunewright.compare.settling import settle
 from tunewright.errors import FolderError, Interrupted, RecipeError
@@ -289,59 +290,6 @@ def budget_words(budget: Budget) -> str:
         "flops": lambda v: f"{count(v)} FLOPs of training",
     }
     return " or ".join(texts[k](v) for k, v in budget.model_dump(exclude_none=True).items())
-
-
-def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]], recipe: Recipe) -> list[str]:
-    """What a reader has to know before believing the table, most important first."""
-    said = []
-    lost = sum(r.status != "finished" for a in made.arms for r in a.runs)
-    if lost:
-        said.append(
-            f"{lost} of {sum(len(a.runs) for a in made.arms)} runs did not finish; their methods cannot be "
-            "ranked on "
-            "equal terms"
-        )
-    if not made.tuned:
-        said.append(_untuned_rates(made, recipe))
-    edge = [a.name for a in made.arms if a.rate_at_edge]
-    if edge:
-        said.append(f"the best learning rate of {', '.join(edge)} is the outermost one that was tried")
-    orders = {s: {by_seed[s].order for by_seed in records.values() if by_seed[s].finished} for s in made.seeds}
-    same_length = not {"seconds", "flops"} & made.budget.keys()
-    if same_length and any(len(o) > 1 for o in orders.values()):
-        said.append("not all methods saw the same rows in the same order: one of them chooses its own rows")
-    measures = {r.drift_measure for by_seed in records.values() for r in by_seed.values() if r.finished}
-    if len(measures) > 1:
-        said.append("drift was measured in different ways: it is not compared")
-    if len(made.seeds) < 5:
-        n = len(made.seeds)
-        said.append(
-            f"{n} seed{'s tell' if n > 1 else ' tells'} little about the spread over seeds: a tie may mean no more "
-            "than too few of them"
-        )
-    if made.evaluated is not None and made.evaluated < 200 and made.unit == "fraction":
-        said.append(f"only {made.evaluated} rows measured the target: differences of a few per cent cannot be seen")
-    if len(made.arms) > 2 and made.winner is not None:
-        said.append(
-            "the winner was chosen by these very rows, which flatters it a little: fresh rows tell what it is worth"
-        )
-    return said
-
-
-def _untuned_rates(made: Comparison, recipe: Recipe) -> str:
-    rate = recipe.train.learning_rate
-    if rate is None:
-        each = ", ".join(f"{a.name} {a.rate:g}" for a in made.arms if a.rate is not None)
-        return (
-            f"learning rates were not tuned: each method ran at its own by rule ({each}), which may suit one better "
-            "than another (--tune chooses one for each)"
-        )
-    own = [a.name for a in made.arms if a.rate != rate]
-    but = f" (their own: {', '.join(own)})" if own else ""
-    return (
-        f"learning rates were not tuned: all methods ran at the recipe's {rate:g}{but}, which favours those it was "
-        "chosen for (--tune chooses one for each)"
-    )
 
 
 def winner_recipe(made: Comparison, recipe: Recipe, arm: ComparedArm, rate: float | None) -> str:

@@ -77,6 +77,8 @@ def run_figures(record: TrialRecord) -> RunFigures:
         figures.gain = sign_of(record.direction) * (tuned.target - base.target)
     figures.kept = {n: v - base.kept[n] for n, v in tuned.kept.items() if n in base.kept}
     figures.tokens, figures.steps = cost.get("tokens"), cost.get("steps")
+    if cost.get("flops_by_phase") and figures.tokens:  # reports of before hold an estimate, in which all are the same
+        figures.flops_per_token = sum(cost["flops_by_phase"].values()) / figures.tokens
     figures.train_seconds = spent.get("train")
     figures.setup_seconds = sum(spent.get(p, 0.0) for p in ("set-up", "selection", "statistics"))
     figures.peak_memory_bytes = cost.get("peak_memory_bytes")
@@ -111,10 +113,12 @@ def curve(records: Sequence[TrialRecord], bounded: Bounded) -> list[CurvePoint]:
     return points
 
 
-def _gains(record: TrialRecord) -> list[tuple[float, Reading]]:
-    """(gain over the base, reading) along the curve, where the target is there."""
+def _gains(record: TrialRecord) -> list[tuple[float, float, Reading]]:
+    """(strength, gain over the base, reading) along the curve, where the target is there."""
     sign, base = sign_of(record.direction), record.base.target
-    return [(sign * (r.target - base), r) for r in readings(record) if r.target is not None and base is not None]
+    return [
+        (r.strength, sign * (r.target - base), r) for r in readings(record) if r.target is not None and base is not None
+    ]
 
 
 def common_targets(by_arm: Mapping[str, Mapping[int, TrialRecord]], compared: Sequence[str]) -> dict[int, float]:
@@ -124,7 +128,7 @@ def common_targets(by_arm: Mapping[str, Mapping[int, TrialRecord]], compared: Se
         best = []
         for arm in compared:
             record = by_arm[arm].get(seed)
-            gains = [g for g, _ in _gains(record)] if record is not None and record.finished else []
+            gains = [g for _, g, _ in _gains(record)] if record is not None and record.finished else []
             best.append(max(gains, default=0.0))
         if best and min(best) > 0:
             targets[seed] = SHARE * min(best)
@@ -135,8 +139,8 @@ def at_common(record: TrialRecord, gain: float) -> tuple[float | None, float | N
     """(mean change of kept losses, drift) where the curve first reaches a gain; None where it has no such figure."""
     points = _gains(record)
     base = mean_kept(record.base)
-    lost = [(g, k - base) for g, r in points if (k := mean_kept(r)) is not None and base is not None]
-    drift = [(g, r.drift) for g, r in points if r.drift is not None]
+    lost = [(s, g, k - base) for s, g, r in points if (k := mean_kept(r)) is not None and base is not None]
+    drift = [(s, g, r.drift) for s, g, r in points if r.drift is not None]
     return at_target(lost, gain), at_target(drift, gain)
 
 
@@ -166,7 +170,7 @@ def _sum_up(arm: ArmFigures, records: Sequence[TrialRecord], bounded: Bounded) -
     for name in ("trainable_parameters", "stored_parameters", "stored_bytes"):
         setattr(arm, name, first.cost.get(name))
     arm.serves = first.serves
-    for name in ("train_seconds", "setup_seconds", "tokens", "peak_memory_bytes"):
+    for name in ("train_seconds", "setup_seconds", "tokens", "flops_per_token", "peak_memory_bytes"):
         values = [v for r in runs if (v := getattr(r, name)) is not None]
         setattr(arm, name, sum(values) / len(values) if values else None)
     arm.notes = sorted({n for r in records if r.finished for n in r.notes if not n.startswith("only ")})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+from tunewright.measure import monotone
 from tunewright.measure.intervals import Interval
 
 Evaluation = Callable[[], Interval]
@@ -49,15 +50,21 @@ def trade(
     return list(points.values())
 
 
-def at_target(curve: Sequence[tuple[float, float]], target: float) -> float | None:
-    """The figure where a curve first reaches a target, linearly between neighbours; None where it never does.
+NEAR = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Strengths for reading a curve at nine tenths of its gain: closer together where that usually lies."""
 
-    `curve`: (target reached, figure) in rising strength.
+
+def at_target(curve: Sequence[tuple[float, float, float]], target: float) -> float | None:
+    """The figure where a curve first reaches a target; None where it never does.
+
+    `curve`: (strength, target reached, figure) in rising strength. Between neighbours both are monotone cubics of the
+    strength (PCHIP, Fritsch and Butland 1984): a chord would overrate what is lost, which grows faster than the gain.
     """
-    for i, (reached, figure) in enumerate(curve):
+    for i, (_, reached, figure) in enumerate(curve):
         if reached == target:
             return figure
-        if i and min(curve[i - 1][0], reached) < target < max(curve[i - 1][0], reached):
-            before, figure_before = curve[i - 1]
-            return figure_before + (target - before) / (reached - before) * (figure - figure_before)
+        if i and min(curve[i - 1][1], reached) < target < max(curve[i - 1][1], reached):
+            strengths, targets, figures = zip(*curve, strict=True)
+            at = monotone.reach(strengths, targets, i, target)
+            return monotone.between(strengths, figures, monotone.slopes(strengths, figures), i, at)
     return None

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import RecipeError, TunewrightError, did_you_mean
+from tunewright.papers import outcomes
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER.parent / "claims" / "results"
-STATES = ("open", "lives", "holds", "fails", "unclear")
+STATES = ("open", "lives", "holds", "fails", "unclear", "not tested")
 _NEEDED = ("title", "name", "family", "kind", "modality", "mechanism", "claim", "tags", "lives")
 _ALSO = ("year", "arxiv", "map", "shown", "reconstructed")
 
@@ -36,11 +37,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an executable claim came to at one scale: "holds", "fails" or "unclear"."""
+    """What an executable claim came to at one scale: "holds", "fails", "unclear" or "not tested"."""
 
     claim: str
     scale: str
     verdict: str
+    beside: tuple[str, ...] = ()  # what it rests on: steps, passes, figures of base and tuned, what the paper had
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,6 @@ def verdicts() -> dict[str, tuple[Verdict, ...]]:
         for scale, result in json.loads(file.read_text(encoding="utf-8")).items():
             if isinstance(result, dict) and result.get("verdict") in STATES[2:]:
                 by_paper.setdefault(result.get("paper", file.stem), []).append(
-                    Verdict(file.stem, scale, result["verdict"])
+                    Verdict(file.stem, scale, result["verdict"], tuple(outcomes.words(result)))
                 )
     return {paper: tuple(of) for paper, of in by_paper.items()}

@@ -13,7 +13,7 @@ from rich.text import Text
 from tunewright.errors import RecipeError, did_you_mean
 from tunewright.papers import cards, search
 
-_COLOURS = {"open": "dim", "lives": "cyan", "holds": "green", "fails": "red", "unclear": "yellow"}
+_COLOURS = dict(zip(cards.STATES, ("dim", "cyan", "green", "red", "yellow", "magenta"), strict=True))
 
 
 def select(words: str = "", filters: Mapping[str, str | None] | None = None) -> list[cards.Card]:
@@ -81,9 +81,15 @@ def facts(card: cards.Card) -> dict[str, str]:
         **({"reconstructed": card.reconstructed} if card.reconstructed else {}),
         "tests": ", ".join(card.tests) or "none",
         "parity": card.parity or "none",
-        "claims": "; ".join(f"{v.claim} at {v.scale} scale: {v.verdict}" for v in card.verdicts) or "none judged",
+        "claims": "\n".join(_judged(v) for v in card.verdicts) or "none judged",
         "like it": ", ".join(c.slug for c in search.similar(card.slug)),
     }
+
+
+def _judged(verdict: cards.Verdict) -> str:
+    """A verdict, and below it what it rests on."""
+    head = f"{verdict.claim} at {verdict.scale} scale: {verdict.verdict}"
+    return "\n".join([head, *(f"  {line}" for line in verdict.beside)])
 
 
 def print_card(slug: str, as_json: bool) -> None:

@@ -106,7 +106,29 @@ def shown(arm: ArmFigures) -> bool:
 
 
 def _won(c: Comparison) -> str:
-    return f"The winner is {c.winner}: {c.why}."
+    return f"The winner is {c.winner}: {c.why}.{_computes(c)}"
+
+
+def compute(c: Comparison, arm: ArmFigures) -> tuple[str, str]:
+    """What an arm computes a token, in words, and as how many times the least of all arms; empty where not counted."""
+    counted = [a.flops_per_token for a in c.arms if a.flops_per_token]
+    if not arm.flops_per_token:
+        return "", ""
+    return f"{words.count(arm.flops_per_token)} FLOPs", f"{arm.flops_per_token / min(counted):.2g} x"
+
+
+def _computes(c: Comparison) -> str:
+    """What the winner's gain took in compute, beside the arm that takes least."""
+    arm = c.arm(c.winner) if c.winner is not None else None
+    counted = [a for a in c.arms if a.flops_per_token]
+    if arm is None or not arm.flops_per_token or len(counted) < 2:
+        return ""
+    each = f" It computes {words.count(arm.flops_per_token)} FLOPs a token"
+    least = min(counted, key=lambda a: a.flops_per_token or 0.0)
+    times = arm.flops_per_token / (least.flops_per_token or 1.0)
+    if least is arm or times < 1.005:
+        return f"{each}, no method less."
+    return f"{each}, {times:.2g} times as many as {least.name}."
 
 
 def _not_shown(c: Comparison, best: ArmFigures, points: str) -> str:
@@ -145,6 +167,7 @@ def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
         "failed": failed,
         "serves": serves(arm),
         "winner": arm.name == c.winner,
+        "compute": compute(c, arm),
         "rate": "none worked" if arm.rate is None else f"{arm.rate:.2g}",
     }
 
@@ -303,7 +326,8 @@ def _table(c: Comparison, stacked: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     metric = words.metric_name(c.metric)
     gain_of = f"gain\n({metric})" if stacked else f"gain ({metric})"
-    for name in ("method", gain_of, "", "lost, matched" if c.base_kept else "drift, matched", "stored", "training"):
+    kept_or_drift = "lost, matched" if c.base_kept else "drift, matched"
+    for name in ("method", gain_of, "", kept_or_drift, "stored", "training", "compute\na token"):
         left = name in ("method", "")
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     for r in (row(c, a) for a in ordered(c)):
@@ -316,6 +340,7 @@ def _table(c: Comparison, stacked: bool) -> Table:
             _spanned(lost, stacked),
             words.size(arm.stored_bytes),
             words.seconds(arm.train_seconds),
+            r["compute"][1],
         )
     return table
 

@@ -57,6 +57,9 @@ class RunFigures(Part):
     drift_at_target: float | None = Field(None, description="drift there")
     tokens: int | None = None
     steps: int | None = None
+    flops_per_token: float | None = Field(
+        None, description="counted in training, statistics before it included, by training tokens"
+    )
     train_seconds: float | None = Field(None, description="in training steps")
     setup_seconds: float | None = Field(None, description="set-up and statistics")
     seconds: float = Field(0.0, description="the whole run, measuring included")
@@ -115,6 +118,9 @@ class ArmFigures(Part):
     train_seconds: float | None = Field(None, description="mean over seeds")
     setup_seconds: float | None = Field(None, description="mean over seeds")
     tokens: float | None = Field(None, description="training tokens, mean over seeds")
+    flops_per_token: float | None = Field(
+        None, description="FLOPs counted in training and its statistics by training tokens, mean over seeds"
+    )
     peak_memory_bytes: float | None = Field(None, description="mean over seeds")
     notes: list[str] = Field(default_factory=list)
 

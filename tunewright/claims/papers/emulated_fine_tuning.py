@@ -24,6 +24,7 @@ CLAIM = Claim(
     metric="target",
     direction="higher",
     smallest=0.01,
+    better_base=("nano-large", "nano"),
     strengths=(0.5, 1.0),
     scales=("nano",),
     differs=(

@@ -17,6 +17,7 @@ CLAIM = Claim(
     metric="kept",
     direction="lower",
     smallest=0.02,
+    better_base=("nano-large", "nano"),
     strengths=(0.5, 1.0),
     scales=("nano",),
     differs="knowledge is the loss on general text, where the paper has facts in long answers judged",

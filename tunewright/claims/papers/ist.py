@@ -17,6 +17,7 @@ CLAIM = Claim(
     direction="higher",
     smallest=0.01,
     rates=(3e-4, 1e-3, 3e-3),
+    redraws=10,
     real={"seeds": 5, "budget": {"tokens": 20_000}},
     differs="a small base has few layers, of which a quarter are one or two",
 )

@@ -16,6 +16,8 @@ CLAIM = Claim(
     metric="target",
     direction="higher",
     smallest=0.02,
+    learnt=0.5,
     real={"seeds": 5},
-    differs="procedural problems with parseable steps instead of GSM8K",
+    differs="procedural problems with parseable steps instead of GSM8K; half of the rows are functions of lists, which "
+    "take no steps, and a baseline that learns these alone (below 0.5) tests nothing",
 )

@@ -16,6 +16,7 @@ CLAIM = Claim(
     metric="target",
     direction="higher",
     smallest=0.01,
+    redraws=20,
     real={"seeds": 5, "budget": {"tokens": 20_000}},
     differs=(
         "many small tasks instead of open instructions; parameters are near LoRA's (5 % of the model), not "

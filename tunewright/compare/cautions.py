@@ -1,0 +1,81 @@
+"""What a reader of a comparison has to know before believing its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tunewright.recipe import Recipe
+from tunewright.report.compare_schema import Comparison
+from tunewright.trials.trial import TrialRecord
+
+MORE = 1.5
+"""Times as much compute as the least that the winner may take without a word."""
+
+
+def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]], recipe: Recipe) -> list[str]:
+    """What a reader has to know before believing the table, most important first."""
+    said = []
+    lost = sum(r.status != "finished" for a in made.arms for r in a.runs)
+    if lost:
+        said.append(
+            f"{lost} of {sum(len(a.runs) for a in made.arms)} runs did not finish; their methods cannot be "
+            "ranked on "
+            "equal terms"
+        )
+    if not made.tuned:
+        said.append(_untuned_rates(made, recipe))
+    said += _unequal_compute(made)
+    edge = [a.name for a in made.arms if a.rate_at_edge]
+    if edge:
+        said.append(f"the best learning rate of {', '.join(edge)} is the outermost one that was tried")
+    orders = {s: {by_seed[s].order for by_seed in records.values() if by_seed[s].finished} for s in made.seeds}
+    same_length = not {"seconds", "flops"} & made.budget.keys()
+    if same_length and any(len(o) > 1 for o in orders.values()):
+        said.append("not all methods saw the same rows in the same order: one of them chooses its own rows")
+    measures = {r.drift_measure for by_seed in records.values() for r in by_seed.values() if r.finished}
+    if len(measures) > 1:
+        said.append("drift was measured in different ways: it is not compared")
+    if len(made.seeds) < 5:
+        n = len(made.seeds)
+        said.append(
+            f"{n} seed{'s tell' if n > 1 else ' tells'} little about the spread over seeds: a tie may mean no more "
+            "than too few of them"
+        )
+    if made.evaluated is not None and made.evaluated < 200 and made.unit == "fraction":
+        said.append(f"only {made.evaluated} rows measured the target: differences of a few per cent cannot be seen")
+    if len(made.arms) > 2 and made.winner is not None:
+        said.append(
+            "the winner was chosen by these very rows, which flatters it a little: fresh rows tell what it is worth"
+        )
+    return said
+
+
+def _unequal_compute(made: Comparison) -> list[str]:
+    """That the winner had more compute than another arm under a budget that does not count it."""
+    counted = {a.name: a.flops_per_token for a in made.arms if a.flops_per_token}
+    if made.winner not in counted or made.budget.keys() & {"flops", "seconds"}:
+        return []
+    times = counted[made.winner] / min(counted.values())
+    if times < MORE:
+        return []
+    least = min(counted, key=lambda n: counted[n])
+    return [
+        f"the budget counts no compute: the winner computes {times:.2g} times as much a token as {least} "
+        "(--budget flops=N gives all the same)"
+    ]
+
+
+def _untuned_rates(made: Comparison, recipe: Recipe) -> str:
+    rate = recipe.train.learning_rate
+    if rate is None:
+        each = ", ".join(f"{a.name} {a.rate:g}" for a in made.arms if a.rate is not None)
+        return (
+            f"learning rates were not tuned: each method ran at its own by rule ({each}), which may suit one better "
+            "than another (--tune chooses one for each)"
+        )
+    own = [a.name for a in made.arms if a.rate != rate]
+    but = f" (their own: {', '.join(own)})" if own else ""
+    return (
+        f"learning rates were not tuned: all methods ran at the recipe's {rate:g}{but}, which favours those it was "
+        "chosen for (--tune chooses one for each)"
+    )
