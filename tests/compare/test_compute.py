@@ -58,3 +58,13 @@ def test_where_nothing_was_counted_nothing_is_said():
     made = judged(a=lambda s, n: record("a", s, 0.6 + n), b=lambda s, n: record("b", s, 0.3 + n))
     assert made.arm("a").flops_per_token is None and "FLOPs" not in " ".join(page.headline(made))
     assert page.compute(made, made.arm("a")) == ("", "") and "times as much" not in notes(made)
+
+
+def test_fixed_rows_are_said_with_their_standard_error():
+    made = judged(a=lambda s, n: record("a", s, 0.4 + n, lost=0.1), b=lambda s, n: record("b", s, 0.1 + n))
+    assert "the same" not in notes(made)  # nothing says how many
+    made.evaluated = 400
+    assert "the same 400 rows" in notes(made) and "by its rows alone: 2.5 points" in notes(made)
+    made.unit = "nats per token"
+    assert "the same 400 rows" in notes(made) and "points" not in notes(made)
+    assert "judged on the same rows" in assert_safe(page.html(made)).text

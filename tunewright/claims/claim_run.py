@@ -56,8 +56,14 @@ class ClaimRun:
     folder: Path  # for what measure writes; kept between processes
     rates: dict[str, float | None] = field(default_factory=dict)  # arm -> rate chosen on validation rows
     cut: Callable[[Recipe], Recipe] = lambda recipe: recipe  # laid on recipes that measure assembles itself
+    first: int = 0  # the number of its first seed
     choices: int | None = None  # how many of a merge's choices are weighed; none: all
     watch: Callable[[str, Mapping[str, Any]], None] = lambda name, tensors: None  # told of every merge's tensors
+
+    @property
+    def seeds(self) -> range:
+        """The numbers of its seeds."""
+        return range(self.first, self.first + self.claim.seeds)
 
     def arm(self, name: str) -> Arm:
         """An arm by name. ClaimError with the nearest names."""

@@ -119,14 +119,14 @@ def judge_measured(
 
 
 def measured_arms(
-    claim: Claim, values: Sequence[Mapping[str, float] | None], errors: Sequence[str | None]
+    claim: Claim, values: Sequence[Mapping[str, float] | None], errors: Sequence[str | None], first: int = 0
 ) -> list[ArmResult]:
-    """What `measure` gave, arm by arm; figures under other names stand with the method's runs."""
+    """What `measure` gave from seed `first` on, arm by arm; figures under other names stand with the method's runs."""
     names = {a.name for a in claim.arms}
     arms = []
     for arm in claim.arms:
         runs = []
-        for seed, (by_arm, error) in enumerate(zip(values, errors, strict=True)):
+        for seed, (by_arm, error) in enumerate(zip(values, errors, strict=True), first):
             other = {k: float(v) for k, v in (by_arm or {}).items() if k not in names} if arm is claim.method else {}
             figure = None if by_arm is None else metrics.number(by_arm.get(arm.name))
             runs.append(

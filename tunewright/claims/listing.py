@@ -49,11 +49,18 @@ def _family(name: str) -> str | None:
 
 
 def run_all(
-    names: Sequence[str], scale: Scale, *, results: Path | None = None, workers: int | None = None
+    names: Sequence[str],
+    scale: Scale,
+    *,
+    results: Path | None = None,
+    workers: int | None = None,
+    folder: Path | None = None,
+    seeds: range | None = None,
 ) -> list[dict[str, Any]]:
     """Run claims one after the other; one that cannot be run is named and the others go on.
 
-    ClaimError at the end if any could not.
+    `folder`: of the claims, else the package's own; `seeds`: other ones than the claims'. ClaimError at the end if any
+    could not be run.
     """
     from tunewright.claims.engine import Local
     from tunewright.claims.runner import run_claim
@@ -63,7 +70,7 @@ def run_all(
         for i, name in enumerate(names):
             with showing(f"{name} ({scale}), claim {i + 1} of {len(names)}") as say:
                 try:
-                    run_claim(name, scale, engine=engine, results=results, say=say)
+                    run_claim(name, scale, engine=engine, results=results, say=say, claims=folder, seeds=seeds)
                 except (KeyboardInterrupt, Interrupted):
                     remedy = "write the same command again: it goes on where it was, finished runs are kept"
                     raise Interrupted("interrupted", where=f"{name}, scale {scale}", remedy=remedy) from None
@@ -76,7 +83,7 @@ def run_all(
             f"{len(failed)} of {len(names)} claims could not be run", remedy="each is named above with its reason"
         )
     print(f"results are in {results_io.folder(results)}", file=sys.stderr)
-    return rows([n for n in names if n not in dict(failed)], results=results, scales=(scale,))
+    return rows([n for n in names if n not in dict(failed)], results=results, scales=(scale,), folder=folder)
 
 
 @contextmanager
@@ -133,22 +140,30 @@ def _time(seconds: float | None) -> str:
 
 
 def stored(
-    names: Sequence[str], *, results: Path | None = None, scales: Sequence[Scale] = SCALES
+    names: Sequence[str],
+    *,
+    results: Path | None = None,
+    scales: Sequence[Scale] = SCALES,
+    folder: Path | None = None,
 ) -> Iterator[tuple[Loaded, Scale, ScaleResult]]:
-    """Every result that these claims have at these scales."""
+    """Every result that these claims (of the package, or of a folder) have at these scales."""
     for name in names:
-        loaded = claims.load(name)
+        loaded = claims.load(name) if folder is None else claims.load(name, folder)
         by_scale = results_io.read(loaded.name, results)
         yield from ((loaded, scale, by_scale[scale]) for scale in scales if scale in by_scale)
 
 
 def rows(
-    names: Sequence[str], *, results: Path | None = None, scales: Sequence[Scale] = SCALES
+    names: Sequence[str],
+    *,
+    results: Path | None = None,
+    scales: Sequence[Scale] = SCALES,
+    folder: Path | None = None,
 ) -> list[dict[str, Any]]:
     """One row per claim and scale that has a result, with the verdict after Holm's correction over the rows of its
     scale.
     """
-    entries = list(stored(names, results=results, scales=scales))
+    entries = list(stored(names, results=results, scales=scales, folder=folder))
     corrected: dict[tuple[str, str], str] = {}
     for scale in scales:
         of_scale = {
@@ -211,7 +226,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     reasons = [f"{r['claim']} ({r['scale']}): {r['reason']}" for r in found if r["reason"]]
     note = (
         "effect: mean over seeds and 95 % interval, positive where the method is better; d: smallest effect of "
-        "interest, set before any run"
+        "interest, set before any run; all seeds are judged on the same rows: what other rows would give is in no "
+        "interval"
     )
     unread = sum(r["checked"] is False for r in found)
     if unread:

@@ -75,18 +75,23 @@ def run_claim(
     say: Say = silent,
     claims: Path | None = None,
     task: Mapping[str, Any] | None = None,
+    seeds: range | None = None,
 ) -> ScaleResult:
     """Run, judge and store one claim at one scale; see the module.
 
-    `task` stands in for the lab task's recipe, `claims` for the folder of claims, `results` for that of results.
+    `task` stands in for the lab task's recipe, `claims` for the folder of claims, `results` for that of results;
+    `seeds` for the claim's own (0 on), of tuning too.
     """
     loaded = load(name, claims) if claims is not None else load(name)
     claim = loaded.claim.at_scale(scale)
+    if seeds is not None:
+        claim = claim.model_copy(update={"seeds": len(seeds)})
     task = task if task is not None else lab_recipe(claim, scale)
     result = results_io.begin(loaded.name, scale, _begun(loaded, claim, scale), results)
     tuning = sum(TUNING_SEEDS * len(claim.rates_of(a)) for a in claim.arms if a.methods)
     count = _Count(tuning, claim.seeds * (1 if loaded.measure is not None else len(claim.arms)), say)
     run = ClaimRun(claim, scale, task, engine, cache_folder() / "claims" / loaded.name / scale)
+    run.first = seeds.start if seeds is not None else 0
     searches = {arm.name: _search(run, arm) for arm in claim.arms if arm.methods and claim.rates_of(arm)}
     tuned = engine.tune(searches, count) if searches else {}
     run.rates = {name: t.rate for name, t in tuned.items()}
@@ -121,7 +126,9 @@ def _begun(loaded: Loaded, claim: Claim, scale: Scale) -> ScaleResult:
 
 
 def _search(run: ClaimRun, arm: Arm) -> Search:
-    return Search(lambda rate, seed: recipe_of(run.task, run.claim, arm, seed, rate), run.claim.rates_of(arm))
+    return Search(
+        lambda rate, seed: recipe_of(run.task, run.claim, arm, run.first + seed, rate), run.claim.rates_of(arm)
+    )
 
 
 def _best(claim: Claim, tuned: Mapping[str, Any], count: _Count) -> str:
@@ -145,7 +152,7 @@ def _compare(run: ClaimRun, engine: Engine, result: ScaleResult, count: _Count, 
     trials = [
         engine.trial(a.name, s, recipe_of(run.task, claim, a, s, run.rates.get(a.name)))
         for a in able
-        for s in range(claim.seeds)
+        for s in run.seeds
     ]
     count.judging(len(trials))
     run_records = engine.run_all(trials, count)
@@ -154,9 +161,9 @@ def _compare(run: ClaimRun, engine: Engine, result: ScaleResult, count: _Count, 
         ArmResult(
             name=a.name,
             methods=a.methods,
-            runs=[judging.run_result(claim, s, r) for s, r in enumerate(records[a.name])]
+            runs=[judging.run_result(claim, s, r) for s, r in zip(run.seeds, records[a.name], strict=True)]
             if a.name in records
-            else _none_finished(claim),
+            else _none_finished(run.seeds),
         )
         for a in claim.arms
     ]
@@ -171,10 +178,8 @@ class _Unfinished:
     status = "failed"
 
 
-def _none_finished(claim: Claim) -> list[RunResult]:
-    return [
-        RunResult(seed=s, status="failed", error="no learning rate gave a finished run") for s in range(claim.seeds)
-    ]
+def _none_finished(seeds: range) -> list[RunResult]:
+    return [RunResult(seed=s, status="failed", error="no learning rate gave a finished run") for s in seeds]
 
 
 def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, count: _Count, best: str | None) -> None:
@@ -186,7 +191,7 @@ def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, count: _Count, 
     values: list[dict[str, float] | None] = []
     errors: list[str | None] = []
     count.judging(claim.seeds)
-    for seed in range(claim.seeds):
+    for seed in run.seeds:
         kept = folder / f"seed-{seed}.json"
         if kept.exists():
             values.append(json.loads(kept.read_text(encoding="utf-8")))
@@ -198,7 +203,7 @@ def _measure(loaded: Loaded, run: ClaimRun, result: ScaleResult, count: _Count, 
             if value is not None:
                 write_json(kept, value)
         count.one(f"measured seed {seed}")
-    result.arms = judging.measured_arms(claim, values, errors)
+    result.arms = judging.measured_arms(claim, values, errors, run.first)
     result.failed_runs = sum(v is None for v in values)
     result.pairs, result.judged, result.best = *judging.judge_measured(claim, values, best), best
 

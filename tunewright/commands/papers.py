@@ -59,29 +59,40 @@ def papers_show(
 @examples(
     "tunewright papers run hft",
     "tunewright papers run --family peft --workers 2",
+    "tunewright papers run my-claims/ --seeds 100-107 --out my-results",
 )
 def papers_run(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[SLUG]...", help="claims to run")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[SLUG|DIR]...", help="claims to run, or a folder of them")
+    ] = None,
     family: Annotated[str | None, typer.Option(help="all claims of papers of this family")] = None,
     every: Annotated[bool, typer.Option("--all", help="all claims")] = False,
     scale: Annotated[str, typer.Option(help="nano (minutes) or real (hours)")] = "nano",
     workers: Annotated[
         int | None, typer.Option(min=1, help="runs side by side (default: as cores and memory allow)")
     ] = None,
-    results: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="where results are written (default: the package's own, where it may be written)"
+            "--out",
+            "--results",
+            metavar="DIR",
+            help="where results are written (default: the package's own, where it may be written)",
         ),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="FIRST-LAST", help="other seeds than the claims' own, written to --out")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run papers' claims and judge them by one rule; finished runs are found again, so it may be stopped anywhere."""
-    from tunewright.claims import listing
+    from tunewright.claims import asked, listing
 
     if scale not in ("nano", "real"):
         raise errors.ClaimError(f"no scale is named '{scale}'", remedy="write --scale nano or --scale real")
-    verdicts = listing.run_all(listing.chosen(names or [], family, every), scale, results=results, workers=workers)  # type: ignore[arg-type]
+    found, folder = asked.claims_of(names or [], family, every)
+    others = asked.seeds_of(seeds, out)
+    verdicts = listing.run_all(found, scale, results=out, workers=workers, folder=folder, seeds=others)  # type: ignore[arg-type]
     show(verdicts, as_json, lambda: listing.table(verdicts))
 
 

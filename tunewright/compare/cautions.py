@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from tunewright.recipe import Recipe
@@ -43,6 +44,7 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
         )
     if made.evaluated is not None and made.evaluated < 200 and made.unit == "fraction":
         said.append(f"only {made.evaluated} rows measured the target: differences of a few per cent cannot be seen")
+    said += _fixed_rows(made)
     if len(made.arms) > 2 and made.winner is not None:
         said.append(
             "the winner was chosen by these very rows, which flatters it a little: fresh rows tell what it is worth"
@@ -79,3 +81,16 @@ def _untuned_rates(made: Comparison, recipe: Recipe) -> str:
         f"learning rates were not tuned: all methods ran at the recipe's {rate:g}{but}, which favours those it was "
         "chosen for (--tune chooses one for each)"
     )
+
+
+def _fixed_rows(made: Comparison) -> list[str]:
+    """That other rows would have given other figures, which no interval over seeds knows of; of a share by how much."""
+    if made.evaluated is None:
+        return []
+    said = f"every seed was judged on the same {made.evaluated:,} rows: what other rows would give is in no interval"
+    best = next((a for a in made.arms if a.against is not None and a.against.word == "best"), None)
+    if best is None or best.target is None or made.unit != "fraction":
+        return [said]
+    share = min(max(best.target.value, 0.0), 1.0)
+    error = 100 * math.sqrt(share * (1 - share) / made.evaluated)
+    return [f"{said} (one standard error of {best.name}'s figure by its rows alone: {error:.1f} points)"]
