@@ -8,6 +8,7 @@ import pytest
 from tests import small
 from tunewright.errors import RecipeError
 from tunewright.recipe import Recipe
+from tunewright.trials import tuning
 from tunewright.trials.trial import Reading, Store, TrialError, TrialRecord, key_of, run_trial
 from tunewright.trials.tuning import tune, tune_many, validation_recipe
 
@@ -131,3 +132,23 @@ def test_a_keep_entry_that_a_method_looks_at_stays_while_tuning():
     looks = Recipe(**{**TREE, "methods": [{"corda": {"mode": "keep", "data": "calibration"}}]}, keep=keep)
     assert [k.name for k in validation_recipe(looks).keep] == ["general", "calibration"]
     assert validation_recipe(Recipe(**TREE, keep=keep)).keep == []
+
+
+def attempts(**scores):
+    return {
+        float(rate): [tuning.Attempt(rate=float(rate), seed=i, score=score) for i, score in enumerate(each)]
+        for rate, each in scores.items()
+    }
+
+
+def test_of_rates_that_are_tied_within_the_noise_the_smallest_is_known():
+    tried = attempts(**{"0.001": [0.55, 0.65], "0.003": [0.60, 0.66], "0.009": [0.30, 0.31], "0.0001": [0.5, None]})
+    assert tuning._tied(0.003, tried) == [0.001, 0.003]  # 0.03 apart, one deviation is 0.07
+    assert tuning._tied(0.003, {r: a for r, a in tried.items() if r != 0.001}) == [0.003]
+    assert tuning._tied(None, tried) == []
+    exact = attempts(**{"0.001": [0.6, 0.6], "0.003": [0.61, 0.61]})
+    assert tuning._tied(0.003, exact) == [0.003]
+    nothing = attempts(**{"0.001": [0.0, 0.0], "0.003": [0.0, 0.0]})
+    assert tuning._tied(0.003, nothing) == [0.003]  # where none has learnt anything, none is as good
+    found = tuning.Tuned(rate=0.003, tied=[0.001, 0.003])
+    assert found.smallest == 0.001 and tuning.Tuned(rate=0.003).smallest == 0.003

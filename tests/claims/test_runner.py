@@ -317,7 +317,9 @@ def test_a_whole_claim_on_a_tiny_model(here):
     engine = Engine(real(here / "runs"))
     result = runner.run_claim("hft", "nano", engine=engine, results=here / "results", claims=here / "claims", task=task)
     assert result.failed_runs == 0 and [r.status for a in result.arms for r in a.runs] == ["finished"] * 4
-    assert result.verdict in ("holds", "fails", "unclear") and result.base_hash and result.versions["torch"]
+    assert (
+        result.verdict in ("holds", "fails", "unclear", "not tested") and result.base_hash and result.versions["torch"]
+    )
     assert all(r.strengths[-1].target < r.base.target for a in result.arms for r in a.runs)
     stored = results_io.read("hft", here / "results")["nano"]
     assert len(stored.arms[0].runs[0].strengths[-1].kept) == 1 and stored == result

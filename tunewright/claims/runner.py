@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tunewright.claims import code_hash, judging, results_io, tested
+from tunewright.claims import code_hash, judging, metrics, results_io, tested
 from tunewright.claims.claim import Arm, Claim, Loaded, Scale, load
 from tunewright.claims.claim_run import ClaimRun, recipe_of
 from tunewright.claims.engine import TUNING_SEEDS, Engine, Search
@@ -94,7 +94,8 @@ def run_claim(
     run.first = seeds.start if seeds is not None else 0
     searches = {arm.name: _search(run, arm) for arm in claim.arms if arm.methods and claim.rates_of(arm)}
     tuned = engine.tune(searches, count) if searches else {}
-    run.rates = {name: t.rate for name, t in tuned.items()}
+    matched = metrics.find(claim.metric)[2] or claim.metric.startswith(("kept", "drift"))
+    run.rates = {name: t.smallest if matched else t.rate for name, t in tuned.items()}
     best = _best(claim, tuned, count) if claim.against == "best" else None
     if loaded.measure is not None:
         _measure(loaded, run, result, count, best)
@@ -103,7 +104,7 @@ def run_claim(
     for arm in result.arms:
         if arm.name in tuned:
             arm.rate, arm.tuned = (
-                tuned[arm.name].rate,
+                run.rates[arm.name],
                 [a.model_dump(mode="json", exclude={"key"}) for a in tuned[arm.name].attempts],
             )
     _describe(result, count)

@@ -26,6 +26,7 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
     if not made.tuned:
         said.append(_untuned_rates(made, recipe))
     said += _unequal_compute(made)
+    said += _tied_rates(made)
     edge = [a.name for a in made.arms if a.rate_at_edge]
     if edge:
         said.append(f"the best learning rate of {', '.join(edge)} is the outermost one that was tried")
@@ -94,3 +95,22 @@ def _fixed_rows(made: Comparison) -> list[str]:
     share = min(max(best.target.value, 0.0), 1.0)
     error = 100 * math.sqrt(share * (1 - share) / made.evaluated)
     return [f"{said} (one standard error of {best.name}'s figure by its rows alone: {error:.1f} points)"]
+
+
+def _tied_rates(made: Comparison) -> list[str]:
+    """Where several rates learn as well, at which of them losses were compared, and what hangs on that."""
+    tied = [a for a in made.arms if a.rate is not None and a.rates_tied and min(a.rates_tied) < a.rate]
+    if not tied:
+        return []
+    hangs = [
+        f"{a.name} {a.lost_at_target.value:+.3f} at {min(a.rates_tied):.2g}, "
+        f"{a.lost_at_best_rate.value:+.3f} at {a.rate:.2g}"
+        for a in tied
+        if a.lost_at_target is not None and a.lost_at_best_rate is not None
+    ]
+    said = (
+        "smaller learning rates did as well as the best within the noise of tuning for "
+        f"{', '.join(a.name for a in tied)}: "
+        "what is lost at the common target was compared at the smallest of them"
+    )
+    return [f"{said} (nats a token: {'; '.join(hangs)})" if hangs else said]

@@ -163,17 +163,27 @@ class _Work:
             for arm in self.arms
             if (rate := chosen[arm.name]) is not None
         }
-        self.progress.total, self.progress.done = len(trials), 0
-        self.progress.say(f"{len(self.arms)} methods, {len(self.seeds)} seeds: {len(trials)} runs")
+        smaller = _smaller(tuned)  # at which what is lost is compared
+        gentle = {
+            (arm.name, seed): Trial(arm.name, seed, self._recipe(arm, given[arm.name], seed, smaller[arm.name]))
+            for seed in self.seeds
+            for arm in self.arms
+            if arm.name in smaller
+        }
+        self.progress.total, self.progress.done = len(trials) + len(gentle), 0
+        self.progress.say(f"{len(self.arms)} methods, {len(self.seeds)} seeds: {len(trials) + len(gentle)} runs")
         keys = {at: key_of(t.recipe) for at, t in trials.items()}
-        by_key = run(list(trials.values()))
+        by_key = run([*trials.values(), *gentle.values()])
         records: dict[str, dict[int, TrialRecord]] = {a.name: {} for a in self.arms}
         for (name, seed), key in keys.items():
             records[name][seed] = by_key[key].model_copy(update={"arm": name, "seed": seed})
         for arm in self.arms:
             if chosen[arm.name] is None:
                 records[arm.name] = {s: _untuned(arm.name, s, tuned[arm.name]) for s in self.seeds}
-        comparison = self._comparison(given, tuned, chosen, records)
+        kept = {name: dict(by_seed) for name, by_seed in records.items()}
+        for (name, seed), trial in gentle.items():
+            kept[name][seed] = by_key[key_of(trial.recipe)].model_copy(update={"arm": name, "seed": seed})
+        comparison = self._comparison(given, tuned, chosen, records, kept)
         self._write(comparison, chosen)
         return comparison
 
@@ -194,6 +204,7 @@ class _Work:
         tuned: Mapping[str, Tuned],
         chosen: Mapping[str, float | None],
         records: Mapping[str, Mapping[int, TrialRecord]],
+        kept: Mapping[str, Mapping[int, TrialRecord]],
     ) -> Comparison:
         some = next((r for by_seed in records.values() for r in by_seed.values() if r.finished), None)
         every = [r for by_seed in records.values() for r in by_seed.values()]
@@ -226,7 +237,7 @@ class _Work:
                 some.drift_measure,
             )
             comparison.hardware, comparison.threads, comparison.versions = some.hardware, some.threads, some.versions
-        compare_figures.fill(comparison, records)
+        compare_figures.fill(comparison, records, kept)
         comparison.cautions = cautions(comparison, records, self.recipe)
         comparison._folder = self.folder
         return comparison
@@ -255,8 +266,14 @@ def _arm_of(arm: ComparedArm, given: Given, tuned: Tuned | None, rate: float | N
         tuning=[TunedRate(rate=r, scores=s) for r, s in sorted(tried.items())],
         tuning_seconds=sum(a.seconds for a in tuned.attempts) if tuned else 0.0,
         rate_at_edge=tuned.at_edge if tuned else False,
+        rates_tied=tuned.tied if tuned else [],
         budget={k: float(v) for k, v in given.budget.model_dump(exclude_none=True).items()},
     )
+
+
+def _smaller(tuned: Mapping[str, Tuned]) -> dict[str, float]:
+    """The smallest rate that is tied with the best one, of arms where that is another one."""
+    return {n: t.smallest for n, t in tuned.items() if t.smallest is not None and t.smallest != t.rate}
 
 
 def _untuned(arm: str, seed: int, tuned: Tuned) -> TrialRecord:

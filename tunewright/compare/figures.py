@@ -144,15 +144,22 @@ def at_common(record: TrialRecord, gain: float) -> tuple[float | None, float | N
     return at_target(lost, gain), at_target(drift, gain)
 
 
-def fill(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]]) -> None:
-    """Put every figure of the arms' records (arm -> seed -> record) into the comparison, and choose the winner."""
+def fill(
+    comparison: Comparison,
+    records: Mapping[str, Mapping[int, TrialRecord]],
+    kept: Mapping[str, Mapping[int, TrialRecord]] | None = None,
+) -> None:
+    """Put every figure of the arms' records (arm -> seed -> record) into the comparison, and choose the winner.
+
+    `kept`: the records from which what is lost at the common target is read: at the smallest of rates that are tied.
+    """
     seeds, bounded = comparison.seeds, Bounded.of(comparison)
     for arm in comparison.arms:
         own = [records[arm.name][s] for s in seeds]
         arm.runs = [run_figures(r) for r in own]
         _sum_up(arm, own, bounded)
     _judge_gain(comparison, bounded)
-    _judge_kept(comparison, records, bounded)
+    _judge_kept(comparison, kept if kept is not None else records, bounded, records)
     comparison.winner, comparison.why = winner(comparison)
 
 
@@ -182,7 +189,13 @@ def _judge_gain(comparison: Comparison, bounded: Bounded) -> None:
         arm.against = against[arm.name]
 
 
-def _judge_kept(comparison: Comparison, records: Mapping[str, Mapping[int, TrialRecord]], bounded: Bounded) -> None:
+def _judge_kept(
+    comparison: Comparison,
+    records: Mapping[str, Mapping[int, TrialRecord]],
+    bounded: Bounded,
+    at_best: Mapping[str, Mapping[int, TrialRecord]],
+) -> None:
+    """What arms lose at the common target; `at_best`: their records at the best rate, to say what hangs on the rate."""
     gains = {a.name: a.gain.value for a in comparison.arms if a.gain is not None and shown(a)}
     most = max(gains.values(), default=0.0)
     compared = [
@@ -198,6 +211,9 @@ def _judge_kept(comparison: Comparison, records: Mapping[str, Mapping[int, Trial
             if run.seed in targets:
                 run.lost_at_target, run.drift_at_target = at_common(records[arm.name][run.seed], targets[run.seed])
         arm.lost_at_target = interval([r.lost_at_target for r in arm.runs])
+        if records[arm.name] != at_best[arm.name]:
+            other = [at_common(at_best[arm.name][s], gain)[0] for s, gain in targets.items()]
+            arm.lost_at_best_rate = interval(other)
         arm.drift_at_target = interval([r.drift_at_target for r in arm.runs], bounded.drift)
     if len(compared) > 1 and targets and any(a.lost_at_target for a in comparison.arms):
         at = {n: [_negative(r.lost_at_target) for r in comparison.arm(n).runs if r.seed in targets] for n in compared}

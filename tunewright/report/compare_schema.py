@@ -94,6 +94,9 @@ class ArmFigures(Part):
     tuning: list[TunedRate] = Field(default_factory=list, description="what was tried, when tuned")
     tuning_seconds: float = Field(0.0, description="what the tuning took")
     rate_at_edge: bool = Field(False, description="the best rate was still the outermost one tried")
+    rates_tied: list[float] = Field(
+        default_factory=list, description="rates that did as well on validation rows within the noise, rising"
+    )
     budget: dict[str, float] = Field(
         default_factory=dict, description="what training was given, set-up taken off where that counts"
     )
@@ -105,6 +108,9 @@ class ArmFigures(Part):
         None, description="change of kept losses at full strength, nats per token, positive: worse"
     )
     lost_at_target: Interval | None = Field(None, description="at the common target")
+    lost_at_best_rate: Interval | None = Field(
+        None, description="the same at `rate`, where a smaller one is tied with it, at which it was compared"
+    )
     lost_against: Against | None = Field(
         None, description="what it keeps at the common target, beside the arm that keeps most"
     )

@@ -7,6 +7,7 @@ out from training and are never reported; the rows that are reported are never r
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,9 +47,19 @@ class Tuned(BaseModel):
     rate: float | None = Field(description="none: no trial finished at any rate")
     attempts: list[Attempt] = Field(default_factory=list)
     score: float | None = Field(None, description="mean over seeds on validation rows at that rate")
+    tied: list[float] = Field(
+        default_factory=list,
+        description="rates that did as well within the noise, rising: their mean lies within one standard deviation "
+        "over seeds of the best one's; the best is one of them",
+    )
     at_edge: bool = Field(
         False, description="the best rate was still the outermost one when the grid was not extended any further"
     )
+
+    @property
+    def smallest(self) -> float | None:
+        """The rate at which what is lost is compared: of those that learn as well the smallest, which loses least."""
+        return min(self.tied) if self.tied else self.rate
 
 
 def validation_recipe(recipe: Recipe) -> Recipe:
@@ -150,7 +161,9 @@ class _Search:
         side = self._side(best)
         if side is None or self.further[side] >= FURTHER:
             score = _mean(self.tried[best]) if best is not None else None
-            self.result = Tuned(rate=best, attempts=every, score=score, at_edge=best is not None and side is not None)
+            edge = best is not None and side is not None
+            tied = _tied(best, self.tried)
+            self.result = Tuned(rate=best, attempts=every, score=score, at_edge=edge, tied=tied)
             return
         self.further[side] += 1
         self.grid = [self.grid[0] / FACTOR, *self.grid] if side == 0 else [*self.grid, self.grid[-1] * FACTOR]
@@ -185,3 +198,22 @@ def _best(grid: Sequence[float], tried: dict[float, list[Attempt]], direction: s
         return None
     equal = [r for r in means if means[r] == max(means.values())]
     return equal[(len(equal) - 1) // 2]
+
+
+def _tied(best: float | None, tried: Mapping[float, Sequence[Attempt]]) -> list[float]:
+    """Rates whose mean lies within one standard deviation of the best one's, the larger of both over seeds."""
+    if best is None:
+        return []
+    found = {r: [a.score for a in attempts if a.score is not None] for r, attempts in tried.items()}
+    whole = {r: scores for r, scores in found.items() if len(scores) == len(tried[r]) and scores}
+    top = whole[best]
+
+    def near(scores: Sequence[float]) -> bool:
+        spread = max(_deviation(scores), _deviation(top))
+        return 0 < spread >= abs(sum(scores) / len(scores) - sum(top) / len(top))
+
+    return sorted(r for r, scores in whole.items() if r == best or near(scores))
+
+
+def _deviation(scores: Sequence[float]) -> float:
+    return statistics.stdev(scores) if len(scores) > 1 else 0.0
