@@ -205,8 +205,7 @@ class Loop:
         if not spent:
             return self.step_number
         counted = [used / limit for limit, used in ((b.steps, self.step_number), (b.tokens, self.tokens)) if limit]
-        place: float = max([*spent, *counted]) * self.plan.steps
-        return place
+        return float(max([*spent, *counted])) * self.plan.steps
 
     def _with_splits(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
         """Gradients of the step; when memory runs out, again from its first micro-batch with half the tokens each."""
