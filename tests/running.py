@@ -103,6 +103,7 @@ def _child(order: dict[str, Any]) -> int:
     os.environ.update(order["env"])
     begin_in_child()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # however the tests themselves were started
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell lets it be ignored
     signal.alarm(120)  # what waits without end, for a pipe say, is ended
     for fault in order["faults"]:
         place(fault)

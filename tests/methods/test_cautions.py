@@ -21,6 +21,7 @@ CASES = [
     ("lae", {"momentum": 0.99}, {}, "it follows 1.0% of the way in 100 steps; a momentum of 0.993"),
     ("lift", {"refresh_steps": 99}, {}, "do not reach refresh_steps 400"),
     ("rewarm-redecay-replay", {}, {"warmup": 0.999}, "the warm-up takes all 100 steps"),
+    ("skill-it", {"update_steps": 99}, {"update_steps": 100}, "the shares are set once"),
     ("spiel", {"first": 99}, {"first": 100}, "no place moves"),
 ]
 

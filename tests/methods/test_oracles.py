@@ -221,7 +221,8 @@ def test_e2wm_sums_the_squared_changes_weighted_by_the_fisher_information(coeffi
     changes = {"a": normal(3, 4), "b": normal(2, 5, seed=1), "elsewhere": normal(2, 2, seed=2)}
     fisher = {n: normal(*changes[n].shape, seed=3).square() for n in "ab"}
     weights = {
-        f"{n}.weight": SimpleNamespace(site=SimpleNamespace(name=n), change=lambda c=c: c) for n, c in changes.items()
+        f"{n}.weight": SimpleNamespace(site=SimpleNamespace(name=n), change=lambda c=c: c, foldable=True)
+        for n, c in changes.items()
     }
     method, state, needs = ElasticLoRA(coefficient=coefficient), State(), Needs({"fisher": fisher})
     method.begin_task(needs, state)
@@ -235,7 +236,7 @@ def test_e2wm_sums_the_squared_changes_weighted_by_the_fisher_information(coeffi
 def test_e2wm_holds_alike_whatever_the_size_of_the_fisher_information():
     """Ten times the rows' sensitivity is no stronger hold by default; none at all holds nothing."""
     change = normal(3, 4)
-    weights = {"a.weight": SimpleNamespace(site=SimpleNamespace(name="a"), change=lambda: change)}
+    weights = {"a.weight": SimpleNamespace(site=SimpleNamespace(name="a"), change=lambda: change, foldable=True)}
     told = []
     for scale in (1e-5, 1e-4, 0.0):
         method, state = ElasticLoRA(), State()

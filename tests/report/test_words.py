@@ -220,7 +220,8 @@ def test_a_dial_of_fewer_rows_says_so_and_starts_and_ends_on_them() -> None:
     assert words.under_dial(report) == [
         "Every strength, base and tuned included, is here measured on 60 of 240 rows, 6 of 24 documents of general and "
         "16 of 64 sequences.",
-        "At strength 0.5 the model keeps 62 % of the gain with 50 % of the drift, on these rows.",
+        "At strength 0.5 exact match is 60.0 % (50.0 to 70.0) of the tuned model's 90.0 %, and the drift 0.50 (0.40 to "
+        "0.60) instead of 1.00, on these rows.",
     ]
     assert [r.cells[2][0] for r in summary.dial(report)[1]][0] == "0" and "60 of 240 rows" in terminal.text(report)
     assert [s.target.value for s in words.ends(report) if s.target] == [0.1, 0.9]

@@ -127,6 +127,7 @@ def _bca(draws: np.ndarray, value: float, left_out: np.ndarray, level: float) ->
     if not spread.any() or not 0 < below < 1:
         return _centred(draws, value, level)
     z0 = norm.ppf(below)
+    spread = spread / np.abs(spread).max()  # the ratio has no scale, and squares of tiny numbers are 0
     a = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
     z = z0 + norm.ppf([0.5 - level / 2, 0.5 + level / 2])
     low, high = np.quantile(draws, norm.cdf(z0 + z / (1 - a * z)))

@@ -95,7 +95,7 @@ def _length(recipe: Recipe) -> tuple[Setting | None, int, str, bool]:
         words = f"Measured: {rows.counts['tokens']:,} tokens in {many}."
     room = most(model.config, model.tokenizer)
     if plain:
-        pieces = _pieces(sizes, room)
+        pieces = _pieces(sizes, room, split=bool(rows.counts["pieces"]))
         return pieces, read, words, pieces.value >= sizes[-1] and not rows.counts["pieces"]
     longest = min(_round_up(sizes[-1]), room)
     lost = rows.counts["left_out"]
@@ -112,12 +112,14 @@ def most(config: object, tokenizer: object) -> int:
     return min([LONGEST, *(int(n) for n in said if isinstance(n, int | float) and 1 < n < 1e9)])
 
 
-def _pieces(sizes: Sequence[int], room: int) -> Setting:
-    """How long plain text is split: short enough that an epoch of little text is more than a few steps."""
+def _pieces(sizes: Sequence[int], room: int, *, split: bool) -> Setting:
+    """How long plain text is split: short enough that an epoch of little text is more than a few steps. `split`: some
+    of the sizes are pieces already, of what is longer than the model reads.
+    """
     wanted = sum(sizes) / (4 * STEPS_AN_EPOCH)
     low, high = PIECES
     length = min(max(low, 2 ** int(math.log2(max(1.0, wanted)))), high, room)
-    if sizes[-1] <= length:
+    if sizes[-1] <= length and not split:
         longest = min(_round_up(sizes[-1]), room)
         return Setting(longest, f"tokens; the longest text has {sizes[-1]:,}")
     return Setting(length, f"tokens; longer text is split, so that {sum(sizes):,} tokens make steps enough")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tunewright.data.dataset import Dataset
@@ -151,7 +152,7 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 len(part.rows.rows),
                 steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"], part.replayed),
                 few_steps(probed.steps, probed.tokens, part.spec.budget, part.train),
-                part.cautions(lambda part=part: session.plan(part)),
+                part.cautions(partial(session.plan, part)),
                 probed.result.trainable,
                 {role: (count.trained or 0, count.total or 0) for role, count in trained.roles.items()},
             )

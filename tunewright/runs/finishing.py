@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from functools import partial
 
 from tunewright.runs.dialling import dial
 from tunewright.runs.folder import ROWS
@@ -95,7 +96,7 @@ def _notes(work: Work) -> list[str]:
         ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds")
         if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train)):
             notes.append(few if len(work.session.stages) == 1 else f"stage {part.spec.name}: {few}")
-        said = part.cautions(lambda part=part: work.session.plan(part))
+        said = part.cautions(partial(work.session.plan, part))
         notes += said if len(work.session.stages) == 1 else [f"stage {part.spec.name}: {text}" for text in said]
     if work.meter.rows and len(work.meter.rows) < 200:
         notes.append(f"only {len(work.meter.rows)} rows were evaluated: differences of a few per cent cannot be seen")

@@ -56,7 +56,7 @@ class LowRankAdam(torch.optim.Optimizer):
         b1, b2 = group["betas"]
         m = state.setdefault("exp_avg", torch.zeros_like(g)).lerp_(g, 1 - b1)
         v = state.setdefault("exp_avg_sq", torch.zeros_like(g)).mul_(b2).addcmul_(g, g, value=1 - b2)
-        state["step"] = torch.tensor(t + 1)
+        state["step"] = torch.tensor(t + 1, device=p.device)
         move = (m / (1 - b1 ** (t + 1))) / ((v / (1 - b2 ** (t + 1))).sqrt() + group["eps"])
         if low:
             move = group["scale"] * (state["view"] @ move if left else move @ state["view"].t())

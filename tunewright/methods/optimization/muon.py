@@ -54,5 +54,5 @@ class Muon(Method):
                 )
             )
         if others:
-            made.append(torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay))
+            made.append(torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay, fused=True))
         return made

@@ -62,7 +62,7 @@ class Between(torch.optim.Optimizer):
                 z.sub_(move, alpha=group["lr"])
                 x.lerp_(z, share(t, group["warmup"]))
                 p.copy_((1 - beta) * z + beta * x)
-                state["step"] = torch.tensor(t + 1)
+                state["step"] = torch.tensor(t + 1, device=p.device)
 
 
 class ScheduleFree(Method):
