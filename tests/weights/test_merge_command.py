@@ -245,7 +245,7 @@ def tensor(self, name, put):
         os.kill(os.getpid(), signal.SIGKILL)
     plain(self, name, put)
 engine.Engine.tensor = tensor
-more = dict(shard_size="6KB", seed=0, threads=1, data=(), task="text-generation", then=())
+more = dict(shard_size="6KB", seed=0, threads=1, data=(), task="text-generation", then=(), allow_crimes=False)
 command.run(sys.argv[2:], (), Path(sys.argv[1]), method="linear", base=None, dtype=None, kind="model", **more)
 """
 
@@ -256,7 +256,15 @@ def test_sigkill_leaves_nothing_and_the_next_try_gives_the_same_bits(three):
     wanted = run(three, ["m1", "m2"], "linear", base=None, out="fresh")
     done = subprocess.run([sys.executable, "-c", KILLED, str(three / "out"), *inputs], capture_output=True)
     assert done.returncode == -signal.SIGKILL and not (three / "out").exists()
-    more = {"shard_size": "6KB", "seed": 0, "threads": 1, "data": (), "task": "text-generation", "then": ()}
+    more = {
+        "shard_size": "6KB",
+        "seed": 0,
+        "threads": 1,
+        "data": (),
+        "task": "text-generation",
+        "then": (),
+        "allow_crimes": False,
+    }
     with patch.object(command, "merge", partial(stream.merge, forward=False)):
         again = command.run(inputs, (), three / "out", method="linear", base=None, dtype=None, kind="model", **more)
     got = {n: t for f in (three / "out").glob("*.safetensors") for n, t in load_file(f).items()}

@@ -155,7 +155,8 @@ def bootstrap_mean(
     if len(w) != len(x) or (w < 0).any() or not w.sum() > 0:
         raise ValueError("weights must be as many as values, none negative, not all zero")
     top, bottom = _group_sums(x, w, groups)
-    value, n = float(top.sum() / bottom.sum()), len(top)
+    among = float(x[w > 0].min()), float(x[w > 0].max())  # a weighted mean lies among its values, but for rounding
+    value, n = min(max(float(top.sum() / bottom.sum()), among[0]), among[1]), len(top)
     if n < 2:
         return Interval(value=value, n=n, level=level, unit=unit, method="bootstrap")
     rng = np.random.default_rng(seed)
@@ -169,8 +170,7 @@ def bootstrap_mean(
     keep = rest > 0
     left_out = (top.sum() - top[keep]) / rest[keep]
     low, high = _bca(np.concatenate(draws), value, left_out, level)
-    # a weighted mean lies among its values
-    ends = _holding(value, low, high, (float(x[w > 0].min()), float(x[w > 0].max())))
+    ends = _holding(value, low, high, among)
     return Interval(value=value, **ends, n=n, level=level, unit=unit, method="bootstrap")
 
 
