@@ -53,9 +53,10 @@ def _compare(chosen: list[str], engine: Local) -> None:
         for arm, then, now in runner.again(name, "nano", SEEDS, engine=engine, stored=stored):
             where = f"{name}, {arm}, seed {then.seed}"
             assert now.status == then.status, where
-            today = {s.strength: s for s in now.strengths}  # results of before more were measured have fewer
-            assert {s.strength for s in then.strengths} <= today.keys(), where
-            pairs = [(then.base, now.base), *((s, today[s.strength]) for s in then.strengths)]
+            today = {s.strength: s for s in now.strengths}  # other ones were measured before
+            shared = [(s, today[s.strength]) for s in then.strengths if s.strength in today]
+            assert len(shared) >= 3 and shared[-1][0].strength == 1.0, where
+            pairs = [(then.base, now.base), *shared]
             for a, b in pairs:
                 assert b.target == pytest.approx(a.target, abs=NEAR["target"]), where
                 assert b.drift == pytest.approx(a.drift, abs=NEAR["drift"]), where
