@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunewright.contract.batch import Row
-from tunewright.data.order import Cursor, natural_shares, permutation, with_replay
+from tunewright.data import dataset
+from tunewright.data.order import Cursor, natural_shares, permutation, sizes, with_replay
 from tunewright.errors import CheckpointError, DataError
+from tunewright.runs import selecting
 from tunewright.training.budget import epochs_of, steps_per_epoch
 
 
@@ -174,3 +176,14 @@ def test_replayed_rows_may_repeat_and_are_no_part_of_an_epoch():
 def test_epochs_are_passes_over_own_tokens():
     assert epochs_of(300, 100, 0.0) == 3 and epochs_of(200, 100, 0.5) == 1
     assert steps_per_epoch(6, 200, 100, 0.5) == pytest.approx(6) and steps_per_epoch(0, 0, 100, 0.0) == 0
+
+
+@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=3), st.randoms())
+def test_sizes_are_those_of_the_rows_whatever_holds_them(parts, draw):
+    rows = [[Row(f"{k}:{i}", "s", [1] * n, [1.0] * n) for i, n in enumerate(part)] for k, part in enumerate(parts)]
+    joined = dataset._Joined(rows)
+    flat = [row for part in rows for row in part]
+    places = draw.sample(range(len(flat)), draw.randint(1, len(flat)))
+    view = selecting._View(joined, places, None)
+    assert list(sizes(joined)) == [r.size for r in flat]
+    assert list(sizes(view)) == [flat[i].size for i in places] == [r.size for r in view]

@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from tunewright.contract.batch import Row
 from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem, refuse
@@ -21,7 +23,7 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
 from tunewright.data.encode import encode_all
 from tunewright.data.facts import Facts
-from tunewright.data.order import Cursor, natural_shares, with_replay
+from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
 from tunewright.data.read import Place, SourceLike, locate, read_lazily
 from tunewright.errors import DataError, FolderError
 from tunewright.files.stamp import stamp
@@ -77,6 +79,11 @@ class _Joined(Sequence[Row]):
 
     def __len__(self) -> int:
         return sum(len(p) for p in self.parts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        return np.concatenate([np.asarray(sizes(p), dtype=np.int64) for p in self.parts])
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):

@@ -29,6 +29,12 @@ class Source(Protocol):
     def rows(self) -> Sequence[Row]: ...
 
 
+def sizes(rows: Sequence[Row]) -> Sequence[int]:
+    """Tokens of each row; where what holds the rows knows them (`lengths`), no row is made."""
+    known: Sequence[int] | None = getattr(rows, "lengths", None)
+    return known if known is not None else [row.size for row in rows]
+
+
 def natural_shares(tokens: Mapping[str, int]) -> dict[str, float]:
     """Shares of the tokens under which every row comes once per epoch."""
     total = sum(tokens.values())

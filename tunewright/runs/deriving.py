@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tunewright.contract.batch import Row
 from tunewright.contract.method import Method
 from tunewright.contract.task import Task
+from tunewright.data.order import sizes
 from tunewright.recipe import Budget, Recipe, StageSpec
 from tunewright.runs.session import StageInputs
 from tunewright.training.defaults import Facts, Given, Kind, Setting, derive
@@ -95,10 +98,12 @@ def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
 
 
 def _tokens(rows: Sequence[Row]) -> int:
-    """Tokens of all rows; of many, of evenly spaced ones and in proportion."""
+    """Tokens of all rows; of many that do not know their sizes, of evenly spaced ones and in proportion."""
+    if hasattr(rows, "lengths"):
+        return int(np.sum(sizes(rows)))
     step = max(1, len(rows) // LOOKED_AT)
-    sizes = [rows[i].size for i in range(0, len(rows), step)]
-    return round(sum(sizes) / len(sizes) * len(rows))
+    some = [rows[i].size for i in range(0, len(rows), step)]
+    return round(sum(some) / len(some) * len(rows))
 
 
 def width_of(config: Any) -> int | None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.method import Method, arguments, call
@@ -23,6 +25,7 @@ from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
 from tunewright.data.dataset import Dataset
+from tunewright.data.order import sizes
 from tunewright.data.read import SourceLike, read_all
 from tunewright.data.truncate import trained_tokens
 from tunewright.errors import DataError, MethodError
@@ -41,6 +44,11 @@ class _View(Sequence[Row]):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        return np.asarray(sizes(self.rows), dtype=np.int64)[list(self.indices)]
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):

@@ -20,7 +20,7 @@ from tunewright.runs.aiming import aims, halves
 from tunewright.runs.selecting import Selection
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.training import carry
-from tunewright.training.budget import plan_stage
+from tunewright.training.budget import COUNT_UP_TO, GLANCED_AT, plan_stage
 from tunewright.training.defaults import Setting
 from tunewright.training.stage import TrainingInputs
 from tunewright.training.validation import asks, no_rows
@@ -166,6 +166,7 @@ class Session:
             flops_per_token=self.flops_per_token,
             changing=any("mixture" in type(m).slots() for _, m in part.methods),
             replay=tuple(d.name for d, _ in part.replay.values()),
+            most=COUNT_UP_TO if self.weights else GLANCED_AT,
         )
 
     @property

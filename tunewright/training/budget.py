@@ -6,11 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tunewright.contract.method import Plan
+from tunewright.data.order import sizes
 from tunewright.training.schedules import warmup_of
 
 FEW_STEPS = 50
 COUNT_UP_TO = 200_000  # batches that are counted one by one; beyond, the mean of those is taken
+GLANCED_AT = 1_000  # as many where nothing will be trained, as in a check
 
 
 def plan_stage(
@@ -23,8 +27,9 @@ def plan_stage(
     flops_per_token: float,
     changing: bool = False,
     replay: tuple[str, ...] = (),
+    most: int = COUNT_UP_TO,
 ) -> Plan:
-    """Make the plan of a stage.
+    """Make the plan of a stage. `most`: batches that are counted one by one.
 
     `cursor()` gives a fresh cursor over the stage's rows, which ends after the budget's epochs and whose batches are
     counted; `changing`: the mixture follows what is learned, so that counts are estimates. A budget in seconds or
@@ -35,8 +40,8 @@ def plan_stage(
         by_flops = math.ceil(budget.flops / flops_per_token)
         limit_tokens = by_flops if limit_tokens is None else min(limit_tokens, by_flops)
     fresh = cursor()
-    sources = {n: sum(r.size for r in d.rows) for n, d in fresh.datasets.items()}
-    steps, tokens = _count(fresh, limit_tokens, budget.steps)
+    sources = {n: int(np.sum(sizes(d.rows))) for n, d in fresh.datasets.items()}
+    steps, tokens = _count(fresh, limit_tokens, budget.steps, most)
     exact = budget.seconds is None and budget.flops is None and not changing
     return Plan(
         steps=max(1, steps),
@@ -91,7 +96,7 @@ def _two_digits(number: int) -> int:
     return number // unit * unit
 
 
-def _count(cursor: Any, tokens: int | None, steps: int | None) -> tuple[int, int]:
+def _count(cursor: Any, tokens: int | None, steps: int | None, most: int) -> tuple[int, int]:
     once = sum(len(d.rows) for n, d in cursor.datasets.items() if n not in cursor.replayed)
     # a budget in seconds alone: one epoch shapes the schedule
     last = once if (tokens, steps, cursor.last) == (None, None, None) else cursor.last
@@ -103,7 +108,7 @@ def _count(cursor: Any, tokens: int | None, steps: int | None) -> tuple[int, int
             or (last is not None and cursor.read >= last)
         ):
             return done, used
-        if done >= COUNT_UP_TO:
+        if done >= most:
             shares = [s for s in (tokens and used / tokens, steps and done / steps, last and cursor.read / last) if s]
             return round(done / max(shares)), round(used / max(shares))
         batch = cursor.next_batch()
