@@ -20,14 +20,14 @@ from tunewright.compare.arms import ComparedArm, Given, arm_recipe
 from tunewright.compare.cautions import cautions
 from tunewright.compare.result import Comparison
 from tunewright.compare.settling import settle
-from tunewright.errors import FolderError, Interrupted, RecipeError
+from tunewright.errors import RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.files.checkpoint import write_text
 from tunewright.recipe import Budget, Recipe
 from tunewright.report.compare_schema import ArmFigures, TunedRate
 from tunewright.runs import progress
-from tunewright.runs.folder import RunFolder, locked
 from tunewright.runs.results import command
+from tunewright.trials.place import place
 from tunewright.trials.pool import Trial, Workers, run_all
 from tunewright.trials.trial import Store, TrialRecord, commit_of, key_of
 from tunewright.trials.tuning import FACTOR, Tuned, tune_many
@@ -93,34 +93,14 @@ def compare(
             remedy="write data.eval: FILE with rows that are not trained on",
         )
     folder = _folder(recipe, out)
-    _made(folder)
-    with locked(RunFolder(folder)):
+    with place(folder) as held:
         recipe, budget, rates = settle(recipe, arms, budget or recipe.stages[0].budget)
         work = _Work(recipe, arms, seeds, budget, tune, folder, Progress(quiet), rates)
-        try:
-            if cluster is not None:
-                return work.whole(lambda ts: run_all(ts, work.store, cluster=cluster, on_record=work.progress.landed))
-            with Workers(workers, memory=memory) as pool:
-                return work.whole(lambda ts: run_all(ts, work.store, pool=pool, on_record=work.progress.landed))
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped after {work.progress.done} runs, which are kept",
-                where=str(folder),
-                remedy="the same command again goes on from there",
-            ) from None
-
-
-def _made(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise FolderError(
-            f"the output folder cannot be made: {e.strerror or e}", where=str(folder), remedy="choose another --out"
-        ) from e
-    if (folder / "recipe.yaml").exists() or (folder / "report.json").exists():
-        raise FolderError(
-            "this folder holds a run", where=str(folder), remedy="choose another --out for the comparison"
-        )
+        held.done = lambda: work.progress.done
+        if cluster is not None:
+            return work.whole(lambda ts: run_all(ts, work.store, cluster=cluster, on_record=work.progress.landed))
+        with Workers(workers, memory=memory) as pool:
+            return work.whole(lambda ts: run_all(ts, work.store, pool=pool, on_record=work.progress.landed))
 
 
 class _Work:

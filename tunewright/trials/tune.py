@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import FolderError, Interrupted, RecipeError
+from tunewright.errors import RecipeError
 from tunewright.files.cache import cache_folder
 from tunewright.planning.lengths import held_out
 from tunewright.recipe import Budget, Recipe
 from tunewright.report import notebook
 from tunewright.runs.assemble import settled
-from tunewright.runs.folder import RunFolder, locked
 from tunewright.trials import tune_page
+from tunewright.trials.place import place
 from tunewright.trials.pool import Trial, Workers, run_all
 from tunewright.trials.race import Candidate, Race
 from tunewright.trials.trial import Store, TrialRecord, key_of
@@ -63,18 +63,11 @@ def tune(
     _check(recipe)
     began = time.monotonic()
     folder = Path(out) if out is not None else Path("runs") / f"tune-{recipe.name}"
-    _made(folder)
-    with locked(RunFolder(folder)):
+    with place(folder) as held:
         work = _Work(_ready(recipe), folder, trials, None if minutes is None else began + 60 * minutes, seeds, say)
-        try:
-            with Workers(workers) as pool:
-                return work.whole(pool)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped after {work.done} runs, which are kept",
-                where=str(folder),
-                remedy="the same command again goes on from there",
-            ) from None
+        held.done = lambda: work.done
+        with Workers(workers) as pool:
+            return work.whole(pool)
 
 
 def _check(recipe: Recipe) -> None:
@@ -92,17 +85,6 @@ def _check(recipe: Recipe) -> None:
                 where="budget",
                 remedy="write budget: {epochs: 3}, or leave it out",
             )
-
-
-def _made(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise FolderError(
-            f"the folder for the runs cannot be made: {e.strerror or e}", where=str(folder), remedy="choose another"
-        ) from e
-    if (folder / "recipe.yaml").exists() or (folder / "report.json").exists():
-        raise FolderError("this folder holds a run", where=str(folder), remedy="choose another --out")
 
 
 def _ready(recipe: Recipe) -> Recipe:
