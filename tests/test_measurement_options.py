@@ -95,4 +95,5 @@ def test_the_rows_measured_are_those_of_the_split(inputs: Path) -> None:
 
 def test_every_field_of_evaluation_and_keep_has_a_case() -> None:
     assert set(EVALUATED) | {"metric", "split"} == set(MeasureSpec.model_fields) and set(KEPT) == set(Keep.model_fields)
-    assert set(StageSpec.model_fields) == {"name", "start", "carry", "data", "methods", "budget", "train"}
+    stage = {"name", "start", "carry", "each", "data", "methods", "budget", "train"}
+    assert set(StageSpec.model_fields) == stage  # "each" has its cases in tests/recipe/test_sequence.py
