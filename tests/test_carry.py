@@ -168,11 +168,17 @@ def test_a_run_with_steps_after_training_is_begun_from_what_they_left(first, tmp
     assert changed and all(torch.equal(through.base_parameters()[n], made.base_parameters()[n]) for n in changed)
 
 
-@pytest.mark.parametrize("recipe", ["model: x", "[]", "", "stages: []", "stages: [a]"])
-def test_a_folder_whose_recipe_no_run_wrote(recipe, first, tmp_path):
+@pytest.mark.parametrize(
+    "recipe, says",
+    [
+        *((text, "names no stages") for text in (b"model: x", b"[]", b"", b"stages: []", b"stages: [a]")),
+        (b"stages: [\xff]", "recipe cannot be read"),
+    ],
+)
+def test_a_folder_whose_recipe_no_run_wrote(recipe, says, first, tmp_path):
     run = a_run(tmp_path / "run", begun(first, "frozen"), ["one"])
-    (run / "recipe.yaml").write_text(recipe)
-    with pytest.raises(ModelError, match="names no stages"):
+    (run / "recipe.yaml").write_bytes(recipe)
+    with pytest.raises(ModelError, match=says):
         carry.begin(adapted(), str(run), "fold", tmp_path, "recipe.yaml")
 
 

@@ -15,6 +15,7 @@ from tunewright.loading import load as loading
 from tunewright.loading.load import load
 from tunewright.loading.save import save_pretrained
 from tunewright.weights.opening import open_source
+from tunewright.weights.vocabulary import _tokenizer as read_tokenizer
 
 TEXT = "text-generation"
 
@@ -248,3 +249,15 @@ def test_a_merge_takes_no_quantised_weights_either(folder):
         edit(folder, quantization_config={"quant_method": method})
         with pytest.raises(ModelError, match="stored quantised"):
             open_source(str(folder))
+
+
+@pytest.mark.parametrize("open_", [lambda f: load(str(f), TEXT), lambda f: read_tokenizer(f, str(f))])
+def test_an_id_far_beyond_the_vocabulary_is_refused_at_once(open_, folder):
+    # the tokenizers library counts through all the ids between whenever it writes such a tokenizer
+    file = folder / "tokenizer.json"
+    written = json.loads(file.read_text())
+    written["model"]["vocab"][next(reversed(written["model"]["vocab"]))] = 2_390_000_000
+    file.write_text(json.dumps(written))
+    with pytest.raises(ModelError, match=r"the id of .* is 2390000000") as refused:
+        open_(folder)
+    assert refused.value.remedy

@@ -30,7 +30,7 @@ UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK, NAMELE
 """No token is trained; longer than max_length; two BOS; no BOS; an end that is not trained; a special token in the
 text; earlier answers that are not trained; one answer, not two; a picture of a single colour; a turn's name that the
 model is not shown."""
-_AT_ONCE = 1 << 16
+_AT_ONCE = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -245,10 +245,10 @@ Match = tuple[int, int, int, int]
 def matched(sources: Sequence[Facts], key: str) -> list[Match]:
     """The records of some sources whose `key` ("said" or "given") an earlier record has, in order.
 
-    As many of them are held in memory as 2^19 records take, however many there are.
+    As many of them are held in memory as 2^17 records take, however many there are.
     """
     count = sum(f.path.stat().st_size for f in sources) // TYPE.itemsize
-    shares = max(1, -(-count // (1 << 19)))
+    shares = max(1, -(-count // (1 << 17)))
     out: list[Match] = []
     for share in range(shares):
         out += _matched(*_share(sources, key, share, shares))

@@ -39,7 +39,10 @@ class StoredRows(Sequence[Row]):
         self._fields = {n.removeprefix("field-"): a for n, a in self._arrays.items() if n.startswith("field-")}
         with (folder / "rows.jsonl").open("rb") as f:
             self._lines = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(f.fileno()).st_size else b""
-        self.lengths = np.maximum(1, np.diff(self._arrays["token_offsets"]))
+        ends = self._arrays["token_offsets"]
+        self.lengths = np.empty(len(ends) - 1, np.int32)
+        np.subtract(ends[1:], ends[:-1], out=self.lengths, casting="unsafe")
+        np.maximum(self.lengths, 1, out=self.lengths)
 
     def __len__(self) -> int:
         return len(self._arrays["line_offsets"]) - 1

@@ -26,6 +26,8 @@ os.environ.setdefault(
 
 CHOOSES_CODE = ("attn_implementation", "experts_implementation")
 """Settings by which a config names the code of a layer: a package (flash attention) or a kernel on the hub."""
+FAR = 1 << 20
+"""Ids that a vocabulary may leave out: some keep thousands for later."""
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 
@@ -82,6 +84,19 @@ def without_chosen_code(config: Any) -> list[str]:
         if type(part).__name__.endswith("Config") and hasattr(part, "model_type"):
             found += without_chosen_code(part)
     return list(dict.fromkeys(found))
+
+
+def check_ids(tokenizer: Any, folder: Path) -> None:
+    """ModelError for a vocabulary with an id far beyond its size: its library counts through all the ids between."""
+    vocabulary = tokenizer.get_vocab()
+    token = max(vocabulary, key=vocabulary.__getitem__, default=None)
+    if token is not None and vocabulary[token] > FAR + 16 * len(vocabulary):
+        raise ModelError(
+            f"the tokenizer's vocabulary has {len(vocabulary)} tokens, and the id of {token!r:.40} is "
+            f"{vocabulary[token]}",
+            where=str(folder / "tokenizer.json"),
+            remedy="download the model again: ids are places in the embedding",
+        )
 
 
 def check_finite(model: nn.Module, folder: Path) -> None:

@@ -22,6 +22,7 @@ from tunewright.loading.guard import (
     another_shape,
     check_causal,
     check_finite,
+    check_ids,
     guarded,
     lacks_memory,
     said,
@@ -213,6 +214,7 @@ def _readers(located: Located, task: Task) -> tuple[Any, Any]:
             raise ModelError(
                 what, where=str(located.folder), remedy="copy the tokenizer files of the model that it was made from"
             ) from e
+        check_ids(tokenizer, located.folder)
         if task.generates and (note := dated(tokenizer)):
             located.notes.append(note)
         longest = tokenizer.model_max_length

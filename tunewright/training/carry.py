@@ -14,6 +14,7 @@ from tunewright.contract.left import Earlier, Left, from_files, to_files
 from tunewright.contract.method import Plan, Setup
 from tunewright.errors import CheckpointError, MethodError, ModelError
 from tunewright.files import checkpoint
+from tunewright.files.regular import regular
 from tunewright.models import delta_format
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
@@ -178,7 +179,12 @@ def result_of(run: Path, where: str) -> tuple[str, Path]:
             where=asked,
             remedy="name a run's folder (runs/...), or give a plain model folder as `model:`",
         )
-    recipe: Any = yaml_text.read((run / "recipe.yaml").read_text(encoding="utf-8"), str(run / "recipe.yaml")).tree
+    file = run / "recipe.yaml"
+    try:
+        text = regular(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ModelError(f"the run's recipe cannot be read: {e}", where=str(file), remedy="put the file back") from e
+    recipe: Any = yaml_text.read(text, str(file)).tree
     try:
         last, changed = str(recipe["stages"][-1]["name"]), bool(recipe.get("after"))
     except (TypeError, KeyError, IndexError):

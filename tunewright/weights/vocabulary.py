@@ -222,11 +222,12 @@ class Rows:
 def _tokenizer(folder: Path, ref: str) -> Any:
     from transformers import AutoTokenizer
 
+    from tunewright.loading.guard import check_ids
     from tunewright.loading.quiet import quiet
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as e:  # whatever a tokenizer's files make of its class
         first = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ModelError(
@@ -234,3 +235,5 @@ def _tokenizer(folder: Path, ref: str) -> Any:
             where=ref,
             remedy="download the model again, or leave tokenizer: out",
         ) from e
+    check_ids(tokenizer, folder)
+    return tokenizer
