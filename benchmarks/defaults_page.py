@@ -67,7 +67,11 @@ def _rules() -> str:
     low, high = rule.ROWS
     passes = ", ".join(f"{kind} {n:g}" for kind, n in rule.PASSES.items())
     rows = [
-        ("learning rate", f"the method's own, times (width {rule.WIDTH:,} / the model's width) ^ {rule.NARROWER:g}"),
+        (
+            "learning rate",
+            f"the method's own, times (width {rule.WIDTH:,} / the model's width) ^ {rule.NARROWER:g}; for a fresh "
+            f"model's own weights {rule.ADAPTER_RATE:g} in the place of the method's",
+        ),
         (
             "batch",
             f"{low} to {high} rows a step, a power of two: so many that an epoch has about {rule.STEPS_AN_EPOCH} "

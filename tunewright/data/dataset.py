@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,7 +22,8 @@ from tunewright.data.encode import encode_all
 from tunewright.data.facts import Facts
 from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
 from tunewright.data.read import Place, SourceLike, locate, read_lazily
-from tunewright.errors import DataError, FolderError
+from tunewright.errors import DataError
+from tunewright.files.cache import passing_folder
 from tunewright.files.stamp import stamp
 from tunewright.tasks.base import discover_labels
 
@@ -219,7 +217,7 @@ def stored(
             encode_into(folder)
         except OSError as e:  # a cache that cannot be written costs time, never the run
             log.warning("the encoded rows of %s were not kept: %s", place.name, e)
-            folder = _passing() / folder.name
+            folder = passing_folder("rows") / folder.name
             encode_into(folder)
     about = store.manifest(folder)
     return Dataset(
@@ -231,20 +229,6 @@ def stored(
         problems=[Problem(**p) for p in about["problems"]],
         facts=Facts(folder / store.FACTS, tuple(about["places"]), about["shapes"]),
     )
-
-
-def _passing() -> Path:
-    """A folder that goes with this process. FolderError where not even that can be written."""
-    try:
-        folder = tempfile.mkdtemp(prefix="tunewright-rows-")
-    except OSError as e:
-        raise FolderError(
-            f"neither the cache nor a temporary folder can be written: {e.strerror or e}",
-            where=tempfile.tempdir,
-            remedy="free space, or set TUNEWRIGHT_CACHE or TMPDIR to a folder that may be written",
-        ) from e
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
 
 
 def _key(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -30,6 +31,23 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunewright"
     except RuntimeError:
         return Path(tempfile.gettempdir()) / f"tunewright-{os.getuid()}"
+
+
+def passing_folder(what: str) -> Path:
+    """A folder that goes with this process, for what a cache that cannot be written would keep.
+
+    FolderError where not even that can be written.
+    """
+    try:
+        folder = tempfile.mkdtemp(prefix=f"tunewright-{what}-")
+    except OSError as e:
+        raise FolderError(
+            f"neither the cache nor a temporary folder can be written: {e.strerror or e}",
+            where=tempfile.tempdir,
+            remedy="free space, or set TUNEWRIGHT_CACHE or TMPDIR to a folder that may be written",
+        ) from e
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def sync(path: Path) -> None:

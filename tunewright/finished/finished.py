@@ -12,7 +12,7 @@ from tunewright.contract.method import Method
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import CheckpointError, FolderError
 from tunewright.files import checkpoint
-from tunewright.loading.load import Loaded, load
+from tunewright.loading.load import Loaded
 from tunewright.loading.options import options_of
 from tunewright.models import delta_format
 from tunewright.models.adapted import Adapted
@@ -22,6 +22,7 @@ from tunewright.report.schema import Report
 from tunewright.runs import predictors
 from tunewright.runs.assemble import device_of
 from tunewright.runs.folder import RECIPE
+from tunewright.runs.fresh import load_model
 from tunewright.runs.vocabulary import add_tokens
 from tunewright.tasks import get_task
 from tunewright.training import carry
@@ -95,7 +96,7 @@ def open_run(folder: Path | str) -> Finished:
 def _base_of(recipe: Recipe, task: Task, device: str) -> Loaded:
     precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
     labels = recipe.data.labels if task.labelled else None
-    return load(recipe.model, task, labels=labels, device=device, precision=precision, seed=0)
+    return load_model(recipe, task, labels, device, precision)
 
 
 def load_base(recipe: Recipe) -> Loaded:

@@ -27,7 +27,7 @@ from tunewright.loading.guard import (
     lacks_memory,
     said,
 )
-from tunewright.loading.locate import Located, locate
+from tunewright.loading.locate import Located, drawn_as, locate
 from tunewright.loading.quiet import quiet
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
@@ -121,8 +121,9 @@ def _load(
     seed: int,
     weights: bool,
 ) -> Loaded:
-    for file in weight_files(located.folder):
-        read_header(file)
+    if weights or drawn_as(located.folder) is None:  # a fresh model's weights may be drawn later
+        for file in weight_files(located.folder):
+            read_header(file)
     config = config_for(located, task)
     tokenizer, processor = _readers(located, task)
     build = _build if weights else _shapes
@@ -172,7 +173,7 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     config = config_for(located, task)
     tokenizer, processor = _readers(located, task)
     if task.labelled:
-        _set_labels(config, list(labels) if labels is not None else None, located)
+        set_labels(config, list(labels) if labels is not None else None, located)
     if tokenizer is not None:
         _fit_padding(tokenizer, task, located)
     own = [config.id2label[i] for i in sorted(config.id2label)] if task.labelled else None
@@ -233,7 +234,7 @@ def _build(located: Located, config: Any, task: Task, labels: list[str] | None, 
 
     classifies = "Classification" in task.auto_class
     if classifies:
-        _set_labels(config, labels, located)
+        set_labels(config, labels, located)
     auto = getattr(transformers, task.auto_class)
     try:
         with quiet(), seeded(seed):
@@ -268,7 +269,7 @@ def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None,
     import transformers
 
     if "Classification" in task.auto_class:
-        _set_labels(config, labels, located)
+        set_labels(config, labels, located)
     try:
         with quiet(), seeded(seed), torch.device("meta"):
             return getattr(transformers, task.auto_class).from_config(config, dtype=dtype)
@@ -287,7 +288,7 @@ def _forget_quantisation(model: Any) -> None:
         del model.config.quantization_config
 
 
-def _set_labels(config: Any, labels: list[str] | None, located: Located) -> None:
+def set_labels(config: Any, labels: list[str] | None, located: Located) -> None:
     """Set class names. Equal names in another order keep the checkpoint's order, since its head is trained so."""
     if labels is None:
         return

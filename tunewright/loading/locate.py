@@ -16,6 +16,11 @@ from tunewright.files.regular import is_special, regular
 from tunewright.loading import builtin
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+DRAWN = "tunewright.json"
+"""The file that says of a folder what it was made from; it decides no number (`files.hashing`)."""
+FRESH_NOTE = (
+    "the base is a fresh model: gains, losses and drift are counted from random weights, which were drawn by seed"
+)
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
 
 
@@ -48,6 +53,10 @@ def locate(name: str, revision: str | None = None, *, progress: bool = True) -> 
     if path.is_dir():
         _no_revision(name, revision, "a folder")
         check_folder(path)
+        drawn = drawn_as(path)
+        if drawn is not None:
+            notes = [f"{FRESH_NOTE} {drawn['seed']}", *drawn.get("notes", ())]
+            return Located(path, f"drawn from a config, seed {drawn['seed']}", None, notes)
         return Located(path, f"folder {path}", licence_of(path))
     if path.is_file():
         raise ModelError(
@@ -63,6 +72,15 @@ def locate(name: str, revision: str | None = None, *, progress: bool = True) -> 
             remedy=f"did you mean the built-in '{near[0]}'? A hub id has the form owner/name, a folder ./name",
         )
     return _hub(name, revision)
+
+
+def drawn_as(folder: Path) -> dict[str, Any] | None:
+    """What a fresh model's folder was drawn from: config, tokenizer, vocab_size, seed, task, notes. None of others."""
+    try:
+        said = json.loads(regular(folder / DRAWN).read_text(encoding="utf-8"))
+        return dict(said["drawn"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _no_revision(name: str, revision: str | None, what: str) -> None:

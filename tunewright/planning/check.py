@@ -26,7 +26,7 @@ from tunewright.recipe import Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
 from tunewright.runs.assemble import READ_ANEW
-from tunewright.runs.session import located
+from tunewright.runs.fresh import model_of
 from tunewright.runs.sources import kept_options, kept_sources, replayed_sources, replayed_stages
 from tunewright.runs.vocabulary import add_to_tokenizer
 from tunewright.tasks import get_task
@@ -94,7 +94,7 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
     labels: Sequence[str] | None = recipe.data.labels
     if labels is None and task.labelled:
         labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
-    model = reading(located(recipe.model, recipe.base), task, labels)
+    model = reading(model_of(recipe, weights=False), task, labels)
     if recipe.new_tokens:
         refused.of(add_to_tokenizer, model.tokenizer, recipe.new_tokens)
     groups, options = _roles(recipe, model, refused)

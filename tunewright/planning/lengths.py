@@ -75,12 +75,12 @@ def _length(recipe: Recipe) -> tuple[Setting | None, int, str, bool]:
     from tunewright.files.cache import cache_folder
     from tunewright.loading.load import reading
     from tunewright.loading.options import options_of
-    from tunewright.runs.session import located
+    from tunewright.runs.fresh import model_of
     from tunewright.tasks import get_task
 
     task, sources = get_task(recipe.task), recipe.data.train
     labels = labels_of(sources, recipe.base) if task.labelled else None
-    model = reading(located(recipe.model, recipe.base), task, labels)
+    model = reading(model_of(recipe, weights=False), task, labels)
     reads = model.tokenizer if model.tokenizer is not None else model.processor
     options = options_of(recipe.data, model.labels if task.labelled else None, model)
     rows = build(sources, task, reads, options, cache_folder(), base=recipe.base)

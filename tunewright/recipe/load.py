@@ -14,6 +14,7 @@ from tunewright.errors import RecipeError, did_you_mean
 from tunewright.files.regular import regular
 from tunewright.recipe import sequence, yaml_text
 from tunewright.recipe.explain import as_written, explain
+from tunewright.recipe.models import TRAIN
 from tunewright.recipe.naming import kept_names
 from tunewright.recipe.overrides import override, rename_old_keys
 
@@ -215,7 +216,9 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
     sources(tree["data"])
     replayed(tree["data"])
     for spec in (tree["model"], *tree["models"].values()):
-        spec["name"] = path(spec["name"])
+        fresh = spec.get("config") is not None
+        local = [k for k in ("config", "tokenizer") if spec.get(k) != TRAIN] if fresh else ["name"]
+        spec |= {key: path(spec[key]) for key in local if key in spec}
     for keep, name in zip(tree["keep"], kept_names([(k.get("name"), k["data"]) for k in tree["keep"]]), strict=True):
         keep["name"] = name
         keep["data"] = path(keep["data"])

@@ -3,67 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from tunewright.recipe.fields import Real, Spec, StepsOrShare, Whole, as_list, parse_number, problem
+from tunewright.recipe.models import ModelSpec, Place
 from tunewright.recipe.uses import MethodUse
 
+__all__ = ["Budget", "DataSpec", "Keep", "MeasureSpec", "ModelSpec", "Place", "Source", "TrainSpec", "Uses"]
+
 Uses = Annotated[list[MethodUse], BeforeValidator(as_list)]
-
-
-def _a_place(value: Any) -> Any:
-    """A path or a name that a disk can hold; anything else that is asked of it fails in as many ways as there are."""
-    if not isinstance(value, str):
-        return value
-    shown = value if len(value) < 60 else f"{value[:60]}..."
-    if bad := next((c for c in value if ord(c) < 32 or ord(c) == 127), None):
-        raise problem(f"a path cannot hold {bad!r}", "write the path without it")
-    if any(len(part.encode("utf-8", "replace")) > 255 for part in value.split("/")) or len(value) > 4000:
-        raise problem(f"'{shown}' is longer than a disk allows", "write a shorter path")
-    if value.startswith("~"):
-        try:
-            Path(value).expanduser()
-        except RuntimeError:
-            raise problem(
-                f"the system knows no home folder for {value.split('/')[0]}", "write the path from the root"
-            ) from None
-    return value
-
-
-Place = BeforeValidator(_a_place)
-"""Of a field that names a file, a folder or something on a hub."""
-
-
-class ModelSpec(Spec):
-    """A pre-trained model: a built-in name, a hub id, a local folder or a GGUF file."""
-
-    shorthand: ClassVar[str | None] = "name"
-    compact: ClassVar[bool] = True
-    name: Annotated[str, Place] = Field(
-        min_length=1, description="built-in name, hub id, local folder or GGUF file", examples=["smollm2-135m-instruct"]
-    )
-    revision: str | None = Field(None, description="branch, tag or commit of a hub id", examples=["main"])
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="how frozen weights are held; auto: float32 unless bfloat16 is fast here",
-        examples=["float32"],
-    )
-    trust_remote_code: bool = Field(
-        False, description="must stay false: code that comes with a model is never run", examples=[False]
-    )
-
-    @model_validator(mode="after")
-    def _no_remote_code(self) -> ModelSpec:
-        if self.trust_remote_code:
-            raise problem(
-                "code that comes with a model is never run: it could do anything on this machine",
-                "remove trust_remote_code; use a model whose class transformers has",
-                ("trust_remote_code",),
-            )
-        return self
 
 
 class Source(Spec):

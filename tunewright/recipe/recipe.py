@@ -126,7 +126,9 @@ class Recipe(Spec):
         description="the run's folder under runs/; none: the file's name",
         examples=["tickets"],
     )
-    model: ModelSpec = Field(description="the pre-trained model", examples=["smollm2-135m-instruct"])
+    model: ModelSpec = Field(
+        description="the pre-trained model, or the config of a fresh one", examples=["smollm2-135m-instruct"]
+    )
     task: str = Field(description="the hub's name of the task", examples=["text-generation"])
     models: dict[str, ModelSpec] = Field(
         default_factory=dict,
@@ -205,6 +207,12 @@ class Recipe(Spec):
             _check_start(stage, i, seen)
             _check_evaluations(self, stage, i)
             seen.append(stage.name)
+        if fresh := next((role for role, spec in self.models.items() if spec.fresh), None):
+            raise problem(
+                "only the model that is trained can be a fresh one, and this is another that methods ask for",
+                "give a folder: a fresh model that was trained is written by `tunewright export RUN`",
+                ("models", fresh, "config"),
+            )
         if again := called_twice([(k.name, k.data) for k in self.keep]):
             raise problem(
                 f"two entries are called '{again[1]}', and the report has one line for each name",

@@ -17,6 +17,7 @@ KNOWN = {
     "report.html": "the report to look at: one file, no network",
     "rows.jsonl": "every evaluated row: base and tuned answer beside the reference",
     "metrics.jsonl": "one record a logged step",
+    "base": "the fresh model that the run began with, as a plain transformers folder",
     "adapter": "the change as a PEFT adapter",
     "delta.safetensors": "the change; delta.json says how",
     "wrapper": "what wraps the model: the method that makes it, and its tensors",

@@ -18,7 +18,8 @@ from tunewright.data.dataset import Dataset, build, labels_of
 from tunewright.data.order import permutation
 from tunewright.errors import DataError, MethodError
 from tunewright.files.cache import cache_folder
-from tunewright.loading.load import Loaded, Reading, load, reading
+from tunewright.loading.fresh import has_weights
+from tunewright.loading.load import Loaded, Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.machine import devices, host
 from tunewright.models.adapted import Adapted
@@ -27,8 +28,9 @@ from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.deriving import Settings, fill
+from tunewright.runs.fresh import load_model, model_of
 from tunewright.runs.selecting import Selection, records_of, selection_of, subset, without
-from tunewright.runs.session import Session, StageInputs, located
+from tunewright.runs.session import Session, StageInputs
 from tunewright.runs.sources import STAGES, kept_options, kept_sources, replayed_sources, replayed_stages
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
 from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
@@ -157,7 +159,7 @@ def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
-    model = reading(located(recipe.model, recipe.base), task, labels)
+    model = reading(model_of(recipe, weights=False), task, labels)
     if recipe.new_tokens:
         add_to_tokenizer(model.tokenizer, recipe.new_tokens)
     labels = model.labels if task.labelled else labels
@@ -171,14 +173,7 @@ def _model(
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
-    loaded = load(
-        located(recipe.model, recipe.base),
-        task,
-        labels=labels if task.labelled else None,
-        device=device,
-        precision=precision,
-        weights=weights,
-    )
+    loaded = load_model(recipe, task, labels if task.labelled else None, device, precision, weights)
     if task.labelled:  # a checkpoint's head keeps its own order of the labels
         names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
         labels = [names[i] for i in sorted(names)]
@@ -192,7 +187,7 @@ def _adapted(recipe: Recipe, loaded: Loaded, methods: Sequence[Sequence[tuple[st
     adapted = loaded.adapted()
     adapted.new = loaded.new
     each_batch = any(n.when == "batch" for named in methods for _, m in named for n in m.needs())
-    if loaded.folder is not None and not each_batch:
+    if loaded.folder is not None and not each_batch and has_weights(loaded.folder):
         adapted.files = Files(loaded.folder)  # a signal of the base in each batch would read it again each time
     adapted.always = new_rows(adapted, recipe.new_tokens)
     return adapted

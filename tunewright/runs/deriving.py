@@ -29,7 +29,8 @@ def fill(recipe: Recipe, parts: Sequence[StageInputs], task: Task, config: Any) 
 
     Values of a recipe of one stage go where all stages have theirs; of several, each stage has its own.
     """
-    found = {part.spec.name: derive(facts_of(part, task, width_of(config)), _given(part)) for part in parts}
+    width = width_of(config)
+    found = {part.spec.name: derive(facts_of(part, task, width, _fresh(recipe, part)), _given(part)) for part in parts}
     if not any(found.values()):
         return recipe, found
     filled = recipe.model_copy(deep=True)
@@ -37,6 +38,11 @@ def fill(recipe: Recipe, parts: Sequence[StageInputs], task: Task, config: Any) 
     for stage in filled.stages:
         _write(filled, stage, found[stage.name])
     return filled, found
+
+
+def _fresh(recipe: Recipe, part: StageInputs) -> bool:
+    """Whether a stage's weights are random when it begins."""
+    return recipe.model.fresh and (part.spec.start or "base") == "base"
 
 
 def _write(recipe: Recipe, stage: StageSpec, settings: Mapping[str, Setting]) -> None:
@@ -64,7 +70,7 @@ def _given(part: StageInputs) -> Given:
     return Given(train.learning_rate, train.batch_tokens, train.warmup_steps, part.spec.budget.limited)
 
 
-def facts_of(part: StageInputs, task: Task, width: int | None) -> Facts:
+def facts_of(part: StageInputs, task: Task, width: int | None, fresh: bool = False) -> Facts:
     """What the rule goes by, of a stage."""
     methods = [method for _, method in part.methods]
     rows = part.rows.rows
@@ -74,6 +80,7 @@ def facts_of(part: StageInputs, task: Task, width: int | None) -> Facts:
         rows=len(rows),
         tokens=_tokens(rows),
         width=width,
+        fresh=fresh,
         **said_by([type(method) for method in methods]),
     )
 

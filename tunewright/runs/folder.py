@@ -17,7 +17,11 @@ from tunewright.machine import host
 
 RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"
 BEGUN = "begun.json"
-_ASIDE = re.compile(r"^\..+\.\d+$")  # .<name>.<process>, as checkpoint.write_text and write_folder call them
+BASE = "base"
+"""The fresh model that a run began with: a whole transformers folder."""
+_ASIDE = re.compile(
+    r"^\..+\.(\d+|partial|old)$"
+)  # as checkpoint.write_text, write_folder and cache.written_aside call them
 
 
 class RunFolder:
@@ -150,5 +154,5 @@ def locked(folder: RunFolder) -> Iterator[None]:
 def discard_if_empty(folder: RunFolder) -> None:
     """Remove a folder in which nothing was computed: a recipe that turned out invalid leaves nothing behind."""
     names = {p.name for p in folder.path.iterdir()} if folder.path.exists() else set()
-    if names <= {RECIPE, LOCK, PROGRESS, BEGUN}:
+    if names <= {RECIPE, LOCK, PROGRESS, BEGUN, BASE}:
         shutil.rmtree(folder.path, ignore_errors=True)

@@ -30,11 +30,14 @@ class Work:
         from tunewright.measure.cost import Cost
         from tunewright.report.words import counted
         from tunewright.runs.assemble import assemble
+        from tunewright.runs.fresh import settle
 
         keep_freed_memory()
         self.folder, self.recipe, self.screen, self.figures_only = folder, recipe, screen, figures_only
         self.cost: Cost = Cost()
         with self.cost.phase("load"):
+            if not figures_only:
+                settle(recipe, folder.path)
             self.session: Session = assemble(recipe, screen.say)
         self.recipe = self.session.recipe
         if counted(recipe.task) == "images":

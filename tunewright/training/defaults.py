@@ -41,7 +41,7 @@ class Facts:
 
     `rates`: what the stage's methods say of rates, of those that say anything (task or "" -> rate); `adds`: whether
     what trains was added to the model; `factor`: the product of the methods' factors; `width`: the model's, none where
-    it is not known.
+    it is not known; `fresh`: whether the model's own weights are random.
     """
 
     task: str
@@ -52,6 +52,7 @@ class Facts:
     rates: Sequence[Mapping[str, float]] = ()
     adds: bool = True
     factor: float = 1.0
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def derive(facts: Facts, given: Given = NOTHING) -> dict[str, Setting]:
 
 def _rate(facts: Facts) -> Setting:
     said = next((r for r in facts.rates if facts.task in r or "" in r), None)
-    if said is not None:
+    if facts.fresh and not facts.adds:
+        rate, whose = ADAPTER_RATE, "that of weights that are drawn afresh"
+    elif said is not None:
         rate, whose = said.get(facts.task, said.get("", 0.0)), "the method's own"
     else:
         rate = ADAPTER_RATE if facts.adds else WEIGHT_RATE

@@ -210,7 +210,7 @@ class Workers:
         return max(1, min(self.most, int(self.memory // max(1, each))))
 
     def _guess(self) -> int:
-        names = {(str(t.recipe.base), t.recipe.model.name) for t in self.todo.values()}
+        names = {(str(t.recipe.base), t.recipe.model.name) for t in self.todo.values() if not t.recipe.model.fresh}
         return PROCESS + A_PARAMETER_BYTE * max((_weights_size(Path(base), name) for base, name in names), default=0)
 
     def _next(self) -> str:
