@@ -30,6 +30,10 @@ class Row:
     label: int | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
+    def replace(self, **changes: Any) -> Row:
+        """Return a copy with some fields changed; the original is untouched."""
+        return replace(self, **changes)
+
     @property
     def size(self) -> int:
         """Tokens (at least 1), the unit of every budget."""

@@ -113,6 +113,7 @@ def check_conflicts(
                 remedy=f"put them into two stages:\n     stages:\n       - {{name: first, methods: [{a}]}}\n"
                 f"       - {{name: second, start: stages.first, methods: [{b}]}}",
             )
+    _check_rows(named, where)
     filled = {slot for _, m in named for slot in type(m).slots()} | ({"attach"} if carried else set())
     for name, method in named:
         for needed in method.requires:
@@ -124,6 +125,18 @@ def check_conflicts(
                         "add one; `tunewright methods NAME` says which slots a method fills, and lora fills 'attach'"
                     ),
                 )
+
+
+def _check_rows(named: Sequence[tuple[str, Method]], where: str) -> None:
+    """MethodError where rows that a method changes are not single texts of the data."""
+    changing = next((n for n, m in named if "row" in type(m).slots()), None)
+    made = next((n for n, m in named if m.pairs or "rollout" in type(m).slots()), None)
+    if changing is not None and made is not None:
+        raise MethodError(
+            f"'{changing}' changes rows of the data, and '{made}' trains on answers that belong together",
+            where=where,
+            remedy="put them into two stages",
+        )
 
 
 def bind(named: Sequence[tuple[str, Method]], seed: int, stage: str) -> Methods:

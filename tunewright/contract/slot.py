@@ -111,6 +111,19 @@ _TRAINING = (
         own={"rng": "random.Random: the record's own generator, keyed by (seed, method, record id)"},
     ),
     Slot(
+        "row",
+        "changes an encoded row before rows are laid side by side",
+        ("row", "step", "plan", "state", "row_rng"),
+        "in order",
+        "Row | None: a changed copy (`row.replace(input_ids=..., weights=...)`) of the same id and of any length; None "
+        "leaves it as it is",
+        "every time a row is trained on, anew in each epoch; budgets count the row as it was",
+        own={
+            "row": "Row: `input_ids` and the loss `weights` of predicting each; what an objective reads in `fields`",
+            "row_rng": "random.Random: the row's own generator, keyed by (seed, method, epoch, row id)",
+        },
+    ),
+    Slot(
         "batch",
         "changes a batch after packing",
         ("batch", "step", "plan", "needs", "state", "row_rng"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
 from tunewright.contract.combining import Bound
-from tunewright.contract.method import Candidates, Choice, row_rng
+from tunewright.contract.method import Candidates, Choice
 from tunewright.models.flops import counting
 from tunewright.models.lean_tail import only_at, tail
 from tunewright.models.modes import set_training
@@ -25,10 +25,11 @@ from tunewright.training import coupled, saving
 from tunewright.training.again import Again
 from tunewright.training.inner import Inner, TrainedWeight
 from tunewright.training.losses import sum_weights, weighted_sum
+from tunewright.training.micro_batches import micro_batches
 from tunewright.training.nonfinite import diagnose
 from tunewright.training.optim import Optimizers
 from tunewright.training.randomness import Randomness
-from tunewright.training.rollouts import Rollouts, carried
+from tunewright.training.rollouts import Rollouts
 from tunewright.training.schedules import factor_of
 from tunewright.training.stage import Stop, TrainingInputs
 from tunewright.training.stepping import apply
@@ -240,32 +241,10 @@ class Loop:
                 self.stage.on_split(self.step_number, self.micro_tokens)
 
     def micro_batches(self, rows: Sequence[tuple[Row, int]]) -> list[Batch]:
-        """Rows of one step as collated micro-batches of at most `micro_tokens` tokens, methods' `batch` applied."""
-        groups: list[list[tuple[Row, int]]] = [[]]
-        size = 0
-        for row, epoch in rows:
-            if groups[-1] and self.micro_tokens and size + row.size > self.micro_tokens:
-                groups.append([])
-                size = 0
-            groups[-1].append((row, epoch))
-            size += row.size
-        return [self._collate(g) for g in groups]
-
-    def _collate(self, group: Sequence[tuple[Row, int]]) -> Batch:
-        batch: Batch = self.stage.task.collate(
-            [r for r, _ in group], self.stage.packed, epochs=[e for _, e in group], seed=self.spec.seed
-        )
-        if self.rollouts:
-            batch = carried(batch, [r for r, _ in group])
-        for b in self.methods.on("batch"):
-
-            def draw(i: int, name: str = b.name, batch: Batch = batch) -> Any:
-                return row_rng(self.spec.seed, name, batch.epochs[i], batch.row_ids[i])
-
-            batch = (
-                self.methods.call(b, "batch", batch=batch, step=self.step_number, plan=self.plan, row_rng=draw) or batch
-            )
-        return batch.to(self.stage.device)
+        """Rows of one step as collated micro-batches of at most `micro_tokens` tokens, methods on `row` and `batch`
+        applied.
+        """
+        return micro_batches(self, rows)
 
     def gradients(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
         """Fill every leaf's gradient with that of the step's loss; return what is logged."""

@@ -24,13 +24,12 @@ import random
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 
 from tunewright.contract.batch import Batch
 from tunewright.contract.method import Method, Plan, Setup, State
 from tunewright.errors import MethodError
-from tunewright.models.generators import undisturbed
+from tunewright.pieces.new_tokens import add_tokens
 
 RowRandom = Callable[[int], random.Random]
 
@@ -50,26 +49,6 @@ def masked(batch: Batch, rate: float, mask: int | None, vocabulary: int, row_rng
         if hidden:
             flat[position + 1] = other if mask is None else mask
     return batch.replace(inputs={**batch.inputs, "input_ids": ids})
-
-
-def add_token(model: Any, tokenizer: Any, text: str) -> None:
-    """Add a special token with a mean row to the embedding (and an untied head), never to be generated."""
-    tokenizer.add_special_tokens({"additional_special_tokens": [text]}, replace_extra_special_tokens=False)
-    new = tokenizer.convert_tokens_to_ids(text)
-    means = [m.weight[:new].detach().float().mean(0) for m in _tables(model)]
-    if new >= model.get_input_embeddings().num_embeddings:
-        with undisturbed():  # the library draws the new rows before we overwrite them
-            model.resize_token_embeddings(new + 1, mean_resizing=False)
-    with torch.no_grad():
-        for module, mean in zip(_tables(model), means, strict=True):
-            module.weight[new] = mean.to(module.weight.dtype)
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.suppress_tokens = sorted({*(model.generation_config.suppress_tokens or []), new})
-
-
-def _tables(model: Any) -> list[Any]:
-    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
-    return [t for i, t in enumerate(tables) if t is not None and all(t.weight is not u.weight for u in tables[:i])]
 
 
 class MaskedThought(Method):
@@ -100,8 +79,7 @@ class MaskedThought(Method):
                 where="masked-thought.mask",
                 remedy="give the token's id",
             )
-        if self.mask not in tokenizer.get_vocab():
-            add_token(model, tokenizer, self.mask)
+        add_tokens(model, tokenizer, [self.mask])
 
     def setup(self, run: Setup) -> State:
         model: Any = run.adapted.model
