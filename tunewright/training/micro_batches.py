@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tunewright.contract.batch import Batch, Row
 from tunewright.contract.combining import Bound
@@ -12,14 +12,11 @@ from tunewright.contract.method import row_rng
 from tunewright.errors import MethodError
 from tunewright.training.rollouts import carried
 
-if TYPE_CHECKING:
-    from tunewright.training.train import Loop
-
 Rows = Sequence[tuple[Row, int]]
 """Rows with the epoch in which each is drawn."""
 
 
-def micro_batches(loop: Loop, rows: Rows) -> list[Batch]:
+def micro_batches(loop: Any, rows: Rows) -> list[Batch]:
     """Rows of one step as collated micro-batches of at most `micro_tokens` tokens, on the stage's device."""
     groups: list[list[tuple[Row, int]]] = [[]]
     size = 0
@@ -32,14 +29,14 @@ def micro_batches(loop: Loop, rows: Rows) -> list[Batch]:
     return [_collated(loop, g) for g in groups]
 
 
-def changed(loop: Loop, rows: Rows) -> Rows:
+def changed(loop: Any, rows: Rows) -> Rows:
     """The rows as the stage's methods on `row` make them. MethodError where a method gives something else."""
     for b in loop.methods.on("row"):
         rows = [(_changed(loop, b, row, epoch), epoch) for row, epoch in rows]
     return rows
 
 
-def _changed(loop: Loop, bound: Bound, row: Row, epoch: int) -> Row:
+def _changed(loop: Any, bound: Bound, row: Row, epoch: int) -> Row:
     rng = row_rng(loop.spec.seed, bound.name, epoch, row.id)
     made = loop.methods.call(bound, "row", row=row, step=loop.step_number, plan=loop.plan, row_rng=rng)
     if made is None:
@@ -54,7 +51,7 @@ def _changed(loop: Loop, bound: Bound, row: Row, epoch: int) -> Row:
     return made
 
 
-def _collated(loop: Loop, group: Rows) -> Batch:
+def _collated(loop: Any, group: Rows) -> Batch:
     batch: Batch = loop.stage.task.collate(
         [r for r, _ in group], loop.stage.packed, epochs=[e for _, e in group], seed=loop.spec.seed
     )
