@@ -35,6 +35,10 @@ class Reads:
             Record({"label": r.label}, id=r.id, source=r.source) if plain else record_of(r, self.task.labelled)
             for r in rows
         ]
+        # a number, for selectors that read a column
+        self.records = [
+            Record({**r, "confidence": i / len(rows)}, id=r.id, source=r.source) for i, r in enumerate(self.records)
+        ]
         of = {r.id: [row] for r, row in zip(self.records, rows, strict=True)}
         self.readers = {
             speaker: Reader(

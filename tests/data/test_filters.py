@@ -1,0 +1,64 @@
+"""Filters by text and by a column: what they leave out and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunewright.contract.method import call
+from tunewright.contract.records import Record
+from tunewright.data.select.length import Length
+from tunewright.data.select.near_duplicate import NearDuplicate, overlaps, runs
+from tunewright.data.select.threshold import Threshold
+
+
+def records(*texts):
+    return [Record({"text": t, "score": i}, id=f"r:{i}") for i, t in enumerate(texts)]
+
+
+def test_length_counts_words_of_the_answer():
+    rows = [*records("a b c", "", "a b c d e"), Record({"prompt": "a b c d", "completion": "x"}, id="p")]
+    found = call(Length(least=2, most=4), "select", records=rows)
+    assert list(found.indices) == [0] and list(found.scores["words"]) == [3, 0, 5, 1]
+    assert found.reasons == ["", "fewer than 2 words", "more than 4 words", "fewer than 2 words"]
+    with pytest.raises(ValueError, match="must not be above"):
+        Length(least=3, most=2)
+
+
+def by_pairs(texts, n, overlap):
+    """The same by comparing every pair of sets."""
+    kept, out = [], []
+    for text in texts:
+        mine = runs(text, n)
+        best = max((len(mine & other) / len(mine | other) for other in kept), default=0.0)
+        out.append(best)
+        if best < overlap:
+            kept.append(mine)
+    return out
+
+
+def test_near_duplicates_are_those_of_every_pair():
+    texts = [
+        "The cat sat on the mat",
+        "the cat, sat on the mat!",
+        "a dog sat on the mat",
+        "one",
+        "One",
+        "",
+        "  ",
+        "x y z",
+    ]
+    texts += [f"the cat sat on the {w}" for w in ("mat today", "roof", "mat and slept and slept")]
+    for n in (1, 2, 3):
+        for overlap in (0.2, 0.5, 0.7, 1.0):
+            assert overlaps(texts, n, overlap) == pytest.approx(by_pairs(texts, n, overlap))
+    found = call(NearDuplicate(), "select", records=records(*texts))
+    assert list(found.indices) == [0, 2, 3, 5, 7, 9, 10]
+    assert found.reasons[1] == found.reasons[8] == "says almost what an earlier record says" and not found.reasons[0]
+
+
+def test_a_threshold_has_two_sides():
+    found = call(Threshold(column="score", least=1, most=2), "select", records=records("a", "b", "c", "d"))
+    assert list(found.indices) == [1, 2] and found.reasons == ["score below 1", "", "", "score above 2"]
+    assert list(found.scores["score"]) == [0.0, 1.0, 2.0, 3.0]
+    with pytest.raises(ValueError, match="without a bound"):
+        Threshold(least=None)

@@ -1,0 +1,51 @@
+"""Threshold filter: keep the records in which a column's number is neither too low nor too high.
+
+The column is one of the rows' own, or one that a method on `synthesize` wrote: `confidence` of a pseudo-label. A record
+that has no finite number there is an error, since it would be dropped without anybody having decided so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pydantic import Field, model_validator
+
+from tunewright.contract.method import Method
+from tunewright.contract.records import Record
+from tunewright.contract.selected import Selected
+from tunewright.errors import DataError
+
+
+class Threshold(Method):
+    """Keeps records by a number in one of their columns."""
+
+    column: str = Field("confidence", min_length=1, description="the column that holds the number", examples=["score"])
+    least: float | None = Field(0.5, description="lowest number that is kept; none: any", examples=[0.9])
+    most: float | None = Field(None, description="highest number that is kept; none: any", examples=[0.5])
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Threshold:
+        if self.least is None and self.most is None:
+            raise ValueError("it keeps everything without a bound: write least: 0.9, or most")
+        return self
+
+    def select(self, records: Sequence[Record]) -> Selected:
+        values = [self._number(r) for r in records]
+        reasons = [self._against(x) for x in values]
+        return Selected([i for i, why in enumerate(reasons) if not why], scores={self.column: values}, reasons=reasons)
+
+    def _number(self, record: Record) -> float:
+        value = record.get(self.column)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise DataError(
+                f"the column '{self.column}' holds {value!r}, which is no number",
+                where=record.where,
+                remedy="name a column of numbers: threshold: {column: ...}",
+            )
+        return float(value)
+
+    def _against(self, value: float) -> str:
+        if self.least is not None and value < self.least:
+            return f"{self.column} below {self.least:g}"
+        return f"{self.column} above {self.most:g}" if self.most is not None and value > self.most else ""
