@@ -355,4 +355,5 @@ def test_holding_rows_out_keeps_the_weights_of_sources(inputs: Path) -> None:
 
 
 def test_every_field_of_data_has_a_case() -> None:
-    assert set(DATA) | {"truncation", "labels", "select"} == set(DataSpec.model_fields)
+    staged = {"truncation", "labels", "select", "synthesize"}  # tests of their own, the last in tests/runs/test_made.py
+    assert set(DATA) | staged == set(DataSpec.model_fields)

@@ -24,6 +24,7 @@ ANSWERED: dict[str, tuple[str, ...]] = {
         "bad_rows",
         "bias_change",
         "check_method",
+        "log_prob",
         "shifts",
         "tuned_state",
     ),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = Path(__file__).with_name("lines")
-ROOMS = ("methods/", "weights/merge", "weights/edit", "data/select")
+ROOMS = ("methods/", "weights/merge", "weights/edit", "data/select", "data/synthesize")
 """Rooms of the catalogue whose entries must have lines here."""
 
 

@@ -85,3 +85,56 @@ def test_what_is_wrong_is_said_where_it_is_written(tmp_path, old, new, line, wor
 def test_an_empty_sequence_is_refused():
     with pytest.raises(RecipeError, match="each"):
         Recipe(**TREE, stages=[{"each": [], "methods": ["lora"]}])
+
+
+ROUNDS = """\
+model: nano
+task: text-generation
+data: {train: all.jsonl}
+stages:
+  - {name: warm, methods: [full]}
+  - name: go
+    rounds: 3
+    start: base
+    methods: [lora]
+    budget: {steps: 5}
+  - {name: last, methods: [lora]}
+"""
+
+
+def test_rounds_are_stages_each_from_where_the_last_ended(tmp_path):
+    recipe = written(tmp_path, ROUNDS)
+    assert [s.name for s in recipe.stages] == ["warm", "go-1", "go-2", "go-3", "last"]
+    assert [s.start for s in recipe.stages] == ["base", "base", "stages.go-1", "stages.go-2", "stages.go-3"]
+    assert [s.round for s in recipe.stages] == [None, 1, 2, 3, None]
+    assert {s.budget.steps for s in recipe.stages[1:4]} == {5} and not any(s.rounds for s in recipe.stages)
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.dump())
+    assert Recipe.load(again).stages == recipe.stages
+    anew = written(tmp_path, ROUNDS.replace("rounds: 3", "rounds: {times: 2, start: stages.warm}"))
+    assert [s.start for s in anew.stages] == ["base", "base", "stages.warm", "stages.go-2"]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "says"),
+    [
+        ("rounds: 0", "how often a stage is gone through"),
+        ("rounds: true", "how often a stage is gone through"),
+        ("rounds: {times: 2, from: base}", "how often a stage is gone through"),
+        ("rounds: {times: 2, start: 3}", "what every round starts from is a name"),
+        ("rounds: 2\n    each: [a.jsonl]", "are both written"),
+        ("rounds: 2\n    round: 1", "are both written"),
+    ],
+)
+def test_bad_rounds_are_named_with_their_line(tmp_path, rounds, says):
+    with pytest.raises(RecipeError, match=says) as e:
+        written(tmp_path, ROUNDS.replace("rounds: 3", rounds))
+    assert "r.yaml:7" in str(e.value)
+    with pytest.raises(RecipeError, match="needs a name"):
+        Recipe(**TREE, stages=[{"rounds": 2, "methods": ["lora"]}])
+
+
+def test_an_error_in_a_stage_of_rounds_names_its_line(tmp_path):
+    with pytest.raises(RecipeError, match="no method is named 'lorra'") as e:
+        written(tmp_path, ROUNDS.replace("start: base\n    methods: [lora]", "start: base\n    methods: [lorra]"))
+    assert "r.yaml:9" in str(e.value)

@@ -54,7 +54,7 @@ def _rooms() -> list[str]:
         if methods.is_dir()
         else []
     )
-    return [*method_rooms, "data/select", *(f"weights/{w}" for w in _WEIGHTS), "measure"]
+    return [*method_rooms, "data/select", "data/synthesize", *(f"weights/{w}" for w in _WEIGHTS), "measure"]
 
 
 def rooms() -> list[str]:

@@ -93,7 +93,7 @@ def _written(tree: Any) -> Iterable[Any]:
     if not isinstance(tree, dict):
         return
     for key, value in tree.items():
-        if key in ("methods", "after", "measure", "probes", "select"):
+        if key in ("methods", "after", "measure", "probes", "synthesize", "select"):
             yield from value if isinstance(value, list) else [value]
         elif key == "optimizer":
             yield value

@@ -233,10 +233,10 @@ Run = Any  # (trials) -> {key: record}
 def equal_budgets(recipe: Recipe, arms: Sequence[ComparedArm], budget: Budget, run: Run) -> dict[str, Given]:
     """Each arm's training budget, so that all spend the same.
 
-    Tokens, steps and epochs are given as they are. Of seconds, what a pilot run spends on set-up, selection and
-    statistics is taken off (teachers run inside the steps). FLOPs become tokens by what the pilot counts a token,
-    teachers and all passes of a step included, less what its selection and statistics take once. RecipeError for an arm
-    whose set-up alone takes more than the budget.
+    Tokens, steps and epochs are given as they are. Of seconds, what a pilot run spends on set-up, generation, selection
+    and statistics is taken off (teachers run inside the steps). FLOPs become tokens by what the pilot counts a token,
+    teachers and all passes of a step included, less what its generation, selection and statistics take once.
+    RecipeError for an arm whose set-up alone takes more than the budget.
     """
     if budget.seconds is None and budget.flops is None:
         return {arm.name: Given(budget) for arm in arms}
@@ -246,7 +246,7 @@ def equal_budgets(recipe: Recipe, arms: Sequence[ComparedArm], budget: Budget, r
     return {arm.name: _given(arm, budget, records[keys[arm.name]]) for arm in arms}
 
 
-ONCE = ("set-up", "selection", "statistics")
+ONCE = ("set-up", "generation", "selection", "statistics")
 """Phases of a run's cost that it spends once, before it trains."""
 
 

@@ -80,7 +80,7 @@ def run_figures(record: TrialRecord) -> RunFigures:
     if cost.get("flops_by_phase") and figures.tokens:  # reports of before hold an estimate, in which all are the same
         figures.flops_per_token = sum(cost["flops_by_phase"].values()) / figures.tokens
     figures.train_seconds = spent.get("train")
-    figures.setup_seconds = sum(spent.get(p, 0.0) for p in ("set-up", "selection", "statistics"))
+    figures.setup_seconds = sum(spent.get(p, 0.0) for p in ("set-up", "generation", "selection", "statistics"))
     figures.peak_memory_bytes = cost.get("peak_memory_bytes")
     return figures
 

@@ -24,6 +24,7 @@ from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.delta_names import DeltaName
 
 if TYPE_CHECKING:
+    from tunewright.contract.records import Record
     from tunewright.models.adapted import Adapted
     from tunewright.models.sites import Structure
 
@@ -258,8 +259,21 @@ class Method(BaseModel):
         return False
 
     def speakers(self) -> tuple[str, ...]:
-        """Models that it asks: "tuned", "base" (a predictor), "start" (a selector), or names of `models`."""
+        """Models that it asks: "tuned", "base" (a predictor), "start" (a selector), or names of `models`; on
+        `synthesize` also "previous" (what the stage before made, else the base) and "stages.NAME" of an earlier one.
+        """
         return ()
+
+    def stand_in(self, record: Record, labels: Sequence[str] | None) -> Record:
+        """A record as a row of what `synthesize` will make, while nothing is made yet: what is missing is filled in.
+
+        A plan, a check and the rule for what a recipe leaves out see these rows; none of them is trained on.
+        """
+        return record
+
+    def makes(self, count: int) -> int | None:
+        """How many records `synthesize` makes of `count` at most, for a plan to say; None: nobody can tell."""
+        return count
 
     @property
     def share_of_sum(self) -> float:

@@ -88,6 +88,7 @@ STATES = Reading("mean of the last hidden states", mean_states, hidden=True)
 class Reader:
     """Reads records with one model, which stays as it is. `rows_of` gives a record's encoded rows.
 
+    `bring` is called before the model is looked at, for a model that has to be loaded first.
     `batch_tokens`: tokens of a batch, padding included. `cache`: a folder, or None to keep nothing. `tokens` counts
     what was read. FLOPs go to every counter that is open (`models/flops.py`).
     """
@@ -103,6 +104,7 @@ class Reader:
     batch_tokens: int = 2048
     window: int = WINDOW
     tokens: int = 0
+    bring: Callable[[], object] = lambda: None
     _known: dict[tuple[str, bytes], Tensor] = field(default_factory=dict, repr=False)
 
     def losses(self, records: Sequence[Record]) -> Tensor:
@@ -169,6 +171,7 @@ class Reader:
     def _kept(self, rows: list[Row], reading: Reading) -> dict[str, Tensor]:
         """A window's `values` [r, K] and `counts` [r] in the rows' order, from the cache where it has them."""
         self.tokens += sum(r.size for r in rows)
+        self.bring()
         file = None if self.cache is None else self.cache / f"{self._key(rows, reading)}.safetensors"
         known = None if file is None else _load(file)
         if known is not None:
@@ -221,22 +224,26 @@ class Reader:
 
     @cached_property
     def _weights(self) -> str:
-        """Hash of what computes: present weights, buffers, deltas and their settings, the wrapper, the config."""
-        adapted, h = self.adapted, hashlib.sha256(self.adapted.beside.encode())
-        told = {
-            f"{site}/{n}": [d.form, d.settings(), d.strength, d.active]
-            for site, by_name in adapted.deltas().items()
-            for n, d in by_name.items()
-        }
-        config = getattr(adapted.model, "config", None)
-        shape = {k: v for k, v in config.to_dict().items() if k != "_name_or_path"} if config is not None else None
-        about = [told, shape, adapted.wrapped_by.method if adapted.wrapped_by else None]
-        h.update(json.dumps(about, sort_keys=True, default=str).encode())
-        for name, tensor in sorted({**adapted.model.state_dict(), **adapted.outer.state_dict()}.items()):
-            plain = tensor.detach().cpu().contiguous()
-            h.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-            h.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-        return h.hexdigest()
+        return hash_of(self.adapted)
+
+
+def hash_of(adapted: Adapted) -> str:
+    """Hash of what computes: present weights, buffers, deltas and their settings, the wrapper, the config."""
+    h = hashlib.sha256(adapted.beside.encode())
+    told = {
+        f"{site}/{n}": [d.form, d.settings(), d.strength, d.active]
+        for site, by_name in adapted.deltas().items()
+        for n, d in by_name.items()
+    }
+    config = getattr(adapted.model, "config", None)
+    shape = {k: v for k, v in config.to_dict().items() if k != "_name_or_path"} if config is not None else None
+    about = [told, shape, adapted.wrapped_by.method if adapted.wrapped_by else None]
+    h.update(json.dumps(about, sort_keys=True, default=str).encode())
+    for name, tensor in sorted({**adapted.model.state_dict(), **adapted.outer.state_dict()}.items()):
+        plain = tensor.detach().cpu().contiguous()
+        h.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        h.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return h.hexdigest()
 
 
 def _row_hash(row: Row) -> bytes:

@@ -151,7 +151,7 @@ _TRAINING = (
         ("samples", "needs", "state"),
         "weighted sum",
         "Sequence[float] | Tensor [N]: a finite number per sample",
-        "when the stage's `rollout` method asks for scores",
+        "when the stage's `rollout` method, or a `synthesize` method beside it, asks for scores",
     ),
     Slot(
         "objective",
@@ -285,6 +285,28 @@ _TRAINING = (
 )
 
 _BESIDE = (
+    Slot(
+        "synthesize",
+        "makes the records that a stage trains on",
+        ("records", "writers", "readers", "score", "labels", "round", "rng"),
+        "in order",
+        "Sequence[Made]: what is trained on and what was thrown away, with the record that each was made from; a "
+        "record of the stage that is to stay is made as well: `Made(dict(record), of=record)`",
+        "once per stage, when it begins, before selectors; a method after another is given what that one made",
+        own={
+            "records": "Sequence[Record]: the rows of `data.train`; they need no answer and no label where the method "
+            "has a `stand_in`",
+            "writers": "dict[str, Writer]: of each model that `speakers()` names: `generate(prompts, count=, "
+            "max_new_tokens=, temperature=)` gives the answers to each prompt",
+            "readers": "dict[str, Reader]: of each model that `speakers()` names, as a selector has them",
+            "score": "Callable[[Sequence[tuple[Record, str]]], list[float]]: the weighted sum of what the judges (the "
+            "rewards beside it) give answers to records",
+            "labels": "tuple[str, ...] | None: the classes' names in the order of their ids; None where there are none",
+            "round": "int: which of the stage's rounds it is, from 1",
+            "rng": "random.Random: drawn from the seed, the stage and the method's name",
+        },
+        training=False,
+    ),
     Slot(
         "select",
         "scores records, or orders a subset of them",

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import facts
@@ -113,11 +114,12 @@ def check(
     *,
     base: Path | str = ".",
     cache: Path | None = None,
+    changes: Mapping[str, RecordChange | None] | None = None,
 ) -> CheckReport:
     """Check sources by role ("train", "eval" ...); `options` for all, or by role. Rows of roles that begin with
     "train" are those that the others may not overlap with. Never raises for bad data.
 
-    `cache`: where the encoded rows are kept; None: nowhere.
+    `cache`: where the encoded rows are kept; None: nowhere. `changes`: what the records of a role go through first.
     """
     report = CheckReport()
     with ExitStack() as stack:
@@ -127,9 +129,10 @@ def check(
             option = options if isinstance(options, EncodeOptions) else options[role]
             made: list[Dataset] = []
             given[role] = []
+            change = (changes or {}).get(role)
             for source in sources:
                 try:
-                    dataset = stored(source, task, tokenizer, option, folder, base=base)
+                    dataset = stored(source, task, tokenizer, option, folder, base=base, change=change)
                 except TunewrightError as error:
                     report.errors.append(error)
                     continue

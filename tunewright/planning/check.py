@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tunewright.contract.pairs import GIVE_TWO, ONE_ANSWER
+from tunewright.contract.record_change import RecordChange, stand_ins
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import CheckReport, Notice, check, write_clean
@@ -22,11 +23,12 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.planning.refusals import Refusals, of_methods, of_needs, of_rehearsal
-from tunewright.recipe import Recipe, Source, StageSpec
+from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
 from tunewright.runs.assemble import READ_ANEW
 from tunewright.runs.fresh import model_of
+from tunewright.runs.making import makers_of, place_of
 from tunewright.runs.sources import kept_options, kept_sources, replayed_sources, replayed_stages
 from tunewright.runs.vocabulary import add_to_tokenizer
 from tunewright.tasks import get_task
@@ -97,9 +99,9 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
     model = reading(model_of(recipe, weights=False), task, labels)
     if recipe.new_tokens:
         refused.of(add_to_tokenizer, model.tokenizer, recipe.new_tokens)
-    groups, options = _roles(recipe, model, refused)
+    groups, options, changes = _roles(recipe, model, refused)
     reads = model.tokenizer if model.tokenizer is not None else model.processor
-    report = check(groups, task, reads, options, base=recipe.base, cache=_writable(cache_folder()))
+    report = check(groups, task, reads, options, base=recipe.base, cache=_writable(cache_folder()), changes=changes)
     for stage in recipe.stages:
         if any(m.pairs for _, m in named[stage.name]):
             refused.of(_paired, recipe, stage, report)
@@ -132,14 +134,15 @@ def _writable(folder: Path) -> Path | None:
 
 def _roles(
     recipe: Recipe, model: Reading, refused: Refusals
-) -> tuple[dict[str, list[Source]], dict[str, EncodeOptions]]:
-    """The sources of a run by what they are for, and how the rows of each are encoded."""
+) -> tuple[dict[str, list[Source]], dict[str, EncodeOptions], dict[str, RecordChange | None]]:
+    """The sources of a run by what they are for, how the rows of each are encoded, and what is filled in before."""
     data = recipe.data
     common = options_of(data, model.labels if model.labels is not None else data.labels, model)
     groups: dict[str, list[Source]] = {"train": data.train, "eval": data.eval or []}
     if isinstance(data.validation, list):
         groups["validation"] = data.validation
     options = dict.fromkeys(groups, common)
+    changes = {"train": refused.of(_stand_ins, data, common.labels, "data.synthesize")}
     for name, source in kept_sources(recipe).items():
         groups[f"keep {name}"], options[f"keep {name}"] = [source], kept_options(common)
     for stage in recipe.stages:
@@ -147,11 +150,17 @@ def _roles(
         if stage.data is not None and stage.data.model_fields_set & READ_ANEW:
             role = f"train of {stage.name}"
             groups[role], options[role] = own.train, options_of(own, common.labels, model)
+            changes[role] = refused.of(_stand_ins, own, common.labels, place_of(stage))
         for name, source in refused.of(lambda own=own: list(replayed_sources(own, recipe))) or ():
             if source is not None:
                 groups[f"replay {name}"], options[f"replay {name}"] = [source], common
         refused.of(lambda own=own, stage=stage: replayed_stages(own, recipe, stage))
-    return groups, options
+    return groups, options, changes
+
+
+def _stand_ins(data: DataSpec, labels: Sequence[str] | None, where: str) -> RecordChange | None:
+    """What fills in rows of which others will be made."""
+    return stand_ins(makers_of(data.synthesize, where).makers, labels)
 
 
 def _paired(recipe: Recipe, stage: StageSpec, report: CheckReport) -> None:

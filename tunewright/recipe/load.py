@@ -23,12 +23,14 @@ ROOMS = {
     "after": _AFTER,
     "method": ("methods/",),
     "optimizer": ("methods/",),
+    "synthesize": ("data/synthesize", "methods/reinforcement"),
     "select": ("data/select",),
     "probe": ("measure",),
 }
 _LINES = {
     "method": "methods: [{0}]",
     "after": "after: [{0}]",
+    "synthesize": "data: {{synthesize: [{0}]}}",
     "select": "data: {{select: [{0}]}}",
     "probe": "probes: [{0}]",
 }
@@ -217,7 +219,8 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
     replayed(tree["data"])
     for spec in (tree["model"], *tree["models"].values()):
         fresh = spec.get("config") is not None
-        local = [k for k in ("config", "tokenizer") if spec.get(k) != TRAIN] if fresh else ["name"]
+        there = [] if spec.get("url") is not None else ["name"]  # an address's model is no file
+        local = [k for k in ("config", "tokenizer") if spec.get(k) != TRAIN] if fresh else there
         spec |= {key: path(spec[key]) for key in local if key in spec}
     for keep, name in zip(tree["keep"], kept_names([(k.get("name"), k["data"]) for k in tree["keep"]]), strict=True):
         keep["name"] = name

@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from tunewright.recipe.fields import Spec, Whole, problem
+from tunewright.recipe.fields import Real, Spec, Whole, problem
 
 TRAIN = "train"
 """As a fresh model's tokenizer: one is trained on the training rows."""
@@ -76,6 +83,19 @@ class ModelSpec(Spec):
         examples=[4096],
     )
     seed: Whole | None = Field(None, ge=0, description="of a fresh model's weights; none: 0", examples=[1])
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]+",
+        description="of one of `models`: an OpenAI-compatible address that writes under this name; nothing is loaded",
+        examples=["http://localhost:8000/v1"],
+    )
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="environment variable that holds the address's key",
+        examples=["OPENAI_API_KEY"],
+    )
+    timeout: Real = Field(120.0, gt=0, description="seconds that one answer of the address may take", examples=[120])
 
     @property
     def fresh(self) -> bool:
@@ -111,6 +131,20 @@ class ModelSpec(Spec):
                 ("trust_remote_code",),
             )
         return self
+
+    @model_validator(mode="after")
+    def _keys_of_an_address(self) -> ModelSpec:
+        if self.url is not None and self.fresh:
+            raise problem("a fresh model is made here, and a url names one elsewhere", "keep one of the two", ("url",))
+        for key in ("api_key_env", "timeout"):
+            if self.url is None and key in self.model_fields_set and getattr(self, key) is not None:
+                raise problem(f"'{key}' is of an address, and there is no url", "write url beside it", (key,))
+        return self
+
+    @model_serializer(mode="wrap")
+    def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
+        out = {k: v for k, v in handler(self).items() if v is not None}
+        return out if self.url is not None else {k: v for k, v in out.items() if k != "timeout"}
 
     @model_validator(mode="after")
     def _fresh_or_there(self) -> ModelSpec:

@@ -78,8 +78,16 @@ class DataSpec(Spec):
         description="rows for early stopping and keep_best, or the share of the training rows held out for it",
         examples=["10%"],
     )
+    synthesize: Uses = Field(
+        default_factory=list,
+        description="what makes the rows that are trained on, out of those of `train`: methods in order, and judges "
+        "(rewards) that these ask",
+        examples=[["s3ft", "exact-answer"]],
+    )
     select: Uses = Field(
-        default_factory=list, description="which training rows to use: selectors, in order", examples=[["dsir"]]
+        default_factory=list,
+        description="which training rows to use, of what `synthesize` makes where it does: selectors, in order",
+        examples=[["dsir"]],
     )
     replay: dict[Annotated[str, Place], Annotated[Real, Field(gt=0, lt=1)]] = Field(
         default_factory=dict,

@@ -23,7 +23,7 @@ from pydantic import (
 from tunewright.errors import did_you_mean
 from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import explain
-from tunewright.recipe.fields import Spec, as_list, problem
+from tunewright.recipe.fields import Spec, Whole, as_list, problem
 from tunewright.recipe.load import absolute_paths, load
 from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
@@ -46,6 +46,8 @@ __all__ = [
 ]
 
 
+_ROW_USES = ("synthesize", "select")
+"""Keys of `data` that name methods."""
 LONGEST_NAME = 200
 """Letters of a name that is a folder's: a disk takes 255, and a number or a process is written behind it at times."""
 
@@ -95,6 +97,15 @@ class StageSpec(Spec):
         None,
         description="a sequence of tasks: files, or keys of `data` with a `name`; the entry becomes a stage for each",
         examples=[["first.jsonl", "second.jsonl"]],
+    )
+    rounds: int | dict[str, Any] | None = Field(
+        None,
+        description="the entry becomes so many stages, NAME-1, NAME-2 ..., each from where the one before ended; or "
+        "{times: 3, start: base}: each from there",
+        examples=[3],
+    )
+    round: Whole | None = Field(
+        None, gt=0, description="written by `rounds`: which of its rounds the stage is, from 1", examples=[1]
     )
     start: Annotated[str, Place] | None = Field(
         None,
@@ -198,6 +209,12 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.model.url is not None:
+            raise problem(
+                "what is adapted has to be here: an address gives answers, not weights",
+                "write the address under models, and name a model with weights",
+                ("model", "url"),
+            )
         seen: list[str] = []
         for i, stage in enumerate(self.stages):
             if stage.name in seen:
@@ -253,7 +270,7 @@ class Recipe(Spec):
     def uses(self) -> list[tuple[tuple[str | int, ...], str, MethodUse]]:
         """Every method named: (path in the recipe, kind of place, use).
 
-        Kinds: method, after, select, probe, optimizer.
+        Kinds: method, after, synthesize, select, probe, optimizer.
         """
         method_uses: list[tuple[tuple[str | int, ...], str, MethodUse]] = [
             (("train", "optimizer"), "optimizer", self.train.optimizer)
@@ -262,13 +279,14 @@ class Recipe(Spec):
             method_uses += [(("stages", i, "methods", j), "method", use) for j, use in enumerate(stage.methods)]
             if stage.train and stage.train.optimizer:
                 method_uses.append((("stages", i, "train", "optimizer"), "optimizer", stage.train.optimizer))
-            if stage.data and stage.data.select:
-                method_uses += [
-                    (("stages", i, "data", "select", j), "select", use) for j, use in enumerate(stage.data.select)
-                ]
+            for key in _ROW_USES if stage.data else ():
+                found = getattr(stage.data, key) or ()
+                method_uses += [(("stages", i, "data", key, j), key, use) for j, use in enumerate(found)]
         for place, kind, uses in (("after", "after", self.after), ("probes", "probe", self.probes)):
             method_uses += [((place, j), kind, use) for j, use in enumerate(uses)]
-        return method_uses + [(("data", "select", j), "select", use) for j, use in enumerate(self.data.select)]
+        for key in _ROW_USES:
+            method_uses += [(("data", key, j), key, use) for j, use in enumerate(getattr(self.data, key))]
+        return method_uses
 
     @classmethod
     def load(cls, path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Recipe:

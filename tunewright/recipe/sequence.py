@@ -1,4 +1,6 @@
-"""A sequence of tasks as one short entry of `stages`: `each` lists the data, and the entry becomes a stage for each."""
+"""Several stages as one short entry of `stages`: `each` lists the data of a sequence of tasks, `rounds` says how often
+one is gone through anew.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from tunewright.recipe.fields import problem
 
 
 def expanded(stages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int | None]]]:
-    """Stages with every `each` written out, and for each where it came from: (entry, place in its `each` or None).
+    """Stages with every `each` and `rounds` written out, and for each where it came from: (entry, place in its `each`
+    or None).
 
     An item is a file to train on, or a mapping of keys of `data` with a `name`. The stages are called by the name, else
     by the file; the first starts where the entry says, every later one where the one before it ended.
@@ -23,6 +26,11 @@ def expanded(stages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int | No
     out: list[Any] = []
     origins: list[tuple[int, int | None]] = []
     for i, stage in enumerate(stages):
+        if isinstance(stage, Mapping) and stage.get("rounds") is not None:
+            made = _rounds(dict(stage), i)
+            out += made
+            origins += [(i, None)] * len(made)
+            continue
         if not isinstance(stage, Mapping) or "each" not in stage:
             out.append(stage)
             origins.append((i, None))
@@ -40,6 +48,35 @@ def expanded(stages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int | No
             out.append(_one({n: v for n, v in stage.items() if n != "each"}, item, i, k))
             origins.append((i, k))
     return out, origins
+
+
+def _rounds(stage: dict[str, Any], i: int) -> list[dict[str, Any]]:
+    """The stages of an entry that is gone through several times: NAME-1, NAME-2 ..., the first from where it says, each
+    later one from where the one before ended, or from the `start` that `rounds` gives.
+    """
+    given, at = stage.pop("rounds"), ("stages", i, "rounds")
+    told = dict(given) if isinstance(given, Mapping) else {"times": given}
+    times, again = told.pop("times", None), told.pop("start", None)
+    if told or isinstance(times, bool) or not isinstance(times, int) or times < 1:
+        raise problem(
+            f"`rounds` is how often a stage is gone through, got {given!r}",
+            "write rounds: 3, or rounds: {times: 3, start: base}",
+            at,
+        )
+    if again is not None and not isinstance(again, str):
+        raise problem(f"what every round starts from is a name, got {again!r}", "write start: base", at)
+    for other in ("each", "round"):
+        if stage.get(other) is not None:
+            raise problem(
+                f"`rounds` and `{other}` are both written: each makes stages of its own",
+                f"write two entries, or leave {other} out",
+                at,
+            )
+    if not isinstance(stage.get("name"), str):
+        raise problem("a stage that is gone through several times needs a name", "write name: round beside it", at)
+    first = {n: v for n, v in stage.items() if n != "name"}
+    later = {n: v for n, v in first.items() if n != "start"} | ({"start": again} if again is not None else {})
+    return [{**(first if k == 1 else later), "name": f"{stage['name']}-{k}", "round": k} for k in range(1, times + 1)]
 
 
 def _at(i: int) -> tuple[str | int, ...]:
@@ -69,9 +106,13 @@ def _called(train: Any) -> str:
 
 
 def expand(document: yaml_text.Document) -> None:
-    """Write out every `each` of a document, in place; what came of an entry is placed where the entry is."""
+    """Write out every `each` and `rounds` of a document, in place; what came of an entry is placed where the entry
+    is.
+    """
     stages = document.tree.get("stages")
-    if not isinstance(stages, list) or not any(isinstance(s, Mapping) and "each" in s for s in stages):
+    if not isinstance(stages, list) or not any(
+        isinstance(s, Mapping) and {"each", "rounds"} & s.keys() for s in stages
+    ):
         return
     try:
         made, origins = expanded(stages)
@@ -81,7 +122,7 @@ def expand(document: yaml_text.Document) -> None:
     places = {p: where for p, where in document.places.items() if p[:1] != ("stages",) or len(p) == 1}
     for j, (i, k) in enumerate(origins):
         for path, where in document.places.items():
-            if path[:2] != ("stages", i) or path[2:3] == ("each",):
+            if path[:2] != ("stages", i) or path[2:3] in (("each",), ("rounds",)):
                 continue
             places[("stages", j, *path[2:])] = where
         if k is not None:

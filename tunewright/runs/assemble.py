@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tunewright.contract.method import Method
 from tunewright.contract.pairs import PairRows, paired_set
-from tunewright.contract.record_change import RecordChange, record_change
+from tunewright.contract.record_change import RecordChange, chained, record_change, stand_ins
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.caution import of_data
 from tunewright.data.dataset import Dataset, build, labels_of
@@ -29,17 +30,18 @@ from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.deriving import Settings, fill
 from tunewright.runs.fresh import load_model, model_of
+from tunewright.runs.making import makers_of, place_of
 from tunewright.runs.selecting import Selection, records_of, selection_of, subset, without
-from tunewright.runs.session import Session, StageInputs
+from tunewright.runs.session import Making, Session, StageInputs
 from tunewright.runs.sources import STAGES, kept_options, kept_sources, replayed_sources, replayed_stages
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
 from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
 from tunewright.tasks import get_task
 
 Say = Callable[[str], None]
+_MADE = "data.synthesize"
 
-
-READ_ANEW = frozenset({"train", "max_length", "truncation", "template", "system", "chat"})
+READ_ANEW = frozenset({"train", "max_length", "truncation", "template", "system", "chat", "synthesize"})
 """Keys of `data` by which a stage's rows are read anew."""
 
 
@@ -133,7 +135,7 @@ def read_rows(
     """Encode every row that a recipe names, as its model takes them, whether the weights are loaded or not."""
     options = options_of(recipe.data, labels, model)
     read = _Reader(recipe, task, model, options)
-    learnt = [read(recipe.data.train)]
+    learnt = [read(recipe.data.train, change=stand_ins(makers_of(recipe.data.synthesize, _MADE).makers, labels))]
     evaluation = read(recipe.data.eval) if recipe.data.eval else None
     train_rows, validation = _validation(recipe, learnt[0], read)
     keep = {name: read([source], kept_options(options)) for name, source in kept_sources(recipe).items()}
@@ -146,7 +148,8 @@ def read_rows(
         alone = stage.data is not None and "train" in stage.data.model_fields_set
         aim = partial(_aim, recipe, learnt[0] if alone else None, validation, evaluation, notes)
         there = {**keep, **{f"{STAGES}{p.spec.name}": one_by_one(p.rows) for p in parts}}
-        parts.append(_stage_inputs(recipe, stage, named, rows, aim, there, read, i))
+        making = _making(recipe, stage, named, rows, read, labels)
+        parts.append(_stage_inputs(recipe, stage, named, rows, aim, there, read, i, making))
     return RunRows(options, parts, evaluation, validation, keep, learnt, notes)
 
 
@@ -198,11 +201,38 @@ def _read_anew(
 ) -> Dataset | None:
     """The stage's own rows; None where those of the whole recipe are trained on."""
     given = stage.data.model_fields_set if stage.data is not None else set()
-    change = record_change(named, recipe.train_for(stage).seed)
+    data, change = recipe.data_for(stage), record_change(named, recipe.train_for(stage).seed)
     if change is None and not given & READ_ANEW:
         return None
-    data = recipe.data_for(stage)
+    change = chained(stand_ins(makers_of(data.synthesize, place_of(stage)).makers, labels), change)
     return read(data.train, options_of(data, labels, read.loaded), change=change)
+
+
+def _making(
+    recipe: Recipe,
+    stage: StageSpec,
+    named: Sequence[tuple[str, Method]],
+    rows: Dataset,
+    read: _Reader,
+    labels: Sequence[str] | None,
+) -> Making | None:
+    """What makes the stage's rows, of the records that `rows` stand in for; None where nothing does."""
+    data = recipe.data_for(stage)
+    if not data.synthesize:
+        return None
+    options = options_of(data, labels, read.loaded)
+    change = record_change(named, recipe.train_for(stage).seed)
+
+    def source(file: Path) -> list[Source]:
+        return [Source(path=str(file.absolute()), name=f"made/{stage.name}")]
+
+    return Making(
+        makers_of(data.synthesize, place_of(stage)),
+        lambda: records_of(rows, data.train, recipe.base),
+        options,
+        lambda file: read(source(file), options, change=change),
+        lambda dataset, file: records_of(dataset, source(file), recipe.base),
+    )
 
 
 def _stage_inputs(
@@ -214,6 +244,7 @@ def _stage_inputs(
     there: Mapping[str, Dataset],
     read: _Reader,
     index: int,
+    making: Making | None,
 ) -> StageInputs:
     """A stage with the rows that its selectors keep (all that may be kept, where they read with a model) and those
     that it replays, as pairs where a method asks for them. `aim` gives what selectors aim at; `there`: rows that are
@@ -221,7 +252,7 @@ def _stage_inputs(
     """
     data, selection = recipe.data_for(stage), None
     if data.select:
-        selection = _selection(recipe, stage, data, rows, aim)
+        selection = _selection(recipe, stage, data, rows, aim, waits=making is not None)
         rows = selection.pool
     replay = {
         n: (there[n] if source is None else read([source]), data.replay[n])
@@ -231,7 +262,7 @@ def _stage_inputs(
         replay[n] = (replace(there[n], name=n, parts=()), data.replay[n])
     if any(m.pairs for _, m in named):
         rows, replay = paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()}
-    return StageInputs(stage, recipe.train_for(stage), data, rows, replay, named, index, selection)
+    return StageInputs(stage, recipe.train_for(stage), data, rows, replay, named, index, selection, making)
 
 
 def _aim(
@@ -296,10 +327,10 @@ def _validation(recipe: Recipe, rows: Dataset, read: _Reader) -> tuple[Dataset, 
 
 
 def _selection(
-    recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, aim: Callable[[], Dataset | None]
+    recipe: Recipe, stage: StageSpec, data: DataSpec, rows: Dataset, aim: Callable[[], Dataset | None], *, waits: bool
 ) -> Selection:
-    """The stage's selectors; those that read records alone have been applied. `aim` gives the rows that are aimed
-    at.
+    """The stage's selectors; those that read records alone have been applied, unless all of them wait for rows that are
+    made when the stage begins. `aim` gives the rows that are aimed at.
     """
     target = aim() if aimed_at(data.select) else None
     sources = recipe.data.validation
@@ -316,4 +347,5 @@ def _selection(
         target,
         recipe.train_for(stage).seed,
         stage.name,
+        waits=waits,
     )

@@ -23,6 +23,7 @@ READ_WHOLE = ("adapter", "wrapper", "stages", BASE)
 _FILES = (
     BEGUN,
     *TO_READ,
+    "made/*.jsonl",
     "selection/*.jsonl",
     "delta.json",
     "delta.safetensors",

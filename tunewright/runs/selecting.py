@@ -161,13 +161,15 @@ def selection_of(
     target_rows: Dataset | None,
     seed: int,
     stage: str,
+    *,
+    waits: bool = False,
 ) -> Selection:
-    """Apply the selectors that read records alone, up to the first that reads with a model. `records` gives those of
-    a data set's rows. MethodError for a selector that cannot be applied, at once.
+    """Apply the selectors that read records alone, up to the first that reads with a model; none where all of them
+    wait. `records` gives those of a data set's rows. MethodError for a selector that cannot be applied, at once.
     """
     for use in uses:
         selector(use, use.place or f"stages.{stage}.data.select", aimed=target_rows is not None)
-    first = next((i for i, use in enumerate(uses) if reads(use)), len(uses))
+    first = 0 if waits else next((i for i, use in enumerate(uses) if reads(use)), len(uses))
     told: dict[Key, Told] = {}
     pool = select(uses[:first], dataset, records(dataset), target(), seed, stage, told) if first else dataset
     return Selection(

@@ -10,15 +10,19 @@ from typing import Any
 from tunewright.contract.combining import Methods, bind
 from tunewright.contract.method import Method, Plan
 from tunewright.contract.needs import NeedContext, Provider
+from tunewright.contract.records import Record
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.dataset import Dataset, cursor
+from tunewright.errors import MethodError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
 from tunewright.runs.aiming import aims, halves
+from tunewright.runs.making import Makers
 from tunewright.runs.selecting import Selection
 from tunewright.runs.vocabulary import same_tokenizer
+from tunewright.tasks import get_task
 from tunewright.training import carry
 from tunewright.training.budget import COUNT_UP_TO, GLANCED_AT, plan_stage
 from tunewright.training.defaults import Setting
@@ -27,11 +31,27 @@ from tunewright.training.validation import asks, no_rows
 
 
 @dataclass
+class Making:
+    """What makes a stage's rows, until they are made (`made.py`).
+
+    `records` gives those that they are made of, `options` how rows are encoded and writers asked; `read` encodes a file
+    of what was made, `records_of` gives the records of such rows.
+    """
+
+    makers: Makers
+    records: Callable[[], list[Record]]
+    options: EncodeOptions
+    read: Callable[[Path], Dataset]
+    records_of: Callable[[Dataset, Path], list[Record]]
+
+
+@dataclass
 class StageInputs:
     """One stage, checked: its methods by name, its rows, its resolved `train` section.
 
-    `selection`: its selectors, until they are settled (`selected.py`); before, `rows` are all those that selectors
-    which read with a model may choose from. None where there are none.
+    `making`: what makes its rows, until they are made; before, `rows` stand in for them. `selection`: its selectors,
+    until they are settled (`selected.py`); before, `rows` are all those that selectors which read with a model may
+    choose from. None where there are none.
     """
 
     spec: StageSpec
@@ -42,6 +62,7 @@ class StageInputs:
     methods: list[tuple[str, Method]]
     index: int
     selection: Selection | None = None
+    making: Making | None = None
 
     @property
     def replayed(self) -> float:
@@ -79,6 +100,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     weights: bool = True
     others: dict[str, Adapted] = field(default_factory=dict)
+    voices: dict[str, Adapted] = field(default_factory=dict)
     derived: dict[str, dict[str, Setting]] = field(default_factory=dict)
 
     @property
@@ -105,20 +127,44 @@ class Session:
         self.eval = rows
 
     def other(self, name: str) -> Adapted:
-        """One of the recipe's other models, loaded once, frozen. MethodError when its tokenizer differs."""
+        """One of the recipe's other models, loaded once, frozen. MethodError when its tokenizer differs, or where it is
+        an address.
+        """
         if name not in self.others:
-            spec = located(self.recipe.models[name], self.recipe.base)
-            loaded = load(
-                spec,
-                self.task,
-                labels=self.options.labels,
-                device=self.device,
-                precision=self.precision,
-                weights=self.weights,
-            )
+            loaded = self._loaded(name, self.task)
             same_tokenizer(self.loaded, loaded, name)
             self.others[name] = loaded.adapted()
         return self.others[name]
+
+    @property
+    def writing_task(self) -> Task:
+        """The task by which models write: the recipe's where its models do."""
+        return self.task if self.task.generates else get_task("text-generation")
+
+    def voice(self, name: str) -> Adapted:
+        """One of the recipe's other models, to write with a tokenizer of its own; loaded once."""
+        if self.task.generates and name in self.others:
+            return self.others[name]
+        if name not in self.voices:
+            self.voices[name] = self._loaded(name, self.writing_task).adapted()
+        return self.voices[name]
+
+    def _loaded(self, name: str, task: Task) -> Loaded:
+        spec = located(self.recipe.models[name], self.recipe.base)
+        if spec.url is not None:
+            raise MethodError(
+                f"models.{name} is an address: it gives answers, and its weights are not here",
+                where=f"models.{name}.url",
+                remedy="name a folder or hub id; an address can only be asked to write, under data.synthesize",
+            )
+        return load(
+            spec,
+            task,
+            labels=self.options.labels if task is self.task else None,
+            device=self.device,
+            precision=self.precision,
+            weights=self.weights,
+        )
 
     def needs(self, part: StageInputs) -> NeedContext:
         """What the methods of a stage may ask for."""
@@ -220,6 +266,8 @@ def _chooses(method: Method) -> bool:
 def located(spec: ModelSpec, base: Path) -> ModelSpec:
     """A model's spec with a folder or file that is named from the recipe's own folder written from the root."""
     dotted = spec.name.startswith(("./", "../"))
+    if spec.url is not None:
+        return spec
     return (
         spec.model_copy(update={"name": str((base / spec.name).resolve())})
         if dotted or (base / spec.name).exists()

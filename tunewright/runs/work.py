@@ -134,11 +134,12 @@ class Work:
         self.folder.note_progress(cost=self.cost.state())
 
     def select(self, part: StageInputs) -> None:
-        """Give a stage the rows that its selectors keep; the session's model is the stage's start, where it has not
-        selected before.
+        """Give a stage the rows that its makers make and its selectors keep; the session's model is the stage's start,
+        where it has not selected before.
         """
-        from tunewright.runs import selected
+        from tunewright.runs import made, selected
 
+        made.settle(self.session, part, self.folder, self.cost, self.screen.say)
         selected.settle(self.session, part, self.folder, self.cost, self.screen.say)
 
     def inputs(self, part: StageInputs) -> tuple[TrainingInputs, Provider]:

@@ -1,0 +1,1 @@
+"""Models that write: in this process, and behind an address."""

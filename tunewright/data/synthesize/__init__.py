@@ -1,0 +1,1 @@
+"""What makes the rows that are trained on?"""
