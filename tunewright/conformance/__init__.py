@@ -33,9 +33,20 @@ if TYPE_CHECKING:
 
 def all_checks() -> list[Check]:
     """Every check, in the order in which they are best read."""
-    from tunewright.conformance import declared, learned, making, reading, reshaping, rows, slots, training, weights
+    from tunewright.conformance import (
+        adapting,
+        declared,
+        learned,
+        making,
+        reading,
+        reshaping,
+        rows,
+        slots,
+        training,
+        weights,
+    )
 
-    special = [*reading.CHECKS, *making.CHECKS, *reshaping.CHECKS, *rows.CHECKS]
+    special = [*reading.CHECKS, *making.CHECKS, *reshaping.CHECKS, *rows.CHECKS, *adapting.CHECKS]
     return [*declared.CHECKS, *training.CHECKS, *slots.CHECKS, *special, *weights.CHECKS, *learned.CHECKS]
 
 

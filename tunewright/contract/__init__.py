@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tunewright.contract.selected import Selected
     from tunewright.contract.slot import SLOTS, Slot
     from tunewright.contract.task import EncodeOptions, Task
+    from tunewright.contract.unlabelled import Moving, Unjudged, Unlabelled
 
 _HOMES = {
     "batch": ("Batch", "Loss", "Outputs", "Row"),
@@ -43,6 +44,7 @@ _HOMES = {
     "selected": ("Selected",),
     "slot": ("SLOTS", "Slot"),
     "task": ("EncodeOptions", "Task"),
+    "unlabelled": ("Moving", "Unjudged", "Unlabelled"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -54,6 +56,7 @@ __all__ = [
     "EncodeOptions",
     "Loss",
     "Method",
+    "Moving",
     "Need",
     "Needs",
     "Outputs",
@@ -69,6 +72,8 @@ __all__ = [
     "Slot",
     "State",
     "Task",
+    "Unjudged",
+    "Unlabelled",
     "row_rng",
     "torch_generator",
 ]

@@ -186,6 +186,7 @@ class Method(BaseModel):
     - `learning_rates`: peak learning rates that suit it, by task and "" for any other, of AdamW on a model of width
       1,024 (`training/defaults.py` says what becomes of them); empty: it says none.
     - `rate_factor`: by how much it asks for another rate than the methods that it stands beside say.
+    - `resets`: when a method on `adapt` begins again from the source weights, where the recipe does not say.
     - `papers`: slugs of the papers that it implements.
     - `also`: other names of its parameters that are read too, such as PEFT's: other name -> name.
 
@@ -211,6 +212,7 @@ class Method(BaseModel):
     leaves: ClassVar[tuple[str, ...]] = ()
     learning_rates: ClassVar[Mapping[str, float]] = {}
     rate_factor: ClassVar[float] = 1.0
+    resets: ClassVar[Literal["never", "source", "batch", "row"]] = "never"
     papers: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[Mapping[str, str]] = {}
     conformance: ClassVar[Mapping[str, Any]] = {}
@@ -274,6 +276,14 @@ class Method(BaseModel):
     def makes(self, count: int) -> int | None:
         """How many records `synthesize` makes of `count` at most, for a plan to say; None: nobody can tell."""
         return count
+
+    def adapts(self, candidates: Candidates) -> Sequence[str]:
+        """Names of the parameters that it may change at test time, out of base, deltas and its state's own.
+
+        Asked of a method on `adapt`, once per stream, after `setup`. None by default. MethodError where this model has
+        nothing that it could change.
+        """
+        return ()
 
     @property
     def share_of_sum(self) -> float:

@@ -360,6 +360,22 @@ _BESIDE = (
         training=False,
     ),
     Slot(
+        "adapt",
+        "answers rows that have no labels, and may learn from them",
+        ("batch", "forward", "weights", "model", "structure", "step", "state", "row_rng", "rng"),
+        "one",
+        "Tensor [R, V]: the logits (or log-probabilities) by which the batch's rows are judged, in their order",
+        "at every batch of the test-time stream, in its order; `adapts(candidates)` names what it may change",
+        own={
+            "batch": "Unlabelled: the batch's inputs, ids and sources; asking for its labels is an error",
+            "forward": "Callable[..., Outputs]: runs the model: `forward(batch, grad=, source=, weights=, "
+            "batch_statistics=, path=, hidden=)`",
+            "weights": "Moving: what may change, by name: `parameters`, their `source` values, `descend(loss, make)`",
+            "step": "int: the batch of the stream, from 0",
+        },
+        training=False,
+    ),
+    Slot(
         "probe",
         "measures base and tuned weights or answers",
         ("base", "tuned", "structure"),

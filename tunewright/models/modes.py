@@ -7,6 +7,9 @@ micro-batches. Their scale and shift train like other parameters.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 
 
@@ -18,3 +21,23 @@ def set_training(model: nn.Module, mode: bool = True) -> nn.Module:
             if isinstance(getattr(m, "running_mean", None), Tensor):
                 m.eval()
     return model
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norm takes mean and variance from the present batch; what it keeps is not touched.
+
+    A layer without running statistics normalises by its batch in evaluation mode, too.
+    """
+    kept = [
+        (m, m._buffers["running_mean"], m._buffers["running_var"])
+        for m in model.modules()
+        if isinstance(getattr(m, "running_mean", None), Tensor)
+    ]
+    try:
+        for m, _, _ in kept:
+            m._buffers["running_mean"] = m._buffers["running_var"] = None
+        yield
+    finally:
+        for m, mean, variance in kept:
+            m._buffers["running_mean"], m._buffers["running_var"] = mean, variance
