@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from tunewright.catalogue import entries
-from tunewright.conformance import learned, weights
-from tunewright.conformance.bench import Tiny
+from tunewright.conformance import adapting, learned, weights
+from tunewright.conformance.bench import Tiny, rows_of
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
 from tunewright.recipe import Recipe
 from tunewright.runs import run as run_module
+from tunewright.tasks import get_task
 
 FOLDER = Path(__file__).parent
 STEPS = 20
@@ -92,6 +93,20 @@ def losses(name: str) -> list[float]:
     return [r["loss"] for r in Tiny(Case.of(name).named, steps=STEPS).run().records]
 
 
+def stream_methods() -> list[str]:
+    """Names of the methods that adapt at test time."""
+    return [n for n in entries() if "adapt" in Case.of(n).slots]
+
+
+def streamed(name: str) -> list[float]:
+    """The norm of the logits of each batch of a stream of twelve rows, on every bench that the method works on."""
+    method = Case.of(name).method
+    tried = [
+        adapting.Tried(method, t, make, rows_of(get_task(t), "g", 12)).run() for t, make in adapting.benches(method)
+    ]
+    return [float(answer.double().norm()) for t in tried for answer in t.answers]
+
+
 def norms(name: str) -> list[float]:
     """The norm of each tensor that a merge or an edit gives, and of its first entry's sign pattern, in order."""
     case = Case.of(name)
@@ -140,6 +155,7 @@ def write(folder: Path) -> None:
             "machine": here,
             "losses": {n: losses(n) for n in trained_methods()},
             "norms": {n: norms(n) for n in tensor_methods()},
+            "streams": {n: streamed(n) for n in stream_methods()},
         },
     )
     _dump(REPORTS, {"machine": here, **{n: report(r, folder / n) for n, r in {**RUNS, **REAL}.items()}})

@@ -1,0 +1,1 @@
+"""How does the model change while it answers? Methods on `adapt`, named under `test_time:`."""
