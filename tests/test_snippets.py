@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import small, tiny
+from tests import classifying, small, tiny
 from tunewright.runs.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +57,7 @@ PRINTS = {
     "docs/merge.md": (),
     "docs/reinforcement.md": (),
     "docs/selection.md": (),
+    "docs/test-time.md": ("times set back",),
 }
 STRICT = (
     "disallow-untyped-defs, disallow-incomplete-defs, disallow-untyped-calls, disallow-any-generics, "
@@ -108,6 +109,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNEWRIGHT_CACHE", str(folder / "cache"))
         run(recipe, folder / "runs" / "quickstart", quiet=True)
+        (folder / "topics").mkdir()
+        classifying.write_inputs(folder / "topics")
+        topics = small.write_recipe(folder / "topics", "recipe", **classifying.recipe())
+        run(topics, folder / "runs" / "topics", quiet=True)
         yield folder
 
 

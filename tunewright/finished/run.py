@@ -15,6 +15,7 @@ from tunewright.runs.result import Result
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tunewright.finished.adapting import Adapting
     from tunewright.finished.chat import Chat
     from tunewright.finished.finished import Finished
 
@@ -117,6 +118,18 @@ class Run:
                 remedy="call model() on inputs of your own",
             )
         return Chat(self._loaded, temperature=temperature, strength=strength, tokens=max_new_tokens)
+
+    def adapting(self, method: str, *, reset: str | None = None, guard: float | None = 0.9, **params: Any) -> Adapting:
+        """The tuned model on a stream of inputs, adapted by `method` while it answers: a context whose `answer(batch)`
+        gives classes. `params` are the method's; `reset` and `guard` as in a recipe's `test_time`.
+
+        MethodError for a model that has no classes, or a method that does not adapt.
+        """
+        from tunewright.finished.adapting import Adapting
+        from tunewright.measure.adapting import Guard
+        from tunewright.recipe import MethodUse
+
+        return Adapting(self._loaded, MethodUse(name=method, params=params), reset, Guard(guard))
 
     def _answer(self, prompt: str, tokens: int, temperature: float, strength: float) -> str:
         talk = self.chat(max_new_tokens=tokens, temperature=temperature, strength=strength)

@@ -275,8 +275,13 @@ def _teacher_forced(
 def _classified(
     model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
 ) -> Iterator[RowResult]:
-    names = getattr(model.config, "id2label", None) or {}
-    shares, chosen = torch.softmax(outputs.logits.float(), -1).max(-1)
+    return class_results(model.config, tokenizer, rows, outputs.logits)
+
+
+def class_results(config: Any, tokenizer: Any, rows: Sequence[Row], logits: Tensor) -> Iterator[RowResult]:
+    """Rows' results from logits [R, V] of a classifier whose config names its classes."""
+    names = getattr(config, "id2label", None) or {}
+    shares, chosen = torch.softmax(logits.float(), -1).max(-1)
     for row, share, i in zip(rows, shares.tolist(), chosen.tolist(), strict=True):
         assert row.label is not None
         yield RowResult(

@@ -29,7 +29,14 @@ from tunewright.report import notebook
 from tunewright.runs.assemble import READ_ANEW
 from tunewright.runs.fresh import model_of
 from tunewright.runs.making import makers_of, place_of
-from tunewright.runs.sources import kept_options, kept_sources, replayed_sources, replayed_stages
+from tunewright.runs.sources import (
+    kept_options,
+    kept_sources,
+    labelled_sources,
+    replayed_sources,
+    replayed_stages,
+    streamed_sources,
+)
 from tunewright.runs.vocabulary import add_to_tokenizer
 from tunewright.tasks import get_task
 from tunewright.tasks._render import dated
@@ -95,7 +102,7 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
     first = len(refused)
     labels: Sequence[str] | None = recipe.data.labels
     if labels is None and task.labelled:
-        labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
+        labels = labels_of(labelled_sources(recipe), recipe.base)
     model = reading(model_of(recipe, weights=False), task, labels)
     if recipe.new_tokens:
         refused.of(add_to_tokenizer, model.tokenizer, recipe.new_tokens)
@@ -141,6 +148,8 @@ def _roles(
     groups: dict[str, list[Source]] = {"train": data.train, "eval": data.eval or []}
     if isinstance(data.validation, list):
         groups["validation"] = data.validation
+    if streamed_sources(recipe):
+        groups["test_time"] = streamed_sources(recipe)
     options = dict.fromkeys(groups, common)
     changes = {"train": refused.of(_stand_ins, data, common.labels, "data.synthesize")}
     for name, source in kept_sources(recipe).items():

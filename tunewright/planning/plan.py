@@ -19,7 +19,7 @@ from tunewright.planning.estimated import Estimate
 from tunewright.planning.planned import Ends, PlanFigures, SourcePlan, StagePlan
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook, words
-from tunewright.runs import made
+from tunewright.runs import made, streams
 from tunewright.runs.assemble import assemble
 from tunewright.runs.progress import Screen
 from tunewright.runs.rehearsing import rehearse
@@ -77,7 +77,13 @@ def look(session: Session, load: float = 0.0) -> RunPlan:
         device=session.device,
         precision=session.precision,
         packed=session.packed,
-        notes=[*session.notes, *session.left_out(), *made.announced(session), *announced(session)],
+        notes=[
+            *session.notes,
+            *session.left_out(),
+            *made.announced(session),
+            *announced(session),
+            *streams.announced(session),
+        ],
         sources=_sources(session),
         ends=_ends(session, first),
         leak=leaks,

@@ -3,7 +3,7 @@
 Nothing in this room imports torch: a recipe is read, checked and written before anything heavy starts.
 """
 
-from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, TrainSpec
+from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Source, StreamSpec, TrainSpec
 from tunewright.recipe.recipe import Recipe, StageSpec
 from tunewright.recipe.uses import MethodUse
 
@@ -17,5 +17,6 @@ __all__ = [
     "Recipe",
     "Source",
     "StageSpec",
+    "StreamSpec",
     "TrainSpec",
 ]

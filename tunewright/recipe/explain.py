@@ -218,8 +218,13 @@ def _line_number(place: str) -> int:
 
 
 def as_written(path: Path, document: Document) -> Path:
-    """Top-level `methods` and `budget` are checked as stage 0: give the path that the user wrote."""
+    """Top-level `methods` and `budget` are checked as stage 0, and `test_time: [tent]` as its `adapt`: give the path
+    that the user wrote.
+    """
     tree = document.tree
     if path[:2] == ("stages", 0) and isinstance(tree, dict) and "stages" not in tree and path[2:3]:
         return path[2:]
+    given = tree.get("test_time") if isinstance(tree, dict) else None
+    if path[:2] == ("test_time", "adapt") and given is not None and not (isinstance(given, dict) and "adapt" in given):
+        return ("test_time", *path[2:]) if isinstance(given, list) else ("test_time",)
     return path

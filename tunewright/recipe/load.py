@@ -19,6 +19,7 @@ from tunewright.recipe.naming import kept_names
 from tunewright.recipe.overrides import override, rename_old_keys
 
 _AFTER = ("weights/", "methods/decoding")
+_ADAPT = ("methods/test_time",)
 ROOMS = {
     "after": _AFTER,
     "method": ("methods/",),
@@ -26,6 +27,7 @@ ROOMS = {
     "synthesize": ("data/synthesize", "methods/reinforcement"),
     "select": ("data/select",),
     "probe": ("measure",),
+    "adapt": _ADAPT,
 }
 _LINES = {
     "method": "methods: [{0}]",
@@ -33,13 +35,14 @@ _LINES = {
     "synthesize": "data: {{synthesize: [{0}]}}",
     "select": "data: {{select: [{0}]}}",
     "probe": "probes: [{0}]",
+    "adapt": "test_time: [{0}]",
 }
 BUILT_IN_OPTIMIZERS = ("adamw", "sgd")
 
 
 def goes_under(kind: str, room: str) -> bool:
     """Whether what lives in a room may be named at a kind of place ("method", "after", "select" ...)."""
-    return room.startswith(ROOMS[kind]) and (kind == "after" or not room.startswith(_AFTER))
+    return room.startswith(ROOMS[kind]) and (kind in ("after", "adapt") or not room.startswith((*_AFTER, *_ADAPT)))
 
 
 def packaged() -> list[str]:
@@ -206,7 +209,7 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
         return path(value) if isinstance(value, str) and value.startswith(("./", "../")) else value
 
     def sources(data: dict[str, Any] | None) -> None:
-        for key in ("train", "eval", "validation"):
+        for key in ("train", "eval", "validation", "data"):
             for source in (data or {}).get(key) or [] if isinstance((data or {}).get(key), list) else []:
                 source["name"] = source.get("name") or source["path"]  # rows keep their ids in the run's own copy
                 source["path"] = path(source["path"])
@@ -216,6 +219,7 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
             data["replay"] = {path(name): share for name, share in data["replay"].items()}
 
     sources(tree["data"])
+    sources(tree.get("test_time"))
     replayed(tree["data"])
     for spec in (tree["model"], *tree["models"].values()):
         fresh = spec.get("config") is not None

@@ -11,7 +11,7 @@ from tunewright.recipe.yaml_text import Document, Path
 _SHORTHAND = {"model": "name", "train": "path", "eval": "path", "keep": "data"}
 """Keys whose plain string stands for a mapping with this one key."""
 
-_METHOD_LISTS = ("methods", "after", "synthesize", "select", "probes")
+_METHOD_LISTS = ("methods", "after", "synthesize", "select", "probes", "adapt")
 RENAMED = {"measure": "probes", "evaluation": "measurement"}
 """Keys of a recipe that had another name: old -> today's. Both are read."""
 

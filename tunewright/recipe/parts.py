@@ -304,3 +304,47 @@ class MeasureSpec(Spec):
         3, ge=0, description="training rows shown to the base for its few-shot line; 0: none", examples=[3]
     )
     rows: Whole | None = Field(None, gt=0, description="evaluate at most this many rows; none: all", examples=[200])
+
+
+def methods_alone(value: Any) -> Any:
+    """`test_time: [tent]` and `test_time: {tent: {...}}` for `test_time: {adapt: [...]}`."""
+    if isinstance(value, list):
+        return {"adapt": value}
+    if isinstance(value, dict) and len(value) == 1 and not value.keys() & StreamSpec.model_fields.keys():
+        return {"adapt": [value]}
+    return value
+
+
+class StreamSpec(Spec):
+    """A stream of rows that the tuned model answers in order, adapted by methods that see no label."""
+
+    shorthand: ClassVar[str | None] = "adapt"
+    adapt: Annotated[Uses, Field(min_length=1)] = Field(
+        description="methods, each measured alone on the whole stream", examples=[["tent"]]
+    )
+    data: Sources | None = Field(
+        None, description="the stream's rows, source after source; none: data.eval", examples=["november.jsonl"]
+    )
+    corruptions: list[str] = Field(
+        default_factory=list,
+        description="pictures made worse, as name:severity; the rows come once for each, one after the other",
+        examples=[["gaussian_noise:5", "contrast:3"]],
+    )
+    rows: Whole | None = Field(None, gt=0, description="at most this many rows of each pass; none: all", examples=[500])
+    order: Literal["file", "shuffled"] = Field(
+        "file", description="rows as they stand, or in one random order drawn by the seed", examples=["shuffled"]
+    )
+    batch_rows: Whole = Field(64, gt=0, description="rows that are answered at a time", examples=[32])
+    reset: Literal["never", "source", "batch", "row"] | None = Field(
+        None,
+        description="begin again from the tuned weights: at each new source, batch or row; none: as the method says",
+        examples=["source"],
+    )
+    guard: Real | None = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="most of the latest answers that one class may take before the tuned weights come back; null: any",
+        examples=[0.8],
+    )
+    guard_answers: Whole = Field(128, gt=0, description="how many latest answers that is judged on", examples=[64])

@@ -27,7 +27,19 @@ from tunewright.recipe.fields import Spec, Whole, as_list, problem
 from tunewright.recipe.load import absolute_paths, load
 from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
-from tunewright.recipe.parts import Budget, DataSpec, Keep, MeasureSpec, ModelSpec, Place, Source, TrainSpec, Uses
+from tunewright.recipe.parts import (
+    Budget,
+    DataSpec,
+    Keep,
+    MeasureSpec,
+    ModelSpec,
+    Place,
+    Source,
+    StreamSpec,
+    TrainSpec,
+    Uses,
+    methods_alone,
+)
 from tunewright.recipe.schema import recipe_schema
 from tunewright.recipe.sequence import expanded
 from tunewright.recipe.uses import MethodUse
@@ -169,6 +181,11 @@ class Recipe(Spec):
         description="probes beside target, kept, drift and cost",
         examples=[["intruder-dimensions"]],
     )
+    test_time: Annotated[StreamSpec | None, BeforeValidator(methods_alone)] = Field(
+        None,
+        description="a stream that the tuned model answers while methods adapt it, without labels",
+        examples=[["tent"]],
+    )
     measurement: MeasureSpec = Field(
         default_factory=MeasureSpec, description="how base and tuned are measured", examples=[{"rows": 200}]
     )
@@ -270,7 +287,7 @@ class Recipe(Spec):
     def uses(self) -> list[tuple[tuple[str | int, ...], str, MethodUse]]:
         """Every method named: (path in the recipe, kind of place, use).
 
-        Kinds: method, after, synthesize, select, probe, optimizer.
+        Kinds: method, after, synthesize, select, probe, adapt, optimizer.
         """
         method_uses: list[tuple[tuple[str | int, ...], str, MethodUse]] = [
             (("train", "optimizer"), "optimizer", self.train.optimizer)
@@ -286,6 +303,8 @@ class Recipe(Spec):
             method_uses += [((place, j), kind, use) for j, use in enumerate(uses)]
         for key in _ROW_USES:
             method_uses += [(("data", key, j), key, use) for j, use in enumerate(getattr(self.data, key))]
+        if self.test_time is not None:
+            method_uses += [(("test_time", "adapt", j), "adapt", use) for j, use in enumerate(self.test_time.adapt)]
         return method_uses
 
     @classmethod
@@ -312,8 +331,9 @@ class Recipe(Spec):
         tree = self.model_dump(mode="python")
         if absolute:
             absolute_paths(tree, self.base)
-        if not tree["made_with"]:
-            del tree["made_with"]
+        for key in ("made_with", "test_time"):
+            if not tree[key]:
+                del tree[key]
         return yaml_text.write(tree)
 
     @staticmethod

@@ -42,7 +42,7 @@ def _uses(kind: str) -> dict[str, Any]:
     return {"anyOf": [{"type": "array", "items": one}, one]}
 
 
-_PLACES = {"methods": "method", **{kind: kind for kind in ("after", "synthesize", "select", "optimizer")}}
+_PLACES = {"methods": "method", **{k: k for k in ("after", "synthesize", "select", "optimizer", "adapt")}}
 _PLACES |= dict.fromkeys(("probes", "measure"), "probe")
 
 

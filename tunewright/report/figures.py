@@ -8,6 +8,7 @@ from typing import Any
 
 from tunewright.measure.intervals import Interval
 from tunewright.report import plots, words
+from tunewright.report.adaptations import Adaptation
 from tunewright.report.plots import Curve, Point
 from tunewright.report.schema import Measured, Report, Strength
 from tunewright.report.summary import Line
@@ -168,4 +169,19 @@ def training(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
             out.append(
                 plots.over_steps(x, y, y_label=name, title=f"{name} over steps", smoothed=noisy, marks=marks, zero=True)
             )
+    return out
+
+
+def streams(found: Sequence[Adaptation]) -> list[str]:
+    """What each method answered over the stream, with rings for no adaptation."""
+    out = []
+    for one in found:
+        rows = [float(p.rows) for p in one.curve]
+        if len(rows) < 2:
+            continue
+        name = f"{one.method}: {words.metric_name(one.metric)}"
+        dots = [(float(p.rows), p.without) for p in one.curve]
+        title = f"{name} over the rows of the stream, online; rings: without adaptation"
+        online = [p.online for p in one.curve]
+        out.append(plots.over_steps(rows, online, y_label=name, title=title, dots=dots, x_label="rows"))
     return out

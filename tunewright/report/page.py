@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
-from tunewright.report import figures, prompts, summary, words
+from tunewright.report import figures, prompts, streamed, summary, words
 from tunewright.report.schema import Answer, Cell, Report
 
 MOST_ROWS = 400  # rows in the page; the rest stay in rows.jsonl
@@ -113,6 +113,9 @@ def html(
         "phases": _phases(report),
         "rows": [_row(answer, fate, picture) for answer, fate in shown],
         "staged": summary.stage_table(report),
+        "streamed": streamed.lines(report),
+        "took": [(a.method, streamed.took(a)) for a in report.test_time],
+        "streams": [Markup(c) for c in figures.streams(report.test_time)],
         "rows_total": len(answers),
         "tally": tally,
         "tokens": {source: _tokens(pairs) for source, pairs in report.tokens_view.items()},

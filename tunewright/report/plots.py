@@ -285,6 +285,7 @@ def over_steps(
     dots: Sequence[tuple[float, float]] = (),
     marks: Sequence[tuple[float, str]] = (),
     zero: bool = False,
+    x_label: str = "step",
     width: float = 320,
     height: float = 200,
 ) -> str:
@@ -294,7 +295,7 @@ def over_steps(
     y = axis([*values, *(d[1] for d in dots)], bottom, top, wanted=3, zero=zero)
     left = _margin([decimal(t) for t in y.ticks])
     x = axis([*steps, *(d[0] for d in dots)], left, width - 10, wanted=4, snap=False)
-    parts = _frame(x, y, "step", y_label)
+    parts = _frame(x, y, x_label, y_label)
     for step, name in marks:
         parts.append(_tag("line", class_="mark", x1=x(step), x2=x(step), y1=top, y2=bottom))
         if name:

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import AliasChoices, Field
 
 from tunewright.measure.intervals import Interval
+from tunewright.report.adaptations import Adaptation
+from tunewright.report.measured import Measured
 from tunewright.report.saved import Part, Saved
 from tunewright.report.seal import seal_of
 
@@ -96,21 +98,6 @@ class DataInfo(Part):
     bad: int = Field(0, ge=0, description="rows that could not be read")
     duplicates: int = Field(0, ge=0, description="rows equal to an earlier row")
     overlap: int = Field(0, ge=0, description="evaluation rows that also occur in training")
-
-
-class Measured(Part):
-    """One quantity before and after, on the same rows with the same code."""
-
-    name: str | None = Field(None, description="what it was measured on or how, e.g. 'general' or 'likelihood choice'")
-    metric: str = Field(description="the metric's usual name: exact_match, accuracy, loss ...")
-    direction: Literal["higher", "lower"] = Field("higher", description="which way is better")
-    unit: str = Field(
-        "fraction", description=("'fraction' (shown as per cent), 'nats per token' or another unit in words")
-    )
-    before: Interval | None = Field(None, description="the untouched base")
-    after: Interval | None = Field(None, description="the tuned model at full strength")
-    difference: Interval | None = Field(None, description="after minus before, paired by row or document")
-    n: int | None = Field(None, ge=0, description="rows or documents measured")
 
 
 class Target(Measured):
@@ -347,6 +334,9 @@ class Report(Saved):
         default_factory=list, description="a few rows for a first look; all are in rows.jsonl"
     )
     probes: dict[str, Probe] = Field(default_factory=dict, description="probe -> result")
+    test_time: list[Adaptation] = Field(
+        default_factory=list, description="a stream that the tuned model answered while methods adapted it"
+    )
     notes: list[str] = Field(default_factory=list, description="warnings shown to the user, most important first")
     files: dict[str, str] = Field(default_factory=dict, description="what is in the run folder: name -> what it is")
     hashes: dict[str, str] = Field(

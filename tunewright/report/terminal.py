@@ -19,7 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.report import prompts, summary, words
+from tunewright.report import prompts, streamed, summary, words
 from tunewright.report.schema import Answer, Report
 
 STYLES = {"better": "green", "worse": "red", "moved": "yellow"}
@@ -133,6 +133,17 @@ def stages(report: Report) -> Numbers | None:
     )
 
 
+def test_time(report: Report) -> Numbers | None:
+    """The stream: without adaptation, online, and what that changed, of each method; None where there was none."""
+    rows = []
+    for line in streamed.lines(report):
+        cells = [Cell(value, ends) for value, ends in line.cells]
+        cells[2] = Cell(*line.cells[2], STYLES.get(line.fate, ""))
+        name = Text("  " + clean(line.name) if line.inner else clean(line.name), style="" if line.inner else "bold")
+        rows.append((name, tuple(cells)))
+    return Numbers(("at test time", "without", "online", "change"), tuple(rows)) if rows else None
+
+
 def cost(report: Report) -> Paragraph | None:
     """Cost in one or two lines; None where nothing was counted."""
     c = report.cost
@@ -237,6 +248,11 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     if dialled is not None:
         parts += [_heading("The change dialled down afterwards"), dialled, Text("")]
         parts += [piece for line in words.under_dial(report) for piece in (Paragraph(line), Text(""))]
+    online = test_time(report)
+    if online is not None:
+        parts += [_heading("A stream answered in order, adapted without labels"), online, Text("")]
+        parts += [Paragraph(f"{clean(a.method)}: {clean(streamed.took(a))}", "dim") for a in report.test_time]
+        parts += [Text("")]
     shown = answers(report)
     if shown is not None:
         parts += [_heading("Answers side by side"), shown, Text("")]

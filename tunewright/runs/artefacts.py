@@ -16,6 +16,7 @@ KNOWN = {
     "report.json": "every figure of the report",
     "report.html": "the report to look at: one file, no network",
     "rows.jsonl": "every evaluated row: base and tuned answer beside the reference",
+    "stream.jsonl": "every row of the test-time stream, in its order: the answer without adaptation and each method's",
     "metrics.jsonl": "one record a logged step",
     "base": "the fresh model that the run began with, as a plain transformers folder",
     "adapter": "the change as a PEFT adapter",

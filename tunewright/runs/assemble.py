@@ -33,7 +33,15 @@ from tunewright.runs.fresh import load_model, model_of
 from tunewright.runs.making import makers_of, place_of
 from tunewright.runs.selecting import Selection, records_of, selection_of, subset, without
 from tunewright.runs.session import Making, Session, StageInputs
-from tunewright.runs.sources import STAGES, kept_options, kept_sources, replayed_sources, replayed_stages
+from tunewright.runs.sources import (
+    STAGES,
+    kept_options,
+    kept_sources,
+    labelled_sources,
+    replayed_sources,
+    replayed_stages,
+    streamed_sources,
+)
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
 from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
 from tunewright.tasks import get_task
@@ -106,9 +114,14 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
         rows.eval,
         rows.validation,
         rows.keep,
-        [*of_data(rows.learnt, {"eval": rows.eval, "validation": rows.validation}), *loaded.notes, *rows.notes],
+        [
+            *of_data(rows.learnt, {"eval": rows.eval, "validation": rows.validation, "test_time": rows.stream}),
+            *loaded.notes,
+            *rows.notes,
+        ],
         weights=weights,
         derived=derived,
+        stream=rows.stream,
     )
 
 
@@ -123,6 +136,7 @@ class RunRows:
     keep: dict[str, Dataset]
     learnt: list[Dataset]
     notes: list[str]
+    stream: Dataset | None = None
 
 
 def read_rows(
@@ -150,7 +164,8 @@ def read_rows(
         there = {**keep, **{f"{STAGES}{p.spec.name}": one_by_one(p.rows) for p in parts}}
         making = _making(recipe, stage, named, rows, read, labels)
         parts.append(_stage_inputs(recipe, stage, named, rows, aim, there, read, i, making))
-    return RunRows(options, parts, evaluation, validation, keep, learnt, notes)
+    stream = read(streamed_sources(recipe)) if streamed_sources(recipe) else None
+    return RunRows(options, parts, evaluation, validation, keep, learnt, notes, stream)
 
 
 def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
@@ -161,7 +176,7 @@ def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
     methods = [methods_of(recipe, stage, task.name) for stage in recipe.stages]
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
-        labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
+        labels = labels_of(labelled_sources(recipe), recipe.base)
     model = reading(model_of(recipe, weights=False), task, labels)
     if recipe.new_tokens:
         add_to_tokenizer(model.tokenizer, recipe.new_tokens)
@@ -175,7 +190,7 @@ def _model(
     """The recipe's model with its new tokens, and the labels in the order of its head."""
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
-        labels = labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base)
+        labels = labels_of(labelled_sources(recipe), recipe.base)
     loaded = load_model(recipe, task, labels if task.labelled else None, device, precision, weights)
     if task.labelled:  # a checkpoint's head keeps its own order of the labels
         names: Any = loaded.model.config.id2label  # type: ignore[union-attr]

@@ -106,7 +106,7 @@ def content_of(session: Session) -> dict[str, str]:
         start = part.spec.start or "base"
         if start != "base" and not start.startswith("stages."):
             content[f"the start of {where}"] = _folder(carry.result_of(Path(start), f"{where}.start")[1])
-    for role, dataset in (("eval", session.eval), ("validation", session.validation)):
+    for role, dataset in (("eval", session.eval), ("validation", session.validation), ("test-time", session.stream)):
         if dataset is not None:
             content[f"the {role} rows"] = dataset.hash
     content |= {f"the kept text {name}": d.hash for name, d in session.keep.items()}

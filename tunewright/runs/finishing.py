@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tunewright.runs.dialling import dial
 from tunewright.runs.folder import ROWS
 from tunewright.runs.result import Result
 from tunewright.runs.work import Work
 from tunewright.training.budget import few_steps
+
+if TYPE_CHECKING:
+    from tunewright.report.adaptations import Adaptation
 
 
 def finish(work: Work, cached: list[str]) -> Result:
@@ -29,6 +33,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     for line in telling.of_tuned(meter, tuned):
         work.screen.say(line)
     points = dial(work, tuned)
+    adapted_online = _test_time(work)
     with work.cost.phase("probes"):
         probe_results = probes.run_all(work.recipe.probes, work.session, meter.base, tuned)
     with work.cost.phase("save"):
@@ -56,6 +61,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         if meter.base.target and not work.figures_only
         else [],
         probes=probe_results,
+        test_time=adapted_online,
         notes=_notes(work),
         files=artefacts.described(work.folder.path),
     )
@@ -67,6 +73,21 @@ def finish(work: Work, cached: list[str]) -> Result:
     report.hashes = intact.hashes_of(work.folder.path)
     report.save(work.folder.path)
     return Result(work.folder.path, report)
+
+
+def _test_time(work: Work) -> list[Adaptation]:
+    """The stream that the recipe asks for, answered by the tuned model and by what adapts it."""
+    from tunewright.report import streamed
+    from tunewright.runs import streams
+
+    if work.recipe.test_time is None:
+        return []
+    work.screen.say("answering the test-time stream")
+    with work.cost.phase("test time"), work.session.adapted.at_strength(1.0):
+        found = streams.measure(work.session, work.meter.rows, work.meter.metric, work.folder)
+    for one in found:
+        work.screen.say(streamed.online(one))
+    return found
 
 
 def _notes(work: Work) -> list[str]:

@@ -14,9 +14,9 @@ from tunewright.files.regular import regular
 from tunewright.report.schema import Report
 from tunewright.report.seal import seal_of
 from tunewright.runs import begun
-from tunewright.runs.folder import BASE, BEGUN, LOCK, METRICS, PROGRESS, RECIPE, ROWS, RunFolder
+from tunewright.runs.folder import BASE, BEGUN, LOCK, METRICS, PROGRESS, RECIPE, ROWS, STREAM, RunFolder
 
-TO_READ = (ROWS, METRICS, PROGRESS, "report.html")
+TO_READ = (ROWS, STREAM, METRICS, PROGRESS, "report.html")
 """Files that only a reader misses: what the run made is whole without them."""
 READ_WHOLE = ("adapter", "wrapper", "stages", BASE)
 """Folders that are read as a whole, so that a file which someone added to them may decide what comes out."""

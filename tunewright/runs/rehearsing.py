@@ -12,7 +12,7 @@ from pathlib import Path
 from tunewright.contract.left import Earlier, NotThereYet
 from tunewright.contract.method import Setup
 from tunewright.files.hashing import hash_weights
-from tunewright.runs import made, predicting, predictors, selected
+from tunewright.runs import made, predicting, predictors, selected, streams
 from tunewright.runs.merging import unfoldable
 from tunewright.runs.session import Session, StageInputs
 from tunewright.training import carry
@@ -27,6 +27,7 @@ def rehearse(session: Session, run: Path) -> None:
     predicting.load(session)
     made.load(session)
     selected.load(session)
+    streams.rehearse(session)
     for part in session.stages:
         stage, _ = session.training_inputs(part)
         start = session.start(part)

@@ -82,7 +82,8 @@ class Session:
     """A run's parts. `validation` serves choices in training; `eval` only measures. `keep` maps names to documents.
 
     `weights`: whether its models have their values, or (for a check) their shapes alone.
-    `derived`: what the recipe left to the rule, by stage; `recipe` holds the values.
+    `derived`: what the recipe left to the rule, by stage; `recipe` holds the values. `stream`: the rows of `test_time`
+    where it names some of its own.
     """
 
     recipe: Recipe
@@ -102,6 +103,7 @@ class Session:
     others: dict[str, Adapted] = field(default_factory=dict)
     voices: dict[str, Adapted] = field(default_factory=dict)
     derived: dict[str, dict[str, Setting]] = field(default_factory=dict)
+    stream: Dataset | None = None
 
     @property
     def tokenizer(self) -> Any:

@@ -63,3 +63,13 @@ def replayed_stages(data: DataSpec, recipe: Recipe, stage: StageSpec) -> dict[st
                 remedy=f"earlier stages: {known}",
             )
     return found
+
+
+def streamed_sources(recipe: Recipe) -> list[Source]:
+    """The sources of a test-time stream of its own; none where the evaluated rows are the stream."""
+    return list(recipe.test_time.data or []) if recipe.test_time is not None else []
+
+
+def labelled_sources(recipe: Recipe) -> list[Source]:
+    """The sources whose labels are a run's classes."""
+    return [*recipe.data.train, *(recipe.data.eval or []), *streamed_sources(recipe)]

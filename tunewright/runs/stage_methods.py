@@ -11,7 +11,7 @@ from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import MethodError, RecipeError
 from tunewright.measure.target import check_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
-from tunewright.runs import merging, predictors
+from tunewright.runs import merging, predictors, streams
 from tunewright.runs.making import check_makers
 from tunewright.runs.selecting import check_selector
 from tunewright.tasks import get_task
@@ -80,7 +80,7 @@ def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, M
 
 
 def _other_place(cls: type[Method]) -> str:
-    places = {"merge": "after", "edit": "after", "predict": "after", "probe": "probes"}
+    places = {"merge": "after", "edit": "after", "predict": "after", "probe": "probes", "adapt": "test_time"}
     places |= {slot: f"data.{slot}" for slot in ("synthesize", "select")}
     return "write it under " + " or ".join(sorted({places.get(s, s) for s in cls.slots()})) + ":"
 
@@ -119,5 +119,6 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_measured,
     check_makers,
     check_selectors,
+    streams.check,
 )
 """What is refused of a recipe beside its stages' methods before anything is loaded: by a check, a plan and a run."""

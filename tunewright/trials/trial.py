@@ -29,6 +29,7 @@ from tunewright.recipe import Recipe
 from tunewright.trials.trial_key import key_of
 
 if TYPE_CHECKING:
+    from tunewright.report.adaptations import Adaptation
     from tunewright.report.schema import Report
 
 __all__ = ["Reading", "Store", "TrialError", "TrialRecord", "commit_of", "key_of", "run_trial"]
@@ -84,6 +85,9 @@ class TrialRecord(_Part):
         None, description="'kl' in nats per token, or '1-cka' from 0 to 1"
     )
     probes: dict[str, dict[str, float]] = Field(default_factory=dict, description="probe -> its single numbers")
+    test_time: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="method -> its figures on the stream: without, online, backwards ..."
+    )
     cost: dict[str, Any] = Field(default_factory=dict, description="the report's cost")
     trained: dict[str, Any] = Field(default_factory=dict, description="the report's account of what could change")
     stages: list[dict[str, Any]] = Field(default_factory=list, description="the report's stages")
@@ -288,6 +292,7 @@ def figures_of(report: Report) -> dict[str, Any]:
         "evaluated": target.n if target else None,
         "drift_measure": report.drift.measure if report.drift else None,
         "probes": {n: _numbers(p.values) for n, p in report.probes.items()},
+        "test_time": {a.method: _streamed(a) for a in report.test_time},
         "cost": report.cost.model_dump(mode="json"),
         "trained": report.trained.model_dump(mode="json"),
         "stages": [s.model_dump(mode="json") for s in report.stages],
@@ -298,6 +303,13 @@ def figures_of(report: Report) -> dict[str, Any]:
         "threads": run.threads or 1,
         "versions": run.versions,
     }
+
+
+def _streamed(found: Adaptation) -> dict[str, float]:
+    ends = {"without": found.before, "online": found.after}
+    figures = {name: interval.value for name, interval in ends.items() if interval is not None}
+    spent = {"forwards": found.forwards, "backwards": found.backwards, "restored": len(found.restored)}
+    return {**figures, **spent, "flops": found.flops, "flops_without": found.flops_without}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
