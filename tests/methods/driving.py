@@ -110,6 +110,7 @@ class Run:
         plan: Mapping[str, Any] | None = None,
         listen: Any = None,
         batch: int = 4,
+        judges: Mapping[str, Any] | None = None,
         **train_spec: Any,
     ):
         sources = sources or {"new": text_rows() if task == "text-generation" else image_rows()}
@@ -130,7 +131,8 @@ class Run:
             }
         )
         rows = [r for part in sources.values() for r in part]
-        self.provider = Provider(NeedContext(self.adapted, self.task, 0, {"train": rows}))
+        others: dict[str, Any] = {"other_names": tuple(judges), "as_judge": judges.get} if judges else {}
+        self.provider = Provider(NeedContext(self.adapted, self.task, 0, {"train": rows}, **others))
         self.provider.check(self.methods)
         set_up(self.adapted, self.methods, self.plan, task, self.provider.statistics)
 

@@ -36,6 +36,7 @@ from tunewright.recipe import Budget, TrainSpec
 from tunewright.runs.stages import end_stage
 from tunewright.tasks import get_task
 from tunewright.training.carry import apply_carry
+from tunewright.training.judging import Judge
 from tunewright.training.setting_up import set_up
 from tunewright.training.stage import TrainingInputs
 from tunewright.training.train import Loop
@@ -65,6 +66,15 @@ def llama(seed: int = 0) -> nn.Module:
         vocab_size=VOCABULARY, max_position_embeddings=64, initializer_range=0.1, tie_word_embeddings=True, **sizes
     )
     return seeded(lambda: LlamaForCausalLM(config), seed)
+
+
+def scorer(seed: int = 0) -> nn.Module:
+    """A reward model: as `llama`, with one number at each token."""
+    from transformers import LlamaForSequenceClassification
+
+    plain: Any = llama(seed)
+    plain.config.num_labels, plain.config.pad_token_id = 1, 0
+    return seeded(lambda: LlamaForSequenceClassification(plain.config), seed)
 
 
 def bert(head: str, seed: int = 0) -> nn.Module:
@@ -281,8 +291,9 @@ class Tiny:
         methods = bind(self.named, self.seed, "main")
         data = {n: f"tiny-{n}" for n in self.rows}
         others: Any = {
-            "other_names": ("teacher", "other"),
+            "other_names": ("teacher", "other", "judge"),
             "other": lru_cache(lambda name: Adapted(self.fresh(len(name)), name=name)),
+            "as_judge": lru_cache(lambda name: Judge(name, Adapted(scorer(len(name)).to(self.device)), None)),
         }
         provider = Provider(
             NeedContext(

@@ -107,7 +107,8 @@ class Outputs:
     `log_probs` [S] (of the labels) is the cheap way: the head and the softmax run in one pass that never keeps the
     logits. `logits` [S, V] are made when a method asks for them. `hidden` is a tuple of [1, T, D] or [R, L, D] tensors
     (embeddings first), present only when a need asked for them; `features` [R, D] are pooled rows where the task has
-    them, and `head` then maps features [N, D] to logits [N, V]. `present` is what the forward's rows were
+    them, and `head` then maps features [N, D] to logits [N, V]. `scores` [S] are what a reward model gives in the place
+    of log-probabilities. `present` is what the forward's rows were
     (`models.context.Present`), with what deltas noted of them.
     """
 
@@ -120,12 +121,13 @@ class Outputs:
         hidden: tuple[Tensor, ...] | None = None,
         features: Tensor | None = None,
         head: Callable[[Tensor], Tensor] | None = None,
+        scores: Tensor | None = None,
         raw: Any = None,
         present: Any = None,
     ):
         self._logits, self._log_probs = logits, log_probs
         self.labels, self.hidden, self.features, self.head, self.raw = labels, hidden, features, head, raw
-        self.present = present
+        self.scores, self.present = scores, present
 
     @property
     def logits(self) -> Tensor:
@@ -136,6 +138,6 @@ class Outputs:
 
     def log_probs(self) -> Tensor:
         """[S] log-probability of each target, fp32, differentiable."""
-        if self._log_probs is not None and not isinstance(self._logits, Tensor):
+        if self._log_probs is not None and (self.scores is not None or not isinstance(self._logits, Tensor)):
             return self._log_probs()
         return torch.log_softmax(self.logits.float(), -1).gather(-1, self.labels[:, None])[:, 0]

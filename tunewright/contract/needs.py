@@ -20,7 +20,8 @@ class NeedContext:
     """What a need may use: the model at the stage's start, rows by source name, other models, a cache folder.
 
     `rows` maps "train", "keep", "validation" ... to encoded rows, never those that the run is measured on; `other`
-    loads one of the recipe's `models` by its name, frozen, once. `data_hashes` name the rows, for cache keys.
+    loads one of the recipe's `models` by its name, frozen, once; `as_judge` loads it as a reward model. `data_hashes`
+    name the rows, for cache keys.
     """
 
     adapted: Adapted
@@ -30,6 +31,7 @@ class NeedContext:
     data_hashes: Mapping[str, str] = field(default_factory=dict)
     other_names: tuple[str, ...] = ()
     other: Callable[[str], Adapted] | None = None
+    as_judge: Callable[[str], Any] | None = None
     cache: Path | None = None
     device: str = "cpu"
     packed: bool = False
@@ -65,13 +67,22 @@ class NeedContext:
 
     def model(self, name: str) -> Adapted:
         """One of the recipe's other models, frozen; MethodError with the line to write when it is not named."""
-        if name not in self.other_names or self.other is None:
-            raise MethodError(
-                f"a method needs the model '{name}', and the recipe names none",
-                where="models",
-                remedy=f"write models: {{{name}: ./folder-or-hub-id}}",
-            )
+        if self.other is None or name not in self.other_names:
+            raise self._unnamed(name)
         return self.other(name)
+
+    def judge(self, name: str) -> Any:
+        """One of the recipe's other models as a `training.judging.Judge`; MethodError as in `model`."""
+        if self.as_judge is None or name not in self.other_names:
+            raise self._unnamed(name)
+        return self.as_judge(name)
+
+    def _unnamed(self, name: str) -> MethodError:
+        return MethodError(
+            f"a method needs the model '{name}', and the recipe names none",
+            where="models",
+            remedy=f"write models: {{{name}: ./folder-or-hub-id}}",
+        )
 
 
 class Provider:

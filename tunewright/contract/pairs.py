@@ -41,19 +41,23 @@ def paired(row: Row) -> Pair:
 class PairRows(Sequence[Row]):
     """Rows read as pairs, each when it is asked for.
 
-    All are looked at once when this is made: DataError for the first that is none.
+    All are looked at once when this is made: DataError for the first that is none. With `some`, rows with one answer
+    stay as they are.
     """
 
-    def __init__(self, rows: Sequence[Row]):
-        self.rows = rows
-        for row in rows:
+    def __init__(self, rows: Sequence[Row], *, some: bool = False):
+        self.rows, self.some = rows, some
+        for row in () if some else rows:
             paired(row)
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def _read(self, row: Row) -> Row:
+        return row if self.some and "rejected_ids" not in row.fields else paired(row)
+
     def __getitem__(self, i: Any) -> Any:
-        return [paired(r) for r in self.rows[i]] if isinstance(i, slice) else paired(self.rows[i])
+        return [self._read(r) for r in self.rows[i]] if isinstance(i, slice) else self._read(self.rows[i])
 
 
 def rows_for(methods: Iterable[Any], rows: Sequence[Row]) -> Sequence[Row]:
@@ -61,16 +65,23 @@ def rows_for(methods: Iterable[Any], rows: Sequence[Row]) -> Sequence[Row]:
     return PairRows(rows) if any(m.pairs for m in methods) else rows
 
 
-def paired_set(dataset: Any) -> Any:
-    """A data set whose rows are read as pairs; its tokens count both answers."""
-    rows = PairRows(dataset.rows)
+def read_in_pairs(dataset: Any, methods: Iterable[Any], task: Any) -> Any:
+    """A data set as a stage's methods and its task read it."""
+    if any(m.pairs for m in methods):
+        return paired_set(dataset)
+    return paired_set(dataset, some=True) if task.scores else dataset
+
+
+def paired_set(dataset: Any, *, some: bool = False) -> Any:
+    """A data set whose rows are read as pairs; its tokens count both answers. `some` as in `PairRows`."""
+    rows = PairRows(dataset.rows, some=some)
     counts = {**dataset.counts, "tokens": sum(r.size for r in rows)}
     return replace(
         dataset,
         rows=rows,
         hash=f"{dataset.hash}/pairs",
         counts=counts,
-        parts=tuple(paired_set(p) for p in dataset.parts),
+        parts=tuple(paired_set(p, some=some) for p in dataset.parts),
     )
 
 

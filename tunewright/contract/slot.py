@@ -134,7 +134,7 @@ _TRAINING = (
     Slot(
         "rollout",
         "turns prompts into rows to train on",
-        ("prompts", "generate", "score", "step", "needs", "state", "row_rng"),
+        ("prompts", "generate", "score", "token_rewards", "read", "step", "needs", "state", "row_rng"),
         "one",
         "Rollout: rows to train on, each with the place of its prompt, and for how many steps",
         "every optimizer step that has no rows left from an earlier rollout",
@@ -142,16 +142,20 @@ _TRAINING = (
             "prompts": "Sequence[Row]: the step's rows; `fields['prompt_ids']` holds each one's prompt",
             "generate": "Callable[[count, max_new_tokens, temperature], list[list[Sample]]]: samples of each prompt",
             "score": "Callable[[Sequence[Sample]], list[float]]: the weighted sum of the stage's rewards",
+            "token_rewards": "Callable[[Sequence[Sample]], list[list[float]]]: the same for each token; what is given "
+            "for a whole sample lies at its last one",
+            "read": "Callable[..., list[list[float]]]: runs the model over rows without gradient: `read(rows, of, at=, "
+            "hidden=)`, where `of(outputs, batch)` gives [S] and `at` is now, start or base",
             "row_rng": "Callable[[int], random.Random]: the generator of the i-th prompt",
         },
     ),
     Slot(
         "reward",
-        "scores samples, one number each",
+        "scores samples, one number each, or one a token",
         ("samples", "needs", "state"),
         "weighted sum",
-        "Sequence[float] | Tensor [N]: a finite number per sample",
-        "when the stage's `rollout` method, or a `synthesize` method beside it, asks for scores",
+        "Sequence[float] | Tensor [N]: a finite number per sample; or Sequence[Sequence[float]], one per sampled token",
+        "when the stage's `rollout` method, or a `synthesize` method beside it, asks for scores; once for each sample",
     ),
     Slot(
         "objective",

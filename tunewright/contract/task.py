@@ -46,7 +46,8 @@ class Task:
 
     `auto_class` names the transformers class that loads its models. `packs`: rows may be packed without padding when
     the model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
-    `EncodeOptions.labels`. `reads_files`: records name other files, whose content counts.
+    `EncodeOptions.labels`. `scores`: the head gives one number a text and no likelihoods; rows with two answers are
+    read as pairs, whatever methods ask for. `reads_files`: records name other files, whose content counts.
     """
 
     name: ClassVar[str]
@@ -54,7 +55,17 @@ class Task:
     packs: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
+    scores: ClassVar[bool] = False
     reads_files: ClassVar[bool] = False
+
+    @property
+    def pools(self) -> bool:
+        """Whether the head reads one vector of features a row."""
+        return self.labelled or self.scores
+
+    def head_of(self, labels: Sequence[str] | None) -> list[str] | None:
+        """What the outputs of a head that is trained here are called; None where the task makes no head."""
+        return ["reward"] if self.scores else list(labels) if self.labelled and labels is not None else None
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Encode one record whole (length is the dataset's matter). Raises RowProblem(field, reason, remedy)."""

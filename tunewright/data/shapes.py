@@ -96,6 +96,8 @@ SHAPES = (
     Shape("sharegpt", ("conversations",), _sharegpt),
     Shape("preference", ("prompt", "chosen", "rejected"), _same),
     Shape("preference-chat", ("chosen", "rejected"), _pair_as_chat),
+    Shape("stepwise", ("prompt", "completions", "scores"), _same),
+    Shape("stepwise", ("prompt", "completions", "labels"), _renamed("labels", "scores")),
     Shape("prompt-completion", ("prompt", "completion"), _same),
     Shape("prompt-completion", ("prompt", "response"), _renamed("response", "completion")),
     Shape("alpaca", ("instruction", "output"), _alpaca),

@@ -25,7 +25,8 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
     plain text and drops what has a question and an answer.
 
     Pieces overlap by one token, so that each token but the first stays a target exactly once; pieces without a trained
-    token are left out. A row with a label keeps its beginning (and its last token); pairs of answers cannot be split.
+    token are left out. A row with a label keeps its beginning (and its last token); pairs of answers and
+    scored ones cannot be split.
     """
     longest = max(row.size, len(row.fields.get("rejected_ids", ())))
     if longest <= max_length:
@@ -38,7 +39,7 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
         )
     if policy == "auto":
         policy = "split" if row.fields.get("kind") in PLAIN else "drop"
-    if policy == "drop" or "rejected_ids" in row.fields:
+    if policy == "drop" or row.fields.keys() & {"rejected_ids", "scores"}:
         return []
     if row.label is not None:
         return [replace(row, input_ids=[*row.input_ids[: max_length - 1], row.input_ids[-1]])]

@@ -95,8 +95,7 @@ def open_run(folder: Path | str) -> Finished:
 
 def _base_of(recipe: Recipe, task: Task, device: str) -> Loaded:
     precision = choose_precision(device) if recipe.train.precision == "auto" else recipe.train.precision
-    labels = recipe.data.labels if task.labelled else None
-    return load_model(recipe, task, labels, device, precision)
+    return load_model(recipe, task, task.head_of(recipe.data.labels), device, precision)
 
 
 def load_base(recipe: Recipe) -> Loaded:

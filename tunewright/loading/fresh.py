@@ -21,7 +21,7 @@ from tunewright.files.hashing import weight_files
 from tunewright.files.home import expanded
 from tunewright.loading.config import config_for
 from tunewright.loading.guard import guarded, lacks_memory, said
-from tunewright.loading.load import set_labels
+from tunewright.loading.load import set_head
 from tunewright.loading.locate import DRAWN, Located, locate, read_config
 from tunewright.loading.new_tokenizer import UNBOUNDED
 from tunewright.loading.quiet import quiet
@@ -70,8 +70,8 @@ def write_reader(
     elif spec.tokenizer is not None or spec.vocab_size is not None:
         key = "tokenizer" if spec.tokenizer is not None else "vocab_size"
         raise ModelError(f"the task {task.name} reads no text", where=f"model.{key}", remedy=f"leave {key} out")
-    if task.labelled:
-        set_labels(config, list(labels) if labels is not None else None, Located(folder, "", None))
+    if task.pools:
+        set_head(config, task, task.head_of(labels), Located(folder, "", None))
     model = _of_config(config, task, meta=True)
     if tokenizer is not None:
         longest = min(_positions(model), int(min(tokenizer.model_max_length, UNBOUNDED)))

@@ -172,8 +172,8 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     located = locate(spec.name, spec.revision)
     config = config_for(located, task)
     tokenizer, processor = _readers(located, task)
-    if task.labelled:
-        set_labels(config, list(labels) if labels is not None else None, located)
+    if task.pools:
+        set_head(config, task, list(labels) if labels is not None else None, located)
     if tokenizer is not None:
         _fit_padding(tokenizer, task, located)
     own = [config.id2label[i] for i in sorted(config.id2label)] if task.labelled else None
@@ -234,7 +234,7 @@ def _build(located: Located, config: Any, task: Task, labels: list[str] | None, 
 
     classifies = "Classification" in task.auto_class
     if classifies:
-        set_labels(config, labels, located)
+        set_head(config, task, labels, located)
     auto = getattr(transformers, task.auto_class)
     try:
         with quiet(), seeded(seed):
@@ -269,7 +269,7 @@ def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None,
     import transformers
 
     if "Classification" in task.auto_class:
-        set_labels(config, labels, located)
+        set_head(config, task, labels, located)
     try:
         with quiet(), seeded(seed), torch.device("meta"):
             return getattr(transformers, task.auto_class).from_config(config, dtype=dtype)
@@ -286,6 +286,24 @@ def _forget_quantisation(model: Any) -> None:
         model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+
+
+def set_head(config: Any, task: Task, labels: list[str] | None, located: Located) -> None:
+    """Give the config the outputs that the task's head has. ModelError where there is no such head and none is made."""
+    if not task.scores:
+        set_labels(config, labels, located)
+        return
+    kinds = config.architectures or []
+    if labels is None and (config.num_labels != 1 or not any("SequenceClassification" in k for k in kinds)):
+        raise ModelError(
+            f"it has no head that gives one number: it is a {', '.join(kinds) or config.model_type}"
+            + (f" of {config.num_labels} labels" if any("Classification" in k for k in kinds) else ""),
+            where=str(located.folder),
+            remedy="name a reward model: a run of `task: reward-modeling`, or a *ForSequenceClassification folder with "
+            "num_labels 1",
+        )
+    if config.num_labels != 1:
+        config.num_labels = 1
 
 
 def set_labels(config: Any, labels: list[str] | None, located: Located) -> None:
@@ -334,7 +352,8 @@ def _check_keys(
         what = f"the checkpoint has no {task.name} head, and no labels are given for a new one"
         raise ModelError(what, where=str(located.folder), remedy="give data with labels")
     located.new += new
-    located.notes.append(f"new {task.name} head for {len(labels)} labels, freshly drawn: {', '.join(new)}")
+    for_what = "" if task.scores else f" for {len(labels)} labels"
+    located.notes.append(f"new {task.name} head{for_what}, freshly drawn: {', '.join(new)}")
 
 
 def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, located: Located) -> None:
@@ -347,7 +366,7 @@ def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, located: Located) -> 
             remedy="use the tokenizer that belongs to the model; new tokens are named in the recipe (new_tokens)",
         )
     _fit_padding(tokenizer, task, located)
-    if "Classification" in task.auto_class and getattr(model.config, "pad_token_id", None) is None:
+    if task.scores or "Classification" in task.auto_class and getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id  # causal classifiers find each row's last token by it
 
 

@@ -51,6 +51,7 @@ from tunewright.tasks import (
     base,
     fill_mask,
     image_classification,
+    reward_modeling,
     text_classification,
     text_generation,
 )
@@ -60,7 +61,7 @@ log = logging.getLogger(__name__)
 MODULES: tuple[ModuleType, ...] = (
     *(_kv, _mode, choose, drift, few_shot, generate, kept, linear_probe, sample, sampled, target, text),
     *(attention, head, heads, load, means, varlen),
-    *(_causal, _pooled, base, fill_mask, image_classification, text_classification, text_generation),
+    *(_causal, _pooled, base, fill_mask, image_classification, reward_modeling, text_classification, text_generation),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

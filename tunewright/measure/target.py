@@ -92,7 +92,7 @@ METRICS: dict[str, Metric] = {
 }
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
-(`_norm`: by their mean)."""
+(`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's."""
 
 
 def get_metric(name: str) -> Metric:
@@ -107,12 +107,16 @@ def get_metric(name: str) -> Metric:
 def check_metric(name: str, task: Task) -> Metric:
     """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have."""
     m = get_metric(name)
+    remedy = "write metric: " + ("pair_accuracy" if task.scores else "accuracy") + " or metric: loss"
     if m.kind == "generated" and not task.generates:
         what = f"'{name}' compares generated text, and {task.name} generates none"
-        raise RecipeError(what, where="measurement.metric", remedy="write metric: accuracy or metric: loss")
+        raise RecipeError(what, where="measurement.metric", remedy=remedy)
+    if task.scores and (m.mean or m.kind == "teacher-forced" and name != "loss"):
+        what = f"'{name}' reads tokens, and {task.name} gives one number a text"
+        raise RecipeError(what, where="measurement.metric", remedy=remedy)
     if m.kind == "classified" and not task.labelled:
         what = f"'{name}' needs a class a row, and {task.name} rows have none"
-        remedy = "write metric: exact_match, metric: mean_token_accuracy or metric: loss"
+        remedy = remedy if task.scores else "write metric: exact_match, metric: mean_token_accuracy or metric: loss"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
     return m
 
@@ -160,7 +164,7 @@ def evaluate(
             some = [rows[i] for i in indices]
             batch = task.collate(some, packed).to(device_of(model))
             for i, result in zip(
-                indices, make(model, tokenizer, some, batch, task.forward(model, batch), m), strict=True
+                indices, make(model, tokenizer, task, some, batch, task.forward(model, batch), m), strict=True
             ):
                 results[i] = result
     return [r for r in results if r is not None]
@@ -252,11 +256,11 @@ def _compared(tokenizer: Any, rows: Sequence[Row], answers: Sequence[Sequence[in
 
 
 def _teacher_forced(
-    model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
+    model: PreTrainedModel, tokenizer: Any, task: Task, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
 ) -> Iterator[RowResult]:
     """A row's weighted mean over its labels; the row weighs the sum of their weights."""
     assert m.per_label is not None
-    values = m.per_label(outputs, batch).float()
+    values = (m.per_label(outputs, batch) if outputs.scores is None else task.loss(outputs, batch).value).float()
     zero = torch.zeros(len(rows), device=values.device)
     weight = zero.index_add(0, batch.rows, batch.weights)
     total = zero.index_add(0, batch.rows, values * batch.weights)
@@ -273,7 +277,7 @@ def _teacher_forced(
 
 
 def _classified(
-    model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
+    model: PreTrainedModel, tokenizer: Any, task: Task, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
 ) -> Iterator[RowResult]:
     return class_results(model.config, tokenizer, rows, outputs.logits)
 
@@ -308,13 +312,13 @@ def _pair(row: Row, metric: str) -> Pair:
 
 
 def _preferred(
-    model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
+    model: PreTrainedModel, tokenizer: Any, task: Task, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
 ) -> Iterator[RowResult]:
-    """Whether the chosen answer is the likelier one; equal ones are no hit.
+    """Whether the chosen answer is the likelier one, or the one of the higher score; equal ones are no hit.
 
     Every target counts whole, whatever its loss weight.
     """
-    log_probs = outputs.log_probs().double()
+    log_probs = (outputs.log_probs() if outputs.scores is None else outputs.scores).double()
     side, zero = (
         2 * batch.rows + batch.fields["pair"],
         torch.zeros(2 * len(rows), dtype=torch.float64, device=log_probs.device),

@@ -185,11 +185,15 @@ def reading(now: Present | None) -> Iterator[None]:
 def of_batch(batch: Any) -> Present:
     """What a batch says of its rows: `row_ids`, `sources`, `fields["prompt_lengths"]` [sequences] and where tokens lie.
 
-    Rows that are pairs lie as two sequences each, which share id and source.
+    Rows that are pairs lie as two sequences each, which share id and source; where only some are, `fields["sequences"]`
+    says whose each sequence is.
     """
     ids, sources, inputs = tuple(batch.row_ids), tuple(batch.sources), batch.inputs.get("input_ids")
     count = len(ids) if inputs is None else len(inputs) if batch.cu_seqlens is None else len(batch.cu_seqlens) - 1
-    if ids and count == 2 * len(ids):
+    if ids and "sequences" in batch.fields:
+        owners = batch.fields["sequences"].tolist()
+        ids, sources = (tuple(values[i] for i in owners) for values in (ids, sources))
+    elif ids and count == 2 * len(ids):
         ids, sources = (tuple(x for x in values for _ in range(2)) for values in (ids, sources))
     return Present(Rows(batch.fields.get("prompt_lengths"), ids, sources), later=lambda: _laid_out(batch))
 

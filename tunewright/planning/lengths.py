@@ -80,7 +80,7 @@ def _length(recipe: Recipe) -> tuple[Setting | None, int, str, bool]:
 
     task, sources = get_task(recipe.task), recipe.data.train
     labels = labels_of(sources, recipe.base) if task.labelled else None
-    model = reading(model_of(recipe, weights=False), task, labels)
+    model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
     reads = model.tokenizer if model.tokenizer is not None else model.processor
     options = options_of(recipe.data, model.labels if task.labelled else None, model)
     rows = build(sources, task, reads, options, cache_folder(), base=recipe.base)

@@ -79,6 +79,7 @@ def of_needs(
         rows={role: list(found) for role, found in rows.items()},
         other_names=tuple(recipe.models),
         other=lambda name: None,  # type: ignore[arg-type, return-value]
+        as_judge=lambda name: None,
     )
     for stage, methods in named.items():
         with suppress(AttributeError):  # a need that looks at the weights is left to the run

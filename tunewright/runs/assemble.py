@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tunewright.contract.method import Method
-from tunewright.contract.pairs import PairRows, paired_set
+from tunewright.contract.pairs import PairRows, read_in_pairs
 from tunewright.contract.record_change import RecordChange, chained, record_change, stand_ins
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.caution import of_data
@@ -177,7 +177,7 @@ def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of(labelled_sources(recipe), recipe.base)
-    model = reading(model_of(recipe, weights=False), task, labels)
+    model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
     if recipe.new_tokens:
         add_to_tokenizer(model.tokenizer, recipe.new_tokens)
     labels = model.labels if task.labelled else labels
@@ -191,7 +191,7 @@ def _model(
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of(labelled_sources(recipe), recipe.base)
-    loaded = load_model(recipe, task, labels if task.labelled else None, device, precision, weights)
+    loaded = load_model(recipe, task, task.head_of(labels), device, precision, weights)
     if task.labelled:  # a checkpoint's head keeps its own order of the labels
         names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
         labels = [names[i] for i in sorted(names)]
@@ -275,8 +275,9 @@ def _stage_inputs(
     }
     for n in replayed_stages(data, recipe, stage):  # one source of its own, whatever the stage's rows came from
         replay[n] = (replace(there[n], name=n, parts=()), data.replay[n])
-    if any(m.pairs for _, m in named):
-        rows, replay = paired_set(rows), {n: (paired_set(d), share) for n, (d, share) in replay.items()}
+    methods = [m for _, m in named]
+    rows = read_in_pairs(rows, methods, read.task)
+    replay = {n: (read_in_pairs(d, methods, read.task), share) for n, (d, share) in replay.items()}
     return StageInputs(stage, recipe.train_for(stage), data, rows, replay, named, index, selection, making)
 
 

@@ -18,6 +18,7 @@ from tunewright.files import checkpoint, hashing
 from tunewright.files.regular import regular
 from tunewright.recipe import yaml_text
 from tunewright.runs.folder import BEGUN, RECIPE, RunFolder
+from tunewright.runs.judges import is_run
 from tunewright.runs.session import Session, located
 from tunewright.training import carry
 
@@ -96,7 +97,9 @@ def content_of(session: Session) -> dict[str, str]:
         content |= {f"the model's {n}": h for n, h in hashing.files_beside(session.loaded.folder)}
     for role, spec in recipe.models.items():
         place = Path(located(spec, recipe.base).name)
-        if place.is_dir():
+        if is_run(place):
+            content[f"the run of models.{role}"] = _folder(carry.result_of(place, f"models.{role}")[1])
+        elif place.is_dir():
             content[f"the weights of models.{role}"] = hashing.hash_weights(place)
             content |= {f"{n} of models.{role}": h for n, h in hashing.files_beside(place)}
     for part in session.stages:

@@ -99,8 +99,10 @@ def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
         return "pictures"
     if task.labelled:
         return "classes"
-    if any(m.pairs for m in methods):
+    if any(m.pairs for m in methods) or task.scores and "rejected_ids" in first.fields:
         return "pairs"
+    if task.scores:
+        return "classes"
     return "plain text" if first.fields.get("kind", "plain") in ("plain", "mask") else "answers"
 
 

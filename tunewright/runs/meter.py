@@ -149,7 +149,7 @@ class Meter:
         if self.probed:
             self._read_probe(readings)
         tensors: dict[str, Tensor] = {}
-        if self.drift_rows and self.session.task.labelled:
+        if self.drift_rows and self.session.task.pools:
             features = take_features(self.model, self.session.task, self.drift_rows)
             tensors = {"features": features.values}
         elif self.drift_rows:
@@ -194,8 +194,8 @@ class Meter:
             )
 
     def _own_head(self) -> nn.Linear | None:
-        """The base's own classification head; None when it was made afresh for this task."""
-        if self.session.loaded.new:
+        """The base's own classification head; None when it was made afresh for this task, or gives no classes."""
+        if self.session.loaded.new or not self.session.task.labelled:
             return None
         heads = [
             s.module
@@ -217,9 +217,9 @@ class Meter:
                 sequences = self._sampled(*shape)
             return sequence_rows(sequences.ids, sequences.conditioning)
         kept = [r for d in s.keep.values() for r in d.rows]
-        self.drift_on = "kept rows" if kept and not s.task.labelled else "evaluated rows"
-        rows = kept if kept and not s.task.labelled else self.rows
-        return rows[: self.spec.drift_sequences] if not s.task.labelled else rows[:512]
+        self.drift_on = "kept rows" if kept and not s.task.pools else "evaluated rows"
+        rows = kept if kept and not s.task.pools else self.rows
+        return rows[: self.spec.drift_sequences] if not s.task.pools else rows[:512]
 
     def known(self) -> tuple[bool, bool]:
         """Whether (the base's readings, its drift sequences) are there already. Computes nothing of either."""

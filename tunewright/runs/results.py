@@ -45,7 +45,7 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
     )
     if base.few_shot:
         target.few_shot, target.shots = summary(base.few_shot, meter.metric), meter.spec.few_shot
-    target.fresh_head = meter.session.task.labelled and bool(meter.session.loaded.new)
+    target.fresh_head = meter.session.task.pools and bool(meter.session.loaded.new)
     if len(meter.session.stages) > 1:
         target.tasks = by_task(base.target, meter.metric)
     if base.probe:
@@ -85,6 +85,7 @@ def unit_of(meter: Meter) -> str:
 def kept_unit(meter: Meter) -> str:
     """The unit of a loss: one target a token, or one a row."""
     each = {"image-classification": "nats per image", "text-classification": "nats per row"}
+    each["reward-modeling"] = "nats per pair, or squared points"
     return each.get(meter.session.task.name, "nats per token")
 
 

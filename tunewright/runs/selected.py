@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.contract.batch import Row
-from tunewright.contract.pairs import PairRows, paired_set
+from tunewright.contract.pairs import PairRows, read_in_pairs
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
+from tunewright.contract.task import Task
 from tunewright.data.dataset import Dataset
 from tunewright.errors import CheckpointError, MethodError
 from tunewright.files.cache import cache_folder
@@ -126,18 +127,19 @@ def _readers(
 
 def use_rows(session: Session, part: StageInputs, rows: Dataset) -> None:
     """Train a stage on other rows, and let later stages that replay it replay these."""
-    part.rows = paired_set(rows) if any(m.pairs for _, m in part.methods) else rows
+    part.rows = read_in_pairs(rows, [m for _, m in part.methods], session.task)
     for later in session.stages[part.index + 1 :]:
         for called, name in replayed_stages(later.data, session.recipe, later.spec).items():
             if name == part.spec.name:
-                later.replay[called] = (replayed(rows, called, later), later.data.replay[called])
+                later.replay[called] = (replayed(rows, called, later, session.task), later.data.replay[called])
 
 
-def replayed(rows: Dataset, called: str, part: StageInputs) -> Dataset:
+def replayed(rows: Dataset, called: str, part: StageInputs, task: Task) -> Dataset:
     """An earlier stage's rows as a stage replays them: one source of its own, whatever they came from."""
     plain = replace(rows, rows=rows.rows.rows) if isinstance(rows.rows, PairRows) else rows
     plain = replace(plain, name=called, parts=())
-    return paired_set(plain) if any(m.pairs for _, m in part.methods) else plain
+    paired: Dataset = read_in_pairs(plain, [m for _, m in part.methods], task)
+    return paired
 
 
 def load(session: Session) -> None:

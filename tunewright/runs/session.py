@@ -19,6 +19,7 @@ from tunewright.loading.load import Loaded, load
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
 from tunewright.runs.aiming import aims, halves
+from tunewright.runs.judges import judge_of
 from tunewright.runs.making import Makers
 from tunewright.runs.selecting import Selection
 from tunewright.runs.vocabulary import same_tokenizer
@@ -26,6 +27,7 @@ from tunewright.tasks import get_task
 from tunewright.training import carry
 from tunewright.training.budget import COUNT_UP_TO, GLANCED_AT, plan_stage
 from tunewright.training.defaults import Setting
+from tunewright.training.judging import Judge
 from tunewright.training.stage import TrainingInputs
 from tunewright.training.validation import asks, no_rows
 
@@ -102,6 +104,7 @@ class Session:
     weights: bool = True
     others: dict[str, Adapted] = field(default_factory=dict)
     voices: dict[str, Adapted] = field(default_factory=dict)
+    judges: dict[str, Judge] = field(default_factory=dict)
     derived: dict[str, dict[str, Setting]] = field(default_factory=dict)
     stream: Dataset | None = None
 
@@ -152,6 +155,17 @@ class Session:
         return self.voices[name]
 
     def _loaded(self, name: str, task: Task) -> Loaded:
+        return load(
+            self._there(name),
+            task,
+            labels=self.options.labels if task is self.task else None,
+            device=self.device,
+            precision=self.precision,
+            weights=self.weights,
+        )
+
+    def _there(self, name: str) -> ModelSpec:
+        """One of the recipe's other models, whose weights can be read. MethodError for an address."""
         spec = located(self.recipe.models[name], self.recipe.base)
         if spec.url is not None:
             raise MethodError(
@@ -159,14 +173,20 @@ class Session:
                 where=f"models.{name}.url",
                 remedy="name a folder or hub id; an address can only be asked to write, under data.synthesize",
             )
-        return load(
-            spec,
-            task,
-            labels=self.options.labels if task is self.task else None,
-            device=self.device,
-            precision=self.precision,
-            weights=self.weights,
-        )
+        return spec
+
+    def judge(self, name: str) -> Judge:
+        """One of the recipe's other models as a reward model, loaded once, frozen. ModelError where it is none."""
+        if name not in self.judges:
+            self.judges[name] = judge_of(
+                name,
+                self._there(name),
+                self.tokenizer,
+                device=self.device,
+                precision=self.precision,
+                weights=self.weights,
+            )
+        return self.judges[name]
 
     def needs(self, part: StageInputs) -> NeedContext:
         """What the methods of a stage may ask for."""
@@ -187,6 +207,7 @@ class Session:
             data_hashes=hashes,
             other_names=tuple(self.recipe.models),
             other=self.other,
+            as_judge=self.judge,
             cache=cache_folder() / "needs",
             device=self.device,
             packed=self.packed,

@@ -75,8 +75,20 @@ def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, M
                 remedy=_other_place(cls),
             )
         named.append((catalogue.canonical(use.name), catalogue.build(use)))
+    _check_objectives(named, stage.name, task)
     check_conflicts(named, stage=stage.name, task=task, carried=stage.carry == "training" and stage.start != "base")
     return named
+
+
+def _check_objectives(named: list[tuple[str, Method]], stage: str, task: str) -> None:
+    """MethodError for an objective of likelihoods on a task whose head gives none."""
+    for name, method in named if get_task(task).scores else ():
+        if "objective" in type(method).slots() and task not in (method.tasks or ()):
+            raise MethodError(
+                f"'{name}' trains likelihoods, and {task} gives one number a text",
+                where=f"stages.{stage}.methods",
+                remedy="take it out: the task has a loss of its own",
+            )
 
 
 def _other_place(cls: type[Method]) -> str:

@@ -2,22 +2,26 @@
 on.
 
 Only a stage with a method on the slot `rollout` comes here. The method gets this step's rows as `prompts`, `generate`
-to sample from the present model, and `score` to have the stage's `reward` methods judge; it returns the rows to train
-on. They are micro-batched like any others. Draws are keyed by (seed, method, epoch, row id, number of the sample), and
-rows that are trained on more than once are part of the loop's state, so that a resumed run goes on bit for bit.
+to sample from the present model, `score` and `token_rewards` to have the stage's `reward` methods judge, and `read` to
+run the model (as it is, as the stage began, or the base) over rows; it returns the rows to train on. They are
+micro-batched like any others. A reward sees a sample once, however often it is asked for. Draws are keyed by (seed,
+method, epoch, row id, number of the sample), and rows that are trained on more than once are part of the loop's state,
+so that a resumed run goes on bit for bit.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from tunewright.contract.batch import Batch, Row
+from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.method import row_rng
 from tunewright.errors import DataError, MethodError
 
@@ -53,6 +57,8 @@ class Rollout:
 
 
 Taken = list[tuple[Row, int]]
+READ_TOKENS, READ_ROWS = 2048, 64
+"""Tokens (padding included) and rows of a batch that `read` runs the model on."""
 
 
 class Rollouts:
@@ -73,6 +79,11 @@ class Rollouts:
         self.held: Taken = []
         self.left = self.read = 0
         self.logs: dict[str, float] = {}
+        self.scored: dict[tuple[str, str, int, tuple[int, ...]], float | list[float]] = {}
+        # here the model holds the stage's start, whether the run goes on from a checkpoint or not; weights of the base
+        # are noted by the loop, each when it is first drawn
+        kept = loop.adapted.trainable_deltas() if loop.notes_starts else {}
+        self.start = {n: p.detach().clone() for n, p in kept.items()}
 
     def take(self) -> tuple[Taken, dict[str, float]]:
         """Rows of the next step with their epochs, and what is logged of them."""
@@ -88,7 +99,7 @@ class Rollouts:
                     where=row.id,
                     remedy=f"'{self.bound.name}' needs rows with prompt and completion, or messages",
                 )
-        self.logs, self.read = {}, sum(row.size for row, _ in prompts)
+        self.logs, self.scored, self.read = {}, {}, sum(row.size for row, _ in prompts)
         made = self._roll(prompts)
         self.held, self.left = [(row, prompts[i][1]) for i, row in made.rows], made.reuse - 1
         return self.held, self.logs
@@ -108,6 +119,8 @@ class Rollouts:
             prompts=[row for row, _ in prompts],
             generate=generate,
             score=self.score,
+            token_rewards=self.token_rewards,
+            read=self.read_rows,
             step=loop.step_number,
             row_rng=draw,
         )
@@ -141,17 +154,78 @@ class Rollouts:
         return Sample(row, number, tuple(ids), tuple(log_probs), text, ended)
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
-        """The weighted sum of what the stage's rewards give each sample.
+        """The weighted sum of what the stage's rewards give each sample; rewards of tokens are added up.
 
         MethodError for a wrong count or a value that is no number.
         """
-        total = [0.0] * len(samples)
+        return [math.fsum(given) for given in self.token_rewards(samples)]
+
+    def token_rewards(self, samples: Sequence[Sample]) -> list[list[float]]:
+        """The same for each token of each sample; a reward of the whole sample lies at its last token."""
+        total = [[0.0] * len(s.ids) for s in samples]
         for b in self.loop.methods.on("reward"):
-            values = checked(self.loop.methods.call(b, "reward", samples=samples), samples, b.name)
-            self.logs[f"reward/{b.name}"] = sum(values) / len(values)
-            total = [t + b.weight * v for t, v in zip(total, values, strict=True)]
-        self.logs["reward"] = sum(total) / len(total)
+            values = self._judged(b, samples)
+            self.logs[f"reward/{b.name}"] = sum(map(_whole, values)) / len(values)
+            for so_far, value in zip(total, values, strict=True):
+                for t, v in enumerate(value) if isinstance(value, list) else ((-1, value),):
+                    so_far[t] += b.weight * v
+        self.logs["reward"] = sum(map(math.fsum, total)) / len(total)
         return total
+
+    def _judged(self, b: Any, samples: Sequence[Sample]) -> list[float | list[float]]:
+        """What one reward gives, asked only for samples that it has not seen in this rollout."""
+        keys = [(b.name, s.prompt.id, s.number, s.ids) for s in samples]
+        fresh = [i for i, key in enumerate(keys) if key not in self.scored]
+        if fresh:
+            new = [samples[i] for i in fresh]
+            given = checked(self.loop.methods.call(b, "reward", samples=new), new, b.name)
+            self.scored.update({keys[i]: value for i, value in zip(fresh, given, strict=True)})
+        return [self.scored[key] for key in keys]
+
+    def read_rows(
+        self,
+        rows: Sequence[Row],
+        of: Callable[[Outputs, Batch], Tensor],
+        *,
+        at: Literal["now", "start", "base"] = "now",
+        hidden: bool = False,
+    ) -> list[list[float]]:
+        """`of(outputs, batch)` [S] of each row, in the order of its targets: no gradient, no dropout.
+
+        `at`: the model as it is, as the stage began (of a method whose field `reference` is "start"), or the untouched
+        base. `hidden`: all hidden states are kept.
+        """
+        from tunewright.measure._kv import batches_by_length
+
+        loop = self.loop
+        found: list[list[float]] = [[] for _ in rows]
+        with ExitStack() as stack:
+            model = stack.enter_context(loop.adapted.base()) if at == "base" else loop.adapted.outer
+            if at == "start":
+                stack.enter_context(self._as_begun())
+            stack.enter_context(loop.adapted.evaluating())
+            stack.enter_context(torch.no_grad())
+            for indices in batches_by_length([row.size for row in rows], READ_TOKENS, READ_ROWS):
+                some = [rows[i] for i in indices]
+                batch = loop.stage.task.collate(some, loop.stage.packed, seed=loop.spec.seed).to(loop.stage.device)
+                values = of(loop.stage.task.forward(model, batch, hidden=hidden), batch)
+                for k, value in zip(batch.rows.tolist(), values.tolist(), strict=True):
+                    found[indices[k]].append(value)
+        return found
+
+    @contextmanager
+    def _as_begun(self) -> Iterator[None]:
+        """The values of the stage's start in the places of what trains, and back."""
+        adapted, swapped = self.loop.adapted, list[tuple[torch.nn.Parameter, Tensor]]()
+        trained = {**adapted.base_parameters(), **adapted.trainable_deltas()}
+        try:
+            for name, value in {**self.loop.starts, **self.start}.items():
+                swapped.append((trained[name], trained[name].data))
+                trained[name].data = value
+            yield
+        finally:
+            for p, data in swapped:
+                p.data = data
 
     def state(self) -> dict[str, Any]:
         """JSON from which `restore` goes on: the rows still to be trained on again."""
@@ -161,8 +235,12 @@ class Rollouts:
         self.left, self.held = state["left"], [(Row(**row), epoch) for row, epoch in state["held"]]
 
 
-def checked(values: Any, samples: Sequence[Sample], name: str) -> list[float]:
-    """A reward's answer as floats, one per sample.
+def _whole(value: float | list[float]) -> float:
+    return math.fsum(value) if isinstance(value, list) else value
+
+
+def checked(values: Any, samples: Sequence[Sample], name: str) -> list[float | list[float]]:
+    """A reward's answer as floats, one per sample, or one per token of it.
 
     MethodError naming the reward and the sample where it is not that.
     """
@@ -173,14 +251,25 @@ def checked(values: Any, samples: Sequence[Sample], name: str) -> list[float]:
             where=f"reward of '{name}'",
             remedy="give one per sample",
         )
-    for sample, value in zip(samples, listed, strict=True):
-        if not isinstance(value, int | float) or not math.isfinite(value):
+    return [_checked(sample, value, name) for sample, value in zip(samples, listed, strict=True)]
+
+
+def _checked(sample: Sample, value: Any, name: str) -> float | list[float]:
+    several = isinstance(value, list | tuple)
+    if several and len(value) != len(sample.ids):
+        raise MethodError(
+            f"the reward '{name}' gave {len(value)} numbers for the {len(sample.ids)} tokens of a sample",
+            where=f"row {sample.prompt.id}",
+            remedy="give one number a token, the end token included, or one for the whole sample",
+        )
+    for one in value if several else [value]:
+        if not isinstance(one, int | float) or not math.isfinite(one):
             raise MethodError(
-                f"the reward '{name}' gave {value!r} for the sample {sample.text[:60]!r}",
+                f"the reward '{name}' gave {one!r} for the sample {sample.text[:60]!r}",
                 where=f"row {sample.prompt.id}",
                 remedy="a reward is a finite number for any text, however malformed",
             )
-    return [float(v) for v in listed]
+    return [float(v) for v in value] if several else float(value)
 
 
 def carried(batch: Batch, rows: Sequence[Row]) -> Batch:

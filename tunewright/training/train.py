@@ -80,6 +80,8 @@ class Loop:
             self.trained.move(first.places)
             self.trained.set(first)
         self.starts: dict[str, Tensor] = {}
+        from_start = any(getattr(b.method, "reference", "base") == "start" for b in self.methods.on("rollout"))
+        self.notes_starts = from_start or bool(self.methods.on("penalty"))
         self._note_starts()
         asking = next((b.name for b in self.methods if asks(type(b.method))), None)
         self.validation = None if asking is None else Validation(self, self.stage.validation, asking)
@@ -89,10 +91,8 @@ class Loop:
         self.rollouts = Rollouts(self) if self.methods.on("rollout") else None
 
     def _note_starts(self) -> None:
-        """Penalties are told how far weights moved since the stage began: keep each one's value when it is first
-        drawn.
-        """
-        if self.methods.on("penalty"):
+        """Penalties and rollouts ask where weights began: keep each one's value when it is first drawn."""
+        if self.notes_starts:
             drawn = {
                 n: leaf for n, leaf in self.trained.leaves.items() if leaf.group == "base" and n not in self.starts
             }
