@@ -134,6 +134,11 @@ def test_the_last_number_of_a_text(text, number):
 def test_numeric_answer_asks_for_no_format_and_may_tell_how_near_it_is():
     assert numeric_answer("She pays 0.30 dollars", "#### 0.3") == 1.0 and numeric_answer("0.1", "0.2") == 0.0
     assert numeric_answer("9", "10", near=0.5) == 0.25 and numeric_answer("9", "10", tolerance=1) == 1.0
+    assert numeric_answer("9", "10", parsed=0.1) == 0.1 and numeric_answer("none", "10", parsed=0.1) == 0.0
+    assert numeric_answer("10", "10", parsed=0.1) == 1.0 and numeric_answer("9", "10", near=0.5, parsed=0.1) == 0.25
+    assert NumericAnswer(parsed=0.1).reward(
+        [SimpleNamespace(text="9", prompt=Row("r", "s", fields={"reference": "10"}))]
+    )[0] == pytest.approx(0.1)
     assert numeric_answer("nothing", "10", near=0.5) == 0.0 and numeric_answer("1", "nothing") == 0.0
 
 

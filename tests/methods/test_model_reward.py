@@ -30,6 +30,8 @@ from tunewright.runs.run import resume, run
 from tunewright.training.judging import Judge
 from tunewright.training.rollouts import Sample
 
+ROOT = Path(__file__).parents[2]
+
 
 def sample(prompt, ids, text="", ended=False, number=0) -> Sample:
     row = Row("p:1", "p", fields={"prompt_ids": list(prompt), "reference": ""})
@@ -281,3 +283,21 @@ def test_other_base_weights_than_the_reward_model_was_trained_on_are_refused(tau
     recipe.write_text(recipe.read_text().replace(str((taught / "base").resolve()), str(folder / "moved")))
     with pytest.raises(CheckpointError, match="not those that it was trained on"):
         run(Recipe.load(policy(folder, "./rm")), tmp_path / "out", quiet=True)
+
+
+def test_mistral_plus_reinforces_a_base_directly(taught, tmp_path):
+    """The recipe mistral-plus.yaml on a tiny base, with the reward model of another run."""
+    for name in ("base", "rm"):
+        shutil.copytree(taught / name, tmp_path / ("reward" if name == "rm" else name))
+    for ours, theirs in (("prompts", "prompts"), ("asked", "prompts-test")):
+        shutil.copy(taught / f"{ours}.jsonl", tmp_path / f"{theirs}.jsonl")
+    (tmp_path / "general.txt").write_text("the card was lost\n\nthe fee is paid in cash abroad")
+    text = (ROOT / "recipes" / "mistral-plus.yaml").read_text()
+    (tmp_path / "mistral-plus.yaml").write_text(text.replace("model: HuggingFaceTB/SmolLM2-135M", "model: ./base"))
+    quick = ["train.batch_tokens=128", "train.threads=1", "budget.steps=4", "budget.epochs=null"]
+    quick += ["methods.1.ppo.max_new_tokens=3", "measurement.strengths=[1.0]", "measurement.drift_sequences=2"]
+    quick += ["measurement.drift_tokens=8"]
+    done = run(tmp_path / "mistral-plus.yaml", out=tmp_path / "out", quiet=True, sets=quick)
+    lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
+    assert "reward/model-reward" in lines[0] and lines[0]["kl/ppo"] == pytest.approx(0, abs=1e-4)
+    assert [k.name for k in done.report.kept] == ["general"] and done.report.target.metric == "loss"

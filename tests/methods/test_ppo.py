@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, text_rows
@@ -21,6 +24,9 @@ from tunewright.methods.parameter_selection.full import FullFineTuning
 from tunewright.methods.reinforcement.grpo import clipped_loss
 from tunewright.methods.reinforcement.ppo import PPO, advantages_of, value_loss, whitened
 from tunewright.methods.reinforcement.reinforce import Reinforce, others_mean
+from tunewright.runs.run import run
+
+ROOT = Path(__file__).parents[2]
 
 
 class Even(Method):
@@ -232,6 +238,30 @@ def test_a_model_without_a_linear_language_head_is_refused():
         model = tiny.llama()
         model.set_output_embeddings(torch.nn.Identity())
         PPO().setup(SimpleNamespace(adapted=SimpleNamespace(model=model)))
+
+
+def test_reft_warms_up_and_then_holds_to_what_the_warm_up_left(tmp_path, monkeypatch):
+    """The recipe reft-rl.yaml on sums of two digits, on a tiny base."""
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    tiny.llama().save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    problems = [{"prompt": f"{a} + {b}", "completion": f"so {a + b}"} for a in range(6) for b in range(6)]
+    for name, some in (("problems", problems[:28]), ("problems-test", problems[28:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
+    text = (ROOT / "recipes" / "reft-rl.yaml").read_text().replace("smollm2-135m-instruct", "./base")
+    (tmp_path / "reft-rl.yaml").write_text(text)
+    quick = ["train.batch_tokens=256", "train.threads=1", "stages.0.budget.steps=40", "stages.0.budget.epochs=null"]
+    quick += ["stages.0.train.learning_rate=1e-2", "stages.1.train.batch_tokens=128", "stages.1.budget.steps=4"]
+    quick += ["stages.1.budget.epochs=null", "measurement.max_new_tokens=6", "measurement.strengths=[1.0]"]
+    quick += ["stages.1.methods.1.ppo.max_new_tokens=6", "measurement.drift_sequences=2", "measurement.drift_tokens=8"]
+    out = run(tmp_path / "reft-rl.yaml", out=tmp_path / "out", quiet=True, sets=quick).folder
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    second = [x for x in lines if x["stage"] == "reinforced"]
+    assert [("reward" in x) for x in second] == [True, False, True, False], "each set of samples is trained on twice"
+    assert second[0]["kl/ppo"] == pytest.approx(0, abs=1e-4), "it begins as the reference: what the warm-up left"
+    assert 0 <= second[0]["reward/numeric-answer"] <= 1
+    sft = load_file(out / "stages" / "warm-up" / "trained.safetensors")
+    assert any(float(t.abs().max()) > 0 for t in sft.values()), "and that is not the base"
 
 
 # -- reinforce ---------------------------------------------------------------------------------------------------------

@@ -91,6 +91,14 @@ def _renamed(old: str, new: str) -> Callable[[Row], Row]:
     return lambda row: {**{k: v for k, v in row.items() if k != old}, new: row[old]}
 
 
+def _segments(row: Row) -> Row:
+    """A text in pieces, which may be scored one by one."""
+    texts = row["texts"]
+    if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
+        raise RowProblem("texts", "it is no list of texts", 'write ["A sentence.", " And the next."]')
+    return {**row, "text": "".join(texts)}
+
+
 SHAPES = (
     Shape("chat", ("messages",), _same),
     Shape("sharegpt", ("conversations",), _sharegpt),
@@ -105,6 +113,7 @@ SHAPES = (
     Shape("image-label", ("image", "label"), _same),
     Shape("text-label", ("text", "label"), _same),
     Shape("text", ("text",), _same),
+    Shape("segments", ("texts",), _segments),
 )
 """In the order in which they are tried: the first whose columns are all there."""
 

@@ -2,8 +2,9 @@
 
 A reward for arithmetic that asks for no format: "so she pays 1,250.0 dollars" answers "#### 1250". Numbers are read
 with sign, thousands commas and decimals, and compared as exact decimals, or within `tolerance`. A sample without a
-number gets 0, as does every sample of a reference without one. `near` > 0 gives a wrong number near / (1 +
-|difference|), less than 1: something to climb where right answers are rare.
+number gets 0, as does every sample of a reference without one. Something to climb where right answers are rare:
+`parsed` > 0 is what a wrong number gets at least (0.1 in ReFT, Luong et al. 2024, arXiv:2401.08967), and `near` > 0
+gives it near / (1 + |difference|), less than 1.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ def last_number(text: str) -> Decimal | None:
     return Decimal(numbers[-1].replace(",", "").replace("$", "").replace("\u2212", "-")) if numbers else None
 
 
-def numeric_answer(said: str, reference: str, tolerance: float = 0.0, near: float = 0.0) -> float:
-    """1 when the last numbers of both agree within `tolerance`, else near / (1 + |difference|); 0 where one has
-    none.
+def numeric_answer(said: str, reference: str, tolerance: float = 0.0, near: float = 0.0, parsed: float = 0.0) -> float:
+    """1 when the last numbers of both agree within `tolerance`, else the larger of `parsed` and near / (1 +
+    |difference|); 0 where one has none.
     """
     a, b = last_number(said), last_number(reference)
     if a is None or b is None:
         return 0.0
     away = abs(a - b)
-    return 1.0 if away <= Decimal(tolerance) else near / (1.0 + float(away))
+    return 1.0 if away <= Decimal(tolerance) else max(parsed, near / (1.0 + float(away)))
 
 
 class NumericAnswer(Method):
@@ -47,6 +48,9 @@ class NumericAnswer(Method):
     near: float = Field(
         0.0, ge=0, le=1, description="reward of a wrong number, divided by 1 + its distance", examples=[0.5]
     )
+    parsed: float = Field(
+        0.0, ge=0, le=1, description="reward of an answer that names a number at all, at least", examples=[0.9]
+    )
     weight: PositiveFloat = Field(1.0, description="weight of this reward in the sum", examples=[0.5])
 
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation",)
@@ -55,4 +59,7 @@ class NumericAnswer(Method):
     conformance_beside: ClassVar[dict[str, dict[str, Any]]] = {"grpo": {"samples": 4, "max_new_tokens": 3}}
 
     def reward(self, samples: Sequence[Sample]) -> list[float]:
-        return [numeric_answer(s.text, s.prompt.fields["reference"], self.tolerance, self.near) for s in samples]
+        return [
+            numeric_answer(s.text, s.prompt.fields["reference"], self.tolerance, self.near, self.parsed)
+            for s in samples
+        ]
