@@ -70,7 +70,9 @@ def _serves(config: Any, task: Task, folder: Path) -> None:
     encoder = has("AutoModelForMaskedLM") and not getattr(config, "is_decoder", False)
     if has(task.auto_class) and not (task.auto_class == "AutoModelForCausalLM" and encoder):
         return
-    able = [n for n in names() if has(get_task(n).auto_class) and not (n == "text-generation" and encoder)]
+    # what can be a reward model is a classifier of texts: it is named once
+    doing = {n: get_task(n) for n in names() if not get_task(n).scores or task.scores}
+    able = [n for n, t in doing.items() if has(t.auto_class) and not (n == "text-generation" and encoder)]
     raise ModelError(
         f"a {config.model_type} model does not do {task.name}",
         where=str(folder),

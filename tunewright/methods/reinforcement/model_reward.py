@@ -51,6 +51,7 @@ class ModelReward(Method):
 
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation",)
     requires: ClassVar[tuple[str, ...]] = ("rollout",)
+    papers: ClassVar[tuple[str, ...]] = ("mistral-plus",)
     conformance_beside: ClassVar[dict[str, dict[str, Any]]] = {"ppo": {"samples": 4, "max_new_tokens": 3}}
 
     def needs(self) -> Sequence[Need]:
