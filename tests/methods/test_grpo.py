@@ -18,8 +18,9 @@ from tunewright.contract.combining import bind
 from tunewright.contract.method import Method, Needs, Plan
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.measure.intervals import paired_difference
+from tunewright.methods.reinforcement._policy import clipped_loss
 from tunewright.methods.reinforcement.exact_answer import ExactAnswer, exact_answer
-from tunewright.methods.reinforcement.grpo import GRPO, advantages, clipped_loss, divergence
+from tunewright.methods.reinforcement.grpo import GRPO, advantages, divergence
 from tunewright.methods.reinforcement.numeric_answer import NumericAnswer, last_number, numeric_answer
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task

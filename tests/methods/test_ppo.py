@@ -21,7 +21,7 @@ from tunewright.contract.method import Method
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.parameter_selection.full import FullFineTuning
-from tunewright.methods.reinforcement.grpo import clipped_loss
+from tunewright.methods.reinforcement._policy import clipped_loss
 from tunewright.methods.reinforcement.ppo import PPO, advantages_of, value_loss, whitened
 from tunewright.methods.reinforcement.reinforce import Reinforce, others_mean
 from tunewright.runs.run import run

@@ -31,6 +31,7 @@ from torch import Tensor
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Need, Needs
 from tunewright.methods.needs.reference_log_probs import ReferenceLogProbs, log_probs_at
+from tunewright.methods.reinforcement._policy import clipped_loss
 from tunewright.training.rollouts import Rollout, Sample
 
 
@@ -38,13 +39,6 @@ def advantages(rewards: Tensor, scale: bool = True) -> Tensor:
     """[..., G] rewards of groups to advantages: above the group's mean, in its standard deviations."""
     above = rewards - rewards.mean(-1, keepdim=True)
     return above / (rewards.std(-1, keepdim=True) + 1e-4) if scale else above
-
-
-def clipped_loss(log_probs: Tensor, old: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """The policy loss of each token [S], and whether it is held by the clip; all arguments [S]."""
-    ratio = torch.exp(log_probs - old)
-    free, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-    return -torch.minimum(free, clipped), (clipped < free).to(ratio.dtype)
 
 
 def divergence(log_probs: Tensor, reference: Tensor) -> Tensor:

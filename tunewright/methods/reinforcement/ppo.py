@@ -43,7 +43,7 @@ from tunewright.contract.method import Method, Need, Setup, State
 from tunewright.errors import MethodError
 from tunewright.methods.needs.hidden_states import HiddenStates
 from tunewright.methods.needs.reference_log_probs import log_probs_at
-from tunewright.methods.reinforcement.grpo import clipped_loss
+from tunewright.methods.reinforcement._policy import clipped_loss
 from tunewright.training.rollouts import Rollout, Sample
 
 TINY = 1e-8
