@@ -166,6 +166,15 @@ def test_there_is_no_likelihood_to_train():
         TASK.forward(scorer(), batch).log_probs()
 
 
+def test_the_suites_bench_trains_a_reward_model_with_any_method_that_serves_it():
+    from tunewright.conformance.bench import Tiny
+    from tunewright.methods.adapters.lora import LoRA
+
+    tiny_run = Tiny([("lora", LoRA(rank=4))], task_name="reward-modeling", steps=24).run()
+    losses = [r["loss"] for r in tiny_run.records]
+    assert losses[0] == pytest.approx(math.log(2), abs=0.5) and sum(losses[-6:]) < 0.7 * sum(losses[:6])
+
+
 # -- whole runs --------------------------------------------------------------------------------------------------------
 
 

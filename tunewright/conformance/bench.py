@@ -136,6 +136,13 @@ def answers(row: str, ids: list[int]) -> dict[str, Any]:
     }
 
 
+def compared(row: Row) -> Row:
+    """A tiny row's two answers as a reward model reads them: each at its end."""
+    rejected = row.fields["rejected_ids"]
+    fields = {**row.fields, "kind": "scored", "rejected_weights": [0.0] * (len(rejected) - 1) + [1.0]}
+    return replace(row, weights=[0.0] * (len(row.input_ids) - 1) + [1.0], fields=fields)
+
+
 def vit(seed: int = 0) -> nn.Module:
     """A classifier of pictures [3, 8, 8] in four patches."""
     from transformers import ViTConfig, ViTForImageClassification
@@ -164,6 +171,8 @@ def rows_of(task: Task, source: str, count: int) -> list[Row]:
     """Tiny rows of the task's kind."""
     if task.name == "image-classification":
         return picture_rows(source, count)
+    if task.scores:
+        return [compared(row) for row in token_rows(source, count)]
     return token_rows(source, count, task.labelled)
 
 
@@ -198,6 +207,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "text-generation": llama,
     "text-classification": lambda seed=0: bert("BertForSequenceClassification", seed),
     "image-classification": vit,
+    "reward-modeling": scorer,
 }
 """task -> a tiny model for it, by seed. A method that serves none of these is not checked in training."""
 
@@ -308,7 +318,7 @@ class Tiny:
             )
         )
         provider.check(methods)
-        step_tokens = 48 if any(m.pairs for _, m in self.named) else 24
+        step_tokens = 48 if self.task.scores or any(m.pairs for _, m in self.named) else 24
         constant: Any = {"lr_scheduler_type": "constant", "warmup_steps": 0}
         rate = 3e-2
         spec = TrainSpec(
@@ -317,7 +327,8 @@ class Tiny:
         train = self.rows["train"]
         parts = {"small": train[:3], "large": train[3:], "replayed": rows_of(self.task, "replayed", 3)}
         parts = {n: [replace(r, source=n) for r in rows] for n, rows in parts.items()}
-        sources = [Dataset(n, list(rows_for((m for _, m in self.named), rows))) for n, rows in parts.items()]
+        asked = [m for _, m in self.named]
+        sources = [Dataset(n, list(rows_for(asked, rows, self.task))) for n, rows in parts.items()]
         sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
         tokens = step_tokens * self.steps
         plan = Plan(self.steps, tokens, "main", 0, rate, warmup_steps=0, sources=sizes, replay=("replayed",))

@@ -60,9 +60,11 @@ class PairRows(Sequence[Row]):
         return [self._read(r) for r in self.rows[i]] if isinstance(i, slice) else self._read(self.rows[i])
 
 
-def rows_for(methods: Iterable[Any], rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows as the methods of a stage read them: as pairs where one of them declares `pairs`."""
-    return PairRows(rows) if any(m.pairs for m in methods) else rows
+def rows_for(methods: Iterable[Any], rows: Sequence[Row], task: Any) -> Sequence[Row]:
+    """The rows as the methods of a stage and its task read them: as pairs where one of them asks for it."""
+    if any(m.pairs for m in methods):
+        return PairRows(rows)
+    return PairRows(rows, some=True) if task.scores else rows
 
 
 def read_in_pairs(dataset: Any, methods: Iterable[Any], task: Any) -> Any:

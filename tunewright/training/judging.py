@@ -72,9 +72,9 @@ class Judge:
         rows = [self._row(first[key], each) for key in distinct]
         found: list[list[float]] = [[] for _ in rows]
         task, model = RewardModeling(), self.adapted.outer
-        with measuring(model):  # type: ignore[arg-type]
+        with measuring(model):
             for indices in batches_by_length([row.size for row in rows], BATCH_TOKENS, BATCH_ROWS):
-                batch = task.collate([rows[i] for i in indices]).to(device_of(model))  # type: ignore[arg-type]
+                batch = task.collate([rows[i] for i in indices]).to(device_of(model))
                 scores = task.forward(model, batch).scores
                 assert scores is not None
                 for k, score in zip(batch.rows.tolist(), scores.tolist(), strict=True):

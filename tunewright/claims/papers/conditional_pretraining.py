@@ -40,7 +40,8 @@ CLAIM = Claim(
     scales=("nano",),
     extra={"evaluation": {"rows": 16, "metric": "loss", "drift_sequences": 4}, "keep": []},
     differs="further training of a base of 3.4M parameters on short messages instead of pretraining 124M on 3.3 "
-    "billion tokens; numbers that were put in instead of those that people wrote; no nucleus; control tokens may be generated",
+    "billion tokens; numbers that were put in instead of those that people wrote; no nucleus; control tokens may be "
+    "generated",
 )
 
 
@@ -55,7 +56,8 @@ def _told(run: ClaimRun, arm: str, seed: int) -> float:
     path = str(written(run.folder))
     data: dict[str, Any] = {"train": [{"path": path}], "eval": [{"path": path, "limit": 16}], "validation": None}
     opened = open_run(finished(run, run.recipe(arm, seed, data=data)).folder)
-    tokenizer, model = opened.tokenizer, opened.adapted.outer
+    tokenizer: Any = opened.tokenizer
+    model: Any = opened.adapted.outer
     asked = [*conditioning_ids(tokenizer)]
     if arm == "conditional":
         asked.append(tokenizer.convert_tokens_to_ids(GOOD))

@@ -124,9 +124,10 @@ class PPO(Method):
                 remedy="use grpo or reinforce, which know no values",
             )
         state = State()
-        state.value = nn.utils.skip_init(nn.Linear, head.in_features, 1)  # draws nothing
-        nn.init.zeros_(state.value.weight)
-        nn.init.zeros_(state.value.bias)
+        value: Any = nn.utils.skip_init(nn.Linear, head.in_features, 1)  # draws nothing
+        nn.init.zeros_(value.weight)
+        nn.init.zeros_(value.bias)
+        state.value = value
         return state
 
     def rollout(
@@ -166,5 +167,6 @@ class PPO(Method):
 def _values(state: State, outputs: Outputs, batch: Batch) -> Tensor:
     """[S], fp32: what the value head says before each target."""
     assert outputs.hidden is not None and batch.positions is not None
-    values: Tensor = state.value(outputs.hidden[-1].flatten(0, 1)[batch.positions].float())
+    head: Any = state.value
+    values: Tensor = head(outputs.hidden[-1].flatten(0, 1)[batch.positions].float())
     return values[:, 0]
