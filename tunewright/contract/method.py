@@ -1,8 +1,7 @@
 """The contract of a method: what it may fill (slots), ask for (needs), keep (state) and must declare.
 
-A method is a class with typed fields and a few functions named after slots. Each function names the arguments it
-wants, out of those its slot offers (`SLOTS`); asking for another is an error when the method is loaded. The slot, not
-the method, owns the rule by which several methods combine.
+A method is a class with typed fields and a few functions named after slots. Each names the arguments it wants, out of
+those its slot offers (`SLOTS`). The slot, not the method, owns the rule by which several methods combine.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 class Plan:
     """What the loop knows of a stage before it starts. `steps` are optimizer steps; `tokens` those the budget allows.
 
-    A budget in seconds gives no exact number of steps: then `exact` is False and `steps` is an estimate that follows
-    the clock. `sources` maps each source's name to the tokens of one epoch, `replay` names those that are replayed.
+    A budget in seconds gives no exact number of steps: then `exact` is False and `steps` follows the clock. `sources`
+    maps each source's name to the tokens of one epoch, `replay` names those that are replayed.
     """
 
     steps: int
@@ -248,30 +247,27 @@ class Method(BaseModel):
         return State()
 
     def caution(self, plan: Plan) -> str | None:
-        """One sentence where the method cannot act in the steps that are planned, or would undo the run; else None.
-
-        Asked of every method of a stage before it trains; the plan and the report show it. Nothing is refused for it.
-        """
+        """One sentence where the method cannot act in the planned steps, or would undo the run, to be shown."""
         return None
 
     def save(self, state: nn.Module, model: nn.Module, folder: Path, base_name: str) -> bool:
-        """Write what wraps the model into `folder` in a format that others read; False: it has no such format.
+        """Write what wraps the model into `folder` as others read it; False: it has no such format.
 
         Asked of a method that fills `wrap`. `base_name` is what the recipe calls the model.
         """
         return False
 
     def speakers(self) -> tuple[str, ...]:
-        """Models that it asks: "tuned", "base" (a predictor), "start" (a selector), or names of `models`; on
-        `synthesize` also "previous" (what the stage before made, else the base) and "stages.NAME" of an earlier one.
+        """Models that it asks: "tuned", "base" (a predictor), "start" (a selector), or names of `models`.
+
+        On `synthesize` also "previous" (what the stage before made, else the base) and "stages.NAME" of an earlier one.
         """
         return ()
 
     def stand_in(self, record: Record, labels: Sequence[str] | None) -> Record:
         """A record as a row of what `synthesize` will make, while nothing is made yet: what is missing is filled in.
 
-        A plan, a check and the rule for what a recipe leaves out see these rows; none of them is trained on.
-        """
+        A plan, a check and the rule for what a recipe leaves out see these rows, and nothing trains on them."""
         return record
 
     def makes(self, count: int) -> int | None:
@@ -279,21 +275,20 @@ class Method(BaseModel):
         return count
 
     def adapts(self, candidates: Candidates) -> Sequence[str]:
-        """Names of the parameters that it may change at test time, out of base, deltas and its state's own.
+        """Names of the parameters that a method on `adapt` may change at test time: base, deltas, its state's own.
 
-        Asked of a method on `adapt`, once per stream, after `setup`. None by default. MethodError where this model has
-        nothing that it could change.
+        Asked once per stream, after `setup`. MethodError where this model has nothing that it could change.
         """
         return ()
 
     @property
     def share_of_sum(self) -> float:
-        """What its objective or reward counts in the sum: the field `weight` of a method that has one, else 1."""
+        """What its objective or reward counts in the sum: its field `weight`, else 1."""
         return float(getattr(self, "weight", 1.0))
 
     @property
     def optimizer_group(self) -> str:
-        """The parameter group that its optimizer is for: the field `group` of a method that has one, else all."""
+        """The parameter group that its optimizer is for: its field `group`, else all."""
         return str(getattr(self, "group", "all"))
 
     @classmethod

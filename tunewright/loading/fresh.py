@@ -21,7 +21,7 @@ from tunewright.files.hashing import weight_files
 from tunewright.files.home import expanded
 from tunewright.loading.config import config_for
 from tunewright.loading.guard import guarded, lacks_memory, said
-from tunewright.loading.load import set_head
+from tunewright.loading.heads import set_head
 from tunewright.loading.locate import DRAWN, Located, locate, read_config
 from tunewright.loading.new_tokenizer import UNBOUNDED
 from tunewright.loading.quiet import quiet
