@@ -16,10 +16,11 @@ def records(*texts):
 
 
 def test_length_counts_words_of_the_answer():
-    rows = [*records("a b c", "", "a b c d e"), Record({"prompt": "a b c d", "completion": "x"}, id="p")]
+    rows = [*records("a b c", "", "a b c d e", "a b", "a b c d")]
+    rows.append(Record({"prompt": "a b c d", "completion": "x"}, id="p"))
     found = call(Length(least=2, most=4), "select", records=rows)
-    assert list(found.indices) == [0] and list(found.scores["words"]) == [3, 0, 5, 1]
-    assert found.reasons == ["", "fewer than 2 words", "more than 4 words", "fewer than 2 words"]
+    assert list(found.indices) == [0, 3, 4] and list(found.scores["words"]) == [3, 0, 5, 2, 4, 1]
+    assert found.reasons == ["", "fewer than 2 words", "more than 4 words", "", "", "fewer than 2 words"]
     with pytest.raises(ValueError, match="must not be above"):
         Length(least=3, most=2)
 
@@ -48,11 +49,13 @@ def test_near_duplicates_are_those_of_every_pair():
         "x y z",
     ]
     texts += [f"the cat sat on the {w}" for w in ("mat today", "roof", "mat and slept and slept")]
+    texts += ["k l m n", "l m n o", "m n o p"]  # a chain: the last is near only to one that is left out
     for n in (1, 2, 3):
         for overlap in (0.2, 0.5, 0.7, 1.0):
             assert overlaps(texts, n, overlap) == pytest.approx(by_pairs(texts, n, overlap))
+    assert overlaps(texts[-3:], 1, 0.5) == pytest.approx([0, 3 / 5, 1 / 3])
     found = call(NearDuplicate(), "select", records=records(*texts))
-    assert list(found.indices) == [0, 2, 3, 5, 7, 9, 10]
+    assert list(found.indices) == [0, 2, 3, 5, 7, 9, 10, 11, 12, 13]
     assert found.reasons[1] == found.reasons[8] == "says almost what an earlier record says" and not found.reasons[0]
 
 

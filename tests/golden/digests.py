@@ -18,6 +18,7 @@ from tunewright.conformance import adapting, learned, weights
 from tunewright.conformance.bench import Tiny, rows_of
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
+from tunewright.conformance.making import Makes
 from tunewright.recipe import Recipe
 from tunewright.runs import run as run_module
 from tunewright.tasks import get_task
@@ -88,6 +89,19 @@ def tensor_methods() -> list[str]:
     return [n for n in entries() if {"merge", "edit"} & set(Case.of(n).slots)]
 
 
+def making_methods() -> list[str]:
+    """Names of the methods that make rows."""
+    return [n for n in entries() if "synthesize" in Case.of(n).slots]
+
+
+def made(name: str) -> list[float]:
+    """Of what a method makes on its conformance case: how much is kept and thrown away, letters, and each score."""
+    found = Makes(Case.of(name).method).made()
+    kept = [m for m in found if not m.thrown]
+    letters = [float(sum(len(str(v)) for v in m.values.values() if not isinstance(v, float))) for m in found]
+    return [float(len(kept)), float(len(found)), *letters, *(v for m in found for v in m.scores.values())]
+
+
 def losses(name: str) -> list[float]:
     """The loss of each of 20 steps of a method's conformance case."""
     return [r["loss"] for r in Tiny(Case.of(name).named, steps=STEPS).run().records]
@@ -156,6 +170,7 @@ def write(folder: Path) -> None:
             "losses": {n: losses(n) for n in trained_methods()},
             "norms": {n: norms(n) for n in tensor_methods()},
             "streams": {n: streamed(n) for n in stream_methods()},
+            "made": {n: made(n) for n in making_methods()},
         },
     )
     _dump(REPORTS, {"machine": here, **{n: report(r, folder / n) for n, r in {**RUNS, **REAL}.items()}})

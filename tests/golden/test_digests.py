@@ -49,6 +49,7 @@ def test_every_method_has_a_digest():
     assert set(METHODS["losses"]) == set(digests.trained_methods())
     assert set(METHODS["norms"]) == set(digests.tensor_methods())
     assert set(METHODS["streams"]) == set(digests.stream_methods())
+    assert set(METHODS["made"]) == set(digests.making_methods())
 
 
 @pytest.mark.parametrize("name", digests.trained_methods())
@@ -66,6 +67,11 @@ def test_what_merges_and_edits_give_does_not_move(name):
 def test_what_is_answered_at_test_time_does_not_move(name):
     """To rounding everywhere: these were written on another processor than the rest of the file."""
     assert digests.streamed(name) == pytest.approx(METHODS["streams"][name], rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize("name", digests.making_methods())
+def test_what_is_made_does_not_move(name):
+    assert digests.made(name) == pytest.approx(METHODS["made"][name], rel=1e-3, abs=1e-4)
 
 
 def compare(name: str, recipe: dict[str, Any], folder) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tunewright.contract.batch import Batch, Loss, Outputs, Row
+    from tunewright.contract.made import Made
     from tunewright.contract.method import (
         Candidates,
         Choice,
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from tunewright.contract.slot import SLOTS, Slot
     from tunewright.contract.task import EncodeOptions, Task
     from tunewright.contract.unlabelled import Moving, Unjudged, Unlabelled
+    from tunewright.contract.writer import Continue, Writer, Written
 
 _HOMES = {
     "batch": ("Batch", "Loss", "Outputs", "Row"),
+    "made": ("Made",),
     "method": (
         *("Candidates", "Choice", "Method", "Need", "Needs", "Plan", "Setup", "State"),
         *("row_rng", "torch_generator"),
@@ -45,6 +48,7 @@ _HOMES = {
     "slot": ("SLOTS", "Slot"),
     "task": ("EncodeOptions", "Task"),
     "unlabelled": ("Moving", "Unjudged", "Unlabelled"),
+    "writer": ("Continue", "Writer", "Written"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -53,8 +57,10 @@ __all__ = [
     "Batch",
     "Candidates",
     "Choice",
+    "Continue",
     "EncodeOptions",
     "Loss",
+    "Made",
     "Method",
     "Moving",
     "Need",
@@ -74,6 +80,8 @@ __all__ = [
     "Task",
     "Unjudged",
     "Unlabelled",
+    "Writer",
+    "Written",
     "row_rng",
     "torch_generator",
 ]
