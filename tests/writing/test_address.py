@@ -19,6 +19,7 @@ from tunewright.loading.address import RemoteWriter
 from tunewright.planning.check import check_recipe
 from tunewright.recipe import ModelSpec, Recipe
 from tunewright.runs.run import resume, run
+from tunewright.trials.trial_key import key_of
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +214,11 @@ def test_what_is_refused_of_addresses(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(Exception, match="models.teacher is an address"):
         run(taught, tmp_path / "taught", quiet=True)
     assert any("models.teacher is an address" in text for text in check_recipe(taught).report.refusals)
+
+
+def test_trials_of_different_addresses_are_different_trials(tmp_path: Path) -> None:
+    def key(url: str, name: str) -> str:
+        return key_of(Recipe.load(inputs(tmp_path, url).parent / "r.yaml", [f"models.teacher.name={name}"]))
+
+    keys = {key(url, name) for url in ("http://a/v1", "http://b/v1") for name in ("big", "nano")}
+    assert len(keys) == 4

@@ -113,7 +113,7 @@ def _under(name: str, base: Path) -> Path:
 
 def _model(spec: ModelSpec, base: Path) -> Any:
     """Of a local or built-in model its weights and the files beside them; of a fresh one what decides it, beside the
-    rows; of anything else its name and revision.
+    rows; of an address where it is; of anything else its name and revision.
     """
     from tunewright.loading.locate import locate
 
@@ -121,6 +121,8 @@ def _model(spec: ModelSpec, base: Path) -> Any:
         named = [base / expanded(n) for n in (spec.config, spec.tokenizer) if isinstance(n, str)]
         files = [[_digest(p)] if p.is_file() else _folder(p) for p in named if p.exists()]
         return {"dtype": spec.dtype, "drawn": spec.drawn, "files": files}
+    if spec.url is not None:
+        return {"url": spec.url, "name": spec.name}
     rest = {"dtype": spec.dtype, "revision": spec.revision}
     place = _under(spec.name, base)
     try:
