@@ -152,6 +152,26 @@ def test_muon_moves_every_direction_of_a_matrix_as_far_and_leaves_the_rest_to_ad
         torch.testing.assert_close(run.values[1][other], adam.values[1][other], atol=1e-6, rtol=1e-5)
 
 
+def test_muons_rest_has_a_rate_and_moments_of_its_own():
+    plain, slow = (
+        Recorded({"f": FullFineTuning(), "m": m}, steps=2, model=tiny.llama())
+        for m in (Muon(), Muon(rest=0.5, betas=(0.5, 0.6)))
+    )
+    for run in (plain, slow):
+        run.train()
+    matrix, rest = "model.layers.0.mlp.up_proj.weight", "model.norm.weight"
+    assert torch.equal(slow.values[1][matrix], plain.values[1][matrix])
+    first = slow.values[0][rest]  # AdamW's first step knows no betas
+    torch.testing.assert_close(
+        slow.values[1][rest] - first, 0.5 * (plain.values[1][rest] - first), atol=1e-7, rtol=1e-4
+    )
+    g = [r[rest] for r in slow.gradients[:2]]
+    m, v = 0.5 * g[0] * 0.5 + 0.5 * g[1], 0.6 * 0.4 * g[0] ** 2 + 0.4 * g[1] ** 2
+    step = (m / (1 - 0.25)) / ((v / (1 - 0.36)).sqrt() + 1e-8)
+    moved = slow.values[2][rest] - slow.values[1][rest]
+    torch.testing.assert_close(moved, -0.5 * RATE * step, atol=1e-6, rtol=1e-3)
+
+
 def test_galore_moves_within_the_view_and_keeps_moments_of_its_size():
     run = Recorded({"f": FullFineTuning(), "g": GaLore(rank=3, update_proj_gap=2, scale=0.5)}, steps=4)
     loop = run.train()

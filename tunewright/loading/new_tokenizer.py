@@ -6,7 +6,8 @@ Every byte has a token, so that no text is unknown. Digits are split one by one,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tunewright.errors import ModelError
@@ -52,7 +53,7 @@ def train_tokenizer(texts: Iterable[str], size: int, *, masks: bool = False, lon
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(
-        texts,
+        _without(specials, texts),
         trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
     )
     named = {"bos_token": START, "eos_token": END, "pad_token": START}
@@ -64,3 +65,10 @@ def train_tokenizer(texts: Iterable[str], size: int, *, masks: bool = False, lon
     if not masks:
         tokenizer.chat_template = TEMPLATE
     return tokenizer
+
+
+def _without(specials: list[str], texts: Iterable[str]) -> Iterator[str]:
+    """The texts cut where special tokens stand in them: nothing is learnt of how those are spelt."""
+    pattern = re.compile("|".join(map(re.escape, specials)))
+    for text in texts:
+        yield from (part for part in pattern.split(text) if part)

@@ -36,9 +36,9 @@ def digest(folder: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def ship(name: str, model: Any, tokenizer: Any | None, measured: dict[str, Any], into: Path = BASES) -> Path:
+def ship(name: str, model: Any, tokenizer: Any | None, measured: dict[str, Any], into: Path | None = None) -> Path:
     """Write the base's folder; `measured` is what its card says (see `card`), the tasks' figures are added later."""
-    folder = into / name
+    folder = (into or BASES) / name
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder)
     if tokenizer is not None:

@@ -1,44 +1,15 @@
-"""The nano bases' tokenizer: byte-level BPE of 4096 entries, digits one by one, a plain chat template."""
+"""Texts as the stream of tokens that the n-gram model beside a base counts, and that a base is judged on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
 
-SIZE = 4096
-START, TURN, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-def train(texts: Iterable[str], size: int = SIZE, extra: tuple[str, ...] = ()) -> Any:
-    """A transformers tokenizer learnt from `texts`.
-
-    Ids 0, 1, 2: start of a document (also padding), of a turn, end of a turn.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    inner.decoder = decoders.ByteLevel()
-    specials = [START, TURN, END, *extra]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token=START, eos_token=END, pad_token=START, model_max_length=512
-    )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
+LENGTH = 256
+"""Tokens that a causal base is asked for in a row, in training and where it is judged."""
 
 
 def stream(tokenizer: Any, texts: list[str]) -> np.ndarray:
@@ -46,3 +17,16 @@ def stream(tokenizer: Any, texts: list[str]) -> np.ndarray:
     start = tokenizer.bos_token_id
     encoded = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
     return np.array([i for e in encoded for i in (*e.ids, start)], dtype=np.uint16)
+
+
+@torch.no_grad()
+def held_out(model: Any, tokens: np.ndarray, limit: int | None = None) -> float:
+    """Mean loss of a causal model over `tokens` cut into windows (at most `limit` of them), nats per token."""
+    count = min((len(tokens) - 1) // LENGTH, limit or len(tokens))
+    total = 0.0
+    for i in range(0, count, 16):
+        some = [tokens[k * LENGTH : (k + 1) * LENGTH + 1] for k in range(i, min(i + 16, count))]
+        ids = torch.from_numpy(np.stack(some).astype(np.int64))
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
+        total += float(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())) * len(some)
+    return total / count
