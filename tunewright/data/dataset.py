@@ -246,6 +246,7 @@ def _key(
     for part in (json.dumps(spec), task.name, options.key(), tokenizer_hash(tokenizer), _code_hash()):
         h.update(part.encode() + b"\0")
     h.update(change.encode())
+    h.update((place.made.key if place.made is not None else "").encode())
     for path in place.files:
         with path.open("rb") as f:
             h.update(hashlib.file_digest(f, "sha256").digest())

@@ -1,4 +1,4 @@
-"""Reading rows: JSONL, Parquet, text, npz, folders of these, package data, and data sets of the hub.
+"""Reading rows: JSONL, Parquet, text, npz, folders of these, package data, data sets of the hub, rows that are made.
 
 A row that cannot be used becomes a `Problem` with its file and line and never stops the others; a file that cannot be
 read at all is a DataError.
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from tunewright.contract.records import Problem, Record, RowProblem
 from tunewright.data import files
 from tunewright.data.files import Bad
+from tunewright.data.generators import MADE, Generator, generator
 from tunewright.data.shapes import canonical
 from tunewright.errors import DataError, MissingExtraError, did_you_mean
 from tunewright.files.home import expanded
@@ -38,17 +39,20 @@ class SourceLike(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a source's rows are: files in order, or a hub id (`files` empty)."""
+    """Where a source's rows are: files in order, or a hub id, or what makes them (`files` empty)."""
 
     name: str
     files: tuple[Path, ...] = ()
     hub: str | None = None
+    made: Generator | None = None
 
 
 def locate(source: SourceLike, base: Path | str = ".") -> Place:
     """Find a source's files. DataError when there are none."""
     path = source.path
     name = getattr(source, "name", None) or path
+    if path.startswith(MADE):
+        return Place(name, made=generator(path, getattr(source, "parameters", None)))
     if path.startswith("quickstart:"):
         return Place(name, (_packaged(path),))
     at = Path(base) / expanded(path)
@@ -149,6 +153,10 @@ def read_source(source: SourceLike, base: Path | str = ".", problems: list[Probl
 
 def raw_rows(place: Place, source: SourceLike) -> Iterator[tuple[str, str, Mapping[str, Any] | Bad, str]]:
     """Rows as they stand in the files: id, where, row, and the folder that its relative paths start from."""
+    if place.made is not None:
+        for i, made in enumerate(place.made.make(), 1):
+            yield f"{place.name}:{i}", f"{place.name}:{i}", made, "."
+        return
     if place.hub is not None:
         for i, row in enumerate(_hub(place.hub, source.split)):
             yield f"{place.name}:{i + 1}", f"{place.name}:{i + 1}", row, "."

@@ -24,7 +24,8 @@ class Source(Spec):
     path: Annotated[str, Place] = Field(
         min_length=1,
         description=(
-            "JSONL, Parquet or text file, folder, hub id, or built-in like quickstart:train; relative to the recipe"
+            "JSONL, Parquet or text file, folder, hub id, built-in like quickstart:train, or make:NAME for rows that "
+            "are made; relative to the recipe"
         ),
         examples=["tickets.jsonl"],
     )
@@ -43,6 +44,19 @@ class Source(Spec):
         default_factory=dict, description="the shape's column -> the file's column", examples=[{"prompt": "question"}]
     )
     limit: Whole | None = Field(None, gt=0, description="read at most this many rows", examples=[1000])
+    parameters: dict[str, Any] | None = Field(
+        None, description="of rows that are made (path: make:NAME)", examples=[{"rows": 1000}]
+    )
+
+    @model_validator(mode="after")
+    def _parameters_of_what_is_made(self) -> Source:
+        if self.parameters is not None and not self.path.startswith("make:"):
+            raise problem(
+                f"'{self.path}' is read, and takes no parameters",
+                "remove parameters, or write path: make:NAME",
+                ("parameters",),
+            )
+        return self
 
 
 Sources = Annotated[list[Source], BeforeValidator(as_list), Field(min_length=1)]

@@ -169,4 +169,5 @@ def _content(source: Source, base: Path) -> Any:
         place = locate(source, base)
     except (TunewrightError, OSError):
         return [source.path, rest]
-    return [place.name, rest, place.hub, [_digest(f) for f in place.files]]
+    made = [place.made.key] if place.made is not None else []
+    return [place.name, rest, place.hub, [_digest(f) for f in place.files], *made]
