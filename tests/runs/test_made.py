@@ -355,8 +355,10 @@ def test_a_broken_journal_is_named(inputs: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_plan_says_what_will_be_made_and_makes_nothing(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalWriter, "_write", lambda *given: pytest.fail("a plan generates nothing"))
-    found = plan(recipe(inputs, data__synthesize=[{"continues": {"count": 3}}]), quiet=True)
+    changes = {"data__synthesize": [{"continues": {"count": 3}}], "data__select": ["length"]}
+    found = plan(recipe(inputs, **changes), quiet=True)
     (note,) = [n for n in found.notes if "will make" in n]
+    assert any("length will choose among what was made when it begins; rows" in n for n in found.notes)
     assert "continues will make up to 120 records of 40 when it begins, asking the model that it starts from" in note
 
 

@@ -104,6 +104,7 @@ def test_what_may_pass_is_tried_again(waits: list[float]) -> None:
         ((401, {}, {"error": "who?"}), ("401", "who?", "api_key_env")),
         ((404, {}, b"nothing here"), ("404", "nothing here", "/v1")),
         ((400, {}, {"error": "bad seed"}), ("400", "bad seed")),
+        ((302, {"Location": "http://127.0.0.1:9/elsewhere"}, b""), ("302", "none that it leads to is followed")),
         ((200, {}, b"<html>"), ("no JSON",)),
         ((200, {}, {"answer": "x"}), ("another shape", "OpenAI-compatible")),
         ((200, {}, {"choices": []}), ("another shape",)),
@@ -206,8 +207,9 @@ def test_what_is_refused_of_addresses(tmp_path: Path, monkeypatch: pytest.Monkey
         Recipe(model={"name": "x", "url": "http://here"}, **tree)
     with pytest.raises(RecipeError, match="'api_key_env' is of an address"):
         Recipe(model="nano", models={"t": {"name": "x", "api_key_env": "K"}}, **tree)
-    with pytest.raises(RecipeError, match="url"):
-        Recipe(model="nano", models={"t": {"name": "x", "url": "ftp://here"}}, **tree)
+    for url in ("ftp://here", "http://", "http://user:key@host/v1", "http://host/a b"):
+        with pytest.raises(RecipeError, match="url"):
+            Recipe(model="nano", models={"t": {"name": "x", "url": url}}, **tree)
     taught = small.write_recipe(
         tmp_path, "t", models={"teacher": {"name": "x", "url": "http://h/v1"}}, stages__0__methods=["unic", "lora"]
     )

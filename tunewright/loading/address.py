@@ -97,7 +97,7 @@ class RemoteWriter(Writer):
             request = urllib.request.Request(url, json.dumps(body).encode(), headers)
             pause = float(2**attempt)
             try:
-                with urllib.request.urlopen(request, timeout=self.spec.timeout) as response:
+                with _OPENER.open(request, timeout=self.spec.timeout) as response:
                     return json.loads(response.read())
             except urllib.error.HTTPError as e:
                 why = f"it answered {e.code}: {_said(e)}"
@@ -126,11 +126,22 @@ class RemoteWriter(Writer):
 
 
 _REMEDIES = {
+    **dict.fromkeys((301, 302, 303, 307, 308), "write the address itself: none that it leads to is followed"),
     401: "set the environment variable that models' `api_key_env` names to a key that the address takes",
     403: "set the environment variable that models' `api_key_env` names to a key that may use this model",
     404: "see that url ends where /chat/completions begins (often /v1) and that it knows the model's name",
 }
 _wait = time.sleep
+
+
+class _Stays(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: the key would go along to wherever it leads."""
+
+    def redirect_request(self, *given: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_Stays)
 
 
 def key_of(spec: ModelSpec, name: str) -> str:

@@ -85,7 +85,7 @@ class ModelSpec(Spec):
     seed: Whole | None = Field(None, ge=0, description="of a fresh model's weights; none: 0", examples=[1])
     url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/]+",
+        pattern=r"^https?://[^\s/@]+(/\S*)?$",
         description="of one of `models`: an OpenAI-compatible address that writes under this name; nothing is loaded",
         examples=["http://localhost:8000/v1"],
     )

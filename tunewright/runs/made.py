@@ -384,8 +384,8 @@ def announced(session: Session) -> list[str]:
         out.append(
             f"stage '{part.spec.name}': {part.making.makers.names} will make "
             f"{'records' if most is None else f'up to {most:,} records'} of {count:,} when it begins, asking "
-            f"{asked or 'no model'}; nothing is generated now, and rows, epochs and steps to an epoch are told here of "
-            f"{rows:,} rows that stand in for them"
+            f"{asked or 'no model'}; nothing is generated now and no time for it is in the estimate, and rows, epochs "
+            f"and steps to an epoch are told here of {rows:,} rows that stand in for them"
         )
     return out
 

@@ -159,9 +159,11 @@ def announced(session: Session) -> list[str]:
         names = " and ".join(use.name for use in part.selection.waiting)
         models = ", ".join("the model that it starts from" if n == START else n for n in part.selection.speakers())
         rows, tokens = len(part.selection.pool.rows), part.selection.pool.counts["tokens"]
+        among = f"{rows:,} rows" if part.making is None else "what was made"
+        reading = f", reading their {tokens:,} tokens with {models}" if models else ""
         out.append(
-            f"stage '{part.spec.name}': {names} will choose among {rows:,} rows when it begins, reading their "
-            f"{tokens:,} tokens with {models}; rows, epochs and steps to an epoch are told here of all of them"
+            f"stage '{part.spec.name}': {names} will choose among {among} when it begins{reading}; rows, epochs and "
+            "steps to an epoch are told here of all of them"
         )
     return out
 
