@@ -6,6 +6,7 @@ import pytest
 
 from tests.pretend_device import REAL
 from tunewright.catalogue import entries
+from tunewright.conformance.adapting import Tried, benches
 from tunewright.conformance.bench import Tiny, task_of
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
@@ -14,6 +15,8 @@ from tunewright.conformance.reading import Reads, reads_with_a_model
 from tunewright.models.agreement import differing
 
 CASES = [c for c in (Case.of(n) for n in entries()) if fills_training_slots(c) and task_of(c.method)]
+
+STREAMS = [c for c in (Case.of(n) for n in entries()) if "adapt" in c.slots]
 
 SELECTORS = [c for c in (Case.of(n) for n in entries()) if reads_with_a_model(c)]
 
@@ -51,3 +54,18 @@ def test_with_other_values_of_every_field(cuda, case):
         for other in other_values(case.method, field):
             t = Tiny(case.replace(other).named, steps=2, device=cuda, micro_tokens=16, keep=(1,)).run()
             assert not differing(t.tensors(), t.resumed(t.saved[1]).tensors()), field
+
+
+@pytest.mark.parametrize("case", STREAMS, ids=lambda c: c.name)
+def test_adapts_and_goes_on_as_on_the_cpu(cuda, case):
+    for task, make in benches(case.method):
+        kept = {}
+        there = Tried(case.method, task, make, device=cuda).run(kept)
+        assert all(answer.is_cuda for answer in there.answers)
+        again = Tried(case.method, task, make, device=cuda)
+        with again.stream as stream:
+            stream.resume(*kept[0])
+            given = [stream.answer(some) for some in again.batches[1:]]
+        assert not differing(dict(enumerate(given)), dict(enumerate(there.answers[1:])))
+        here = Tried(case.method, task, make).run()
+        assert REAL or [a.tolist() for a in there.answers] == [a.tolist() for a in here.answers]

@@ -69,8 +69,15 @@ BENCHES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
 class Tried:
     """A method's stream over a few rows of one bench: `answers` [R, V] of each batch."""
 
-    def __init__(self, method: Method, task: str, make: Callable[..., nn.Module], rows: list[Row] | None = None):
-        self.adapted, self.task = Adapted(make()), get_task(task)
+    def __init__(
+        self,
+        method: Method,
+        task: str,
+        make: Callable[..., nn.Module],
+        rows: list[Row] | None = None,
+        device: str = "cpu",
+    ):
+        self.adapted, self.task = Adapted(make().to(device)), get_task(task)
         self.before = {n: t.clone() for n, t in self.adapted.model.state_dict().items()}
         self.rows = rows if rows is not None else rows_of(self.task, "stream", ROWS)
         self.stream = Stream("checked", method, self.adapted, self.task)

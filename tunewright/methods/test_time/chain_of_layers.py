@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
@@ -178,4 +177,4 @@ class ChainOfLayers(Method):
     def _score(self, logits: Tensor) -> Tensor:
         if self.score == "confidence":
             return logits.float().softmax(-1).amax(-1)
-        return 1 - entropy(logits) / torch.tensor(logits.shape[-1]).log()
+        return 1 - entropy(logits) / math.log(logits.shape[-1])
