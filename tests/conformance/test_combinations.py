@@ -50,7 +50,11 @@ some = st.lists(st.sampled_from(ALONE), min_size=1, max_size=4, unique_by=lambda
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(some.filter(valid), st.integers(1, 2))
 def test_valid_combinations_resume_and_repeat_bit_for_bit(cases, stopped):
-    whole = Tiny(named(cases), steps=3, keep=(stopped,)).run()
+    try:
+        whole = Tiny(named(cases), steps=3, keep=(stopped,)).run()
+    except MethodError as refusal:  # a delta that reads positions, in a model whose wrapper adds some
+        assert "adds or leaves out tokens" in str(refusal)
+        return
     again = whole.resumed(whole.saved[stopped])
     assert not differing(whole.tensors(), again.tensors())
     assert whole.loop.state()[0]["methods"] == again.loop.state()[0]["methods"]
