@@ -25,7 +25,7 @@ from tunewright.loading.address import key_of
 from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs.sources import STAGES
 from tunewright.tasks import get_task
-from tunewright.training.rollouts import Sample, checked
+from tunewright.training.rollouts import Sample, checked, whole
 
 START, BASE, PREVIOUS = "start", "base", "previous"
 Named = list[tuple[str, Method]]
@@ -188,7 +188,7 @@ def judged_by(judges: Named, row_of: Callable[[Record], Any], ids_of: Callable[[
         for name, method in judges if samples else ():
             given = call(method, "reward", samples=samples, needs=Needs({}), state=State())
             values = checked(given, samples, name)
-            total = [t + method.share_of_sum * v for t, v in zip(total, values, strict=True)]
+            total = [t + method.share_of_sum * whole(v) for t, v in zip(total, values, strict=True)]
         return total
 
     return score

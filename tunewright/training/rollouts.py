@@ -165,7 +165,7 @@ class Rollouts:
         total = [[0.0] * len(s.ids) for s in samples]
         for b in self.loop.methods.on("reward"):
             values = self._judged(b, samples)
-            self.logs[f"reward/{b.name}"] = sum(map(_whole, values)) / len(values)
+            self.logs[f"reward/{b.name}"] = sum(map(whole, values)) / len(values)
             for so_far, value in zip(total, values, strict=True):
                 for t, v in enumerate(value) if isinstance(value, list) else ((-1, value),):
                     so_far[t] += b.weight * v
@@ -235,7 +235,8 @@ class Rollouts:
         self.left, self.held = state["left"], [(Row(**row), epoch) for row, epoch in state["held"]]
 
 
-def _whole(value: float | list[float]) -> float:
+def whole(value: float | list[float]) -> float:
+    """A reward of a sample; rewards of its tokens are added up."""
     return math.fsum(value) if isinstance(value, list) else value
 
 

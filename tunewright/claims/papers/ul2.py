@@ -48,6 +48,6 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
             _fresh.stage("pretraining", general, PRETRAINING, 3e-3, methods=["full", denoiser]),
             _fresh.stage("task", task, TASK, 1e-3),
         ]
-        overlay = {"model": _fresh.model(seed), "evaluation": {"metric": "loss"}, "stages": stages}
+        overlay: dict[str, Any] = {"model": _fresh.model(seed), "evaluation": {"metric": "loss"}, "stages": stages}
         out[arm] = run.trial(arm, seed, **overlay).tuned.target
     return out

@@ -111,7 +111,7 @@ def network(
     count, n = z.shape
     each = width // heads
     hidden = np.triu(np.full((n, n), -np.inf, np.float32), 1)
-    x = matrix(alphabet, width, True)[z] + matrix(n, width, True)
+    x: Floats = matrix(alphabet, width, True)[z] + matrix(n, width, True)
     for _ in range(depth):
         q, k, v = ((x @ matrix(width, width)).reshape(count, n, heads, each).transpose(0, 2, 1, 3) for _ in range(3))
         scores = q @ k.swapaxes(-1, -2) / each**0.5 + hidden
@@ -126,5 +126,5 @@ def network(
 def _normed(x: Floats) -> Floats:
     """Each vector with mean 0 and variance 1."""
     centred = x - x.mean(-1, keepdims=True)
-    scaled: Floats = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    scaled: Floats = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + np.float32(1e-5))
     return scaled
