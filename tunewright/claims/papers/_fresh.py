@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
-from tunewright.claims.lab import rows
+from tunewright.claims.lab import corpus, rows
 
-GENERAL = 3000
-"""Beginnings of documents, of about a hundred tokens each."""
+GENERAL, LONGEST = 3000, 400
+"""Beginnings of web pages, and the letters of each."""
 
 
 def model(seed: int, vocabulary: int = 1024) -> dict[str, Any]:
@@ -27,8 +28,11 @@ def model(seed: int, vocabulary: int = 1024) -> dict[str, Any]:
 
 def general() -> str:
     """A file of general text: none of it is in what the lab keeps or judges."""
-    texts = rows.general(GENERAL)
-    return rows.written("general", {"train": [{"text": t} for t in texts]})["train"]
+    never = corpus.ngrams(corpus.QUICKSTART_KEEP.read_text(encoding="utf-8"))
+    pages = (r["text"] for r in rows.shuffled(corpus.rows("c4-web/train.jsonl.gz")))
+    usable = (t for t in pages if len(t) >= LONGEST and not corpus.is_held(t) and not corpus.ngrams(t) & never)
+    texts = [{"text": t[:LONGEST].rpartition(" ")[0]} for t in islice(usable, GENERAL)]
+    return rows.written("general", {"train": texts})["train"]
 
 
 def stage(name: str, data: Any, tokens: int, rate: float, **more: Any) -> dict[str, Any]:

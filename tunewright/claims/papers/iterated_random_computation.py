@@ -1,4 +1,4 @@
-"""A model that first learnt what random networks made of noise learns text faster than one that saw noise or none."""
+"""A model that first learnt what random networks made of noise learns text faster than one that saw noise."""
 
 from __future__ import annotations
 
