@@ -1,8 +1,8 @@
 """Write into the cards where methods live and which tests cover them: `python -m tunewright.papers.link`.
 
 A method lives on the cards that its `papers` name, and on the card of its own name if there is one; a recipe
-`recipes/<slug>.yaml` on the card of that slug. Run it in a checkout after adding a method; docs/papers.md is made anew
-as well.
+`recipes/<slug>.yaml` and a generator of rows on the card of that slug. Run it in a checkout after adding a method;
+docs/papers.md is made anew as well.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from tunewright import catalogue
+from tunewright.data import generators
 from tunewright.errors import TunewrightError
 from tunewright.papers import cards
 from tunewright.papers.page import papers_page
@@ -30,6 +31,10 @@ def places() -> dict[str, list[cards.Place]]:
         own = (name,) if name in cards.load() or not cls.papers else ()
         for slug in dict.fromkeys((*cls.papers, *own)):
             by_slug.setdefault(slug, []).append(cards.Place(entry.file.relative_to(ROOT).as_posix(), cls.slots()))
+    for name in generators.names():
+        if name in cards.load():
+            file = Path(str(generators.module_of(name).__file__))
+            by_slug.setdefault(name, []).append(cards.Place(file.relative_to(ROOT).as_posix()))
     for file in sorted((ROOT / "recipes").glob("*.yaml")):
         if file.stem in cards.load():
             by_slug.setdefault(file.stem, []).append(cards.Place(file.relative_to(ROOT).as_posix()))

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
@@ -44,6 +45,11 @@ def names() -> list[str]:
     return sorted(f.stem.replace("_", "-") for f in Path(__file__).parent.glob("*.py") if f.stem[0] != "_")
 
 
+def module_of(name: str) -> ModuleType:
+    """The module of a generator that there is."""
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
 def generator(path: str, parameters: Mapping[str, Any] | None) -> Generator:
     """The generator of a source. DataError for a name or a parameter that is not there, or a value that is wrong."""
     name = path.removeprefix(MADE)
@@ -51,7 +57,7 @@ def generator(path: str, parameters: Mapping[str, Any] | None) -> Generator:
         raise DataError(
             f"no rows are made by '{name}'", where=path, remedy=did_you_mean(path, [f"{MADE}{n}" for n in names()])
         )
-    kind = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").Rows
+    kind = module_of(name).Rows
     try:
         made: Generator = kind(**(parameters or {}))
         return made
