@@ -117,6 +117,19 @@ def test_what_is_saved_is_the_model_without_adaptation(folders: dict[str, Path])
     assert not differing(*states)
 
 
+@pytest.mark.parametrize("methods", [["qlora"], ["full"], ["lora", "mean-teacher"]])
+def test_what_was_trained_by_other_methods_is_adapted_and_given_back(
+    folders: dict[str, Path], methods: list[str]
+) -> None:
+    folder, name = folders[TEXT], f"beside-{methods[0]}"
+    found = ran(folder, TEXT, name, ["tent"], stages__0__methods=methods).test_time[0]
+    assert found.backwards == 1 and found.before == Report.load(folder / name).target.after
+    alone = ran(folder, TEXT, f"{name}-alone", None, stages__0__methods=methods)
+    assert alone.target.after == found.before
+    states = [finished.open_run(folder / n).adapted.model.state_dict() for n in (name, f"{name}-alone")]
+    assert not differing(*states)
+
+
 def test_two_runs_give_the_same_stream_in_every_bit(folders: dict[str, Path]) -> None:
     folder, given = folders[TEXT], {"adapt": [{"cotta": {"views": 2}}, {"tpt": {"views": 4}}], "batch_rows": 5}
     for name in ("one", "two"):
@@ -167,6 +180,8 @@ def test_the_short_forms_mean_the_same_and_are_read_back(folders: dict[str, Path
     forms: list[Any] = ["tent", ["tent"], {"tent": {}}, {"adapt": "tent"}, {"adapt": ["tent"]}]
     read = [Recipe.load(recipe(folder, TEXT, f"form{i}", form)) for i, form in enumerate(forms)]
     assert all(r.test_time == read[0].test_time for r in read)
+    stream = Recipe.json_schema()["$defs"]["StreamSpec"]["anyOf"]
+    assert [one.get("type") for one in stream] == ["array", None, "object"] and "guard" in stream[2]["properties"]
     open_guard = Recipe.load(recipe(folder, TEXT, "open", {"adapt": ["tent"], "guard": None}))
     assert Recipe.model_validate(yaml(open_guard.dump())).test_time.guard is None
     assert "test_time" not in Recipe.load(recipe(folder, TEXT, "none", None)).dump()

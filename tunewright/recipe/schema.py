@@ -90,6 +90,9 @@ def recipe_schema(kind_of_recipe: type[BaseModel]) -> dict[str, Any]:
         **stage["properties"]["budget"],
         "description": "the budget of the one stage; instead of `stages`",
     }
+    if "StreamSpec" in schema.get("$defs", {}):  # `test_time: [tent]` is short for its `adapt`
+        stream = schema["$defs"]["StreamSpec"]
+        stream["anyOf"] = [*_uses("adapt")["anyOf"], *(one for one in stream["anyOf"] if one.get("type") == "object")]
     schema["required"] = [k for k in schema["required"] if k != "stages"]
     schema["oneOf"] = [{"required": ["stages"]}, {"required": ["methods"]}]
     for kind in ROOMS:

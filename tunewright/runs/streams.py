@@ -150,7 +150,10 @@ def announced(session: Session) -> list[str]:
     count = min(len(some.rows), spec.rows or len(some.rows)) if some is not None else 0
     rows = count * max(1, len(spec.corruptions))
     names = ", ".join(numbered([u.name for u in spec.adapt]))
-    return [f"after training, a stream of {rows:,} rows is answered without adaptation and by {names}, without labels"]
+    return [
+        f"after training, a stream of {rows:,} rows is answered without adaptation and by {names}, without labels: "
+        "this time is not in the estimate"
+    ]
 
 
 @dataclass
