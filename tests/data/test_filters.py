@@ -27,7 +27,8 @@ def test_length_counts_words_of_the_answer():
 
 def by_pairs(texts, n, overlap):
     """The same by comparing every pair of sets."""
-    kept, out = [], []
+    kept: list[frozenset[tuple[str, ...]]] = []
+    out: list[float] = []
     for text in texts:
         mine = runs(text, n)
         best = max((len(mine & other) / len(mine | other) for other in kept), default=0.0)

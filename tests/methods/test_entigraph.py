@@ -12,6 +12,7 @@ import pytest
 
 from tests import small
 from tests.methods.making import made
+from tunewright.contract.made import Made
 from tunewright.contract.records import Record
 from tunewright.contract.writer import Reply
 from tunewright.data.synthesize.entigraph import EntiGraph, entities_of, groups
@@ -32,29 +33,34 @@ def related(prompt: str) -> frozenset[str]:
     return frozenset(line[2:] for line in prompt.splitlines() if line.startswith("- "))
 
 
+def asked(made: Made) -> str:
+    assert made.written is not None
+    return str(made.written.prompt)
+
+
 def test_all_pairs_and_triples_of_every_document_are_related_once() -> None:
     found, writer = made(EntiGraph(most_pairs=None, most_triples=None), DOCS, say)
     assert len(writer.asked) == 3 * (1 + 10 + 10)
     wanted = {frozenset(g) for size in (2, 3) for g in combinations(NAMES, size)}
     for doc in DOCS:
         mine = [m for m in found if m.of is doc]
-        assert {related(m.written.prompt) for m in mine} == wanted and len(mine) == 20
-        assert all(doc["text"] in m.written.prompt for m in mine)
+        assert {related(asked(m)) for m in mine} == wanted and len(mine) == 20
+        assert all(doc["text"] in asked(m) for m in mine)
         assert all(set(m.values) == {"text"} and m.values["text"].startswith("on ") for m in mine)
 
 
 def test_a_draw_is_without_repeats_and_keyed_by_the_document() -> None:
     method = EntiGraph(most_pairs=4, most_triples=2)
     found, _ = made(method, DOCS, say)
-    drawn = {d.id: [related(m.written.prompt) for m in found if m.of is d] for d in DOCS}
+    drawn = {d.id: [related(asked(m)) for m in found if m.of is d] for d in DOCS}
     for sets in drawn.values():
         assert sorted(map(len, sets)) == [2, 2, 2, 2, 3, 3] and len(set(sets)) == 6
     assert len({frozenset(s) for s in drawn.values()}) > 1
     backwards, _ = made(method, DOCS[::-1], say)
-    assert {d.id: [related(m.written.prompt) for m in backwards if m.of is d] for d in DOCS} == drawn
+    assert {d.id: [related(asked(m)) for m in backwards if m.of is d] for d in DOCS} == drawn
     assert method.makes(3) == 18 and EntiGraph(most_pairs=None).makes(3) is None
     other, _ = made(method, DOCS, say, rng=random.Random(1))
-    assert {d.id: [related(m.written.prompt) for m in other if m.of is d] for d in DOCS} != drawn
+    assert {d.id: [related(asked(m)) for m in other if m.of is d] for d in DOCS} != drawn
 
 
 @pytest.mark.parametrize(

@@ -85,12 +85,13 @@ class Wrong(Method):
 
     def synthesize(self, records: Sequence[Record]) -> list[Any]:
         stranger = Record({"text": "x"}, id="elsewhere")
-        return {
+        wrong: dict[str, list[Any]] = {
             "list": [{"text": "x"}],
             "stranger": [Made({"text": "x"}, stranger)],
             "json": [Made({"text": "x", "more": torch.zeros(1)}, records[0])],
             "empty": [Made({}, records[0])],
-        }[self.how]
+        }
+        return wrong[self.how]
 
 
 class BadRow(Method):
@@ -205,7 +206,7 @@ def test_rounds_make_stages_that_begin_where_the_last_ended_and_draw_anew(inputs
 
 def test_selectors_filter_what_was_made(inputs: Path) -> None:
     select = [{"length": {"least": 4}}, {"perplexity": {"low": 0.0, "high": 0.5}}]
-    changes = {"data__synthesize": ["continues"], "data__select": select}
+    changes: dict[str, Any] = {"data__synthesize": ["continues"], "data__select": select}
     run(recipe(inputs, **changes), inputs / "filtered", quiet=True)
     _, _, rows = told(inputs / "filtered")
     head, *lines = map(json.loads, (inputs / "filtered" / "selection" / "main.jsonl").read_text().splitlines())
@@ -241,7 +242,7 @@ def test_a_stage_that_replays_another_replays_what_was_made_there(inputs: Path) 
 
 
 def test_pairs_are_made_for_a_method_that_compares(inputs: Path) -> None:
-    changes = {"data__synthesize": ["pairs"], "stages__0__methods": ["dpo", {"lora": {"rank": 4}}]}
+    changes: dict[str, Any] = {"data__synthesize": ["pairs"], "stages__0__methods": ["dpo", {"lora": {"rank": 4}}]}
     check = check_recipe(recipe(inputs, "pairs", **changes))
     assert check.ok, str(check)
     run(recipe(inputs, "pairs", **changes), inputs / "pairs", quiet=True)
@@ -355,7 +356,7 @@ def test_a_broken_journal_is_named(inputs: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_plan_says_what_will_be_made_and_makes_nothing(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalWriter, "_write", lambda *given: pytest.fail("a plan generates nothing"))
-    changes = {"data__synthesize": [{"continues": {"count": 3}}], "data__select": ["length"]}
+    changes: dict[str, Any] = {"data__synthesize": [{"continues": {"count": 3}}], "data__select": ["length"]}
     found = plan(recipe(inputs, **changes), quiet=True)
     (note,) = [n for n in found.notes if "will make" in n]
     assert any("length will choose among what was made when it begins; rows" in n for n in found.notes)
@@ -441,7 +442,9 @@ def test_labels_are_made_by_the_stage_before_and_a_new_head_makes_none(tmp_path:
 
 def test_a_stage_may_make_none_of_what_the_recipe_makes(inputs: Path) -> None:
     methods = [{"lora": {"rank": 4}}]
-    stages = [{"name": n, "methods": methods, "budget": {"steps": 1}} for n in ("first", "second")]
+    stages: list[dict[str, Any]] = [
+        {"name": n, "methods": methods, "budget": {"steps": 1}} for n in ("first", "second")
+    ]
     stages[1]["data"] = {"synthesize": []}
     session = assemble(Recipe.load(recipe(inputs, data__synthesize=["continues"], stages=stages)))
     assert [part.making is not None for part in session.stages] == [True, False]
