@@ -41,6 +41,10 @@ An objective may ask for another rate than the method that it stands beside: {fa
 longer than {low:,} to {high:,} tokens is split, the shorter the less text there is. A stage that takes fewer than
 {few} optimizer steps says so, in the plan and in the report, and says what to write.
 
+Few rows of free text are soon known by heart. Where `init` sees plain text, or answers of more than
+{free} tokens in the mean, it therefore writes `eval_steps` of about an epoch and `keep_best: loss`: of all
+evaluations on the rows held out, the start's among them, the best weights are the result.
+
 Where the rule comes from: that narrow models take larger rates, and adapters about ten times the rate of whole models,
 is common experience; the numbers were chosen on the data sets marked "fitted" below, on few rows and small models.
 Nobody has tried the rule on models of billions of parameters here.
@@ -57,9 +61,8 @@ default, on these rows.
 
 
 _DOUBT = """
-Where the default ended below the base, it learnt too long by the loss on other rows: few rows of free text are soon
-known by heart. There, and wherever loss is what counts, write `train: {eval_steps: 20, keep_best: loss}` beside
-`data.validation`, or tune.
+Where the default ended below the base, the rows that chose its weights said otherwise: few rows choose badly. Tune, or
+give `data.validation` more rows.
 """
 
 
@@ -107,6 +110,7 @@ def _rates() -> tuple[str, str]:
 def page(found: Mapping[str, Cell]) -> str:
     """The page's text."""
     from tunewright.planning import lengths
+    from tunewright.planning.lengths import FREE
     from tunewright.training.budget import FEW_STEPS
 
     rates, factors = _rates()
@@ -119,6 +123,7 @@ def page(found: Mapping[str, Cell]) -> str:
         low=lengths.PIECES[0],
         high=lengths.PIECES[1],
         few=FEW_STEPS,
+        free=FREE,
         evaluated=TABLE[0].evaluated,
         target=f"The aim: {LIMIT:.0%} of the gain, and never below the base.",
     )

@@ -59,7 +59,7 @@ RECIPES = {
         [{"hft": {"round_steps": 1}}],
         eval_steps=1,
         save_steps=1,
-        early_stopping=1,
+        early_stopping=4,
         keep_best="loss",
         learning_rate=0.3,
         lr_scheduler_type="constant",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,23 @@ def test_init_measures_lengths_and_writes_what_a_run_would_derive(folder: Path) 
     assert "Measured: 40 rows" in text and "the longest row has" in text and "optimizer steps" in text
     assert recipe.data.validation == 0.2 and recipe.measurement.split == "validation"
     assert recipe.data.max_length % 32 == 0
+
+
+def test_init_keeps_the_best_weights_of_free_text_alone(folder: Path) -> None:
+    def rows(answer: str) -> None:
+        made = [{"prompt": f"card lost {i}", "completion": answer} for i in range(40)]
+        (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, made)))
+
+    rows("fee cash " * (lengths.FREE + 2))
+    recipe, text = begun(folder, str(folder / "base"), "answers.jsonl")
+    epochs = recipe.stages[0].budget.epochs
+    said = re.search(r"about ([\d,]+) optimizer steps", text)
+    assert said and epochs and recipe.train.eval_steps
+    assert recipe.train.eval_steps == pytest.approx(int(said[1]) / epochs, rel=0.1, abs=1)
+    assert recipe.train.keep_best == "loss" and recipe.train.eval_steps and "known by heart" in text
+    rows("fee")
+    recipe, text = begun(folder, str(folder / "base"), "answers.jsonl")
+    assert recipe.train.keep_best is None and recipe.train.eval_steps is None and "known by heart" not in text
 
 
 def test_init_says_so_where_the_model_is_not_here(folder: Path) -> None:

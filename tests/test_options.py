@@ -133,7 +133,7 @@ STAGED: dict[str, tuple[dict[str, Any], dict[str, Any], Difference]] = {
     "keep_best": (
         {"eval_steps": 1},
         {"keep_best": "loss"},
-        lambda a, b: a["result"].best_step is None and b["result"].best_step == 1 and weights_differ(a, b),
+        lambda a, b: a["result"].best_step is None and b["result"].best_step == 0 and weights_differ(a, b),
     ),
     "early_stopping": (
         {"eval_steps": 1},

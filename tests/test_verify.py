@@ -75,7 +75,7 @@ def test_verify_of_an_unfinished_run(bench: Bench) -> None:
     [
         ("lora with dropout", "6 to 10"),
         ("redrawn halves", "6 to 10"),
-        ("early stopping", "2 to 4"),
+        ("early stopping", "5 to 7"),
         ("frozen", "2 to 5"),
     ],
 )

@@ -36,7 +36,7 @@ methods:                      # `tunewright methods` lists them
 {methods}
 {budget}
 """
-_MEASURED_ON = "measurement: {split: validation} # gain is measured on the held-out rows; take this out with data.eval"
+_BY_HEART = "free text is soon known by heart: what is best on other rows is kept"
 SMALL = 400 << 20
 """Bytes of weights up to which a classifier is trained whole: it costs little, and learns more than an adapter."""
 
@@ -93,11 +93,12 @@ def starter(model: str, data: Path, task: str | None = None, file: str = "recipe
         train="\n".join(
             _line(f"  {name}: {written(settings[name].value)}", settings[name])
             for name in ("learning_rate", "batch_tokens", "warmup_steps")
-        ),
+        )
+        + _keeping(measured),
         methods="\n".join(_commented(f"  - {text}", why) for _, text, why in methods),
         budget=_line(budget, settings["epochs"])
         + "\n# budget takes tokens, steps and seconds too: the first limit reached ends the run"
-        + (f"\n{_MEASURED_ON}" if held_out(measured.rows) is not None else ""),
+        + (f"\n{_measured_on(measured)}" if held_out(measured.rows) is not None else ""),
     )
 
 
@@ -136,6 +137,19 @@ def _length(measured: Measured) -> str:
     if measured.length is None:
         return ""
     return _line(f"  max_length: {measured.length.value:g}", measured.length) + "\n"
+
+
+def _keeping(measured: Measured) -> str:
+    """The lines that keep the best weights; nothing where the last ones are as good a choice."""
+    if measured.eval_steps is None:
+        return ""
+    every = _commented(f"  eval_steps: {measured.eval_steps}", "about once an epoch, on the rows held out")
+    return f"\n{every}\n{_commented('  keep_best: loss', _BY_HEART)}"
+
+
+def _measured_on(measured: Measured) -> str:
+    which = "the held-out rows" if measured.eval_steps is None else "every other held-out row, and the rest choose"
+    return f"measurement: {{split: validation}} # gain is measured on {which}; take this out with data.eval"
 
 
 def _line(text: str, setting: Setting) -> str:

@@ -19,19 +19,32 @@ PIECES = (128, 1024)
 """Tokens of the pieces that plain text is split into, at least and at most."""
 HELD_OUT = (50, 500)
 """Rows to hold out, at least and at most, as far as a fifth of them reaches."""
+FREE = 12
+"""Tokens of an answer from which on it is free text, of which many wordings are right: only its loss tells."""
 _BYTES = 4  # of text a token, about
 
 
 @dataclass(frozen=True)
 class Measured:
     """What was found. `rows`: to learn from, before any are held out; `words`: a sentence about it; `length`: what
-    max_length should be, none for pictures; `settings`: what the rule gave.
+    max_length should be, none for pictures; `settings`: what the rule gave; `free`: whether free text is learnt, whose
+    rows few epochs teach by heart; `tokens`: of an epoch, 0 where they are not known.
     """
 
     rows: int
     words: str
     length: Setting | None
     settings: dict[str, Setting] = field(default_factory=dict)
+    free: bool = False
+    tokens: int = 0
+
+    @property
+    def eval_steps(self) -> int | None:
+        """Optimizer steps to about an epoch, where the best weights should be kept: free text, and rows held out."""
+        share = held_out(self.rows)
+        if not (self.free and self.tokens and share):
+            return None
+        return max(1, round(self.tokens * (1 - share) / self.settings["batch_tokens"].value))
 
 
 def held_out(rows: int) -> float | None:
@@ -61,16 +74,30 @@ def _measured(model: str, data: Path, task: str, methods: Sequence[str]) -> Meas
         made._base = Path.cwd()
         return made
 
-    length, count, words, whole = _length(recipe(LONGEST, None))
+    of = _lengths(recipe(LONGEST, None))
     # rows that all fit are the same rows whatever the limit is, and are encoded already
-    limit = LONGEST if length is None or whole else int(length.value)
-    derived, found = settled(recipe(limit, held_out(count)))
+    limit = LONGEST if of.length is None or of.whole else int(of.length.value)
+    derived, found = settled(recipe(limit, held_out(of.rows)))
     settings = found[derived.stages[0].name]
-    return Measured(count, words, length, settings)
+    return Measured(of.rows, of.words, of.length, settings, of.free, of.tokens)
 
 
-def _length(recipe: Recipe) -> tuple[Setting | None, int, str, bool]:
-    """What max_length should be, how many rows there are, a sentence about their lengths, and whether all fit."""
+@dataclass(frozen=True)
+class _Lengths:
+    """What max_length should be, how many rows there are and a sentence about their lengths; whether all of them fit,
+    whether they are free text, and their tokens.
+    """
+
+    length: Setting | None
+    rows: int
+    words: str
+    whole: bool
+    free: bool = False
+    tokens: int = 0
+
+
+def _lengths(recipe: Recipe) -> _Lengths:
+    """The rows of a recipe, encoded."""
     from tunewright.data.dataset import build, labels_of
     from tunewright.files.cache import cache_folder
     from tunewright.loading.load import reading
@@ -87,7 +114,7 @@ def _length(recipe: Recipe) -> tuple[Setting | None, int, str, bool]:
     read = rows.counts["read"]
     many = f"{read:,} or more rows" if read >= MOST_ROWS else f"{read:,} rows"
     if model.tokenizer is None:
-        return None, read, f"Measured: {many}.", True
+        return _Lengths(None, read, f"Measured: {many}.", True)
     sizes = sorted(row.size for row in rows.rows)
     plain = rows.rows[0].fields.get("kind", "plain") in ("plain", "mask") and not task.labelled
     words = f"Measured: {many} of {sizes[len(sizes) // 2]:,} tokens in the middle, {sizes[-1]:,} at most."
@@ -96,14 +123,17 @@ def _length(recipe: Recipe) -> tuple[Setting | None, int, str, bool]:
     room = most(model.config, model.tokenizer)
     if plain:
         pieces = _pieces(sizes, room, split=bool(rows.counts["pieces"]))
-        return pieces, read, words, pieces.value >= sizes[-1] and not rows.counts["pieces"]
+        whole = pieces.value >= sizes[-1] and not rows.counts["pieces"]
+        return _Lengths(pieces, read, words, whole, True, sum(sizes))
     longest = min(_round_up(sizes[-1]), room)
     lost = rows.counts["left_out"]
     why = f"tokens; the longest row has {sizes[-1]:,}"
     if lost:
         why = f"tokens; {lost:,} longer rows are left out (truncation: split keeps them)"
         longest = min(LONGEST, room)
-    return Setting(longest, why), read, words, not lost
+    answers = task.generates and "rejected_ids" not in rows.rows[0].fields
+    free = answers and rows.counts["trained_tokens"] > FREE * len(sizes)
+    return _Lengths(Setting(longest, why), read, words, not lost, free, sum(sizes))
 
 
 def most(config: object, tokenizer: object) -> int:

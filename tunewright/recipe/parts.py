@@ -232,7 +232,9 @@ class TrainSpec(Spec):
         examples=["random"],
     )
     keep_best: Literal["target", "loss"] | None = Field(
-        None, description="keep the weights of the best evaluation instead of the last", examples=["target"]
+        None,
+        description="keep the weights of the best evaluation (the start is one) instead of the last",
+        examples=["target"],
     )
     early_stopping: Whole | None = Field(
         None, gt=0, description="stop after this many evaluations without a better one", examples=[3]

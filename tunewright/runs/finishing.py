@@ -113,6 +113,12 @@ def _notes(work: Work) -> list[str]:
         notes.append(f"the new head{of} started from a linear probe on the training rows (train.head: random draws it)")
     for part in work.session.stages:
         outcome = work.results[part.spec.name]
+        if outcome.best_step == 0:
+            whose = "the run" if len(work.session.stages) == 1 else f"stage {part.spec.name}"
+            notes.append(
+                f"{whose} ended where it began: no evaluation was better than its start (train.keep_best): write a "
+                "smaller learning rate, or look at the rows"
+            )
         # what a listener or a signal ended was not planned so short
         ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds")
         if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train)):

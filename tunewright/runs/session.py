@@ -122,11 +122,12 @@ class Session:
         return self.adapted.structure.left_out() if "all-linear" in asked else []
 
     def judge_on_validation(self) -> None:
-        """Measure the target on the validation rows; where methods choose on them or selectors aim at them, on every
-        other record of them alone.
+        """Measure the target on the validation rows; where methods choose on them, selectors aim at them, or weights
+        are kept or training ends by them, on every other record of them alone.
         """
         rows = self.validation
         chosen = any(_chooses(m) for part in self.stages for _, m in part.methods)
+        chosen |= any(part.train.keep_best or part.train.early_stopping for part in self.stages)
         if rows is not None and (chosen or aims(self.recipe)):
             rows, self.validation = halves(rows)
         self.eval = rows

@@ -89,6 +89,16 @@ class TrainingCallback:
     ended_by: str | None = None
     verified: Verified | None = None
 
+    def begin(self, loop: Loop) -> None:
+        """Before the first step: where the best weights are kept, those of the start are the first to be judged."""
+        if not (self.evaluate and self.spec.eval_steps and self.spec.keep_best):
+            return
+        record = {"stage": self.stage, "step": 0, **self._judge(loop)}
+        if self.verified is None:
+            self.folder.append_metrics(record)
+            self.track(record)
+        self.show(record)
+
     def __call__(self, loop: Loop, record: dict[str, Any]) -> None:
         record = {"stage": self.stage, **record}
         # the last step is evaluated by `finish`, whether or not it is a multiple: here it would be measured twice
@@ -218,7 +228,7 @@ def run_stage(
     set_up(stage.adapted, methods, stage.plan, stage.task.name, needs, stage.earlier)
     methods.event("begin_task", stage=keeper.stage, adapted=stage.adapted)
     _recall_splits(keeper.folder, keeper.stage, stage.splits)
-    stage.listen = keeper
+    stage.begin, stage.listen = keeper.begin, keeper
     stage.on_split = lambda step, tokens: _note_split(keeper.folder, keeper.stage, step, tokens)
     resume = None
     if saved is not None:

@@ -35,7 +35,8 @@ class TrainingInputs:
     """Everything the loop needs for one stage. `signals(needs, batch)` computes the methods' per-batch needs.
 
     `spec` is the resolved `train` section; `validation` a data set that methods may choose on. `listen(loop, record)`
-    is called after every optimizer step.
+    is called after every optimizer step, `begin(loop)` before the first one of a stage that does not go on from a
+    checkpoint.
     """
 
     adapted: Adapted
@@ -46,6 +47,7 @@ class TrainingInputs:
     spec: Any
     budget: Any
     signals: Callable[[Bound, Batch | None, str], dict[str, Any]] = lambda bound, batch, when: {}
+    begin: Callable[[Any], None] = lambda loop: None
     listen: Callable[[Any, dict[str, Any]], None] = lambda loop, record: None
     splits: dict[int, int] = field(default_factory=dict)
     on_split: Callable[[int, int], None] = lambda step, tokens: None

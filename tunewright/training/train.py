@@ -115,6 +115,9 @@ class Loop:
         set_training(self.adapted.outer)
         with self.randomness.lent():
             try:
+                if self.step_number == 0:
+                    self.stage.begin(self)
+                    self.randomness.back()
                 while not self.finished():
                     record = self.one_step()
                     self.randomness.remember()
