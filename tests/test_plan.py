@@ -214,3 +214,10 @@ def test_the_dial_is_estimated_by_its_rows_and_without_the_base(inputs: Path, mo
     whole = dial()
     assert whole > 0 and dial(measurement__strengths=[0, 0.5, 1]) == whole
     assert dial(measurement__dial_rows=2) == pytest.approx(whole * 2 / 8) and dial(measurement__dial_rows=9) == whole
+
+
+def test_a_loop_over_its_samples_is_timed_by_whole_sets_of_them(inputs: Path) -> None:
+    """Of five steps a set only the first reads rows: a probe of some of them would know no time a token."""
+    methods = ["lora", {"ppo": {"reuse": 5, "max_new_tokens": 3}}, "exact-answer"]
+    probed = estimate(session_of(inputs, stages__0__methods=methods, stages__0__budget={"steps": 20})).stages[0]
+    assert len(probed.losses) == 5 and 0 < probed.train < 3600

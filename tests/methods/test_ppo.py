@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from tests import tiny
+from tests import small, tiny
 from tests.methods.driving import Run, assert_resumes, text_rows
 from tunewright.conformance.bench import Tiny
 from tunewright.contract.batch import Row
@@ -24,6 +24,8 @@ from tunewright.methods.parameter_selection.full import FullFineTuning
 from tunewright.methods.reinforcement._policy import clipped_loss
 from tunewright.methods.reinforcement.ppo import PPO, advantages_of, value_loss, whitened
 from tunewright.methods.reinforcement.reinforce import Reinforce, others_mean
+from tunewright.recipe import Recipe
+from tunewright.runs.assemble import assemble
 from tunewright.runs.run import run
 
 ROOT = Path(__file__).parents[2]
@@ -262,6 +264,27 @@ def test_reft_warms_up_and_then_holds_to_what_the_warm_up_left(tmp_path, monkeyp
     assert 0 <= second[0]["reward/numeric-answer"] <= 1
     sft = load_file(out / "stages" / "warm-up" / "trained.safetensors")
     assert any(float(t.abs().max()) > 0 for t in sft.values()), "and that is not the base"
+
+
+@pytest.mark.parametrize("budget", [{"epochs": 1}, {"tokens": 200}, {"steps": 5}])
+def test_a_budget_of_rows_counts_each_once_however_often_its_samples_are_trained_on(tmp_path, monkeypatch, budget):
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    small.write_inputs(tmp_path, train=20, test=2)
+    methods = ["lora", {"ppo": {"reuse": 3, "max_new_tokens": 2}}, "exact-answer"]
+    quick = {"strengths": [1.0], "drift_sequences": 2, "drift_tokens": 4}
+    file = small.write_recipe(
+        tmp_path, stages__0__methods=methods, stages__0__budget=budget, measurement=quick, train__batch_tokens=128
+    )
+    session = assemble(Recipe.load(file))
+    sizes = [row.size for row in session.stages[0].rows.rows]
+    planned = session.plan(session.stages[0])
+    done = run(file, out=tmp_path / "out", quiet=True)
+    records = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
+    read = [r["num_tokens"] for r in records]
+    assert len(records) == planned.steps and planned.tokens == read[-1] == done.report.cost.tokens
+    if "epochs" in budget:
+        assert read[-1] == sum(sizes)
+    assert len(records) == budget.get("steps", 3 * len(set(read))), "each set of samples is trained on three times"
 
 
 # -- reinforce ---------------------------------------------------------------------------------------------------------

@@ -95,13 +95,14 @@ def probe_stage(session: Session, part: StageInputs) -> StageEstimate:
     def listen(loop: Loop, record: dict[str, Any]) -> None:
         spent, tokens = loop.seconds - sum(s for _, s, _ in records), loop.tokens - sum(t for t, _, _ in records)
         records.append((tokens, spent, record["loss"]))
-        if len(records) > STEPS:
+        # samples are trained on in several steps, of which the first reads the prompts: a set is timed whole
+        if len(records) > STEPS and not (loop.rollouts and loop.rollouts.left):
             raise Stop
 
     stage.listen = listen
     with recomputing(stage.adapted.model, part.train.activation_checkpointing):
         loop.run()
-    timed = records[1:] or records
+    timed = records if loop.rollouts else records[1:] or records
     per_token = sum(s for _, s, _ in timed) / sum(t for t, _, _ in timed)
     train = per_token * stage.plan.tokens
     if loop.redraw_every and loop.redraw_every > STEPS:  # rarer drawings are not among the timed steps

@@ -237,6 +237,9 @@ class Session:
             changing=any("mixture" in type(m).slots() for _, m in part.methods),
             replay=tuple(d.name for d, _ in part.replay.values()),
             most=COUNT_UP_TO if self.weights else GLANCED_AT,
+            reuse=max(
+                [int(getattr(m, "reuse", 1)) for _, m in part.methods if "rollout" in type(m).slots()], default=1
+            ),
         )
 
     @property

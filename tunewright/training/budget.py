@@ -28,8 +28,9 @@ def plan_stage(
     changing: bool = False,
     replay: tuple[str, ...] = (),
     most: int = COUNT_UP_TO,
+    reuse: int = 1,
 ) -> Plan:
-    """Make the plan of a stage. `most`: batches that are counted one by one.
+    """Make the plan of a stage. `most`: batches that are counted one by one. `reuse`: optimizer steps on each batch.
 
     `cursor()` gives a fresh cursor over the stage's rows, which ends after the budget's epochs and whose batches are
     counted; `changing`: the mixture follows what is learned, so that counts are estimates. A budget in seconds or
@@ -41,7 +42,8 @@ def plan_stage(
         limit_tokens = by_flops if limit_tokens is None else min(limit_tokens, by_flops)
     fresh = cursor()
     sources = {n: int(np.sum(sizes(d.rows))) for n, d in fresh.datasets.items()}
-    steps, tokens = _count(fresh, limit_tokens, budget.steps, most)
+    sets, tokens = _count(fresh, limit_tokens, budget.steps and math.ceil(budget.steps / reuse), most)
+    steps = min(sets * reuse, budget.steps or sets * reuse)
     exact = budget.seconds is None and budget.flops is None and not changing
     return Plan(
         steps=max(1, steps),

@@ -138,7 +138,7 @@ class Loop:
             return True
         spent = (
             (b.steps, self.step_number),
-            (b.tokens, self.tokens),
+            (b.tokens, 0 if self.rollouts and self.rollouts.left else self.tokens),  # a set of samples is used whole
             (b.seconds, self.seconds),
             (b.flops, self.flops),
         )
