@@ -22,6 +22,8 @@ from tunewright.methods.reinforcement._policy import clipped_loss
 from tunewright.methods.reinforcement.exact_answer import ExactAnswer, exact_answer
 from tunewright.methods.reinforcement.grpo import GRPO, advantages, divergence
 from tunewright.methods.reinforcement.numeric_answer import NumericAnswer, last_number, numeric_answer
+from tunewright.methods.reinforcement.ppo import PPO
+from tunewright.methods.reinforcement.reinforce import Reinforce
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task
 from tunewright.training.setting_up import set_up
@@ -189,9 +191,9 @@ def half_taught() -> torch.nn.Module:
     return model
 
 
-def reinforced(model, reward: Method, seed: int) -> torch.nn.Module:
+def reinforced(model, reward: Method, seed: int, loop: Method) -> torch.nn.Module:
     adapted, task = Adapted(model), get_task("text-generation")
-    methods = bind([("grpo", GRPO(samples=8, max_new_tokens=2, beta=0.01)), ("reward", reward)], seed, "main")
+    methods = bind([("grpo", loop), ("reward", reward)], seed, "main")
     plan = Plan(40, 10_000, "main", 0, 2e-3, 0)
     provider = Provider(NeedContext(adapted, task, seed))
     set_up(adapted, methods, plan, task.name, provider.statistics)
@@ -217,12 +219,23 @@ def right(model) -> list[float]:
     return [float((logits[i, 3, r.input_ids[4]] + logits[i, 4, END]).exp()) for i, r in enumerate(rows)]
 
 
+ALIKE: dict[str, object] = {"samples": 8, "max_new_tokens": 2, "beta": 0.01}
+LOOPS: dict[str, Method] = {
+    "grpo": GRPO.model_validate(ALIKE),
+    "reinforce": Reinforce.model_validate(ALIKE),
+    "ppo": PPO.model_validate({**ALIKE, "reuse": 1}),
+}
+"""The loops over rewards, with as many samples and steps each."""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_held_out_reward_rises_with_the_rewards_and_not_with_shuffled_ones(seed):
+def test_held_out_reward_rises_with_the_rewards_and_not_with_shuffled_ones(loop, seed):
     base = right(half_taught())
     taught, shuffled = (
-        paired_difference(base, right(reinforced(half_taught(), r, seed))) for r in (ExactAnswer(), ShuffledAnswer())
+        paired_difference(base, right(reinforced(half_taught(), r, seed, LOOPS[loop])))
+        for r in (ExactAnswer(), ShuffledAnswer())
     )
     assert taught.low > 0.3, taught
     assert shuffled.low <= 0 and shuffled.value < 0.1, shuffled
@@ -232,14 +245,15 @@ def measured(seeds: int = 4) -> str:
     """The table in docs/reinforcement.md: `python -m tests.methods.test_grpo`."""
     base = right(half_taught())
     lines = [f"| base | {sum(base) / len(base):.3f} | |"]
-    for name, reward in (("right answers rewarded", ExactAnswer()), ("the same rewards, shuffled", ShuffledAnswer())):
-        for seed in range(seeds):
-            after = right(reinforced(half_taught(), reward, seed))
-            d = paired_difference(base, after)
-            lines.append(
-                f"| {name}, seed {seed} | {sum(after) / len(after):.3f} | {d.value:+.3f} [{d.low:+.3f}, "
-                f"{d.high:+.3f}] |"
-            )
+    for loop in LOOPS:
+        for name, reward in (("right answers rewarded", ExactAnswer()), ("the same, shuffled", ShuffledAnswer())):
+            for seed in range(seeds):
+                after = right(reinforced(half_taught(), reward, seed, LOOPS[loop]))
+                d = paired_difference(base, after)
+                lines.append(
+                    f"| {loop}, {name}, seed {seed} | {sum(after) / len(after):.3f} | {d.value:+.3f} [{d.low:+.3f}, "
+                    f"{d.high:+.3f}] |"
+                )
     return "\n".join(lines)
 
 
