@@ -119,7 +119,7 @@ def network(
         seen /= seen.sum(-1, keepdims=True)
         x = _normed(x + (seen @ v).transpose(0, 2, 1, 3).reshape(count, n, width) @ matrix(width, width))
         x = _normed(x + np.maximum(x @ matrix(width, 4 * width), 0) @ matrix(4 * width, width))
-    out: Floats = x @ matrix(width, alphabet + 1)
+    out: Floats = (x @ matrix(width, alphabet + 1)).astype(np.float32)
     return out
 
 
