@@ -23,6 +23,7 @@ from tunewright.loading.new_tokenizer import special_tokens, train_tokenizer
 from tunewright.planning.check import check_recipe
 from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
+from tunewright.runs import fresh
 from tunewright.runs import run as run_module
 from tunewright.runs.assemble import assemble, settled
 from tunewright.runs.fresh import model_of
@@ -347,6 +348,31 @@ def test_trials_draw_the_same_model_and_keep_none(tmp_path):
     assert not (tmp_path / "trial" / "base").exists()
     assert trial.report.model.hash == hash_weights(whole / "base") and trial.report.model.name == "fresh-llama"
     assert trial.report.target.after == Report.load(whole).target.after
+
+
+def test_two_that_draw_the_same_model_keep_the_first_ones(tmp_path, monkeypatch):
+    made: list[Path] = []
+    begun: list[Path] = []
+    whole = fresh._make
+
+    def making(recipe: Recipe, folder: Path, weights: bool) -> None:
+        whole(recipe, folder, weights)
+        begun.append(folder)
+        if len(begun) == 1:  # another process is done first
+            made.append(Path(model_of(recipe, weights=weights).name))
+            (made[0] / "mark").touch()
+
+    monkeypatch.setattr(fresh, "_make", making)
+    second = Path(model_of(recipe(tmp_path)).name)
+    assert second == made[0] and (second / "mark").exists() and len(list(second.parent.iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path, monkeypatch):
+    expected = hash_weights(Path(model_of(recipe(tmp_path)).name))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "file"))
+    folder = Path(model_of(recipe(tmp_path)).name)
+    assert tmp_path not in folder.parents and hash_weights(folder) == expected
 
 
 def test_both_sides_of_a_fresh_model_answer(tmp_path):

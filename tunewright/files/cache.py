@@ -65,13 +65,14 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def written_aside(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def written_aside(target: Path, *, replace: bool = False, keep: bool = False) -> Iterator[Path]:
     """Give an empty folder beside `target`; when the block ends well it is flushed and renamed to `target`.
 
     When the block raises, nothing is left. With `replace` an existing target is swapped out and deleted after the new
     one stands; without it, an existing non-empty target is a FolderError, as are a full disk and a read-only folder.
+    With `keep` a target that stands by then stays, and what was written is dropped: others may be reading it.
     """
-    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and not (replace or keep) and (not target.is_dir() or any(target.iterdir())):
         raise FolderError(
             "the output exists already", where=str(target), remedy="give another folder, or move this one away"
         )
@@ -84,7 +85,8 @@ def written_aside(target: Path, *, replace: bool = False) -> Iterator[Path]:
         for path in sorted(aside.rglob("*")):
             sync(path)
         sync(aside)
-        _swap(aside, target)
+        if not (keep and target.exists()):
+            _swap(aside, target)
         sync(target.parent)
     except Exception as e:
         refused = e if isinstance(e, OSError) else refused_by_the_disk(e, target)

@@ -157,9 +157,11 @@ def _kept(folder: Path, make: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     try:
-        with written_aside(folder, replace=True) as aside:
+        with written_aside(folder, keep=True) as aside:
             make(aside)
     except FolderError:
+        if folder.is_dir():  # of another process, in the last moment
+            return folder
         folder = passing_folder("fresh")
         make(folder)
     return folder
