@@ -155,3 +155,11 @@ def test_a_trial_measures_no_probe_and_starts_from_one_all_the_same(inputs):
     assert bare.linear_probe is None and bare.commonest is None
     whole = run(file, folder / "again", quiet=True).report.target
     assert bare.after == whole.after
+
+
+def test_a_head_that_starts_from_a_probe_is_verified(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    classifying.write_inputs(tmp_path)
+    for name, more in (("whole", {}), ("saved", {"train__save_steps": 1})):
+        run(small.write_recipe(tmp_path, name, **classifying.recipe(**more)), out=tmp_path / name, quiet=True)
+        resume(tmp_path / name, verify=True, quiet=True)

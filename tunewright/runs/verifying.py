@@ -49,6 +49,7 @@ def verify(work: Work, whole: Intact) -> None:
     """Compute the last steps again, compare them with the checkpoint among them, the finished stage and the change that
     the run left. CheckpointError names what differs. `whole`: what was found of its files.
     """
+    from tunewright.runs.head_start import start_head, starts_from_probe
     from tunewright.runs.meter import Meter
     from tunewright.runs.stages import Verified, run_stage
     from tunewright.training import carry
@@ -61,6 +62,8 @@ def verify(work: Work, whole: Intact) -> None:
     )
     for one in work.session.stages[: part.index + 1]:
         work.select(one)
+    if starts_from_probe(work.session, part):
+        start_head(work.session, part)
     stage, provider = work.inputs(part)
     # a budget of seconds would end elsewhere each time
     stage.budget = stage.budget.model_copy(update={"seconds": None, "steps": stretch.stops})
