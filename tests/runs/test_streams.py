@@ -140,6 +140,37 @@ def test_two_runs_give_the_same_stream_in_every_bit(folders: dict[str, Path]) ->
     assert (folder / "one" / "stream.jsonl").read_bytes() == (folder / "two" / "stream.jsonl").read_bytes()
 
 
+def test_a_run_stopped_between_two_methods_asks_the_first_one_no_more(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunewright.runs import streams
+    from tunewright.runs.run import resume
+
+    folder, given = folders[TEXT], {"adapt": ["tent", {"cotta": {"views": 2}}], "batch_rows": 5}
+    ran(folder, TEXT, "whole", given)
+    asked: list[str] = []
+    opened = streams.opened
+
+    def stopped(use: Any, name: str, session: Any, rows: int = 0) -> Any:
+        asked.append(name) if rows else None
+        if asked.count("cotta") == 1:
+            raise KeyboardInterrupt
+        return opened(use, name, session, rows)
+
+    monkeypatch.setattr(streams, "opened", stopped)
+    with pytest.raises(TunewrightError, match="interrupted"):
+        ran(folder, TEXT, "stopped", given)
+    assert (folder / "stopped" / "stream.tent.json").exists()
+    asked.append("cotta")
+    resume(folder / "stopped", quiet=True)
+    assert asked == ["tent", "cotta", "cotta", "cotta"], "noted twice by hand and by the resumed run, tent once"
+    one, two = ((folder / n / "stream.jsonl").read_bytes() for n in ("whole", "stopped"))
+    assert one == two and not list((folder / "stopped").glob("stream.*.json"))
+    figures = [[(a.before, a.after, a.order) for a in Report.load(folder / n).test_time] for n in ("whole", "stopped")]
+    assert figures[0] == figures[1]
+    resume(folder / "stopped", verify=True, quiet=True)
+
+
 FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "data": ({"data": ["late.jsonl", "early.jsonl"]}, "order"),
     "corruptions": ({"corruptions": ["contrast:1"]}, "order"),

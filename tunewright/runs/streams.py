@@ -36,6 +36,8 @@ from tunewright.runs.session import Session
 from tunewright.tasks import get_task
 
 STRETCHES = 20
+_PART = "stream.{}.json"
+"""What one method gave, until all have been asked: a run that is stopped between two does not ask the first again."""
 
 
 def check(recipe: Recipe) -> None:
@@ -177,7 +179,14 @@ def measure(session: Session, evaluated: Sequence[Row], metric: str, folder: Run
     rows = rows_of(session, evaluated)
     plain = _plain(session, rows, spec.batch_rows)
     found, answers = [], {"": plain.results}
-    for name, use in zip(numbered([u.name for u in spec.adapt]), spec.adapt, strict=True):
+    names = numbered([u.name for u in spec.adapt])
+    for name, use in zip(names, spec.adapt, strict=True):
+        done = folder.file(_PART.format(name))
+        if done.exists():  # an earlier process of this run answered the whole stream by it
+            one = json.loads(done.read_text(encoding="utf-8"))
+            answers[name] = [RowResult(**r) for r in one["rows"]]
+            found.append(Adaptation(**one["adaptation"]))
+            continue
         stream = opened(use, name, session, len(rows))
         with stream, counting() as counted:
             start = time.perf_counter()
@@ -187,7 +196,11 @@ def measure(session: Session, evaluated: Sequence[Row], metric: str, folder: Run
         online = _Answered(_results(session, rows, given), spent, counted.total)
         answers[name] = online.results
         found.append(_adaptation(stream, plain, online, metric, len(batches), spec.batch_rows))
+        part = {"adaptation": found[-1].model_dump(mode="json"), "rows": [r.model_dump() for r in online.results]}
+        write_text(done, json.dumps(part))
     _write(folder, answers)
+    for name in names:
+        folder.file(_PART.format(name)).unlink()
     return found
 
 
