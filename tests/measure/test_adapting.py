@@ -263,6 +263,22 @@ def test_a_name_that_is_no_parameter_and_answers_of_another_shape_are_refused() 
         s.answer(rows(3))
 
 
+@pytest.mark.parametrize(("names", "says"), [((), "nothing may move"), (("classifier.bias",), "the loss has none")])
+def test_a_step_without_a_gradient_says_what_to_write(names: tuple[str, ...], says: str) -> None:
+    class Blind(Moves):
+        """Descend what no graph was kept of."""
+
+        def adapts(self, candidates: Candidates) -> Sequence[str]:
+            return names
+
+        def adapt(self, batch: Unlabelled, forward: Callable[..., Unjudged], weights: Moving) -> Tensor:  # type: ignore[override]
+            weights.descend(forward(batch).logits.sum(), lambda ps: torch.optim.SGD(ps, lr=0.1))
+            return forward(batch).logits
+
+    with stream(Blind()) as s, pytest.raises(MethodError, match=says):
+        s.answer(rows(3))
+
+
 def test_an_error_on_the_way_gives_the_model_back_all_the_same() -> None:
     s = stream(Moves(by=1.0))
     first = bias(s)

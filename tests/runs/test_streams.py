@@ -303,6 +303,10 @@ def test_a_finished_run_adapts_while_it_answers(pictures: Path) -> None:
     assert {a.label for a in first} <= set(classifying.LABELS) and all(0 < a.confidence <= 1 for a in first)
     assert not differing(before, done.model().state_dict())
     assert all(torch.equal(before[n], t) for n, t in done.model().state_dict().items())
+    with done.adapting("tpt", views=4, mirror=False) as alone, done.adapting("tpt", views=4, mirror=False) as other:
+        together = alone.answer(paths[:3])
+        other.answer(paths[:1])
+        assert other.answer(paths[1:2]) == together[1:2], "each row begins anew, whatever it was given with"
     with pytest.raises(TunewrightError, match="input 0"), done.adapting("tent") as stream:
         stream.answer([str(folder / "nothing.png")])
     with pytest.raises(MethodError, match="does nothing at test time"):

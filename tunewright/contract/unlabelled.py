@@ -119,8 +119,17 @@ class Moving:
     def descend(self, loss: Tensor, make: Make) -> None:
         """One step down the loss [], by the optimizer that `make` gives; it is kept until the weights are restored.
 
-        Raises Collapsed where the loss, a gradient or a moved weight is not finite: the driver catches it.
+        Raises Collapsed where the loss, a gradient or a moved weight is not finite: the driver catches it. MethodError
+        for a loss that knows of nothing that may move.
         """
+        if not self.parameters or not loss.requires_grad:
+            raise MethodError(
+                "there is no gradient to descend: " + ("the loss has none" if self.parameters else "nothing may move"),
+                where="adapt",
+                remedy="write forward(batch, grad=True)"
+                if self.parameters
+                else "name what moves in adapts(candidates)",
+            )
         if not bool(torch.isfinite(loss)):
             raise Collapsed("the loss was not finite")
         moved = list(self.parameters.values())

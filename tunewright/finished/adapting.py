@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tunewright import catalogue
@@ -85,8 +86,9 @@ class Adapting:
         self._count += len(rows)
         if not rows:
             return []
-        names = self._names
-        shares, chosen = self._stream.answer(rows).float().softmax(-1).max(-1)
+        names, stream = self._names, self._stream
+        parts = stream.batches(rows, len(rows), mixed=True)  # one by one where every row begins anew
+        shares, chosen = torch.cat([stream.answer(part) for part in parts]).float().softmax(-1).max(-1)
         return [Answer(str(names[i]), p) for i, p in zip(chosen.tolist(), shares.tolist(), strict=True)]
 
     @property
