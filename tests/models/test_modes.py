@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from tests import tiny
 from tests.methods.driving import Run, image_rows
@@ -49,3 +50,23 @@ def test_full_fine_tuning_keeps_the_statistics_and_trains_scale_and_shift(batch)
     assert any("expand_bn.weight" in n for n in moved) and any("expand_bn.bias" in n for n in moved)
     run.adapted.forget_changes()
     assert all(torch.equal(before[n], t) for n, t in run.adapted.model.state_dict().items())
+
+
+@torch.no_grad()
+def test_what_a_layer_computed_from_other_weights_is_not_used_again():
+    """LeViT keeps its attention biases in evaluation mode: the base's, the tuned ones and the base's again differ."""
+    config = transformers.LevitConfig(
+        image_size=32, patch_size=16, hidden_sizes=[16, 24, 32], num_attention_heads=[1, 2, 2], depths=[1, 1, 1]
+    )
+    model = transformers.LevitForImageClassification(config).eval()
+    adapted, pixels = Adapted(model), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    first = model(pixels).logits
+    for name, p in model.named_parameters():
+        if "attention_biases" in name:
+            adapted.remember(name)
+            p.copy_(torch.arange(p.numel(), dtype=p.dtype).reshape(p.shape).flip(-1))
+    tuned = model(pixels).logits
+    with adapted.base() as base:
+        again = base(pixels).logits
+    assert not torch.equal(first, tuned) and torch.equal(first, again) and torch.equal(tuned, model(pixels).logits)
+    assert not any(m.training for m in model.modules())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tunewright.models import deltas as forms
 from tunewright.models.agreement import same_bits
 from tunewright.models.delta_names import is_delta
-from tunewright.models.modes import set_training
+from tunewright.models.modes import keep_nothing, set_training
 from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
 from tunewright.models.reshapable import Operated, Reshapable
@@ -63,6 +63,7 @@ class Adapted(Reshapable):
         self.notes: list[str] = []
         for p in model.parameters():
             p.requires_grad_(False)
+        keep_nothing(model)
 
     # -- what is there ---------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,6 +22,24 @@ def set_training(model: nn.Module, mode: bool = True) -> nn.Module:
             if isinstance(getattr(m, "running_mean", None), Tensor):
                 m.eval()
     return model
+
+
+def keep_nothing(model: nn.Module) -> None:
+    """Let layers that keep what they computed from their weights in evaluation mode compute it anew each time.
+
+    Weights are exchanged in place, and such a layer (LeViT's attention biases) would go on with those of before. Known
+    by a `train` of its own, which is where it forgets them.
+    """
+    for m in model.modules():
+        own = next(c for c in type(m).__mro__ if "train" in vars(c))
+        if own is not nn.Module and own.__name__ != "PreTrainedModel":  # the library's own passes the mode on
+            m.register_forward_pre_hook(_forget)
+
+
+def _forget(module: nn.Module, inputs: Any) -> None:
+    if not module.training:
+        module.train()
+        module.eval()
 
 
 @contextmanager

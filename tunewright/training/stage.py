@@ -47,10 +47,10 @@ class TrainingInputs:
     spec: Any
     budget: Any
     signals: Callable[[Bound, Batch | None, str], dict[str, Any]] = lambda bound, batch, when: {}
-    begin: Callable[[Any], None] = lambda loop: None
     listen: Callable[[Any, dict[str, Any]], None] = lambda loop, record: None
     splits: dict[int, int] = field(default_factory=dict)
     on_split: Callable[[int, int], None] = lambda step, tokens: None
+    begin: Callable[[Any], None] = lambda loop: None
     validation: Any = None
     earlier: Earlier = field(default_factory=Earlier)
     device: str = "cpu"
