@@ -43,7 +43,14 @@ def test_without_keep_best_the_start_is_not_judged(inputs):
     assert 0 not in evaluations(inputs / "last") and report.stages[0].best_step is None
 
 
-@pytest.mark.parametrize("choosing", [{"train__keep_best": "loss"}, {"train__early_stopping": 1}])
+@pytest.mark.parametrize(
+    "choosing",
+    [
+        {"train__keep_best": "loss"},
+        {"train__early_stopping": 1},
+        {"stages__0__methods": ["lora", "flexora"]},
+    ],
+)
 def test_rows_that_choose_do_not_judge(choosing, inputs):
     def sides(**changes):
         file = small.write_recipe(

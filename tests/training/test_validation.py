@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.methods.driving import Run, assert_resumes, text_rows
+from tests.methods.driving import Run, assert_resumes, snapshot, text_rows
 from tunewright.conformance.bench import Dataset
 from tunewright.contract.method import Method, State
 from tunewright.contract.needs import NeedContext
@@ -65,6 +65,30 @@ def test_reading_validation_changes_no_bit_of_training_and_resumes():
     again = make({"m": Full(), "u": Updates()})
     again.train()
     assert len(set(again.state("u").data["losses"])) == 4
+
+
+class Turns(Method):
+    """Trains by the batch of validation that is next."""
+
+    def step(self, inner, validation):
+        inner.gradients()
+        for n, g in validation.gradients().items():
+            inner.parameters[n].grad = g
+
+
+def test_a_resumed_stage_goes_on_with_the_next_validation_rows_and_keeps_what_was_counted():
+    kept = []
+
+    def turns(listen):
+        run = Run({"m": Full(), "t": Turns()}, steps=4, batch_tokens=20, listen=listen)
+        run.stage.validation = held()
+        return run
+
+    whole = turns(lambda loop: kept.append(snapshot(loop)) if loop.step_number == 2 else None)
+    counted = whole.train().flops
+    resumed = turns(None).train(kept[0])
+    assert resumed.flops == counted > 0
+    assert_resumes(turns, 2)
 
 
 def test_the_gradient_is_that_of_the_plain_loss_at_the_present_weights():
