@@ -24,7 +24,7 @@ from tunewright.report.adaptations import Restored
 from tunewright.report.schema import Report
 from tunewright.runs.meter import Meter
 from tunewright.runs.run import run
-from tunewright.trials.trial import Store, run_trial
+from tunewright.trials.trial import Store, key_of, run_trial
 
 TEXT, PICTURES = classifying.TEXT, classifying.PICTURES
 SURE = {"tent": {"learning_rate": 0.05}}
@@ -284,6 +284,21 @@ def test_a_trial_keeps_the_figures(folders: dict[str, Path], tmp_path: Path) -> 
     record = run_trial(Recipe.load(recipe(folders[TEXT], TEXT, "trial", ["tent"])), Store(tmp_path))
     figures = record.test_time["tent"]
     assert figures["online"] == pytest.approx(figures["without"] + 0, abs=1) and figures["backwards"] == 1
+
+
+def test_a_trial_is_another_one_where_its_stream_holds_other_rows(folders: dict[str, Path]) -> None:
+    folder = folders[TEXT]
+    copy = folder / "copy.jsonl"
+    copy.write_bytes((folder / "late.jsonl").read_bytes())
+
+    def key(test_time: Any) -> str:
+        return key_of(Recipe.load(recipe(folder, TEXT, "keyed", test_time)))
+
+    given = {"adapt": ["tent"], "data": [{"path": "copy.jsonl", "name": "stream"}]}
+    first = key(given)
+    assert first == key(given) and first not in (key(None), key({**given, "batch_rows": 3}))
+    copy.write_bytes((folder / "early.jsonl").read_bytes())
+    assert key(given) != first
 
 
 def test_a_finished_run_adapts_while_it_answers(pictures: Path) -> None:

@@ -35,6 +35,10 @@ def key_of(recipe: Recipe) -> str:
     tree["model"] = _model(recipe.model, recipe.base)
     tree["models"] = {role: _model(spec, recipe.base) for role, spec in recipe.models.items()}
     _data(tree["data"], recipe.data, recipe.base)
+    if recipe.test_time is None:
+        del tree["test_time"]
+    elif recipe.test_time.data:
+        tree["test_time"]["data"] = [_content(s, recipe.base) for s in recipe.test_time.data]
     for stage, spec in zip(tree["stages"], recipe.stages, strict=True):
         if spec.data is not None and stage.get("data"):
             _data(stage["data"], spec.data, recipe.base)
