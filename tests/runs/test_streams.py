@@ -263,6 +263,17 @@ def test_text_generation_has_no_classes(tmp_path: Path) -> None:
         run(small.write_recipe(tmp_path, test_time=["tent"]), out=tmp_path / "r", quiet=True)
 
 
+def test_the_streams_own_files_are_among_the_sources(folders: dict[str, Path]) -> None:
+    folder, given = folders[TEXT], {"adapt": ["tent"], "data": ["late.jsonl", "early.jsonl"]}
+    report = ran(folder, TEXT, "sourced", given)
+    named = [Path(s.path).name for s in report.data.sources if s.role == "test_time"]
+    assert named == ["late.jsonl", "early.jsonl"] == [Path(m.name or "").name for m in report.test_time[0].sources]
+    planned = plan(recipe(folder, TEXT, "sourced", given)).sources
+    assert [s.rows for s in planned if s.role == "test_time"] == [10, 10]
+    begun = json.loads((folder / "sourced" / "begun.json").read_text())["content"]
+    assert "the test-time rows" in begun
+
+
 def test_a_plan_says_what_will_be_read(folders: dict[str, Path]) -> None:
     given = {"adapt": ["tent", "cotta"], "corruptions": ["contrast", "brightness"], "rows": 15}
     notes = plan(recipe(folders[PICTURES], PICTURES, "planned", given)).notes

@@ -111,6 +111,7 @@ def _sources(session: Session) -> list[SourcePlan]:
     for role, dataset in (
         ("eval", session.eval),
         ("validation", session.validation),
+        ("test_time", session.stream),
         *(("keep", d) for d in session.keep.values()),
     ):
         named += [(role, d) for d in dataset.sources] if dataset is not None else []

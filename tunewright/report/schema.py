@@ -78,7 +78,7 @@ class SourceInfo(Part):
     """One source of rows."""
 
     path: str = Field(description="file, folder, hub id or built-in name")
-    role: str = Field("train", description="train, eval, validation or keep")
+    role: str = Field("train", description="train, eval, validation, test_time or keep")
     weight: float = Field(1.0, ge=0, description="weight in the mixture (a ratio)")
     rows: int | None = Field(None, ge=0, description="rows read and used")
     tokens: int | None = Field(None, ge=0, description="tokens of those rows")

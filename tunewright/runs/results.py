@@ -131,6 +131,7 @@ def data_of(session: Session) -> schema.DataInfo:
         ("train", first),
         ("eval", session.eval),
         ("validation", session.validation),
+        ("test_time", session.stream),
         *(("keep", d) for d in session.keep.values()),
     ]:
         if dataset is not None:
