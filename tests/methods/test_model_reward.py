@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, text_rows
@@ -15,6 +16,8 @@ from tests.tasks.test_reward_modeling import alone, recipe_of, scorer, write_pai
 from tunewright.conformance.bench import Tiny
 from tunewright.contract.batch import Row
 from tunewright.contract.method import Method, Needs
+from tunewright.contract.records import Record
+from tunewright.contract.task import EncodeOptions
 from tunewright.errors import CheckpointError, Interrupted, MethodError, ModelError
 from tunewright.finished.export import export
 from tunewright.methods.adapters.lora import LoRA
@@ -27,6 +30,7 @@ from tunewright.models.flops import counting
 from tunewright.planning.check import check_recipe
 from tunewright.recipe import Recipe
 from tunewright.runs.run import resume, run
+from tunewright.tasks import get_task
 from tunewright.training.judging import Judge
 from tunewright.training.rollouts import Sample
 
@@ -283,6 +287,33 @@ def test_other_base_weights_than_the_reward_model_was_trained_on_are_refused(tau
     recipe.write_text(recipe.read_text().replace(str((taught / "base").resolve()), str(folder / "moved")))
     with pytest.raises(CheckpointError, match="not those that it was trained on"):
         run(Recipe.load(policy(folder, "./rm")), tmp_path / "out", quiet=True)
+
+
+def test_it_judges_answers_that_are_made_before_training(taught, tmp_path):
+    """Beside s3ft, whose bar is a score: what was judged is in the run's folder."""
+    made = [{"s3ft": {"max_new_tokens": 4, "right": -1e9, "paraphrase": False}}, "model-reward"]
+    methods = [{"lora": {"rank": 4}}]
+    file = policy(taught, "./rm", data__synthesize=made, stages__0__methods=methods)
+    out = run(Recipe.load(file), tmp_path / "out", sets=["stages.0.budget.steps=1"], quiet=True).folder
+    _, *lines = map(json.loads, (out / "made" / "main.jsonl").read_text().splitlines())
+    judge = judge_of(AutoModelForSequenceClassification.from_pretrained(taught / "plain").eval(), None)
+    tokenizer = AutoTokenizer.from_pretrained(taught / "plain")
+    written = [line for line in lines if "judged" in (line.get("scores") or {})]
+    assert len({line["scores"]["judged"] for line in written}) > 1
+    row = get_task("text-generation").encode(
+        Record({"prompt": rows_at(taught)[0]["prompt"], "completion": "x"}, id="r"), tokenizer, EncodeOptions()
+    )
+    first = next(line for line in written if line["of"] == "prompts.jsonl:1")
+    said = tokenizer(first["values"]["completion"], add_special_tokens=False)["input_ids"]
+    ((score,),) = judge.scores([sample(row.fields["prompt_ids"], [*said, tiny.EOS])])
+    assert first["scores"]["judged"] == pytest.approx(score, abs=1e-3)
+    with pytest.raises(ModelError, match="no head that gives one number"):
+        bad = policy(taught, "./base", data__synthesize=made, stages__0__methods=methods)
+        run(Recipe.load(bad), tmp_path / "no", quiet=True)
+
+
+def rows_at(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
 
 
 def test_mistral_plus_reinforces_a_base_directly(taught, tmp_path):

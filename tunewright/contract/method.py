@@ -333,6 +333,8 @@ class Need(BaseModel):
     name: ClassVar[str]
     when: ClassVar[Literal["once", "prepare", "batch", "redraw", "end"]]
     reads_state: ClassVar[bool] = False
+    of_models: ClassVar[bool] = False
+    """Whether it reads other models alone, so that it is there before a stage is set up."""
     hidden: ClassVar[bool] = False
     """Whether the loop's own forward has to keep all hidden states for it."""
 

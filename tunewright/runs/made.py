@@ -40,7 +40,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.flops import counting
 from tunewright.recipe import Recipe
 from tunewright.runs.folder import RunFolder
-from tunewright.runs.making import BASE, START, Makers, judged_by, made_by, place_of, resolved
+from tunewright.runs.making import BASE, START, Makers, check_judges, judged_by, made_by, place_of, resolved
 from tunewright.runs.selected import use_rows
 from tunewright.runs.session import Making, Session, StageInputs
 from tunewright.tasks._segments import ids_of
@@ -156,7 +156,8 @@ def _make(
         writers = _writers(session, part, making.makers, voices, journal, _around(folder, cost, say, stage))
         readers = _readers(session, part, making, voices)
         encode = _encoder(session, making)
-        score = judged_by(making.makers.judges, encode, lambda text: ids_of(session.tokenizer, text))
+        needs = session.needs(part)
+        score = judged_by(making.makers.judges, encode, lambda text: ids_of(session.tokenizer, text), needs)
         given, counts = records, list[int]()
         for k, (name, method) in enumerate(making.makers.makers):
             made = made_by(
@@ -347,8 +348,9 @@ def _told(head: dict[str, Any]) -> str:
 
 
 def load(session: Session) -> None:
-    """Load the other models that makers ask, and refuse what cannot be read with, before anything is measured."""
+    """Load the other models that are asked, and refuse what cannot be read with, before anything is measured."""
     for part in session.stages:
+        check_judges(part.making.makers if part.making is not None else None, session.needs(part))
         for _, method in part.making.makers.makers if part.making is not None else ():
             asks = arguments(type(method), "synthesize")
             for name in method.speakers() if {"writers", "readers"} & set(asks) else ():

@@ -17,6 +17,7 @@ from typing import Any
 from tunewright import catalogue
 from tunewright.contract.made import Made
 from tunewright.contract.method import Method, Needs, State, arguments, call
+from tunewright.contract.needs import NeedContext
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.writer import Writer
@@ -64,7 +65,7 @@ def makers_of(uses: Sequence[MethodUse], where: str) -> Makers:
             )
         (makers if "synthesize" in slots else judges).append((name, method))
     for name, method in judges:
-        if method.needs():
+        if not all(need.of_models for need in method.needs()):
             raise MethodError(
                 f"'{name}' judges by statistics of a model, which are not there before a stage is set up",
                 where=where,
@@ -174,11 +175,27 @@ def resolved(name: str, recipe: Recipe, stage: StageSpec) -> str:
     )
 
 
+def check_judges(makers: Makers | None, context: NeedContext) -> None:
+    """MethodError where a judge needs what cannot be served."""
+    for name, method in makers.judges if makers is not None else ():
+        for need in method.needs():
+            try:
+                need.check(context)
+            except MethodError as e:
+                e.where = f"'{name}', {e.where}"
+                raise
+
+
 Score = Callable[[Sequence[tuple[Record, str]]], list[float]]
 
 
-def judged_by(judges: Named, row_of: Callable[[Record], Any], ids_of: Callable[[str], Sequence[int]]) -> Score:
-    """What judges give answers to records. `row_of` gives a record's row, with its prompt and reference."""
+def judged_by(
+    judges: Named, row_of: Callable[[Record], Any], ids_of: Callable[[str], Sequence[int]], context: NeedContext
+) -> Score:
+    """What judges give answers to records. `row_of` gives a record's row, with its prompt and reference; `context`
+    serves what they need of other models.
+    """
+    served = {name: {n.name: n.compute(context) for n in method.needs()} for name, method in judges}
 
     def score(answers: Sequence[tuple[Record, str]]) -> list[float]:
         samples = [
@@ -186,7 +203,7 @@ def judged_by(judges: Named, row_of: Callable[[Record], Any], ids_of: Callable[[
         ]
         total = [0.0] * len(samples)
         for name, method in judges if samples else ():
-            given = call(method, "reward", samples=samples, needs=Needs({}), state=State())
+            given = call(method, "reward", samples=samples, needs=Needs(served[name]), state=State())
             values = checked(given, samples, name)
             total = [t + method.share_of_sum * whole(v) for t, v in zip(total, values, strict=True)]
         return total

@@ -92,7 +92,10 @@ class Judge:
         prompt = sample.prompt.fields["prompt_ids"]
         if self.same_tokens:
             row_id = f"{sample.prompt.id}#{sample.number}"
-            return RewardModeling().ends(row_id, prompt, sample.ids, self.adapted.tokenizer, each=each)
+            own, ids = self.adapted.tokenizer, list(sample.ids)
+            if not sample.log_probs and own is not None and own.eos_token_id is not None:
+                ids.append(own.eos_token_id)  # a text that was not drawn here comes without its end
+            return RewardModeling().ends(row_id, prompt, ids, own, each=each)
         self.check(sample.prompt, each=each)
         asked = self.tokenizer.decode(prompt, skip_special_tokens=True)
         said = {"prompt": asked, "completion": sample.text or " ", "score": 0.0}

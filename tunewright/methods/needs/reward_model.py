@@ -18,6 +18,7 @@ class RewardModel(Need):
 
     name: ClassVar[str] = "reward_model"
     when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
+    of_models: ClassVar[bool] = True
 
     models: tuple[str, ...] = Field(description="which of the recipe's `models`")
     each: bool = Field(False, description="whether it is asked after each token")
