@@ -8,6 +8,7 @@ import random
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForSequenceClassification
 
 from tests import tiny
@@ -75,6 +76,18 @@ def test_each_score_is_what_transformers_gives_of_that_text_alone_and_the_losses
         assert loss.value.tolist() == pytest.approx(losses, abs=1e-4)
         assert batch.row_ids == [r.id for r in order] and out.features.shape == (len(order), 32)
         assert float(batch.weights.sum()) == 1 + 1 + 3 + 1, "a pair has one loss, a piece has its own"
+
+
+@pytest.mark.parametrize("maker, name", [(tiny.gpt2, "GPT2"), (tiny.qwen3, "Qwen3")])
+def test_other_decoders_score_partial_answers_alike(maker, name):
+    config = maker().config
+    config.num_labels, config.pad_token_id = 1, tiny.PAD
+    model = tiny._make(getattr(transformers, f"{name}ForSequenceClassification"), config, 0)
+    row = encoded(**ROWS[2])
+    with torch.no_grad():
+        scores = TASK.forward(model, TASK.collate([row, encoded(**ROWS[0])])).scores.tolist()
+    at = [i for i, w in enumerate(row.weights) if w > 0]
+    assert scores[:3] == pytest.approx([alone(model, row.input_ids[: i + 1]) for i in at], abs=1e-4)
 
 
 def test_a_step_does_not_depend_on_what_lies_beside_a_row():
