@@ -167,6 +167,7 @@ def compare(
     seeds: int = 8,
     budget: str | Mapping[str, Any] | None = None,
     tune: bool = False,
+    race: bool = False,
     out: str | Path | None = None,
     sets: Sequence[str] = (),
     workers: int | None = None,
@@ -178,8 +179,9 @@ def compare(
     `methods`: at least two, each as the command line writes it ("lora", "lora:rank=8", "lora+asft", "own.yaml") or as
     a recipe does ({"lora": {"rank": 8}}). `seeds`: runs of each. `budget`: of each run, "tokens=200k" or {"tokens":
     200_000}, or steps, epochs, seconds, flops; none: the recipe's. `tune`: choose each method's learning rate on
-    validation rows first. `out`: the comparison's folder; none: runs/compare-NAME. `workers`: runs side by side; none:
-    as cores and memory allow. `cluster`: a Ray cluster's address, or "local".
+    validation rows first. `race`: look after each seed, and run those no further that are shown to be behind. `out`:
+    the comparison's folder; none: runs/compare-NAME. `workers`: runs side by side; none: as cores and memory allow.
+    `cluster`: a Ray cluster's address, or "local".
 
     Stopped anywhere, the same call goes on. Raises RecipeError and FolderError; a run that fails is a row of its
     method, not an error.
@@ -195,6 +197,7 @@ def compare(
         seeds=seeds,
         budget=arms.given_budget(budget, loaded),
         tune=tune,
+        race=race,
         cluster=cluster,
         out=Path(out) if out is not None else None,
         workers=workers,

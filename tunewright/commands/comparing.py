@@ -13,6 +13,7 @@ from tunewright.commands.options import JsonOption, QuietOption, RecipeArgument,
 @examples(
     "tunewright compare recipe.yaml --methods lora,hft,full --seeds 8 --budget tokens=200k --tune",
     "tunewright compare recipe.yaml --methods lora:rank=8,lora:rank=64,own.yaml",
+    "tunewright compare recipe.yaml --methods lora,hft,lift,corda,full --seeds 16 --race",
 )
 def compare(
     recipe: RecipeArgument,
@@ -29,6 +30,9 @@ def compare(
     ] = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="choose each method's learning rate on validation rows first")
+    ] = False,
+    race: Annotated[
+        bool, typer.Option("--race", help="look after every seed: what is shown to be behind runs no further")
     ] = False,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="run on a Ray cluster: host:port, ray://host:port or local")
@@ -61,6 +65,7 @@ def compare(
         seeds=seeds,
         budget=arms.parse_budget(budget, loaded),
         tune=tune,
+        race=race,
         cluster=cluster,
         out=out,
         workers=workers,

@@ -30,7 +30,10 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
     edge = [a.name for a in made.arms if a.rate_at_edge]
     if edge:
         said.append(f"the best learning rate of {', '.join(edge)} is the outermost one that was tried")
-    orders = {s: {by_seed[s].order for by_seed in records.values() if by_seed[s].finished} for s in made.seeds}
+    orders = {
+        s: {by_seed[s].order for by_seed in records.values() if s in by_seed and by_seed[s].finished}
+        for s in made.seeds
+    }
     same_length = not {"seconds", "flops"} & made.budget.keys()
     if same_length and any(len(o) > 1 for o in orders.values()):
         said.append("not all methods saw the same rows in the same order: one of them chooses its own rows")

@@ -18,7 +18,9 @@ from tunewright.compare import arms as compare_arms
 from tunewright.compare import figures as compare_figures
 from tunewright.compare.arms import ComparedArm, Given, arm_recipe
 from tunewright.compare.cautions import cautions
+from tunewright.compare.racing import check_race
 from tunewright.compare.result import Comparison
+from tunewright.compare.rounds import run_race
 from tunewright.compare.settling import settle
 from tunewright.errors import RecipeError
 from tunewright.files.cache import cache_folder
@@ -71,6 +73,7 @@ def compare(
     seeds: int = 8,
     budget: Budget | None = None,
     tune: bool = False,
+    race: bool = False,
     cluster: str | None = None,
     out: Path | None = None,
     workers: int | None = None,
@@ -81,11 +84,14 @@ def compare(
     compare.html, winner.yaml, trials/.
 
     `seeds`: how many, from train.seed on. `budget`: of each run (default: the recipe's). `tune`: choose each arm's
-    learning rate by one rule on validation rows. `cluster`: a Ray address or "local"; `workers`, `memory`: see
-    `pool.run_all`. Interrupted is raised after Ctrl-C; calling again goes on. RecipeError for a recipe of several
-    stages, or nothing to measure on.
+    learning rate by one rule on validation rows. `race`: look after each seed and run those no further that are shown
+    to be behind (`racing`). `cluster`: a Ray address or "local"; `workers`, `memory`: see `pool.run_all`. Interrupted
+    is raised after Ctrl-C; calling again goes on. RecipeError for a recipe of several stages, nothing to measure on, or
+    too few seeds for a race.
     """
     compare_arms.check_one_stage(recipe)
+    if race:
+        check_race(seeds)
     if recipe.data.eval is None:
         raise RecipeError(
             "there are no rows to compare on",
@@ -95,7 +101,7 @@ def compare(
     folder = _folder(recipe, out)
     with place(folder) as held:
         recipe, budget, rates = settle(recipe, arms, budget or recipe.stages[0].budget)
-        work = _Work(recipe, arms, seeds, budget, tune, folder, Progress(quiet), rates)
+        work = _Work(recipe, arms, seeds, budget, tune, race, folder, Progress(quiet), rates)
         held.done = lambda: work.progress.done
         if cluster is not None:
             return work.whole(lambda ts: run_all(ts, work.store, cluster=cluster, on_record=work.progress.landed))
@@ -113,6 +119,7 @@ class _Work:
         seeds: int,
         budget: Budget,
         tune: bool,
+        race: bool,
         folder: Path,
         progress: Progress,
         rates: Mapping[str, float],
@@ -127,6 +134,7 @@ class _Work:
         )
         first = int(recipe.train.seed)
         self.seeds = list(range(first, first + seeds))
+        self.race = race
         self.store = Store(folder / "trials", also=[cache_folder() / "trials"])
         self.rates = rates
 
@@ -150,20 +158,27 @@ class _Work:
             for arm in self.arms
             if arm.name in smaller
         }
-        self.progress.total, self.progress.done = len(trials) + len(gentle), 0
-        self.progress.say(f"{len(self.arms)} methods, {len(self.seeds)} seeds: {len(trials) + len(gentle)} runs")
-        keys = {at: key_of(t.recipe) for at, t in trials.items()}
-        by_key = run([*trials.values(), *gentle.values()])
+        whole = len(trials) + len(gentle)
+        self.progress.total, self.progress.done = whole, 0
+        at_most = "at most " if self.race else ""
+        self.progress.say(f"{len(self.arms)} methods, {len(self.seeds)} seeds: {at_most}{whole} runs")
+        raced = run_race(trials, self.seeds, run, self.progress) if self.race and trials else None
+        gentle = {at: t for at, t in gentle.items() if raced is None or at[0] not in raced.race.dropped}
+        by_key = run([*(trials.values() if raced is None else ()), *gentle.values()])
+        made = raced.records if raced is not None else {at: by_key[key_of(t.recipe)] for at, t in trials.items()}
         records: dict[str, dict[int, TrialRecord]] = {a.name: {} for a in self.arms}
-        for (name, seed), key in keys.items():
-            records[name][seed] = by_key[key].model_copy(update={"arm": name, "seed": seed})
+        for (name, seed), record in made.items():
+            records[name][seed] = record.model_copy(update={"arm": name, "seed": seed})
         for arm in self.arms:
             if chosen[arm.name] is None:
                 records[arm.name] = {s: _untuned(arm.name, s, tuned[arm.name]) for s in self.seeds}
         kept = {name: dict(by_seed) for name, by_seed in records.items()}
         for (name, seed), trial in gentle.items():
             kept[name][seed] = by_key[key_of(trial.recipe)].model_copy(update={"arm": name, "seed": seed})
-        comparison = self._comparison(given, tuned, chosen, records, kept)
+        comparison = self._comparison(given, tuned, chosen, records)
+        if raced is not None:
+            raced.tell(comparison, {a.name: len(self.seeds) * (1 + (a.name in smaller)) for a in self.arms})
+        self._judge(comparison, records, kept)
         self._write(comparison, chosen)
         return comparison
 
@@ -184,7 +199,6 @@ class _Work:
         tuned: Mapping[str, Tuned],
         chosen: Mapping[str, float | None],
         records: Mapping[str, Mapping[int, TrialRecord]],
-        kept: Mapping[str, Mapping[int, TrialRecord]],
     ) -> Comparison:
         some = next((r for by_seed in records.values() for r in by_seed.values() if r.finished), None)
         every = [r for by_seed in records.values() for r in by_seed.values()]
@@ -217,10 +231,17 @@ class _Work:
                 some.drift_measure,
             )
             comparison.hardware, comparison.threads, comparison.versions = some.hardware, some.threads, some.versions
-        compare_figures.fill(comparison, records, kept)
-        comparison.cautions = cautions(comparison, records, self.recipe)
         comparison._folder = self.folder
         return comparison
+
+    def _judge(
+        self,
+        comparison: Comparison,
+        records: Mapping[str, Mapping[int, TrialRecord]],
+        kept: Mapping[str, Mapping[int, TrialRecord]],
+    ) -> None:
+        compare_figures.fill(comparison, records, kept)
+        comparison.cautions = cautions(comparison, records, self.recipe)
 
     def _write(self, comparison: Comparison, chosen: Mapping[str, float | None]) -> None:
         from tunewright.report.compare import render

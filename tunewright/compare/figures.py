@@ -19,7 +19,7 @@ from tunewright.compare.standing import compare_with_best
 from tunewright.measure.intervals import Bounds, Interval, t_interval
 from tunewright.measure.trade import at_target
 from tunewright.report.compare import shown
-from tunewright.report.compare_schema import ArmFigures, Comparison, CurvePoint, RunFigures
+from tunewright.report.compare_schema import Against, ArmFigures, Comparison, CurvePoint, RunFigures
 from tunewright.trials.trial import Reading, TrialRecord
 
 SHARE = 0.9
@@ -155,7 +155,7 @@ def fill(
     """
     seeds, bounded = comparison.seeds, Bounded.of(comparison)
     for arm in comparison.arms:
-        own = [records[arm.name][s] for s in seeds]
+        own = [records[arm.name][s] for s in seeds if s in records[arm.name]]  # a race may have dropped it
         arm.runs = [run_figures(r) for r in own]
         _sum_up(arm, own, bounded)
     _judge_gain(comparison, bounded)
@@ -184,9 +184,22 @@ def _sum_up(arm: ArmFigures, records: Sequence[TrialRecord], bounded: Bounded) -
 
 
 def _judge_gain(comparison: Comparison, bounded: Bounded) -> None:
-    against = compare_with_best({a.name: [r.gain for r in a.runs] for a in comparison.arms}, bounded.difference)
+    race = comparison.race
+    gains = {a.name: [r.gain for r in a.runs] for a in comparison.arms if a.dropped is None}
+    if race is None:
+        against = compare_with_best(gains, bounded.difference)
+    else:
+        against = compare_with_best(
+            gains, bounded.difference, far=race.looks[-1].limit, least=one_row(comparison.unit, comparison.evaluated)
+        )
     for arm in comparison.arms:
-        arm.against = against[arm.name]
+        gone = arm.dropped
+        arm.against = against[arm.name] if gone is None else Against(word="behind the best", difference=gone.difference)
+
+
+def one_row(unit: str, evaluated: int | None) -> float:
+    """The least by which two shares of so many rows can differ; 0 for what is no share."""
+    return 1 / evaluated if unit == "fraction" and evaluated else 0.0
 
 
 def _judge_kept(

@@ -33,17 +33,19 @@ _BLOCK = 4_000  # drawn at a time: bounds memory, not the result
 _ENDLESS = math.inf
 
 
-def beside_best(x: np.ndarray, best: np.ndarray | int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def beside_best(
+    x: np.ndarray, best: np.ndarray | int | None = None, least: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of figures [..., seeds, methods]: (mean of best minus method, its standard error, t), each [..., methods].
 
-    `best`: the method beside which they stand; none: the one with the largest mean. Without any spread t is 0 or
-    infinite.
+    `best`: the method beside which they stand; none: the one with the largest mean. `least`: a spread over seeds below
+    it is taken for it. Without any spread t is 0 or infinite.
     """
     at = np.asarray(x.mean(-2).argmax(-1) if best is None else best)
     first = np.take_along_axis(x, np.broadcast_to(at[..., None, None], (*x.shape[:-1], 1)), -1)
     gaps = first - x
     mean, error = gaps.mean(-2), gaps.std(-2, ddof=1) / math.sqrt(x.shape[-2])
-    error = np.where(error < 1e-12 * np.abs(x).max(), 0.0, error)
+    error = np.maximum(np.where(error < 1e-12 * np.abs(x).max(), 0.0, error), least / math.sqrt(x.shape[-2]))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(error > 0, mean / error, np.where(mean > 0, np.inf, 0.0))
     return mean, error, t
@@ -84,10 +86,16 @@ def p_value(t: float, methods: int, seeds: int) -> float:
 
 
 def compare_with_best(
-    values: Mapping[str, Sequence[float | None]], bounds: Bounds = (-_ENDLESS, _ENDLESS)
+    values: Mapping[str, Sequence[float | None]],
+    bounds: Bounds = (-_ENDLESS, _ENDLESS),
+    *,
+    far: float | None = None,
+    least: float = 0.0,
 ) -> dict[str, Against]:
     """Method -> where it stands. `values`: one figure a seed, larger is better, None where a run gave none; `bounds` of
     the difference of two. Intervals hold together: 95 % that all of them are right, the best picked after the fact.
+
+    `far`: the limit of t where it is not that of one look (`racing`); there is no p then. `least`: see `beside_best`.
     """
     there = {n: [v for v in vs if v is not None] for n, vs in values.items()}
     whole = [n for n, vs in there.items() if len(vs) == len(values[n]) and vs] or [n for n, vs in there.items() if vs]
@@ -99,11 +107,14 @@ def compare_with_best(
     seeds = len(values[best])
     if best in paired and len(paired) > 1 and seeds > 1:
         x = np.array([[float(v or 0.0) for v in values[n]] for n in paired]).T
-        mean, error, t = beside_best(x, paired.index(best))
-        far = critical(len(paired), seeds)
+        mean, error, t = beside_best(x, paired.index(best), least)
+        limit = critical(len(paired), seeds) if far is None else far
         for i, name in enumerate(paired):
             if name != best:
-                standings[name] = _standing(mean[i], error[i], t[i], far, len(paired), seeds, bounds)
+                standings[name] = _standing(mean[i], error[i], t[i], limit, bounds, seeds)
+                if far is None:
+                    p = p_value(float(t[i]), len(paired), seeds) if error[i] else float(mean[i] <= 0)
+                    standings[name] = standings[name].model_copy(update={"p": p})
     for name in values:
         if name not in standings:
             judged = rule.verdict(rule.effects(values[name], values[best], "higher"), 0.0)
@@ -113,14 +124,13 @@ def compare_with_best(
     return {n: standings[n] for n in values}
 
 
-def _standing(mean: float, error: float, t: float, far: float, methods: int, seeds: int, bounds: Bounds) -> Against:
-    reach = far * error
+def _standing(mean: float, error: float, t: float, far: float, bounds: Bounds, seeds: int) -> Against:
+    reach = far * error if error else 0.0
     difference = Interval(
         value=-mean, low=-mean - reach, high=-mean + reach, n=seeds, level=LEVEL, unit="seed", method="max-t"
     )
-    p = (0.0 if mean > 0 else 1.0) if error == 0 else p_value(float(t), methods, seeds)
     word: Word = "behind the best" if t > far else "tied with the best"
-    return Against(word=word, difference=_within(difference, bounds), p=p)
+    return Against(word=word, difference=_within(difference, bounds))
 
 
 def _within(interval: Interval | None, bounds: Bounds) -> Interval | None:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
 from tunewright.report import plots, words
+from tunewright.report.compare_race import dropped, drops, race_words
 from tunewright.report.compare_schema import Against, ArmFigures, Comparison
 from tunewright.report.page import page
 from tunewright.report.plots import Curve, Point
@@ -165,6 +166,7 @@ def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
         "drift_full": cell(arm.drift, NATS),
         "target": cell(arm.target, c.unit),
         "failed": failed,
+        "dropped": dropped(arm),
         "serves": serves(arm),
         "winner": arm.name == c.winner,
         "compute": compute(c, arm),
@@ -292,6 +294,8 @@ def html(c: Comparison) -> str:
         "kept_names": list(c.base_kept),
         "drift_name": words.drift_name(c.drift_measure) if c.drift_measure else "",
         "runs": sum(len(a.runs) for a in c.arms),
+        "race": race_words(c),
+        "drops": drops(c),
     }
     return page("compare.html", context)
 
@@ -336,7 +340,7 @@ def _table(c: Comparison, stacked: bool) -> Table:
         table.add_row(
             escape(arm.name) + (" *" if r["winner"] else ""),
             _spanned(gain, stacked),
-            ", ".join(t for t in (gain.word, failed) if t),
+            ", ".join(t for t in (gain.word, r["dropped"], failed) if t),
             _spanned(lost, stacked),
             words.size(arm.stored_bytes),
             words.seconds(arm.train_seconds),
@@ -359,6 +363,8 @@ def show(c: Comparison, folder: Path, console: Console | None = None) -> None:
     console.print(wide if fits else _table(c, stacked=True))
     console.print()
     for sentence in headline(c):
+        console.print(Paragraph(sentence))
+    for sentence in race_words(c):
         console.print(Paragraph(sentence))
     for caution in c.cautions:
         console.print(Paragraph(f"note: {caution}", "dim"))

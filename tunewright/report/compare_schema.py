@@ -39,6 +39,33 @@ class Against(Part):
         return "tied with the best" if word == "likely behind the best" else word
 
 
+class Dropped(Part):
+    """Why a race ran a method no further."""
+
+    after: int = Field(description="seeds that it had run")
+    behind: str = Field(description="the method that was best then")
+    difference: Interval = Field(description="this method minus that one over those seeds, positive: better")
+
+
+class Look(Part):
+    """One look of a race."""
+
+    after: int = Field(description="seeds run by then")
+    limit: float = Field(description="the paired t above which a method is dropped, or at the last look called behind")
+    spent: float = Field(
+        description="chance, by this look and all before it, that any of as many equal methods is dropped"
+    )
+
+
+class RaceFigures(Part):
+    """How a race went."""
+
+    looks: list[Look]
+    spared_runs: int = Field(description="runs that were not made")
+    spared_seconds: float = Field(description="what they would have taken, as the same methods' other runs")
+    spared_flops: float | None = Field(None, description="in training; none where FLOPs were not counted")
+
+
 class RunFigures(Part):
     """One seed of one arm."""
 
@@ -101,6 +128,7 @@ class ArmFigures(Part):
         default_factory=dict, description="what training was given, set-up taken off where that counts"
     )
     runs: list[RunFigures] = Field(default_factory=list)
+    dropped: Dropped | None = Field(None, description="by the race, before it had run all seeds")
     gain: Interval | None = Field(None, description="positive: better")
     target: Interval | None = None
     against: Against | None = Field(None, description="gain, beside the best")
@@ -162,6 +190,7 @@ class Comparison(Saved):
         0.9, description="the common target: this share of the smallest gain among the arms that are compared there"
     )
     arms: list[ArmFigures]
+    race: RaceFigures | None = Field(None, description="where methods were dropped early (`--race`)")
     winner: str | None = None
     why: str = Field("", description="how the winner was chosen")
     cautions: list[str] = Field(default_factory=list)
