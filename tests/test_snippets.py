@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ELSEWHERE = {
     "docs/contract.md": "made of examples that tests/conformance runs",
     "docs/write-a-method.md": "a package that tests/test_third_party.py installs and runs",
+    "docs/write-a-task.md": "a package that tests/test_third_party_task.py installs and runs",
 }
 SMALLER = {
     '"smollm2-135m-instruct"': '"./base"',

@@ -25,7 +25,7 @@ def _come_out_again(names: list[str]) -> None:
     with Digests() as digests:
         for loaded, scale, result in listing.stored(names, results=results_io.SHIPPED, scales=("nano",)):
             assert checking.declared(loaded, scale, result, listing.base_today(loaded, scale)) == []
-            differs, _ = checking.check(loaded, scale, result, digests, runner.lab_recipe(loaded.claim, scale))
+            differs, _ = checking.check(loaded, scale, result, digests, runner.lab_recipe(loaded, scale))
             assert differs == [], loaded.name
 
 

@@ -173,7 +173,9 @@ def test_bad_pictures(image, tmp_path):
 
 
 def test_tasks_are_found_by_name():
-    assert names() == ["fill-mask", "image-classification", "text-classification", "text-generation"]
+    assert names() == [
+        *("fill-mask", "image-classification", "reward-modeling", "text-classification", "text-generation")
+    ]
     assert all(get_task(n).name == n for n in names())
     with pytest.raises(RecipeError, match="did you mean 'text-generation'"):
         get_task("text-generaton")

@@ -5,7 +5,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tunewright.catalogue.folders import THIRD_PARTY, Entry, aliases, canonical, entries, find, lookup, rooms, tasks
+from tunewright.catalogue.folders import (
+    THIRD_PARTY,
+    Entry,
+    aliases,
+    canonical,
+    entries,
+    find,
+    lookup,
+    metrics,
+    rooms,
+    tasks,
+)
 
 if TYPE_CHECKING:
     from tunewright.catalogue.parameters import Use
@@ -23,6 +34,7 @@ __all__ = [
     "find",
     "load_method",
     "lookup",
+    "metrics",
     "rooms",
     "tasks",
 ]

@@ -14,7 +14,10 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunewright.contract.metric import OWN
 from tunewright.errors import MethodError, RecipeError, did_you_mean
+from tunewright.machine import installed
+from tunewright.tasks import own_names
 
 PACKAGE = Path(__file__).parents[1]
 _NOT_ROOMS = {"needs"}
@@ -132,10 +135,11 @@ def find(name: str, where: str | None = None) -> str:
 
 @functools.cache
 def tasks() -> tuple[str, ...]:
-    """Names of the tasks, by the files in tasks/ that define a Task."""
-    folder = PACKAGE / "tasks"
-    return tuple(
-        f.stem.replace("_", "-")
-        for f in sorted(folder.glob("*.py"))
-        if f.stem != "base" and "(Task)" in f.read_text(encoding="utf-8")
-    )
+    """Names of the tasks: those of Tunewright, then those of other packages. Nothing is imported."""
+    return tuple(dict.fromkeys([*own_names(), *installed.points(installed.TASKS)]))
+
+
+@functools.cache
+def metrics() -> tuple[str, ...]:
+    """Names of the metrics, those of other packages last. Nothing is imported."""
+    return tuple(dict.fromkeys([*OWN, *installed.points(installed.METRICS)]))

@@ -17,7 +17,7 @@ LEAST = 2
 
 def claims_of(names: Sequence[str], family: str | None = None, every: bool = False) -> tuple[list[str], Path | None]:
     """(names of claims, the folder that they are in; none: the package's own). ClaimError for a folder without claims,
-    one beside other names, and for a claim whose paper has no card.
+    one beside other names, and for a claim of ours whose paper has no card.
     """
     folders = [Path(n) for n in names if n not in claims.names() and Path(n).is_dir()]
     if folders and len(names) > 1:
@@ -37,7 +37,7 @@ def claims_of(names: Sequence[str], family: str | None = None, every: bool = Fal
             )
     for name in found:
         loaded = claims.load(name, folder or claims.FOLDER)
-        if loaded.claim.paper not in cards.load():
+        if not loaded.comes_from and loaded.claim.paper not in cards.load():
             raise ClaimError(
                 f"the claim '{name}' is of the paper '{loaded.claim.paper}', which the catalogue lacks",
                 where=str(loaded.file),

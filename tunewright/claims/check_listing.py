@@ -51,7 +51,7 @@ def _checked(loaded: Loaded, scale: Scale, result: ScaleResult, digests: Digests
         outcome = "not checked: the base is not on this machine"
     else:
         try:
-            differs, exact = checking.check(loaded, scale, result, digests, lab_recipe(loaded.claim, scale))
+            differs, exact = checking.check(loaded, scale, result, digests, lab_recipe(loaded, scale))
             how = "in every bit" if exact else "to rounding"
             outcome = f"stale: {differs[0]}" if differs else f"comes out again {how}"
         except TunewrightError as error:

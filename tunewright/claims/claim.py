@@ -3,6 +3,10 @@
 `tunewright/claims/<slug>.py` (with _ for -) holds `CLAIM = Claim(...)`; its name is the paper's slug, or slug__what for
 a paper's second claim. Everything in it is written down before the first result: the rule (see `rule`) does the rest. A
 claim that is no comparison of recipes gives a function `measure(run, seed)` beside it (see `claim_run`).
+
+Other packages add theirs by the entry-point group "tunewright.claims", whose entries name a module with a CLAIM; a
+function `recipe(scale)` beside it gives the recipe without methods that its arms are laid on, in the place of a lab
+task's.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from tunewright.claims import metrics
 from tunewright.claims.lab.scale import SEEDS
 from tunewright.claims.matched import REACH
 from tunewright.claims.rule import Direction
-from tunewright.errors import ClaimError, did_you_mean
+from tunewright.errors import ClaimError, MethodError, did_you_mean
+from tunewright.machine import installed
 from tunewright.measure.trade import NEAR
 
 Scale = Literal["nano", "real"]
@@ -161,11 +166,18 @@ class Loaded(_Part):
     file: Path
     claim: Claim
     measure: Any = Field(None, description="(ClaimRun, seed) -> figures by arm")
+    recipe: Any = Field(None, description="(scale) -> a recipe without methods, in the place of a lab task's")
+    comes_from: str = Field("", description="the package that it comes from, with its version; none: Tunewright")
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """Every claim's name, found by reading files: nothing is imported."""
+    """Every claim's name in a folder, found by reading files: nothing is imported."""
     return sorted(f.stem.replace("_", "-") for f in _files(folder))
+
+
+def added_names() -> list[str]:
+    """Names of the claims of other packages; nothing is imported."""
+    return list(installed.points(installed.CLAIMS))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -175,25 +187,54 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def load(name: str, folder: Path = FOLDER) -> Loaded:
-    """A claim by its name. ClaimError with the nearest names, or with what is wrong in its file."""
+    """A claim by its name. ClaimError with the nearest names, or with what is wrong in its file; MethodError for one of
+    another package that cannot be had.
+    """
     plain = name.strip().replace("_", "-")
+    if folder == FOLDER and plain in installed.points(installed.CLAIMS):
+        return _added(installed.points(installed.CLAIMS)[plain])
     file = next((f for f in _files(folder) if f.stem.replace("_", "-") == plain), None)
     if file is None:
-        raise ClaimError(f"no claim is named '{name}'", remedy=did_you_mean(name, names(folder)))
+        raise ClaimError(
+            f"no claim is named '{name}'",
+            remedy=did_you_mean(name, names(folder) + (added_names() if folder == FOLDER else [])),
+        )
     try:
         module = _module(file, folder)
     except (ValidationError, ValueError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        raise ClaimError(
-            f"{'.'.join(map(str, first['loc'])) or 'the claim'}: {first['msg']}",
-            where=str(file),
-            remedy="see docs/claims.md",
-        ) from error
-    loaded = Loaded(name=plain, file=file, claim=module.CLAIM, measure=getattr(module, "measure", None))
+        raise _unsound(error, file) from error
+    return _whole(Loaded(name=plain, file=file, claim=module.CLAIM, measure=getattr(module, "measure", None)))
+
+
+def _added(point: installed.Point) -> Loaded:
+    """The claim of another package."""
+    try:
+        module = point.load(names())
+    except MethodError as error:
+        if isinstance(error.__cause__, ValidationError):
+            raise _unsound(error.__cause__, point.file or Path(point.module)) from error
+        raise
+    claim, file = getattr(module, "CLAIM", None), point.file
+    if not isinstance(claim, Claim) or file is None:
+        raise point.wrong("module with CLAIM = Claim(...)")
+    functions = {name: getattr(module, name, None) for name in ("measure", "recipe")}
+    return _whole(Loaded(name=point.name, file=file, claim=claim, comes_from=point.comes_from, **functions))
+
+
+def _unsound(error: ValueError, file: Path) -> ClaimError:
+    first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+    return ClaimError(
+        f"{'.'.join(map(str, first['loc'])) or 'the claim'}: {first['msg']}",
+        where=str(file),
+        remedy="see docs/claims.md",
+    )
+
+
+def _whole(loaded: Loaded) -> Loaded:
     if loaded.measure is None and not loaded.claim.baselines:
         raise ClaimError(
             "a claim without baselines needs a function `measure`",
-            where=str(file),
+            where=str(loaded.file),
             remedy="name a baseline, or give measure(run, seed)",
         )
     return loaded

@@ -14,6 +14,7 @@ from typing import Any
 
 from tunewright.claims.claim import Claim, Loaded, Scale
 from tunewright.files import source
+from tunewright.machine import installed
 from tunewright.recipe.uses import MethodUse
 from tunewright.trials import trial_key
 
@@ -33,7 +34,7 @@ def of_claim(loaded: Loaded, scale: Scale = "nano") -> str:
     what = [
         tree,
         todays(TASKS[claim.task].scales.get(scale, {})) if claim.task in TASKS else None,
-        _own_code(loaded.file) if loaded.measure is not None else None,
+        _own_code(loaded.file) if loaded.measure is not None or loaded.recipe is not None else None,
     ]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -76,7 +77,8 @@ def of_code(loaded: Loaded) -> str:
     methods = [f for use in _uses(loaded.claim) for f in trial_key.method_files(use.name)]
     tasks = (source.PACKAGE / "tasks").glob("*.py")
     entries = [source.PACKAGE / "claims" / name for name in ("behaviour.py", "lab/tasks.py")]
-    code = source.plain_of(source.closure([loaded.file, *entries, *methods, *tasks], trial_key.decides))
+    files = [loaded.file, *entries, *methods, *tasks, *installed.code()]
+    code = source.plain_of(source.closure(files, trial_key.decides))
     source.keep()
     return code
 

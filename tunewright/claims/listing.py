@@ -33,12 +33,23 @@ def chosen(names: Sequence[str], family: str | None = None, every: bool = False)
             "no claim is named",
             remedy="name some, or write --family F or --all; there are: " + (", ".join(claims.names()) or "none"),
         )
-    of_family = [n for n in claims.names() if family is None or _family(n) == family]
+    of_family = [n for n in [*claims.names(), *_added()] if family is None or _family(n) == family]
     if not of_family:
         raise ClaimError(
             f"no claim is of the family '{family}'", remedy="`tunewright papers verdicts` lists what there is"
         )
     return of_family
+
+
+def _added() -> list[str]:
+    """The claims of other packages; those that cannot be had are named, and the others go on."""
+    usable = []
+    for name in claims.added_names():
+        try:
+            usable.append(claims.load(name).name)
+        except TunewrightError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+    return usable
 
 
 def _family(name: str) -> str | None:
@@ -82,7 +93,8 @@ def run_all(
         raise ClaimError(
             f"{len(failed)} of {len(names)} claims could not be run", remedy="each is named above with its reason"
         )
-    print(f"results are in {results_io.folder(results)}", file=sys.stderr)
+    for place in {results_io.folder(results, name): None for name in names}:
+        print(f"results are in {place}", file=sys.stderr)
     return rows([n for n in names if n not in dict(failed)], results=results, scales=(scale,), folder=folder)
 
 
@@ -207,7 +219,8 @@ def base_today(loaded: Loaded, scale: Scale) -> str | None:
     from tunewright.loading.locate import locate
 
     try:
-        model = str(task(loaded.claim.task).scales[scale]["model"])
+        recipe = task(loaded.claim.task).scales[scale] if loaded.recipe is None else loaded.recipe(scale)
+        model = str(recipe["model"])
         if model in builtin.TABLE and not builtin.is_ready(builtin.TABLE[model]):
             return None
         return hash_weights(locate(model, progress=False).folder)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunewright.claims.rule import Verdict
 from tunewright.errors import ClaimError
 from tunewright.files.cache import cache_folder, write_json
+from tunewright.machine import installed
 
 Found = Literal["holds", "fails", "unclear", "not tested"]
 SHIPPED = Path(__file__).parent / "results"
@@ -159,10 +160,14 @@ class ScaleResult(_Part):
         ]
 
 
-def folder(asked: Path | None = None) -> Path:
-    """Where results are written: the folder asked for, the package's own where it may be written, else the cache."""
+def folder(asked: Path | None = None, name: str = "") -> Path:
+    """Where results are written: the folder asked for, the package's own where it may be written, else the cache. Those
+    of other packages' claims are never written into this one.
+    """
     if asked is not None:
         return asked
+    if name in installed.points(installed.CLAIMS):
+        return cache_folder() / "claims" / "results"
     return (
         SHIPPED
         if os.access(SHIPPED if SHIPPED.exists() else SHIPPED.parent, os.W_OK)
@@ -172,7 +177,7 @@ def folder(asked: Path | None = None) -> Path:
 
 def read(name: str, where: Path | None = None) -> dict[str, ScaleResult]:
     """A claim's results by scale; empty where there are none. ClaimError for a file that is not one."""
-    path = folder(where) / f"{name}.json"
+    path = folder(where, name) / f"{name}.json"
     if not path.exists():
         return {}
     try:
@@ -190,7 +195,7 @@ def read(name: str, where: Path | None = None) -> dict[str, ScaleResult]:
 
 def write(name: str, scale: str, result: ScaleResult, where: Path | None = None) -> Path:
     """Put one scale's result into the claim's file; the other scale stays as it is."""
-    path = folder(where) / f"{name}.json"
+    path = folder(where, name) / f"{name}.json"
     every = {**read(name, where), scale: result}
     write_json(
         path,

@@ -58,11 +58,16 @@ class _Count:
         return sum(r.seconds or 0.0 for r in self.seen.values())
 
 
-def lab_recipe(claim: Claim, scale: Scale) -> Mapping[str, Any]:
-    """The claim's lab task as a recipe without methods. ClaimError where the claim cannot be run at this scale."""
+def lab_recipe(loaded: Loaded, scale: Scale) -> Mapping[str, Any]:
+    """The claim's lab task, or its own, as a recipe without methods. ClaimError where the claim cannot be run at this
+    scale.
+    """
     from tunewright.claims.lab.tasks import task
 
+    claim = loaded.claim
     claim.at_scale(scale)
+    if loaded.recipe is not None:
+        return dict(loaded.recipe(scale))
     return task(claim.task).recipe(scale)
 
 
@@ -86,7 +91,7 @@ def run_claim(
     claim = loaded.claim.at_scale(scale)
     if seeds is not None:
         claim = claim.model_copy(update={"seeds": len(seeds)})
-    task = task if task is not None else lab_recipe(claim, scale)
+    task = task if task is not None else lab_recipe(loaded, scale)
     result = results_io.begin(loaded.name, scale, _begun(loaded, claim, scale), results)
     tuning = sum(TUNING_SEEDS * len(claim.rates_of(a)) for a in claim.arms if a.methods)
     count = _Count(tuning, claim.seeds * (1 if loaded.measure is not None else len(claim.arms)), say)
@@ -263,8 +268,9 @@ def again(
 
     Nothing is judged or written.
     """
-    claim = load(name).claim.at_scale(scale)
-    task = task if task is not None else lab_recipe(claim, scale)
+    loaded = load(name)
+    claim = loaded.claim.at_scale(scale)
+    task = task if task is not None else lab_recipe(loaded, scale)
     rates = {a.name: a.rate for a in stored.arms}
     pairs = [(a, s) for a in claim.arms for s in range(seeds)]
     trials = [engine.trial(a.name, s, recipe_of(task, claim, a, s, rates[a.name])) for a, s in pairs]

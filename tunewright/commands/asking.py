@@ -28,6 +28,7 @@ def methods(
     as_json: JsonOption = False,
 ) -> None:
     """List what a recipe may name, or describe one of them."""
+    from tunewright import catalogue
     from tunewright.catalogue import listing, slot_pages
     from tunewright.contract.slot import SLOTS
 
@@ -38,6 +39,8 @@ def methods(
         show(rows, as_json, lambda: code_table.page(rows))
     elif name in SLOTS:
         show(slot_pages.described(name), as_json, lambda: slot_pages.text(name))
+    elif name is not None and catalogue.lookup(name) is None and (found := listing.added(name)) is not None:
+        show(found, as_json, lambda: listing.added_page(found))
     elif name is not None:
         from tunewright.papers import cards
 

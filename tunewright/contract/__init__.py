@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         row_rng,
         torch_generator,
     )
+    from tunewright.contract.metric import Answered, Metric
     from tunewright.contract.pairs import Pair
     from tunewright.contract.reader import Reader, Reading
     from tunewright.contract.records import Record, RowProblem
     from tunewright.contract.selected import Selected
+    from tunewright.contract.shape import Shape
     from tunewright.contract.slot import SLOTS, Slot
     from tunewright.contract.task import EncodeOptions, Task
     from tunewright.contract.unlabelled import Moving, Unjudged, Unlabelled
@@ -41,10 +43,12 @@ _HOMES = {
         *("Candidates", "Choice", "Method", "Need", "Needs", "Plan", "Setup", "State"),
         *("row_rng", "torch_generator"),
     ),
+    "metric": ("Answered", "Metric"),
     "pairs": ("Pair",),
     "reader": ("Reader", "Reading"),
     "records": ("Record", "RowProblem"),
     "selected": ("Selected",),
+    "shape": ("Shape",),
     "slot": ("SLOTS", "Slot"),
     "task": ("EncodeOptions", "Task"),
     "unlabelled": ("Moving", "Unjudged", "Unlabelled"),
@@ -54,6 +58,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "SLOTS",
+    "Answered",
     "Batch",
     "Candidates",
     "Choice",
@@ -62,6 +67,7 @@ __all__ = [
     "Loss",
     "Made",
     "Method",
+    "Metric",
     "Moving",
     "Need",
     "Needs",
@@ -75,6 +81,7 @@ __all__ = [
     "RowProblem",
     "Selected",
     "Setup",
+    "Shape",
     "Slot",
     "State",
     "Task",

@@ -31,6 +31,7 @@ from tunewright.contract.records import Record
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError
 from tunewright.files.tensors import save_tensors
+from tunewright.machine import installed
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import aligned
 from tunewright.models.flops import book, counting
@@ -212,6 +213,7 @@ class Reader:
         how = {
             "reading": [reading.name, reading.hidden, inspect.getsource(reading.of)],
             "task": self.task.name,
+            **({"code": code} if (code := installed.code_hash((installed.TASKS,))) else {}),
             "batches": [self.batch_tokens, self.packed, self.seed if self.task.name == "fill-mask" else None],
             "device": self.device,
             "threads": torch.get_num_threads(),

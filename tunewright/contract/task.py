@@ -46,8 +46,10 @@ class Task:
 
     `auto_class` names the transformers class that loads its models. `packs`: rows may be packed without padding when
     the model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
-    `EncodeOptions.labels`. `scores`: the head gives one number a text and no likelihoods; rows with two answers are
-    read as pairs, whatever methods ask for. `reads_files`: records name other files, whose content counts.
+    `EncodeOptions.labels`, and the model's head has one output a label. `per_token`: that head gives an output a token
+    and not one a row, so that a row has many targets (`Row.fields["targets"]`) and no `Row.label`. `scores`: the head
+    gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever methods ask for.
+    `reads_files`: records name other files, whose content counts. `unit`: what the loss is in.
     """
 
     name: ClassVar[str]
@@ -55,17 +57,40 @@ class Task:
     packs: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
     scores: ClassVar[bool] = False
     reads_files: ClassVar[bool] = False
+    unit: ClassVar[str] = "nats per token"
+
+    @property
+    def makes_head(self) -> bool:
+        """Whether the model's head is made for the data: one output a label, or one number."""
+        return self.labelled or self.scores
 
     @property
     def pools(self) -> bool:
         """Whether the head reads one vector of features a row."""
-        return self.labelled or self.scores
+        return self.makes_head and not self.per_token
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a row has one class."""
+        return self.labelled and not self.per_token
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the task has a `predict` of its own, which metrics of the kind "predicted" read."""
+        return type(self).predict is not Task.predict
 
     def head_of(self, labels: Sequence[str] | None) -> list[str] | None:
         """What the outputs of a head that is trained here are called; None where the task makes no head."""
         return ["reward"] if self.scores else list(labels) if self.labelled and labels is not None else None
+
+    def label_values(self, record: Record) -> Sequence[Any]:
+        """The labels that a record names, as they stand there; none where it has none. The head's classes are made of
+        those of all rows, where the recipe does not give `data.labels`. What is wrong with them, `encode` says.
+        """
+        return [record.get("label")]
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Encode one record whole (length is the dataset's matter). Raises RowProblem(field, reason, remedy)."""
@@ -94,6 +119,12 @@ class Task:
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         """Cross-entropy of each target, in nats."""
         return Loss(-outputs.log_probs())
+
+    def predict(self, outputs: Outputs, batch: Batch, rows: Sequence[Row]) -> list[tuple[str, str]]:
+        """(what the model says, what is right) of each row, as texts: what metrics of the kind "predicted" compare, and
+        rows.jsonl and the report show.
+        """
+        raise NotImplementedError
 
     def default_metric(self, rows: Sequence[Row]) -> str:
         """The metric that is the target's headline when the recipe says `auto`."""

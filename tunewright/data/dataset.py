@@ -25,6 +25,7 @@ from tunewright.data.read import Place, SourceLike, locate, read_lazily
 from tunewright.errors import DataError
 from tunewright.files.cache import passing_folder
 from tunewright.files.stamp import stamp
+from tunewright.machine import installed
 from tunewright.tasks.base import discover_labels
 
 log = logging.getLogger(__name__)
@@ -153,9 +154,9 @@ def cursor(
     )
 
 
-def labels_of(sources: Sequence[SourceLike], base: Path | str = ".") -> tuple[str, ...]:
-    """Class names of labelled sources, in the order of their ids."""
-    labels = discover_labels(r for s in sources for r in read_lazily(s, base).records)
+def labels_of(sources: Sequence[SourceLike], task: Task, base: Path | str = ".") -> tuple[str, ...]:
+    """Class names of a task's labelled sources, in the order of their ids."""
+    labels = discover_labels((r for s in sources for r in read_lazily(s, base).records), task.label_values)
     if not labels:
         raise DataError(
             "no row has a label",
@@ -243,7 +244,8 @@ def _key(
     """A hash of everything that decides a source's encoded rows."""
     h = hashlib.sha256()
     spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit]
-    for part in (json.dumps(spec), task.name, options.key(), tokenizer_hash(tokenizer), _code_hash()):
+    code = _code_hash() + installed.code_hash((installed.TASKS, installed.SHAPES))
+    for part in (json.dumps(spec), task.name, options.key(), tokenizer_hash(tokenizer), code):
         h.update(part.encode() + b"\0")
     h.update(change.encode())
     h.update((place.made.key if place.made is not None else "").encode())

@@ -116,7 +116,7 @@ class Looking:
             return flags
         if self._generates and any(map(self._marker.search, texts_of(record))):
             flags |= MARKER
-        if whole and not flags & UNTRAINED and row.label is None and fields.get("kind") not in ("mask", "scored"):
+        if self._generates and whole and not flags & UNTRAINED:
             flags |= TWO_BOS if starts_twice(row, self._bos) else 0
             flags |= NO_BOS if self._start and list(row.input_ids[:1]) != self._start else 0
             flags |= NO_END if not end_is_trained(row, self._ends) else 0

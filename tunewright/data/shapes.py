@@ -6,34 +6,18 @@ Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 from tunewright.contract.records import RowProblem
+from tunewright.contract.shape import Shape, as_it_is
 from tunewright.data.sharegpt import turns_of
-from tunewright.errors import did_you_mean
+from tunewright.errors import MethodError, did_you_mean
+from tunewright.machine import installed
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A shape's name, the columns that tell it, and how it becomes canonical."""
-
-    name: str
-    columns: tuple[str, ...]
-    canonical: Callable[[Row], Row]
-
-    @cached_property
-    def needs(self) -> frozenset[str]:
-        """The columns, to be compared with a row's."""
-        return frozenset(self.columns)
-
-
-def _same(row: Row) -> Row:
-    return row
 
 
 def _sharegpt(row: Row) -> Row:
@@ -100,26 +84,48 @@ def _segments(row: Row) -> Row:
 
 
 SHAPES = (
-    Shape("chat", ("messages",), _same),
+    Shape("chat", ("messages",), as_it_is),
     Shape("sharegpt", ("conversations",), _sharegpt),
-    Shape("preference", ("prompt", "chosen", "rejected"), _same),
+    Shape("preference", ("prompt", "chosen", "rejected"), as_it_is),
     Shape("preference-chat", ("chosen", "rejected"), _pair_as_chat),
-    Shape("stepwise", ("prompt", "completions", "scores"), _same),
+    Shape("stepwise", ("prompt", "completions", "scores"), as_it_is),
     Shape("stepwise", ("prompt", "completions", "labels"), _renamed("labels", "scores")),
-    Shape("prompt-completion", ("prompt", "completion"), _same),
+    Shape("prompt-completion", ("prompt", "completion"), as_it_is),
     Shape("prompt-completion", ("prompt", "response"), _renamed("response", "completion")),
     Shape("alpaca", ("instruction", "output"), _alpaca),
     Shape("alpaca", ("instruction", "response"), _alpaca),
-    Shape("image-label", ("image", "label"), _same),
-    Shape("text-label", ("text", "label"), _same),
-    Shape("text", ("text",), _same),
+    Shape("image-label", ("image", "label"), as_it_is),
+    Shape("text-label", ("text", "label"), as_it_is),
+    Shape("text", ("text",), as_it_is),
     Shape("segments", ("texts",), _segments),
 )
 """In the order in which they are tried: the first whose columns are all there."""
 
 
 def shape_names() -> list[str]:
-    return list(dict.fromkeys(s.name for s in SHAPES))
+    """Names of all shapes, those of other packages last."""
+    return list(dict.fromkeys([*(s.name for s in SHAPES), *installed.points(installed.SHAPES)]))
+
+
+@functools.cache
+def added(name: str) -> Shape:
+    """The shape of another package. MethodError where its entry point gives none."""
+    point = installed.points(installed.SHAPES)[name]
+    shape = point.load({s.name for s in SHAPES})
+    if not isinstance(shape, Shape) or not shape.columns:
+        raise point.wrong("Shape with columns")
+    return replace(shape, name=name)
+
+
+def _added() -> tuple[list[Shape], list[str]]:
+    """The shapes of other packages, and what is wrong with those that cannot be had."""
+    shapes, broken = list[Shape](), list[str]()
+    for name in installed.points(installed.SHAPES):
+        try:
+            shapes.append(added(name))
+        except MethodError as error:
+            broken.append(error.what)
+    return shapes, broken
 
 
 def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
@@ -135,12 +141,20 @@ def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
 
 
 def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
-    """The shape of a row, by its columns; `wanted` names one. RowProblem says what is missing."""
+    """The shape of a row, by its columns; `wanted` names one. RowProblem says what is missing.
+
+    Shapes of other packages are tried last: installing one changes nothing about rows that were read before.
+    """
     if wanted is None:
         for shape in SHAPES:
             if row.keys() >= shape.needs:
                 return shape
-    candidates = [s for s in SHAPES if wanted is None or s.name == wanted or wanted in s.columns]
+    own = {s.name for s in SHAPES}
+    others, broken = [added(wanted)] if wanted in {*installed.points(installed.SHAPES)} - own else [], list[str]()
+    if not others and wanted not in own:
+        others, broken = _added()
+    every = (*SHAPES, *others)
+    candidates = [s for s in every if wanted is None or s.name == wanted or wanted in s.columns]
     if not candidates:
         raise RowProblem("format", f"no row shape is called '{wanted}'", did_you_mean(str(wanted), shape_names()))
     for shape in candidates:
@@ -160,10 +174,10 @@ def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
             f"the row's columns ({has}) are no known shape",
             "write columns: {prompt: question, completion: answer}",
         )
-    known = "; ".join(" + ".join(s.columns) for s in SHAPES)
+    known = "; ".join(" + ".join(s.columns) for s in every)
     raise RowProblem(
         "row",
-        f"the row's columns ({has}) are no known shape",
+        "; ".join([f"the row's columns ({has}) are no known shape", *broken]),
         f"name them with columns: {{prompt: ..., completion: ...}}; known: {known}",
     )
 
@@ -172,4 +186,16 @@ def canonical(row: Mapping[str, Any], columns: Mapping[str, str], wanted: str | 
     """Bring a row to its canonical shape; return it with the shape's name. Raises RowProblem."""
     named = rename(row, columns) if columns else dict(row)
     shape = recognise(named, wanted)
-    return shape.canonical(named), shape.name
+    try:
+        return shape.canonical(named), shape.name
+    except RowProblem:
+        raise
+    except Exception as error:
+        if shape in SHAPES:
+            raise
+        comes_from = installed.points(installed.SHAPES)[shape.name].comes_from
+        raise RowProblem(
+            "row",
+            f"the shape '{shape.name}' of {comes_from} failed on it: {type(error).__name__}: {error}",
+            "take the row out; if nothing is wrong with it, the package has a defect",
+        ) from error

@@ -13,9 +13,13 @@ PLAIN = ("plain", "mask")
 
 
 def trained_tokens(row: Row) -> int:
-    """How many labels a row gives: tokens but the first with a weight above 0, or 1 for a row with a label."""
+    """How many labels a row gives: tokens but the first with a weight above 0 (with it where tokens have classes of
+    their own, `fields["targets"]`), or 1 for a row with a label.
+    """
     if row.label is not None:
         return int(row.weights[0] > 0)
+    if "targets" in row.fields:
+        return len(row.weights) - row.weights.count(0.0)
     later = row.weights[1:]
     return len(later) - later.count(0.0)
 
@@ -25,8 +29,8 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
     plain text and drops what has a question and an answer.
 
     Pieces overlap by one token, so that each token but the first stays a target exactly once; pieces without a trained
-    token are left out. A row with a label keeps its beginning (and its last token); pairs of answers and
-    scored ones cannot be split.
+    token are left out. A row with a label keeps its beginning (and its last token); pairs of answers, scored
+    ones and rows whose tokens have classes cannot be split.
     """
     longest = max(row.size, len(row.fields.get("rejected_ids", ())))
     if longest <= max_length:
@@ -39,7 +43,7 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
         )
     if policy == "auto":
         policy = "split" if row.fields.get("kind") in PLAIN else "drop"
-    if policy == "drop" or row.fields.keys() & {"rejected_ids", "scores"}:
+    if policy == "drop" or row.fields.keys() & {"rejected_ids", "scores", "targets"}:
         return []
     if row.label is not None:
         return [replace(row, input_ids=[*row.input_ids[: max_length - 1], row.input_ids[-1]])]

@@ -46,7 +46,7 @@ class Adapting:
 
     def __post_init__(self) -> None:
         f = self.finished
-        if not f.task.labelled:
+        if not f.task.classifies:
             raise MethodError(
                 f"a {f.task.name} model has no classes that a stream could be answered by",
                 where=str(f.folder),

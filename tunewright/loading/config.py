@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunewright.errors import ModelError, nearest
+from tunewright.errors import MethodError, ModelError, nearest
 from tunewright.loading.guard import said, without_chosen_code
 from tunewright.loading.locate import Located, read_config
 from tunewright.loading.quantised import refuse_quantised
@@ -63,15 +63,29 @@ def _serves(config: Any, task: Task, folder: Path) -> None:
 
     from tunewright.tasks import get_task, names
 
+    def usable(name: str) -> Task | None:
+        """A task that the model may do; none where another package's cannot be had."""
+        try:
+            other = get_task(name)
+        except MethodError:
+            return None
+        return other if hasattr(getattr(transformers, other.auto_class, None), "_model_mapping") else None
+
     def has(auto_class: str) -> bool:
         return type(config) in getattr(transformers, auto_class)._model_mapping
 
+    if not hasattr(getattr(transformers, task.auto_class, None), "_model_mapping"):
+        raise MethodError(
+            f"the task {task.name} loads its models by '{task.auto_class}', which transformers does not have",
+            where=type(task).__module__,
+            remedy="write auto_class = the name of a class of transformers such as AutoModelForTokenClassification",
+        )
     # an encoder's causal class exists for use as a decoder; without the causal mask it would see what it predicts
     encoder = has("AutoModelForMaskedLM") and not getattr(config, "is_decoder", False)
     if has(task.auto_class) and not (task.auto_class == "AutoModelForCausalLM" and encoder):
         return
     # what can be a reward model is a classifier of texts: it is named once
-    doing = {n: get_task(n) for n in names() if not get_task(n).scores or task.scores}
+    doing = {n: t for n in names() if (t := usable(n)) is not None and (not t.scores or task.scores)}
     able = [n for n, t in doing.items() if has(t.auto_class) and not (n == "text-generation" and encoder)]
     raise ModelError(
         f"a {config.model_type} model does not do {task.name}",

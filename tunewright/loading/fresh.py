@@ -70,7 +70,7 @@ def write_reader(
     elif spec.tokenizer is not None or spec.vocab_size is not None:
         key = "tokenizer" if spec.tokenizer is not None else "vocab_size"
         raise ModelError(f"the task {task.name} reads no text", where=f"model.{key}", remedy=f"leave {key} out")
-    if task.pools:
+    if task.makes_head:
         set_head(config, task, task.head_of(labels), Located(folder, "", None))
     model = _of_config(config, task, meta=True)
     if tokenizer is not None:

@@ -173,7 +173,7 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     located = locate(spec.name, spec.revision)
     config = config_for(located, task)
     tokenizer, processor = _readers(located, task)
-    if task.pools:
+    if task.makes_head:
         set_head(config, task, list(labels) if labels is not None else None, located)
     if tokenizer is not None:
         _fit_padding(tokenizer, task, located)
@@ -233,7 +233,7 @@ def _build(located: Located, config: Any, task: Task, labels: list[str] | None, 
     """The model with its weights; new parts are drawn by `seed`, the global generators are left as they were."""
     import transformers
 
-    classifies = "Classification" in task.auto_class
+    classifies = task.makes_head
     if classifies:
         set_head(config, task, labels, located)
     auto = getattr(transformers, task.auto_class)
@@ -269,7 +269,7 @@ def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None,
     """The model without values: every tensor is on the meta device."""
     import transformers
 
-    if "Classification" in task.auto_class:
+    if task.makes_head:
         set_head(config, task, labels, located)
     try:
         with quiet(), seeded(seed), torch.device("meta"):
@@ -294,7 +294,7 @@ def _check_keys(
 ) -> None:
     """A classifier's head may be new, when the labels are known; anything else that is missing is an error."""
     prefix = f"{model.base_model_prefix}."
-    classifies = "Classification" in task.auto_class
+    classifies = task.makes_head
     new = [k for k in missing + mismatched if classifies and (not k.startswith(prefix) or ".pooler." in k)]
     if lost := [k for k in missing + mismatched if k not in new]:
         head = not any(k.startswith(prefix) for k in lost)
@@ -325,7 +325,7 @@ def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, located: Located) -> 
             remedy="use the tokenizer that belongs to the model; new tokens are named in the recipe (new_tokens)",
         )
     _fit_padding(tokenizer, task, located)
-    if task.scores or "Classification" in task.auto_class and getattr(model.config, "pad_token_id", None) is None:
+    if task.scores or task.makes_head and getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id  # causal classifiers find each row's last token by it
 
 

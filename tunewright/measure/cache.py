@@ -28,6 +28,7 @@ from tunewright.errors import FolderError
 from tunewright.files.cache import cache_folder, written_aside
 from tunewright.files.tensors import save_tensors
 from tunewright.loading import load
+from tunewright.machine import installed
 from tunewright.measure import (
     _kv,
     _mode,
@@ -72,12 +73,15 @@ Measured = tuple[dict[str, Any], dict[str, Tensor]]
 
 @lru_cache
 def code_hash(modules: tuple[ModuleType, ...] = MODULES) -> str:
-    """Hash of the modules' source and of the versions of what they compute with."""
+    """Hash of the modules' source and of the versions of what they compute with; and of other packages' tasks and
+    metrics.
+    """
     h = hashlib.sha256()
     for module in modules:
         h.update(module.__name__.encode() + b"\0" + inspect.getsource(module).encode() + b"\0")
     for name in ("torch", "transformers", "tokenizers"):
         h.update(f"{name}={importlib.metadata.version(name)}\0".encode())
+    h.update(installed.code_hash((installed.TASKS, installed.METRICS)).encode())
     return h.hexdigest()
 
 

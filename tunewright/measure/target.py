@@ -1,15 +1,16 @@
 """The target: how well a model does what it is adapted to, row by row, under the ecosystem's metric names.
 
 Generated metrics ask the model and compare texts; teacher-forced ones read the answer; classified ones take the
-likeliest class; paired ones hold a preferred answer against the other. Every function keeps one RowResult a row,
+likeliest class; paired ones hold a preferred answer against the other; predicted ones compare what the task says of a
+row. Other packages add theirs by the entry-point group "tunewright.metrics". Every function keeps one RowResult a row,
 since paired tests and the reader need them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import functools
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.metric import Answered, Metric
 from tunewright.contract.pairs import Pair, paired
 from tunewright.contract.task import Task
-from tunewright.errors import RecipeError, did_you_mean
+from tunewright.errors import MethodError, RecipeError, did_you_mean
+from tunewright.machine import installed
 from tunewright.measure import _kv, text
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
@@ -43,25 +46,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A metric: how its rows are made (`kind`), whether more is better, and, if it is no mean of rows, the figure.
-
-    A `figure` lies from 0 to 1. `compare` scores a generated answer against a reference, and `misses` says of the start
-    of one that its score is 0 however it goes on; `per_label` gives [S] values a supervised position; `mean`: answers
-    are compared by their mean log-probability a token.
-    """
-
-    kind: Literal["generated", "teacher-forced", "classified", "paired"]
-    higher_is_better: bool = True
-    proportion: bool = False
-    compare: Callable[[str, str], float] | None = None
-    misses: Callable[[str, str], bool] | None = None
-    per_label: Callable[[Outputs, Batch], Tensor] | None = None
-    figure: Callable[[Sequence[RowResult]], float] | None = None
-    mean: bool = False
-
-
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
     return -outputs.log_probs()
 
@@ -70,7 +54,7 @@ def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
     return (outputs.logits.argmax(-1) == batch.labels).float()
 
 
-def macro_f1(results: Sequence[RowResult]) -> float:
+def macro_f1(results: Sequence[Answered]) -> float:
     """Mean over the classes seen (as answer or reference) of the F1 of each."""
     pairs = [(r.answer, r.reference) for r in results]
     scores = []
@@ -95,28 +79,60 @@ share of pairs whose chosen answer is likelier than the rejected one, by the sum
 (`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's."""
 
 
+def metric_names() -> list[str]:
+    """Names of all metrics, those of other packages last."""
+    return list(dict.fromkeys([*METRICS, *installed.points(installed.METRICS)]))
+
+
 def get_metric(name: str) -> Metric:
-    """The metric of a name. RecipeError with the nearest names when there is none."""
+    """The metric of a name. RecipeError with the nearest names when there is none, MethodError for one of another
+    package that cannot be had.
+    """
+    if name in installed.points(installed.METRICS):
+        return _added(name)
     if name not in METRICS:
         raise RecipeError(
-            f"no metric is called '{name}'", where="measurement.metric", remedy=did_you_mean(name, METRICS)
+            f"no metric is called '{name}'", where="measurement.metric", remedy=did_you_mean(name, metric_names())
         )
     return METRICS[name]
+
+
+@functools.cache
+def _added(name: str) -> Metric:
+    point = installed.points(installed.METRICS)[name]
+    metric = point.load(METRICS)
+    if not isinstance(metric, Metric):
+        raise point.wrong("Metric")
+    owed = {"generated": "compare", "teacher-forced": "per_label"}.get(metric.kind)
+    if owed is not None and getattr(metric, owed) is None:
+        raise MethodError(
+            f"the metric '{name}' of {point.comes_from} is {metric.kind}, and does not say how its rows are scored",
+            where=f"{point.module}:{point.attribute}",
+            remedy=f"give it `{owed}`",
+        )
+    return metric
 
 
 def check_metric(name: str, task: Task) -> Metric:
     """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have."""
     m = get_metric(name)
     remedy = "write metric: " + ("pair_accuracy" if task.scores else "accuracy") + " or metric: loss"
+    if m.tasks and task.name not in m.tasks:
+        what = f"'{name}' reads rows of {', '.join(m.tasks)}, not of {task.name}"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
+    if m.kind == "predicted" and not task.predicts:
+        what = f"'{name}' compares what a task predicts of a row, and {task.name} has no predict"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
     if m.kind == "generated" and not task.generates:
         what = f"'{name}' compares generated text, and {task.name} generates none"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
     if task.scores and (m.mean or m.kind == "teacher-forced" and name != "loss"):
         what = f"'{name}' reads tokens, and {task.name} gives one number a text"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
-    if m.kind == "classified" and not task.labelled:
+    if m.kind == "classified" and not task.classifies:
         what = f"'{name}' needs a class a row, and {task.name} rows have none"
         remedy = remedy if task.scores else "write metric: exact_match, metric: mean_token_accuracy or metric: loss"
+        remedy = "write metric: auto, metric: mean_token_accuracy or metric: loss" if task.per_token else remedy
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
     return m
 
@@ -157,7 +173,7 @@ def evaluate(
         return _compared(tokenizer, rows, answers, m)
     if m.kind == "paired":
         rows = [_pair(row, metric) for row in rows]
-    make = {"classified": _classified, "paired": _preferred}.get(m.kind, _teacher_forced)
+    make = {"classified": _classified, "paired": _preferred, "predicted": _predicted}.get(m.kind, _teacher_forced)
     results: list[RowResult | None] = [None] * len(rows)
     with measuring(model):
         for indices in _kv.batches_by_length([r.size for r in rows], batch_tokens, 64):
@@ -214,6 +230,12 @@ def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Inte
     if m.proportion:
         return wilson(round(sum(r.score for r in results)), len(results))
     return bootstrap_mean([r.score for r in results], weights=[r.weight for r in results], seed=seed)
+
+
+def figure_of(results: Sequence[RowResult], metric: str) -> float:
+    """The figure of a metric over at least one row, without an interval: rows count alike."""
+    figure = get_metric(metric).figure
+    return figure(results) if figure is not None else sum(r.score for r in results) / len(results)
 
 
 def difference(before: Sequence[RowResult], after: Sequence[RowResult], metric: str, *, seed: int = 0) -> Interval:
@@ -296,6 +318,26 @@ def class_results(config: Any, tokenizer: Any, rows: Sequence[Row], logits: Tens
             reference=str(names.get(row.label, row.label)),
             score=float(i == row.label),
             confidence=share,
+        )
+
+
+def _predicted(
+    model: PreTrainedModel, tokenizer: Any, task: Task, rows: Sequence[Row], batch: Batch, outputs: Outputs, m: Metric
+) -> Iterator[RowResult]:
+    """What the task says of each row, compared with what is right."""
+
+    def given(row: Row) -> str:
+        read = tokenizer.decode(row.input_ids, skip_special_tokens=True) if row.input_ids else ""
+        return str(row.fields.get("text", read))
+
+    for row, (answer, reference) in zip(rows, task.predict(outputs, batch, rows), strict=True):
+        yield RowResult(
+            id=row.id,
+            source=row.source,
+            prompt=given(row),
+            answer=answer,
+            reference=reference,
+            score=float(answer == reference) if m.compare is None else m.compare(answer, reference),
         )
 
 

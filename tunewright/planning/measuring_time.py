@@ -110,7 +110,7 @@ def _drift(session: Session, meter: Meter) -> tuple[float, Callable[[], float]]:
     """Seconds of the base's reference, and what gives those of a comparison with it. Training rows stand in for the
     sampled ones: as many as the comparison takes at once, so that its memory is met too."""
     task, spec, stand_in = session.task, session.recipe.measurement, session.stages[0].rows.rows
-    if task.labelled:
+    if meter.by_features:
         few = list(_spread(session.stages[0].rows, FEW).rows)
 
         def features() -> float:

@@ -93,6 +93,8 @@ def recipe_schema(kind_of_recipe: type[BaseModel]) -> dict[str, Any]:
     if "StreamSpec" in schema.get("$defs", {}):  # `test_time: [tent]` is short for its `adapt`
         stream = schema["$defs"]["StreamSpec"]
         stream["anyOf"] = [*_uses("adapt")["anyOf"], *(one for one in stream["anyOf"] if one.get("type") == "object")]
+    schema["properties"]["task"]["enum"] = list(catalogue.tasks())
+    schema["$defs"]["MeasureSpec"]["properties"]["metric"]["enum"] = ["auto", *catalogue.metrics()]
     schema["required"] = [k for k in schema["required"] if k != "stages"]
     schema["oneOf"] = [{"required": ["stages"]}, {"required": ["methods"]}]
     for kind in ROOMS:

@@ -53,6 +53,10 @@ class RunInfo(Part):
     resumed: int = Field(0, ge=0, description="how many times the run was resumed")
     command: str | None = Field(None, description="the command that made it")
     versions: dict[str, str] = Field(default_factory=dict, description="package -> version, python included")
+    parts: dict[str, str] = Field(
+        default_factory=dict,
+        description="task, metric, row shapes and methods that came from other packages -> distribution and version",
+    )
     hardware: Hardware | None = Field(None, description="the machine")
     threads: int | None = Field(None, ge=1, description="threads that torch used")
     load_at_start: float | None = Field(

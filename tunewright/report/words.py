@@ -188,6 +188,9 @@ def headline(report: Report) -> list[str]:
         sentences.append(_drifted(report))
     if spent(report):
         sentences.append(spent(report))
+    if report.run.parts:
+        others = [f"the {part} from {package}" for part, package in report.run.parts.items()]
+        sentences.append(f"Not of Tunewright itself: {_join(others)}.")
     return sentences
 
 

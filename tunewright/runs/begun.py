@@ -54,10 +54,11 @@ def surroundings(session: Session) -> dict[str, str]:
     """What equal bits are promised within: the libraries, what computes, and with how many threads."""
     import torch
 
+    from tunewright.runs.provenance import parts_of
     from tunewright.runs.results import processor, versions
 
     computes = {"device": session.device, "processor": processor(session.device)}
-    return {**versions(), **computes, "threads": str(torch.get_num_threads())}
+    return {**versions(), **parts_of(session), **computes, "threads": str(torch.get_num_threads())}
 
 
 def elsewhere(folder: RunFolder, session: Session) -> str | None:

@@ -51,7 +51,7 @@ def starts_from_probe(session: Session, part: StageInputs) -> bool:
     """Whether a stage's head is to be set: it was drawn afresh, the stage begins at the base, and the recipe has not
     said `head: random`.
     """
-    if not session.task.labelled or part.train.head != "probe" or (part.spec.start or "base") != "base":
+    if not session.task.classifies or part.train.head != "probe" or (part.spec.start or "base") != "base":
         return False
     return f"{classifier_head_name(session.adapted.model)}.weight" in session.adapted.new
 

@@ -34,7 +34,7 @@ from tunewright.measure.kept import DocumentLoss, document_losses
 from tunewright.measure.linear_probe import commonest_results, probe_results
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
-from tunewright.measure.target import answers_and_choices, evaluate, get_metric
+from tunewright.measure.target import answers_and_choices, evaluate, figure_of, get_metric
 from tunewright.runs.head_start import probe_of
 from tunewright.runs.session import Session
 
@@ -103,7 +103,7 @@ class Meter:
         self.features: Features | None = None
         self.drift_on = ""
         self.choices = True
-        self.probed = session.task.labelled and bool(self.rows)
+        self.probed = session.task.classifies and bool(self.rows)
         self.drift_rows: list[Row] = []
         self.predictor: nn.Module | None = None  # what decodes in the tuned model's place (predicting.py)
 
@@ -115,6 +115,12 @@ class Meter:
         self.spec = self.spec.model_copy(update={"few_shot": 0, "dial_rows": None})
         self.probed = False
         self.choices = choices
+
+    @property
+    def by_features(self) -> bool:
+        """Whether drift is told from what the head reads: a head that was just drawn says nothing of the base."""
+        task = self.session.task
+        return task.pools or task.per_token and bool(self.session.loaded.new)
 
     @property
     def model(self) -> Any:
@@ -149,7 +155,7 @@ class Meter:
         if self.probed:
             self._read_probe(readings)
         tensors: dict[str, Tensor] = {}
-        if self.drift_rows and self.session.task.pools:
+        if self.drift_rows and self.by_features:
             features = take_features(self.model, self.session.task, self.drift_rows)
             tensors = {"features": features.values}
         elif self.drift_rows:
@@ -195,7 +201,7 @@ class Meter:
 
     def _own_head(self) -> nn.Linear | None:
         """The base's own classification head; None when it was made afresh for this task, or gives no classes."""
-        if self.session.loaded.new or not self.session.task.labelled:
+        if self.session.loaded.new or not self.session.task.classifies:
             return None
         heads = [
             s.module
@@ -217,9 +223,9 @@ class Meter:
                 sequences = self._sampled(*shape)
             return sequence_rows(sequences.ids, sequences.conditioning)
         kept = [r for d in s.keep.values() for r in d.rows]
-        self.drift_on = "kept rows" if kept and not s.task.pools else "evaluated rows"
-        rows = kept if kept and not s.task.pools else self.rows
-        return rows[: self.spec.drift_sequences] if not s.task.pools else rows[:512]
+        self.drift_on = "kept rows" if kept and not s.task.makes_head else "evaluated rows"
+        rows = kept if kept and not s.task.makes_head else self.rows
+        return rows[: self.spec.drift_sequences] if not s.task.makes_head else rows[:512]
 
     def known(self) -> tuple[bool, bool]:
         """Whether (the base's readings, its drift sequences) are there already. Computes nothing of either."""
@@ -380,7 +386,7 @@ class Meter:
             some = evaluate(
                 self.model, s.tokenizer, s.task, list(rows)[:most], self.metric, max_new_tokens=self._longest()
             )
-            figures["target"] = sum(r.score for r in some) / len(some)
+            figures["target"] = figure_of(some, self.metric)
             self.samples = [(r.prompt, r.answer, r.reference) for r in some[:2]]
         return figures
 

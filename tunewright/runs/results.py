@@ -22,6 +22,7 @@ from tunewright.models.delta_names import module_of
 from tunewright.models.sites import parameters_by_role
 from tunewright.report import schema
 from tunewright.runs.meter import Meter, Readings
+from tunewright.runs.provenance import parts_of
 from tunewright.runs.session import Session
 from tunewright.runs.stages import TrainingOutcome
 from tunewright.training.budget import epochs_of, steps_per_epoch
@@ -45,7 +46,7 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
     )
     if base.few_shot:
         target.few_shot, target.shots = summary(base.few_shot, meter.metric), meter.spec.few_shot
-    target.fresh_head = meter.session.task.pools and bool(meter.session.loaded.new)
+    target.fresh_head = meter.session.task.makes_head and bool(meter.session.loaded.new)
     if len(meter.session.stages) > 1:
         target.tasks = by_task(base.target, meter.metric)
     if base.probe:
@@ -79,14 +80,13 @@ def probe_of(meter: Meter, after: Readings) -> schema.Measured:
 
 def unit_of(meter: Meter) -> str:
     """The target's unit: losses are in nats, all else are shares."""
-    return "fraction" if get_metric(meter.metric).higher_is_better else kept_unit(meter)
+    metric = get_metric(meter.metric)
+    return "fraction" if metric.higher_is_better or metric.kind == "predicted" else kept_unit(meter)
 
 
 def kept_unit(meter: Meter) -> str:
-    """The unit of a loss: one target a token, or one a row."""
-    each = {"image-classification": "nats per image", "text-classification": "nats per row"}
-    each["reward-modeling"] = "nats per pair, or squared points"
-    return each.get(meter.session.task.name, "nats per token")
+    """The unit of a loss, as the task says it."""
+    return meter.session.task.unit
 
 
 def kept_of(meter: Meter, after: Readings) -> list[schema.Measured]:
@@ -305,6 +305,7 @@ def run_info(session: Session, name: str, progress: dict[str, Any], cost: Cost) 
         resumed=progress.get("resumed", 0),
         command=progress.get("command"),
         versions=versions(),
+        parts=parts_of(session),
         hardware=schema.Hardware(
             device=session.device,
             name=processor(session.device),

@@ -48,7 +48,7 @@ def check(recipe: Recipe) -> None:
     spec = recipe.test_time
     if spec is None:
         return
-    if not get_task(recipe.task).labelled:
+    if not get_task(recipe.task).classifies:
         raise MethodError(
             f"a stream is answered by classes, and {recipe.task} rows have none",
             where="test_time",

@@ -1,17 +1,22 @@
-"""What tasks share: padding, epochs, and labels from names or ids."""
+"""What tasks are made of, ours and third parties': padding, epochs, templates, labels from names or ids, and a forward
+that sees what the head reads.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tunewright.contract.batch import Row
+from tunewright.contract.batch import Batch, Row
 from tunewright.contract.records import Record, RowProblem
+from tunewright.models import context
+from tunewright.pieces.heads import classifier_head
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int = 0) -> tuple[Tensor, Tensor]:
@@ -47,18 +52,48 @@ def fill(template: str, record: Record, **extra: Any) -> str:
         ) from None
 
 
-def label_id(value: Any, labels: Sequence[str] | None) -> int:
-    """A label's id from its name, else from its place in `labels`. Raises RowProblem for what is neither.
+@dataclass(frozen=True)
+class HeadRead:
+    """One forward: the model's output, what its head read ([R, D], or [R, L, D] of a head that reads every token; none
+    where no head ran), the head, and what the rows were (`models.context.Present`).
+    """
+
+    out: Any
+    read: Tensor | None
+    head: nn.Linear
+    present: Any
+
+
+def read_head(model: nn.Module, batch: Batch, inputs: dict[str, Any], *, hidden: bool = False) -> HeadRead:
+    """Run a model with a head of `config.num_labels` outputs. Methods that ask whose token stands where are told.
+
+    ModelError where the model has no such head.
+    """
+    seen: list[Tensor] = []
+    head = classifier_head(model)
+    hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        now = context.of_batch(batch)
+        with context.reading(now):
+            out = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
+    finally:
+        hook.remove()
+    return HeadRead(out, seen[-1] if seen else None, head, now)
+
+
+def label_id(value: Any, labels: Sequence[str] | None, field: str = "label") -> int:
+    """A label's id from its name, else from its place in `labels`. Raises RowProblem for what is neither; `field`: the
+    column that it names.
 
     A number is a name wherever a label's name is a number ("1" to "5"); then it is never taken for a place.
     """
     if labels is None:
         raise RowProblem(
-            "label", "the label names are not known", "give EncodeOptions.labels, from tasks.base.discover_labels"
+            field, "the label names are not known", "give EncodeOptions.labels, from tasks.base.discover_labels"
         )
     known = f"write one of: {', '.join(labels[:5])}" + (", ..." if len(labels) > 5 else "")
     if is_missing(value):
-        raise RowProblem("label", "the label is missing (null or NaN)", known)
+        raise RowProblem(field, "the label is missing (null or NaN)", known)
     if isinstance(value, str) and value in labels:
         return list(labels).index(value)
     if isinstance(value, bool):
@@ -67,18 +102,18 @@ def label_id(value: Any, labels: Sequence[str] | None) -> int:
                 return i
     number = _number(value)
     if number is None:
-        raise _no_label(value, known)
+        raise _no_label(value, known, field)
     if (name := label_name(value)) in labels:
         return list(labels).index(name)
     spelled = [_number(label) for label in labels]
     if spelled.count(number) == 1:
         return spelled.index(number)
     if number in spelled:
-        raise RowProblem("label", f"{value!r} may be any of several labels that are this number", known)
+        raise RowProblem(field, f"{value!r} may be any of several labels that are this number", known)
     if any(n is not None for n in spelled):
-        raise RowProblem("label", f"{value!r} is no known label (the labels' names are numbers)", known)
+        raise RowProblem(field, f"{value!r} is no known label (the labels' names are numbers)", known)
     if not 0 <= number < len(labels):
-        raise RowProblem("label", f"label id {value!s:.20} is outside 0..{len(labels) - 1}", known)
+        raise RowProblem(field, f"label id {value!s:.20} is outside 0..{len(labels) - 1}", known)
     return number
 
 
@@ -105,23 +140,25 @@ def _number(value: Any) -> int | None:
         return None
 
 
-def _no_label(value: Any, known: str) -> RowProblem:
+def _no_label(value: Any, known: str, field: str) -> RowProblem:
     if isinstance(value, str):
-        return RowProblem("label", f"{value[:60]!r} is no known label", known)
+        return RowProblem(field, f"{value[:60]!r} is no known label", known)
     if isinstance(value, int | float):
-        return RowProblem("label", f"{value} is no class id", "for classification write a class name or a whole number")
-    return RowProblem("label", f"a label is a name or an id, not {type(value).__name__}", known)
+        return RowProblem(field, f"{value} is no class id", "for classification write a class name or a whole number")
+    return RowProblem(field, f"a label is a name or an id, not {type(value).__name__}", known)
 
 
-def discover_labels(records: Iterable[Record], field: str = "label") -> tuple[str, ...]:
-    """Class names of a data set, in order; missing ones are skipped.
+def discover_labels(
+    records: Iterable[Record], values_of: Callable[[Record], Iterable[Any]] = lambda record: (record.get("label"),)
+) -> tuple[str, ...]:
+    """Class names of a data set, in order; missing ones are skipped. `values_of`: the labels that a record names.
 
     Names of numbers are in the order of the numbers, others in that of the alphabet. Where every label is a number,
     those below 0 are none (data sets write -1 where a label is held back), and where at least half of the numbers from
     0 to the largest occur, the others up to it are classes, too; not so where all are written with a point (1.0):
     those are values of a table, and its classes are the values.
     """
-    values = [r[field] for r in records if not is_missing(r.get(field))]
+    values = [v for r in records for v in values_of(r) if not is_missing(v)]
     names = {label_name(v) for v in values}
     numbers = {name: number for name in names if (number := _number(name)) is not None}
     if len(numbers) < len(names):

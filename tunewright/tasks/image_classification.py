@@ -69,6 +69,7 @@ class ImageClassification(Task):
     name: ClassVar[str] = "image-classification"
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
     labelled: ClassVar[bool] = True
+    unit: ClassVar[str] = "nats per image"
     reads_files: ClassVar[bool] = True
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:

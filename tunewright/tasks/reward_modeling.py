@@ -46,6 +46,7 @@ class RewardModeling(Task):
     name: ClassVar[str] = "reward-modeling"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     scores: ClassVar[bool] = True
+    unit: ClassVar[str] = "nats per pair, or squared points"
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Encode a pair, a scored answer, or the scored pieces of one."""

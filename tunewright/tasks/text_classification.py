@@ -23,6 +23,7 @@ class TextClassification(Task):
     name: ClassVar[str] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     labelled: ClassVar[bool] = True
+    unit: ClassVar[str] = "nats per row"
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Encode `text` and `label`, with the tokens that the tokenizer puts around a text."""

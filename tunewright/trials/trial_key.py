@@ -1,9 +1,9 @@
 """The name of a trial: a hash of everything that decides its numbers, so that equal trials are run once.
 
 It holds the recipe without its name, the weights and files of the models, the content of the data files, what the code
-does that the run really uses (the modules that it imports, the task's and the named methods' with theirs; not how they
-are laid out, worded or where they lie: see `files.source`), with the versions of the libraries below. Names of folders
-do not count.
+does that the run really uses (the modules that it imports, the task's and the named methods' with theirs, the tasks,
+shapes and metrics of other packages; not how they are laid out, worded or where they lie: see `files.source`), with the
+versions of the libraries below. Names of folders do not count.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tunewright.errors import TunewrightError
 from tunewright.files import hashing, source
 from tunewright.files.home import expanded
 from tunewright.files.stamp import stamp
+from tunewright.machine import installed
 from tunewright.recipe import ModelSpec, Recipe, Source
 
 _SHOWN = ("errors", "report", "catalogue", "recipe", "machine", "runs.progress", "runs.track")
@@ -96,7 +97,7 @@ def core_files() -> tuple[Path, ...]:
 @functools.cache
 def _code(task: str) -> str:
     own = source.PACKAGE / "tasks" / f"{task.replace('-', '_')}.py"
-    code = source.plain_of({*core_files(), *source.closure([own], decides)})
+    code = source.plain_of({*core_files(), *source.closure([own, *installed.code()], decides)})
     source.keep()
     return code
 

@@ -15,7 +15,7 @@ class RowLabels(Need):
     when: ClassVar[Literal["once", "batch", "redraw"]] = "once"
 
     def check(self, run: Any) -> None:
-        if not run.task.labelled:
+        if not run.task.classifies:
             raise MethodError(
                 f"rows of the task {run.task.name} have no classes", where="task", remedy="use a classification task"
             )

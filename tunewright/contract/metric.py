@@ -1,0 +1,60 @@
+"""What a metric is: which reading of the rows it takes, and how their figure is made.
+
+Shapes: S labels, as in `contract.batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tunewright.contract.batch import Batch, Outputs
+
+
+class Answered(Protocol):
+    """An evaluated row as a figure sees it: what the model answered, what was expected, and the metric on this row."""
+
+    @property
+    def answer(self) -> str: ...
+
+    @property
+    def reference(self) -> str: ...
+
+    @property
+    def score(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: how its rows are made (`kind`), whether more is better, and, if it is no mean of rows, the figure.
+
+    Kinds: "generated" compares text that the model writes; "teacher-forced" reads the targets; "classified" takes the
+    likeliest class of a row; "paired" holds a preferred answer against the other; "predicted" compares what the task's
+    own `predict` says of a row. `tasks`: names of the tasks whose rows it can read; (): all that its kind allows.
+
+    A `figure` lies from 0 to 1, and so do the scores of "predicted" rows. `compare` scores an answer against a
+    reference (of a "predicted" row without it: 1 where both are equal, else 0), and `misses` says of the start of a
+    generated one that its score is 0 however it goes on; `per_label` gives [S] values a supervised position;
+    `proportion`: scores are 0 or 1; `mean`: answers are compared by their mean log-probability a token.
+    """
+
+    kind: Literal["generated", "teacher-forced", "classified", "paired", "predicted"]
+    higher_is_better: bool = True
+    proportion: bool = False
+    compare: Callable[[str, str], float] | None = None
+    misses: Callable[[str, str], bool] | None = None
+    per_label: Callable[[Outputs, Batch], Tensor] | None = None
+    figure: Callable[[Sequence[Answered]], float] | None = None
+    mean: bool = False
+    tasks: tuple[str, ...] = ()
+
+
+OWN = (
+    *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro"),
+    *("pair_accuracy", "pair_accuracy_norm"),
+)
+"""Names of Tunewright's own metrics, which `measure.target` defines."""

@@ -1,0 +1,38 @@
+"""Which parts of a run came from other packages: their distributions and versions, for the report and for a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tunewright import catalogue
+from tunewright.machine import installed
+from tunewright.runs.session import Session
+
+METHODS = "tunewright.methods"
+
+
+def parts_of(session: Session) -> dict[str, str]:
+    """Kind and name of each part -> its distribution with the version. Row shapes are those that rows were read by."""
+    named = {installed.TASKS: {session.task.name}, installed.METRICS: set(_metrics(session))}
+    named[installed.SHAPES] = {s.format for s in session.recipe.data.train if s.format} | _shapes(session)
+    named[METHODS] = {catalogue.canonical(use.name) for _, _, use in session.recipe.uses()}
+    return {
+        f"{point.kind} {name}": point.comes_from
+        for group, names in named.items()
+        for name, point in installed.points(group).items()
+        if name in names
+    }
+
+
+def _metrics(session: Session) -> Iterator[str]:
+    metric = session.recipe.measurement.metric
+    rows = session.eval.rows if session.eval is not None else ()
+    if metric != "auto":
+        yield metric
+    elif len(rows):
+        yield session.task.default_metric(rows)
+
+
+def _shapes(session: Session) -> set[str]:
+    datasets = [part.rows for part in session.stages] + ([session.eval] if session.eval is not None else [])
+    return {shape for d in datasets for one in d.sources if one.facts is not None for shape in one.facts.shapes}
