@@ -7,7 +7,7 @@ the same outputs packed as alone. A packed call is `model(input_ids [1, T], posi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from tunewright.models.varlen import Pattern, attention_pairs, packed_attention, plain_attention
 
-__all__ = ["NAME", "attention_pairs", "packed_kwargs", "plain_attention", "prepare_attention"]
+__all__ = ["NAME", "attention_pairs", "packed_kwargs", "plain_attention", "prepare_attention", "watchable", "watching"]
 
 NAME = "tunewright_packed"
 """The name under which the functions are registered, and which `config._attn_implementation` then holds."""
@@ -29,6 +29,10 @@ NAME = "tunewright_packed"
 LENGTHS = (7, 4)
 """Row lengths of the self-test."""
 
+See = Callable[[Tensor, Tensor, Pattern], None]
+"""Is told the queries [B, H, T, D], keys [B, K, T, D] and the pattern of one layer's attention."""
+
+_watched: ContextVar[See | None] = ContextVar("tunewright_watched_attention", default=None)
 _seen: ContextVar[list[int | None] | None] = ContextVar("tunewright_packed_calls", default=None)
 
 
@@ -74,6 +78,10 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention function [1, H, T, D] -> [1, T, H, D]: rows alone where boundaries are given, sdpa otherwise."""
     cu_seqlens = kwargs.get("cu_seq_lens_q")
+    see = _watched.get()
+    if see is not None:
+        ahead = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+        see(query, key, Pattern(ahead, kwargs.get("sliding_window"), scaling))
     if cu_seqlens is None:
         mask = attention_mask.make() if isinstance(attention_mask, DeferredMask) else attention_mask
         return sdpa_attention_forward(
@@ -91,6 +99,34 @@ def _attention(
     pattern = Pattern(bool(causal), kwargs.get("sliding_window"), scaling)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return packed_attention(q, k, v, cu_seqlens, kwargs["max_length_q"], pattern, dropout)[None], None
+
+
+def watchable(model: nn.Module) -> bool:
+    """Whether a model's attention goes through the library's interface, so that `watching` sees it."""
+    return isinstance(model, PreTrainedModel) and bool(model.is_backend_compatible())
+
+
+@contextmanager
+def watching(model: nn.Module, see: See) -> Iterator[None]:
+    """Inside, `see` is told of the attention of each layer of each forward of `model`, in order.
+
+    A model that does not pack calls our function (which is sdpa then) for the while. What is seen are queries and keys
+    as they are multiplied, with their positions turned in: what a layer puts on top of their product (a cap, a bias,
+    sinks) is not in them.
+    """
+    assert isinstance(model, PreTrainedModel)
+    before = model.config._attn_implementation
+    if before != NAME:
+        AttentionInterface.register(NAME, _attention)
+        AttentionMaskInterface.register(NAME, _mask)
+        model.set_attn_implementation(NAME)
+    token = _watched.set(see)
+    try:
+        yield
+    finally:
+        _watched.reset(token)
+        if before != NAME:
+            model.set_attn_implementation(before)
 
 
 def prepare_attention(model: nn.Module) -> bool:
