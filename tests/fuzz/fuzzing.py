@@ -50,14 +50,17 @@ def outcome(arguments: Sequence[str]) -> Outcome:
     """What a command line did with its inputs."""
     from tunewright.commands import cli
 
-    streams = sys.stdin, sys.stdout, sys.stderr
+    streams, kept = (sys.stdin, sys.stdout, sys.stderr), os.dup(1)
     with warnings.catch_warnings(), _limited():
         warnings.simplefilter("ignore")
         try:
             done = CliRunner().invoke(cli.app, list(arguments), input="")
-        except TooLong:
-            sys.stdin, sys.stdout, sys.stderr = streams  # it may have come while the runner put them back
+        except TooLong:  # it may have come while the runner put the streams back
             return Outcome(-1, "", f"took over {SECONDS} s")
+        finally:
+            sys.stdin, sys.stdout, sys.stderr = streams
+            os.dup2(kept, 1)  # a command that the system refused something lets go of it, as its last words
+            os.close(kept)
     error = done.exception
     if isinstance(error, TooLong):
         return Outcome(-1, "", f"took over {SECONDS} s")

@@ -30,7 +30,7 @@ CLAIM = Claim(
     extra={"measurement": {"metric": "loss"}},
     scales=("nano",),
     differs="procedural problems with wrong digits in the answers instead of instructions as they were found; judged "
-    "by the loss of right answers, in nats per token; one rate for both; the paper's two signals alone are not compared",
+    "by the loss of right answers, in nats per token; one rate for both; its two signals alone are not compared",
 )
 
 
