@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -175,3 +176,9 @@ def test_what_is_wrong_with_a_method_is_said_once(case: str, tmp_path: Path, mon
     assert message.count("error: ") == 1 and "Traceback" not in message
     for part in says:
         assert part in message, message
+
+
+def test_a_report_names_the_package_of_a_method(package: Path) -> None:
+    assert json.loads((package / "out" / "report.json").read_text())["run"]["parts"] == {
+        "method careful": "careful-method 0.1"
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tunewright import catalogue
 from tunewright.machine import installed
@@ -13,15 +13,18 @@ METHODS = "tunewright.methods"
 
 def parts_of(session: Session) -> dict[str, str]:
     """Kind and name of each part -> its distribution with the version. Row shapes are those that rows were read by."""
-    named = {installed.TASKS: {session.task.name}, installed.METRICS: set(_metrics(session))}
-    named[installed.SHAPES] = {s.format for s in session.recipe.data.train if s.format} | _shapes(session)
-    named[METHODS] = {catalogue.canonical(use.name) for _, _, use in session.recipe.uses()}
-    return {
-        f"{point.kind} {name}": point.comes_from
-        for group, names in named.items()
-        for name, point in installed.points(group).items()
-        if name in names
+    named: dict[str, Callable[[Session], Iterable[str]]] = {
+        installed.TASKS: lambda session: [session.task.name],
+        installed.METRICS: _metrics,
+        installed.SHAPES: _shapes,
+        METHODS: lambda session: [catalogue.canonical(use.name) for _, _, use in session.recipe.uses()],
     }
+    found: dict[str, str] = {}
+    for group, names_of in named.items():
+        points = installed.points(group)
+        names = set(names_of(session)) if points else set()
+        found |= {f"{p.kind} {name}": p.comes_from for name, p in points.items() if name in names}
+    return found
 
 
 def _metrics(session: Session) -> Iterator[str]:
