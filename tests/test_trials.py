@@ -42,6 +42,9 @@ def test_a_trial_has_the_figures_of_the_whole_run_and_leaves_its_record_alone(fo
     assert record.strengths[0].drift == next(s for s in report.trade if s.strength == 0.5).drift.value
     assert record.serves == [] and record.trained["methods"][0]["name"] == "lora"
     assert record.cost["peak_memory_bytes"] > 10**8
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "rows.jsonl").read_text().splitlines()]
+    assert record.rows.values.tolist() == [r["tuned_score"] for r in rows] and len(rows) == record.evaluated
+    assert record.rows.gains.tolist() == [r["tuned_score"] - r["base_score"] for r in rows]
     left = [p for p in store.folder.rglob("*") if p.is_file()]
     assert [p.suffix for p in left] == [".json"]
     assert json.loads(left[0].read_text())["key"] == key_of(recipe(folder))

@@ -102,6 +102,12 @@ class Claim(_Part):
         ),
     )
     extra: dict[str, Any] = Field(default_factory=dict, description="laid over the lab task's recipe, for every arm")
+    interval: Literal["seeds", "seeds and rows"] = Field(
+        "seeds",
+        description=(
+            "what the interval is over: seeds alone, all on the same rows, or seeds and rows (metric target alone)"
+        ),
+    )
     scales: tuple[Scale, ...] = Field(("nano", "real"), description="where it can be run")
     real: dict[str, Any] = Field(
         default_factory=dict, description="fields that differ at scale real: {'seeds': 5, 'budget': {'tokens': 20000}}"
@@ -131,6 +137,11 @@ class Claim(_Part):
             if any(not 2 <= b / a <= 4 for a, b in zip(rates, rates[1:], strict=False)):
                 raise ValueError(f"learning rates rise by a factor of about 3, got {rates}")
         metrics.find(self.metric)
+        if self.interval == "seeds and rows" and (self.metric != "target" or self.relative):
+            raise ValueError(
+                "interval='seeds and rows' needs metric='target', not relative: rows have no other figure that the "
+                f"effect is a mean of, got {self.metric!r}{', relative' if self.relative else ''}"
+            )
         if self.against == "best" and not all(self.rates_of(a) for a in self.baselines):
             raise ValueError("against='best' needs rates for every baseline: the best is found on validation rows")
         if self.real:
@@ -231,6 +242,12 @@ def _unsound(error: ValueError, file: Path) -> ClaimError:
 
 
 def _whole(loaded: Loaded) -> Loaded:
+    if loaded.measure is not None and loaded.claim.interval != "seeds":
+        raise ClaimError(
+            "a claim with its own `measure` has one figure a seed, and no rows",
+            where=str(loaded.file),
+            remedy="leave interval='seeds and rows' out",
+        )
     if loaded.measure is None and not loaded.claim.baselines:
         raise ClaimError(
             "a claim without baselines needs a function `measure`",

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from tunewright.claims import metrics
 from tunewright.claims.claim import Claim
 from tunewright.claims.matched import match
-from tunewright.claims.results_io import ArmResult, Figures, PairResult, RunResult
+from tunewright.claims.results_io import ArmResult, Crossed, Figures, PairResult, RunResult
 from tunewright.claims.rule import Verdict, effects, verdict
 from tunewright.errors import ClaimError
+from tunewright.measure.crossed import Spread, spread
 
 ALONE = "nothing"  # the baseline of a figure that stands alone
 
@@ -51,7 +54,9 @@ def pair_up(claim: Claim, method: Sequence[Any], baseline: Sequence[Any], name: 
             for records in (method, baseline)
         ]
         return PairResult(
-            baseline=name, effects=effects(figures[0], figures[1], claim.direction, relative=claim.relative)
+            baseline=name,
+            effects=effects(figures[0], figures[1], claim.direction, relative=claim.relative),
+            crossed=_crossed(claim, method, baseline) if claim.interval == "seeds and rows" else None,
         )
     gaps: list[float | None] = []
     said = []
@@ -78,7 +83,37 @@ def judge_records(
     _complete(claim, {name: len(runs) for name, runs in records.items()})
     _check_direction(claim, records[claim.method.name])
     pairs = [pair_up(claim, records[claim.method.name], records[b.name], b.name) for b in claim.baselines]
-    return pairs, verdict({p.baseline: p.effects for p in pairs if best is None or p.baseline == best}, claim.smallest)
+    return pairs, judge_pairs(claim, pairs, best)
+
+
+def judge_pairs(claim: Claim, pairs: Sequence[PairResult], best: str | None = None) -> Verdict:
+    """What the rule says of pairs, or of the one against the best baseline."""
+    judged = {p.baseline: p for p in pairs if best is None or p.baseline == best}
+    both = claim.interval == "seeds and rows"
+    spreads = {name: _spread(p) for name, p in judged.items()} if both else None
+    return verdict({name: p.effects for name, p in judged.items()}, claim.smallest, spreads)
+
+
+def _spread(pair: PairResult) -> Spread | None:
+    there = [e for e in pair.effects if e is not None]
+    if pair.crossed is None or not there:
+        return None
+    found = pair.crossed
+    return Spread(sum(there) / len(there), found.error, found.df, len(there), found.rows)
+
+
+def _crossed(claim: Claim, method: Sequence[Any], baseline: Sequence[Any]) -> Crossed | None:
+    """Over seeds and rows; None where a record does not hold its rows, or not the same ones."""
+    runs = [*method, *baseline]
+    rows = [r.rows for r in runs if getattr(r, "rows", None) is not None]
+    if len(method) < 2 or len(rows) < len(runs) or not all(r.same_rows(rows[0]) for r in rows):
+        return None
+    sign = 1.0 if claim.direction == "higher" else -1.0
+    gaps = [sign * (m.rows.values - b.rows.values) for m, b in zip(method, baseline, strict=True)]
+    if len(gaps[0]) < 2:
+        return None
+    found = spread(np.stack(gaps), rows[0].counts)
+    return Crossed(error=found.error, df=found.df, rows=found.rows)
 
 
 def _check_direction(claim: Claim, records: Sequence[Any]) -> None:

@@ -197,6 +197,7 @@ def _row(loaded: Loaded, scale: Scale, result: ScaleResult, corrected: str | Non
         "status": result.status,
         "holm": corrected,
         "interval": result.interval,
+        "rows": next((p.crossed.rows for p in result.pairs if p.crossed is not None), None),
         "smallest": result.smallest,
         "metric": result.metric,
         "relative": loaded.claim.relative,
@@ -240,7 +241,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     note = (
         "effect: mean over seeds and 95 % interval, positive where the method is better; d: smallest effect of "
         "interest, set before any run; all seeds are judged on the same rows: what other rows would give is in no "
-        "interval"
+        "interval but those over seeds x rows"
     )
     unread = sum(r["checked"] is False for r in found)
     if unread:
@@ -263,6 +264,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         )
         effect = f"{_number(interval['value'], row)}{ends}"
     usable = "" if seeds is None else f"{seeds}" if row["usable"] == seeds else f"{row['usable']} of {seeds}"
+    usable += f" x {row['rows']} rows" if row["rows"] else ""
     word = row["verdict"] or f"({row['status']})"
     again = "" if row["attempts"] == 1 else f" (attempt {row['attempts']})"
     return (

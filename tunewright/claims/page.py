@@ -48,7 +48,8 @@ def verdicts(results: Path | None = None) -> str:
         (
             f"{len(judged)} results: {counts['holds']} hold, {counts['fails']} fail, {counts['unclear']} are unclear, "
             f"{counts['not tested']} tested nothing, each at the scale beside it. All seeds of a claim are judged "
-            "on the same rows (200 to 400): what other rows would give is in no interval."
+            "on the same rows (200 to 400): what other rows would give is in no interval "
+            "but of those that are judged over seeds and rows (seeds x rows, in the last column)."
         ),
         "",
     ]

@@ -16,7 +16,7 @@ from tunewright.claims import claim as claims
 from tunewright.claims import judging, listing, metrics, results_io, tested
 from tunewright.claims.claim import Claim
 from tunewright.claims.results_io import ArmResult, PairResult, RunResult, ScaleResult
-from tunewright.claims.rule import effects, verdict
+from tunewright.claims.rule import effects
 
 
 def rejudged(claim: Claim, result: ScaleResult) -> ScaleResult:
@@ -30,8 +30,7 @@ def rejudged(claim: Claim, result: ScaleResult) -> ScaleResult:
             effects=effects([r.figure for r in method.runs], [0.0] * len(method.runs), claim.direction),
         )
     ]
-    counted = {p.baseline: p.effects for p in again.pairs if again.best is None or p.baseline == again.best}
-    again.judged = verdict(counted, claim.smallest)
+    again.judged = judging.judge_pairs(claim, again.pairs, again.best)
     tested.settle(claim, again)
     return again
 
@@ -43,7 +42,9 @@ def _pair(claim: Claim, result: ScaleResult, method: ArmResult, baseline: ArmRes
         )
     figures = [[r.figure for r in arm.runs] for arm in (method, baseline)]
     return PairResult(
-        baseline=baseline.name, effects=effects(figures[0], figures[1], claim.direction, relative=claim.relative)
+        baseline=baseline.name,
+        effects=effects(figures[0], figures[1], claim.direction, relative=claim.relative),
+        crossed=next((p.crossed for p in result.pairs if p.baseline == baseline.name), None),
     )
 
 

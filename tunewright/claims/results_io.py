@@ -72,11 +72,20 @@ class ArmResult(_Part):
     runs: list[RunResult] = Field(default_factory=list)
 
 
+class Crossed(_Part):
+    """How sure the mean effect is over seeds and rows at once (`measure.crossed`)."""
+
+    error: float = Field(description="standard error")
+    df: float = Field(description="degrees of freedom")
+    rows: int = Field(description="rows that every seed was judged on")
+
+
 class PairResult(_Part):
     """Method against one baseline, seed by seed."""
 
     baseline: str
     effects: list[float | None] = Field(description="one per seed, positive where the method is better; null: none")
+    crossed: Crossed | None = Field(None, description="of a claim that is judged over seeds and rows")
     matched: list[dict[str, Any]] = Field(
         default_factory=list, description="at matched target: the target, both figures, or why not"
     )

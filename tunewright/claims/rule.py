@@ -8,7 +8,8 @@ effect of interest d, which was written down before the first run:
 
 d may be negative (non-inferiority: "loses at most |d|"). Against several baselines the method must beat each: `holds`
 takes every one (each at 97.5 % one-sided: an intersection-union test needs no correction), `fails` takes one of them
-at a level divided by their number (Bonferroni). A seed without an effect (a run that failed, a figure that is not
+at a level divided by their number (Bonferroni). A claim that declares interval="seeds and rows" is judged by the t
+interval over both (`measure.crossed`) instead. A seed without an effect (a run that failed, a figure that is not
 finite, curves that cannot be compared) is counted and makes the verdict `unclear`: dropping it could only flatter.
 """
 
@@ -20,6 +21,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunewright.measure.crossed import Spread, crossed_interval
 from tunewright.measure.intervals import Interval, t_interval
 
 Direction = Literal["higher", "lower"]
@@ -37,7 +39,8 @@ class Verdict(BaseModel):
     verdict: Word = Field(description="holds, fails or unclear")
     interval: Interval | None = Field(
         None,
-        description="the effect's mean over seeds and its 95 % t interval; of several baselines, the hardest one's",
+        description="the effect's mean over seeds and its 95 % t interval, over rows too where the claim says so; of "
+        "several baselines, the hardest one's",
     )
     smallest: float = Field(description="smallest effect of interest d")
     seeds: int = Field(ge=0, description="seeds that were run")
@@ -82,10 +85,15 @@ def effects(
     return differences
 
 
-def verdict(differences: Sequence[float | None] | Mapping[str, Sequence[float | None]], smallest: float) -> Verdict:
+def verdict(
+    differences: Sequence[float | None] | Mapping[str, Sequence[float | None]],
+    smallest: float,
+    spreads: Mapping[str, Spread | None] | None = None,
+) -> Verdict:
     """Judge one effect a seed (None: the seed gave none), or a list of them for each baseline. See the module.
 
-    ValueError when nothing is given or `smallest` is not finite.
+    `spreads`: of a claim that is judged over seeds and rows, baseline -> how sure the mean is over both; without one
+    the verdict is unclear. ValueError when nothing is given or `smallest` is not finite.
     """
     if not math.isfinite(smallest):
         raise ValueError(f"the smallest effect of interest must be a number, got {smallest}")
@@ -94,6 +102,8 @@ def verdict(differences: Sequence[float | None] | Mapping[str, Sequence[float | 
     if not differences:
         raise ValueError("there is nothing to judge")
     each = {name: _one(values, smallest) for name, values in differences.items()}
+    if spreads is not None:
+        each = {name: _crossed(found, spreads.get(name)) for name, found in each.items()}
     return next(iter(each.values())) if len(each) == 1 else _all_of(each, differences, smallest)
 
 
@@ -118,6 +128,33 @@ def _one(values: Sequence[float | None], smallest: float) -> Verdict:
         p_holds=high_p,
         p_fails=low_p,
         reason=reason,
+    )
+
+
+NO_ROWS = (
+    "its runs' records do not hold what each row gave, of the same rows for all: the interval is over seeds alone, and "
+    "the claim is to be judged over rows too"
+)
+
+
+def _crossed(alone: Verdict, found: Spread | None) -> Verdict:
+    """The verdict over seeds and rows, from that over seeds alone."""
+    from scipy.special import stdtr
+
+    if alone.reason is not None:
+        return alone
+    if found is None:
+        return alone.model_copy(update={"verdict": "unclear", "reason": NO_ROWS})
+    gap = found.mean - alone.smallest
+    t = gap / found.error if found.error else math.copysign(math.inf, gap) if gap else 0.0
+    high_p, low_p = float(stdtr(found.df, -t)), float(stdtr(found.df, t))
+    return alone.model_copy(
+        update={
+            "verdict": _word(high_p, low_p),
+            "interval": crossed_interval(found, level=LEVEL),
+            "p_holds": high_p,
+            "p_fails": low_p,
+        }
     )
 
 

@@ -22,6 +22,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     `cached`: what was found in a cache instead of computed.
     """
     from tunewright.measure.rows import pair, write_rows
+    from tunewright.measure.target import get_metric
     from tunewright.report import page
     from tunewright.report.schema import Report
     from tunewright.runs import artefacts, intact, pictures, probes, results, telling
@@ -65,14 +66,15 @@ def finish(work: Work, cached: list[str]) -> Result:
         notes=_notes(work),
         files=artefacts.described(work.folder.path),
     )
+    each = (meter.base.target, tuned.target) if meter.metric and get_metric(meter.metric).figure is None else None
     if work.figures_only:
-        return Result(work.folder.path, report, results.order_of(work.session, work.results))
+        return Result(work.folder.path, report, results.order_of(work.session, work.results), rows=each)
     rows = [r.model_dump() for r in pair(meter.base.target, tuned.target)]
     page.render(report, metrics, rows, work.folder.path, pictures.thumbnails(meter.rows))
     work.note()  # the last that is written before the files are hashed
     report.hashes = intact.hashes_of(work.folder.path)
     report.save(work.folder.path)
-    return Result(work.folder.path, report)
+    return Result(work.folder.path, report, rows=each)
 
 
 def _test_time(work: Work) -> list[Adaptation]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tunewright.measure.rows import RowResult
     from tunewright.report.schema import Report
 
 
@@ -15,13 +17,15 @@ class Result:
     """A finished run: its folder and what report.json holds. `print(result)` gives the table of the command line.
 
     `order`: a hash of the training rows as they are drawn (trials). `earlier`: an earlier process finished the run, and
-    nothing was done now.
+    nothing was done now. `rows`: what each evaluated row gave of the base and of the tuned model, where the target is
+    their mean.
     """
 
     folder: Path
     report: Report
     order: str | None = None
     earlier: bool = False
+    rows: tuple[Sequence[RowResult], Sequence[RowResult]] | None = None
 
     def __str__(self) -> str:
         from tunewright.report import terminal

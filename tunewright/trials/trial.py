@@ -26,6 +26,7 @@ from tunewright.files.cache import write_json
 from tunewright.machine import host
 from tunewright.machine.memory import give_back_freed_memory
 from tunewright.recipe import Recipe
+from tunewright.trials.row_scores import RowScores
 from tunewright.trials.trial_key import key_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class TrialRecord(_Part):
     target_unit: str = Field("fraction", description="its unit")
     direction: Literal["higher", "lower"] = Field("higher", description="which way the target is better")
     evaluated: int | None = Field(None, description="rows that the target was measured on")
+    rows: RowScores | None = Field(
+        None, description="the target row by row; none: it is no mean over rows, or the record is of before"
+    )
     drift_measure: Literal["kl", "1-cka"] | None = Field(
         None, description="'kl' in nats per token, or '1-cka' from 0 to 1"
     )
@@ -252,6 +256,7 @@ def _figures(recipe: Recipe, folder: Path, *, whole: bool, threads: int | None) 
     peak = host.recent_peak()
     if peak is not None and not str(figures["hardware"].get("device", "cpu")).startswith("cuda"):
         figures["cost"]["peak_memory_bytes"] = peak
+    figures["rows"] = RowScores.of(*result.rows) if result.rows is not None else None
     return {**figures, "recipe": Recipe.load(result.folder / "recipe.yaml").model_dump(mode="json")}
 
 
