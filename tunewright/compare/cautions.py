@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from tunewright.recipe import Recipe
 from tunewright.report.compare_schema import Comparison
+from tunewright.report.words import score, span
 from tunewright.trials.trial import TrialRecord
 
 MORE = 1.5
@@ -92,7 +93,12 @@ def _fixed_rows(made: Comparison) -> list[str]:
     if made.evaluated is None:
         return []
     said = f"every seed was judged on the same {made.evaluated:,} rows: what other rows would give is in no interval"
+    if any(a.gain_over_rows is not None for a in made.arms):
+        said += " over seeds, by which methods are called tied or behind"
     best = next((a for a in made.arms if a.against is not None and a.against.word == "best"), None)
+    if best is not None and best.gain_over_rows is not None:
+        ends = f"{score(best.gain_over_rows.value, made.unit, sign=True)} [{span(best.gain_over_rows, made.unit)}]"
+        return [f"{said} (over seeds and rows {best.name} gains {ends})"]
     if best is None or best.target is None or made.unit != "fraction":
         return [said]
     share = min(max(best.target.value, 0.0), 1.0)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tunewright.compare import over_rows
 from tunewright.compare.standing import compare_with_best
 from tunewright.measure.intervals import Bounds, Interval, t_interval
 from tunewright.measure.trade import at_target
@@ -159,6 +160,7 @@ def fill(
         arm.runs = [run_figures(r) for r in own]
         _sum_up(arm, own, bounded)
     _judge_gain(comparison, bounded)
+    over_rows.fill(comparison, records, bounded.gain, bounded.difference)
     _judge_kept(comparison, kept if kept is not None else records, bounded, records)
     comparison.winner, comparison.why = winner(comparison)
 

@@ -166,12 +166,18 @@ def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
         "drift_full": cell(arm.drift, NATS),
         "target": cell(arm.target, c.unit),
         "failed": failed,
+        "over_rows": _over_rows(c, arm.gain_over_rows),
+        "behind_over_rows": _over_rows(c, against.over_rows if against is not None else None),
         "dropped": dropped(arm),
         "serves": serves(arm),
         "winner": arm.name == c.winner,
         "compute": compute(c, arm),
         "rate": "none worked" if arm.rate is None else f"{arm.rate:.2g}",
     }
+
+
+def _over_rows(c: Comparison, interval: Interval | None) -> str:
+    return "" if interval is None else words.span(interval, c.unit)
 
 
 def _gain(c: Comparison, arm: ArmFigures) -> Cell:
@@ -296,6 +302,7 @@ def html(c: Comparison) -> str:
         "runs": sum(len(a.runs) for a in c.arms),
         "race": race_words(c),
         "drops": drops(c),
+        "over_rows": any(a.gain_over_rows is not None for a in c.arms),
     }
     return page("compare.html", context)
 
@@ -340,7 +347,7 @@ def _table(c: Comparison, stacked: bool) -> Table:
         table.add_row(
             escape(arm.name) + (" *" if r["winner"] else ""),
             _spanned(gain, stacked),
-            ", ".join(t for t in (gain.word, r["dropped"], failed) if t),
+            ", ".join(t for t in ("dropped" if arm.dropped else gain.word, failed) if t),
             _spanned(lost, stacked),
             words.size(arm.stored_bytes),
             words.seconds(arm.train_seconds),

@@ -29,6 +29,10 @@ class Against(Part):
         description="this arm minus the best one, positive: better; with the others' intervals right at once in 95 % "
         "(none for the best itself)",
     )
+    over_rows: Interval | None = Field(
+        None,
+        description="the same over seeds and rows, where runs kept what each row gave; no word hangs on it",
+    )
     p: float | None = Field(None, description="how often the best of as many equal methods is this far ahead of any")
     reason: str | None = Field(None, description="why it is unclear")
 
@@ -130,6 +134,7 @@ class ArmFigures(Part):
     runs: list[RunFigures] = Field(default_factory=list)
     dropped: Dropped | None = Field(None, description="by the race, before it had run all seeds")
     gain: Interval | None = Field(None, description="positive: better")
+    gain_over_rows: Interval | None = Field(None, description="over seeds and rows, where runs kept what each row gave")
     target: Interval | None = None
     against: Against | None = Field(None, description="gain, beside the best")
     lost: Interval | None = Field(
