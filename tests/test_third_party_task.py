@@ -25,6 +25,7 @@ from tunewright.machine import installed
 from tunewright.measure import cache, target
 from tunewright.measure.rows import read_rows
 from tunewright.planning.check import check_recipe
+from tunewright.planning.init import starter
 from tunewright.recipe import Recipe
 from tunewright.runs.run import resume as run_again
 from tunewright.runs.run import run
@@ -238,6 +239,12 @@ def test_names_are_known_wherever_names_are(beside: Path) -> None:
         recipe(beside, task="token-clasification")
     assert shapes.canonical({"tokens": ["a"], "tags": ["O"]}, {}, "tagged")[1] == "tagged"
     assert shapes.canonical({"text": "t", "tokens": ["a"], "tags": ["O"]}, {})[1] == "text"  # ours are first
+
+
+def test_a_first_recipe_names_the_task_of_the_shape(beside: Path) -> None:
+    text = starter("./base", beside / "train.jsonl")
+    assert "task: token-classification" in text and "rows of shape tagged: tokens, tags" in text
+    assert "max_length" in text and "Measured: 24 rows" in text
 
 
 def test_stored_runs_and_rows_see_the_packages_code(beside: Path, package: Path) -> None:

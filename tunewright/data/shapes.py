@@ -117,6 +117,11 @@ def added(name: str) -> Shape:
     return replace(shape, name=name)
 
 
+def task_of(name: str) -> str:
+    """The task that another package says rows of a shape are for; "" where it says none."""
+    return added(name).task if name in installed.points(installed.SHAPES) else ""
+
+
 def _added() -> tuple[list[Shape], list[str]]:
     """The shapes of other packages, and what is wrong with those that cannot be had."""
     shapes, broken = list[Shape](), list[str]()

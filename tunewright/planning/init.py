@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright import catalogue
+from tunewright.data.shapes import task_of
 from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError, did_you_mean
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
@@ -75,7 +76,7 @@ def starter(model: str, data: Path, task: str | None = None, file: str = "recipe
     if task is not None and task not in catalogue.tasks():
         raise RecipeError(f"no task '{task}'", where="--task", remedy=did_you_mean(task, catalogue.tasks()))
     seen = _seen(data)
-    chosen = task or _TASK_OF.get(seen.shape, "text-generation")
+    chosen = task or _TASK_OF.get(seen.shape) or task_of(seen.shape) or "text-generation"
     methods = _methods(model, chosen, seen.shape)
     measured = measure(model, data, chosen, seen.shape, [name for name, _, _ in methods])
     settings = measured.settings
