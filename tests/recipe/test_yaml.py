@@ -71,6 +71,11 @@ def test_scalars(text, value):
     assert got == value and type(got) is type(value)
 
 
+@pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028x", "a\u2029 b", "a: \x85\n\x85", "\x85" * 150])
+def test_line_breaks_that_few_know_are_written_so_that_they_are_read_again(text):
+    assert yaml_text.read(yaml_text.write({"k": [text]})).tree == {"k": [text]}
+
+
 KEYS = st.sampled_from(["a", "b", "c", "<", "<<<"])
 
 

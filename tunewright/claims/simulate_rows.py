@@ -60,7 +60,7 @@ class Answers:
         return right[0].astype(float) - right[1]
 
 
-SHAPES = {
+SHAPES: dict[str, Normal | Answers] = {
     "normal, seeds and rows matter alike": Normal(0.1, 1.0),
     "normal, rows matter more": Normal(0.02, 1.0),
     "normal, rows do not differ": Normal(0.1, 0.0),

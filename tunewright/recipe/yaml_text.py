@@ -64,7 +64,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def text(self, data: str) -> yaml.ScalarNode:
+        """Double quotes where a reader folds a line break that no other quotes write as an escape."""
+        folded = any(c in data for c in "\x85\u2028\u2029")
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if folded else None)
 
+
+_Dumper.add_representer(str, _Dumper.text)
 for _tag, _pattern, _first in (
     ("tag:yaml.org,2002:float", _FLOAT, "-+0123456789."),
     ("tag:yaml.org,2002:int", _INT, "-+0123456789"),
