@@ -340,7 +340,8 @@ def _table(c: Comparison, stacked: bool) -> Table:
     kept_or_drift = "lost, matched" if c.base_kept else "drift, matched"
     for name in ("method", gain_of, "", kept_or_drift, "stored", "training", "compute\na token"):
         left = name in ("method", "")
-        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+        least = len("dropped") if name == "" else None  # a word is not broken
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left, min_width=least)
     for r in (row(c, a) for a in ordered(c)):
         arm, gain, lost = r["arm"], r["gain"], r["lost"] if c.base_kept else r["drift"]
         failed = f"{len(r['failed'])} of {len(arm.runs)} failed" if r["failed"] else ""
