@@ -19,6 +19,7 @@ from tunewright.conformance.bench import Tiny, rows_of
 from tunewright.conformance.case import Case
 from tunewright.conformance.declared import fills_training_slots
 from tunewright.conformance.making import Makes
+from tunewright.machine import host
 from tunewright.recipe import Recipe
 from tunewright.runs import run as run_module
 from tunewright.tasks import get_task
@@ -149,11 +150,12 @@ def _numbers(tree: Any, path: str = "") -> Iterable[tuple[str, float]]:
 
 
 def machine() -> dict[str, str]:
-    """What bit equality is promised of: the processor's instructions and the libraries' versions."""
+    """What bit equality is promised of: the processor and the libraries' versions."""
     import transformers
 
     return {
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": host.processor(),
         "torch": torch.__version__.split("+")[0],
         "transformers": transformers.__version__,
     }

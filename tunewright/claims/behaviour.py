@@ -25,6 +25,7 @@ from tunewright.claims.claim_run import ClaimRun, recipe_of
 from tunewright.claims.results_io import Behaviour, ShortRun
 from tunewright.claims.short import SIZES, ShortRuns, Traced, cut
 from tunewright.errors import ClaimError
+from tunewright.machine import host
 
 CHOICES = 2
 """How many of a merge's choices are weighed."""
@@ -33,11 +34,14 @@ WEIGHED = ("seconds per step", "cost.peak_memory_bytes")
 
 
 def machine() -> dict[str, str]:
-    """What equality in every bit is promised of: the processor's instructions, and the libraries' versions."""
+    """What equality in every bit is promised of: the processor, which of two makers' may add in another order under the
+    same instructions, and the libraries' versions.
+    """
     import transformers
 
     return {
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": host.processor(),
         "torch": torch.__version__.split("+")[0],
         "transformers": transformers.__version__,
     }
