@@ -80,7 +80,8 @@ def _section(slot: Slot) -> str:
 
 def contract_page() -> str:
     """docs/contract.md."""
-    from tunewright.contract.method import READ_FIELDS, Method
+    from tunewright.contract.class_check import READ_FIELDS
+    from tunewright.contract.method import Method
 
     capabilities = (Method.__doc__ or "").split("\n\n", 1)[1]
     capabilities = "\n".join(line.removeprefix("    ") for line in capabilities.split("\n"))

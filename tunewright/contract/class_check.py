@@ -7,9 +7,17 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from tunewright.contract.method import READ_FIELDS, Method, arguments
+from tunewright.contract.method import Method, arguments
 from tunewright.contract.slot import SLOTS
 from tunewright.errors import MethodError, did_you_mean, nearest
+
+READ_FIELDS = {
+    "weight": "scales its objective or reward in the sum of several",
+    "reference": "what its rollout's divergence is from: base, or start (whose weights are then kept)",
+    "reuse": "optimizer steps on each rollout, by which a budget is planned",
+    "group": "the parameter group whose optimizer it makes: all, base, delta or owned",
+}
+"""Fields that the core itself reads, of a method that has them."""
 
 
 def check_class(cls: type[Method]) -> None:

@@ -159,15 +159,6 @@ def _plain(name: str) -> str:
     return name.replace(".", "/")
 
 
-READ_FIELDS = {
-    "weight": "scales its objective or reward in the sum of several",
-    "reference": "what its rollout's divergence is from: base, or start (whose weights are then kept)",
-    "reuse": "optimizer steps on each rollout, by which a budget is planned",
-    "group": "the parameter group whose optimizer it makes: all, base, delta or owned",
-}
-"""Fields that the core itself reads, of a method that has them."""
-
-
 class Method(BaseModel):
     """Base of every method. Subclasses add typed fields with descriptions, and functions named after slots.
 
