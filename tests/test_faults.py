@@ -360,9 +360,9 @@ INTERRUPTED = [
     (("check", "r.yaml"), "tunewright.planning.check:check", "begins anew"),
     (("export", "whole"), "tunewright.finished.export:open_run", "begins anew"),
     (("merge", "base", "base", "--method", "linear", "--out", "m"), "tunewright.weights.command:run", "goes on"),
-    (RUN, "tunewright.runs.assemble:load", "tunewright resume o"),
+    (RUN, "tunewright.runs.fresh:load", "tunewright resume o"),
     (RUN, "tunewright.runs.meter:Meter.prepare_base", "tunewright resume o"),
-    (RESUME, "tunewright.runs.assemble:load", "tunewright resume killed"),
+    (RESUME, "tunewright.runs.fresh:load", "tunewright resume killed"),
 ]
 
 

@@ -95,5 +95,7 @@ def test_the_rows_measured_are_those_of_the_split(inputs: Path) -> None:
 
 def test_every_field_of_evaluation_and_keep_has_a_case() -> None:
     assert set(EVALUATED) | {"metric", "split"} == set(MeasureSpec.model_fields) and set(KEPT) == set(Keep.model_fields)
-    stage = {"name", "start", "carry", "each", "data", "methods", "budget", "train"}
-    assert set(StageSpec.model_fields) == stage  # "each" has its cases in tests/recipe/test_sequence.py
+    stage = {"name", "start", "carry", "each", "rounds", "round", "data", "methods", "budget", "train"}
+    assert (
+        set(StageSpec.model_fields) == stage
+    )  # each and rounds: tests/recipe/test_sequence.py, tests/runs/test_made.py

@@ -22,7 +22,7 @@ __all__ = ["bench", "commands"]
 
 MOMENTS = [
     ("lora with dropout", at("tunewright.runs.results:command", 1)),  # while the command's imports go on
-    ("lora with dropout", at("tunewright.runs.assemble:load", 1)),
+    ("lora with dropout", at("tunewright.runs.fresh:load", 1)),
     ("lora with dropout", at("tunewright.runs.work:Work.write_resolved", 1)),
     ("lora with dropout", at("tunewright.runs.meter:Meter.prepare_base", 1)),
     ("lora with dropout", at(STEP, 2)),
@@ -106,7 +106,7 @@ def test_sigterm_writes_a_checkpoint_and_has_its_own_code(bench: Bench) -> None:
     same(bench.uninterrupted("lora with dropout"), bench.folder / "stopped")
 
 
-@pytest.mark.parametrize("moment", ["tunewright.runs.assemble:load", "tunewright.runs.meter:Meter.prepare_base", READ])
+@pytest.mark.parametrize("moment", ["tunewright.runs.fresh:load", "tunewright.runs.meter:Meter.prepare_base", READ])
 def test_sigterm_outside_training_can_be_resumed_too(bench: Bench, moment: str) -> None:
     out = "stopped-" + moment.rpartition(":")[2]
     done = bench.run("lora with dropout", out, at(moment, 1, "term"))

@@ -39,7 +39,7 @@ def agree(now: list[float], then: list[float], machine: dict[str, str]) -> None:
         assert now == then
     else:
         assert len(now) == len(then)
-        assert now[:NEAR_STEPS] == pytest.approx(then[:NEAR_STEPS], rel=1e-3, abs=1e-4)
+        assert now[:NEAR_STEPS] == pytest.approx(then[:NEAR_STEPS], rel=5e-3, abs=1e-4)
         # what is sampled, and what a quantised or sharply scaled weight does, parts ways step by step: not on the whole
         later = [sum(losses[NEAR_STEPS:]) / len(losses[NEAR_STEPS:]) for losses in (now, then)]
         assert later[0] == pytest.approx(later[1], rel=0.05, abs=0.05)

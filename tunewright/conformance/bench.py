@@ -186,8 +186,11 @@ def number_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="0", pad_token="0", eos_token="1")
 
 
-def record_of(row: Row, labelled: bool) -> Record:
-    """A tiny row as a user's record: tokens are numbers in its text."""
+def record_of(row: Row, labelled: bool, plain: bool = False) -> Record:
+    """A tiny row as a user's record: tokens are numbers in its text. `plain`: as text alone, four numbers a line."""
+    if plain:
+        lines = [" ".join(map(str, row.input_ids[i : i + 4])) for i in range(0, len(row.input_ids), 4)]
+        return Record({"text": "\n".join(lines)}, id=row.id, source=row.source)
     start = 0 if labelled else len(row.fields["prompt_ids"])
     texts = [" ".join(map(str, ids)) for ids in (row.input_ids[:start], row.input_ids[start:])]
     columns = {"text": texts[1], "label": row.label} if labelled else {"prompt": texts[0], "completion": texts[1]}
@@ -197,7 +200,9 @@ def record_of(row: Row, labelled: bool) -> Record:
 def row_of(record: Record, row: Row) -> Row:
     """The row of a changed record; `row` is what it was before."""
     if "text" in record:
-        return replace(row, input_ids=[int(t) for t in record["text"].split()], label=record["label"])
+        ids = [int(t) for t in record["text"].split()]
+        weights = row.weights if "label" in record else [1.0] * len(ids)
+        return replace(row, input_ids=ids, label=record.get("label"), weights=weights)
     prompt, completion = ([int(t) for t in record[c].split()] for c in ("prompt", "completion"))
     weights = [0.0] * len(prompt) + [1.0] * len(completion)
     return replace(row, input_ids=prompt + completion, weights=weights)
@@ -235,10 +240,7 @@ Saved = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 
 @dataclass
 class Tiny:
-    """One stage on the tiny set-up.
-
-    `records` are what the loop logged; `saved` states by step, if `keep` names steps.
-    """
+    """One stage on the tiny set-up. `records` are what the loop logged; `saved`: states by those steps in `keep`."""
 
     named: Named
     steps: int = 4
@@ -279,7 +281,10 @@ class Tiny:
         """Let methods on `example` see the training rows as records, whose text is the rows' tokens as numbers."""
         change = record_change(self.named, self.seed)
         if change is not None:
-            self.rows["train"] = [row_of(change(record_of(r, labelled)), r) for r in self.rows["train"]]
+            rows = enumerate(self.rows["train"])
+            self.rows["train"] = [
+                row_of(change(record_of(r, labelled, not labelled and i % 2 == 1)), r) for i, r in rows
+            ]
 
     def _earlier(self) -> None:
         """Stages before the one that is checked, for methods over several (`conformance_stages`), carried on in

@@ -26,9 +26,9 @@ from tunewright.report import summary, words
 from tunewright.report.schema import Report
 from tunewright.runs import intact
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.35}
 """Largest difference of logits, over their standard deviation, that folding may make by rounding (bfloat16 has 8 bits,
-and a folded weight is rounded to them; 0.07 was seen on a tiny model)."""
+and a folded weight is rounded to them; 0.07 and 0.23 were seen on tiny models, on two processors)."""
 
 
 @dataclass

@@ -67,7 +67,13 @@ class ConditionalPretraining(Method):
 
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation",)
     papers: ClassVar[tuple[str, ...]] = ("conditional-pretraining",)
-    conformance: ClassVar[dict[str, object]] = {"good": "7 ", "bad": "8 ", "avoid": ("3",), "segments": "lines"}
+    conformance: ClassVar[dict[str, object]] = {
+        "good": "7 ",
+        "bad": "8 ",
+        "avoid": ("3",),
+        "segments": "lines",
+        "model": "judge",
+    }
 
     @field_validator("avoid")
     @classmethod
