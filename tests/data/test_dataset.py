@@ -152,7 +152,7 @@ def test_pictures_are_cached_as_small_numbers(tmp_path):
         tmp_path / "p.npz", x=np.random.default_rng(0).integers(0, 255, (4, 20, 20), dtype=np.uint8), y=np.arange(4) % 3
     )
     options = EncodeOptions(
-        labels=labels_of([Source(path="p.npz")], get_task("image-classification"), tmp_path),
+        labels=labels_of([Source(path="p.npz")], tmp_path),
         image=image_options(config=tiny.vit().config),
     )
     task = get_task("image-classification")

@@ -154,9 +154,10 @@ def cursor(
     )
 
 
-def labels_of(sources: Sequence[SourceLike], task: Task, base: Path | str = ".") -> tuple[str, ...]:
-    """Class names of a task's labelled sources, in the order of their ids."""
-    labels = discover_labels((r for s in sources for r in read_lazily(s, base).records), task.label_values)
+def labels_of(sources: Sequence[SourceLike], base: Path | str = ".", task: Task | None = None) -> tuple[str, ...]:
+    """Class names of labelled sources, in the order of their ids, as a task (none: a column `label`) finds them."""
+    records = (r for s in sources for r in read_lazily(s, base).records)
+    labels = discover_labels(records, (task or Task()).label_values)
     if not labels:
         raise DataError(
             "no row has a label",

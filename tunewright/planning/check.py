@@ -102,7 +102,7 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
     first = len(refused)
     labels: Sequence[str] | None = recipe.data.labels
     if labels is None and task.labelled:
-        labels = labels_of(labelled_sources(recipe), task, recipe.base)
+        labels = labels_of(labelled_sources(recipe), recipe.base, task)
     model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
     if recipe.new_tokens:
         refused.of(add_to_tokenizer, model.tokenizer, recipe.new_tokens)

@@ -106,7 +106,7 @@ def _lengths(recipe: Recipe) -> _Lengths:
     from tunewright.tasks import get_task
 
     task, sources = get_task(recipe.task), recipe.data.train
-    labels = labels_of(sources, task, recipe.base) if task.labelled else None
+    labels = labels_of(sources, recipe.base, task) if task.labelled else None
     model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
     reads = model.tokenizer if model.tokenizer is not None else model.processor
     options = options_of(recipe.data, model.labels if task.labelled else None, model)

@@ -176,7 +176,7 @@ def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
     methods = [methods_of(recipe, stage, task.name) for stage in recipe.stages]
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
-        labels = labels_of(labelled_sources(recipe), task, recipe.base)
+        labels = labels_of(labelled_sources(recipe), recipe.base, task)
     model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
     if recipe.new_tokens:
         add_to_tokenizer(model.tokenizer, recipe.new_tokens)
@@ -190,7 +190,7 @@ def _model(
     """The recipe's model with its new tokens, and the labels in the order of its head."""
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
-        labels = labels_of(labelled_sources(recipe), task, recipe.base)
+        labels = labels_of(labelled_sources(recipe), recipe.base, task)
     loaded = load_model(recipe, task, task.head_of(labels), device, precision, weights)
     if task.labelled:  # a checkpoint's head keeps its own order of the labels
         names: Any = loaded.model.config.id2label  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -156,3 +157,16 @@ def discard_if_empty(folder: RunFolder) -> None:
     names = {p.name for p in folder.path.iterdir()} if folder.path.exists() else set()
     if names <= {RECIPE, LOCK, PROGRESS, BEGUN, BASE}:
         shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def unaltered(file: Path, digest: str, what: str) -> bytes:
+    """A file that the run noted by its SHA-256. CheckpointError, by what it holds, where it is not there or altered."""
+    try:
+        data = file.read_bytes()
+    except OSError as e:
+        why, cause = f"{what} cannot be read: {e.strerror or e}", e
+    else:
+        if hashlib.sha256(data).hexdigest() == digest:
+            return data
+        why, cause = f"{what} is not what the run noted: the file was altered", None
+    raise CheckpointError(why, where=str(file), remedy="put the file back, or begin a new run") from cause

@@ -113,7 +113,7 @@ def _make(recipe: Recipe, folder: Path, weights: bool) -> None:
 def _labels(recipe: Recipe, task: Task) -> Sequence[str] | None:
     if not task.labelled:
         return None
-    return recipe.data.labels or labels_of([*recipe.data.train, *(recipe.data.eval or [])], task, recipe.base)
+    return recipe.data.labels or labels_of([*recipe.data.train, *(recipe.data.eval or [])], recipe.base, task)
 
 
 def _cached(recipe: Recipe, weights: bool) -> Path:

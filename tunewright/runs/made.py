@@ -31,7 +31,7 @@ from tunewright.contract.writer import Journal, Writer
 from tunewright.data.caution import of_data
 from tunewright.data.shapes import canonical
 from tunewright.data.truncate import fit_length
-from tunewright.errors import CheckpointError, DataError, MethodError
+from tunewright.errors import DataError, MethodError
 from tunewright.files.cache import cache_folder
 from tunewright.files.checkpoint import write_texts
 from tunewright.loading.address import RemoteWriter
@@ -39,7 +39,7 @@ from tunewright.measure.cost import Cost
 from tunewright.models.adapted import Adapted
 from tunewright.models.flops import counting
 from tunewright.recipe import Recipe
-from tunewright.runs.folder import RunFolder
+from tunewright.runs.folder import RunFolder, unaltered
 from tunewright.runs.making import BASE, START, Makers, check_judges, judged_by, made_by, place_of, resolved
 from tunewright.runs.selected import use_rows
 from tunewright.runs.session import Making, Session, StageInputs
@@ -70,8 +70,8 @@ def settle(session: Session, part: StageInputs, folder: RunFolder, cost: Cost, s
         digests = _make(session, part, making, folder, cost, say)
         folder.note_progress(cost=cost.state(), **{MADE: {**noted, stage: digests}})
         noted = {stage: digests}
-    head = json.loads(_unaltered(about, noted[stage][0]).split(b"\n", 1)[0])
-    _unaltered(rows, noted[stage][1])
+    head = json.loads(unaltered(about, noted[stage][0], "what was made").split(b"\n", 1)[0])
+    unaltered(rows, noted[stage][1], "what was made")
     dataset = making.read(rows)
     told = _told(head)
     say(told)
@@ -81,24 +81,6 @@ def settle(session: Session, part: StageInputs, folder: RunFolder, cost: Cost, s
     if part.selection is not None:
         part.selection.pool, part.selection.records = dataset, lambda: making.records_of(dataset, rows)
     use_rows(session, part, dataset)
-
-
-def _unaltered(file: Path, digest: str) -> bytes:
-    try:
-        data = file.read_bytes()
-    except OSError as e:
-        raise CheckpointError(
-            f"what was made cannot be read: {e.strerror or e}",
-            where=str(file),
-            remedy="put the file back, or begin a new run",
-        ) from e
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise CheckpointError(
-            "what was made is not what the run noted: the file was altered",
-            where=str(file),
-            remedy="put the file back, or begin a new run",
-        )
-    return data
 
 
 # -- making ------------------------------------------------------------------------------------------------------------

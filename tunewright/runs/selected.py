@@ -23,11 +23,11 @@ from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.task import Task
 from tunewright.data.dataset import Dataset
-from tunewright.errors import CheckpointError, MethodError
+from tunewright.errors import MethodError
 from tunewright.files.cache import cache_folder
 from tunewright.measure.cost import Cost
 from tunewright.models.flops import counting
-from tunewright.runs.folder import RunFolder
+from tunewright.runs.folder import RunFolder, unaltered
 from tunewright.runs.selecting import START, Key, Selection, applied, method_of, record_key, rows_of
 from tunewright.runs.session import Session, StageInputs
 from tunewright.runs.sources import replayed_stages
@@ -199,20 +199,7 @@ def _write(file: Path, selection: Selection, spent: dict[str, Any], kept: list[t
 
 def _read(file: Path, digest: str) -> list[tuple[Key, float]]:
     """What is kept, in order."""
-    try:
-        data = file.read_bytes()
-    except OSError as e:
-        raise CheckpointError(
-            f"what was selected cannot be read: {e.strerror or e}",
-            where=str(file),
-            remedy="put the file back, or begin a new run",
-        ) from e
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise CheckpointError(
-            "what was selected is not what the run noted: the file was altered",
-            where=str(file),
-            remedy="put the file back, or begin a new run",
-        )
+    data = unaltered(file, digest, "what was selected")
     lines = [json.loads(line) for line in data.decode().strip("\n").split("\n")[1:]]
     ranked = sorted((x for x in lines if x["rank"] is not None), key=lambda x: int(x["rank"]))
     return [((x["source"], x["id"]), float(x.get("weight_at_start", 1.0))) for x in ranked]

@@ -95,7 +95,7 @@ def from_folders(
         )
     of = get_task(task)
     sources = [Source(path=str(f)) for f in data]
-    labels = labels_of(sources, of) if of.labelled else None
+    labels = labels_of(sources, task=of) if of.labelled else None
     names = [str(f) for f in folders]
     loaded = [load(n, of, labels=labels, precision=precision) for n in ([] if base is None else [str(base)]) + names]
     if labels is not None:  # a checkpoint's head keeps its own order of the labels
