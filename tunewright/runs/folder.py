@@ -161,6 +161,7 @@ def discard_if_empty(folder: RunFolder) -> None:
 
 def unaltered(file: Path, digest: str, what: str) -> bytes:
     """A file that the run noted by its SHA-256. CheckpointError, by what it holds, where it is not there or altered."""
+    cause: OSError | None = None
     try:
         data = file.read_bytes()
     except OSError as e:
@@ -168,5 +169,5 @@ def unaltered(file: Path, digest: str, what: str) -> bytes:
     else:
         if hashlib.sha256(data).hexdigest() == digest:
             return data
-        why, cause = f"{what} is not what the run noted: the file was altered", None
+        why = f"{what} is not what the run noted: the file was altered"
     raise CheckpointError(why, where=str(file), remedy="put the file back, or begin a new run") from cause
