@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Said = tuple[int, dict[str, str], Any]
-"""Status, headers, and the body: JSON values, or bytes as they are sent."""
+"""Status, headers, and the body: JSON values, bytes, or an iterator of bytes, as they are sent."""
 Answer = Callable[[str, dict[str, Any], dict[str, str]], Said]
 """(path, the request's body, its headers) -> what is said. It may sleep, or raise to break the connection."""
 
@@ -56,13 +56,16 @@ def serving(answer: Answer) -> Iterator[Server]:
                 self.close_connection = True
                 self.connection.close()
                 return
-            data = said if isinstance(said, bytes) else json.dumps(said).encode()
+            data = said if isinstance(said, bytes | Iterator) else json.dumps(said).encode()
+            length = {"Content-Length": str(len(data))} if isinstance(data, bytes) else {}
             try:
                 self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                for name, value in {**length, **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                for part in [data] if isinstance(data, bytes) else data:
+                    self.wfile.write(part)
+                    self.wfile.flush()
             except OSError:  # the client did not wait
                 return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,14 @@ def test_what_may_pass_is_tried_again(waits: list[float]) -> None:
         ((200, {}, {"choices": []}), ("another shape",)),
         ((200, {}, {"choices": [{"message": {"content": [1]}}]}), ("another shape", "list")),
         ((200, {}, [1]), ("another shape",)),
+        ((200, {}, b"[" * 100_000), ("no JSON",)),
+        ((200, {}, says("x" * 2**14)[2]), ("larger than", "OpenAI-compatible")),
     ],
 )
-def test_what_does_not_pass_ends_with_one_message(answer: Said, words: tuple[str, ...]) -> None:
+def test_what_does_not_pass_ends_with_one_message(
+    monkeypatch: pytest.MonkeyPatch, answer: Said, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(address, "LARGEST", 2**13 if "larger than" in words else address.LARGEST)
     with serving(lambda *given: answer) as server, pytest.raises(ModelError) as e:
         writer(server.url).generate(["x"])
     assert all(word in str(e.value) for word in words), str(e.value)
@@ -129,6 +135,25 @@ def test_an_address_that_is_slow_or_not_there(waits: list[float]) -> None:
     with pytest.raises(ModelError, match="no connection"):
         writer("http://127.0.0.1:9/v1").generate(["x"])
     assert len(waits) == 8
+
+
+def test_an_answer_that_breaks_off_may_be_whole_the_next_time(waits: list[float]) -> None:
+    whole = says("whole")
+    said = [(200, {"Content-Length": "9999"}, json.dumps(whole[2]).encode()), whole]
+    with serving(lambda *given: said.pop(0)) as server:
+        assert writer(server.url).generate(["x"])[0][0].text == "whole"
+    assert waits == [1.0]
+
+
+def test_an_answer_that_trickles_in_runs_into_the_limit() -> None:
+    def drops() -> Iterator[bytes]:
+        for byte in json.dumps(says("late" * 100)[2]).encode():
+            time.sleep(0.01)
+            yield bytes([byte])
+
+    with serving(lambda *given: (200, {}, drops())) as server:
+        with pytest.raises(ModelError, match=r"no answer within 0.1 s \(5 times"):
+            writer(server.url, timeout=0.1).generate(["x"])
 
 
 def test_what_was_written_before_a_failure_is_not_asked_again(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from tunewright.recipe import ModelSpec
 AT_ONCE = 8
 TRIES = 5
 LONGEST_WAIT = 60.0
+LARGEST = 16 * 2**20
+"""Bytes of one response, at most: what an address sends is never kept without an end."""
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Answers of a server that may be others a little later."""
 
@@ -98,7 +100,7 @@ class RemoteWriter(Writer):
             pause = float(2**attempt)
             try:
                 with _OPENER.open(request, timeout=self.spec.timeout) as response:
-                    return json.loads(response.read())
+                    return json.loads(self._whole(response))
             except urllib.error.HTTPError as e:
                 why = f"it answered {e.code}: {_said(e)}"
                 if e.code not in PASSING:
@@ -107,7 +109,7 @@ class RemoteWriter(Writer):
                         _REMEDIES.get(e.code, "look at what it says; the model's name or a parameter may not suit it"),
                     ) from None
                 pause = _asked_for(e.headers.get("Retry-After"), pause)
-            except ValueError as e:  # a body that is no JSON
+            except (ValueError, RecursionError) as e:  # a body that is no JSON
                 raise self._failed(f"it answered what is no JSON: {e}", "name an OpenAI-compatible address") from None
             except (TimeoutError, urllib.error.URLError, OSError, http.client.HTTPException) as e:
                 reason = getattr(e, "reason", e)
@@ -120,6 +122,22 @@ class RemoteWriter(Writer):
             f"see that the address is up, or raise models.{self.name}.timeout; then `tunewright resume` the run: "
             "what was written is kept",
         )
+
+    def _whole(self, response: Any) -> bytes:
+        """A response's body. ModelError where it is larger than any answer, TimeoutError where it only trickles in."""
+        ends, parts, size = time.monotonic() + self.spec.timeout, list[bytes](), 0
+        while part := response.read1(2**16):
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST:
+                raise self._failed(
+                    f"its answer is larger than {LARGEST >> 20} MiB", "name an OpenAI-compatible address"
+                )
+            if time.monotonic() > ends:
+                raise TimeoutError
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        return b"".join(parts)
 
     def _failed(self, why: str, remedy: str) -> ModelError:
         return ModelError(f"'{self.name}' cannot be asked: {why}", where=str(self.spec.url), remedy=remedy)
@@ -184,7 +202,7 @@ def _asked_for(header: str | None, otherwise: float) -> float:
 def _said(error: urllib.error.HTTPError) -> str:
     """The first words of what came with an error."""
     try:
-        text = error.read().decode("utf-8", "replace")
+        text = error.read(4096).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
         return str(error.reason)
     return " ".join(text.split())[:200] or str(error.reason)
