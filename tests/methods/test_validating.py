@@ -163,7 +163,7 @@ def test_the_teacher_is_the_average_of_the_weights_after_each_step():
     for t, now in enumerate(values, start=1):
         m = min(0.6, 1 - 1 / (t + 1))
         average = now[name] if t == 1 else m * average + (1 - m) * now[name]
-    torch.testing.assert_close(run.state("t").get(name), average, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(run.state("t").copies()[name], average, atol=1e-6, rtol=1e-5)
 
 
 def test_agreement_is_with_that_average():
@@ -174,7 +174,7 @@ def test_agreement_is_with_that_average():
 
     def watched(self, outputs: Outputs, batch, forward, state):
         loss = plain(self, outputs, batch, forward, state)
-        held_now = {n.replace("/", "."): t.clone() for n, t in state.named_buffers()}
+        held_now = {n: t.clone() for n, t in state.copies().items()}
         parameters = run.adapted.base_parameters()
         kept = {n: p.data for n, p in parameters.items()}
         for n, t in held_now.items():

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tunewright.contract.left import Earlier
 from tunewright.contract.slot import SLOTS
+from tunewright.contract.state import State as State
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.delta_names import DeltaName
 
@@ -117,46 +118,6 @@ class Candidates:
             if site.block is not None:
                 out[site.block].append(name)
         return out
-
-
-class State(nn.Module):
-    """What a method keeps between calls. Parameters train in a group of their own, buffers and `data` are saved.
-
-    `data` holds JSON values only. `rng` is the method's own generator for draws about weights, saved with the rest and
-    equal on all ranks. Buffers may change their shape. All tensors are on the model's device: what `setup` and
-    `begin_task` made is moved there, and so is what `keep` is given.
-    """
-
-    def __init__(self, **data: Any):
-        super().__init__()
-        self.data: dict[str, Any] = dict(data)
-        self.rng = random.Random(0)
-        self.device = torch.device("cpu")
-
-    def set_buffer(self, name: str, tensor: Tensor) -> None:
-        """Set the saved buffer `name`, whatever its shape was before; a parameter's name is one, with its dots."""
-        self._buffers[_plain(name)] = tensor.to(self.device)
-
-    def place(self, device: torch.device) -> None:
-        """Move all tensors to the model's device; what is kept later goes there too."""
-        self.device = device
-        self.to(device)
-
-    @overload
-    def get(self, name: str, default: Tensor) -> Tensor: ...
-
-    @overload
-    def get(self, name: str, default: None = None) -> Tensor | None: ...
-
-    def get(self, name: str, default: Tensor | None = None) -> Tensor | None:
-        """The tensor that was kept under `name`, else the default: the way to begin with nothing."""
-        tensor = self._buffers.get(_plain(name))
-        return default if tensor is None else tensor
-
-
-def _plain(name: str) -> str:
-    """A buffer's name may hold no dot: torch reads it as a path."""
-    return name.replace(".", "/")
 
 
 class Method(BaseModel):

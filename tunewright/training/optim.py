@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.method import Choice, Plan
 from tunewright.errors import MethodError, did_you_mean
+from tunewright.training.following import Places
 from tunewright.training.trained import Trained, remap
 
 
@@ -175,21 +176,21 @@ class Optimizers:
                     if values:
                         o.state[p] = {k: _placed(k, t, p, g) for k, t in values.items()}
 
-    def redraw(self, choice: Choice) -> None:
-        """Train another choice. Moments are kept, parked or dropped as the choice declares, entry by entry."""
+    def redraw(self, choice: Choice) -> tuple[Places, Places]:
+        """Train another choice. Moments are kept, parked or dropped as the choice declares, entry by entry. Returns the
+        places of what trained before and of what trains now.
+        """
         # The optimizers are built anew for the new leaves (torch has no way to take parameters out of one), so their
         # state is written out by name first and moved over: by name and entry, since leaves are other objects now.
-        old_state, old_places = self.state(), {n: leaf.indices for n, leaf in self.trained.leaves.items()}
+        old_state, old_places = self.state(), self.trained.places()
         moves = self.trained.move(choice.places)
         old_places.update({n: old for n, (old, _) in moves.items()})
         self.trained.set(choice)
         self.parked = {}
         self.build()
+        new_places = self.trained.places() | {n: new for n, (_, new) in moves.items()}
         if choice.moments == "drop":
-            return
-        new_places = {n: leaf.indices for n, leaf in self.trained.leaves.items()} | {
-            n: new for n, (_, new) in moves.items()
-        }
+            return old_places, new_places
         moved: dict[str, Tensor] = {}
         for key, t in old_state.items():
             name = key.rpartition("|")[0]
@@ -199,6 +200,7 @@ class Optimizers:
                 moved[key] = t
         self.restore(moved)
         self._seed(choice, moves)
+        return old_places, new_places
 
     def _seed(self, choice: Choice, moves: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Adam's moments of newcomers such that, after its bias correction, they read as the given mean and mean

@@ -23,6 +23,7 @@ from tunewright.models.lean_tail import only_at, tail
 from tunewright.models.modes import set_training
 from tunewright.training import coupled, saving
 from tunewright.training.again import Again
+from tunewright.training.following import carried
 from tunewright.training.inner import Inner, TrainedWeight
 from tunewright.training.losses import sum_weights, weighted_sum
 from tunewright.training.micro_batches import micro_batches
@@ -108,6 +109,18 @@ class Loop:
         self.redraw_every = choice.redraw_every
         return replace(choice, names=tuple(sorted(choice.names)))
 
+    def _redraw(self) -> None:
+        """Train what is drawn now; what follows the weights goes on following them."""
+        old, new = self.optimizers.redraw(self._draw())
+        self._note_starts()
+        present = self.trained.parameters()
+        for b in self.methods:
+            if copies := b.state.copies():
+                b.state.set_copies(carried(copies, old, new, present))
+        if self.averaged is not None:
+            started = {n: p.detach().clone() for n, p in present.items()}
+            self.averaged = {**started, **carried(self.averaged, old, new, present)}
+
     # -- one optimizer step ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -154,8 +167,7 @@ class Loop:
     def _one_step(self) -> dict[str, Any]:
         began = time.monotonic()
         if self.chooser and self.step_number and self.redraw_every and self.step_number % self.redraw_every == 0:
-            self.optimizers.redraw(self._draw())
-            self._note_starts()
+            self._redraw()
         rows, told = self.take()
         factor = self._factor()
         rate = self.optimizers.set_factor(factor)

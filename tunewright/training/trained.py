@@ -144,19 +144,22 @@ class Trained:
 
     @contextmanager
     def lent(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Other values in the places of what trains, by name; those that are not named keep theirs. No graph inside."""
+        """Other values in the places of parameters, by name; those that are not named keep theirs. No graph inside.
+
+        A value has its parameter's shape, or [k] where only k of its entries train. MethodError for an unknown name.
+        """
         swapped: list[tuple[nn.Parameter, Tensor]] = []
+        known = self.everything()
         try:
             for name, value in values.items():
-                if name not in self.leaves:
+                if name not in known:
                     raise MethodError(
-                        f"there is no '{name}' that trains here, to lend other values to",
-                        remedy=did_you_mean(name, self.leaves),
+                        f"there is no parameter '{name}' here, to lend another value to",
+                        remedy=did_you_mean(name, known),
                     )
-                leaf = self.leaves[name]
-                p = leaf.parameter
+                p, leaf = known[name][1], self.leaves.get(name)
                 there = value.to(p.device, p.dtype)
-                if leaf.indices is not None:
+                if leaf is not None and leaf.indices is not None and there.shape != p.shape:
                     there = p.detach().flatten().clone().index_copy_(0, leaf.indices, there).view(p.shape)
                 swapped.append((p, p.data))
                 p.data = there
@@ -173,6 +176,10 @@ class Trained:
     def parameters(self) -> dict[str, nn.Parameter]:
         """name -> the leaf that the optimizer sees."""
         return {n: leaf.leaf for n, leaf in self.leaves.items()}
+
+    def places(self) -> dict[str, Tensor | None]:
+        """name -> the flat places of those entries that train, None for the whole."""
+        return {n: leaf.indices for n, leaf in self.leaves.items()}
 
     def gradients(self) -> dict[str, Tensor]:
         """name -> gradient, of those that have one."""

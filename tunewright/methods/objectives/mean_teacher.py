@@ -20,7 +20,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.contract.method import Method, State
+from tunewright.contract.method import Method
+from tunewright.contract.state import COPY, State
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
@@ -37,14 +38,15 @@ class MeanTeacher(Method):
     weight: PositiveFloat = Field(1.0, description="weight of this objective in the sum", examples=[0.5])
 
     def objective(self, outputs: Outputs, batch: Batch, forward: Callable[..., Outputs], state: State) -> Loss:
-        held = {n.replace("/", "."): t for n, t in state.named_buffers()}
+        held = state.copies()
         teacher = forward(batch, weights=held, grad=False).logits
         apart = divergence(teacher, outputs.logits)
         return Loss(-outputs.log_probs() + self.consistency * apart, logs={"apart": apart})
 
     def after_step(self, parameters: Mapping[str, Tensor], step: int, state: State) -> None:
         keep = min(self.decay, 1 - 1 / (step + 1))
+        copies = state.copies()
         for name, value in parameters.items():
-            before = state.get(name)
+            before = copies.get(name)
             now = value.detach().clone() if before is None else before.lerp(value.detach(), 1 - keep)
-            state.set_buffer(name, now)
+            state.set_buffer(COPY + name, now)

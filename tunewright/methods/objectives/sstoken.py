@@ -31,7 +31,8 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.contract.method import Method, Need, Needs, State
+from tunewright.contract.method import Method, Need, Needs
+from tunewright.contract.state import COPY, State
 from tunewright.methods.needs.attention_to_prompt import AttentionToPrompt
 
 
@@ -84,7 +85,7 @@ class SSToken(Method):
         if self.decay is None:
             before = forward(batch, base=True, grad=False)
         else:
-            held = {n.replace("/", "."): t for n, t in state.named_buffers()}
+            held = state.copies()
             before = forward(batch, weights=held, grad=False, dropout=False)
         excess = log_p.detach() - before.log_probs().detach()
         weights = torch.zeros_like(excess)
@@ -97,7 +98,8 @@ class SSToken(Method):
     def after_step(self, parameters: Mapping[str, Tensor], state: State) -> None:
         if self.decay is None:
             return
+        copies = state.copies()
         for name, value in parameters.items():
-            old = state.get(name)
+            old = copies.get(name)
             now = value.detach().clone() if old is None else old.lerp(value.detach(), 1 - self.decay)
-            state.set_buffer(name, now)
+            state.set_buffer(COPY + name, now)
