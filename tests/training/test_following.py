@@ -40,14 +40,14 @@ class Drift(Method):
         return Choice((), entries, redraw_every=1)
 
 
-@pytest.mark.parametrize("method", [MeanTeacher(decay=0.6), SSToken(decay=0.6)], ids=["mean-teacher", "sstoken"])
+@pytest.mark.parametrize("method", [MeanTeacher(decay=0.8), SSToken(decay=0.6)], ids=["mean-teacher", "sstoken"])
 def test_a_slow_copy_follows_its_entries(method):
     """Beside an average that is kept entry by entry, in Python's numbers."""
     averages, leaves_then, weights, sizes = {}, set(), {}, []
 
     def watch(loop):
         leaves, now, step = loop.trained.leaves, {}, len(sizes) + 1
-        keep = min(0.6, 1 - 1 / (step + 1)) if isinstance(method, MeanTeacher) else 0.6
+        keep = min(0.8, 1 - 1 / (step + 1)) if isinstance(method, MeanTeacher) else 0.6
         for n, leaf in leaves.items():
             for i, v in zip(leaf.indices.tolist(), leaf.leaf.tolist(), strict=True):
                 start = averages.get((n, i), weights[n].flatten()[i].item() if n in leaves_then else v)
