@@ -34,7 +34,7 @@ def test_help_imports_nothing_heavy():
     assert "75 interrupted" in " ".join(done.stdout.split())
 
 
-ORDER = "run resume plan check tune compare chat export methods merge init schema doctor papers".split()
+ORDER = "run resume plan check tune compare measure gate chat export methods merge init schema doctor papers".split()
 
 
 def commands() -> dict[str, Any]:

@@ -35,6 +35,7 @@ LAYERS = (
     "runs",
     "conformance",
     "finished",
+    "paired",
     "planning",
     "papers",
     "trials",

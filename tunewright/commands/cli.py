@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from tunewright import __version__, errors
-from tunewright.commands import after, asking, before, comparing, merging, running, tuning
+from tunewright.commands import after, asking, before, comparing, measuring, merging, running, tuning
 from tunewright.commands.options import below
 from tunewright.commands.papers import papers
 from tunewright.machine import terminal
@@ -32,6 +32,8 @@ CODES = (
     (errors.FolderError.code, "a folder is locked, read-only or full"),
     (errors.NonFiniteError.code, "training met a value that is not finite"),
     (errors.MissingExtraError.code, "an extra or the network is missing"),
+    (measuring.CODES["fails"], "a gate fails"),
+    (measuring.CODES["cannot tell"], "a gate cannot tell: intervals hold its bounds"),
     (errors.INTERRUPTED, "interrupted; with a run's checkpoint, `tunewright resume DIR` goes on"),
 )
 """Exit codes and what they mean."""
@@ -143,6 +145,8 @@ VERBS = (
     before.check,
     tuning.tune,
     comparing.compare,
+    measuring.measure,
+    measuring.gate,
     after.chat,
     after.export,
     asking.methods,

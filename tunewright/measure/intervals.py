@@ -97,6 +97,29 @@ def t_interval(
     return Interval(value=mean, **ends, n=n, level=level, unit=unit, method="t")
 
 
+def welch_interval(
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    level: float = 0.95,
+    unit: Unit = "seed",
+    bounds: Bounds | None = None,
+) -> Interval:
+    """Welch's interval of mean(after) - mean(before), for two handfuls of seeds that are no pairs (Welch 1947)."""
+    a, b = _finite(before, "before"), _finite(after, "after")
+    value, n = float(b.mean() - a.mean()), len(a) + len(b)
+    if min(len(a), len(b)) < 2:
+        return Interval(value=value, n=n, level=level, unit=unit, method="Welch's t")
+    half, (va, vb) = 0.0, (float(x.var(ddof=1)) / len(x) for x in (a, b))
+    if va + vb:
+        from scipy.stats import t
+
+        df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+        half = float(t.ppf(0.5 + level / 2, df)) * math.sqrt(va + vb)
+    ends = _holding(value, value - half, value + half, bounds)
+    return Interval(value=value, **ends, n=n, level=level, unit=unit, method="Welch's t")
+
+
 def _group_sums(x: np.ndarray, w: np.ndarray, groups: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
     """Sums of w*x and of w by group (each value its own group when none are given)."""
     if groups is None:

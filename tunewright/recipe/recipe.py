@@ -24,6 +24,7 @@ from tunewright.errors import did_you_mean
 from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import explain
 from tunewright.recipe.fields import Spec, Whole, as_list, problem
+from tunewright.recipe.gate import fault_of
 from tunewright.recipe.load import absolute_paths, load
 from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
@@ -189,6 +190,11 @@ class Recipe(Spec):
     measurement: MeasureSpec = Field(
         default_factory=MeasureSpec, description="how base and tuned are measured", examples=[{"rows": 200}]
     )
+    gate: dict[str, str] | None = Field(
+        None,
+        description="conditions on target, drift or kept.NAME, judged at the end and by `tunewright gate`",
+        examples=[{"target": ">= 0.85", "kept.general": "no worse by 0.05"}],
+    )
     made_with: dict[str, Any] = Field(
         default_factory=dict, description="written by a run: versions and hashes of model and data", examples=[{}]
     )
@@ -247,6 +253,8 @@ class Recipe(Spec):
                 "give a folder: a fresh model that was trained is written by `tunewright export RUN`",
                 ("models", fresh, "config"),
             )
+        if fault := fault_of(self.gate, self.kept_names(), self.data.eval is not None):
+            raise problem(fault[1].what, fault[1].remedy or "", ("gate", fault[0]))
         if again := called_twice([(k.name, k.data) for k in self.keep]):
             raise problem(
                 f"two entries are called '{again[1]}', and the report has one line for each name",

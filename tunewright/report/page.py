@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
-from tunewright.report import figures, prompts, streamed, summary, words
+from tunewright.report import figures, gate_lines, prompts, streamed, summary, words
 from tunewright.report.schema import Answer, Cell, Report
 
 MOST_ROWS = 400  # rows in the page; the rest stay in rows.jsonl
@@ -102,6 +102,7 @@ def html(
         "sentences": words.headline(report),
         "meaning": words.what_intervals_mean(report),
         "cautions": words.cautions(report),
+        "gate": gate_lines.conditions(report.gate) if report.gate is not None else [],
         "lines": [(line, Markup(figures.strip(line))) for line in lines],
         "trades": [(Markup(wide), Markup(narrow)) for wide, narrow in figures.trades(report)],
         "dial_columns": columns,

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, Field
 
 from tunewright.measure.intervals import Interval
 from tunewright.report.adaptations import Adaptation
+from tunewright.report.gated import Gate
 from tunewright.report.measured import Measured
 from tunewright.report.saved import Part, Saved
 from tunewright.report.seal import seal_of
@@ -341,6 +342,7 @@ class Report(Saved):
     test_time: list[Adaptation] = Field(
         default_factory=list, description="a stream that the tuned model answered while methods adapted it"
     )
+    gate: Gate | None = Field(None, description="the verdict on the recipe's `gate`, where it has one")
     notes: list[str] = Field(default_factory=list, description="warnings shown to the user, most important first")
     files: dict[str, str] = Field(default_factory=dict, description="what is in the run folder: name -> what it is")
     hashes: dict[str, str] = Field(

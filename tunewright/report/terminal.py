@@ -19,7 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.report import prompts, streamed, summary, words
+from tunewright.report import gate_lines, prompts, streamed, summary, words
 from tunewright.report.schema import Answer, Report
 
 STYLES = {"better": "green", "worse": "red", "moved": "yellow"}
@@ -259,6 +259,8 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     spent = cost(report)
     if spent is not None:
         parts += [_heading("Cost"), spent, Text("")]
+    if report.gate is not None:
+        parts += [_heading("Gate"), *(Paragraph(clean(line)) for line in gate_lines.lines(report.gate)), Text("")]
     cautions = words.cautions(report)
     parts += [Paragraph(f"note: {clean(note)}", "yellow") for note in cautions]
     if cautions:

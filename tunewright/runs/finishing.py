@@ -14,6 +14,7 @@ from tunewright.training.budget import few_steps
 
 if TYPE_CHECKING:
     from tunewright.report.adaptations import Adaptation
+    from tunewright.report.schema import Report
 
 
 def finish(work: Work, cached: list[str]) -> Result:
@@ -66,6 +67,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         notes=_notes(work),
         files=artefacts.described(work.folder.path),
     )
+    _judge(work, report)
     each = (meter.base.target, tuned.target) if meter.metric and get_metric(meter.metric).figure is None else None
     if work.figures_only:
         return Result(work.folder.path, report, results.order_of(work.session, work.results), rows=each)
@@ -75,6 +77,19 @@ def finish(work: Work, cached: list[str]) -> Result:
     report.hashes = intact.hashes_of(work.folder.path)
     report.save(work.folder.path)
     return Result(work.folder.path, report, rows=each)
+
+
+def _judge(work: Work, report: Report) -> None:
+    """The recipe's gate over what was measured. A figure that there is none of is said, and ends no run."""
+    from tunewright.errors import MethodError
+    from tunewright.recipe.gate import bounds
+    from tunewright.report.gated import judge
+
+    if work.recipe.gate and not work.figures_only:
+        try:
+            report.gate = judge(bounds(work.recipe.gate), report)
+        except MethodError as e:
+            report.notes.insert(0, f"the gate was not judged: {e.what}")
 
 
 def _test_time(work: Work) -> list[Adaptation]:

@@ -1,0 +1,119 @@
+"""Two outputs of lm-evaluation-harness, paired row by row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tunewright.commands.cli import app
+from tunewright.errors import DataError, RecipeError
+from tunewright.paired import lm_eval, shown
+from tunewright.paired.figures import mcnemar
+from tunewright.paired.request import conditions
+
+STAMP = "2026-01-02T03-04-05.678901"
+
+
+def write(folder: Path, tasks: dict[str, list[dict[str, Any]]], stamp: str = STAMP, **results: Any) -> Path:
+    """A folder as lm_eval 0.4 writes it with --output_path and --log_samples."""
+    inner = folder / "org__model"
+    inner.mkdir(parents=True, exist_ok=True)
+    (inner / f"results_{stamp}.json").write_text(json.dumps({"results": {t: {"alias": t} for t in tasks}, **results}))
+    for task, rows in tasks.items():
+        lines = [json.dumps({"doc": {"q": 1}, "target": "a", "resps": [["a"]], **row}) for row in rows]
+        (inner / f"samples_{task}_{stamp}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def rows(scores: list[float], metric: str = "acc", **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"doc_id": i, "doc_hash": f"h{i}", "filter": "none", "metrics": [metric], metric: s, **more}
+        for i, s in enumerate(scores)
+    ]
+
+
+def test_rows_are_paired_and_the_better_direction_is_the_harnesss(tmp_path: Path) -> None:
+    one, other = [1, 1, 0, 0, 1, 0, 1, 1] * 4, [1, 1, 1, 0, 1, 1, 1, 0] * 4
+    better = {"arc_easy": {"acc": True}, "wiki": {"word_perplexity": False}}
+    first = {"arc_easy": rows(one), "wiki": rows([3.0, 4.0, 5.0], "word_perplexity"), "only_here": rows([1])}
+    second = {"arc_easy": rows(other), "wiki": rows([2.0, 3.5, 4.0], "word_perplexity")}
+    write(tmp_path / "a", first, higher_is_better=better)
+    write(tmp_path / "b", second, higher_is_better=better)
+    pair = lm_eval.measure([str(tmp_path / "a")], [str(tmp_path / "b")], out=tmp_path / "out")
+    assert pair.target is not None and pair.target.name == "arc_easy" and pair.target.direction == "higher"
+    assert pair.target.before is not None and pair.target.before.value == sum(one) / len(one)
+    assert pair.target.difference is not None
+    assert pair.target.difference.value == pytest.approx((sum(other) - sum(one)) / len(one))
+    assert pair.target.right == (4, 8) and pair.target.mcnemar == mcnemar(4, 8)
+    (wiki,) = pair.others
+    assert (wiki.direction, wiki.mcnemar, wiki.unit) == ("lower", None, "score")
+    assert any("only_here" in n for n in pair.notes)
+    assert "arc_easy" in shown.text(pair)
+    assert (tmp_path / "out" / "measured.json").is_file()
+    # another order of the lines is the same rows
+    file = next((tmp_path / "b").rglob("samples_arc_easy*"))
+    file.write_text("\n".join(reversed(file.read_text().splitlines())))
+    assert lm_eval.measure([str(tmp_path / "a")], [str(tmp_path / "b")], out=None).target == pair.target
+
+
+def test_filters_stand_apart_and_the_newest_evaluation_is_read(tmp_path: Path) -> None:
+    def both(strict: float, flexible: float) -> list[dict[str, Any]]:
+        found = []
+        for f, s in (("strict-match", strict), ("flexible-extract", flexible)):
+            found += [{**r, "filter": f} for r in rows([s] * 5, "exact_match")]
+        return found
+
+    write(tmp_path / "a", {"gsm8k": both(0, 0)}, "2025-01-01T00-00-00.0")
+    write(tmp_path / "a", {"gsm8k": both(0, 1)})
+    write(tmp_path / "b", {"gsm8k": both(1, 1)})
+    pair = lm_eval.measure([str(tmp_path / "a")], [str(tmp_path / "b")], out=None)
+    found = {m.name: m.difference.value for m in [pair.target, *pair.others] if m is not None and m.difference}
+    assert found == {"gsm8k (strict-match)": 1.0, "gsm8k (flexible-extract)": 0.0}
+    old = next((tmp_path / "a").rglob("results_2025*"))
+    assert lm_eval.holds(str(old))
+    pair = lm_eval.measure([str(old)], [str(tmp_path / "b")], out=None)
+    assert [m.difference.value for m in pair.others if m.difference] == [1.0]
+
+
+def test_older_files_without_names_of_metrics(tmp_path: Path) -> None:
+    for name, s in (("a", 0.0), ("b", 1.0)):
+        write(tmp_path / name, {"t": [{"doc_id": i, "acc": s, "acc_norm": 1.0, "bits": [1, 2]} for i in range(4)]})
+    pair = lm_eval.measure([str(tmp_path / "a")], [str(tmp_path / "b")], out=None)
+    metrics = [m.metric for m in [pair.target, *pair.others] if m is not None]
+    assert metrics == ["acc", "acc_norm"]
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"t": [{"doc_id": 0, "doc_hash": "other", "acc": 1.0}]}, "another row on each side"),
+        ({"u": rows([1.0])}, "no task in common"),
+        ({"t": [{"doc_id": 0, "acc": 1.0}, {"doc_id": 0, "acc": 1.0}]}, "is there twice"),
+        ({"t": [{"doc": 0, "acc": 1.0}]}, "no row of the harness"),
+        ({"t": [{"doc_id": 0, "acc": float("nan")}]}, "not finite"),
+    ],
+)
+def test_what_is_not_comparable_is_one_message(tmp_path: Path, second: dict[str, Any], words: str) -> None:
+    write(tmp_path / "a", {"t": rows([1.0])})
+    write(tmp_path / "b", second)
+    with pytest.raises(DataError, match=words):
+        lm_eval.measure([str(tmp_path / "a")], [str(tmp_path / "b")], out=None)
+
+
+def test_the_verb_reads_the_harnesss_folders_and_judges_them(tmp_path: Path) -> None:
+    write(tmp_path / "a", {"t": rows([1.0, 0.0] * 100)})
+    write(tmp_path / "b", {"t": rows([1.0, 1.0] * 100)})
+    arguments = ["measure", str(tmp_path / "a"), str(tmp_path / "b")]
+    done = CliRunner().invoke(app, [*arguments, "--require", "target better by 0.4"])
+    assert done.exit_code == 0 and "gate: pass" in done.output
+    assert CliRunner().invoke(app, [*arguments, "--require", "target >= 1.0"]).exit_code == 11
+    with pytest.raises(RecipeError, match="another one of its own"):
+        lm_eval.measure([str(tmp_path / "a")], ["some/model"], bounds=conditions(["target >= 1"]), out=None)
+    empty = tmp_path / "e"
+    write(empty, {})
+    with pytest.raises(DataError, match="--log_samples"):
+        lm_eval.read(next(empty.rglob("results_*")))

@@ -1,0 +1,181 @@
+"""`tunewright measure`: two sides are read on the same rows, one model in memory at a time, and told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tunewright.data.dataset import labels_of
+from tunewright.errors import FolderError, RecipeError
+from tunewright.measure._mode import device_of
+from tunewright.measure.rows import pair, write_rows
+from tunewright.models.precision import choose_precision
+from tunewright.paired import figures
+from tunewright.paired.reading import Origin, Read, Wanted, apart, origin, read
+from tunewright.paired.request import Request
+from tunewright.paired.result import Apart, Pair, SideInfo
+from tunewright.paired.sides import Asked, Opened, asked, device_for, open_side, task_named
+from tunewright.recipe import DataSpec, Recipe, Source, TrainSpec
+from tunewright.recipe.naming import called_twice, kept_names
+from tunewright.report.gated import judge
+from tunewright.runs.sources import kept_sources
+from tunewright.tasks import get_task
+
+Say = Callable[[str], None]
+ROWS = "rows.jsonl"
+
+
+def measure(request: Request, out: Path | None = None, say: Say = lambda text: None) -> Pair:
+    """Measure the second side against the first; write measured.json and rows.jsonl to `out`.
+
+    Every TunewrightError names what cannot be used: a folder, a row, a task that differs.
+    """
+    sides = [[asked(name, request.base) for name in names] for names in (request.first, request.second)]
+    everyone = [*sides[0], *sides[1]]
+    recipe = next((r for s in [*sides[1], *sides[0]] if (r := s.recipe) is not None), None)
+    task = get_task(task_named([*sides[1], *sides[0]], request.task))
+    wanted, data = _wanted(request, recipe)
+    labels = recipe.data.labels if recipe is not None and task.labelled else None
+    if task.labelled and labels is None and wanted.data:
+        labels = list(labels_of(wanted.data, wanted.base, task))
+    notes = _other_words(everyone, data)
+    train = recipe.train if recipe is not None else TrainSpec()
+    device = device_for(request.device if request.device != "auto" else train.device)
+    precision: str = train.precision if train.precision != "auto" else choose_precision(device)
+    alone = len(sides[0]) == 1
+    reads: list[list[Read]] = [[], []]
+    drifts: list[Apart] = []
+    there: Origin | None = None
+    hashes: list[list[str]] = [[], []]
+    computed: dict[str, str] = {}
+    vocabulary = 0
+    for which, members in enumerate(sides):
+        for member in members:
+            say(f"reading {member.name}")
+            side = open_side(member, task, data, labels, device, precision)
+            found = read(side, wanted)
+            reads[which].append(found)
+            hashes[which].append(side.identity)
+            computed[member.name] = f"{str(side.loaded.dtype).removeprefix('torch.')} on {device_of(side.model).type}"
+            notes += [f"{member.name}: {n}" for n in side.notes]
+            if which == 0 and alone:
+                there, vocabulary = origin(side, wanted, found), found.vocabulary
+            elif which == 1 and there is not None and _comparable(there, vocabulary, found):
+                drifts += _drift(there, side, found)
+    if there is not None and not drifts:
+        notes.append("drift was not measured: the two sides have other vocabularies")
+    result = Pair(
+        first=_info(sides[0], hashes[0]),
+        second=_info(sides[1], hashes[1]),
+        task=task.name,
+        target=figures.target_of(*reads),
+        kept=figures.kept_of(*reads),
+        calibration=figures.calibration_of(*reads),
+        drift=_over_runs(drifts),
+        notes=[*notes, *_otherwise(computed), *_left_out(reads)],
+    )
+    if (choice := figures.choice_of(*reads)) is not None:
+        result.others.append(choice)
+    if request.bounds:
+        result.gate = judge(request.bounds, result)
+    if out is not None:
+        _write(out, result, reads)
+    return result
+
+
+def _wanted(request: Request, recipe: Recipe | None) -> tuple[Wanted, DataSpec]:
+    """What is read of each side, and how rows are encoded. RecipeError where there are neither rows nor texts."""
+    here = Path.cwd()
+    if recipe is None and not request.data and not request.keep:
+        raise RecipeError(
+            "there is nothing to measure on: neither side is a run, which would name its rows",
+            where="--data",
+            remedy="write --data rows.jsonl, or --keep texts.txt",
+        )
+    named = [str(Path(p).absolute()) if Path(p).exists() else p for p in request.data]
+    given = [Source(path=p, columns=dict(request.columns)) for p in named]
+    if recipe is None:
+        data = DataSpec(train=given or [Source(path=request.keep[0])])
+        measured, keep, base = given, _kept(request.keep), here
+    else:
+        data, base = recipe.data, recipe.base
+        measured = given or list(recipe.data.eval or [])
+        keep = _kept(request.keep) if request.keep else kept_sources(recipe)
+    spec = recipe.measurement if recipe is not None else None
+    metric = request.metric or (spec.metric if spec is not None and not given else "auto")
+    longest = {"max_new_tokens": spec.max_new_tokens} if spec is not None else {}
+    rows = request.rows or (spec.rows if spec is not None and not given else None)
+    return Wanted(measured, keep, base, metric, rows, **longest), data
+
+
+def _kept(texts: Sequence[str]) -> dict[str, Source]:
+    """Kept texts by name: `name=FILE`, or a file's own name."""
+    pairs: list[tuple[str | None, str]] = []
+    for text in texts:
+        name, equals, path = text.partition("=")
+        pairs.append((name, path) if equals and not Path(text).exists() else (None, text))
+    if again := called_twice(pairs):
+        raise RecipeError(f"two kept texts are called '{again[1]}'", where="--keep", remedy="write --keep NAME=FILE")
+    located = [str(Path(p).absolute()) if Path(p).exists() else p for _, p in pairs]
+    return {n: Source(path=p) for n, p in zip(kept_names(pairs), located, strict=True)}
+
+
+def _other_words(sides: Sequence[Asked], data: DataSpec) -> list[str]:
+    """What to say of runs that were trained on other words around their rows than those that all are asked with."""
+    keys = ("template", "system", "chat", "max_length")
+    out = []
+    for side in sides:
+        recipe = side.recipe
+        others = [k for k in keys if recipe is not None and getattr(recipe.data, k) != getattr(data, k)]
+        if others:
+            out.append(f"{side.name} was trained with another data.{', data.'.join(others)} than it is asked with here")
+    return out
+
+
+def _comparable(there: Origin, vocabulary: int, found: Read) -> bool:
+    """Whether token probabilities can be compared; features of rows always can."""
+    return there.reference is None or vocabulary == found.vocabulary
+
+
+def _drift(there: Origin, side: Opened, found: Read) -> list[Apart]:
+    drift = apart(there, side, found)
+    return [] if drift is None else [Apart(measure=drift.name, value=drift.interval, on=there.on)]
+
+
+def _over_runs(drifts: Sequence[Apart]) -> Apart | None:
+    if len(drifts) < 2:
+        return drifts[0] if drifts else None
+    from tunewright.measure.intervals import t_interval
+
+    return drifts[0].model_copy(update={"value": t_interval([d.value.value for d in drifts])})
+
+
+def _info(members: Sequence[Asked], hashes: Sequence[str]) -> SideInfo:
+    return SideInfo(names=[m.name for m in members], kind=members[0].kind, hashes=list(hashes))
+
+
+def _otherwise(computed: Mapping[str, str]) -> list[str]:
+    """What to say of sides that were computed in another precision or on another device."""
+    if len(set(computed.values())) < 2:
+        return []
+    said = ", ".join(f"{name} in {how}" for name, how in computed.items())
+    return [f"the sides were computed otherwise: {said}"]
+
+
+def _left_out(reads: Sequence[Sequence[Read]]) -> list[str]:
+    """What to say of rows that one side could not read."""
+    ids: list[set[str]] = [{r.id for r in read.target} for side in reads for read in side]
+    lost = len(set.union(*ids)) - len(set.intersection(*ids)) if ids else 0
+    return [f"{lost} rows are left out: not every side could read them (data.max_length)"] if lost else []
+
+
+def _write(out: Path, result: Pair, reads: Sequence[Sequence[Read]]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise FolderError(f"cannot be made: {e.strerror or e}", where=str(out), remedy="choose another --out") from None
+    result.save(out)
+    if len(reads[0]) == len(reads[1]) == 1 and reads[0][0].target:
+        there = [{r.id: r for r in side[0].target} for side in reads]
+        ids = [i for i in there[0] if i in there[1]]
+        write_rows(out / ROWS, pair(*([t[i] for i in ids] for t in there)))

@@ -1,0 +1,134 @@
+"""What one side gives on the rows: target, choice among labels, kept text; and how far the other side is from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tunewright.contract.batch import Row
+from tunewright.data.dataset import build
+from tunewright.errors import DataError
+from tunewright.files.cache import cache_folder
+from tunewright.measure.choose import distinct_labels
+from tunewright.measure.drift import (
+    Drift,
+    Features,
+    Reference,
+    feature_drift,
+    kl_drift,
+    sequence_rows,
+    take_features,
+    take_reference,
+)
+from tunewright.measure.kept import DocumentLoss, document_losses
+from tunewright.measure.rows import RowResult
+from tunewright.measure.sample import conditioning_ids, sample_sequences
+from tunewright.measure.target import answer_length, answers_and_choices, evaluate, get_metric
+from tunewright.paired.sides import Opened
+from tunewright.recipe import Source
+from tunewright.runs.sources import kept_options
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of each side, the same of both."""
+
+    data: Sequence[Source]
+    keep: Mapping[str, Source]
+    base: Path
+    metric: str = "auto"
+    rows: int | None = None
+    max_new_tokens: int = 32
+    sequences: int = 64
+    tokens: int = 64
+
+
+@dataclass
+class Read:
+    """What a side gave. `asked`: its rows, as they were encoded for it."""
+
+    name: str
+    metric: str = ""
+    target: list[RowResult] = field(default_factory=list)
+    choice: list[RowResult] = field(default_factory=list)
+    kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
+    vocabulary: int = 0
+    unit: str = "nats per token"
+    asked: list[Row] = field(default_factory=list)
+
+
+def read(side: Opened, wanted: Wanted) -> Read:
+    """Everything that one side gives on the rows. DataError for rows that cannot be used."""
+    out = Read(side.asked.name, vocabulary=vocabulary(side), unit=side.task.unit)
+    model, task = side.model, side.task
+    if wanted.data:
+        out.asked = _rows(side, wanted)
+        out.metric = task.default_metric(out.asked) if wanted.metric == "auto" else wanted.metric
+        generated = get_metric(out.metric).kind == "generated"
+        longest = min(wanted.max_new_tokens, answer_length(out.asked)) if generated else None
+        labels = distinct_labels(out.asked) if generated else None
+        if labels:
+            out.target, out.choice = answers_and_choices(
+                model, side.tokenizer, out.asked, labels, out.metric, max_new_tokens=longest
+            )
+        else:
+            out.target = evaluate(model, side.tokenizer, task, out.asked, out.metric, max_new_tokens=longest)
+    for name, source in wanted.keep.items():
+        texts = build([source], task, side.tokenizer, kept_options(side.options), cache_folder(), base=wanted.base)
+        out.kept[name] = document_losses(model, side.loaded.tokenizer, task, list(texts.rows))
+    return out
+
+
+def _rows(side: Opened, wanted: Wanted) -> list[Row]:
+    dataset = build(wanted.data, side.task, side.tokenizer, side.options, cache_folder(), base=wanted.base)
+    return list(dataset.rows)[: wanted.rows]
+
+
+def vocabulary(side: Opened) -> int:
+    """A number that is equal for equal vocabularies; 0 where there is none."""
+    tokenizer = side.loaded.tokenizer
+    if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
+        return 0
+    return hash(frozenset(tokenizer.get_vocab().items()))
+
+
+@dataclass
+class Origin:
+    """What the first side predicts where the second is then read: `on` says in words where that is."""
+
+    on: str
+    rows: list[Row]
+    reference: Reference | None = None
+    features: Features | None = None
+
+
+def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
+    """Where drift is measured, and what the first side says there. Causal models: text that it samples itself. Others:
+    the rows themselves (what classifiers' heads read of them). None where there are no rows.
+    """
+    task, model = side.task, side.model
+    if task.generates:
+        ids = sample_sequences(model, side.tokenizer, wanted.sequences, wanted.tokens, 0)
+        rows = sequence_rows(ids, len(conditioning_ids(side.tokenizer)))
+        return Origin("text that the first sampled", rows, take_reference(model, task, rows)) if rows else None
+    rows = seen.asked[:512]
+    if not rows:
+        return None
+    if task.pools:
+        return Origin("the rows", rows, features=take_features(model, task, rows))
+    if task.per_token or task.scores:
+        return None
+    return Origin("the rows", rows, take_reference(model, task, rows))
+
+
+def apart(there: Origin, side: Opened, seen: Read) -> Drift | None:
+    """How far a side is from the one that gave the origin; None where features tell no two rows apart."""
+    if there.reference is not None:
+        return kl_drift(there.reference, side.model)
+    assert there.features is not None
+    # a classifier reads the rows through its own tokenizer: places are compared, not tokens
+    own = {r.id: r for r in seen.asked}
+    if any(r.id not in own for r in there.rows):
+        raise DataError("the two sides do not read the same rows", where=seen.name, remedy="raise max_length")
+    return feature_drift(there.features, take_features(side.model, side.task, [own[r.id] for r in there.rows]))

@@ -1,0 +1,102 @@
+"""What `tunewright measure` prints: both sides' figures, their differences, and what to know of them."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from tunewright.measure.intervals import Interval
+from tunewright.paired.figures import CHOICE
+from tunewright.paired.result import Compared, Pair
+from tunewright.report import gate_lines, words
+from tunewright.report.measured import Measured
+from tunewright.report.terminal import STYLES, Cell, Numbers, Paragraph, clean
+
+
+def table(pair: Pair) -> Numbers | None:
+    """Every figure of both sides with intervals; None where nothing was measured."""
+    rows = []
+    if pair.target is not None:
+        rows.append(_row(pair.target, words.metric_name(pair.target.metric), "bold"))
+    rows += [_row(m, _beside(m), "") for m in pair.others]
+    rows += [_row(m, words.subject(m), "") for m in pair.kept]
+    if pair.calibration is not None:
+        rows.append(_row(pair.calibration, words.metric_name(pair.calibration.metric), ""))
+    if pair.drift is not None:
+        rows.append((Text(f"drift: {pair.drift.measure}"), (Cell("0"), _cell(pair.drift.value, "nats"), Cell())))
+    return Numbers(("measured", "first", "second", "change"), tuple(rows)) if rows else None
+
+
+def _beside(measured: Compared) -> str:
+    if measured.name == CHOICE:
+        return "  choosing the likeliest label"
+    return f"{words.metric_name(measured.metric)}: {measured.name}"
+
+
+def _row(measured: Measured, name: str, style: str) -> tuple[Text, tuple[Cell, ...]]:
+    text = Text(clean(name), style=style)
+    if unit := words.unit_of(measured.unit):
+        text.append(f", {unit.replace(' per ', '/')}", style="dim")
+    d = measured.difference
+    change = Cell(
+        "" if d is None else words.score(d.value, measured.unit, sign=True),
+        words.span(d, measured.unit),
+        STYLES.get(words.verdict(measured), ""),
+    )
+    return text, (_cell(measured.before, measured.unit), _cell(measured.after, measured.unit), change)
+
+
+def _cell(interval: Interval | None, unit: str) -> Cell:
+    return Cell() if interval is None else Cell(words.score(interval.value, unit), words.span(interval, unit))
+
+
+def mcnemar(measured: Compared) -> str | None:
+    """What the rows say on which only one side is right."""
+    if measured.right is None or measured.mcnemar is None:
+        return None
+    first, second = measured.right
+    name = _beside(measured).strip() if measured.name != "target" else words.metric_name(measured.metric)
+    return (
+        f"{name}: {first:,} rows only the first has right, {second:,} only the second (McNemar's exact p = "
+        f"{words.plain(measured.mcnemar, 2)})"
+    )
+
+
+def intervals(pair: Pair) -> str:
+    """What the intervals are over."""
+    figures: list[Measured] = [m for m in (pair.target, *pair.others, *pair.kept) if m is not None]
+    over = sorted({words.KINDS[m.difference.unit] for m in figures if m.difference is not None})
+    if not over:
+        return ""
+    said = f"Intervals: 95 %, over {' and '.join(over)}, paired on the same rows."
+    if "seeds" in over:
+        return f"Intervals: 95 %, over {' and '.join(over)}."
+    return said + " They describe these two models; other seeds or rows may move further than they say."
+
+
+def layout(pair: Pair) -> Group:
+    """Everything in order, to be printed by any rich console."""
+    parts: list[RenderableType] = [
+        Paragraph(f"first   {clean(', '.join(pair.first.names))}"),
+        Paragraph(f"second  {clean(', '.join(pair.second.names))}"),
+        Text(""),
+    ]
+    if (numbers := table(pair)) is not None:
+        parts += [numbers, Text("")]
+    if meaning := intervals(pair):
+        parts += [Paragraph(meaning, "dim"), Text("")]
+    tests = [t for m in (pair.target, *pair.others) if m is not None and (t := mcnemar(m))]
+    parts += [Paragraph(t) for t in tests] + ([Text("")] if tests else [])
+    parts += [Paragraph(f"note: {clean(note)}", "yellow") for note in pair.notes]
+    if pair.gate is not None:
+        parts += [Text(clean(line)) for line in gate_lines.lines(pair.gate)]
+    return Group(*parts)
+
+
+def text(pair: Pair, width: int = 100) -> str:
+    """The same without colours, at most `width` characters a line."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None, force_terminal=False, emoji=False).print(layout(pair))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

@@ -1,0 +1,188 @@
+"""One of two models that are measured against each other: a run's folder, a PEFT adapter's, a model's, or a hub id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tunewright.contract.task import EncodeOptions, Task
+from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError
+from tunewright.files.regular import regular
+from tunewright.loading.load import Loaded, load
+from tunewright.loading.options import options_of
+from tunewright.machine import devices
+from tunewright.models.adapted import Adapted
+from tunewright.recipe import DataSpec, ModelSpec, Recipe
+from tunewright.runs.folder import RECIPE
+
+ADAPTER = "adapter_config.json"
+Kind = Literal["run", "adapter", "model"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A side as it is named. `base`: the model that an adapter goes on, where it names none that is here."""
+
+    name: str
+    kind: Kind
+    base: str | None = None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """A run's own recipe."""
+        return Recipe.load(Path(self.name) / RECIPE) if self.kind == "run" else None
+
+
+@dataclass
+class Opened:
+    """A side that is loaded, in evaluation mode, and how rows are encoded for it. `notes`: what to say of it."""
+
+    asked: Asked
+    task: Task
+    loaded: Loaded
+    adapted: Adapted
+    options: EncodeOptions
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> Any:
+        return self.adapted.outer
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.loaded.tokenizer if self.loaded.tokenizer is not None else self.loaded.processor
+
+    @property
+    def identity(self) -> str:
+        """The hash of the weights that it stands on."""
+        return self.loaded.hash
+
+
+def asked(name: str, base: str | None = None) -> Asked:
+    """What a name stands for, by what lies in its folder. FolderError for a folder that is none of them."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return Asked(name, "model")
+    if (folder / RECIPE).exists():
+        return Asked(str(folder), "run")
+    if (folder / ADAPTER).exists():
+        return Asked(str(folder), "adapter", base or _base_of(folder))
+    if (folder / "config.json").exists() or any(folder.glob("*.gguf")):
+        return Asked(str(folder), "model")
+    raise FolderError(
+        "this is no run, adapter or model",
+        where=name,
+        remedy=f"name a folder with {RECIPE}, {ADAPTER} or config.json in it",
+    )
+
+
+def _base_of(folder: Path) -> str:
+    """The model that an adapter says it goes on; a relative path is seen from the adapter's folder, too."""
+    file = folder / ADAPTER
+    try:
+        named = json.loads(regular(file).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        named = None
+    if not isinstance(named, str) or not named:
+        raise ModelError("the adapter does not say what model it goes on", where=str(file), remedy="name it: --base")
+    beside = folder / named
+    return str(beside) if not Path(named).exists() and beside.is_dir() else named
+
+
+def open_side(
+    side: Asked, task: Task, data: DataSpec, labels: Sequence[str] | None, device: str, precision: str
+) -> Opened:
+    """Load a side for a task, its rows encoded as `data` says; a run is loaded where and as precisely as it trained,
+    others on `device` in `precision`. ModelError, FolderError and CheckpointError as loading raises them; RecipeError
+    for a run of another task.
+    """
+    if side.kind == "run":
+        return _run(side, task, data)
+    name = side.base if side.kind == "adapter" else side.name
+    assert name is not None
+    try:
+        loaded = load(
+            ModelSpec(name=name),
+            task,
+            labels=task.head_of(labels),
+            device=device,
+            precision=precision,
+        )
+    except (ModelError, MissingExtraError) as e:
+        if side.kind == "adapter":
+            e.remedy = f"{e.remedy}; or name the adapter's model: --base" if e.remedy else "name its model: --base"
+        raise
+    adapted = loaded.adapted()
+    if side.kind == "adapter":
+        from tunewright.models.peft_format import load_adapter
+
+        load_adapter(adapted, side.name)
+    adapted.model.eval()
+    return Opened(side, task, loaded, adapted, options_of(data, own_labels(task, loaded, labels), loaded), loaded.notes)
+
+
+def _run(side: Asked, task: Task, data: DataSpec) -> Opened:
+    from tunewright.finished.finished import open_run
+
+    finished = open_run(side.name)
+    if finished.task.name != task.name:
+        raise RecipeError(
+            f"this run does {finished.task.name}, and the other side is measured on {task.name}",
+            where=side.name,
+            remedy="compare models of one task",
+        )
+    labels = finished.recipe.data.labels if task.labelled else None
+    options = options_of(data, own_labels(task, finished.loaded, labels), finished.loaded)
+    return Opened(side, task, finished.loaded, finished.adapted, replace(options))
+
+
+def own_labels(task: Task, loaded: Loaded, labels: Sequence[str] | None) -> Sequence[str] | None:
+    """The labels in the order of the model's own head."""
+    names = getattr(loaded.model.config, "id2label", None) if task.labelled else None
+    return [names[i] for i in sorted(names)] if names else labels
+
+
+def device_for(device: str) -> str:
+    """Where to compute: "auto" takes a GPU that torch sees."""
+    if device != "auto":
+        return device
+    return "cuda" if devices.sees("cuda") else "cpu"
+
+
+def task_named(sides: Sequence[Asked], given: str | None) -> str:
+    """The task of the sides: as it is given, as their runs say, or as their models' config.json names their class.
+
+    RecipeError where none says it.
+    """
+    if given is not None:
+        return given
+    for side in sides:
+        if (recipe := side.recipe) is not None:
+            return recipe.task
+    for side in sides:
+        if found := _by_class(side):
+            return found
+    raise RecipeError(
+        "what the models do is not to be seen here", where="--task", remedy="write --task text-generation, or another"
+    )
+
+
+_BY_CLASS = {
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForSequenceClassification": "text-classification",
+    "ForImageClassification": "image-classification",
+    "ForMaskedLM": "fill-mask",
+}
+
+
+def _by_class(side: Asked) -> str | None:
+    file = Path(side.base if side.kind == "adapter" and side.base else side.name) / "config.json"
+    try:
+        kinds = json.loads(regular(file).read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError, AttributeError, RecursionError, DataError):
+        return None
+    return next((task for kind in kinds for ending, task in _BY_CLASS.items() if str(kind).endswith(ending)), None)
