@@ -209,6 +209,7 @@ def test_classifiers_have_calibration_and_drift_of_features(tmp_path: Path) -> N
     [
         (["{base}", "{base}"], "--data"),
         (["{empty}", "{base}"], "no run, adapter or model"),
+        (["runs/nothing", "{base}"], "no such folder"),
         (["{base}", "{base}", "--data", "{made}/test.jsonl", "--require", "target is good"], "no condition"),
         (["{base}", "{base}", "--data", "{made}/test.jsonl", "--column", "label"], "--column label=topic"),
         (["{base}", "{base}", "--data", "{made}/nothing.jsonl"], "no such file"),

@@ -65,6 +65,8 @@ def asked(name: str, base: str | None = None) -> Asked:
     """What a name stands for, by what lies in its folder. FolderError for a folder that is none of them."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
+        if not folder.exists() and (name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1):
+            raise FolderError("no such folder", where=name, remedy="name a run's, an adapter's or a model's folder")
         return Asked(name, "model")
     if (folder / RECIPE).exists():
         return Asked(str(folder), "run")
