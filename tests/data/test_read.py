@@ -162,7 +162,7 @@ def test_bad_shapes(tmp_path, row, more, field, says):
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99, mtime=0)[:-12], "gzip file is broken"),
         ("a.parquet", b"no parquet", "not a Parquet"),
         ("a.npz", b"no npz", "not an npz"),
-        ("a.csv", b"a,b", "'.csv' cannot be read"),
+        ("a.xls", b"a,b", "'.xls' cannot be read"),
     ],
 )
 def test_bad_files(tmp_path, name, content, says):
@@ -206,7 +206,7 @@ def test_a_hub_data_sets_class_ids_become_names(monkeypatch, tmp_path):
 
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     made = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: made)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split, revision: made)
     assert [r["label"] for r in read_source(Source(path="someone/data"), tmp_path)] == ["yes", "no"]
 
 

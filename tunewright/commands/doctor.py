@@ -105,6 +105,7 @@ _FOR = {
     "cluster": "fleets of runs on several machines",
     "fast": "compiled kernels of merges",
     "track": "TensorBoard",
+    "xlsx": "sheets of .xlsx files",
     "peers": "parity tests and benchmarks beside other libraries",
     "dev": "tests, lint and types",
     "docs": "the documentation site",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,15 @@ def lone_surrogate(text: str, field: str = "text") -> RowProblem | None:
         what = f"half of a character ({half}, a lone surrogate) at place {error.start}: the text was cut in its middle"
         return RowProblem(field, what, "write the whole character or U+FFFD there, or take the row out")
     return None
+
+
+def finite(value: Any) -> float | None:
+    """The finite number that a value is or, as text, spells: cells of tables are text. None for anything else."""
+    try:
+        number = float(value) if isinstance(value, str | bool | int | float) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)

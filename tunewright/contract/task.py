@@ -49,7 +49,8 @@ class Task:
     `EncodeOptions.labels`, and the model's head has one output a label. `per_token`: that head gives an output a token
     and not one a row, so that a row has many targets (`Row.fields["targets"]`) and no `Row.label`. `scores`: the head
     gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever methods ask for.
-    `reads_files`: records name other files, whose content counts. `unit`: what the loss is in.
+    `reads_files`: records name other files, whose content counts. `reads_audio`: the column `audio` is read (rows with
+    one are refused otherwise). `unit`: what the loss is in.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,7 @@ class Task:
     per_token: ClassVar[bool] = False
     scores: ClassVar[bool] = False
     reads_files: ClassVar[bool] = False
+    reads_audio: ClassVar[bool] = False
     unit: ClassVar[str] = "nats per token"
 
     @property

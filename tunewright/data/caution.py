@@ -20,6 +20,11 @@ def left_out(dataset: Dataset) -> list[str]:
     return [f"{share} are longer than max_length and left out: raise data.max_length, or write truncation: split"]
 
 
+def remarked(dataset: Dataset) -> list[str]:
+    """What of a source's files is not read and could be missed."""
+    return [f"{dataset.name}: {text}" for text in dataset.remarks]
+
+
 def trained_on(role: str, count: int, rows: int) -> list[str]:
     """That rows which are measured on are trained on, where `count` of `rows` are."""
     if not count:
@@ -68,7 +73,7 @@ def of_data(trained: list[Dataset], judged: dict[str, Dataset | None]) -> list[s
         )
         out += trained_on(role, count, len(dataset.rows))
     for part in {part.name: part for part in parts}.values():
-        out += left_out(part)
+        out += [*remarked(part), *left_out(part)]
     for dataset in trained:
         out += [text for text in repeated(dataset.sources) if text not in out]
     return out

@@ -22,10 +22,10 @@ from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import facts
-from tunewright.data.caution import left_out, repeated, trained_on
+from tunewright.data.caution import left_out, remarked, repeated, trained_on
 from tunewright.data.dataset import Dataset, refuse_nothing, stored
 from tunewright.data.facts import Facts, marker_texts, matched
-from tunewright.data.files import Bad
+from tunewright.data.raw import Bad
 from tunewright.data.read import SourceLike, locate, raw_rows, read_lazily
 from tunewright.errors import DataError, MethodError, RecipeError, TunewrightError
 from tunewright.files.checkpoint import write_texts
@@ -204,7 +204,7 @@ def _note_source(report: CheckReport, role: str, dataset: Dataset, tokenizer: An
             refuse_nothing(dataset.name, counts, options)
         except DataError as error:
             report.errors.append(error)
-    report.cautions += left_out(dataset)
+    report.cautions += [*remarked(dataset), *left_out(dataset)]
     policy = {"drop": "the row is left out", "split": "the row is split"}.get(options.truncation, "a run refuses it")
     if options.truncation == "auto":
         dropped, split = counts["left_out"], counts["too_long"] - counts["left_out"]

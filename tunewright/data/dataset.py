@@ -30,7 +30,7 @@ from tunewright.tasks.base import discover_labels
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass
@@ -40,7 +40,8 @@ class Dataset:
     Counts: `read`, `problems`, `too_long` (rows over max_length), `pieces` (rows made by splitting), `left_out` (rows
     over max_length of which nothing is kept), `zero_trained`
     (rows left out because nothing in them would be trained), `rows`, `tokens`, `trained_tokens`. `weight` is the
-    source's in the recipe; `parts` are the sources of a data set made of several.
+    source's in the recipe; `parts` are the sources of a data set made of several. `remarks` are sentences about what of
+    its files is not read and could be missed.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Dataset:
     parts: tuple[Dataset, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     facts: Facts | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def sources(self) -> tuple[Dataset, ...]:
@@ -204,7 +206,8 @@ def stored(
 
         def encode_into(folder: Path) -> None:
             with store.Writer(folder) as writer:
-                encoded = encode_all(read_lazily(source, base), task, tokenizer, options, change, writer)
+                read = read_lazily(source, base)
+                encoded = encode_all(read, task, tokenizer, options, change, writer)
                 writer.finish(
                     {
                         "source": place.name,
@@ -212,6 +215,7 @@ def stored(
                         "problems": [vars(p) for p in encoded.problems],
                         "places": encoded.places,
                         "shapes": encoded.shapes,
+                        "remarks": read.remarks,
                     }
                 )
 
@@ -230,6 +234,7 @@ def stored(
         getattr(source, "weight", 1.0),
         problems=[Problem(**p) for p in about["problems"]],
         facts=Facts(folder / store.FACTS, tuple(about["places"]), about["shapes"]),
+        remarks=tuple(about["remarks"]),
     )
 
 
@@ -244,13 +249,15 @@ def _key(
 ) -> str:
     """A hash of everything that decides a source's encoded rows."""
     h = hashlib.sha256()
-    spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit]
+    asked = [getattr(source, key, None) for key in ("config", "revision", "sheet")]
+    spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit, *asked]
     code = _code_hash() + installed.code_hash((installed.TASKS, installed.SHAPES))
     for part in (json.dumps(spec), task.name, options.key(), tokenizer_hash(tokenizer), code):
         h.update(part.encode() + b"\0")
     h.update(change.encode())
     h.update((place.made.key if place.made is not None else "").encode())
-    for path in place.files:
+    h.update((place.media.key() if place.media is not None else "").encode())
+    for path in (*place.files, *place.beside):
         with path.open("rb") as f:
             h.update(hashlib.file_digest(f, "sha256").digest())
     for record in read_lazily(source, base).records if place.hub or task.reads_files else ():

@@ -14,8 +14,9 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
 from tunewright.data.facts import LONG, UNTRAINED, Looking
 from tunewright.data.read import Read
+from tunewright.data.shapes import RECORDED
 from tunewright.data.truncate import fit_length, trained_tokens
-from tunewright.errors import TunewrightError
+from tunewright.errors import DataError, TunewrightError
 from tunewright.machine.collector import patient_collector
 
 WINDOW, CHARACTERS = 512, 1 << 18
@@ -75,6 +76,7 @@ def encode_all(
     looking, counts, bad = Looking(task, tokenizer), Counter[str](), list[Problem]()
     with patient_collector():
         for window in windows(read.records):
+            _refuse_recordings(window, task)
             counts["read"] += len(window)
             seen = list(_made(window, task, tokenizer, options, limit, change, bad))
             facts = looking.facts(seen)
@@ -88,6 +90,17 @@ def encode_all(
     out.counts = {k: counts[k] for k in COUNTS}
     out.places, out.shapes = tuple(looking.places), dict(looking.shapes)
     return out
+
+
+def _refuse_recordings(window: Sequence[Record], task: Task) -> None:
+    """DataError where a record is a recording and the task does not read any."""
+    first = None if task.reads_audio else next((r for r in window if r.shape in RECORDED), None)
+    if first is not None:
+        raise DataError(
+            f"the row is a recording (a column audio), which the task {task.name} does not read",
+            where=first.where,
+            remedy="no built-in task reads audio; to read other columns alone, name their shape: format: text",
+        )
 
 
 def _made(

@@ -48,8 +48,9 @@ class Facts:
                 yield np.frombuffer(raw, TYPE)
 
     def where(self, fact: Any) -> str:
-        """Where a record stands (file:line)."""
-        return f"{self.places[int(fact['place'])]}:{int(fact['number'])}"
+        """Where a record stands: file:line, or a file that is a row itself."""
+        place, number = self.places[int(fact["place"])], int(fact["number"])
+        return f"{place}:{number}" if number else place
 
     def at(self, places: Iterable[int]) -> list[str]:
         """Where the records at some places of the source stand."""
@@ -86,8 +87,10 @@ class Looking:
         for record, row, kept in seen:
             self.shapes[record.shape] += 1
             place, _, number = record.where.rpartition(":")
+            if not number.isdigit():
+                place, number = record.where, "0"
             places.append(self.places.setdefault(place, len(self.places)))
-            numbers.append(int(number) if number.isdigit() else 0)
+            numbers.append(int(number))
             flags.append(self._flags(record, row, kept))
             pixels = row.fields.get("pixels")
             if pixels is None:

@@ -2,97 +2,45 @@
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tunewright.contract.records import RowProblem, lone_surrogate
+from tunewright.data.columnar import arrow_rows, parquet_rows
+from tunewright.data.delimited import comma_separated, tab_separated
 from tunewright.data.npz import pictures
+from tunewright.data.opening import COMPRESSED, lines, refusing
+from tunewright.data.raw import Bad, Rows
+from tunewright.data.sheets import sheet_rows
 from tunewright.errors import DataError
 
-
-@dataclass(frozen=True)
-class Bad:
-    """A row that cannot be read: field, reason, remedy, and what stood there."""
-
-    field: str
-    reason: str
-    remedy: str
-    raw: str = ""
-
-
-Rows = Iterator[tuple[int, Mapping[str, Any] | Bad]]
 _OBJECT = 'write one JSON object a line: {"prompt": "...", "completion": "..."}'
 
 
 def kind_of(path: Path) -> str | None:
     """The ending by which a file is read ("jsonl.gz"), None where it cannot be."""
-    return next((e for e in sorted(READERS, key=len, reverse=True) if path.name.lower().endswith("." + e)), None)
+    return next((e for e in _LONGEST_FIRST if path.name.lower().endswith("." + e)), None)
 
 
-def read(path: Path) -> Rows:
-    """Rows of one file. DataError when it is empty, binary, wrongly encoded, truncated or not readable."""
+def read(path: Path, sheet: str | None = None, remarks: list[str] | None = None) -> Rows:
+    """Rows of one file; of an XLSX file those of one sheet. DataError when it is empty, binary, wrongly encoded,
+    truncated or not readable. `remarks` grow by what is not read and could be missed.
+    """
     kind = kind_of(path)
     assert kind is not None, path
-    try:
+    with refusing(path):
         if path.stat().st_size == 0:
             raise DataError("the file is empty", where=str(path), remedy="give a file with at least one row")
-        yield from READERS[kind](path)
-    except UnicodeDecodeError as error:
-        line = _line_of(path, error)
-        raise DataError(
-            f"not UTF-8 text (byte 0x{error.object[error.start]:02x})",
-            where=f"{path}:{line}" if line else str(path),
-            remedy="save it as UTF-8: `iconv -f latin1 -t utf-8 FILE`",
-        ) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(
-            f"the gzip file is broken: {error}", where=str(path), remedy="copy or compress it again"
-        ) from None
-    except PermissionError:
-        raise DataError("the file may not be read", where=str(path), remedy=f"`chmod u+r {path}`") from None
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
-
-
-def _line_of(path: Path, error: UnicodeDecodeError) -> int | None:
-    with _open(path) as f:
-        for number, line in enumerate(f, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return None
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Decoded lines without their ends (LF or CRLF); a leading byte-order mark is taken off, binary files are
-    refused.
-    """
-    with _open(path) as f:
-        head = f.peek(4096)[:4096] if hasattr(f, "peek") else b""
-        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError(
-                "the file is UTF-16", where=str(path), remedy="save it as UTF-8: `iconv -f utf-16 -t utf-8 FILE`"
-            )
-        if b"\0" in head:
-            raise DataError(
-                "the file is binary, not text", where=str(path), remedy="give JSONL, Parquet or plain text in UTF-8"
-            )
-        for number, line in enumerate(f, 1):
-            raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            yield number, raw.decode("utf-8").rstrip("\r\n")
+        if kind in SHEETS:
+            yield from sheet_rows(path, sheet, [] if remarks is None else remarks)
+        else:
+            yield from READERS[kind](path)
 
 
 def _jsonl(path: Path) -> Rows:
-    for number, line in _lines(path):
+    for number, line in lines(path):
         if not line.strip():
             continue
         if number == 1 and line.lstrip().startswith("["):
@@ -142,7 +90,7 @@ def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 def _json(path: Path) -> Rows:
     """One JSON array of objects (small files; numbers are places in the array, from 1)."""
-    text = "\n".join(line for _, line in _lines(path))
+    text = "\n".join(line for _, line in lines(path))
     if text.lstrip().startswith("{") and text.strip().count("\n"):  # JSON lines under another name
         yield from ((n, _object(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip())
         return
@@ -170,35 +118,16 @@ def _json(path: Path) -> Rows:
 
 def _text(path: Path) -> Rows:
     """Documents separated by blank lines; a document's number is that of its first line."""
-    start, lines = 0, list[str]()
-    for number, line in _lines(path):
+    start, held = 0, list[str]()
+    for number, line in lines(path):
         if line.strip():
             start = start or number
-            lines.append(line)
-        elif lines:
-            yield start, {"text": "\n".join(lines)}
-            start, lines = 0, []
-    if lines:
-        yield start, {"text": "\n".join(lines)}
-
-
-def _parquet(path: Path) -> Rows:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"not a Parquet file that can be read: {str(error).splitlines()[0]}",
-            where=str(path),
-            remedy="write it again, or give JSONL",
-        ) from None
+            held.append(line)
+        elif held:
+            yield start, {"text": "\n".join(held)}
+            start, held = 0, []
+    if held:
+        yield start, {"text": "\n".join(held)}
 
 
 def _npz(path: Path) -> Rows:
@@ -207,15 +136,30 @@ def _npz(path: Path) -> Rows:
         yield number, Bad(row.field, row.reason, row.remedy) if isinstance(row, RowProblem) else row
 
 
-READERS: dict[str, Callable[[Path], Rows]] = {
+_TEXTS: dict[str, Callable[[Path], Rows]] = {
     "jsonl": _jsonl,
-    "jsonl.gz": _jsonl,
     "ndjson": _jsonl,
     "json": _json,
-    "parquet": _parquet,
+    "csv": comma_separated,
+    "tsv": tab_separated,
     "txt": _text,
-    "txt.gz": _text,
     "md": _text,
+}
+SHEETS = ("xlsx", "xlsm")
+READERS: dict[str, Callable[[Path], Rows]] = {
+    **_TEXTS,
+    **{f"{kind}.{ending}": reader for kind, reader in _TEXTS.items() for ending in COMPRESSED},
+    "parquet": parquet_rows,
+    "arrow": arrow_rows,
+    "feather": arrow_rows,
     "npz": _npz,
 }
-"""How a file's ending says it is read."""
+"""How a file's ending says it is read, beside `SHEETS`."""
+TABLES = frozenset({*SHEETS, *(kind for kind in READERS if kind.startswith(("csv", "tsv")))})
+"""Kinds whose first row names the columns."""
+_LONGEST_FIRST = sorted([*READERS, *SHEETS], key=len, reverse=True)
+ENDINGS = (
+    f"{', '.join(_TEXTS)} (each also with {' or '.join('.' + e for e in COMPRESSED)}), {SHEETS[0]}, parquet, arrow, "
+    "feather, npz"
+)
+"""The endings of all files that are read, as messages name them."""

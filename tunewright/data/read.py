@@ -1,4 +1,5 @@
-"""Reading rows: JSONL, Parquet, text, npz, folders of these, package data, data sets of the hub, rows that are made.
+"""Reading rows: tables, JSON, Parquet, Arrow, text and npz, folders of these or of pictures, data sets of `datasets`
+and of the hub, package data, rows that are made.
 
 A row that cannot be used becomes a `Problem` with its file and line and never stops the others; a file that cannot be
 read at all is a DataError.
@@ -11,105 +12,29 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tunewright.contract.records import Problem, Record, RowProblem
-from tunewright.data import files
-from tunewright.data.files import Bad
-from tunewright.data.generators import MADE, Generator, generator
+from tunewright.data import files, sets
+from tunewright.data.places import Place, SourceLike, locate
+from tunewright.data.raw import Bad
 from tunewright.data.shapes import canonical
-from tunewright.errors import DataError, MissingExtraError, did_you_mean
-from tunewright.files.home import expanded
-from tunewright.files.regular import is_special
+from tunewright.errors import DataError
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
-
-QUICKSTART = Path(__file__).parent / "quickstart"
-
-
-class SourceLike(Protocol):
-    """What reading needs to know of a source; `tunewright.recipe.Source` is one."""
-
-    path: str
-    split: str | None
-    format: str | None
-    columns: dict[str, str]
-    limit: int | None
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a source's rows are: files in order, or a hub id, or what makes them (`files` empty)."""
-
-    name: str
-    files: tuple[Path, ...] = ()
-    hub: str | None = None
-    made: Generator | None = None
-
-
-def locate(source: SourceLike, base: Path | str = ".") -> Place:
-    """Find a source's files. DataError when there are none."""
-    path = source.path
-    name = getattr(source, "name", None) or path
-    if path.startswith(MADE):
-        return Place(name, made=generator(path, getattr(source, "parameters", None)))
-    if path.startswith("quickstart:"):
-        return Place(name, (_packaged(path),))
-    at = Path(base) / expanded(path)
-    if at.is_dir():
-        paths = tuple(
-            sorted(p for p in at.rglob("*") if p.is_file() and files.kind_of(p) and not p.name.startswith("."))
-        )
-        if not paths:
-            raise DataError(
-                "the folder holds no data file",
-                where=str(at),
-                remedy="put files there that end in " + ", ".join(files.READERS),
-            )
-        return Place(name, paths)
-    if at.is_file():
-        if not files.kind_of(at):
-            raise DataError(
-                f"files that end in '{at.suffix}' cannot be read",
-                where=path,
-                remedy="convert it to JSONL (one JSON object a line); read are: " + ", ".join(files.READERS),
-            )
-        return Place(name, (at,))
-    if is_special(at):
-        raise DataError("a pipe or a device, not a file", where=path, remedy="write its rows to a file first")
-    if files.kind_of(at) or Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1:
-        near = [p.name for p in at.parent.iterdir()] if at.parent.is_dir() else []
-        raise DataError(
-            "no such file or folder",
-            where=str(at),
-            remedy=did_you_mean(at.name, near) if near else "check the path: it starts from the recipe's folder",
-        )
-    return Place(path, hub=path)
-
-
-def _packaged(path: str) -> Path:
-    known = (
-        {p.name.split(".")[0]: p for p in sorted(QUICKSTART.glob("*")) if files.kind_of(p)}
-        if QUICKSTART.is_dir()
-        else {}
-    )
-    part = path.split(":", 1)[1]
-    if part not in known:
-        raise DataError(
-            f"the package has no data '{path}'",
-            where=path,
-            remedy=did_you_mean(path, [f"quickstart:{n}" for n in known]),
-        )
-    return known[part]
 
 
 @dataclass
 class Read:
-    """All rows of a source: records that can be used and problems of those that cannot, which grow as it is read."""
+    """All rows of a source: records that can be used and problems of those that cannot, which grow as it is read.
+
+    So do `remarks`: sentences about what is not read and could be missed.
+    """
 
     place: Place
     records: Iterable[Record] = ()
     problems: list[Problem] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def read_all(source: SourceLike, base: Path | str = ".") -> Read:
@@ -122,7 +47,7 @@ def read_all(source: SourceLike, base: Path | str = ".") -> Read:
 def read_lazily(source: SourceLike, base: Path | str = ".") -> Read:
     """A source whose records are read when they are asked for, once."""
     out = Read(locate(source, base))
-    out.records = read_source(source, base, out.problems)
+    out.records = _read(out.place, source, out.problems, out.remarks)
     return out
 
 
@@ -132,9 +57,12 @@ def read_source(source: SourceLike, base: Path | str = ".", problems: list[Probl
     Bad rows are appended to `problems`; without it the first one is raised as a DataError. Raises DataError for a file
     that is missing, empty, binary or wrongly encoded, MissingExtraError for a hub id without a network.
     """
-    place = locate(source, base)
+    yield from _read(locate(source, base), source, problems, [])
+
+
+def _read(place: Place, source: SourceLike, problems: list[Problem] | None, remarks: list[str]) -> Iterator[Record]:
     count = 0
-    for name, where, row, folder in raw_rows(place, source):
+    for name, where, row, folder in raw_rows(place, source, remarks):
         if source.limit is not None and count >= source.limit:
             return
         count += 1
@@ -143,23 +71,35 @@ def read_source(source: SourceLike, base: Path | str = ".", problems: list[Probl
                 raise RowProblem(row.field, row.reason, row.remedy)
             values, shape = canonical(row, source.columns, source.format)
             yield Record(values, id=name, where=where, source=place.name, shape=shape, base=folder)
-        except RowProblem as problem:
+        except RowProblem as found:
+            problem = _of_table(found, place).at(where)
             if problems is None:
-                raise problem.at(where).error() from None
-            problems.append(problem.at(where))
+                raise problem.error() from None
+            problems.append(problem)
     if not count:
         raise DataError("there are no rows", where=place.name, remedy="give a file with at least one row")
 
 
-def raw_rows(place: Place, source: SourceLike) -> Iterator[tuple[str, str, Mapping[str, Any] | Bad, str]]:
+def _of_table(problem: RowProblem, place: Place) -> RowProblem:
+    """What is wrong with a row whose columns are no known shape, and what that may come from in a table."""
+    shapeless = problem.field == "row" and "no known shape" in problem.reason
+    if not shapeless or not any(files.kind_of(p) in files.TABLES for p in place.files):
+        return problem
+    remedy = f"{problem.remedy}; a table's first line must name its columns"
+    return RowProblem(problem.field, problem.reason, remedy)
+
+
+def raw_rows(
+    place: Place, source: SourceLike, remarks: list[str] | None = None
+) -> Iterator[tuple[str, str, Mapping[str, Any] | Bad, str]]:
     """Rows as they stand in the files: id, where, row, and the folder that its relative paths start from."""
-    if place.made is not None:
-        for i, made in enumerate(place.made.make(), 1):
-            yield f"{place.name}:{i}", f"{place.name}:{i}", made, "."
+    remarks = [] if remarks is None else remarks
+    if place.media is not None:
+        yield from place.media.rows(place.name, remarks)
         return
-    if place.hub is not None:
-        for i, row in enumerate(_hub(place.hub, source.split)):
-            yield f"{place.name}:{i + 1}", f"{place.name}:{i + 1}", row, "."
+    if (numbered := _numbered(place, source)) is not None:
+        for i, row in numbered:
+            yield f"{place.name}:{i}", f"{place.name}:{i}", row, str(place.saved or ".")
         return
     packaged = place.name.startswith("quickstart:")
     inside, called = _inside(place.files), Counter(p.name for p in place.files)
@@ -167,8 +107,20 @@ def raw_rows(place: Place, source: SourceLike) -> Iterator[tuple[str, str, Mappi
         where = place.name if packaged or len(place.files) == 1 else f"{place.name.rstrip('/')}/{inside[path]}"
         # rows are known by their ids: files of one name in two folders may not share theirs
         name = place.name if packaged else inside[path] if called[path.name] > 1 else path.name
-        for number, read in files.read(path):
+        for number, read in files.read(path, getattr(source, "sheet", None), remarks):
             yield f"{name}:{number}", f"{where}:{number}", read, str(path.parent)
+
+
+def _numbered(place: Place, source: SourceLike) -> Iterator[tuple[int, Mapping[str, Any] | Bad]] | None:
+    """Rows that are known by their numbers alone; None for those of files."""
+    if place.made is not None:
+        return enumerate(place.made.make(), 1)
+    if place.saved is not None:
+        return sets.saved_rows(place.saved, source.split, place.name)
+    if place.hub is not None:
+        config, revision = (getattr(source, key, None) for key in ("config", "revision"))
+        return sets.hub_rows(place.hub, config, source.split, revision)
+    return None
 
 
 def _inside(paths: Sequence[Path]) -> dict[Path, str]:
@@ -177,33 +129,3 @@ def _inside(paths: Sequence[Path]) -> dict[Path, str]:
         return {paths[0]: paths[0].name}
     common = os.path.commonpath([p.parent for p in paths]) if paths else ""
     return {p: p.relative_to(common).as_posix() for p in paths}
-
-
-def _hub(name: str, split: str | None) -> Iterator[Mapping[str, Any]]:
-    """Rows of a hub data set through the `datasets` library; class ids become names, pictures stay bytes."""
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(name, split=split or "train")
-    except (ConnectionError, OSError, datasets.exceptions.DatasetsError) as error:
-        if isinstance(error, datasets.exceptions.DatasetNotFoundError | ConnectionError | OSError):
-            why = str(error).splitlines()[0] if str(error) else "no answer"
-            reason = f"'{name}' is no file here, and cannot be had from the hub ({type(error).__name__}: {why})"
-            raise MissingExtraError(
-                reason,
-                where=name,
-                remedy="check the name and the network, or download the data and give the file's path",
-            ) from None
-        raise DataError(
-            f"the data set cannot be read: {error}", where=name, remedy="download it and give the file's path"
-        ) from None
-    except ValueError as error:
-        raise DataError(
-            f"the data set cannot be read: {error}", where=name, remedy="set split to one that the data set has"
-        ) from None
-    named = {n: f for n, f in loaded.features.items() if isinstance(f, datasets.ClassLabel)}
-    for n, f in loaded.features.items():
-        if isinstance(f, datasets.Image):
-            loaded = loaded.cast_column(n, datasets.Image(decode=False))
-    for row in loaded:
-        yield {k: named[k].int2str(v) if k in named and isinstance(v, int) and v >= 0 else v for k, v in row.items()}

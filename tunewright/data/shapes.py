@@ -1,7 +1,8 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`; `image` + `label`; `text`. Columns that a shape does not use stay in the row as they are.
+`label`; `image` + `label`; `text`; `audio` or `image` with whatever else there is. Columns that a shape does not use
+stay in the row as they are.
 """
 
 from __future__ import annotations
@@ -95,11 +96,16 @@ SHAPES = (
     Shape("alpaca", ("instruction", "output"), _alpaca),
     Shape("alpaca", ("instruction", "response"), _alpaca),
     Shape("image-label", ("image", "label"), as_it_is),
+    Shape("audio-label", ("audio", "label"), as_it_is),
+    Shape("audio", ("audio",), as_it_is),
     Shape("text-label", ("text", "label"), as_it_is),
     Shape("text", ("text",), as_it_is),
     Shape("segments", ("texts",), _segments),
+    Shape("image", ("image",), as_it_is),
 )
 """In the order in which they are tried: the first whose columns are all there."""
+RECORDED = frozenset({"audio-label", "audio"})
+"""The shapes of rows that are recordings, which a task has to say that it reads."""
 
 
 def shape_names() -> list[str]:

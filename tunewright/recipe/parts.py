@@ -24,8 +24,8 @@ class Source(Spec):
     path: Annotated[str, Place] = Field(
         min_length=1,
         description=(
-            "JSONL, Parquet or text file, folder, hub id, built-in like quickstart:train, or make:NAME for rows that "
-            "are made; relative to the recipe"
+            "JSONL, CSV, XLSX, Parquet, Arrow or text file, folder (also of pictures), hub id, built-in like "
+            "quickstart:train, or make:NAME for rows that are made; relative to the recipe"
         ),
         examples=["tickets.jsonl"],
     )
@@ -35,7 +35,14 @@ class Source(Spec):
         description="its name in row ids and reports; none: the path as written",
         examples=["tickets"],
     )
-    split: str | None = Field(None, description="split of a hub data set", examples=["train"])
+    split: str | None = Field(
+        None,
+        description="split of a hub data set, a saved one or a folder (train, test[:10%]); none: train, or all files",
+        examples=["train"],
+    )
+    config: str | None = Field(None, description="configuration of a hub data set", examples=["en"])
+    revision: str | None = Field(None, description="commit, branch or tag of a hub data set", examples=["main"])
+    sheet: str | None = Field(None, description="sheet of an XLSX file; none: the first", examples=["Sheet1"])
     weight: Real = Field(
         1.0, gt=0, description="share of the tokens drawn from this source, relative to the others", examples=[1.0]
     )

@@ -95,7 +95,7 @@ def _part(part: Dataset, indices: list[int], factors: list[float] | None) -> Dat
         "trained_tokens": sum(trained_tokens(r) for r in view),
     }
     digest = hashlib.sha256(repr((part.hash, indices, factors)).encode()).hexdigest()
-    return Dataset(part.name, view, digest, counts, part.weight, problems=part.problems)
+    return Dataset(part.name, view, digest, counts, part.weight, problems=part.problems, remarks=part.remarks)
 
 
 def without(dataset: Dataset, held: Dataset) -> Dataset:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
-from tunewright.contract.records import Record, RowProblem
+from tunewright.contract.records import Record, RowProblem, finite
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import MethodError, ModelError
 from tunewright.models import context
@@ -258,8 +258,8 @@ def _at_end(ids: Sequence[int]) -> list[float]:
 
 
 def _number(value: Any, field: str) -> float:
-    if isinstance(value, bool | int | float) and float("-inf") < float(value) < float("inf"):
-        return float(value)
+    if (number := finite(value)) is not None:
+        return number
     raise RowProblem(field, f"{value!r:.60} is no number", "write a finite number")
 
 

@@ -280,6 +280,8 @@ def _text(record: Record, field: str) -> str:
             f"the row has no '{field}' (it has: {', '.join(sorted(record)) or 'nothing'})",
             f"add it, or name its column: data.columns: {{{field}: your_column}}",
         )
+    if value is None:
+        raise RowProblem(field, "the text is missing (null, or an empty cell)", "fill it in, or take the row out")
     if not isinstance(value, str):
         raise RowProblem(field, f"text is needed, not {type(value).__name__}", "write it as a JSON string")
     if not value.strip():

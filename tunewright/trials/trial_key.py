@@ -175,4 +175,5 @@ def _content(source: Source, base: Path) -> Any:
     except (TunewrightError, OSError):
         return [source.path, rest]
     made = [place.made.key] if place.made is not None else []
-    return [place.name, rest, place.hub, [_digest(f) for f in place.files], *made]
+    shown = [place.media.key()] if place.media is not None else []
+    return [place.name, rest, place.hub, [_digest(f) for f in (*place.files, *place.beside)], *made, *shown]

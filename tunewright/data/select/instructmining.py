@@ -45,7 +45,7 @@ from torch import Tensor
 
 from tunewright.contract.method import Method
 from tunewright.contract.reader import Reader
-from tunewright.contract.records import Record
+from tunewright.contract.records import Record, finite
 from tunewright.contract.selected import Selected
 from tunewright.data.select._keep import how_many, share, smallest
 from tunewright.data.select._text import answer_of
@@ -160,10 +160,11 @@ class InstructMining(Method):
 
 def _reward(record: Record) -> float:
     value: Any = record.get("reward")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = None if isinstance(value, bool) else finite(value)
+    if number is None:
         raise DataError(
             f"reward: {'is missing' if value is None else f'{value!r} is no finite number'}, and the rule reads it",
             where=record.where,
             remedy="give every row a number, or write coefficients: without reward",
         )
-    return float(value)
+    return number

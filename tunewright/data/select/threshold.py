@@ -6,13 +6,12 @@ that has no finite number there is an error, since it would be dropped without a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from pydantic import Field, model_validator
 
 from tunewright.contract.method import Method
-from tunewright.contract.records import Record
+from tunewright.contract.records import Record, finite
 from tunewright.contract.selected import Selected
 from tunewright.errors import DataError
 
@@ -37,13 +36,14 @@ class Threshold(Method):
 
     def _number(self, record: Record) -> float:
         value = record.get(self.column)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        number = None if isinstance(value, bool) else finite(value)
+        if number is None:
             raise DataError(
                 f"the column '{self.column}' holds {value!r}, which is no number",
                 where=record.where,
                 remedy="name a column of numbers: threshold: {column: ...}",
             )
-        return float(value)
+        return number
 
     def _against(self, value: float) -> str:
         if self.least is not None and value < self.least:

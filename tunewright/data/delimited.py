@@ -1,0 +1,185 @@
+"""CSV and TSV. Cells are text as they are written (007, 1e5, NA, None); an empty cell is a missing value.
+
+The first line names the columns. The separator of a CSV file is the one that cuts its first rows alike: comma,
+semicolon, tab or bar. A row's number is the line that it begins in.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from tunewright.data.opening import decoded
+from tunewright.data.raw import Bad, Rows
+from tunewright.errors import DataError
+
+SEPARATORS = (",", ";", "\t", "|")
+MOST = 1 << 24
+"""Characters of the longest cell: a quote that is never closed may not take a whole large file into memory."""
+_SAMPLE, _FIRST = 1 << 16, 20  # characters and rows that tell the separator
+_TOLD = re.compile(r"sep=(.)\r?\n")
+"""The line by which Excel is told the separator."""
+
+
+def comma_separated(path: Path) -> Rows:
+    """Rows of a CSV file."""
+    with decoded(path) as f:
+        sample = f.read(_SAMPLE)
+    told = _TOLD.match(sample)
+    yield from _rows(path, told[1] if told else _separator(sample), skip=1 if told else 0)
+
+
+def tab_separated(path: Path) -> Rows:
+    """Rows of a TSV file."""
+    yield from _rows(path, "\t")
+
+
+def _separator(sample: str) -> str:
+    """The separator that gives most of the first rows as many cells as the header; a comma where none cuts it."""
+    best, separator = (0.0, 0), SEPARATORS[0]
+    for candidate in SEPARATORS:
+        try:
+            read = csv.reader(io.StringIO(sample, newline=""), delimiter=candidate)
+            rows = list(islice(filter(None, read), _FIRST + 1))
+        except csv.Error:
+            continue
+        rows = rows[:-1] if len(rows) > 1 and len(sample) == _SAMPLE else rows  # the last one may be cut
+        if rows and len(rows[0]) > 1:
+            alike = [len(row) == len(rows[0]) for row in rows]
+            best, separator = max((best, separator), ((sum(alike) / len(alike), len(rows[0])), candidate), key=_first)
+    return separator
+
+
+def _first(pair: tuple[Any, str]) -> Any:
+    return pair[0]
+
+
+class _Lines(Iterator[str]):
+    """A file's lines, with those of the row at hand kept: where it is broken, all but its first are read again."""
+
+    def __init__(self, file: IO[str]):
+        self._file, self._again = file, deque[str]()
+        self.row = list[str]()
+        self.number = 0
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._file)
+        self.row.append(line)
+        self.number += 1
+        return line
+
+    def back(self) -> None:
+        """Give all lines of the row but its first once more."""
+        self._again.extendleft(reversed(self.row[1:]))
+        self.number -= len(self.row) - 1
+
+
+def _rows(path: Path, separator: str, skip: int = 0) -> Rows:
+    csv.field_size_limit(max(MOST, csv.field_size_limit()))
+    with decoded(path) as f:
+        lines = _Lines(f)
+        for _ in range(skip):
+            next(lines, "")
+        lines.row.clear()
+        yield from _table(path, lines, separator)
+
+
+def _table(path: Path, lines: _Lines, separator: str) -> Rows:
+    columns: Columns | None = None
+    row = 0  # of the data, told beside the line where the two part
+    broken = True
+    while broken:
+        broken = False
+        reader = csv.reader(lines, delimiter=separator, strict=True)
+        while True:
+            lines.row.clear()
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                line = lines.number - len(lines.row) + 1
+                if columns is None:
+                    raise DataError(
+                        f"the header cannot be read: {error}", where=f"{path}:{line}", remedy=QUOTE
+                    ) from None
+                row += 1
+                yield line, _unreadable(error, lines.row, line, row)
+                lines.back()
+                broken = True
+                break
+            if cells is None:
+                return
+            line = lines.number - len(lines.row) + 1
+            if not any(map(str.strip, cells)):
+                continue  # an empty line, or one of separators alone as spreadsheets write it
+            if columns is None:
+                columns = Columns(cells, f"{path}:{line}")
+                continue
+            row += 1
+            yield line, columns.row(cells, "" if line == row + 1 else f"row {row}: ", separator, "".join(lines.row))
+
+
+QUOTE = 'write a cell with quotes, separators or line ends between quotes, and its own quotes twice: "say ""yes"""'
+
+
+def _unreadable(error: csv.Error, lines: Sequence[str], line: int, row: int) -> Bad:
+    why = str(error)
+    if "unexpected end" in why or "field larger" in why:
+        why = "a quote is opened and never closed"
+    elif "expected after" in why:
+        why = "text stands behind a closing quote" if len(lines) == 1 else "a quote is opened and not closed"
+    return Bad("line", why if line == row + 1 else f"row {row}: {why}", QUOTE, lines[0].rstrip("\r\n") if lines else "")
+
+
+class Columns:
+    """A table's columns, from its header. DataError where they are no names, or a name stands twice."""
+
+    def __init__(self, header: Sequence[str], where: str):
+        names = [name.strip() for name in header]
+        while names and not names[-1]:
+            names.pop()
+        self.names = [name or f"Unnamed: {i}" for i, name in enumerate(names)]  # as pandas calls an index's column
+        twice = next((n for i, n in enumerate(self.names) if n in self.names[:i]), None)
+        if twice is not None:
+            raise DataError(f"two columns are called '{twice}'", where=where, remedy="rename one of them")
+        if not names or all(map(_is_number, names)):
+            raise DataError(
+                f"the first line names no columns: {', '.join(names)[:60] or 'it is empty'}",
+                where=where,
+                remedy="write a first line that does, such as: text,label",
+            )
+        self._header = list(header)
+
+    def row(self, cells: Sequence[str], which: str, separator: str, raw: str) -> Mapping[str, Any] | Bad:
+        """A row, its empty cells missing; Bad where it has more or fewer cells than there are columns."""
+        wanted = len(self.names)
+        if len(cells) != wanted:
+            if len(cells) > wanted and not any(cells[wanted:]):
+                cells = cells[:wanted]
+            else:
+                return self._ragged(len(cells), which, separator, raw)
+        if cells == self._header and wanted > 1:
+            return Bad("row", f"{which}the header stands here again", "take the line out", raw.rstrip("\r\n"))
+        return {name: cell or None for name, cell in zip(self.names, cells, strict=True)}
+
+    def _ragged(self, count: int, which: str, separator: str, raw: str) -> Bad:
+        wanted = len(self.names)
+        reason = f"{which}{count} cell{'s' * (count != 1)}, and the header names {wanted} column{'s' * (wanted != 1)}"
+        mark = {"\t": "tab", " ": "space"}.get(separator, separator)
+        more = (
+            f"write a cell that holds '{mark}' between quotes" if count > wanted else f"fill in the row ('{mark}' each)"
+        )
+        return Bad("row", reason, more, raw.rstrip("\r\n"))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
