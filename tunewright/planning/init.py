@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tunewright import catalogue
-from tunewright.data.shapes import task_of
+from tunewright.data.shapes import RECORDED, task_of
 from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError, did_you_mean
+from tunewright.planning.columns import guessed
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
 from tunewright.recipe.yaml_text import write
 from tunewright.training.defaults import Setting
 
-_TASK_OF = {"image-label": "image-classification", "text-label": "text-classification"}
+_TASK_OF = {
+    "image-label": "image-classification",
+    "image": "image-classification",
+    "text-label": "text-classification",
+}
 """The task that a row shape is for; the others are for text-generation."""
 
 _TEXT = """\
@@ -38,30 +47,60 @@ methods:                      # `tunewright methods` lists them
 {budget}
 """
 _BY_HEART = "free text is soon known by heart: what is best on other rows is kept"
+FEW = 20
+"""Rows at a file's start by which its shape is told."""
 SMALL = 400 << 20
 """Bytes of weights up to which a classifier is trained whole: it costs little, and learns more than an adapter."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the first rows of a file say: their shape, and a comment that names it and the columns."""
+    """What the first rows of a file say: their shape, a comment that names it and the columns, and which of the file's
+    columns are the shape's, where they are called otherwise.
+    """
 
     shape: str
     comment: str
+    columns: dict[str, str]
 
 
 def _seen(data: Path) -> _Seen:
-    """DataError where there is no row that can be read."""
-    from tunewright.contract.records import Problem
-    from tunewright.data.read import read_source
+    """DataError where there is no row that can be read, or rows are recordings."""
+    from tunewright.data.read import read_lazily
 
-    problems: list[Problem] = []
-    first = next(iter(read_source(Source(path=str(data.resolve()), limit=20), data.parent, problems)), None)
-    if first is not None:
-        return _Seen(first.shape, f"rows of shape {first.shape}: {', '.join(first)}")
-    if problems:
-        raise problems[0].error()
-    raise DataError("the file holds no row", where=str(data), remedy="one JSON object a line")
+    columns: dict[str, str] = {}
+    read = read_lazily(_source(data, columns, FEW), data.parent)
+    first = next(iter(read.records), None)
+    if first is None and read.problems and (columns := guessed(_raw(data))):
+        read = read_lazily(_source(data, columns, FEW), data.parent)
+        first = next(iter(read.records), None)
+    if first is None and read.problems:
+        raise read.problems[0].error()
+    if first is None:
+        raise DataError("the file holds no row", where=str(data), remedy="one JSON object a line")
+    if first.shape in RECORDED:
+        raise DataError(
+            "the rows are recordings (a column audio), which no built-in task reads",
+            where=first.where,
+            remedy="give rows of text or pictures, or write the recipe for a task of a package that reads them",
+        )
+    guess = " (columns guessed: look at them)" if columns else ""
+    words = f"rows of shape {first.shape}: {', '.join(first)}{guess}"
+    return _Seen(first.shape, "; ".join([words, *read.remarks]), columns)
+
+
+def _source(data: Path, columns: Mapping[str, str], limit: int) -> Source:
+    return Source(path=str(data.resolve()), columns=dict(columns), limit=limit)
+
+
+def _raw(data: Path) -> list[Mapping[str, Any]]:
+    """The first rows as they stand in the file."""
+    from tunewright.data.raw import Bad
+    from tunewright.data.read import locate, raw_rows
+
+    source = _source(data, {}, FEW)
+    rows = raw_rows(locate(source, data.parent), source)
+    return [row for _, _, row, _ in islice(rows, FEW) if not isinstance(row, Bad)]
 
 
 def starter(model: str, data: Path, task: str | None = None, file: str = "recipe.yaml") -> str:
@@ -78,7 +117,7 @@ def starter(model: str, data: Path, task: str | None = None, file: str = "recipe
     seen = _seen(data)
     chosen = task or _TASK_OF.get(seen.shape) or task_of(seen.shape) or "text-generation"
     methods = _methods(model, chosen, seen.shape)
-    measured = measure(model, data, chosen, seen.shape, [name for name, _, _ in methods])
+    measured = measure(model, data, chosen, seen.shape, [name for name, _, _ in methods], seen.columns)
     settings = measured.settings
     budget = f"budget: {{epochs: {settings['epochs'].value:g}}}"
     return _TEXT.format(
@@ -87,7 +126,7 @@ def starter(model: str, data: Path, task: str | None = None, file: str = "recipe
         measured=measured.words,
         model=f"model: {_scalar(model)}",
         task=chosen,
-        data=f"train: {_scalar(_from(data, Path(file).parent))}",
+        data=f"train: {_written(_from(data, Path(file).parent), seen.columns)}",
         rows=seen.comment,
         validation=_validation(measured.rows),
         length=_length(measured),
@@ -176,6 +215,20 @@ def _from(data: Path, folder: Path) -> str:
 def _scalar(text: str) -> str:
     """Text as one YAML scalar, quoted where it must be."""
     return write([text]).removeprefix("- ").strip()
+
+
+def _written(path: str, columns: Mapping[str, str]) -> str:
+    """A source: its path alone, or with its columns."""
+    if not columns:
+        return _scalar(path)
+    named = ", ".join(f"{ours}: {_inside(theirs)}" for ours, theirs in columns.items())
+    return f"{{path: {_inside(path)}, columns: {{{named}}}}}"
+
+
+def _inside(text: str) -> str:
+    """Text as a scalar between braces, where commas and brackets mean something."""
+    scalar = _scalar(text)
+    return json.dumps(text, ensure_ascii=False) if scalar == text and set(text) & set(",[]{}") else scalar
 
 
 def write_recipe(model: str, data: str, task: str | None, out: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,19 +56,21 @@ def held_out(rows: int) -> float | None:
     return max(1, round(100 * share)) / 100
 
 
-def measure(model: str, data: Path, task: str, shape: str, methods: Sequence[str]) -> Measured:
+def measure(
+    model: str, data: Path, task: str, shape: str, methods: Sequence[str], columns: Mapping[str, str]
+) -> Measured:
     """Encode the rows with the model's tokenizer, and derive; by the file's size where the model is not here."""
+    source = Source(path=str(data.resolve()), columns=dict(columns), limit=MOST_ROWS)
     try:
-        return _measured(model, data, task, methods)
+        return _measured(model, source, task, methods)
     except (ModelError, MissingExtraError) as error:
-        return _estimated(data, task, shape, methods, error.what)
+        return _estimated(data, source, task, shape, methods, error.what)
 
 
-def _measured(model: str, data: Path, task: str, methods: Sequence[str]) -> Measured:
+def _measured(model: str, source: Source, task: str, methods: Sequence[str]) -> Measured:
     from tunewright.runs.assemble import settled
 
     def recipe(length: int, validation: float | None) -> Recipe:
-        source = Source(path=str(data.resolve()), limit=MOST_ROWS)
         section = {"train": [source], "max_length": length, "validation": validation}
         made = Recipe.model_validate({"model": model, "task": task, "data": section, "methods": list(methods)})
         made._base = Path.cwd()
@@ -160,15 +162,15 @@ def _round_up(size: int) -> int:
     return 32 * math.ceil(size / 32)
 
 
-def _estimated(data: Path, task: str, shape: str, methods: Sequence[str], why: str) -> Measured:
+def _estimated(data: Path, source: Source, task: str, shape: str, methods: Sequence[str], why: str) -> Measured:
     """By the file's lines and bytes."""
     from tunewright import catalogue
     from tunewright.data.read import read_source
     from tunewright.runs.deriving import said_by
 
-    count = sum(1 for _ in read_source(Source(path=str(data.resolve()), limit=MOST_ROWS), data.parent, []))
+    count = sum(1 for _ in read_source(source, data.parent, []))
     files = [data] if data.is_file() else [p for p in data.rglob("*") if p.is_file()]
-    pictures = shape == "image-label"
+    pictures = shape in ("image-label", "image")
     tokens = count if pictures else max(1, sum(f.stat().st_size for f in files) // _BYTES)
     classes = [catalogue.load_method(name) for name in methods]
     kinds: dict[str, Kind] = {"image-label": "pictures", "text-label": "classes", "text": "plain text"}
