@@ -18,6 +18,7 @@ ANSWERED: dict[str, tuple[str, ...]] = {
     ),
     "an argument that a caller outside passes by name or place": ("output_hidden_states",),
     "called by urllib, which finds it by name": ("redirect_request",),
+    "called by io, of a stream that it buffers": ("readable",),
     "called by pytest, which finds them by name": ("pytest_addoption", "pytest_generate_tests", "test_method"),
     "called by Python when a module lacks a name, or lists its names": ("__dir__", "__getattr__"),
     "for notebooks and third parties: nothing in the package calls it": (

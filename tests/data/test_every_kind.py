@@ -190,3 +190,14 @@ def test_faults_of_whole_files(tmp_path, name, content, says, remedy):
     with pytest.raises(DataError) as caught:
         read_all(Source(path=name), tmp_path)
     assert says in f"{caught.value.where}: {caught.value.what}" and remedy in caught.value.remedy
+
+
+def test_the_page_names_every_kind_and_shape():
+    from tunewright.data import files
+    from tunewright.data.shapes import SHAPES
+
+    page = (Path(__file__).parents[2] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+    for kind in (*files.READERS, *files.SHEETS):
+        assert all(f"`.{part}`" in page for part in kind.split(".")), kind
+    order = page.split("## Columns")[1].split(". Further")[0]
+    assert all(f"`{column}`" in order for shape in SHAPES for column in shape.columns)

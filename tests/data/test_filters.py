@@ -9,6 +9,7 @@ from tunewright.contract.records import Record
 from tunewright.data.select.length import Length
 from tunewright.data.select.near_duplicate import NearDuplicate, overlaps, runs
 from tunewright.data.select.threshold import Threshold
+from tunewright.errors import DataError
 
 
 def records(*texts):
@@ -64,5 +65,10 @@ def test_a_threshold_has_two_sides():
     found = call(Threshold(column="score", least=1, most=2), "select", records=records("a", "b", "c", "d"))
     assert list(found.indices) == [1, 2] and found.reasons == ["score below 1", "", "", "score above 2"]
     assert list(found.scores["score"]) == [0.0, 1.0, 2.0, 3.0]
+    cells = [Record({**r, "score": str(r["score"])}, id=r.id) for r in records("a", "b", "c", "d")]
+    assert list(call(Threshold(column="score", least=1, most=2), "select", records=cells).indices) == [1, 2]
+    for value in ("much", True, None, float("nan")):
+        with pytest.raises(DataError, match="which is no number"):
+            call(Threshold(column="score", least=1), "select", records=[Record({"score": value}, id="x")])
     with pytest.raises(ValueError, match="without a bound"):
         Threshold(least=None)

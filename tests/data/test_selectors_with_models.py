@@ -197,7 +197,7 @@ def test_a_column_of_rewards_counts_and_a_missing_one_is_named():
     method = InstructMining(keep=1)
     reads = Reads(method)
     for i, record in enumerate(reads.records):
-        record["reward"] = 100.0 if i == 7 else 0.0
+        record["reward"] = 100.0 if i == 7 else "0.0"  # as a table's cell, too
     found = reads.selected(method)
     assert list(found.indices) == [7] and found.scores["reward"][7] == 100.0
     del reads.records[3]["reward"]

@@ -17,6 +17,7 @@ import yaml
 
 from tests import small, tiny
 from tests.fuzz import mutate
+from tests.fuzz.tables import folders, tables
 
 Surface = Callable[[Path, random.Random], list[str]]
 """Damages something in `folder`, a copy of what `prepare` made, and returns the command line that meets it."""
@@ -240,8 +241,10 @@ def _header(file: Path, data: bytes, rng: random.Random) -> None:
 
 SURFACES: dict[str, tuple[Surface, float]] = {
     "recipe": (recipe, 0.3),
-    "rows": (rows, 0.2),
-    "merged": (merged, 0.2),
+    "rows": (rows, 0.1),
+    "tables": (tables, 0.1),
+    "folders": (folders, 0.04),
+    "merged": (merged, 0.16),
     "flags": (flags, 0.1),
     "model": (model, 0.06),
     "weights": (weights, 0.04),

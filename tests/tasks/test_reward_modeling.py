@@ -123,6 +123,10 @@ def test_pieces_end_where_their_text_does():
     assert fit_length(row, 5, "split") == [], "scores of pieces of a row would belong to nothing"
 
 
+def test_a_score_may_be_a_cell_of_a_table():
+    assert encoded(prompt="a", completion="b", score="0.25").fields["scores"] == [0.25]
+
+
 @pytest.mark.parametrize(
     "columns, says",
     [

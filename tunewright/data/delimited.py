@@ -60,24 +60,35 @@ def _first(pair: tuple[Any, str]) -> Any:
     return pair[0]
 
 
-class _Lines(Iterator[str]):
-    """A file's lines, with those of the row at hand kept: where it is broken, all but its first are read again."""
+class _Lines:
+    """A file's lines, with those of the row at hand kept: where it is broken, all but its first are read again.
+
+    `before` are the lines that earlier iterations gave.
+    """
 
     def __init__(self, file: IO[str]):
         self._file, self._again = file, deque[str]()
         self.row = list[str]()
-        self.number = 0
+        self.before = 0
 
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._file)
-        self.row.append(line)
-        self.number += 1
-        return line
+    def __iter__(self) -> Iterator[str]:
+        row = self.row
+        while self._again:
+            row.append(self._again.popleft())
+            yield row[-1]
+        for line in self._file:
+            row.append(line)
+            yield line
 
-    def back(self) -> None:
-        """Give all lines of the row but its first once more."""
+    def skip(self) -> None:
+        """Leave out a line."""
+        self.before += bool(next(self._file, ""))
+
+    def back(self, read: int) -> None:
+        """Give all lines of the row but its first once more, of `read` lines that this iteration gave."""
         self._again.extendleft(reversed(self.row[1:]))
-        self.number -= len(self.row) - 1
+        self.before += read - len(self.row) + 1
+        self.row.clear()
 
 
 def _rows(path: Path, separator: str, skip: int = 0) -> Rows:
@@ -85,43 +96,46 @@ def _rows(path: Path, separator: str, skip: int = 0) -> Rows:
     with decoded(path) as f:
         lines = _Lines(f)
         for _ in range(skip):
-            next(lines, "")
-        lines.row.clear()
+            lines.skip()
         yield from _table(path, lines, separator)
 
 
 def _table(path: Path, lines: _Lines, separator: str) -> Rows:
     columns: Columns | None = None
     row = 0  # of the data, told beside the line where the two part
+    kept = lines.row
     broken = True
     while broken:
         broken = False
         reader = csv.reader(lines, delimiter=separator, strict=True)
         while True:
-            lines.row.clear()
+            kept.clear()
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                line = lines.number - len(lines.row) + 1
+                line = lines.before + reader.line_num - len(kept) + 1
                 if columns is None:
                     raise DataError(
                         f"the header cannot be read: {error}", where=f"{path}:{line}", remedy=QUOTE
                     ) from None
                 row += 1
-                yield line, _unreadable(error, lines.row, line, row)
-                lines.back()
+                yield line, _unreadable(error, kept, line, row)
+                lines.back(reader.line_num)
                 broken = True
                 break
             if cells is None:
                 return
-            line = lines.number - len(lines.row) + 1
-            if not any(map(str.strip, cells)):
+            if not cells or not (cells[0].strip() or any(map(str.strip, cells))):
                 continue  # an empty line, or one of separators alone as spreadsheets write it
+            line = lines.before + reader.line_num - len(kept) + 1
             if columns is None:
                 columns = Columns(cells, f"{path}:{line}")
                 continue
             row += 1
-            yield line, columns.row(cells, "" if line == row + 1 else f"row {row}: ", separator, "".join(lines.row))
+            if (made := columns.mapping(cells)) is None:
+                yield line, columns.fault(cells, "" if line == row + 1 else f"row {row}: ", separator, "".join(kept))
+            else:
+                yield line, made
 
 
 QUOTE = 'write a cell with quotes, separators or line ends between quotes, and its own quotes twice: "say ""yes"""'
@@ -153,19 +167,26 @@ class Columns:
                 where=where,
                 remedy="write a first line that does, such as: text,label",
             )
-        self._header = list(header)
 
-    def row(self, cells: Sequence[str], which: str, separator: str, raw: str) -> Mapping[str, Any] | Bad:
-        """A row, its empty cells missing; Bad where it has more or fewer cells than there are columns."""
+    def mapping(self, cells: list[str]) -> Mapping[str, Any] | None:
+        """A row, its empty cells missing; None where there are more or fewer than columns, or it is the header."""
         wanted = len(self.names)
         if len(cells) != wanted:
-            if len(cells) > wanted and not any(cells[wanted:]):
-                cells = cells[:wanted]
-            else:
-                return self._ragged(len(cells), which, separator, raw)
-        if cells == self._header and wanted > 1:
+            if len(cells) < wanted or any(cells[wanted:]):
+                return None
+            cells = cells[:wanted]
+        if cells[0] == self.names[0] and wanted > 1 and cells == self.names:
+            return None
+        row: dict[str, Any] = dict(zip(self.names, cells, strict=True))
+        if "" in cells:
+            row = {name: cell or None for name, cell in row.items()}
+        return row
+
+    def fault(self, cells: Sequence[str], which: str, separator: str, raw: str) -> Bad:
+        """Why cells are no row."""
+        if list(cells[: len(self.names)]) == self.names:
             return Bad("row", f"{which}the header stands here again", "take the line out", raw.rstrip("\r\n"))
-        return {name: cell or None for name, cell in zip(self.names, cells, strict=True)}
+        return self._ragged(len(cells), which, separator, raw)
 
     def _ragged(self, count: int, which: str, separator: str, raw: str) -> Bad:
         wanted = len(self.names)

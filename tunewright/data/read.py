@@ -107,8 +107,9 @@ def raw_rows(
         where = place.name if packaged or len(place.files) == 1 else f"{place.name.rstrip('/')}/{inside[path]}"
         # rows are known by their ids: files of one name in two folders may not share theirs
         name = place.name if packaged else inside[path] if called[path.name] > 1 else path.name
+        folder = str(path.parent)
         for number, read in files.read(path, getattr(source, "sheet", None), remarks):
-            yield f"{name}:{number}", f"{where}:{number}", read, str(path.parent)
+            yield f"{name}:{number}", f"{where}:{number}", read, folder
 
 
 def _numbered(place: Place, source: SourceLike) -> Iterator[tuple[int, Mapping[str, Any] | Bad]] | None:

@@ -113,7 +113,8 @@ def _table(path: Path, sheet: Any, empty: _Empty) -> Rows:
             continue
         wanted = len(columns.names)
         cells += [""] * (wanted - len(cells))
-        yield number, empty.why(number, cells, wanted) or _fault(number, cells) or columns.row(cells, "", " ", "")
+        bad = empty.why(number, cells, wanted) or _fault(number, cells)
+        yield number, bad or columns.mapping(cells) or columns.fault(cells, "", " ", "")
 
 
 def _text(value: Any) -> str:
