@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import io
+import shutil
 
 import datasets
 import numpy as np
@@ -14,10 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests import tiny
+from tunewright.contract.task import EncodeOptions
 from tunewright.data import columnar
+from tunewright.data.dataset import stored
 from tunewright.data.read import read_all, read_lazily
 from tunewright.errors import DataError
 from tunewright.recipe import Source
+from tunewright.tasks import get_task
 
 datasets.disable_progress_bars()
 
@@ -292,3 +297,23 @@ def test_a_folders_files_have_the_splits_that_their_names_say(tmp_path):
     assert [r["text"] for r in read(tmp_path.parent, tmp_path.name, split="test").records] == ["test-1", "test-2"]
     with pytest.raises(DataError, match="no split 'validation'\n  -> set split to one of: test, train"):
         read(tmp_path.parent, tmp_path.name, split="validation")
+
+
+def rows_of(folder, source):
+    made = stored(source, get_task("text-generation"), tiny.tokenizer(), EncodeOptions(), folder / "c", base=folder)
+    return len(made.rows), len(list((folder / "c" / "rows").iterdir()))
+
+
+def test_the_cache_tells_splits_and_changed_files_of_a_saved_data_set_apart(several):
+    assert rows_of(several, Source(path="d")) == (10, 1)
+    assert rows_of(several, Source(path="d")) == (10, 1)
+    assert rows_of(several, Source(path="d", split="test")) == (1, 2)
+    shutil.rmtree(several / "d" / "train")
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(several / "d" / "train")
+    assert rows_of(several, Source(path="d")) == (2, 3)
+
+
+def test_the_cache_tells_configurations_and_revisions_apart(tmp_path, hub):
+    for i, more in enumerate(({}, {"config": "en"}, {"revision": "abc"}, {"config": "en"}), 1):
+        source = Source(path="some/data", format="text", **more)
+        assert rows_of(tmp_path, source) == (2, min(i, 3))  # one label is held back

@@ -13,10 +13,16 @@ import openpyxl
 import pyarrow as pa
 import pytest
 
+from tests import tiny
+from tunewright.contract.task import EncodeOptions
 from tunewright.data import delimited
+from tunewright.data.caution import of_data
+from tunewright.data.dataset import build
 from tunewright.data.read import read_all, read_lazily
 from tunewright.errors import DataError, MissingExtraError
 from tunewright.recipe import Source
+from tunewright.runs.selecting import subset
+from tunewright.tasks import get_task
 
 
 def read(folder, name, content=None, **more):
@@ -250,6 +256,42 @@ def test_one_sheet_is_read_and_the_others_are_named(book):
         read(book, "t.xlsx", sheet="Mor")
     with pytest.raises(DataError, match="it has no sheet: that is of an XLSX file"):
         read(book, "t.csv", "text\na\n", sheet="More")
+
+
+def test_cells_beside_the_columns_of_a_sheet_are_refused_in_their_row(tmp_path):
+    made = openpyxl.Workbook()
+    for row in (["text", None, None], ["a", None, None], ["b", None, "c"]):
+        made.active.append(row)
+    made.save(tmp_path / "t.xlsx")
+    got = read(tmp_path, "t.xlsx")
+    assert told(got) == ([{"text": "a"}], [("t.xlsx:3", "3 cells, and the header names 1 column")])
+    assert got.problems[0].remedy.startswith("name every column in the first row")
+
+
+def test_a_run_says_what_is_not_read_on_every_page(book, tmp_path):
+    task, options = get_task("text-generation"), EncodeOptions()
+    dataset = build(
+        [Source(path="t.xlsx", sheet=None)], task, tiny.tokenizer(), options, tmp_path / "c", base=book, problems="skip"
+    )
+    (said,) = of_data([subset(dataset, [0, 1])], {})
+    assert said == "t.xlsx: only the sheet 'Main' of t.xlsx is read, not 'More': `sheet` names another"
+
+
+def test_the_cache_tells_sheets_apart(book, tmp_path):
+    task, options = get_task("text-generation"), EncodeOptions()
+    both = [
+        build(
+            [Source(path="t.xlsx", sheet=name)],
+            task,
+            tiny.tokenizer(),
+            options,
+            tmp_path / "c",
+            base=book,
+            problems="skip",
+        )
+        for name in ("Main", "More")
+    ]
+    assert [len(d.rows) for d in both] == [5, 1]
 
 
 def test_a_formula_gives_the_value_that_was_saved_with_it(book):

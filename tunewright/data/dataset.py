@@ -260,7 +260,8 @@ def _key(
     for path in (*place.files, *place.beside):
         with path.open("rb") as f:
             h.update(hashlib.file_digest(f, "sha256").digest())
-    for record in read_lazily(source, base).records if place.hub or task.reads_files else ():
+    listed = place.media is not None and not place.media.metadata  # whose key has counted every file
+    for record in read_lazily(source, base).records if place.hub or (task.reads_files and not listed) else ():
         h.update(repr([(k, _content(v, record.base)) for k, v in sorted(record.items())]).encode())
     return h.hexdigest()[:40]
 

@@ -191,11 +191,14 @@ class Columns:
     def _ragged(self, count: int, which: str, separator: str, raw: str) -> Bad:
         wanted = len(self.names)
         reason = f"{which}{count} cell{'s' * (count != 1)}, and the header names {wanted} column{'s' * (wanted != 1)}"
-        mark = {"\t": "tab", " ": "space"}.get(separator, separator)
-        more = (
-            f"write a cell that holds '{mark}' between quotes" if count > wanted else f"fill in the row ('{mark}' each)"
-        )
-        return Bad("row", reason, more, raw.rstrip("\r\n"))
+        mark = "tab" if separator == "\t" else separator
+        if count < wanted:
+            remedy = "fill in the row, or take it out"
+        elif separator:
+            remedy = f"write a cell that holds '{mark}' between quotes"
+        else:
+            remedy = "name every column in the first row, or empty the cells beside them"
+        return Bad("row", reason, remedy, raw.rstrip("\r\n"))
 
 
 def _is_number(text: str) -> bool:

@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -173,7 +173,7 @@ def find(folder: Path, split: str | None, where: str) -> Media | None:
     if others := sum(seen.counts[other].values()):
         remarks.append(f"{_many(others, _CALLED[other])} not read: the folder is taken for one of {called}s")
     if seen.nameless:
-        remarks.append(f"{_many(len(seen.nameless), 'file')} without an ending and not read: {seen.nameless[0]}")
+        remarks.append(f"{_many(seen.nameless, 'file')} without an ending and not read: {seen.first_nameless}")
     if metadata and sum(end - first for _, first, end in chosen) < sum(sizes[name] for name, _, _ in wanted):
         raise DataError(
             "a slice of a split is taken of files, and here a metadata file gives the rows",
@@ -193,14 +193,15 @@ class _Seen:
     """What a folder holds: files a folder of each kind, metadata files, folders, and files without an ending."""
 
     counts: dict[str, Counter[str]]
-    metadata: list[str]
-    folders: list[str]
-    nameless: list[str]
+    metadata: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    nameless: int = 0
+    first_nameless: str = ""
 
 
 def _look(folder: Path) -> _Seen | None:
     endings: dict[str, frozenset[str]] | None = None
-    seen = _Seen({c: Counter() for c in _CALLED}, [], [], [])
+    seen = _Seen({c: Counter() for c in _CALLED})
     for path, is_folder in visible(folder):
         name = path.rpartition("/")[2]
         if is_folder:
@@ -211,7 +212,8 @@ def _look(folder: Path) -> _Seen | None:
             if not kind.startswith(_PAGES):
                 return None
         elif not _ending(name):
-            seen.nameless.append(path)
+            seen.nameless += 1
+            seen.first_nameless = seen.first_nameless or path
         else:
             endings = endings or _endings()
             for column, known in endings.items():

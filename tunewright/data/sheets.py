@@ -114,7 +114,7 @@ def _table(path: Path, sheet: Any, empty: _Empty) -> Rows:
         wanted = len(columns.names)
         cells += [""] * (wanted - len(cells))
         bad = empty.why(number, cells, wanted) or _fault(number, cells)
-        yield number, bad or columns.mapping(cells) or columns.fault(cells, "", " ", "")
+        yield number, bad or columns.mapping(cells) or columns.fault(cells, "", "", "")
 
 
 def _text(value: Any) -> str:
