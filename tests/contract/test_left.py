@@ -50,6 +50,15 @@ def test_a_later_stage_finds_it_by_method_and_by_stage():
         Earlier(complete=False).named("stages.one.n")
 
 
+def test_a_stage_inherits_from_those_that_it_goes_on_from_alone():
+    left = (Left("one", "ewc", {"n": 1}), Left("two", "ewc", {"n": 2}), Left("aside", "ewc", {"n": 3}))
+    assert Earlier(left).inherited("ewc") == left[2]  # nobody said which way it went
+    assert Earlier(left, way=("two", "one")).inherited("ewc") == left[1]
+    assert Earlier(left, way=("one",)).inherited("ewc") == left[0]
+    assert Earlier(left, way=()).inherited("ewc") is None
+    assert Earlier(left, way=("one",)).latest("ewc") == left[2]
+
+
 def test_a_name_that_the_state_does_not_hold_is_refused():
     with pytest.raises(MethodError, match="'ewc' declares that it leaves 'nosuch'"):
         left_of("first", "ewc", ("nosuch",), state(), state().data)

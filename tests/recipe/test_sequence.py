@@ -138,3 +138,11 @@ def test_an_error_in_a_stage_of_rounds_names_its_line(tmp_path):
     with pytest.raises(RecipeError, match="no method is named 'lorra'") as e:
         written(tmp_path, ROUNDS.replace("start: base\n    methods: [lora]", "start: base\n    methods: [lorra]"))
     assert "r.yaml:9" in str(e.value)
+
+
+def test_a_stage_knows_which_ones_it_goes_on_from(tmp_path):
+    stages = [{"name": n, "methods": ["lora"]} for n in ("one", "two", "three", "four", "five")]
+    stages[3]["start"], stages[4]["start"] = "base", "stages.two"
+    made = Recipe(**TREE, stages=stages)
+    ways = {s.name: made.way_to(s) for s in made.stages}
+    assert ways == {"one": (), "two": ("one",), "three": ("two", "one"), "four": (), "five": ("two", "one")}

@@ -29,10 +29,14 @@ class NotThereYet(Exception):
 
 @dataclass(frozen=True)
 class Earlier(Sequence[Left]):
-    """Everything that earlier stages left, in the order in which they ended. `complete`: they have ended."""
+    """Everything that earlier stages left, in the order in which they ended.
+
+    `complete`: they have ended. `way`: the stages that this one goes on from, back to the base; None: all of them.
+    """
 
     all: tuple[Left, ...] = ()
     complete: bool = True
+    way: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.all)
@@ -43,6 +47,13 @@ class Earlier(Sequence[Left]):
     def latest(self, method: str) -> Left | None:
         """What the last stage that used `method` left of it; None before the first."""
         return next((left for left in reversed(self.all) if left.method == method), None)
+
+    def inherited(self, method: str) -> Left | None:
+        """What the last stage that used `method` left of it, of those that this one goes on from (its start, the start
+        of that one ...): what belongs to the model that is there. None before the first.
+        """
+        there = [left for left in self.all if self.way is None or left.stage in self.way]
+        return Earlier(tuple(there)).latest(method)
 
     def named(self, path: str) -> Any:
         """What `stages.<stage>.<name>` stands for. MethodError with what there is, where nothing is called so."""

@@ -255,7 +255,7 @@ class Setup:
     """What `setup` may look at: the model to be adapted, its structure, the stage's plan, the task's name.
 
     `earlier`: what methods of earlier stages left of their state: `run.earlier.latest("ewc")`,
-    `run.earlier.named("stages.first.fisher")`.
+    `run.earlier.named("stages.first.fisher")`, `run.earlier.inherited("mos")` of the stages that this one goes on from.
     """
 
     adapted: Adapted

@@ -263,6 +263,14 @@ class Recipe(Spec):
             )
         return self
 
+    def way_to(self, stage: StageSpec) -> tuple[str, ...]:
+        """Names of the stages that a stage goes on from: its start, the start of that one, and so on to the base."""
+        by_name, way, start = {s.name: s for s in self.stages}, [], stage.start or "base"
+        while start.startswith("stages."):
+            way.append(start.removeprefix("stages."))
+            start = by_name[way[-1]].start or "base"
+        return tuple(way)
+
     @property
     def base(self) -> Path:
         """The folder that relative paths start from: the file's own, or the working directory for one made in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,8 @@ class Work:
 
         stage, provider = self.session.training_inputs(part)
         names = [p.spec.name for p in self.session.stages[: part.index]]
-        stage.earlier = carry.earlier_of({n: self.folder.path / "stages" / n for n in names})
+        earlier = carry.earlier_of({n: self.folder.path / "stages" / n for n in names})
+        stage.earlier = replace(earlier, way=self.recipe.way_to(part.spec))
         return stage, provider
 
     def _stage(self, part: StageInputs) -> None:
