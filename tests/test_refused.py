@@ -73,6 +73,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "holds nothing out",
     ),
     "an edit of a wrapped model": (after("lines") | stage(methods=["prompt-tuning"]), "cannot be folded"),
+    "a wrapped model that is folded": (
+        {"stages": [{**TWO_STAGES[0], "name": "one", "methods": ["prompt-tuning"]}, {**TWO_STAGES[1], "name": "two"}]},
+        "'prompt-tuning' of the stage 'one' wraps the model: it cannot be folded",
+    ),
     "a predictor without its model": (after("emulated-fine-tuning"), "the recipe names none"),
     "a step after a predictor": (
         after({"emulated-fine-tuning": {}}, "lines", models={"small": "./base", "small-tuned": "./base"}),

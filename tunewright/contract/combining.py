@@ -162,16 +162,21 @@ def restore_states(methods: Methods, data: Mapping[str, Any], tensors: Mapping[s
         saved = data[b.name]
         b.state.data = dict(saved["data"])
         b.state.rng.setstate(rng_tuple(saved["rng"]))
-        owned = dict(b.state.named_parameters())
-        for key, tensor in tensors.items():
-            if not key.startswith(b.name + "."):
-                continue
-            n = key[len(b.name) + 1 :]
-            if n in owned:
-                owned[n].data.copy_(tensor)
-            else:
-                path, _, leaf = n.rpartition(".")
-                b.state.get_submodule(path)._buffers[leaf] = tensor.to(b.state.device, copy=True)
+        own = f"{b.name}."
+        restore_tensors(b.state, {n.removeprefix(own): t for n, t in tensors.items() if n.startswith(own)})
+
+
+def restore_tensors(state: State, tensors: Mapping[str, Any]) -> None:
+    """Put a state's tensors back, by the names of its `state_dict()`; buffers take the saved shape, and those that
+    `setup` does not make are made.
+    """
+    owned = dict(state.named_parameters())
+    for name, tensor in tensors.items():
+        if name in owned:
+            owned[name].data.copy_(tensor)
+        else:
+            path, _, leaf = name.rpartition(".")
+            state.get_submodule(path)._buffers[leaf] = tensor.to(state.device, copy=True)
 
 
 def rng_state(rng: random.Random) -> list[Any]:

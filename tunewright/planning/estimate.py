@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tunewright.contract.left import Earlier
 from tunewright.measure.cost import Cost
 from tunewright.models.generators import undisturbed
 from tunewright.models.recompute import recomputing
@@ -85,7 +86,8 @@ def probe_stage(session: Session, part: StageInputs) -> StageEstimate:
     """Set a stage up and do its first steps. The model is left as they leave it."""
     stage, provider = session.training_inputs(part)
     began = time.perf_counter()
-    set_up(stage.adapted, stage.methods, stage.plan, session.task.name, provider.statistics)
+    earlier = Earlier(complete=part.index == 0)  # stages are begun and not ended here: nothing is left of them
+    set_up(stage.adapted, stage.methods, stage.plan, session.task.name, provider.statistics, earlier)
     stage.methods.event("begin_task", stage=part.spec.name, adapted=stage.adapted)
     ready = time.perf_counter()
     loop = Loop(stage)

@@ -53,6 +53,19 @@ def check_starts(recipe: Recipe) -> None:
             carry.result_of(carry.seen_from(recipe.base, start), f"stages.{stage.name}.start")
 
 
+def check_carry(recipe: Recipe) -> None:
+    """MethodError where a stage would fold what wraps the model of the stage that it starts from."""
+    wraps: dict[str, tuple[str, str] | None] = {}
+    for stage in recipe.stages:
+        start = stage.start or "base"
+        before = wraps.get(start.removeprefix("stages.")) if start.startswith("stages.") else None
+        if before is not None and stage.carry == "fold":
+            raise carry.wrapped(*before, "fold", f"stages.{stage.name}.carry")
+        own = next((u.name for u in stage.methods if "wrap" in catalogue.load_method(u.name, u.place).slots()), None)
+        stays = before if stage.carry == "frozen" else None
+        wraps[stage.name] = (catalogue.canonical(own), stage.name) if own is not None else stays
+
+
 def check_selectors(recipe: Recipe) -> None:
     """MethodError where a selector does not serve the task, or reads with a model that the recipe does not name."""
     for stage in recipe.stages:
@@ -130,6 +143,7 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_validation,
     check_measured,
     check_makers,
+    check_carry,
     check_selectors,
     streams.check,
 )

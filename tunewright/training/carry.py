@@ -92,15 +92,21 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
 def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> None:
     """Build the wrapper of a finished stage again: the method as it was named there, its state as it was left."""
     from tunewright.catalogue import load_method
-    from tunewright.contract.combining import bind
+    from tunewright.contract.combining import bind, restore_tensors
     from tunewright.training.setting_up import wrap
 
     plan = Plan(**by["plan"])
     methods = bind([(by["name"], load_method(by["name"])(**by["parameters"]))], 0, plan.stage)
     (bound,) = methods
     bound.state = bound.method.setup(Setup(adapted, plan, by["task"], bound.state.rng))
-    bound.state.load_state_dict(tensors, strict=True)
+    if missing := sorted(bound.state.state_dict().keys() - tensors.keys()):
+        raise CheckpointError(
+            f"the state of '{by['name']}' lacks {', '.join(missing)}",
+            where=f"stages.{plan.stage}",
+            remedy="run the stage again: its folder was changed or is of another version",
+        )
     bound.state.place(adapted.device)
+    restore_tensors(bound.state, tensors)  # a method may have kept more than its `setup` begins with
     bound.state.data = by["data"]
     bound.state.requires_grad_(False)
     wrap(adapted, methods, bound, plan, by["task"])
@@ -131,18 +137,14 @@ def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> No
 
 
 def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
-    """fold: into the weights. frozen: they stay and do not train. training: they go on training. drop: taken away."""
+    """fold: into the weights. frozen: they stay and do not train. training: they go on training. drop: taken away.
+
+    What wraps the model stays with `frozen`, until a stage of the same method wraps anew (`setting_up.wrap`).
+    """
     if adapted.wrapped_by is not None and carry == "training" and not list(adapted.wrapped_by.state.parameters()):
         adapted.unwrap()  # it only runs what the deltas are: the method of the next stage wraps anew
     if adapted.wrapped_by is not None and carry in ("fold", "training"):
-        raise MethodError(
-            (
-                f"'{adapted.wrapped_by.method['name']}' of the stage '{name}' wraps the model: it cannot be "
-                f"{'folded' if carry == 'fold' else 'trained on'}"
-            ),
-            where="carry",
-            remedy="write carry: frozen (it stays as it is) or carry: drop",
-        )
+        raise wrapped(adapted.wrapped_by.method["name"], name, carry, "carry")
     if carry == "drop":
         adapted.unwrap()
         adapted.unquantise()
@@ -159,6 +161,16 @@ def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
             forms.rename(site, old, f"{name}-{old}")
             for p in delta.parameters():
                 forms.set_frozen(p, carry != "training")
+
+
+def wrapped(method: str, stage: str, carry: str, where: str) -> MethodError:
+    """What is said where a stage would fold or train what a method of an earlier one wraps the model in."""
+    return MethodError(
+        f"'{method}' of the stage '{stage}' wraps the model: it cannot be "
+        f"{'folded' if carry == 'fold' else 'trained on'}",
+        where=where,
+        remedy="write carry: frozen (it stays as it is) or carry: drop",
+    )
 
 
 def seen_from(base: Path, name: str) -> Path:

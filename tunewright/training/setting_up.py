@@ -33,7 +33,7 @@ def set_up(
         prepare(adapted, methods, b, needs(b, "prepare") if b.method.reshapes else {})
     for b in methods:
         own = b.state.rng
-        b.state = b.method.setup(Setup(adapted, plan, task, own, earlier or Earlier()))
+        b.state = b.method.setup(Setup(adapted, plan, task, own, Earlier() if earlier is None else earlier))
         b.state.rng = own
         b.state.place(adapted.device)
         b.stage_needs = needs(b)
@@ -78,6 +78,9 @@ def prepare(adapted: Adapted, methods: Methods, bound: Bound, needs: Mapping[str
 
 def wrap(adapted: Adapted, methods: Methods, bound: Bound, plan: Plan, task: str) -> None:
     """Let a method wrap the model, and note who did, so that a stage's files can bring the wrapper back."""
+    before = adapted.wrapped_by
+    if before is not None and before.method["name"] == bound.name and not list(before.state.parameters()):
+        adapted.unwrap()  # it only runs what the deltas are: the same method wraps anew what it goes on with
     if adapted.wrapped_by is not None:
         raise MethodError(
             (
