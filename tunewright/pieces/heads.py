@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tunewright.contract.batch import Outputs
 from tunewright.errors import MethodError, ModelError
@@ -47,3 +50,31 @@ def pooled_head(outputs: Outputs) -> Callable[[Tensor], Tensor]:
     pooled_features(outputs)
     assert outputs.head is not None
     return outputs.head
+
+
+@contextmanager
+def read_by_head(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside, what the classifier's head is given at each call, the last one last: [R, D], or [R, L, D] where it scores
+    every token of a row.
+    """
+    seen: list[Tensor] = []
+    hook = classifier_head(model).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def loss_among(logits: Tensor, labels: Tensor, classes: Sequence[int], *, method: str) -> Tensor:
+    """[R] cross-entropy of logits [R, V] over some classes alone (ascending), as where a task trains its own.
+
+    MethodError for a label [R] that is none of them, as replayed rows have: `method` keeps no old rows.
+    """
+    own = torch.tensor(list(classes), device=labels.device)
+    if not bool(torch.isin(labels, own).all()):
+        raise MethodError(
+            "there are rows of classes that are not the task's own",
+            where="data.replay",
+            remedy=f"take replay out: {method} keeps no old rows",
+        )
+    return F.cross_entropy(logits[:, own].float(), torch.searchsorted(own, labels), reduction="none")

@@ -20,19 +20,17 @@ import random
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Candidates, Choice, Need, Needs, Plan, State
-from tunewright.errors import MethodError
 from tunewright.methods.needs.row_labels import RowLabels
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank, attach, deltas_of
 from tunewright.models.experts import Ensemble, expert
 from tunewright.models.sites import Structure
-from tunewright.pieces.heads import classifier_head, classifier_head_name
+from tunewright.pieces.heads import classifier_head, classifier_head_name, loss_among
 from tunewright.pieces.low_rank import LowRankChange
 from tunewright.pieces.target_modules import TARGET_MODULES
 
@@ -135,16 +133,7 @@ class LAE(LowRankChange):
         return Choice(names, entries, redraw_every=wait if step < wait else None, moments="preserve")
 
     def objective(self, outputs: Outputs, batch: Batch, state: State) -> Loss:
-        new = torch.tensor(state.data["new"], device=batch.labels.device)
-        if not bool(torch.isin(batch.labels, new).all()):
-            raise MethodError(
-                "there are rows of classes that are not the task's own",
-                where="data.replay",
-                remedy="take replay out: lae keeps no old rows",
-            )
-        return Loss(
-            F.cross_entropy(outputs.logits[:, new].float(), torch.searchsorted(new, batch.labels), reduction="none")
-        )
+        return Loss(loss_among(outputs.logits, batch.labels, state.data["new"], method="lae"))
 
     def after_step(self, adapted: Adapted) -> None:
         for slow, fast in zip(expert(adapted.structure, OFFLINE), expert(adapted.structure, ONLINE), strict=False):
