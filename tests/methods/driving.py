@@ -14,6 +14,7 @@ from torch import Tensor
 from tests import tiny
 from tunewright.contract.batch import Row
 from tunewright.contract.combining import bind
+from tunewright.contract.left import Earlier
 from tunewright.contract.method import Method, Plan
 from tunewright.contract.needs import NeedContext, Provider
 from tunewright.models.adapted import Adapted
@@ -111,6 +112,7 @@ class Run:
         listen: Any = None,
         batch: int = 4,
         judges: Mapping[str, Any] | None = None,
+        earlier: Earlier | None = None,
         **train_spec: Any,
     ):
         sources = sources or {"new": text_rows() if task == "text-generation" else image_rows()}
@@ -134,7 +136,7 @@ class Run:
         others: dict[str, Any] = {"other_names": tuple(judges), "as_judge": judges.get} if judges else {}
         self.provider = Provider(NeedContext(self.adapted, self.task, 0, {"train": rows}, **others))
         self.provider.check(self.methods)
-        set_up(self.adapted, self.methods, self.plan, task, self.provider.statistics)
+        set_up(self.adapted, self.methods, self.plan, task, self.provider.statistics, earlier)
 
         def note(loop: Loop, record: dict[str, Any]) -> None:
             self.records.append(record)

@@ -270,8 +270,9 @@ class Tiny:
         probe = [replace(r, source="small") for r in rows_of(self.task, "probe", 3)]  # a source that is trained on
         self.probe = self.task.collate(probe).to(self.device)
         self.left = Earlier()
-        self._earlier()
-        self.loop = self._begin()
+        stages = max([1, *(getattr(type(m), "conformance_stages", 1) for _, m in self.named)])
+        self._earlier(stages - 1)
+        self.loop = self._begin(None if stages == 1 else 0)
 
     def fresh(self, seed: int = 0) -> nn.Module:
         """The task's tiny model as it was before training, on the device."""
@@ -286,14 +287,14 @@ class Tiny:
                 row_of(change(record_of(r, labelled, not labelled and i % 2 == 1)), r) for i, r in rows
             ]
 
-    def _earlier(self) -> None:
-        """Stages before the one that is checked, for methods over several (`conformance_stages`), carried on in
-        training.
+    def _earlier(self, stages: int) -> None:
+        """Stages before the one that is checked (`conformance_stages`), carried on in training: without the last class,
+        which is new in the stage that is checked, where the first one is gone.
         """
         steps, keep = self.steps, self.keep
-        for i in range(1, max([1, *(getattr(type(m), "conformance_stages", 1) for _, m in self.named)])):
+        for i in range(1, stages + 1):
             self.steps, self.keep = 2, ()
-            self.loop = self._begin()
+            self.loop = self._begin(LABELS - 1)
             self.run()
             left = [left_of(f"earlier{i}", b.name, b.method.leaves, b.state, b.state.data) for b in self.loop.methods]
             self.left = Earlier((*self.left, *(one for one in left if one is not None)))
@@ -301,7 +302,8 @@ class Tiny:
         self.steps, self.keep = steps, keep
         self.records.clear()
 
-    def _begin(self) -> Loop:
+    def _begin(self, absent: int | None) -> Loop:
+        """A stage, set up; without the rows of one class."""
         check_conflicts(self.named, stage="main", task=self.task.name)
         methods = bind(self.named, self.seed, "main")
         data = {n: f"tiny-{n}" for n in self.rows}
@@ -310,28 +312,18 @@ class Tiny:
             "other": lru_cache(lambda name: Adapted(self.fresh(len(name)), name=name)),
             "as_judge": lru_cache(lambda name: Judge(name, Adapted(scorer(len(name)).to(self.device)), None)),
         }
-        provider = Provider(
-            NeedContext(
-                self.adapted,
-                self.task,
-                self.seed,
-                rows=self.rows,
-                data_hashes=data,
-                cache=self.cache,
-                device=self.device,
-                **others,
-            )
-        )
+        there = {n: _without(absent, rows) for n, rows in self.rows.items()}
+        others |= {"rows": there, "data_hashes": data, "cache": self.cache, "device": self.device}
+        provider = Provider(NeedContext(self.adapted, self.task, self.seed, **others))
         provider.check(methods)
-        step_tokens = 48 if self.task.scores or any(m.pairs for _, m in self.named) else 24
+        step_tokens, rate = 48 if self.task.scores or any(m.pairs for _, m in self.named) else 24, 3e-2
         constant: Any = {"lr_scheduler_type": "constant", "warmup_steps": 0}
-        rate = 3e-2
         spec = TrainSpec(
             learning_rate=rate, batch_tokens=step_tokens, micro_tokens=self.micro_tokens, seed=self.seed, **constant
         )
         train = self.rows["train"]
         parts = {"small": train[:3], "large": train[3:], "replayed": rows_of(self.task, "replayed", 3)}
-        parts = {n: [replace(r, source=n) for r in rows] for n, rows in parts.items()}
+        parts = {n: [replace(r, source=n) for r in _without(absent, rows)] for n, rows in parts.items()}
         asked = [m for _, m in self.named]
         sources = [Dataset(n, list(rows_for(asked, rows, self.task))) for n, rows in parts.items()]
         sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
@@ -389,6 +381,11 @@ class Tiny:
         """Everything that training may have changed, by name: weights, deltas, optimizer, methods' states."""
         _, by_file = self.loop.state()
         return {f"{f}/{n}": t.detach().cpu().clone() for f, ts in by_file.items() for n, t in ts.items()}
+
+
+def _without(absent: int | None, rows: list[Row]) -> list[Row]:
+    """The same list, where no class is absent."""
+    return rows if absent is None else [r for r in rows if r.label is None or r.label != absent]
 
 
 def through_bytes(state: tuple[Any, Any]) -> Saved:
