@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import tunewright
@@ -355,6 +356,53 @@ def test_a_finished_stage_is_read_back_with_its_retrieval(two):
         assert agrees(run.task.forward(again.outer.eval(), batch).logits, said)
     with again.base() as base, torch.no_grad():
         assert agrees(run.task.forward(base, batch).logits, run.task.forward(model(task).model, batch).logits)
+
+
+def next_task(run: Run, classes, **fields: Any) -> Run:
+    """The task after one that was trained, without files between them."""
+    end_stage(run.stage, "one")
+    left = [left_of("one", b.name, b.method.leaves, b.state, b.state.data) for b in run.methods]
+    carry.apply_carry(run.adapted, "frozen", "one")
+    return stage(run.adapted, classes, Earlier(tuple(one for one in left if one is not None)), **fields)
+
+
+def made(kind: str) -> Adapted:
+    """A tiny classifier of six texts' classes of another family, with a head that is new."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    plain = {"vocab_size": tiny.VOCABULARY, "num_labels": 6, "pad_token_id": tiny.PAD, "initializer_range": tiny.STD}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **plain)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapted = Adapted(getattr(transformers, f"{kind}ForSequenceClassification")(config).eval())
+    adapted.new = tuple(n for n in adapted.base_parameters() if n.startswith(("classifier.", "score.")))
+    return adapted
+
+
+def test_layers_of_a_new_head_before_its_last_one_train_in_the_first_task_alone():
+    moved = []
+    run = stage(made("Roberta"), TASKS[0])
+    for following in (TASKS[1], None):
+        before = {n: p.clone() for n, p in run.adapted.base_parameters().items()}
+        run.train()
+        moved.append({n for n, p in run.adapted.base_parameters().items() if not torch.equal(p, before[n])})
+        run = next_task(run, following) if following else run
+    assert moved[1] == {"classifier.out_proj.weight", "classifier.out_proj.bias"}
+    assert moved[0] == moved[1] | {"classifier.dense.weight", "classifier.dense.bias"}
+
+
+def test_a_decoder_is_asked_at_the_last_token_of_each_row():
+    run = stage(made("Llama"), TASKS[0])
+    run.train()
+    run = next_task(run, TASKS[1])
+    run.train()
+    end_stage(run.stage, "two")
+    some = rows(TASKS[0], TEXT, 4) + rows(TASKS[1], TEXT, 4)  # of several lengths
+    with torch.no_grad():
+        out = run.task.forward(run.adapted.outer.eval(), run.task.collate(some))
+    for i, row in enumerate(some):
+        p, own = by_hand(run, row, run.state("mos").get("prototypes"), 4, True)
+        torch.testing.assert_close(out.logits[i, :4].exp(), p, atol=1e-5, rtol=1e-4)
+        assert int(out.present.notes["retrieved"][0][i]) == own
 
 
 # -- resume, composition, refusals ---------------------------------------------------------------------------

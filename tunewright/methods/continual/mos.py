@@ -6,7 +6,8 @@ every step and tensor by tensor, with those before it:
 
     A_t <- (1 - m) A_t + m / t sum_(s < t) A_s                                             m: `momentum`, 0.1
 
-The loss is cross-entropy over the task's own classes alone. What a task leaves when it ends, by class c of its rows:
+The loss is cross-entropy over the task's own classes alone. Of a new head that has several layers the last one trains
+in every task, the others, which make features, in the first. What a task leaves when it ends, by class c of its rows:
 
     p_c          mean feature by A_0: the prototype of a cosine classifier (SimpleCIL)
     mu_c, S_c    mean and covariance of its features by A_t
@@ -220,7 +221,9 @@ class MOS(Method):
             )
         if not task:  # a sequence begins, whatever other stages left
             state.data |= {"classes": [], "owners": []}
-        state.data |= {"task": task, "new": needs.row_labels, "ended": False}
+        head = classifier_head_name(adapted.model)
+        still = [n for n in adapted.new if task and n.rpartition(".")[0] != head]
+        state.data |= {"task": task, "new": needs.row_labels, "ended": False, "still": still}
         for site in adapted.structure.whole:
             if NAME in deltas_of(site):
                 rename(site, NAME, named(task))
@@ -236,6 +239,10 @@ class MOS(Method):
 
     def objective(self, outputs: Outputs, batch: Batch, state: State) -> Loss:
         return Loss(loss_among(outputs.logits, batch.labels, state.data["new"], method=NAME))
+
+    def gradient(self, gradients: Mapping[str, Tensor], state: State) -> dict[str, Tensor]:
+        """Layers of a new head before its last one are features of all tasks: only the first trains them."""
+        return {n: g for n, g in gradients.items() if n not in state.data["still"]}
 
     def after_step(self, adapted: Adapted, state: State) -> None:
         task = state.data["task"]
