@@ -87,6 +87,28 @@ def test_an_empty_sequence_is_refused():
         Recipe(**TREE, stages=[{"each": [], "methods": ["lora"]}])
 
 
+def test_each_task_may_start_from_one_place(tmp_path):
+    text = TEXT.replace("  - each:\n", "  - each:\n      start: base\n      of:\n").replace("      - ", "        - ")
+    recipe = written(tmp_path, text.replace("    start: base\n    carry", "    carry"))
+    assert [s.start for s in recipe.stages] == ["base", "base", "base", "base", "stages.third-task"]
+    assert recipe.data_for(recipe.stages[2]).max_length == 64
+    for old, new, line, words in (
+        ("      start: base\n      of:", "      begin: base\n      of:", 7, "what they start from"),
+        ("      start: base\n      of:", "      start: [base]\n      of:", 7, "what they start from"),
+        ("      start: base\n", "", 99, None),
+        ("max_length: 64", "max_lenght: 64", 11, "max_lenght"),
+    ):
+        changed = text.replace("    start: base\n    carry", "    carry").replace(old, new)
+        if words is None:
+            assert written(tmp_path, changed).stages[2].start == "stages.first"
+            continue
+        with pytest.raises(RecipeError, match=words) as caught:
+            written(tmp_path, changed)
+        assert f"r.yaml:{line}" in str(caught.value)
+    with pytest.raises(RecipeError, match="written twice"):
+        written(tmp_path, text)
+
+
 ROUNDS = """\
 model: nano
 task: text-generation

@@ -106,9 +106,10 @@ class StageSpec(Spec):
         description="letters, digits, - and _",
         examples=["task"],
     )
-    each: list[Any] | None = Field(
+    each: list[Any] | dict[str, Any] | None = Field(
         None,
-        description="a sequence of tasks: files, or keys of `data` with a `name`; the entry becomes a stage for each",
+        description="a sequence of tasks: files, or keys of `data` with a `name`; the entry becomes a stage for each; "
+        "or {of: [...], start: base}: each from there",
         examples=[["first.jsonl", "second.jsonl"]],
     )
     rounds: int | dict[str, Any] | None = Field(

@@ -21,7 +21,8 @@ def expanded(stages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int | No
     or None).
 
     An item is a file to train on, or a mapping of keys of `data` with a `name`. The stages are called by the name, else
-    by the file; the first starts where the entry says, every later one where the one before it ended.
+    by the file; the first starts where the entry says, every later one where the one before it ended, or from the
+    `start` that `each` gives: {of: [...], start: base}.
     """
     out: list[Any] = []
     origins: list[tuple[int, int | None]] = []
@@ -35,7 +36,11 @@ def expanded(stages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int | No
             out.append(stage)
             origins.append((i, None))
             continue
-        items = stage["each"]
+        items, again = stage["each"], None
+        if isinstance(items, Mapping):
+            items, again = _of(items, i)
+            if again is not None and "start" in stage:
+                raise problem("`start` is written twice", "keep the one in `each`", ("stages", i, "start"))
         if not isinstance(items, list) or not items:
             raise problem("`each` lists what the stages train on", "write each: [one.jsonl, two.jsonl]", _at(i))
         if "name" in stage:
@@ -45,9 +50,26 @@ def expanded(stages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int | No
                 ("stages", i, "name"),
             )
         for k, item in enumerate(items):
-            out.append(_one({n: v for n, v in stage.items() if n != "each"}, item, i, k))
+            out.append(_one({n: v for n, v in stage.items() if n != "each"}, item, (*_items(stage, i), k), again))
             origins.append((i, k))
     return out, origins
+
+
+def _of(each: Mapping[str, Any], i: int) -> tuple[Any, str | None]:
+    """The items and the start of an `each` that is a mapping."""
+    again = each.get("start")
+    if set(each) - {"of", "start"} or again is not None and not isinstance(again, str):
+        raise problem(
+            f"`each` lists what the stages train on, and what they start from, got {dict(each)!r}",
+            "write each: [one.jsonl], or each: {of: [one.jsonl], start: base}",
+            _at(i),
+        )
+    return each.get("of"), again
+
+
+def _items(stage: Mapping[str, Any], i: int) -> tuple[str | int, ...]:
+    """Where the items of an entry stand."""
+    return (*_at(i), "of") if isinstance(stage["each"], Mapping) else _at(i)
 
 
 def _rounds(stage: dict[str, Any], i: int) -> list[dict[str, Any]]:
@@ -83,16 +105,18 @@ def _at(i: int) -> tuple[str | int, ...]:
     return ("stages", i, "each")
 
 
-def _one(shared: dict[str, Any], item: Any, i: int, k: int) -> dict[str, Any]:
+def _one(shared: dict[str, Any], item: Any, at: tuple[str | int, ...], again: str | None) -> dict[str, Any]:
     own = {"train": item} if isinstance(item, str) else dict(item) if isinstance(item, Mapping) else None
     if own is None or not ({"name", "train"} & own.keys()):
         raise problem(
             "an item of `each` is a file, or a mapping of keys of `data`",
             "write each: [one.jsonl], or each: [{name: one, train: one.jsonl}]",
-            (*_at(i), k),
+            at,
         )
     name = own.pop("name", None) or _called(own.get("train"))
-    if k and "start" in shared:
+    if again is not None:
+        shared = {**shared, "start": again}
+    elif at[-1] and "start" in shared:
         shared = {n: v for n, v in shared.items() if n != "start"}
     return {**shared, "name": name, "data": {**(shared.get("data") or {}), **own}}
 
@@ -126,9 +150,10 @@ def expand(document: yaml_text.Document) -> None:
                 continue
             places[("stages", j, *path[2:])] = where
         if k is not None:
-            item = document.place((*_at(i), k))
+            at = (*_items(stages[i], i), k)
+            item = document.place(at)
             places[("stages", j, "name")] = places[("stages", j, "data")] = item
             for path, where in document.places.items():
-                if path[:4] == (*_at(i), k) and len(path) > 4:
-                    places[("stages", j, "data", *path[4:])] = where
+                if path[: len(at)] == at and len(path) > len(at):
+                    places[("stages", j, "data", *path[len(at) :])] = where
     document.tree["stages"], document.places = made, places
