@@ -37,6 +37,8 @@ its own):
 
 An objective may ask for another rate than the method that it stands beside: {factors}.
 
+A stage that picks by its rows and learns nothing from them (`steel`) reads each once, {read} rows a step.
+
 `init` also chooses `max_length`: the longest row, up to what the model reads and {longest:,} tokens; plain text that is
 longer than {low:,} to {high:,} tokens is split, the shorter the less text there is. A stage that takes fewer than
 {few} optimizer steps says so, in the plan and in the report, and says what to write.
@@ -124,6 +126,7 @@ def page(found: Mapping[str, Cell]) -> str:
         high=lengths.PIECES[1],
         few=FEW_STEPS,
         free=FREE,
+        read=rule.MOST_READ,
         evaluated=TABLE[0].evaluated,
         target=f"The aim: {LIMIT:.0%} of the gain, and never below the base.",
     )

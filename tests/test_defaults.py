@@ -82,8 +82,15 @@ def test_methods_say_their_rates() -> None:
     full, lora, dpo, tuning = (catalogue.load_method(n) for n in ("full", "lora", "dpo", "prompt-tuning"))
     assert full.learning_rates[""] < lora.learning_rates[""] < tuning.learning_rates[""]
     said = said_by([lora, dpo])
-    assert said == {"rates": [lora.learning_rates], "adds": True, "factor": dpo.rate_factor} and dpo.rate_factor < 1
+    assert said == {"rates": [lora.learning_rates], "adds": True, "factor": dpo.rate_factor, "once": False}
+    assert dpo.rate_factor < 1 and said_by([catalogue.load_method("steel")])["once"]
     assert not said_by([full])["adds"]
+
+
+def test_rows_that_are_picked_by_are_read_once_many_at_a_time() -> None:
+    said = values(facts(rows=40, tokens=400, once=True))
+    assert (said["epochs"], said["batch_tokens"]) == (1, 400)
+    assert values(facts(rows=640, tokens=6400, once=True))["batch_tokens"] == 640
 
 
 @pytest.mark.parametrize("rates", [[1e-3], {"": 0.0}, {"": "fast"}])

@@ -113,6 +113,7 @@ class Run:
         batch: int = 4,
         judges: Mapping[str, Any] | None = None,
         earlier: Earlier | None = None,
+        changes: Any = None,
         **train_spec: Any,
     ):
         sources = sources or {"new": text_rows() if task == "text-generation" else image_rows()}
@@ -134,7 +135,7 @@ class Run:
         )
         rows = [r for part in sources.values() for r in part]
         others: dict[str, Any] = {"other_names": tuple(judges), "as_judge": judges.get} if judges else {}
-        self.provider = Provider(NeedContext(self.adapted, self.task, 0, {"train": rows}, **others))
+        self.provider = Provider(NeedContext(self.adapted, self.task, 0, {"train": rows}, changes=changes, **others))
         self.provider.check(self.methods)
         set_up(self.adapted, self.methods, self.plan, task, self.provider.statistics, earlier)
 

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from tunewright.conformance.upstream import upstream
 from tunewright.contract.batch import Row
 from tunewright.contract.combining import bind, check_conflicts
 from tunewright.contract.left import Earlier, left_of
@@ -314,6 +315,7 @@ class Tiny:
         }
         there = {n: _without(absent, rows) for n, rows in self.rows.items()}
         others |= {"rows": there, "data_hashes": data, "cache": self.cache, "device": self.device}
+        others["changes"] = lambda names: upstream(self.adapted, names)
         provider = Provider(NeedContext(self.adapted, self.task, self.seed, **others))
         provider.check(methods)
         step_tokens, rate = 48 if self.task.scores or any(m.pairs for _, m in self.named) else 24, 3e-2

@@ -125,6 +125,19 @@ def check_conflicts(
                         "add one; `tunewright methods NAME` says which slots a method fills, and lora fills 'attach'"
                     ),
                 )
+    _check_alone(named, where)
+
+
+def _check_alone(named: Sequence[tuple[str, Method]], where: str) -> None:
+    """MethodError where a method that has its stage to itself has another one beside it; an optimizer does nothing."""
+    alone = next((n for n, m in named if m.alone), None)
+    beside = next((n for n, m in named if n != alone and set(type(m).slots()) != {"optimizer"}), None)
+    if alone is not None and beside is not None:
+        raise MethodError(
+            f"'{alone}' has its stage to itself, and '{beside}' stands beside it",
+            where=where,
+            remedy=f"put '{beside}' into a stage of its own",
+        )
 
 
 def _check_rows(named: Sequence[tuple[str, Method]], where: str) -> None:

@@ -17,11 +17,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
+from tunewright.contract.candidates import Candidates as Candidates
+from tunewright.contract.found import Found
 from tunewright.contract.left import Earlier
 from tunewright.contract.slot import SLOTS
 from tunewright.contract.state import State as State
 from tunewright.errors import MethodError, did_you_mean
-from tunewright.models.delta_names import DeltaName
 
 if TYPE_CHECKING:
     from tunewright.contract.records import Record
@@ -69,55 +70,6 @@ class Choice:
     seeds: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-class Candidates:
-    """What a `choose` may draw from: every parameter that could train, by kind and block.
-
-    `parameters` maps names to tensors (base weights under the model's own names; deltas under
-    "<site>.delta.<part>"; method-owned ones under "<method>.<name>").
-    """
-
-    def __init__(self, adapted: Adapted, owned: Mapping[str, nn.Parameter] | None = None):
-        self.adapted = adapted
-        self.structure: Structure = adapted.structure
-        self.base: dict[str, nn.Parameter] = adapted.base_parameters()
-        # deltas carried from an earlier stage as `frozen` are no candidates
-        self.deltas: dict[str, nn.Parameter] = adapted.trainable_deltas()
-        self.owned: dict[str, nn.Parameter] = dict(owned or {})
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return {**self.base, **self.deltas, **self.owned}
-
-    def by_kind(self, *roles: str) -> dict[str, list[list[str]]]:
-        """role -> for each block, the names of its weight matrices (or norm weights) of that role, in module order."""
-        return {
-            role: [[n for n in block.weights(role) if n in self.base] for block in self.structure.blocks]
-            for role in roles
-        }
-
-    @property
-    def outside_blocks(self) -> tuple[str, ...]:
-        """Base parameters that belong to no block: embeddings, final norm, head."""
-        inside = {n for block in self.structure.blocks for n in block.parameter_names}
-        return tuple(n for n in self.base if n not in inside)
-
-    def linear_weights(self) -> dict[str, nn.Parameter]:
-        """Weights of the linear sites inside blocks, by parameter name."""
-        return {
-            s.weight_name: self.base[s.weight_name]
-            for s in self.structure.sites
-            if s.block is not None and s.kind in ("linear", "conv1d") and s.weight_name in self.base
-        }
-
-    def deltas_by_block(self) -> list[list[str]]:
-        """For each block, the names of the delta parameters that hang on its sites."""
-        sites = {s.name: s for s in self.structure.every_site}
-        out: list[list[str]] = [[] for _ in self.structure.blocks]
-        for name in self.deltas:
-            site = sites[DeltaName.parse(name).site]
-            if site.block is not None:
-                out[site.block].append(name)
-        return out
 
 
 class Method(BaseModel):
@@ -139,6 +91,8 @@ class Method(BaseModel):
     - `learning_rates`: peak learning rates that suit it, by task and "" for any other, of AdamW on a model of width
       1,024 (`training/defaults.py` says what becomes of them); empty: it says none.
     - `rate_factor`: by how much it asks for another rate than the methods that it stands beside say.
+    - `alone`: it says something of the stage's rows as the data has them: no other method may stand in its stage, and
+      rows are not made, selected or replayed for it.
     - `resets`: when a method on `adapt` begins again from the source weights, where the recipe does not say.
     - `papers`: slugs of the papers that it implements.
     - `also`: other names of its parameters that are read too, such as PEFT's: other name -> name.
@@ -165,6 +119,7 @@ class Method(BaseModel):
     leaves: ClassVar[tuple[str, ...]] = ()
     learning_rates: ClassVar[Mapping[str, float]] = {}
     rate_factor: ClassVar[float] = 1.0
+    alone: ClassVar[bool] = False
     resets: ClassVar[Literal["never", "source", "batch", "row"]] = "never"
     papers: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[Mapping[str, str]] = {}
@@ -226,6 +181,10 @@ class Method(BaseModel):
     def makes(self, count: int) -> int | None:
         """How many records `synthesize` makes of `count` at most, for a plan to say; None: nobody can tell."""
         return count
+
+    def found(self, state: State) -> Found | None:
+        """Figures that it found out in its stage, asked when the stage has ended; kept with it and reported."""
+        return None
 
     def adapts(self, candidates: Candidates) -> Sequence[str]:
         """Names of the parameters that a method on `adapt` may change at test time: base, deltas, its state's own.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunewright.contract.batch import Batch, Row
+from tunewright.contract.change import Change
 from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.method import Need
 from tunewright.errors import MethodError, did_you_mean
@@ -20,8 +21,8 @@ class NeedContext:
     """What a need may use: the model at the stage's start, rows by source name, other models, a cache folder.
 
     `rows` maps "train", "keep", "validation" ... to encoded rows, never those that the run is measured on; `other`
-    loads one of the recipe's `models` by its name, frozen, once; `as_judge` loads it as a reward model. `data_hashes`
-    name the rows, for cache keys.
+    loads one of the recipe's `models` by its name, frozen, once; `as_judge` loads it as a reward model. `changes` reads
+    low-rank changes by the names of stages and folders. `data_hashes` name the rows, for cache keys.
     """
 
     adapted: Adapted
@@ -32,6 +33,7 @@ class NeedContext:
     other_names: tuple[str, ...] = ()
     other: Callable[[str], Adapted] | None = None
     as_judge: Callable[[str], Any] | None = None
+    changes: Callable[[Sequence[str]], list[Change]] | None = None
     cache: Path | None = None
     device: str = "cpu"
     packed: bool = False

@@ -259,7 +259,7 @@ _TRAINING = (
         "one",
         "None: the last call of `inner.gradients()` leaves the gradients with which the optimizer steps",
         "once per optimizer step, in the place of one forward and backward",
-        own={"inner": "Inner: `gradients()` at the present weights, `parameters` by name, `moved()` after moving them"},
+        own={"inner": "Inner: `gradients()`, `parameters`, `moved()` after moving them; or `reading()` and `tell`"},
     ),
     Slot(
         "begin_task",

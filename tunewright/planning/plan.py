@@ -159,7 +159,7 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 probed.exact,
                 len(part.rows.rows),
                 steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"], part.replayed),
-                few_steps(probed.steps, probed.tokens, part.spec.budget, part.train),
+                None if part.picks else few_steps(probed.steps, probed.tokens, part.spec.budget, part.train),
                 part.cautions(partial(session.plan, part)),
                 probed.result.trainable,
                 {role: (count.trained or 0, count.total or 0) for role, count in trained.roles.items()},

@@ -90,6 +90,7 @@ def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
     return {
         "rates": [m.learning_rates for m in methods if m.learning_rates],
         "adds": any({"attach", "wrap"} & set(m.slots()) for m in methods),
+        "once": any(m.alone for m in methods),
         "factor": math.prod(m.rate_factor for m in methods),
     }
 

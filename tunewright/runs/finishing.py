@@ -62,7 +62,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         answers=results.answers_of(meter.base.target, tuned.target)
         if meter.base.target and not work.figures_only
         else [],
-        probes=probe_results,
+        probes={**probes.found(work.session, work.results), **probe_results},
         test_time=adapted_online,
         notes=_notes(work),
         files=artefacts.described(work.folder.path),
@@ -137,10 +137,11 @@ def _notes(work: Work) -> list[str]:
                 "smaller learning rate, or look at the rows"
             )
         # what a listener or a signal ended was not planned so short
-        ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds")
+        ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds") and not part.picks
         if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train)):
             notes.append(few if len(work.session.stages) == 1 else f"stage {part.spec.name}: {few}")
-        said = part.cautions(partial(work.session.plan, part))
+        said = [f"{n}: {text}" for n, one in outcome.found.items() for text in one["notes"]]
+        said += part.cautions(partial(work.session.plan, part))
         notes += said if len(work.session.stages) == 1 else [f"stage {part.spec.name}: {text}" for text in said]
     if work.meter.rows and len(work.meter.rows) < 200:
         notes.append(f"only {len(work.meter.rows)} rows were evaluated: differences of a few per cent cannot be seen")

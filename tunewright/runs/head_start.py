@@ -48,9 +48,11 @@ def _fitted(session: Session, datasets: Sequence[Dataset], bias: bool) -> tuple[
 
 
 def starts_from_probe(session: Session, part: StageInputs) -> bool:
-    """Whether a stage's head is to be set: it was drawn afresh, the stage begins at the base, and the recipe has not
-    said `head: random`.
+    """Whether a stage's head is to be set: it was drawn afresh, the stage begins at the base, the recipe has not said
+    `head: random`, and no method has the rows to itself.
     """
+    if part.picks:
+        return False
     if not session.task.classifies or part.train.head != "probe" or (part.spec.start or "base") != "base":
         return False
     return f"{classifier_head_name(session.adapted.model)}.weight" in session.adapted.new

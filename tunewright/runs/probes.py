@@ -15,6 +15,7 @@ from tunewright.recipe.naming import numbered
 from tunewright.report.schema import Probe
 from tunewright.runs.meter import Readings
 from tunewright.runs.session import Session
+from tunewright.runs.stages import TrainingOutcome
 
 
 class Weights(Mapping[str, Tensor]):
@@ -42,6 +43,17 @@ def run_all(uses: Sequence[Any], session: Session, base: Readings, tuned: Readin
     """Each probe by its name; the second of one name, with other parameters, is "name-2"."""
     names = numbered([use.name for use in uses])
     return {name: run(use, session, base, tuned) for name, use in zip(names, uses, strict=True)}
+
+
+def found(session: Session, results: Mapping[str, TrainingOutcome]) -> dict[str, Probe]:
+    """What methods found out in their stages, by the method's name; of several stages, with the stage's before it."""
+    several = len(session.stages) > 1
+    told = {
+        f"{part.spec.name}: {name}" if several else name: one
+        for part in session.stages
+        for name, one in results[part.spec.name].found.items()
+    }
+    return {name: Probe(**{k: v for k, v in one.items() if k != "notes"}) for name, one in told.items()}
 
 
 def run(use: Any, session: Session, base: Readings, tuned: Readings) -> Probe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tunewright.runs.aiming import aims, halves
 from tunewright.runs.judges import judge_of
 from tunewright.runs.making import Makers
 from tunewright.runs.selecting import Selection
+from tunewright.runs.upstream import changes_of
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.tasks import get_task
 from tunewright.training import carry
@@ -67,6 +69,11 @@ class StageInputs:
     making: Making | None = None
 
     @property
+    def picks(self) -> bool:
+        """Whether a method reads its rows to pick by them, so that more steps would teach nothing."""
+        return any(m.alone for _, m in self.methods)
+
+    @property
     def replayed(self) -> float:
         """Share of the tokens that is replayed."""
         return sum(share for _, share in self.replay.values())
@@ -85,7 +92,7 @@ class Session:
 
     `weights`: whether its models have their values, or (for a check) their shapes alone.
     `derived`: what the recipe left to the rule, by stage; `recipe` holds the values. `stream`: the rows of `test_time`
-    where it names some of its own.
+    where it names some of its own. `run`: the run's folder, where its finished stages are; None in a check.
     """
 
     recipe: Recipe
@@ -107,6 +114,7 @@ class Session:
     judges: dict[str, Judge] = field(default_factory=dict)
     derived: dict[str, dict[str, Setting]] = field(default_factory=dict)
     stream: Dataset | None = None
+    run: Path | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -209,6 +217,7 @@ class Session:
             other_names=tuple(self.recipe.models),
             other=self.other,
             as_judge=self.judge,
+            changes=partial(changes_of, self, part),
             cache=cache_folder() / "needs",
             device=self.device,
             packed=self.packed,

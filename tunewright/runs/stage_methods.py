@@ -89,6 +89,7 @@ def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, M
             )
         named.append((catalogue.canonical(use.name), catalogue.build(use)))
     _check_objectives(named, stage.name, task)
+    _check_alone(recipe, stage, named)
     check_conflicts(named, stage=stage.name, task=task, carried=stage.carry == "training" and stage.start != "base")
     return named
 
@@ -101,6 +102,23 @@ def _check_objectives(named: list[tuple[str, Method]], stage: str, task: str) ->
                 f"'{name}' trains likelihoods, and {task} gives one number a text",
                 where=f"stages.{stage}.methods",
                 remedy="take it out: the task has a loss of its own",
+            )
+
+
+def _check_alone(recipe: Recipe, stage: StageSpec, named: list[tuple[str, Method]]) -> None:
+    """MethodError where rows are made, selected or replayed, or weights chosen by evaluations, beside a method that has
+    its stage to itself.
+    """
+    alone = next((n for n, m in named if m.alone), None)
+    data, train = recipe.data_for(stage), recipe.train_for(stage)
+    asked = {f"data.{key}": getattr(data, key) for key in ("synthesize", "select", "replay")}
+    asked |= {f"train.{key}": getattr(train, key) for key in ("keep_best", "early_stopping")}
+    for key, value in asked.items() if alone is not None else ():
+        if value:
+            raise MethodError(
+                f"'{alone}' reads the stage's rows as the data has them, each once, and picks by them alone",
+                where=f"stages.{stage.name}.{key}",
+                remedy=f"leave {key} out of this stage",
             )
 
 

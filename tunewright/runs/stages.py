@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,8 @@ class TrainingOutcome:
     splits: int
     trained_names: dict[str, int]
     flops: float | None = None  # counted; None in what was written before it was
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Method -> the figures that it found out (`contract.found.Found`, as JSON)."""
 
 
 def run_stage(
@@ -251,6 +253,7 @@ def run_stage(
         splits=len(stage.splits),
         trained_names={n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()},
         flops=loop.flops,
+        found={b.name: asdict(f) for b in methods if (f := b.method.found(b.state)) is not None},
     )
 
 

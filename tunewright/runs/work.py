@@ -40,6 +40,7 @@ class Work:
             if not figures_only:
                 settle(recipe, folder.path)
             self.session: Session = assemble(recipe, screen.say)
+        self.session.run = folder.path
         self.recipe = self.session.recipe
         if counted(recipe.task) == "images":
             screen.counted = "images"

@@ -26,6 +26,8 @@ STEPS_AN_EPOCH = 24
 """Optimizer steps that an epoch of few rows is cut into, as far as ROWS allow."""
 MOST_TOKENS = 16_000
 """Of an optimizer step of long rows."""
+MOST_READ = 64
+"""Rows of a step that are read to pick by them, once each."""
 STEPS = 100
 """Optimizer steps to learn in at least: with fewer rows there are more epochs."""
 PASSES: Mapping[Kind, float] = {"answers": 5, "plain text": 4, "pairs": 4, "classes": 10, "pictures": 16}
@@ -41,7 +43,8 @@ class Facts:
 
     `rates`: what the stage's methods say of rates, of those that say anything (task or "" -> rate); `adds`: whether
     what trains was added to the model; `factor`: the product of the methods' factors; `width`: the model's, none where
-    it is not known; `fresh`: whether the model's own weights are random.
+    it is not known; `fresh`: whether the model's own weights are random; `once`: whether rows are read to pick by them,
+    so that a second time says nothing new.
     """
 
     task: str
@@ -53,6 +56,7 @@ class Facts:
     adds: bool = True
     factor: float = 1.0
     fresh: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def _rate(facts: Facts) -> Setting:
 
 def _batch(facts: Facts) -> Setting:
     size = facts.tokens / max(1, facts.rows)
-    rows = rows_a_step(facts.rows)
+    rows = min(facts.rows, MOST_READ) if facts.once else rows_a_step(facts.rows)
     tokens = max(1, math.ceil(rows * size))
     if facts.kind == "pictures":
         return Setting(rows, f"pictures a step, of {facts.rows:,}")
@@ -125,6 +129,8 @@ def rows_a_step(rows: int) -> int:
 
 
 def _epochs(facts: Facts, batch: int) -> Setting:
+    if facts.once:
+        return Setting(1, "each row is read once")
     an_epoch = max(1.0, facts.tokens / max(1, batch))
     passes = PASSES[facts.kind] * (100 / max(100, facts.rows)) ** FALL
     epochs = max(1, round(passes))

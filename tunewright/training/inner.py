@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from tunewright.contract.batch import Row
+from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.errors import MethodError
 from tunewright.models.deltas import folded, is_plain
 from tunewright.training.trained import Trained
@@ -19,6 +21,10 @@ class Steps(Protocol):
 
     @property
     def trained(self) -> Trained: ...
+    @property
+    def adapted(self) -> Any: ...
+    def micro_batches(self, rows: Sequence[tuple[Row, int]]) -> list[Batch]: ...
+    def forward(self, batch: Batch) -> Outputs: ...
     def gradients(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]: ...
 
 
@@ -82,7 +88,8 @@ class TrainedWeight:
 class Inner:
     """What a method that owns the inner step may do: compute gradients at the present weights, as often as it likes.
 
-    The last call of `gradients()` leaves the gradients with which the optimizer steps.
+    The last call of `gradients()` leaves the gradients with which the optimizer steps. One that asks for none reads the
+    rows itself (`rows`, `batches`, `reading`), and says what is logged (`tell`).
     """
 
     def __init__(self, loop: Steps, rows: Sequence[tuple[Row, int]]):
@@ -102,3 +109,22 @@ class Inner:
     def moved(self) -> None:
         """Make moved leaves take effect where only entries of a tensor train."""
         self._loop.trained.write_back()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The step's rows, in their order; one may be there twice, in two epochs."""
+        return [row for row, _ in self._rows]
+
+    def batches(self, places: Sequence[int]) -> list[Batch]:
+        """Some of the step's rows, by their places in `rows`, as micro-batches on the device."""
+        return self._loop.micro_batches([self._rows[i] for i in places]) if places else []
+
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[Batch], Outputs]]:
+        """A function batch -> outputs, of the model as it is at each call: no gradient, no dropout."""
+        with self._loop.adapted.evaluating(), torch.no_grad():
+            yield self._loop.forward
+
+    def tell(self, loss: float, labels: int, **figures: float) -> None:
+        """What is logged of a step that asked for no gradients: its loss, how many targets were read, and more."""
+        self.record = {"loss": loss, "labels": labels, **figures}
