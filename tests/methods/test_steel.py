@@ -185,7 +185,7 @@ def test_factors_that_are_turned_give_the_same_draws():
 
 
 def test_two_tasks_and_one_component_lie_on_the_line_between_them():
-    run = make(given=lambda names: changes(model(), names, tasks=2), samples=200, fit_steps=300)
+    run = make(given=lambda names: changes(model(), names, tasks=2), samples=200, fit_steps=300, steps=1)
     run.train()
     state = run.state("steel")
     draws = state.get("draws")

@@ -88,7 +88,7 @@ def contract_page() -> str:
     fields = "\n".join(f"- A field `{n}` {what}." for n, what in READ_FIELDS.items())
     hooks = [
         f"- `{n}`: {(getattr(Method, n).__doc__ or '').split(chr(10))[0]}"
-        for n in ("needs", "setup", "caution", "save", "speakers", "stand_in", "makes")
+        for n in ("needs", "setup", "caution", "save", "speakers", "stand_in", "makes", "found")
     ]
     beside = "\n".join([capabilities.strip(), "", "Functions that every method may define:", "", *hooks, fields])
     return _HEAD.format(hooks=beside) + "\n" + "\n".join(_section(s) for s in SLOTS.values())

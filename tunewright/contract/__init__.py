@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tunewright.contract.batch import Batch, Loss, Outputs, Row
+    from tunewright.contract.change import Change
+    from tunewright.contract.found import Found
     from tunewright.contract.made import Made
     from tunewright.contract.method import (
         Candidates,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "batch": ("Batch", "Loss", "Outputs", "Row"),
+    "change": ("Change",),
+    "found": ("Found",),
     "made": ("Made",),
     "method": (
         *("Candidates", "Choice", "Method", "Need", "Needs", "Plan", "Setup", "State"),
@@ -61,9 +65,11 @@ __all__ = [
     "Answered",
     "Batch",
     "Candidates",
+    "Change",
     "Choice",
     "Continue",
     "EncodeOptions",
+    "Found",
     "Loss",
     "Made",
     "Method",
