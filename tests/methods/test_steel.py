@@ -13,9 +13,11 @@ import torch
 
 from tests import classifying, small, tiny
 from tests.methods.driving import Run, assert_resumes, text_rows
+from tunewright import catalogue
 from tunewright.conformance.upstream import upstream
 from tunewright.contract.batch import Row
 from tunewright.contract.change import Change
+from tunewright.contract.combining import check_conflicts
 from tunewright.errors import MethodError, NonFiniteError, RecipeError, TunewrightError
 from tunewright.finished.export import export
 from tunewright.finished.finished import open_run
@@ -272,6 +274,14 @@ def test_too_few_and_useless_upstream_tasks_are_refused():
         directions([c.pairs["a"] for c in zero], 4)
     with pytest.raises(ValueError, match="greater than or equal to 0.5"):
         STEEL(upstream=["stages"], confidence=0.05)
+
+
+def test_it_has_its_stage_to_itself_but_for_an_optimizer_which_does_nothing_there():
+    steel, named = ("steel", STEEL(upstream=["stages"])), lambda name: (name, catalogue.load_method(name)())
+    check_conflicts([steel, named("lion")], stage="s", task="text-classification")
+    for other in ("lora", "core-tuning", "infinite-lr", "layerwise-decay"):
+        with pytest.raises(MethodError, match=f"'steel' has its stage to itself, and '{other}' stands beside it"):
+            check_conflicts([named(other), steel], stage="s", task="text-classification")
 
 
 # -- whole runs ---------------------------------------------------------------------------------------------------
