@@ -76,7 +76,7 @@ def test_a_large_base_changes_what_is_measured_and_not_what_is_saved(inputs):
         ({"after": [EFT]}, "write models: {large:"),
         ({"models": {"large": "./large"}, "after": [EFT, "lines"]}, "'lines' changes weights after a predictor"),
         ({"after": ["lae"]}, "does not go here"),
-        ({"task": "fill-mask", "models": {"large": "./large"}, "after": [EFT]}, "does not serve fill-mask"),
+        ({"task": "fill-mask", "models": {"large": "./large"}, "after": [EFT]}, "does not serve the task fill-mask"),
         ({"stages__0__methods": ["lora", "emulated-fine-tuning"]}, "write after: [emulated-fine-tuning]"),
     ],
 )

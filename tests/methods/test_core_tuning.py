@@ -16,6 +16,7 @@ from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.objectives.core_tuning import CoreTuning, focal_contrast, hard_pairs, mixed
 from tunewright.methods.parameter_selection.full import FullFineTuning
+from tunewright.tasks import get_task
 from tunewright.training.train import Loop
 
 
@@ -161,4 +162,4 @@ def test_global_randomness_is_left_alone():
 
 def test_a_text_generator_is_refused():
     with pytest.raises(MethodError, match="does not serve"):
-        check_conflicts([("core-tuning", CoreTuning())], stage="main", task="text-generation")
+        check_conflicts([("core-tuning", CoreTuning())], stage="main", task=get_task("text-generation"))

@@ -20,6 +20,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import agrees
 from tunewright.models.deltas import LowRank
 from tunewright.models.experts import expert, speaking
+from tunewright.tasks import get_task
 from tunewright.training import carry
 
 STEPS, MOMENTUM = 5, 0.8
@@ -206,7 +207,7 @@ def test_a_later_task_resumes_bit_for_bit(first, at):
 
 def test_what_it_cannot_do_is_refused(first):
     with pytest.raises(MethodError, match="does not serve the task text-generation"):
-        check_conflicts([("lae", LAE())], stage="main", task="text-generation")
+        check_conflicts([("lae", LAE())], stage="main", task=get_task("text-generation"))
     with pytest.raises(MethodError, match="gives none"):
         Run({"lae": LAE()}, model=model(), task="text-classification", sources={"t": []})
     run = second(first)

@@ -372,7 +372,7 @@ def test_a_plan_says_what_will_be_made_and_makes_nothing(inputs: Path, monkeypat
         (["grpo"], "makes no records and judges none"),
         ([{"continues": {"model": "big"}}], "the recipe names none"),
         ([{"continues": {"model": "stages.none"}}], "is no earlier stage"),
-        (["self-training"], "does not serve text-generation"),
+        (["self-training"], "does not serve the task text-generation"),
     ],
 )
 def test_check_plan_and_run_refuse_the_same(inputs: Path, synthesize: list[Any], says: str) -> None:

@@ -274,7 +274,7 @@ def test_what_cannot_be_selected_is_refused_before_anything_is_loaded(inputs: Pa
         with pytest.raises(MethodError, match=says):
             assemble(Recipe.load(recipe(inputs, data__select=[select])))
     labelled = {"task": "text-classification", "data__select": [{"perplexity": {}}], "keep": []}
-    with pytest.raises(MethodError, match="'perplexity' does not serve text-classification"):
+    with pytest.raises(MethodError, match="'perplexity' does not serve the task text-classification"):
         assemble(Recipe.load(recipe(inputs, **labelled)))
 
 

@@ -305,7 +305,7 @@ class Tiny:
 
     def _begin(self, absent: int | None) -> Loop:
         """A stage, set up; without the rows of one class."""
-        check_conflicts(self.named, stage="main", task=self.task.name)
+        check_conflicts(self.named, stage="main", task=self.task)
         methods = bind(self.named, self.seed, "main")
         data = {n: f"tiny-{n}" for n in self.rows}
         others: Any = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import ClassVar
 
 from pydantic import ValidationError
 
@@ -12,6 +13,7 @@ from tunewright.contract.class_check import check_class
 from tunewright.contract.combining import check_conflicts
 from tunewright.contract.method import Method, arguments
 from tunewright.contract.slot import SLOTS, TRAINING_SLOTS
+from tunewright.contract.task import Task
 
 
 def declarations_are_whole(case: Case) -> None:
@@ -58,7 +60,13 @@ def conflicts_are_refused(case: Case) -> None:
                 check_conflicts([(case.name, case.method), ("another", _only(slot.name))], stage="s")
     if case.method.tasks is not None:
         with refused(case.name, "no-such-task"):
-            check_conflicts([(case.name, case.method)], stage="s", task="no-such-task")
+            check_conflicts([(case.name, case.method)], stage="s", task=_Other())
+
+
+class _Other(Task):
+    """A task of no kind that any method names."""
+
+    name: ClassVar[str] = "no-such-task"
 
 
 def _only(slot: str) -> Method:

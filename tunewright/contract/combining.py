@@ -13,6 +13,7 @@ from typing import Any
 from tunewright.contract.class_check import check_class
 from tunewright.contract.method import Method, Needs, State, arguments, call
 from tunewright.contract.slot import SLOTS
+from tunewright.contract.task import Task
 from tunewright.errors import MethodError
 
 
@@ -72,8 +73,20 @@ class Methods:
         return value
 
 
+def serves(method: Method | type[Method], task: Task) -> bool:
+    """Whether a method serves a task: it names none, the task, or the one of whose kind the task is."""
+    return method.tasks is None or any(task.is_a(name) for name in method.tasks)
+
+
+def check_serves(name: str, method: Method | type[Method], task: Task, where: str) -> None:
+    """MethodError where a method does not serve the task."""
+    if not serves(method, task):
+        what = f"'{name}' does not serve the task {task.name}"
+        raise MethodError(what, where=where, remedy="it serves: " + ", ".join(method.tasks or ()))
+
+
 def check_conflicts(
-    named: Sequence[tuple[str, Method]], *, stage: str, task: str | None = None, carried: bool = False
+    named: Sequence[tuple[str, Method]], *, stage: str, task: Task | None = None, carried: bool = False
 ) -> None:
     """Refuse, before anything is loaded, what cannot be combined. Raises MethodError naming both methods.
 
@@ -91,10 +104,8 @@ def check_conflicts(
                 remedy="name it once; to use it again with other parameters, add a second stage",
             )
         seen[name] = method
-        if task and method.tasks is not None and task not in method.tasks:
-            raise MethodError(
-                f"'{name}' does not serve the task {task}", where=where, remedy="it serves: " + ", ".join(method.tasks)
-            )
+        if task is not None:
+            check_serves(name, method, task, where)
     bits = next((n for n, m in named if m.quantises), None)
     for name, method in named:
         if bits is not None and not method.quantised:

@@ -85,7 +85,7 @@ class Method(BaseModel):
     - `ranks`: works on several processes.
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
     - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`contract/pairs.py`).
-    - `tasks`: names of the tasks it serves; None means all.
+    - `tasks`: names of the tasks it serves, and with them every task of their `kind`; None means all.
     - `requires`: slots that some method of its stage must fill ("attach": it chooses among deltas).
     - `leaves`: names of its state (buffers, or what begins their names; keys of `data`) that later stages may see.
     - `learning_rates`: peak learning rates that suit it, by task and "" for any other, of AdamW on a model of width

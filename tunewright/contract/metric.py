@@ -34,7 +34,8 @@ class Metric:
 
     Kinds: "generated" compares text that the model writes; "teacher-forced" reads the targets; "classified" takes the
     likeliest class of a row; "paired" holds a preferred answer against the other; "predicted" compares what the task's
-    own `predict` says of a row. `tasks`: names of the tasks whose rows it can read; (): all that its kind allows.
+    own `predict` says of a row. `tasks`: names of the tasks whose rows it can read, and with them every task of their
+    `kind`; (): all that its kind of reading allows.
 
     A `figure` lies from 0 to 1, and so do the scores of "predicted" rows. `compare` scores an answer against a
     reference (of a "predicted" row without it: 1 where both are equal, else 0), and `misses` says of the start of a

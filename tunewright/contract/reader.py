@@ -214,7 +214,7 @@ class Reader:
             "reading": [reading.name, reading.hidden, inspect.getsource(reading.of)],
             "task": self.task.name,
             **({"code": code} if (code := installed.code_hash((installed.TASKS,))) else {}),
-            "batches": [self.batch_tokens, self.packed, self.seed if self.task.name == "fill-mask" else None],
+            "batches": [self.batch_tokens, self.packed, self.seed if self.task.is_a("fill-mask") else None],
             "device": self.device,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

@@ -51,9 +51,14 @@ class Task:
     gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever methods ask for.
     `reads_files`: records name other files, whose content counts. `reads_audio`: the column `audio` is read (rows with
     one are refused otherwise). `unit`: what the loss is in.
+
+    `kind`: the built-in task whose rows, batches and outputs this one's are like ("token-classification"): methods,
+    metrics and needs that name that task serve this one too. Empty: it is like no other. What a kind promises,
+    `tunewright.conformance.check_task` checks.
     """
 
     name: ClassVar[str]
+    kind: ClassVar[str] = ""
     auto_class: ClassVar[str]
     packs: ClassVar[bool] = False
     generates: ClassVar[bool] = False
@@ -63,6 +68,10 @@ class Task:
     reads_files: ClassVar[bool] = False
     reads_audio: ClassVar[bool] = False
     unit: ClassVar[str] = "nats per token"
+
+    def is_a(self, name: str) -> bool:
+        """Whether the task is the one of a name, or of its kind."""
+        return name in (self.name, self.kind)
 
     @property
     def makes_head(self) -> bool:

@@ -113,7 +113,7 @@ class Adapting:
 
     def _row(self, given: Any, number: int) -> Row:
         f = self.finished
-        column = "image" if f.task.name == "image-classification" else "text"
+        column = "image" if f.task.is_a("image-classification") else "text"
         columns = dict(given) if isinstance(given, dict) and column in given else {column: given}
         # a task encodes rows with a class; the stream drops whatever it is
         record = Record({**columns, "label": str(self._names[0])}, id=f"stream:{number}", source="stream")

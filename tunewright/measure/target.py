@@ -117,7 +117,7 @@ def check_metric(name: str, task: Task) -> Metric:
     """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have."""
     m = get_metric(name)
     remedy = "write metric: " + ("pair_accuracy" if task.scores else "accuracy") + " or metric: loss"
-    if m.tasks and task.name not in m.tasks:
+    if m.tasks and not any(task.is_a(name) for name in m.tasks):
         what = f"'{name}' reads rows of {', '.join(m.tasks)}, not of {task.name}"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
     if m.kind == "predicted" and not task.predicts:

@@ -96,7 +96,7 @@ def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
 
 
 def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
-    if task.name == "image-classification":
+    if task.is_a("image-classification"):
         return "pictures"
     if task.labelled:
         return "classes"

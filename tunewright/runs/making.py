@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunewright import catalogue
+from tunewright.contract.combining import check_serves
 from tunewright.contract.made import Made
 from tunewright.contract.method import Method, Needs, State, arguments, call
 from tunewright.contract.needs import NeedContext
@@ -105,12 +106,7 @@ def check_makers(recipe: Recipe) -> None:
     for stage in recipe.stages:
         uses = recipe.data_for(stage).synthesize
         for use, one in zip(uses, (catalogue.build(use) for use in uses), strict=True):
-            if one.tasks is not None and recipe.task not in one.tasks:
-                raise MethodError(
-                    f"'{use.name}' does not serve {recipe.task}",
-                    where=use.place or place_of(stage),
-                    remedy=f"its tasks: {', '.join(one.tasks)}",
-                )
+            check_serves(use.name, one, get_task(recipe.task), use.place or place_of(stage))
         for name, method in makers_of(uses, place_of(stage)).makers:
             _check_speakers(name, method, recipe, stage)
             if type(method).stand_in is not Method.stand_in and _shares(recipe, stage):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tunewright import catalogue
+from tunewright.contract.combining import check_serves
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import MethodError
 from tunewright.recipe import MethodUse, Recipe
+from tunewright.tasks import get_task
 
 OWN = ("tuned", "base")
 
@@ -37,12 +39,7 @@ def check(recipe: Recipe) -> None:
                 where="after",
                 remedy='define speakers(self): return ("tuned", ...)',
             )
-        if method.tasks is not None and recipe.task not in method.tasks:
-            raise MethodError(
-                f"'{use.name}' does not serve {recipe.task}",
-                where="after",
-                remedy=f"its tasks: {', '.join(method.tasks)}",
-            )
+        check_serves(use.name, method, get_task(recipe.task), "after")
         for name in others(method):
             if name not in recipe.models:
                 what = f"'{use.name}' decodes with the model '{name}', and the recipe names none"

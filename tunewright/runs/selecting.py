@@ -20,6 +20,7 @@ import numpy as np
 
 from tunewright import catalogue
 from tunewright.contract.batch import Row
+from tunewright.contract.combining import check_serves
 from tunewright.contract.method import Method, arguments, call
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
@@ -30,6 +31,7 @@ from tunewright.data.read import SourceLike, read_all
 from tunewright.data.truncate import trained_tokens
 from tunewright.errors import DataError, MethodError
 from tunewright.recipe import MethodUse, Recipe
+from tunewright.tasks import get_task
 
 START = "start"
 """What a selector calls the model that its stage starts from."""
@@ -274,10 +276,7 @@ def selector(use: MethodUse, where: str, *, aimed: bool) -> Method:
 def check_selector(use: MethodUse, where: str, recipe: Recipe) -> None:
     """MethodError where a selector does not serve the task, or reads with a model that the recipe does not name."""
     method = method_of(use)
-    if method.tasks is not None and recipe.task not in method.tasks:
-        raise MethodError(
-            f"'{use.name}' does not serve {recipe.task}", where=where, remedy=f"its tasks: {', '.join(method.tasks)}"
-        )
+    check_serves(use.name, method, get_task(recipe.task), where)
     if not reads(use):
         return
     if not method.speakers():

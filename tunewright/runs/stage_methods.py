@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tunewright import catalogue
-from tunewright.contract.combining import check_conflicts
+from tunewright.contract.combining import check_conflicts, serves
 from tunewright.contract.method import Method
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import MethodError, RecipeError
@@ -90,14 +90,15 @@ def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, M
         named.append((catalogue.canonical(use.name), catalogue.build(use)))
     _check_objectives(named, stage.name, task)
     _check_alone(recipe, stage, named)
-    check_conflicts(named, stage=stage.name, task=task, carried=stage.carry == "training" and stage.start != "base")
+    carried = stage.carry == "training" and stage.start != "base"
+    check_conflicts(named, stage=stage.name, task=get_task(task), carried=carried)
     return named
 
 
 def _check_objectives(named: list[tuple[str, Method]], stage: str, task: str) -> None:
     """MethodError for an objective of likelihoods on a task whose head gives none."""
     for name, method in named if get_task(task).scores else ():
-        if "objective" in type(method).slots() and task not in (method.tasks or ()):
+        if "objective" in type(method).slots() and (method.tasks is None or not serves(method, get_task(task))):
             raise MethodError(
                 f"'{name}' trains likelihoods, and {task} gives one number a text",
                 where=f"stages.{stage}.methods",

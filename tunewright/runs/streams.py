@@ -17,6 +17,7 @@ from torch import Tensor
 from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.class_check import check_class
+from tunewright.contract.combining import check_serves
 from tunewright.contract.method import Method
 from tunewright.data import corruptions
 from tunewright.data.order import permutation
@@ -62,7 +63,7 @@ def check(recipe: Recipe) -> None:
         except ValueError as error:
             what, _, remedy = str(error).partition("; ")
             raise RecipeError(what, where="test_time.corruptions", remedy=remedy) from None
-    if spec.corruptions and recipe.task != "image-classification":
+    if spec.corruptions and not get_task(recipe.task).is_a("image-classification"):
         raise RecipeError(
             f"corruptions are of pictures, and the task is {recipe.task}",
             where="test_time.corruptions",
@@ -84,10 +85,7 @@ def _check_method(use: MethodUse, task: str, held: Sequence[str]) -> None:
         )
     check_class(cls)
     method = catalogue.build(use)
-    if method.tasks is not None and task not in method.tasks:
-        raise MethodError(
-            f"'{use.name}' does not serve {task}", where=where, remedy=f"its tasks: {', '.join(method.tasks)}"
-        )
+    check_serves(use.name, method, get_task(task), where)
     if held and not method.quantised:
         raise MethodError(
             f"'{use.name}' moves the model's own weights, and '{held[0]}' holds them in 4 bits",

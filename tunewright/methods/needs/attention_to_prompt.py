@@ -49,7 +49,7 @@ class AttentionToPrompt(Need):
 
     def check(self, run: Any) -> None:
         count = len(run.adapted.structure.blocks)
-        if run.task.name != "text-generation":
+        if not run.task.is_a("text-generation"):
             raise MethodError(
                 "answers that are written after a prompt are needed",
                 where="attention_to_prompt",
