@@ -79,7 +79,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_has_what_is_tested_here() -> None:
-    assert set(files()) == {"pyproject.toml", "tagging.py", "test_tagging.py", "recipe.yaml", "tagging_claim.py"}
+    tests = {"test_tagging.py", "test_conformance.py"}
+    assert set(files()) == {"pyproject.toml", "tagging.py", "recipe.yaml", "tagging_claim.py"} | tests
     verbs = ["methods", "methods", "-q", "check", "plan", "run", "export", "papers"]
     assert [shlex.split(c)[1] for c in COMMANDS] == verbs
     (shown,) = re.findall(r"<!-- rows -->\n```json\n(.*?)\n```", TEXT, re.DOTALL)

@@ -23,9 +23,9 @@ ANSWERED: dict[str, tuple[str, ...]] = {
     "called by Python when a module lacks a name, or lists its names": ("__dir__", "__getattr__"),
     "for notebooks and third parties: nothing in the package calls it": (
         "agreed",
-        "bad_rows",
         "bias_change",
         "check_method",
+        "check_task",
         "log_prob",
         "shifts",
         "tuned_state",

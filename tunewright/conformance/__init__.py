@@ -1,4 +1,4 @@
-"""One suite of checks for every method, ours and others': what a method declares, and that it holds.
+"""One suite of checks for every method and one for every task, ours and others': what each declares, and that it holds.
 
 On a name of a recipe, a class or an object:
 
@@ -19,19 +19,25 @@ A class may hold `conformance`: parameters for the tiny set-up where its default
 of
 32), and `conformance_beside`: methods by name, with parameters, that it cannot do without. Other values of a field come
 from its type and from its `examples`. No check knows a method's name.
+
+A task is checked on an example, tiny things that are its like (`TaskExample`): `check_task("my-task", example)`, or
+`checks_of_task`, one test a check. Tunewright's own tasks have theirs in `task_examples`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tunewright.conformance.case import Case, Check
+    from tunewright.conformance.task_case import TaskCase, TaskExample
     from tunewright.contract.method import Method
+    from tunewright.contract.task import Task
 
 
-def all_checks() -> list[Check]:
+def all_checks() -> list[Check[Case]]:
     """Every check, in the order in which they are best read."""
     from tunewright.conformance import (
         adapting,
@@ -52,10 +58,10 @@ def all_checks() -> list[Check]:
 
 @dataclass(frozen=True)
 class BoundCheck:
-    """A check of one method, ready to be called."""
+    """A check of one method or task, ready to be called."""
 
-    check: Check
-    case: Case
+    check: Check[Any]
+    case: Case | TaskCase
 
     def __call__(self) -> None:
         self.check.run(self.case)
@@ -77,14 +83,39 @@ def check_method(method: str | type[Method] | Method, **parameters: Any) -> list
 
     AssertionError of the first that does not hold, with its name.
     """
-    names = []
-    for bound in checks_of(method, **parameters):
+    return _called(checks_of(method, **parameters))
+
+
+def _called(checks: Sequence[BoundCheck]) -> list[str]:
+    for bound in checks:
         try:
             bound()
         except AssertionError as error:
             raise AssertionError(f"{bound}: {error}") from error
-        names.append(bound.check.name)
-    return names
+    return [bound.check.name for bound in checks]
+
+
+def task_checks() -> list[Check[TaskCase]]:
+    """Every check of a task, in the order in which they are best read."""
+    from tunewright.conformance import task_outputs, task_rows, task_runs
+
+    return [*task_rows.CHECKS, *task_outputs.CHECKS, *task_runs.CHECKS]
+
+
+def checks_of_task(name: str, example: TaskExample | None = None, task: Task | None = None) -> list[BoundCheck]:
+    """The checks that apply to a task on an example (of a built-in task: the package's own). `task`: another object
+    than the one of the name. RecipeError where no task is called so.
+    """
+    from tunewright.conformance.task_case import TaskCase
+    from tunewright.conformance.task_examples import example_of
+
+    case = TaskCase(name, example if example is not None else example_of(name), task)
+    return [BoundCheck(c, case) for c in task_checks() if c.applies(case)]
+
+
+def check_task(name: str, example: TaskExample | None = None, task: Task | None = None) -> list[str]:
+    """Run every check of a task that applies; return their names. AssertionError of the first that does not hold."""
+    return _called(checks_of_task(name, example, task))
 
 
 def every_check() -> list[BoundCheck]:

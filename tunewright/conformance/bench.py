@@ -78,7 +78,7 @@ def scorer(seed: int = 0) -> nn.Module:
     return seeded(lambda: LlamaForSequenceClassification(plain.config), seed)
 
 
-def bert(head: str, seed: int = 0) -> nn.Module:
+def bert(head: str, seed: int = 0, labels: int = LABELS) -> nn.Module:
     """An encoder of two blocks without dropout, with a head of transformers' (`BertForMaskedLM` ...)."""
     import transformers
 
@@ -90,7 +90,7 @@ def bert(head: str, seed: int = 0) -> nn.Module:
     }
     plain: dict[str, Any] = {
         "max_position_embeddings": 64,
-        "num_labels": LABELS,
+        "num_labels": labels,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.1,

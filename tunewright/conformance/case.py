@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -52,13 +52,18 @@ class Case:
         return type(self.method).slots()
 
 
+C = TypeVar("C")
+
+
 @dataclass(frozen=True)
-class Check:
-    """One property. `applies` says of which methods it is asked; `run` raises AssertionError where it does not hold."""
+class Check(Generic[C]):
+    """One property of a case. `applies` says of which it is asked; `run` raises AssertionError where it does not
+    hold.
+    """
 
     name: str
-    applies: Callable[[Case], bool]
-    run: Callable[[Case], None]
+    applies: Callable[[C], bool]
+    run: Callable[[C], None]
 
 
 @contextmanager

@@ -1,0 +1,158 @@
+"""What each of Tunewright's own tasks is checked on: tiny models, a tokenizer of 61 tokens, rows that can be learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunewright.conformance import bench
+from tunewright.conformance.task_case import TaskExample
+from tunewright.errors import MethodError
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<mask>", "<cls>", "<sep>", "<unk>")
+WARM, COLD = ("red", "orange", "amber"), ("blue", "green", "teal")
+AROUND = ("a", "light or dark", "very", "no other thing than a")
+
+
+@lru_cache
+def tokenizer(encoder: bool = False) -> Any:
+    """Byte-level pairs learnt from a few words, so that words have several pieces. `encoder`: BERT's way, a class token
+    before a text and a separator behind it.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=bench.VOCABULARY, special_tokens=list(SPECIAL), show_progress=False)
+    inner.train_from_iterator(["the quick brown fox jumps over the lazy dog", *WARM, *COLD, "warm cold: "], trainer)
+    if encoder:
+        around = [("<cls>", SPECIAL.index("<cls>")), ("<sep>", SPECIAL.index("<sep>"))]
+        inner.post_processor = processors.TemplateProcessing(
+            single="<cls> $A <sep>", pair="<cls> $A <sep> $B <sep>", special_tokens=around
+        )
+    names = {f"{n}_token": f"<{n}>" for n in ("pad", "mask", "cls", "sep", "unk")}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=64, bos_token="<s>", eos_token="</s>", **names
+    )
+
+
+def _colours() -> list[tuple[str, str]]:
+    """(a text, warm or cold): twelve, of four lengths."""
+    pairs = zip(WARM, COLD, strict=True)
+    colours = [(c, kind) for pair in pairs for c, kind in zip(pair, ("warm", "cold"), strict=True)]
+    return [(f"{AROUND[(i + k) % 4]} {c}", kind) for k in range(2) for i, (c, kind) in enumerate(colours)]
+
+
+def _equal(pairs: Sequence[tuple[str, str]]) -> float:
+    return sum(a.strip() == b.strip() for a, b in pairs) / len(pairs)
+
+
+def _text_generation() -> TaskExample:
+    return TaskExample(
+        model=bench.llama,
+        reader=tokenizer(),
+        rows=[{"prompt": f"{text}: ", "completion": kind} for text, kind in _colours()],
+        bad={
+            "an empty answer": ({"prompt": "red", "completion": " "}, "completion"),
+            "a prompt that is a number": ({"prompt": 3, "completion": "warm"}, "prompt"),
+        },
+        right=lambda row: str(row["completion"]),
+        figure=_equal,
+    )
+
+
+_BAD_TEXTS: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "no known label": ({"text": "red", "label": "hot"}, "label"),
+    "no label": ({"text": "red", "label": None}, "label"),
+    "an empty text": ({"text": " ", "label": "warm"}, "text"),
+}
+
+
+def _text_classification() -> TaskExample:
+    return TaskExample(
+        model=lambda: bench.bert("BertForSequenceClassification", labels=2),
+        reader=tokenizer(encoder=True),
+        rows=[{"text": text, "label": kind} for text, kind in _colours()],
+        bad=_BAD_TEXTS,
+        labels=("cold", "warm"),
+        right=lambda row: str(row["label"]),
+        figure=_equal,
+    )
+
+
+def _fill_mask() -> TaskExample:
+    return TaskExample(
+        model=lambda: bench.bert("BertForMaskedLM"),
+        reader=tokenizer(encoder=True),
+        rows=[{"text": f"{text} is {kind}"} for text, kind in _colours()],
+        bad={"an empty text": ({"text": " "}, "text")},
+    )
+
+
+def _reward_modeling() -> TaskExample:
+    other = {"warm": "cold", "cold": "warm"}
+    return TaskExample(
+        model=bench.scorer,
+        reader=tokenizer(),
+        rows=[{"prompt": f"{t}: ", "chosen": kind, "rejected": other[kind]} for t, kind in _colours()],
+        bad={
+            "neither two answers nor a score": ({"prompt": "red", "completion": "warm"}, "score"),
+            "a score that is no number": ({"text": "red", "score": "high"}, "score"),
+        },
+        right=lambda row: str(row["chosen"]),
+        figure=_equal,
+    )
+
+
+def _pictures(folder: Path) -> None:
+    from PIL import Image
+
+    (folder / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        pixels = rng.integers(0, 40, (9 + i, 10, 3)) + np.array([[[180 * (i % 2), 20, 180 * (1 - i % 2)]]])
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "pictures" / f"{i}.png")
+
+
+def _image_classification() -> TaskExample:
+    from transformers import ViTImageProcessorPil
+
+    return TaskExample(
+        model=bench.vit,
+        reader=ViTImageProcessorPil(size={"height": 8, "width": 8}),
+        rows=[{"image": f"pictures/{i}.png", "label": ("cold", "warm")[i % 2]} for i in range(12)],
+        bad={
+            "no such picture": ({"image": "pictures/none.png", "label": "warm"}, "image"),
+            "no known label": ({"image": "pictures/0.png", "label": "hot"}, "label"),
+        },
+        labels=("cold", "warm", "mild"),
+        right=lambda row: str(row["label"]),
+        figure=_equal,
+        files=_pictures,
+    )
+
+
+EXAMPLES: dict[str, Callable[[], TaskExample]] = {
+    "text-generation": _text_generation,
+    "text-classification": _text_classification,
+    "fill-mask": _fill_mask,
+    "reward-modeling": _reward_modeling,
+    "image-classification": _image_classification,
+}
+
+
+def example_of(name: str) -> TaskExample:
+    """The example of a built-in task. MethodError where there is none: another package's task brings its own."""
+    if name not in EXAMPLES:
+        raise MethodError(
+            f"there is no example for the task '{name}'",
+            where="check_task",
+            remedy="give one: check_task(name, TaskExample(model=..., reader=..., rows=[...]))",
+        )
+    return EXAMPLES[name]()

@@ -1,0 +1,249 @@
+"""Checks of a task's outputs: a row's do not hang on its neighbours, they fit one another, and metrics count them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.conformance.case import Check, global_randomness_unchanged
+from tunewright.conformance.task_case import TaskCase
+from tunewright.conformance.training import close
+from tunewright.contract.batch import Batch, Outputs
+from tunewright.contract.task import Task
+from tunewright.measure.generate import stop_ids
+from tunewright.measure.target import answer_length, check_metric, evaluate, get_metric, metric_names, summary
+from tunewright.tasks import own_names
+
+FLAGS = ("generates", "labelled", "per_token", "scores", "reads_files")
+
+
+def declarations_are_whole(case: TaskCase) -> None:
+    """Docstrings, a class of transformers, a kind that there is, and a headline metric that the rows can have."""
+    import transformers
+
+    task = case.task
+    assert inspect.getdoc(type(task)) and inspect.getdoc(type(task)) != inspect.getdoc(Task), "the class says nothing"
+    assert hasattr(transformers, task.auto_class), f"transformers has no {task.auto_class}"
+    assert not task.kind or task.kind in own_names(), f"there is no built-in task '{task.kind}' to be like"
+    assert task.default_metric(case.rows) in metric_names(), "the headline is no metric"
+    check_metric(task.default_metric(case.rows), task)
+    assert task.unit.strip(), "the loss has no unit"
+
+
+def it_is_what_its_kind_says(case: TaskCase) -> None:
+    """Rows, batches and outputs have what those of the task have whose kind it is: methods read them alike."""
+    from tunewright.conformance.task_examples import example_of
+
+    like = TaskCase(case.task.kind, example_of(case.task.kind))
+    for flag in FLAGS:
+        own, other = getattr(case.task, flag), getattr(like.task, flag)
+        assert own == other, f"{flag} is {own}, and of the kind {case.task.kind} it is {other}"
+    (batch, out), (other_batch, other_out) = (c.outputs(c.rows[:3]) for c in (case, like))
+    assert (case.rows[0].label is None) == (like.rows[0].label is None), "rows have a label, or have none"
+    lacks = like.rows[0].fields.keys() - case.rows[0].fields.keys() - {"reference"}
+    assert not lacks, f"rows lack the fields {sorted(lacks)}"
+    assert batch.inputs.keys() == other_batch.inputs.keys(), f"inputs are not {sorted(other_batch.inputs)}"
+    lacks = other_batch.fields.keys() - batch.fields.keys()
+    assert not lacks, f"batches lack the fields {sorted(lacks)}"
+    assert (batch.positions is None) == (other_batch.positions is None), "batches have positions, or have none"
+    for name in ("features", "head", "scores", "present"):
+        has, wanted = (getattr(o, name) is not None for o in (out, other_out))
+        assert has or not wanted, f"outputs have no {name}"
+
+
+def alone_as_beside_others(case: TaskCase) -> None:
+    """A row's targets are as likely, and cost as much, alone as padded beside longer rows and packed behind others."""
+    alone = [case.outputs([row]) for row in case.rows]
+    for packed in (False, True) if case.task.packs and case.session.packed else (False,):
+        batch, together = case.outputs(case.rows, packed)
+        where = "packed behind others" if packed else "padded beside others"
+        values = case.task.loss(together, batch).value
+        for k, (own, out) in enumerate(alone):
+            here = batch.rows == k
+            close(values[here], case.task.loss(out, own).value, f"{case.rows[k].id}: the loss {where} and alone")
+            close(_logits(together)[here], _logits(out), f"{case.rows[k].id}: outputs {where} and alone")
+        if together.features is not None:
+            close(together.features, torch.cat([o.features for _, o in alone]), f"features {where} and alone")
+
+
+def _logits(outputs: Outputs) -> Tensor:
+    return outputs.logits.float() if outputs.scores is None else outputs.scores[:, None]
+
+
+def rows_differ_in_length(case: TaskCase) -> None:
+    """The example's rows are of several lengths, or nothing would be padded."""
+    assert len({len(r.input_ids) for r in case.rows}) > 1, "all rows of the example are of one length"
+
+
+def outputs_fit_one_another(case: TaskCase) -> None:
+    """log_probs are those of the logits, logits are the head's of the features, hidden states one a layer and one."""
+    with global_randomness_unchanged():
+        batch, out = case.outputs(case.rows)
+    assert torch.equal(out.labels, batch.labels), "outputs have other labels than the batch"
+    if out.scores is None:
+        chosen = torch.log_softmax(_again(case, batch).logits.float(), -1).gather(-1, batch.labels[:, None])[:, 0]
+        close(out.log_probs(), chosen, "log_probs and those of the logits")
+        close(case.task.loss(out, batch).value.mean(), case.task.loss(_again(case, batch), batch).value.mean(), "loss")
+    if case.task.pools:
+        assert out.features is not None and out.head is not None, "pooled features and their head are missing"
+        assert out.features.shape[0] == len(case.rows), "features are one vector a row"
+        if out.scores is None:
+            close(out.head(out.features), out.logits, "the head's logits of the features and the logits")
+    with torch.no_grad():
+        hidden = case.task.forward(case.model, batch, hidden=True).hidden
+    assert hidden is not None and len(hidden) > 1, "with hidden, there are no hidden states"
+    assert out.hidden is None, "hidden states are kept that nobody asked for"
+
+
+def _again(case: TaskCase, batch: Batch) -> Outputs:
+    with torch.no_grad():
+        return case.task.forward(case.model, batch)
+
+
+def a_gradient_reaches_the_model(case: TaskCase) -> None:
+    """The loss of a batch has a gradient in the model's first and last weights."""
+    model, batch = case.model, case.task.collate(case.rows)
+    wanted = [p for p in model.parameters() if p.requires_grad] or list(model.parameters())
+    before = [p.requires_grad for p in wanted]
+    try:
+        for p in wanted:
+            p.requires_grad_(True)
+        with torch.enable_grad():
+            value = case.task.loss(case.task.forward(model, batch), batch).value
+            grads = torch.autograd.grad((value * batch.weights).sum(), wanted, allow_unused=True)
+    finally:
+        for p, was in zip(wanted, before, strict=True):
+            p.requires_grad_(was)
+    reached = [g is not None and bool(g.abs().sum() > 0) for g in grads]
+    assert sum(reached) > len(reached) / 2, f"the loss reaches {sum(reached)} of {len(reached)} weights"
+
+
+def measuring_keeps_the_order(case: TaskCase) -> None:
+    """A result a row, in the rows' order, the same for every size of batches."""
+    metric = case.task.default_metric(case.rows)
+    for name in dict.fromkeys([metric, "loss"]):
+        few, many = (_measured(case, name, size) for size in (1, 4096))
+        assert [r.id for r in many] == [r.id for r in case.rows], f"{name}: results stand in another order than rows"
+        assert [r.answer for r in few] == [r.answer for r in many], f"{name}: batches change the answers"
+        close(torch.tensor([r.score for r in few]), torch.tensor([r.score for r in many]), f"{name}: one by one")
+
+
+def _measured(case: TaskCase, metric: str, size: int = 2048, task: Task | None = None) -> Any:
+    return evaluate(case.model, case.reader, task or case.task, case.rows, metric, batch_tokens=size)
+
+
+def what_is_right_is_shown_as_right(case: TaskCase) -> None:
+    """Each result's reference is what the example says is right of its row."""
+    assert case.example.right is not None
+    found = [r.reference for r in _measured(case, case.task.default_metric(case.rows))]
+    rows = [*case.example.rows[:-3], *case.example.rows[-3:]]
+    wanted = [case.example.right(row) for row in rows]
+    assert found == wanted, f"rows' references are {found[:2]}, and {wanted[:2]} is right"
+
+
+def the_metric_counts_answers(case: TaskCase) -> None:
+    """The headline over all rows is what the example counts of the answers."""
+    assert case.example.figure is not None
+    metric = case.task.default_metric(case.rows)
+    results = _measured(case, metric)
+    counted = case.example.figure([(r.answer, r.reference) for r in results])
+    value = summary(results, metric).value
+    assert abs(value - counted) < 1e-6, f"{metric} is {value:.6f}, and counted otherwise {counted:.6f}"
+
+
+def certain_outputs_score_in_full(case: TaskCase) -> None:
+    """Outputs that are sure of the labels answer right and score 1; sure of another class, they score less."""
+    metric = case.task.default_metric(case.rows)
+    for shift, full in ((0, True), (1, False)):
+        results = _measured(case, metric, task=_sure(case.task, shift))
+        value = summary(results, metric).value
+        assert (value == 1.0) == full, f"sure of {'another class' if shift else 'the labels'}, {metric} is {value:g}"
+        assert all(r.answer == r.reference for r in results) == full, "answers and references do not tell it"
+
+
+def _sure(task: Task, shift: int) -> Task:
+    """The task with outputs that put all on the label, or on the class behind it."""
+
+    class Sure(type(task)):  # type: ignore[misc]
+        def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
+            out = task.forward(model, batch, hidden=hidden)
+            classes = out.logits.shape[-1]
+            return Outputs(
+                20.0 * nn.functional.one_hot((batch.labels + shift) % classes, classes).float(), batch.labels
+            )
+
+    return Sure()
+
+
+def answers_are_the_models_own(case: TaskCase) -> None:
+    """Answers written in batches are those of the library's own generation, row by row."""
+    metric = case.task.default_metric(case.rows)
+    assert get_metric(metric).kind == "generated", "the example's rows have no answers: give it some that have"
+    results, model = _measured(case, metric), case.model
+    most = answer_length(case.rows)
+    for row, result in zip(case.rows, results, strict=True):
+        ids = torch.tensor([list(row.fields["prompt_ids"])])
+        ends = list(stop_ids(model, case.reader))
+        said = _generated(model, ids, most, ends, case.reader)
+        assert result.answer == said, f"{row.id}: the answer is {result.answer!r}, and generate writes {said!r}"
+
+
+def _generated(model: Any, ids: Tensor, most: int, ends: Sequence[int], reader: Any) -> str:
+    with torch.no_grad():
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=list(ends),
+            pad_token_id=reader.pad_token_id,
+        )[0]
+    new = out if model.config.is_encoder_decoder else out[ids.shape[1] :]
+    return str(reader.decode(new, skip_special_tokens=True))
+
+
+def _always(case: TaskCase) -> bool:
+    return True
+
+
+def _has_kind(case: TaskCase) -> bool:
+    return bool(case.task.kind)
+
+
+def _reads_tokens(case: TaskCase) -> bool:
+    return not case.task.reads_files
+
+
+def _says_right(case: TaskCase) -> bool:
+    return case.example.right is not None
+
+
+def _counts(case: TaskCase) -> bool:
+    return case.example.figure is not None
+
+
+def _of_classes(case: TaskCase) -> bool:
+    return case.task.labelled
+
+
+def _writes(case: TaskCase) -> bool:
+    return case.task.generates
+
+
+CHECKS = [
+    Check("declarations are whole", _always, declarations_are_whole),
+    Check("it is what its kind says", _has_kind, it_is_what_its_kind_says),
+    Check("rows differ in length", _reads_tokens, rows_differ_in_length),
+    Check("alone as beside others", _always, alone_as_beside_others),
+    Check("outputs fit one another", _always, outputs_fit_one_another),
+    Check("a gradient reaches the model", _always, a_gradient_reaches_the_model),
+    Check("measuring keeps the order", _always, measuring_keeps_the_order),
+    Check("what is right is shown as right", _says_right, what_is_right_is_shown_as_right),
+    Check("the metric counts answers", _counts, the_metric_counts_answers),
+    Check("certain outputs score in full", _of_classes, certain_outputs_score_in_full),
+    Check("answers are the model's own", _writes, answers_are_the_models_own),
+]
