@@ -56,7 +56,7 @@ def sentence(rng: random.Random) -> dict[str, list[str]]:
         words = rng.choice(names).split()
         tokens += [*words, *said]
         tags += [f"{'I' if i else 'B'}-{kind}" for i in range(len(words))] + ["O"] * len(said)
-    return {"tokens": tokens, "tags": tags}
+    return {"words": tokens, "entities": tags}
 
 
 def write_rows(folder: Path, train: int = 24, test: int = 10) -> None:
@@ -96,8 +96,8 @@ def test_the_pages_commands(package: Path, command: str) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     said = done.stdout + done.stderr
     if words[1] == "methods":
-        assert "tagging 0.1" in said and "Token classification: one class a token" in said
-        assert len(words) > 2 or all(n in said for n in ("span_f1", "tagged", "tagging-lora"))
+        assert "tagging 0.1" in said and "Entity tagging: one class a word" in said
+        assert len(words) > 2 or all(n in said for n in ("entity_f1", "annotated", "tagging-lora"))
 
 
 @pytest.fixture
@@ -138,16 +138,16 @@ def report_of(folder: Path) -> dict[str, Any]:
 def test_a_run_says_what_came_from_where_and_its_steps_come_out_again(beside: Path) -> None:
     run(recipe(beside, train__save_steps=3), out=beside / "out")
     report = report_of(beside / "out")
-    parts = {"task token-classification", "shape tagged", "metric span_f1"}
+    parts = {"task entity-tagging", "shape annotated", "metric entity_f1"}
     assert report["run"]["parts"] == dict.fromkeys(parts, "tagging 0.1")
     page = (beside / "out" / "report.html").read_text()
-    assert "tagging 0.1" in page and "the task token-classification from tagging 0.1" in page
+    assert "tagging 0.1" in page and "the task entity-tagging from tagging 0.1" in page
     target = report["target"]
-    assert (target["metric"], target["unit"], target["fresh_head"]) == ("span_f1", "fraction", True)
+    assert (target["metric"], target["unit"], target["fresh_head"]) == ("entity_f1", "fraction", True)
     assert target["after"]["value"] > target["before"]["value"] + 0.2
     rows = read_rows(beside / "out" / "rows.jsonl")
     wanted = [json.loads(line) for line in (beside / "test.jsonl").read_text().splitlines()]
-    assert [(r.prompt, r.reference) for r in rows] == [(" ".join(w["tokens"]), " ".join(w["tags"])) for w in wanted]
+    assert [(r.prompt, r.reference) for r in rows] == [(" ".join(w["words"]), " ".join(w["entities"])) for w in wanted]
     assert report["drift"]["measure"] == "1-cka"  # of a head that was drawn, its own predictions say nothing
     began = json.loads((beside / "out" / "begun.json").read_text())["surroundings"]
     assert parts <= began.keys()
@@ -178,10 +178,10 @@ def test_figures_while_training_are_the_metrics_own(beside: Path) -> None:
 
 
 BAD = {
-    "fewer tags": ({"tokens": ["a", "b"], "tags": ["O"]}, "tags", "2 tokens need as many tags"),
-    "no words": ({"tokens": "a b", "tags": ["O", "O"]}, "tokens", "no list of words"),
-    "a tag that is no label": ({"tokens": ["a"], "tags": [[1]]}, "tags", "a label is a name or an id"),
-    "other columns": ({"words": ["a"]}, "row", "no known shape"),
+    "fewer tags": ({"words": ["a", "b"], "entities": ["O"]}, "entities", "2 words need as many tags"),
+    "no words": ({"words": "a b", "entities": ["O", "O"]}, "words", "no list of words"),
+    "a tag that is no label": ({"words": ["a"], "entities": [[1]]}, "entities", "a label is a name or an id"),
+    "other columns": ({"phrases": ["a"]}, "row", "no known shape"),
 }
 
 
@@ -190,7 +190,7 @@ def test_a_bad_row_is_named_by_file_and_line_in_check_and_run(beside: Path, case
     row, field, reason = BAD[case]
     lines = (beside / "train.jsonl").read_text().splitlines()
     (beside / "train.jsonl").write_text("\n".join([*lines[:2], json.dumps(row), *lines[2:]]))
-    labels = sorted({t for line in lines for t in json.loads(line)["tags"]})
+    labels = sorted({t for line in lines for t in json.loads(line)["entities"]})
     checked = check_recipe(recipe(beside, data__labels=labels))
     (problem,) = checked.report.problems
     assert (problem.where, problem.field) == ("train.jsonl:3", field) and reason in problem.reason
@@ -217,8 +217,8 @@ def test_metrics_that_the_rows_have_nothing_for_are_refused(beside: Path) -> Non
         with pytest.raises(RecipeError, match=what):
             run(recipe(beside, measurement__metric=named), out=beside / "out")
     with pytest.raises(RecipeError, match="reads rows of token-classification, not of text-classification"):
-        target.check_metric("span_f1", tasks.get_task("text-classification"))
-    assert target.check_metric("span_f1", tasks.get_task("token-classification")).figure is not None
+        target.check_metric("entity_f1", tasks.get_task("text-classification"))
+    assert target.check_metric("entity_f1", tasks.get_task("entity-tagging")).figure is not None
     for named in ("loss", "mean_token_accuracy"):
         run(recipe(beside, measurement__metric=named), out=beside / named)
         assert report_of(beside / named)["target"]["metric"] == named
@@ -232,26 +232,26 @@ def test_methods_of_classes_are_refused_and_others_serve(beside: Path) -> None:
 
 
 def test_names_are_known_wherever_names_are(beside: Path) -> None:
-    assert "token-classification" in folders.tasks() and "span_f1" in folders.metrics()
+    assert "entity-tagging" in folders.tasks() and "entity_f1" in folders.metrics()
     schema = Recipe.json_schema()
-    assert "token-classification" in schema["properties"]["task"]["enum"]
-    assert "span_f1" in schema["$defs"]["MeasureSpec"]["properties"]["metric"]["enum"]
-    with pytest.raises(RecipeError, match="did you mean 'token-classification'"):
-        recipe(beside, task="token-clasification")
-    assert shapes.canonical({"tokens": ["a"], "tags": ["O"]}, {}, "tagged")[1] == "tagged"
-    assert shapes.canonical({"text": "t", "tokens": ["a"], "tags": ["O"]}, {})[1] == "text"  # ours are first
+    assert "entity-tagging" in schema["properties"]["task"]["enum"]
+    assert "entity_f1" in schema["$defs"]["MeasureSpec"]["properties"]["metric"]["enum"]
+    with pytest.raises(RecipeError, match="did you mean 'entity-tagging'"):
+        recipe(beside, task="entity-taging")
+    assert shapes.canonical({"words": ["a"], "entities": ["O"]}, {}, "annotated")[1] == "annotated"
+    assert shapes.canonical({"text": "t", "words": ["a"], "entities": ["O"]}, {})[1] == "text"  # ours are first
 
 
 def test_a_first_recipe_names_the_task_of_the_shape(beside: Path) -> None:
     text = starter("./base", beside / "train.jsonl")
-    assert "task: token-classification" in text and "rows of shape tagged: tokens, tags" in text
+    assert "task: entity-tagging" in text and "rows of shape annotated: words, entities" in text
     assert "max_length" in text and "Measured: 24 rows" in text
 
 
 def test_stored_runs_and_rows_see_the_packages_code(beside: Path, package: Path) -> None:
     asked, before = recipe(beside), (trial_key.key_of(recipe(beside)), installed.code_hash(), cache.code_hash())
     code = (package / "tagging.py").read_text()
-    (package / "tagging.py").write_text(code.replace('return "span_f1"', 'return "loss"'))
+    (package / "tagging.py").write_text(code.replace('return "entity_f1"', 'return "loss"'))
     try:
         forget()
         assert (trial_key.key_of(asked), installed.code_hash(), cache.code_hash()) != before

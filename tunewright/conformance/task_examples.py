@@ -138,12 +138,44 @@ def _image_classification() -> TaskExample:
     )
 
 
+def _token_classification() -> TaskExample:
+    people, places = ("ada", "alan fox", "grace b hopper"), ("rome", "new york", "oxford", "the quick hills")
+    rows = []
+    for person in people:
+        for place in places:
+            names = ((person.split(), "PER"), (place.split(), "LOC"))
+            tags = [[f"{'I' if i else 'B'}-{kind}" for i in range(len(words))] for words, kind in names]
+            tokens = [*names[0][0], "is", "over", *names[1][0]]
+            rows.append({"tokens": tokens, "ner_tags": [*tags[0], "O", "O", *tags[1]]})
+    return TaskExample(
+        model=lambda: bench.bert("BertForTokenClassification", labels=5),
+        reader=tokenizer(encoder=True),
+        rows=rows,
+        bad={
+            "fewer tags": ({"tokens": ["ada", "is"], "tags": ["B-PER"]}, "tags"),
+            "no list of words": ({"tokens": "ada is", "tags": ["B-PER", "O"]}, "tokens"),
+            "no known tag": ({"tokens": ["ada"], "tags": ["B-CAT"]}, "tags"),
+        },
+        labels=("O", "B-PER", "I-PER", "B-LOC", "I-LOC"),
+        right=lambda row: " ".join(row["ner_tags"]),
+        figure=_seqeval,
+    )
+
+
+def _seqeval(pairs: Sequence[tuple[str, str]]) -> float:
+    from seqeval.metrics import f1_score
+
+    said, right = ([pair[k].split() for pair in pairs] for k in (0, 1))
+    return float(f1_score(right, said, zero_division=1))
+
+
 EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "text-generation": _text_generation,
     "text-classification": _text_classification,
     "fill-mask": _fill_mask,
     "reward-modeling": _reward_modeling,
     "image-classification": _image_classification,
+    "token-classification": _token_classification,
 }
 
 

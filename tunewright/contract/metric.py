@@ -41,6 +41,9 @@ class Metric:
     reference (of a "predicted" row without it: 1 where both are equal, else 0), and `misses` says of the start of a
     generated one that its score is 0 however it goes on; `per_label` gives [S] values a supervised position;
     `proportion`: scores are 0 or 1; `mean`: answers are compared by their mean log-probability a token.
+
+    `parts` gives the figure of each part that rows have (a type of spans), by name; `library`: the module that it
+    counts with, of the extra "metrics".
     """
 
     kind: Literal["generated", "teacher-forced", "classified", "paired", "predicted"]
@@ -52,10 +55,13 @@ class Metric:
     figure: Callable[[Sequence[Answered]], float] | None = None
     mean: bool = False
     tasks: tuple[str, ...] = ()
+    parts: Callable[[Sequence[Answered]], dict[str, float]] | None = None
+    library: str = ""
 
 
 OWN = (
     *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro"),
     *("pair_accuracy", "pair_accuracy_norm"),
+    *("span_f1",),
 )
 """Names of Tunewright's own metrics, which `measure.target` defines."""

@@ -146,7 +146,8 @@ def end_ids(tokenizer: Any) -> set[int]:
 
 def said_key(record: Record) -> bytes:
     """A hash of all that a record says: equal ones are duplicates."""
-    said = {c: record[c] for c in CONTENT if c in record}
+    content = ("tokens", "tags") if "tokens" in record and "tags" in record else CONTENT
+    said = {c: record[c] for c in content if c in record}
     if said.keys() == {"messages"} and (plain := _plain_turns(said["messages"])) is not None:
         return _hash(repr(plain).encode())
     return _digest(said or dict(record))
@@ -192,7 +193,7 @@ def input_key(record: Record) -> bytes:
         said = said[:count]
         given: Any = said[0] if len(said) == 1 else said
     else:
-        given = next((record[c] for c in ("prompt", "text") if c in record), dict(record))
+        given = next((record[c] for c in ("prompt", "text", "tokens") if c in record), dict(record))
     if isinstance(given, str):
         return _hash(" ".join(given.casefold().split()).encode("utf-8", "surrogatepass"))
     return _digest(given)

@@ -11,16 +11,19 @@ Shapes: R rows, D size of the features, V classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tunewright.contract.batch import Row
+from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.task import Task
 from tunewright.measure.rows import RowResult
+from tunewright.measure.target import evaluate
 
 MOST = 5000
 """Training rows that are read, at most, drawn by `draw`: what more of them add is small, what they take is not."""
@@ -124,6 +127,23 @@ def commonest_results(labels: Sequence[int], rows: Sequence[Row], names: Any) ->
     """The commonest class of the training rows as the answer to every evaluated row; of equal ones the first."""
     counts = np.bincount(np.asarray(labels))
     return [_answered(row, int(counts.argmax()), names, float(counts.max() / counts.sum())) for row in rows]
+
+
+def commonest_by_token(
+    model: Any, tokenizer: Any, task: Task, learnt: Iterable[Row], rows: Sequence[Row], metric: str
+) -> list[RowResult]:
+    """The commonest class of the training rows' tokens as the answer to every token; of equal ones the first."""
+    counts = Counter(t for r in learnt for t, w in zip(r.fields["targets"], r.weights, strict=True) if w > 0)
+    most = max(sorted(counts), key=lambda c: counts[c])
+    classes = int(model.config.num_labels)
+
+    class Always(type(task)):  # type: ignore[misc]
+        def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
+            sure = torch.zeros(len(batch.labels), classes, device=batch.labels.device)
+            sure[:, most] = 1.0
+            return Outputs(sure, batch.labels)
+
+    return evaluate(model, tokenizer, Always(), rows, metric)
 
 
 def _answered(row: Row, answer: int, names: Any, confidence: float) -> RowResult:

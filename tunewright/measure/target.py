@@ -9,7 +9,8 @@ since paired tests and the reader need them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Sequence
+import importlib.util
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.metric import Answered, Metric
 from tunewright.contract.pairs import Pair, paired
 from tunewright.contract.task import Task
-from tunewright.errors import MethodError, RecipeError, did_you_mean
+from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import _kv, text
+from tunewright.measure import _kv, spans, text
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
@@ -73,10 +74,14 @@ METRICS: dict[str, Metric] = {
     "f1_macro": Metric("classified", figure=macro_f1),
     "pair_accuracy": Metric("paired", proportion=True),
     "pair_accuracy_norm": Metric("paired", proportion=True, mean=True),
+    "span_f1": Metric(
+        "predicted", figure=spans.span_f1, parts=spans.f1_by_type, tasks=("token-classification",), library="seqeval"
+    ),
 }
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
-(`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's."""
+(`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `span_f1`: of whole
+spans, see `measure.spans`."""
 
 
 def metric_names() -> list[str]:
@@ -114,8 +119,13 @@ def _added(name: str) -> Metric:
 
 
 def check_metric(name: str, task: Task) -> Metric:
-    """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have."""
+    """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have;
+    MissingExtraError where its library is not installed.
+    """
     m = get_metric(name)
+    if m.library and importlib.util.find_spec(m.library) is None:
+        what = f"'{name}' counts with {m.library}, which is not installed"
+        raise MissingExtraError(what, where="measurement.metric", remedy="pip install 'tunewright[metrics]'")
     remedy = "write metric: " + ("pair_accuracy" if task.scores else "accuracy") + " or metric: loss"
     if m.tasks and not any(task.is_a(name) for name in m.tasks):
         what = f"'{name}' reads rows of {', '.join(m.tasks)}, not of {task.name}"
@@ -230,6 +240,36 @@ def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Inte
     if m.proportion:
         return wilson(round(sum(r.score for r in results)), len(results))
     return bootstrap_mean([r.score for r in results], weights=[r.weight for r in results], seed=seed)
+
+
+def part_names(results: Sequence[RowResult], metric: str) -> list[str]:
+    """The parts that a metric has figures of on these rows; none where it has one figure alone."""
+    parts = get_metric(metric).parts
+    return list(parts(results)) if parts is not None else []
+
+
+def part_summary(results: Sequence[RowResult], metric: str, part: str, *, seed: int = 0) -> Interval:
+    """A part's figure over rows and its interval; draws of rows without that part do not count."""
+    figure = _part(metric, part)
+    return bootstrap_statistic(lambda index: figure([results[i] for i in index]), len(results), seed=seed, bounds=SHARE)
+
+
+def part_difference(
+    before: Sequence[RowResult], after: Sequence[RowResult], metric: str, part: str, *, seed: int = 0
+) -> Interval:
+    """A part's figure after minus before, on the same rows, which are resampled as pairs."""
+    figure = _part(metric, part)
+
+    def of(index: np.ndarray) -> float:
+        return figure([after[i] for i in index]) - figure([before[i] for i in index])
+
+    return bootstrap_statistic(of, len(before), seed=seed, bounds=(-1.0, 1.0))
+
+
+def _part(metric: str, part: str) -> Callable[[Sequence[RowResult]], float]:
+    parts = get_metric(metric).parts
+    assert parts is not None
+    return lambda rows: parts(rows).get(part, float("nan"))
 
 
 def figure_of(results: Sequence[RowResult], metric: str) -> float:

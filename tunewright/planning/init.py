@@ -23,6 +23,7 @@ _TASK_OF = {
     "image-label": "image-classification",
     "image": "image-classification",
     "text-label": "text-classification",
+    "tagged": "token-classification",
 }
 """The task that a row shape is for; the others are for text-generation."""
 

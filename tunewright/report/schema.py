@@ -127,7 +127,8 @@ class Target(Measured):
         ),
     )
     commonest: Interval | None = Field(
-        None, description="of a classifier: the commonest class of the training rows, given as every answer"
+        None,
+        description="of a classifier: the commonest class of the training rows, given as every answer, or to each word",
     )
     tasks: dict[str, Interval] = Field(
         default_factory=dict, description="of a run of several stages: evaluated source -> the untouched base there"

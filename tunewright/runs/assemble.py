@@ -23,6 +23,7 @@ from tunewright.loading.fresh import has_weights
 from tunewright.loading.load import Loaded, Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.machine import devices, host
+from tunewright.measure.target import check_metric
 from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
@@ -98,6 +99,8 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")
     rows = read_rows(recipe, task, methods, loaded, labels)
+    if rows.eval is not None and recipe.measurement.metric == "auto":
+        check_metric(task.default_metric(list(rows.eval.rows)[: recipe.measurement.rows]), task)
     recipe, derived = fill(recipe, rows.stages, task, loaded.model.config)
     for part, stage in zip(rows.stages, recipe.stages, strict=True):
         part.spec, part.train = stage, recipe.train_for(stage)

@@ -31,7 +31,7 @@ from tunewright.measure.drift import (
 )
 from tunewright.measure.few_shot import few_shot
 from tunewright.measure.kept import DocumentLoss, document_losses
-from tunewright.measure.linear_probe import commonest_results, probe_results
+from tunewright.measure.linear_probe import commonest_by_token, commonest_results, probe_results
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
 from tunewright.measure.target import answers_and_choices, evaluate, figure_of, get_metric
@@ -104,6 +104,7 @@ class Meter:
         self.drift_on = ""
         self.choices = True
         self.probed = session.task.classifies and bool(self.rows)
+        self.guessed = session.task.per_token and self.metric not in ("", "loss")
         self.drift_rows: list[Row] = []
         self.predictor: nn.Module | None = None  # what decodes in the tuned model's place (predicting.py)
 
@@ -113,7 +114,7 @@ class Meter:
         that gives an equal target.
         """
         self.spec = self.spec.model_copy(update={"few_shot": 0, "dial_rows": None})
-        self.probed = False
+        self.probed = self.guessed = False
         self.choices = choices
 
     @property
@@ -138,7 +139,7 @@ class Meter:
         return known
 
     def _read_base(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        readings = self._read(choice=self.choices)
+        s, readings = self.session, self._read(choice=self.choices)
         k = self.spec.few_shot
         train = self.session.stages[-1].rows.rows
         if self.generated and k and sum(1 for r in train if r.fields.get("reference")) > k:
@@ -154,6 +155,9 @@ class Meter:
             )
         if self.probed:
             self._read_probe(readings)
+        if self.guessed:
+            learnt = (row for d in self._learnt() for row in d.rows)
+            readings.commonest = commonest_by_token(self.model, s.tokenizer, s.task, learnt, self.rows, self.metric)
         tensors: dict[str, Tensor] = {}
         if self.drift_rows and self.by_features:
             features = take_features(self.model, self.session.task, self.drift_rows)
@@ -262,7 +266,7 @@ class Meter:
         s = self.session
         # training rows: only the few shots and the probe see them
         shown = [s.stages[-1].rows.hash] if self.spec.few_shot else []
-        shown += [d.hash for d in self._learnt()] if self.probed else []
+        shown += [d.hash for d in self._learnt()] if self.probed or self.guessed else []
         parts = [
             rows_hash(self.rows),
             *shown,
@@ -282,7 +286,7 @@ class Meter:
             "packed": s.packed,
             "seed": s.seed if self.spec.few_shot else None,
             "choices": self.choices,
-            "probed": self.probed,
+            "probed": self.probed or self.guessed,
             "vocabulary": s.recipe.new_tokens,
             "threads": torch.get_num_threads(),
             "task": s.task.name,

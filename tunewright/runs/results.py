@@ -17,7 +17,7 @@ from tunewright.measure.cost import Cost
 from tunewright.measure.intervals import Interval
 from tunewright.measure.kept import kept, kept_difference
 from tunewright.measure.rows import RowResult, pair
-from tunewright.measure.target import difference, get_metric, summary
+from tunewright.measure.target import difference, get_metric, part_difference, part_names, part_summary, summary
 from tunewright.models.delta_names import module_of
 from tunewright.models.sites import parameters_by_role
 from tunewright.report import schema
@@ -51,7 +51,9 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
         target.tasks = by_task(base.target, meter.metric)
     if base.probe:
         target.linear_probe = probe_of(meter, after)
-        target.commonest = summary(base.commonest, target.linear_probe.metric)
+    if base.commonest:
+        target.commonest = summary(base.commonest, target.linear_probe.metric if target.linear_probe else meter.metric)
+    target.others = parts_in(meter, after)
     if base.choice and after.choice:
         target.likelihood = schema.Measured(
             name="likelihood choice",
@@ -62,6 +64,22 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
             n=len(base.choice),
         )
     return target
+
+
+def parts_in(meter: Meter, after: Readings) -> list[schema.Measured]:
+    """The headline's parts (types of spans), each before and after."""
+    base, metric = meter.base.target, meter.metric
+    return [
+        schema.Measured(
+            name=part,
+            metric=metric,
+            before=part_summary(base, metric, part),
+            after=part_summary(after.target, metric, part),
+            difference=part_difference(base, after.target, metric, part),
+            n=len(base),
+        )
+        for part in part_names(base, metric)
+    ]
 
 
 def probe_of(meter: Meter, after: Readings) -> schema.Measured:

@@ -28,6 +28,8 @@ def of_base(meter: Meter) -> Iterator[str]:
     if base.probe:
         metric = meter.metric if get_metric(meter.metric).kind == "classified" else "accuracy"
         yield f"linear probe of the base: {_figure(summary(base.probe, metric))}"
+    if base.commonest:
+        metric = meter.metric if not base.probe or get_metric(meter.metric).kind == "classified" else "accuracy"
         yield f"always the commonest class: {_figure(summary(base.commonest, metric))}"
     for name, documents in base.kept.items():
         yield f"base: loss on {name} {_figure(kept(documents), results.kept_unit(meter))}"
