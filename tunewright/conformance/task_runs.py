@@ -59,9 +59,9 @@ def the_base_is_measured(case: TaskCase) -> None:
     results = evaluate(case.model, case.reader, case.task, rows, metric, max_new_tokens=_most(case, rows, metric))
     value = summary(results, report.target.metric).value
     assert report.target.n == len(rows), f"{report.target.n} rows are measured, and there are {len(rows)}"
-    assert abs(report.target.before.value - value) < 1e-4, (
-        f"before is {report.target.before.value:g}, and the base gives {value:g}"
-    )
+    before = report.target.before
+    assert before is not None, "the report has no figure of the base"
+    assert abs(before.value - value) < 1e-4, f"before is {before.value:g}, and the base gives {value:g}"
     assert report.drift is not None and report.drift.value.value >= 0, "there is no drift"
     assert report.cost.flops, "operations are not counted"
 
