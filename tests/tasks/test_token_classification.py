@@ -21,7 +21,7 @@ from tests import tiny
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data import shapes
-from tunewright.data.read import _in_words
+from tunewright.data.columnar import _named
 from tunewright.errors import MethodError, MissingExtraError, RecipeError
 from tunewright.finished.export import export
 from tunewright.measure.rows import RowResult, read_rows
@@ -295,11 +295,11 @@ def test_shapes_of_tags_come_last() -> None:
     assert shapes.canonical({"tokens": ["a"], "labels": ["O"]}, {})[1] == "tagged"
 
 
-def test_ids_of_a_hub_data_set_are_read_by_their_names() -> None:
+def test_ids_of_a_data_set_are_read_by_their_names() -> None:
     import datasets
 
-    feature = datasets.ClassLabel(names=["O", "B-PER"])
-    assert _in_words(feature, [0, 1, -1]) == ["O", "B-PER", -1] and _in_words(feature, 1) == "B-PER"
+    named = _named(datasets.List(datasets.ClassLabel(names=["O", "B-PER"])))
+    assert named is not None and named([0, 1, -1]) == ["O", "B-PER", None]
 
 
 def test_features_are_means_over_words_first_pieces() -> None:
