@@ -5,6 +5,7 @@ trained.
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, image_rows
+from tunewright.contract.batch import Outputs
+from tunewright.contract.method import State
 from tunewright.methods.objectives.bang import Bang, mixed_loss, smoothed
 from tunewright.methods.parameter_selection.full import FullFineTuning
 from tunewright.tasks import get_task
@@ -74,6 +77,25 @@ def test_a_model_trained_so_is_less_sure():
         assert float((logits.argmax(-1) == batch.labels).float().mean()) > 0.9
         sure[name] = float(logits.softmax(-1).max(-1).values.mean())
     assert sure["smoothed"] < sure["plain"] - 0.02 and sure["mixed"] < sure["plain"] - 0.02
+
+
+def test_texts_mix_their_features_and_their_classes_by_one_order_and_share():
+    rng = torch.Generator().manual_seed(0)
+    features, weight = torch.randn(5, 4, generator=rng), torch.randn(3, 4, generator=rng)
+    head = torch.nn.Linear(4, 3, bias=False)
+    head.weight.data = weight
+    outputs = Outputs(features @ weight.T, torch.tensor([0, 1, 2, 2, 0]), features=features, head=head)
+    batch = SimpleNamespace(labels=outputs.labels, fields={})
+    found = Bang(mixup=0.7, smoothing=0.1).objective(outputs, batch, 3, State(seed=11)).value
+    draw = random.Random("11/3")
+    order = draw.sample(range(5), 5)
+    expected = []
+    for i, j in enumerate(order):
+        m = draw.betavariate(0.7, 0.7)
+        log_p = ((m * features[i] + (1 - m) * features[j]) @ weight.T).log_softmax(-1)
+        soft = 0.1 / 3 + 0.9 * (m * F.one_hot(batch.labels[i], 3) + (1 - m) * F.one_hot(batch.labels[j], 3))
+        expected.append(-float((soft * log_p).sum()))
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_it_resumes_bit_for_bit():

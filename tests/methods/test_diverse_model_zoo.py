@@ -58,6 +58,22 @@ def test_dependence_is_one_for_the_same_features_small_for_others_and_lets_a_gra
     assert float(dependence(f[:1], f[:1])) == 0.0 and few.shape == (6, 3)
 
 
+def test_the_objective_balances_by_one_auxiliary_and_is_independent_of_the_other():
+    from tests.methods.driving import image_rows
+
+    batch = get_task("image-classification").collate(image_rows(6))
+    logits, features, other, sure = normal(6, 3), normal(6, 4, seed=1), normal(6, 2, seed=2), normal(6, 3, seed=3)
+    outputs = Outputs(logits, batch.labels, features=features)
+    aux = Needs({"auxiliary_outputs": ((features, sure), (other, logits))})
+    found = DiverseModelZoo(independence=0.3, most=4.0).objective(outputs, batch, aux).value
+    p = sure.softmax(-1)[torch.arange(6), batch.labels]
+    weights = (1 / (3 * p)).clamp(max=4.0)
+    plain = F.cross_entropy(logits, batch.labels, reduction="none")
+    expected = (plain * weights / weights.mean()).mean() + 0.3 * dependence(features, other)
+    assert float(found) == pytest.approx(float(expected), abs=1e-5)
+    assert abs(float(found) - float(plain.mean() + 0.3 * dependence(features, other))) > 0.01
+
+
 def test_with_neither_auxiliary_or_no_weight_it_is_cross_entropy():
     from tests.methods.driving import image_rows
 

@@ -112,8 +112,10 @@ def test_the_first_task_trains_its_own_rows_of_the_head_and_the_adapter_from_the
     seen = []
     run = stage(model(), (0, 1), lambda loop: seen.append(values(loop.adapted, ONLINE)))
     head = run.adapted.model.classifier.weight.clone()
-    run.train()
+    loop = run.train()
     assert not same(seen[0], seen[1])
+    leaves, width = loop.trained.leaves, run.adapted.model.classifier.in_features
+    assert leaves["classifier.weight"].indices.tolist() == list(range(2 * width))
     moved = (run.adapted.model.classifier.weight != head).any(1)
     assert moved.tolist() == [True, True, False, False]
 
@@ -133,7 +135,10 @@ def test_a_later_task_freezes_the_adapter_first_and_the_offline_expert_follows_e
         run.adapted.model.classifier.weight.clone(),
     )
     assert same(start, before)  # a copy of the adapter as the task begins
-    run.train()
+    loop = run.train()
+    width = run.adapted.model.classifier.in_features
+    rows = loop.trained.leaves["classifier.weight"].indices
+    assert rows.tolist() == list(range(2 * width, 4 * width)), "the new task's rows of the head train, and no others"
     wait = 3  # 0.6 of five steps
     assert all(same(online[i], start) for i in range(wait)) and not same(online[wait], start)
     assert not torch.equal(heads[0], head)

@@ -48,6 +48,22 @@ def told(method: ProjectorDistillation, run: NeedContext, state: State, outputs:
     return method.objective(outputs, batch, Needs({"teacher_hidden_states": read}), state).value
 
 
+@pytest.mark.parametrize("cosine", [0.2, 1.0])
+def test_pairs_of_layers_are_averaged_by_the_methods_own_share_of_the_cosine(cosine):
+    run = context(tiny.llama(), tiny.llama(seed=1))
+    method = ProjectorDistillation(layers=((1, 2), (-1, -1)), cosine=cosine)
+    found = told(method, run, begun(method, run))
+    batch = TASK.collate(text_rows(6))
+    with torch.no_grad():
+        mine, theirs = (TASK.forward(m, batch, hidden=True) for m in (run.adapted.model, run.other("teacher").model))
+    pairs = [(states_at(mine, batch, s), states_at(theirs, batch, t)) for s, t in ((1, 2), (-1, -1))]
+    away = [(s - t).abs() for s, t in pairs]
+    smooth = [torch.where(a < 1, a**2 / 2, a - 0.5).mean(-1) for a in away]
+    turned = [1 - (s * t).sum(-1) / (s.norm(dim=-1) * t.norm(dim=-1)) for s, t in pairs]
+    expected = sum(cosine * c + (1 - cosine) * d for c, d in zip(turned, smooth, strict=True)) / 2
+    torch.testing.assert_close(found.detach(), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_the_loss_is_the_formula():
     rng = torch.Generator().manual_seed(0)
     s, t = (2 * torch.randn(4, 7, generator=rng, dtype=torch.float64) for _ in range(2))

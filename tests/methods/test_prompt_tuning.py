@@ -94,7 +94,9 @@ def make_run(listen=None, **fields) -> Run:
 def test_only_the_prompt_trains_and_the_loss_falls():
     run = make_run()
     before = {n: p.clone() for n, p in run.adapted.base_parameters().items()}
+    start = run.state("prompt-tuning").get_parameter("prompt").detach().clone()
     loop = run.train()
+    assert bool((run.state("prompt-tuning").get_parameter("prompt") != start).all())
     assert list(loop.trained.leaves) == ["prompt-tuning.prompt"] and loop.trained.count() == N * 32
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in run.adapted.base_parameters().items())
     assert run.records[-1]["loss"] < run.records[0]["loss"]

@@ -196,6 +196,15 @@ def test_ties_over_the_model_spends_nothing_on_a_tensor_that_hardly_moved():
     assert torch.equal(got["b"], base["b"]) and not torch.equal(got["a"], base["a"])
 
 
+def test_ties_over_the_model_tells_changes_apart_that_differ_in_their_last_bits():
+    base = {"a": torch.zeros(4, 5), "b": torch.zeros(4, 5)}
+    change = 1 + torch.randperm(40, generator=torch.Generator().manual_seed(5)) * 2**-20
+    model = {"a": change[:20].view(4, 5), "b": change[20:].view(4, 5)}
+    got = merge_tensors(load_method("ties")(over="model", density=0.25), base, [model])
+    kept = torch.cat([got["a"].flatten(), got["b"].flatten()])
+    assert torch.equal(kept != 0, change > change.sort().values[29]) and int((kept != 0).sum()) == 10
+
+
 @pytest.mark.parametrize("name", ["dare-linear", "dare-ties"])
 def test_dare_keeps_an_entry_with_its_probability_and_divides_by_it(name):
     base, model = torch.zeros(4000), torch.full((4000,), 2.0)
