@@ -53,10 +53,10 @@ def test_waiting_is_for_the_device_that_works(metal: list[str]) -> None:
 
 
 def test_a_device_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    def speed(device: torch.device, dtype: torch.dtype) -> float:
+    def seconds(device: torch.device, dtype: torch.dtype) -> float:
         if dtype == torch.bfloat16:
             raise TypeError("BFloat16 is not supported on MPS")
-        return 100.0
+        return 0.1
 
-    monkeypatch.setattr(precision, "_speed", speed)
+    monkeypatch.setattr(precision, "_seconds", seconds)
     assert precision.measure_precision.__wrapped__("mps").precision == "float32"

@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,19 +44,6 @@ def _machine() -> Iterator[Finding]:
     )
 
 
-def _seconds_a_product(dtype: Any, size: int = 384, repeats: int = 3) -> float:
-    """Seconds of a [size, size] matrix product in `dtype` on the CPU, the best of a few."""
-    import torch
-
-    a = torch.ones(size, size, dtype=dtype)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 def _torch() -> Iterator[Finding]:
     try:
         import torch
@@ -80,13 +66,10 @@ def _torch() -> Iterator[Finding]:
         built = torch.version.cuda or torch.version.hip
         detail = "none that torch sees" + ("" if built else "; this torch is built for the CPU only")
         yield Finding("GPU", "note", detail, None if built else "for an NVIDIA GPU install a CUDA build of torch")
-    ratio = _seconds_a_product(torch.bfloat16) / _seconds_a_product(torch.float32)
-    words = f"a bfloat16 product takes {ratio:.1f} times as long as a float32 one on this CPU"
-    yield Finding(
-        "bfloat16",
-        "ok" if ratio < 1 else "note",
-        f"{words}: precision auto means {'bfloat16' if ratio < 1 else 'float32'} here",
-    )
+    from tunewright.models.precision import measure_precision
+
+    found = measure_precision("cpu")
+    yield Finding("bfloat16", "ok" if found.precision == "bfloat16" else "note", f"precision auto means {found}")
 
 
 _NAME = re.compile(r"^[A-Za-z0-9._-]+")

@@ -70,8 +70,6 @@ class Choice:
     seeds: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-
-
 class Method(BaseModel):
     """Base of every method. Subclasses add typed fields with descriptions, and functions named after slots.
 
