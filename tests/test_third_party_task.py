@@ -269,7 +269,7 @@ def test_a_claim_of_a_package_is_found_and_hashed(beside: Path) -> None:
     assert loaded.comes_from == "tagging 0.1" and "tagging-lora" not in claim.names()
     assert asked.claims_of(["tagging-lora"]) == (["tagging-lora"], None)
     assert "tagging-lora" in listing.chosen([], every=True)
-    assert runner.lab_recipe(loaded, "nano")["task"] == "token-classification"
+    assert runner.lab_recipe(loaded, "nano")["task"] == "entity-tagging"
     assert results_io.folder(None, "tagging-lora") == beside / "cache" / "claims" / "results"
     other = loaded.model_copy(update={"recipe": None})
     assert code_hash.of_claim(loaded) != code_hash.of_claim(other)

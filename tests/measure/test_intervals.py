@@ -104,6 +104,37 @@ def test_one_unit_and_equal_values():
         bootstrap_mean([1.0, float("nan")])
 
 
+@pytest.mark.parametrize("n", [2, 4, 20, 300])
+def test_rows_that_are_all_alike_say_how_far_others_may_be(n):
+    """As Wilson's interval does of 0 or all of n: a share that n rows do not show may be otherwise."""
+    share = wilson(0, n).high
+    whole = bootstrap_mean([1.0] * n, bounds=(0.0, 1.0))
+    assert (whole.low, whole.high) == (pytest.approx(1 - share), 1.0)
+    half = bootstrap_mean([0.5] * n, bounds=(0.0, 1.0))
+    assert (half.low, half.high) == (pytest.approx(0.5 - share / 2), pytest.approx(0.5 + share / 2))
+    none = paired_difference([0.0, 1.0] * n, [0.0, 1.0] * n, bounds=(0.0, 1.0))
+    assert none.value == 0 and (none.low, none.high) == (
+        pytest.approx(-wilson(0, 2 * n).high),
+        pytest.approx(-none.low),
+    )
+    always = paired_difference([0.0] * n, [1.0] * n, bounds=(0.0, 1.0))
+    assert (always.low, always.high) == (pytest.approx(1 - 2 * share), 1.0)
+    figure = bootstrap_statistic(lambda i: 1.0, n, bounds=(0.0, 1.0))
+    assert (figure.low, figure.high) == (pytest.approx(1 - share), 1.0)
+    itself = bootstrap_statistic(lambda i: 0.0, n, bounds=(0.0, 1.0), exact=True)
+    assert (itself.low, itself.high) == (0.0, 0.0)
+
+
+def test_rare_differences_are_covered_as_often_as_it_says():
+    """Most samples of 30 rows show none of the 2 % that differ: without bounds their interval is [0, 0]."""
+    rng, inside, plain = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        d = (rng.random(30) < 0.02).astype(float)
+        inside += not paired_difference([0.0] * 30, d.tolist(), bounds=(0.0, 1.0)).excludes(0.02)
+        plain += not paired_difference([0.0] * 30, d.tolist()).excludes(0.02)
+    assert inside / 400 >= 0.95 and plain / 400 < 0.6
+
+
 def test_statistic_and_mapping():
     x = np.arange(40.0)
     got = bootstrap_statistic(lambda i: float(np.median(x[i])), 40)

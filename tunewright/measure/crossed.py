@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunewright.measure.intervals import Bounds, Interval
+from tunewright.measure.intervals import Bounds, Interval, alike
 
 METHOD = "t over seeds and rows"
 
@@ -65,6 +65,9 @@ def crossed_interval(found: Spread, *, level: float = 0.95, bounds: Bounds | Non
     """The t interval of a mean over seeds and rows, within what it can be at all."""
     from scipy.stats import t
 
+    if not found.error and bounds is not None:  # no row and no seed differs: others may
+        told = alike(found.mean, found.rows, bounds, level=level, unit="seed")
+        return told.model_copy(update={"n": found.seeds})
     half = float(t.ppf(0.5 + level / 2, found.df)) * found.error
     low, high = found.mean - half, found.mean + half
     if bounds is not None:

@@ -321,5 +321,6 @@ def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift | 
             seed=seed,
             resamples=200,
             bounds=SHARE,
+            exact=bool(torch.equal(base.values, tuned.values)),
         ),
     )

@@ -78,6 +78,23 @@ def wilson(successes: int, n: int, *, level: float = 0.95, unit: Unit = "row") -
     return Interval(value=value, **ends, n=n, level=level, unit=unit, method="wilson")
 
 
+def unseen(n: int, level: float = 0.95) -> float:
+    """The largest share of rows that may be otherwise where none of n is: Wilson's upper end of 0 of n."""
+    high = wilson(0, n, level=level).high
+    assert high is not None
+    return high
+
+
+def alike(value: float, n: int, bounds: Bounds, *, level: float, unit: Unit) -> Interval:
+    """The interval of a figure of n rows none of which differs, so that resampling them shows no spread: so many as may
+    be otherwise unseen may be as far off as the figure's bounds.
+    """
+    share = unseen(n, level)
+    low, high = value - share * (value - bounds[0]), value + share * (bounds[1] - value)
+    ends = _holding(value, low, high, bounds)
+    return Interval(value=value, **ends, n=n, level=level, unit=unit, method="Wilson's bound where no row differs")
+
+
 def t_interval(
     values: Sequence[float], *, level: float = 0.95, unit: Unit = "seed", bounds: Bounds | None = None
 ) -> Interval:
@@ -167,8 +184,10 @@ def bootstrap_mean(
     unit: Unit = "row",
     seed: int = 0,
     resamples: int = RESAMPLES,
+    bounds: Bounds | None = None,
 ) -> Interval:
-    """Interval of a (weighted) mean by resampling rows, or whole groups such as documents (BCa).
+    """Interval of a (weighted) mean by resampling rows, or whole groups such as documents (BCa). `bounds`: what a value
+    can be, where that is known; rows that are all alike then say how far others may be (`alike`).
 
     With weights (tokens of a row, say) the figure is sum(w v) / sum(w) and both sums are resampled together. The
     draws use a generator of their own: equal inputs give equal intervals.
@@ -182,6 +201,8 @@ def bootstrap_mean(
     value, n = min(max(float(top.sum() / bottom.sum()), among[0]), among[1]), len(top)
     if n < 2:
         return Interval(value=value, n=n, level=level, unit=unit, method="bootstrap")
+    if bounds is not None and among[0] == among[1]:
+        return alike(value, n, bounds, level=level, unit=unit)
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // n)
     draws = []
@@ -206,13 +227,17 @@ def paired_difference(
     level: float = 0.95,
     unit: Unit = "row",
     seed: int = 0,
+    bounds: Bounds | None = None,
 ) -> Interval:
-    """Interval of mean(after - before) on the same rows: the pairs are resampled, so what rows share cancels."""
+    """Interval of mean(after - before) on the same rows: the pairs are resampled, so what rows share cancels.
+    `bounds`: what one value can be, where that is known.
+    """
     a, b = _finite(before, "before"), _finite(after, "after")
     if len(a) != len(b):
         raise ValueError(f"{len(a)} values before and {len(b)} after: a paired test needs the same rows")
-    out = bootstrap_mean(b - a, groups, weights=weights, level=level, unit=unit, seed=seed)
-    return out.model_copy(update={"method": "paired bootstrap"})
+    apart = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
+    out = bootstrap_mean(b - a, groups, weights=weights, level=level, unit=unit, seed=seed, bounds=apart)
+    return out.model_copy(update={"method": "paired bootstrap"}) if out.method == "bootstrap" else out
 
 
 def bootstrap_statistic(
@@ -224,13 +249,15 @@ def bootstrap_statistic(
     seed: int = 0,
     resamples: int = 500,
     bounds: Bounds | None = None,
+    exact: bool = False,
 ) -> Interval:
     """Interval of any figure of n rows: `statistic(indices)` gets the rows' indices, drawn with repeats, and gives NaN
     where they have no such figure.
 
     Repeats shift many figures (an alignment rises, a calibration error too), by which the draws' plain percentiles may
     leave the figure itself out; they are centred on it. On 1 - CKA that covers as often as it says, the plain ones do
-    not. `bounds`: what the figure can be at all.
+    not. `bounds`: what the figure can be at all; where no draw differs, other rows still may (`alike`), unless the
+    figure is `exact`, the same for any rows (the distance of a model from itself).
     """
     value = float(statistic(np.arange(n)))
     method = "centred percentile bootstrap"
@@ -239,5 +266,7 @@ def bootstrap_statistic(
     rng = np.random.default_rng(seed)
     draws = np.array([float(statistic(rng.integers(0, n, n))) for _ in range(resamples)])
     draws = draws[~np.isnan(draws)]
+    if bounds is not None and not exact and len(draws) and float(np.ptp(draws)) == 0 and draws[0] == value:
+        return alike(value, n, bounds, level=level, unit=unit)
     ends = _holding(value, *_centred(draws, value, level), bounds) if len(draws) else {}
     return Interval(value=value, **ends, n=n, level=level, unit=unit, method=method)

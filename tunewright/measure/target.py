@@ -29,7 +29,15 @@ from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
 from tunewright.measure.generate import Settled, continue_greedily, greedy, stop_ids
-from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic, paired_difference, wilson
+from tunewright.measure.intervals import (
+    SHARE,
+    Bounds,
+    Interval,
+    bootstrap_mean,
+    bootstrap_statistic,
+    paired_difference,
+    wilson,
+)
 from tunewright.measure.rows import RowResult
 
 __all__ = [
@@ -227,6 +235,12 @@ def answers_and_choices(
     return _compared(tokenizer, rows, answers, m), choice_results(tokenizer, rows, labels, scores, full=full)
 
 
+def bounds_of(metric: Metric, scores: Sequence[float]) -> Bounds | None:
+    """0 to 1 for scores that are shares: those of proportions, and others where more is better and none lies beyond."""
+    shares = metric.proportion or metric.higher_is_better and all(0 <= s <= 1 for s in scores)
+    return SHARE if shares else None
+
+
 def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Interval:
     """The figure of a metric over rows and its interval: Wilson for proportions, else the row bootstrap ("this
     run").
@@ -239,7 +253,8 @@ def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Inte
         )
     if m.proportion:
         return wilson(round(sum(r.score for r in results)), len(results))
-    return bootstrap_mean([r.score for r in results], weights=[r.weight for r in results], seed=seed)
+    scores = [r.score for r in results]
+    return bootstrap_mean(scores, weights=[r.weight for r in results], seed=seed, bounds=bounds_of(m, scores))
 
 
 def part_names(results: Sequence[RowResult], metric: str) -> list[str]:
@@ -283,7 +298,9 @@ def difference(before: Sequence[RowResult], after: Sequence[RowResult], metric: 
     figure = get_metric(metric).figure
     if figure is None:
         weights = [b.weight for b in before]
-        return paired_difference([b.score for b in before], [a.score for a in after], weights=weights, seed=seed)
+        sides = [b.score for b in before], [a.score for a in after]
+        bounds = bounds_of(get_metric(metric), [*sides[0], *sides[1]])
+        return paired_difference(*sides, weights=weights, seed=seed, bounds=bounds)
 
     def of(index: np.ndarray) -> float:
         return figure([after[i] for i in index]) - figure([before[i] for i in index])
