@@ -2,7 +2,9 @@
 
 low_rank      LowRankMethod, the base of methods whose change is a product of two thin matrices
 target_modules which layers a method changes, and numbers that differ by layer
-heads         the classifier's head, pooled features
+heads         the classifier's head, what it reads, pooled features, a loss among some classes
+prototypes    classes' mean features as a classifier by cosines (SimpleCIL)
+class_gaussians  mean and covariance of classes' features, and a head that is trained on draws of them
 means         means over the tokens of a row, and over the items of a row
 features      hidden states at the places of targets; the distance of a student's features from a teacher's
 seeded        linear layers and whole modules that start from a generator

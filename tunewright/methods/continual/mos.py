@@ -92,7 +92,7 @@ def refined(first: Tensor, answer: Callable[[int], Tensor], owners: Tensor, roun
         settled = settled | (following == task)
         if k + 1 == rounds or bool(settled.all()):
             break
-        task = torch.where(settled, task, following)
+        task = following
     return logits, task
 
 
