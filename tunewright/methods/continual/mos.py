@@ -6,8 +6,8 @@ every step and tensor by tensor, with those before it:
 
     A_t <- (1 - m) A_t + m / t sum_(s < t) A_s                                             m: `momentum`, 0.1
 
-The loss is cross-entropy over the task's own classes alone. Of a new head that has several layers the last one trains
-in every task, the others, which make features, in the first. What a task leaves when it ends, by class c of its rows:
+The loss is cross-entropy over the task's own classes alone. Of a new head that has several layers the last one alone
+trains: the others make features, which later tasks would move. What a task leaves when it ends, by class c of its rows:
 
     p_c          mean feature by A_0: the prototype of a cosine classifier (SimpleCIL)
     mu_c, S_c    mean and covariance of its features by A_t
@@ -29,7 +29,7 @@ tasks). Replayed rows are refused. The change does not fold. A class whose rows 
 Defaults: the authors' (exps/*.json). Memory: d x d numbers a class; `covariance: diagonal` keeps d (their "variance").
 Differs from the paper in: adapters stand behind each block with GELU (there: beside its MLP, ReLU, scale 0.1, dropout
 0.1); one merge a step (the authors' code merges once more for every block of every forward, in evaluation too, so that
-their adapters end at the mean of the earlier ones); no term that pushes features from one another (their `reg`; not in
+their adapters tend to the mean of the earlier ones); no term that pushes features from one another (their `reg`; not in
 the abstract); the head has a row for every class from the start (`data.labels`), of which a task's loss sees its own.
 Source: sun-hailong/AAAI25-MOS, models/mos.py, backbone/vit_mos.py.
 """
@@ -222,7 +222,7 @@ class MOS(Method):
         if not task:  # a sequence begins, whatever other stages left
             state.data |= {"classes": [], "owners": []}
         head = classifier_head_name(adapted.model)
-        still = [n for n in adapted.new if task and n.rpartition(".")[0] != head]
+        still = [n for n in adapted.new if n.rpartition(".")[0] != head]
         state.data |= {"task": task, "new": needs.row_labels, "ended": False, "still": still}
         for site in adapted.structure.whole:
             if NAME in deltas_of(site):
@@ -241,7 +241,7 @@ class MOS(Method):
         return Loss(loss_among(outputs.logits, batch.labels, state.data["new"], method=NAME))
 
     def gradient(self, gradients: Mapping[str, Tensor], state: State) -> dict[str, Tensor]:
-        """Layers of a new head before its last one are features of all tasks: only the first trains them."""
+        """Layers of a new head before its last one make features of all tasks: they stay as they were drawn."""
         return {n: g for n, g in gradients.items() if n not in state.data["still"]}
 
     def after_step(self, adapted: Adapted, state: State) -> None:
