@@ -21,9 +21,9 @@ from tunewright.measure.target import (
     distinct_labels,
     evaluate,
     likelihood_choice,
-    macro_f1,
     summary,
 )
+from tunewright.measure.text import macro_f1
 from tunewright.tasks import get_task
 
 CAUSAL = get_task("text-generation")

@@ -19,9 +19,9 @@ AROUND = ("a", "light or dark", "very", "no other thing than a")
 
 
 @lru_cache
-def tokenizer(encoder: bool = False) -> Any:
+def tokenizer(encoder: bool = False, end: bool = False) -> Any:
     """Byte-level pairs learnt from a few words, so that words have several pieces. `encoder`: BERT's way, a class token
-    before a text and a separator behind it.
+    before a text and a separator behind it. `end`: T5's way, the end of text behind it.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -35,6 +35,11 @@ def tokenizer(encoder: bool = False) -> Any:
         around = [("<cls>", SPECIAL.index("<cls>")), ("<sep>", SPECIAL.index("<sep>"))]
         inner.post_processor = processors.TemplateProcessing(
             single="<cls> $A <sep>", pair="<cls> $A <sep> $B <sep>", special_tokens=around
+        )
+    if end:
+        behind = [("</s>", SPECIAL.index("</s>"))]
+        inner.post_processor = processors.TemplateProcessing(
+            single="$A </s>", pair="$A </s> $B </s>", special_tokens=behind
         )
     names = {f"{n}_token": f"<{n}>" for n in ("pad", "mask", "cls", "sep", "unk")}
     return PreTrainedTokenizerFast(
@@ -64,6 +69,38 @@ def _text_generation() -> TaskExample:
         },
         right=lambda row: str(row["completion"]),
         figure=_equal,
+    )
+
+
+def t5() -> Any:
+    """An encoder-decoder of two blocks each, without dropout; ids as the other tiny models have them."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes: dict[str, Any] = {
+        "d_model": bench.WIDTH,
+        "d_ff": 2 * bench.WIDTH,
+        "d_kv": bench.WIDTH // 4,
+        "num_layers": 2,
+        "num_heads": 4,
+    }
+    ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    config = T5Config(vocab_size=bench.VOCABULARY, dropout_rate=0.0, initializer_factor=0.5, **sizes, **ids)
+    return T5ForConditionalGeneration(config)
+
+
+def _text2text_generation() -> TaskExample:
+    return TaskExample(
+        model=t5,
+        reader=tokenizer(end=True),
+        rows=[{"prompt": text, "completion": kind} for text, kind in _colours()],
+        bad={
+            "an empty target": ({"prompt": "red", "completion": " "}, "completion"),
+            "a source that is a number": ({"prompt": 3, "completion": "warm"}, "prompt"),
+            "no target": ({"prompt": "red", "text": "warm"}, "completion"),
+        },
+        right=lambda row: str(row["completion"]),
+        figure=_equal,
+        steps=16,
     )
 
 
@@ -172,6 +209,7 @@ def _seqeval(pairs: Sequence[tuple[str, str]]) -> float:
 EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "text-generation": _text_generation,
     "text-classification": _text_classification,
+    "text2text-generation": _text2text_generation,
     "fill-mask": _fill_mask,
     "reward-modeling": _reward_modeling,
     "image-classification": _image_classification,

@@ -62,6 +62,6 @@ class Metric:
 OWN = (
     *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro"),
     *("pair_accuracy", "pair_accuracy_norm"),
-    *("span_f1",),
+    *("span_f1", "sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
 )
 """Names of Tunewright's own metrics, which `measure.target` defines."""

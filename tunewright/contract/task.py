@@ -89,6 +89,13 @@ class Task:
         return self.labelled and not self.per_token
 
     @property
+    def continues(self) -> bool:
+        """Whether a model writes on from what it is given, so that it can sample text from its beginning, be shown
+        examples, and judge an answer behind its prompt. A task with a `write` of its own does not.
+        """
+        return self.generates and type(self).write is Task.write
+
+    @property
     def predicts(self) -> bool:
         """Whether the task has a `predict` of its own, which metrics of the kind "predicted" read."""
         return type(self).predict is not Task.predict
@@ -134,6 +141,15 @@ class Task:
     def predict(self, outputs: Outputs, batch: Batch, rows: Sequence[Row]) -> list[tuple[str, str]]:
         """(what the model says, what is right) of each row, as texts: what metrics of the kind "predicted" compare, and
         rows.jsonl and the report show.
+        """
+        raise NotImplementedError
+
+    def write(
+        self, model: nn.Module, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, **how: Any
+    ) -> list[list[int]]:
+        """Answers (token ids, without their end) to prompts, greedily unless `how` (keywords of transformers'
+        `generate`) or the model's generation config says otherwise. Where a task has none, answers are what a causal
+        model writes behind `fields["prompt_ids"]`.
         """
         raise NotImplementedError
 

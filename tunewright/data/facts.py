@@ -72,7 +72,7 @@ class Looking:
     def __init__(self, task: Task, tokenizer: Any):
         self.shapes: Counter[str] = Counter()
         self.places: dict[str, int] = {}
-        self._generates = task.generates
+        self._generates = task.continues
         self._reads = tokenizer is not None and hasattr(tokenizer, "all_special_ids")
         if self._reads:
             self._bos, self._start = tokenizer.bos_token_id, first_token(tokenizer)

@@ -11,6 +11,9 @@ from tunewright.contract.records import RowProblem
 PLAIN = ("plain", "mask")
 """Kinds of rows that are text alone, so that pieces of them are rows as good."""
 
+TWO_TEXTS = "text2text"
+"""The kind of rows that hold a source and a target, which are read apart."""
+
 
 def trained_tokens(row: Row) -> int:
     """How many labels a row gives: tokens but the first with a weight above 0 (with it where tokens have classes of
@@ -30,9 +33,13 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
 
     Pieces overlap by one token, so that each token but the first stays a target exactly once; pieces without a trained
     token are left out. A row with a label keeps its beginning (and its last token); pairs of answers, scored
-    ones and rows whose tokens have classes cannot be split.
+    ones, sources with their targets and rows whose tokens have classes cannot be split. Of a source and its target the
+    longer one counts.
     """
     longest = max(row.size, len(row.fields.get("rejected_ids", ())))
+    if row.fields.get("kind") == TWO_TEXTS:  # each is read by a part of the model of its own
+        source = len(row.fields["prompt_ids"])
+        longest = max(source, row.size - source)
     if longest <= max_length:
         return [row]
     if policy == "fail":
@@ -43,7 +50,11 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
         )
     if policy == "auto":
         policy = "split" if row.fields.get("kind") in PLAIN else "drop"
-    if policy == "drop" or row.fields.keys() & {"rejected_ids", "scores", "targets"}:
+    if (
+        policy == "drop"
+        or row.fields.get("kind") == TWO_TEXTS
+        or row.fields.keys() & {"rejected_ids", "scores", "targets"}
+    ):
         return []
     if row.label is not None:
         return [replace(row, input_ids=[*row.input_ids[: max_length - 1], row.input_ids[-1]])]

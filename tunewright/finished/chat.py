@@ -110,6 +110,11 @@ class Chat:
         return list(row.fields["prompt_ids"])
 
     def _generate(self, model: Any, prompt: list[int]) -> list[int]:
+        if not self.run.task.continues:
+            drawn = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0, "num_beams": 1}
+            with torch.no_grad(), seeded(self.count), quiet():
+                how = drawn if self.temperature else {}
+                return self.run.task.write(model, self.run.tokenizer, [prompt], self.tokens, **how)[0]
         if self.temperature == 0:
             return greedy(model, self.run.tokenizer, [prompt], self.tokens)[0]
         ends = stop_ids(model, self.run.tokenizer)

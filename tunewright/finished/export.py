@@ -19,7 +19,7 @@ from tunewright.files.markdown import code, inline
 from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
 from tunewright.loading.new_biases import make_room
-from tunewright.loading.save import save_pretrained, verify_folder
+from tunewright.loading.save import inputs_of, save_pretrained, verify_folder
 from tunewright.models.generated import settle
 from tunewright.recipe import Recipe
 from tunewright.report import summary, words
@@ -139,8 +139,7 @@ def _set_aside(folder: Path) -> str:
 @torch.no_grad()
 def logits_of(model: Any, inputs: Tensor) -> Tensor:
     """Logits of a batch of equal rows, in fp32."""
-    name = "pixel_values" if inputs.is_floating_point() else "input_ids"
-    logits: Tensor = model(**{name: inputs.to(next(model.parameters()).device)}).logits
+    logits: Tensor = model(**inputs_of(model, inputs.to(next(model.parameters()).device))).logits
     return logits.float()
 
 

@@ -16,6 +16,7 @@ from tunewright.loading.portable import portable_config, portable_tokenizer
 from tunewright.loading.quiet import quiet
 from tunewright.models.agreement import differing
 from tunewright.models.aligned import align
+from tunewright.models.arguments import reads_two_texts
 from tunewright.models.modes import set_training
 
 
@@ -93,6 +94,13 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def inputs_of(model: Any, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A forward's keywords for token ids, which a decoder of two texts is given as what it wrote too, or for pixels."""
+    if inputs.is_floating_point():
+        return {"pixel_values": inputs}
+    return {"input_ids": inputs, **({"decoder_input_ids": inputs} if reads_two_texts(model) else {})}
+
+
 @torch.no_grad()
 def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Tensor) -> float:
     """Load `folder` anew: its weights are `model`'s in every bit; return the largest absolute difference of logits.
@@ -116,14 +124,13 @@ def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Ten
             remedy="report this as a defect",
         )
     inputs = torch.as_tensor(ids, device=model.device)
-    name = "pixel_values" if inputs.is_floating_point() else "input_ids"
     inputs = inputs[None] if inputs.dim() == 1 else inputs
     again = again.to(model.device).eval()
     align(again)
     training = model.training
     model.eval()
     try:
-        said = model(**{name: inputs}).logits
+        said = model(**inputs_of(model, inputs)).logits
     finally:
         set_training(model, training)
-    return float((said.float() - again(**{name: inputs}).logits.float()).abs().max())
+    return float((said.float() - again(**inputs_of(model, inputs)).logits.float()).abs().max())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunewright.contract.batch import Batch, Outputs, Row
-from tunewright.contract.metric import Answered, Metric
+from tunewright.contract.metric import Metric
 from tunewright.contract.pairs import Pair, paired
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import _kv, spans, text
+from tunewright.measure import _kv, overlap, spans, text
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
@@ -63,33 +63,27 @@ def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
     return (outputs.logits.argmax(-1) == batch.labels).float()
 
 
-def macro_f1(results: Sequence[Answered]) -> float:
-    """Mean over the classes seen (as answer or reference) of the F1 of each."""
-    pairs = [(r.answer, r.reference) for r in results]
-    scores = []
-    for label in sorted({x for pair in pairs for x in pair}):
-        hit = sum(a == label == b for a, b in pairs)
-        scores.append(2 * hit / sum((a == label) + (b == label) for a, b in pairs))
-    return float(np.mean(scores))
-
-
 METRICS: dict[str, Metric] = {
     "exact_match": Metric("generated", proportion=True, compare=text.exact_match, misses=text.cannot_match),
     "f1": Metric("generated", compare=text.f1),
     "loss": Metric("teacher-forced", higher_is_better=False, per_label=_nats),
     "mean_token_accuracy": Metric("teacher-forced", per_label=_token_hit),
     "accuracy": Metric("classified", proportion=True),
-    "f1_macro": Metric("classified", figure=macro_f1),
+    "f1_macro": Metric("classified", figure=text.macro_f1),
     "pair_accuracy": Metric("paired", proportion=True),
     "pair_accuracy_norm": Metric("paired", proportion=True, mean=True),
     "span_f1": Metric(
         "predicted", figure=spans.span_f1, parts=spans.f1_by_type, tasks=("token-classification",), library="seqeval"
     ),
+    "sacrebleu": Metric("generated", compare=overlap.sentence_bleu, figure=overlap.corpus_bleu, library="sacrebleu"),
+    "chrf": Metric("generated", compare=overlap.sentence_chrf, library="sacrebleu"),
+    **{n: Metric("generated", compare=overlap.rouge(n), library="rouge_score") for n in ("rouge1", "rouge2", "rougeL")},
 }
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
 (`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `span_f1`: of whole
-spans, see `measure.spans`."""
+spans, see `measure.spans`. `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see
+`measure.overlap`."""
 
 
 def metric_names() -> list[str]:
@@ -172,11 +166,19 @@ def evaluate(
     stop: Collection[int] | None = None,
     packed: bool = False,
     scores_only: bool = False,
+    num_beams: int | None = None,
 ) -> list[RowResult]:
     """Score every row under `metric`. `max_new_tokens`: None takes `answer_length(rows)`. `packed`: padding-free
     teacher-forced forwards, for models prepared for them. `scores_only`: an answer whose score is settled is not
-    written to its end; scores are the same. Raises RecipeError for a metric the task cannot serve."""
+    written to its end; scores are the same. `num_beams`: beams of a task that writes by the model's own `generate`;
+    None: as its generation config says. Raises RecipeError for a metric the task cannot serve."""
     m = check_metric(metric, task)
+    if m.kind == "generated" and not task.continues:
+        how = {} if num_beams is None else {"num_beams": num_beams}
+        asked = [text.prompt_ids(row) for row in rows]
+        with measuring(model):
+            answers = task.write(model, tokenizer, asked, max_new_tokens or answer_length(rows), **how)
+        return _compared(tokenizer, rows, answers, m)
     if m.kind == "generated":
         answers = greedy(
             model,
@@ -255,36 +257,6 @@ def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Inte
         return wilson(round(sum(r.score for r in results)), len(results))
     scores = [r.score for r in results]
     return bootstrap_mean(scores, weights=[r.weight for r in results], seed=seed, bounds=bounds_of(m, scores))
-
-
-def part_names(results: Sequence[RowResult], metric: str) -> list[str]:
-    """The parts that a metric has figures of on these rows; none where it has one figure alone."""
-    parts = get_metric(metric).parts
-    return list(parts(results)) if parts is not None else []
-
-
-def part_summary(results: Sequence[RowResult], metric: str, part: str, *, seed: int = 0) -> Interval:
-    """A part's figure over rows and its interval; draws of rows without that part do not count."""
-    figure = _part(metric, part)
-    return bootstrap_statistic(lambda index: figure([results[i] for i in index]), len(results), seed=seed, bounds=SHARE)
-
-
-def part_difference(
-    before: Sequence[RowResult], after: Sequence[RowResult], metric: str, part: str, *, seed: int = 0
-) -> Interval:
-    """A part's figure after minus before, on the same rows, which are resampled as pairs."""
-    figure = _part(metric, part)
-
-    def of(index: np.ndarray) -> float:
-        return figure([after[i] for i in index]) - figure([before[i] for i in index])
-
-    return bootstrap_statistic(of, len(before), seed=seed, bounds=(-1.0, 1.0))
-
-
-def _part(metric: str, part: str) -> Callable[[Sequence[RowResult]], float]:
-    parts = get_metric(metric).parts
-    assert parts is not None
-    return lambda rows: parts(rows).get(part, float("nan"))
 
 
 def figure_of(results: Sequence[RowResult], metric: str) -> float:

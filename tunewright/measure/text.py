@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunewright.contract.batch import Row
+from tunewright.contract.metric import Answered
 from tunewright.errors import DataError
 
 _REMEDY = "use metric: loss for plain text, or rows with prompt and completion"
@@ -42,6 +43,16 @@ def f1(answer: str, reference: str) -> float:
     if not a or not b:
         return float(a == b)
     return 2 * common / (a.total() + b.total()) if common else 0.0
+
+
+def macro_f1(results: Sequence[Answered]) -> float:
+    """Mean over the classes seen (as answer or reference) of the F1 of each."""
+    pairs = [(r.answer, r.reference) for r in results]
+    scores = []
+    for label in sorted({x for pair in pairs for x in pair}):
+        hit = sum(a == label == b for a, b in pairs)
+        scores.append(2 * hit / sum((a == label) + (b == label) for a, b in pairs))
+    return sum(scores) / len(scores)
 
 
 def prompt_ids(row: Row) -> Sequence[int]:

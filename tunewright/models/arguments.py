@@ -22,6 +22,11 @@ def takes(model: nn.Module, name: str) -> bool:
     return name in _names(getattr(model.forward, "__func__", model.forward))
 
 
+def reads_two_texts(model: nn.Module) -> bool:
+    """Whether an encoder reads one text and a decoder writes another: a layer sees the tokens of one of them alone."""
+    return hasattr(model, "prepare_decoder_input_ids_from_labels")
+
+
 @lru_cache(maxsize=64)  # asked at every token
 def _names(forward: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)

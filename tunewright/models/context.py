@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
+from tunewright.models.arguments import reads_two_texts
 
 Layout = tuple[Tensor | None, Tensor | None]
 """(row, place) of `Present`."""
@@ -253,6 +254,16 @@ def reads_rows(model: nn.Module) -> bool:
     before it.
     """
     return any(getattr(m, "reads_rows", False) is True for m in model.modules())
+
+
+def check_one_text(model: nn.Module, name: str) -> None:
+    """MethodError where the model reads two texts a row, for a method whose deltas read which token they are given."""
+    if reads_two_texts(model):
+        raise MethodError(
+            f"'{name}' reads which token of a row it is given, and an encoder-decoder reads two texts a row",
+            where=f"'{name}'",
+            remedy="use it on a causal model or an encoder, or take lora here",
+        )
 
 
 def ids_and_sources(rows: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

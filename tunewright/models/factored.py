@@ -26,6 +26,11 @@ class Factors(nn.Module):
         out: Tensor = self.expand(self.reduce(x))
         return out
 
+    @property
+    def weight(self) -> Tensor:
+        """The product: models ask a layer's weight for its type (T5 does before it casts)."""
+        return self.product()
+
     def product(self) -> Tensor:
         """[out, in]: the weight of the one layer that says the same, formed in fp32."""
         return (self.expand.weight.float() @ self.reduce.weight.float()).to(self.expand.weight.dtype)

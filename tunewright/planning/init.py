@@ -116,7 +116,7 @@ def starter(model: str, data: Path, task: str | None = None, file: str = "recipe
     if task is not None and task not in catalogue.tasks():
         raise RecipeError(f"no task '{task}'", where="--task", remedy=did_you_mean(task, catalogue.tasks()))
     seen = _seen(data)
-    chosen = task or _TASK_OF.get(seen.shape) or task_of(seen.shape) or "text-generation"
+    chosen = task or _TASK_OF.get(seen.shape) or task_of(seen.shape) or _writing(model)
     methods = _methods(model, chosen, seen.shape)
     measured = measure(model, data, chosen, seen.shape, [name for name, _, _ in methods], seen.columns)
     settings = measured.settings
@@ -157,12 +157,33 @@ def _methods(model: str, task: str, shape: str) -> list[tuple[str, str, str]]:
 def _small(model: str) -> bool:
     """Whether a model's weights are on this machine and few."""
     from tunewright.files.hashing import weight_files
+
+    try:
+        folder = _folder(model)
+        return folder is not None and sum(f.stat().st_size for f in weight_files(folder)) <= SMALL
+    except OSError:
+        return False
+
+
+def _writing(model: str) -> str:
+    """The task of a model that writes: of an encoder-decoder that is here text2text-generation."""
+    try:
+        folder = _folder(model)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder is not None else {}
+    except (OSError, ValueError):
+        return "text-generation"
+    two = isinstance(config, dict) and config.get("is_encoder_decoder") is True
+    return "text2text-generation" if two else "text-generation"
+
+
+def _folder(model: str) -> Path | None:
+    """A model's folder on this machine; None where it is not here."""
     from tunewright.loading.locate import locate
 
     try:
-        return sum(f.stat().st_size for f in weight_files(locate(model, progress=False).folder)) <= SMALL
+        return locate(model, progress=False).folder
     except (ModelError, MissingExtraError, FolderError, OSError):
-        return False
+        return None
 
 
 def _validation(rows: int) -> str:

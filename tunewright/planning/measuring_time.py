@@ -62,7 +62,7 @@ def time_base(session: Session, found: Estimate) -> Readings:
     whole, plain = _target(session, len(meter.rows))
     kept = sum(_kept(session, name) for name in session.keep)
     read, compare = _drift(session, meter)
-    few_shot = plain if meter.generated and spec.few_shot else 0.0
+    few_shot = plain if meter.shows and spec.few_shot else 0.0
     sampling = 0.0 if sampled else _sampling(session, spec.drift_sequences, spec.drift_tokens)
     found.base = 0.0 if found.cached else whole + few_shot + kept + read + sampling
     found.evaluations = sum(_evaluations(session, part) for part in session.stages)
@@ -92,7 +92,7 @@ def _target(session: Session, n: int) -> tuple[float, float]:
     if session.eval is None or not n:
         return 0.0, 0.0
     few = Meter(replace(session, eval=_spread(session.eval, ANSWERED), keep={}), Cost())
-    few.metric, few.generated = (every := Meter(session, Cost())).metric, every.generated
+    few.metric, few.generated, few.shows = (every := Meter(session, Cost())).metric, every.generated, every.shows
     few.labels, rows = every.labels, few.rows
     scale = n / len(rows)
     whole = _seconds(lambda: few.read(choice=True))
@@ -123,7 +123,7 @@ def _drift(session: Session, meter: Meter) -> tuple[float, Callable[[], float]]:
         if rows and sum(r.size for r in rows) + row.size > min(tokens, AT_ONCE):
             break
         rows.append(row)
-    rows = sequence_rows([r.input_ids for r in rows], 1) if task.generates else rows
+    rows = sequence_rows([r.input_ids for r in rows], 1) if task.continues else rows
     share = tokens / sum(r.size for r in rows)
     reference = take_reference(meter.model, task, rows, packed=session.packed, copy_head=True)
     read = _seconds(lambda: take_reference(meter.model, task, rows, packed=session.packed, copy_head=True)) * share

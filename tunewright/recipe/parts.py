@@ -303,6 +303,12 @@ class MeasureSpec(Spec):
     metric: str = Field(
         "auto", min_length=1, description="the target's headline; auto: the task's own", examples=["exact_match"]
     )
+    num_beams: Whole | None = Field(
+        None,
+        gt=0,
+        description="beams of text2text-generation; none: as the model's generation config says",
+        examples=[4],
+    )
     max_new_tokens: Whole = Field(32, gt=0, description="longest generated answer, in tokens", examples=[32])
     strengths: list[Annotated[Real, Field(ge=0)]] = Field(
         default_factory=lambda: [0.25, 0.5, 0.75, 1.0],

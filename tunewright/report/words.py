@@ -91,7 +91,14 @@ def count(x: float | None) -> str:
     return f"{x:,.0f}" if abs(x) < 10_000 else _scaled(x, ["", "k", "M", "G", "T", "P", "E"], 1000).replace(" ", "")
 
 
-METRICS = {"exact_match": "exact match", "f1": "F1", "f1_macro": "macro F1", "span_f1": "span F1"}
+METRICS = {
+    "exact_match": "exact match",
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "span_f1": "span F1",
+    "sacrebleu": "BLEU",
+    "chrf": "chrF",
+}
 
 
 def counted(task: str | None) -> str:

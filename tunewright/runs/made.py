@@ -255,7 +255,7 @@ def _writers(
             bring=lambda speaker=speaker: voices.writing(speaker),  # type: ignore[misc]
             task=session.writing_task,
             tokenizer=session.tokenizer if spec is None else session.voice(speaker).tokenizer,
-            options=options if session.task.generates else EncodeOptions(),
+            options=options if session.task.continues else EncodeOptions(),
             **common,
         )
     return found

@@ -143,7 +143,7 @@ def _check_speakers(name: str, method: Method, recipe: Recipe, stage: StageSpec)
                     remedy="name a model whose weights are here",
                 )
             key_of(spec, speaker)
-        elif writes and not get_task(recipe.task).generates:
+        elif writes and not get_task(recipe.task).continues:
             raise MethodError(
                 f"'{name}' asks '{speaker}' to write, and a model for {recipe.task} writes nothing",
                 where=place_of(stage),

@@ -96,8 +96,9 @@ class Meter:
             (session.task.default_metric(self.rows) if spec.metric == "auto" else spec.metric) if self.rows else ""
         )
         generated = bool(self.metric) and get_metric(self.metric).kind == "generated"
-        self.labels = distinct_labels(self.rows) if generated else None
+        self.labels = distinct_labels(self.rows) if generated and session.task.continues else None
         self.generated = generated
+        self.shows = generated and session.task.continues
         self.base = Readings()
         self.reference: Reference | None = None
         self.features: Features | None = None
@@ -142,17 +143,10 @@ class Meter:
         s, readings = self.session, self._read(choice=self.choices)
         k = self.spec.few_shot
         train = self.session.stages[-1].rows.rows
-        if self.generated and k and sum(1 for r in train if r.fields.get("reference")) > k:
+        if self.shows and k and sum(1 for r in train if r.fields.get("reference")) > k:
             shown = few_shot(self.session.tokenizer, self.rows, train, k, self.session.seed)
-            readings.few_shot = evaluate(
-                self.model,
-                self.session.tokenizer,
-                self.session.task,
-                shown,
-                self.metric,
-                max_new_tokens=self._longest(),
-                scores_only=True,
-            )
+            how: dict[str, Any] = {"max_new_tokens": self._longest(), "scores_only": True}
+            readings.few_shot = evaluate(self.model, s.tokenizer, s.task, shown, self.metric, **how)
         if self.probed:
             self._read_probe(readings)
         if self.guessed:
@@ -217,7 +211,7 @@ class Meter:
     def _drift_rows(self) -> list[Row]:
         """Causal: what the base itself samples. Masked: kept (else evaluated) rows. Classifiers: evaluated rows."""
         s = self.session
-        if s.task.generates:
+        if s.task.continues:
             self.drift_on = "text that the base sampled"
             shape = (self.spec.drift_sequences, self.spec.drift_tokens)
             shipped = shipped_sequences(s.loaded.hash, s.loaded.beside)
@@ -235,8 +229,8 @@ class Meter:
         """Whether (the base's readings, its drift sequences) are there already. Computes nothing of either."""
         s = self.session
         n, tokens = self.spec.drift_sequences, self.spec.drift_tokens
-        shipped = shipped_sequences(s.loaded.hash, s.loaded.beside) if s.task.generates else None
-        sampled = not s.task.generates or (shipped is not None and len(shipped.ids) >= n and tokens <= 64)
+        shipped = shipped_sequences(s.loaded.hash, s.loaded.beside) if s.task.continues else None
+        sampled = not s.task.continues or (shipped is not None and len(shipped.ids) >= n and tokens <= 64)
         if not sampled and BaseCache().get(self._sequences_key(n, tokens)) is None:
             return False, False
         self.drift_rows = self._drift_rows()
@@ -358,6 +352,7 @@ class Meter:
             max_new_tokens=self._longest(),
             packed=self.session.packed,
             scores_only=scores_only,
+            num_beams=self.spec.num_beams,
         )
 
     def base_read(self) -> Readings:
@@ -387,9 +382,8 @@ class Meter:
         losses = evaluate(self.model, s.tokenizer, s.task, list(rows), "loss", packed=s.packed)
         figures = {"loss": sum(r.score * r.weight for r in losses) / max(1e-9, sum(r.weight for r in losses))}
         if self.metric and self.metric != "loss":
-            some = evaluate(
-                self.model, s.tokenizer, s.task, list(rows)[:most], self.metric, max_new_tokens=self._longest()
-            )
+            how: dict[str, Any] = {"max_new_tokens": self._longest(), "num_beams": self.spec.num_beams}
+            some = evaluate(self.model, s.tokenizer, s.task, list(rows)[:most], self.metric, **how)
             figures["target"] = figure_of(some, self.metric)
             self.samples = [(r.prompt, r.answer, r.reference) for r in some[:2]]
         return figures

@@ -16,8 +16,9 @@ from tunewright.machine import host
 from tunewright.measure.cost import Cost
 from tunewright.measure.intervals import Interval
 from tunewright.measure.kept import kept, kept_difference
+from tunewright.measure.parts import part_difference, part_names, part_summary
 from tunewright.measure.rows import RowResult, pair
-from tunewright.measure.target import difference, get_metric, part_difference, part_names, part_summary, summary
+from tunewright.measure.target import difference, get_metric, summary
 from tunewright.models.delta_names import module_of
 from tunewright.models.sites import parameters_by_role
 from tunewright.report import schema

@@ -153,11 +153,11 @@ class Session:
     @property
     def writing_task(self) -> Task:
         """The task by which models write: the recipe's where its models do."""
-        return self.task if self.task.generates else get_task("text-generation")
+        return self.task if self.task.continues else get_task("text-generation")
 
     def voice(self, name: str) -> Adapted:
         """One of the recipe's other models, to write with a tokenizer of its own; loaded once."""
-        if self.task.generates and name in self.others:
+        if self.task.continues and name in self.others:
             return self.others[name]
         if name not in self.voices:
             self.voices[name] = self._loaded(name, self.writing_task).adapted()

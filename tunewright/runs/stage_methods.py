@@ -150,9 +150,16 @@ def check_after(recipe: Recipe) -> None:
 
 
 def check_measured(recipe: Recipe) -> None:
-    """RecipeError for a metric that is none, or that the task's rows have nothing for."""
+    """RecipeError for a metric that is none, or that the task's rows have nothing for, and for beams where none are."""
+    task = get_task(recipe.task)
+    if recipe.measurement.num_beams is not None and (task.continues or not task.generates):
+        raise RecipeError(
+            f"answers of {recipe.task} are written without beams",
+            where="measurement.num_beams",
+            remedy="leave it out; text2text-generation takes it",
+        )
     if recipe.data.eval and recipe.measurement.metric != "auto":
-        check_metric(recipe.measurement.metric, get_task(recipe.task))
+        check_metric(recipe.measurement.metric, task)
 
 
 RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (

@@ -11,6 +11,7 @@ from tunewright.contract.left import Earlier
 from tunewright.contract.method import Plan, Setup
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted, Wrapped
+from tunewright.models.context import check_one_text
 from tunewright.models.deltas import attach, check_form
 from tunewright.models.surgery import Surgery
 
@@ -44,6 +45,8 @@ def set_up(
             if delta is not None:
                 if not made:
                     check_form(delta)
+                    if delta.reads_rows or delta.every_token:
+                        check_one_text(adapted.model, b.name)
                 attach(site, b.name, delta)
                 made += 1
         if not made:

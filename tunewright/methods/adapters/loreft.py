@@ -33,6 +33,7 @@ from torch import Tensor
 from tunewright.contract.method import Method, Need, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.methods.needs.prompted import Prompted
+from tunewright.models.context import check_one_text
 from tunewright.models.deltas import PositionEdit
 from tunewright.models.sites import Site
 
@@ -67,6 +68,7 @@ class LoReFT(Method):
         return (Prompted(),)
 
     def setup(self, run: Setup) -> State:
+        check_one_text(run.adapted.model, "loreft")
         whole, count = run.structure.whole, len(run.structure.blocks)
         if not whole:
             raise MethodError(

@@ -40,6 +40,7 @@ from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
+from tunewright.models.context import check_one_text
 from tunewright.models.deltas import Routed, check_site
 from tunewright.models.peft_format import Parts, read_parts
 from tunewright.models.peft_settings import CONFIG
@@ -88,6 +89,7 @@ class MeteoRA(Method):
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "alpha": 2.0, "gate_weight": 1.0}
 
     def setup(self, run: Setup) -> State:
+        check_one_text(run.adapted.model, "meteora")
         chosen = self.adapters or dict.fromkeys((s for s in run.plan.sources if s not in run.plan.replay), NEW)
         if len(chosen) < 2:
             raise MethodError(
