@@ -1,4 +1,4 @@
-"""docs/recipe.md, contract.md, exit-codes.md, methods.md and papers.md.
+"""docs/recipe.md, contract.md, exit-codes.md, methods.md, papers.md and tasks.md.
 
 Made from types, slots, verbs, methods and cards: `python -m tunewright.commands.docs` writes them into docs/.
 """
@@ -18,6 +18,7 @@ from tunewright.catalogue.annotations import bounds, inner_types, type_name
 from tunewright.catalogue.slot_pages import contract_page
 from tunewright.commands.cli import CODES
 from tunewright.commands.methods_page import methods_page
+from tunewright.commands.tasks_page import tasks_page
 from tunewright.papers.page import papers_page
 from tunewright.recipe import Recipe
 from tunewright.recipe.fields import Spec
@@ -130,6 +131,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "exit-codes.md": command_page,
     "methods.md": methods_page,
     "papers.md": papers_page,
+    "tasks.md": tasks_page,
 }
 """File name under docs/ -> what makes its text."""
 

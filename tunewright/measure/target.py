@@ -121,9 +121,8 @@ def _added(name: str) -> Metric:
 
 
 def check_metric(name: str, task: Task) -> Metric:
-    """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have;
-    MissingExtraError where its library is not installed.
-    """
+    """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have,
+    MissingExtraError without its library."""
     m = get_metric(name)
     if m.library and importlib.util.find_spec(m.library) is None:
         what = f"'{name}' counts with {m.library}, which is not installed"
@@ -141,6 +140,9 @@ def check_metric(name: str, task: Task) -> Metric:
     if task.scores and (m.mean or m.kind == "teacher-forced" and name != "loss"):
         what = f"'{name}' reads tokens, and {task.name} gives one number a text"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
+    if m.kind == "paired" and not (task.continues or task.scores):
+        what = f"'{name}' compares two answers to a prompt, and {task.name} rows have none or one"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto")
     if m.kind == "classified" and not task.classifies:
         what = f"'{name}' needs a class a row, and {task.name} rows have none"
         remedy = remedy if task.scores else "write metric: exact_match, metric: mean_token_accuracy or metric: loss"
@@ -174,8 +176,7 @@ def evaluate(
     None: as its generation config says. Raises RecipeError for a metric the task cannot serve."""
     m = check_metric(metric, task)
     if m.kind == "generated" and not task.continues:
-        how = {} if num_beams is None else {"num_beams": num_beams}
-        asked = [text.prompt_ids(row) for row in rows]
+        asked, how = [text.prompt_ids(row) for row in rows], {} if num_beams is None else {"num_beams": num_beams}
         with measuring(model):
             answers = task.write(model, tokenizer, asked, max_new_tokens or answer_length(rows), **how)
         return _compared(tokenizer, rows, answers, m)

@@ -1,0 +1,162 @@
+"""One run a task on real rows, for docs/tasks.md: `python -m benchmarks.tasks DATA OUT [TASK ...]`.
+
+DATA is a folder with the data sets as gzipped JSON lines (`nlupp/folds.jsonl.gz`, `instruction-induction/
+{train,test}.jsonl.gz`); OUT is where runs go. What they gave is written into docs/task-runs.json.
+
+token-classification: slots of NLU++ (Casanueva et al. 2022), few rows as its authors have it: three of its folds to
+learn from, the last one to measure on.
+text2text-generation: no small pre-trained encoder-decoder may be passed on, so one is made first, from nothing, on five
+short tasks of instruction induction (Honovich et al. 2022); a sixth is then learnt, and the five are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tunewright
+from tunewright.report.schema import Report
+
+FIGURES = Path(__file__).parents[1] / "docs" / "task-runs.json"
+FIRST, NEW = ("singular_to_plural", "first_word_letter", "larger_animal", "diff", "sum"), "num_to_verbal"
+TRAIN: dict[str, Any] = {"precision": "float32", "seed": 0}
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def write(path: Path, rows: Iterator[dict[str, Any]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def tagged(row: dict[str, Any]) -> dict[str, Any]:
+    """A query's words and the slots that they begin or go on with."""
+    words = list(re.finditer(r"\w+|[^\w\s]", row["text"]))
+    tags = ["O"] * len(words)
+    for slot in row["slots"]:
+        start, end = slot["span"]
+        inside = [i for i, w in enumerate(words) if w.start() < end and w.end() > start]
+        for k, i in enumerate(inside):
+            tags[i] = f"{'I' if k else 'B'}-{slot['slot']}"
+    return {"tokens": [w.group() for w in words], "tags": tags}
+
+
+def token_classification(data: Path, out: Path) -> Path:
+    rows = rows_in(data / "nlupp" / "folds.jsonl.gz")
+    train, test = ([r for r in rows if r["fold"] in folds] for folds in ((0, 1, 2), (19,)))
+    recipe = {
+        "model": "minilm-l6",
+        "task": "token-classification",
+        "data": {
+            "train": write(out / "rows" / "slots-train.jsonl", map(tagged, train)),
+            "eval": write(out / "rows" / "slots-test.jsonl", map(tagged, test)),
+            "max_length": 128,
+        },
+        "methods": ["full"],
+        "train": {**TRAIN, "learning_rate": 5e-4, "batch_tokens": 512},
+        "budget": {"epochs": 8},
+        "measurement": {"strengths": [1]},
+    }
+    return finished(recipe, out / "token-classification")
+
+
+def pairs(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return ({"prompt": f"{r['task']}: {r['input']}", "completion": r["output"]} for r in rows)
+
+
+def text2text(data: Path, out: Path) -> Path:
+    train, test = (rows_in(data / "instruction-induction" / f"{n}.jsonl.gz") for n in ("train", "test"))
+    others, kept = ([r for r in rows if r["task"] in FIRST] for rows in (train, test))
+    own, asked = ([r for r in rows if r["task"] == NEW] for rows in (train, test))
+    files = {
+        n: write(out / "rows" / f"{n}.jsonl", pairs(r))
+        for n, r in (("others", others), ("own", own), ("kept", kept[:: max(1, len(kept) // 100)]), ("asked", asked))
+    }
+    sizes = {"d_model": 128, "d_ff": 512, "d_kv": 32, "num_heads": 4, "num_layers": 3, "dropout_rate": 0.0}
+    first = {
+        "model": {"config": {"model_type": "t5", **sizes}, "tokenizer": "train", "vocab_size": 1024},
+        "task": "text2text-generation",
+        "data": {"train": files["others"], "eval": files["kept"], "max_length": 128},
+        "methods": ["full"],
+        "train": {**TRAIN, "learning_rate": 2e-3, "batch_tokens": 1024},
+        "budget": {"epochs": 10},
+        "measurement": {"strengths": [1], "rows": 100},
+    }
+    base = finished(first, out / "text2text-base")
+    model = out / "text2text-base-model"
+    if not model.exists():
+        tunewright.export(base, model)
+    recipe = {
+        "model": str(model),
+        "task": "text2text-generation",
+        "data": {"train": files["own"], "eval": files["asked"], "max_length": 128},
+        "keep": [{"name": "the other tasks", "data": files["kept"]}],
+        "methods": [{"lora": {"rank": 16}}],
+        "train": {**TRAIN, "learning_rate": 3e-3, "batch_tokens": 1024},
+        "budget": {"epochs": 20},
+        "measurement": {"strengths": [1]},
+    }
+    return finished(recipe, out / "text2text-generation")
+
+
+def finished(recipe: dict[str, Any], out: Path) -> Path:
+    """The folder of a recipe's run, made if it is not there."""
+    if not (out / "report.json").exists():
+        tunewright.run(recipe, out=out)
+    return out
+
+
+RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
+    "token-classification": (token_classification, "slots of NLU++, MiniLM-L6, full"),
+    "text2text-generation": (
+        text2text,
+        "numbers in words (instruction induction), a tiny T5 made from nothing on five others of its tasks, LoRA",
+    ),
+}
+
+
+def figures(folder: Path, what: str) -> dict[str, Any]:
+    """What docs/tasks.md shows of a run."""
+    report = Report.load(folder)
+    target, drift = report.target, report.drift
+    assert target is not None and drift is not None
+    ends = {n: [i.value, i.low, i.high] for n in ("before", "after", "difference") if (i := getattr(target, n))}
+    kept = {k.name: [k.before.value, k.after.value] for k in report.kept if k.before and k.after}
+    return {
+        "what": what,
+        "metric": target.metric,
+        "n": target.n,
+        **ends,
+        "parts": {o.name: o.after.value for o in target.others if o.after},
+        "kept": kept,
+        "drift": [drift.measure, drift.value.value],
+        "steps": report.cost.steps,
+        "tokens": report.cost.tokens,
+        "seconds": report.cost.seconds.get("train"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("tasks", nargs="*", choices=list(RUNS), default=list(RUNS))
+    given = parser.parse_args()
+    known = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
+    for name in given.tasks or RUNS:
+        make, what = RUNS[name]
+        known[name] = figures(make(given.data, given.out.resolve()), what)
+        FIGURES.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""docs/tasks.md, made from tasks, their examples, metrics and the catalogue: `python -m tunewright.commands.docs`.
+
+Which methods apply is what the methods declare, what their objectives ask for, and, where a model reads two texts, what
+they say of a tiny one. The figures of real runs come from docs/task-runs.json (`benchmarks/tasks.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tunewright import catalogue
+from tunewright.conformance.task_examples import example_of
+from tunewright.contract.combining import serves
+from tunewright.contract.left import Earlier
+from tunewright.contract.method import Method, Plan, Setup, State, call
+from tunewright.contract.slot import TRAINING_SLOTS
+from tunewright.contract.task import Task
+from tunewright.errors import MethodError, RecipeError
+from tunewright.measure.target import METRICS, check_metric
+from tunewright.models.adapted import Adapted
+from tunewright.models.arguments import reads_two_texts
+from tunewright.models.surgery import Surgery
+from tunewright.tasks import get_task, own_names
+
+_HEAD = """\
+<!-- Made by `python -m tunewright.commands.docs` from the tasks: change their files, not this one. -->
+# Tasks
+
+What a row is, how a model reads it and what the loss is. Tunewright's own tasks are these; a package may
+[add others](write-a-task.md), and where one says that it is of the `kind` of one of these, whatever serves this one
+serves it. `tunewright init MODEL DATA` chooses the task by the data's columns. Columns of other names are brought to
+these by `data.columns`.
+
+"""
+RUNS = Path("docs") / "task-runs.json"
+
+
+def tasks_page() -> str:
+    """The tasks as Markdown: a section each, and a table of the methods that not all of them take."""
+    tasks = [get_task(name) for name in own_names()]
+    methods = _training_methods()
+    refused = {task.name: _refusals(task, methods) for task in tasks}
+    parts = [_HEAD, *(_section(task, refused[task.name], len(methods)) for task in tasks), _table(tasks, refused)]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _training_methods() -> dict[str, type[Method]]:
+    ours = [e for e in catalogue.entries().values() if e.room != catalogue.THIRD_PARTY]
+    loaded = {e.name: catalogue.load_method(e.name) for e in ours}
+    return {n: m for n, m in sorted(loaded.items()) if set(m.slots()) & set(TRAINING_SLOTS)}
+
+
+def _section(task: Task, refused: dict[str, str], count: int) -> str:
+    example = example_of(task.name)
+    model: Any = example.model()
+    said = " ".join((inspect.getdoc(inspect.getmodule(type(task))) or "").split("\n\n")[0].split())
+    said = said.removeprefix(f"{task.name}: ")
+    names = [n for n in METRICS if _measures(task, n)]
+    lines = [
+        f"## {task.name}",
+        said[:1].upper() + said[1:],
+        "```json\n" + "\n".join(json.dumps(row) for row in example.rows[:2]) + "\n```",
+        f"- **Models**: `transformers.{task.auto_class}`, such as `{type(model).__name__}`"
+        + ("; where the checkpoint has no head for the labels, a new one is drawn" if task.makes_head else ""),
+        f"- **Loss**: {task.unit}" + ("; rows may be packed without padding" if task.packs else ""),
+        f"- **Metrics**: {', '.join(f'`{n}`' for n in names)}",
+        f"- **Drift**: {_drift(task)}",
+        f"- **Methods**: {count - len(refused)} of the {count} that take part in training. " + _why(refused),
+    ]
+    lines += [f"- **A real run**: {run}" for run in _run(task)]
+    head, body = lines[:3], lines[3:]
+    return "\n\n".join(head) + "\n\n" + "\n".join(body) + "\n"
+
+
+def _measures(task: Task, metric: str) -> bool:
+    try:
+        check_metric(metric, task)
+    except RecipeError:
+        return False
+    return True
+
+
+def _drift(task: Task) -> str:
+    if task.continues:
+        return "divergence from the base's predictions on text that the base itself wrote"
+    if task.pools and not task.scores:
+        return "divergence through the base's own head, or, where the head is new, how far its features align no more"
+    if task.per_token:
+        return "divergence at the words, or, where the head is new, how far the base's features align no more"
+    if task.scores:
+        return "how far what the head reads aligns no more with what the base's head reads"
+    return "divergence from the base's predictions at the targets, on kept rows where there are some"
+
+
+def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
+    """method -> why it is refused for the task."""
+    model: Any = example_of(task.name).model()
+    adapted = Adapted(model) if reads_two_texts(model) else None
+    out = {}
+    for name, method in methods.items():
+        if not serves(method, task):
+            out[name] = "serves " + ", ".join(method.tasks or ())
+        elif task.scores and "objective" in method.slots() and method.tasks is None:
+            out[name] = "trains likelihoods, and one number a text has none"
+        elif adapted is not None and "attach" in method.slots() and (why := _said(method, adapted, task)):
+            out[name] = why
+        elif adapted is not None and method.reshapes and (why := _reshaped(method, example_of(task.name).model())):
+            out[name] = why
+    return out
+
+
+def _said(method: type[Method], adapted: Adapted, task: Task) -> str:
+    """What a method's set-up says against the model; "" where it says nothing."""
+    plan = Plan(8, 64, "main", 0, 1e-3, warmup_steps=0, sources={"a": 1, "b": 1}, replay=())
+    made = method(**getattr(method, "conformance", {}))
+    try:
+        made.setup(Setup(adapted, plan, task.name, random.Random(0), Earlier()))
+    except MethodError as error:
+        return error.what.split(", and ")[-1]
+    return ""
+
+
+def _reshaped(method: type[Method], model: Any) -> str:
+    """What is said against reshaping a model; "" where it is reshaped."""
+    adapted = Adapted(model)
+    structure, made = adapted.structure, method(**getattr(method, "conformance", {}))
+    needs = SimpleNamespace(block_importance=[0.0] * len(structure.blocks))
+    offered = {"model": model, "structure": structure, "needs": needs, "tokenizer": None, "state": State()}
+    try:
+        given = call(made, "prepare", rng=random.Random(0), **offered)
+        for surgery in [given] if isinstance(given, Surgery) else list(given or ()):
+            adapted.operate(surgery)
+    except MethodError as error:
+        return error.what
+    return ""
+
+
+def _why(refused: dict[str, str]) -> str:
+    """The refused methods by their reason."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, reason in refused.items():
+        by_reason[reason].append(f"`{name}`")
+    said = [f"{', '.join(names)} ({reason})" for reason, names in by_reason.items()]
+    return "Refused: " + "; ".join(said) + "." if said else "None is refused."
+
+
+def _table(tasks: list[Task], refused: dict[str, dict[str, str]]) -> str:
+    """A row for each method that some task refuses."""
+    some = sorted({name for names in refused.values() for name in names})
+    head = "| method | " + " | ".join(t.name for t in tasks) + " |\n" + "| --- " * (len(tasks) + 1) + "|\n"
+    rows = (
+        f"| `{name}` | " + " | ".join("" if name in refused[t.name] else "yes" for t in tasks) + " |\n" for name in some
+    )
+    return "## Methods that not every task takes\n\nAll others apply to all tasks.\n\n" + head + "".join(rows)
+
+
+def _run(task: Task) -> list[str]:
+    """The task's real run in words; none where none was made."""
+    runs = json.loads(RUNS.read_text(encoding="utf-8")) if RUNS.is_file() else {}
+    found = runs.get(task.name)
+    if found is None:
+        return []
+    (before, *_), (after, low, high) = found["before"], found["after"]
+    text = (
+        f"{found['what']}: {found['metric']} {before:.3f} to {after:.3f} [{low:.3f}, {high:.3f}] on {found['n']:,} rows"
+    )
+    kept = "".join(f"; loss on {name} {a:.3f} to {b:.3f}" for name, (a, b) in found["kept"].items())
+    drift = f"; drift {found['drift'][1]:.3f} ({found['drift'][0]})"
+    cost = f"; {found['steps']:,} steps, {found['tokens']:,} tokens, {found['seconds']:.0f} s of training, cores shared"
+    best = sorted(found["parts"].items(), key=lambda part: -part[1])
+    parts = f"; by type from {best[0][0]} ({best[0][1]:.2f}) to {best[-1][0]} ({best[-1][1]:.2f})" if best else ""
+    return [text + parts + kept + drift + cost]
