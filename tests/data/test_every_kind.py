@@ -125,7 +125,7 @@ def records(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 @given(table=tables())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_table_reads_to_the_same_records_from_every_kind(tmp_path_factory, table):
     folder = tmp_path_factory.mktemp("kinds")
     jsonl(table, folder / "t.jsonl")
@@ -144,7 +144,7 @@ BAD = st.sampled_from(['"open', 'a"b,"c"d', "a,b,c,d", '"x"y,1', "lonely", '1,"o
     rows=st.lists(st.tuples(PLAIN.filter(bool), PLAIN, PLAIN).map(list), max_size=6),
     bad=st.lists(st.tuples(st.integers(0, 6), BAD), max_size=4),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_bad_lines_among_the_rows_of_a_csv_file_cost_none_of_them(tmp_path_factory, rows, bad):
     folder = tmp_path_factory.mktemp("bad")
     lines = [(",".join(row), True) for row in rows]

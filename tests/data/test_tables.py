@@ -96,6 +96,13 @@ def test_every_text_kind_may_be_compressed(tmp_path, kind, packed, name, content
     assert caught.value.remedy
 
 
+def test_line_ends_inside_a_cell_stay(tmp_path):
+    for end in ("\n", "\r\n", "\r"):
+        rows = [{"text": f"a{end}b", "label": "x"}, {"text": "c", "label": "y"}]
+        got = read(tmp_path, "t.csv", f'text,label{end}"a{end}b",x{end}c,y{end}')
+        assert told(got) == (rows, []) and [r.where for r in got.records] == ["t.csv:2", "t.csv:4"]
+
+
 def test_a_row_is_named_by_the_line_that_it_begins_in_and_by_its_number_where_the_two_part(tmp_path):
     got = read(tmp_path, "t.csv", 'text,label\n"two\nlines",x\n\nfoo,a,b\nbar\nlast,y\n')
     assert [(r.id, r.where) for r in got.records] == [("t.csv:2", "t.csv:2"), ("t.csv:7", "t.csv:7")]
@@ -129,7 +136,12 @@ def test_a_bad_row_stops_no_other(tmp_path, bad, reason):
 
 def test_a_quote_that_swallows_rows_gives_them_back(tmp_path):
     got = read(tmp_path, "t.csv", 'text,label\n"open,1\nb,2\nc,3\n"d, e",4\nf,5\n')
-    assert [r["text"] for r in got.records] == ["b", "c", "d, e", "f"]
+    assert [(r["text"], r.where) for r in got.records] == [
+        ("b", "t.csv:3"),
+        ("c", "t.csv:4"),
+        ("d, e", "t.csv:5"),
+        ("f", "t.csv:6"),
+    ]
     assert told(got)[1] == [("t.csv:2", "a quote is opened and not closed")]
 
 
