@@ -6,8 +6,10 @@ import csv
 import datetime
 import gzip
 import io
+import re
 import sys
 import tracemalloc
+import zipfile
 
 import openpyxl
 import pyarrow as pa
@@ -308,19 +310,30 @@ def test_the_cache_tells_sheets_apart(book, tmp_path):
 
 def test_a_formula_gives_the_value_that_was_saved_with_it(book):
     """Spreadsheet programs write both; openpyxl writes the formula alone, so the value is put in by hand."""
-    import zipfile
 
-    with zipfile.ZipFile(book / "t.xlsx") as archive:
+    def with_value(body):
+        empty = b"<v></v>" if b"<v></v>" in body else b"<v />"
+        return body.replace(b'<c r="B5"><f>A1</f>' + empty, b'<c r="B5" t="str"><f>A1</f><v>text</v>')
+
+    changed(book / "t.xlsx", with_value)
+    assert {"text": "d", "label": "text", "n": "1"} in told(read(book, "t.xlsx"))[0]
+
+
+def test_a_sheet_may_say_a_wrong_size(book):
+    before = told(read(book, "t.xlsx"))
+    changed(book / "t.xlsx", lambda body: re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1:A1"', body))
+    assert told(read(book, "t.xlsx")) == before
+
+
+def changed(path, change):
+    """Change the sheets of an XLSX file, as it is written."""
+    with zipfile.ZipFile(path) as archive:
         members = {n: archive.read(n) for n in archive.namelist()}
-    name = next(n for n, body in members.items() if b"<f>A1</f>" in body)
-    body = members[name]
-    cell = b'<c r="B5"><f>A1</f><v></v></c>' if b"<v></v>" in body else b'<c r="B5"><f>A1</f><v /></c>'
-    assert cell in body
-    members[name] = body.replace(cell, b'<c r="B5" t="str"><f>A1</f><v>text</v></c>')
-    with zipfile.ZipFile(book / "saved.xlsx", "w") as archive:
-        for key, value in members.items():
-            archive.writestr(key, value)
-    assert {"text": "d", "label": "text", "n": "1"} in told(read(book, "saved.xlsx"))[0]
+    new = {n: change(body) if "worksheets/sheet" in n else body for n, body in members.items()}
+    assert new != members
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, body in new.items():
+            archive.writestr(name, body)
 
 
 def test_without_openpyxl_one_line_says_which_extra_is_missing(book, monkeypatch):
