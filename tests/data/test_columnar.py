@@ -317,3 +317,13 @@ def test_the_cache_tells_configurations_and_revisions_apart(tmp_path, hub):
     for i, more in enumerate(({}, {"config": "en"}, {"revision": "abc"}, {"config": "en"}), 1):
         source = Source(path="some/data", format="text", **more)
         assert rows_of(tmp_path, source) == (2, min(i, 3))  # one label is held back
+
+
+def test_the_key_of_a_stored_trial_sees_a_saved_data_set_change(several):
+    from tunewright.trials.trial_key import _content
+
+    before = _content(Source(path="d"), several)
+    assert before == _content(Source(path="d"), several) != _content(Source(path="d", split="test"), several)
+    shutil.rmtree(several / "d" / "train")
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(several / "d" / "train")
+    assert _content(Source(path="d"), several) != before
