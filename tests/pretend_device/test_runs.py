@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from rich.console import Console
+from transformers import BertForTokenClassification, T5Config, T5ForConditionalGeneration
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from tests import small, tiny
@@ -114,6 +115,26 @@ OTHER = {
     "fill-mask": (tiny.bert, {"text": "lost card {0} {1} town"}),
     "image-classification": (lambda: tiny.vit(labels=2), {"image": "{2}", "label": "{1}"}),
 }
+
+
+def test_classes_of_words(cuda, folder):
+    config = tiny._bert(2, 32, num_labels=2)
+    tiny._make(BertForTokenClassification, config, 0).save_pretrained(folder / "base")
+    tiny.tokenizer(encoder=True, chat=False).save_pretrained(folder / "base")
+    rows = [{"tokens": ["lost", w, "card"], "tags": ["O", "B-W", "O"]} for w in small.WORDS]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    export(ran(folder, task="token-classification", keep=[], data={"train": "rows.jsonl", "eval": "rows.jsonl"}))
+
+
+def test_sources_and_targets(cuda, folder):
+    sizes = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    config = T5Config(vocab_size=tiny.VOCABULARY, decoder_start_token_id=tiny.PAD, **sizes, **tiny._ids())
+    tiny._make(T5ForConditionalGeneration, config, 0).save_pretrained(folder / "base")
+    tiny.tokenizer(chat=False).save_pretrained(folder / "base")
+    rows = [{"prompt": f"lost {w}", "completion": ["no", "yes"][i % 2]} for i, w in enumerate(small.WORDS)]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    data = {"train": "rows.jsonl", "eval": "rows.jsonl"}
+    export(ran(folder, task="text2text-generation", keep=["rows.jsonl"], data=data))
 
 
 @pytest.mark.parametrize("task", OTHER)
