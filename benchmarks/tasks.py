@@ -5,8 +5,8 @@ DATA is a folder with the data sets as gzipped JSON lines (`nlupp/folds.jsonl.gz
 
 token-classification: slots of NLU++ (Casanueva et al. 2022), few rows as its authors have it: three of its folds to
 learn from, the last one to measure on.
-text2text-generation: no small pre-trained encoder-decoder may be passed on, so one is made first, from nothing, on three
-short tasks of instruction induction (Honovich et al. 2022); a fourth is then learnt, and the three are kept.
+text2text-generation: no small pre-trained encoder-decoder may be passed on, so one is made first, from nothing, on
+three short tasks of instruction induction (Honovich et al. 2022); a fourth is then learnt, and the three are kept.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("tasks", nargs="*", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("tasks", nargs="*", metavar="TASK")
     given = parser.parse_args()
     known = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
     for name in given.tasks or RUNS:
