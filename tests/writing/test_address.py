@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from tunewright.trials.trial_key import key_of
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses between tries, which are not waited for."""
     found: list[float] = []
-    monkeypatch.setattr(address, "_wait", found.append)
+    monkeypatch.setattr(address, "_wait", lambda stop, seconds: found.append(seconds))
     return found
 
 
@@ -112,7 +113,7 @@ def test_what_may_pass_is_tried_again(waits: list[float]) -> None:
         ((200, {}, {"choices": [{"message": {"content": [1]}}]}), ("another shape", "list")),
         ((200, {}, [1]), ("another shape",)),
         ((200, {}, b"[" * 100_000), ("no JSON",)),
-        ((200, {}, says("x" * 2**14)[2]), ("larger than", "OpenAI-compatible")),
+        ((200, {}, says("x" * 2**14)[2]), ("larger than", "max_new_tokens 128", "heeds max_tokens")),
     ],
 )
 def test_what_does_not_pass_ends_with_one_message(
@@ -157,11 +158,16 @@ def test_an_answer_that_trickles_in_runs_into_the_limit() -> None:
 
 
 def test_what_was_written_before_a_failure_is_not_asked_again(tmp_path: Path) -> None:
-    broken = [True]
+    broken, others = [True], threading.Event()
 
     def answer(path: str, body: dict[str, Any], headers: dict[str, str]) -> Said:
         asked = body["messages"][0]["content"]
-        return (400, {}, b"") if asked == "9" and broken[0] else says(f"to {asked}")
+        if asked == "9" and broken[0]:
+            others.wait(10)  # those beside it are asked by now
+            return 400, {}, b""
+        if asked == "11":
+            others.set()
+        return says(f"to {asked}")
 
     prompts = [str(i) for i in range(12)]
     with serving(answer) as server:
@@ -170,7 +176,7 @@ def test_what_was_written_before_a_failure_is_not_asked_again(tmp_path: Path) ->
         before, broken[0] = len(server.requests), False
         found = writer(server.url, Journal(tmp_path / "j")).generate(prompts)
     assert [w.text for (w,) in found] == [f"to {p}" for p in prompts]
-    assert {b["messages"][0]["content"] for _, b, _ in server.requests[before:]} == {"8", "9", "10", "11"}
+    assert {b["messages"][0]["content"] for _, b, _ in server.requests[before:]} == {"9"}
 
 
 # -- in a recipe -------------------------------------------------------------------------------------------------------

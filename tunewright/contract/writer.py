@@ -2,8 +2,9 @@
 
 A method asks for many answers at once and gets each with its tokens, its end and what drew it. Every draw is keyed by
 (seed, stage, writer, prompt, how often it was asked before, number of the answer): it does not depend on the prompts
-beside it. What comes back is in the journal before the method sees it, a line for each batch, so that a run which is
-killed asks for nothing twice, and gets the very same answers from a model that no seed holds to them.
+beside it. What comes back is in the journal before the method sees it, a line for each batch (of an address, for each
+answer), so that a run which is killed asks for nothing twice, and gets the very same answers from a model that no seed
+holds to them.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Journal:
             self.entries = {entry["key"]: entry for entry in _whole_lines(path)}
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Keep a batch. FolderError where it cannot be written."""
+        """Keep a line. FolderError where it cannot be written."""
         self.entries[entry["key"]] = entry
         if self.path is None:
             return
@@ -102,7 +103,7 @@ class Journal:
             raise FolderError(
                 f"what was generated cannot be kept: {e.strerror or e}",
                 where=str(self.path),
-                remedy="free space, then `tunewright resume` the run: it goes on behind the last whole batch",
+                remedy="free space, then `tunewright resume` the run: it goes on behind the last whole line",
             ) from e
 
 
@@ -131,7 +132,8 @@ class Writer:
 
     `identity`: what decides its answers beside the prompt (a hash of its weights, or its address), in JSON values.
     `stage` and `seed` key its draws. `batch` prompts are written together. `around` is open while something is being
-    generated. `counts`: prompts, replies, tokens read and written, empty, cut and refused replies.
+    generated. `counts`: prompts, replies, tokens read and written, empty, cut and refused replies,
+    and those with a text whose tokens nobody counted (`uncounted`).
     """
 
     name: str
@@ -185,18 +187,43 @@ class Writer:
             self._before[digest] += 1
             begin = f"{self.seed}/{self.stage}/{self.name}/{digest}/{times}"
             asked.append(Asked(prompt, tuple(f"{begin}#{k}" for k in range(count))))
-        key = _digest([self.identity(), [a.draws for a in asked], max_new_tokens, temperature])
+        return self._told(self._entry(asked, shown, max_new_tokens, temperature), shown, asked)
+
+    def _entry(
+        self, asked: Sequence[Asked], shown: Sequence[Any], max_new_tokens: int, temperature: float
+    ) -> dict[str, Any]:
+        """A batch's answers (`replies`) and the tokens that were `read` for them: out of the journal, or written now
+        and in the journal before they are given.
+        """
+        key = self.key(asked, max_new_tokens, temperature)
         entry = self.journal.entries.get(key)
         if entry is None:
             with self.around(), counting() as counted:
                 replies, read = self._write(asked, max_new_tokens, temperature)
-            kept = [[asdict(r) for r in answers] for answers in replies]
-            about = {"writer": self.name, "key": key, "read": read, "flops": counted.total, "prompts": shown}
-            entry = {**about, "draws": [list(a.draws) for a in asked], "replies": kept}
+            entry = self.entry(key, asked, shown, replies, read=read, flops=counted.total)
             self.journal.add(entry)
         else:  # it is booked as if it were done now, as it was for the process that did it
             book(float(entry["flops"]), 0.0, torch.empty(0))
-        return self._told(entry, shown, asked)
+        return entry
+
+    def key(self, asked: Sequence[Asked], max_new_tokens: int, temperature: float) -> str:
+        """The journal's key of a batch."""
+        return _digest([self.identity(), [a.draws for a in asked], max_new_tokens, temperature])
+
+    def entry(
+        self,
+        key: str,
+        asked: Sequence[Asked],
+        shown: Sequence[Any],
+        replies: Sequence[Sequence[Reply]],
+        *,
+        read: int,
+        flops: float,
+    ) -> dict[str, Any]:
+        """A line of the journal."""
+        about = {"writer": self.name, "key": key, "read": read, "flops": flops, "prompts": list(shown)}
+        kept = [[asdict(r) for r in answers] for answers in replies]
+        return {**about, "draws": [list(a.draws) for a in asked], "replies": kept}
 
     def _told(self, entry: dict[str, Any], shown: Sequence[Any], asked: Sequence[Asked]) -> list[list[Written]]:
         self.counts.update({"prompts": len(shown), "read": entry["read"]})
@@ -207,6 +234,7 @@ class Writer:
             ]
             for w in written:
                 flags = {"empty": bool(w.nothing) and not w.refused, "refused": bool(w.refused), "cut": not w.ended}
+                flags["uncounted"] = bool(w.text) and not w.tokens
                 self.counts.update({"replies": 1, "written": w.tokens, **{n: int(v) for n, v in flags.items()}})
             out.append(written)
         return out

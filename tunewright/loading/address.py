@@ -1,9 +1,10 @@
 """A writer behind an OpenAI-compatible address: `chat/completions` for questions, `completions` for a text to go on.
 
-Each answer is one request, `AT_ONCE` of them at a time. What may pass (a time limit, 408, 409, 429, 5xx, a connection
-that breaks) is tried again, `TRIES` times in all, after 1, 2, 4 ... seconds or as long as Retry-After says; what does
-not pass ends the run with one message, and what was written before is in the journal. The key is read from the
-environment when it is sent, and written nowhere.
+Each answer is one request, `AT_ONCE` of them at a time, and is in the journal when it comes. What may pass (a time
+limit, 408, 409, 429, 5xx, a connection that breaks) is tried again, `TRIES` times in all, after 1, 2, 4 ... seconds or
+as long as Retry-After says; what does not pass ends the run with one message, unless it is of one prompt alone (it is
+too long, or kept back): that one gets no answer, and why. The key is read from the environment when it is sent, and
+written nowhere.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import hashlib
 import http.client
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tunewright.contract.records import Record
+from tunewright.contract.records import Record, lone_surrogate
 from tunewright.contract.writer import Asked, Continue, Prompt, Reply, Writer
 from tunewright.errors import ModelError
+from tunewright.loading.address_faults import PASSING, fault_of, one_line
+from tunewright.loading.at_once import Stopped, at_once
 from tunewright.recipe import ModelSpec
 
 AT_ONCE = 8
@@ -30,8 +33,10 @@ TRIES = 5
 LONGEST_WAIT = 60.0
 LARGEST = 16 * 2**20
 """Bytes of one response, at most: what an address sends is never kept without an end."""
-PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Answers of a server that may be others a little later."""
+LONGEST_TOKEN = 128
+"""Characters of one token, at most: the longest of public vocabularies are runs of spaces. What is longer than the
+tokens that were asked for can hold is cut: a server need not heed `max_tokens`.
+"""
 
 
 @dataclass(kw_only=True)
@@ -51,33 +56,61 @@ class RemoteWriter(Writer):
             return {"continue": prompt.text}
         return {"row": prompt.id, "ask": _turns(prompt)} if isinstance(prompt, Record) else {"ask": _turns(prompt)}
 
-    def _write(self, asked: Sequence[Asked], max_new_tokens: int, temperature: float) -> tuple[list[list[Reply]], int]:
-        wanted = [(a.prompt, draw) for a in asked for draw in a.draws]
-        with ThreadPoolExecutor(min(AT_ONCE, len(wanted))) as pool:
-            found = list(pool.map(lambda one: self._one(one[0], one[1], max_new_tokens, temperature), wanted))
-        replies = iter(reply for reply, _ in found)
-        return [[next(replies) for _ in a.draws] for a in asked], sum(read for _, read in found)
+    def _entry(
+        self, asked: Sequence[Asked], shown: Sequence[Any], max_new_tokens: int, temperature: float
+    ) -> dict[str, Any]:
+        """A batch, whose answers are in the journal one by one, each from the moment at which it came."""
+        whole = self.journal.entries.get(self.key(asked, max_new_tokens, temperature))
+        if whole is not None:  # a journal that was begun before answers were kept one by one
+            return whole
+        single = [(Asked(a.prompt, (d,)), told) for a, told in zip(asked, shown, strict=True) for d in a.draws]
+        keys = [self.key([one], max_new_tokens, temperature) for one, _ in single]
+        missing = [i for i, key in enumerate(keys) if key not in self.journal.entries]
 
-    def _one(self, prompt: Prompt, draw: str, max_new_tokens: int, temperature: float) -> tuple[Reply, int]:
+        def keep(at: int, found: tuple[Reply, int]) -> None:
+            one, told = single[missing[at]]
+            self.journal.add(self.entry(keys[missing[at]], [one], [told], [[found[0]]], read=found[1], flops=0.0))
+
+        def ask(at: int, stop: threading.Event) -> tuple[Reply, int]:
+            one, _ = single[missing[at]]
+            return self._one(one.prompt, one.draws[0], max_new_tokens, temperature, stop)
+
+        if missing:
+            with self.around():
+                at_once(len(missing), ask, keep, most=AT_ONCE)
+        found = [self.journal.entries[key] for key in keys]
+        replies = iter(entry["replies"][0][0] for entry in found)
+        return {
+            "read": sum(entry["read"] for entry in found),
+            "replies": [[next(replies) for _ in a.draws] for a in asked],
+        }
+
+    def _one(
+        self, prompt: Prompt, draw: str, max_new_tokens: int, temperature: float, stop: threading.Event
+    ) -> tuple[Reply, int]:
         """(the answer, tokens that the server says it read)."""
         seed = int(hashlib.sha256(draw.encode()).hexdigest()[:8], 16) >> 1  # 31 bits: what servers take
         body: dict[str, Any] = {"model": self.spec.name, "max_tokens": max_new_tokens, "temperature": temperature}
         body["seed"] = seed
         if isinstance(prompt, Continue):
-            return self._read(self._post("completions", {**body, "prompt": prompt.text}))
-        return self._read(self._post("chat/completions", {**body, "messages": _turns(prompt)}))
+            path, body = "completions", {**body, "prompt": prompt.text}
+        else:
+            path, body = "chat/completions", {**body, "messages": _turns(prompt)}
+        try:
+            return self._read(self._post(path, body, stop), max_new_tokens)
+        except _Refused as e:
+            return Reply("", True, 0, refused=str(e)), 0
 
-    def _read(self, said: Any) -> tuple[Reply, int]:
+    def _read(self, said: Any, max_new_tokens: int) -> tuple[Reply, int]:
         """An answer out of a response. ModelError where it has another shape."""
         try:
             choice = said["choices"][0]
             message = choice["message"] if "message" in choice else {"content": choice["text"]}
             content, reason = message["content"], choice.get("finish_reason")
-            usage = said.get("usage") or {}
-            read, tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+            usage = said.get("usage")
             if not isinstance(content, str | None):
                 raise TypeError(f"content is {type(content).__name__}")
-            refused = str(message.get("refusal") or "")
+            refused = one_line(str(message.get("refusal") or ""))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
             raise ModelError(
                 f"the address answered in another shape ({type(e).__name__}: {e}): {json.dumps(said)[:200]}",
@@ -86,44 +119,73 @@ class RemoteWriter(Writer):
             ) from None
         if reason == "content_filter":
             refused = refused or "the address's filter kept it back"
-        return Reply(content or "", reason != "length", tokens, refused=f"refused: {refused}" if refused else ""), read
+        refused = f"refused: {refused}" if refused else ""
+        text, most = content or "", max_new_tokens * LONGEST_TOKEN
+        ended, text = reason != "length" and len(text) <= most, text[:most]
+        if problem := lone_surrogate(text):
+            text, refused = "", refused or f"it is no text: {problem.reason}"
+        read, tokens = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+        return Reply(text, ended, tokens, refused=refused), read
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The response to one request, in JSON values. ModelError where there is none after every try."""
+    def _post(self, path: str, body: Mapping[str, Any], stop: threading.Event) -> Any:
+        """The response to one request, in JSON values. ModelError where there is none after every try, _Refused where
+        this prompt gets none and others may.
+        """
         url = f"{str(self.spec.url).rstrip('/')}/{path}"
         headers = {"Content-Type": "application/json", "User-Agent": "tunewright"}
         if self.spec.api_key_env:
             headers["Authorization"] = f"Bearer {key_of(self.spec, self.name)}"
         why = ""
         for attempt in range(TRIES):
+            if stop.is_set():
+                raise Stopped
             request = urllib.request.Request(url, json.dumps(body).encode(), headers)
             pause = float(2**attempt)
             try:
-                with _OPENER.open(request, timeout=self.spec.timeout) as response:
-                    return json.loads(self._whole(response))
-            except urllib.error.HTTPError as e:
-                why = f"it answered {e.code}: {_said(e)}"
-                if e.code not in PASSING:
-                    raise self._failed(
-                        why,
-                        _REMEDIES.get(e.code, "look at what it says; the model's name or a parameter may not suit it"),
-                    ) from None
-                pause = _asked_for(e.headers.get("Retry-After"), pause)
-            except (ValueError, RecursionError) as e:  # a body that is no JSON
-                raise self._failed(f"it answered what is no JSON: {e}", "name an OpenAI-compatible address") from None
+                status, after, data = self._sent(request, body["max_tokens"])
             except (TimeoutError, urllib.error.URLError, OSError, http.client.HTTPException) as e:
                 reason = getattr(e, "reason", e)
                 late = isinstance(reason, TimeoutError)
                 why = f"no answer within {self.spec.timeout:g} s" if late else f"no connection: {reason}"
+            else:
+                said, no_json = _values(data)
+                if status < 300 and no_json:
+                    raise self._failed(f"it answered what is no JSON: {no_json}", "name an OpenAI-compatible address")
+                fault = fault_of(status, said, data)
+                if fault is None:
+                    return said
+                if fault.refuses:
+                    raise _Refused(fault.refuses)
+                why = f"it answered {fault.status or 'an error'}: {fault.message}"
+                if fault.status not in PASSING:
+                    raise self._failed(
+                        why,
+                        _REMEDIES.get(
+                            fault.status, "look at what it says; the model's name or a parameter may not suit it"
+                        ),
+                    )
+                pause = _asked_for(after, pause)
             if attempt + 1 < TRIES:
-                _wait(min(pause, LONGEST_WAIT))
+                _wait(stop, min(pause, LONGEST_WAIT))
         raise self._failed(
             f"{why} ({TRIES} times in a row)",
             f"see that the address is up, or raise models.{self.name}.timeout; then `tunewright resume` the run: "
             "what was written is kept",
         )
 
-    def _whole(self, response: Any) -> bytes:
+    def _sent(self, request: urllib.request.Request, max_new_tokens: int) -> tuple[int, str | None, bytes]:
+        """(status, Retry-After, body) of one response, whatever its status."""
+        try:
+            with _OPENER.open(request, timeout=self.spec.timeout) as response:
+                return response.status, response.headers.get("Retry-After"), self._whole(response, max_new_tokens)
+        except urllib.error.HTTPError as e:
+            try:
+                body = self._whole(e.fp, max_new_tokens)
+            except (OSError, http.client.HTTPException):
+                body = b""
+            return e.code, e.headers.get("Retry-After"), body or str(e.reason).encode()
+
+    def _whole(self, response: Any, max_new_tokens: int) -> bytes:
         """A response's body. ModelError where it is larger than any answer, TimeoutError where it only trickles in."""
         ends, parts, size = time.monotonic() + self.spec.timeout, list[bytes](), 0
         while part := response.read1(2**16):
@@ -131,7 +193,8 @@ class RemoteWriter(Writer):
             size += len(part)
             if size > LARGEST:
                 raise self._failed(
-                    f"its answer is larger than {LARGEST >> 20} MiB", "name an OpenAI-compatible address"
+                    f"its answer is larger than {LARGEST >> 20} MiB, and max_new_tokens {max_new_tokens} was asked for",
+                    "see that the server heeds max_tokens (max_new_tokens of the method), or name another address",
                 )
             if time.monotonic() > ends:
                 raise TimeoutError
@@ -149,7 +212,12 @@ _REMEDIES = {
     403: "set the environment variable that models' `api_key_env` names to a key that may use this model",
     404: "see that url ends where /chat/completions begins (often /v1) and that it knows the model's name",
 }
-_wait = time.sleep
+_wait = threading.Event.wait
+"""A pause that ends when what is waited for is no longer wanted."""
+
+
+class _Refused(Exception):
+    """An address gives no answer to this prompt; others may get one."""
 
 
 class _Stays(urllib.request.HTTPRedirectHandler):
@@ -199,10 +267,17 @@ def _asked_for(header: str | None, otherwise: float) -> float:
         return otherwise
 
 
-def _said(error: urllib.error.HTTPError) -> str:
-    """The first words of what came with an error."""
+def _count(usage: Any, name: str) -> int:
+    """Tokens that a server counted; 0 where it says no number."""
+    value = usage.get(name) if isinstance(usage, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        return 0
+    return int(value)
+
+
+def _values(data: bytes) -> tuple[Any, str]:
+    """(a body's JSON values, "") or (None, why it has none)."""
     try:
-        text = error.read(4096).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        return str(error.reason)
-    return " ".join(text.split())[:200] or str(error.reason)
+        return json.loads(data), ""
+    except (ValueError, RecursionError) as e:
+        return None, str(e)

@@ -1,11 +1,12 @@
 """What was made for a stage: once, when the stage begins, and from then on read from the run's folder.
 
-`made/<stage>.replies.jsonl` is the journal: all that models wrote, a line for each batch, there before it is used. So a
-run that is killed makes again what no model is asked for, and goes on behind the last whole batch. When all is made,
-`made/<stage>.jsonl` says what became of every record: a first line of counts, writers and cost, then a line for each
-with its values, what it was made of, who wrote it after which prompt with which draw, and why it was thrown away where
-it was. `made/<stage>.rows.jsonl` holds the rows that are trained on (before selectors), as a user's own file would.
-progress.json holds the hashes of the last two from the moment at which the stage's rows count as made.
+`made/<stage>.replies.jsonl` is the journal: all that models wrote, a line for each batch (of an address, for each
+answer), there before it is used. So a run that is killed makes again what no model is asked for, and goes on behind
+the last whole line. When all is made, `made/<stage>.jsonl` says what became of every record: a first line of counts,
+writers and cost, then a line for each with its values, what it was made of, who wrote it after which prompt with which
+draw, and why it was thrown away where it was. `made/<stage>.rows.jsonl` holds the rows that are trained on (before
+selectors), as a user's own file would. progress.json holds the hashes of the last two from the moment at which the
+stage's rows count as made.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ MADE = "made"
 PHASE = "generation"
 SHOWN = 4
 """Reasons for throwing records away that a sentence names."""
+FLAWS = {"empty": "empty", "refused": "refused", "cut": "cut", "uncounted": "whose tokens it did not count"}
+"""Counts of answers with something wrong, in words."""
 SAID_EVERY = 30.0
 Say = Callable[[str], None]
 
@@ -323,7 +326,7 @@ def _told(head: dict[str, Any]) -> str:
         more = sum(count for _, count in thrown[SHOWN:])
         said += f"; thrown away: {reasons}{f', {more:,} for other reasons' if more else ''}"
     for name, w in head["writers"].items():
-        flaws = [f"{w[k]:,} {k}" for k in ("empty", "refused", "cut") if w.get(k)]
+        flaws = [f"{w[k]:,} {words}" for k, words in FLAWS.items() if w.get(k)]
         said += f"; '{name}' gave {w.get('replies', 0):,} answers ({w.get('written', 0):,} tokens"
         said += f"; {', '.join(flaws)})" if flaws else ")"
     return said

@@ -242,7 +242,7 @@ def made_by(
                 remedy="return a list of Made(values, of=record), of the records that were offered",
             )
         try:
-            json.dumps([dict(one.values), dict(one.scores)], allow_nan=False)
+            json.dumps([dict(one.values), dict(one.scores)], allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError) as e:
             raise MethodError(
                 f"'{name}' made a record that is no JSON: {e}",

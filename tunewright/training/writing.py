@@ -86,7 +86,8 @@ class LocalWriter(Writer):
         written = iter(self._drawn(adapted, wanted, max_new_tokens, temperature))
         out = []
         for a, row, fit in zip(asked, rows, fits, strict=True):
-            long = f"{len(row.fields['prompt_ids'])} tokens of prompt and {max_new_tokens} new ones; it reads {room}"
+            long = f"{len(row.fields['prompt_ids'])} tokens and {max_new_tokens} new ones; it reads {room}"
+            long = f"the prompt is too long: {long}"
             out.append([next(written) if fit else Reply("", False, 0, refused=long) for _ in a.draws])
         return out, sum(len(row.fields["prompt_ids"]) for row, fit in zip(rows, fits, strict=True) if fit)
 
