@@ -38,6 +38,7 @@ from tunewright.recipe import Recipe
 from tunewright.runs.run import resume as resume_run
 from tunewright.runs.run import run as run_recipe
 from tunewright.runs.stages import TrainingCallback, end_stage
+from tunewright.tasks import get_task
 from tunewright.training import carry
 
 STEPS = 4
@@ -453,9 +454,9 @@ def test_a_sequence_that_begins_at_the_base_takes_nothing_from_another(two):
 def test_what_it_cannot_do_is_refused(two):
     folder, task = two
     with pytest.raises(MethodError, match="does not serve the task text-generation"):
-        check_conflicts([("mos", MOS())], stage="main", task="text-generation")
+        check_conflicts([("mos", MOS())], stage="main", task=get_task("text-generation"))
     with pytest.raises(MethodError, match="'mos' and 'lae' both"):
-        check_conflicts([("mos", MOS()), ("lae", LAE())], stage="main", task=task)
+        check_conflicts([("mos", MOS()), ("lae", LAE())], stage="main", task=get_task(task))
     with pytest.raises(MethodError, match="this model has none"):
         stage(Adapted(tiny.efficientnet(labels=6)), TASKS[0], task=PICTURES)
     run = follow(folder, "one", TASKS[1], task=task)

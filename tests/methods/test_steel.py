@@ -278,10 +278,10 @@ def test_too_few_and_useless_upstream_tasks_are_refused():
 
 def test_it_has_its_stage_to_itself_but_for_an_optimizer_which_does_nothing_there():
     steel, named = ("steel", STEEL(upstream=["stages"])), lambda name: (name, catalogue.load_method(name)())
-    check_conflicts([steel, named("lion")], stage="s", task="text-classification")
+    check_conflicts([steel, named("lion")], stage="s", task=get_task("text-classification"))
     for other in ("lora", "core-tuning", "infinite-lr", "layerwise-decay"):
         with pytest.raises(MethodError, match=f"'steel' has its stage to itself, and '{other}' stands beside it"):
-            check_conflicts([named(other), steel], stage="s", task="text-classification")
+            check_conflicts([named(other), steel], stage="s", task=get_task("text-classification"))
 
 
 # -- whole runs ---------------------------------------------------------------------------------------------------
