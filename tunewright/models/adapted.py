@@ -89,6 +89,11 @@ class Adapted(Reshapable):
         """Parameters of the deltas that may train: those carried from an earlier stage as `frozen` are left out."""
         return {n: p for n, p in self.delta_parameters().items() if not forms.is_frozen(p)}
 
+    def trainable_new(self) -> tuple[str, ...]:
+        """Names of the parameters drawn afresh that may train: those that a method holds still are left out."""
+        parameters = self.base_parameters()
+        return tuple(n for n in self.new if not forms.is_frozen(parameters[n]))
+
     def deltas(self) -> dict[str, dict[str, forms.Delta]]:
         """site name -> delta name -> delta, for every site that has one."""
         by_site = {s.name: forms.deltas_of(s) for s in self.structure.every_site}
@@ -163,6 +168,8 @@ class Adapted(Reshapable):
             forms.detach(site)
         while self.operated:
             self.undo()
+        for p in self.base_parameters().values():
+            forms.set_frozen(p, False)
 
     def put_back(self) -> None:
         """Every original in its place, and forgotten."""

@@ -117,12 +117,12 @@ def _fusable(module: Any, delta: LowRank, x: Tensor) -> bool:
 
 
 def is_frozen(parameter: Tensor) -> bool:
-    """Whether a delta's parameter was carried from an earlier stage as `frozen`."""
+    """Whether a delta's parameter was carried from an earlier stage as `frozen`, or a new head's is held still."""
     return bool(getattr(parameter, "tunewright_frozen", False))
 
 
 def set_frozen(parameter: Tensor, frozen: bool) -> None:
-    """Say whether a delta's parameter, carried from an earlier stage, goes on training."""
+    """Say that a delta's parameter does not train in this stage, or that one of a new head does not."""
     parameter.tunewright_frozen = frozen  # type: ignore[attr-defined]
 
 

@@ -75,7 +75,7 @@ class Loop:
         if self.chooser is None:
             # a stage that wraps the frozen model trains what the wrapping method owns, and deltas if there are any
             wraps = self.methods.one("wrap") is not None and not self.adapted.trainable_deltas()
-            self.trained.set(Choice(self.adapted.new) if wraps else self.trained.default())
+            self.trained.set(Choice(self.adapted.trainable_new()) if wraps else self.trained.default())
         else:
             first = self._draw()
             self.trained.move(first.places)

@@ -58,7 +58,11 @@ class Trained:
         """
         deltas = list(self.adapted.trainable_deltas())
         made = any(d.made for by_name in self.adapted.deltas().values() for d in by_name.values())
-        return Choice(tuple(sorted([*deltas, *self.adapted.new] if deltas or made else self.adapted.base_parameters())))
+        return Choice(
+            tuple(
+                sorted([*deltas, *self.adapted.trainable_new()] if deltas or made else self.adapted.base_parameters())
+            )
+        )
 
     def everything(self) -> dict[str, tuple[str, nn.Parameter]]:
         """Every parameter that could train: name -> (group, parameter)."""

@@ -222,8 +222,9 @@ class MOS(Method):
         if not task:  # a sequence begins, whatever other stages left
             state.data |= {"classes": [], "owners": []}
         head = classifier_head_name(adapted.model)
-        still = [n for n in adapted.new if n.rpartition(".")[0] != head]
-        state.data |= {"task": task, "new": needs.row_labels, "ended": False, "still": still}
+        state.data |= {"task": task, "new": needs.row_labels, "ended": False}
+        for name in adapted.new:
+            set_frozen(adapted.base_parameters()[name], name.rpartition(".")[0] != head)
         for site in adapted.structure.whole:
             if NAME in deltas_of(site):
                 rename(site, NAME, named(task))
@@ -239,10 +240,6 @@ class MOS(Method):
 
     def objective(self, outputs: Outputs, batch: Batch, state: State) -> Loss:
         return Loss(loss_among(outputs.logits, batch.labels, state.data["new"], method=NAME))
-
-    def gradient(self, gradients: Mapping[str, Tensor], state: State) -> dict[str, Tensor]:
-        """Layers of a new head before its last one make features of all tasks: they stay as they were drawn."""
-        return {n: g for n, g in gradients.items() if n not in state.data["still"]}
 
     def after_step(self, adapted: Adapted, state: State) -> None:
         task = state.data["task"]
