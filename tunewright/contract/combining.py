@@ -58,7 +58,7 @@ class Methods:
         """Call one method's slot function; `needs` is made only when the function asks for it."""
         if "needs" in arguments(type(bound.method), slot):
             offered["needs"] = Needs({**bound.stage_needs, **(signals or {})})
-        return call(bound.method, slot, state=bound.state, rng=bound.state.rng, **offered)
+        return call(bound.method, slot, bound.name, state=bound.state, rng=bound.state.rng, **offered)
 
     def event(self, slot: str, **offered: Any) -> None:
         """Tell every method on an event slot, in order."""

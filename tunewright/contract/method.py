@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tunewright.contract.candidates import Candidates as Candidates
 from tunewright.contract.found import Found
 from tunewright.contract.left import Earlier
+from tunewright.contract.returned import check_returned, place, told
 from tunewright.contract.slot import SLOTS
 from tunewright.contract.state import State as State
 from tunewright.errors import MethodError, did_you_mean
@@ -277,10 +278,26 @@ class Needs:
             ) from None
 
 
-def call(method: Method, slot: str, **offered: Any) -> Any:
-    """Call a method's slot function with those of the offered arguments that it names."""
+def call(method: Method, slot: str, named: str = "", /, **offered: Any) -> Any:
+    """Call a method's slot function with those of the offered arguments that it names. `named`: the method in the
+    recipe. MethodError where it gives what the slot does not take.
+    """
     function = getattr(method, slot)
-    return function(**{n: offered[n] for n in arguments(type(method), slot)})
+    given = function(**{n: offered[n] for n in arguments(type(method), slot)})
+    check_returned(type(method), slot, given, named, offered)
+    return given
+
+
+def begun(method: Method, run: Setup, named: str = "") -> State:
+    """What a method's `setup` gives. MethodError where it gives no State."""
+    state = method.setup(run)
+    if not isinstance(state, State):
+        raise MethodError(
+            f"'{named or type(method).__name__}' gave {told(state)} as its state",
+            where=place(type(method), "setup"),
+            remedy="end setup with `return State(...)`",
+        )
+    return state
 
 
 _ARGUMENTS: dict[tuple[type, str], tuple[str, ...]] = {}

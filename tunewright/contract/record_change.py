@@ -51,7 +51,7 @@ def record_change(named: Sequence[tuple[str, Method]], seed: int) -> RecordChang
     """
 
     def step(name: str, method: Method) -> Step:
-        return lambda record: call(method, "example", record=record, rng=row_rng(seed, name, 0, record.id))
+        return lambda record: call(method, "example", name, record=record, rng=row_rng(seed, name, 0, record.id))
 
     return _change([(n, m) for n, m in named if "example" in type(m).slots()], step, seed)
 

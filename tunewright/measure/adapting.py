@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from tunewright.contract.batch import Outputs, Row
 from tunewright.contract.combining import rng_state, rng_tuple
-from tunewright.contract.method import Candidates, Method, Plan, Setup, State, call, row_rng
+from tunewright.contract.method import Candidates, Method, Plan, Setup, State, begun, call, row_rng
+from tunewright.contract.returned import place, told
 from tunewright.contract.task import Task
 from tunewright.contract.unlabelled import Collapsed, Moving, Unjudged, Unlabelled
 from tunewright.errors import MethodError, did_you_mean
@@ -137,7 +138,7 @@ class Stream:
         self.reset = self.reset or type(self.method).resets
         rng = random.Random(f"{self.seed}/test-time/{self.name}")
         plan = Plan(self.steps, 0, "test-time", 0, 0.0, 0)
-        self.method_state: State = self.method.setup(Setup(self.adapted, plan, self.task.name, rng))
+        self.method_state: State = begun(self.method, Setup(self.adapted, plan, self.task.name, rng), self.name)
         self.method_state.rng = rng
         self.method_state.place(self.adapted.device)
         self.moving = Moving(self._named())
@@ -153,7 +154,14 @@ class Stream:
     def _named(self) -> dict[str, nn.Parameter]:
         owned = {f"{self.name}.{n}": p for n, p in self.method_state.named_parameters()}
         known = Candidates(self.adapted, owned)
-        names = [*self.method.adapts(known), *owned]
+        chosen = self.method.adapts(known)
+        if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+            raise MethodError(
+                f"'{self.name}' gave {told(chosen)} as the names of what it adapts",
+                where=place(type(self.method), "adapts"),
+                remedy="return a list of parameter names; [] where it changes none",
+            )
+        names = [*chosen, *owned]
         for n in names:
             if n not in known.parameters:
                 raise MethodError(
@@ -236,6 +244,7 @@ class Stream:
             logits: Tensor = call(
                 self.method,
                 "adapt",
+                self.name,
                 batch=batch,
                 forward=self.forward,
                 weights=self.moving,

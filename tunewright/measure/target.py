@@ -24,7 +24,7 @@ from tunewright.contract.pairs import Pair, paired
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import _kv, overlap, spans, text
+from tunewright.measure import _kv, overlap, returned, spans, text
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
@@ -117,7 +117,7 @@ def _added(name: str) -> Metric:
             where=f"{point.module}:{point.attribute}",
             remedy=f"give it `{owed}`",
         )
-    return metric
+    return returned.checked(metric, name, f"{point.module}:{point.attribute}")
 
 
 def check_metric(name: str, task: Task) -> Metric:

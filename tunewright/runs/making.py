@@ -21,7 +21,8 @@ from tunewright.contract.method import Method, Needs, State, arguments, call
 from tunewright.contract.needs import NeedContext
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
-from tunewright.contract.writer import Writer
+from tunewright.contract.returned import number, told
+from tunewright.contract.writer import Writer, Written
 from tunewright.errors import MethodError
 from tunewright.loading.address import key_of
 from tunewright.recipe import MethodUse, Recipe, StageSpec
@@ -199,7 +200,7 @@ def judged_by(
         ]
         total = [0.0] * len(samples)
         for name, method in judges if samples else ():
-            given = call(method, "reward", samples=samples, needs=Needs(served[name]), state=State())
+            given = call(method, "reward", name, samples=samples, needs=Needs(served[name]), state=State())
             values = checked(given, samples, name)
             total = [t + method.share_of_sum * whole(v) for t, v in zip(total, values, strict=True)]
         return total
@@ -224,6 +225,7 @@ def made_by(
     given = call(
         method,
         "synthesize",
+        name,
         records=records,
         writers={n: writers[n] for n in method.speakers() if n in writers},
         readers={n: readers[n] for n in method.speakers() if n in readers},
@@ -240,6 +242,18 @@ def made_by(
                 f"'{name}' gave {type(one).__name__ if not isinstance(one, Made) else 'a record that is made of none'}",
                 where=where,
                 remedy="return a list of Made(values, of=record), of the records that were offered",
+            )
+        if not isinstance(one.thrown, str) or not isinstance(one.written, Written | None):
+            raise MethodError(
+                f"'{name}' made a record whose `thrown` is {told(one.thrown)} and `written` {told(one.written)}",
+                where=one.of.where,
+                remedy='thrown is a reason, or "" for what is kept; written an answer of a writer, or None',
+            )
+        if wrong := next((n for n, v in dict(one.scores).items() if not number(v)), None):
+            raise MethodError(
+                f"'{name}' made a record whose score '{wrong}' is {told(one.scores[wrong])}",
+                where=one.of.where,
+                remedy="a score is a finite number",
             )
         try:
             json.dumps([dict(one.values), dict(one.scores)], allow_nan=False, ensure_ascii=False).encode()

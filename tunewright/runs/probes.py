@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from tunewright import catalogue
-from tunewright.contract.method import arguments
+from tunewright.contract.method import call
 from tunewright.measure.probe import Side
 from tunewright.models.adapted import Adapted
 from tunewright.recipe.naming import numbered
@@ -68,5 +68,5 @@ def run(use: Any, session: Session, base: Readings, tuned: Readings) -> Probe:
         for tuned, r in ((False, base), (True, after))
     ]
     offered = {"base": sides[0], "tuned": sides[1], "structure": adapted.structure}
-    result = probe.probe(**{n: offered[n] for n in arguments(type(probe), "probe") if n in offered})
+    result = call(probe, "probe", use.name, **offered)
     return Probe(**result.model_dump())

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tunewright.contract.left import Earlier, NotThereYet
-from tunewright.contract.method import Setup
+from tunewright.contract.method import Setup, begun
 from tunewright.files.hashing import hash_weights
 from tunewright.runs import made, predicting, predictors, selected, streams
 from tunewright.runs.merging import unfoldable
@@ -39,7 +39,8 @@ def rehearse(session: Session, run: Path) -> None:
             earlier = Earlier(complete=part.index == 0)
             for b in stage.methods:
                 with suppress(NotThereYet):
-                    b.method.setup(Setup(session.adapted, stage.plan, session.task.name, random.Random(0), earlier))
+                    plan, task = stage.plan, session.task.name
+                    begun(b.method, Setup(session.adapted, plan, task, random.Random(0), earlier), b.name)
         finally:
             if start != "base":
                 session.adapted.forget_changes()

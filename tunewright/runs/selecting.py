@@ -10,6 +10,7 @@ wait for their stage to begin (`selected.py`): they read records with the model 
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from tunewright.contract.method import Method, arguments, call
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
+from tunewright.contract.slot import SLOTS
 from tunewright.data.dataset import Dataset
 from tunewright.data.order import sizes
 from tunewright.data.read import SourceLike, read_all
@@ -222,7 +224,7 @@ def applied(
         method = selector(use, where, aimed=bool(target))
         rng = random.Random(f"{seed}/select/{stage}/{use.name}")
         asked = {n: readers[n] for n in method.speakers() if n in readers}
-        given = call(method, "select", records=records, target=target, readers=asked, rng=rng)
+        given = call(method, "select", use.name, records=records, target=target, readers=asked, rng=rng)
         found = _checked(given, len(records), use.name, where)
         assert found.weights is not None
         _note(
@@ -296,10 +298,21 @@ def check_selector(use: MethodUse, where: str, recipe: Recipe) -> None:
 
 def _checked(selection: Any, n: int, name: str, where: str) -> Selected:
     """What a selector gave, with plain indices and a weight for each."""
-    if not isinstance(selection, Selected):
-        selection = Selected(*selection) if isinstance(selection, tuple) else Selected(selection)
-    indices = [int(i) for i in selection.indices]
-    weights = [1.0] * len(indices) if selection.weights is None else [float(f) for f in selection.weights]
+    try:
+        if not isinstance(selection, Selected):
+            several = isinstance(selection, tuple) and selection and not isinstance(selection[0], int)
+            selection = Selected(*selection) if several else Selected(selection)
+        indices = [operator.index(i) for i in selection.indices]
+        weights = [1.0] * len(indices) if selection.weights is None else [float(f) for f in selection.weights]
+        for values in selection.scores.values():
+            _ = [float(v) for v in values]
+        reasons = selection.reasons
+        if reasons is not None and not all(isinstance(r, str) for r in reasons):
+            raise TypeError("reasons that are no texts")
+    except (TypeError, ValueError, AttributeError) as e:
+        raise MethodError(
+            f"'{name}' gave a selection that cannot be read: {e}", where=where, remedy=f"return {SLOTS['select'].gives}"
+        ) from None
     if len(set(indices)) < len(indices) or any(not 0 <= i < n for i in indices):
         raise MethodError(f"'{name}' must return different indices of its {n} records", where=where)
     if len(weights) != len(indices) or any(not 0 < w < float("inf") for w in weights):

@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.contract.combining import Methods
+from tunewright.contract.combining import Bound, Methods
+from tunewright.contract.found import Found
 from tunewright.contract.left import left_of
-from tunewright.errors import Interrupted
+from tunewright.contract.returned import place
+from tunewright.contract.returned import told as in_words
+from tunewright.errors import Interrupted, MethodError
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
 from tunewright.machine import terminal
@@ -253,7 +256,18 @@ def run_stage(
         splits=len(stage.splits),
         trained_names={n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()},
         flops=loop.flops,
-        found={b.name: asdict(f) for b in methods if (f := b.method.found(b.state)) is not None},
+        found={b.name: asdict(f) for b in methods if (f := _found(b)) is not None},
+    )
+
+
+def _found(bound: Bound) -> Found | None:
+    told_by = bound.method.found(bound.state)
+    if told_by is None or isinstance(told_by, Found):
+        return told_by
+    raise MethodError(
+        f"'{bound.name}' gave {in_words(told_by)} as what it found",
+        where=place(type(bound.method), "found"),
+        remedy="return Found(title, description, values), or None",
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.contract.left import Earlier, Left, from_files, to_files
-from tunewright.contract.method import Plan, Setup
+from tunewright.contract.method import Plan, Setup, begun
 from tunewright.errors import CheckpointError, MethodError, ModelError
 from tunewright.files import checkpoint
 from tunewright.files.regular import regular
@@ -98,7 +98,7 @@ def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> No
     plan = Plan(**by["plan"])
     methods = bind([(by["name"], load_method(by["name"])(**by["parameters"]))], 0, plan.stage)
     (bound,) = methods
-    bound.state = bound.method.setup(Setup(adapted, plan, by["task"], bound.state.rng))
+    bound.state = begun(bound.method, Setup(adapted, plan, by["task"], bound.state.rng), bound.name)
     if missing := sorted(bound.state.state_dict().keys() - tensors.keys()):
         raise CheckpointError(
             f"the state of '{by['name']}' lacks {', '.join(missing)}",

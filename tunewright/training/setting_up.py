@@ -8,7 +8,7 @@ from typing import Any
 
 from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.left import Earlier
-from tunewright.contract.method import Plan, Setup
+from tunewright.contract.method import Plan, Setup, begun
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted, Wrapped
 from tunewright.models.context import check_one_text
@@ -34,7 +34,7 @@ def set_up(
         prepare(adapted, methods, b, needs(b, "prepare") if b.method.reshapes else {})
     for b in methods:
         own = b.state.rng
-        b.state = b.method.setup(Setup(adapted, plan, task, own, Earlier() if earlier is None else earlier))
+        b.state = begun(b.method, Setup(adapted, plan, task, own, Earlier() if earlier is None else earlier), b.name)
         b.state.rng = own
         b.state.place(adapted.device)
         b.stage_needs = needs(b)

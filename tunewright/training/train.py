@@ -210,7 +210,7 @@ class Loop:
         if own is None:
             return factor_of(self.spec.lr_scheduler_type, self._place(), self.plan.steps, self.plan.warmup_steps)
         got = self.methods.call(own, "schedule", step=self.step_number, plan=self.plan)
-        return got if isinstance(got, dict) else float(got)
+        return dict(got) if isinstance(got, Mapping) else float(got)
 
     def _place(self) -> float:
         """The step in the plan's count: where seconds or operations end the stage, by the share of them that is
