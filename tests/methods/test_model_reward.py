@@ -28,6 +28,7 @@ from tunewright.methods.reinforcement.ppo import PPO
 from tunewright.models.adapted import Adapted
 from tunewright.models.flops import counting
 from tunewright.planning.check import check_recipe
+from tunewright.planning.plan import plan as plan_of
 from tunewright.recipe import Recipe
 from tunewright.runs.run import resume, run
 from tunewright.tasks import get_task
@@ -222,6 +223,28 @@ def test_a_run_and_its_export_judge_alike_and_a_run_of_them_resumes(taught, tmp_
     assert rewards[0] == pytest.approx(rewards[1], abs=1e-3) and len(rewards[0]) == 2
     begun = json.loads((tmp_path / "rm" / "begun.json").read_text())
     assert any("models.judge" in n for n in begun["content"])
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_that_began_with_a_fresh_model_judges_wherever_it_lies(taught, tmp_path, method):
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = {"config": {"model_type": "llama", **shape, "max_position_embeddings": 128}, "vocab_size": 300}
+    folder = tmp_path / "there"
+    shutil.copytree(taught, folder)
+    given = {"model": model, "stages__0__methods": [method], "stages__0__budget": {"steps": 2}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+        run(Recipe.load(recipe_of(folder, name="fresh", **given)), folder / "judge", quiet=True)
+    (folder / "judge").rename(folder / "moved")
+    export(folder / "moved", folder / "whole")
+    rewards = []
+    for judge in ("./moved", "./whole"):
+        named = Recipe.load(policy(folder, judge, data__chat=False))
+        assert check_recipe(named).report.ok and plan_of(named, quiet=True).stages
+        out = run(named, tmp_path / judge[2:], sets=["stages.0.budget.steps=1"], quiet=True).folder
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        rewards.append([x["reward"] for x in lines if "reward" in x])
+    assert rewards[0] and rewards[0] == pytest.approx(rewards[1], abs=1e-3)
 
 
 def test_a_judge_that_changed_since_the_run_began_is_refused(taught, tmp_path):

@@ -14,12 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from tests import small, tiny
 from tests.running import limited
+from tunewright import merge
 from tunewright.errors import CheckpointError, FolderError, ModelError, RecipeError, TunewrightError
 from tunewright.files.hashing import hash_weights
 from tunewright.finished.export import export
 from tunewright.finished.finished import open_run
 from tunewright.finished.run import Run
 from tunewright.loading.new_tokenizer import special_tokens, train_tokenizer
+from tunewright.paired.measuring import measure
+from tunewright.paired.request import Request
 from tunewright.planning.check import check_recipe
 from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
@@ -280,6 +283,46 @@ def test_the_next_run_starts_from_the_last_one(tmp_path):
         assert hash_weights(on / "base" if model is FRESH else run / "base") == hash_weights(run / "base")
     with pytest.raises(TunewrightError, match="another base"):
         ran(tmp_path, "off", model={**FRESH, "seed": 1}, stages=stages)
+
+
+def _merged(folder: Path, run: Path) -> None:
+    merge([str(run), str(folder / "second")], out=folder / "merged", method="linear")
+    tuned = open_run(run).adapted.model.state_dict(), open_run(folder / "second").adapted.model.state_dict()
+    name = "lm_head.weight"
+    assert torch.allclose(weights(folder / "merged")[name], (tuned[0][name] + tuned[1][name]) / 2, atol=1e-6)
+
+
+def _measured(folder: Path, run: Path) -> None:
+    tuned = str(run / "adapter" if (run / "adapter").is_dir() else run)
+    made = measure(Request([str(run / "base")], [tuned], data=[str(folder / "test.jsonl")]), folder / "pair")
+    assert made.target is not None
+
+
+def _gone_on(folder: Path, run: Path) -> None:
+    start = str(run / "adapter" if (run / "adapter").is_dir() else run)
+    ran(folder, "on", model=str(run / "base"), stages=[{**FULL[0], "start": start}])
+    with pytest.raises(TunewrightError) as other:
+        ran(folder, "off", model="./base", stages=[{**FULL[0], "start": str(run)}])
+    assert f"write model: {run / 'base'}" in str(other.value)
+
+
+def _merged_after(folder: Path, run: Path) -> None:
+    ran(folder, "with", model=str(run / "base"), after=[{"linear": {"of": [str(run)]}}])
+
+
+def _used_after(folder: Path, run: Path) -> None:
+    assert Run(run).chat(max_new_tokens=2).answer("card").keys() == {"base", "tuned"}
+    assert export(run).reloaded == 0
+
+
+@pytest.mark.parametrize("way", [_merged, _measured, _gone_on, _merged_after, _used_after])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_is_used_by_its_folder_wherever_it_lies(tmp_path, way, method):
+    for name in ("run", "second"):
+        ran(tmp_path, name, stages=[{**FULL[0], "methods": [method]}], train__seed=len(name))
+    moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "cache")
+    way(tmp_path, moved)
 
 
 TASKS: dict[str, tuple[str, dict[str, Any], str]] = {

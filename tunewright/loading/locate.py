@@ -83,6 +83,17 @@ def drawn_as(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def own_base(folder: Path) -> Path | None:
+    """The fresh model that a run keeps, of the run's folder or of one in it; None where it keeps none.
+
+    What the run wrote names it by where it was then, which a folder that is moved or copied leaves behind.
+    """
+    for run in (folder, folder.resolve().parent):
+        if (run / "recipe.yaml").is_file() and drawn_as(run / "base") is not None:
+            return run / "base"
+    return None
+
+
 def _no_revision(name: str, revision: str | None, what: str) -> None:
     if revision is not None:
         raise ModelError(

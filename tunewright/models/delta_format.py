@@ -82,12 +82,12 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
     """
     folder = Path(folder)
     how, tensors = read_delta(folder)
-    where, base = str(folder / WEIGHTS), how["base"]
+    where, base, own = str(folder / WEIGHTS), how["base"], folder / "base"
     if base["hash"] and adapted.base_hash and base["hash"] != adapted.base_hash:
         raise ModelError(
             f"the change belongs to another base (weights {base['hash'][:12]}, here {adapted.base_hash[:12]})",
             where=where,
-            remedy=f"load '{base['name']}'",
+            remedy=f"load '{own if (own / 'config.json').is_file() else base['name']}'",
         )
     if len(tensors) != how["tensors"]:
         raise ModelError(

@@ -12,6 +12,7 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError
 from tunewright.files.regular import regular
 from tunewright.loading.load import Loaded, load
+from tunewright.loading.locate import own_base
 from tunewright.loading.options import options_of
 from tunewright.machine import devices
 from tunewright.models.adapted import Adapted
@@ -82,7 +83,11 @@ def asked(name: str, base: str | None = None) -> Asked:
 
 
 def _base_of(folder: Path) -> str:
-    """The model that an adapter says it goes on; a relative path is seen from the adapter's folder, too."""
+    """The model that an adapter says it goes on, or that its run keeps; a relative path is seen from the adapter's
+    folder, too.
+    """
+    if (own := own_base(folder)) is not None:
+        return str(own)
     file = folder / ADAPTER
     try:
         named = json.loads(regular(file).read_text(encoding="utf-8"))["base_model_name_or_path"]

@@ -189,3 +189,15 @@ def _check_config(config: dict[str, Any], vocabulary: int | None) -> None:
         raise problem(
             f"vocab_size is {vocabulary:,} here and {said:,} in config", "keep one of the two", ("vocab_size",)
         )
+
+
+def located(spec: ModelSpec, base: Path) -> ModelSpec:
+    """A model's spec with a folder or file that is named from the recipe's own folder written from the root."""
+    dotted = spec.name.startswith(("./", "../"))
+    if spec.url is not None:
+        return spec
+    return (
+        spec.model_copy(update={"name": str((base / spec.name).resolve())})
+        if dotted or (base / spec.name).exists()
+        else spec
+    )

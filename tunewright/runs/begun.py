@@ -17,9 +17,10 @@ from tunewright.errors import CheckpointError
 from tunewright.files import checkpoint, hashing
 from tunewright.files.regular import regular
 from tunewright.recipe import yaml_text
+from tunewright.recipe.models import located
 from tunewright.runs.folder import BEGUN, RECIPE, RunFolder
 from tunewright.runs.judges import is_run
-from tunewright.runs.session import Session, located
+from tunewright.runs.session import Session
 from tunewright.training import carry
 
 SHOWN = 5

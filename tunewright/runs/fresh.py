@@ -24,8 +24,8 @@ from tunewright.loading.load import Loaded, load
 from tunewright.loading.locate import DRAWN, drawn_as
 from tunewright.loading.new_tokenizer import train_tokenizer
 from tunewright.recipe import ModelSpec, Recipe, Source
+from tunewright.recipe.models import located
 from tunewright.runs.folder import BASE
-from tunewright.runs.session import located
 from tunewright.tasks import get_task
 
 _NO_TEXT = ("role", "id", "name")

@@ -11,6 +11,7 @@ from tunewright.loading.load import load
 from tunewright.loading.options import options_of
 from tunewright.recipe import ModelSpec, Recipe
 from tunewright.runs.folder import RECIPE
+from tunewright.runs.fresh import load_model
 from tunewright.runs.vocabulary import add_tokens
 from tunewright.tasks.reward_modeling import RewardModeling
 from tunewright.training import carry
@@ -37,14 +38,7 @@ def judge_of(name: str, spec: ModelSpec, tokenizer: Any, *, device: str, precisi
             remedy=f"name a run of `task: {task.name}`",
         )
     carry.result_of(run, f"models.{name}")  # an unfinished run is refused before its base is read
-    loaded = load(
-        recipe.model,
-        task,
-        labels=task.head_of(None),
-        device=device,
-        precision=precision,
-        weights=weights,
-    )
+    loaded = load_model(recipe, task, task.head_of(None), device, precision, weights)
     then = recipe.made_with.get("model_hash", loaded.hash)
     if weights and then != loaded.hash:
         raise CheckpointError(

@@ -19,6 +19,7 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
+from tunewright.recipe.models import located
 from tunewright.runs.aiming import aims, halves
 from tunewright.runs.judges import judge_of
 from tunewright.runs.making import Makers
@@ -297,15 +298,3 @@ class Session:
 def _chooses(method: Method) -> bool:
     """Whether a method reads validation rows, in a slot or through a need."""
     return asks(type(method)) or any(need.reads == "validation" for need in method.needs())
-
-
-def located(spec: ModelSpec, base: Path) -> ModelSpec:
-    """A model's spec with a folder or file that is named from the recipe's own folder written from the root."""
-    dotted = spec.name.startswith(("./", "../"))
-    if spec.url is not None:
-        return spec
-    return (
-        spec.model_copy(update={"name": str((base / spec.name).resolve())})
-        if dotted or (base / spec.name).exists()
-        else spec
-    )

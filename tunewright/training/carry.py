@@ -15,6 +15,7 @@ from tunewright.contract.method import Plan, Setup, begun
 from tunewright.errors import CheckpointError, MethodError, ModelError
 from tunewright.files import checkpoint
 from tunewright.files.regular import regular
+from tunewright.loading.locate import own_base
 from tunewright.models import delta_format
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
@@ -69,7 +70,9 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
                 f"{adapted.base_hash[:12]})"
             ),
             where=str(folder),
-            remedy="use the model that the stage's run names in its recipe.yaml",
+            remedy=f"write model: {own}, which its run began with"
+            if (own := own_base(folder.parent)) is not None
+            else "use the model that the stage's run names in its recipe.yaml",
         )
     for record in saved.state.get("surgery", ()):
         adapted.operate(replayed(record))

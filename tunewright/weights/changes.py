@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunewright.errors import ModelError, did_you_mean
+from tunewright.loading.locate import own_base
 from tunewright.models import delta_format, peft_format
 from tunewright.models.delta_names import DeltaName
 from tunewright.models.peft_settings import read_config
@@ -29,7 +30,11 @@ Open = Callable[[str], Source]
 
 
 def read_change(folder: Path, ref: str, base: str | None, opened: Open) -> Tuned:
-    """An adapter or a saved change on `base`, or on the base that it names itself. ModelError for what is neither."""
+    """An adapter or a saved change on `base`, or on the base that its run keeps or it names itself. ModelError for what
+    is neither.
+    """
+    own = own_base(folder)
+    base = base or (str(own) if own is not None else None)
     if (folder / "adapter_config.json").exists():
         config = read_config(folder)
         under = _base(base or config.get("base_model_name_or_path"), folder, opened)
@@ -42,7 +47,7 @@ def read_change(folder: Path, ref: str, base: str | None, opened: Open) -> Tuned
             raise ModelError(
                 f"the change belongs to another base (weights {base_hash[:12]}, here {under.hash()[:12]})",
                 where=str(folder),
-                remedy=f"give its own base: '{how['base']['name']}'",
+                remedy=f"give its own base: '{own or how['base']['name']}'",
             )
         return Tuned(
             under,
