@@ -53,7 +53,7 @@ def _ran(case: TaskCase) -> Path:
 def the_base_is_measured(case: TaskCase) -> None:
     """The report's figure before is the untouched base's own, on all evaluated rows, and there is a drift beside it."""
     report = Report.load(_ran(case))
-    assert report.target is not None, "the report has no target"
+    assert report.target is not None and report.target.before is not None, "the report has no figure of the base"
     rows = case.rows[-3:]
     metric = report.target.metric
     results = evaluate(case.model, case.reader, case.task, rows, metric, max_new_tokens=_most(case, rows, metric))
