@@ -231,9 +231,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(folder: Path, model: str = "t5", **changes: Any) -> Recipe:
+def recipe(folder: Path, model: Any = "t5", **changes: Any) -> Recipe:
     tree = {
-        "model": str(folder / model),
+        "model": str(folder / model) if isinstance(model, str) else model,
         "task": "text2text-generation",
         "data": {"train": str(folder / "train.jsonl"), "eval": str(folder / "test.jsonl"), "max_length": 32},
         "methods": [{"lora": {"rank": 4}}],
@@ -321,6 +321,26 @@ def test_a_layer_that_is_asked_its_type_may_be_factored(inputs: Path) -> None:
     """T5 reads the type of a weight before it casts."""
     run(recipe(inputs, methods=["pela"], budget__steps=1), inputs / "thin", quiet=True)
     assert (inputs / "thin" / "report.json").exists()
+
+
+FRESH: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 2},
+    "bart": {
+        "d_model": 32,
+        **{f"{s}_{n}": v for s in ("encoder", "decoder") for n, v in (("layers", 1), ("ffn_dim", 32))},
+    }
+    | {"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+}
+
+
+@pytest.mark.parametrize("kind", FRESH)
+def test_a_model_may_be_drawn(kind: str, inputs: Path) -> None:
+    """What its decoder begins with is the token that its kind begins with, under the new tokenizer's ids."""
+    model = {"config": {"model_type": kind, **FRESH[kind]}, "tokenizer": "train", "vocab_size": 300}
+    out = inputs / f"fresh-{kind}"
+    run(recipe(inputs, model=model, methods=["full"], budget__steps=1), out, quiet=True)
+    config = json.loads((out / "base" / "config.json").read_text())
+    assert config["decoder_start_token_id"] == config["pad_token_id" if kind == "t5" else "eos_token_id"]
 
 
 def test_a_first_recipe_for_such_a_model_is_of_two_texts(inputs: Path) -> None:

@@ -225,7 +225,21 @@ def _fit(config: Any, tokenizer: Any, spec: ModelSpec, values: dict[str, Any]) -
             setattr(config, name, int(own))
         elif hasattr(config, name):
             setattr(config, name, None)
+    if getattr(config, "is_encoder_decoder", False) and "decoder_start_token_id" not in values:
+        _begin_writing(config, tokenizer)
     return notes
+
+
+def _begin_writing(config: Any, tokenizer: Any) -> None:
+    """What a decoder is given first: the end of text where the config's class says so of its own ids (BART), else
+    padding (T5). BART's kind also ends what is cut with it.
+    """
+    own = type(config)()
+    first = getattr(own, "decoder_start_token_id", None)
+    ends = first is not None and first == own.eos_token_id
+    config.decoder_start_token_id = int(tokenizer.eos_token_id if ends else tokenizer.pad_token_id)
+    if getattr(own, "forced_eos_token_id", None) is not None:
+        config.forced_eos_token_id = int(tokenizer.eos_token_id)
 
 
 def _of_config(config: Any, task: Task, *, meta: bool = False, seed: int = 0) -> Any:
