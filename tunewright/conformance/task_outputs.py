@@ -227,7 +227,7 @@ def _counts(case: TaskCase) -> bool:
 
 
 def _of_classes(case: TaskCase) -> bool:
-    return case.task.labelled
+    return case.task.labelled and not case.task.multi_label
 
 
 def _writes(case: TaskCase) -> bool:

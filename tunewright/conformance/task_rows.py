@@ -120,7 +120,7 @@ def what_counts_is_what_rows_say(case: TaskCase) -> None:
     drawn = draws(case)
     for k, row in enumerate(case.rows):
         here = batch.weights[batch.rows == k]
-        every = row.label is not None or "targets" in row.fields
+        every = row.one_target or "targets" in row.fields
         weighs = sum(row.weights if every else row.weights[1:])
         counts, count = int((here > 0).sum()), trained_tokens(row)
         assert count > 0, f"{row.id}: nothing of it counts"

@@ -19,8 +19,8 @@ class Row:
 
     `id` is stable ("train.jsonl:12"): draws about rows are keyed by it. For token tasks `input_ids` and `weights` have
     one entry a token; `weights[i]` is the loss weight of predicting token i (0: not trained). For tasks with one
-    target a row, `label` holds it and `weights` has one entry. `fields` carries what else a task or method needs
-    (prompt, reference, pixel_values, chosen, rejected ...).
+    output a row, `weights` has one entry, and the target is `label` (a class) or `fields["target"]` (a number, several
+    classes). `fields` carries what else a task or method needs (prompt, reference, pixel_values, chosen, rejected ...).
     """
 
     id: str
@@ -33,6 +33,11 @@ class Row:
     def replace(self, **changes: Any) -> Row:
         """Return a copy with some fields changed; the original is untouched."""
         return replace(self, **changes)
+
+    @property
+    def one_target(self) -> bool:
+        """Whether the row has one target, and none a token."""
+        return self.label is not None or "target" in self.fields or len(self.weights) == 1 != len(self.input_ids)
 
     @property
     def size(self) -> int:

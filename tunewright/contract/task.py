@@ -47,7 +47,8 @@ class Task:
     `auto_class` names the transformers class that loads its models. `packs`: rows may be packed without padding when
     the model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
     `EncodeOptions.labels`, and the model's head has one output a label. `per_token`: that head gives an output a token
-    and not one a row, so that a row has many targets (`Row.fields["targets"]`) and no `Row.label`. `scores`: the head
+    and not one a row, so that a row has many targets (`Row.fields["targets"]`) and no `Row.label`. `multi_label`: a
+    row has any number of the labels, and no `Row.label` but `Row.fields["target"]`. `scores`: the head
     gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever methods ask for.
     `reads_files`: records name other files, whose content counts. `reads_audio`: the column `audio` is read (rows with
     one are refused otherwise). `unit`: what the loss is in.
@@ -64,6 +65,7 @@ class Task:
     generates: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
     per_token: ClassVar[bool] = False
+    multi_label: ClassVar[bool] = False
     scores: ClassVar[bool] = False
     reads_files: ClassVar[bool] = False
     reads_audio: ClassVar[bool] = False
@@ -86,7 +88,7 @@ class Task:
     @property
     def classifies(self) -> bool:
         """Whether a row has one class."""
-        return self.labelled and not self.per_token
+        return self.labelled and not self.per_token and not self.multi_label
 
     @property
     def continues(self) -> bool:

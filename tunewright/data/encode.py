@@ -16,7 +16,7 @@ from tunewright.data.facts import LONG, UNTRAINED, Looking
 from tunewright.data.read import Read
 from tunewright.data.shapes import RECORDED
 from tunewright.data.truncate import fit_length, trained_tokens
-from tunewright.errors import DataError, TunewrightError
+from tunewright.errors import DataError, MethodError, TunewrightError
 from tunewright.machine.collector import patient_collector
 
 WINDOW, CHARACTERS = 512, 1 << 18
@@ -120,6 +120,8 @@ def _made(
         try:
             if isinstance(made, Exception):
                 raise made
+            if task.classifies and made.label is None:
+                raise _no_class(task)
             kept = fit_length(made, limit, options.truncation)
         except RowProblem as problem:
             bad.append(problem.at(record.where))
@@ -132,6 +134,16 @@ def _made(
             bad.append(Problem(record.where, "row", reason, remedy))
         else:
             yield record, made, kept
+
+
+def _no_class(task: Task) -> TunewrightError:
+    """What is wrong with a task of classes whose rows have none."""
+    return MethodError(
+        f"the task {task.name} is of one class a row, and its rows have no label",
+        where="Task.encode",
+        remedy="return Row(..., label=label_id(...)), or write multi_label: ClassVar[bool] = True in the task, "
+        'and fields={"target": ...} in its rows',
+    )
 
 
 def _kept(seen: Sequence[tuple[Record, Row, list[Row]]], flags: Sequence[int], counts: Counter[str]) -> list[Row]:

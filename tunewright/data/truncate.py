@@ -17,9 +17,9 @@ TWO_TEXTS = "text2text"
 
 def trained_tokens(row: Row) -> int:
     """How many labels a row gives: tokens but the first with a weight above 0 (with it where tokens have classes of
-    their own, `fields["targets"]`), or 1 for a row with a label.
+    their own, `fields["targets"]`), or 1 for a row with one target.
     """
-    if row.label is not None:
+    if row.one_target:
         return int(row.weights[0] > 0)
     if "targets" in row.fields:
         return len(row.weights) - row.weights.count(0.0)
@@ -32,7 +32,7 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
     plain text and drops what has a question and an answer.
 
     Pieces overlap by one token, so that each token but the first stays a target exactly once; pieces without a trained
-    token are left out. A row with a label keeps its beginning (and its last token); pairs of answers, scored
+    token are left out. A row with one target keeps its beginning (and its last token); pairs of answers, scored
     ones, sources with their targets and rows whose tokens have classes cannot be split. Of a source and its target the
     longer one counts.
     """
@@ -56,7 +56,7 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
         or row.fields.keys() & {"rejected_ids", "scores", "targets"}
     ):
         return []
-    if row.label is not None:
+    if row.one_target:
         return [replace(row, input_ids=[*row.input_ids[: max_length - 1], row.input_ids[-1]])]
     fields = {k: v for k, v in row.fields.items() if k not in ("prompt_ids", "reference")}
     pieces = []

@@ -16,11 +16,12 @@ Token = tuple[str, float]
 def token_view(row: Row, tokenizer: Any) -> list[Token]:
     """(text, weight) for each token. The first token of a row is never a target, so its weight is shown as 0.
 
-    A row with a label shows its text as context, then the label.
+    A row with one target shows its text as context, then the target.
     """
     texts = [_text(tokenizer, i) for i in row.input_ids]
-    if row.label is not None:
-        answer = str(row.fields.get("reference", row.label))
+    if row.one_target:
+        target = row.fields.get("target", "one target") if row.label is None else row.label
+        answer = str(row.fields.get("reference", target))
         return [*[(t, 0.0) for t in texts], (f"[{answer}]", float(row.weights[0]))]
     return [(t, 0.0 if i == 0 else float(w)) for i, (t, w) in enumerate(zip(texts, row.weights, strict=True))]
 

@@ -312,7 +312,8 @@ def _teacher_forced(
 ) -> Iterator[RowResult]:
     """A row's weighted mean over its labels; the row weighs the sum of their weights."""
     assert m.per_label is not None
-    values = (m.per_label(outputs, batch) if outputs.scores is None else task.loss(outputs, batch).value).float()
+    own = outputs.scores is not None or m.per_label is _nats  # a task's loss may be another than cross-entropy
+    values = (task.loss(outputs, batch).value if own else m.per_label(outputs, batch)).float()
     zero = torch.zeros(len(rows), device=values.device)
     weight = zero.index_add(0, batch.rows, batch.weights)
     total = zero.index_add(0, batch.rows, values * batch.weights)

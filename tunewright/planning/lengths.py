@@ -118,7 +118,7 @@ def _lengths(recipe: Recipe) -> _Lengths:
     if model.tokenizer is None:
         return _Lengths(None, read, f"Measured: {many}.", True)
     sizes = sorted(row.size for row in rows.rows)
-    plain = rows.rows[0].fields.get("kind", "plain") in ("plain", "mask") and not task.labelled
+    plain = rows.rows[0].fields.get("kind", "plain") in ("plain", "mask") and not task.makes_head
     words = f"Measured: {many} of {sizes[len(sizes) // 2]:,} tokens in the middle, {sizes[-1]:,} at most."
     if plain and rows.counts["pieces"]:
         words = f"Measured: {rows.counts['tokens']:,} tokens in {many}."

@@ -84,15 +84,16 @@ def _without_training(target: Target) -> list[Line]:
     class.
     """
     out = []
+    metric = target.linear_probe.metric if target.linear_probe is not None else target.metric
+    of = words.of_metric(metric, target.metric)
     if target.linear_probe is not None:
-        line = _line(target.linear_probe, "linear probe of the base", "beside")
+        line = _line(target.linear_probe, f"linear probe of the base{of}", "beside")
         note = f"{line.note}, change: tuned minus probe" if line.difference else line.note
         out.append(replace(line, after="", after_span="", note=note))
     if target.commonest is not None:
         unit = target.linear_probe.unit if target.linear_probe is not None else target.unit
-        metric = target.linear_probe.metric if target.linear_probe is not None else target.metric
         always = Measured(metric=metric, unit=unit, before=target.commonest, n=target.commonest.n)
-        out.append(_line(always, "always the commonest class", "beside"))
+        out.append(_line(always, f"always the commonest class{of}", "beside"))
     return out
 
 

@@ -164,6 +164,11 @@ def subject(measured: Measured) -> str:
     return f"{name} on {measured.name}" if measured.name else name
 
 
+def of_metric(metric: str, target: str) -> str:
+    """', accuracy' behind what stands beside a target of another metric; "" of the same."""
+    return "" if metric == target else f", {metric_name(metric)}"
+
+
 def spent(report: Report) -> str:
     """What it cost, in one sentence; empty where nothing is known."""
     cost = report.cost

@@ -50,8 +50,8 @@ def headline(report: Report) -> str:
     line = next((x for x in summary.lines(report) if x.kind == "target"), None)
     if line is None:
         return report.run.status
-    probe = report.target.linear_probe if report.target is not None else None
-    beside = (
-        f" (linear probe of the base: {words.score(probe.before.value, probe.unit)})" if probe and probe.before else ""
-    )
+    target, beside = report.target, ""
+    if target is not None and (probe := target.linear_probe) is not None and probe.before:
+        of = words.of_metric(probe.metric, target.metric)
+        beside = f" (linear probe of the base{of}: {words.score(probe.before.value, probe.unit)})"
     return f"{line.name} {line.before} -> {line.after}{beside}"

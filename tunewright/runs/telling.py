@@ -25,12 +25,12 @@ def of_base(meter: Meter) -> Iterator[str]:
         yield f"base, choosing the likeliest label: {_figure(summary(base.choice, 'accuracy'))}"
     if base.few_shot:
         yield f"base, shown {meter.spec.few_shot} examples: {_figure(summary(base.few_shot, meter.metric))}"
+    metric = meter.metric if not base.probe or get_metric(meter.metric).kind == "classified" else "accuracy"
+    of = words.of_metric(metric, meter.metric)
     if base.probe:
-        metric = meter.metric if get_metric(meter.metric).kind == "classified" else "accuracy"
-        yield f"linear probe of the base: {_figure(summary(base.probe, metric))}"
+        yield f"linear probe of the base{of}: {_figure(summary(base.probe, metric))}"
     if base.commonest:
-        metric = meter.metric if not base.probe or get_metric(meter.metric).kind == "classified" else "accuracy"
-        yield f"always the commonest class: {_figure(summary(base.commonest, metric))}"
+        yield f"always the commonest class{of}: {_figure(summary(base.commonest, metric))}"
     for name, documents in base.kept.items():
         yield f"base: loss on {name} {_figure(kept(documents), results.kept_unit(meter))}"
 
