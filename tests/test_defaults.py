@@ -297,6 +297,21 @@ def test_what_few_steps_say_makes_steps_enough(folder: Path) -> None:
     assert longer >= 50 and session.plan(part).steps > 10 * plan.steps
 
 
+def test_of_few_rows_the_advice_can_be_followed(folder: Path) -> None:
+    rows = (folder / "train.jsonl").read_text().splitlines()[:6]
+    (folder / "train.jsonl").write_text("\n".join(rows))
+    recipe = Recipe.load(small.write_recipe(folder, train__batch_tokens=4000, stages__0__budget={"epochs": 2}))
+    session = assemble(recipe)
+    plan, part = session.plan(session.stages[0]), session.stages[0]
+    longest = max(row.size for row in part.rows.rows)
+    told = few_steps(plan.steps, plan.tokens, part.spec.budget, part.train, longest)
+    assert told is not None and f"write train.batch_tokens: {longest} (the longest row) and budget: " in told
+    epochs = int(told.split("epochs: ")[1].split("}")[0])
+    part.train = part.train.model_copy(update={"batch_tokens": longest})
+    part.spec.budget = Budget(epochs=epochs)
+    assert session.plan(part).steps >= 50
+
+
 def test_arms_of_a_comparison_share_the_batch_and_have_rates_of_their_own(folder: Path) -> None:
     recipe = Recipe.load(small.write_recipe(folder, train=BARE, stages__0__budget={}))
     kept, budget, rates = settle(recipe, parse_arms("lora,full"), Budget())

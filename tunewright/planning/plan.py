@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tunewright.data.dataset import Dataset
 from tunewright.data.facts import end_ids, end_is_trained, starts_twice
+from tunewright.data.order import sizes
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.view import one_a_source
 from tunewright.machine import host
@@ -24,7 +25,7 @@ from tunewright.runs.assemble import assemble
 from tunewright.runs.progress import Screen
 from tunewright.runs.rehearsing import rehearse
 from tunewright.runs.selected import announced
-from tunewright.runs.session import Session
+from tunewright.runs.session import Session, StageInputs
 from tunewright.tasks._segments import first_token
 from tunewright.training.budget import few_steps, steps_per_epoch
 
@@ -125,7 +126,10 @@ def _ends(session: Session, dataset: Dataset) -> Ends | None:
     rows = [
         r
         for r in dataset.rows[:CHECKED]
-        if r.label is None and r.fields.get("kind") not in ("mask", None) and "#" not in r.id
+        if not r.one_target
+        and "targets" not in r.fields  # a class of each word: no end is written
+        and r.fields.get("kind") not in ("mask", None)
+        and "#" not in r.id
     ]
     if tokenizer is None or not rows:
         return None
@@ -136,6 +140,11 @@ def _ends(session: Session, dataset: Dataset) -> Ends | None:
         if not starts_twice(r, tokenizer.bos_token_id) and (not bos or r.input_ids[0] == tokenizer.bos_token_id)
     )
     return Ends(len(rows), bos, one, sum(1 for r in rows if end_is_trained(r, ends)))
+
+
+def _longest(part: StageInputs) -> int:
+    """Tokens of a stage's longest row."""
+    return max((int(n) for n in sizes(part.rows.rows)), default=1)
 
 
 def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
@@ -159,7 +168,9 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 probed.exact,
                 len(part.rows.rows),
                 steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"], part.replayed),
-                None if part.picks else few_steps(probed.steps, probed.tokens, part.spec.budget, part.train),
+                None
+                if part.picks
+                else few_steps(probed.steps, probed.tokens, part.spec.budget, part.train, _longest(part)),
                 part.cautions(partial(session.plan, part)),
                 probed.result.trainable,
                 {role: (count.trained or 0, count.total or 0) for role, count in trained.roles.items()},
