@@ -306,3 +306,15 @@ def test_half_precision_and_packed_attention_go_along():
     assert model.config._attn_implementation == NAME and {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert float((says(model) - before).abs().max()) < 0.1 * float(before.abs().max())
     assert all(b.dtype == torch.float32 for n, b in model.named_buffers() if "inv_freq" in n)
+
+
+@pytest.mark.parametrize(
+    ("silent", "words"),
+    [
+        ([], "3 blocks, in order the old model's blocks 0, 1, 1"),
+        ([2], "blocks 0, 1, 1, of which the new block 2 passes its input on unchanged at first"),
+        ([1, 2], "blocks 0, 1, 1, of which the new blocks 1, 2 pass their input on unchanged at first"),
+    ],
+)
+def test_moved_blocks_are_told_in_a_sentence(silent, words):
+    assert Rearranged([0, 1, 1], silent).told().endswith(words)

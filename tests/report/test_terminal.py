@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tests.report.example import make_example, make_rows
-from tunewright.report import terminal
+from tunewright.report import terminal, words
 from tunewright.report.schema import Answer, Measured, Report, RunInfo
 
 
@@ -106,3 +106,15 @@ def test_a_unit_stays_with_its_number() -> None:
     for width in range(60, 121):
         for line in terminal.text(make_example(), width=width).splitlines():
             assert not line.lstrip().startswith(("% ", "s,", "s)", "min ", "MB ")) and len(line) <= width
+
+
+def test_parameters_are_counted_of_the_shape_that_was_trained() -> None:
+    report = make_example()
+    assert report.trained is not None and report.model is not None and report.model.parameters
+    whole = words.count(report.model.parameters)
+    assert f"of {whole} parameters trained" in " ".join(terminal.text(report, "r").split())
+    report.trained.parameters = 2 * report.model.parameters
+    new = words.count(report.trained.parameters)
+    assert f"of {new} parameters trained in the new shape ({whole} in the base)" in " ".join(
+        terminal.text(report, "r").split()
+    )

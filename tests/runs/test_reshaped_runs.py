@@ -48,6 +48,8 @@ def test_the_report_speaks_of_base_and_grown_model_truly(grown, inputs):
     (told,) = [n for n in report.notes if "shape was changed" in n]
     assert "widened to 64 channels" in told and "does not say what the base says" in told
     assert report.model.parameters == sum(p.numel() for p in tiny.llama().parameters())
+    whole = sum(p.numel() for p in open_run(grown.folder).adapted.base_parameters().values())
+    assert report.trained.parameters == whole > report.model.parameters
     points = {p.strength: p for p in report.trade}
     assert set(points) == {0.5, 1.0} and points[0.5].drift.value > 1e-3
     made = json.loads((grown.folder / "delta.json").read_text())

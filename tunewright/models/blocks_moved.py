@@ -37,8 +37,13 @@ class Rearranged(Surgery):
         return bool(self.silent) and heard == list(range(len(heard)))
 
     def told(self) -> str:
-        silent = f", {', '.join(map(str, self.silent))} passing its input on at first" if self.silent else ""
-        return f"{len(self.order)} blocks, copies of the blocks {', '.join(map(str, self.order))}{silent}"
+        of = ", ".join(map(str, self.order))
+        told = f"{len(self.order)} blocks, in order the old model's blocks {of}"
+        if not self.silent:
+            return told
+        which = ", ".join(map(str, self.silent))
+        many = f"blocks {which} pass their" if len(self.silent) > 1 else f"block {which} passes its"
+        return f"{told}, of which the new {many} input on unchanged at first"
 
     def apply(self, model: nn.Module) -> nn.Module:
         structure = discover(model)

@@ -146,7 +146,7 @@ def _roles(stage: StagePlan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("parameters")
     table.add_column("trained", justify="right")
-    table.add_column("in the base", justify="right")
+    table.add_column("in the model", justify="right")
     for role, (trained, total) in stage.roles.items():
         table.add_row(role, f"{trained:,}" if trained else "0", f"{total:,}", style="" if trained else "dim")
     table.add_row("all", f"{stage.trainable:,}", f"{sum(n for _, n in stage.roles.values()):,}", style="bold")

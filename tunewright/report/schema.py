@@ -198,7 +198,7 @@ class RoleCounts(Part):
     """Parameters of one kind of weight."""
 
     trained: int = Field(ge=0, description="parameters trained here, added ones included")
-    total: int | None = Field(None, ge=0, description="parameters of the base here")
+    total: int | None = Field(None, ge=0, description="parameters of the model here, in the shape that was trained")
 
 
 class MethodInfo(Part):
@@ -218,6 +218,9 @@ class Trained(Part):
         default_factory=dict,
         validation_alias=AliasChoices("roles", "rooms"),
         description="attention, mlp, norm, embedding, head ... -> parameters",
+    )
+    parameters: int | None = Field(
+        None, ge=0, description="parameters of the model that was trained, where its shape is another than the base's"
     )
     methods: list[MethodInfo] = Field(default_factory=list, description="methods, in order of use")
     frozen: list[str] = Field(default_factory=list, description="what stayed as it was, in words or as names")

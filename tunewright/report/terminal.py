@@ -156,12 +156,12 @@ def cost(report: Report) -> Paragraph | None:
         steps = f" in {c.steps:,} step{'' if c.steps == 1 else 's'}" if c.steps is not None else ""
         parts.append(f"{words.count(c.tokens)} {words.counted(report.task)} trained on{steps}")
     if c.trainable_parameters is not None:
-        share = (
-            f" of {words.count(report.model.parameters)}"
-            if report.model is not None and report.model.parameters
-            else ""
-        )
-        parts.append(f"{words.count(c.trainable_parameters)}{share} parameters trained")
+        whole = report.model.parameters if report.model is not None else None
+        reshaped = report.trained.parameters if report.trained is not None else None
+        share = f" of {words.count(reshaped or whole or 0)}" if reshaped or whole else ""
+        base = f" ({words.count(whole)} in the base)" if whole else ""
+        shape = f" in the new shape{base}" if reshaped else ""
+        parts.append(f"{words.count(c.trainable_parameters)}{share} parameters trained{shape}")
     if c.stored_bytes is not None:
         parts.append(f"{words.size(c.stored_bytes)} stored")
     if c.peak_memory_bytes is not None:

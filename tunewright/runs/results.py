@@ -196,7 +196,8 @@ def trained_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.
         for n, m in part.methods
     ]
     frozen = [f"the base's {role} weights" for role, count in counts.items() if not count.trained]
-    return schema.Trained(roles=counts, methods=methods, frozen=frozen)
+    reshaped = sum(totals.values()) if session.adapted.surgeries() else None
+    return schema.Trained(roles=counts, parameters=reshaped, methods=methods, frozen=frozen)
 
 
 def order_of(session: Session, results: dict[str, TrainingOutcome]) -> str:
