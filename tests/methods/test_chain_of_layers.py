@@ -118,6 +118,13 @@ def test_scores_lie_between_0_and_1_and_are_sure_of_one_class() -> None:
         assert float(sure) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_a_row_takes_a_forward_for_each_chain_and_one_for_the_models_own() -> None:
+    with stream(simulations=3) as s:
+        for k, row in enumerate(rows_of(s.task, "stream", 3), 1):
+            s.answer([row])
+            assert s.forward.calls == k * (3 + 1)
+
+
 def test_nothing_is_moved_and_the_blocks_stand_as_before() -> None:
     for make, task in ((deep, PICTURES), (MODELS[TEXT], TEXT)):
         s = stream(make, task, simulations=10)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -126,7 +126,9 @@ class ChainOfLayers(Method):
     """Search a chain of blocks for each row, and answer by it."""
 
     simulations: PositiveInt = Field(
-        64, description="chains tried beside the model's own, a forward each at most", examples=[1]
+        64,
+        description="chains tried at most; each takes a forward, and so does the model's own chain before them",
+        examples=[1],
     )
     most: PositiveInt = Field(
         2, description="neighbouring blocks that one move leaves out or repeats, at most", examples=[1]
@@ -157,8 +159,11 @@ class ChainOfLayers(Method):
     ) -> Tensor:
         blocks = len(structure.blocks)
 
-        def run(chain: Sequence[int]) -> Tensor:
-            return forward(batch, path=chain).logits
+        answers: dict[Chain, Tensor] = {}
+
+        def run(chain: Chain) -> Tensor:
+            answers[chain] = forward(batch, path=chain).logits
+            return answers[chain]
 
         def value(chain: Chain) -> float:
             return float(self._score(run(chain)).mean()) - self.penalty * len(chain) / blocks
@@ -172,7 +177,7 @@ class ChainOfLayers(Method):
             exploration=self.exploration,
             rng=row_rng(0),
         )
-        return run(best)
+        return answers[best]
 
     def _score(self, logits: Tensor) -> Tensor:
         if self.score == "confidence":
