@@ -167,6 +167,16 @@ def test_the_view_of_plain_text_labels_and_parts_of_characters():
     assert list(one_a_source([type("D", (), {"name": "a", "rows": [Row("r", "s", [20], [1.0])]})], t)) == ["a"]
 
 
+@pytest.mark.parametrize("task", ["text-generation", "reward-modeling"])
+def test_a_pair_of_equal_answers_is_said(tmp_path, task):
+    rows = [{"prompt": "a", "chosen": "card", "rejected": other} for other in ("fee", "card", "rate")]
+    source = write(tmp_path, "train.jsonl", rows)
+    report = check({"train": [source]}, get_task(task), tiny.tokenizer(), EncodeOptions(), base=tmp_path)
+    assert notices(report)["equal answers"] == ("train.jsonl:2",)
+    (caution,) = [c for c in report.cautions if "rejected" in c]
+    assert caution.startswith("in 1 of 3 rows of train.jsonl")
+
+
 def test_a_name_that_the_model_is_not_shown_is_said(tmp_path):
     rows = [{"messages": [{"role": "user", "content": f"Who {i}?"}, said(i)]} for i in range(2)]
     rows[1]["messages"][0]["name"] = "Bo"

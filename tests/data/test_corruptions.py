@@ -99,3 +99,10 @@ def test_a_name_that_is_none_is_told_what_to_write(text: str, says: str) -> None
     with pytest.raises(ValueError, match=says):
         parsed(text)
     assert parsed("contrast:3") == ("contrast", 3) and parsed("contrast") == ("contrast", 5)
+
+
+@pytest.mark.parametrize("text", ["contrast:", "contrast:6", "contrast:x"])
+def test_a_severity_is_from_1_to_5_and_5_where_none_is_written(text: str) -> None:
+    assert parsed("contrast") == ("contrast", 5) and parsed("contrast:1") == ("contrast", 1)
+    with pytest.raises(ValueError, match="no severity from 1 to 5"):
+        parsed(text)

@@ -158,7 +158,8 @@ def test_what_was_made_kept_and_thrown_away_is_on_disk(inputs: Path) -> None:
     found = report(inputs / "disk")
     assert found["data"]["rows"] == kept
     (note,) = [n for n in found["notes"] if "continues" in n]
-    assert f"made 40 records of 40 and kept {kept}; thrown away: {head['thrown']['every second']}: every second" in note
+    thrown = head["thrown"]["every second"]
+    assert f"made 40 records of 40, thrown ones counted, and kept {kept}; thrown away: {thrown}: every second" in note
     assert {"made/main.jsonl", "made/main.rows.jsonl", "made/main.replies.jsonl"} <= found["hashes"].keys()
     spent = found["cost"]
     assert spent["seconds"]["generation"] > 0 and spent["flops_by_phase"]["generation"] == head["flops"] > 0
@@ -360,7 +361,7 @@ def test_a_plan_says_what_will_be_made_and_makes_nothing(inputs: Path, monkeypat
     found = plan(recipe(inputs, **changes), quiet=True)
     (note,) = [n for n in found.notes if "will make" in n]
     assert any("length will choose among what was made when it begins; rows" in n for n in found.notes)
-    assert "continues will make up to 120 records of 40 when it begins, asking the model that it starts from" in note
+    assert "continues will make up to 120 records of 40 (thrown ones not counted) when it begins, asking the" in note
 
 
 @pytest.mark.parametrize(

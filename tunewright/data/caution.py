@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunewright.data.dataset import Dataset, shares_of
-from tunewright.data.facts import matched
+from tunewright.data.facts import SAME, matched
 
 
 def left_out(dataset: Dataset) -> list[str]:
@@ -18,6 +18,15 @@ def left_out(dataset: Dataset) -> list[str]:
         return []
     share = f"{counts['left_out']:,} of {counts['read']:,} rows of {dataset.name}"
     return [f"{share} are longer than max_length and left out: raise data.max_length, or write truncation: split"]
+
+
+def equal_pairs(dataset: Dataset) -> list[str]:
+    """That some of a source's pairs prefer an answer to itself."""
+    count = len(dataset.facts.flagged(SAME)) if dataset.facts is not None else 0
+    if not count:
+        return []
+    many = f"{count:,} of {dataset.counts['read']:,} rows of {dataset.name}"
+    return [f"in {many} the chosen answer is the rejected one: nothing is learnt or measured by them"]
 
 
 def remarked(dataset: Dataset) -> list[str]:
@@ -73,7 +82,7 @@ def of_data(trained: list[Dataset], judged: dict[str, Dataset | None]) -> list[s
         )
         out += trained_on(role, count, len(dataset.rows))
     for part in {part.name: part for part in parts}.values():
-        out += [*remarked(part), *left_out(part)]
+        out += [*remarked(part), *left_out(part), *equal_pairs(part)]
     for dataset in trained:
         out += [text for text in repeated(dataset.sources) if text not in out]
     return out

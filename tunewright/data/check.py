@@ -22,7 +22,7 @@ from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import facts
-from tunewright.data.caution import left_out, remarked, repeated, trained_on
+from tunewright.data.caution import equal_pairs, left_out, remarked, repeated, trained_on
 from tunewright.data.dataset import Dataset, refuse_nothing, stored
 from tunewright.data.facts import Facts, marker_texts, matched
 from tunewright.data.raw import Bad
@@ -204,7 +204,7 @@ def _note_source(report: CheckReport, role: str, dataset: Dataset, tokenizer: An
             refuse_nothing(dataset.name, counts, options)
         except DataError as error:
             report.errors.append(error)
-    report.cautions += [*remarked(dataset), *left_out(dataset)]
+    report.cautions += [*remarked(dataset), *left_out(dataset), *equal_pairs(dataset)]
     policy = {"drop": "the row is left out", "split": "the row is split"}.get(options.truncation, "a run refuses it")
     if options.truncation == "auto":
         dropped, split = counts["left_out"], counts["too_long"] - counts["left_out"]
@@ -217,6 +217,7 @@ def _note_source(report: CheckReport, role: str, dataset: Dataset, tokenizer: An
         (facts.UNTRAINED, *UNTRAINED),
         (facts.EARLIER, *EARLIER),
         (facts.NAMELESS, *NAMELESS),
+        (facts.SAME, *SAME),
         (facts.LONG, "too long", length, "raise data.max_length, or shorten the rows"),
         (facts.TWO_BOS, *TWO_BOS),
         (facts.NO_BOS, *NO_BOS),
@@ -247,6 +248,11 @@ NAMELESS = (
     "names not shown",
     "a turn has a name, and the chat template does not show it to the model",
     "write it into the turn's content if it matters, or take it out",
+)
+SAME = (
+    "equal answers",
+    "the chosen answer is the rejected one, so that the pair says nothing",
+    "write two answers, or take the pair out",
 )
 TWO_BOS = (
     "double BOS",

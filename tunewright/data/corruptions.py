@@ -102,9 +102,9 @@ def stream(rows: Sequence[Row], corruptions: Sequence[str], seed: int) -> list[R
 
 def parsed(text: str) -> tuple[str, int]:
     """Name and severity of "contrast:3". ValueError says what is wrong and what to write."""
-    name, _, severity = text.partition(":")
+    name, colon, severity = text.partition(":")
     if name not in CORRUPTIONS:
         raise ValueError(f"no corruption is named '{name}'; {did_you_mean(name, CORRUPTIONS)}")
-    if severity and severity not in ("1", "2", "3", "4", "5"):
+    if colon and severity not in ("1", "2", "3", "4", "5"):
         raise ValueError(f"'{text}' has no severity from 1 to 5; write {name}:3")
     return name, int(severity or 5)

@@ -26,10 +26,10 @@ from tunewright.tasks._segments import first_token
 
 CONTENT = ("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools")
 TYPE = np.dtype([("said", "<u8", 2), ("given", "<u8", 2), ("number", "<u8"), ("place", "<u4"), ("flags", "<u4")])
-UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK, NAMELESS = (1 << k for k in range(10))
+UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK, NAMELESS, SAME = (1 << k for k in range(11))
 """No token is trained; longer than max_length; two BOS; no BOS; an end that is not trained; a special token in the
 text; earlier answers that are not trained; one answer, not two; a picture of a single colour; a turn's name that the
-model is not shown."""
+model is not shown; a pair whose answers are equal."""
 _AT_ONCE = 1 << 13
 
 
@@ -113,6 +113,8 @@ class Looking:
             flags |= NAMELESS
         if "rejected_ids" not in fields:
             flags |= SINGLE
+        elif list(fields["rejected_ids"]) == list(row.input_ids):
+            flags |= SAME
         if (pixels := fields.get("pixels")) is not None and _is_blank(pixels):
             flags |= BLANK
         if not self._reads:

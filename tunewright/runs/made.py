@@ -318,9 +318,10 @@ def _encoder(session: Session, making: Making) -> Callable[[Record], Row]:
 def _told(head: dict[str, Any]) -> str:
     """One sentence of what was made, kept and thrown away, and of answers that were none."""
     names = " and ".join(m["name"] for m in head["makers"])
-    said = f"stage '{head['stage']}': {names} made {head['made'][-1]:,} records of {head['of']:,} and kept "
-    said += f"{head['kept']:,}"
     thrown = list(head["thrown"].items())
+    counted = ", thrown ones counted," if thrown else ""
+    said = f"stage '{head['stage']}': {names} made {head['made'][-1]:,} records of {head['of']:,}{counted} and kept "
+    said += f"{head['kept']:,}"
     if thrown:
         reasons = ", ".join(f"{count:,}: {reason}" for reason, count in thrown[:SHOWN])
         more = sum(count for _, count in thrown[SHOWN:])
@@ -370,9 +371,9 @@ def announced(session: Session) -> list[str]:
         asked = ", ".join(_called(n, session.recipe, part) for n in part.making.makers.speakers())
         out.append(
             f"stage '{part.spec.name}': {part.making.makers.names} will make "
-            f"{'records' if most is None else f'up to {most:,} records'} of {count:,} when it begins, asking "
-            f"{asked or 'no model'}; nothing is generated now and no time for it is in the estimate, and rows, epochs "
-            f"and steps to an epoch are told here of {rows:,} rows that stand in for them"
+            f"{'records' if most is None else f'up to {most:,} records'} of {count:,} (thrown ones not counted) when "
+            f"it begins, asking {asked or 'no model'}; nothing is generated now and no time for it is in the estimate, "
+            f"and rows, epochs and steps to an epoch are told here of {rows:,} rows that stand in for them"
         )
     return out
 
