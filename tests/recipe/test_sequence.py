@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,13 @@ def test_a_stage_knows_which_ones_it_goes_on_from(tmp_path):
     made = Recipe(**TREE, stages=stages)
     ways = {s.name: made.way_to(s) for s in made.stages}
     assert ways == {"one": (), "two": ("one",), "three": ("two", "one"), "four": (), "five": ("two", "one")}
+
+
+def test_the_page_of_recipes_writes_a_sequence(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text(encoding="utf-8")
+    (shown,) = [b for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "each:" in b]
+    (tmp_path / "recipe.yaml").write_text(shown)
+    stages = Recipe.load(tmp_path / "recipe.yaml").stages
+    assert [s.name for s in stages] == ["account", "bills", "returns"]
+    assert stages[1].data is not None and stages[1].data.replay == {"stages.account": 0.2}
+    assert [s.start for s in stages] == ["base", "stages.account", "stages.bills"]

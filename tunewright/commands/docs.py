@@ -49,6 +49,22 @@ train: {learning_rate: 2e-4, batch_tokens: 16k}
 methods: [{lora: {rank: 16}}]
 budget: {tokens: 2M}
 ```
+
+**A sequence of tasks** is one entry of `stages`: `each` makes a stage of every item, and each goes on from where the
+one before it ended (`each: {of: [...], start: base}`: each from the base). An item is a file, or a mapping of keys of
+`data`. A stage is called by its item's `name`, else by its file without folder and ending (`account`, below): the entry
+itself has none. Later stages name it so, as `stages.account`, in `start` and `replay`.
+
+```yaml
+model: smollm2-135m-instruct
+task: text-generation
+data: {train: account.jsonl, eval: [account-test.jsonl, billing-test.jsonl]}
+stages:
+  - each: [account.jsonl, {name: bills, train: billing.jsonl, replay: {stages.account: 0.2}}]
+    methods: [lora]
+    budget: {epochs: 1}
+  - {name: returns, data: {train: returns.jsonl}, methods: [lora], budget: {epochs: 1}}
+```
 """
 
 

@@ -356,7 +356,8 @@ class StreamSpec(Spec):
     )
     corruptions: list[str] = Field(
         default_factory=list,
-        description="pictures made worse, as name:severity; the rows come once for each, one after the other",
+        description="pictures made worse, as name:severity, from 1 to 5 (left out: 5); the rows come once for each, "
+        "one after the other",
         examples=[["gaussian_noise:5", "contrast:3"]],
     )
     rows: Whole | None = Field(None, gt=0, description="at most this many rows of each pass; none: all", examples=[500])

@@ -103,7 +103,7 @@ class StageSpec(Spec):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
         max_length=LONGEST_NAME,
-        description="letters, digits, - and _",
+        description="letters, digits, - and _; left out beside `each`, which names its stages by their files or items",
         examples=["task"],
     )
     each: list[Any] | dict[str, Any] | None = Field(
