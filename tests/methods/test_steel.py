@@ -192,8 +192,8 @@ def test_two_tasks_and_one_component_lie_on_the_line_between_them():
     state = run.state("steel")
     draws = state.get("draws")
     assert draws.shape == (200, 1)
-    assert float(draws.abs().max()) < 2.5, "a task is at 1 or -1"
-    assert float(draws.std()) == pytest.approx(1.0, abs=0.3)
+    assert float(draws.abs().max()) < 1 + 1e-5, "a task is at 1 or -1"
+    assert float(draws.std()) > 0.4
     # both ends are the tasks' own changes, whole
     u = state.get("mean") + torch.tensor([[1.0], [-1.0]]) @ state.get("entries")
     site = next(iter(run.adapted.deltas()))

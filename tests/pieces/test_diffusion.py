@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tunewright.errors import NonFiniteError
-from tunewright.pieces.diffusion import Diffusion
+from tunewright.pieces.diffusion import Diffusion, whitened
 
 
 def model(width: int = 2, seed: int = 1, **sizes: int) -> Diffusion:
@@ -65,6 +65,29 @@ def test_equal_seeds_give_equal_bits_and_leave_the_global_generator_alone():
         drawn.append(diffusion.draw(7))
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_draws_stay_in_the_range_of_the_vectors_whatever_the_denoiser_says():
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(2))
+    diffusion = model(3)
+    diffusion.fit(x, 1)
+    wild = torch.full((3,), 1e3)
+    diffusion.denoiser.forward = lambda x, t: wild * x  # type: ignore[method-assign]
+    y = diffusion.draw(50)
+    assert bool((y >= x.amin(0) - 1e-4).all()) and bool((y <= x.amax(0) + 1e-4).all())
+
+
+def test_whitened_vectors_are_stretched_to_one_size_and_come_back():
+    x = torch.randn(6, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x = x * torch.logspace(0, -3, 9) + 5
+    z, back, mean = whitened(x)
+    assert z.shape == (6, 5) and back.shape == (5, 9)
+    torch.testing.assert_close(z.T @ z / 6, torch.eye(5, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(z.mean(0), torch.zeros(5, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(z @ back + mean, x, atol=1e-9, rtol=0)
+    first = whitened(x, 2)[0]
+    torch.testing.assert_close(first, z[:, :2])
+    assert whitened(x[:1].expand(4, 9))[0].shape == (4, 0)
 
 
 def test_what_is_not_finite_is_refused():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tunewright.claims.claim import Arm, Claim
 from tunewright.pieces import certificates
-from tunewright.pieces.diffusion import Diffusion
+from tunewright.pieces.diffusion import Diffusion, whitened
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun
@@ -60,12 +60,10 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
         return x, torch.where(x @ w > 0, 1.0, -1.0)
 
     upstream = torch.stack([_fitted(*rows(w, LEARNT)) for w in _tasks(UPSTREAM, kinds, generator)])
-    mean = upstream.mean(0)
-    _, S, V = torch.linalg.svd(upstream - mean, full_matrices=False)
-    spread = float(S[0]) / UPSTREAM**0.5
-    model = Diffusion(UPSTREAM - 1, hidden=128, timesteps=100, generator=generator)
-    model.fit((upstream - mean) @ V[:-1].T / spread, 2000)
-    draws = mean + model.draw(DRAWS) * spread @ V[:-1]
+    z, back, mean = whitened(upstream)
+    model = Diffusion(z.shape[1], hidden=128, timesteps=100, generator=generator)
+    model.fit(z, 2000)
+    draws = mean + model.draw(DRAWS) @ back
     good = {"steel": 0, "fitted": 0}
     for w in _tasks(NEW, kinds, generator):
         x, y = rows(w, PICKED)

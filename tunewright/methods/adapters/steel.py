@@ -6,7 +6,7 @@ adapters), with a head where the model has a new one. Here, once, before any row
 
     U [out, p], V [q, in]   the leading left and right directions of all D_j of a layer, p, q <= rank
     u_j in R^m              U^T D_j V^T of every layer, and the head, each scaled to the same spread over tasks
-    z_j in R^c              u_j in its principal components (c <= J - 1), at a largest spread of 1
+    z_j in R^c              u_j in its principal components (c <= J - 1), each at a spread of 1 over tasks
     p(z)                    a diffusion model fitted to z_1 ... z_J; h_1 ... h_K drawn from it
 
 Then each of the stage's n rows is read once by all K: h* is the one of highest likelihood. Nothing trains. K was fixed
@@ -53,13 +53,11 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank, deltas_of
 from tunewright.models.sites import Site
 from tunewright.pieces import certificates
-from tunewright.pieces.diffusion import Diffusion
+from tunewright.pieces.diffusion import TINY, Diffusion, whitened
 from tunewright.training.inner import Inner
 
 FEW = 10
 """Upstream tasks under which draws are mostly those tasks again."""
-TINY = 1e-6
-"""Share of the largest singular value under which a direction is rounding."""
 
 
 def directions(pairs: Sequence[tuple[Tensor, Tensor]], rank: int) -> tuple[Tensor, Tensor]:
@@ -227,22 +225,19 @@ class STEEL(Method):
         means = [p.mean(0) for p in parts]
         spreads = [float((p - m).pow(2).mean().sqrt()) for p, m in zip(parts, means, strict=True)]
         scaled = [(p - m) / (s or 1.0) for p, m, s in zip(parts, means, spreads, strict=True)]
-        _, S, V = torch.linalg.svd(torch.cat(scaled, 1), full_matrices=False)
-        if not float(S[0]) > 0:
+        z, back, _ = whitened(torch.cat(scaled, 1), self.components)
+        if not z.shape[1]:
             raise MethodError(
                 "all upstream changes are one and the same", where="upstream", remedy="name different tasks"
             )
-        count = min(int((S > TINY * S[0]).sum()), self.components or len(S))
-        spread = float(S[0]) / math.sqrt(len(changes))
-        z = (torch.cat(scaled, 1) @ V[:count].T / spread).float()
         generator = torch_generator(state.rng)
-        model = Diffusion(count, hidden=self.hidden, timesteps=self.timesteps, generator=generator)
-        state.data |= {"fit": model.fit(z, self.fit_steps), "lost": max(0.0, 1 - kept / whole)}
+        model = Diffusion(z.shape[1], hidden=self.hidden, timesteps=self.timesteps, generator=generator)
+        state.data |= {"fit": model.fit(z.float(), self.fit_steps), "lost": max(0.0, 1 - kept / whole)}
         state.data |= {"tasks": len(changes), "numbers": first.parameters}
         state.data |= {"values": sorted(first.values), "seen": [], "best": 0}
         by_entry = torch.cat([torch.full((len(m),), s, dtype=m.dtype) for m, s in zip(means, spreads, strict=True)])
         state.set_buffer("draws", model.draw(self.samples))
-        state.set_buffer("entries", (V[:count] * spread * by_entry).float())
+        state.set_buffer("entries", (back * by_entry).float())
         state.set_buffer("mean", torch.cat(means).float())
         for name in ("nll", "wrong"):
             state.set_buffer(name, torch.zeros(self.samples, dtype=torch.float64))
