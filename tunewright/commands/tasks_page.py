@@ -38,7 +38,7 @@ serves it. `tunewright init MODEL DATA` chooses the task by the data's columns. 
 these by `data.columns`.
 
 """
-RUNS = Path("docs") / "task-runs.json"
+RUNS = Path(__file__).parents[2] / "docs" / "task-runs.json"
 
 
 def tasks_page() -> str:
