@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -40,17 +41,20 @@ def files() -> dict[str, str]:
     return dict(FILE.findall(PAGE.read_text(encoding="utf-8")))
 
 
-def install(folder: Path, pyproject: str) -> None:
-    """What `pip install -e` leaves for `importlib.metadata`: the distribution's name and its entry points."""
-    project = tomllib.loads(pyproject)["project"]
-    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    groups = [
-        f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in points.items())
-        for group, points in project["entry-points"].items()
-    ]
-    (info / "entry_points.txt").write_text("\n".join(groups))
+def install(folder: Path) -> None:
+    """`pip install` of a page's package as it is printed, without an index; what it leaves for `importlib.metadata` is
+    laid beside the sources, which stay the modules that are imported, as `pip install -e .` has it.
+    """
+    modules = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["setuptools"]["py-modules"]
+    site = folder / "site"
+    words = ["install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site), "."]
+    done = subprocess.run([sys.executable, "-m", "pip", *words], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {p.stem for p in site.glob("*.py")} == set(modules)
+    (info,) = site.glob("*.dist-info")
+    info.rename(folder / info.name)
+    for left in (site, folder / "build", *folder.glob("*.egg-info")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def do(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -73,7 +77,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
     for name, content in files().items():
         (folder / name).write_text(content)
-    install(folder, files()["pyproject.toml"])
+    install(folder)
     write_inputs(folder, train=12, test=2)
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import shlex
@@ -17,7 +18,7 @@ from tests import tiny
 from tests.test_third_party import FILE, ROOT, RUN, do, install
 from tunewright import tasks
 from tunewright.catalogue import folders
-from tunewright.contract import Row
+from tunewright.contract import Metric, Row
 from tunewright.data import shapes
 from tunewright.data.truncate import trained_tokens
 from tunewright.errors import DataError, MethodError, RecipeError
@@ -26,14 +27,16 @@ from tunewright.measure import cache, target
 from tunewright.measure.rows import read_rows
 from tunewright.planning.check import check_recipe
 from tunewright.planning.init import starter
+from tunewright.planning.plan import plan
 from tunewright.recipe import Recipe
+from tunewright.report import summary
+from tunewright.report.schema import Report
 from tunewright.runs.run import resume as run_again
 from tunewright.runs.run import run
 from tunewright.trials import trial_key
 
 TEXT = (ROOT / "docs" / "write-a-task.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in RUN.findall(TEXT) for line in block.splitlines()]
-MODEL = "google-bert/bert-base-cased"
 SETS = [
     "budget.steps=8",
     "measurement.strengths=[1]",
@@ -71,16 +74,15 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.bert().save_pretrained(folder / "base")
     tiny.tokenizer(encoder=True, chat=False).save_pretrained(folder / "base")
     for name, content in files().items():
-        smaller = content.replace(MODEL, str(folder / "base") if name.endswith(".py") else "./base")
-        (folder / name).write_text(smaller.replace('"steps": 100', '"steps": 2'))
-    install(folder, files()["pyproject.toml"])
+        (folder / name).write_text(content.replace('"steps": 100', '"steps": 2'))
+    install(folder)
     write_rows(folder)
     return folder
 
 
 def test_the_page_has_what_is_tested_here() -> None:
     tests = {"test_tagging.py", "test_conformance.py"}
-    assert set(files()) == {"pyproject.toml", "tagging.py", "recipe.yaml", "tagging_claim.py"} | tests
+    assert set(files()) == {"pyproject.toml", "tagging.py", "recipe.yaml", "tagging_claim.py", "one_output.py"} | tests
     verbs = ["methods", "methods", "-q", "check", "plan", "run", "export", "papers"]
     assert [shlex.split(c)[1] for c in COMMANDS] == verbs
     (shown,) = re.findall(r"<!-- rows -->\n```json\n(.*?)\n```", TEXT, re.DOTALL)
@@ -98,6 +100,7 @@ def test_the_pages_commands(package: Path, command: str) -> None:
     if words[1] == "methods":
         assert "tagging 0.1" in said and "Entity tagging: one class a word" in said
         assert len(words) > 2 or all(n in said for n in ("entity_f1", "annotated", "tagging-lora"))
+        assert len(words) > 2 or all(n in said for n in ("Words and as many tags.", "F1 of whole spans over all rows"))
 
 
 @pytest.fixture
@@ -108,7 +111,8 @@ def beside(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "base").symlink_to(package / "base")
     write_rows(tmp_path)
-    (tmp_path / "recipe.yaml").write_text((package / "recipe.yaml").read_text())
+    shown = (package / "recipe.yaml").read_text()
+    (tmp_path / "recipe.yaml").write_text(re.sub("model: nano-encoder.*", "model: ./base", shown))
     forget()
     yield tmp_path
     monkeypatch.undo()
@@ -117,7 +121,7 @@ def beside(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 def forget() -> None:
     """Let entry points be read again."""
-    for module in ("tagging", "tagging_claim"):
+    for module in ("tagging", "tagging_claim", "one_output"):
         sys.modules.pop(module, None)
     for cached in (
         *(installed.points, tasks._added, target._added, shapes.added, cache.code_hash),
@@ -199,6 +203,11 @@ def test_a_bad_row_is_named_by_file_and_line_in_check_and_run(beside: Path, case
     assert reason in str(caught.value)
 
 
+def test_a_plan_asks_for_no_trained_end_where_none_is_written(beside: Path) -> None:
+    made = plan(recipe(beside), quiet=True)
+    assert made.ends is None and "end token" not in str(made)
+
+
 def test_long_rows_are_left_out_and_counted(beside: Path) -> None:
     report = check_recipe(recipe(beside, data__max_length=16, data__truncation="split")).report
     (train,) = [s for s in report.sources if s.role.startswith("train")]
@@ -222,6 +231,76 @@ def test_metrics_that_the_rows_have_nothing_for_are_refused(beside: Path) -> Non
     for named in ("loss", "mean_token_accuracy"):
         run(recipe(beside, measurement__metric=named), out=beside / named)
         assert report_of(beside / named)["target"]["metric"] == named
+
+
+TOPICS = ("billing", "cards", "travel")
+SAID = dict(zip(TOPICS, ("fee charge", "card pin", "abroad rate"), strict=True))
+
+
+def one_output_rows(folder: Path) -> None:
+    rng = random.Random(0)
+    for name, count in (("train", 24), ("test", 10)):
+        rows = []
+        for i in range(count):
+            topics = rng.sample(TOPICS, rng.randint(0, 3))
+            text = f"{i} " + " ".join(SAID[t] for t in topics)
+            rows.append({"text": text, "topics": topics, "grade": len(topics) / 2})
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+ONE_OUTPUT = {"topics": ("topics", "topics"), "grading": ("grade", "grade")}
+
+
+@pytest.mark.parametrize("task", ONE_OUTPUT)
+def test_rows_of_one_output_need_no_label(beside: Path, task: str) -> None:
+    one_output_rows(beside)
+    asked = {"task": task, "methods": ["full"], "budget__steps": 30, "train__learning_rate": 0.003}
+    assert check_recipe(recipe(beside, **asked)).report.ok
+    done = run(recipe(beside, **asked), out=beside / "out")
+    report = report_of(beside / "out")
+    assert report["data"]["rows"] == report["data"]["trained_tokens"] == 24
+    target = report["target"]
+    assert target["metric"] == "loss" and target["after"]["value"] < target["before"]["value"] - 0.1
+    # the loss is the task's own: unsure of three topics it is 3 log 2; cross-entropy of one number would be 0
+    known = 3 * math.log(2) if task == "topics" else 1.0
+    assert target["before"]["value"] == pytest.approx(known, abs=0.5)
+    assert target.get("linear_probe") is None and target.get("commonest") is None
+    assert "commonest class" not in str(done)
+    field, word = ONE_OUTPUT[task]
+    (beside / "train.jsonl").write_text(json.dumps({"text": "a", field: "b"}))
+    given = {"data__labels": list(TOPICS)} if task == "topics" else {}
+    (problem,) = check_recipe(recipe(beside, **asked, **given)).report.problems
+    assert problem.field == word
+
+
+def test_a_task_of_classes_whose_rows_have_none_is_told_what_to_write(
+    beside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_output_rows(beside)
+    monkeypatch.setattr(type(tasks.get_task("topics")), "multi_label", False)
+    with pytest.raises(MethodError, match="its rows have no label") as caught:
+        run(recipe(beside, task="topics", methods=["full"]), out=beside / "out")
+    assert "multi_label" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("metric", ["loss", "said"])
+def test_what_stands_beside_another_metric_is_named_or_left_out(
+    beside: Path, monkeypatch: pytest.MonkeyPatch, metric: str
+) -> None:
+    rows = [{"text": f"{i} {word}", "label": word} for i in range(8) for word in ("card", "fee")]
+    for name in ("train", "test"):
+        (beside / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    kind = type(tasks.get_task("text-classification"))
+    monkeypatch.setattr(kind, "predict", lambda *given: [("a", "a") for _ in given[-1]])
+    monkeypatch.setitem(target.METRICS, "said", Metric("predicted"))
+    asked = recipe(beside, task="text-classification", methods=["full"], budget__steps=1)
+    asked.measurement.metric = metric
+    run(asked, out=beside / "out")
+    names = [line.name for line in summary.lines(Report.load(beside / "out"))]
+    if metric == "loss":
+        assert {"linear probe of the base, accuracy", "always the commonest class, accuracy"} <= set(names)
+    else:
+        assert not any("probe" in n or "commonest" in n for n in names)
 
 
 def test_methods_of_classes_are_refused_and_others_serve(beside: Path) -> None:

@@ -52,15 +52,33 @@ def added_page(described: dict[str, Any]) -> str:
 
 
 def _summary(point: installed.Point) -> str:
-    """The first paragraph of the module's docstring as one line, read without importing it."""
+    """What a shape or a metric says of itself, else the first paragraph of its module's docstring, as one line; read
+    without importing it.
+    """
     file = point.file
     if file is None:
         return f"{point.module} is not there"
     try:
-        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        module = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
         return f"cannot be read: {error}"
+    text = _own_words(module, point.attribute) if point.kind in ("shape", "metric") else ""
+    text = text or ast.get_docstring(module) or ""
     return " ".join(text.split("\n\n", 1)[0].split())
+
+
+def _own_words(module: ast.Module, name: str) -> str:
+    """The docstring under `name = Shape(...)`, else of the first function of the module that it is made of."""
+    functions = {f.name: ast.get_docstring(f) or "" for f in module.body if isinstance(f, ast.FunctionDef)}
+    for node, after in zip(module.body, [*module.body[1:], None], strict=True):
+        if not (isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)):
+            continue
+        under = after.value if isinstance(after, ast.Expr) else None
+        if isinstance(under, ast.Constant) and isinstance(under.value, str):
+            return under.value.strip()
+        used = [n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)]
+        return next((functions[n] for n in used if functions.get(n)), "")
+    return ""
 
 
 def page(described: dict[str, Any]) -> str:
