@@ -38,8 +38,11 @@ from tunewright.measure import (
     generate,
     kept,
     linear_probe,
+    metrics,
+    overlap,
     sample,
     sampled,
+    spans,
     target,
     text,
 )
@@ -53,16 +56,20 @@ from tunewright.tasks import (
     fill_mask,
     image_classification,
     reward_modeling,
+    text2text_generation,
     text_classification,
     text_generation,
+    token_classification,
 )
 
 log = logging.getLogger(__name__)
 
 MODULES: tuple[ModuleType, ...] = (
-    *(_kv, _mode, choose, drift, few_shot, generate, kept, linear_probe, sample, sampled, target, text),
+    *(_kv, _mode, choose, drift, few_shot, generate, kept, linear_probe, metrics, overlap, sample, sampled),
+    *(spans, target, text),
     *(attention, head, heads, load, means, varlen),
     *(_causal, _pooled, base, fill_mask, image_classification, reward_modeling, text_classification, text_generation),
+    *(text2text_generation, token_classification),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

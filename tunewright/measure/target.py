@@ -8,8 +8,6 @@ since paired tests and the reader need them.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -22,9 +20,8 @@ from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.metric import Metric
 from tunewright.contract.pairs import Pair, paired
 from tunewright.contract.task import Task
-from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
-from tunewright.machine import installed
-from tunewright.measure import _kv, overlap, returned, spans, text
+from tunewright.errors import RecipeError
+from tunewright.measure import _kv, text
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
@@ -38,6 +35,10 @@ from tunewright.measure.intervals import (
     paired_difference,
     wilson,
 )
+from tunewright.measure.metrics import METRICS as METRICS
+from tunewright.measure.metrics import _added as _added
+from tunewright.measure.metrics import check_metric, get_metric
+from tunewright.measure.metrics import metric_names as metric_names
 from tunewright.measure.rows import RowResult
 
 __all__ = [
@@ -53,102 +54,6 @@ __all__ = [
     "likelihood_choice",
     "summary",
 ]
-
-
-def _nats(outputs: Outputs, batch: Batch) -> Tensor:
-    return -outputs.log_probs()
-
-
-def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
-    return (outputs.logits.argmax(-1) == batch.labels).float()
-
-
-METRICS: dict[str, Metric] = {
-    "exact_match": Metric("generated", proportion=True, compare=text.exact_match, misses=text.cannot_match),
-    "f1": Metric("generated", compare=text.f1),
-    "loss": Metric("teacher-forced", higher_is_better=False, per_label=_nats),
-    "mean_token_accuracy": Metric("teacher-forced", per_label=_token_hit),
-    "accuracy": Metric("classified", proportion=True),
-    "f1_macro": Metric("classified", figure=text.macro_f1),
-    "pair_accuracy": Metric("paired", proportion=True),
-    "pair_accuracy_norm": Metric("paired", proportion=True, mean=True),
-    "span_f1": Metric(
-        "predicted", figure=spans.span_f1, parts=spans.f1_by_type, tasks=("token-classification",), library="seqeval"
-    ),
-    "sacrebleu": Metric("generated", compare=overlap.sentence_bleu, figure=overlap.corpus_bleu, library="sacrebleu"),
-    "chrf": Metric("generated", compare=overlap.sentence_chrf, library="sacrebleu"),
-    **{n: Metric("generated", compare=overlap.rouge(n), library="rouge_score") for n in ("rouge1", "rouge2", "rougeL")},
-}
-"""The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
-share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
-(`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `span_f1`: of whole
-spans, see `measure.spans`. `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see
-`measure.overlap`."""
-
-
-def metric_names() -> list[str]:
-    """Names of all metrics, those of other packages last."""
-    return list(dict.fromkeys([*METRICS, *installed.points(installed.METRICS)]))
-
-
-def get_metric(name: str) -> Metric:
-    """The metric of a name. RecipeError with the nearest names when there is none, MethodError for one of another
-    package that cannot be had.
-    """
-    if name in installed.points(installed.METRICS):
-        return _added(name)
-    if name not in METRICS:
-        raise RecipeError(
-            f"no metric is called '{name}'", where="measurement.metric", remedy=did_you_mean(name, metric_names())
-        )
-    return METRICS[name]
-
-
-@functools.cache
-def _added(name: str) -> Metric:
-    point = installed.points(installed.METRICS)[name]
-    metric = point.load(METRICS)
-    if not isinstance(metric, Metric):
-        raise point.wrong("Metric")
-    owed = {"generated": "compare", "teacher-forced": "per_label"}.get(metric.kind)
-    if owed is not None and getattr(metric, owed) is None:
-        raise MethodError(
-            f"the metric '{name}' of {point.comes_from} is {metric.kind}, and does not say how its rows are scored",
-            where=f"{point.module}:{point.attribute}",
-            remedy=f"give it `{owed}`",
-        )
-    return returned.checked(metric, name, f"{point.module}:{point.attribute}")
-
-
-def check_metric(name: str, task: Task) -> Metric:
-    """The metric of a name. RecipeError where there is none, or where it is nothing that a task's rows have,
-    MissingExtraError without its library."""
-    m = get_metric(name)
-    if m.library and importlib.util.find_spec(m.library) is None:
-        what = f"'{name}' counts with {m.library}, which is not installed"
-        raise MissingExtraError(what, where="measurement.metric", remedy="pip install 'tunewright[metrics]'")
-    remedy = "write metric: " + ("pair_accuracy" if task.scores else "accuracy") + " or metric: loss"
-    if m.tasks and not any(task.is_a(name) for name in m.tasks):
-        what = f"'{name}' reads rows of {', '.join(m.tasks)}, not of {task.name}"
-        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
-    if m.kind == "predicted" and not task.predicts:
-        what = f"'{name}' compares what a task predicts of a row, and {task.name} has no predict"
-        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
-    if m.kind == "generated" and not task.generates:
-        what = f"'{name}' compares generated text, and {task.name} generates none"
-        raise RecipeError(what, where="measurement.metric", remedy=remedy)
-    if task.scores and (m.mean or m.kind == "teacher-forced" and name != "loss"):
-        what = f"'{name}' reads tokens, and {task.name} gives one number a text"
-        raise RecipeError(what, where="measurement.metric", remedy=remedy)
-    if m.kind == "paired" and not (task.continues or task.scores):
-        what = f"'{name}' compares two answers to a prompt, and {task.name} rows have none or one"
-        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto")
-    if m.kind == "classified" and not task.classifies:
-        what = f"'{name}' needs a class a row, and {task.name} rows have none"
-        remedy = remedy if task.scores else "write metric: exact_match, metric: mean_token_accuracy or metric: loss"
-        remedy = "write metric: auto, metric: mean_token_accuracy or metric: loss" if task.per_token else remedy
-        raise RecipeError(what, where="measurement.metric", remedy=remedy)
-    return m
 
 
 def answer_length(rows: Sequence[Row], spare: int = 2) -> int:
@@ -312,7 +217,9 @@ def _teacher_forced(
 ) -> Iterator[RowResult]:
     """A row's weighted mean over its labels; the row weighs the sum of their weights."""
     assert m.per_label is not None
-    own = outputs.scores is not None or m.per_label is _nats  # a task's loss may be another than cross-entropy
+    own = (
+        outputs.scores is not None or m.per_label is METRICS["loss"].per_label
+    )  # a task's loss may be another than cross-entropy
     values = (task.loss(outputs, batch).value if own else m.per_label(outputs, batch)).float()
     zero = torch.zeros(len(rows), device=values.device)
     weight = zero.index_add(0, batch.rows, batch.weights)
