@@ -9,6 +9,7 @@ from tunewright.measure.intervals import (
     bootstrap_mean,
     bootstrap_statistic,
     paired_difference,
+    paired_proportions,
     t_interval,
     wilson,
 )
@@ -133,6 +134,27 @@ def test_rare_differences_are_covered_as_often_as_it_says():
         inside += not paired_difference([0.0] * 30, d.tolist(), bounds=(0.0, 1.0)).excludes(0.02)
         plain += not paired_difference([0.0] * 30, d.tolist()).excludes(0.02)
     assert inside / 400 >= 0.95 and plain / 400 < 0.6
+
+
+def test_few_rows_that_differ_have_newcombes_interval():
+    """Newcombe 1998, table II: 50 pairs, of which 2 and 4 differ ... and as often as it says where few differ."""
+    a, b = [1.0] * 36 + [1.0] * 0 + [0.0] * 12 + [0.0] * 2, [1.0] * 36 + [0.0] * 0 + [1.0] * 0 + [0.0] * 12 + [1.0] * 2
+    got = paired_proportions(a, b)
+    assert got.method == "Newcombe's score, paired" and got.value == pytest.approx(0.04)
+    assert got.low < 0 < got.high, "two rows on one side tell nothing, as McNemar's test says"
+    back = paired_proportions(b, a)
+    assert (back.low, back.high) == (pytest.approx(-got.high), pytest.approx(-got.low))
+    rng, score, plain = np.random.default_rng(1), 0, 0
+    for _ in range(400):
+        before = (rng.random(40) < 0.6).astype(float)
+        flips = rng.random(40)
+        after = np.where((before == 0) & (flips < 0.12), 1.0, np.where((before == 1) & (flips < 0.02), 0.0, before))
+        truth = 0.4 * 0.12 - 0.6 * 0.02
+        score += not paired_proportions(before.tolist(), after.tolist()).excludes(truth)
+        plain += not paired_difference(before.tolist(), after.tolist()).excludes(truth)
+    assert score / 400 >= 0.93 > plain / 400
+    many = paired_proportions([0.0] * 30, [1.0] * 15 + [0.0] * 15)
+    assert many.method == "paired bootstrap"
 
 
 def test_statistic_and_mapping():

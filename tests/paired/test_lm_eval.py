@@ -117,3 +117,27 @@ def test_the_verb_reads_the_harnesss_folders_and_judges_them(tmp_path: Path) -> 
     write(empty, {})
     with pytest.raises(DataError, match="--log_samples"):
         lm_eval.read(next(empty.rglob("results_*")))
+
+
+def test_ties_and_folders_of_several_models_and_flags_that_ask_again(tmp_path: Path) -> None:
+    write(tmp_path / "a", {"t": rows([1.0, 0.0, 1.0])})
+    write(tmp_path / "b", {"t": rows([1.0, 0.0, 1.0])})
+    arguments = ["measure", str(tmp_path / "a"), str(tmp_path / "b")]
+    tie = CliRunner().invoke(app, [*arguments, "--require", "target no worse by 0.01"])
+    assert tie.exit_code == 11, "three rows that are alike do not tell a hundredth"
+    for flag in (["--rows", "2"], ["--data", "x.jsonl"], ["--metric", "acc"]):
+        refused = CliRunner().invoke(app, [*arguments, *flag])
+        assert refused.exit_code == 2
+    other = tmp_path / "b" / "org__other"
+    other.mkdir()
+    (other / f"samples_t_{STAMP}.jsonl").write_text(json.dumps({"doc_id": 0, "acc": 1.0}))
+    with pytest.raises(DataError, match="2 models were evaluated into this folder"):
+        lm_eval.measure([str(tmp_path / "a")], [str(tmp_path / "b")], out=None)
+
+
+def test_the_target_is_named_where_it_could_be_another(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name, {"t": rows([1.0, 0.0]), "u": rows([0.5, 0.25], "f1")})
+    pair = lm_eval.measure([str(tmp_path / "a")], [str(tmp_path / "b")], out=None)
+    assert pair.notes == ["`target` is acc of t, the first of 2 figures by the tasks' names"]
+    assert "accuracy: t" in shown.text(pair) or "acc: t" in shown.text(pair)

@@ -97,7 +97,10 @@ def test_so_many_more_rows_would_tell(n, spread, value):
 def measured(name, before, after, direction="higher"):
     gap = Interval(value=after - before, low=after - before - 0.01, high=after - before + 0.01, n=50)
     ends = [Interval(value=v, low=v - 0.05, high=v + 0.05, n=50) for v in (before, after)]
-    return Measured(name=name, metric="m", direction=direction, before=ends[0], after=ends[1], difference=gap)
+    unit = "fraction" if direction == "higher" else "nats per token"
+    return Measured(
+        name=name, metric="m", direction=direction, unit=unit, before=ends[0], after=ends[1], difference=gap
+    )
 
 
 def report():

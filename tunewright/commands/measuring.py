@@ -54,6 +54,16 @@ def measure(
     sides = named(first), named(second)
     bounds = conditions(require or [])
     if any(lm_eval.holds(name) for side in sides for name in side):
+        flags = {
+            "data": data,
+            "keep": keep,
+            "task": task,
+            "metric": metric,
+            "column": column,
+            "rows": rows,
+            "base": base,
+        }
+        lm_eval.refuse(flags)
         pair = lm_eval.measure(*sides, bounds=bounds, out=out)
     else:
         request = Request(

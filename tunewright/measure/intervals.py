@@ -240,6 +240,38 @@ def paired_difference(
     return out.model_copy(update={"method": "paired bootstrap"}) if out.method == "bootstrap" else out
 
 
+FEW = 10
+"""Rows that differ, below which resampling them knows too little of how many others may."""
+
+
+def paired_proportions(
+    before: Sequence[float], after: Sequence[float], *, level: float = 0.95, unit: Unit = "row", seed: int = 0
+) -> Interval:
+    """Interval of the difference of two shares on the same rows, of scores 0 or 1: the pairs are resampled; where fewer
+    than `FEW` rows differ, Newcombe's score interval (1998, method 10), which such rows do not make too short.
+    """
+    a, b = _finite(before, "before") > 0.5, _finite(after, "after") > 0.5
+    n = len(a)
+    if n < 2 or int((a != b).sum()) >= FEW or not (a != b).any():
+        return paired_difference(before, after, level=level, unit=unit, seed=seed, bounds=SHARE)
+    first, second = (wilson(int(x.sum()), n, level=level) for x in (a, b))
+    both, neither = int((a & b).sum()), int((~a & ~b).sum())
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    product = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    cross = both * neither - only_a * only_b
+    phi = 0.0 if not product else (max(cross - n / 2, 0) if cross > 0 else cross) / math.sqrt(product)
+    assert first.low is not None and first.high is not None and second.low is not None and second.high is not None
+    value = second.value - first.value
+    below, above = (
+        (second.value - second.low, first.high - first.value),
+        (second.high - second.value, first.value - first.low),
+    )
+    low = value - math.sqrt(max(0.0, below[0] ** 2 - 2 * phi * below[0] * below[1] + below[1] ** 2))
+    high = value + math.sqrt(max(0.0, above[0] ** 2 - 2 * phi * above[0] * above[1] + above[1] ** 2))
+    ends = _holding(value, low, high, (-1.0, 1.0))
+    return Interval(value=value, **ends, n=n, level=level, unit=unit, method="Newcombe's score, paired")
+
+
 def bootstrap_statistic(
     statistic: Callable[[np.ndarray], float],
     n: int,

@@ -33,6 +33,7 @@ from tunewright.measure.intervals import (
     bootstrap_mean,
     bootstrap_statistic,
     paired_difference,
+    paired_proportions,
     wilson,
 )
 from tunewright.measure.metrics import METRICS as METRICS
@@ -177,6 +178,8 @@ def difference(before: Sequence[RowResult], after: Sequence[RowResult], metric: 
     if figure is None:
         weights = [b.weight for b in before]
         sides = [b.score for b in before], [a.score for a in after]
+        if get_metric(metric).proportion and all(w == 1 for w in weights):
+            return paired_proportions(*sides, seed=seed)
         bounds = bounds_of(get_metric(metric), [*sides[0], *sides[1]])
         return paired_difference(*sides, weights=weights, seed=seed, bounds=bounds)
 

@@ -17,7 +17,14 @@ from typing import Any
 
 from tunewright.errors import DataError, RecipeError
 from tunewright.files.regular import regular
-from tunewright.measure.intervals import Interval, bootstrap_mean, paired_difference, wilson
+from tunewright.measure.intervals import (
+    SHARE,
+    Interval,
+    bootstrap_mean,
+    paired_difference,
+    paired_proportions,
+    wilson,
+)
 from tunewright.paired.figures import discordant, mcnemar
 from tunewright.paired.result import Compared, Pair, SideInfo
 from tunewright.recipe.gate import Bound
@@ -48,6 +55,16 @@ def holds(name: str) -> bool:
     return path.is_dir() and not (path / "config.json").exists() and any(path.rglob(_SAMPLES))
 
 
+def refuse(flags: Mapping[str, Any]) -> None:
+    """RecipeError for a flag that says how models are asked: these were."""
+    if given := next((name for name, value in flags.items() if value is not None), None):
+        raise RecipeError(
+            "the harness asked the models already: all its rows, tasks and metrics are compared",
+            where=f"--{given}",
+            remedy=f"leave --{given} out",
+        )
+
+
 def measure(first: Sequence[str], second: Sequence[str], *, bounds: Sequence[Bound] = (), out: Path | None) -> Pair:
     """Every task and metric that both sides have, paired; the first one is the headline. DataError where they have
     none in common, rows differ, or a file cannot be read.
@@ -60,6 +77,8 @@ def measure(first: Sequence[str], second: Sequence[str], *, bounds: Sequence[Bou
                 remedy="name two folders that lm_eval wrote with --output_path and --log_samples",
             )
     sides = [read(Path(s[0])) for s in (first, second)]
+    for side in (first, second):
+        _one_model(Path(side[0]))
     better: dict[tuple[str, str], bool] = {}
     for name in (second[0], first[0]):
         better.update(directions(Path(name)))
@@ -73,7 +92,7 @@ def measure(first: Sequence[str], second: Sequence[str], *, bounds: Sequence[Bou
         second=SideInfo(names=list(second), kind="lm-eval"),
         target=found[0],
         others=found[1:],
-        notes=notes,
+        notes=[*_named_target(found), *notes],
     )
     if bounds:
         pair.gate = judge(bounds, pair)
@@ -187,6 +206,13 @@ def _compared(
     return found, notes
 
 
+def _named_target(found: Sequence[Compared]) -> list[str]:
+    """What a condition on the target is about, where it could be another."""
+    first = found[0]
+    said = f"`target` is {first.metric} of {first.name}, the first of {len(found)} figures by the tasks' names"
+    return [said] if len(found) > 1 else []
+
+
 def _metrics(samples: Any) -> list[str]:
     """The metrics that every row has."""
     rows = list(samples)
@@ -209,7 +235,7 @@ def _one(
         unit="fraction" if all(0 <= v <= 1 for v in [*a, *b]) else "score",
         before=_figure(a, shares),
         after=_figure(b, shares),
-        difference=paired_difference(a, b),
+        difference=_apart(a, b, shares),
         n=len(a),
     )
     if shares:
@@ -219,4 +245,24 @@ def _one(
 
 
 def _figure(values: Sequence[float], shares: bool) -> Interval:
-    return wilson(round(sum(values)), len(values)) if shares else bootstrap_mean(values)
+    if shares:
+        return wilson(round(sum(values)), len(values))
+    return bootstrap_mean(values, bounds=SHARE if all(0 <= v <= 1 for v in values) else None)
+
+
+def _apart(first: Sequence[float], second: Sequence[float], shares: bool) -> Interval:
+    if shares:
+        return paired_proportions(first, second)
+    bounded = all(0 <= v <= 1 for v in [*first, *second])
+    return paired_difference(first, second, bounds=SHARE if bounded else None)
+
+
+def _one_model(place: Path) -> None:
+    """DataError where a folder holds what several models gave: one of them would be read for all."""
+    models = sorted({str(f.parent) for f in place.rglob(_SAMPLES)}) if place.is_dir() else []
+    if len(models) > 1:
+        raise DataError(
+            f"{len(models)} models were evaluated into this folder: {', '.join(Path(m).name for m in models[:4])}",
+            where=str(place),
+            remedy=f"name one of them: {models[0]}",
+        )

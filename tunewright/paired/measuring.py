@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tunewright.data.dataset import labels_of
-from tunewright.errors import FolderError, RecipeError
+from tunewright.errors import FolderError, RecipeError, did_you_mean
 from tunewright.measure._mode import device_of
 from tunewright.measure.rows import pair, write_rows
 from tunewright.models.precision import choose_precision
@@ -16,6 +16,7 @@ from tunewright.paired.request import Request
 from tunewright.paired.result import Apart, Pair, SideInfo
 from tunewright.paired.sides import Asked, Opened, asked, device_for, open_side, task_named
 from tunewright.recipe import DataSpec, Recipe, Source, TrainSpec
+from tunewright.recipe.gate import KEPT
 from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.report.gated import judge
 from tunewright.runs.sources import kept_sources
@@ -40,6 +41,7 @@ def measure(request: Request, out: Path | None = None, say: Say = lambda text: N
         labels = list(labels_of(wanted.data, wanted.base, task))
     notes = _other_words(everyone, data)
     train = recipe.train if recipe is not None else TrainSpec()
+    _refuse(request, wanted)
     device = device_for(request.device if request.device != "auto" else train.device)
     precision: str = train.precision if train.precision != "auto" else choose_precision(device)
     alone = len(sides[0]) == 1
@@ -62,6 +64,8 @@ def measure(request: Request, out: Path | None = None, say: Say = lambda text: N
                 there, vocabulary = origin(side, wanted, found), found.vocabulary
             elif which == 1 and there is not None and _comparable(there, vocabulary, found):
                 drifts += _drift(there, side, found)
+    if not alone:
+        notes.append("drift was not measured: it is told from one model, and the first side has several")
     if there is not None and not drifts:
         notes.append("drift was not measured: the two sides have other vocabularies")
     result = Pair(
@@ -76,11 +80,27 @@ def measure(request: Request, out: Path | None = None, say: Say = lambda text: N
     )
     if (choice := figures.choice_of(*reads)) is not None:
         result.others.append(choice)
-    if request.bounds:
-        result.gate = judge(request.bounds, result)
     if out is not None:
         _write(out, result, reads)
+    if request.bounds:
+        result.gate = judge(request.bounds, result)
+        if out is not None:
+            result.save(out)
     return result
+
+
+def _refuse(request: Request, wanted: Wanted) -> None:
+    """RecipeError, before anything is loaded, for a condition on what will not be measured."""
+    for b in request.bounds:
+        where = f"--require {b.figure}"
+        if b.figure == "drift" and len(request.first) > 1:
+            what = "drift is measured from one model, and the first side has several"
+            raise RecipeError(what, where=where, remedy="name one run first, or leave the condition out")
+        if b.figure.startswith(KEPT) and (name := b.figure.removeprefix(KEPT)) not in wanted.keep:
+            what = f"nothing that is kept is called '{name}'"
+            raise RecipeError(what, where=where, remedy=did_you_mean(b.figure, [KEPT + k for k in wanted.keep]))
+        if b.figure == "target" and not wanted.data:
+            raise RecipeError("there are no rows to measure the target on", where=where, remedy="write --data FILE")
 
 
 def _wanted(request: Request, recipe: Recipe | None) -> tuple[Wanted, DataSpec]:
@@ -92,7 +112,7 @@ def _wanted(request: Request, recipe: Recipe | None) -> tuple[Wanted, DataSpec]:
             where="--data",
             remedy="write --data rows.jsonl, or --keep texts.txt",
         )
-    named = [str(Path(p).absolute()) if Path(p).exists() else p for p in request.data]
+    named = [_placed(p) for p in request.data]
     given = [Source(path=p, columns=dict(request.columns)) for p in named]
     if recipe is None:
         data = DataSpec(train=given or [Source(path=request.keep[0])])
@@ -103,9 +123,17 @@ def _wanted(request: Request, recipe: Recipe | None) -> tuple[Wanted, DataSpec]:
         keep = _kept(request.keep) if request.keep else kept_sources(recipe)
     spec = recipe.measurement if recipe is not None else None
     metric = request.metric or (spec.metric if spec is not None and not given else "auto")
-    longest = {"max_new_tokens": spec.max_new_tokens} if spec is not None else {}
+    shape = {} if spec is None else {"sequences": spec.drift_sequences, "tokens": spec.drift_tokens}
+    longest = {} if spec is None else {"max_new_tokens": spec.max_new_tokens, **shape}
     rows = request.rows or (spec.rows if spec is not None and not given else None)
     return Wanted(measured, keep, base, metric, rows, **longest), data
+
+
+def _placed(path: str) -> str:
+    """A file as it is seen from here, there or not; a hub id, and what ships or is made, as they stand."""
+    here = Path(path).expanduser()
+    file = here.exists() or here.suffix and not path.startswith(("quickstart:", "make:"))
+    return str(here.absolute()) if file else path
 
 
 def _kept(texts: Sequence[str]) -> dict[str, Source]:
@@ -116,7 +144,7 @@ def _kept(texts: Sequence[str]) -> dict[str, Source]:
         pairs.append((name, path) if equals and not Path(text).exists() else (None, text))
     if again := called_twice(pairs):
         raise RecipeError(f"two kept texts are called '{again[1]}'", where="--keep", remedy="write --keep NAME=FILE")
-    located = [str(Path(p).absolute()) if Path(p).exists() else p for _, p in pairs]
+    located = [_placed(p) for _, p in pairs]
     return {n: Source(path=p) for n, p in zip(kept_names(pairs), located, strict=True)}
 
 

@@ -73,10 +73,12 @@ def read(side: Opened, wanted: Wanted) -> Read:
                 model, side.tokenizer, out.asked, labels, out.metric, max_new_tokens=longest
             )
         else:
-            out.target = evaluate(model, side.tokenizer, task, out.asked, out.metric, max_new_tokens=longest)
+            out.target = evaluate(
+                model, side.tokenizer, task, out.asked, out.metric, max_new_tokens=longest, packed=side.packed
+            )
     for name, source in wanted.keep.items():
         texts = build([source], task, side.tokenizer, kept_options(side.options), cache_folder(), base=wanted.base)
-        out.kept[name] = document_losses(model, side.loaded.tokenizer, task, list(texts.rows))
+        out.kept[name] = document_losses(model, side.loaded.tokenizer, task, list(texts.rows), packed=side.packed)
     return out
 
 
@@ -111,7 +113,11 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
     if task.generates:
         ids = sample_sequences(model, side.tokenizer, wanted.sequences, wanted.tokens, 0)
         rows = sequence_rows(ids, len(conditioning_ids(side.tokenizer)))
-        return Origin("text that the first sampled", rows, take_reference(model, task, rows)) if rows else None
+        return (
+            Origin("text that the first sampled", rows, take_reference(model, task, rows, packed=side.packed))
+            if rows
+            else None
+        )
     rows = seen.asked[:512]
     if not rows:
         return None
@@ -119,7 +125,7 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
         return Origin("the rows", rows, features=take_features(model, task, rows))
     if task.per_token or task.scores:
         return None
-    return Origin("the rows", rows, take_reference(model, task, rows))
+    return Origin("the rows", rows, take_reference(model, task, rows, packed=side.packed))
 
 
 def apart(there: Origin, side: Opened, seen: Read) -> Drift | None:

@@ -19,13 +19,16 @@ def table(pair: Pair) -> Numbers | None:
     """Every figure of both sides with intervals; None where nothing was measured."""
     rows = []
     if pair.target is not None:
-        rows.append(_row(pair.target, words.metric_name(pair.target.metric), "bold"))
+        name = words.metric_name(pair.target.metric)
+        rows.append(_row(pair.target, name if pair.target.name == "target" else _beside(pair.target), "bold"))
     rows += [_row(m, _beside(m), "") for m in pair.others]
     rows += [_row(m, words.subject(m), "") for m in pair.kept]
     if pair.calibration is not None:
         rows.append(_row(pair.calibration, words.metric_name(pair.calibration.metric), ""))
     if pair.drift is not None:
-        rows.append((Text(f"drift: {pair.drift.measure}"), (Cell("0"), _cell(pair.drift.value, "nats"), Cell())))
+        unit = ", nats/token" if pair.drift.measure == "kl" else ""
+        name = f"drift: {words.drift_name(pair.drift.measure) if unit else pair.drift.measure}{unit}"
+        rows.append((Text(name), (Cell("0"), _cell(pair.drift.value, "nats"), Cell())))
     return Numbers(("measured", "first", "second", "change"), tuple(rows)) if rows else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,14 @@ class Opened:
     adapted: Adapted
     options: EncodeOptions
     notes: list[str] = field(default_factory=list)
+    packing: bool = True
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether rows are read without padding, as a run would read them."""
+        from tunewright.models.attention import prepare_attention
+
+        return bool(self.packing and self.task.packs and prepare_attention(self.adapted.model))
 
     @property
     def model(self) -> Any:
@@ -128,7 +137,8 @@ def open_side(
 
         load_adapter(adapted, side.name)
     adapted.model.eval()
-    return Opened(side, task, loaded, adapted, options_of(data, own_labels(task, loaded, labels), loaded), loaded.notes)
+    options = options_of(data, own_labels(task, loaded, labels), loaded)
+    return Opened(side, task, loaded, adapted, options, loaded.notes, data.packing)
 
 
 def _run(side: Asked, task: Task, data: DataSpec) -> Opened:
@@ -143,7 +153,7 @@ def _run(side: Asked, task: Task, data: DataSpec) -> Opened:
         )
     labels = finished.recipe.data.labels if task.labelled else None
     options = options_of(data, own_labels(task, finished.loaded, labels), finished.loaded)
-    return Opened(side, task, finished.loaded, finished.adapted, replace(options))
+    return Opened(side, task, finished.loaded, finished.adapted, replace(options), packing=data.packing)
 
 
 def own_labels(task: Task, loaded: Loaded, labels: Sequence[str] | None) -> Sequence[str] | None:

@@ -85,6 +85,9 @@ def _found(bound: Bound, figures: Figures, where: str) -> tuple[Interval, bool, 
             raise _missing(bound.figure, where, "drift was not measured here")
         return figures.drift.value, bound.at_least, bound.value, ""
     measured = _measured(bound.figure, figures, where)
+    if measured.unit == "fraction" and abs(bound.value) > 1:
+        what = f"'{bound.said}' asks for more than all: {bound.figure} is a share, from 0 to 1"
+        raise MethodError(what, where=where, remedy="write '>= 85 %', or '>= 0.85'")
     interval = measured.after if bound.of == "after" else measured.difference
     if interval is None:
         raise _missing(bound.figure, where, "it has no " + ("figure" if bound.of == "after" else "difference"))
