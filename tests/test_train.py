@@ -160,7 +160,7 @@ def test_only_what_is_chosen_has_optimizer_state() -> None:
 
 
 def test_kept_moments_belong_to_the_entries_that_stay() -> None:
-    from tunewright.training.trained import remap
+    from tunewright.training.following import remap
 
     old, new = torch.tensor([1, 4, 6]), torch.tensor([0, 4, 6, 9])
     assert remap(torch.tensor([1.0, 2.0, 3.0]), old, new).tolist() == [0.0, 2.0, 3.0, 0.0]

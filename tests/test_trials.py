@@ -112,6 +112,7 @@ def test_a_key_does_not_change_with_the_name_the_folder_or_what_a_run_writes_dow
     assert key_of(recipe(folder, name="other")) == key_of(one)
     one.made_with = {"versions": {"torch": "1"}}
     assert key_of(one) == key_of(recipe(folder))
+    assert key_of(recipe(folder, gate={"drift": "<= 1"})) == key_of(one), "a gate judges what was measured"
     small.write_inputs(tmp_path)
     assert key_of(recipe(tmp_path)) == key_of(recipe(folder))
     path = tmp_path / "resolved.yaml"

@@ -61,7 +61,7 @@ class FolderError(TunewrightError):
 
 
 class NonFiniteError(TunewrightError):
-    """Training met a value that is not finite; names the layer, the rows and the step."""
+    """Training or measuring met a value that is not finite; names the layer, the rows, the step."""
 
     code = 8
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from typer.testing import CliRunner
 
 from tests import small, tiny
 from tunewright.commands.cli import app
-from tunewright.errors import FolderError, MissingExtraError, ModelError
-from tunewright.measure.intervals import welch_interval
-from tunewright.paired import figures, shown
+from tunewright.errors import FolderError, MissingExtraError, ModelError, NonFiniteError
+from tunewright.measure.intervals import welch_interval, wilson
+from tunewright.paired import figures, measuring, reading, shown
 from tunewright.paired.measuring import measure
 from tunewright.paired.request import Request, columns, conditions, named
 from tunewright.paired.result import Pair
@@ -182,6 +184,48 @@ def test_runs_that_were_asked_in_other_words_are_said(made: Path, tmp_path: Path
     pair = measure(Request([str(tmp_path / "other")], at(made, "run1")))
     assert any("data.template" in n for n in pair.notes)
     assert not measure(Request(at(made, "run2"), at(made, "run1"))).notes
+
+
+def test_one_model_is_in_memory_at_a_time(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+    kept = measuring.open_side
+
+    def opened(*given: Any) -> Any:
+        assert not [m for m in alive if m() is not None], "the side before is still there"
+        side = kept(*given)
+        alive.append(weakref.ref(side.adapted.model))
+        return side
+
+    monkeypatch.setattr(measuring, "open_side", opened)
+    measure(Request(at(made, "base", "run1"), at(made, "run2", "run3")))
+    measure(Request(at(made, "base"), at(made, "run2")))
+    assert len(alive) == 4 or len(alive) == 6
+
+
+def test_sides_that_were_computed_otherwise_are_said(made: Path, tmp_path: Path) -> None:
+    file = small.write_recipe(made, "half", train__precision="bfloat16", stages__0__budget={"steps": 2})
+    run(file, out=tmp_path / "half", quiet=True)
+    pair = measure(Request(at(made, "run1"), [str(tmp_path / "half")]))
+    assert any("bfloat16 on cpu" in n and "float32 on cpu" in n for n in pair.notes)
+
+
+def test_what_is_not_finite_is_named(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = reading.document_losses
+
+    def broken(*given: Any, **named: Any) -> Any:
+        first, *rest = kept(*given, **named)
+        return [dataclasses.replace(first, nats=float("nan")), *rest]
+
+    monkeypatch.setattr(reading, "document_losses", broken)
+    with pytest.raises(NonFiniteError, match=r"keep\.txt:1"):
+        measure(Request(at(made, "base"), at(made, "run1")))
+
+
+def test_seeds_that_agree_leave_open_what_their_rows_do(made: Path) -> None:
+    pair = measure(Request(at(made, "run1", "run2"), at(made, "run1", "run2"), rows=10))
+    assert pair.target is not None and pair.target.before is not None and pair.target.before.high is not None
+    assert pair.target.before.value == 0 and pair.target.before.high == pytest.approx(wilson(0, 10).high)
+    assert pair.target.before.unit == "seed" and pair.target.before.n == 2
 
 
 def test_classifiers_have_calibration_and_drift_of_features(tmp_path: Path) -> None:

@@ -179,7 +179,8 @@ def test_a_recipes_gate_is_checked_when_it_is_read(gate, words):
     assert words in str(e.value)
     good = {"drift": "<= 1", "kept.general": "<= 3"}
     assert Recipe(**tree, gate=good).gate == good
-    assert Recipe(**tree).gate is None
+    assert Recipe(**tree).gate is None and "gate" not in Recipe(**tree).dump()
+    assert Recipe(**tree, gate=good).dump().count("kept.general") == 1
 
 
 def test_half_widths_shrink_with_the_root_of_the_rows():

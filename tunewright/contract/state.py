@@ -17,7 +17,7 @@ class State(nn.Module):
 
     `data` holds JSON values only. `rng` is the method's own generator for draws about weights, saved with the rest and
     equal on all ranks. Buffers may change their shape. All tensors are on the model's device: what `setup` and
-    `begin_task` made is moved there, and so is what `keep` is given.
+    `begin_task` made is moved there, and so is what `set_buffer` is given.
 
     A buffer "copy.<parameter>" holds a value for each entry of that parameter that trains, in its order, such as an
     average of its own past. When another choice of entries is drawn it is carried along: kept entries keep theirs,

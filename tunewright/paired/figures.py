@@ -16,6 +16,7 @@ from tunewright.measure.intervals import (
     SHARE,
     Bounds,
     Interval,
+    alike,
     bootstrap_statistic,
     t_interval,
     welch_interval,
@@ -34,14 +35,24 @@ CHANGE: Bounds = (-1.0, 1.0)
 
 
 def over_seeds(
-    first: Sequence[float], second: Sequence[float], bounds: Bounds | None
+    first: Sequence[float], second: Sequence[float], bounds: Bounds | None, rows: int
 ) -> tuple[Interval, Interval, Interval]:
-    """Both sides' figures and their difference, of figures by run."""
+    """Both sides' figures and their difference, of figures by run, each measured on so many rows."""
     apart = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
-    sides = t_interval(first, bounds=bounds), t_interval(second, bounds=bounds)
-    if len(first) > 1 and len(second) > 1:
-        return *sides, welch_interval(first, second, bounds=apart)
-    return *sides, t_interval([b - a for a in first for b in second], bounds=apart)
+    changes = [b - a for a in first for b in second]
+    both = len(first) > 1 and len(second) > 1
+    found = welch_interval(first, second, bounds=apart) if both else t_interval(changes, bounds=apart)
+    sides = [t_interval(side, bounds=bounds) for side in (first, second)]
+    one, other = (_of_rows(interval, rows, bounds) for interval in sides)
+    return one, other, _of_rows(found, rows, apart)
+
+
+def _of_rows(interval: Interval, rows: int, bounds: Bounds | None) -> Interval:
+    """The interval over runs; where no run differs, what the rows that they were all measured on leave open."""
+    if bounds is None or not interval.known or interval.low != interval.high:
+        return interval
+    told = alike(interval.value, rows, bounds, level=interval.level, unit="seed")
+    return told.model_copy(update={"n": interval.n})
 
 
 def target_of(first: Sequence[Read], second: Sequence[Read]) -> Compared | None:
@@ -85,7 +96,9 @@ def _compared(
             out.mcnemar = mcnemar(*out.right)
         return out
     by_run = [[_figure(results, metric) for results in side] for side in sides]
-    out.before, out.after, out.difference = over_seeds(by_run[0], by_run[1], SHARE if unit == "fraction" else None)
+    out.before, out.after, out.difference = over_seeds(
+        by_run[0], by_run[1], SHARE if unit == "fraction" else None, len(first[0])
+    )
     return out
 
 
@@ -132,7 +145,7 @@ def _kept(name: str, sides: Sequence[Sequence[Sequence[DocumentLoss]]], same: bo
         out.difference = kept_difference(first[0], second[0]) if same else _bits_apart(first[0], second[0])
         return out
     by_run = [[_kept_figure(docs, figure) for docs in side] for side in sides]
-    out.before, out.after, out.difference = over_seeds(by_run[0], by_run[1], None)
+    out.before, out.after, out.difference = over_seeds(by_run[0], by_run[1], None, len(first[0]))
     return out
 
 
@@ -186,5 +199,5 @@ def _calibration(sides: Sequence[Sequence[Sequence[RowResult]]]) -> Compared:
         out.difference = bootstrap_statistic(lambda at: b(at) - a(at), n, bounds=CHANGE)
         return out
     by_run = [[_error(results)(np.arange(n)) for results in side] for side in sides]
-    out.before, out.after, out.difference = over_seeds(by_run[0], by_run[1], SHARE)
+    out.before, out.after, out.difference = over_seeds(by_run[0], by_run[1], SHARE, n)
     return out

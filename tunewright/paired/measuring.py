@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from tunewright.contract.task import Task
 from tunewright.data.dataset import labels_of
 from tunewright.errors import FolderError, RecipeError, did_you_mean
 from tunewright.measure._mode import device_of
@@ -29,54 +33,34 @@ ROWS = "rows.jsonl"
 def measure(request: Request, out: Path | None = None, say: Say = lambda text: None) -> Pair:
     """Measure the second side against the first; write measured.json and rows.jsonl to `out`.
 
-    Every TunewrightError names what cannot be used: a folder, a row, a task that differs.
+    Every TunewrightError names what cannot be used: a folder, a row, a task that differs, a figure that is not finite.
     """
-    sides = [[asked(name, request.base) for name in names] for names in (request.first, request.second)]
-    everyone = [*sides[0], *sides[1]]
-    recipe = next((r for s in [*sides[1], *sides[0]] if (r := s.recipe) is not None), None)
-    task = get_task(task_named([*sides[1], *sides[0]], request.task))
-    wanted, data = _wanted(request, recipe)
-    labels = recipe.data.labels if recipe is not None and task.labelled else None
-    if task.labelled and labels is None and wanted.data:
-        labels = list(labels_of(wanted.data, wanted.base, task))
-    notes = _other_words(everyone, data)
-    train = recipe.train if recipe is not None else TrainSpec()
-    _refuse(request, wanted)
-    device = device_for(request.device if request.device != "auto" else train.device)
-    precision: str = train.precision if train.precision != "auto" else choose_precision(device)
-    alone = len(sides[0]) == 1
-    reads: list[list[Read]] = [[], []]
-    drifts: list[Apart] = []
+    first, second = ([asked(name, request.base) for name in names] for names in (request.first, request.second))
+    reader = _reader(request, [*second, *first])
+    _refuse(request, reader.wanted)
     there: Origin | None = None
-    hashes: list[list[str]] = [[], []]
-    computed: dict[str, str] = {}
-    vocabulary = 0
-    for which, members in enumerate(sides):
-        for member in members:
-            say(f"reading {member.name}")
-            side = open_side(member, task, data, labels, device, precision)
-            found = read(side, wanted)
-            reads[which].append(found)
-            hashes[which].append(side.identity)
-            computed[member.name] = f"{str(side.loaded.dtype).removeprefix('torch.')} on {device_of(side.model).type}"
-            notes += [f"{member.name}: {n}" for n in side.notes]
-            if which == 0 and alone:
-                there, vocabulary = origin(side, wanted, found), found.vocabulary
-            elif which == 1 and there is not None and _comparable(there, vocabulary, found):
-                drifts += _drift(there, side, found)
-    if not alone:
-        notes.append("drift was not measured: it is told from one model, and the first side has several")
-    if there is not None and not drifts:
-        notes.append("drift was not measured: the two sides have other vocabularies")
+    drifts: list[Apart] = []
+    reads: tuple[list[Read], list[Read]] = ([], [])
+    for member in first:
+        say(f"reading {member.name}")
+        found, there = reader.first(member, alone=len(first) == 1)
+        reads[0].append(found)
+    for member in second:
+        say(f"reading {member.name}")
+        found, drift = reader.second(member, there)
+        reads[1].append(found)
+        drifts += [drift] if drift is not None else []
+    if len(first) > 1:
+        reader.notes.append("drift was not measured: it is told from one model, and the first side has several")
     result = Pair(
-        first=_info(sides[0], hashes[0]),
-        second=_info(sides[1], hashes[1]),
-        task=task.name,
+        first=_info(first, reader.hashes),
+        second=_info(second, reader.hashes),
+        task=reader.task.name,
         target=figures.target_of(*reads),
         kept=figures.kept_of(*reads),
         calibration=figures.calibration_of(*reads),
         drift=_over_runs(drifts),
-        notes=[*notes, *_otherwise(computed), *_left_out(reads)],
+        notes=[*_other_words([*first, *second], reader.data), *reader.notes, *reader.otherwise(), *_left_out(reads)],
     )
     if (choice := figures.choice_of(*reads)) is not None:
         result.others.append(choice)
@@ -87,6 +71,72 @@ def measure(request: Request, out: Path | None = None, say: Say = lambda text: N
         if out is not None:
             result.save(out)
     return result
+
+
+@dataclass
+class _Reader:
+    """Reads one side after the other, in one way; a side's model goes when it has been read."""
+
+    task: Task
+    wanted: Wanted
+    data: DataSpec
+    labels: Sequence[str] | None
+    device: str
+    precision: str
+    hashes: dict[str, str] = field(default_factory=dict)
+    computed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def first(self, member: Asked, *, alone: bool) -> tuple[Read, Origin | None]:
+        """What a member of the first side gives; of one alone also what drift is told from."""
+        side = self._opened(member)
+        found = read(side, self.wanted)
+        return found, origin(side, self.wanted, found) if alone else None
+
+    def second(self, member: Asked, there: Origin | None) -> tuple[Read, Apart | None]:
+        """What a member of the second side gives, and how far it is from the first."""
+        side = self._opened(member)
+        found = read(side, self.wanted)
+        if there is None:
+            return found, None
+        if there.reference is not None and there.vocabulary != found.vocabulary:
+            self.notes.append("drift was not measured: the two sides have other vocabularies")
+            return found, None
+        drift = apart(there, side, found)
+        if drift is None:
+            self.notes.append("drift was not measured: what the first side's head reads tells no two rows apart")
+            return found, None
+        return found, Apart(measure=drift.name, value=drift.interval, on=there.on)
+
+    def _opened(self, member: Asked) -> Opened:
+        gc.collect()  # a model and what hangs on it hold each other: the one before goes now
+        side = open_side(member, self.task, self.data, self.labels, self.device, self.precision)
+        self.hashes[member.name] = side.identity
+        how = f"{str(side.loaded.dtype).removeprefix('torch.')} on {device_of(side.model).type}"
+        self.computed[member.name] = how
+        self.notes += [f"{member.name}: {n}" for n in side.notes]
+        return side
+
+    def otherwise(self) -> list[str]:
+        """What to say of sides that were computed in another precision or on another device."""
+        if len(set(self.computed.values())) < 2:
+            return []
+        said = ", ".join(f"{name} in {how}" for name, how in self.computed.items())
+        return [f"the sides were computed otherwise: {said}"]
+
+
+def _reader(request: Request, sides: Sequence[Asked]) -> _Reader:
+    """How all are read: as the first run among them has it, where the request does not say."""
+    recipe = next((r for s in sides if (r := s.recipe) is not None), None)
+    task = get_task(task_named(sides, request.task))
+    wanted, data = _wanted(request, recipe)
+    labels = recipe.data.labels if recipe is not None and task.labelled else None
+    if task.labelled and labels is None and wanted.data:
+        labels = list(labels_of(wanted.data, wanted.base, task))
+    train = recipe.train if recipe is not None else TrainSpec()
+    device = device_for(request.device if request.device != "auto" else train.device)
+    precision: str = train.precision if train.precision != "auto" else choose_precision(device)
+    return _Reader(task, wanted, data, labels, device, precision)
 
 
 def _refuse(request: Request, wanted: Wanted) -> None:
@@ -123,10 +173,12 @@ def _wanted(request: Request, recipe: Recipe | None) -> tuple[Wanted, DataSpec]:
         keep = _kept(request.keep) if request.keep else kept_sources(recipe)
     spec = recipe.measurement if recipe is not None else None
     metric = request.metric or (spec.metric if spec is not None and not given else "auto")
-    shape = {} if spec is None else {"sequences": spec.drift_sequences, "tokens": spec.drift_tokens}
-    longest = {} if spec is None else {"max_new_tokens": spec.max_new_tokens, **shape}
+    own: dict[str, Any] = {}
+    if spec is not None:
+        own = {"max_new_tokens": spec.max_new_tokens, "beams": spec.num_beams}
+        own |= {"sequences": spec.drift_sequences, "tokens": spec.drift_tokens}
     rows = request.rows or (spec.rows if spec is not None and not given else None)
-    return Wanted(measured, keep, base, metric, rows, **longest), data
+    return Wanted(measured, keep, base, metric, rows, **own), data
 
 
 def _placed(path: str) -> str:
@@ -160,16 +212,6 @@ def _other_words(sides: Sequence[Asked], data: DataSpec) -> list[str]:
     return out
 
 
-def _comparable(there: Origin, vocabulary: int, found: Read) -> bool:
-    """Whether token probabilities can be compared; features of rows always can."""
-    return there.reference is None or vocabulary == found.vocabulary
-
-
-def _drift(there: Origin, side: Opened, found: Read) -> list[Apart]:
-    drift = apart(there, side, found)
-    return [] if drift is None else [Apart(measure=drift.name, value=drift.interval, on=there.on)]
-
-
 def _over_runs(drifts: Sequence[Apart]) -> Apart | None:
     if len(drifts) < 2:
         return drifts[0] if drifts else None
@@ -178,16 +220,9 @@ def _over_runs(drifts: Sequence[Apart]) -> Apart | None:
     return drifts[0].model_copy(update={"value": t_interval([d.value.value for d in drifts])})
 
 
-def _info(members: Sequence[Asked], hashes: Sequence[str]) -> SideInfo:
-    return SideInfo(names=[m.name for m in members], kind=members[0].kind, hashes=list(hashes))
-
-
-def _otherwise(computed: Mapping[str, str]) -> list[str]:
-    """What to say of sides that were computed in another precision or on another device."""
-    if len(set(computed.values())) < 2:
-        return []
-    said = ", ".join(f"{name} in {how}" for name, how in computed.items())
-    return [f"the sides were computed otherwise: {said}"]
+def _info(members: Sequence[Asked], hashes: Mapping[str, str]) -> SideInfo:
+    names = [m.name for m in members]
+    return SideInfo(names=names, kind=members[0].kind, hashes=[hashes[n] for n in names])
 
 
 def _left_out(reads: Sequence[Sequence[Read]]) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunewright.contract.batch import Row
 from tunewright.data.dataset import build
-from tunewright.errors import DataError
+from tunewright.errors import DataError, NonFiniteError
 from tunewright.files.cache import cache_folder
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.drift import (
@@ -40,6 +41,7 @@ class Wanted:
     metric: str = "auto"
     rows: int | None = None
     max_new_tokens: int = 32
+    beams: int | None = None
     sequences: int = 64
     tokens: int = 64
 
@@ -67,19 +69,39 @@ def read(side: Opened, wanted: Wanted) -> Read:
         out.metric = task.default_metric(out.asked) if wanted.metric == "auto" else wanted.metric
         generated = get_metric(out.metric).kind == "generated"
         longest = min(wanted.max_new_tokens, answer_length(out.asked)) if generated else None
-        labels = distinct_labels(out.asked) if generated else None
+        labels = distinct_labels(out.asked) if generated and task.continues else None
         if labels:
             out.target, out.choice = answers_and_choices(
                 model, side.tokenizer, out.asked, labels, out.metric, max_new_tokens=longest
             )
         else:
             out.target = evaluate(
-                model, side.tokenizer, task, out.asked, out.metric, max_new_tokens=longest, packed=side.packed
+                model,
+                side.tokenizer,
+                task,
+                out.asked,
+                out.metric,
+                max_new_tokens=longest,
+                packed=side.packed,
+                num_beams=wanted.beams,
             )
     for name, source in wanted.keep.items():
         texts = build([source], task, side.tokenizer, kept_options(side.options), cache_folder(), base=wanted.base)
         out.kept[name] = document_losses(model, side.loaded.tokenizer, task, list(texts.rows), packed=side.packed)
+    _refuse_nonfinite(out)
     return out
+
+
+def _refuse_nonfinite(found: Read) -> None:
+    """NonFiniteError naming the first row or document whose figure is none."""
+    figures = [(r.id, r.score) for r in (*found.target, *found.choice)]
+    figures += [(d.id, d.nats) for documents in found.kept.values() for d in documents]
+    if bad := next((name for name, value in figures if not math.isfinite(value)), None):
+        raise NonFiniteError(
+            f"what {found.name} gives of '{bad}' is not finite",
+            where=bad,
+            remedy="look at the model's weights, or at the precision that it was computed in",
+        )
 
 
 def _rows(side: Opened, wanted: Wanted) -> list[Row]:
@@ -101,6 +123,7 @@ class Origin:
 
     on: str
     rows: list[Row]
+    vocabulary: int = 0
     reference: Reference | None = None
     features: Features | None = None
 
@@ -110,22 +133,16 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
     the rows themselves (what classifiers' heads read of them). None where there are no rows.
     """
     task, model = side.task, side.model
-    if task.generates:
+    if task.continues:
         ids = sample_sequences(model, side.tokenizer, wanted.sequences, wanted.tokens, 0)
-        rows = sequence_rows(ids, len(conditioning_ids(side.tokenizer)))
-        return (
-            Origin("text that the first sampled", rows, take_reference(model, task, rows, packed=side.packed))
-            if rows
-            else None
-        )
-    rows = seen.asked[:512]
+        on, rows = "text that the first sampled", sequence_rows(ids, len(conditioning_ids(side.tokenizer)))
+    else:
+        on, rows = "the rows", seen.asked[:512]
     if not rows:
         return None
-    if task.pools:
-        return Origin("the rows", rows, features=take_features(model, task, rows))
-    if task.per_token or task.scores:
-        return None
-    return Origin("the rows", rows, take_reference(model, task, rows, packed=side.packed))
+    if task.pools or task.per_token:
+        return Origin(on, rows, features=take_features(model, task, rows))
+    return Origin(on, rows, seen.vocabulary, take_reference(model, task, rows, packed=side.packed))
 
 
 def apart(there: Origin, side: Opened, seen: Read) -> Drift | None:

@@ -193,6 +193,9 @@ _BY_CLASS = {
     "ForSequenceClassification": "text-classification",
     "ForImageClassification": "image-classification",
     "ForMaskedLM": "fill-mask",
+    "ForTokenClassification": "token-classification",
+    "ForConditionalGeneration": "text2text-generation",
+    "MTModel": "text2text-generation",
 }
 
 

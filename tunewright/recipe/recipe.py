@@ -348,7 +348,7 @@ class Recipe(Spec):
         tree = self.model_dump(mode="python")
         if absolute:
             absolute_paths(tree, self.base)
-        for key in ("made_with", "test_time"):
+        for key in ("made_with", "test_time", "gate"):
             if not tree[key]:
                 del tree[key]
         return yaml_text.write(tree)

@@ -1,4 +1,4 @@
-"""Copies that follow what trains: moving averages of weights are carried along when another choice is drawn."""
+"""What follows the entries that train when another choice is drawn: moments, values, moving averages of weights."""
 
 from __future__ import annotations
 
@@ -23,12 +23,28 @@ def carried(copies: Mapping[str, Tensor], old: Places, new: Places, present: Map
 def _carried(copy: Tensor, old: Tensor | None, new: Tensor | None, present: Tensor) -> Tensor:
     if old is None:
         return copy if new is None else copy.reshape(-1)[new.to(copy.device)]
-    out, old = present.detach().to(copy.dtype, copy=True), old.to(copy.device)
     if new is None:
-        out.view(-1)[old] = copy
+        out = present.detach().to(copy.dtype, copy=True)
+        out.view(-1)[old.to(copy.device)] = copy
         return out
-    new = new.to(copy.device)
-    place = torch.searchsorted(old, new).clamp_(max=max(0, old.numel() - 1))
-    kept = old[place] == new if old.numel() else torch.zeros_like(new, dtype=torch.bool)
-    out[kept] = copy[place[kept]]
-    return out
+    return moved(copy, old, new, present.detach().to(copy.dtype, copy=True))
+
+
+def remap(values: Tensor, old: Tensor | None, new: Tensor | None) -> Tensor:
+    """Carry a per-entry tensor from one sorted index to another: kept entries keep theirs, newcomers start at 0.
+
+    What is no such tensor (a step count, a whole tensor's moments) is returned as it is.
+    """
+    if old is None or new is None or values.shape != old.shape:
+        return values
+    return moved(values, old, new, torch.zeros(new.shape, dtype=values.dtype, device=values.device))
+
+
+def moved(values: Tensor, old: Tensor, new: Tensor, fresh: Tensor) -> Tensor:
+    """`fresh` [new], where entries that stood at `old` already have their `values` [old]. Places are sorted."""
+    old, new = old.to(values.device), new.to(values.device)
+    if old.numel():
+        place = torch.searchsorted(old, new).clamp_(max=old.numel() - 1)
+        kept = old[place] == new
+        fresh[kept] = values[place[kept]]
+    return fresh

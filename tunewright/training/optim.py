@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tunewright.contract.combining import Bound, Methods
 from tunewright.contract.method import Choice, Plan
 from tunewright.errors import MethodError, did_you_mean
-from tunewright.training.following import Places
-from tunewright.training.trained import Trained, remap
+from tunewright.training.following import Places, remap
+from tunewright.training.trained import Trained
 
 
 def adamw(parameters: list[nn.Parameter], spec: Any) -> torch.optim.Optimizer:

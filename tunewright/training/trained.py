@@ -20,6 +20,7 @@ from tunewright.contract.method import Choice
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_names import is_delta
+from tunewright.training.following import remap
 
 HOOK = "tunewright_hook"
 """Where a parameter holds the hook that moves its gradient into a leaf apart."""
@@ -252,17 +253,3 @@ class Trained:
                         p.data = t.to(p.device, p.dtype, copy=True)
                     else:
                         owner._buffers[leaf] = t.to(self.adapted.device, copy=True)
-
-
-def remap(values: Tensor, old: Tensor | None, new: Tensor | None) -> Tensor:
-    """Carry a per-entry tensor from one sorted index to another: kept entries keep theirs, newcomers start at 0.
-
-    What is no such tensor (a step count, a whole tensor's moments) is returned as it is.
-    """
-    if old is None or new is None or values.shape != old.shape:
-        return values
-    out = torch.zeros(new.shape, dtype=values.dtype, device=values.device)
-    place = torch.searchsorted(old, new).clamp_(max=max(0, old.numel() - 1))
-    kept = old[place] == new
-    out[kept] = values[place[kept]]
-    return out

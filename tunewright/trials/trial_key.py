@@ -31,7 +31,7 @@ _LIBRARIES = ("torch", "transformers", "tokenizers")
 def key_of(recipe: Recipe) -> str:
     """40 hexadecimal digits. What cannot be found counts as its name, so that a broken recipe has a key too."""
     tree = recipe.model_dump(mode="json")
-    for field in ("name", "made_with"):
+    for field in ("name", "made_with", "gate"):  # what decides no number
         tree.pop(field, None)
     tree["model"] = _model(recipe.model, recipe.base)
     tree["models"] = {role: _model(spec, recipe.base) for role, spec in recipe.models.items()}

@@ -1,0 +1,37 @@
+"""Sides of tasks that answer in other ways: what is measured is what their own runs report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tasks import test_text2text, test_token_classification
+from tests.tasks.test_text2text import inputs as two_texts
+from tests.tasks.test_token_classification import inputs as tagged
+from tunewright.paired.measuring import measure
+from tunewright.paired.request import Request
+from tunewright.runs.run import run
+
+__all__ = ["tagged", "two_texts"]
+
+
+@pytest.mark.parametrize("name", ["t5", "marian"])
+def test_what_is_read_on_one_side_and_written_on_the_other(name: str, two_texts: Path, tmp_path: Path) -> None:
+    changes = {"measurement__num_beams": 2, "measurement__drift_sequences": 8}
+    report = run(test_text2text.recipe(two_texts, name, **changes), tmp_path / "run", quiet=True).report
+    pair = measure(Request([str(two_texts / name)], [str(tmp_path / "run")]))
+    assert pair.task == "text2text-generation" and report.target is not None and pair.target is not None
+    for side in ("before", "after", "difference"):
+        assert getattr(pair.target, side) == getattr(report.target, side)
+    assert report.drift is not None and pair.drift is not None
+    assert pair.drift.value.value == pytest.approx(report.drift.value.value, rel=1e-4)
+
+
+def test_classes_of_words(tagged: Path, tmp_path: Path) -> None:
+    report = run(test_token_classification.recipe(tagged), tmp_path / "run", quiet=True).report
+    pair = measure(Request([str(tmp_path / "run")], [str(tmp_path / "run")]))
+    assert report.target is not None and pair.target is not None
+    assert pair.target.metric == report.target.metric and pair.target.after == report.target.after
+    assert pair.target.difference is not None and pair.target.difference.value == 0
+    assert pair.drift is not None and pair.drift.value.value == pytest.approx(0, abs=1e-9)
