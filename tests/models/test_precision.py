@@ -27,13 +27,13 @@ def test_it_is_measured_once_and_chosen_from_that():
 def test_other_work_beside_it_does_not_decide_and_what_was_found_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of products in turn the best counts: nine of ten that are held up change nothing."""
+    """Of products in turn the best counts: what holds up all but one in bfloat16 changes nothing."""
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path))
     asked: list[torch.dtype] = []
 
     def seconds(device: torch.device, dtype: torch.dtype) -> float:
         asked.append(dtype)
-        held_up = 50.0 if len(asked) % 9 else 1.0
+        held_up = 50.0 if len(asked) % 9 and dtype == torch.bfloat16 else 1.0
         return held_up * (0.01 if dtype == torch.float32 else 0.005)
 
     monkeypatch.setattr(precision, "_seconds", seconds)
