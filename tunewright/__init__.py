@@ -15,6 +15,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tunewright.errors import TunewrightError as TunewrightError
+from tunewright.machine.waiting import wait_asleep
 
 if TYPE_CHECKING:
     from tunewright.compare.arms import ArmLike
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tunewright.runs.result import Result as Result
     from tunewright.trials.tune import TuneResult as TuneResult
     from tunewright.weights.stream import Merged as Merged
+
+wait_asleep()
 
 __version__ = "0.1.0"
 __all__ = [

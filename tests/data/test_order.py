@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tunewright.contract.batch import Row
 from tunewright.data import dataset
-from tunewright.data.order import Cursor, natural_shares, permutation, sizes, with_replay
+from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
+from tunewright.data.position import permutation
 from tunewright.errors import CheckpointError, DataError
 from tunewright.runs import selecting
 from tunewright.training.budget import epochs_of, steps_per_epoch

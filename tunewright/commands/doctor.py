@@ -89,6 +89,7 @@ _FOR = {
     "fast": "compiled kernels of merges",
     "track": "TensorBoard",
     "xlsx": "sheets of .xlsx files",
+    "remote": "files at https://, s3:// and gs://",
     "metrics": "span F1, BLEU, chrF and ROUGE",
     "peers": "parity tests and benchmarks beside other libraries",
     "dev": "tests, lint and types",

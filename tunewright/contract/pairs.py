@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from tunewright.contract.batch import Batch, Row
@@ -84,6 +85,7 @@ def paired_set(dataset: Any, *, some: bool = False) -> Any:
         hash=f"{dataset.hash}/pairs",
         counts=counts,
         parts=tuple(paired_set(p, some=some) for p in dataset.parts),
+        **({} if dataset.stream is None else {"stream": dataset.stream.read_as(partial(PairRows, some=some))}),
     )
 
 

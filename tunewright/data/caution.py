@@ -20,6 +20,20 @@ def left_out(dataset: Dataset) -> list[str]:
     return [f"{share} are longer than max_length and left out: raise data.max_length, or write truncation: split"]
 
 
+def unusable(dataset: Dataset) -> list[str]:
+    """That some of a source's rows cannot be used and are left out, as the recipe asks; of a streamed source, of its
+    first ones.
+    """
+    if not dataset.problems:
+        return []
+    share = f"{len(dataset.problems):,} of {dataset.counts['read']:,} rows of {dataset.name}"
+    first = dataset.problems[0]
+    return [
+        f"{share} cannot be used and are left out (bad_rows: skip), such as {first.where}: {first.field}: "
+        f"{first.reason}"
+    ]
+
+
 def equal_pairs(dataset: Dataset) -> list[str]:
     """That some of a source's pairs prefer an answer to itself."""
     count = len(dataset.facts.flagged(SAME)) if dataset.facts is not None else 0
@@ -82,7 +96,7 @@ def of_data(trained: list[Dataset], judged: dict[str, Dataset | None]) -> list[s
         )
         out += trained_on(role, count, len(dataset.rows))
     for part in {part.name: part for part in parts}.values():
-        out += [*remarked(part), *left_out(part), *equal_pairs(part)]
+        out += [*remarked(part), *unusable(part), *left_out(part), *equal_pairs(part)]
     for dataset in trained:
         out += [text for text in repeated(dataset.sources) if text not in out]
     return out

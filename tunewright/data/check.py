@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import facts
-from tunewright.data.caution import equal_pairs, left_out, remarked, repeated, trained_on
+from tunewright.data.caution import equal_pairs, left_out, remarked, repeated, trained_on, unusable
 from tunewright.data.dataset import Dataset, refuse_nothing, stored
 from tunewright.data.facts import Facts, marker_texts, matched
 from tunewright.data.raw import Bad
@@ -61,11 +61,13 @@ class SourceReport:
 @dataclass
 class CheckReport:
     """What was found. `errors` end a run even where no single row is bad; `cautions` do not, and a
-    run says them on every page. `datasets` are the encoded rows of each role.
+    run says them on every page. `skipped` are bad rows that the recipe has a run leave out. `datasets` are the encoded
+    rows of each role.
     """
 
     sources: list[SourceReport] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    skipped: list[Problem] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     errors: list[TunewrightError] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
@@ -100,6 +102,7 @@ class CheckReport:
             "ok": self.ok,
             "sources": [asdict(s) for s in self.sources],
             "problems": [asdict(p) for p in self.problems],
+            "skipped": [asdict(p) for p in self.skipped],
             "notices": [asdict(n) for n in self.notices],
             "refusals": self.refusals,
             "cautions": self.cautions,
@@ -115,11 +118,13 @@ def check(
     base: Path | str = ".",
     cache: Path | None = None,
     changes: Mapping[str, RecordChange | None] | None = None,
+    skip: Collection[str] = (),
 ) -> CheckReport:
     """Check sources by role ("train", "eval" ...); `options` for all, or by role. Rows of roles that begin with
     "train" are those that the others may not overlap with. Never raises for bad data.
 
     `cache`: where the encoded rows are kept; None: nowhere. `changes`: what the records of a role go through first.
+    `skip`: roles whose bad rows a run leaves out.
     """
     report = CheckReport()
     with ExitStack() as stack:
@@ -138,7 +143,7 @@ def check(
                     continue
                 made.append(dataset)
                 given[role].append(source)
-                _note_source(report, role, dataset, tokenizer, option)
+                _note_source(report, role, dataset, tokenizer, option, skip=role in skip)
             report.datasets[role] = made
             if role.startswith(TRAINED) and made:
                 report.cautions += repeated(made)
@@ -157,7 +162,7 @@ def write_clean(
     written: then none is.
     """
     folder = Path(folder)
-    why = {p.where: asdict(p) for p in report.problems}
+    why = {p.where: asdict(p) for p in (*report.problems, *report.skipped)}
     for notice in report.notices:
         if notice.kind in SPOILS:
             for where in notice.where:
@@ -194,12 +199,20 @@ SPOILS = frozenset({"duplicate", "overlap", "nothing trained"})
 """Kinds of notices whose rows a clean copy leaves out."""
 
 
-def _note_source(report: CheckReport, role: str, dataset: Dataset, tokenizer: Any, options: EncodeOptions) -> None:
+def _note_source(
+    report: CheckReport, role: str, dataset: Dataset, tokenizer: Any, options: EncodeOptions, *, skip: bool
+) -> None:
     counts, seen = dataset.counts, dataset.facts
     assert seen is not None
     report.sources.append(SourceReport(dataset.name, role, seen.shapes, counts))
-    report.problems += dataset.problems
-    if not (dataset.problems and not counts["rows"] and not counts["zero_trained"] and not counts["too_long"]):
+    if skip:
+        report.skipped += dataset.problems
+        report.cautions += unusable(dataset)
+    else:
+        report.problems += dataset.problems
+    if not (
+        dataset.problems and not skip and not counts["rows"] and not counts["zero_trained"] and not counts["too_long"]
+    ):
         try:
             refuse_nothing(dataset.name, counts, options)
         except DataError as error:

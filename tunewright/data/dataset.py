@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +18,15 @@ from tunewright.contract.batch import Row
 from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem, refuse
 from tunewright.contract.task import EncodeOptions, Task
-from tunewright.data import store
+from tunewright.data import sets, store
 from tunewright.data.encode import encode_all
 from tunewright.data.facts import Facts
 from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
 from tunewright.data.read import Place, SourceLike, locate, read_lazily
+from tunewright.data.streaming import HEAD, WINDOW, Stream
 from tunewright.errors import DataError
 from tunewright.files.cache import passing_folder
-from tunewright.files.stamp import stamp
+from tunewright.files.stamp import sample, stamp
 from tunewright.machine import installed
 from tunewright.tasks.base import discover_labels
 
@@ -41,7 +43,8 @@ class Dataset:
     over max_length of which nothing is kept), `zero_trained`
     (rows left out because nothing in them would be trained), `rows`, `tokens`, `trained_tokens`. `weight` is the
     source's in the recipe; `parts` are the sources of a data set made of several. `remarks` are sentences about what of
-    its files is not read and could be missed.
+    its files is not read and could be missed. `stream`: how the source is read while it is learnt from; then `rows` and
+    `counts` are those of its first records alone, and `hash` is of what tells that its files are the same.
     """
 
     name: str
@@ -53,11 +56,21 @@ class Dataset:
     problems: list[Problem] = field(default_factory=list)
     facts: Facts | None = None
     remarks: tuple[str, ...] = ()
+    stream: Stream | None = None
+
+    @property
+    def streamed(self) -> tuple[Dataset, ...]:
+        """Those of its sources that are streamed."""
+        return tuple(d for d in self.sources if d.stream is not None)
 
     @property
     def sources(self) -> tuple[Dataset, ...]:
         """The data sets of single sources that this one is made of."""
         return self.parts or (self,)
+
+    def as_stored(self) -> Dataset:
+        """The data set with the rows that are there: of streamed sources the first ones."""
+        return replace(self, parts=tuple(p.as_stored() for p in self.parts), stream=None) if self.streamed else self
 
     def shares(self) -> dict[str, float]:
         """Each source's share of the tokens: by the recipe's weights; with none given, each row once per epoch."""
@@ -65,8 +78,8 @@ class Dataset:
 
 
 def shares_of(parts: Sequence[Dataset]) -> dict[str, float]:
-    """Each source's share of the tokens."""
-    if len({p.weight for p in parts}) == 1:
+    """Each source's share of the tokens. Nobody knows how long a streamed source is: beside one, weights are shares."""
+    if len({p.weight for p in parts}) == 1 and not (len(parts) > 1 and any(p.stream for p in parts)):
         return natural_shares({p.name: p.counts["tokens"] for p in parts})
     total = sum(p.weight for p in parts)
     return {p.name: p.weight / total for p in parts}
@@ -109,13 +122,19 @@ def build(
     base: Path | str = ".",
     problems: Literal["fail", "skip"] = "fail",
     change: RecordChange | None = None,
+    window: int = WINDOW,
 ) -> Dataset:
     """Encode sources, or take them from the cache. Paths start from `base`; `change` is applied to each record first.
+    `window`: records of a streamed source that are shuffled together.
 
     Raises DataError when rows cannot be used (unless `problems` is "skip"), when none is left, or when none of them
     has a trained token.
     """
     parts = tuple(stored(s, task, tokenizer, options, Path(cache_dir), base=base, change=change) for s in sources)
+    parts = tuple(
+        p if p.stream is None else replace(p, stream=replace(p.stream, window=window, skip_bad=problems == "skip"))
+        for p in parts
+    )
     for part in parts:
         if part.problems and problems == "fail":
             raise refuse(part.problems, part.name, part.counts["read"])
@@ -198,15 +217,20 @@ def stored(
     base: Path | str = ".",
     change: RecordChange | None = None,
 ) -> Dataset:
-    """A source's encoded rows, from the cache or put there, whatever became of them: bad rows are in `problems`."""
+    """A source's encoded rows, from the cache or put there, whatever became of them: bad rows are in `problems`. Of a
+    streamed source those of its first records.
+    """
     place = locate(source, base)
     changed = "" if change is None else change.key
-    folder = cache_dir / "rows" / _key(source, place, base, task, tokenizer, options, changed)
+    key = _key(source, place, base, task, tokenizer, options, changed)
+    folder = cache_dir / "rows" / key
+    stream = Stream(place.name, source, place, task, tokenizer, options, change) if is_streamed(source) else None
     if not store.is_whole(folder):
 
         def encode_into(folder: Path) -> None:
             with store.Writer(folder) as writer:
                 read = read_lazily(source, base)
+                read.records = read.records if stream is None else islice(read.records, HEAD)
                 encoded = encode_all(read, task, tokenizer, options, change, writer)
                 writer.finish(
                     {
@@ -229,13 +253,19 @@ def stored(
     return Dataset(
         place.name,
         store.StoredRows(folder, place.name),
-        about["hash"],
+        about["hash"] if stream is None else key,
         about["counts"],
         getattr(source, "weight", 1.0),
         problems=[Problem(**p) for p in about["problems"]],
         facts=Facts(folder / store.FACTS, tuple(about["places"]), about["shapes"]),
         remarks=tuple(about["remarks"]),
+        stream=stream,
     )
+
+
+def is_streamed(source: SourceLike) -> bool:
+    """Whether a source is read while it is learnt from."""
+    return bool(getattr(source, "streaming", False))
 
 
 def _key(
@@ -247,7 +277,8 @@ def _key(
     options: EncodeOptions,
     change: str,
 ) -> str:
-    """A hash of everything that decides a source's encoded rows."""
+    """A hash of everything that decides a source's encoded rows. Of a streamed source files are not read for it."""
+    streamed = is_streamed(source)
     h = hashlib.sha256()
     asked = [getattr(source, key, None) for key in ("config", "revision", "sheet")]
     spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit, *asked]
@@ -257,6 +288,11 @@ def _key(
     h.update(change.encode())
     h.update((place.made.key if place.made is not None else "").encode())
     h.update((place.media.key() if place.media is not None else "").encode())
+    if streamed:
+        told: list[Any] = [[f.url, f.key] for f in place.remote]
+        told += [sets.hub_revision(place.hub, getattr(source, "revision", None))] if place.hub else []
+        h.update(json.dumps(["streamed", *told, *map(sample, (*place.files, *place.beside))]).encode())
+        return h.hexdigest()[:40]
     for path in (*place.files, *place.beside):
         with path.open("rb") as f:
             h.update(hashlib.file_digest(f, "sha256").digest())

@@ -40,7 +40,7 @@ def windows(records: Iterable[Record]) -> Iterator[list[Record]]:
     window, held = list[Record](), 0
     for record in records:
         window.append(record)
-        held += _characters(record)
+        held += characters(record)
         if len(window) == WINDOW or held >= CHARACTERS:
             yield window
             window, held = [], 0
@@ -48,14 +48,14 @@ def windows(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield window
 
 
-def _characters(value: Any) -> int:
+def characters(value: Any) -> int:
     """About what a value takes in memory: characters of text, bytes of anything else that is large."""
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
+        return sum(map(characters, value.values()))
     if isinstance(value, list | tuple):
-        return sum(map(_characters, value))
+        return sum(map(characters, value))
     return int(getattr(value, "nbytes", 0))
 
 

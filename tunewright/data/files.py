@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tunewright.data.columnar import arrow_rows, parquet_rows
 from tunewright.data.delimited import comma_separated, tab_separated
 from tunewright.data.npz import pictures
 from tunewright.data.opening import COMPRESSED, lines, refusing
-from tunewright.data.raw import Bad, Rows
+from tunewright.data.raw import Bad, Mark, Rows
 from tunewright.data.sheets import sheet_rows
 from tunewright.errors import DataError
 
@@ -24,9 +25,10 @@ def kind_of(path: Path) -> str | None:
     return next((e for e in _LONGEST_FIRST if path.name.lower().endswith("." + e)), None)
 
 
-def read(path: Path, sheet: str | None = None, remarks: list[str] | None = None) -> Rows:
+def read(path: Path, sheet: str | None = None, remarks: list[str] | None = None, mark: Mark | None = None) -> Rows:
     """Rows of one file; of an XLSX file those of one sheet. DataError when it is empty, binary, wrongly encoded,
-    truncated or not readable. `remarks` grow by what is not read and could be missed.
+    truncated or not readable. `remarks` grow by what is not read and could be missed. With `mark`, reading begins
+    there, and it goes along.
     """
     kind = kind_of(path)
     assert kind is not None, path
@@ -34,13 +36,31 @@ def read(path: Path, sheet: str | None = None, remarks: list[str] | None = None)
         if path.stat().st_size == 0:
             raise DataError("the file is empty", where=str(path), remedy="give a file with at least one row")
         if kind in SHEETS:
-            yield from sheet_rows(path, sheet, [] if remarks is None else remarks)
-        else:
+            rows = sheet_rows(path, sheet, [] if remarks is None else remarks)
+            yield from rows if mark is None else _behind(rows, mark)
+        elif mark is None:
             yield from READERS[kind](path)
+        elif READERS[kind] in _BY_LINES:
+            for row in READERS[kind](path, mark):
+                mark.rows += 1
+                yield row
+        elif READERS[kind] is parquet_rows:
+            for row in parquet_rows(path, mark.rows):
+                mark.rows += 1
+                yield row
+        else:
+            yield from _behind(READERS[kind](path), mark)
 
 
-def _jsonl(path: Path) -> Rows:
-    for number, line in lines(path):
+def _behind(rows: Rows, mark: Mark) -> Rows:
+    """The rows behind a mark of a file that has to be read from its beginning."""
+    for row in islice(rows, mark.rows, None):
+        mark.rows += 1
+        yield row
+
+
+def _jsonl(path: Path, mark: Mark | None = None) -> Rows:
+    for number, line in lines(path, mark):
         if not line.strip():
             continue
         if number == 1 and line.lstrip().startswith("["):
@@ -116,10 +136,10 @@ def _json(path: Path) -> Rows:
             yield i, Bad("row", f"an object is needed, not {type(value).__name__}", _OBJECT)
 
 
-def _text(path: Path) -> Rows:
+def _text(path: Path, mark: Mark | None = None) -> Rows:
     """Documents separated by blank lines; a document's number is that of its first line."""
     start, held = 0, list[str]()
-    for number, line in lines(path):
+    for number, line in lines(path, mark):
         if line.strip():
             start = start or number
             held.append(line)
@@ -136,7 +156,7 @@ def _npz(path: Path) -> Rows:
         yield number, Bad(row.field, row.reason, row.remedy) if isinstance(row, RowProblem) else row
 
 
-_TEXTS: dict[str, Callable[[Path], Rows]] = {
+_TEXTS: dict[str, Callable[..., Rows]] = {
     "jsonl": _jsonl,
     "ndjson": _jsonl,
     "json": _json,
@@ -145,8 +165,10 @@ _TEXTS: dict[str, Callable[[Path], Rows]] = {
     "txt": _text,
     "md": _text,
 }
+_BY_LINES = (_jsonl, _text)
+"""Readers that go to a mark at once."""
 SHEETS = ("xlsx", "xlsm")
-READERS: dict[str, Callable[[Path], Rows]] = {
+READERS: dict[str, Callable[..., Rows]] = {
     **_TEXTS,
     **{f"{kind}.{ending}": reader for kind, reader in _TEXTS.items() for ending in COMPRESSED},
     "parquet": parquet_rows,

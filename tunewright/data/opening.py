@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from tunewright.data.raw import Mark
 from tunewright.errors import DataError
 
 COMPRESSED = ("gz", "zst")
@@ -95,10 +96,11 @@ def _line_of(path: Path) -> int | None:
     return None
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines(path: Path, mark: Mark | None = None) -> Iterator[tuple[int, str]]:
     """Decoded lines without their ends (LF or CRLF); a leading byte-order mark is taken off, binary files are
-    refused.
+    refused. With `mark`, reading begins there, and it says at each line what lies behind it.
     """
+    mark = Mark() if mark is None else mark
     with opened(path) as f:
         head = f.peek(_HEAD)[:_HEAD]
         if head.startswith(UTF_16):
@@ -106,9 +108,21 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
                 "the file is UTF-16", where=str(path), remedy="save it as UTF-8: `iconv -f utf-16 -t utf-8 FILE`"
             )
         _refuse_binary(path, head)
-        for number, line in enumerate(f, 1):
-            raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            yield number, raw.decode("utf-8").rstrip("\r\n")
+        _go_to(f, mark)
+        for line in f:
+            mark.bytes, mark.lines = mark.bytes + len(line), mark.lines + 1
+            raw = line.removeprefix(codecs.BOM_UTF8) if mark.lines == 1 else line
+            yield mark.lines, raw.decode("utf-8").rstrip("\r\n")
+
+
+def _go_to(file: Any, mark: Mark) -> None:
+    """Leave out the bytes before a mark: at once where the file lies on the disk as it is, else by reading them."""
+    if isinstance(file, io.BufferedReader) and not isinstance(file.raw, _Zstd):
+        file.seek(mark.bytes)
+        return
+    left = mark.bytes
+    while left and (read := len(file.read(min(left, 1 << 20)))):
+        left -= read
 
 
 @contextmanager

@@ -11,17 +11,18 @@ most, never the same rows again and again. Replayed rows may repeat, since their
 from __future__ import annotations
 
 import math
-import random
-from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tunewright.contract.batch import Row
+from tunewright.data.position import Position, Stored
 from tunewright.errors import CheckpointError, DataError, did_you_mean
 
 
 class Source(Protocol):
-    """What the cursor needs of a data set: `data.dataset.Dataset` is one."""
+    """What the cursor needs of a data set: `data.dataset.Dataset` is one. With a `stream`, `rows` are its first ones
+    and those that are given come from the stream.
+    """
 
     name: str
     hash: str
@@ -52,13 +53,6 @@ def with_replay(shares: Mapping[str, float], replay: Mapping[str, float]) -> dic
             remedy="let the shares sum to less than 1",
         )
     return {**{n: rest * s / total for n, s in shares.items()}, **replay}
-
-
-def permutation(n: int, seed: int, source: str, epoch: int) -> Sequence[int]:
-    """The order of a source's rows in one epoch: four bytes a row, where a list would take forty."""
-    order = array("i", range(n))
-    random.Random(f"{seed}/order/{source}/{epoch}").shuffle(order)
-    return order
 
 
 class Cursor:
@@ -99,9 +93,7 @@ class Cursor:
         self.last = None if epochs is None else max(1, math.ceil(epochs * own - 1e-9))
         self.given = dict.fromkeys(names, 0)
         self._lag = dict.fromkeys(names, 0.0)
-        self._epoch = dict.fromkeys(names, 0)
-        self._index = dict.fromkeys(names, 0)
-        self._orders: dict[str, tuple[int, Sequence[int]]] = {}
+        self._at = {d.name: _position(d, seed, shuffle) for d in datasets}
         self._weights: dict[str, float] = {}
         self.weights = dict(weights)
 
@@ -129,33 +121,35 @@ class Cursor:
     @property
     def epochs(self) -> dict[str, float]:
         """How often each source has been gone through, fractions included."""
-        return {n: self._epoch[n] + self._index[n] / len(d.rows) for n, d in self.datasets.items()}
+        return {n: at.passes for n, at in self._at.items()}
 
     @property
     def read(self) -> int:
         """How many rows were given, replayed ones not counted."""
-        own = (n for n in self.datasets if n not in self.replayed)
-        return sum(self._epoch[n] * len(self.datasets[n].rows) + self._index[n] for n in own)
+        return sum(at.given for n, at in self._at.items() if n not in self.replayed)
 
     @property
     def exhausted(self) -> bool:
         """Whether all `epochs` were given."""
         return self.last is not None and self.read >= self.last
 
+    def streamed(self) -> dict[str, dict[str, float]]:
+        """What was read of each streamed source so far: counts as those of `Dataset`, and `passes`."""
+        return {n: {**at.seen, "passes": at.passes} for n, at in self._at.items() if at.seen}
+
     def next_batch(self) -> list[tuple[Row, int]]:
         """The next rows, each with the epoch of its source that it belongs to."""
         batch: list[tuple[Row, int]] = []
-        held: set[tuple[str, int]] = set()
+        held: set[tuple[str, Hashable]] = set()
         tokens = 0
         while True:
             name = self._next_source()
-            at = self._place(name)
-            row = self.datasets[name].rows[at]
+            at, row = self._at[name].next()
             again = (name, at) in held and name not in self.replayed
             if batch and (again or tokens + row.size > self.batch_tokens or self.exhausted):
                 return batch
             held.add((name, at))
-            batch.append((row, self._epoch[name]))
+            batch.append((row, self._at[name].epoch))
             tokens += row.size
             self._advance(name, row.size)
             if tokens >= self.batch_tokens:
@@ -168,13 +162,7 @@ class Cursor:
             "shuffle": self.shuffle,
             "weights": dict(self._weights),
             "sources": {
-                n: {
-                    "hash": d.hash,
-                    "epoch": self._epoch[n],
-                    "index": self._index[n],
-                    "given": self.given[n],
-                    "lag": self._lag[n],
-                }
+                n: {"hash": d.hash, **self._at[n].state(), "given": self.given[n], "lag": self._lag[n]}
                 for n, d in self.datasets.items()
             },
         }
@@ -203,25 +191,24 @@ class Cursor:
             )
         self._weights = {n: float(state["weights"][n]) for n in self.datasets}
         for name, at in sources.items():
-            self._epoch[name], self._index[name] = at["epoch"], at["index"]
+            self._at[name].restore(at)
             self.given[name], self._lag[name] = at["given"], at["lag"]
 
     def _next_source(self) -> str:
         return max((n for n, w in self._weights.items() if w > 0), key=lambda n: (self._lag[n], self._weights[n], n))
-
-    def _place(self, name: str) -> int:
-        """Which of a source's rows comes next."""
-        epoch = self._epoch[name]
-        if self._orders.get(name, (-1, ()))[0] != epoch:
-            n = len(self.datasets[name].rows)
-            self._orders[name] = epoch, permutation(n, self.seed, name, epoch) if self.shuffle else range(n)
-        return self._orders[name][1][self._index[name]]
 
     def _advance(self, name: str, size: int) -> None:
         for n, w in self._weights.items():
             self._lag[n] += w * size
         self._lag[name] -= size
         self.given[name] += size
-        self._index[name] += 1
-        if self._index[name] == len(self.datasets[name].rows):
-            self._epoch[name], self._index[name] = self._epoch[name] + 1, 0
+        self._at[name].advance()
+
+
+def _position(dataset: Source, seed: int, shuffle: bool) -> Position:
+    """The beginning of a data set."""
+    stream = getattr(dataset, "stream", None)
+    begun: Position = (
+        Stored(dataset.rows, dataset.name, seed, shuffle) if stream is None else stream.position(seed, shuffle)
+    )
+    return begun

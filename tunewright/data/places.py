@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tunewright.data import files, media, sets, splits
+from tunewright.data import files, media, remote, sets, splits
 from tunewright.data.generators import MADE, Generator, generator
 from tunewright.data.media import Media
 from tunewright.errors import DataError, did_you_mean
@@ -32,7 +32,8 @@ class SourceLike(Protocol):
 @dataclass(frozen=True)
 class Place:
     """Where a source's rows are: files in order, or a folder of pictures, a saved data set, a hub id, or what makes
-    them (then `files` is empty). `beside` are files that decide the rows, too.
+    them (then `files` is empty). `beside` are files that decide the rows, too. `remote` are files elsewhere, of a
+    streamed source, which are brought one at a time.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Place:
     media: Media | None = None
     saved: Path | None = None
     beside: tuple[Path, ...] = ()
+    remote: tuple[remote.Remote, ...] = ()
 
 
 def locate(source: SourceLike, base: Path | str = ".") -> Place:
@@ -60,6 +62,8 @@ def locate(source: SourceLike, base: Path | str = ".") -> Place:
 def _located(source: SourceLike, base: Path | str) -> Place:
     path = source.path
     name = getattr(source, "name", None) or path
+    if remote.is_remote(path):
+        return _elsewhere(source, name)
     at = Path(base) / expanded(path)
     if source.split is not None and (path.startswith((MADE, "quickstart:")) or at.is_file()):
         raise DataError(
@@ -93,6 +97,20 @@ def _located(source: SourceLike, base: Path | str) -> Place:
             remedy=did_you_mean(at.name, near) if near else "check the path: it starts from the recipe's folder",
         )
     return Place(path, hub=path)
+
+
+def _elsewhere(source: SourceLike, name: str) -> Place:
+    """Files that an address names."""
+    if source.split is not None:
+        raise DataError(
+            f"it has no split '{source.split}'",
+            where=source.path,
+            remedy="remove split, and name the split's files by a pattern: .../train-*.parquet",
+        )
+    found = remote.listed(source.path)
+    if getattr(source, "streaming", False):
+        return Place(name, remote=found)
+    return Place(name, tuple(map(remote.brought, found)))
 
 
 def _folder(at: Path, name: str, split: str | None) -> Place:

@@ -17,5 +17,16 @@ class Bad:
     raw: str = ""
 
 
+@dataclass
+class Mark:
+    """How far a file has been read: `rows` that were given; of a file of lines also the bytes and lines before the next
+    row, by which reading goes on there without reading the file again.
+    """
+
+    rows: int = 0
+    bytes: int = 0
+    lines: int = 0
+
+
 Rows = Iterator[tuple[int, Mapping[str, Any] | Bad]]
 """Each row with the number by which it is found in its file (a line, a sheet's row, a place), or what is wrong."""

@@ -10,18 +10,24 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tunewright.contract.records import Problem, Record, RowProblem
 from tunewright.data import files, sets
 from tunewright.data.places import Place, SourceLike, locate
-from tunewright.data.raw import Bad
+from tunewright.data.raw import Bad, Mark
+from tunewright.data.remote import Remote, passing
 from tunewright.data.shapes import canonical
 from tunewright.errors import DataError
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
+
+
+Raw = tuple[str, str, Mapping[str, Any] | Bad, str]
+"""A row as it stands: its id, where it stands, what it holds, and the folder that its relative paths start from."""
 
 
 @dataclass
@@ -62,10 +68,27 @@ def read_source(source: SourceLike, base: Path | str = ".", problems: list[Probl
 
 def _read(place: Place, source: SourceLike, problems: list[Problem] | None, remarks: list[str]) -> Iterator[Record]:
     count = 0
-    for name, where, row, folder in raw_rows(place, source, remarks):
-        if source.limit is not None and count >= source.limit:
-            return
-        count += 1
+
+    def rows() -> Iterator[Raw]:
+        nonlocal count
+        for row in raw_rows(place, source, remarks):
+            if source.limit is not None and count >= source.limit:
+                return
+            count += 1
+            yield row
+
+    yield from records_in(rows(), place, source, problems)
+    if not count:
+        raise DataError("there are no rows", where=place.name, remedy="give a file with at least one row")
+
+
+def records_in(
+    rows: Iterable[Raw], place: Place, source: SourceLike, problems: list[Problem] | None
+) -> Iterator[Record]:
+    """Rows as they stand in files, in canonical shape. Bad ones are appended to `problems`; without it the first one
+    is raised as a DataError.
+    """
+    for name, where, row, folder in rows:
         try:
             if isinstance(row, Bad):
                 raise RowProblem(row.field, row.reason, row.remedy)
@@ -76,8 +99,6 @@ def _read(place: Place, source: SourceLike, problems: list[Problem] | None, rema
             if problems is None:
                 raise problem.error() from None
             problems.append(problem)
-    if not count:
-        raise DataError("there are no rows", where=place.name, remedy="give a file with at least one row")
 
 
 def _of_table(problem: RowProblem, place: Place) -> RowProblem:
@@ -89,39 +110,95 @@ def _of_table(problem: RowProblem, place: Place) -> RowProblem:
     return RowProblem(problem.field, problem.reason, remedy)
 
 
-def raw_rows(
-    place: Place, source: SourceLike, remarks: list[str] | None = None
-) -> Iterator[tuple[str, str, Mapping[str, Any] | Bad, str]]:
-    """Rows as they stand in the files: id, where, row, and the folder that its relative paths start from."""
-    remarks = [] if remarks is None else remarks
-    if place.media is not None:
-        yield from place.media.rows(place.name, remarks)
-        return
-    if (numbered := _numbered(place, source)) is not None:
-        for i, row in numbered:
-            yield f"{place.name}:{i}", f"{place.name}:{i}", row, str(place.saved or ".")
-        return
+@dataclass(frozen=True)
+class Shard:
+    """A part of a source that is read by itself: a file, or all of what is not read by files (then `path` is None).
+
+    `name` and `where` stand before the numbers of its rows: in their ids, and where they are told.
+    """
+
+    name: str
+    where: str
+    path: Path | None = None
+    number: int = 0
+    remote: Remote | None = None
+
+
+def shards_of(place: Place, source: SourceLike) -> list[Shard]:
+    """The parts of a source, in order."""
+    if place.hub is not None and getattr(source, "streaming", False):
+        count = _hub(place, source).num_shards
+        return [Shard(f"{place.name}:{k}", f"{place.name}:{k}", number=k) for k in range(count)]
+    if place.remote:
+        called = Counter(f.name for f in place.remote)
+        return [Shard(f.name if called[f.name] == 1 else f.url, f.url, remote=f) for f in place.remote]
+    if not place.files:
+        return [Shard(place.name, place.name)]
     packaged = place.name.startswith("quickstart:")
     inside, called = _inside(place.files), Counter(p.name for p in place.files)
+    out = list[Shard]()
     for path in place.files:
         where = place.name if packaged or len(place.files) == 1 else f"{place.name.rstrip('/')}/{inside[path]}"
         # rows are known by their ids: files of one name in two folders may not share theirs
         name = place.name if packaged else inside[path] if called[path.name] > 1 else path.name
-        folder = str(path.parent)
-        for number, read in files.read(path, getattr(source, "sheet", None), remarks):
-            yield f"{name}:{number}", f"{where}:{number}", read, folder
+        out.append(Shard(name, where, path))
+    return out
 
 
-def _numbered(place: Place, source: SourceLike) -> Iterator[tuple[int, Mapping[str, Any] | Bad]] | None:
-    """Rows that are known by their numbers alone; None for those of files."""
+def raw_rows(place: Place, source: SourceLike, remarks: list[str] | None = None) -> Iterator[Raw]:
+    """Rows as they stand in the files."""
+    for shard in shards_of(place, source):
+        yield from shard_rows(shard, place, source, remarks)
+
+
+def shard_rows(
+    shard: Shard, place: Place, source: SourceLike, remarks: list[str] | None = None, mark: Mark | None = None
+) -> Iterator[Raw]:
+    """Rows of one part of a source as they stand there. With `mark`, reading begins there, and it goes along."""
+    remarks = [] if remarks is None else remarks
+    if shard.remote is not None:
+        with passing(shard.remote) as path:
+            yield from shard_rows(replace(shard, remote=None, path=path), place, source, remarks, mark)
+        return
+    if shard.path is not None:
+        folder = str(shard.path.parent)
+        for number, row in files.read(shard.path, getattr(source, "sheet", None), remarks, mark):
+            yield f"{shard.name}:{number}", f"{shard.where}:{number}", row, folder
+        return
+    skip = 0 if mark is None else mark.rows
+    if place.media is not None:
+        rows: Iterator[Raw] = islice(place.media.rows(place.name, remarks), skip, None)
+    else:
+        folder = str(place.saved or ".")
+        numbered = _numbered(shard, place, source, skip)
+        rows = ((f"{shard.name}:{i}", f"{shard.where}:{i}", held, folder) for i, held in numbered)
+    for raw in rows:
+        if mark is not None:
+            mark.rows += 1
+        yield raw
+
+
+def _numbered(
+    shard: Shard, place: Place, source: SourceLike, skip: int
+) -> Iterator[tuple[int, Mapping[str, Any] | Bad]]:
+    """Rows that are known by their numbers alone, without the first `skip`."""
     if place.made is not None:
-        return enumerate(place.made.make(), 1)
-    if place.saved is not None:
-        return sets.saved_rows(place.saved, source.split, place.name)
-    if place.hub is not None:
+        rows: Iterator[tuple[int, Mapping[str, Any] | Bad]] = enumerate(place.made.make(), 1)
+    elif place.saved is not None:
+        rows = sets.saved_rows(place.saved, source.split, place.name)
+    elif getattr(source, "streaming", False):
+        return sets.streamed_rows(_hub(place, source), shard.number, skip, place.name)
+    else:
+        assert place.hub is not None
         config, revision = (getattr(source, key, None) for key in ("config", "revision"))
-        return sets.hub_rows(place.hub, config, source.split, revision)
-    return None
+        rows = sets.hub_rows(place.hub, config, source.split, revision)
+    return islice(rows, skip, None)
+
+
+def _hub(place: Place, source: SourceLike) -> Any:
+    """A hub data set that is read as it is needed."""
+    assert place.hub is not None
+    return sets.hub_stream(place.hub, getattr(source, "config", None), source.split, getattr(source, "revision", None))
 
 
 def _inside(paths: Sequence[Path]) -> dict[Path, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +53,57 @@ def hub_rows(
 
     Raises MissingExtraError without a network, DataError for a split, config or data set that cannot be read.
     """
+    yield from enumerate(_rows(_loaded(name, config, split, revision), name), 1)
+
+
+@lru_cache
+def hub_stream(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    """A hub data set that is read as it is needed (`datasets.IterableDataset`); nothing of it is kept on the disk.
+
+    Raises what `hub_rows` does.
+    """
+    return _loaded(name, config, split, revision, streaming=True)
+
+
+def streamed_rows(data: Any, shard: int, skip: int, where: str) -> Iterator[tuple[int, Mapping[str, Any] | Bad]]:
+    """Rows of one shard of a hub data set that is read as it is needed, numbered from 1, without the first `skip`."""
+    part = data.shard(data.num_shards, shard)
+    part = part.skip(skip) if skip else part
+    make, number = None, skip
+    with _refusing(where):
+        for table in part.with_format("arrow").iter(ROWS):
+            make = Maker(table.schema, where, data.features) if make is None else make
+            for batch in table.to_batches():
+                for row in make.rows(batch):
+                    number += 1
+                    yield number, row
+
+
+def hub_revision(name: str, revision: str | None) -> str:
+    """The commit that a hub data set's revision is at: what its rows are known by. The revision where nobody says."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return str(HfApi().dataset_info(name, revision=revision).sha)
+    except (HfHubHTTPError, HFValidationError, ConnectionError, OSError):
+        return revision or ""
+
+
+def _loaded(name: str, config: str | None, split: str | None, revision: str | None, **how: Any) -> Any:
+    import datasets
+
+    with _refusing(name):
+        return datasets.load_dataset(name, config, split=split or splits.TRAIN, revision=revision, **how)
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turn what `datasets` raises of a hub data set into what a user can act on."""
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, config, split=split or splits.TRAIN, revision=revision)
+        yield
     except (ConnectionError, OSError, datasets.exceptions.DatasetsError) as error:
         why = str(error).splitlines()[0] if str(error) else "no answer"
         if isinstance(error, datasets.exceptions.DatasetNotFoundError | ConnectionError | OSError):
@@ -73,7 +122,6 @@ def hub_rows(
         if isinstance(error, RuntimeError):  # a data set that is a program, which is never run
             remedy = "download its files and give their path"
         raise DataError(f"the data set cannot be read: {why}", where=name, remedy=remedy) from None
-    yield from enumerate(_rows(loaded, name), 1)
 
 
 def _rows(data: Any, where: str) -> Iterator[Mapping[str, Any] | Bad]:

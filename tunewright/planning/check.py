@@ -26,6 +26,7 @@ from tunewright.planning.refusals import Refusals, of_methods, of_needs, of_rehe
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
+from tunewright.runs import streamed
 from tunewright.runs.assemble import READ_ANEW
 from tunewright.runs.fresh import model_of
 from tunewright.runs.making import makers_of, place_of
@@ -108,7 +109,11 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
         refused.of(add_to_tokenizer, model.tokenizer, recipe.new_tokens)
     groups, options, changes = _roles(recipe, model, refused)
     reads = model.tokenizer if model.tokenizer is not None else model.processor
-    report = check(groups, task, reads, options, base=recipe.base, cache=_writable(cache_folder()), changes=changes)
+    cache = _writable(cache_folder())
+    lenient = {"train": recipe.data, **{f"train of {s.name}": recipe.data_for(s) for s in recipe.stages}}
+    skip = {role for role, data in lenient.items() if data.bad_rows == "skip"}
+    report = check(groups, task, reads, options, base=recipe.base, cache=cache, changes=changes, skip=skip)
+    report.cautions += streamed.notes([d for made in report.datasets.values() for d in made])
     for stage in recipe.stages:
         if any(m.pairs for _, m in named[stage.name]):
             refused.of(_paired, recipe, stage, report)
@@ -202,6 +207,8 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
         )
     for p in report.problems:
         out.print(f"[red]bad row[/] {escape(str(p))}")
+    for p in report.skipped:
+        out.print(f"[yellow]left out[/] {escape(str(p))}")
     for n in report.notices:
         rows = [f"{w} (as {n.pairs[i]})" if n.pairs else w for i, w in enumerate(n.where[:SHOWN])]
         more = f" and {len(n.where) - SHOWN} more" if len(n.where) > SHOWN else ""

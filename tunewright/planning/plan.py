@@ -166,8 +166,10 @@ def _stages(session: Session, estimated: Estimate) -> list[StagePlan]:
                 probed.steps,
                 probed.tokens,
                 probed.exact,
-                len(part.rows.rows),
-                steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"], part.replayed),
+                0 if part.rows.streamed else len(part.rows.rows),
+                0.0
+                if part.rows.streamed
+                else steps_per_epoch(probed.steps, probed.tokens, part.rows.counts["tokens"], part.replayed),
                 None
                 if part.picks
                 else few_steps(probed.steps, probed.tokens, part.spec.budget, part.train, _longest(part)),

@@ -130,9 +130,10 @@ def _stage(out: Console, stage: StagePlan, several: bool) -> None:
     for m in stage.methods:
         given = ", ".join(f"{k} {v}" for k, v in m["parameters"].items() if v not in (None, {}, [], False))
         out.print(f"{m['name']} ({', '.join(m['slots'])})" + (f": {given}" if given else ""), markup=False)
+    of = f"{stage.rows:,} rows ({stage.steps_per_epoch:.3g} step{'' if stage.steps_per_epoch == 1 else 's'} per epoch)"
     out.print(
-        f"{about}{stage.steps:,} step{'' if stage.steps == 1 else 's'}, {stage.tokens:,} tokens of {stage.rows:,} rows"
-        f" ({stage.steps_per_epoch:.3g} step{'' if stage.steps_per_epoch == 1 else 's'} per epoch)",
+        f"{about}{stage.steps:,} step{'' if stage.steps == 1 else 's'}, {stage.tokens:,} tokens of "
+        f"{of if stage.rows else 'streamed rows'}",
         markup=False,
     )
     if stage.few:

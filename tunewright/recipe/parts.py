@@ -51,9 +51,24 @@ class Source(Spec):
         default_factory=dict, description="the shape's column -> the file's column", examples=[{"prompt": "question"}]
     )
     limit: Whole | None = Field(None, gt=0, description="read at most this many rows", examples=[1000])
+    streaming: bool = Field(
+        False,
+        description="read rows while they are learnt from, some at a time: for sources larger than memory or disk",
+        examples=[True],
+    )
     parameters: dict[str, Any] | None = Field(
         None, description="of rows that are made (path: make:NAME)", examples=[{"rows": 1000}]
     )
+
+    @model_validator(mode="after")
+    def _streams_have_no_limit(self) -> Source:
+        if self.streaming and self.limit is not None:
+            raise problem(
+                "a streamed source is read as far as the budget goes, whatever its limit",
+                "remove limit, and write the budget in tokens or steps; or remove streaming",
+                ("limit",),
+            )
+        return self
 
     @model_validator(mode="after")
     def _parameters_of_what_is_made(self) -> Source:
@@ -141,7 +156,18 @@ class DataSpec(Spec):
         description="class names in the order of their ids; none: those of the rows",
         examples=[["no", "yes"]],
     )
+    bad_rows: Literal["fail", "skip"] = Field(
+        "fail",
+        description="training rows that cannot be used: refused, or left out, counted and told",
+        examples=["skip"],
+    )
     shuffle: bool = Field(True, description="draw rows in a random order, anew each epoch", examples=[True])
+    shuffle_buffer: Whole = Field(
+        10_000,
+        gt=0,
+        description="records of a streamed source that are shuffled together; long ones, fewer",
+        examples=[50000],
+    )
     packing: bool = Field(
         True, description="rows side by side without padding (no attention across them)", examples=[True]
     )

@@ -16,7 +16,8 @@ from tunewright.contract.record_change import RecordChange, chained, record_chan
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.caution import of_data
 from tunewright.data.dataset import Dataset, build, labels_of
-from tunewright.data.order import permutation
+from tunewright.data.position import permutation
+from tunewright.data.streaming import WINDOW
 from tunewright.errors import DataError, MethodError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.fresh import has_weights
@@ -28,6 +29,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
+from tunewright.runs import streamed
 from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.deriving import Settings, fill
 from tunewright.runs.fresh import load_model, model_of
@@ -50,7 +52,9 @@ from tunewright.tasks import get_task
 Say = Callable[[str], None]
 _MADE = "data.synthesize"
 
-READ_ANEW = frozenset({"train", "max_length", "truncation", "template", "system", "chat", "synthesize"})
+READ_ANEW = frozenset(
+    {"train", "max_length", "truncation", "template", "system", "chat", "synthesize", "bad_rows", "shuffle_buffer"}
+)
 """Keys of `data` by which a stage's rows are read anew."""
 
 
@@ -64,8 +68,13 @@ class _Reader:
     options: EncodeOptions
 
     def __call__(
-        self, sources: Sequence[Source], options: EncodeOptions | None = None, change: RecordChange | None = None
+        self,
+        sources: Sequence[Source],
+        options: EncodeOptions | None = None,
+        change: RecordChange | None = None,
+        learnt: DataSpec | None = None,
     ) -> Dataset:
+        """`learnt`: the section whose rows are trained on, where these are."""
         return build(
             sources,
             self.task,
@@ -74,6 +83,8 @@ class _Reader:
             cache_folder(),
             base=self.recipe.base,
             change=change,
+            problems="fail" if learnt is None else learnt.bad_rows,
+            window=WINDOW if learnt is None else learnt.shuffle_buffer,
         )
 
 
@@ -118,6 +129,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
         rows.validation,
         rows.keep,
         [
+            *streamed.notes(rows.learnt),
             *of_data(rows.learnt, {"eval": rows.eval, "validation": rows.validation, "test_time": rows.stream}),
             *loaded.notes,
             *rows.notes,
@@ -152,7 +164,8 @@ def read_rows(
     """Encode every row that a recipe names, as its model takes them, whether the weights are loaded or not."""
     options = options_of(recipe.data, labels, model)
     read = _Reader(recipe, task, model, options)
-    learnt = [read(recipe.data.train, change=stand_ins(makers_of(recipe.data.synthesize, _MADE).makers, labels))]
+    change = stand_ins(makers_of(recipe.data.synthesize, _MADE).makers, labels)
+    learnt = [read(recipe.data.train, change=change, learnt=recipe.data)]
     evaluation = read(recipe.data.eval) if recipe.data.eval else None
     train_rows, validation = _validation(recipe, learnt[0], read)
     keep = {name: read([source], kept_options(options)) for name, source in kept_sources(recipe).items()}
@@ -223,7 +236,7 @@ def _read_anew(
     if change is None and not given & READ_ANEW:
         return None
     change = chained(stand_ins(makers_of(data.synthesize, place_of(stage)).makers, labels), change)
-    return read(data.train, options_of(data, labels, read.loaded), change=change)
+    return read(data.train, options_of(data, labels, read.loaded), change=change, learnt=data)
 
 
 def _making(

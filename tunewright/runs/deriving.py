@@ -18,6 +18,8 @@ from tunewright.training.defaults import Facts, Given, Kind, Setting, derive
 
 LOOKED_AT = 2000
 """Rows whose sizes are added up; of more, as many evenly spaced ones speak for all."""
+STREAMED = 1000
+"""How many times as long as its first rows a streamed source is taken to be: long, by any measure of the rule."""
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "hidden_dim")
 
 Settings = dict[str, dict[str, Setting]]
@@ -74,11 +76,12 @@ def facts_of(part: StageInputs, task: Task, width: int | None, fresh: bool = Fal
     """What the rule goes by, of a stage."""
     methods = [method for _, method in part.methods]
     rows = part.rows.rows
+    many = STREAMED if part.rows.streamed else 1
     return Facts(
         task=task.name,
         kind=_kind(task, methods, rows[0]),
-        rows=len(rows),
-        tokens=_tokens(rows),
+        rows=len(rows) * many,
+        tokens=_tokens(rows) * many,
         width=width,
         fresh=fresh,
         **said_by([type(method) for method in methods]),

@@ -6,6 +6,7 @@ import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tunewright.runs import streamed
 from tunewright.runs.dialling import dial
 from tunewright.runs.folder import ROWS
 from tunewright.runs.result import Result
@@ -49,7 +50,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         run=results.run_info(work.session, work.folder.path.name, progress, work.cost),
         model=results.model_info(work.session),
         task=work.session.task.name,
-        data=results.data_of(work.session),
+        data=results.data_of(work.session, work.results),
         target=results.target_of(meter, tuned),
         kept=results.kept_of(meter, tuned),
         drift=results.drift_of(meter, tuned),
@@ -141,6 +142,7 @@ def _notes(work: Work) -> list[str]:
         if ended and (few := few_steps(outcome.steps, outcome.tokens, part.spec.budget, part.train)):
             notes.append(few if len(work.session.stages) == 1 else f"stage {part.spec.name}: {few}")
         said = [f"{n}: {text}" for n, one in outcome.found.items() for text in one["notes"]]
+        said += streamed.told(outcome.streamed)
         said += part.cautions(partial(work.session.plan, part))
         notes += said if len(work.session.stages) == 1 else [f"stage {part.spec.name}: {text}" for text in said]
     if work.meter.rows and len(work.meter.rows) < 200:

@@ -143,9 +143,11 @@ def strength_of(meter: Meter, strength: float, found: Readings) -> schema.Streng
     )
 
 
-def data_of(session: Session) -> schema.DataInfo:
+def data_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.DataInfo:
     sources = []
     first = session.stages[0].rows
+    read = results[session.stages[0].spec.name].streamed if results else {}
+    counts = {d.name: {**d.counts, **{k: int(v) for k, v in read.get(d.name, {}).items()}} for d in first.sources}
     for role, dataset in [
         ("train", first),
         ("eval", session.eval),
@@ -154,11 +156,12 @@ def data_of(session: Session) -> schema.DataInfo:
         *(("keep", d) for d in session.keep.values()),
     ]:
         if dataset is not None:
-            sources += [
-                schema.SourceInfo(path=d.name, role=role, weight=d.weight, rows=len(d.rows), tokens=d.counts["tokens"])
-                for d in dataset.sources
-            ]
-    c = first.counts
+            for d in dataset.sources:
+                rows, tokens = len(d.rows), d.counts["tokens"]
+                if d.stream is not None:  # what was read, which may be more than once over
+                    rows, tokens = counts[d.name]["rows"], counts[d.name]["tokens"]
+                sources.append(schema.SourceInfo(path=d.name, role=role, weight=d.weight, rows=rows, tokens=tokens))
+    c = {k: sum(count[k] for count in counts.values()) for k in first.counts} if first.streamed else first.counts
     return schema.DataInfo(
         sources=sources,
         hash=first.hash,
@@ -209,6 +212,16 @@ def order_of(session: Session, results: dict[str, TrainingOutcome]) -> str:
     """
     h = hashlib.sha256()
     for part in session.stages:
+        if part.rows.streamed:  # drawn again they would be read again
+            drawn = [
+                part.rows.hash,
+                part.train.seed,
+                part.train.batch_tokens,
+                part.data.shuffle_buffer,
+                part.data.shuffle,
+            ]
+            h.update(f"{drawn} {results[part.spec.name].steps}\n".encode())
+            continue
         cursor = session.cursor(part)
         for _ in range(results[part.spec.name].steps):
             h.update("\0".join(row.id for row, _ in cursor.next_batch()).encode() + b"\n")
@@ -242,8 +255,10 @@ def stages_of(
                 ended_by=r.ended_by,
                 steps=r.steps,
                 tokens=r.tokens,
-                epochs=epochs_of(r.tokens, part.rows.counts["tokens"], part.replayed),
-                steps_per_epoch=steps_per_epoch(r.steps, r.tokens, part.rows.counts["tokens"], part.replayed),
+                epochs=None if part.rows.streamed else epochs_of(r.tokens, part.rows.counts["tokens"], part.replayed),
+                steps_per_epoch=None
+                if part.rows.streamed
+                else steps_per_epoch(r.steps, r.tokens, part.rows.counts["tokens"], part.replayed),
                 seconds=r.seconds,
                 loss_first=losses[0] if losses else None,
                 loss_last=losses[-1] if losses else None,

@@ -224,10 +224,12 @@ class Session:
             packed=self.packed,
         )
 
-    def cursor(self, part: StageInputs) -> Any:
-        """A fresh cursor over a stage's rows."""
+    def cursor(self, part: StageInputs, *, stored: bool = False) -> Any:
+        """A fresh cursor over a stage's rows; with `stored`, over those that are there, of streamed sources the
+        first.
+        """
         return cursor(
-            part.rows,
+            part.rows.as_stored() if stored else part.rows,
             seed=part.train.seed,
             batch_tokens=part.train.batch_tokens,
             shuffle=part.data.shuffle,
@@ -240,13 +242,13 @@ class Session:
         return plan_stage(
             part.spec.budget,
             part.train,
-            lambda: self.cursor(part),
+            lambda: self.cursor(part, stored=True),
             stage=part.spec.name,
             index=part.index,
             flops_per_token=self.flops_per_token,
-            changing=any("mixture" in type(m).slots() for _, m in part.methods),
+            changing=bool(part.rows.streamed) or any("mixture" in type(m).slots() for _, m in part.methods),
             replay=tuple(d.name for d, _ in part.replay.values()),
-            most=COUNT_UP_TO if self.weights else GLANCED_AT,
+            most=COUNT_UP_TO if self.weights and not part.rows.streamed else GLANCED_AT,
             reuse=max(
                 [int(getattr(m, "reuse", 1)) for _, m in part.methods if "rollout" in type(m).slots()], default=1
             ),

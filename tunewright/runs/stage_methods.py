@@ -11,7 +11,7 @@ from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import MethodError, RecipeError
 from tunewright.measure.target import check_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
-from tunewright.runs import merging, predictors, streams
+from tunewright.runs import merging, predictors, streamed, streams
 from tunewright.runs.making import check_makers
 from tunewright.runs.selecting import check_selector
 from tunewright.tasks import get_task
@@ -172,5 +172,6 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_carry,
     check_selectors,
     streams.check,
+    streamed.check,
 )
 """What is refused of a recipe beside its stages' methods before anything is loaded: by a check, a plan and a run."""

@@ -18,6 +18,7 @@ from tunewright.contract.found import Found
 from tunewright.contract.left import left_of
 from tunewright.contract.returned import place
 from tunewright.contract.returned import told as in_words
+from tunewright.data.order import Cursor
 from tunewright.errors import Interrupted, MethodError
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
@@ -223,6 +224,8 @@ class TrainingOutcome:
     flops: float | None = None  # counted; None in what was written before it was
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Method -> the figures that it found out (`contract.found.Found`, as JSON)."""
+    streamed: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Streamed source -> what was read of it (`Cursor.streamed`)."""
 
 
 def run_stage(
@@ -257,6 +260,7 @@ def run_stage(
         trained_names={n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()},
         flops=loop.flops,
         found={b.name: asdict(f) for b in methods if (f := _found(b)) is not None},
+        streamed=stage.rows.streamed() if isinstance(stage.rows, Cursor) else {},
     )
 
 
@@ -297,7 +301,7 @@ def write_stage(folder: Path, stage: TrainingInputs, name: str, result: Training
 
 def told(result: TrainingOutcome) -> dict[str, Any]:
     """What a finished stage's file says of its training: all but the time that it took."""
-    return {k: v for k, v in result.__dict__.items() if k != "seconds"}
+    return {k: v for k, v in result.__dict__.items() if k != "seconds" and (v or k != "streamed")}
 
 
 def recalled(folder: RunFolder, stage: str, state: dict[str, Any]) -> TrainingOutcome:

@@ -20,7 +20,7 @@ from tunewright.contract.class_check import check_class
 from tunewright.contract.combining import check_serves
 from tunewright.contract.method import Method
 from tunewright.data import corruptions
-from tunewright.data.order import permutation
+from tunewright.data.position import permutation
 from tunewright.errors import MethodError, RecipeError
 from tunewright.files.checkpoint import write_text
 from tunewright.measure._mode import measuring

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.claims.lab import corpus, rows
+from tunewright.errors import ClaimError
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun
@@ -67,6 +68,11 @@ def report_of(run: ClaimRun, arm: str, seed: int, **new: Any) -> dict[str, Any]:
 
 
 def errors_of(report: dict[str, Any]) -> list[float]:
-    """Share of wrong answers of each new task's model on that task's rows."""
+    """Share of wrong answers of each new task's model on that task's rows. ClaimError where too few rows were measured
+    to reach every task, as in a run that is cut short.
+    """
     found = {s["name"]: s["tasks"] for s in report["stages"]}
-    return [1 - float(found[f"n{i}"][f"e{i}" if i else "eval"]["value"]) for i in range(NEW)]
+    named = [(f"n{i}", f"e{i}" if i else "eval") for i in range(NEW)]
+    if missed := [source for stage, source in named if source not in found[stage]]:
+        raise ClaimError(f"no row of {', '.join(missed)} was measured")
+    return [1 - float(found[stage][source]["value"]) for stage, source in named]
