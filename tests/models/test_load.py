@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 
 from tests import tiny
 from tests.models.making import save_folder, write_gguf
@@ -392,3 +393,21 @@ def test_the_command_lines_modules_import_no_model_library():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_library_that_cannot_be_imported_is_not_blamed_on_the_model(tmp_path, monkeypatch, weights):
+    tiny.llama().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+
+    def broken(*_, **__):
+        try:
+            raise ModuleNotFoundError("No module named '_cffi_backend'")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("Could not import module 'LlamaForCausalLM'.") from error
+
+    for name in ("from_pretrained", "from_config"):
+        monkeypatch.setattr(transformers.AutoModelForCausalLM, name, broken)
+    with pytest.raises(MissingExtraError, match="_cffi_backend") as caught:
+        load(str(tmp_path), "text-generation", weights=weights)
+    assert "install it again" in caught.value.remedy

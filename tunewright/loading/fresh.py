@@ -22,6 +22,7 @@ from tunewright.files.home import expanded
 from tunewright.loading.config import config_for
 from tunewright.loading.guard import guarded, lacks_memory, said
 from tunewright.loading.heads import set_head
+from tunewright.loading.imports import refuse_broken
 from tunewright.loading.locate import DRAWN, Located, locate, read_config
 from tunewright.loading.new_tokenizer import UNBOUNDED
 from tunewright.loading.quiet import quiet
@@ -254,6 +255,7 @@ def _of_config(config: Any, task: Task, *, meta: bool = False, seed: int = 0) ->
             raise ModelError(
                 "there is not enough memory to draw this model", where=WHERE, remedy="write a smaller config"
             ) from e
+        refuse_broken(e, WHERE)
         raise ModelError(
             f"a {config.model_type} model cannot be made of this config: {said(e)}",
             where=WHERE,

@@ -28,6 +28,7 @@ from tunewright.loading.guard import (
     said,
 )
 from tunewright.loading.heads import set_head
+from tunewright.loading.imports import refuse_broken
 from tunewright.loading.locate import Located, drawn_as, locate
 from tunewright.loading.quiet import quiet
 from tunewright.models.adapted import Adapted
@@ -251,6 +252,7 @@ def _build(located: Located, config: Any, task: Task, labels: list[str] | None, 
     except Exception as e:
         if lacks_memory(e):
             raise
+        refuse_broken(e, str(located.folder))
         shape = another_shape(config, auto, located.folder)
         what = f"the weights do not fit config.json: {shape}" if shape else f"the model cannot be made: {said(e)}"
         raise ModelError(what, where=str(located.folder), remedy="download the model again") from e
@@ -275,6 +277,7 @@ def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None,
         with quiet(), seeded(seed), torch.device("meta"):
             return getattr(transformers, task.auto_class).from_config(config, dtype=dtype)
     except Exception as e:
+        refuse_broken(e, str(located.folder))
         raise ModelError(
             f"the model cannot be made: {said(e)}", where=str(located.folder), remedy="download the model again"
         ) from e
