@@ -7,6 +7,8 @@ token-classification: slots of NLU++ (Casanueva et al. 2022), few rows as its au
 learn from, the last one to measure on.
 text2text-generation: no small pre-trained encoder-decoder may be passed on, so one is made first, from nothing, on
 three short tasks of instruction induction (Honovich et al. 2022); a fourth is then learnt, and the three are kept.
+question-answering: facts of T-REx in ParaRel's sentences (Elazar et al. 2021), three to a context, and a question about
+one of them in another of its sentences' words; of six questions one is about somebody who is not told of.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import random
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +112,56 @@ def text2text(data: Path, out: Path) -> Path:
     return finished(recipe, out / "text2text-generation")
 
 
+def facts_asked(data: Path, count: int, draw: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Facts of one relation, a sentence each, and a question for the object of one of them, in another pattern's words.
+
+    `draw`: 1 for subjects to ask about, 0 for all others, so that nobody is both learnt about and asked about. Of six
+    questions one is about somebody who is in none of the sentences.
+    """
+    rng = random.Random(seed)
+    patterns = {r["relation"]: r["patterns"] for r in rows_in(data / "pararel-trex" / "relations.jsonl.gz")}
+    facts: dict[str, list[dict[str, Any]]] = {}
+    for fact in rows_in(data / "pararel-trex" / "facts.jsonl.gz"):
+        if (zlib.crc32(fact["subject"].encode()) % 4 == 0) == bool(draw):
+            facts.setdefault(fact["relation"], []).append(fact)
+    usable = sorted(r for r in facts if len(patterns[r]) > 1 and len(facts[r]) > 20)
+    while count:
+        relation = rng.choice(usable)
+        *some, other = rng.sample(facts[relation], 4)
+        if len({f["object"] for f in some}) < len(some):
+            continue
+        asks, says = rng.sample(patterns[relation], 2)
+        context, at = "", 0
+        one = rng.choice(some)
+        for fact in some:
+            sentence = says.rstrip(" .").replace("[X]", fact["subject"])
+            if fact is one:
+                at = len(context) + sentence.index("[Y]")
+            context += sentence.replace("[Y]", fact["object"]) + ". "
+        told = count % 6 > 0
+        question = asks.rstrip(" .").replace("[X]", (one if told else other)["subject"]).replace("[Y]", "what") + "?"
+        answers = {"text": [one["object"]] if told else [], "answer_start": [at] if told else []}
+        yield {"question": question, "context": context.strip(), "answers": answers}
+        count -= 1
+
+
+def question_answering(data: Path, out: Path) -> Path:
+    recipe = {
+        "model": "minilm-l6",
+        "task": "question-answering",
+        "data": {
+            "train": write(out / "rows" / "facts-train.jsonl", facts_asked(data, 900, 0, 0)),
+            "eval": write(out / "rows" / "facts-test.jsonl", facts_asked(data, 180, 1, 1)),
+            "max_length": 128,
+        },
+        "methods": ["full"],
+        "train": {**TRAIN, "learning_rate": 3e-4, "batch_tokens": 256},
+        "budget": {"epochs": 1},
+        "measurement": {"strengths": [1]},
+    }
+    return finished(recipe, out / "question-answering")
+
+
 def finished(recipe: dict[str, Any], out: Path) -> Path:
     """The folder of a recipe's run, made if it is not there."""
     if not (out / "report.json").exists():
@@ -116,6 +170,10 @@ def finished(recipe: dict[str, Any], out: Path) -> Path:
 
 
 RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
+    "question-answering": (
+        question_answering,
+        "questions about facts in sentences (T-REx in ParaRel's words, a sixth untold), MiniLM-L6 (22.7M), full",
+    ),
     "token-classification": (token_classification, "slots of NLU++, the lab's nano-encoder (2.6M parameters), full"),
     "text2text-generation": (
         text2text,
@@ -130,13 +188,15 @@ def figures(folder: Path, what: str) -> dict[str, Any]:
     target, drift = report.target, report.drift
     assert target is not None and drift is not None
     ends = {n: [i.value, i.low, i.high] for n in ("before", "after", "difference") if (i := getattr(target, n))}
+    beside = {o.metric: [o.before.value, o.after.value] for o in target.others if not o.name and o.before and o.after}
     kept = {k.name: [k.before.value, k.after.value] for k in report.kept if k.before and k.after}
     return {
         "what": what,
         "metric": target.metric,
         "n": target.n,
         **ends,
-        "parts": {o.name: o.after.value for o in target.others if o.after},
+        "parts": {o.name: o.after.value for o in target.others if o.after and o.name},
+        "beside": beside,
         "kept": kept,
         "drift": [drift.measure, drift.value.value],
         "steps": report.cost.steps,

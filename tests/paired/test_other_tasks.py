@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks import test_text2text, test_token_classification
+from tests.tasks import test_question_answering, test_text2text, test_token_classification
 from tests.tasks.test_text2text import inputs as two_texts
 from tests.tasks.test_token_classification import inputs as tagged
 from tunewright.paired.measuring import measure
@@ -35,3 +35,12 @@ def test_classes_of_words(tagged: Path, tmp_path: Path) -> None:
     assert pair.target.metric == report.target.metric and pair.target.after == report.target.after
     assert pair.target.difference is not None and pair.target.difference.value == 0
     assert pair.drift is not None and pair.drift.value.value == pytest.approx(0, abs=1e-9)
+
+
+def test_answers_of_a_context(tmp_path: Path) -> None:
+    made = test_question_answering.recipe(tmp_path)
+    report = run(made, tmp_path / "run", quiet=True).report
+    pair = measure(Request([str(tmp_path / "base")], [str(tmp_path / "run")]))
+    assert pair.task == "question-answering" and report.target is not None and pair.target is not None
+    for side in ("before", "after", "difference"):
+        assert getattr(pair.target, side) == getattr(report.target, side)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from rich.console import Console
-from transformers import BertForTokenClassification, T5Config, T5ForConditionalGeneration
+from transformers import BertForQuestionAnswering, BertForTokenClassification, T5Config, T5ForConditionalGeneration
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from tests import small, tiny
@@ -124,6 +124,16 @@ def test_classes_of_words(cuda, folder):
     rows = [{"tokens": ["lost", w, "card"], "tags": ["O", "B-W", "O"]} for w in small.WORDS]
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     export(ran(folder, task="token-classification", keep=[], data={"train": "rows.jsonl", "eval": "rows.jsonl"}))
+
+
+def test_spans_that_answer(cuda, folder):
+    config = tiny._bert(2, 32, num_labels=2)
+    tiny._make(BertForQuestionAnswering, config, 0).save_pretrained(folder / "base")
+    tiny.tokenizer(encoder=True, chat=False).save_pretrained(folder / "base")
+    rows = [{"question": "which card", "context": f"lost {w} card", "answers": [w]} for w in small.WORDS]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    data = {"train": "rows.jsonl", "eval": "rows.jsonl", "max_length": 24}
+    export(ran(folder, task="question-answering", keep=[], data=data))
 
 
 def test_sources_and_targets(cuda, folder):

@@ -67,7 +67,12 @@ def _section(task: Task, refused: dict[str, str], count: int) -> str:
         said[:1].upper() + said[1:],
         "```json\n" + "\n".join(json.dumps(row) for row in example.rows[:2]) + "\n```",
         f"- **Models**: `transformers.{task.auto_class}`, such as `{type(model).__name__}`"
-        + ("; where the checkpoint has no head for the labels, a new one is drawn" if task.makes_head else ""),
+        + (
+            "; where the checkpoint has no head for the labels, a new one is drawn"
+            if task.labelled or task.scores
+            else ""
+        )
+        + ("; where the checkpoint has no such head, a new one is drawn" if task.outputs else ""),
         f"- **Loss**: {task.unit}" + ("; rows may be packed without padding" if task.packs else ""),
         f"- **Metrics**: {', '.join(f'`{n}`' for n in names)}",
         f"- **Drift**: {_drift(task)}",
@@ -91,6 +96,8 @@ def _drift(task: Task) -> str:
         return "divergence from the base's predictions on text that the base itself wrote"
     if task.pools and not task.scores:
         return "divergence through the base's own head, or, where the head is new, how far its features align no more"
+    if task.outputs:
+        return "divergence of its answers' places, or, where the head is new, how far the base's features align no more"
     if task.per_token:
         return "divergence at the words, or, where the head is new, how far the base's features align no more"
     if task.scores:
@@ -170,9 +177,10 @@ def _run(task: Task) -> list[str]:
     text = (
         f"{found['what']}: {found['metric']} {before:.3f} to {after:.3f} [{low:.3f}, {high:.3f}] on {found['n']:,} rows"
     )
+    beside = "".join(f"; {metric} {a:.3f} to {b:.3f}" for metric, (a, b) in found.get("beside", {}).items())
     kept = "".join(f"; loss on {name} {a:.3f} to {b:.3f}" for name, (a, b) in found["kept"].items())
     drift = f"; drift {found['drift'][1]:.3f} ({found['drift'][0]})"
     cost = f"; {found['steps']:,} steps, {found['tokens']:,} tokens, {found['seconds']:.0f} s of training, cores shared"
     best = sorted(found["parts"].items(), key=lambda part: -part[1])
     parts = f"; by type from {best[0][0]} ({best[0][1]:.2f}) to {best[-1][0]} ({best[-1][1]:.2f})" if best else ""
-    return [text + parts + kept + drift + cost]
+    return [text + beside + parts + kept + drift + cost]

@@ -199,6 +199,45 @@ def _token_classification() -> TaskExample:
     )
 
 
+def _question_answering() -> TaskExample:
+    people, places = ("ada", "alan fox", "grace b hopper"), ("rome", "new york", "oxford", "the quick hills")
+    rows: list[dict[str, Any]] = []
+    for person in people:
+        for place in places:
+            context = f"{person} is over {place}"
+            answers = {"text": [place], "answer_start": [len(context) - len(place)]}
+            rows.append({"question": f"over what is {person}", "context": context, "answers": answers})
+    rows.append({"question": "what is red", "context": "the fox", "answers": {"text": [], "answer_start": []}})
+    wrong = {"text": ["rome"], "answer_start": [3]}
+    return TaskExample(
+        model=lambda: bench.bert("BertForQuestionAnswering", labels=2),
+        reader=tokenizer(encoder=True),
+        rows=[*rows[-1:], *rows[:-1]],
+        bad={
+            "an answer that is not there": ({**rows[0], "context": "rome over rome", "answers": wrong}, "answers"),
+            "no context": ({**rows[0], "context": " "}, "context"),
+            "a question that leaves no room": ({**rows[0], "question": "over what " * 30}, "question"),
+        },
+        right=lambda row: "\n".join(row["answers"]["text"]),
+        figure=_words_f1,
+        steps=16,
+    )
+
+
+def _words_f1(pairs: Sequence[tuple[str, str]]) -> float:
+    """F1 over words but articles, a mean over rows; words are counted one by one."""
+    total = 0.0
+    for pair in pairs:
+        said, right = ([w for w in text.split() if w not in ("a", "an", "the")] for text in pair)
+        left, hits = list(right), 0
+        for word in said:
+            if word in left:
+                left.remove(word)
+                hits += 1
+        total += 2 * hits / (len(said) + len(right)) if said or right else 1.0
+    return total / len(pairs)
+
+
 def _seqeval(pairs: Sequence[tuple[str, str]]) -> float:
     from seqeval.metrics import f1_score
 
@@ -213,6 +252,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "fill-mask": _fill_mask,
     "reward-modeling": _reward_modeling,
     "image-classification": _image_classification,
+    "question-answering": _question_answering,
     "token-classification": _token_classification,
 }
 

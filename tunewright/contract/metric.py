@@ -42,8 +42,8 @@ class Metric:
     generated one that its score is 0 however it goes on; `per_label` gives [S] values a supervised position;
     `proportion`: scores are 0 or 1; `mean`: answers are compared by their mean log-probability a token.
 
-    `parts` gives the figure of each part that rows have (a type of spans), by name; `library`: the module that it
-    counts with, of the extra "metrics".
+    `parts` gives the figure of each part that rows have (a type of spans), by name; `beside`: names of further metrics
+    of the same kind, which are shown beside it; `library`: the module that it counts with, of the extra "metrics".
     """
 
     kind: Literal["generated", "teacher-forced", "classified", "paired", "predicted"]
@@ -56,12 +56,14 @@ class Metric:
     mean: bool = False
     tasks: tuple[str, ...] = ()
     parts: Callable[[Sequence[Answered]], dict[str, float]] | None = None
+    beside: tuple[str, ...] = ()
     library: str = ""
 
 
 OWN = (
     *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro"),
     *("pair_accuracy", "pair_accuracy_norm"),
+    *("squad_f1", "squad_exact_match"),
     *("span_f1", "sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
 )
 """Names of Tunewright's own metrics, which `measure.target` defines."""

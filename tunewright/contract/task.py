@@ -48,7 +48,8 @@ class Task:
     the model's attention takes it. `generates`: answers are generated text. `labelled`: rows need
     `EncodeOptions.labels`, and the model's head has one output a label. `per_token`: that head gives an output a token
     and not one a row, so that a row has many targets (`Row.fields["targets"]`) and no `Row.label`. `multi_label`: a
-    row has any number of the labels, and no `Row.label` but `Row.fields["target"]`. `scores`: the head
+    row has any number of the labels, and no `Row.label` but `Row.fields["target"]`. `outputs`: what the outputs of a
+    head are called that has the same for all data (the start and the end of a span). `scores`: the head
     gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever methods ask for.
     `reads_files`: records name other files, whose content counts. `reads_audio`: the column `audio` is read (rows with
     one are refused otherwise). `unit`: what the loss is in.
@@ -66,6 +67,7 @@ class Task:
     labelled: ClassVar[bool] = False
     per_token: ClassVar[bool] = False
     multi_label: ClassVar[bool] = False
+    outputs: ClassVar[tuple[str, ...]] = ()
     scores: ClassVar[bool] = False
     reads_files: ClassVar[bool] = False
     reads_audio: ClassVar[bool] = False
@@ -77,8 +79,8 @@ class Task:
 
     @property
     def makes_head(self) -> bool:
-        """Whether the model's head is made for the data: one output a label, or one number."""
-        return self.labelled or self.scores
+        """Whether the model's head is made for the task: one output a label, one number, or what `outputs` names."""
+        return self.labelled or self.scores or bool(self.outputs)
 
     @property
     def pools(self) -> bool:
@@ -104,6 +106,8 @@ class Task:
 
     def head_of(self, labels: Sequence[str] | None) -> list[str] | None:
         """What the outputs of a head that is trained here are called; None where the task makes no head."""
+        if self.outputs:
+            return list(self.outputs)
         return ["reward"] if self.scores else list(labels) if self.labelled and labels is not None else None
 
     def label_values(self, record: Record) -> Sequence[Any]:

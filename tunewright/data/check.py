@@ -231,6 +231,7 @@ def _note_source(
         (facts.EARLIER, *EARLIER),
         (facts.NAMELESS, *NAMELESS),
         (facts.SAME, *SAME),
+        (facts.MOVED, *MOVED),
         (facts.LONG, "too long", length, "raise data.max_length, or shorten the rows"),
         (facts.TWO_BOS, *TWO_BOS),
         (facts.NO_BOS, *NO_BOS),
@@ -266,6 +267,11 @@ SAME = (
     "equal answers",
     "the chosen answer is the rejected one, so that the pair says nothing",
     "write two answers, or take the pair out",
+)
+MOVED = (
+    "answer moved",
+    "the answer does not stand where answer_start says: it is taken where it does, the one place that holds it",
+    "write that place, or look how the characters were counted",
 )
 TWO_BOS = (
     "double BOS",

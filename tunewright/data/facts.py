@@ -26,10 +26,12 @@ from tunewright.tasks._segments import first_token
 
 CONTENT = ("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools")
 TYPE = np.dtype([("said", "<u8", 2), ("given", "<u8", 2), ("number", "<u8"), ("place", "<u4"), ("flags", "<u4")])
-UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK, NAMELESS, SAME = (1 << k for k in range(11))
+UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK, NAMELESS, SAME, MOVED = (
+    1 << k for k in range(12)
+)
 """No token is trained; longer than max_length; two BOS; no BOS; an end that is not trained; a special token in the
 text; earlier answers that are not trained; one answer, not two; a picture of a single colour; a turn's name that the
-model is not shown; a pair whose answers are equal."""
+model is not shown; a pair whose answers are equal; an answer that was found again where it does stand."""
 _AT_ONCE = 1 << 13
 
 
@@ -111,6 +113,8 @@ class Looking:
             flags |= EARLIER
         if fields.get("nameless"):
             flags |= NAMELESS
+        if fields.get("moved"):
+            flags |= MOVED
         if "rejected_ids" not in fields:
             flags |= SINGLE
         elif list(fields["rejected_ids"]) == list(row.input_ids):
@@ -194,6 +198,8 @@ def input_key(record: Record) -> bytes:
                 said.append(_said(turn.get("content")))
         said = said[:count]
         given: Any = said[0] if len(said) == 1 else said
+    elif "question" in record and "context" in record:
+        given = [record["question"], record["context"]]
     else:
         given = next((record[c] for c in ("prompt", "text", "tokens") if c in record), dict(record))
     if isinstance(given, str):

@@ -1,8 +1,8 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`; `image` + `label`; `text`; `tokens` + `tags`; `audio` or `image` with whatever else there is. Columns that a
-shape does not use stay in the row as they are.
+`label`; `image` + `label`; `text`; `question` + `context` + `answers`; `tokens` + `tags`; `audio` or `image` with
+whatever else there is. Columns that a shape does not use stay in the row as they are.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ SHAPES = (
     Shape("text", ("text",), as_it_is),
     Shape("segments", ("texts",), _segments),
     Shape("image", ("image",), as_it_is),
+    Shape("question-context", ("question", "context", "answers"), as_it_is),
     Shape("tagged", ("tokens", "tags"), as_it_is),
     Shape("tagged", ("tokens", "ner_tags"), _renamed("ner_tags", "tags")),
     Shape("tagged", ("tokens", "labels"), _renamed("labels", "tags")),

@@ -11,6 +11,8 @@ from tunewright.contract.records import RowProblem
 PLAIN = ("plain", "mask")
 """Kinds of rows that are text alone, so that pieces of them are rows as good."""
 
+IN_WINDOWS = "question"
+"""The kind of rows whose context is in windows already where it is too long."""
 TWO_TEXTS = "text2text"
 """The kind of rows that hold a source and a target, which are read apart."""
 
@@ -29,7 +31,7 @@ def trained_tokens(row: Row) -> int:
 
 def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split", "fail"]) -> list[Row]:
     """The row, the pieces it is split into, or nothing. Raises RowProblem where the policy is `fail`; `auto` splits
-    plain text and drops what has a question and an answer.
+    plain text, takes a question with the windows of its context, and drops what has a question and an answer.
 
     Pieces overlap by one token, so that each token but the first stays a target exactly once; pieces without a trained
     token are left out. A row with one target keeps its beginning (and its last token); pairs of answers, scored
@@ -40,6 +42,8 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
     if row.fields.get("kind") == TWO_TEXTS:  # each is read by a part of the model of its own
         source = len(row.fields["prompt_ids"])
         longest = max(source, row.size - source)
+    if row.fields.get("kind") == IN_WINDOWS:
+        longest = row.fields["whole"]
     if longest <= max_length:
         return [row]
     if policy == "fail":
@@ -49,7 +53,9 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
             "shorten it, raise data.max_length, or set data.truncation to drop or split",
         )
     if policy == "auto":
-        policy = "split" if row.fields.get("kind") in PLAIN else "drop"
+        policy = "split" if row.fields.get("kind") in (*PLAIN, IN_WINDOWS) else "drop"
+    if row.fields.get("kind") == IN_WINDOWS:
+        return [replace(row)] if policy == "split" else []
     if (
         policy == "drop"
         or row.fields.get("kind") == TWO_TEXTS

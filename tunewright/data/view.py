@@ -23,6 +23,9 @@ def token_view(row: Row, tokenizer: Any) -> list[Token]:
         target = row.fields.get("target", "one target") if row.label is None else row.label
         answer = str(row.fields.get("reference", target))
         return [*[(t, 0.0) for t in texts], (f"[{answer}]", float(row.weights[0]))]
+    if "windows" in row.fields:  # each end of a span counts; what lies between them is shown with it
+        ends = list(zip(row.fields["targets"][::2], row.fields["targets"][1::2], row.weights[::2], strict=True))
+        return [(t, next((w for a, b, w in ends if a <= i <= b), 0.0)) for i, t in enumerate(texts)]
     return [(t, 0.0 if i == 0 else float(w)) for i, (t, w) in enumerate(zip(texts, row.weights, strict=True))]
 
 

@@ -20,6 +20,7 @@ from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
 from tunewright.loading.new_biases import make_room
 from tunewright.loading.save import inputs_of, save_pretrained, verify_folder
+from tunewright.models.arguments import said_in
 from tunewright.models.generated import settle
 from tunewright.recipe import Recipe
 from tunewright.report import summary, words
@@ -139,8 +140,7 @@ def _set_aside(folder: Path) -> str:
 @torch.no_grad()
 def logits_of(model: Any, inputs: Tensor) -> Tensor:
     """Logits of a batch of equal rows, in fp32."""
-    logits: Tensor = model(**inputs_of(model, inputs.to(next(model.parameters()).device))).logits
-    return logits.float()
+    return said_in(model(**inputs_of(model, inputs.to(next(model.parameters()).device)))).float()
 
 
 def check_inputs(run: Finished) -> Tensor:

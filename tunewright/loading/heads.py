@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 def set_head(config: Any, task: Task, labels: list[str] | None, located: Located) -> None:
     """Give the config the outputs that the task's head has. ModelError where there is no such head and none is made."""
+    if task.outputs:
+        if config.num_labels != len(task.outputs):
+            config.num_labels = len(task.outputs)
+        return
     if not task.scores:
         set_labels(config, labels, located)
         return

@@ -314,7 +314,7 @@ def _check_keys(
         what = f"the checkpoint has no {task.name} head, and no labels are given for a new one"
         raise ModelError(what, where=str(located.folder), remedy="give data with labels")
     located.new += new
-    for_what = "" if task.scores else f" for {len(labels)} labels"
+    for_what = "" if task.scores or task.outputs else f" for {len(labels)} labels"
     located.notes.append(f"new {task.name} head{for_what}, freshly drawn: {', '.join(new)}")
 
 

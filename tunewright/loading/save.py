@@ -16,7 +16,7 @@ from tunewright.loading.portable import portable_config, portable_tokenizer
 from tunewright.loading.quiet import quiet
 from tunewright.models.agreement import differing
 from tunewright.models.aligned import align
-from tunewright.models.arguments import reads_two_texts
+from tunewright.models.arguments import reads_two_texts, said_in
 from tunewright.models.modes import set_training
 
 
@@ -130,7 +130,7 @@ def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Ten
     training = model.training
     model.eval()
     try:
-        said = model(**inputs_of(model, inputs)).logits
+        said = said_in(model(**inputs_of(model, inputs)))
     finally:
         set_training(model, training)
-    return float((said.float() - again(**inputs_of(model, inputs)).logits.float()).abs().max())
+    return float((said.float() - said_in(again(**inputs_of(model, inputs))).float()).abs().max())

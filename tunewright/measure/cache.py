@@ -43,6 +43,7 @@ from tunewright.measure import (
     sample,
     sampled,
     spans,
+    squad,
     target,
     text,
 )
@@ -51,10 +52,12 @@ from tunewright.models.aligned import aligned
 from tunewright.pieces import heads, means
 from tunewright.tasks import (
     _causal,
+    _passages,
     _pooled,
     base,
     fill_mask,
     image_classification,
+    question_answering,
     reward_modeling,
     text2text_generation,
     text_classification,
@@ -66,10 +69,10 @@ log = logging.getLogger(__name__)
 
 MODULES: tuple[ModuleType, ...] = (
     *(_kv, _mode, choose, drift, few_shot, generate, kept, linear_probe, metrics, overlap, sample, sampled),
-    *(spans, target, text),
+    *(spans, squad, target, text),
     *(attention, head, heads, load, means, varlen),
     *(_causal, _pooled, base, fill_mask, image_classification, reward_modeling, text_classification, text_generation),
-    *(text2text_generation, token_classification),
+    *(_passages, question_answering, text2text_generation, token_classification),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

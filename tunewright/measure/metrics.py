@@ -14,7 +14,7 @@ from tunewright.contract.metric import Metric
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import overlap, returned, spans, text
+from tunewright.measure import overlap, returned, spans, squad, text
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -37,6 +37,16 @@ METRICS: dict[str, Metric] = {
     "span_f1": Metric(
         "predicted", figure=spans.span_f1, parts=spans.f1_by_type, tasks=("token-classification",), library="seqeval"
     ),
+    "squad_f1": Metric(
+        "predicted",
+        compare=squad.squad_f1,
+        parts=squad.by_kind,
+        tasks=("question-answering",),
+        beside=("squad_exact_match",),
+    ),
+    "squad_exact_match": Metric(
+        "predicted", proportion=True, compare=squad.squad_exact_match, tasks=("question-answering",)
+    ),
     "sacrebleu": Metric("generated", compare=overlap.sentence_bleu, figure=overlap.corpus_bleu, library="sacrebleu"),
     "chrf": Metric("generated", compare=overlap.sentence_chrf, library="sacrebleu"),
     **{n: Metric("generated", compare=overlap.rouge(n), library="rouge_score") for n in ("rouge1", "rouge2", "rougeL")},
@@ -44,8 +54,8 @@ METRICS: dict[str, Metric] = {
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
 (`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `span_f1`: of whole
-spans, see `measure.spans`. `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see
-`measure.overlap`."""
+spans, see `measure.spans`. `squad_f1`, `squad_exact_match`: of extracted answers, see `measure.squad`. `sacrebleu`,
+`chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`."""
 
 
 def metric_names() -> list[str]:

@@ -17,6 +17,14 @@ def part_names(results: Sequence[RowResult], metric: str) -> list[str]:
     return list(parts(results)) if parts is not None else []
 
 
+def beside(results: Sequence[RowResult], metric: str) -> list[RowResult]:
+    """The same answers as another metric scores them."""
+    compare = get_metric(metric).compare
+    if compare is None:
+        return list(results)
+    return [r.model_copy(update={"score": compare(r.answer, r.reference)}) for r in results]
+
+
 def part_summary(results: Sequence[RowResult], metric: str, part: str, *, seed: int = 0) -> Interval:
     """A part's figure over rows and its interval; draws of rows without that part do not count."""
     figure = _part(metric, part)

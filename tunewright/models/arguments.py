@@ -1,4 +1,4 @@
-"""What a model's forward calls its arguments."""
+"""What a model's forward calls its arguments, and what it gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def cache_argument(model: nn.Module) -> str | None:
@@ -25,6 +26,14 @@ def takes(model: nn.Module, name: str) -> bool:
 def reads_two_texts(model: nn.Module) -> bool:
     """Whether an encoder reads one text and a decoder writes another: a layer sees the tokens of one of them alone."""
     return hasattr(model, "prepare_decoder_input_ids_from_labels")
+
+
+def said_in(out: Any) -> Tensor:
+    """The logits of a forward's output; of a model that finds spans, those of their starts and ends, side by side."""
+    if hasattr(out, "start_logits"):
+        return torch.stack([out.start_logits, out.end_logits], -1)
+    logits: Tensor = out.logits
+    return logits
 
 
 @lru_cache(maxsize=64)  # asked at every token

@@ -193,6 +193,7 @@ _BY_CLASS = {
     "ForSequenceClassification": "text-classification",
     "ForImageClassification": "image-classification",
     "ForMaskedLM": "fill-mask",
+    "ForQuestionAnswering": "question-answering",
     "ForTokenClassification": "token-classification",
     "ForConditionalGeneration": "text2text-generation",
     "MTModel": "text2text-generation",

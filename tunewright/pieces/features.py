@@ -7,12 +7,13 @@ from torch.nn import functional as F
 
 from tunewright.contract.batch import Batch, Outputs
 from tunewright.errors import MethodError
-from tunewright.pieces.means import token_means
+from tunewright.pieces.means import row_means, token_means
 
 
 def states_at(outputs: Outputs, batch: Batch, layer: int) -> Tensor:
     """[N, D] of one layer (0: embeddings, negative: from the end): at the positions that predict labels, N = S; where
-    a task has one target per row, each row's mean over its real tokens, N = R. MethodError when states were not kept.
+    a task has one target per row, each row's mean over its real tokens, N = R; where rows are read as several
+    sequences, the mean over a target's own sequence or over all of the row's. MethodError when states were not kept.
     """
     if outputs.hidden is None:
         raise MethodError(
@@ -24,7 +25,13 @@ def states_at(outputs: Outputs, batch: Batch, layer: int) -> Tensor:
         return states.flatten(0, 1)[batch.positions]
     states = states.flatten(2).transpose(1, 2) if states.dim() == 4 else states  # a convolution's channels first
     mask = batch.inputs.get("attention_mask")
-    return states.mean(1) if mask is None else token_means(states, mask)
+    means = states.mean(1) if mask is None else token_means(states, mask)
+    targets = len(batch.labels)
+    if len(means) == targets or "sequences" not in batch.fields:
+        return means
+    if targets % len(means) == 0:
+        return means.repeat_interleave(targets // len(means), 0)
+    return row_means(means, batch.fields["sequences"], len(batch.row_ids))
 
 
 def feature_loss(student: Tensor, teacher: Tensor, cosine: float) -> Tensor:

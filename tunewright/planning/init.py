@@ -23,9 +23,13 @@ _TASK_OF = {
     "image-label": "image-classification",
     "image": "image-classification",
     "text-label": "text-classification",
+    "question-context": "question-answering",
     "tagged": "token-classification",
 }
 """The task that a row shape is for; the others are for text-generation."""
+
+_READ = ("question-answering",)
+"""Tasks beside classification whose head is made for the task."""
 
 _TEXT = """\
 # {title}. `tunewright check {file}` checks the rows,
@@ -148,7 +152,7 @@ def _methods(model: str, task: str, shape: str) -> list[tuple[str, str, str]]:
     pairs = task == "text-generation" and shape.startswith("preference")
     if catalogue.lookup("lora") is None:
         return [("full", "full", "")]
-    if task.endswith("-classification") and _small(model):
+    if (task.endswith("-classification") or task in _READ) and _small(model):
         return [("full", "full", "small enough to train whole; lora for a larger one")]
     preferring = [("dpo", "dpo", "learns from chosen and rejected answers")] if pairs else []
     return [("lora", "lora: {rank: 16}", ""), *preferring]

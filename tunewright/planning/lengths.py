@@ -173,7 +173,12 @@ def _estimated(data: Path, source: Source, task: str, shape: str, methods: Seque
     pictures = shape in ("image-label", "image")
     tokens = count if pictures else max(1, sum(f.stat().st_size for f in files) // _BYTES)
     classes = [catalogue.load_method(name) for name in methods]
-    kinds: dict[str, Kind] = {"image-label": "pictures", "text-label": "classes", "text": "plain text"}
+    kinds: dict[str, Kind] = {
+        "image-label": "pictures",
+        "text-label": "classes",
+        "question-context": "classes",
+        "text": "plain text",
+    }
     kind = "pairs" if shape.startswith("preference") else kinds.get(shape, "answers")
     facts = Facts(
         task=task,

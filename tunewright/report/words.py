@@ -96,6 +96,8 @@ METRICS = {
     "f1": "F1",
     "f1_macro": "macro F1",
     "span_f1": "span F1",
+    "squad_f1": "SQuAD F1",
+    "squad_exact_match": "SQuAD exact match",
     "sacrebleu": "BLEU",
     "chrf": "chrF",
 }

@@ -101,7 +101,7 @@ def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
 def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
     if task.is_a("image-classification"):
         return "pictures"
-    if task.labelled:
+    if task.labelled or task.outputs:
         return "classes"
     if any(m.pairs for m in methods) or task.scores and "rejected_ids" in first.fields:
         return "pairs"

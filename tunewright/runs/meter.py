@@ -107,7 +107,7 @@ class Meter:
         # what a task of its own predicts may be anything: a class that was guessed is none of it
         comparable = bool(self.rows) and get_metric(self.metric).kind != "predicted"
         self.probed = session.task.classifies and comparable
-        self.guessed = session.task.per_token and self.metric not in ("", "loss")
+        self.guessed = session.task.per_token and session.task.labelled and self.metric not in ("", "loss")
         self.drift_rows: list[Row] = []
         self.predictor: nn.Module | None = None  # what decodes in the tuned model's place (predicting.py)
 

@@ -16,7 +16,7 @@ from tunewright.machine import host
 from tunewright.measure.cost import Cost
 from tunewright.measure.intervals import Interval
 from tunewright.measure.kept import kept, kept_difference
-from tunewright.measure.parts import part_difference, part_names, part_summary
+from tunewright.measure.parts import beside, part_difference, part_names, part_summary
 from tunewright.measure.rows import RowResult, pair
 from tunewright.measure.target import difference, get_metric, summary
 from tunewright.models.delta_names import module_of
@@ -54,7 +54,7 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
         target.linear_probe = probe_of(meter, after)
     if base.commonest:
         target.commonest = summary(base.commonest, target.linear_probe.metric if target.linear_probe else meter.metric)
-    target.others = parts_in(meter, after)
+    target.others = [*beside_it(meter, after), *parts_in(meter, after)]
     if base.choice and after.choice:
         target.likelihood = schema.Measured(
             name="likelihood choice",
@@ -65,6 +65,24 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
             n=len(base.choice),
         )
     return target
+
+
+def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
+    """The metrics that are shown beside the headline, of the same answers."""
+    out = []
+    for name in get_metric(meter.metric).beside:
+        before, tuned = (beside(results, name) for results in (meter.base.target, after.target))
+        out.append(
+            schema.Measured(
+                metric=name,
+                direction="higher" if get_metric(name).higher_is_better else "lower",
+                before=summary(before, name),
+                after=summary(tuned, name),
+                difference=difference(before, tuned, name),
+                n=len(before),
+            )
+        )
+    return out
 
 
 def parts_in(meter: Meter, after: Readings) -> list[schema.Measured]:
