@@ -5,6 +5,8 @@ DATA is a folder with the data sets as gzipped JSON lines (`nlupp/folds.jsonl.gz
 
 token-classification: slots of NLU++ (Casanueva et al. 2022), few rows as its authors have it: three of its folds to
 learn from, the last one to measure on.
+text-classification with any number of labels: intents of NLU++; with a number: how convincing arguments are, as
+UKPConvArg1 ranks them (Habernal and Gurevych 2016), on topics that are not learnt from.
 text2text-generation: no small pre-trained encoder-decoder may be passed on, so one is made first, from nothing, on
 three short tasks of instruction induction (Honovich et al. 2022); a fourth is then learnt, and the three are kept.
 question-answering: facts of T-REx in ParaRel's sentences (Elazar et al. 2021), three to a context, and a question about
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import random
 import re
 import zlib
@@ -162,6 +165,48 @@ def question_answering(data: Path, out: Path) -> Path:
     return finished(recipe, out / "question-answering")
 
 
+def intents(data: Path, out: Path) -> Path:
+    rows = [r for r in rows_in(data / "nlupp" / "folds.jsonl.gz") if r["domain"] == "banking"]
+    train, test = ([r for r in rows if r["fold"] in folds] for folds in (range(6), (18, 19)))
+    recipe = {
+        "model": "minilm-l6",
+        "task": "text-classification",
+        "data": {
+            name: write(
+                out / "rows" / f"intents-{name}.jsonl", ({"text": r["text"], "labels": r["intents"]} for r in some)
+            )
+            for name, some in (("train", train), ("eval", test))
+        },
+        "methods": ["full"],
+        "train": {**TRAIN, "learning_rate": 3e-4, "batch_tokens": 256},
+        "budget": {"epochs": 2},
+        "measurement": {"strengths": [1]},
+    }
+    return finished(recipe, out / "intents")
+
+
+def convincing(data: Path, out: Path) -> Path:
+    rows = [r for r in rows_in(data / "ukpconvarg1" / "arguments.jsonl.gz") if len(r["text"].split()) < 60]
+    topics = sorted({r["topic"] for r in rows})
+    train, test = ([r for r in rows if (topics.index(r["topic"]) % 4 == 0) == held] for held in (False, True))
+    recipe = {
+        "model": "minilm-l6",
+        "task": "text-classification",
+        "data": {
+            name: write(
+                out / "rows" / f"arguments-{name}.jsonl",
+                ({"text": r["text"], "score": -math.log10(r["rank"])} for r in some),
+            )
+            for name, some in (("train", train[::2]), ("eval", test[::2]))
+        },
+        "methods": [{"lora": {"rank": 8}}],
+        "train": {**TRAIN, "learning_rate": 5e-4, "batch_tokens": 512},
+        "budget": {"epochs": 2},
+        "measurement": {"strengths": [1]},
+    }
+    return finished(recipe, out / "convincing")
+
+
 def finished(recipe: dict[str, Any], out: Path) -> Path:
     """The folder of a recipe's run, made if it is not there."""
     if not (out / "report.json").exists():
@@ -175,6 +220,14 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         "questions about facts in sentences (T-REx in ParaRel's words, a sixth untold), MiniLM-L6 (22.7M), full",
     ),
     "token-classification": (token_classification, "slots of NLU++, the lab's nano-encoder (2.6M parameters), full"),
+    "text-classification (multi_label_classification)": (
+        intents,
+        "intents of NLU++ (banking, 6 folds to learn from), MiniLM-L6 (22.7M), full",
+    ),
+    "text-classification (regression)": (
+        convincing,
+        "how convincing an argument is (-log10 of its rank in UKPConvArg1, topics held out), MiniLM-L6 (22.7M), LoRA",
+    ),
     "text2text-generation": (
         text2text,
         "numbers in words (instruction induction), a tiny T5 made from nothing on three others of its tasks, LoRA",

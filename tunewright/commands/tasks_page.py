@@ -20,13 +20,13 @@ from tunewright.contract.combining import serves
 from tunewright.contract.left import Earlier
 from tunewright.contract.method import Method, Plan, Setup, State, call
 from tunewright.contract.slot import TRAINING_SLOTS
-from tunewright.contract.task import Task
+from tunewright.contract.task import MULTI_LABEL, REGRESSION, Task
 from tunewright.errors import MethodError, RecipeError
 from tunewright.measure.target import METRICS, check_metric
 from tunewright.models.adapted import Adapted
 from tunewright.models.arguments import reads_two_texts
 from tunewright.models.surgery import Surgery
-from tunewright.tasks import get_task, own_names
+from tunewright.tasks import as_problem, get_task, own_names
 
 _HEAD = """\
 <!-- Made by `python -m tunewright.commands.docs` from the tasks: change their files, not this one. -->
@@ -75,12 +75,30 @@ def _section(task: Task, refused: dict[str, str], count: int) -> str:
         + ("; where the checkpoint has no such head, a new one is drawn" if task.outputs else ""),
         f"- **Loss**: {task.unit}" + ("; rows may be packed without padding" if task.packs else ""),
         f"- **Metrics**: {', '.join(f'`{n}`' for n in names)}",
+        *(_problem(as_problem(task, one), count) for one in task.problem_types if one != task.problem_type),
         f"- **Drift**: {_drift(task)}",
         f"- **Methods**: {count - len(refused)} of the {count} that take part in training. " + _why(refused),
     ]
-    lines += [f"- **A real run**: {run}" for run in _run(task)]
+    every = [as_problem(task, one) for one in task.problem_types] or [task]
+    lines += [f"- **A real run**: {run}" for one in every for run in _run(one)]
     head, body = lines[:3], lines[3:]
     return "\n\n".join(head) + "\n\n" + "\n".join(body) + "\n"
+
+
+_OTHERS = {MULTI_LABEL: {"labels": ["billing", "cards"]}, REGRESSION: {"label": 3.5}}
+"""What rows of another problem have."""
+
+
+def _problem(task: Task, count: int) -> str:
+    """A problem type beside one class a row."""
+    shown = ", ".join(f"`{n}`" for n, m in METRICS.items() if m.of and _measures(task, n))
+    refused = len(_refusals(task, _training_methods()))
+    has = json.dumps(_OTHERS[task.problem_type])[1:-1]
+    return (
+        f"- **`{task.problem_type}`**: rows with `{has}`, told from the rows or by `data.problem_type`. "
+        f"Loss in {task.unit}; metrics {shown}, beside a linear probe and what is always said; "
+        f"{count - refused} of the {count} methods"
+    )
 
 
 def _measures(task: Task, metric: str) -> bool:
@@ -113,7 +131,7 @@ def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
     for name, method in methods.items():
         if not serves(method, task):
             out[name] = "serves " + ", ".join(method.tasks or ())
-        elif task.scores and "objective" in method.slots() and method.tasks is None:
+        elif (task.scores or task.multi_label) and "objective" in method.slots() and method.tasks is None:
             out[name] = "trains likelihoods, and one number a text has none"
         elif adapted is not None and "attach" in method.slots() and (why := _said(method, adapted, task)):
             out[name] = why
@@ -170,7 +188,7 @@ def _table(tasks: list[Task], refused: dict[str, dict[str, str]]) -> str:
 def _run(task: Task) -> list[str]:
     """The task's real run in words; none where none was made."""
     runs = json.loads(RUNS.read_text(encoding="utf-8")) if RUNS.is_file() else {}
-    found = runs.get(task.name)
+    found = runs.get(task.called)
     if found is None:
         return []
     (before, *_), (after, low, high) = found["before"], found["after"]

@@ -74,14 +74,16 @@ class Methods:
 
 
 def serves(method: Method | type[Method], task: Task) -> bool:
-    """Whether a method serves a task: it names none, the task, or the one of whose kind the task is."""
-    return method.tasks is None or any(task.is_a(name) for name in method.tasks)
+    """Whether a method serves a task: it names none, the task, or the one of whose kind the task is. One that names a
+    classification means one class a row.
+    """
+    return method.tasks is None or not task.other_problem and any(task.is_a(name) for name in method.tasks)
 
 
 def check_serves(name: str, method: Method | type[Method], task: Task, where: str) -> None:
     """MethodError where a method does not serve the task."""
     if not serves(method, task):
-        what = f"'{name}' does not serve the task {task.name}"
+        what = f"'{name}' does not serve the task {task.called}"
         raise MethodError(what, where=where, remedy="it serves: " + ", ".join(method.tasks or ()))
 
 

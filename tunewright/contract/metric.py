@@ -37,7 +37,9 @@ class Metric:
     own `predict` says of a row. `tasks`: names of the tasks whose rows it can read, and with them every task of their
     `kind`; (): all that its kind of reading allows.
 
-    A `figure` lies from 0 to 1, and so do the scores of "predicted" rows. `compare` scores an answer against a
+    A `figure` lies within `bounds` (None: it has none), and the scores of "predicted" rows from 0 to 1, unless the
+    metric is no `share`: then its figures are plain numbers and no per cent. `of`: the tasks that have rows for it are
+    those with any number of "labels" a row, or with a "number" ("": others). `compare` scores an answer against a
     reference (of a "predicted" row without it: 1 where both are equal, else 0), and `misses` says of the start of a
     generated one that its score is 0 however it goes on; `per_label` gives [S] values a supervised position;
     `proportion`: scores are 0 or 1; `mean`: answers are compared by their mean log-probability a token.
@@ -57,6 +59,9 @@ class Metric:
     tasks: tuple[str, ...] = ()
     parts: Callable[[Sequence[Answered]], dict[str, float]] | None = None
     beside: tuple[str, ...] = ()
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    share: bool = True
+    of: Literal["", "labels", "number"] = ""
     library: str = ""
 
 
@@ -64,6 +69,8 @@ OWN = (
     *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro"),
     *("pair_accuracy", "pair_accuracy_norm"),
     *("squad_f1", "squad_exact_match"),
+    *("multilabel_f1_micro", "multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
+    *("mse", "pearson", "spearman", "r2"),
     *("span_f1", "sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
 )
 """Names of Tunewright's own metrics, which `measure.target` defines."""

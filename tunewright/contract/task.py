@@ -15,6 +15,9 @@ from torch import nn
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
 from tunewright.contract.records import Record
 
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+"""The problem types of classification, as transformers' configs name them."""
+
 
 @dataclass(frozen=True)
 class EncodeOptions:
@@ -54,6 +57,8 @@ class Task:
     `reads_files`: records name other files, whose content counts. `reads_audio`: the column `audio` is read (rows with
     one are refused otherwise). `unit`: what the loss is in.
 
+    `problem_types`: the problems that the task may be, by its rows or as the recipe says; `problem_type`: which it is.
+
     `kind`: the built-in task whose rows, batches and outputs this one's are like ("token-classification"): methods,
     metrics and needs that name that task serve this one too. Empty: it is like no other. What a kind promises,
     `tunewright.conformance.check_task` checks.
@@ -72,10 +77,22 @@ class Task:
     reads_files: ClassVar[bool] = False
     reads_audio: ClassVar[bool] = False
     unit: ClassVar[str] = "nats per token"
+    problem_type: ClassVar[str] = ""
+    problem_types: ClassVar[tuple[str, ...]] = ()
 
     def is_a(self, name: str) -> bool:
         """Whether the task is the one of a name, or of its kind."""
         return name in (self.name, self.kind)
+
+    @property
+    def called(self) -> str:
+        """The task's name, with its problem where that is another than one class a row."""
+        return f"{self.name} ({self.problem_type})" if self.other_problem else self.name
+
+    @property
+    def other_problem(self) -> bool:
+        """Whether the task is another problem than the one that methods mean which name it."""
+        return self.problem_type in (MULTI_LABEL, REGRESSION)
 
     @property
     def makes_head(self) -> bool:

@@ -283,7 +283,7 @@ def _key(
     asked = [getattr(source, key, None) for key in ("config", "revision", "sheet")]
     spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit, *asked]
     code = _code_hash() + installed.code_hash((installed.TASKS, installed.SHAPES))
-    for part in (json.dumps(spec), task.name, options.key(), tokenizer_hash(tokenizer), code):
+    for part in (json.dumps(spec), task.called, options.key(), tokenizer_hash(tokenizer), code):
         h.update(part.encode() + b"\0")
     h.update(change.encode())
     h.update((place.made.key if place.made is not None else "").encode())

@@ -1,8 +1,8 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`; `image` + `label`; `text`; `question` + `context` + `answers`; `tokens` + `tags`; `audio` or `image` with
-whatever else there is. Columns that a shape does not use stay in the row as they are.
+`label`, `labels` or `score`; `image` + `label`; `text`; `question` + `context` + `answers`; `tokens` + `tags`; `audio`
+or `image` with whatever else there is. Columns that a shape does not use stay in the row as they are.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ SHAPES = (
     Shape("audio-label", ("audio", "label"), as_it_is),
     Shape("audio", ("audio",), as_it_is),
     Shape("text-label", ("text", "label"), as_it_is),
+    Shape("text-labels", ("text", "labels"), as_it_is),
+    Shape("text-score", ("text", "score"), as_it_is),
     Shape("text", ("text",), as_it_is),
     Shape("segments", ("texts",), _segments),
     Shape("image", ("image",), as_it_is),

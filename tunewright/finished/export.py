@@ -172,7 +172,7 @@ def card_of(run: Finished) -> dict[str, Any]:
         "name": f"{Path(name).name}, adapted: {run.recipe.name}",
         "base_model": base if hub else None,
         "licence": run.loaded.licence,
-        "pipeline_tag": "text-classification" if run.task.scores else run.task.name,
+        "pipeline_tag": "text-classification" if run.task.is_a("reward-modeling") else run.task.name,
         "tags": [m.name for m in run.report.trained.methods] if run.report.trained else [],
         "text": figures(run.report, base),
         "recipe": public(run.recipe),

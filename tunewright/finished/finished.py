@@ -64,7 +64,7 @@ def open_run(folder: Path | str) -> Finished:
             "this run is not finished", where=str(folder), remedy=f"finish it with `tunewright resume {folder}`"
         )
     recipe, report = Recipe.load(folder / RECIPE), Report.load(folder)
-    task, device = get_task(recipe.task), device_of(recipe)
+    task, device = get_task(recipe.task, recipe.data.problem_type), device_of(recipe)
     labels = recipe.data.labels if task.labelled else None
     loaded = _base_of(recipe, task, device)
     recorded = recipe.made_with.get("model_hash", loaded.hash)
@@ -100,7 +100,7 @@ def _base_of(recipe: Recipe, task: Task, device: str) -> Loaded:
 
 def load_base(recipe: Recipe) -> Loaded:
     """The model that a run's own recipe began with, untouched, beside what reads its inputs."""
-    return _base_of(recipe, get_task(recipe.task), device_of(recipe))
+    return _base_of(recipe, get_task(recipe.task, recipe.data.problem_type), device_of(recipe))
 
 
 def _prepare(recipe: Recipe, adapted: Adapted) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def set_head(config: Any, task: Task, labels: list[str] | None, located: Located) -> None:
     """Give the config the outputs that the task's head has. ModelError where there is no such head and none is made."""
+    if task.problem_types and (task.other_problem or getattr(config, "problem_type", None)):
+        config.problem_type = task.problem_type
     if task.outputs:
         if config.num_labels != len(task.outputs):
             config.num_labels = len(task.outputs)

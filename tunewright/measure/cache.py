@@ -39,9 +39,11 @@ from tunewright.measure import (
     kept,
     linear_probe,
     metrics,
+    numeric,
     overlap,
     sample,
     sampled,
+    several,
     spans,
     squad,
     target,
@@ -54,6 +56,7 @@ from tunewright.tasks import (
     _causal,
     _passages,
     _pooled,
+    _problems,
     base,
     fill_mask,
     image_classification,
@@ -69,10 +72,10 @@ log = logging.getLogger(__name__)
 
 MODULES: tuple[ModuleType, ...] = (
     *(_kv, _mode, choose, drift, few_shot, generate, kept, linear_probe, metrics, overlap, sample, sampled),
-    *(spans, squad, target, text),
+    *(numeric, several, spans, squad, target, text),
     *(attention, head, heads, load, means, varlen),
-    *(_causal, _pooled, base, fill_mask, image_classification, reward_modeling, text_classification, text_generation),
-    *(_passages, question_answering, text2text_generation, token_classification),
+    *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, question_answering),
+    *(reward_modeling, text_classification, text_generation, text2text_generation, token_classification),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.task import Task
 from tunewright.measure.rows import RowResult
-from tunewright.measure.target import evaluate
+from tunewright.measure.target import evaluate, get_metric
 
 MOST = 5000
 """Training rows that are read, at most, drawn by `draw`: what more of them add is small, what they take is not."""
@@ -74,6 +74,84 @@ def fit(features: Tensor, labels: Sequence[int], classes: int, *, bias: bool = T
         offset[absent] = offset[seen].min() - np.log(len(y) + 1)
     weight = weight / scale
     return LinearProbe(torch.from_numpy(weight), torch.from_numpy(offset - weight @ mean), c, len(y))
+
+
+def fit_targets(
+    features: Tensor, targets: Sequence[Sequence[float]], *, regression: bool, bias: bool = True
+) -> LinearProbe:
+    """Fit on features [R, D] of rows with targets [R, V]: numbers (`regression`: ridge regression), or 0 and 1 (a
+    logistic regression each, of one penalty). Equal inputs give equal probes.
+
+    A label that every row has, or none, keeps what its share tells.
+    """
+    x, y = features.double().numpy(), np.asarray(targets, dtype=float)
+    mean = x.mean(0) if bias else np.zeros(x.shape[1])
+    spread = np.sqrt(np.square(x - mean).mean(0))
+    scale = np.maximum(spread, max(0.01 * float(spread.max(initial=0.0)), 1e-12))
+    z = (x - mean) / scale
+    solve = _ridge if regression else _each
+    c = _penalty_of(z, y, solve, bias)
+    weight, offset = solve(z, y, c, bias)
+    weight = weight / scale
+    return LinearProbe(torch.from_numpy(weight), torch.from_numpy(offset - weight @ mean), c, len(y))
+
+
+def _ridge(z: np.ndarray, y: np.ndarray, c: float, bias: bool) -> Solution:
+    from sklearn.linear_model import Ridge
+
+    model = Ridge(alpha=1 / c, fit_intercept=bias).fit(z, y)
+    return model.coef_.reshape(y.shape[1], -1), np.broadcast_to(model.intercept_, y.shape[1]).copy()
+
+
+def _each(z: np.ndarray, y: np.ndarray, c: float, bias: bool) -> Solution:
+    weight, offset = np.zeros((y.shape[1], z.shape[1])), np.zeros(y.shape[1])
+    for k, column in enumerate(y.T.astype(int)):
+        if column.min() < column.max():
+            both, shift = _solved(z, column, c, bias)
+            weight[k], offset[k] = both[1] - both[0], shift[1] - shift[0]
+        elif bias:
+            share = (column.sum() + 0.5) / (len(column) + 1)
+            offset[k] = np.log(share / (1 - share))
+    return weight, offset
+
+
+def _penalty_of(z: np.ndarray, y: np.ndarray, solve: Callable[..., Solution], bias: bool) -> float:
+    """The C of the least held-out loss; of equal ones the strongest penalty."""
+    some = np.random.default_rng(0).permutation(len(y))[:MOST_FOLDED]
+    z, y, fold = z[some], y[some], np.arange(len(some)) % FOLDS
+    if len(some) < FOLDS:
+        return STRENGTHS[0]
+    lost = dict.fromkeys(STRENGTHS, 0.0)
+    for c in STRENGTHS:
+        for k in range(FOLDS):
+            weight, offset = solve(z[fold != k], y[fold != k], c, bias)
+            said, right = z[fold == k] @ weight.T + offset, y[fold == k]
+            lost[c] += float((np.logaddexp(0, said) - right * said if solve is _each else (said - right) ** 2).sum())
+    return min(STRENGTHS, key=lambda c: lost[c])
+
+
+def always(targets: Sequence[Sequence[float]], *, regression: bool) -> Tensor:
+    """[V] what is told of every row by rows' targets alone: their mean, or 1 for a label that more than half of the
+    rows have and -1 for others.
+    """
+    mean = torch.tensor(targets, dtype=torch.float64).mean(0)
+    return mean if regression else torch.where(mean > 0.5, 1.0, -1.0)
+
+
+def predicted_results(task: Task, logits: Tensor, rows: Sequence[Row], metric: str) -> list[RowResult]:
+    """Rows' results from logits [R, V] that something else than the model gave, as the task says them."""
+    compare = get_metric(metric).compare
+    said = task.predict(Outputs(logits, torch.zeros(len(rows), dtype=torch.long)), task.collate(rows), rows)
+    return [
+        RowResult(
+            id=row.id,
+            source=row.source,
+            answer=answer,
+            reference=right,
+            score=float(answer == right) if compare is None else compare(answer, right),
+        )
+        for row, (answer, right) in zip(rows, said, strict=True)
+    ]
 
 
 def _penalty(z: np.ndarray, y: np.ndarray, bias: bool) -> float:

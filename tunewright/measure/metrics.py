@@ -14,7 +14,7 @@ from tunewright.contract.metric import Metric
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import overlap, returned, spans, squad, text
+from tunewright.measure import numeric, overlap, returned, several, spans, squad, text
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -47,6 +47,27 @@ METRICS: dict[str, Metric] = {
     "squad_exact_match": Metric(
         "predicted", proportion=True, compare=squad.squad_exact_match, tasks=("question-answering",)
     ),
+    "multilabel_f1_micro": Metric(
+        "predicted",
+        figure=several.f1_micro,
+        parts=several.f1_by_label,
+        of="labels",
+        beside=("multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
+    ),
+    "multilabel_f1_macro": Metric("predicted", figure=several.f1_macro, of="labels"),
+    "multilabel_exact_match": Metric("predicted", proportion=True, of="labels"),
+    "multilabel_accuracy": Metric("predicted", figure=several.accuracy, of="labels"),
+    "mse": Metric(
+        "predicted",
+        higher_is_better=False,
+        compare=numeric.squared_error,
+        share=False,
+        of="number",
+        beside=("pearson", "spearman", "r2"),
+    ),
+    "pearson": Metric("predicted", figure=numeric.pearson, bounds=(-1.0, 1.0), share=False, of="number"),
+    "spearman": Metric("predicted", figure=numeric.spearman, bounds=(-1.0, 1.0), share=False, of="number"),
+    "r2": Metric("predicted", figure=numeric.r2, bounds=None, share=False, of="number"),
     "sacrebleu": Metric("generated", compare=overlap.sentence_bleu, figure=overlap.corpus_bleu, library="sacrebleu"),
     "chrf": Metric("generated", compare=overlap.sentence_chrf, library="sacrebleu"),
     **{n: Metric("generated", compare=overlap.rouge(n), library="rouge_score") for n in ("rouge1", "rouge2", "rougeL")},
@@ -54,8 +75,9 @@ METRICS: dict[str, Metric] = {
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
 (`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `span_f1`: of whole
-spans, see `measure.spans`. `squad_f1`, `squad_exact_match`: of extracted answers, see `measure.squad`. `sacrebleu`,
-`chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`."""
+spans, see `measure.spans`; `squad_f1`, `squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of
+labels a row: `multilabel_f1_micro` and its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2`.
+`sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`."""
 
 
 def metric_names() -> list[str]:
@@ -99,9 +121,14 @@ def check_metric(name: str, task: Task) -> Metric:
     if m.library and importlib.util.find_spec(m.library) is None:
         what = f"'{name}' counts with {m.library}, which is not installed"
         raise MissingExtraError(what, where="measurement.metric", remedy="pip install 'tunewright[metrics]'")
-    remedy = "write metric: " + ("pair_accuracy" if task.scores else "accuracy") + " or metric: loss"
+    first = "auto" if task.other_problem else "pair_accuracy" if task.scores else "accuracy"
+    remedy = f"write metric: {first} or metric: loss"
     if m.tasks and not any(task.is_a(name) for name in m.tasks):
         what = f"'{name}' reads rows of {', '.join(m.tasks)}, not of {task.name}"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
+    if m.of and not (task.multi_label if m.of == "labels" else task.scores and task.predicts):
+        what = f"'{name}' reads rows with {'any number of labels' if m.of == 'labels' else 'a number'}"
+        what += f", and those of {task.called} have none"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
     if m.kind == "predicted" and not task.predicts:
         what = f"'{name}' compares what a task predicts of a row, and {task.name} has no predict"
@@ -112,12 +139,14 @@ def check_metric(name: str, task: Task) -> Metric:
     if task.scores and (m.mean or m.kind == "teacher-forced" and name != "loss"):
         what = f"'{name}' reads tokens, and {task.name} gives one number a text"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
-    if m.kind == "paired" and not (task.continues or task.scores):
+    if m.kind == "paired" and not (task.continues or task.scores and not task.other_problem):
         what = f"'{name}' compares two answers to a prompt, and {task.name} rows have none or one"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto")
     if m.kind == "classified" and not task.classifies:
-        what = f"'{name}' needs a class a row, and {task.name} rows have none"
-        remedy = remedy if task.scores else "write metric: exact_match, metric: mean_token_accuracy or metric: loss"
-        remedy = "write metric: auto, metric: mean_token_accuracy or metric: loss" if task.per_token else remedy
+        what = f"'{name}' needs a class a row, and {task.called} rows have none"
+        if task.per_token:
+            remedy = "write metric: auto, metric: mean_token_accuracy or metric: loss"
+        elif not task.scores and not task.other_problem:
+            remedy = "write metric: exact_match, metric: mean_token_accuracy or metric: loss"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
     return m

@@ -158,7 +158,7 @@ def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Inte
     if m.figure is not None:
         figure = m.figure
         return bootstrap_statistic(
-            lambda index: figure([results[i] for i in index]), len(results), seed=seed, bounds=SHARE
+            lambda index: figure([results[i] for i in index]), len(results), seed=seed, bounds=m.bounds
         )
     if m.proportion:
         return wilson(round(sum(r.score for r in results)), len(results))
@@ -186,7 +186,9 @@ def difference(before: Sequence[RowResult], after: Sequence[RowResult], metric: 
     def of(index: np.ndarray) -> float:
         return figure([after[i] for i in index]) - figure([before[i] for i in index])
 
-    return bootstrap_statistic(of, len(before), seed=seed, bounds=(-1.0, 1.0))
+    bounds = get_metric(metric).bounds
+    wide = None if bounds is None else bounds[1] - bounds[0]
+    return bootstrap_statistic(of, len(before), seed=seed, bounds=None if wide is None else (-wide, wide))
 
 
 def _settled(tokenizer: Any, rows: Sequence[Row], m: Metric) -> Settled | None:

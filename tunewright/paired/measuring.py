@@ -18,13 +18,13 @@ from tunewright.paired import figures
 from tunewright.paired.reading import Origin, Read, Wanted, apart, origin, read
 from tunewright.paired.request import Request
 from tunewright.paired.result import Apart, Pair, SideInfo
-from tunewright.paired.sides import Asked, Opened, asked, device_for, open_side, task_named
+from tunewright.paired.sides import Asked, Opened, asked, device_for, open_side, problem_named, task_named
 from tunewright.recipe import DataSpec, Recipe, Source, TrainSpec
 from tunewright.recipe.gate import KEPT
 from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.report.gated import judge
 from tunewright.runs.sources import kept_sources
-from tunewright.tasks import get_task
+from tunewright.tasks import as_problem, get_task
 
 Say = Callable[[str], None]
 ROWS = "rows.jsonl"
@@ -129,6 +129,8 @@ def _reader(request: Request, sides: Sequence[Asked]) -> _Reader:
     """How all are read: as the first run among them has it, where the request does not say."""
     recipe = next((r for s in sides if (r := s.recipe) is not None), None)
     task = get_task(task_named(sides, request.task))
+    if (problem := problem_named(sides)) in task.problem_types:
+        task = as_problem(task, problem)
     wanted, data = _wanted(request, recipe)
     labels = recipe.data.labels if recipe is not None and task.labelled else None
     if task.labelled and labels is None and wanted.data:

@@ -187,6 +187,14 @@ def task_named(sides: Sequence[Asked], given: str | None) -> str:
     )
 
 
+def problem_named(sides: Sequence[Asked]) -> str | None:
+    """The problem type of a classification, as the sides' runs say or their models' config.json; None: neither does."""
+    for side in sides:
+        if (recipe := side.recipe) is not None and recipe.data.problem_type is not None:
+            return recipe.data.problem_type
+    return next((str(p) for s in sides if (p := _config(s).get("problem_type")) is not None), None)
+
+
 _BY_CLASS = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
@@ -201,9 +209,15 @@ _BY_CLASS = {
 
 
 def _by_class(side: Asked) -> str | None:
+    kinds = _config(side).get("architectures") or []
+    return next((task for kind in kinds for ending, task in _BY_CLASS.items() if str(kind).endswith(ending)), None)
+
+
+def _config(side: Asked) -> dict[str, Any]:
+    """What a side's config.json says; nothing where there is none that can be read."""
     file = Path(side.base if side.kind == "adapter" and side.base else side.name) / "config.json"
     try:
-        kinds = json.loads(regular(file).read_text(encoding="utf-8")).get("architectures") or []
-    except (OSError, ValueError, AttributeError, RecursionError, DataError):
-        return None
-    return next((task for kind in kinds for ending, task in _BY_CLASS.items() if str(kind).endswith(ending)), None)
+        found = json.loads(regular(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, DataError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -37,9 +37,10 @@ from tunewright.runs.sources import (
     replayed_sources,
     replayed_stages,
     streamed_sources,
+    task_for,
+    told_by_rows,
 )
 from tunewright.runs.vocabulary import add_to_tokenizer
-from tunewright.tasks import get_task
 from tunewright.tasks._render import dated
 
 SHOWN = 20
@@ -98,7 +99,7 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
     there. RecipeError and ModelError where it cannot begin.
     """
     recipe = given(recipe, sets)
-    task, refused = get_task(recipe.task), Refusals()
+    task, refused = task_for(recipe), Refusals()
     named = of_methods(recipe, task, refused)
     first = len(refused)
     labels: Sequence[str] | None = recipe.data.labels
@@ -117,6 +118,7 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
     for stage in recipe.stages:
         if any(m.pairs for _, m in named[stage.name]):
             refused.of(_paired, recipe, stage, report)
+    report.cautions += told_by_rows(recipe, task)
     of_needs(recipe, task, named, _first_rows(recipe, report), refused)
     if task.generates and (note := dated(model.tokenizer)):
         report.cautions.append(note)

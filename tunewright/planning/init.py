@@ -23,6 +23,8 @@ _TASK_OF = {
     "image-label": "image-classification",
     "image": "image-classification",
     "text-label": "text-classification",
+    "text-labels": "text-classification",
+    "text-score": "text-classification",
     "question-context": "question-answering",
     "tagged": "token-classification",
 }

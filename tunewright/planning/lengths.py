@@ -105,9 +105,9 @@ def _lengths(recipe: Recipe) -> _Lengths:
     from tunewright.loading.load import reading
     from tunewright.loading.options import options_of
     from tunewright.runs.fresh import model_of
-    from tunewright.tasks import get_task
+    from tunewright.runs.sources import task_for
 
-    task, sources = get_task(recipe.task), recipe.data.train
+    task, sources = task_for(recipe), recipe.data.train
     labels = labels_of(sources, recipe.base, task) if task.labelled else None
     model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
     reads = model.tokenizer if model.tokenizer is not None else model.processor
@@ -176,7 +176,7 @@ def _estimated(data: Path, source: Source, task: str, shape: str, methods: Seque
     kinds: dict[str, Kind] = {
         "image-label": "pictures",
         "text-label": "classes",
-        "question-context": "classes",
+        **dict.fromkeys(("question-context", "text-labels", "text-score"), "classes"),
         "text": "plain text",
     }
     kind = "pairs" if shape.startswith("preference") else kinds.get(shape, "answers")

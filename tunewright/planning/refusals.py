@@ -45,7 +45,7 @@ def of_methods(recipe: Recipe, task: Task, refused: Refusals) -> dict[str, Named
         refused.of(step, recipe)
     named: dict[str, Named] = {}
     for stage in recipe.stages:
-        named[stage.name] = refused.of(methods_of, recipe, stage, task.name) or []
+        named[stage.name] = refused.of(methods_of, recipe, stage, task) or []
         refused.of(_selectors, recipe, stage)
     return named
 

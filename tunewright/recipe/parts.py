@@ -161,6 +161,12 @@ class DataSpec(Spec):
         description="training rows that cannot be used: refused, or left out, counted and told",
         examples=["skip"],
     )
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = Field(
+        None,
+        description="what a classification's rows have: one class, any number of labels, or a number; none: told from "
+        "the rows",
+        examples=["regression"],
+    )
     shuffle: bool = Field(True, description="draw rows in a random order, anew each epoch", examples=[True])
     shuffle_buffer: Whole = Field(
         10_000,

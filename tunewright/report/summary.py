@@ -92,8 +92,9 @@ def _without_training(target: Target) -> list[Line]:
         out.append(replace(line, after="", after_span="", note=note))
     if target.commonest is not None:
         unit = target.linear_probe.unit if target.linear_probe is not None else target.unit
-        always = Measured(metric=metric, unit=unit, before=target.commonest, n=target.commonest.n)
-        out.append(_line(always, f"always the commonest class{of}", "beside"))
+        n = target.commonest.n
+        always = Measured(metric=metric, unit=unit, direction=target.direction, before=target.commonest, n=n)
+        out.append(_line(always, f"{words.always(metric)}{of}", "beside"))
     return out
 
 

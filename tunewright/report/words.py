@@ -96,11 +96,30 @@ METRICS = {
     "f1": "F1",
     "f1_macro": "macro F1",
     "span_f1": "span F1",
+    "multilabel_f1_micro": "micro F1",
+    "multilabel_f1_macro": "macro F1",
+    "multilabel_exact_match": "rows all right",
+    "multilabel_accuracy": "accuracy a label",
+    "mse": "mean squared error",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "r2": "R\u00b2",
     "squad_f1": "SQuAD F1",
     "squad_exact_match": "SQuAD exact match",
     "sacrebleu": "BLEU",
     "chrf": "chrF",
 }
+
+
+NUMBERS = ("mse", "pearson", "spearman", "r2")
+"""Metrics of rows with a number."""
+
+
+def always(metric: str) -> str:
+    """The baseline that gives every row the same, in words."""
+    if metric in NUMBERS:
+        return "always the training rows' mean"
+    return "always what most rows have" if metric.startswith("multilabel_") else "always the commonest class"
 
 
 def counted(task: str | None) -> str:

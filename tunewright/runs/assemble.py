@@ -44,10 +44,11 @@ from tunewright.runs.sources import (
     replayed_sources,
     replayed_stages,
     streamed_sources,
+    task_for,
+    told_by_rows,
 )
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
 from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
-from tunewright.tasks import get_task
 
 Say = Callable[[str], None]
 _MADE = "data.synthesize"
@@ -94,8 +95,8 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
     Errors name the field, file or row; nothing is trained or written. Without `weights`, models have their shapes
     alone: enough to see what a run would refuse.
     """
-    task = get_task(recipe.task)
-    methods = [methods_of(recipe, stage, task.name) for stage in recipe.stages]
+    task = task_for(recipe)
+    methods = [methods_of(recipe, stage, task) for stage in recipe.stages]
     for step in RECIPE_CHECKS:
         step(recipe)
     if weights:
@@ -131,6 +132,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
         [
             *streamed.notes(rows.learnt),
             *of_data(rows.learnt, {"eval": rows.eval, "validation": rows.validation, "test_time": rows.stream}),
+            *told_by_rows(recipe, task),
             *loaded.notes,
             *rows.notes,
         ],
@@ -188,8 +190,8 @@ def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
     """The recipe with what it leaves to the rule written out, and what the rule gave: as a run of it will have it,
     without the model's weights.
     """
-    task = get_task(recipe.task)
-    methods = [methods_of(recipe, stage, task.name) for stage in recipe.stages]
+    task = task_for(recipe)
+    methods = [methods_of(recipe, stage, task) for stage in recipe.stages]
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of(labelled_sources(recipe), recipe.base, task)

@@ -26,7 +26,7 @@ from tunewright.loading.new_tokenizer import train_tokenizer
 from tunewright.recipe import ModelSpec, Recipe, Source
 from tunewright.recipe.models import located
 from tunewright.runs.folder import BASE
-from tunewright.tasks import get_task
+from tunewright.runs.sources import task_for
 
 _NO_TEXT = ("role", "id", "name")
 """Columns and parts of turns whose words no model is asked to write."""
@@ -103,7 +103,7 @@ def _is_own(folder: Path, recipe: Recipe) -> bool:
 
 
 def _make(recipe: Recipe, folder: Path, weights: bool) -> None:
-    task = get_task(recipe.task)
+    task = task_for(recipe)
     notes = write_reader(folder, recipe.model, recipe.base, task, _labels(recipe, task), _tokenizing(recipe))
     if weights:
         write_weights(folder, task, recipe.model.drawn["seed"])
@@ -120,11 +120,11 @@ def _cached(recipe: Recipe, weights: bool) -> Path:
     """A fresh model's folder in the cache, made where it is not there."""
     h = hashlib.sha256()
     versions = [importlib.metadata.version(n) for n in ("torch", "transformers", "tokenizers")]
-    said = [_decides(recipe), list(_labels(recipe, get_task(recipe.task)) or ()), versions, _code(), weights]
+    said = [_decides(recipe), list(_labels(recipe, task_for(recipe)) or ()), versions, _code(), weights]
     h.update(json.dumps(said, sort_keys=True, default=str).encode())
     for name in (recipe.model.config, recipe.model.tokenizer):
         h.update(_content(recipe.base / name if isinstance(name, str) else None).encode())
-    if reads_text(get_task(recipe.task)):
+    if reads_text(task_for(recipe)):
         h.update(_hash(texts_of(_learnt_from(recipe), recipe.base)).encode())
 
     def make(folder: Path) -> None:

@@ -29,7 +29,7 @@ def probe_of(session: Session, datasets: Sequence[Dataset], *, bias: bool = True
         "precision": session.precision,
         "device": session.device,
         "threads": torch.get_num_threads(),
-        "task": session.task.name,
+        "task": session.task.called,
         "vocabulary": session.recipe.new_tokens,
     }
     base = f"{session.loaded.hash}/{session.loaded.beside}"
@@ -42,8 +42,12 @@ def _fitted(session: Session, datasets: Sequence[Dataset], bias: bool) -> tuple[
     every = [(d, i) for d in datasets for i in range(len(d.rows))]
     rows = [every[k][0].rows[every[k][1]] for k in linear_probe.draw(len(every))]
     features = take_features(session.adapted.model, session.task, rows)
-    labels = [r.label for r in rows if r.label is not None]
-    probe = linear_probe.fit(features.values.cpu(), labels, len(session.options.labels or ()), bias=bias)
+    if session.task.other_problem:
+        targets = [r.fields["target"] for r in rows]
+        probe = linear_probe.fit_targets(features.values.cpu(), targets, regression=session.task.scores, bias=bias)
+    else:
+        labels = [r.label for r in rows if r.label is not None]
+        probe = linear_probe.fit(features.values.cpu(), labels, len(session.options.labels or ()), bias=bias)
     return {"c": probe.c, "rows": probe.rows}, {"weight": probe.weight, "bias": probe.bias}
 
 
@@ -53,7 +57,8 @@ def starts_from_probe(session: Session, part: StageInputs) -> bool:
     """
     if part.picks:
         return False
-    if not session.task.classifies or part.train.head != "probe" or (part.spec.start or "base") != "base":
+    heads = session.task.classifies or session.task.other_problem
+    if not heads or part.train.head != "probe" or (part.spec.start or "base") != "base":
         return False
     return f"{classifier_head_name(session.adapted.model)}.weight" in session.adapted.new
 

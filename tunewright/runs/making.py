@@ -26,8 +26,7 @@ from tunewright.contract.writer import Writer, Written
 from tunewright.errors import MethodError
 from tunewright.loading.address import key_of
 from tunewright.recipe import MethodUse, Recipe, StageSpec
-from tunewright.runs.sources import STAGES
-from tunewright.tasks import get_task
+from tunewright.runs.sources import STAGES, task_for
 from tunewright.training.rollouts import Sample, checked, whole
 
 START, BASE, PREVIOUS = "start", "base", "previous"
@@ -107,7 +106,7 @@ def check_makers(recipe: Recipe) -> None:
     for stage in recipe.stages:
         uses = recipe.data_for(stage).synthesize
         for use, one in zip(uses, (catalogue.build(use) for use in uses), strict=True):
-            check_serves(use.name, one, get_task(recipe.task), use.place or place_of(stage))
+            check_serves(use.name, one, task_for(recipe), use.place or place_of(stage))
         for name, method in makers_of(uses, place_of(stage)).makers:
             _check_speakers(name, method, recipe, stage)
             if type(method).stand_in is not Method.stand_in and _shares(recipe, stage):
@@ -144,7 +143,7 @@ def _check_speakers(name: str, method: Method, recipe: Recipe, stage: StageSpec)
                     remedy="name a model whose weights are here",
                 )
             key_of(spec, speaker)
-        elif writes and not get_task(recipe.task).continues:
+        elif writes and not task_for(recipe).continues:
             raise MethodError(
                 f"'{name}' asks '{speaker}' to write, and a model for {recipe.task} writes nothing",
                 where=place_of(stage),

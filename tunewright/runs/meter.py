@@ -31,7 +31,13 @@ from tunewright.measure.drift import (
 )
 from tunewright.measure.few_shot import few_shot
 from tunewright.measure.kept import DocumentLoss, document_losses
-from tunewright.measure.linear_probe import commonest_by_token, commonest_results, probe_results
+from tunewright.measure.linear_probe import (
+    always,
+    commonest_by_token,
+    commonest_results,
+    predicted_results,
+    probe_results,
+)
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
 from tunewright.measure.target import answers_and_choices, evaluate, figure_of, get_metric
@@ -106,7 +112,8 @@ class Meter:
         self.choices = True
         # what a task of its own predicts may be anything: a class that was guessed is none of it
         comparable = bool(self.rows) and get_metric(self.metric).kind != "predicted"
-        self.probed = session.task.classifies and comparable
+        of = get_metric(self.metric).of if self.rows else ""
+        self.probed = session.task.classifies and comparable or session.task.other_problem and bool(of)
         self.guessed = session.task.per_token and session.task.labelled and self.metric not in ("", "loss")
         self.drift_rows: list[Row] = []
         self.predictor: nn.Module | None = None  # what decodes in the tuned model's place (predicting.py)
@@ -173,6 +180,11 @@ class Meter:
         with self.cost.phase("linear probe"):
             probe = probe_of(s, learnt)
             features = take_features(self.model, s.task, self.rows).values.cpu()
+        if s.task.other_problem:
+            readings.probe = predicted_results(s.task, probe.logits(features), self.rows, self.metric)
+            same = always([row.fields["target"] for d in learnt for row in d.rows], regression=s.task.scores)
+            readings.commonest = predicted_results(s.task, same.expand(len(self.rows), -1), self.rows, self.metric)
+            return
         readings.probe = probe_results(probe, self.rows, features, names)
         labels = [row.label for d in learnt for row in d.rows if row.label is not None]
         readings.commonest = commonest_results(labels, self.rows, names)
@@ -285,7 +297,7 @@ class Meter:
             "probed": self.probed or self.guessed,
             "vocabulary": s.recipe.new_tokens,
             "threads": torch.get_num_threads(),
-            "task": s.task.name,
+            "task": s.task.called,
         }
 
     # -- any strength --------------------------------------------------------------------------------------------------

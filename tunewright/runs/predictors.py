@@ -9,7 +9,7 @@ from tunewright.contract.combining import check_serves
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.errors import MethodError
 from tunewright.recipe import MethodUse, Recipe
-from tunewright.tasks import get_task
+from tunewright.runs.sources import task_for
 
 OWN = ("tuned", "base")
 
@@ -39,7 +39,7 @@ def check(recipe: Recipe) -> None:
                 where="after",
                 remedy='define speakers(self): return ("tuned", ...)',
             )
-        check_serves(use.name, method, get_task(recipe.task), "after")
+        check_serves(use.name, method, task_for(recipe), "after")
         for name in others(method):
             if name not in recipe.models:
                 what = f"'{use.name}' decodes with the model '{name}', and the recipe names none"

@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -35,10 +35,9 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
     base = meter.base
     if not base.target:
         return None
-    higher = get_metric(meter.metric).higher_is_better
     target = schema.Target(
         metric=meter.metric,
-        direction="higher" if higher else "lower",
+        direction=_direction(meter.metric),
         unit=unit_of(meter),
         before=summary(base.target, meter.metric),
         after=summary(after.target, meter.metric),
@@ -75,7 +74,8 @@ def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
         out.append(
             schema.Measured(
                 metric=name,
-                direction="higher" if get_metric(name).higher_is_better else "lower",
+                direction=_direction(name),
+                unit=unit_beside(meter, name),
                 before=summary(before, name),
                 after=summary(tuned, name),
                 difference=difference(before, tuned, name),
@@ -83,6 +83,15 @@ def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
             )
         )
     return out
+
+
+def _direction(metric: str) -> Literal["higher", "lower"]:
+    return "higher" if get_metric(metric).higher_is_better else "lower"
+
+
+def compares(meter: Meter) -> bool:
+    """Whether the target's own metric scores a linear probe, too."""
+    return get_metric(meter.metric).kind == "classified" or bool(get_metric(meter.metric).of)
 
 
 def parts_in(meter: Meter, after: Readings) -> list[schema.Measured]:
@@ -104,11 +113,13 @@ def parts_in(meter: Meter, after: Readings) -> list[schema.Measured]:
 def probe_of(meter: Meter, after: Readings) -> schema.Measured:
     """The probe beside the tuned model: in the target's own metric where that is one of classes, else in accuracy."""
     base = meter.base
-    same = get_metric(meter.metric).kind == "classified"
+    same = compares(meter)
     metric = meter.metric if same else "accuracy"
     measured = schema.Measured(
         name="linear probe", metric=metric, before=summary(base.probe, metric), n=len(base.probe)
     )
+    if same:
+        measured.unit, measured.direction = unit_of(meter), _direction(metric)
     if same:
         measured.after = summary(after.target, metric)
         measured.difference = difference(base.probe, after.target, metric)
@@ -116,9 +127,17 @@ def probe_of(meter: Meter, after: Readings) -> schema.Measured:
 
 
 def unit_of(meter: Meter) -> str:
-    """The target's unit: losses are in nats, all else are shares."""
+    """The target's unit: losses are in nats, all else are shares, unless the metric says that it is none."""
     metric = get_metric(meter.metric)
+    if not metric.share:
+        return unit_beside(meter, meter.metric)
     return "fraction" if metric.higher_is_better or metric.kind == "predicted" else kept_unit(meter)
+
+
+def unit_beside(meter: Meter, metric: str) -> str:
+    """The unit of a metric of predicted rows: of one that is no share the task's for an error, else none."""
+    m = get_metric(metric)
+    return "fraction" if m.share else "" if m.higher_is_better else kept_unit(meter)
 
 
 def kept_unit(meter: Meter) -> str:

@@ -33,7 +33,7 @@ from tunewright.data.read import SourceLike, read_all
 from tunewright.data.truncate import trained_tokens
 from tunewright.errors import DataError, MethodError
 from tunewright.recipe import MethodUse, Recipe
-from tunewright.tasks import get_task
+from tunewright.runs.sources import task_for
 
 START = "start"
 """What a selector calls the model that its stage starts from."""
@@ -278,7 +278,7 @@ def selector(use: MethodUse, where: str, *, aimed: bool) -> Method:
 def check_selector(use: MethodUse, where: str, recipe: Recipe) -> None:
     """MethodError where a selector does not serve the task, or reads with a model that the recipe does not name."""
     method = method_of(use)
-    check_serves(use.name, method, get_task(recipe.task), where)
+    check_serves(use.name, method, task_for(recipe), where)
     if not reads(use):
         return
     if not method.speakers():

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tunewright.contract.task import EncodeOptions
+from tunewright.contract.task import EncodeOptions, Task
+from tunewright.data.problem_type import problem_type
 from tunewright.errors import DataError
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.naming import file_names
+from tunewright.tasks import as_problem, get_task
 
 STAGES = "stages."
 """What `start` and `replay` put before a stage's name."""
@@ -68,6 +70,21 @@ def replayed_stages(data: DataSpec, recipe: Recipe, stage: StageSpec) -> dict[st
 def streamed_sources(recipe: Recipe) -> list[Source]:
     """The sources of a test-time stream of its own; none where the evaluated rows are the stream."""
     return list(recipe.test_time.data or []) if recipe.test_time is not None else []
+
+
+def task_for(recipe: Recipe) -> Task:
+    """The recipe's task, as the problem that it names or that its rows are."""
+    task = get_task(recipe.task)
+    data = recipe.data
+    return as_problem(task, data.problem_type or problem_type(task, data.train, recipe.base, data.labels))
+
+
+def told_by_rows(recipe: Recipe, task: Task) -> list[str]:
+    """What to say where the rows alone made the task another problem than one class a row."""
+    if not task.other_problem or recipe.data.problem_type is not None:
+        return []
+    has = "a number" if task.scores else "any number of labels"
+    return [f"rows have {has}: read as {task.problem_type} (data.problem_type says otherwise)"]
 
 
 def labelled_sources(recipe: Recipe) -> list[Source]:

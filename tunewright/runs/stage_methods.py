@@ -8,13 +8,14 @@ from tunewright import catalogue
 from tunewright.contract.combining import check_conflicts, serves
 from tunewright.contract.method import Method
 from tunewright.contract.slot import TRAINING_SLOTS
+from tunewright.contract.task import Task
 from tunewright.errors import MethodError, RecipeError
 from tunewright.measure.target import check_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs import merging, predictors, streamed, streams
 from tunewright.runs.making import check_makers
 from tunewright.runs.selecting import check_selector
-from tunewright.tasks import get_task
+from tunewright.runs.sources import task_for
 from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
 
@@ -73,7 +74,7 @@ def check_selectors(recipe: Recipe) -> None:
             check_selector(use, use.place or f"stages.{stage.name}.data.select", recipe)
 
 
-def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, Method]]:
+def methods_of(recipe: Recipe, stage: StageSpec, task: Task) -> list[tuple[str, Method]]:
     uses: list[MethodUse] = list(stage.methods)
     optimizer = recipe.train_for(stage).optimizer
     if optimizer.name not in BUILTIN:
@@ -91,16 +92,17 @@ def methods_of(recipe: Recipe, stage: StageSpec, task: str) -> list[tuple[str, M
     _check_objectives(named, stage.name, task)
     _check_alone(recipe, stage, named)
     carried = stage.carry == "training" and stage.start != "base"
-    check_conflicts(named, stage=stage.name, task=get_task(task), carried=carried)
+    check_conflicts(named, stage=stage.name, task=task, carried=carried)
     return named
 
 
-def _check_objectives(named: list[tuple[str, Method]], stage: str, task: str) -> None:
+def _check_objectives(named: list[tuple[str, Method]], stage: str, task: Task) -> None:
     """MethodError for an objective of likelihoods on a task whose head gives none."""
-    for name, method in named if get_task(task).scores else ():
-        if "objective" in type(method).slots() and (method.tasks is None or not serves(method, get_task(task))):
+    gives = "one number a text" if task.scores else "a likelihood of each label by itself"
+    for name, method in named if task.scores or task.multi_label else ():
+        if "objective" in type(method).slots() and (method.tasks is None or not serves(method, task)):
             raise MethodError(
-                f"'{name}' trains likelihoods, and {task} gives one number a text",
+                f"'{name}' trains likelihoods, and {task.called} gives {gives}",
                 where=f"stages.{stage}.methods",
                 remedy="take it out: the task has a loss of its own",
             )
@@ -151,7 +153,7 @@ def check_after(recipe: Recipe) -> None:
 
 def check_measured(recipe: Recipe) -> None:
     """RecipeError for a metric that is none, or that the task's rows have nothing for, and for beams where none are."""
-    task = get_task(recipe.task)
+    task = task_for(recipe)
     if recipe.measurement.num_beams is not None and (task.continues or not task.generates):
         raise RecipeError(
             f"answers of {recipe.task} are written without beams",

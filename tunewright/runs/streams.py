@@ -34,7 +34,7 @@ from tunewright.report.adaptations import Adaptation, Restored, StreamPoint
 from tunewright.report.measured import Measured
 from tunewright.runs.folder import STREAM, RunFolder
 from tunewright.runs.session import Session
-from tunewright.tasks import get_task
+from tunewright.runs.sources import task_for
 
 STRETCHES = 20
 _PART = "stream.{}.json"
@@ -49,9 +49,9 @@ def check(recipe: Recipe) -> None:
     spec = recipe.test_time
     if spec is None:
         return
-    if not get_task(recipe.task).classifies:
+    if not task_for(recipe).classifies:
         raise MethodError(
-            f"a stream is answered by classes, and {recipe.task} rows have none",
+            f"a stream is answered by classes, and {task_for(recipe).called} rows have none",
             where="test_time",
             remedy="write task: text-classification or image-classification, or leave test_time out",
         )
@@ -63,7 +63,7 @@ def check(recipe: Recipe) -> None:
         except ValueError as error:
             what, _, remedy = str(error).partition("; ")
             raise RecipeError(what, where="test_time.corruptions", remedy=remedy) from None
-    if spec.corruptions and not get_task(recipe.task).is_a("image-classification"):
+    if spec.corruptions and not task_for(recipe).is_a("image-classification"):
         raise RecipeError(
             f"corruptions are of pictures, and the task is {recipe.task}",
             where="test_time.corruptions",
@@ -71,10 +71,10 @@ def check(recipe: Recipe) -> None:
         )
     held = [u.name for stage in recipe.stages for u in stage.methods if catalogue.load_method(u.name).quantises]
     for use in spec.adapt:
-        _check_method(use, recipe.task, held)
+        _check_method(use, recipe, held)
 
 
-def _check_method(use: MethodUse, task: str, held: Sequence[str]) -> None:
+def _check_method(use: MethodUse, recipe: Recipe, held: Sequence[str]) -> None:
     cls = catalogue.load_method(use.name, use.place)
     where = use.place or "test_time"
     if "adapt" not in cls.slots():
@@ -85,7 +85,7 @@ def _check_method(use: MethodUse, task: str, held: Sequence[str]) -> None:
         )
     check_class(cls)
     method = catalogue.build(use)
-    check_serves(use.name, method, get_task(task), where)
+    check_serves(use.name, method, task_for(recipe), where)
     if held and not method.quantised:
         raise MethodError(
             f"'{use.name}' moves the model's own weights, and '{held[0]}' holds them in 4 bits",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from tunewright.measure.intervals import Interval
 from tunewright.measure.kept import kept
-from tunewright.measure.target import get_metric, summary
+from tunewright.measure.target import summary
 from tunewright.report import words
 from tunewright.report.schema import Measured, Strength
 from tunewright.runs import results
@@ -25,12 +25,12 @@ def of_base(meter: Meter) -> Iterator[str]:
         yield f"base, choosing the likeliest label: {_figure(summary(base.choice, 'accuracy'))}"
     if base.few_shot:
         yield f"base, shown {meter.spec.few_shot} examples: {_figure(summary(base.few_shot, meter.metric))}"
-    metric = meter.metric if not base.probe or get_metric(meter.metric).kind == "classified" else "accuracy"
-    of = words.of_metric(metric, meter.metric)
+    metric = meter.metric if not base.probe or results.compares(meter) else "accuracy"
+    of, unit = words.of_metric(metric, meter.metric), results.unit_of(meter) if metric == meter.metric else "fraction"
     if base.probe:
-        yield f"linear probe of the base{of}: {_figure(summary(base.probe, metric))}"
+        yield f"linear probe of the base{of}: {_figure(summary(base.probe, metric), unit)}"
     if base.commonest:
-        yield f"always the commonest class{of}: {_figure(summary(base.commonest, metric))}"
+        yield f"{words.always(metric)}{of}: {_figure(summary(base.commonest, metric), unit)}"
     for name, documents in base.kept.items():
         yield f"base: loss on {name} {_figure(kept(documents), results.kept_unit(meter))}"
 

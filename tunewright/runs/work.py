@@ -98,6 +98,8 @@ class Work:
         recipe.train.precision = self.session.precision  # type: ignore[assignment]
         if self.session.task.labelled:
             recipe.data.labels = list(self.session.options.labels or ())
+        if self.session.task.other_problem:
+            recipe.data.problem_type = self.session.task.problem_type  # type: ignore[assignment]
         recipe.made_with = {
             "versions": versions(),
             "model_hash": self.session.loaded.hash,

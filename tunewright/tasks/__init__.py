@@ -35,10 +35,27 @@ def names() -> list[str]:
     return sorted({*own_names(), *installed.points(installed.TASKS)})
 
 
-def get_task(name: str) -> Task:
-    """The task of a name. RecipeError with the nearest name when there is none, MethodError for one of another package
-    that cannot be had.
+def get_task(name: str, problem_type: str | None = None) -> Task:
+    """The task of a name, as one of its problem types (None: its first). RecipeError with the nearest name when there
+    is none, and for a type that it has not; MethodError for one of another package that cannot be had.
     """
+    return as_problem(_named(name), problem_type)
+
+
+def as_problem(task: Task, problem_type: str | None) -> Task:
+    """A task as one of its problem types; None: as it is. RecipeError where it has no such type."""
+    if problem_type in (None, task.problem_type):
+        return task
+    cls = importlib.import_module(f"{__name__}._problems").VARIANTS.get((task.name, problem_type))
+    if cls is None:
+        known = f", or write one of {', '.join(task.problem_types)}" if task.problem_types else ""
+        what = f"{task.name} has no problem type {problem_type}"
+        raise RecipeError(what, where="data.problem_type", remedy="leave it out" + known)
+    made: Task = cls()
+    return made
+
+
+def _named(name: str) -> Task:
     if name not in names():
         raise RecipeError(f"no task is called '{name}'", where="task", remedy=did_you_mean(name, names()))
     if name in installed.points(installed.TASKS):

@@ -16,7 +16,7 @@ from torch import nn
 
 from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.records import Record, RowProblem
-from tunewright.contract.task import EncodeOptions, Task
+from tunewright.contract.task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, EncodeOptions, Task
 from tunewright.tasks._pictures import read_image
 from tunewright.tasks._pooled import classifier_outputs
 from tunewright.tasks._processor import pixels_of
@@ -71,29 +71,26 @@ class ImageClassification(Task):
     labelled: ClassVar[bool] = True
     unit: ClassVar[str] = "nats per image"
     reads_files: ClassVar[bool] = True
+    problem_type: ClassVar[str] = SINGLE_LABEL
+    problem_types: ClassVar[tuple[str, ...]] = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Read and resize the picture. `tokenizer` is not used: what it would tell is in `options.image`."""
         image = options.image or image_options()
-        for field in ("image", "label"):
-            if field not in record:
-                raise RowProblem(
-                    field,
-                    f"the row has no {field}",
-                    f"add it, or name its column: data.columns: {{{field}: your_column}}",
-                )
+        if "image" not in record:
+            raise _absent("image")
+        label, fields = self.target(record, options)
         pixels = pixels_of(read_image(record["image"], record.base, image["channels"]), image)
+        numbers = {k: image[k] for k in ("mean", "std", "scale")} if pixels.dtype == np.uint8 else {}
+        return Row(record.id, record.source, (), [1.0], label, {**fields, "pixels": pixels, **numbers})
+
+    def target(self, record: Record, options: EncodeOptions) -> tuple[int | None, dict[str, Any]]:
+        """What is right of a record: its class (none where a row has none), and what its row's fields say of it."""
+        if "label" not in record:
+            raise _absent("label")
         label = label_id(record["label"], options.labels)
         assert options.labels is not None
-        numbers = {k: image[k] for k in ("mean", "std", "scale")} if pixels.dtype == np.uint8 else {}
-        return Row(
-            record.id,
-            record.source,
-            (),
-            [1.0],
-            label,
-            {"kind": "label", "reference": options.labels[label], "pixels": pixels, **numbers},
-        )
+        return label, {"kind": "label", "reference": options.labels[label]}
 
     def collate(
         self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
@@ -106,7 +103,7 @@ class ImageClassification(Task):
             pixels = (pixels * first["scale"] - mean) / std
         return Batch(
             inputs={"pixel_values": pixels},
-            labels=torch.tensor([r.label for r in rows]),
+            labels=torch.tensor([r.label or 0 for r in rows]),
             weights=torch.tensor([r.weights[0] for r in rows], dtype=torch.float32),
             rows=torch.arange(len(rows)),
             row_ids=[r.id for r in rows],
@@ -121,3 +118,8 @@ class ImageClassification(Task):
 
     def default_metric(self, rows: Sequence[Row]) -> str:
         return "accuracy"
+
+
+def _absent(field: str) -> RowProblem:
+    remedy = f"add it, or name its column: data.columns: {{{field}: your_column}}"
+    return RowProblem(field, f"the row has no {field}", remedy)

@@ -1,4 +1,7 @@
-"""text-classification: one class a text, through a sequence classifier's own head. Rows are padded."""
+"""text-classification: one class a text, any number of labels, or a number, through a sequence classifier's own head.
+
+Which of these follows from the rows, or from `data.problem_type`; see `tasks._problems`. Rows are padded.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import nn
 
 from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.records import Record, RowProblem
-from tunewright.contract.task import EncodeOptions, Task
+from tunewright.contract.task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, EncodeOptions, Task
 from tunewright.errors import ModelError
 from tunewright.tasks._pooled import classifier_outputs
 from tunewright.tasks._segments import ids_of
@@ -24,6 +27,8 @@ class TextClassification(Task):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     labelled: ClassVar[bool] = True
     unit: ClassVar[str] = "nats per row"
+    problem_type: ClassVar[str] = SINGLE_LABEL
+    problem_types: ClassVar[tuple[str, ...]] = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Encode `text` and `label`, with the tokens that the tokenizer puts around a text."""
@@ -34,16 +39,21 @@ class TextClassification(Task):
                 "the text is missing or empty",
                 "fill it in, or name its column: data.columns: {text: your_column}",
             )
+        if options.template:
+            text = fill(options.template, record, text=text)
+        label, fields = self.target(record, options)
+        ids = ids_of(tokenizer, text, special=True)
+        return Row(record.id, record.source, ids, [1.0], label, fields)
+
+    def target(self, record: Record, options: EncodeOptions) -> tuple[int | None, dict[str, Any]]:
+        """What is right of a record: its class (none where a row has none), and what its row's fields say of it."""
         if "label" not in record and "completion" not in record:
             raise RowProblem(
                 "label", "the row has no label", "add it, or name its column: data.columns: {label: your_column}"
             )
-        if options.template:
-            text = fill(options.template, record, text=text)
         label = label_id(record.get("label", record.get("completion")), options.labels)
         assert options.labels is not None
-        ids = ids_of(tokenizer, text, special=True)
-        return Row(record.id, record.source, ids, [1.0], label, {"kind": "label", "reference": options.labels[label]})
+        return label, {"kind": "label", "reference": options.labels[label]}
 
     def collate(
         self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
@@ -52,7 +62,7 @@ class TextClassification(Task):
         ids, mask = pad([r.input_ids for r in rows])
         return Batch(
             inputs={"input_ids": ids, "attention_mask": mask},
-            labels=torch.tensor([r.label for r in rows]),
+            labels=torch.tensor([r.label or 0 for r in rows]),
             weights=torch.tensor([r.weights[0] for r in rows], dtype=torch.float32),
             rows=torch.arange(len(rows)),
             row_ids=[r.id for r in rows],
