@@ -174,8 +174,8 @@ def test_bad_pictures(image, tmp_path):
 
 def test_tasks_are_found_by_name():
     assert names() == [
-        *("fill-mask", "image-classification", "question-answering", "reward-modeling", "text-classification"),
-        *("text-generation", "text2text-generation", "token-classification"),
+        *("fill-mask", "image-classification", "multiple-choice", "question-answering", "reward-modeling"),
+        *("text-classification", "text-generation", "text2text-generation", "token-classification"),
     ]
     assert all(get_task(n).name == n for n in names())
     with pytest.raises(RecipeError, match="did you mean 'text-generation'"):

@@ -115,7 +115,8 @@ def _drift(task: Task) -> str:
     if task.pools and not task.scores:
         return "divergence through the base's own head, or, where the head is new, how far its features align no more"
     if task.outputs:
-        return "divergence of its answers' places, or, where the head is new, how far the base's features align no more"
+        where = "over a row's choices or places, or, where the head is new, how far the base's features align no more"
+        return f"divergence {where}"
     if task.per_token:
         return "divergence at the words, or, where the head is new, how far the base's features align no more"
     if task.scores:

@@ -224,6 +224,26 @@ def _question_answering() -> TaskExample:
     )
 
 
+def _multiple_choice() -> TaskExample:
+    rows = []
+    for k, (text, kind) in enumerate(_colours()):
+        choices = ["cold", "warm", "the fox"][: 2 + k % 2]
+        rows.append({"question": text, "choices": choices, "label": choices.index(kind)})
+    return TaskExample(
+        model=lambda: bench.bert("BertForMultipleChoice", labels=1),
+        reader=tokenizer(encoder=True),
+        rows=rows,
+        bad={
+            "one choice": ({"question": "red", "choices": ["warm"], "label": 0}, "choices"),
+            "no known answer": ({"question": "red", "choices": ["warm", "cold"], "label": 2}, "label"),
+            "no question": ({"question": " ", "choices": ["warm", "cold"], "label": 0}, "question"),
+        },
+        right=lambda row: str(row["choices"][row["label"]]),
+        figure=_equal,
+        steps=16,
+    )
+
+
 def _words_f1(pairs: Sequence[tuple[str, str]]) -> float:
     """F1 over words but articles, a mean over rows; words are counted one by one."""
     total = 0.0
@@ -252,6 +272,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "fill-mask": _fill_mask,
     "reward-modeling": _reward_modeling,
     "image-classification": _image_classification,
+    "multiple-choice": _multiple_choice,
     "question-answering": _question_answering,
     "token-classification": _token_classification,
 }

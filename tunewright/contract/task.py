@@ -102,7 +102,7 @@ class Task:
     @property
     def pools(self) -> bool:
         """Whether the head reads one vector of features a row."""
-        return self.makes_head and not self.per_token
+        return (self.labelled or self.scores) and not self.per_token
 
     @property
     def classifies(self) -> bool:
@@ -175,6 +175,10 @@ class Task:
         model writes behind `fields["prompt_ids"]`.
         """
         raise NotImplementedError
+
+    def chance(self, row: Row) -> float | None:
+        """How often an answer at random is right, where that is known without reading anything."""
+        return None
 
     def default_metric(self, rows: Sequence[Row]) -> str:
         """The metric that is the target's headline when the recipe says `auto`."""

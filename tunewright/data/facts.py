@@ -156,7 +156,7 @@ def said_key(record: Record) -> bytes:
     said = {c: record[c] for c in content if c in record}
     if said.keys() == {"messages"} and (plain := _plain_turns(said["messages"])) is not None:
         return _hash(repr(plain).encode())
-    return _digest(said or dict(record))
+    return _digest(said if said.keys() - {"label"} else dict(record))
 
 
 def _plain_turns(turns: Any) -> list[str] | None:
@@ -198,8 +198,8 @@ def input_key(record: Record) -> bytes:
                 said.append(_said(turn.get("content")))
         said = said[:count]
         given: Any = said[0] if len(said) == 1 else said
-    elif "question" in record and "context" in record:
-        given = [record["question"], record["context"]]
+    elif "question" in record and ("context" in record or "choices" in record):
+        given = [record.get(c) for c in ("question", "context", "choices")]
     else:
         given = next((record[c] for c in ("prompt", "text", "tokens") if c in record), dict(record))
     if isinstance(given, str):

@@ -1,8 +1,8 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`, `labels` or `score`; `image` + `label`; `text`; `question` + `context` + `answers`; `tokens` + `tags`; `audio`
-or `image` with whatever else there is. Columns that a shape does not use stay in the row as they are.
+`label`, `labels` or `score`; `image` + `label`; `text`; `question` + `choices`, or + `context` + `answers`; `tokens` +
+`tags`; `audio` or `image` with whatever else there is. Columns that a shape does not use stay in the row as they are.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ SHAPES = (
     Shape("text", ("text",), as_it_is),
     Shape("segments", ("texts",), _segments),
     Shape("image", ("image",), as_it_is),
+    Shape("choices", ("question", "choices"), as_it_is),
+    Shape("choices", ("sent1", "ending0"), as_it_is),
+    Shape("choices", ("ctx", "endings"), as_it_is),
     Shape("question-context", ("question", "context", "answers"), as_it_is),
     Shape("tagged", ("tokens", "tags"), as_it_is),
     Shape("tagged", ("tokens", "ner_tags"), _renamed("ner_tags", "tags")),

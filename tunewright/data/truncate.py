@@ -13,6 +13,8 @@ PLAIN = ("plain", "mask")
 
 IN_WINDOWS = "question"
 """The kind of rows whose context is in windows already where it is too long."""
+CHOICES = "choices"
+"""The kind of rows whose choices lie end to end, each a text of its own."""
 TWO_TEXTS = "text2text"
 """The kind of rows that hold a source and a target, which are read apart."""
 
@@ -44,6 +46,8 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
         longest = max(source, row.size - source)
     if row.fields.get("kind") == IN_WINDOWS:
         longest = row.fields["whole"]
+    if row.fields.get("kind") == CHOICES:
+        longest = max(row.fields["lengths"])
     if longest <= max_length:
         return [row]
     if policy == "fail":
@@ -54,6 +58,8 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
         )
     if policy == "auto":
         policy = "split" if row.fields.get("kind") in (*PLAIN, IN_WINDOWS) else "drop"
+    if row.fields.get("kind") == CHOICES:
+        return []  # cut pairs would say something else
     if row.fields.get("kind") == IN_WINDOWS:
         return [replace(row)] if policy == "split" else []
     if (

@@ -16,7 +16,7 @@ from tunewright.loading.portable import portable_config, portable_tokenizer
 from tunewright.loading.quiet import quiet
 from tunewright.models.agreement import differing
 from tunewright.models.aligned import align
-from tunewright.models.arguments import reads_two_texts, said_in
+from tunewright.models.arguments import among_choices, reads_two_texts, said_in
 from tunewright.models.modes import set_training
 
 
@@ -98,6 +98,7 @@ def inputs_of(model: Any, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     """A forward's keywords for token ids, which a decoder of two texts is given as what it wrote too, or for pixels."""
     if inputs.is_floating_point():
         return {"pixel_values": inputs}
+    inputs = among_choices(model, inputs)
     return {"input_ids": inputs, **({"decoder_input_ids": inputs} if reads_two_texts(model) else {})}
 
 

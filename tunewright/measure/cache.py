@@ -60,6 +60,7 @@ from tunewright.tasks import (
     base,
     fill_mask,
     image_classification,
+    multiple_choice,
     question_answering,
     reward_modeling,
     text2text_generation,
@@ -74,8 +75,9 @@ MODULES: tuple[ModuleType, ...] = (
     *(_kv, _mode, choose, drift, few_shot, generate, kept, linear_probe, metrics, overlap, sample, sampled),
     *(numeric, several, spans, squad, target, text),
     *(attention, head, heads, load, means, varlen),
-    *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, question_answering),
-    *(reward_modeling, text_classification, text_generation, text2text_generation, token_classification),
+    *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, multiple_choice),
+    *(question_answering, reward_modeling, text_classification, text_generation),
+    *(text2text_generation, token_classification),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

@@ -138,6 +138,12 @@ def always(targets: Sequence[Sequence[float]], *, regression: bool) -> Tensor:
     return mean if regression else torch.where(mean > 0.5, 1.0, -1.0)
 
 
+def by_chance(task: Task, rows: Sequence[Row]) -> list[RowResult]:
+    """What an answer at random gives on each row, on average; none where the task does not say it."""
+    shares = [task.chance(row) for row in rows]
+    return [RowResult(id=r.id, source=r.source, score=s) for r, s in zip(rows, shares, strict=True) if s is not None]
+
+
 def predicted_results(task: Task, logits: Tensor, rows: Sequence[Row], metric: str) -> list[RowResult]:
     """Rows' results from logits [R, V] that something else than the model gave, as the task says them."""
     compare = get_metric(metric).compare

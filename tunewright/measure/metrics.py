@@ -47,6 +47,7 @@ METRICS: dict[str, Metric] = {
     "squad_exact_match": Metric(
         "predicted", proportion=True, compare=squad.squad_exact_match, tasks=("question-answering",)
     ),
+    "choice_accuracy": Metric("predicted", proportion=True, tasks=("multiple-choice",)),
     "multilabel_f1_micro": Metric(
         "predicted",
         figure=several.f1_micro,

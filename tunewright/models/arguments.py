@@ -28,6 +28,11 @@ def reads_two_texts(model: nn.Module) -> bool:
     return hasattr(model, "prepare_decoder_input_ids_from_labels")
 
 
+def among_choices(model: nn.Module, ids: Tensor) -> Tensor:
+    """Token ids [R, L] as a model takes them: [R, 1, L] where it reads several choices a row."""
+    return ids[:, None] if type(model).__name__.endswith("ForMultipleChoice") else ids
+
+
 def said_in(out: Any) -> Tensor:
     """The logits of a forward's output; of a model that finds spans, those of their starts and ends, side by side."""
     if hasattr(out, "start_logits"):

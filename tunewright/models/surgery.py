@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
-from tunewright.models.arguments import said_in
+from tunewright.models.arguments import among_choices, said_in
 from tunewright.models.generators import seeded
 from tunewright.models.sites import Structure
 
@@ -169,7 +169,7 @@ def says(model: nn.Module) -> Tensor | None:
     model.eval()
     try:
         given = given.to(device) if kind == "input_ids" else given.to(device, next(model.parameters()).dtype)
-        return said_in(model(**{kind: given})).float()
+        return said_in(model(**{kind: among_choices(model, given) if kind == "input_ids" else given})).float()
     finally:
         for module, mode in modes:
             module.training = mode

@@ -201,6 +201,7 @@ _BY_CLASS = {
     "ForSequenceClassification": "text-classification",
     "ForImageClassification": "image-classification",
     "ForMaskedLM": "fill-mask",
+    "ForMultipleChoice": "multiple-choice",
     "ForQuestionAnswering": "question-answering",
     "ForTokenClassification": "token-classification",
     "ForConditionalGeneration": "text2text-generation",

@@ -25,12 +25,13 @@ _TASK_OF = {
     "text-label": "text-classification",
     "text-labels": "text-classification",
     "text-score": "text-classification",
+    "choices": "multiple-choice",
     "question-context": "question-answering",
     "tagged": "token-classification",
 }
 """The task that a row shape is for; the others are for text-generation."""
 
-_READ = ("question-answering",)
+_READ = ("multiple-choice", "question-answering")
 """Tasks beside classification whose head is made for the task."""
 
 _TEXT = """\

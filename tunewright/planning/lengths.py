@@ -176,7 +176,7 @@ def _estimated(data: Path, source: Source, task: str, shape: str, methods: Seque
     kinds: dict[str, Kind] = {
         "image-label": "pictures",
         "text-label": "classes",
-        **dict.fromkeys(("question-context", "text-labels", "text-score"), "classes"),
+        **dict.fromkeys(("choices", "question-context", "text-labels", "text-score"), "classes"),
         "text": "plain text",
     }
     kind = "pairs" if shape.startswith("preference") else kinds.get(shape, "answers")

@@ -96,6 +96,7 @@ METRICS = {
     "f1": "F1",
     "f1_macro": "macro F1",
     "span_f1": "span F1",
+    "choice_accuracy": "accuracy",
     "multilabel_f1_micro": "micro F1",
     "multilabel_f1_macro": "macro F1",
     "multilabel_exact_match": "rows all right",
@@ -119,6 +120,8 @@ def always(metric: str) -> str:
     """The baseline that gives every row the same, in words."""
     if metric in NUMBERS:
         return "always the training rows' mean"
+    if metric == "choice_accuracy":
+        return "a choice at random"
     return "always what most rows have" if metric.startswith("multilabel_") else "always the commonest class"
 
 

@@ -33,6 +33,7 @@ from tunewright.measure.few_shot import few_shot
 from tunewright.measure.kept import DocumentLoss, document_losses
 from tunewright.measure.linear_probe import (
     always,
+    by_chance,
     commonest_by_token,
     commonest_results,
     predicted_results,
@@ -131,7 +132,8 @@ class Meter:
     def by_features(self) -> bool:
         """Whether drift is told from what the head reads: a head that was just drawn says nothing of the base."""
         task = self.session.task
-        return task.pools or task.per_token and bool(self.session.loaded.new)
+        reads = task.per_token or bool(task.outputs)
+        return task.pools or reads and bool(self.session.loaded.new)
 
     @property
     def model(self) -> Any:
@@ -161,6 +163,8 @@ class Meter:
         if self.guessed:
             learnt = (row for d in self._learnt() for row in d.rows)
             readings.commonest = commonest_by_token(self.model, s.tokenizer, s.task, learnt, self.rows, self.metric)
+        if self.metric == "choice_accuracy":
+            readings.commonest = by_chance(s.task, self.rows)
         tensors: dict[str, Tensor] = {}
         if self.drift_rows and self.by_features:
             features = take_features(self.model, self.session.task, self.drift_rows)
