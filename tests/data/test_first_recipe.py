@@ -130,7 +130,7 @@ def test_a_first_recipe_of_a_folder_of_pictures(base, tmp_path):
     assert json.loads(command("check", str(tmp_path / "r.yaml"), "--json"))["sources"][0]["counts"]["rows"] == 24
 
 
-def test_recordings_are_refused_by_name(base, tmp_path):
+def test_recordings_that_say_nothing_are_refused_by_name(base, tmp_path):
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds" / "1.wav").write_bytes(b"RIFF")
     said = first_recipe(base, tmp_path, "sounds", code=DataError.code)

@@ -31,12 +31,12 @@ TRAIN, TEST, RECIPE = "train.jsonl", "test.jsonl", "recipe.yaml"
 class TaskExample:
     """What a task is checked on: a tiny model, what reads its inputs, and rows as a user writes them.
 
-    `model()`: a freshly drawn model of the task's `auto_class` (the suite seeds it). `reader`: its tokenizer or image
-    processor. `rows`: eight or more that can be learnt in some steps, of different lengths; the last
-    three are measured on. `bad`: what is wrong -> (row, the field that is named). `labels`: the classes, in the head's
-    order. `right(row)`: what is right of a row, as the text that metrics compare. `figure(pairs)`: the headline metric
-    over (answer, reference) pairs, counted in another way than the task's metric does. `files(folder)` writes what rows
-    name. `learning_rate` and `steps` are those of the run.
+    `model()`: a freshly drawn model of the task's `auto_class` (the suite seeds it). `reader`: its tokenizer, image
+    processor or what else reads its inputs. `rows`: eight or more that can be learnt in some steps, of different
+    lengths; the last three are measured on. `bad`: what is wrong -> (row, the field that is named). `labels`: the
+    classes, in the head's order. `right(row)`: what is right of a row, as the text that metrics compare.
+    `figure(pairs)`: the headline metric over (answer, reference) pairs, counted in another way than the task's metric
+    does. `files(folder)` writes what rows name. `learning_rate` and `steps` are those of the run.
     """
 
     model: Callable[[], Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.conformance import bench
+from tunewright.conformance import bench, task_sounds
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
 
@@ -266,6 +266,8 @@ def _seqeval(pairs: Sequence[tuple[str, str]]) -> float:
 
 
 EXAMPLES: dict[str, Callable[[], TaskExample]] = {
+    "audio-classification": task_sounds.audio_classification,
+    "automatic-speech-recognition": task_sounds.automatic_speech_recognition,
     "text-generation": _text_generation,
     "text-classification": _text_classification,
     "text2text-generation": _text2text_generation,

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from tunewright.conformance.case import Check, global_randomness_unchanged
 from tunewright.conformance.task_case import TaskCase
 from tunewright.conformance.training import close
-from tunewright.contract.batch import Batch, Outputs
+from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.task import Task
 from tunewright.measure.generate import stop_ids
 from tunewright.measure.target import answer_length, check_metric, evaluate, get_metric, metric_names, summary
 from tunewright.tasks import own_names
+from tunewright.tasks._features import features
 
 FLAGS = ("generates", "labelled", "per_token", "scores", "reads_files")
 
@@ -186,9 +187,11 @@ def answers_are_the_models_own(case: TaskCase) -> None:
     results, model = _measured(case, metric), case.model
     most = answer_length(case.rows)
     for row, result in zip(case.rows, results, strict=True):
-        ids = torch.tensor([list(row.fields["prompt_ids"])])
         ends = list(stop_ids(model, case.reader))
-        said = _generated(model, ids, most, ends, case.reader)
+        if case.task.reads_audio:
+            said = _heard(model, row, most, ends, case.reader)
+        else:
+            said = _generated(model, torch.tensor([list(row.fields["prompt_ids"])]), most, ends, case.reader)
         assert result.answer == said, f"{row.id}: the answer is {result.answer!r}, and generate writes {said!r}"
 
 
@@ -204,6 +207,16 @@ def _generated(model: Any, ids: Tensor, most: int, ends: Sequence[int], reader: 
         )[0]
     new = out if model.config.is_encoder_decoder else out[ids.shape[1] :]
     return str(reader.decode(new, skip_special_tokens=True))
+
+
+def _heard(model: Any, row: Row, most: int, ends: Sequence[int], reader: Any) -> str:
+    heard = features([row.fields["audio"]], row.fields["extractor"])
+    out = model.generate(**heard, max_new_tokens=most, do_sample=False)[0].tolist()
+    before = list(row.fields["prompt_ids"])
+    out = out[len(before) :] if out[: len(before)] == before else out
+    return str(
+        reader.decode(out[: next((i for i, t in enumerate(out) if t in ends), len(out))], skip_special_tokens=True)
+    )
 
 
 def _always(case: TaskCase) -> bool:

@@ -41,8 +41,10 @@ class Row:
 
     @property
     def size(self) -> int:
-        """Tokens (at least 1), the unit of every budget."""
-        return max(1, len(self.input_ids))
+        """Tokens (at least 1), the unit of every budget. With what a model reads beside them, a recording, they are
+        `fields["size"]` more.
+        """
+        return max(1, len(self.input_ids) + int(self.fields.get("size", 0)))
 
 
 @dataclass

@@ -44,6 +44,9 @@ class Metric:
     generated one that its score is 0 however it goes on; `per_label` gives [S] values a supervised position;
     `proportion`: scores are 0 or 1; `mean`: answers are compared by their mean log-probability a token.
 
+    `weigh` says of a reference for how much its row counts (words, where scores are errors a word), of generated ones;
+    without it all count alike.
+
     `parts` gives the figure of each part that rows have (a type of spans), by name; `beside`: names of further metrics
     of the same kind, which are shown beside it; `library`: the module that it counts with, of the extra "metrics".
     """
@@ -63,6 +66,7 @@ class Metric:
     share: bool = True
     of: Literal["", "labels", "number"] = ""
     library: str = ""
+    weigh: Callable[[str], float] | None = None
 
 
 OWN = (
@@ -72,5 +76,6 @@ OWN = (
     *("multilabel_f1_micro", "multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
     *("mse", "pearson", "spearman", "r2"),
     *("span_f1", "sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
+    *("wer", "wer_english", "wer_exact", "cer"),
 )
 """Names of Tunewright's own metrics, which `measure.target` defines."""

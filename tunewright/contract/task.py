@@ -14,6 +14,7 @@ from torch import nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
 from tunewright.contract.records import Record
+from tunewright.errors import DataError
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 """The problem types of classification, as transformers' configs name them."""
@@ -29,6 +30,7 @@ class EncodeOptions:
     default system turn), "" takes that default turn out, other text is a system turn for rows that have none. `chat`:
     whether prompts go through the chat template; None: when the tokenizer has one. `labels`: class names in the order
     of their ids. `image`: size, mean, std and how to resize, see `tasks.image_classification.image_options`.
+    `audio`: rate, longest recording and feature extractor, see `tasks._features.audio_options`.
     """
 
     max_length: int = 1024
@@ -38,6 +40,7 @@ class EncodeOptions:
     chat: bool | None = None
     labels: tuple[str, ...] | None = None
     image: dict[str, Any] | None = None
+    audio: dict[str, Any] | None = None
 
     def key(self) -> str:
         """A text that is equal exactly for equal options."""
@@ -167,12 +170,22 @@ class Task:
         """
         raise NotImplementedError
 
+    def asked(self, row: Row) -> Any:
+        """What `write` is given of a row: the tokens of its prompt, or whatever else a model writes from (a recording).
+        DataError for a row that asks nothing.
+        """
+        if not (ids := row.fields.get("prompt_ids")):
+            what = "the row has no prompt, so nothing can be asked"
+            remedy = "use metric: loss for plain text, or rows with prompt and completion"
+            raise DataError(what, where=row.id, remedy=remedy)
+        return ids
+
     def write(
-        self, model: nn.Module, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, **how: Any
+        self, model: nn.Module, tokenizer: Any, prompts: Sequence[Any], max_new_tokens: int, **how: Any
     ) -> list[list[int]]:
-        """Answers (token ids, without their end) to prompts, greedily unless `how` (keywords of transformers'
-        `generate`) or the model's generation config says otherwise. Where a task has none, answers are what a causal
-        model writes behind `fields["prompt_ids"]`.
+        """Answers (token ids, without their end) to what `asked` gives of rows, greedily unless `how` (keywords of
+        transformers' `generate`) or the model's generation config says otherwise. Where a task has none, answers are
+        what a causal model writes behind `fields["prompt_ids"]`.
         """
         raise NotImplementedError
 

@@ -148,7 +148,7 @@ def check(
             if role.startswith(TRAINED) and made:
                 report.cautions += repeated(made)
         one = options if isinstance(options, EncodeOptions) else next(iter(options.values()), EncodeOptions())
-        _note_repeats(report, given, _Pictures(base, one) if task.reads_files else None)
+        _note_repeats(report, given, _Pictures(base, one) if task.reads_files and not task.reads_audio else None)
     return report
 
 

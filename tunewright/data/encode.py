@@ -21,6 +21,8 @@ from tunewright.machine.collector import patient_collector
 
 WINDOW, CHARACTERS = 512, 1 << 18
 """Records, and about how many of their characters, that are encoded together; no more of a source is in memory."""
+RECORDINGS = 16
+"""Recordings that are, whose samples take megabytes."""
 COUNTS = (*("read", "problems", "too_long", "pieces", "left_out", "zero_trained", "rows", "tokens", "trained_tokens"),)
 
 
@@ -35,13 +37,13 @@ class Encoded:
     shapes: dict[str, int] = field(default_factory=dict)
 
 
-def windows(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Records in lists of at most WINDOW, each of which ends where its characters are CHARACTERS or more."""
+def windows(records: Iterable[Record], most: int | None = None) -> Iterator[list[Record]]:
+    """Records in lists of at most `most` (WINDOW), each of which ends where its characters are CHARACTERS or more."""
     window, held = list[Record](), 0
     for record in records:
         window.append(record)
         held += characters(record)
-        if len(window) == WINDOW or held >= CHARACTERS:
+        if len(window) == (most or WINDOW) or held >= CHARACTERS:
             yield window
             window, held = [], 0
     if window:
@@ -75,7 +77,7 @@ def encode_all(
     limit = min(options.max_length, getattr(tokenizer, "model_max_length", None) or options.max_length)
     looking, counts, bad = Looking(task, tokenizer), Counter[str](), list[Problem]()
     with patient_collector():
-        for window in windows(read.records):
+        for window in windows(read.records, RECORDINGS if task.reads_audio else None):
             _refuse_recordings(window, task)
             counts["read"] += len(window)
             seen = list(_made(window, task, tokenizer, options, limit, change, bad))
@@ -99,7 +101,8 @@ def _refuse_recordings(window: Sequence[Record], task: Task) -> None:
         raise DataError(
             f"the row is a recording (a column audio), which the task {task.name} does not read",
             where=first.where,
-            remedy="no built-in task reads audio; to read other columns alone, name their shape: format: text",
+            remedy="write task: audio-classification or task: automatic-speech-recognition; to read other columns "
+            "alone, name their shape: format: text",
         )
 
 

@@ -94,12 +94,13 @@ class Looking:
             places.append(self.places.setdefault(place, len(self.places)))
             numbers.append(int(number))
             flags.append(self._flags(record, row, kept))
-            pixels = row.fields.get("pixels")
+            pixels = row.fields.get("pixels", row.fields.get("audio"))
             if pixels is None:
                 said.append(said_key(record))
                 given.append(input_key(record))
             else:
-                said.append(_hash(b"%d" % (row.label or 0) + pixels.tobytes()))
+                target = b"%d" % (row.label or 0) + repr(list(row.input_ids)).encode()
+                said.append(_hash(target + pixels.tobytes()))
                 given.append(_hash(pixels.tobytes()))
         out["said"] = np.frombuffer(b"".join(said), "<u8").reshape(-1, 2)
         out["given"] = np.frombuffer(b"".join(given), "<u8").reshape(-1, 2)

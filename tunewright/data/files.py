@@ -11,7 +11,7 @@ from typing import Any
 from tunewright.contract.records import RowProblem, lone_surrogate
 from tunewright.data.columnar import arrow_rows, parquet_rows
 from tunewright.data.delimited import comma_separated, tab_separated
-from tunewright.data.npz import pictures
+from tunewright.data.npz import rows_of
 from tunewright.data.opening import COMPRESSED, lines, refusing
 from tunewright.data.raw import Bad, Mark, Rows
 from tunewright.data.sheets import sheet_rows
@@ -151,8 +151,8 @@ def _text(path: Path, mark: Mark | None = None) -> Rows:
 
 
 def _npz(path: Path) -> Rows:
-    """Pictures and labels, see `data.npz`."""
-    for number, row in pictures(path):
+    """Pictures or recordings, see `data.npz`."""
+    for number, row in rows_of(path):
         yield number, Bad(row.field, row.reason, row.remedy) if isinstance(row, RowProblem) else row
 
 

@@ -1,4 +1,6 @@
-"""Pictures in npz files, some at a time: `x` [n, ...], their labels `y` [n] and, if there, the labels' `names`."""
+"""Pictures in npz files, some at a time: `x` [n, ...], their labels `y` [n] and, if there, the labels' `names`; or
+recordings, see `data.npz_audio`.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,24 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from tunewright.contract.records import RowProblem
+from tunewright.data.npz_audio import recordings
 from tunewright.errors import DataError, TunewrightError
 from tunewright.tasks._pictures import in_range
 
 AT_ONCE = 1 << 20  # bytes; whole numbers become floats for a moment where they are scaled
 
 
-def pictures(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowProblem]]:
-    """A file's rows, numbered from 1. The file is read twice: the range of the pixels is that of all pictures, so that
-    a dark one is not taken for one of 0..1. DataError for what is no such file.
+def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowProblem]]:
+    """A file's rows, numbered from 1. A file of pictures is read twice: the range of the pixels is that of all of them,
+    so that a dark one is not taken for one of 0..1. DataError for what is no such file.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            if "audio" in arrays and "x" not in arrays:
+                with _member(arrays, "audio") as file:
+                    shape, _, dtype = _read_header(file)
+                    yield from recordings(arrays, file, shape, dtype, path)
+                return
             y, names = (arrays[n] if n in arrays else None for n in ("y", "names"))
             shape = _header(arrays)[0] if "x" in arrays else ()
             if y is None or len(shape) < 2 or y.ndim != 1 or shape[0] != len(y):
@@ -58,9 +66,8 @@ def _span(arrays: Any) -> tuple[float, float]:
     return float(least), float(most)
 
 
-def _member(arrays: Any) -> Any:
-    name = "x.npy" if "x.npy" in arrays.zip.namelist() else "x"
-    return arrays.zip.open(name)
+def _member(arrays: Any, name: str = "x") -> Any:
+    return arrays.zip.open(f"{name}.npy" if f"{name}.npy" in arrays.zip.namelist() else name)
 
 
 def _header(arrays: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -73,7 +80,7 @@ def _read_header(f: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     read = npy.read_array_header_1_0 if npy.read_magic(f) == (1, 0) else npy.read_array_header_2_0
     shape, columns, dtype = read(f)
     if dtype.hasobject:
-        raise ValueError("x holds Python objects")
+        raise ValueError("it holds Python objects")
     return shape, columns, dtype
 
 

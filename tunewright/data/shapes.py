@@ -1,8 +1,9 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`, `labels` or `score`; `image` + `label`; `text`; `question` + `choices`, or + `context` + `answers`; `tokens` +
-`tags`; `audio` or `image` with whatever else there is. Columns that a shape does not use stay in the row as they are.
+`label`, `labels` or `score`; `image` + `label`; `audio` + `label`; `audio` + `text`; `text`; `question` + `choices`, or +
+`context` + `answers`; `tokens` + `tags`; `audio` or `image` with whatever else there is. Columns that a shape does not use
+stay in the row as they are.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ SHAPES = (
     Shape("alpaca", ("instruction", "response"), _alpaca),
     Shape("image-label", ("image", "label"), as_it_is),
     Shape("audio-label", ("audio", "label"), as_it_is),
+    Shape("audio-text", ("audio", "text"), as_it_is),
+    *(Shape("audio-text", ("audio", name), _renamed(name, "text")) for name in ("transcription", "sentence")),
     Shape("audio", ("audio",), as_it_is),
     Shape("text-label", ("text", "label"), as_it_is),
     Shape("text-labels", ("text", "labels"), as_it_is),
@@ -113,7 +116,7 @@ SHAPES = (
     Shape("tagged", ("tokens", "labels"), _renamed("labels", "tags")),
 )
 """In the order in which they are tried: the first whose columns are all there."""
-RECORDED = frozenset({"audio-label", "audio"})
+RECORDED = frozenset({"audio-label", "audio-text", "audio"})
 """The shapes of rows that are recordings, which a task has to say that it reads."""
 
 

@@ -1,9 +1,10 @@
 """Encoded rows on disk: flat numpy arrays that are memory-mapped, and one JSON line per row. No pickle.
 
 A folder holds `tokens.npy` int32 and `weights.npy` fp32 (rows end to end, with offsets), `rows.jsonl` (id, label,
-fields; with byte offsets), one `field-<name>.npy` for each field that holds arrays of equal shape, `facts.bin` (what
-was seen of each record, see `data.facts`) and `manifest.json` with a hash of each file. Rows are written as they come,
-aside, and the folder is renamed at the end: one that is there is whole.
+fields; with byte offsets), one `field-<name>.npy` for each field that holds arrays of equal shape (vectors: of any
+length, end to end, with offsets in `ends-<name>.npy`), `facts.bin` (what was seen of each record, see `data.facts`) and
+`manifest.json` with a hash of each file. Rows are written as they come, aside, and the folder is renamed at the end:
+one that is there is whole.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ class StoredRows(Sequence[Row]):
         self.folder, self.source = folder, source
         self._arrays = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in folder.glob("*.npy")}
         self._fields = {n.removeprefix("field-"): a for n, a in self._arrays.items() if n.startswith("field-")}
+        self._ragged = {n.removeprefix("ends-"): a for n, a in self._arrays.items() if n.startswith("ends-")}
         with (folder / "rows.jsonl").open("rb") as f:
             self._lines = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(f.fileno()).st_size else b""
         ends = self._arrays["token_offsets"]
         self.lengths = np.empty(len(ends) - 1, np.int32)
         np.subtract(ends[1:], ends[:-1], out=self.lengths, casting="unsafe")
+        self.lengths += self._fields.get("size", np.int32(0))
         np.maximum(self.lengths, 1, out=self.lengths)
 
     def __len__(self) -> int:
@@ -63,7 +66,9 @@ class StoredRows(Sequence[Row]):
         fields = record["fields"]
         if "prompt_length" in record:
             fields["prompt_ids"] = ids[: record["prompt_length"]]
-        fields |= {n: np.array(a[i]) for n, a in self._fields.items()}
+        fields |= {n: np.array(a[i]) for n, a in self._fields.items() if n not in self._ragged}
+        for name, at in self._ragged.items():  # long ones stay on disk until they are read
+            fields[name] = self._fields[name][int(at[i]) : int(at[i + 1])]
         return Row(record["id"], self.source, ids, weights, record["label"], fields)
 
     def _cut(self, offsets: str, values: str, i: int) -> list[Any]:
@@ -111,7 +116,10 @@ class Writer:
         self._offsets("weight_offsets", [len(r.weights) for r in rows])
         self._offsets("line_offsets", [len(line) for line in lines])
         for name in self._arrays:
-            values = np.stack([r.fields[name] for r in rows])
+            given = [r.fields[name] for r in rows]
+            if given[0].ndim == 1:
+                self._ends_of(name, given)
+            values = np.stack(given) if given[0].ndim != 1 else np.concatenate(given)
             key = f"field-{name}"
             if key not in self._columns:
                 self._columns[key] = _Column(self._aside / f"{key}.npy", values.dtype, values.shape[1:])
@@ -136,6 +144,14 @@ class Writer:
         except OSError:
             if not is_whole(self.folder):  # another process may have written the same rows meanwhile
                 raise
+
+    def _ends_of(self, name: str, given: Sequence[np.ndarray]) -> None:
+        """Note where vectors end, which are written one behind the other."""
+        key = f"ends-{name}"
+        if key not in self._columns:
+            self._columns[key], self._ends[key] = _Column(self._aside / f"{key}.npy", np.dtype(np.int64)), 0
+            self._columns[key].append(np.zeros(1, np.int64))
+        self._offsets(key, [len(values) for values in given])
 
     def _offsets(self, name: str, lengths: Sequence[int]) -> None:
         ends = self._ends[name] + np.cumsum(lengths, dtype=np.int64)

@@ -40,7 +40,7 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
     ones, sources with their targets and rows whose tokens have classes cannot be split. Of a source and its target the
     longer one counts.
     """
-    longest = max(row.size, len(row.fields.get("rejected_ids", ())))
+    longest = max(len(row.input_ids), len(row.fields.get("rejected_ids", ())))
     if row.fields.get("kind") == TWO_TEXTS:  # each is read by a part of the model of its own
         source = len(row.fields["prompt_ids"])
         longest = max(source, row.size - source)

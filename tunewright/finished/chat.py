@@ -141,9 +141,10 @@ def chat(run_dir: Path | str, *, lines: TextIO | None = None, console: Console |
     FolderError for an unfinished run, MethodError for a model that writes no text.
     """
     run = open_run(run_dir)
-    if not run.task.generates:
+    if not run.task.generates or run.task.reads_audio:
+        why = "reads recordings and no text" if run.task.reads_audio else "writes no text"
         raise MethodError(
-            f"a {run.task.name} model writes no text, so there is nothing to talk to",
+            f"a {run.task.name} model {why}, so there is nothing to talk to",
             where=str(run_dir),
             remedy="look at its report.html",
         )

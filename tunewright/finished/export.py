@@ -26,6 +26,7 @@ from tunewright.recipe import Recipe
 from tunewright.report import summary, words
 from tunewright.report.schema import Report
 from tunewright.runs import intact
+from tunewright.tasks._features import features
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.35}
 """Largest difference of logits, over their standard deviation, that folding may make by rounding (bfloat16 has 8 bits,
@@ -144,10 +145,13 @@ def logits_of(model: Any, inputs: Tensor) -> Tensor:
 
 
 def check_inputs(run: Finished) -> Tensor:
-    """Token ids [4, 32] (pixels [2, C, H, W] for images) on which logits are compared: spread over the vocabulary,
-    the same each time.
+    """Token ids [4, 32] (pixels [2, C, H, W] for images, features of half a second of noise for recordings) on which
+    logits are compared: spread over the vocabulary, the same each time.
     """
     draw = torch.Generator().manual_seed(0)
+    if (audio := run.options.audio) is not None:
+        sounds = torch.randn(2, audio["rate"] // 2, generator=draw).mul_(0.1).numpy()
+        return features(list(sounds), audio["extractor"])[run.loaded.model.main_input_name]  # type: ignore[index]
     if run.tokenizer is None:
         image = run.options.image or {}
         return torch.randn(2, image["channels"], image["height"], image["width"], generator=draw)

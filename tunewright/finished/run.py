@@ -95,11 +95,18 @@ class Run:
         temperature: float = 0.0,
         strength: float = 1.0,
     ) -> str | list[str]:
-        """Answers to prompts, each alone, through the template that training used.
+        """Answers to prompts, each alone, through the template that training used; of speech recognition the texts of
+        recordings, given as paths, or as a mapping of the columns that a row has (`audio`, `language`).
 
         `temperature`: 0 answers greedily; above it draws, the same ones each time. `strength`: 0 is the base, 1 the
         tuned model, between them the change dialled down. MethodError for a model that writes no text.
         """
+        if self._loaded.task.generates and self._loaded.task.reads_audio:
+            from tunewright.finished.hearing import written_down
+
+            several = [prompts] if isinstance(prompts, str | dict) else prompts
+            texts = written_down(self._loaded, several, max_new_tokens, temperature, strength)
+            return texts[0] if isinstance(prompts, str | dict) else texts
         if isinstance(prompts, str):
             return self._answer(prompts, max_new_tokens, temperature, strength)
         return [self._answer(p, max_new_tokens, temperature, strength) for p in prompts]
@@ -111,9 +118,10 @@ class Run:
         """
         from tunewright.finished.chat import Chat
 
-        if not self._loaded.task.generates:
+        if not self._loaded.task.generates or self._loaded.task.reads_audio:
+            why = "reads recordings and no text" if self._loaded.task.reads_audio else "writes no text"
             raise MethodError(
-                f"a {self._loaded.task.name} model writes no text",
+                f"a {self._loaded.task.name} model {why}",
                 where=str(self.folder),
                 remedy="call model() on inputs of your own",
             )

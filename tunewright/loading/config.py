@@ -53,6 +53,9 @@ def config_for(located: Located, task: Task) -> Any:
         located.notes.append(f"the weights are stored as {stored}, and were made whole as they were read")
     if chosen := without_chosen_code(config):
         located.notes.append(f"config.json's {', '.join(chosen)} is left out: a model's file does not choose code")
+    if getattr(config, "apply_spec_augment", False):
+        config.apply_spec_augment = False  # it draws from numpy's global generator, which no resumed run could repeat
+        located.notes.append("SpecAugment is off: its draws could not be repeated (apply_spec_augment)")
     if getattr(config, "rescale_every", 0):
         config.rescale_every = 0  # RWKV would divide its own weights when it is first evaluated, and multiply them back
     return config

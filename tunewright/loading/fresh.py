@@ -60,6 +60,9 @@ def write_reader(
     Relative paths of `spec` start from `base`; `labels` are a classifier's. ModelError for a config that no class of
     transformers takes, keys that it does not have, sizes that disagree, and a task that the model does not do.
     """
+    if task.reads_audio:
+        what = f"the task {task.name} reads recordings, and how a fresh model would hear them is not said by a config"
+        raise ModelError(what, where=WHERE, remedy="name a folder with weights and a preprocessor_config.json")
     values, notes = _values(spec, base), list[str]()
     config = _config(values)
     config.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Load a model for a task: causal and masked language models, sequence and image classifiers.
+"""Load a model for a task: language models, classifiers of texts, pictures and recordings, speech recognition.
 
 Weights come from safetensors and GGUF files only; code that comes with a model is never run. What was made or changed
 on the way (a new head, a pad token) is said in `Loaded.notes`.
@@ -183,10 +183,15 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
 
 
 def _readers(located: Located, task: Task) -> tuple[Any, Any]:
-    """Tokenizer and image processor, as the task needs. ModelError when a text model has no tokenizer."""
+    """Tokenizer and image processor or feature extractor, as the task needs. ModelError when a text model has no
+    tokenizer, or a model of recordings no feature extractor.
+    """
     import transformers
 
     with quiet():
+        extractor = _extractor(located) if task.reads_audio else None
+        if task.reads_audio and not task.generates:
+            return None, extractor
         if task.auto_class == "AutoModelForImageClassification":
             if not (located.folder / "preprocessor_config.json").exists():
                 located.notes.append("no preprocessor_config.json: images are scaled as the task's defaults say")
@@ -227,7 +232,30 @@ def _readers(located: Located, task: Task) -> tuple[Any, Any]:
                 where=str(located.folder / "tokenizer_config.json"),
                 remedy="write the longest text in tokens, or take the line out",
             )
-        return tokenizer, None
+        return tokenizer, extractor
+
+
+def _extractor(located: Located) -> Any:
+    """What makes features of recordings. ModelError where there is none, or it cannot be read."""
+    import transformers
+
+    told = [n for n in ("preprocessor_config.json", "processor_config.json") if (located.folder / n).exists()]
+    if not told:
+        raise ModelError(
+            "there is no preprocessor_config.json, which says how recordings are made into features",
+            where=str(located.folder),
+            remedy="copy it from the model that this one was made from",
+        )
+    try:
+        return transformers.AutoFeatureExtractor.from_pretrained(
+            located.folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as e:
+        raise ModelError(
+            f"the feature extractor cannot be read: {said(e)}",
+            where=str(located.folder / told[0]),
+            remedy="download the model again",
+        ) from e
 
 
 def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
@@ -297,6 +325,8 @@ def _check_keys(
 ) -> None:
     """A classifier's head may be new, when the labels are known; anything else that is missing is an error."""
     prefix = f"{model.base_model_prefix}."
+    if not hasattr(model, model.base_model_prefix):  # its body has a name of its own, and is what weighs most
+        prefix = max(model.named_children(), key=lambda c: sum(p.numel() for p in c[1].parameters()))[0] + "."
     classifies = task.makes_head
     new = [k for k in missing + mismatched if classifies and (not k.startswith(prefix) or ".pooler." in k)]
     if lost := [k for k in missing + mismatched if k not in new]:

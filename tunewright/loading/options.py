@@ -1,4 +1,4 @@
-"""How rows are encoded for a loaded model: what the recipe says, the labels, and how its images are made."""
+"""How rows are encoded for a loaded model: what the recipe says, the labels, and how images and recordings are made."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from tunewright.recipe import DataSpec
 
 def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Reading) -> EncodeOptions:
     """How rows of a `data` section are encoded for a model, whether its weights are loaded or not."""
-    image = None
-    if model.tokenizer is None:
+    image = audio = None
+    if model.processor is not None and hasattr(model.processor, "sampling_rate"):
+        from tunewright.tasks._features import audio_options
+
+        audio = audio_options(model.processor, _config_of(model))
+    elif model.tokenizer is None:
         from tunewright.tasks._processor import followed
         from tunewright.tasks.image_classification import image_options
 
-        config: Any = model.config if isinstance(model, Reading) else getattr(model.model, "config", None)
+        config = _config_of(model)
         image = image_options(model.processor, config)
         if model.processor is not None:
             own = image_options(config=config)
@@ -30,4 +34,9 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         chat=data.chat,
         labels=tuple(labels) if labels else None,
         image=image,
+        audio=audio,
     )
+
+
+def _config_of(model: Loaded | Reading) -> Any:
+    return model.config if isinstance(model, Reading) else getattr(model.model, "config", None)

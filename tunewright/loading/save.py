@@ -95,9 +95,12 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
 
 
 def inputs_of(model: Any, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A forward's keywords for token ids, which a decoder of two texts is given as what it wrote too, or for pixels."""
+    """A forward's keywords for token ids, which a decoder of two texts is given as what it wrote too, or for pixels and
+    features of recordings, of which a decoder writes the same few tokens.
+    """
     if inputs.is_floating_point():
-        return {"pixel_values": inputs}
+        written = torch.arange(1, 9, device=inputs.device).expand(len(inputs), -1)
+        return {model.main_input_name: inputs, **({"decoder_input_ids": written} if reads_two_texts(model) else {})}
     inputs = among_choices(model, inputs)
     return {"input_ids": inputs, **({"decoder_input_ids": inputs} if reads_two_texts(model) else {})}
 
@@ -106,7 +109,8 @@ def inputs_of(model: Any, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
 def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Tensor) -> float:
     """Load `folder` anew: its weights are `model`'s in every bit; return the largest absolute difference of logits.
 
-    `ids`: token ids [T] or [R, T]; for an image classifier pixels [R, C, H, W]. The caller's model is left in its mode.
+    `ids`: token ids [T] or [R, T]; for an image classifier pixels [R, C, H, W], for a model of recordings features. The
+    caller's model is left in its mode.
     ModelError for weights that differ. Equal ones may still give logits that differ by rounding (`agreement`).
     """
     from transformers import AutoConfig

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from tunewright.contract.metric import Metric
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import numeric, overlap, returned, several, spans, squad, text
+from tunewright.measure import numeric, overlap, returned, several, spans, speech, squad, text
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -23,6 +24,11 @@ def _nats(outputs: Outputs, batch: Batch) -> Tensor:
 
 def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
     return (outputs.logits.argmax(-1) == batch.labels).float()
+
+
+def _errors(pair: tuple[Callable[[str, str], float], Callable[[str], float]]) -> Metric:
+    compare, weigh = pair
+    return Metric("generated", higher_is_better=False, compare=compare, weigh=weigh, library="jiwer")
 
 
 METRICS: dict[str, Metric] = {
@@ -72,13 +78,18 @@ METRICS: dict[str, Metric] = {
     "sacrebleu": Metric("generated", compare=overlap.sentence_bleu, figure=overlap.corpus_bleu, library="sacrebleu"),
     "chrf": Metric("generated", compare=overlap.sentence_chrf, library="sacrebleu"),
     **{n: Metric("generated", compare=overlap.rouge(n), library="rouge_score") for n in ("rouge1", "rouge2", "rougeL")},
+    "wer": _errors(speech.word_errors(speech.basic)),
+    "wer_english": _errors(speech.word_errors(speech.english)),
+    "wer_exact": _errors(speech.word_errors(speech.exact)),
+    "cer": _errors(speech.character_errors(speech.basic)),
 }
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
 (`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `span_f1`: of whole
 spans, see `measure.spans`; `squad_f1`, `squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of
 labels a row: `multilabel_f1_micro` and its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2`.
-`sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`."""
+`sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`.
+`wer`, `cer` and their kind: errors over words (characters), see `measure.speech`."""
 
 
 def metric_names() -> list[str]:

@@ -53,6 +53,7 @@ __all__ = [
     "few_shot",
     "get_metric",
     "likelihood_choice",
+    "longest_answer",
     "summary",
 ]
 
@@ -60,6 +61,14 @@ __all__ = [
 def answer_length(rows: Sequence[Row], spare: int = 2) -> int:
     """Tokens of the longest reference answer plus `spare`: an answer cut there could not have matched any more."""
     return max((len(r.input_ids) - len(text.prompt_ids(r)) for r in rows), default=0) + spare
+
+
+def longest_answer(task: Task, rows: Sequence[Row], most: int) -> int:
+    """Tokens that an answer may have where a recipe allows `most`. A transcript may be as long as the longest is: cut
+    ones would count as words that were not heard.
+    """
+    length = answer_length(rows)
+    return length if task.reads_audio else min(most, length)
 
 
 def evaluate(
@@ -82,7 +91,7 @@ def evaluate(
     None: as its generation config says. Raises RecipeError for a metric the task cannot serve."""
     m = check_metric(metric, task)
     if m.kind == "generated" and not task.continues:
-        asked, how = [text.prompt_ids(row) for row in rows], {} if num_beams is None else {"num_beams": num_beams}
+        asked, how = [task.asked(row) for row in rows], {} if num_beams is None else {"num_beams": num_beams}
         with measuring(model):
             answers = task.write(model, tokenizer, asked, max_new_tokens or answer_length(rows), **how)
         return _compared(tokenizer, rows, answers, m)
@@ -167,9 +176,12 @@ def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Inte
 
 
 def figure_of(results: Sequence[RowResult], metric: str) -> float:
-    """The figure of a metric over at least one row, without an interval: rows count alike."""
-    figure = get_metric(metric).figure
-    return figure(results) if figure is not None else sum(r.score for r in results) / len(results)
+    """The figure of a metric over at least one row, without an interval: rows count alike, unless it weighs them."""
+    m = get_metric(metric)
+    if m.figure is not None:
+        return m.figure(results)
+    weights = [1.0 if m.weigh is None else r.weight for r in results]
+    return sum(r.score * w for r, w in zip(results, weights, strict=True)) / max(1e-9, sum(weights))
 
 
 def difference(before: Sequence[RowResult], after: Sequence[RowResult], metric: str, *, seed: int = 0) -> Interval:
@@ -212,6 +224,7 @@ def _compared(tokenizer: Any, rows: Sequence[Row], answers: Sequence[Sequence[in
             answer=a,
             reference=text.reference(row),
             score=m.compare(a, text.reference(row)),
+            weight=1.0 if m.weigh is None else m.weigh(text.reference(row)),
         )
         for row, a in zip(rows, said, strict=True)
     ]
@@ -256,12 +269,17 @@ def class_results(config: Any, tokenizer: Any, rows: Sequence[Row], logits: Tens
         yield RowResult(
             id=row.id,
             source=row.source,
-            prompt=tokenizer.decode(row.input_ids, skip_special_tokens=True) if row.input_ids else "",
+            prompt=tokenizer.decode(row.input_ids, skip_special_tokens=True) if row.input_ids else _heard(row),
             answer=str(names.get(i, i)),
             reference=str(names.get(row.label, row.label)),
             score=float(i == row.label),
             confidence=share,
         )
+
+
+def _heard(row: Row) -> str:
+    """What is shown of a recording; "" of a picture."""
+    return str(row.fields.get("text", ""))
 
 
 def _predicted(

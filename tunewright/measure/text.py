@@ -72,7 +72,9 @@ def reference(row: Row) -> str:
 
 
 def prompt_text(tokenizer: Any, row: Row) -> str:
-    """The prompt as text, special tokens shown: what the model really saw."""
+    """The prompt as text, special tokens shown: what the model really saw; of a recording its file and length."""
+    if "audio" in row.fields:
+        return str(row.fields["text"])
     return str(tokenizer.decode(prompt_ids(row), skip_special_tokens=False))
 
 

@@ -24,8 +24,10 @@ def takes(model: nn.Module, name: str) -> bool:
 
 
 def reads_two_texts(model: nn.Module) -> bool:
-    """Whether an encoder reads one text and a decoder writes another: a layer sees the tokens of one of them alone."""
-    return hasattr(model, "prepare_decoder_input_ids_from_labels")
+    """Whether an encoder reads a text or a recording and a decoder writes another: a layer sees one of them alone."""
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        return True
+    return takes(model, "decoder_input_ids") and getattr(model, "main_input_name", "input_ids") != "input_ids"
 
 
 def among_choices(model: nn.Module, ids: Tensor) -> Tensor:

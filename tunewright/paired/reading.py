@@ -25,7 +25,7 @@ from tunewright.measure.drift import (
 from tunewright.measure.kept import DocumentLoss, document_losses
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import conditioning_ids, sample_sequences
-from tunewright.measure.target import answer_length, answers_and_choices, evaluate, get_metric
+from tunewright.measure.target import answers_and_choices, evaluate, get_metric, longest_answer
 from tunewright.paired.sides import Opened
 from tunewright.recipe import Source
 from tunewright.runs.sources import kept_options
@@ -68,7 +68,7 @@ def read(side: Opened, wanted: Wanted) -> Read:
         out.asked = _rows(side, wanted)
         out.metric = task.default_metric(out.asked) if wanted.metric == "auto" else wanted.metric
         generated = get_metric(out.metric).kind == "generated"
-        longest = min(wanted.max_new_tokens, answer_length(out.asked)) if generated else None
+        longest = longest_answer(task, out.asked, wanted.max_new_tokens) if generated else None
         labels = distinct_labels(out.asked) if generated and task.continues else None
         if labels:
             out.target, out.choice = answers_and_choices(

@@ -199,11 +199,13 @@ _BY_CLASS = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
     "ForSequenceClassification": "text-classification",
+    "ForAudioClassification": "audio-classification",
     "ForImageClassification": "image-classification",
     "ForMaskedLM": "fill-mask",
     "ForMultipleChoice": "multiple-choice",
     "ForQuestionAnswering": "question-answering",
     "ForTokenClassification": "token-classification",
+    "WhisperForConditionalGeneration": "automatic-speech-recognition",
     "ForConditionalGeneration": "text2text-generation",
     "MTModel": "text2text-generation",
 }

@@ -11,7 +11,20 @@ CALLED: dict[str, tuple[str, ...]] = {
     "chosen": ("accepted", "preferred", "better"),
     "rejected": ("dispreferred", "worse"),
     "text": (
-        *("body", "content", "sentence", "review", "comment", "message", "tweet", "document", "utterance", "passage"),
+        *(
+            "transcript",
+            "transcription",
+            "body",
+            "content",
+            "sentence",
+            "review",
+            "comment",
+            "message",
+            "tweet",
+            "document",
+            "utterance",
+            "passage",
+        ),
         *("article", "abstract", "description", "title", "headline", "review_text", "review_body", "texts"),
     ),
     "label": (
@@ -19,9 +32,13 @@ CALLED: dict[str, tuple[str, ...]] = {
         *("genre", "emotion", "language", "lang", "type", "spam", "polarity"),
     ),
     "image": ("img", "picture", "photo", "image_path", "img_path", "path", "file", "filename", "file_name", "filepath"),
+    "audio": ("recording", "audio_path", "audio_file", "audio_filepath", "wav", "wav_path", "clip", "speech", "sound"),
 }
 """What people call a column, most usual first."""
-SHAPES = (("prompt", "chosen", "rejected"), ("prompt", "completion"), ("image", "label"), ("text", "label"))
+SHAPES = (
+    *(("prompt", "chosen", "rejected"), ("prompt", "completion"), ("audio", "text"), ("audio", "label")),
+    *(("image", "label"), ("text", "label")),
+)
 """The shapes that are looked for, in order; text alone is the last that is thought of."""
 ENOUGH = 6
 """Rows from which on it is told by what stands in two columns which is the label."""

@@ -20,6 +20,8 @@ from tunewright.recipe.yaml_text import write
 from tunewright.training.defaults import Setting
 
 _TASK_OF = {
+    "audio-label": "audio-classification",
+    "audio-text": "automatic-speech-recognition",
     "image-label": "image-classification",
     "image": "image-classification",
     "text-label": "text-classification",
@@ -73,7 +75,7 @@ class _Seen:
 
 
 def _seen(data: Path) -> _Seen:
-    """DataError where there is no row that can be read, or rows are recordings."""
+    """DataError where there is no row that can be read, or recordings come alone."""
     from tunewright.data.read import read_lazily
 
     columns: dict[str, str] = {}
@@ -86,11 +88,11 @@ def _seen(data: Path) -> _Seen:
         raise read.problems[0].error()
     if first is None:
         raise DataError("the file holds no row", where=str(data), remedy="one JSON object a line")
-    if first.shape in RECORDED:
+    if first.shape in RECORDED and {"label", "text"}.isdisjoint(first):
         raise DataError(
-            "the rows are recordings (a column audio), which no built-in task reads",
+            f"the rows are recordings with neither a label nor a text: {', '.join(first)}",
             where=first.where,
-            remedy="give rows of text or pictures, or write the recipe for a task of a package that reads them",
+            remedy="give each its label (audio-classification) or its text (automatic-speech-recognition)",
         )
     guess = " (columns guessed: look at them)" if columns else ""
     words = f"rows of shape {first.shape}: {', '.join(first)}{guess}"
@@ -202,7 +204,7 @@ def _validation(rows: int) -> str:
 
 
 def _length(measured: Measured) -> str:
-    """The line of max_length; nothing for pictures."""
+    """The line of max_length; nothing for pictures and recordings."""
     if measured.length is None:
         return ""
     return _line(f"  max_length: {measured.length.value:g}", measured.length) + "\n"

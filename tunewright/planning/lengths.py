@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tunewright.data.shapes import RECORDED
 from tunewright.errors import MissingExtraError, ModelError
 from tunewright.recipe import Recipe, Source
 from tunewright.training.defaults import STEPS_AN_EPOCH, Facts, Kind, Setting, derive
@@ -22,6 +23,7 @@ HELD_OUT = (50, 500)
 FREE = 12
 """Tokens of an answer from which on it is free text, of which many wordings are right: only its loss tells."""
 _BYTES = 4  # of text a token, about
+_RECORDING = 500  # tokens that a recording counts as, where nobody can tell: ten seconds
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _lengths(recipe: Recipe) -> _Lengths:
     rows = build(sources, task, reads, options, cache_folder(), base=recipe.base)
     read = rows.counts["read"]
     many = f"{read:,} or more rows" if read >= MOST_ROWS else f"{read:,} rows"
-    if model.tokenizer is None:
+    if model.tokenizer is None or task.reads_audio:
         return _Lengths(None, read, f"Measured: {many}.", True)
     sizes = sorted(row.size for row in rows.rows)
     plain = rows.rows[0].fields.get("kind", "plain") in ("plain", "mask") and not task.makes_head
@@ -171,13 +173,21 @@ def _estimated(data: Path, source: Source, task: str, shape: str, methods: Seque
     count = sum(1 for _ in read_source(source, data.parent, []))
     files = [data] if data.is_file() else [p for p in data.rglob("*") if p.is_file()]
     pictures = shape in ("image-label", "image")
-    tokens = count if pictures else max(1, sum(f.stat().st_size for f in files) // _BYTES)
+    recordings = shape in RECORDED
+    tokens = (
+        count
+        if pictures
+        else _RECORDING * count
+        if recordings
+        else max(1, sum(f.stat().st_size for f in files) // _BYTES)
+    )
     classes = [catalogue.load_method(name) for name in methods]
     kinds: dict[str, Kind] = {
         "image-label": "pictures",
         "text-label": "classes",
         **dict.fromkeys(("choices", "question-context", "text-labels", "text-score"), "classes"),
         "text": "plain text",
+        "audio-label": "classes",
     }
     kind = "pairs" if shape.startswith("preference") else kinds.get(shape, "answers")
     facts = Facts(
@@ -188,6 +198,8 @@ def _estimated(data: Path, source: Source, task: str, shape: str, methods: Seque
         width=None,
         **said_by(classes),
     )
-    length = None if pictures else Setting(1024, "tokens; longer plain text is split, other rows are left out")
+    length = (
+        None if pictures or recordings else Setting(1024, "tokens; longer plain text is split, other rows are left out")
+    )
     words = f"Estimated from the file's size, {count:,} rows: {why}. Write it again once the model is here."
     return Measured(count, words, length, derive(facts))

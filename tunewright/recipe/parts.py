@@ -338,10 +338,15 @@ class MeasureSpec(Spec):
     num_beams: Whole | None = Field(
         None,
         gt=0,
-        description="beams of text2text-generation; none: as the model's generation config says",
+        description="beams of text2text-generation and speech recognition; none: as the generation config says",
         examples=[4],
     )
-    max_new_tokens: Whole = Field(32, gt=0, description="longest generated answer, in tokens", examples=[32])
+    max_new_tokens: Whole = Field(
+        32,
+        gt=0,
+        description="longest generated answer, in tokens; transcripts of recordings have room for the longest",
+        examples=[32],
+    )
     strengths: list[Annotated[Real, Field(ge=0)]] = Field(
         default_factory=lambda: [0.25, 0.5, 0.75, 1.0],
         min_length=1,

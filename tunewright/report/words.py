@@ -109,6 +109,10 @@ METRICS = {
     "squad_exact_match": "SQuAD exact match",
     "sacrebleu": "BLEU",
     "chrf": "chrF",
+    "wer": "word error rate",
+    "wer_english": "word error rate (English)",
+    "wer_exact": "word error rate (as written)",
+    "cer": "character error rate",
 }
 
 

@@ -41,7 +41,7 @@ from tunewright.measure.linear_probe import (
 )
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
-from tunewright.measure.target import answers_and_choices, evaluate, figure_of, get_metric
+from tunewright.measure.target import answers_and_choices, evaluate, figure_of, get_metric, longest_answer
 from tunewright.runs.head_start import probe_of
 from tunewright.runs.session import Session
 
@@ -308,9 +308,9 @@ class Meter:
 
     def _longest(self) -> int | None:
         """Tokens an answer may have: the longest reference's and two, never more than the recipe allows."""
-        from tunewright.measure.target import answer_length
-
-        return min(self.spec.max_new_tokens, answer_length(self.rows)) if self.generated else None
+        if not self.generated:
+            return None
+        return longest_answer(self.session.task, self.rows, self.spec.max_new_tokens)
 
     def part(self) -> Part | None:
         """What strengths between base and tuned are read on, where the recipe asks for fewer rows than there are: kept

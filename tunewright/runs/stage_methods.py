@@ -158,7 +158,7 @@ def check_measured(recipe: Recipe) -> None:
         raise RecipeError(
             f"answers of {recipe.task} are written without beams",
             where="measurement.num_beams",
-            remedy="leave it out; text2text-generation takes it",
+            remedy="leave it out; text2text-generation and automatic-speech-recognition take it",
         )
     if recipe.data.eval and recipe.measurement.metric != "auto":
         check_metric(recipe.measurement.metric, task)

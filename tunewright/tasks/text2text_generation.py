@@ -116,7 +116,7 @@ class Text2TextGeneration(Task):
             settings = {"do_sample": False, **how, "max_new_tokens": max_new_tokens}
             out = generate(input_ids=ids.to(device), attention_mask=mask.to(device), **settings)
             for i, wrote in zip(some, out.tolist(), strict=True):
-                answers[i] = _written(wrote[1:], model, tokenizer)
+                answers[i] = written(wrote[1:], model, tokenizer)
         return answers
 
     def default_metric(self, rows: Sequence[Row]) -> str:
@@ -145,7 +145,7 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def _written(ids: Sequence[int], model: nn.Module, tokenizer: Any) -> list[int]:
+def written(ids: Sequence[int], model: nn.Module, tokenizer: Any) -> list[int]:
     """The tokens up to the end, without it and without padding behind it."""
     said = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
