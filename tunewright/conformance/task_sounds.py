@@ -108,14 +108,20 @@ def whisper(kind: str = "WhisperForConditionalGeneration", *, labels: int = 2) -
     import transformers
 
     tokenizer = whisper_tokenizer()
-    sides = {
+    sides: dict[str, Any] = {
         f"{s}_{n}": v
         for s in ("encoder", "decoder")
         for n, v in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))
     }
     end, start = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(MARKS[0])
-    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
-    config = transformers.WhisperConfig(
+    ids: dict[str, Any] = {
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "decoder_start_token_id": start,
+    }
+    make: Any = transformers.WhisperConfig  # its signature leaves out what every config takes
+    config = make(
         vocab_size=len(tokenizer),
         d_model=32,
         num_mel_bins=16,
@@ -131,7 +137,8 @@ def whisper(kind: str = "WhisperForConditionalGeneration", *, labels: int = 2) -
     model = getattr(transformers, kind)(config)
     if kind.endswith("Generation"):
         told = {"no_timestamps_token_id": tokenizer.convert_tokens_to_ids(MARKS[-1]), "is_multilingual": False}
-        model.generation_config.update(**told, return_timestamps=False, max_length=32)
+        more = {"return_timestamps": False, "max_length": 32}
+        model.generation_config = transformers.GenerationConfig(**ids, **told, **more)
     return model
 
 

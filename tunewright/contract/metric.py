@@ -68,6 +68,11 @@ class Metric:
     library: str = ""
     weigh: Callable[[str], float] | None = None
 
+    @property
+    def is_rate(self) -> bool:
+        """Whether figures are shares of rows or words, and no losses in nats."""
+        return self.higher_is_better or self.kind in ("predicted", "generated")
+
 
 OWN = (
     *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro"),

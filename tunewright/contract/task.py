@@ -170,6 +170,16 @@ class Task:
         """
         raise NotImplementedError
 
+    def loads_by(self, config: Any) -> str:
+        """The class of transformers that loads a model of a config: `auto_class`, where a task has one alone."""
+        return self.auto_class
+
+    def compared(self, config: Any) -> Task:
+        """The task by which two models' predictions are compared, place by place: itself, where outputs hold a
+        distribution for each target, which objectives and drift read.
+        """
+        return self
+
     def asked(self, row: Row) -> Any:
         """What `write` is given of a row: the tokens of its prompt, or whatever else a model writes from (a recording).
         DataError for a row that asks nothing.

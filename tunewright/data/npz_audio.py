@@ -43,7 +43,7 @@ def recordings(
 def _offsets(arrays: Any, shape: tuple[int, ...], path: Path) -> NDArray[np.int64]:
     given = arrays["offsets"] if "offsets" in arrays else np.zeros(0)
     whole = given.dtype.kind in "iu" and given.ndim == 1 and len(given) > 1 and len(shape) == 1
-    ends = given.astype(np.int64) if whole else given
+    ends: NDArray[np.int64] = given.astype(np.int64)
     if not whole or ends[0] != 0 or (np.diff(ends) < 0).any() or ends[-1] != shape[0]:
         raise DataError(
             "an npz file of recordings holds audio [samples] and offsets [n + 1], from 0 to the number of samples",

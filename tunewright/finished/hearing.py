@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tunewright.contract.batch import Row
 from tunewright.contract.records import Record, RowProblem
 from tunewright.finished.finished import Finished
 from tunewright.loading.quiet import quiet
@@ -24,9 +25,10 @@ def written_down(
     asked = []
     for i, given in enumerate(recordings):
         columns = given if isinstance(given, Mapping) else {"audio": given}
-        record = Record({**columns, "text": "-"}, id=f"recording {i + 1}", base=".")
+        record = Record(columns, id=f"recording {i + 1}", base=".")
         try:
-            asked.append(run.task.asked(run.task.encode(record, run.tokenizer, run.options)))
+            fields = run.task.heard(record, run.tokenizer, run.options)  # type: ignore[attr-defined]
+            asked.append(run.task.asked(Row(record.id, "", fields=fields)))
         except RowProblem as problem:
             raise problem.at(str(columns.get("audio"))[:80]).error() from None
     drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "num_beams": 1}

@@ -101,7 +101,7 @@ class Run:
         `temperature`: 0 answers greedily; above it draws, the same ones each time. `strength`: 0 is the base, 1 the
         tuned model, between them the change dialled down. MethodError for a model that writes no text.
         """
-        if self._loaded.task.generates and self._loaded.task.reads_audio:
+        if hasattr(self._loaded.task, "heard"):
             from tunewright.finished.hearing import written_down
 
             several = [prompts] if isinstance(prompts, str | dict) else prompts

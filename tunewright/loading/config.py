@@ -85,11 +85,11 @@ def _serves(config: Any, task: Task, folder: Path) -> None:
         )
     # an encoder's causal class exists for use as a decoder; without the causal mask it would see what it predicts
     encoder = has("AutoModelForMaskedLM") and not getattr(config, "is_decoder", False)
-    if has(task.auto_class) and not (task.auto_class == "AutoModelForCausalLM" and encoder):
+    if has(task.loads_by(config)) and not (task.auto_class == "AutoModelForCausalLM" and encoder):
         return
     # what can be a reward model is a classifier of texts: it is named once
     doing = {n: t for n in names() if (t := usable(n)) is not None and (not t.scores or task.scores)}
-    able = [n for n, t in doing.items() if has(t.auto_class) and not (n == "text-generation" and encoder)]
+    able = [n for n, t in doing.items() if has(t.loads_by(config)) and not (n == "text-generation" and encoder)]
     raise ModelError(
         f"a {config.model_type} model does not do {task.name}",
         where=str(folder),

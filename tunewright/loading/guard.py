@@ -153,3 +153,11 @@ def another_shape(config: Any, auto: Any, folder: Path) -> str | None:
             if shapes.get(t.name, t.shape) != t.shape:
                 return f"'{t.name}' is {t.shape}, where config.json makes it {shapes[t.name]}"
     return None
+
+
+def embedding_of(model: Any) -> Any:
+    """What embeds tokens; None in a model that reads none."""
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:
+        return None

@@ -23,6 +23,7 @@ from tunewright.loading.guard import (
     check_causal,
     check_finite,
     check_ids,
+    embedding_of,
     guarded,
     lacks_memory,
     said,
@@ -265,7 +266,7 @@ def _build(located: Located, config: Any, task: Task, labels: list[str] | None, 
     classifies = task.makes_head
     if classifies:
         set_head(config, task, labels, located)
-    auto = getattr(transformers, task.auto_class)
+    auto = getattr(transformers, task.loads_by(config))
     try:
         with quiet(), seeded(seed):
             model, info = auto.from_pretrained(
@@ -303,7 +304,7 @@ def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None,
         set_head(config, task, labels, located)
     try:
         with quiet(), seeded(seed), torch.device("meta"):
-            return getattr(transformers, task.auto_class).from_config(config, dtype=dtype)
+            return getattr(transformers, task.loads_by(config)).from_config(config, dtype=dtype)
     except Exception as e:
         refuse_broken(e, str(located.folder))
         raise ModelError(
@@ -350,7 +351,8 @@ def _check_keys(
 
 def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, located: Located) -> None:
     """Check that every id has an embedding."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    table = embedding_of(model)
+    rows = model.config.vocab_size if table is None else table.weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, but the model embeds {rows}",
@@ -388,8 +390,9 @@ def _let_padding_learn(model: Any) -> None:
 
     torch gives the row `padding_idx` none, so `<|im_end|>` would never learn as an input. The forward is unchanged.
     """
-    embedding = getattr(model.get_input_embeddings(), "padding_idx", None)
+    table = embedding_of(model)
+    embedding = getattr(table, "padding_idx", None)
     ends = getattr(model.config, "eos_token_id", None)
     ends = ends if isinstance(ends, list) else [ends]
     if embedding is not None and embedding in [*ends, getattr(model.config, "bos_token_id", None)]:
-        model.get_input_embeddings().padding_idx = None
+        table.padding_idx = None

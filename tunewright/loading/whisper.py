@@ -78,7 +78,12 @@ def config() -> Any:
     from transformers import WhisperConfig
 
     sides: dict[str, Any] = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in _SIDE.items()}
-    ids = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END, "decoder_start_token_id": START}
+    ids: dict[str, Any] = {
+        "bos_token_id": END,
+        "eos_token_id": END,
+        "pad_token_id": END,
+        "decoder_start_token_id": START,
+    }
     return WhisperConfig(vocab_size=_UNTIED_VOCABULARY, d_model=384, num_mel_bins=80, **sides, **ids)
 
 

@@ -67,8 +67,9 @@ def longest_answer(task: Task, rows: Sequence[Row], most: int) -> int:
     """Tokens that an answer may have where a recipe allows `most`. A transcript may be as long as the longest is: cut
     ones would count as words that were not heard.
     """
-    length = answer_length(rows)
-    return length if task.reads_audio else min(most, length)
+    if task.reads_audio:
+        return max((len(row.input_ids) for row in rows), default=0) + 2
+    return min(most, answer_length(rows))
 
 
 def evaluate(
@@ -93,7 +94,8 @@ def evaluate(
     if m.kind == "generated" and not task.continues:
         asked, how = [task.asked(row) for row in rows], {} if num_beams is None else {"num_beams": num_beams}
         with measuring(model):
-            answers = task.write(model, tokenizer, asked, max_new_tokens or answer_length(rows), **how)
+            length = max_new_tokens or longest_answer(task, rows, 1 << 30)
+            answers = task.write(model, tokenizer, asked, length, **how)
         return _compared(tokenizer, rows, answers, m)
     if m.kind == "generated":
         answers = greedy(

@@ -79,5 +79,8 @@ def prompt_text(tokenizer: Any, row: Row) -> str:
 
 
 def answer_text(tokenizer: Any, ids: Sequence[int]) -> str:
-    """An answer as text, special tokens left out."""
-    return str(tokenizer.decode(ids, skip_special_tokens=True))
+    """An answer as text, special tokens left out. A tokenizer of CTC models would take double letters together once
+    more.
+    """
+    how = {"group_tokens": False} if hasattr(tokenizer, "word_delimiter_token") else {}
+    return str(tokenizer.decode(ids, skip_special_tokens=True, **how))

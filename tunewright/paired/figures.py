@@ -61,8 +61,8 @@ def target_of(first: Sequence[Read], second: Sequence[Read]) -> Compared | None:
         return None
     metric = first[0].metric
     sides = _common([[r.target for r in first], [r.target for r in second]])
-    proportion, higher = get_metric(metric).proportion, get_metric(metric).higher_is_better
-    return _compared("target", sides, metric, first[0].unit if not higher else "fraction", proportion)
+    unit = "fraction" if get_metric(metric).is_rate else first[0].unit
+    return _compared("target", sides, metric, unit, get_metric(metric).proportion)
 
 
 def choice_of(first: Sequence[Read], second: Sequence[Read]) -> Compared | None:
@@ -96,9 +96,8 @@ def _compared(
             out.mcnemar = mcnemar(*out.right)
         return out
     by_run = [[_figure(results, metric) for results in side] for side in sides]
-    out.before, out.after, out.difference = over_seeds(
-        by_run[0], by_run[1], SHARE if unit == "fraction" else None, len(first[0])
-    )
+    share = unit == "fraction" and get_metric(metric).higher_is_better  # a rate of errors may pass 1
+    out.before, out.after, out.difference = over_seeds(by_run[0], by_run[1], SHARE if share else None, len(first[0]))
     return out
 
 

@@ -142,7 +142,9 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
         return None
     if task.pools or task.per_token:
         return Origin(on, rows, features=take_features(model, task, rows))
-    return Origin(on, rows, seen.vocabulary, take_reference(model, task, rows, packed=side.packed))
+    return Origin(
+        on, rows, seen.vocabulary, take_reference(model, task.compared(model.config), rows, packed=side.packed)
+    )
 
 
 def apart(there: Origin, side: Opened, seen: Read) -> Drift | None:

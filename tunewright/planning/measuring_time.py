@@ -125,6 +125,7 @@ def _drift(session: Session, meter: Meter) -> tuple[float, Callable[[], float]]:
         rows.append(row)
     rows = sequence_rows([r.input_ids for r in rows], 1) if task.continues else rows
     share = tokens / sum(r.size for r in rows)
+    task = task.compared(meter.model.config)
     reference = take_reference(meter.model, task, rows, packed=session.packed, copy_head=True)
     read = _seconds(lambda: take_reference(meter.model, task, rows, packed=session.packed, copy_head=True)) * share
     return read, lambda: _seconds(lambda: kl_by_row(reference, meter.model)) * share

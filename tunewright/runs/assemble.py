@@ -47,7 +47,7 @@ from tunewright.runs.sources import (
     task_for,
     told_by_rows,
 )
-from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
+from tunewright.runs.stage_methods import RECIPE_CHECKS, check_likelihoods, methods_of
 from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
 
 Say = Callable[[str], None]
@@ -107,6 +107,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
         precision = choose_precision(device) if weights else "float32"
     say(f"loading {recipe.model.name}")
     loaded, labels = _model(recipe, task, device, precision, weights)
+    check_likelihoods(recipe, methods, task, loaded.model.config)
     adapted = _adapted(recipe, loaded, methods)
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")

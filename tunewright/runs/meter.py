@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Row
+from tunewright.contract.task import Task
 from tunewright.data.dataset import Dataset
 from tunewright.measure.cache import BaseCache, rows_hash
 from tunewright.measure.choose import distinct_labels
@@ -194,9 +195,10 @@ class Meter:
         readings.commonest = commonest_results(labels, self.rows, names)
 
     def _reference(self) -> Reference:
-        return take_reference(
-            self.model, self.session.task, self.drift_rows, packed=self.session.packed, copy_head=True
-        )
+        return take_reference(self.model, self._compared(), self.drift_rows, packed=self.session.packed, copy_head=True)
+
+    def _compared(self) -> Task:
+        return self.session.task.compared(self.model.config)
 
     def _hold(self, tensors: dict[str, Tensor]) -> None:
         if "features" in tensors:
@@ -212,7 +214,7 @@ class Meter:
             )
         elif tensors:
             self.reference = restore_reference(
-                tensors, self.model, self.session.task, self.drift_rows, packed=self.session.packed, copy_head=True
+                tensors, self.model, self._compared(), self.drift_rows, packed=self.session.packed, copy_head=True
             )
 
     def _own_head(self) -> nn.Linear | None:

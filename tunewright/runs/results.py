@@ -131,7 +131,7 @@ def unit_of(meter: Meter) -> str:
     metric = get_metric(meter.metric)
     if not metric.share:
         return unit_beside(meter, meter.metric)
-    return "fraction" if metric.higher_is_better or metric.kind == "predicted" else kept_unit(meter)
+    return "fraction" if metric.is_rate or metric.kind == "predicted" else kept_unit(meter)
 
 
 def unit_beside(meter: Meter, metric: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tunewright import catalogue
 from tunewright.contract.combining import check_conflicts, serves
@@ -10,7 +11,7 @@ from tunewright.contract.method import Method
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, RecipeError
-from tunewright.measure.target import check_metric
+from tunewright.measure.target import check_metric, get_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs import merging, predictors, streamed, streams
 from tunewright.runs.making import check_makers
@@ -106,6 +107,27 @@ def _check_objectives(named: list[tuple[str, Method]], stage: str, task: Task) -
                 where=f"stages.{stage}.methods",
                 remedy="take it out: the task has a loss of its own",
             )
+
+
+def check_likelihoods(recipe: Recipe, methods: Sequence[Sequence[tuple[str, Method]]], task: Task, config: Any) -> None:
+    """MethodError for an objective of likelihoods, RecipeError for a metric, where a model gives none a target."""
+    if task.compared(config) is task:
+        return
+    for stage, named in zip(recipe.stages, methods, strict=True):
+        for name, method in named:
+            if "objective" in type(method).slots():
+                raise MethodError(
+                    f"'{name}' trains likelihoods of targets, and a {config.model_type} model gives none of each",
+                    where=f"stages.{stage.name}.methods",
+                    remedy="take it out: the task has a loss of its own",
+                )
+    metric = recipe.measurement.metric
+    if metric not in ("auto", "loss") and get_metric(metric).kind == "teacher-forced":
+        raise RecipeError(
+            f"'{metric}' reads likelihoods of targets, and a {config.model_type} model gives none of each",
+            where="measurement.metric",
+            remedy="write metric: auto or metric: loss",
+        )
 
 
 def _check_alone(recipe: Recipe, stage: StageSpec, named: list[tuple[str, Method]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tunewright.errors import MethodError, RecipeError
+from tunewright.loading.guard import embedding_of
 from tunewright.loading.load import Loaded
 from tunewright.models.adapted import Adapted
 from tunewright.models.generators import undisturbed
@@ -15,8 +16,11 @@ from tunewright.models.generators import undisturbed
 
 def add_tokens(loaded: Loaded, tokens: Sequence[str]) -> None:
     """Add tokens to the vocabulary; each starts at the mean embedding, and is trained where embeddings train."""
-    new = add_to_tokenizer(loaded.tokenizer, tokens)
     model: Any = loaded.model
+    if loaded.tokenizer is not None and embedding_of(model) is None:
+        what = f"a {model.config.model_type} model reads no text, so that there is no embedding to add to"
+        raise RecipeError(what, where="new_tokens", remedy="leave it out")
+    new = add_to_tokenizer(loaded.tokenizer, tokens)
     if len(loaded.tokenizer) > model.get_input_embeddings().weight.shape[0]:
         with undisturbed():
             model.resize_token_embeddings(len(loaded.tokenizer), mean_resizing=False)

@@ -32,7 +32,8 @@ def audio_options(extractor: Any, config: Any) -> dict[str, Any]:
     """How a model wants recordings, as JSON values: `rate` in samples a second; `longest`, the seconds that it reads at
     most (None: any), to which every recording is padded; `extractor`, its class and what differs from its defaults.
 
-    Of models that write: `most`, the tokens of the longest text, and `multilingual`, whether a text's language is told.
+    Of models that write: `most`, the tokens of the longest text, and `multilingual`, whether a text's language is told;
+    of those with a CTC loss `convolutions`, the kernels and strides by which places are counted.
     ModelError where the extractor is none of recordings, or makes other lengths than the model reads.
     """
     rate = getattr(extractor, "sampling_rate", None)
@@ -43,11 +44,12 @@ def audio_options(extractor: Any, config: Any) -> dict[str, Any]:
     plain = json.loads(type(extractor)().to_json_string())
     settings = {k: v for k, v in told.items() if k not in _PLAIN and (k not in plain or plain[k] != v)}
     longest = _window(extractor)
-    out = {
+    out: dict[str, Any] = {
         "rate": rate,
         "longest": longest,
         "extractor": {"kind": type(extractor).__name__, "rate": rate, "settings": settings},
         "most": getattr(config, "max_target_positions", None),
+        "convolutions": _convolutions(config),
         "multilingual": (getattr(config, "vocab_size", 0) or 0) >= MULTILINGUAL,
     }
     if (reads := getattr(config, "max_source_positions", None)) and longest is not None:
@@ -56,6 +58,13 @@ def audio_options(extractor: Any, config: Any) -> dict[str, Any]:
             what = f"the extractor makes {frames} frames of a recording, and the model reads {2 * reads}"
             raise ModelError(what, where=WHERE, remedy="download the model again: its files are of two models")
     return out
+
+
+def _convolutions(config: Any) -> list[list[int]] | None:
+    """(kernel, stride) of the layers that make places of samples, of models with a CTC loss."""
+    if not hasattr(config, "ctc_loss_reduction") or not getattr(config, "conv_kernel", None):
+        return None
+    return [list(pair) for pair in zip(config.conv_kernel, config.conv_stride, strict=True)]
 
 
 MULTILINGUAL = 51865

@@ -1,10 +1,14 @@
-"""automatic-speech-recognition: Whisper models hear a recording and write its text.
+"""automatic-speech-recognition: models hear a recording and write its text: Whisper, and CTC models (wav2vec 2.0,
+HuBERT).
 
-Rows have `audio` and `text` (`transcription` and `sentence` mean the same). The text is written behind the tokens that
-its model is always given, `<|startoftranscript|>` and `<|notimestamps|>`, of a model of many languages also the row's
-`language` and `<|transcribe|>`; these are not trained, the text and its end are. The texts of a run are transcripts in
-the language of the recording: translation and time stamps are not trained here. Answers are written by the model's own
+Rows have `audio` and `text` (`transcription` and `sentence` mean the same). Whisper's text is written behind the tokens
+that its model is always given, `<|startoftranscript|>` and `<|notimestamps|>`, of a model of many languages also the
+row's `language` and `<|transcribe|>`; these are not trained, the text and its end are. Texts are transcripts in the
+language of the recording: translation and time stamps are not trained here. Answers are written by the model's own
 `generate`, under its own generation config, several recordings at once.
+
+A CTC model's text must be written in its alphabet. Its likelihood is the text's and not a token's (`_ctc`): methods
+with an objective of likelihoods do not serve it.
 
 Recordings are kept and counted as in audio-classification. Errors: RowProblem for a row without a recording that the
 model reads, without a text, or in a language that is not told; ModelError for models of another kind.
@@ -22,6 +26,8 @@ from torch import nn
 from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
+from tunewright.errors import ModelError
+from tunewright.tasks import _ctc
 from tunewright.tasks._features import features, in_type, of_record
 from tunewright.tasks._quietly import quietly
 from tunewright.tasks.base import epochs_of, pad
@@ -49,10 +55,14 @@ class AutomaticSpeechRecognition(Task):
             raise RowProblem("text", what, remedy)
         if options.template:
             raise RowProblem("template", "a recording is not put into a text", "take data.template out")
-        heard = of_record(record, options.audio)
+        heard = self.heard(record, tokenizer, options)
         assert options.audio is not None
-        language = _language(record, tokenizer, options.audio["multilingual"])
-        prompt = _prompt(tokenizer, language if options.audio["multilingual"] else None)
+        if "convolutions" in heard:
+            ids = _ctc.text_ids(text.strip(), tokenizer)
+            _ctc.check_places(ids, len(heard["audio"]), heard["convolutions"])
+            told = {"kind": _ctc.KIND, "targets": ids, "reference": text.strip()}
+            return Row(record.id, record.source, ids, [1.0] * len(ids), fields={**told, **heard})
+        prompt = heard["prompt_ids"]
         # texts are cut into pieces as they are read: a word inside a text has its space before it
         ids = list(tokenizer(" " + text.strip(), add_special_tokens=False, verbose=False)["input_ids"])
         ids = [*prompt, *ids, tokenizer.eos_token_id]
@@ -60,8 +70,18 @@ class AutomaticSpeechRecognition(Task):
             what = f"the text has {len(ids):,} tokens, and the model writes {most:,}"
             raise RowProblem("text", what, "cut the recording and its text into pieces")
         weights = [0.0] * len(prompt) + [1.0] * (len(ids) - len(prompt))
-        fields = {"kind": "speech", "prompt_ids": prompt, "reference": text.strip(), "language": language, **heard}
+        fields = {"kind": "speech", "reference": text.strip(), **heard}
         return Row(record.id, record.source, ids, weights, fields=fields)
+
+    def heard(self, record: Record, tokenizer: Any, options: EncodeOptions) -> dict[str, Any]:
+        """What a row keeps of its recording, and of how its text begins: all that `asked` needs, without the text."""
+        kept = of_record(record, options.audio)
+        assert options.audio is not None
+        if (convolutions := options.audio["convolutions"]) is not None:
+            return {**kept, "convolutions": convolutions}
+        several = options.audio["multilingual"]
+        language = _language(record, tokenizer, several)
+        return {**kept, "prompt_ids": _prompt(tokenizer, language if several else None), "language": language}
 
     def collate(
         self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
@@ -69,6 +89,8 @@ class AutomaticSpeechRecognition(Task):
         """What the feature extractor makes [R, ...]; `fields["decoder_ids"]` [R, M] the text up to each token.
         Positions count in [R * M].
         """
+        if rows[0].fields["kind"] == _ctc.KIND:
+            return _ctc.collate(rows, epochs)
         ids, mask = pad([row.input_ids[:-1] for row in rows])
         following, _ = pad([row.input_ids[1:] for row in rows])
         weights, _ = pad_floats([row.weights[1:] for row in rows])
@@ -88,23 +110,43 @@ class AutomaticSpeechRecognition(Task):
         )
 
     def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
-        """`logits` [S, V] at the decoder's places; `hidden` are the decoder's states [R, M, D]."""
+        """`logits` [S, V] at the decoder's places; `hidden` are the decoder's states [R, M, D]. Of a CTC model
+        `log_probs` alone, and the encoder's states.
+        """
+        if "places" in batch.fields:
+            return _ctc.forward(model, batch, hidden=hidden)
         assert batch.positions is not None
         inputs = {**in_type(model, batch.inputs), "decoder_input_ids": batch.fields["decoder_ids"], "use_cache": False}
         out = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
         logits = out.logits.flatten(0, 1)[batch.positions]
         return Outputs(logits, batch.labels, hidden=out.decoder_hidden_states if hidden else None, raw=out)
 
+    def loads_by(self, config: Any) -> str:
+        """CTC's class for models that have one of it and none that writes."""
+        return "AutoModelForCTC" if _is_ctc(config) else self.auto_class
+
+    def compared(self, config: Any) -> Task:
+        """Of a CTC model the task of its places: a text's tokens have no distributions."""
+        return _ctc.Places() if _is_ctc(config) else self
+
     def asked(self, row: Row) -> Any:
-        """The recording, what stands before its text, and its language."""
-        return {k: row.fields[k] for k in ("audio", "extractor", "prompt_ids", "language")}
+        """The recording, and what stands before its text, and its language, where a model is given these."""
+        names = ("audio", "extractor", "prompt_ids", "language", "convolutions")
+        return {k: row.fields[k] for k in names if k in row.fields}
 
     def write(
         self, model: nn.Module, tokenizer: Any, prompts: Sequence[Any], max_new_tokens: int, **how: Any
     ) -> list[list[int]]:
-        """Texts of recordings by the model's own `generate`, AT_ONCE of them at a time."""
+        """Texts of recordings by the model's own `generate`, AT_ONCE of them at a time; of a CTC model as it is."""
+        if prompts and "convolutions" in prompts[0]:
+            return _ctc.said(model, prompts, AT_ONCE)
         generate: Any = model.generate
         config: Any = model.config
+        if getattr(model.generation_config, "no_timestamps_token_id", None) is None:
+            what = f"{type(model).__name__} does not say how its texts begin (no_timestamps_token_id)"
+            raise ModelError(
+                what, where="generation_config.json", remedy="copy the file from the model it was made from"
+            )
         first = next(model.parameters())
         answers: list[list[int]] = []
         for start in range(0, len(prompts), AT_ONCE):
@@ -131,6 +173,13 @@ class AutomaticSpeechRecognition(Task):
         """`wer_english` where all rows are in English, else `wer`."""
         english = all(row.fields.get("language") == "en" for row in rows)
         return "wer_english" if english else "wer"
+
+
+def _is_ctc(config: Any) -> bool:
+    import transformers
+
+    writes = type(config) in transformers.AutoModelForSpeechSeq2Seq._model_mapping
+    return not writes and type(config) in transformers.AutoModelForCTC._model_mapping
 
 
 @lru_cache(maxsize=1)
