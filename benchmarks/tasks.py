@@ -1,7 +1,8 @@
 """One run a task on real rows, for docs/tasks.md: `python -m benchmarks.tasks DATA OUT [TASK ...]`.
 
 DATA is a folder with the data sets as gzipped JSON lines (`nlupp/folds.jsonl.gz`, `instruction-induction/
-{train,test}.jsonl.gz`); OUT is where runs go. What they gave is written into docs/task-runs.json.
+{train,test}.jsonl.gz`) and as npz (`fsdd/{train,test}.npz`); OUT is where runs go. What they gave is written into
+docs/task-runs.json.
 
 token-classification: slots of NLU++ (Casanueva et al. 2022), few rows as its authors have it: three of its folds to
 learn from, the last one to measure on.
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import tunewright
+from benchmarks import task_sounds
 from tunewright.report.schema import Report
 
 FIGURES = Path(__file__).parents[1] / "docs" / "task-runs.json"
@@ -239,7 +241,24 @@ def finished(recipe: dict[str, Any], out: Path) -> Path:
     return out
 
 
+def audio_classification(data: Path, out: Path) -> Path:
+    return finished(task_sounds.classification(data, out), out / "audio-classification")
+
+
+def speech_recognition(data: Path, out: Path) -> Path:
+    return finished(task_sounds.recognition(data, out), out / "automatic-speech-recognition")
+
+
 RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
+    "audio-classification": (
+        audio_classification,
+        "spoken digits (FSDD, 120 recordings of five voices; half of those asked by a sixth), the encoder of Whisper "
+        "tiny.en on windows of three seconds with a new head, LoRA",
+    ),
+    "automatic-speech-recognition": (
+        speech_recognition,
+        "the words of the same digits by Whisper tiny.en on windows of three seconds, LoRA",
+    ),
     "multiple-choice": (
         chosen,
         "whether an argument is a fallacy (BIG-bench, two choices a row), MiniLM-L6 (22.7M), full",
