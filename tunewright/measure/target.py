@@ -68,7 +68,7 @@ def longest_answer(task: Task, rows: Sequence[Row], most: int) -> int:
     ones would count as words that were not heard.
     """
     if task.reads_audio:
-        return max((len(row.input_ids) for row in rows), default=0) + 2
+        return max((len(r.input_ids) - len(r.fields.get("prompt_ids", ())) for r in rows), default=0) + 2
     return min(most, answer_length(rows))
 
 
