@@ -296,6 +296,7 @@ def figures(folder: Path, what: str) -> dict[str, Any]:
         "metric": target.metric,
         "n": target.n,
         **ends,
+        "probe": target.linear_probe.before.value if target.linear_probe and target.linear_probe.before else None,
         "parts": {o.name: o.after.value for o in target.others if o.after and o.name},
         "beside": beside,
         "kept": kept,

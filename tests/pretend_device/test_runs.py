@@ -14,6 +14,7 @@ from transformers import BertForQuestionAnswering, BertForTokenClassification, T
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from tests import small, tiny
+from tests.tasks import hearing
 from tunewright.errors import Interrupted
 from tunewright.finished.chat import Chat, chat
 from tunewright.finished.export import export
@@ -145,6 +146,16 @@ def test_sources_and_targets(cuda, folder):
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     data = {"train": "rows.jsonl", "eval": "rows.jsonl"}
     export(ran(folder, task="text2text-generation", keep=["rows.jsonl"], data=data))
+
+
+@pytest.mark.parametrize("kind", ["classes", "whisper", "ctc"])
+def test_recordings(cuda, folder, kind):
+    column, said = ("label", str) if kind == "classes" else ("text", str.upper if kind == "ctc" else str)
+    hearing.rows(folder, column, said)
+    (hearing.ctc_folder if kind == "ctc" else hearing.whisper_folder)(folder / "base")
+    task = "audio-classification" if kind == "classes" else "automatic-speech-recognition"
+    data = {"train": "train.jsonl", "eval": "test.jsonl"}
+    export(ran(folder, task=task, keep=[] if kind == "classes" else ["test.jsonl"], data=data))
 
 
 @pytest.mark.parametrize("task", OTHER)

@@ -174,6 +174,7 @@ def test_bad_pictures(image, tmp_path):
 
 def test_tasks_are_found_by_name():
     assert names() == [
+        *("audio-classification", "automatic-speech-recognition"),
         *("fill-mask", "image-classification", "multiple-choice", "question-answering", "reward-modeling"),
         *("text-classification", "text-generation", "text2text-generation", "token-classification"),
     ]

@@ -1,9 +1,9 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`, `labels` or `score`; `image` + `label`; `audio` + `label`; `audio` + `text`; `text`; `question` + `choices`, or
-+ `context` + `answers`; `tokens` + `tags`; `audio` or `image` with whatever else there is. Columns that a shape does not
-use stay in the row as they are.
+`label`, `labels` or `score`; `image` + `label`; `audio` + `label`; `audio` + `text`; `text`; `question` + `choices`;
+`question` + `context` + `answers`; `tokens` + `tags`; `audio` or `image` with whatever else there is. Columns that a
+shape does not use stay in the row as they are.
 """
 
 from __future__ import annotations
