@@ -15,5 +15,5 @@ def refuse_broken(error: Exception, where: str) -> None:
     raise MissingExtraError(
         f"transformers cannot import the model's class ({type(first).__name__}: {str(first).strip().splitlines()[0]})",
         where=where,
-        remedy="a library that it uses is broken or half installed: install it again; `tunewright doctor` lists versions",
+        remedy="a library that it uses is broken: install it again (`tunewright doctor` lists versions)",
     ) from error
