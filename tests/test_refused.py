@@ -60,6 +60,13 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"stages": [{**TWO_STAGES[1], "name": "one", "start": "stages.two"}, {**TWO_STAGES[1], "start": "base"}]},
         "two",
     ),
+    # packs
+    "a pack that is not there": ({"keep": ["pack:tool-call"]}, "did you mean 'tool-calls'"),
+    "a pack that is named as a text is": ({"keep": ["facts"]}, "write pack:facts"),
+    "a pack of a task that writes nothing": (
+        {"keep": ["pack:facts"], "task": "reward-modeling"},
+        "'pack:facts' asks questions, and models of reward-modeling do not write answers",
+    ),
     # steps afterwards
     "a merge without others": (after("slerp"), "names no other model"),
     "a merge with too many others": (

@@ -43,7 +43,8 @@ MODELS = (
 )
 OWN = ("tunewright.training.train", "tunewright.conformance.bench", "tunewright.models.together", "tests.tiny")
 """What is loaded once, before the first fork: libraries, models, and what of ours no listed line stands in."""
-CHANGED = ("tunewright.methods", "tunewright.weights", "tunewright.data.select", "tunewright.data.synthesize")
+JUDGES = ("tunewright.measure.calls", "tunewright.measure.checkers", "tunewright.measure.languages")
+CHANGED = ("tunewright.methods", "tunewright.weights", "tunewright.data.select", "tunewright.data.synthesize", *JUDGES)
 """Packages whose modules every child loads anew."""
 
 

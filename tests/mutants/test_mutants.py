@@ -14,7 +14,7 @@ from tunewright import catalogue
 from tunewright.data import generators
 
 MUTANTS = list(listed())
-BESIDE = {"from-nothing"}
+BESIDE = {"from-nothing", "calls", "checkers", "languages"}
 """What has lines and is no entry of the catalogue."""
 
 

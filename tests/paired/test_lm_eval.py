@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from tunewright.commands.cli import app
 from tunewright.errors import DataError, RecipeError
+from tunewright.measure.intervals import mcnemar
 from tunewright.paired import lm_eval, shown
-from tunewright.paired.figures import mcnemar
 from tunewright.paired.request import conditions
 
 STAMP = "2026-01-02T03-04-05.678901"

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from tests import small, tiny
 from tunewright.commands.cli import app
-from tunewright.errors import FolderError, MissingExtraError, ModelError, NonFiniteError
-from tunewright.measure.intervals import welch_interval, wilson
-from tunewright.paired import figures, measuring, reading, shown
+from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, NonFiniteError
+from tunewright.measure.intervals import discordant, mcnemar, welch_interval, wilson
+from tunewright.paired import measuring, reading, shown
 from tunewright.paired.measuring import measure
 from tunewright.paired.request import Request, columns, conditions, named
 from tunewright.paired.result import Pair
@@ -137,10 +137,10 @@ def test_welchs_interval_is_scipys_and_covers() -> None:
 
 
 def test_mcnemar_is_the_exact_test_of_the_discordant_rows() -> None:
-    assert figures.discordant([1, 1, 0, 0, 1], [1, 0, 1, 0, 0]) == (2, 1)
-    assert figures.mcnemar(0, 0) == 1.0
-    assert figures.mcnemar(0, 5) == pytest.approx(2 / 2**5)
-    assert figures.mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert discordant([1, 1, 0, 0, 1], [1, 0, 1, 0, 0]) == (2, 1)
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(0, 5) == pytest.approx(2 / 2**5)
+    assert mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
 
 
 def test_other_vocabularies_are_told_in_bits_a_byte_and_without_kl(made: Path, tmp_path: Path) -> None:
@@ -313,3 +313,22 @@ def test_names(made: Path, tmp_path: Path) -> None:
     assert [asked(str(made / n)).kind for n in ("base", "run1")] == ["model", "run"]
     with pytest.raises(FolderError):
         asked(str(comma))
+
+
+def test_rows_that_cannot_be_used_are_told_in_flags(made: Path, tmp_path: Path) -> None:
+    """A recipe's keys are no help to somebody who wrote none."""
+    (tmp_path / "qa.jsonl").write_text(json.dumps({"question": "a", "answer": "b"}) + "\n")
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"prompt": "a"}) + "\n")
+    for name, said in (("qa", "--column prompt=question --column completion=answer"), ("bad", "--data")):
+        asked = Request([str(made / "base")], [str(made / "run1")], data=[str(tmp_path / f"{name}.jsonl")])
+        with pytest.raises(DataError) as error:
+            measure(asked)
+        assert said in str(error.value) and "RECIPE" not in str(error.value) and "columns: {" not in str(error.value)
+
+
+def test_a_measurement_is_not_written_over(made: Path, tmp_path: Path) -> None:
+    sides = [str(made / "base")], [str(made / "run1")]
+    first = measure(Request(*sides, keep=[f"text={made / 'keep.txt'}"]), tmp_path / "out")
+    with pytest.raises(FolderError, match="it holds a measurement already") as error:
+        measure(Request(*sides), tmp_path / "out")
+    assert "name another folder" in str(error.value) and Pair.load(tmp_path / "out") == first

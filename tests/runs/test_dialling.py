@@ -13,7 +13,8 @@ from tests import small, tiny
 from tests.options import inputs, session_of
 from tunewright.measure.cost import Cost
 from tunewright.report.schema import Report
-from tunewright.runs.meter import Meter, Part, spread
+from tunewright.runs.meter import Meter
+from tunewright.runs.parted import Part, spread
 from tunewright.runs.run import run
 
 __all__ = ["inputs"]

@@ -1,4 +1,4 @@
-"""docs/recipe.md, contract.md, exit-codes.md, methods.md, papers.md and tasks.md.
+"""docs/recipe.md, contract.md, exit-codes.md, methods.md, papers.md, tasks.md and packs.md, and READMEs of packs.
 
 Made from types, slots, verbs, methods and cards: `python -m tunewright.commands.docs` writes them into docs/.
 """
@@ -18,7 +18,9 @@ from tunewright.catalogue.annotations import bounds, inner_types, type_name
 from tunewright.catalogue.slot_pages import contract_page
 from tunewright.commands.cli import CODES
 from tunewright.commands.methods_page import methods_page
+from tunewright.commands.packs_page import packs_page, readme
 from tunewright.commands.tasks_page import tasks_page
+from tunewright.measure.pack import SHIPPED, shipped
 from tunewright.papers.page import papers_page
 from tunewright.recipe import Recipe
 from tunewright.recipe.fields import Spec
@@ -148,14 +150,17 @@ PAGES: dict[str, Callable[[], str]] = {
     "methods.md": methods_page,
     "papers.md": papers_page,
     "tasks.md": tasks_page,
+    "packs.md": packs_page,
 }
 """File name under docs/ -> what makes its text."""
 
 
 def main(folder: Path) -> None:
-    """Write the pages."""
+    """Write the pages, and the READMEs of the packs that ship."""
     for name, page in PAGES.items():
         (folder / name).write_text(page(), encoding="utf-8")
+    for name in shipped():
+        (SHIPPED / name / "README.md").write_text(readme(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

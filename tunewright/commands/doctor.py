@@ -90,7 +90,7 @@ _FOR = {
     "track": "TensorBoard",
     "xlsx": "sheets of .xlsx files",
     "remote": "files at https://, s3:// and gs://",
-    "metrics": "span F1, BLEU, chrF, ROUGE and word error rates",
+    "metrics": "span F1, BLEU, chrF, ROUGE, word error rates, and JSON schemas of packs",
     "audio": "recordings in files",
     "peers": "parity tests and benchmarks beside other libraries",
     "dev": "tests, lint and types",

@@ -20,6 +20,7 @@ RequireOption = Annotated[
     "tunewright measure smollm2-135m-instruct runs/tickets",
     "tunewright measure runs/old runs/new --data test.jsonl --keep general=general.txt",
     "tunewright measure base adapters/a --data test.jsonl --require 'target no worse by 0.02' --json",
+    "tunewright measure base runs/new --keep pack:tool-calls --require 'kept.tool-calls no worse by 0.05'",
     "tunewright measure runs/lora-1,runs/lora-2 runs/full-1,runs/full-2",
     "tunewright measure harness/base harness/tuned",
 )
@@ -27,13 +28,18 @@ def measure(
     first: Annotated[str, typer.Argument(metavar="A", help="a run, adapter or model; several seeds: A1,A2")],
     second: Annotated[str, typer.Argument(metavar="B", help="the other, differences are B minus A")],
     data: Annotated[list[str] | None, typer.Option(metavar="FILE", help="rows (default: the run's)")] = None,
-    keep: Annotated[list[str] | None, typer.Option(metavar="[NAME=]FILE", help="texts not to be lost")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]FILE", help="texts or pack:NAME, not to be lost")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="(default: the run's)", autocompletion=completing.tasks)] = None,
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="(default: the task's)")] = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="NAME=COLUMN", help="where --data has it: label=topic")
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="at most so many (default: all)")] = None,
+    probes: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,...", help="such as calibration,intruder-dimensions")
+    ] = None,
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="what adapters go on (default: as they say)")
     ] = None,
@@ -49,6 +55,7 @@ def measure(
     import sys
 
     from tunewright.paired import lm_eval, measuring, shown
+    from tunewright.paired.probing import names
     from tunewright.paired.request import Request, columns, conditions, named
 
     sides = named(first), named(second)
@@ -62,8 +69,10 @@ def measure(
             "column": column,
             "rows": rows,
             "base": base,
+            "probes": probes,
         }
         lm_eval.refuse(flags)
+        measuring.refuse_taken(out)
         pair = lm_eval.measure(*sides, bounds=bounds, out=out)
     else:
         request = Request(
@@ -77,6 +86,7 @@ def measure(
             base=base,
             device=device,
             bounds=bounds,
+            probes=names(probes or []),
         )
         say = (lambda text: None) if quiet or as_json else (lambda text: print(text, file=sys.stderr))
         pair = measuring.measure(request, out, say)

@@ -230,6 +230,7 @@ class _Work:
                 dict(some.base.kept),
                 some.drift_measure,
             )
+            comparison.base_packs = dict(some.base.packs)
             comparison.hardware, comparison.threads, comparison.versions = some.hardware, some.threads, some.versions
         comparison._folder = self.folder
         return comparison

@@ -77,6 +77,7 @@ def run_figures(record: TrialRecord) -> RunFigures:
     if tuned.target is not None and base.target is not None:
         figures.gain = sign_of(record.direction) * (tuned.target - base.target)
     figures.kept = {n: v - base.kept[n] for n, v in tuned.kept.items() if n in base.kept}
+    figures.packs = {n: v - base.packs[n] for n, v in tuned.packs.items() if n in base.packs}
     figures.tokens, figures.steps = cost.get("tokens"), cost.get("steps")
     if cost.get("flops_by_phase") and figures.tokens:  # reports of before hold an estimate, in which all are the same
         figures.flops_per_token = sum(cost["flops_by_phase"].values()) / figures.tokens
@@ -84,6 +85,15 @@ def run_figures(record: TrialRecord) -> RunFigures:
     figures.setup_seconds = sum(spent.get(p, 0.0) for p in ("set-up", "generation", "selection", "statistics"))
     figures.peak_memory_bytes = cost.get("peak_memory_bytes")
     return figures
+
+
+CHANGE: Bounds = (-1.0, 1.0)
+"""What the change of a share can be."""
+
+
+def names_of_packs(runs: Sequence[RunFigures]) -> list[str]:
+    """The packs that any run answered, in order."""
+    return list(dict.fromkeys(n for r in runs for n in r.packs))
 
 
 def mean_kept(reading: Reading) -> float | None:
@@ -170,6 +180,7 @@ def _sum_up(arm: ArmFigures, records: Sequence[TrialRecord], bounded: Bounded) -
     arm.gain = interval([r.gain for r in runs], bounded.gain)
     arm.target = interval([r.target for r in runs], bounded.target)
     arm.lost = interval([sum(r.kept.values()) / len(r.kept) for r in runs if r.kept])
+    arm.packs = {n: i for n in names_of_packs(runs) if (i := interval([r.packs.get(n) for r in runs], CHANGE))}
     arm.drift = interval([r.drift for r in runs], bounded.drift)
     arm.curve = curve(records, bounded)
     first = next((r for r in records if r.finished), None)

@@ -32,11 +32,15 @@ from tunewright.machine import installed
 from tunewright.measure import (
     _kv,
     _mode,
+    asking,
+    calls,
+    checkers,
     choose,
     drift,
     few_shot,
     generate,
     kept,
+    languages,
     linear_probe,
     metrics,
     numeric,
@@ -74,6 +78,7 @@ log = logging.getLogger(__name__)
 MODULES: tuple[ModuleType, ...] = (
     *(_kv, _mode, choose, drift, few_shot, generate, kept, linear_probe, metrics, overlap, sample, sampled),
     *(numeric, several, spans, squad, target, text),
+    *(asking, calls, checkers, languages),
     *(attention, head, heads, load, means, varlen),
     *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, multiple_choice),
     *(question_answering, reward_modeling, text_classification, text_generation),

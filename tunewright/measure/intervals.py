@@ -272,6 +272,22 @@ def paired_proportions(
     return Interval(value=value, **ends, n=n, level=level, unit=unit, method="Newcombe's score, paired")
 
 
+def discordant(first: Sequence[float], second: Sequence[float]) -> tuple[int, int]:
+    """Rows that only the first, and rows that only the second has right, of scores 0 or 1."""
+    pairs = [(a > 0.5, b > 0.5) for a, b in zip(first, second, strict=True)]
+    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """McNemar's exact test (1947): p of a split as uneven, or more so, of the rows on which the two differ."""
+    n = only_first + only_second
+    if not n:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_first, n).pvalue)
+
+
 def bootstrap_statistic(
     statistic: Callable[[np.ndarray], float],
     n: int,

@@ -6,7 +6,7 @@ interval over runs, Welch's where both sides have several, and the unit says "se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,15 +18,20 @@ from tunewright.measure.intervals import (
     Interval,
     alike,
     bootstrap_statistic,
+    discordant,
+    mcnemar,
     t_interval,
     welch_interval,
 )
 from tunewright.measure.kept import FIGURES, DocumentLoss, kept, kept_difference
+from tunewright.measure.pack import Pack
 from tunewright.measure.rows import RowResult
 from tunewright.measure.target import difference, figure_of, get_metric, summary
 from tunewright.paired.reading import Read
 from tunewright.paired.result import Compared
 from tunewright.report.measured import Measured
+from tunewright.report.packed import PackFigure
+from tunewright.runs import packs as packed
 
 CHOICE = "likelihood choice"
 """What the choice by likelihood among labels is called."""
@@ -108,22 +113,6 @@ def _figure(results: Sequence[RowResult], metric: str) -> float:
     return float((np.array([r.score for r in results]) * weights).sum() / weights.sum())
 
 
-def discordant(first: Sequence[float], second: Sequence[float]) -> tuple[int, int]:
-    """Rows that only the first, and rows that only the second has right, of scores 0 or 1."""
-    pairs = [(a > 0.5, b > 0.5) for a, b in zip(first, second, strict=True)]
-    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """McNemar's exact test (1947): p of a split as uneven, or more so, of the rows on which the two differ."""
-    n = only_first + only_second
-    if not n:
-        return 1.0
-    from scipy.stats import binomtest
-
-    return float(binomtest(only_first, n).pvalue)
-
-
 def kept_of(first: Sequence[Read], second: Sequence[Read]) -> list[Measured]:
     """Loss on each kept text; in bits a byte between models of other vocabularies, whose tokens are not the same."""
     same = len({r.vocabulary for r in [*first, *second]}) == 1
@@ -132,6 +121,19 @@ def kept_of(first: Sequence[Read], second: Sequence[Read]) -> list[Measured]:
         sides = [[r.kept[name] for r in side] for side in (first, second)]
         same_tokens = same and len({tuple((d.id, d.tokens) for d in docs) for side in sides for docs in side}) == 1
         out.append(_kept(name, sides, same_tokens, first[0].unit))
+    return out
+
+
+def packs_of(first: Sequence[Read], second: Sequence[Read], packs: Mapping[str, Pack]) -> list[PackFigure]:
+    """The share of right answers to each pack's questions; of several runs of a side over these."""
+    if len(first) == len(second) == 1:
+        return [packed.figure(pack, first[0].packs[name], second[0].packs[name]) for name, pack in packs.items()]
+    out = []
+    for name, pack in packs.items():
+        by_run = [[figure_of(r.packs[name], packed.METRIC) for r in side] for side in (first, second)]
+        one = PackFigure(name=name, metric=packed.METRIC, n=len(pack.rows), floor=pack.info.floor)
+        one.before, one.after, one.difference = over_seeds(by_run[0], by_run[1], SHARE, len(pack.rows))
+        out.append(one)
     return out
 
 

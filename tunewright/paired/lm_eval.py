@@ -21,11 +21,12 @@ from tunewright.measure.intervals import (
     SHARE,
     Interval,
     bootstrap_mean,
+    discordant,
+    mcnemar,
     paired_difference,
     paired_proportions,
     wilson,
 )
-from tunewright.paired.figures import discordant, mcnemar
 from tunewright.paired.result import Compared, Pair, SideInfo
 from tunewright.recipe.gate import Bound
 from tunewright.report.gated import judge

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunewright.contract.task import Task
 from tunewright.data.dataset import labels_of
-from tunewright.errors import FolderError, RecipeError, did_you_mean
+from tunewright.errors import DataError, FolderError, RecipeError, did_you_mean
 from tunewright.measure._mode import device_of
+from tunewright.measure.asking import check_answers
+from tunewright.measure.pack import Pack, is_pack, load_pack
 from tunewright.measure.rows import pair, write_rows
 from tunewright.models.precision import choose_precision
 from tunewright.paired import figures
+from tunewright.paired.probing import Probing, probing
 from tunewright.paired.reading import Origin, Read, Wanted, apart, origin, read
-from tunewright.paired.request import Request
+from tunewright.paired.request import Request, in_flags
 from tunewright.paired.result import Apart, Pair, SideInfo
 from tunewright.paired.sides import Asked, Opened, asked, device_for, open_side, problem_named, task_named
 from tunewright.recipe import DataSpec, Recipe, Source, TrainSpec
 from tunewright.recipe.gate import KEPT
 from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.report.gated import judge
+from tunewright.report.schema import Probe
+from tunewright.runs.packs import packs_of
 from tunewright.runs.sources import kept_sources
 from tunewright.tasks import as_problem, get_task
 
@@ -35,8 +41,23 @@ def measure(request: Request, out: Path | None = None, say: Say = lambda text: N
 
     Every TunewrightError names what cannot be used: a folder, a row, a task that differs, a figure that is not finite.
     """
+    refuse_taken(out)
+    with closing(probing(request.probes)) as probes:
+        try:
+            return _measured(request, probes, out, say)
+        except DataError as e:
+            if request.data:
+                e.what, e.remedy = in_flags(e.what), in_flags(e.remedy or "") or None
+            raise
+
+
+def _measured(request: Request, probes: Probing, out: Path | None, say: Say) -> Pair:
     first, second = ([asked(name, request.base) for name in names] for names in (request.first, request.second))
+    if probes.probes and len(first) + len(second) > 2:
+        what = "a probe looks at two models, and a side has several runs"
+        raise RecipeError(what, where="--probes", remedy="name one run a side, or leave the probes out")
     reader = _reader(request, [*second, *first])
+    reader.probing = probes
     _refuse(request, reader.wanted)
     there: Origin | None = None
     drifts: list[Apart] = []
@@ -58,8 +79,10 @@ def measure(request: Request, out: Path | None = None, say: Say = lambda text: N
         task=reader.task.name,
         target=figures.target_of(*reads),
         kept=figures.kept_of(*reads),
+        packs=figures.packs_of(*reads, reader.wanted.packs),
         calibration=figures.calibration_of(*reads),
         drift=_over_runs(drifts),
+        probes=reader.probed,
         notes=[*_other_words([*first, *second], reader.data), *reader.notes, *reader.otherwise(), *_left_out(reads)],
     )
     if (choice := figures.choice_of(*reads)) is not None:
@@ -86,17 +109,21 @@ class _Reader:
     hashes: dict[str, str] = field(default_factory=dict)
     computed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    probing: Probing = field(default_factory=lambda: Probing({}))
+    probed: dict[str, Probe] = field(default_factory=dict)
 
     def first(self, member: Asked, *, alone: bool) -> tuple[Read, Origin | None]:
         """What a member of the first side gives; of one alone also what drift is told from."""
         side = self._opened(member)
         found = read(side, self.wanted)
+        self.probing.keep(side, found)
         return found, origin(side, self.wanted, found) if alone else None
 
     def second(self, member: Asked, there: Origin | None) -> tuple[Read, Apart | None]:
         """What a member of the second side gives, and how far it is from the first."""
         side = self._opened(member)
         found = read(side, self.wanted)
+        self.probed = self.probing.run(side, found)
         if there is None:
             return found, None
         if there.reference is not None and there.vocabulary != found.vocabulary:
@@ -132,6 +159,8 @@ def _reader(request: Request, sides: Sequence[Asked]) -> _Reader:
     if (problem := problem_named(sides)) in task.problem_types:
         task = as_problem(task, problem)
     wanted, data = _wanted(request, recipe)
+    for pack in wanted.packs.values():
+        check_answers(task, pack.name, "--keep")
     labels = recipe.data.labels if recipe is not None and task.labelled else None
     if task.labelled and labels is None and wanted.data:
         labels = list(labels_of(wanted.data, wanted.base, task))
@@ -148,9 +177,10 @@ def _refuse(request: Request, wanted: Wanted) -> None:
         if b.figure == "drift" and len(request.first) > 1:
             what = "drift is measured from one model, and the first side has several"
             raise RecipeError(what, where=where, remedy="name one run first, or leave the condition out")
-        if b.figure.startswith(KEPT) and (name := b.figure.removeprefix(KEPT)) not in wanted.keep:
+        known = [*wanted.keep, *wanted.packs]
+        if b.figure.startswith(KEPT) and (name := b.figure.removeprefix(KEPT)) not in known:
             what = f"nothing that is kept is called '{name}'"
-            raise RecipeError(what, where=where, remedy=did_you_mean(b.figure, [KEPT + k for k in wanted.keep]))
+            raise RecipeError(what, where=where, remedy=did_you_mean(b.figure, [KEPT + k for k in known]))
         if b.figure == "target" and not wanted.data:
             raise RecipeError("there are no rows to measure the target on", where=where, remedy="write --data FILE")
 
@@ -168,11 +198,11 @@ def _wanted(request: Request, recipe: Recipe | None) -> tuple[Wanted, DataSpec]:
     given = [Source(path=p, columns=dict(request.columns)) for p in named]
     if recipe is None:
         data = DataSpec(train=given or [Source(path=request.keep[0])])
-        measured, keep, base = given, _kept(request.keep), here
+        measured, (keep, packs), base = given, _kept(request.keep), here
     else:
         data, base = recipe.data, recipe.base
         measured = given or list(recipe.data.eval or [])
-        keep = _kept(request.keep) if request.keep else kept_sources(recipe)
+        keep, packs = _kept(request.keep) if request.keep else (kept_sources(recipe), packs_of(recipe))
     spec = recipe.measurement if recipe is not None else None
     metric = request.metric or (spec.metric if spec is not None and not given else "auto")
     own: dict[str, Any] = {}
@@ -180,7 +210,7 @@ def _wanted(request: Request, recipe: Recipe | None) -> tuple[Wanted, DataSpec]:
         own = {"max_new_tokens": spec.max_new_tokens, "beams": spec.num_beams}
         own |= {"sequences": spec.drift_sequences, "tokens": spec.drift_tokens}
     rows = request.rows or (spec.rows if spec is not None and not given else None)
-    return Wanted(measured, keep, base, metric, rows, **own), data
+    return Wanted(measured, keep, base, metric, rows, packs=packs, sure=bool(request.probes), **own), data
 
 
 def _placed(path: str) -> str:
@@ -190,16 +220,17 @@ def _placed(path: str) -> str:
     return str(here.absolute()) if file else path
 
 
-def _kept(texts: Sequence[str]) -> dict[str, Source]:
-    """Kept texts by name: `name=FILE`, or a file's own name."""
+def _kept(texts: Sequence[str]) -> tuple[dict[str, Source], dict[str, Pack]]:
+    """Kept texts and packs by name: `name=FILE`, or a file's own name."""
     pairs: list[tuple[str | None, str]] = []
     for text in texts:
         name, equals, path = text.partition("=")
         pairs.append((name, path) if equals and not Path(text).exists() else (None, text))
     if again := called_twice(pairs):
         raise RecipeError(f"two kept texts are called '{again[1]}'", where="--keep", remedy="write --keep NAME=FILE")
-    located = [_placed(p) for _, p in pairs]
-    return {n: Source(path=p) for n, p in zip(kept_names(pairs), located, strict=True)}
+    named = list(zip(kept_names(pairs), [p for _, p in pairs], strict=True))
+    packs = {n: load_pack(p, name=n, where="--keep") for n, p in named if is_pack(p)}
+    return {n: Source(path=_placed(p)) for n, p in named if not is_pack(p)}, packs
 
 
 def _other_words(sides: Sequence[Asked], data: DataSpec) -> list[str]:
@@ -229,9 +260,17 @@ def _info(members: Sequence[Asked], hashes: Mapping[str, str]) -> SideInfo:
 
 def _left_out(reads: Sequence[Sequence[Read]]) -> list[str]:
     """What to say of rows that one side could not read."""
-    ids: list[set[str]] = [{r.id for r in read.target} for side in reads for read in side]
+    ids = [{r.id for r in read.target} for side in reads for read in side]
     lost = len(set.union(*ids)) - len(set.intersection(*ids)) if ids else 0
     return [f"{lost} rows are left out: not every side could read them (data.max_length)"] if lost else []
+
+
+def refuse_taken(out: Path | None) -> None:
+    """FolderError for a folder that holds a measurement: it would be lost."""
+    if out is not None and (out / Pair.file).exists():
+        raise FolderError(
+            f"it holds a measurement already ({Pair.file})", where=str(out), remedy="name another folder with --out"
+        )
 
 
 def _write(out: Path, result: Pair, reads: Sequence[Sequence[Read]]) -> None:
@@ -240,7 +279,7 @@ def _write(out: Path, result: Pair, reads: Sequence[Sequence[Read]]) -> None:
     except OSError as e:
         raise FolderError(f"cannot be made: {e.strerror or e}", where=str(out), remedy="choose another --out") from None
     result.save(out)
-    if len(reads[0]) == len(reads[1]) == 1 and reads[0][0].target:
-        there = [{r.id: r for r in side[0].target} for side in reads]
+    if len(reads[0]) == len(reads[1]) == 1 and (reads[0][0].target or reads[0][0].packs):
+        there = [{r.id: r for r in side[0].every_answer()} for side in reads]
         ids = [i for i in there[0] if i in there[1]]
         write_rows(out / ROWS, pair(*([t[i] for i in ids] for t in there)))

@@ -11,6 +11,7 @@ from tunewright.contract.batch import Row
 from tunewright.data.dataset import build
 from tunewright.errors import DataError, NonFiniteError
 from tunewright.files.cache import cache_folder
+from tunewright.measure.asking import ask, questions
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.drift import (
     Drift,
@@ -23,6 +24,7 @@ from tunewright.measure.drift import (
     take_reference,
 )
 from tunewright.measure.kept import DocumentLoss, document_losses
+from tunewright.measure.pack import Pack
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import conditioning_ids, sample_sequences
 from tunewright.measure.target import answers_and_choices, evaluate, get_metric, longest_answer
@@ -33,7 +35,7 @@ from tunewright.runs.sources import kept_options
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of each side, the same of both."""
+    """What is read of each side, the same of both. `sure`: also how sure choices among labels are."""
 
     data: Sequence[Source]
     keep: Mapping[str, Source]
@@ -44,6 +46,8 @@ class Wanted:
     beams: int | None = None
     sequences: int = 64
     tokens: int = 64
+    packs: Mapping[str, Pack] = field(default_factory=dict)
+    sure: bool = False
 
 
 @dataclass
@@ -55,9 +59,14 @@ class Read:
     target: list[RowResult] = field(default_factory=list)
     choice: list[RowResult] = field(default_factory=list)
     kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
+    packs: dict[str, list[RowResult]] = field(default_factory=dict)
     vocabulary: int = 0
     unit: str = "nats per token"
     asked: list[Row] = field(default_factory=list)
+
+    def every_answer(self) -> list[RowResult]:
+        """Results by row, of the rows and then of each pack's questions."""
+        return [*self.target, *(r for answers in self.packs.values() for r in answers)]
 
 
 def read(side: Opened, wanted: Wanted) -> Read:
@@ -72,7 +81,7 @@ def read(side: Opened, wanted: Wanted) -> Read:
         labels = distinct_labels(out.asked) if generated and task.continues else None
         if labels:
             out.target, out.choice = answers_and_choices(
-                model, side.tokenizer, out.asked, labels, out.metric, max_new_tokens=longest
+                model, side.tokenizer, out.asked, labels, out.metric, max_new_tokens=longest, full=wanted.sure
             )
         else:
             out.target = evaluate(
@@ -88,6 +97,8 @@ def read(side: Opened, wanted: Wanted) -> Read:
     for name, source in wanted.keep.items():
         texts = build([source], task, side.tokenizer, kept_options(side.options), cache_folder(), base=wanted.base)
         out.kept[name] = document_losses(model, side.loaded.tokenizer, task, list(texts.rows), packed=side.packed)
+    for name, pack in wanted.packs.items():
+        out.packs[name] = ask(model, side.tokenizer, task, questions(pack, task, side.tokenizer, side.options))
     _refuse_nonfinite(out)
     return out
 

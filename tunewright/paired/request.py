@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunewright.errors import RecipeError
+from tunewright.recipe import MethodUse
 from tunewright.recipe.gate import Bound, bound
 
 _CONDITION = re.compile(r"^\s*([A-Za-z0-9_./-]+)\s*:?\s*((?:[<>]|no\b|better\b).*)$", re.IGNORECASE)
@@ -30,6 +31,7 @@ class Request:
     base: str | None = None
     device: str = "auto"
     bounds: Sequence[Bound] = ()
+    probes: Sequence[str | MethodUse] = ()
 
 
 def named(text: str) -> list[str]:
@@ -66,3 +68,24 @@ def columns(written: Sequence[str]) -> dict[str, str]:
             raise RecipeError(f"'{text}' names no column", where="--column", remedy="write --column label=topic")
         found[name] = column
     return found
+
+
+_COLUMNS = re.compile(r"columns: \{([^{}]*)\}")
+_SAID_OTHERWISE = {
+    "or name its column in data.columns": "or name its column with --column",
+    "`tunewright check RECIPE` lists them all, and with --clean writes a clean copy": "mend them, or give other --data",
+    "`tunewright check RECIPE` lists every row's reason": "look at its rows, or give other --data",
+}
+
+
+def in_flags(text: str) -> str:
+    """What is said of a recipe's keys, said of flags: rows that --data names have no recipe."""
+    for key, flag in _SAID_OTHERWISE.items():
+        text = text.replace(key, flag)
+    return _COLUMNS.sub(lambda m: " ".join(f"--column {_pair(part)}" for part in m[1].split(",")), text)
+
+
+def _pair(part: str) -> str:
+    name, _, column = part.partition(":")
+    column = column.strip()
+    return f"{name.strip()}={'COLUMN' if column == '...' else column}"

@@ -9,7 +9,9 @@ from pydantic import Field
 from tunewright.measure.intervals import Interval
 from tunewright.report.gated import Gate
 from tunewright.report.measured import Measured
+from tunewright.report.packed import PackFigure
 from tunewright.report.saved import Part, Saved
+from tunewright.report.schema import Probe
 
 
 class SideInfo(Part):
@@ -54,7 +56,9 @@ class Pair(Saved):
     target: Compared | None = Field(None, description="the headline metric on the rows")
     others: list[Compared] = Field(default_factory=list, description="further metrics, such as a harness's tasks")
     kept: list[Measured] = Field(default_factory=list, description="loss on each kept text, paired by document")
+    packs: list[PackFigure] = Field(default_factory=list, description="questions judged by rule, paired by question")
     calibration: Compared | None = Field(None, description="expected calibration error of answers with a confidence")
     drift: Apart | None = Field(None, description="how far the second is from the first")
+    probes: dict[str, Probe] = Field(default_factory=dict, description="probe -> result, the first side as the base")
     notes: list[str] = Field(default_factory=list, description="what to know when reading it")
     gate: Gate | None = Field(None, description="the verdict on conditions that were asked for")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 
 from rich.console import Console, Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from tunewright.measure.intervals import Interval
 from tunewright.paired.figures import CHOICE
 from tunewright.paired.result import Compared, Pair
-from tunewright.report import gate_lines, words
+from tunewright.report import gate_lines, pack_words, words
+from tunewright.report.cells import cell
 from tunewright.report.measured import Measured
+from tunewright.report.packed import PackFigure
+from tunewright.report.schema import Probe
 from tunewright.report.terminal import STYLES, Cell, Numbers, Paragraph, clean
 
 
@@ -23,6 +27,9 @@ def table(pair: Pair) -> Numbers | None:
         rows.append(_row(pair.target, name if pair.target.name == "target" else _beside(pair.target), "bold"))
     rows += [_row(m, _beside(m), "") for m in pair.others]
     rows += [_row(m, words.subject(m), "") for m in pair.kept]
+    for figure, name, kind, note in pack_words.lines(pair.packs):
+        said = ("  " if kind == "beside" else "") + ", ".join(t for t in (name, note) if t)
+        rows.append(_row(figure, said, "", pack_words.fate(figure)))
     if pair.calibration is not None:
         rows.append(_row(pair.calibration, words.metric_name(pair.calibration.metric), ""))
     if pair.drift is not None:
@@ -38,7 +45,7 @@ def _beside(measured: Compared) -> str:
     return f"{words.metric_name(measured.metric)}: {measured.name}"
 
 
-def _row(measured: Measured, name: str, style: str) -> tuple[Text, tuple[Cell, ...]]:
+def _row(measured: Measured, name: str, style: str, fate: str | None = None) -> tuple[Text, tuple[Cell, ...]]:
     text = Text(clean(name), style=style)
     if unit := words.unit_of(measured.unit):
         text.append(f", {unit.replace(' per ', '/')}", style="dim")
@@ -46,7 +53,7 @@ def _row(measured: Measured, name: str, style: str) -> tuple[Text, tuple[Cell, .
     change = Cell(
         "" if d is None else words.score(d.value, measured.unit, sign=True),
         words.span(d, measured.unit),
-        STYLES.get(words.verdict(measured), ""),
+        STYLES.get(fate or words.verdict(measured), ""),
     )
     return text, (_cell(measured.before, measured.unit), _cell(measured.after, measured.unit), change)
 
@@ -55,12 +62,15 @@ def _cell(interval: Interval | None, unit: str) -> Cell:
     return Cell() if interval is None else Cell(words.score(interval.value, unit), words.span(interval, unit))
 
 
-def mcnemar(measured: Compared) -> str | None:
+def mcnemar(measured: Compared | PackFigure) -> str | None:
     """What the rows say on which only one side is right."""
     if measured.right is None or measured.mcnemar is None:
         return None
     first, second = measured.right
-    name = _beside(measured).strip() if measured.name != "target" else words.metric_name(measured.metric)
+    if isinstance(measured, PackFigure):
+        name = words.subject(measured)
+    else:
+        name = _beside(measured).strip() if measured.name != "target" else words.metric_name(measured.metric)
     return (
         f"{name}: {first:,} rows only the first has right, {second:,} only the second (McNemar's exact p = "
         f"{words.plain(measured.mcnemar, 2)})"
@@ -69,7 +79,7 @@ def mcnemar(measured: Compared) -> str | None:
 
 def intervals(pair: Pair) -> str:
     """What the intervals are over."""
-    figures: list[Measured] = [m for m in (pair.target, *pair.others, *pair.kept) if m is not None]
+    figures: list[Measured] = [m for m in (pair.target, *pair.others, *pair.kept, *pair.packs) if m is not None]
     over = sorted({words.KINDS[m.difference.unit] for m in figures if m.difference is not None})
     if not over:
         return ""
@@ -90,12 +100,33 @@ def layout(pair: Pair) -> Group:
         parts += [numbers, Text("")]
     if meaning := intervals(pair):
         parts += [Paragraph(meaning, "dim"), Text("")]
-    tests = [t for m in (pair.target, *pair.others) if m is not None and (t := mcnemar(m))]
+    tests = [t for m in (pair.target, *pair.others, *pair.packs) if m is not None and (t := mcnemar(m))]
     parts += [Paragraph(t) for t in tests] + ([Text("")] if tests else [])
+    for name, probe in pair.probes.items():
+        parts += [*_probe(name, probe), Text("")]
     parts += [Paragraph(f"note: {clean(note)}", "yellow") for note in pair.notes]
     if pair.gate is not None:
         parts += [Text(clean(line)) for line in gate_lines.lines(pair.gate)]
     return Group(*parts)
+
+
+MOST = 12
+"""Rows of a probe's table that are printed; measured.json has them all."""
+
+
+def _probe(name: str, probe: Probe) -> list[RenderableType]:
+    """A probe's values and the first rows of its table."""
+    parts: list[RenderableType] = [Text(clean(probe.title or name), style="bold")]
+    parts += [Paragraph(clean(probe.description), "dim")] if probe.description else []
+    parts += [Text(f"  {clean(key.replace('_', ' '))}: {clean(cell(value))}") for key, value in probe.values.items()]
+    if probe.rows:
+        table = Table(*probe.columns, box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim")
+        for row in probe.rows[:MOST]:
+            table.add_row(*(clean(cell(value)) for value in row))
+        parts.append(table)
+    if len(probe.rows) > MOST:
+        parts.append(Paragraph(f"  {len(probe.rows) - MOST} more rows: --json, or measured.json", "dim"))
+    return parts
 
 
 def text(pair: Pair, width: int = 100) -> str:

@@ -15,18 +15,19 @@ from tunewright.contract.pairs import GIVE_TWO, ONE_ANSWER
 from tunewright.contract.record_change import RecordChange, stand_ins
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions
-from tunewright.data.check import CheckReport, Notice, check, write_clean
+from tunewright.data.check import CheckReport, Notice, SourceReport, check, write_clean
 from tunewright.data.dataset import labels_of
 from tunewright.data.facts import SINGLE
 from tunewright.errors import DataError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Reading, reading
 from tunewright.loading.options import options_of
+from tunewright.measure.asking import Questions
 from tunewright.planning.refusals import Refusals, of_methods, of_needs, of_rehearsal
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook
-from tunewright.runs import streamed
+from tunewright.runs import packs, streamed
 from tunewright.runs.assemble import READ_ANEW
 from tunewright.runs.fresh import model_of
 from tunewright.runs.making import makers_of, place_of
@@ -115,6 +116,8 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
     skip = {role for role, data in lenient.items() if data.bad_rows == "skip"}
     report = check(groups, task, reads, options, base=recipe.base, cache=cache, changes=changes, skip=skip)
     report.cautions += streamed.notes([d for made in report.datasets.values() for d in made])
+    asked = refused.of(packs.asked, recipe, task, model.tokenizer, options["train"]) or {}
+    report.sources += [_questions(name, found) for name, found in asked.items()]
     for stage in recipe.stages:
         if any(m.pairs for _, m in named[stage.name]):
             refused.of(_paired, recipe, stage, report)
@@ -136,6 +139,14 @@ def _first_rows(recipe: Recipe, report: CheckReport) -> dict[str, list[Any]]:
     if recipe.data.validation is not None:
         rows.setdefault("validation", rows["train"])  # a share that is held out
     return {**kept, **rows, "keep": [row for found in kept.values() for row in found]}
+
+
+def _questions(name: str, asked: Questions) -> SourceReport:
+    """A pack among the sources: nothing of it is trained on."""
+    counts = dict.fromkeys(("problems", "left_out", "zero_trained", "trained_tokens"), 0)
+    return SourceReport(
+        name, "keep", {"questions": len(asked.rows)}, {**counts, "read": len(asked.rows), "tokens": asked.tokens}
+    )
 
 
 def _writable(folder: Path) -> Path | None:

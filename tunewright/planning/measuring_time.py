@@ -11,7 +11,9 @@ from tunewright.contract.batch import Row
 from tunewright.machine.devices import sees, wait
 from tunewright.measure.cost import Cost
 from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
+from tunewright.measure.generate import greedy
 from tunewright.measure.sample import sample_sequences
+from tunewright.measure.text import prompt_ids
 from tunewright.planning.estimated import Estimate
 from tunewright.runs.meter import Meter
 from tunewright.runs.selecting import subset
@@ -26,7 +28,7 @@ row's.
 AT_ONCE = 2048
 """Tokens that a comparison with the base reads at once (`measure.drift`)."""
 SAMPLED = 8
-"""Tokens of each drift sequence that are sampled to time sampling."""
+"""Tokens of each drift sequence, and of each answer to a pack, that are written to time it."""
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -52,6 +54,7 @@ class Readings:
     whole: float
     plain: float
     kept: float
+    packs: float
     compare: Callable[[], float]
 
 
@@ -61,19 +64,20 @@ def time_base(session: Session, found: Estimate) -> Readings:
     found.cached, sampled = meter.known()
     whole, plain = _target(session, len(meter.rows))
     kept = sum(_kept(session, name) for name in session.keep)
+    packs = sum(_pack(session, name) for name in session.packs)
     read, compare = _drift(session, meter)
     few_shot = plain if meter.shows and spec.few_shot else 0.0
     sampling = 0.0 if sampled else _sampling(session, spec.drift_sequences, spec.drift_tokens)
-    found.base = 0.0 if found.cached else whole + few_shot + kept + read + sampling
+    found.base = 0.0 if found.cached else whole + few_shot + kept + packs + read + sampling
     found.evaluations = sum(_evaluations(session, part) for part in session.stages)
-    return Readings(whole, plain, kept, compare)
+    return Readings(whole, plain, kept, packs, compare)
 
 
 def time_tuned(session: Session, found: Estimate, readings: Readings) -> None:
     """Fill in what measuring the tuned model costs, at each strength; its change is there now, folded as it will be."""
     with session.adapted.evaluating(), session.adapted.at_strength(1.0):
         compared = readings.compare()
-    found.tuned = readings.whole + readings.kept + compared
+    found.tuned = readings.whole + readings.kept + readings.packs + compared
     if session.adapted.foldable:
         strengths = {*session.recipe.measurement.strengths} - {0.0, 1.0}
         rows, most = len(Meter(session, Cost()).rows), session.recipe.measurement.dial_rows
@@ -91,7 +95,7 @@ def _target(session: Session, n: int) -> tuple[float, float]:
     """Seconds to read n evaluated rows: with choosing among the labels, and without."""
     if session.eval is None or not n:
         return 0.0, 0.0
-    few = Meter(replace(session, eval=_spread(session.eval, ANSWERED), keep={}), Cost())
+    few = Meter(replace(session, eval=_spread(session.eval, ANSWERED), keep={}, packs={}), Cost())
     few.metric, few.generated, few.shows = (every := Meter(session, Cost())).metric, every.generated, every.shows
     few.labels, rows = every.labels, few.rows
     scale = n / len(rows)
@@ -102,8 +106,23 @@ def _target(session: Session, n: int) -> tuple[float, float]:
 def _kept(session: Session, name: str) -> float:
     dataset = session.keep[name]
     few = _spread(dataset, FEW)
-    meter = Meter(replace(session, eval=None, keep={name: few}), Cost())
+    meter = Meter(replace(session, eval=None, keep={name: few}, packs={}), Cost())
     return _seconds(lambda: meter.read(choice=False)) * dataset.counts["tokens"] / max(1, few.counts["tokens"])
+
+
+def _pack(session: Session, name: str) -> float:
+    """Seconds of a pack: a batch of its questions is answered, a few tokens each."""
+    asked, most = session.packs[name], session.packs[name].pack.info.max_new_tokens
+    rows, tokens = asked.rows[:ANSWERED], min(SAMPLED, most)
+    prompts = [prompt_ids(row) for row in rows]
+
+    def write() -> None:
+        if session.task.continues:
+            greedy(session.adapted.outer, session.tokenizer, prompts, tokens, rows=rows)
+        else:
+            session.task.write(session.adapted.outer, session.tokenizer, prompts, tokens)
+
+    return _seconds(write) * most / tokens * len(asked.rows) / len(rows)
 
 
 def _drift(session: Session, meter: Meter) -> tuple[float, Callable[[], float]]:

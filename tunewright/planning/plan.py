@@ -117,7 +117,9 @@ def _sources(session: Session) -> list[SourcePlan]:
     ):
         named += [(role, d) for d in dataset.sources] if dataset is not None else []
     keys = ("read", "rows", "tokens", "trained_tokens", "too_long", "pieces", "zero_trained")
-    return [SourcePlan(d.name, role, *(d.counts[k] for k in keys)) for role, d in named]
+    sources = [SourcePlan(d.name, role, *(d.counts[k] for k in keys)) for role, d in named]
+    packs = [(f"pack {name}", len(asked.rows), asked.tokens) for name, asked in session.packs.items()]
+    return sources + [SourcePlan(name, "keep", n, n, tokens, 0, 0, 0, 0) for name, n, tokens in packs]
 
 
 def _ends(session: Session, dataset: Dataset) -> Ends | None:

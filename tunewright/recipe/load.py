@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from tunewright import catalogue
 from tunewright.errors import RecipeError, did_you_mean
+from tunewright.files.home import expanded
 from tunewright.files.regular import regular
 from tunewright.recipe import sequence, yaml_text
 from tunewright.recipe.explain import as_written, explain
 from tunewright.recipe.models import TRAIN
-from tunewright.recipe.naming import kept_names
+from tunewright.recipe.naming import PACK, kept_names, pack_folder
 from tunewright.recipe.overrides import override, rename_old_keys
 
 _AFTER = ("weights/", "methods/decoding")
@@ -228,7 +229,10 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
         spec |= {key: path(spec[key]) for key in local if key in spec}
     for keep, name in zip(tree["keep"], kept_names([(k.get("name"), k["data"]) for k in tree["keep"]]), strict=True):
         keep["name"] = name
-        keep["data"] = path(keep["data"])
+        if not keep["data"].startswith(PACK):
+            keep["data"] = path(keep["data"])
+        elif (folder := pack_folder(keep["data"])) is not None:
+            keep["data"] = f"{PACK}{(base / expanded(folder)).resolve()}"
     for stage in tree["stages"]:
         sources(stage.get("data"))
         replayed(stage.get("data"))

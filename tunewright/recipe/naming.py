@@ -11,6 +11,16 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import PurePath
 
+PACK = "pack:"
+"""What stands before the name of a pack that ships, or a folder's path that has a slash in it (`pack:./mine`)."""
+
+
+def pack_folder(data: str) -> str | None:
+    """The path that `pack:./mine` names; None where it is the name of one that ships."""
+    name = data.removeprefix(PACK)
+    return name if "/" in name or name.startswith((".", "~")) else None
+
+
 Entry = tuple[str | None, str]
 """(its own name, its data)."""
 

@@ -206,12 +206,27 @@ class Keep(Spec):
     compact: ClassVar[bool] = True
     data: Annotated[str, Place] = Field(
         min_length=1,
-        description="general text (or rows) whose loss is measured before and after",
+        description="general text (or rows) whose loss is measured before and after, or a pack of questions "
+        "(pack:NAME, pack:./FOLDER) whose answers are judged",
         examples=["general.txt"],
     )
-    metric: Literal["loss"] = Field("loss", description="what is measured on it, in nats per token", examples=["loss"])
+    metric: Literal["loss"] = Field(
+        "loss", description="what is measured on a text, in nats per token", examples=["loss"]
+    )
     name: str | None = Field(None, description="its name in the report; none: the file's name", examples=["general"])
-    limit: Whole | None = Field(None, gt=0, description="read at most this many documents", examples=[200])
+    limit: Whole | None = Field(None, gt=0, description="read at most this many documents or questions", examples=[200])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_a_key(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) == 1 and not value.keys() & cls.model_fields.keys():
+            name, data = next(iter(value.items()))
+            if isinstance(data, str):
+                raise problem(
+                    "an entry of keep is a file or a pack, not a name with one",
+                    f"write keep: [{{data: {data}, name: {name}}}]",
+                )
+        return value
 
 
 class TrainSpec(Spec):

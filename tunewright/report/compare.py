@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from tunewright.errors import FolderError
 from tunewright.measure.intervals import Interval
-from tunewright.report import plots, words
+from tunewright.report import pack_words, plots, words
 from tunewright.report.compare_race import dropped, drops, race_words
 from tunewright.report.compare_schema import Against, ArmFigures, Comparison
 from tunewright.report.page import page
@@ -97,6 +97,7 @@ def headline(c: Comparison) -> list[str]:
             "be kept changed by "
             f"{words.score(most.lost_at_target.value, NATS, sign=True)} nats per token{also}."
         )
+    said += pack_words.compared(c.base_packs, [(a.name, a.packs) for a in ordered(c)])
     said.append(_won(c))
     return said
 
@@ -298,6 +299,7 @@ def html(c: Comparison) -> str:
         "points": "points" if c.unit == "fraction" else c.unit,
         "failed": [(a, r) for a in c.arms for r in a.runs if r.status != "finished"],
         "kept_names": list(c.base_kept),
+        "pack_names": list(c.base_packs),
         "drift_name": words.drift_name(c.drift_measure) if c.drift_measure else "",
         "runs": sum(len(a.runs) for a in c.arms),
         "race": race_words(c),

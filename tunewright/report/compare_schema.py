@@ -81,6 +81,9 @@ class RunFigures(Part):
     kept: dict[str, float] = Field(
         default_factory=dict, description="kept name -> change of its loss, nats per token, positive: worse"
     )
+    packs: dict[str, float] = Field(
+        default_factory=dict, description="pack -> change of its share of right answers, positive: better"
+    )
     drift: float | None = None
     lost_at_target: float | None = Field(
         None, description="mean change of kept losses where the curve reaches the common target"
@@ -147,6 +150,9 @@ class ArmFigures(Part):
     lost_against: Against | None = Field(
         None, description="what it keeps at the common target, beside the arm that keeps most"
     )
+    packs: dict[str, Interval] = Field(
+        default_factory=dict, description="pack -> change of its share of right answers at full strength"
+    )
     drift: Interval | None = None
     drift_at_target: Interval | None = None
     curve: list[CurvePoint] = Field(default_factory=list)
@@ -186,6 +192,7 @@ class Comparison(Saved):
     evaluated: int | None = Field(None, description="rows that the target was measured on")
     base_target: float | None = Field(None, description="the untouched base on those rows")
     base_kept: dict[str, float] = Field(default_factory=dict, description="its losses on what is to be kept")
+    base_packs: dict[str, float] = Field(default_factory=dict, description="its shares of right answers of packs")
     drift_measure: Literal["kl", "1-cka"] | None = None
     budget: dict[str, float] = Field(description="the one budget for all")
     budget_words: str = Field(description="what it counts")

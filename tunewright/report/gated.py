@@ -55,6 +55,9 @@ class Figures(Protocol):
     def kept(self) -> Sequence[Measured]: ...
 
     @property
+    def packs(self) -> Sequence[Measured]: ...
+
+    @property
     def drift(self) -> Drifted | None: ...
 
 
@@ -98,7 +101,7 @@ def _found(bound: Bound, figures: Figures, where: str) -> tuple[Interval, bool, 
 
 def _measured(figure: str, figures: Figures, where: str) -> Measured:
     if figure.startswith(KEPT):
-        by_name: Mapping[str, Measured] = {m.name or "": m for m in figures.kept}
+        by_name: Mapping[str, Measured] = {m.name or "": m for m in (*figures.kept, *figures.packs)}
         name = figure.removeprefix(KEPT)
         if name not in by_name:
             raise MethodError(f"nothing kept is called '{name}'", where=where, remedy=did_you_mean(name, by_name))

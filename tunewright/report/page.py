@@ -19,9 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunewright.errors import FolderError
-from tunewright.measure.intervals import Interval
 from tunewright.report import figures, gate_lines, prompts, streamed, summary, words
-from tunewright.report.schema import Answer, Cell, Report
+from tunewright.report.cells import cell
+from tunewright.report.packed import PackFigure
+from tunewright.report.schema import Answer, Report
 
 MOST_ROWS = 400  # rows in the page; the rest stay in rows.jsonl
 
@@ -36,7 +37,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     env.filters.update(
-        seconds=words.seconds, size=words.size, count=words.count, cell=_cell, plain=words.plain, nbsp=_nbsp
+        seconds=words.seconds, size=words.size, count=words.count, cell=cell, plain=words.plain, nbsp=_nbsp
     )
     return env
 
@@ -50,22 +51,6 @@ def _source(name: str) -> str:
     env = _environment()
     assert env.loader is not None
     return env.loader.get_source(env, name)[0]
-
-
-def _cell(value: Cell | Interval) -> str:
-    """A probe's cell as text."""
-    if isinstance(value, Interval):
-        ends = (
-            f" ({words.plain(value.low)} to {words.plain(value.high)})"
-            if value.low is not None and value.high is not None
-            else ""
-        )
-        return words.plain(value.value) + ends
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else words.plain(value) if isinstance(value, float) else value
 
 
 def page(template: str, context: Mapping[str, Any]) -> str:
@@ -105,6 +90,7 @@ def html(
         "gate": gate_lines.conditions(report.gate) if report.gate is not None else [],
         "lines": [(line, Markup(figures.strip(line))) for line in lines],
         "trades": [(Markup(wide), Markup(narrow)) for wide, narrow in figures.trades(report)],
+        "packs": [_asked(pack, picture) for pack in report.packs],
         "dial_columns": columns,
         "dial": dial,
         "dialled": words.under_dial(report),
@@ -141,6 +127,11 @@ def _row(answer: Answer, fate: str, picture: Callable[[str], str] | None) -> dic
         "read": answer.prompt if asked != answer.prompt else "",
         "picture": seen if _PICTURE.fullmatch(seen) else "",
     }
+
+
+def _asked(pack: PackFigure, picture: Callable[[str], str] | None) -> tuple[PackFigure, list[dict[str, Any]]]:
+    """A pack with the rows that are shown of it."""
+    return pack, [_row(a, f, picture) for a, f in zip(pack.shown, summary.fates(pack.shown), strict=True)]
 
 
 def _pick(answers: list[Answer], report: Report) -> tuple[list[tuple[Answer, str]], dict[str, int]]:

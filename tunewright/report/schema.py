@@ -6,7 +6,6 @@ Units: seconds, bytes, tokens; losses and divergences in nats per token; scores 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,8 +14,10 @@ from pydantic import AliasChoices, Field
 
 from tunewright.measure.intervals import Interval
 from tunewright.report.adaptations import Adaptation
+from tunewright.report.answer import Answer as Answer
 from tunewright.report.gated import Gate
 from tunewright.report.measured import Measured
+from tunewright.report.packed import PackFigure
 from tunewright.report.saved import Part, Saved
 from tunewright.report.seal import seal_of
 
@@ -274,27 +275,6 @@ class Training(Part):
     splits: int = Field(0, ge=0, description="times a batch was split smaller for want of memory")
 
 
-class Answer(Part):
-    """One row's answers side by side."""
-
-    id: str = Field(description="row, e.g. 'test.jsonl:12'")
-    source: str | None = Field(None, description="source of the row")
-    prompt: str = Field(description="what both models were given")
-    reference: str | None = Field(None, description="the expected answer")
-    base: str | None = Field(None, description="the untouched base's answer")
-    tuned: str | None = Field(None, description="the tuned model's answer")
-    base_score: float | None = Field(
-        None, description="score of the base's answer in the target's metric (a right answer: 1)"
-    )
-    tuned_score: float | None = Field(None, description="score of the tuned model's answer")
-
-    @classmethod
-    def of(cls, row: Any) -> Answer:
-        """From a line of rows.jsonl, as a mapping or an object; what an answer does not hold is left out."""
-        values = row if isinstance(row, Mapping) else vars(row)
-        return cls.model_validate({k: _whole(v) for k, v in values.items() if k in cls.model_fields})
-
-
 class Probe(Part):
     """What a probe found: single values and a table."""
 
@@ -303,11 +283,6 @@ class Probe(Part):
     values: dict[str, Cell | Interval] = Field(default_factory=dict, description="name -> single value")
     columns: list[str] = Field(default_factory=list, description="headings of the table")
     rows: list[list[Cell]] = Field(default_factory=list, description="cells, one list a row")
-
-
-def _whole(value: Any) -> Any:
-    """Text that UTF-8 can hold: half of a surrogate pair (JSON lets it through) is replaced."""
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 class Report(Saved):
@@ -326,6 +301,9 @@ class Report(Saved):
     target: Target | None = Field(None, description="what was to be gained, before and after")
     kept: list[Measured] = Field(
         default_factory=list, description="what should not be lost, before and after; one entry a `keep` of the recipe"
+    )
+    packs: list[PackFigure] = Field(
+        default_factory=list, description="packs of the recipe's `keep`: questions judged by rule, before and after"
     )
     drift: Drift | None = Field(None, description="how far the model moved")
     trade: list[Strength] = Field(

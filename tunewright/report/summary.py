@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tunewright.measure.intervals import Interval
 from tunewright.recipe.naming import file_names
-from tunewright.report import words
+from tunewright.report import pack_words, words
 from tunewright.report.schema import Answer, Measured, Report, Target
 
 
@@ -74,6 +74,10 @@ def lines(report: Report) -> list[Line]:
             out.append(_line(few, shots, "beside"))
         out += [_line(other, words.subject(other), "beside") for other in target.others]
     out += [_line(kept, words.subject(kept), "kept") for kept in report.kept]
+    for figure, name, kind, note in pack_words.lines(report.packs):
+        line = _line(figure, name, kind)
+        notes = ", ".join(t for t in (line.note, note) if t)
+        out.append(replace(line, fate=pack_words.fate(figure), note=notes))
     if report.drift is not None:
         out.append(_drift_line(report))
     return out

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewright.report import gate_lines, prompts, streamed, summary, words
+from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Answer, Report
 
 STYLES = {"better": "green", "worse": "red", "moved": "yellow"}
@@ -102,6 +103,8 @@ def changes(report: Report) -> Numbers | None:
         )
         if line.measured is not None and line.difference and not line.after:  # a probe's
             name.append(", tuned minus it", style="dim")
+        if isinstance(line.measured, PackFigure) and line.measured.beneath:
+            name.append(f", {words.beneath(line.measured)}", style="yellow")
         unit = words.unit_of(line.measured.unit) if line.measured is not None else ""
         if unit and unit != "1":
             name.append(f", {unit.replace(' per ', '/')}", style="dim")

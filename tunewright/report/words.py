@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from tunewright.measure.intervals import Interval
+from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Measured, Report, Strength, Target
 
 MINUS = "\u2212"
@@ -113,6 +114,8 @@ METRICS = {
     "wer_english": "word error rate (English)",
     "wer_exact": "word error rate (as written)",
     "cer": "character error rate",
+    "answer_length": "length of an answer",
+    "repetition": "said again within an answer",
 }
 
 
@@ -192,6 +195,11 @@ def subject(measured: Measured) -> str:
     return f"{name} on {measured.name}" if measured.name else name
 
 
+def beneath(pack: PackFigure) -> str:
+    """Where a pack's change lies below its noise floor: what that is; else empty."""
+    return f"below the pack's noise floor of {score(pack.floor, 'fraction', sign=True)[1:]} points" * pack.beneath
+
+
 def of_metric(metric: str, target: str) -> str:
     """', accuracy' behind what stands beside a target of another metric; "" of the same."""
     return "" if metric == target else f", {metric_name(metric)}"
@@ -224,6 +232,9 @@ def headline(report: Report) -> list[str]:
         this = "in this run " if report.target.difference is None or report.target.difference.unit != "seed" else ""
         sentences += _of_target(report.target, this)
     sentences += [_upper(change(kept, subject(kept))) for kept in report.kept]
+    for pack in report.packs:
+        tail = f" That is {beneath(pack)}." if pack.beneath else ""
+        sentences.append(_upper(change(pack, subject(pack)) + tail))
     if report.drift is not None:
         sentences.append(_drifted(report))
     if spent(report):
@@ -324,7 +335,7 @@ def what_intervals_mean(report: Report) -> str:
 
 
 def _all_measured(report: Report) -> list[Measured]:
-    return ([report.target] if report.target is not None else []) + list(report.kept)
+    return ([report.target] if report.target is not None else []) + [*report.kept, *report.packs]
 
 
 def ends(report: Report) -> tuple[Strength, Strength]:

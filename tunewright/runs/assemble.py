@@ -29,7 +29,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
-from tunewright.runs import streamed
+from tunewright.runs import packs, streamed
 from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.deriving import Settings, fill
 from tunewright.runs.fresh import load_model, model_of
@@ -140,6 +140,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
         weights=weights,
         derived=derived,
         stream=rows.stream,
+        packs=packs.asked(recipe, task, loaded.tokenizer, rows.options),
     )
 
 

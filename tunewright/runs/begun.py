@@ -115,6 +115,7 @@ def content_of(session: Session) -> dict[str, str]:
         if dataset is not None:
             content[f"the {role} rows"] = dataset.hash
     content |= {f"the kept text {name}": d.hash for name, d in session.keep.items()}
+    content |= {f"the pack {name}": asked.pack.hash for name, asked in session.packs.items()}
     for kind, use in ((kind, use) for _, kind, use in recipe.uses()):
         for text in _texts(use.params):
             place = Path(text)

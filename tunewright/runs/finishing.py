@@ -41,8 +41,9 @@ def finish(work: Work, cached: list[str]) -> Result:
         probe_results = probes.run_all(work.recipe.probes, work.session, meter.base, tuned)
     with work.cost.phase("save"):
         stored = artefacts.save(work.folder.path, work.session)
-    if meter.base.target and not work.figures_only:
-        write_rows(work.folder.file(ROWS), pair(meter.base.target, tuned.target))
+    if (meter.base.target or meter.base.packs) and not work.figures_only:
+        asked = [row for name, base in meter.base.packs.items() for row in pair(base, tuned.packs[name])]
+        write_rows(work.folder.file(ROWS), [*pair(meter.base.target, tuned.target), *asked])
     metrics = work.folder.metrics()
     work.folder.note_progress(finished=now())
     progress = work.folder.progress()
@@ -53,6 +54,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         data=results.data_of(work.session, work.results),
         target=results.target_of(meter, tuned),
         kept=results.kept_of(meter, tuned),
+        packs=results.packs_of(meter, tuned),
         drift=results.drift_of(meter, tuned),
         trade=points,
         cost=results.cost_of(work.session, work.cost, work.results, stored, cached),

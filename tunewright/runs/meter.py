@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.task import Task
 from tunewright.data.dataset import Dataset
@@ -43,7 +44,9 @@ from tunewright.measure.linear_probe import (
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
 from tunewright.measure.target import answers_and_choices, evaluate, figure_of, get_metric, longest_answer
+from tunewright.runs import packs
 from tunewright.runs.head_start import probe_of
+from tunewright.runs.parted import Part, spread
 from tunewright.runs.session import Session
 
 ROWS = ("target", "choice", "few_shot", "probe", "commonest")
@@ -60,35 +63,23 @@ class Readings:
     probe: list[RowResult] = field(default_factory=list)
     commonest: list[RowResult] = field(default_factory=list)
     kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
+    packs: dict[str, list[RowResult]] = field(default_factory=dict)
     drift: Drift | None = None
     features: Features | None = None
 
     def values(self) -> dict[str, Any]:
         """JSON values of all but the drift and what it is made of."""
         rows = {k: [r.model_dump() for r in getattr(self, k)] for k in ROWS}
-        return {**rows, "kept": {n: [vars(d) for d in docs] for n, docs in self.kept.items()}}
+        kept = {n: [vars(d) for d in docs] for n, docs in self.kept.items()}
+        return {**rows, "kept": kept, "packs": {n: [r.model_dump() for r in rs] for n, rs in self.packs.items()}}
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Readings:
         found = cls(kept={n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
+        found.packs = {n: [RowResult(**r) for r in rows] for n, rows in values["packs"].items()}
         for name in ROWS:
             setattr(found, name, [RowResult(**r) for r in values[name]])
         return found
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which rows, kept documents (by name) and drift sequences a reading is of, by their places among all of them."""
-
-    rows: list[int]
-    kept: dict[str, list[int]]
-    drift: list[int]
-
-
-def spread(n: int, most: int) -> list[int]:
-    """At most `most` of the places below n, evenly over all of them."""
-    few = min(n, most)
-    return [i * n // few for i in range(few)]
 
 
 class Meter:
@@ -112,6 +103,8 @@ class Meter:
         self.features: Features | None = None
         self.drift_on = ""
         self.choices = True
+        # a label that cannot win is not read to its end, and then nobody knows how sure the choice is
+        self.full = any(catalogue.canonical(use.name) == "calibration" for use in session.recipe.probes)
         # what a task of its own predicts may be anything: a class that was guessed is none of it
         comparable = bool(self.rows) and get_metric(self.metric).kind != "predicted"
         of = get_metric(self.metric).of if self.rows else ""
@@ -284,7 +277,7 @@ class Meter:
         parts = [
             rows_hash(self.rows),
             *shown,
-            *(f"{n}={d.hash}" for n, d in s.keep.items()),
+            *(f"{n}={d.hash}" for n, d in (*s.keep.items(), *s.packs.items())),
             rows_hash(self.drift_rows),
         ]
         return "/".join(parts)
@@ -299,7 +292,7 @@ class Meter:
             "device": s.device,
             "packed": s.packed,
             "seed": s.seed if self.spec.few_shot else None,
-            "choices": self.choices,
+            "choices": (self.choices, self.full),
             "probed": self.probed or self.guessed,
             "vocabulary": s.recipe.new_tokens,
             "threads": torch.get_num_threads(),
@@ -338,13 +331,21 @@ class Meter:
         rows = self.rows if part is None else [self.rows[i] for i in part.rows]
         if rows and choice and self.labels:
             readings.target, readings.choice = answers_and_choices(
-                self.model, s.tokenizer, rows, self.labels, self.metric, max_new_tokens=self._longest()
+                self.model,
+                s.tokenizer,
+                rows,
+                self.labels,
+                self.metric,
+                max_new_tokens=self._longest(),
+                full=self.full,
             )
         elif rows:
             readings.target = self.read_target(rows, scores_only=scores_only)
         for name, dataset in s.keep.items():
             texts = list(dataset.rows) if part is None else [dataset.rows[i] for i in part.kept[name]]
             readings.kept[name] = document_losses(self.model, s.tokenizer, s.task, texts, packed=s.packed)
+        if not scores_only:  # of base and tuned model alone: the dial would write all answers again at each strength
+            readings.packs = packs.answered(self.model, s.tokenizer, s.task, s.packs, self.cost)
         return readings
 
     def read(self, *, choice: bool = True, part: Part | None = None, scores_only: bool = False) -> Readings:

@@ -22,6 +22,8 @@ from tunewright.measure.target import difference, get_metric, summary
 from tunewright.models.delta_names import module_of
 from tunewright.models.sites import parameters_by_role
 from tunewright.report import schema
+from tunewright.report.packed import PackFigure
+from tunewright.runs import packs
 from tunewright.runs.meter import Meter, Readings
 from tunewright.runs.provenance import parts_of
 from tunewright.runs.session import Session
@@ -161,6 +163,11 @@ def kept_of(meter: Meter, after: Readings) -> list[schema.Measured]:
     ]
 
 
+def packs_of(meter: Meter, after: Readings) -> list[PackFigure]:
+    asked = meter.session.packs
+    return [packs.figure(asked[name].pack, base, after.packs[name]) for name, base in meter.base.packs.items()]
+
+
 def drift_of(meter: Meter, after: Readings) -> schema.Drift | None:
     if after.drift is None:
         return None
@@ -198,6 +205,9 @@ def data_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.Dat
                 if d.stream is not None:  # what was read, which may be more than once over
                     rows, tokens = counts[d.name]["rows"], counts[d.name]["tokens"]
                 sources.append(schema.SourceInfo(path=d.name, role=role, weight=d.weight, rows=rows, tokens=tokens))
+    for name, asked in session.packs.items():
+        about = {"rows": len(asked.rows), "tokens": asked.tokens, "licence": asked.pack.info.licence}
+        sources.append(schema.SourceInfo(path=name, role="keep", **about))
     c = {k: sum(count[k] for count in counts.values()) for k in first.counts} if first.streamed else first.counts
     return schema.DataInfo(
         sources=sources,

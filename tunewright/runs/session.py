@@ -17,6 +17,7 @@ from tunewright.data.dataset import Dataset, cursor
 from tunewright.errors import MethodError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Loaded, load
+from tunewright.measure.asking import Questions
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
 from tunewright.recipe.models import located
@@ -93,7 +94,8 @@ class Session:
 
     `weights`: whether its models have their values, or (for a check) their shapes alone.
     `derived`: what the recipe left to the rule, by stage; `recipe` holds the values. `stream`: the rows of `test_time`
-    where it names some of its own. `run`: the run's folder, where its finished stages are; None in a check.
+    where it names some of its own. `run`: the run's folder, where its finished stages are; None in a check. `packs`:
+    questions that base and tuned model are asked.
     """
 
     recipe: Recipe
@@ -116,6 +118,7 @@ class Session:
     derived: dict[str, dict[str, Setting]] = field(default_factory=dict)
     stream: Dataset | None = None
     run: Path | None = None
+    packs: dict[str, Questions] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> Any:

@@ -9,7 +9,7 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.problem_type import problem_type
 from tunewright.errors import DataError
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
-from tunewright.recipe.naming import file_names
+from tunewright.recipe.naming import PACK, file_names
 from tunewright.tasks import as_problem, get_task
 
 STAGES = "stages."
@@ -17,8 +17,9 @@ STAGES = "stages."
 
 
 def kept_sources(recipe: Recipe) -> dict[str, Source]:
-    """The sources of `keep`, by what each is called."""
-    return {name: Source(path=k.data, limit=k.limit) for k, name in zip(recipe.keep, recipe.kept_names(), strict=True)}
+    """The sources of the texts of `keep`, by what each is called."""
+    named = zip(recipe.keep, recipe.kept_names(), strict=True)
+    return {name: Source(path=k.data, limit=k.limit) for k, name in named if not k.data.startswith(PACK)}
 
 
 def kept_options(options: EncodeOptions) -> EncodeOptions:
@@ -30,7 +31,7 @@ def replayed_sources(data: DataSpec, recipe: Recipe) -> Iterator[tuple[str, Sour
     """What `replay` names beside stages, and where its rows are: None for a `keep` entry. DataError where there are
     none.
     """
-    keep = recipe.kept_names()
+    keep = [*kept_sources(recipe)]
     for name, called in zip(data.replay, file_names(list(data.replay)), strict=True):
         if name.startswith(STAGES):
             continue
@@ -42,7 +43,9 @@ def replayed_sources(data: DataSpec, recipe: Recipe) -> Iterator[tuple[str, Sour
             raise DataError(
                 f"replay names '{name}', which is neither a `keep` entry nor a file",
                 where="data.replay",
-                remedy=f"write {STAGES}{name} for the rows of that stage"
+                remedy="a pack's questions have no answers to learn from: name texts, or rows"
+                if name in recipe.kept_names()
+                else f"write {STAGES}{name} for the rows of that stage"
                 if any(name == s.name for s in recipe.stages)
                 else f"known: {', '.join(keep) or 'none'}; or write a path, or {STAGES}NAME for a stage's rows",
             )

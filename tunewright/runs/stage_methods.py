@@ -13,7 +13,7 @@ from tunewright.contract.task import Task
 from tunewright.errors import MethodError, RecipeError
 from tunewright.measure.target import check_metric, get_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
-from tunewright.runs import merging, predictors, streamed, streams
+from tunewright.runs import merging, packs, predictors, streamed, streams
 from tunewright.runs.making import check_makers
 from tunewright.runs.selecting import check_selector
 from tunewright.runs.sources import task_for
@@ -195,6 +195,7 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_makers,
     check_carry,
     check_selectors,
+    packs.check,
     streams.check,
     streamed.check,
 )

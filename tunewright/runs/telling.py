@@ -9,7 +9,7 @@ from tunewright.measure.kept import kept
 from tunewright.measure.target import summary
 from tunewright.report import words
 from tunewright.report.schema import Measured, Strength
-from tunewright.runs import results
+from tunewright.runs import packs, results
 from tunewright.runs.meter import Meter, Readings
 
 
@@ -33,12 +33,15 @@ def of_base(meter: Meter) -> Iterator[str]:
         yield f"{words.always(metric)}{of}: {_figure(summary(base.commonest, metric), unit)}"
     for name, documents in base.kept.items():
         yield f"base: loss on {name} {_figure(kept(documents), results.kept_unit(meter))}"
+    for name, answers in base.packs.items():
+        yield f"base: {words.metric_name(packs.METRIC)} on {name} {_figure(summary(answers, packs.METRIC))}"
 
 
 def of_tuned(meter: Meter, after: Readings) -> Iterator[str]:
     """The tuned model at full strength, beside the base."""
     target = results.target_of(meter, after)
-    for measured in ([target] if target is not None else []) + results.kept_of(meter, after):
+    measures = [*([target] if target is not None else []), *results.kept_of(meter, after)]
+    for measured in [*measures, *results.packs_of(meter, after)]:
         yield f"tuned: {words.subject(measured)} {_changed(measured)}"
     drift = results.drift_of(meter, after)
     if drift is not None:

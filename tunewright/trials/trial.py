@@ -52,6 +52,7 @@ class Reading(_Part):
     strength: float = Field(description="0: the base, 1: the tuned model")
     target: float | None = Field(None, description="the headline metric; none: nothing to evaluate on")
     kept: dict[str, float] = Field(default_factory=dict, description="kept name -> loss, nats per token")
+    packs: dict[str, float] = Field(default_factory=dict, description="of base and full strength: pack -> right share")
     drift: float | None = Field(None, description="from the base, in the measure that the record names")
 
 
@@ -268,6 +269,7 @@ def figures_of(report: Report) -> dict[str, Any]:
         strength=0.0,
         target=target.before.value if target and target.before else None,
         kept={n: k.before.value for n, k in kept.items() if k.before is not None},
+        packs={str(p.name): p.before.value for p in report.packs if p.before is not None},
         drift=0.0 if report.drift is not None else None,
     )
     readings = {
@@ -287,6 +289,7 @@ def figures_of(report: Report) -> dict[str, Any]:
             kept={n: k.after.value for n, k in kept.items() if k.after is not None},
             drift=report.drift.value.value if report.drift else None,
         )
+    readings[1.0].packs = {str(p.name): p.after.value for p in report.packs if p.after is not None}
     run = report.run
     return {
         "base": base,

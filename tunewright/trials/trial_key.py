@@ -22,6 +22,7 @@ from tunewright.files.home import expanded
 from tunewright.files.stamp import stamp
 from tunewright.machine import installed
 from tunewright.recipe import ModelSpec, Recipe, Source
+from tunewright.recipe.naming import PACK
 
 _SHOWN = ("errors", "report", "catalogue", "recipe", "machine", "runs.progress", "runs.track")
 """Modules that decide no number: what they say of a recipe is in the key already, or it is only shown."""
@@ -50,7 +51,9 @@ def key_of(recipe: Recipe) -> str:
             name,
             k.metric,
             k.limit,
-            _content(Source(path=k.data, name="keep"), recipe.base),
+            _pack(k.data, recipe.base, k.limit)
+            if k.data.startswith(PACK)
+            else _content(Source(path=k.data, name="keep"), recipe.base),
         ]
         for k, name in zip(recipe.keep, recipe.kept_names(), strict=True)
     ]
@@ -161,6 +164,16 @@ def _data(tree: dict[str, Any], spec: Any, base: Path) -> None:
         tree["replay"] = [
             [share, _content(Source(path=name, name="replay"), base)] for name, share in spec.replay.items()
         ]
+
+
+def _pack(data: str, base: Path, limit: int | None) -> Any:
+    """A pack by what decides its figures."""
+    from tunewright.measure.pack import load_pack
+
+    try:
+        return ["pack", load_pack(data, base, limit=limit).hash]
+    except (TunewrightError, OSError):
+        return data
 
 
 def _content(source: Source, base: Path) -> Any:

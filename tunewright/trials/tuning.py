@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunewright.errors import RecipeError
 from tunewright.recipe import Keep, Recipe
+from tunewright.recipe.naming import PACK
 from tunewright.trials.pool import Trial
 from tunewright.trials.trial import TrialRecord, key_of
 
@@ -93,7 +94,7 @@ def _only_replayed(recipe: Recipe) -> list[Keep]:
     """`keep` entries stay where training itself needs them."""
     named = {n for section in (recipe.data, *(s.data for s in recipe.stages if s.data)) for n in (section.replay or {})}
     needed = bool(named) or any(_needs_keep(recipe))
-    return list(recipe.keep) if needed else []
+    return [k for k in recipe.keep if not k.data.startswith(PACK)] if needed else []
 
 
 def _needs_keep(recipe: Recipe) -> list[bool]:
