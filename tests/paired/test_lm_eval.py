@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tunewright.commands.cli import app
-from tunewright.errors import DataError, RecipeError
+from tunewright.errors import DataError, MethodError, RecipeError
 from tunewright.measure.intervals import mcnemar
 from tunewright.paired import lm_eval, shown
 from tunewright.paired.request import conditions
@@ -141,3 +141,22 @@ def test_the_target_is_named_where_it_could_be_another(tmp_path: Path) -> None:
     pair = lm_eval.measure([str(tmp_path / "a")], [str(tmp_path / "b")], out=None)
     assert pair.notes == ["`target` is acc of t, the first of 2 figures by the tasks' names"]
     assert "accuracy: t" in shown.text(pair) or "acc: t" in shown.text(pair)
+
+
+def test_a_condition_names_a_task_and_its_metric(tmp_path: Path) -> None:
+    """`task.NAME` is the first metric of the task, whichever task comes first; `task.NAME/METRIC` another of it."""
+    two = [{**row, "acc_norm": 0.0, "metrics": ["acc", "acc_norm"]} for row in rows([1.0] * 40)]
+    write(tmp_path / "a", {"arc": rows([0.0] * 40), "zeta": two})
+    write(tmp_path / "b", {"arc": rows([0.0] * 40), "zeta": two})
+    sides = [str(tmp_path / "a")], [str(tmp_path / "b")]
+
+    def verdicts(*said: str) -> list[str]:
+        gate = lm_eval.measure(*sides, bounds=conditions(said), out=None).gate
+        assert gate is not None
+        return [c.verdict for c in gate.conditions]
+
+    said = ("task.zeta >= 0.8", "task.zeta/acc_norm >= 0.8", "task.arc <= 0.2", "task.zeta no worse by 0.2")
+    assert verdicts(*said) == ["pass", "fails", "pass", "pass"]
+    with pytest.raises(MethodError, match="no task 'zet' was evaluated") as error:
+        verdicts("task.zet >= 1")
+    assert "zeta" in str(error.value)

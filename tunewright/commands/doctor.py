@@ -92,6 +92,7 @@ _FOR = {
     "remote": "files at https://, s3:// and gs://",
     "metrics": "span F1, BLEU, chrF, ROUGE, word error rates, and JSON schemas of packs",
     "audio": "recordings in files",
+    "eval": "lm-evaluation-harness's tasks (`measure --lm-eval`)",
     "peers": "parity tests and benchmarks beside other libraries",
     "dev": "tests, lint and types",
     "docs": "the documentation site",

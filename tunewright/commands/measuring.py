@@ -23,6 +23,7 @@ RequireOption = Annotated[
     "tunewright measure base runs/new --keep pack:tool-calls --require 'kept.tool-calls no worse by 0.05'",
     "tunewright measure runs/lora-1,runs/lora-2 runs/full-1,runs/full-2",
     "tunewright measure harness/base harness/tuned",
+    "tunewright measure smollm2-135m-instruct runs/tickets --lm-eval arc_easy,hellaswag --rows 200",
 )
 def measure(
     first: Annotated[str, typer.Argument(metavar="A", help="a run, adapter or model; several seeds: A1,A2")],
@@ -40,6 +41,11 @@ def measure(
     probes: Annotated[
         list[str] | None, typer.Option(metavar="NAME,...", help="such as calibration,intruder-dimensions")
     ] = None,
+    harness_tasks: Annotated[
+        str | None,
+        typer.Option("--lm-eval", metavar="TASK,...", help="lm-evaluation-harness's tasks (extra: eval)"),
+    ] = None,
+    include_path: Annotated[Path | None, typer.Option(metavar="DIR", help="more tasks for --lm-eval")] = None,
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="what adapters go on (default: as they say)")
     ] = None,
@@ -54,13 +60,25 @@ def measure(
     """Measure any two models on the same rows: target, kept text, drift, calibration, each difference paired."""
     import sys
 
-    from tunewright.paired import lm_eval, measuring, shown
+    from tunewright.errors import RecipeError
+    from tunewright.paired import harness, lm_eval, measuring, shown
     from tunewright.paired.probing import names
     from tunewright.paired.request import Request, columns, conditions, named
 
     sides = named(first), named(second)
     bounds = conditions(require or [])
-    if any(lm_eval.holds(name) for side in sides for name in side):
+    say = (lambda text: None) if quiet or as_json else (lambda text: print(text, file=sys.stderr))
+    if include_path is not None and harness_tasks is None:
+        what = "a folder of the harness's tasks, and none of them is asked for"
+        raise RecipeError(what, where="--include-path", remedy="write --lm-eval TASK,... too")
+    if harness_tasks is not None:
+        harness.refuse(sides, {"data": data, "keep": keep, "task": task, "metric": metric, "column": column})
+        harness.refuse(sides, {"probes": probes})
+        measuring.refuse_taken(out)
+        evaluation = harness.Evaluation(harness.named(harness_tasks), include_path, rows)
+        how = {"base": base, "device": device, "bounds": bounds, "out": out, "say": say}
+        pair = harness.measure(first, second, evaluation, **how)
+    elif any(lm_eval.holds(name) for side in sides for name in side):
         flags = {
             "data": data,
             "keep": keep,
@@ -88,7 +106,6 @@ def measure(
             bounds=bounds,
             probes=names(probes or []),
         )
-        say = (lambda text: None) if quiet or as_json else (lambda text: print(text, file=sys.stderr))
         pair = measuring.measure(request, out, say)
     print(pair.dumps() if as_json else shown.text(pair), end="")
     if pair.gate is not None:

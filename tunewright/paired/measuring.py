@@ -24,7 +24,7 @@ from tunewright.paired.request import Request, in_flags
 from tunewright.paired.result import Apart, Pair, SideInfo
 from tunewright.paired.sides import Asked, Opened, asked, device_for, open_side, problem_named, task_named
 from tunewright.recipe import DataSpec, Recipe, Source, TrainSpec
-from tunewright.recipe.gate import KEPT
+from tunewright.recipe.gate import KEPT, TASK
 from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.report.gated import judge
 from tunewright.report.schema import Probe
@@ -181,6 +181,9 @@ def _refuse(request: Request, wanted: Wanted) -> None:
         if b.figure.startswith(KEPT) and (name := b.figure.removeprefix(KEPT)) not in known:
             what = f"nothing that is kept is called '{name}'"
             raise RecipeError(what, where=where, remedy=did_you_mean(b.figure, [KEPT + k for k in known]))
+        if b.figure.startswith(TASK):
+            what = "the harness's tasks are not evaluated here"
+            raise RecipeError(what, where=where, remedy="write --lm-eval TASK,..., or name two of its outputs")
         if b.figure == "target" and not wanted.data:
             raise RecipeError("there are no rows to measure the target on", where=where, remedy="write --data FILE")
 

@@ -16,6 +16,8 @@ from tunewright.errors import RecipeError, did_you_mean
 
 FIGURES = ("target", "drift", "calibration")
 KEPT = "kept."
+TASK = "task."
+"""Of a figure of lm-evaluation-harness: task.NAME (its first metric), or task.NAME/METRIC."""
 _ABSOLUTE = re.compile(r"^\s*(>=|<=|>|<)\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*(%?)\s*$", re.IGNORECASE)
 _CHANGE = re.compile(
     r"^\s*(no\s+worse|better)(?:\s+by\s+(?:more\s+than\s+)?([0-9.]+(?:e[-+]?[0-9]+)?)\s*(%?))?\s*$", re.IGNORECASE
@@ -41,8 +43,8 @@ class Bound:
 def bound(figure: str, said: str, where: str = "gate") -> Bound:
     """A condition as it is written. RecipeError for one that cannot be read, or that the figure cannot meet."""
     where = f"{where}.{figure}"
-    if figure not in FIGURES and not (figure.startswith(KEPT) and figure != KEPT):
-        known = [*FIGURES, "kept.NAME"]
+    if figure not in FIGURES and not (figure.startswith((KEPT, TASK)) and figure not in (KEPT, TASK)):
+        known = [*FIGURES, "kept.NAME", "task.NAME"]
         raise RecipeError(f"a gate has no figure '{figure}'", where=where, remedy=did_you_mean(figure, known))
     if m := _ABSOLUTE.match(said):
         value = _number(m[2], m[3], said, where)
@@ -69,8 +71,10 @@ def fault_of(gate: Mapping[str, str] | None, kept: Sequence[str], measured: bool
     for figure, said in (gate or {}).items():
         try:
             bound(figure, said)
-            if figure == "calibration":
+            if figure == "calibration" or figure.startswith(TASK):
                 what = "a run's report has no calibration to judge"
+                if figure != "calibration":
+                    what = "a run does not evaluate the harness's tasks"
                 raise RecipeError(what, remedy="measure two models: `tunewright measure A B --require ...`")
             if figure.startswith(KEPT) and figure.removeprefix(KEPT) not in kept:
                 what = f"the recipe keeps nothing called '{figure.removeprefix(KEPT)}'"

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.measure.intervals import Interval
-from tunewright.recipe.gate import KEPT, Bound
+from tunewright.recipe.gate import KEPT, TASK, Bound
 from tunewright.report.measured import Measured
 from tunewright.report.saved import Part
 
@@ -21,7 +21,7 @@ WORST_FIRST: tuple[Verdict, ...] = ("fails", "cannot tell", "pass")
 class Condition(Part):
     """One condition of a gate and what became of it."""
 
-    figure: str = Field(description="target, drift, calibration or kept.NAME")
+    figure: str = Field(description="target, drift, calibration, kept.NAME or a harness's task.NAME")
     bound: str = Field(description="the condition as it is written")
     verdict: Verdict = Field(description="pass: the interval clears the bound; fails: it lies beyond; else cannot tell")
     measured: Interval = Field(description="the figure, or the change, that the bound is on")
@@ -106,10 +106,21 @@ def _measured(figure: str, figures: Figures, where: str) -> Measured:
         if name not in by_name:
             raise MethodError(f"nothing kept is called '{name}'", where=where, remedy=did_you_mean(name, by_name))
         return by_name[name]
+    if figure.startswith(TASK):
+        return _of_harness(figure.removeprefix(TASK), figures, where)
     found: Measured | None = getattr(figures, figure, None)
     if found is None:
         raise _missing(figure, where, "it was not measured here")
     return found
+
+
+def _of_harness(name: str, figures: Figures, where: str) -> Measured:
+    """The figure of a harness's task, `NAME` (its first metric) or `NAME/METRIC`."""
+    every: list[Measured] = [m for m in (figures.target, *getattr(figures, "others", ())) if m is not None]
+    named = {key: m for m in reversed(every) for key in (str(m.name), f"{m.name}/{m.metric}")}
+    if name not in named:
+        raise MethodError(f"no task '{name}' was evaluated", where=where, remedy=did_you_mean(name, named))
+    return named[name]
 
 
 def _missing(figure: str, where: str, why: str) -> MethodError:

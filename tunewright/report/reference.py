@@ -24,7 +24,8 @@ Losses and divergences are in nats per token, durations in seconds, sizes in byt
 `fraction` lies between 0 and 1.
 
 `rows.jsonl` holds every evaluated row (`id`, `source`, `prompt`, `base`, `tuned`, `reference`, `base_score`,
-`tuned_score`), then every question of a pack (its `source` is the pack's name and group), `metrics.jsonl` every logged step.
+`tuned_score`), then every question of a pack (its `source` is the pack's name and group),
+`metrics.jsonl` every logged step.
 
 ```python
 import tunewright
