@@ -8,8 +8,7 @@ from tunewright.data.dataset import Dataset, is_streamed
 from tunewright.data.streaming import HEAD
 from tunewright.errors import RecipeError
 from tunewright.recipe import Recipe, Source, StageSpec
-from tunewright.runs.sources import STAGES
-from tunewright.tasks import get_task
+from tunewright.runs.sources import STAGES, task_for
 
 _ALL = "reads all rows first, and a streamed source is never there as a whole"
 
@@ -36,7 +35,7 @@ def check(recipe: Recipe) -> None:
                     where="data.replay",
                     remedy="name a file of some of its rows",
                 )
-    if streaming and get_task(recipe.task).labelled and recipe.data.labels is None:
+    if streaming and recipe.data.labels is None and task_for(recipe).labelled:
         raise RecipeError(
             "the classes of a streamed source are not known before it has been read",
             where="data.labels",
