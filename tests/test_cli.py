@@ -34,13 +34,17 @@ def test_help_imports_nothing_heavy():
     assert "75 interrupted" in " ".join(done.stdout.split())
 
 
-ORDER = "run resume plan check tune compare measure gate chat export methods merge init schema doctor papers".split()
+ORDER = (
+    "run resume plan check tune compare measure gate chat export methods merge init schema doctor runs papers".split()
+)
 
 
 def commands() -> dict[str, Any]:
     """Every verb by the words that call it."""
     found = dict(get_command(cli.app).commands)  # type: ignore[attr-defined]
-    return found | {f"papers {name}": verb for name, verb in found["papers"].commands.items()}
+    return found | {
+        f"{group} {name}": verb for group in ("runs", "papers") for name, verb in found[group].commands.items()
+    }
 
 
 def test_verbs_stand_in_this_order():
@@ -48,7 +52,7 @@ def test_verbs_stand_in_this_order():
     assert shown == ORDER
 
 
-@pytest.mark.parametrize("words", sorted(set(commands()) - {"papers"}))
+@pytest.mark.parametrize("words", sorted(set(commands()) - {"runs", "papers"}))
 def test_every_verbs_help_has_examples_that_it_takes(words):
     verb = commands()[words]
     title, *examples = verb.epilog.split("\n\n")

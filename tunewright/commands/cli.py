@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from tunewright import __version__, errors
 from tunewright.commands import after, asking, before, comparing, measuring, merging, running, tuning
+from tunewright.commands.folders import runs
 from tunewright.commands.options import below
 from tunewright.commands.papers import papers
 from tunewright.machine import terminal
@@ -161,6 +162,7 @@ for _verb in VERBS:
     # a merge's parameters are flags that its method names
     _free = {"allow_extra_args": True, "ignore_unknown_options": True} if _verb is merging.merge else None
     app.command(context_settings=_free, epilog=below(_verb))(_verb)
+app.add_typer(runs, name="runs")
 app.add_typer(papers, name="papers")
 
 

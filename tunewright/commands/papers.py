@@ -13,7 +13,7 @@ from tunewright import errors
 from tunewright.commands.options import JsonOption, below, examples, show
 
 
-class _ListsByDefault(TyperGroup):
+class ListsByDefault(TyperGroup):
     """A group of verbs that lists when no verb of its own is named: `papers WORDS` is `papers list WORDS`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -140,7 +140,7 @@ def papers_check(
 
 
 papers = typer.Typer(
-    cls=_ListsByDefault, no_args_is_help=False, help="The papers behind the methods: list, search, show."
+    cls=ListsByDefault, no_args_is_help=False, help="The papers behind the methods: list, search, show."
 )
 _VERBS: dict[str, Callable[..., None]] = {
     "list": papers_list,
