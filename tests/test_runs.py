@@ -156,7 +156,7 @@ def test_a_table_fits_its_terminal(runs, width):
 
 
 def test_listing_loads_no_model_library(runs):
-    told = "import sys, pathlib; from tunewright.commands.folders import runs_list; runs_list([pathlib.Path(sys.argv[1])])"
+    told = "import sys, pathlib; from tunewright.commands.folders import runs_list as f; f([pathlib.Path(sys.argv[1])])"
     said = subprocess.run(
         [sys.executable, "-c", f"{told}; print('torch' in sys.modules)", str(runs)],
         capture_output=True,
