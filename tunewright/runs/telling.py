@@ -25,12 +25,14 @@ def of_base(meter: Meter) -> Iterator[str]:
         yield f"base, choosing the likeliest label: {_figure(summary(base.choice, 'accuracy'))}"
     if base.few_shot:
         yield f"base, shown {meter.spec.few_shot} examples: {_figure(summary(base.few_shot, meter.metric))}"
-    metric = meter.metric if not base.probe or results.compares(meter) else "accuracy"
-    of, unit = words.of_metric(metric, meter.metric), results.unit_of(meter) if metric == meter.metric else "fraction"
-    if base.probe:
-        yield f"linear probe of the base{of}: {_figure(summary(base.probe, metric), unit)}"
-    if base.commonest:
-        yield f"{words.always(metric)}{of}: {_figure(summary(base.commonest, metric), unit)}"
+    if base.probe or base.commonest:
+        metric = meter.metric if not base.probe or results.compares(meter) else "accuracy"
+        unit = results.unit_of(meter) if metric == meter.metric else "fraction"
+        of = words.of_metric(metric, meter.metric)
+        if base.probe:
+            yield f"linear probe of the base{of}: {_figure(summary(base.probe, metric), unit)}"
+        if base.commonest:
+            yield f"{words.always(metric)}{of}: {_figure(summary(base.commonest, metric), unit)}"
     for name, documents in base.kept.items():
         yield f"base: loss on {name} {_figure(kept(documents), results.kept_unit(meter))}"
     for name, answers in base.packs.items():

@@ -141,7 +141,8 @@ def _text(record: Record, columns: Sequence[str]) -> str:
 def _choices(record: Record) -> tuple[list[str], list[str]]:
     """The choices' texts, and their own labels (none where they have none)."""
     column = next((c for c in ("choices", "endings") if c in record), "choices")
-    given, labels = record.get(column), list[str]()
+    given: Any = record.get(column)
+    labels = list[str]()
     if isinstance(given, dict):
         given, labels = given.get("text"), [str(label) for label in given.get("label") or ()]
     elif column not in record:
