@@ -402,6 +402,14 @@ def test_the_recipe_may_say_what_rows_are(tmp_path: Path) -> None:
         assert report.target is not None and report.target.metric == metric
 
 
+def test_a_stage_has_no_problem_of_its_own(tmp_path: Path) -> None:
+    made = recipe(
+        tmp_path, "multi", stages=[{"name": "a", "methods": ["full"], "data": {"problem_type": "regression"}}]
+    )
+    with pytest.raises(RecipeError, match="'problem_type' holds for the whole run"):
+        run(made, tmp_path / "out", quiet=True)
+
+
 def recipe_of(folder: Path, kind: str | None) -> Recipe:
     sets = [f'data.problem_type="{kind}"'] if kind else []
     return Recipe.load(folder / "r.yaml", [*sets, "budget.steps=1"])

@@ -77,10 +77,10 @@ class Metric:
 OWN = (
     *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro"),
     *("pair_accuracy", "pair_accuracy_norm"),
-    *("choice_accuracy", "squad_f1", "squad_exact_match"),
+    *("span_f1", "squad_f1", "squad_exact_match", "choice_accuracy"),
     *("multilabel_f1_micro", "multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
     *("mse", "pearson", "spearman", "r2"),
-    *("span_f1", "sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
+    *("sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
     *("wer", "wer_english", "wer_exact", "cer"),
 )
 """Names of Tunewright's own metrics, which `measure.target` defines."""

@@ -20,7 +20,10 @@ from tunewright.runs.sources import task_for
 from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
 
-_OF_THE_RUN = {"data": ("eval", "validation", "labels", "packing"), "train": ("precision", "device", "threads")}
+_OF_THE_RUN = {
+    "data": ("eval", "validation", "labels", "problem_type", "packing"),
+    "train": ("precision", "device", "threads"),
+}
 """Keys that hold for the whole run, so that a stage cannot have its own."""
 
 
