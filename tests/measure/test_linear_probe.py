@@ -7,8 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunewright.contract.batch import Row
+from tunewright.errors import MethodError
 from tunewright.measure import linear_probe
-from tunewright.measure.linear_probe import commonest_results, fit, probe_results
+from tunewright.measure.intervals import Interval
+from tunewright.measure.linear_probe import LinearReading, commonest_results, fit, probe_results
+from tunewright.measure.probe import Side
+from tunewright.measure.rows import RowResult
 
 
 def _clouds(n: int, classes: int, size: int = 12, apart: float = 2.5, seed: int = 0):
@@ -111,3 +115,46 @@ def test_the_commonest_class_of_the_training_rows():
     assert [r.answer for r in found] == ["b"] * 3 and [r.score for r in found] == [1, 0, 1]
     assert [r.reference for r in found] == ["b", "a", "b"] and found[0].confidence == 0.5
     assert commonest_results([1, 0], _rows([0]), {})[0].answer == "0"
+
+
+# -- as a probe of two models ------------------------------------------------------------------------------------------
+
+
+def _side(labels: list[str], features: torch.Tensor | None) -> Side:
+    rows = [RowResult(id=str(i), reference=label, score=0.0) for i, label in enumerate(labels)]
+    return Side(answers={"target": rows}, features=None if features is None else lambda: features)
+
+
+def test_both_sides_features_are_read_on_held_out_rows() -> None:
+    g = torch.Generator().manual_seed(0)
+    labels = ["a", "b", "c"] * 20
+    told = torch.nn.functional.one_hot(torch.tensor([0, 1, 2] * 20), 3) + 0.01 * torch.randn(60, 3, generator=g)
+    noise = torch.randn(60, 200, generator=g)  # more features than rows: a probe that saw the rows would be right
+    found = LinearReading().probe(_side(labels, noise), _side(labels, told)).values
+    before, after, change = (found[k] for k in ("base_accuracy", "tuned_accuracy", "difference"))
+    assert isinstance(before, Interval) and isinstance(after, Interval) and isinstance(change, Interval)
+    assert after.value == 1.0 and before.value < 0.6 and before.n == 60
+    assert change.value == pytest.approx(after.value - before.value) and found["classes"] == 3
+
+
+def test_the_number_of_folds_is_how_many_probes_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(linear_probe, "fit", lambda x, y, classes: (seen.append(len(y)), fit(x, y, classes))[1])
+    labels, features = ["a", "b"] * 6, torch.arange(12.0)[:, None] % 2
+    for folds in (2, 4):
+        seen.clear()
+        LinearReading(splits=folds).probe(_side(labels, features), _side(labels, features))
+        assert seen == [12 - 12 // folds] * (2 * folds)
+
+
+@pytest.mark.parametrize(
+    "labels, features, said",
+    [
+        (["a", "b"], None, "there are no features to read"),
+        ([], torch.zeros(0, 2), "there are no features to read"),
+        (["a", "a"], torch.zeros(2, 2), "all rows have one class"),
+    ],
+)
+def test_what_a_linear_probe_needs(labels: list[str], features: torch.Tensor | None, said: str) -> None:
+    with pytest.raises(MethodError, match=said):
+        LinearReading().probe(_side(labels, features), _side(labels, features))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests import small, tiny
+from tests import classifying, small, tiny
 from tunewright.catalogue import folders
 from tunewright.commands.cli import app
 from tunewright.errors import MethodError, RecipeError
@@ -133,3 +133,19 @@ def test_another_packages_probe_is_there_by_its_name(
         folders.entries.cache_clear()
         sys.modules.pop("answer_counts", None)
     assert pair.probes["answer-counts"].values == {"base": 8, "tuned": 8}
+
+
+def test_a_linear_probe_reads_both_classifiers_features(tmp_path: Path) -> None:
+    """Of two runs of one base, and in the run itself; other tasks have no features."""
+    classifying.write_inputs(tmp_path, head=3)
+    changes = classifying.recipe(probes=["linear-probe"], stages__0__budget={"steps": 6})
+    made = run(small.write_recipe(tmp_path, **changes), out=tmp_path / "run", quiet=True).report.probes["linear-probe"]
+    asked = Request([str(tmp_path / "base")], [str(tmp_path / "run")], probes=["linear-probe"])
+    found = measure(asked).probes["linear-probe"]
+    assert found.values["base_accuracy"] == made.values["base_accuracy"] and found.values["classes"] == 3
+    assert _number(found.values["tuned_accuracy"]) == pytest.approx(_number(made.values["tuned_accuracy"]), abs=0.07)
+
+
+def test_a_task_without_features_is_refused(ran: Path) -> None:
+    with pytest.raises(MethodError, match="there are no features to read"):
+        measure(Request([str(ran / "base")], [str(ran / "run")], probes=["linear-probe"]))

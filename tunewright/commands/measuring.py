@@ -76,8 +76,7 @@ def measure(
         harness.refuse(sides, {"probes": probes})
         measuring.refuse_taken(out)
         evaluation = harness.Evaluation(harness.named(harness_tasks), include_path, rows)
-        how = {"base": base, "device": device, "bounds": bounds, "out": out, "say": say}
-        pair = harness.measure(first, second, evaluation, **how)
+        pair = harness.measure(first, second, evaluation, base=base, device=device, bounds=bounds, out=out, say=say)
     elif any(lm_eval.holds(name) for side in sides for name in side):
         flags = {
             "data": data,

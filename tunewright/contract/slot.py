@@ -387,7 +387,8 @@ _BESIDE = (
         "ProbeResult: single values and one table, with what they mean",
         "once per run, after the tuned model was measured",
         own={
-            "base": "Side: the base's `weights` (by name, made when asked for) and `answers`",
+            "base": "Side: the base's `weights` (by name, made when asked for), `answers`, and a classifier's "
+            "`features`; `tunewright measure` has weights for probes that ask for `structure`",
             "tuned": "Side: the tuned model's",
         },
         training=False,

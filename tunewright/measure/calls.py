@@ -58,7 +58,7 @@ class Form:
         if opened is None:
             return
         for _, found in objects(answer, opened.end()):
-            inner = found.get("function") if isinstance(found.get("function"), dict) else found
+            inner: dict[str, Any] = found["function"] if isinstance(found.get("function"), dict) else found
             if isinstance(inner.get(self.name), str) and self.arguments in inner:
                 yield Call(inner[self.name], _object(inner[self.arguments]))
 

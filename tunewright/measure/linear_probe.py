@@ -5,6 +5,9 @@ head reads of the untouched base tells what was there before: a tuned model that
 that the features did not hold. The strength of its L2 penalty is chosen by accuracy on held-out folds of the training
 rows, of equal ones the stronger; evaluated rows are never seen.
 
+As a probe by name it asks both models alike: how well the classes of the evaluated rows can be read linearly out of
+their features, on folds that were held out.
+
 Shapes: R rows, D size of the features, V classes.
 """
 
@@ -14,14 +17,19 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.method import Method
 from tunewright.contract.task import Task
+from tunewright.errors import MethodError
+from tunewright.measure.intervals import paired_proportions, wilson
+from tunewright.measure.probe import ProbeResult, Side
 from tunewright.measure.rows import RowResult
 from tunewright.measure.target import evaluate, get_metric
 
@@ -240,3 +248,57 @@ def _answered(row: Row, answer: int, names: Any, confidence: float) -> RowResult
         score=float(answer == row.label),
         confidence=confidence,
     )
+
+
+class LinearReading(Method):
+    """How well classes can be read linearly out of what a classifier's head reads, before and after."""
+
+    splits: int = Field(5, ge=2, description="parts of the rows: each is read by a probe fitted on the others")
+
+    papers: ClassVar[tuple[str, ...]] = ()
+
+    def probe(self, base: Side, tuned: Side) -> ProbeResult:
+        """Held-out accuracy of logistic regression on both sides' features, paired by row. MethodError where a side has
+        none, or there is but one class.
+        """
+        rows = base.answers.get("target") or ()
+        if base.features is None or tuned.features is None or not rows:
+            raise MethodError(
+                "there are no features to read: what a classifier's head reads of evaluated rows is needed",
+                where="linear-probe",
+                remedy="take the probe out, or use a classification task with rows to evaluate",
+            )
+        names = sorted({r.reference for r in rows})
+        labels = np.array([names.index(r.reference) for r in rows])
+        if len(names) < 2:
+            raise MethodError(
+                "all rows have one class", where="linear-probe", remedy="evaluate rows of several classes"
+            )
+        hits = [self._hits(side.features().cpu(), labels, len(names)) for side in (base, tuned) if side.features]
+        return ProbeResult(
+            title="Linear probe of the features",
+            description=(
+                f"Accuracy of logistic regression on what the head reads, fitted on the other evaluated rows "
+                f"({self.splits} folds): whether the features themselves tell the classes, whatever the head does."
+            ),
+            values={
+                "base_accuracy": wilson(int(hits[0].sum()), len(rows)),
+                "tuned_accuracy": wilson(int(hits[1].sum()), len(rows)),
+                "difference": paired_proportions(hits[0].tolist(), hits[1].tolist()),
+                "classes": len(names),
+            },
+        )
+
+    def _hits(self, features: Tensor, labels: np.ndarray, classes: int) -> np.ndarray:
+        """1 for each row whose class a probe names that was fitted without its fold. Each class is spread over them."""
+        order, fold = np.argsort(labels, kind="stable"), np.empty(len(labels), dtype=int)
+        fold[order] = np.arange(len(labels)) % self.splits
+        hits = np.zeros(len(labels))
+        for k in range(self.splits):
+            held = np.flatnonzero(fold == k)
+            if not len(held):
+                continue
+            learnt = np.flatnonzero(fold != k)
+            found = fit(features[learnt], labels[learnt].tolist(), classes)
+            hits[held] = found.logits(features[held]).argmax(-1).numpy() == labels[held]
+        return hits

@@ -5,7 +5,7 @@ A probe looks at a base and a tuned model side by side: their weights, or answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,10 +20,12 @@ Value = str | int | float | bool | None
 @dataclass(frozen=True)
 class Side:
     """One of the two models. `weights` by parameter name, as stored (may be read lazily); `answers` by what was asked
-    ("target", "choice"), one result per row. Either may be empty: a probe says so when it needs it."""
+    ("target", "choice"), one result per row; `features` [R, D] of what a classifier's head reads of the target's rows,
+    made when asked for. Any may be missing: a probe says so when it needs it."""
 
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     answers: Mapping[str, Sequence[RowResult]] = field(default_factory=dict)
+    features: Callable[[], Tensor] | None = None
 
 
 class ProbeResult(BaseModel):

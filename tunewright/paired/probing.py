@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tunewright import catalogue
 from tunewright.contract.method import Method, arguments, call
 from tunewright.errors import FolderError, MethodError, RecipeError
 from tunewright.files.tensors import save_tensors
+from tunewright.measure.drift import take_features
 from tunewright.measure.probe import Side
 from tunewright.paired.reading import Read
 from tunewright.paired.sides import Opened
@@ -80,7 +82,8 @@ class Probing:
                 what = f"the first side's weights cannot be written for the probes: {e.strerror or e}"
                 raise FolderError(what, where=str(file), remedy="free space, or set TMPDIR to another disk") from e
             weights = Saved(file)
-        self._first = Side(weights=weights, answers=_answers(found))
+        features = _features(side, found)  # now: its model goes before the other comes
+        self._first = Side(weights, _answers(found), None if features is None else lambda: features)
 
     def run(self, side: Opened, found: Read) -> dict[str, Probe]:
         """Each probe's result, of the first side and this one. MethodError where a probe lacks what it needs."""
@@ -92,7 +95,7 @@ class Probing:
             self._check(side)
         offered: dict[str, Any] = {
             "base": self._first,
-            "tuned": Side(weights=weights, answers=_answers(found)),
+            "tuned": Side(weights, _answers(found), partial(_features, side, found) if side.task.pools else None),
             "structure": side.adapted.structure,
         }
         return {n: Probe(**call(m, SLOT, n, **offered).model_dump()) for n, m in self.probes.items()}
@@ -118,6 +121,14 @@ class Probing:
 
 def _parameters(side: Opened) -> Iterator[tuple[str, Tensor]]:
     yield from side.adapted.base_parameters().items()
+
+
+def _features(side: Opened, found: Read) -> Tensor | None:
+    """What a classifier's head reads of the target's rows; None of other tasks, and without rows."""
+    if not side.task.pools or not found.target:
+        return None
+    rows = {row.id: row for row in found.asked}
+    return take_features(side.model, side.task, [rows[r.id] for r in found.target]).values.cpu()
 
 
 def _answers(found: Read) -> dict[str, Any]:

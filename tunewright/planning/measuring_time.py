@@ -118,7 +118,7 @@ def _pack(session: Session, name: str) -> float:
 
     def write() -> None:
         if session.task.continues:
-            greedy(session.adapted.outer, session.tokenizer, prompts, tokens, rows=rows)
+            greedy(session.adapted.model, session.tokenizer, prompts, tokens, rows=rows)
         else:
             session.task.write(session.adapted.outer, session.tokenizer, prompts, tokens)
 

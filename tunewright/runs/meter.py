@@ -277,7 +277,8 @@ class Meter:
         parts = [
             rows_hash(self.rows),
             *shown,
-            *(f"{n}={d.hash}" for n, d in (*s.keep.items(), *s.packs.items())),
+            *(f"{n}={d.hash}" for n, d in s.keep.items()),
+            *(f"{n}={asked.hash}" for n, asked in s.packs.items()),
             rows_hash(self.drift_rows),
         ]
         return "/".join(parts)

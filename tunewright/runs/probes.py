@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from tunewright import catalogue
 from tunewright.contract.method import call
+from tunewright.measure.drift import take_features
 from tunewright.measure.probe import Side
 from tunewright.models.adapted import Adapted
 from tunewright.recipe.naming import numbered
@@ -56,6 +58,14 @@ def found(session: Session, results: Mapping[str, TrainingOutcome]) -> dict[str,
     return {name: Probe(**{k: v for k, v in one.items() if k != "notes"}) for name, one in told.items()}
 
 
+def _features(session: Session, read: Readings, tuned: bool) -> Tensor:
+    """What the head reads of the target's rows, of the tuned model or the untouched base."""
+    rows = {row.id: row for row in session.eval.rows} if session.eval is not None else {}
+    adapted, own = session.adapted, [rows[r.id] for r in read.target]
+    with adapted.at_strength(1.0) if tuned else adapted.base():
+        return take_features(adapted.outer, session.task, own).values
+
+
 def run(use: Any, session: Session, base: Readings, tuned: Readings) -> Probe:
     """One probe. MethodError when it needs what this run does not have."""
     probe: Any = catalogue.build(use)
@@ -64,6 +74,7 @@ def run(use: Any, session: Session, base: Readings, tuned: Readings) -> Probe:
         Side(
             weights=Weights(adapted, tuned) if adapted.foldable else {},
             answers={"target": r.target, "choice": r.choice},
+            features=partial(_features, session, r, tuned) if session.task.pools and r.target else None,
         )
         for tuned, r in ((False, base), (True, after))
     ]
