@@ -93,9 +93,12 @@ class Probing:
         if self.reads_weights and side.adapted.foldable:
             weights = Weights(side.adapted, tuned=True)
             self._check(side)
+        features = partial(_asked_features, side, found) if _has(side, found) else None
         offered: dict[str, Any] = {
             "base": self._first,
-            "tuned": Side(weights, _answers(found), partial(_features, side, found) if side.task.pools else None),
+            "tuned": Side(
+                weights, _answers(found), partial(_asked_features, side, found) if _has(side, found) else None
+            ),
             "structure": side.adapted.structure,
         }
         return {n: Probe(**call(m, SLOT, n, **offered).model_dump()) for n, m in self.probes.items()}
@@ -123,10 +126,17 @@ def _parameters(side: Opened) -> Iterator[tuple[str, Tensor]]:
     yield from side.adapted.base_parameters().items()
 
 
+def _has(side: Opened, found: Read) -> bool:
+    """Whether there are features to ask for: a classifier's, of rows."""
+    return side.task.pools and bool(found.target)
+
+
 def _features(side: Opened, found: Read) -> Tensor | None:
     """What a classifier's head reads of the target's rows; None of other tasks, and without rows."""
-    if not side.task.pools or not found.target:
-        return None
+    return _asked_features(side, found) if _has(side, found) else None
+
+
+def _asked_features(side: Opened, found: Read) -> Tensor:
     rows = {row.id: row for row in found.asked}
     return take_features(side.model, side.task, [rows[r.id] for r in found.target]).values.cpu()
 

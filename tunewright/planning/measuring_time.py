@@ -115,10 +115,11 @@ def _pack(session: Session, name: str) -> float:
     asked, most = session.packs[name], session.packs[name].pack.info.max_new_tokens
     rows, tokens = asked.rows[:ANSWERED], min(SAMPLED, most)
     prompts = [prompt_ids(row) for row in rows]
+    model: Any = session.adapted.model
 
     def write() -> None:
         if session.task.continues:
-            greedy(session.adapted.model, session.tokenizer, prompts, tokens, rows=rows)
+            greedy(model, session.tokenizer, prompts, tokens, rows=rows)
         else:
             session.task.write(session.adapted.outer, session.tokenizer, prompts, tokens)
 
