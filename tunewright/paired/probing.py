@@ -96,9 +96,7 @@ class Probing:
         features = partial(_asked_features, side, found) if _has(side, found) else None
         offered: dict[str, Any] = {
             "base": self._first,
-            "tuned": Side(
-                weights, _answers(found), partial(_asked_features, side, found) if _has(side, found) else None
-            ),
+            "tuned": Side(weights, _answers(found), features),
             "structure": side.adapted.structure,
         }
         return {n: Probe(**call(m, SLOT, n, **offered).model_dump()) for n, m in self.probes.items()}
