@@ -36,6 +36,8 @@ DATA = (
     "data/quickstart/test.jsonl",
     "data/quickstart/keep.txt",
     "data/quickstart/CREDITS.md",
+    "measure/packs/facts/pack.yaml",
+    "measure/packs/tool-calls/rows.jsonl",
     "catalogue/aliases.toml",
     "papers/lora.toml",
     "claims/results/hft.json",

@@ -294,7 +294,7 @@ def test_a_run_reports_packs_beside_texts(ran: Path) -> None:
     }
     rows = [r.id for r in read_rows(ran / "run" / "rows.jsonl")]
     assert len(rows) == 8 + 20 + 4 and rows[8] == "style/rows.jsonl:1" and rows[-1] == "facts/rows.jsonl:4"
-    assert report.cost.seconds["packs answered"] > 0 and report.cost.flops_by_phase["packs answered"] > 0
+    assert report.cost.seconds["packs answered"] > 0
     assert [(s.path, s.role, s.licence) for s in report.data.sources][-2:] == [
         ("style", "keep", "CC0"),
         ("facts", "keep", "Apache-2.0"),

@@ -8,9 +8,8 @@ aside, as it answers with them (deltas folded in), and read back tensor by tenso
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +81,9 @@ class Probing:
                 what = f"the first side's weights cannot be written for the probes: {e.strerror or e}"
                 raise FolderError(what, where=str(file), remedy="free space, or set TMPDIR to another disk") from e
             weights = Saved(file)
-        features = _features(side, found)  # now: its model goes before the other comes
-        self._first = Side(weights, _answers(found), None if features is None else lambda: features)
+        read = _features(side, found)
+        there = read() if read is not None else None  # now: its model goes before the other comes
+        self._first = Side(weights, _answers(found), None if there is None else lambda: there)
 
     def run(self, side: Opened, found: Read) -> dict[str, Probe]:
         """Each probe's result, of the first side and this one. MethodError where a probe lacks what it needs."""
@@ -93,10 +93,9 @@ class Probing:
         if self.reads_weights and side.adapted.foldable:
             weights = Weights(side.adapted, tuned=True)
             self._check(side)
-        features = partial(_asked_features, side, found) if _has(side, found) else None
         offered: dict[str, Any] = {
             "base": self._first,
-            "tuned": Side(weights, _answers(found), features),
+            "tuned": Side(weights, _answers(found), _features(side, found)),
             "structure": side.adapted.structure,
         }
         return {n: Probe(**call(m, SLOT, n, **offered).model_dump()) for n, m in self.probes.items()}
@@ -124,19 +123,13 @@ def _parameters(side: Opened) -> Iterator[tuple[str, Tensor]]:
     yield from side.adapted.base_parameters().items()
 
 
-def _has(side: Opened, found: Read) -> bool:
-    """Whether there are features to ask for: a classifier's, of rows."""
-    return side.task.pools and bool(found.target)
-
-
-def _features(side: Opened, found: Read) -> Tensor | None:
-    """What a classifier's head reads of the target's rows; None of other tasks, and without rows."""
-    return _asked_features(side, found) if _has(side, found) else None
-
-
-def _asked_features(side: Opened, found: Read) -> Tensor:
+def _features(side: Opened, found: Read) -> Callable[[], Tensor] | None:
+    """What reads the features of the target's rows; None of tasks that pool none, and without rows."""
+    if not side.task.pools or not found.target:
+        return None
     rows = {row.id: row for row in found.asked}
-    return take_features(side.model, side.task, [rows[r.id] for r in found.target]).values.cpu()
+    own = [rows[r.id] for r in found.target]
+    return lambda: take_features(side.model, side.task, own).values.cpu()
 
 
 def _answers(found: Read) -> dict[str, Any]:

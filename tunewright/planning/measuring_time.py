@@ -117,11 +117,13 @@ def _pack(session: Session, name: str) -> float:
     prompts = [prompt_ids(row) for row in rows]
     model: Any = session.adapted.model
 
+    model: Any = session.adapted.outer
+
     def write() -> None:
         if session.task.continues:
             greedy(model, session.tokenizer, prompts, tokens, rows=rows)
         else:
-            session.task.write(session.adapted.outer, session.tokenizer, prompts, tokens)
+            session.task.write(model, session.tokenizer, prompts, tokens)
 
     return _seconds(write) * most / tokens * len(asked.rows) / len(rows)
 
