@@ -172,7 +172,7 @@ def intents(data: Path, out: Path) -> Path:
     rows = [r for r in rows_in(data / "nlupp" / "folds.jsonl.gz") if r["domain"] == "banking"]
     train, test = ([r for r in rows if r["fold"] in folds] for folds in (range(4), (18, 19)))
     recipe = {
-        "model": "minilm-l6",
+        "model": "nano-encoder",
         "task": "text-classification",
         "data": {
             name: write(
@@ -181,7 +181,7 @@ def intents(data: Path, out: Path) -> Path:
             for name, some in (("train", train), ("eval", test))
         },
         "methods": ["full"],
-        "train": {**TRAIN, "learning_rate": 3e-4, "batch_tokens": 256},
+        "train": {**TRAIN, "learning_rate": 5e-4, "batch_tokens": 256},
         "budget": {"epochs": 1},
         "measurement": {"strengths": [1]},
     }
@@ -193,7 +193,7 @@ def convincing(data: Path, out: Path) -> Path:
     topics = sorted({r["topic"] for r in rows})
     train, test = ([r for r in rows if (topics.index(r["topic"]) % 4 == 0) == held] for held in (False, True))
     recipe = {
-        "model": "minilm-l6",
+        "model": "nano-encoder",
         "task": "text-classification",
         "data": {
             name: write(
@@ -202,9 +202,9 @@ def convincing(data: Path, out: Path) -> Path:
             )
             for name, some in (("train", train[::3]), ("eval", test[::2]))
         },
-        "methods": [{"lora": {"rank": 8}}],
-        "train": {**TRAIN, "learning_rate": 5e-4, "batch_tokens": 256},
-        "budget": {"epochs": 1},
+        "methods": ["full"],
+        "train": {**TRAIN, "learning_rate": 1e-4, "batch_tokens": 256},
+        "budget": {"epochs": 3},
         "measurement": {"strengths": [1]},
     }
     return finished(recipe, out / "convincing")
@@ -213,7 +213,7 @@ def convincing(data: Path, out: Path) -> Path:
 def chosen(data: Path, out: Path) -> Path:
     rows = {n: rows_in(data / "bigbench-small" / f"{n}.jsonl.gz") for n in ("train", "test")}
     recipe = {
-        "model": "minilm-l6",
+        "model": "nano-encoder",
         "task": "multiple-choice",
         "data": {
             name: write(
@@ -227,7 +227,7 @@ def chosen(data: Path, out: Path) -> Path:
             for name, split in (("train", "train"), ("eval", "test"))
         },
         "methods": ["full"],
-        "train": {**TRAIN, "learning_rate": 1e-4, "batch_tokens": 512},
+        "train": {**TRAIN, "learning_rate": 5e-4, "batch_tokens": 512},
         "budget": {"epochs": 1},
         "measurement": {"strengths": [1]},
     }
@@ -261,7 +261,7 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     ),
     "multiple-choice": (
         chosen,
-        "whether an argument is a fallacy (BIG-bench, two choices a row), MiniLM-L6 (22.7M), full",
+        "whether an argument is a fallacy (BIG-bench, two choices a row), the lab's nano-encoder (2.6M), full",
     ),
     "question-answering": (
         question_answering,
@@ -270,11 +270,11 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "token-classification": (token_classification, "slots of NLU++, the lab's nano-encoder (2.6M parameters), full"),
     "text-classification (multi_label_classification)": (
         intents,
-        "intents of NLU++ (banking, 4 folds to learn from), MiniLM-L6 (22.7M), full",
+        "intents of NLU++ (banking, 4 folds to learn from), the lab's nano-encoder (2.6M parameters), full",
     ),
     "text-classification (regression)": (
         convincing,
-        "how convincing an argument is (-log10 of its rank in UKPConvArg1, topics held out), MiniLM-L6 (22.7M), LoRA",
+        "how convincing an argument is (-log10 of its rank in UKPConvArg1, topics held out), nano-encoder, full",
     ),
     "text2text-generation": (
         text2text,
