@@ -200,6 +200,14 @@ def test_texts_are_normalised_as_is_said(name, answer, reference, rate):
     assert not get_metric(name).higher_is_better
 
 
+def test_no_error_on_few_rows_is_no_certainty_and_rates_beyond_one_have_no_bound():
+    right = [RowResult(id=str(i), answer="a", reference="a", score=0.0) for i in range(20)]
+    found = summary(right, "wer")
+    assert found.low == found.value == 0.0 and 0.1 < found.high < 0.25
+    wrong = [r.model_copy(update={"score": 2.0 + i % 2}) for i, r in enumerate(right)]
+    assert summary(wrong, "wer").high > 2.5
+
+
 def test_word_errors_need_jiwer_and_a_task_that_writes(monkeypatch):
     with pytest.raises(RecipeError, match="generates none"):
         check_metric("wer", get_task("audio-classification"))

@@ -156,8 +156,8 @@ def answers_and_choices(
 
 
 def bounds_of(metric: Metric, scores: Sequence[float]) -> Bounds | None:
-    """0 to 1 for scores that are shares: those of proportions, and others where more is better and none lies beyond."""
-    shares = metric.proportion or metric.higher_is_better and all(0 <= s <= 1 for s in scores)
+    """0 to 1 for scores that are shares: those of proportions, and other rates where none lies beyond."""
+    shares = metric.proportion or metric.is_rate and all(0 <= s <= 1 for s in scores)
     return SHARE if shares else None
 
 
