@@ -252,8 +252,8 @@ def speech_recognition(data: Path, out: Path) -> Path:
 RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "audio-classification": (
         audio_classification,
-        "spoken digits (FSDD, 120 recordings of five voices; a third of those asked by a sixth), the encoder of Whisper "
-        "tiny.en on windows of three seconds with a new head, LoRA",
+        "spoken digits (FSDD, 120 recordings of five voices; a third of those asked by a sixth), the encoder of "
+        "Whisper tiny.en on windows of three seconds with a new head, LoRA",
     ),
     "automatic-speech-recognition": (
         speech_recognition,
