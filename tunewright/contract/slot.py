@@ -387,8 +387,7 @@ _BESIDE = (
         "ProbeResult: single values and one table, with what they mean",
         "once per run, after the tuned model was measured",
         own={
-            "base": "Side: the base's `weights` (by name, made when asked for), `answers`, and a classifier's "
-            "`features`; `tunewright measure` has weights for probes that ask for `structure`",
+            "base": "Side: `weights` (by name), `answers`, a classifier's `features`; each made when asked for",
             "tuned": "Side: the tuned model's",
         },
         training=False,

@@ -115,8 +115,6 @@ def _pack(session: Session, name: str) -> float:
     asked, most = session.packs[name], session.packs[name].pack.info.max_new_tokens
     rows, tokens = asked.rows[:ANSWERED], min(SAMPLED, most)
     prompts = [prompt_ids(row) for row in rows]
-    model: Any = session.adapted.model
-
     model: Any = session.adapted.outer
 
     def write() -> None:
