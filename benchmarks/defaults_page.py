@@ -80,7 +80,8 @@ def _rules() -> str:
         (
             "batch",
             f"{low} to {high} rows a step, a power of two: so many that an epoch has about {rule.STEPS_AN_EPOCH} "
-            f"steps; {rule.MOST_TOKENS:,} tokens at most",
+            f"steps; {high} where a row is told from the others of its step (`sentence-similarity`); "
+            f"{rule.MOST_TOKENS:,} tokens at most",
         ),
         (
             "epochs",

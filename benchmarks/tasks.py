@@ -1,11 +1,13 @@
 """One run a task on real rows, for docs/tasks.md: `python -m benchmarks.tasks DATA OUT [TASK ...]`.
 
-DATA is a folder with the data sets as gzipped JSON lines (`nlupp/folds.jsonl.gz`, `instruction-induction/
-{train,test}.jsonl.gz`) and as npz (`fsdd/{train,test}.npz`); OUT is where runs go. What they gave is written into
-docs/task-runs.json.
+DATA is a folder with the data sets as gzipped JSON lines (`nlupp/folds.jsonl.gz`, `banking77/{train,test}.jsonl.gz`,
+`medquad/test.jsonl.gz`, `instruction-induction/{train,test}.jsonl.gz`) and as npz (`fsdd/{train,test}.npz`); OUT is
+where runs go. What they gave is written into docs/task-runs.json.
 
 token-classification: slots of NLU++ (Casanueva et al. 2022), few rows as its authors have it: three of its folds to
 learn from, the last one to measure on.
+sentence-similarity: Banking77 (Casanueva et al. 2020): a customer's question finds the name of its intent among 77, and
+no name is ever another row's negative twice; questions of another field (MedQuAD) are the kept text.
 multiple-choice: fallacies, one of BIG-bench's tasks (Srivastava et al. 2022) with its own choices.
 text-classification with any number of labels: intents of NLU++; with a number: how convincing arguments are, as
 UKPConvArg1 ranks them (Habernal and Gurevych 2016), on topics that are not learnt from.
@@ -77,6 +79,31 @@ def token_classification(data: Path, out: Path) -> Path:
         "measurement": {"strengths": [1]},
     }
     return finished(recipe, out / "token-classification")
+
+
+def sentence_similarity(data: Path, out: Path) -> Path:
+    train, test = (rows_in(data / "banking77" / f"{n}.jsonl.gz") for n in ("train", "test"))
+    texts = rows_in(data / "medquad" / "test.jsonl.gz")
+
+    def named(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        return ({"anchor": r["text"], "positive": r["label"].replace("_", " ")} for r in rows)
+
+    keep = write(out / "rows" / "questions.jsonl", ({"text": r["question"]} for r in texts[:256]))
+    recipe = {
+        "model": "minilm-l6",
+        "task": "sentence-similarity",
+        "data": {
+            "train": write(out / "rows" / "intents-train.jsonl", named(train[::8])),
+            "eval": write(out / "rows" / "intents-test.jsonl", named(test[::6])),
+            "max_length": 64,
+        },
+        "keep": [{"name": "medical questions", "data": keep}],
+        "methods": [{"lora": {"rank": 16}}],
+        "train": {**TRAIN, "learning_rate": 1e-3, "batch_tokens": 700, "threads": 1},
+        "budget": {"epochs": 2},
+        "measurement": {"strengths": [1]},
+    }
+    return finished(recipe, out / "sentence-similarity")
 
 
 def pairs(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -276,6 +303,10 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "text-classification (regression)": (
         convincing,
         "how convincing an argument is (-log10 of its rank in UKPConvArg1, topics held out), nano-encoder, full",
+    ),
+    "sentence-similarity": (
+        sentence_similarity,
+        "questions of Banking77 that look for their intent among 77 names, MiniLM-L6 (22.7M parameters), LoRA",
     ),
     "text2text-generation": (
         text2text,

@@ -37,19 +37,21 @@ def _rows(scores: list[float], weights: list[float], answers: list[str], referen
 def answered(draw, metric: str):
     n, m = draw(st.integers(1, 40)), target.get_metric(metric)
     one = st.sampled_from([0.0, 1.0]) if m.proportion else nats if not m.higher_is_better else shares
-    scores, labels = draw(st.lists(one, min_size=n, max_size=n)), st.lists(st.sampled_from(LABELS), min_size=n)
+    said = [str(i) for i in range(-3, 4)] if m.of == "number" else LABELS
+    scores, labels = draw(st.lists(one, min_size=n, max_size=n)), st.lists(st.sampled_from(said), min_size=n)
     weights = draw(st.lists(st.floats(0.5, 5000), min_size=n, max_size=n)) if not m.proportion else [1.0] * n
     return _rows(scores, weights, draw(labels)[:n], draw(labels)[:n])
 
 
 @pytest.mark.parametrize("metric", target.METRICS)
 def test_every_metric(metric):
-    higher = target.get_metric(metric).higher_is_better
+    m = target.get_metric(metric)
+    low, high = (0, np.inf) if not m.higher_is_better else m.bounds or (-np.inf, np.inf)
 
     @settings(max_examples=25, deadline=None)
     @given(answered(metric))
     def check(rows):
-        holds(target.summary(rows, metric), 0, 1 if higher else np.inf)
+        holds(target.summary(rows, metric), low, high)
 
     check()
 

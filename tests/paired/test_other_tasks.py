@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks import test_question_answering, test_text2text, test_token_classification
+from tests.tasks import test_question_answering, test_sentence_similarity, test_text2text, test_token_classification
+from tests.tasks.test_sentence_similarity import inputs as vectors
 from tests.tasks.test_text2text import inputs as two_texts
 from tests.tasks.test_token_classification import inputs as tagged
 from tunewright.paired.measuring import measure
 from tunewright.paired.request import Request
 from tunewright.runs.run import run
 
-__all__ = ["tagged", "two_texts"]
+__all__ = ["tagged", "two_texts", "vectors"]
 
 
 @pytest.mark.parametrize("name", ["t5", "marian"])
@@ -22,6 +23,17 @@ def test_what_is_read_on_one_side_and_written_on_the_other(name: str, two_texts:
     report = run(test_text2text.recipe(two_texts, name, **changes), tmp_path / "run", quiet=True).report
     pair = measure(Request([str(two_texts / name)], [str(tmp_path / "run")]))
     assert pair.task == "text2text-generation" and report.target is not None and pair.target is not None
+    for side in ("before", "after", "difference"):
+        assert getattr(pair.target, side) == getattr(report.target, side)
+    assert report.drift is not None and pair.drift is not None
+    assert pair.drift.value.value == pytest.approx(report.drift.value.value, rel=1e-4)
+
+
+def test_vectors_of_texts(vectors: Path, tmp_path: Path) -> None:
+    report = run(test_sentence_similarity.recipe(vectors), tmp_path / "run", quiet=True).report
+    pair = measure(Request([str(vectors / "base")], [str(tmp_path / "run")]))
+    assert pair.task == "sentence-similarity" and report.target is not None and pair.target is not None
+    assert pair.target.metric == "ndcg@10"
     for side in ("before", "after", "difference"):
         assert getattr(pair.target, side) == getattr(report.target, side)
     assert report.drift is not None and pair.drift is not None

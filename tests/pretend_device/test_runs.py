@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 from rich.console import Console
-from transformers import BertForQuestionAnswering, BertForTokenClassification, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertForQuestionAnswering,
+    BertForTokenClassification,
+    BertModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from tests import small, tiny
@@ -135,6 +141,17 @@ def test_spans_that_answer(cuda, folder):
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     data = {"train": "rows.jsonl", "eval": "rows.jsonl", "max_length": 24}
     export(ran(folder, task="question-answering", keep=[], data=data))
+
+
+def test_vectors_of_texts(cuda, folder):
+    tiny._make(BertModel, tiny._bert(2, 32), 0).save_pretrained(folder / "base")
+    tiny.tokenizer(encoder=True, chat=False).save_pretrained(folder / "base")
+    rows = [{"anchor": f"lost {w}", "positive": f"the {w} card", "negative": "town"} for w in small.WORDS]
+    scored = [{"sentence1": r["anchor"], "sentence2": "card", "score": i / 9} for i, r in enumerate(rows)]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in [*rows, *scored]))
+    (folder / "asked.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    data = {"train": "rows.jsonl", "eval": "asked.jsonl"}
+    export(ran(folder, task="sentence-similarity", keep=[], data=data, train__micro_tokens=30))
 
 
 def test_sources_and_targets(cuda, folder):

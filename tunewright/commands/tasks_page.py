@@ -23,6 +23,7 @@ from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.contract.task import MULTI_LABEL, REGRESSION, Task
 from tunewright.errors import MethodError, RecipeError
 from tunewright.measure.target import METRICS, check_metric
+from tunewright.methods.needs.fisher import Fisher
 from tunewright.models.adapted import Adapted
 from tunewright.models.arguments import reads_two_texts
 from tunewright.models.surgery import Surgery
@@ -119,6 +120,8 @@ def _drift(task: Task) -> str:
         return f"divergence {where}"
     if task.per_token:
         return "divergence at the words, or, where the head is new, how far the base's features align no more"
+    if task.embeds:
+        return "how far the vectors of kept text, else of the evaluated rows, align no more with the base's"
     if task.scores:
         return "how far what the head reads aligns no more with what the base's head reads"
     return "divergence from the base's predictions at the targets, on kept rows where there are some"
@@ -132,13 +135,20 @@ def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
     for name, method in methods.items():
         if not serves(method, task):
             out[name] = "serves " + ", ".join(method.tasks or ())
-        elif (task.scores or task.multi_label) and "objective" in method.slots() and method.tasks is None:
-            out[name] = "trains likelihoods, and one number a text has none"
+        elif (not task.likelihoods or task.multi_label) and "objective" in method.slots() and method.tasks is None:
+            out[name] = f"trains likelihoods, and {'a vector' if task.embeds else 'one number'} a text has none"
+        elif task.couples == "batch" and _reads_rows_alone(method):
+            out[name] = "reads the loss of each row by itself, and here a row's loss reads the others"
         elif adapted is not None and "attach" in method.slots() and (why := _said(method, adapted, task)):
             out[name] = why
         elif adapted is not None and method.reshapes and (why := _reshaped(method, example_of(task.name).model())):
             out[name] = why
     return out
+
+
+def _reads_rows_alone(method: type[Method]) -> bool:
+    """Whether a method needs Fisher information, which `NeedContext.with_loss` refuses where losses read other rows."""
+    return any(isinstance(need, Fisher) for need in method(**method.conformance).needs())
 
 
 def _said(method: type[Method], adapted: Adapted, task: Task) -> str:

@@ -265,6 +265,26 @@ def _seqeval(pairs: Sequence[tuple[str, str]]) -> float:
     return float(f1_score(right, said, zero_division=1))
 
 
+def _sentence_similarity() -> TaskExample:
+    def pair(text: str, kind: str) -> dict[str, str]:
+        return {"anchor": text, "positive": f"{kind} {text.rpartition(' ')[2]}"}
+
+    return TaskExample(
+        model=lambda: bench.bert("BertModel"),
+        reader=tokenizer(encoder=True),
+        rows=[pair(text, kind) for text, kind in _colours()],
+        bad={
+            "no positive": ({"anchor": "red", "positive": None}, "positive"),
+            "an empty anchor": ({"anchor": " ", "positive": "warm"}, "anchor"),
+            "a negative that is the positive": ({"anchor": "a", "positive": "b", "negatives": ["B "]}, "negative"),
+            "a score that is no number": ({"sentence1": "a", "sentence2": "b", "score": "near"}, "score"),
+            "a text alone": ({"text": "red"}, "anchor"),
+        },
+        right=lambda row: str(row["positive"]),
+        learning_rate=0.005,
+    )
+
+
 EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "audio-classification": task_sounds.audio_classification,
     "automatic-speech-recognition": task_sounds.automatic_speech_recognition,
@@ -273,6 +293,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "text2text-generation": _text2text_generation,
     "fill-mask": _fill_mask,
     "reward-modeling": _reward_modeling,
+    "sentence-similarity": _sentence_similarity,
     "image-classification": _image_classification,
     "multiple-choice": _multiple_choice,
     "question-answering": _question_answering,

@@ -57,13 +57,18 @@ def it_is_what_its_kind_says(case: TaskCase) -> None:
 
 
 def alone_as_beside_others(case: TaskCase) -> None:
-    """A row's targets are as likely, and cost as much, alone as padded beside longer rows and packed behind others."""
+    """A row's targets are as likely, and cost as much, alone as padded beside longer rows and packed behind others;
+    where a row's loss reads the others, its vectors are the same.
+    """
     alone = [case.outputs([row]) for row in case.rows]
     for packed in (False, True) if case.task.packs and case.session.packed else (False,):
         batch, together = case.outputs(case.rows, packed)
         where = "packed behind others" if packed else "padded beside others"
+        if together.embeddings is not None:
+            vectors = torch.cat([o.embeddings for _, o in alone if o.embeddings is not None])
+            close(together.embeddings, vectors, f"vectors {where} and alone")
         values = case.task.loss(together, batch).value
-        for k, (own, out) in enumerate(alone):
+        for k, (own, out) in enumerate(alone) if case.task.couples == "token" else ():
             here = batch.rows == k
             close(values[here], case.task.loss(out, own).value, f"{case.rows[k].id}: the loss {where} and alone")
             close(_logits(together)[here], _logits(out), f"{case.rows[k].id}: outputs {where} and alone")
@@ -85,7 +90,9 @@ def outputs_fit_one_another(case: TaskCase) -> None:
     with global_randomness_unchanged():
         batch, out = case.outputs(case.rows)
     assert torch.equal(out.labels, batch.labels), "outputs have other labels than the batch"
-    if out.scores is None:
+    if case.task.embeds:
+        assert out.embeddings is not None and len(out.embeddings) == len(batch.inputs["input_ids"]), "a vector a text"
+    if case.task.likelihoods:
         chosen = torch.log_softmax(_again(case, batch).logits.float(), -1).gather(-1, batch.labels[:, None])[:, 0]
         close(out.log_probs(), chosen, "log_probs and those of the logits")
         close(case.task.loss(out, batch).value.mean(), case.task.loss(_again(case, batch), batch).value.mean(), "loss")

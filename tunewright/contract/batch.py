@@ -114,9 +114,10 @@ class Outputs:
     `log_probs` [S] (of the labels) is the cheap way: the head and the softmax run in one pass that never keeps the
     logits. `logits` [S, V] are made when a method asks for them. `hidden` is a tuple of [1, T, D] or [R, L, D] tensors
     (embeddings first), present only when a need asked for them; `features` [R, D] are pooled rows where the task has
-    them, and `head` then maps features [N, D] to logits [N, V]. `scores` [S] are what a reward model gives in the place
-    of log-probabilities. `present` is what the forward's rows were
-    (`models.context.Present`), with what deltas noted of them.
+    them, and `head` then maps features [N, D] to logits [N, V]. `embeddings` [N, D] are those of all texts of the rows,
+    in the order of the batch's sequences, of a task that embeds. `scores` [S] are what a reward model gives in the
+    place of log-probabilities. `present` is what the forward's rows were (`models.context.Present`), with what deltas
+    noted of them.
     """
 
     def __init__(
@@ -129,12 +130,13 @@ class Outputs:
         features: Tensor | None = None,
         head: Callable[[Tensor], Tensor] | None = None,
         scores: Tensor | None = None,
+        embeddings: Tensor | None = None,
         raw: Any = None,
         present: Any = None,
     ):
         self._logits, self._log_probs = logits, log_probs
         self.labels, self.hidden, self.features, self.head, self.raw = labels, hidden, features, head, raw
-        self.scores, self.present = scores, present
+        self.scores, self.embeddings, self.present = scores, embeddings, present
 
     @property
     def logits(self) -> Tensor:
@@ -148,3 +150,36 @@ class Outputs:
         if self._log_probs is not None and (self.scores is not None or not isinstance(self._logits, Tensor)):
             return self._log_probs()
         return torch.log_softmax(self.logits.float(), -1).gather(-1, self.labels[:, None])[:, 0]
+
+
+def merged(batches: Sequence[Batch]) -> Batch:
+    """Targets, weights and rows of several batches as one, without the model's inputs. ValueError where their fields
+    are not the same.
+    """
+    keys = set(batches[0].fields)
+    if any(set(b.fields) != keys for b in batches):
+        raise ValueError("micro-batches carry different fields")
+    rows, offset = [], 0
+    for b in batches:
+        rows.append(b.rows + offset)
+        offset += len(b.row_ids)
+    return Batch(
+        inputs={},
+        labels=torch.cat([b.labels for b in batches]),
+        weights=torch.cat([b.weights for b in batches]),
+        rows=torch.cat(rows),
+        row_ids=[i for b in batches for i in b.row_ids],
+        sources=[s for b in batches for s in b.sources],
+        tokens=sum(b.tokens for b in batches),
+        epochs=[e for b in batches for e in b.epochs],
+        fields={k: joined([b.fields[k] for b in batches]) for k in batches[0].fields},
+    )
+
+
+def joined(parts: list[Any]) -> Any:
+    """Tensors end to end, tuples member by member, lists end to end; of numbers (a longest row) the largest."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    if isinstance(parts[0], tuple):
+        return tuple(joined(list(p)) for p in zip(*parts, strict=True))
+    return max(parts) if isinstance(parts[0], int | float) else [x for p in parts for x in p]

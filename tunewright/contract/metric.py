@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from tunewright.contract.batch import Batch, Outputs
@@ -29,13 +30,28 @@ class Answered(Protocol):
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """What a query finds: `scores` [N] of all texts, `relevance` [N] of each to the query (0: none, more is better),
+    the text that scores highest (`answer`) and the right one (`reference`). Rows of one `query` count
+    once.
+    """
+
+    scores: np.ndarray
+    relevance: np.ndarray
+    answer: str = ""
+    reference: str = ""
+    query: int = 0
+
+
+@dataclass(frozen=True)
 class Metric:
     """A metric: how its rows are made (`kind`), whether more is better, and, if it is no mean of rows, the figure.
 
     Kinds: "generated" compares text that the model writes; "teacher-forced" reads the targets; "classified" takes the
     likeliest class of a row; "paired" holds a preferred answer against the other; "predicted" compares what the task's
-    own `predict` says of a row. `tasks`: names of the tasks whose rows it can read, and with them every task of their
-    `kind`; (): all that its kind of reading allows.
+    own `predict` says of a row; "ranked" reads where a query's right texts stand among all (`Task.rank`). `tasks`:
+    names of the tasks whose rows it can read, and with them every task of their `kind`; (): all that its kind of
+    reading allows.
 
     A `figure` lies within `bounds` (None: it has none), and the scores of "predicted" rows from 0 to 1, unless the
     metric is no `share`: then its figures are plain numbers and no per cent. `of`: the tasks that have rows for it are
@@ -45,13 +61,14 @@ class Metric:
     `proportion`: scores are 0 or 1; `mean`: answers are compared by their mean log-probability a token.
 
     `weigh` says of a reference for how much its row counts (words, where scores are errors a word), of generated ones;
-    without it all count alike.
+    without it all count alike. `of_ranking` is the figure of one query, from 0 to 1. `reads`: kinds of rows
+    (`fields["kind"]`) that it can read, of a task that has several; (): all.
 
     `parts` gives the figure of each part that rows have (a type of spans), by name; `beside`: names of further metrics
     of the same kind, which are shown beside it; `library`: the module that it counts with, of the extra "metrics".
     """
 
-    kind: Literal["generated", "teacher-forced", "classified", "paired", "predicted"]
+    kind: Literal["generated", "teacher-forced", "classified", "paired", "predicted", "ranked"]
     higher_is_better: bool = True
     proportion: bool = False
     compare: Callable[[str, str], float] | None = None
@@ -67,6 +84,8 @@ class Metric:
     of: Literal["", "labels", "number"] = ""
     library: str = ""
     weigh: Callable[[str], float] | None = None
+    of_ranking: Callable[[Ranking], float] | None = None
+    reads: tuple[str, ...] = ()
 
     @property
     def is_rate(self) -> bool:
@@ -80,6 +99,7 @@ OWN = (
     *("span_f1", "squad_f1", "squad_exact_match", "choice_accuracy"),
     *("multilabel_f1_micro", "multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
     *("mse", "pearson", "spearman", "r2"),
+    *("ndcg@10", "mrr", "recall@1", "recall@5", "recall@10", "recall@100"),
     *("sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
     *("wer", "wer_english", "wer_exact", "cer"),
 )

@@ -67,6 +67,25 @@ class NeedContext:
             )
         return list(self.rows[name])
 
+    def with_loss(self, name: str, *, alone: bool = False) -> list[Row]:
+        """Rows of one source whose loss is read, `alone` each by itself. MethodError where there is no such loss: of
+        kept text that is only turned into vectors, and of a row alone whose loss reads the others.
+        """
+        rows = self.source(name)
+        if self.task.couples == "batch" and alone:
+            raise MethodError(
+                f"a method reads the loss of each row by itself, and in {self.task.name} a row's loss reads the others",
+                where="needs",
+                remedy="take a method that reads no Fisher information",
+            )
+        if self.task.embeds and name == "keep":
+            raise MethodError(
+                f"a method reads the loss of kept text, and in {self.task.name} a text alone has none",
+                where="needs",
+                remedy="let it read train (its parameter source), or take another method",
+            )
+        return rows
+
     def model(self, name: str) -> Adapted:
         """One of the recipe's other models, frozen; MethodError with the line to write when it is not named."""
         if self.other is None or name not in self.other_names:

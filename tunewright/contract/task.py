@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
+from tunewright.contract.metric import Ranking
 from tunewright.contract.records import Record
 from tunewright.errors import DataError
 
@@ -24,13 +25,14 @@ SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_la
 class EncodeOptions:
     """How records become rows; part of the cache's key.
 
-    `truncation` says what becomes of rows longer than `max_length`, see `data.truncate.fit_length`.
-    `template` wraps the user's text: "Which topic?\\n{text}" (any column may be named). With `{completion}` in it, it
-    is the whole text and no chat template is used. `system`: None leaves the chat template as it is (some insert a
-    default system turn), "" takes that default turn out, other text is a system turn for rows that have none. `chat`:
-    whether prompts go through the chat template; None: when the tokenizer has one. `labels`: class names in the order
-    of their ids. `image`: size, mean, std and how to resize, see `tasks.image_classification.image_options`.
-    `audio`: rate, longest recording and feature extractor, see `tasks._features.audio_options`.
+    `truncation` says what becomes of rows longer than `max_length`, see `data.truncate.fit_length`. `template` wraps
+    the user's text: "Which topic?\\n{text}" (any column may be named). With `{completion}` in it, it is the whole text
+    and no chat template is used. `kept`: the rows are kept text, of which nothing is learnt. `system`: None leaves the
+    chat template as it is (some insert a default system turn), "" takes that default turn out, other text is a system
+    turn for rows that have none. `chat`: whether prompts go through the chat template; None: when the tokenizer has
+    one. `labels`: class names in the order of their ids. `image`: size, mean, std and how to resize, see
+    `tasks.image_classification.image_options`. `audio`: rate, longest recording and feature extractor, see
+    `tasks._features.audio_options`.
     """
 
     max_length: int = 1024
@@ -41,6 +43,7 @@ class EncodeOptions:
     labels: tuple[str, ...] | None = None
     image: dict[str, Any] | None = None
     audio: dict[str, Any] | None = None
+    kept: bool = False
 
     def key(self) -> str:
         """A text that is equal exactly for equal options."""
@@ -57,6 +60,8 @@ class Task:
     row has any number of the labels, and no `Row.label` but `Row.fields["target"]`. `outputs`: what the outputs of a
     head are called that has the same for all data (the start and the end of a span). `scores`: the head
     gives one number a text and no likelihoods; rows with two answers are read as pairs, whatever methods ask for.
+    `embeds`: texts become vectors, compared by their cosine: no head, no likelihoods (`Outputs.embeddings`). `couples`:
+    "batch" where a row's loss reads the other rows of its optimizer step, however the step is split.
     `reads_files`: records name other files, whose content counts. `reads_audio`: the column `audio` is read (rows with
     one are refused otherwise). `unit`: what the loss is in.
 
@@ -77,6 +82,8 @@ class Task:
     multi_label: ClassVar[bool] = False
     outputs: ClassVar[tuple[str, ...]] = ()
     scores: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
+    couples: ClassVar[Literal["token", "batch"]] = "token"
     reads_files: ClassVar[bool] = False
     reads_audio: ClassVar[bool] = False
     unit: ClassVar[str] = "nats per token"
@@ -118,6 +125,16 @@ class Task:
         examples, and judge an answer behind its prompt. A task with a `write` of its own does not.
         """
         return self.generates and type(self).write is Task.write
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the task has a `rank` of its own, which metrics of the kind "ranked" read."""
+        return type(self).rank is not Task.rank
+
+    @property
+    def likelihoods(self) -> bool:
+        """Whether targets have likelihoods, which objectives and metrics of tokens read."""
+        return not (self.scores or self.embeds)
 
     @property
     def predicts(self) -> bool:
@@ -167,6 +184,12 @@ class Task:
     def predict(self, outputs: Outputs, batch: Batch, rows: Sequence[Row]) -> list[tuple[str, str]]:
         """(what the model says, what is right) of each row, as texts: what metrics of the kind "predicted" compare, and
         rows.jsonl and the report show.
+        """
+        raise NotImplementedError
+
+    def rank(self, outputs: Outputs, batch: Batch, rows: Sequence[Row]) -> list[Ranking]:
+        """What each row's query finds among the texts of all `rows`, which `outputs` and `batch` hold together: what
+        metrics of the kind "ranked" read.
         """
         raise NotImplementedError
 

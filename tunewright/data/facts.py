@@ -24,7 +24,10 @@ from tunewright.contract.task import Task
 from tunewright.data.truncate import trained_tokens
 from tunewright.tasks._segments import first_token
 
-CONTENT = ("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools")
+CONTENT = (
+    *("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools"),
+    *("anchor", "positive", "negative", "negatives", "sentence1", "sentence2", "score"),
+)
 TYPE = np.dtype([("said", "<u8", 2), ("given", "<u8", 2), ("number", "<u8"), ("place", "<u4"), ("flags", "<u4")])
 UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK, NAMELESS, SAME, MOVED = (
     1 << k for k in range(12)

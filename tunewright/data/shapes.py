@@ -2,13 +2,15 @@
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
 `label`, `labels` or `score`; `image` + `label`; `audio` + `label`; `audio` + `text`; `text`; `question` + `choices`;
-`question` + `context` + `answers`; `tokens` + `tags`; `audio` or `image` with whatever else there is. Columns that a
+`question` + `context` + `answers`; `tokens` + `tags`; `anchor` + `positive` (+ `negative` or `negatives`); `sentence1`
++ `sentence2` + `score`; `audio` or `image` with whatever else there is. Columns that a
 shape does not use stay in the row as they are.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -77,6 +79,21 @@ def _renamed(old: str, new: str) -> Callable[[Row], Row]:
     return lambda row: {**{k: v for k, v in row.items() if k != old}, new: row[old]}
 
 
+_NUMBERED = re.compile(r"negative_\d+")
+
+
+def _negatives(row: Row) -> Row:
+    """`negative_1`, `negative_2` ... as one list."""
+    names = sorted((c for c in row if _NUMBERED.fullmatch(c)), key=lambda c: int(c.rpartition("_")[2]))
+    rest = {k: v for k, v in row.items() if k not in names}
+    more = [row[c] for c in names if row[c] is not None]
+    return {**rest, "negatives": [*rest.get("negatives", []), *more]} if more else rest
+
+
+def _of_query(row: Row) -> Row:
+    return _negatives(_renamed("query", "anchor")(row))
+
+
 def _segments(row: Row) -> Row:
     """A text in pieces, which may be scored one by one."""
     texts = row["texts"]
@@ -114,6 +131,9 @@ SHAPES = (
     Shape("tagged", ("tokens", "tags"), as_it_is),
     Shape("tagged", ("tokens", "ner_tags"), _renamed("ner_tags", "tags")),
     Shape("tagged", ("tokens", "labels"), _renamed("labels", "tags")),
+    Shape("positive-pair", ("anchor", "positive"), _negatives),
+    Shape("positive-pair", ("query", "positive"), _of_query),
+    Shape("scored-pair", ("sentence1", "sentence2", "score"), as_it_is),
 )
 """In the order in which they are tried: the first whose columns are all there."""
 RECORDED = frozenset({"audio-label", "audio-text", "audio"})

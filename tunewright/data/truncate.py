@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -15,6 +16,9 @@ IN_WINDOWS = "question"
 """The kind of rows whose context is in windows already where it is too long."""
 CHOICES = "choices"
 """The kind of rows whose choices lie end to end, each a text of its own."""
+SEVERAL_TEXTS = ("positive-pair", "scored-pair", "embedded")
+"""Kinds of rows that hold texts each of which is read by itself (`fields["lengths"]`)."""
+
 TWO_TEXTS = "text2text"
 """The kind of rows that hold a source and a target, which are read apart."""
 
@@ -38,7 +42,8 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
     Pieces overlap by one token, so that each token but the first stays a target exactly once; pieces without a trained
     token are left out. A row with one target keeps its beginning (and its last token); pairs of answers, scored
     ones, sources with their targets and rows whose tokens have classes cannot be split. Of a source and its target the
-    longer one counts.
+    longer one counts. Texts that are read by themselves are cut at their ends, but for what the tokenizer puts behind
+    them, unless the policy is to drop such rows.
     """
     longest = max(len(row.input_ids), len(row.fields.get("rejected_ids", ())))
     if row.fields.get("kind") == TWO_TEXTS:  # each is read by a part of the model of its own
@@ -48,6 +53,9 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
         longest = row.fields["whole"]
     if row.fields.get("kind") == CHOICES:
         longest = max(row.fields["lengths"])
+    texts = row.fields.get("lengths") if row.fields.get("kind") in SEVERAL_TEXTS else None
+    if texts is not None:
+        longest = max(texts)
     if longest <= max_length:
         return [row]
     if policy == "fail":
@@ -56,6 +64,8 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
             f"{longest} tokens, and max_length is {max_length}",
             "shorten it, raise data.max_length, or set data.truncation to drop or split",
         )
+    if texts is not None:
+        return [] if policy == "drop" else [_cut(row, texts, max_length)]
     if policy == "auto":
         policy = "split" if row.fields.get("kind") in (*PLAIN, IN_WINDOWS) else "drop"
     if row.fields.get("kind") == CHOICES:
@@ -80,3 +90,13 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
         if trained_tokens(piece):
             pieces.append(piece)
     return pieces
+
+
+def _cut(row: Row, lengths: Sequence[int], most: int) -> Row:
+    """Each of the row's texts with `most` tokens at most."""
+    ids, start, tail = list[int](), 0, int(row.fields["tail"])
+    for length in lengths:
+        text = row.input_ids[start : start + length]
+        ids += text if length <= most else [*text[: most - tail], *text[length - tail :]]
+        start += length
+    return replace(row, input_ids=ids, fields={**row.fields, "lengths": [min(n, most) for n in lengths]})

@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from tunewright.contract.batch import Row
+from tunewright.data.truncate import SEVERAL_TEXTS
 
 Token = tuple[str, float]
 """A token's text and its weight in the loss (0: context only)."""
@@ -16,8 +17,11 @@ Token = tuple[str, float]
 def token_view(row: Row, tokenizer: Any) -> list[Token]:
     """(text, weight) for each token. The first token of a row is never a target, so its weight is shown as 0.
 
-    A row with one target shows its text as context, then the target.
+    A row with one target shows its text as context, then the target; one of several texts each of them, a line each:
+    what the first should be near to counts.
     """
+    if row.fields.get("kind") in SEVERAL_TEXTS:
+        return _several(row, tokenizer)
     texts = [_text(tokenizer, i) for i in row.input_ids]
     if row.one_target:
         target = row.fields.get("target", "one target") if row.label is None else row.label
@@ -27,6 +31,19 @@ def token_view(row: Row, tokenizer: Any) -> list[Token]:
         ends = list(zip(row.fields["targets"][::2], row.fields["targets"][1::2], row.weights[::2], strict=True))
         return [(t, next((w for a, b, w in ends if a <= i <= b), 0.0)) for i, t in enumerate(texts)]
     return [(t, 0.0 if i == 0 else float(w)) for i, (t, w) in enumerate(zip(texts, row.weights, strict=True))]
+
+
+def _several(row: Row, tokenizer: Any) -> list[Token]:
+    """The texts of a row that holds several, and its score where it has one."""
+    texts, start = list[str](), 0
+    for length in row.fields["lengths"]:
+        texts.append(tokenizer.decode(row.input_ids[start : start + length], skip_special_tokens=True))
+        start += length
+    if row.fields["kind"] == "scored-pair":
+        return [(f"{texts[0]}\n{texts[1]}\n", 0.0), (f"[{row.fields['reference']}]", float(row.weights[0]))]
+    first, *others = texts
+    marked = [(f"\n{text}", float(row.weights[0])) for text in others[:1]]
+    return [(first, 0.0), *marked, *((f"\nnot: {text}", 0.0) for text in others[1:])]
 
 
 def one_a_source(sources: Sequence[Any], tokenizer: Any) -> dict[str, list[Token]]:

@@ -168,7 +168,10 @@ def files_beside(folder: Path) -> list[tuple[str, str]]:
     They decide what the weights compute as much as the weights do (RoPE's base, a window, a class, a chat template).
     """
     files = (p for p in folder.iterdir() if p.is_file() and p.suffix not in _NOT_BESIDE and not p.name.startswith("."))
-    return [(p.name, _file_digest(p)) for p in sorted(files) if p.name not in _OURS]
+    beside = [(p.name, _file_digest(p)) for p in sorted(files) if p.name not in _OURS]
+    if (folder / "modules.json").is_file():  # sentence-transformers: each step's config lies in a folder of its own
+        beside += [(f"{p.parent.name}/{p.name}", _file_digest(p)) for p in sorted(folder.glob("[0-9]*_*/config.json"))]
+    return beside
 
 
 def hash_beside(folder: Path) -> str:

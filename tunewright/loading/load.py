@@ -32,6 +32,8 @@ from tunewright.loading.heads import set_head
 from tunewright.loading.imports import refuse_broken
 from tunewright.loading.locate import Located, drawn_as, locate
 from tunewright.loading.quiet import quiet
+from tunewright.loading.sentence_modules import longest as sentence_length
+from tunewright.loading.sentence_modules import note_pooling
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
 from tunewright.models.generators import seeded
@@ -129,6 +131,8 @@ def _load(
             read_header(file)
     config = config_for(located, task)
     tokenizer, processor = _readers(located, task)
+    if task.embeds:
+        located.notes += note_pooling(config, located.folder)
     build = _build if weights else _shapes
     model = build(located, config, task, list(labels) if labels is not None else None, dtype, seed)
     if weights:
@@ -177,6 +181,8 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     tokenizer, processor = _readers(located, task)
     if task.makes_head:
         set_head(config, task, list(labels) if labels is not None else None, located)
+    if task.embeds:
+        note_pooling(config, located.folder)
     if tokenizer is not None:
         _fit_padding(tokenizer, task, located)
     own = [config.id2label[i] for i in sorted(config.id2label)] if task.labelled else None
@@ -233,6 +239,8 @@ def _readers(located: Located, task: Task) -> tuple[Any, Any]:
                 where=str(located.folder / "tokenizer_config.json"),
                 remedy="write the longest text in tokens, or take the line out",
             )
+        if task.embeds and (most := sentence_length(located.folder)):
+            tokenizer.model_max_length = min(most, int(min(longest, 1 << 30)))
         return tokenizer, extractor
 
 
@@ -330,8 +338,12 @@ def _check_keys(
         prefix = max(model.named_children(), key=lambda c: sum(p.numel() for p in c[1].parameters()))[0] + "."
     classifies = task.makes_head
     new = [k for k in missing + mismatched if classifies and (not k.startswith(prefix) or ".pooler." in k)]
+    if task.embeds:  # nothing reads what a class pools for a head
+        new = [k for k in missing if k.startswith("pooler.")]
+        if new:
+            located.notes.append(f"{new[0].split('.')[0]} is drawn afresh, and nothing reads it: states are pooled")
     if lost := [k for k in missing + mismatched if k not in new]:
-        head = not any(k.startswith(prefix) for k in lost)
+        head = not task.embeds and not any(k.startswith(prefix) for k in lost)
         what = (
             f"the checkpoint has no {task.name} head"
             if head
@@ -339,7 +351,7 @@ def _check_keys(
         )
         remedy = "use a checkpoint that was trained with one" if head else "download the model again"
         raise ModelError(f"{what}: {len(lost)} tensors such as {lost[0]}", where=str(located.folder), remedy=remedy)
-    if not new:
+    if not new or task.embeds:
         return
     if labels is None:
         what = f"the checkpoint has no {task.name} head, and no labels are given for a new one"

@@ -14,6 +14,7 @@ from tunewright.files.cache import written_aside
 from tunewright.files.markdown import code, fenced, inline
 from tunewright.loading.portable import portable_config, portable_tokenizer
 from tunewright.loading.quiet import quiet
+from tunewright.loading.sentence_modules import write_modules
 from tunewright.models.agreement import differing
 from tunewright.models.aligned import align
 from tunewright.models.arguments import among_choices, reads_two_texts, said_in
@@ -59,6 +60,8 @@ def save_pretrained(
             raise ModelError(f"transformers cannot save this model: {e}", where=str(folder)) from e
         portable_tokenizer(aside)
         portable_config(aside, base)
+        if tokenizer is not None:
+            write_modules(aside, model, tokenizer, base)
         (aside / "README.md").write_text(model_card(card, model), encoding="utf-8")
     return folder
 

@@ -45,6 +45,7 @@ from tunewright.measure import (
     metrics,
     numeric,
     overlap,
+    ranked,
     sample,
     sampled,
     several,
@@ -53,9 +54,9 @@ from tunewright.measure import (
     target,
     text,
 )
-from tunewright.models import attention, head, varlen
+from tunewright.models import attention, head, pooling, varlen
 from tunewright.models.aligned import aligned
-from tunewright.pieces import heads, means
+from tunewright.pieces import heads, means, similarity
 from tunewright.tasks import (
     _causal,
     _passages,
@@ -67,6 +68,7 @@ from tunewright.tasks import (
     multiple_choice,
     question_answering,
     reward_modeling,
+    sentence_similarity,
     text2text_generation,
     text_classification,
     text_generation,
@@ -82,7 +84,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(attention, head, heads, load, means, varlen),
     *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, multiple_choice),
     *(question_answering, reward_modeling, text_classification, text_generation),
-    *(text2text_generation, token_classification),
+    *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

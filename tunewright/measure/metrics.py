@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from tunewright.contract.batch import Batch, Outputs
-from tunewright.contract.metric import Metric
+from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.metric import Answered, Metric
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import numeric, overlap, returned, several, spans, speech, squad, text
+from tunewright.measure import numeric, overlap, ranked, returned, several, spans, speech, squad, text
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -29,6 +29,11 @@ def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
 def _errors(pair: tuple[Callable[[str, str], float], Callable[[str], float]]) -> Metric:
     compare, weigh = pair
     return Metric("generated", higher_is_better=False, compare=compare, weigh=weigh, library="jiwer")
+
+
+def _correlation(figure: Callable[[Sequence[Answered]], float]) -> Metric:
+    """Of a number a row, or of the score of two sentences."""
+    return Metric("predicted", figure=figure, bounds=(-1.0, 1.0), share=False, of="number", reads=("scored-pair",))
 
 
 METRICS: dict[str, Metric] = {
@@ -72,9 +77,12 @@ METRICS: dict[str, Metric] = {
         of="number",
         beside=("pearson", "spearman", "r2"),
     ),
-    "pearson": Metric("predicted", figure=numeric.pearson, bounds=(-1.0, 1.0), share=False, of="number"),
-    "spearman": Metric("predicted", figure=numeric.spearman, bounds=(-1.0, 1.0), share=False, of="number"),
+    "pearson": _correlation(numeric.pearson),
+    "spearman": _correlation(numeric.spearman),
     "r2": Metric("predicted", figure=numeric.r2, bounds=None, share=False, of="number"),
+    "ndcg@10": Metric("ranked", of_ranking=ranked.ndcg(10), reads=("positive-pair",)),
+    "mrr": Metric("ranked", of_ranking=ranked.reciprocal_rank, reads=("positive-pair",)),
+    **{f"recall@{k}": Metric("ranked", of_ranking=ranked.recall(k), reads=("positive-pair",)) for k in (1, 5, 10, 100)},
     "sacrebleu": Metric("generated", compare=overlap.sentence_bleu, figure=overlap.corpus_bleu, library="sacrebleu"),
     "chrf": Metric("generated", compare=overlap.sentence_chrf, library="sacrebleu"),
     **{n: Metric("generated", compare=overlap.rouge(n), library="rouge_score") for n in ("rouge1", "rouge2", "rougeL")},
@@ -85,9 +93,11 @@ METRICS: dict[str, Metric] = {
 }
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
-(`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `span_f1`: of whole
-spans, see `measure.spans`; `squad_f1`, `squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of
-labels a row: `multilabel_f1_micro` and its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2`.
+(`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `ndcg@10`, `mrr` and
+`recall@k` of queries among all texts of the evaluated rows: `measure.ranked`. `span_f1`: of whole spans, see
+`measure.spans`; `squad_f1`, `squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of
+labels a row: `multilabel_f1_micro` and its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2`
+(the two in the middle also of cosines and the scores of pairs).
 `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`.
 `wer`, `cer` and their kind: errors over words (characters), see `measure.speech`."""
 
@@ -138,7 +148,8 @@ def check_metric(name: str, task: Task) -> Metric:
     if m.tasks and not any(task.is_a(name) for name in m.tasks):
         what = f"'{name}' reads rows of {', '.join(m.tasks)}, not of {task.name}"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
-    if m.of and not (task.multi_label if m.of == "labels" else task.scores and task.predicts):
+    number = task.predicts and (task.scores or task.embeds and bool(m.reads))
+    if m.of and not (task.multi_label if m.of == "labels" else number):
         what = f"'{name}' reads rows with {'any number of labels' if m.of == 'labels' else 'a number'}"
         what += f", and those of {task.called} have none"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
@@ -148,6 +159,12 @@ def check_metric(name: str, task: Task) -> Metric:
     if m.kind == "generated" and not task.generates:
         what = f"'{name}' compares generated text, and {task.name} generates none"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
+    if m.kind == "ranked" and not task.ranks:
+        what = f"'{name}' reads where texts stand for a query, and {task.name} ranks none"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
+    if task.embeds and m.kind == "teacher-forced" and name != "loss":
+        what = f"'{name}' reads tokens, and {task.name} gives a vector a text"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
     if task.scores and (m.mean or m.kind == "teacher-forced" and name != "loss"):
         what = f"'{name}' reads tokens, and {task.name} gives one number a text"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
@@ -162,3 +179,22 @@ def check_metric(name: str, task: Task) -> Metric:
             remedy = "write metric: exact_match, metric: mean_token_accuracy or metric: loss"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
     return m
+
+
+def check_rows(name: str, task: Task, rows: Sequence[Row]) -> None:
+    """RecipeError where a metric cannot read the kind of some row of a task that has several, or where all scores of
+    pairs are the same.
+    """
+    reads = get_metric(name).reads if task.ranks else ()
+    bad = next((r for r in rows if r.fields.get("kind") not in reads), None) if reads else None
+    if bad is not None:
+        has = "has a score" if bad.fields.get("kind") == "scored-pair" else "has no score"
+        other = "spearman" if bad.fields.get("kind") == "scored-pair" else "ndcg@10"
+        raise RecipeError(
+            f"'{name}' cannot be read of all rows: {bad.id} {has}",
+            where="measurement.metric",
+            remedy=f"write metric: {other}, or give rows of one kind",
+        )
+    if reads == ("scored-pair",) and len({r.fields["target"] for r in rows}) == 1:
+        what = f"'{name}' compares an order of scores, and all rows that are evaluated have the same score"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: loss, or give more rows")

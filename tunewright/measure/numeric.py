@@ -1,5 +1,6 @@
 """Rows with a number: squared error, correlation of the numbers and of their ranks, and the share of variance that is
-explained, by scipy and scikit-learn. Answers and references are numbers as texts.
+explained, by scipy and scikit-learn. Answers and references are numbers as texts: of a regression, or the cosines and
+the scores of pairs.
 """
 
 from __future__ import annotations

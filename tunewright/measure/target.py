@@ -2,8 +2,8 @@
 
 Generated metrics ask the model and compare texts; teacher-forced ones read the answer; classified ones take the
 likeliest class; paired ones hold a preferred answer against the other; predicted ones compare what the task says of a
-row. Other packages add theirs by the entry-point group "tunewright.metrics". Every function keeps one RowResult a row,
-since paired tests and the reader need them.
+row; ranked ones read where a query's right texts stand (`measure.ranked`). Other packages add theirs by the entry-point
+group "tunewright.metrics". Every function keeps one RowResult a row, since paired tests and the reader need them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tunewright.contract.metric import Metric
 from tunewright.contract.pairs import Pair, paired
 from tunewright.contract.task import Task
 from tunewright.errors import RecipeError
-from tunewright.measure import _kv, text
+from tunewright.measure import _kv, ranked, text
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
@@ -38,7 +38,7 @@ from tunewright.measure.intervals import (
 )
 from tunewright.measure.metrics import METRICS as METRICS
 from tunewright.measure.metrics import _added as _added
-from tunewright.measure.metrics import check_metric, get_metric
+from tunewright.measure.metrics import check_metric, check_rows, get_metric
 from tunewright.measure.metrics import metric_names as metric_names
 from tunewright.measure.rows import RowResult
 
@@ -109,6 +109,11 @@ def evaluate(
             rows=rows,
         )
         return _compared(tokenizer, rows, answers, m)
+    check_rows(metric, task, rows)
+    if m.kind == "ranked":
+        return ranked.rankings(model, task, rows, m, batch_tokens)
+    if metric == "loss" and task.couples == "batch":
+        return ranked.losses(model, task, rows, batch_tokens)
     if m.kind == "paired":
         rows = [_pair(row, metric) for row in rows]
     make = {"classified": _classified, "paired": _preferred, "predicted": _predicted}.get(m.kind, _teacher_forced)
@@ -166,6 +171,7 @@ def summary(results: Sequence[RowResult], metric: str, *, seed: int = 0) -> Inte
     run").
     """
     m = get_metric(metric)
+    results = [r for r in results if r.weight > 0] if m.kind == "ranked" else results
     if m.figure is not None:
         figure = m.figure
         return bootstrap_statistic(
@@ -182,25 +188,30 @@ def figure_of(results: Sequence[RowResult], metric: str) -> float:
     m = get_metric(metric)
     if m.figure is not None:
         return m.figure(results)
-    weights = [1.0 if m.weigh is None else r.weight for r in results]
+    weighs = m.weigh is not None or m.kind == "ranked"
+    weights = [r.weight if weighs else 1.0 for r in results]
     return sum(r.score * w for r, w in zip(results, weights, strict=True)) / max(1e-9, sum(weights))
 
 
 def difference(before: Sequence[RowResult], after: Sequence[RowResult], metric: str, *, seed: int = 0) -> Interval:
     """The metric after minus before, on the same rows, which are resampled as pairs."""
-    figure = get_metric(metric).figure
+    m = get_metric(metric)
+    figure = m.figure
+    if m.kind == "ranked":  # a query counts once
+        kept = [(b, a) for b, a in zip(before, after, strict=True) if b.weight > 0]
+        before, after = [b for b, _ in kept], [a for _, a in kept]
     if figure is None:
         weights = [b.weight for b in before]
         sides = [b.score for b in before], [a.score for a in after]
-        if get_metric(metric).proportion and all(w == 1 for w in weights):
+        if m.proportion and all(w == 1 for w in weights):
             return paired_proportions(*sides, seed=seed)
-        bounds = bounds_of(get_metric(metric), [*sides[0], *sides[1]])
+        bounds = bounds_of(m, [*sides[0], *sides[1]])
         return paired_difference(*sides, weights=weights, seed=seed, bounds=bounds)
 
     def of(index: np.ndarray) -> float:
         return figure([after[i] for i in index]) - figure([before[i] for i in index])
 
-    bounds = get_metric(metric).bounds
+    bounds = m.bounds
     wide = None if bounds is None else bounds[1] - bounds[0]
     return bootstrap_statistic(of, len(before), seed=seed, bounds=None if wide is None else (-wide, wide))
 

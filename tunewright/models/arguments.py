@@ -36,11 +36,14 @@ def among_choices(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def said_in(out: Any) -> Tensor:
-    """The logits of a forward's output; of a model that finds spans, those of their starts and ends, side by side."""
+    """The logits of a forward's output; of a model that finds spans, those of their starts and ends, side by side; of
+    a model without a head, its last states.
+    """
     if hasattr(out, "start_logits"):
         return torch.stack([out.start_logits, out.end_logits], -1)
-    logits: Tensor = out.logits
-    return logits
+    logits: Tensor | None = getattr(out, "logits", None)
+    states: Tensor = out.last_hidden_state if logits is None else logits
+    return states
 
 
 @lru_cache(maxsize=64)  # asked at every token

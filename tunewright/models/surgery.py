@@ -180,6 +180,12 @@ def check_preserved(surgery: Surgery, before: nn.Module, after: nn.Module) -> No
     first, then = says(before), says(after)
     if not surgery.preserves or first is None or then is None:
         return
+    if first.shape != then.shape:
+        raise MethodError(
+            f"the model's vectors would have {then.shape[-1]} numbers where they have {first.shape[-1]}",
+            where="prepare",
+            remedy="take a method that keeps the model's width, or a task whose models have a head",
+        )
     gap, most = float((first - then).abs().max()), float(first.abs().max())
     coarse = 1.0 if next(before.parameters()).dtype == torch.float32 else 100.0
     if not gap <= coarse * ROUNDING * max(most, 1e-6):

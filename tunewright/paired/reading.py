@@ -94,7 +94,7 @@ def read(side: Opened, wanted: Wanted) -> Read:
                 packed=side.packed,
                 num_beams=wanted.beams,
             )
-    for name, source in wanted.keep.items():
+    for name, source in wanted.keep.items() if not task.embeds else ():
         texts = build([source], task, side.tokenizer, kept_options(side.options), cache_folder(), base=wanted.base)
         out.kept[name] = document_losses(model, side.loaded.tokenizer, task, list(texts.rows), packed=side.packed)
     for name, pack in wanted.packs.items():
@@ -151,7 +151,7 @@ def origin(side: Opened, wanted: Wanted, seen: Read) -> Origin | None:
         on, rows = "the rows", seen.asked[:512]
     if not rows:
         return None
-    if task.pools or task.per_token:
+    if task.pools or task.embeds or task.per_token:
         return Origin(on, rows, features=take_features(model, task, rows))
     return Origin(
         on, rows, seen.vocabulary, take_reference(model, task.compared(model.config), rows, packed=side.packed)

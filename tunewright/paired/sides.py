@@ -15,6 +15,7 @@ from tunewright.files.regular import regular
 from tunewright.loading.load import Loaded, load
 from tunewright.loading.locate import own_base
 from tunewright.loading.options import options_of
+from tunewright.loading.sentence_modules import is_sentence_model
 from tunewright.machine import devices
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe
@@ -212,13 +213,19 @@ _BY_CLASS = {
 
 
 def _by_class(side: Asked) -> str | None:
+    if is_sentence_model(_folder(side)):
+        return "sentence-similarity"
     kinds = _config(side).get("architectures") or []
     return next((task for kind in kinds for ending, task in _BY_CLASS.items() if str(kind).endswith(ending)), None)
 
 
+def _folder(side: Asked) -> Path:
+    return Path(side.base if side.kind == "adapter" and side.base else side.name)
+
+
 def _config(side: Asked) -> dict[str, Any]:
     """What a side's config.json says; nothing where there is none that can be read."""
-    file = Path(side.base if side.kind == "adapter" and side.base else side.name) / "config.json"
+    file = _folder(side) / "config.json"
     try:
         found = json.loads(regular(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, DataError):

@@ -30,6 +30,8 @@ _TASK_OF = {
     "choices": "multiple-choice",
     "question-context": "question-answering",
     "tagged": "token-classification",
+    "positive-pair": "sentence-similarity",
+    "scored-pair": "sentence-similarity",
 }
 """The task that a row shape is for; the others are for text-generation."""
 

@@ -119,8 +119,8 @@ def _lengths(recipe: Recipe) -> _Lengths:
     many = f"{read:,} or more rows" if read >= MOST_ROWS else f"{read:,} rows"
     if model.tokenizer is None or task.reads_audio:
         return _Lengths(None, read, f"Measured: {many}.", True)
-    sizes = sorted(row.size for row in rows.rows)
-    plain = rows.rows[0].fields.get("kind", "plain") in ("plain", "mask") and not task.makes_head
+    sizes = sorted(max(row.fields["lengths"]) if task.embeds else row.size for row in rows.rows)
+    plain = rows.rows[0].fields.get("kind", "plain") in ("plain", "mask") and task.likelihoods and not task.makes_head
     words = f"Measured: {many} of {sizes[len(sizes) // 2]:,} tokens in the middle, {sizes[-1]:,} at most."
     if plain and rows.counts["pieces"]:
         words = f"Measured: {rows.counts['tokens']:,} tokens in {many}."

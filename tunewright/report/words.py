@@ -108,6 +108,8 @@ METRICS = {
     "r2": "R\u00b2",
     "squad_f1": "SQuAD F1",
     "squad_exact_match": "SQuAD exact match",
+    "ndcg@10": "nDCG@10",
+    "mrr": "MRR",
     "sacrebleu": "BLEU",
     "chrf": "chrF",
     "wer": "word error rate",

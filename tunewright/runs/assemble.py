@@ -24,14 +24,14 @@ from tunewright.loading.fresh import has_weights
 from tunewright.loading.load import Loaded, Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.machine import devices, host
-from tunewright.measure.target import check_metric
+from tunewright.measure.target import check_metric, check_rows
 from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.runs import packs, streamed
 from tunewright.runs.aiming import aimed_at, target_of
-from tunewright.runs.deriving import Settings, fill
+from tunewright.runs.deriving import Settings, alone, fill
 from tunewright.runs.fresh import load_model, model_of
 from tunewright.runs.making import makers_of, place_of
 from tunewright.runs.selecting import Selection, records_of, selection_of, subset, without
@@ -112,8 +112,12 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")
     rows = read_rows(recipe, task, methods, loaded, labels)
-    if rows.eval is not None and recipe.measurement.metric == "auto":
-        check_metric(task.default_metric(list(rows.eval.rows)[: recipe.measurement.rows]), task)
+    if rows.eval is not None:
+        asked = list(rows.eval.rows)[: recipe.measurement.rows]
+        metric = recipe.measurement.metric
+        metric = task.default_metric(asked) if metric == "auto" else metric
+        check_metric(metric, task)
+        check_rows(metric, task, asked)
     recipe, derived = fill(recipe, rows.stages, task, loaded.model.config)
     for part, stage in zip(rows.stages, recipe.stages, strict=True):
         part.spec, part.train = stage, recipe.train_for(stage)
@@ -136,6 +140,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
             *told_by_rows(recipe, task),
             *loaded.notes,
             *rows.notes,
+            *alone(rows.stages, task),
         ],
         weights=weights,
         derived=derived,

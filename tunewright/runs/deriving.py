@@ -84,6 +84,7 @@ def facts_of(part: StageInputs, task: Task, width: int | None, fresh: bool = Fal
         tokens=_tokens(rows) * many,
         width=width,
         fresh=fresh,
+        together=task.couples == "batch",
         **said_by([type(method) for method in methods]),
     )
 
@@ -104,6 +105,8 @@ def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
     if task.labelled or task.outputs:
         return "classes"
     if any(m.pairs for m in methods) or task.scores and "rejected_ids" in first.fields:
+        return "pairs"
+    if task.embeds:
         return "pairs"
     if task.scores:
         return "classes"
@@ -127,3 +130,16 @@ def width_of(config: Any) -> int | None:
             if isinstance(value, int) and value > 0:
                 return value
     return None
+
+
+def alone(parts: Sequence[StageInputs], task: Task) -> list[str]:
+    """What to say of stages whose steps hold about one row each, where a row is told from the others of its step."""
+    out = []
+    for part in parts if task.couples == "batch" else ():
+        size, batch = _tokens(part.rows.rows) / max(1, len(part.rows.rows)), part.train.batch_tokens
+        if batch is not None and batch < 2 * size:
+            out.append(
+                f"a step of {batch:,} tokens holds about one row of {size:,.0f}, which has nothing to be told from: "
+                "raise train.batch_tokens"
+            )
+    return out

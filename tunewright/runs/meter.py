@@ -127,7 +127,7 @@ class Meter:
         """Whether drift is told from what the head reads: a head that was just drawn says nothing of the base."""
         task = self.session.task
         reads = task.per_token or bool(task.outputs)
-        return task.pools or reads and bool(self.session.loaded.new)
+        return task.pools or task.embeds or reads and bool(self.session.loaded.new)
 
     @property
     def model(self) -> Any:
@@ -236,7 +236,7 @@ class Meter:
         kept = [r for d in s.keep.values() for r in d.rows]
         self.drift_on = "kept rows" if kept and not s.task.makes_head else "evaluated rows"
         rows = kept if kept and not s.task.makes_head else self.rows
-        return rows[: self.spec.drift_sequences] if not s.task.makes_head else rows[:512]
+        return rows[:512] if s.task.makes_head or s.task.embeds else rows[: self.spec.drift_sequences]
 
     def known(self) -> tuple[bool, bool]:
         """Whether (the base's readings, its drift sequences) are there already. Computes nothing of either."""
@@ -312,7 +312,8 @@ class Meter:
         """What strengths between base and tuned are read on, where the recipe asks for fewer rows than there are: kept
         documents and drift sequences in the same share, two at least. None: all."""
         n, most = len(self.rows), self.spec.dial_rows
-        if most is None or n <= most:
+        # rows that are read beside one another are others without these
+        if most is None or n <= most or self.session.task.couples == "batch":
             return None
 
         def share(items: int) -> list[int]:
@@ -342,7 +343,7 @@ class Meter:
             )
         elif rows:
             readings.target = self.read_target(rows, scores_only=scores_only)
-        for name, dataset in s.keep.items():
+        for name, dataset in s.keep.items() if not s.task.embeds else ():
             texts = list(dataset.rows) if part is None else [dataset.rows[i] for i in part.kept[name]]
             readings.kept[name] = document_losses(self.model, s.tokenizer, s.task, texts, packed=s.packed)
         if not scores_only:  # of base and tuned model alone: the dial would write all answers again at each strength

@@ -44,7 +44,7 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
         before=summary(base.target, meter.metric),
         after=summary(after.target, meter.metric),
         difference=difference(base.target, after.target, meter.metric),
-        n=len(base.target),
+        n=sum(r.weight > 0 for r in base.target) if get_metric(meter.metric).kind == "ranked" else len(base.target),
     )
     if base.few_shot:
         target.few_shot, target.shots = summary(base.few_shot, meter.metric), meter.spec.few_shot

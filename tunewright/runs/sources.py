@@ -24,7 +24,7 @@ def kept_sources(recipe: Recipe) -> dict[str, Source]:
 
 def kept_options(options: EncodeOptions) -> EncodeOptions:
     """How kept rows are encoded: whole texts, as they stand."""
-    return replace(options, truncation="split", template=None)
+    return replace(options, truncation="split", template=None, kept=True)
 
 
 def replayed_sources(data: DataSpec, recipe: Recipe) -> Iterator[tuple[str, Source | None]]:

@@ -102,8 +102,9 @@ def methods_of(recipe: Recipe, stage: StageSpec, task: Task) -> list[tuple[str, 
 
 def _check_objectives(named: list[tuple[str, Method]], stage: str, task: Task) -> None:
     """MethodError for an objective of likelihoods on a task whose head gives none."""
-    gives = "one number a text" if task.scores else "a likelihood of each label by itself"
-    for name, method in named if task.scores or task.multi_label else ():
+    gives = "one number a text" if task.scores else "a vector a text"
+    gives = "a likelihood of each label by itself" if task.multi_label else gives
+    for name, method in named if not task.likelihoods or task.multi_label else ():
         if "objective" in type(method).slots() and (method.tasks is None or not serves(method, task)):
             raise MethodError(
                 f"'{name}' trains likelihoods, and {task.called} gives {gives}",

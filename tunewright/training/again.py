@@ -85,5 +85,6 @@ def _entered(outputs: Outputs, inside: Callable[[], Any]) -> Outputs:
         hidden=outputs.hidden,
         features=outputs.features,
         head=outputs.head,
+        embeddings=outputs.embeddings,
         raw=outputs.raw,
     )

@@ -1,4 +1,4 @@
-"""Objectives whose items depend on the whole optimizer batch, exactly equal under micro-steps.
+"""Objectives, and losses of tasks, whose items depend on the whole optimizer batch, exactly equal under micro-steps.
 
 Pass 1 runs every micro-batch without a graph and keeps what the objective reads (pooled features and logits, signals).
 The objective then runs once over all rows; its gradient at those tensors is kept. Pass 2 runs each micro-batch again
@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunewright.contract.batch import Batch, Loss, Outputs
-from tunewright.errors import MethodError
+from tunewright.contract.batch import Batch, Loss, Outputs, joined, merged
 from tunewright.training.losses import sum_weights, weighted_sum
 
 
@@ -32,30 +31,40 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
         for batch in batches:
             states.append(loop.randomness.now())
             outputs = loop.forward(batch)
-            kept.append((outputs.logits, outputs.features))
+            kept.append(_read_of(outputs))
             signals.append([loop.stage.signals(bound, batch, "batch") for bound in objectives])
     after = loop.randomness.now()
-    logits = torch.cat([a for a, _ in kept]).requires_grad_(True)
-    features = None if kept[0][1] is None else torch.cat([f for _, f in kept]).requires_grad_(True)
+    leaves = {k: torch.cat([k_of[k] for k_of in kept]).requires_grad_(True) for k in kept[0]}
     whole = merged(batches)
-    joined = [{k: _join([s[i][k] for s in signals]) for k in signals[0][i]} for i in range(len(objectives))]
-    total = _total(
-        loop, objectives, Outputs(logits, whole.labels, features=features, head=outputs.head), whole, record, joined
+    together = [{k: joined([s[i][k] for s in signals]) for k in signals[0][i]} for i in range(len(objectives))]
+    reread = Outputs(
+        leaves.get("logits", outputs._logits),
+        whole.labels,
+        log_probs=None if "logits" in leaves else outputs._log_probs,
+        features=leaves.get("features"),
+        embeddings=leaves.get("embeddings"),
+        head=outputs.head,
     )
+    total = _total(loop, objectives, reread, whole, record, together)
     total.backward()
-    a = b = 0
+    at = dict.fromkeys(leaves, 0)
     for batch, state in zip(batches, states, strict=True):
         loop.randomness.again(state)
-        outputs = loop.forward(batch)
-        n, m = outputs.logits.shape[0], 0 if outputs.features is None else outputs.features.shape[0]
-        pairs = [(outputs.logits, None if logits.grad is None else logits.grad[a : a + n])]
-        if features is not None:
-            pairs.append((outputs.features, None if features.grad is None else features.grad[b : b + m]))
-        live = [(t, g) for t, g in pairs if g is not None and t.requires_grad]
+        live = []
+        for name, tensor in _read_of(loop.forward(batch)).items():
+            start, gradient = at[name], leaves[name].grad
+            at[name] += len(tensor)
+            if gradient is not None and tensor.requires_grad:
+                live.append((tensor, gradient[start : at[name]]))
         torch.autograd.backward([t for t, _ in live], [g for _, g in live])
-        a, b = a + n, b + m
     loop.randomness.again(after)
     return total.detach()
+
+
+def _read_of(outputs: Outputs) -> dict[str, Tensor]:
+    """What an objective of the whole batch reads of a micro-batch: vectors of all texts, else logits; and features."""
+    said = {"logits": outputs.logits} if outputs.embeddings is None else {"embeddings": outputs.embeddings}
+    return {**said, **({} if outputs.features is None else {"features": outputs.features})}
 
 
 def _total(
@@ -66,6 +75,8 @@ def _total(
     record: dict[str, Any],
     signals: list[dict[str, Any]] | None = None,
 ) -> Tensor:
+    if not objectives:
+        return weighted_sum(loop.stage.task.loss(outputs, batch), batch, None) / sum_weights([batch], None)
     total: Any = 0.0
     for i, bound in enumerate(objectives):
         item = loop.objective(bound, outputs, batch, signals[i] if signals else None)
@@ -82,36 +93,3 @@ def _total(
         total = total + bound.weight * part
     result: Tensor = total
     return result
-
-
-def merged(batches: list[Batch]) -> Batch:
-    """Targets, weights and rows of all micro-batches as one batch, without the model's inputs."""
-    if any(b.fields for b in batches):
-        keys = set(batches[0].fields)
-        if any(set(b.fields) != keys for b in batches):
-            raise MethodError("micro-batches carry different fields")
-    rows, offset = [], 0
-    for b in batches:
-        rows.append(b.rows + offset)
-        offset += len(b.row_ids)
-    fields = {k: _join([b.fields[k] for b in batches]) for k in batches[0].fields}
-    return Batch(
-        inputs={},
-        labels=torch.cat([b.labels for b in batches]),
-        weights=torch.cat([b.weights for b in batches]),
-        rows=torch.cat(rows),
-        row_ids=[i for b in batches for i in b.row_ids],
-        sources=[s for b in batches for s in b.sources],
-        tokens=sum(b.tokens for b in batches),
-        epochs=[e for b in batches for e in b.epochs],
-        fields=fields,
-    )
-
-
-def _join(parts: list[Any]) -> Any:
-    """Tensors end to end, tuples member by member, lists end to end; of numbers (a longest row) the largest."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    if isinstance(parts[0], tuple):
-        return tuple(_join(list(p)) for p in zip(*parts, strict=True))
-    return max(parts) if isinstance(parts[0], int | float) else [x for p in parts for x in p]

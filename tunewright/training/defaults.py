@@ -44,7 +44,7 @@ class Facts:
     `rates`: what the stage's methods say of rates, of those that say anything (task or "" -> rate); `adds`: whether
     what trains was added to the model; `factor`: the product of the methods' factors; `width`: the model's, none where
     it is not known; `fresh`: whether the model's own weights are random; `once`: whether rows are read to pick by them,
-    so that a second time says nothing new.
+    so that a second time says nothing new; `together`: whether each row is told from the others of its step.
     """
 
     task: str
@@ -57,6 +57,7 @@ class Facts:
     factor: float = 1.0
     fresh: bool = False
     once: bool = False
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def _rate(facts: Facts) -> Setting:
 def _batch(facts: Facts) -> Setting:
     size = facts.tokens / max(1, facts.rows)
     rows = min(facts.rows, MOST_READ) if facts.once else rows_a_step(facts.rows)
+    rows = min(facts.rows, ROWS[1]) if facts.together else rows
     tokens = max(1, math.ceil(rows * size))
     if facts.kind == "pictures":
         return Setting(rows, f"pictures a step, of {facts.rows:,}")

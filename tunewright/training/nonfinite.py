@@ -56,15 +56,22 @@ def _first_bad_module(loop: Any, batch: Batch) -> str | None:
     ]
     try:
         with torch.no_grad():
-            _ = loop.forward(batch).log_probs()
+            _read(loop, batch)
     finally:
         for h in handles:
             h.remove()
     return found[0] if found else None
 
 
+def _read(loop: Any, batch: Batch) -> Tensor:
+    """A value a target [S]: its log-probability, or the loss of a task that has none."""
+    outputs = loop.forward(batch)
+    values: Tensor = outputs.log_probs() if loop.stage.task.likelihoods else loop.stage.task.loss(outputs, batch).value
+    return values
+
+
 def _bad_rows(loop: Any, batch: Batch) -> list[str]:
     with torch.no_grad():
-        values = loop.forward(batch).log_probs()
+        values = _read(loop, batch)
     bad = batch.rows[~torch.isfinite(values) | ~torch.isfinite(batch.weights)].unique()
     return [batch.row_ids[int(i)] for i in bad]

@@ -267,7 +267,7 @@ class Loop:
         batches = self.micro_batches(rows)
         objectives = self.methods.on("objective")
         record: dict[str, Any] = {"labels": sum(len(b.labels) for b in batches)}
-        if any(o.coupled for o in objectives):
+        if any(o.coupled for o in objectives) or not objectives and self.stage.task.couples == "batch":
             total = coupled.backward(self, batches, objectives, record)
         else:
             total = self._backward_each(batches, objectives, record)

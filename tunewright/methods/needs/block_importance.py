@@ -25,7 +25,7 @@ class BlockImportance(Need):
     samples: PositiveInt = Field(description="rows to read")
 
     def check(self, run: Any) -> None:
-        run.source(self.source)
+        run.with_loss(self.source)
 
     @torch.no_grad()
     def compute(self, run: Any, batch: Batch | None = None) -> list[float]:

@@ -30,7 +30,7 @@ class Fisher(Need):
     target_modules: str | tuple[str, ...] = Field("all-linear", description="sites to look at")
 
     def check(self, run: Any) -> None:
-        run.source(self.source)
+        run.with_loss(self.source, alone=True)
 
     def compute(self, run: Any, batch: Batch | None = None) -> dict[str, Tensor]:
         return _held.kept(

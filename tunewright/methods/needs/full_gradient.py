@@ -47,7 +47,7 @@ class FullGradient(Need):
     rows: int = Field(8, gt=0, description="rows per micro-batch")
 
     def check(self, run: Any) -> None:
-        run.source(self.source)
+        run.with_loss(self.source)
         for site in run.adapted.structure.linear_sites():
             if not site.weight.is_floating_point():
                 raise MethodError(

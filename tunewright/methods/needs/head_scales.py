@@ -41,7 +41,7 @@ class HeadScales(Need):
     std: PositiveFloat = Field(1e-3, description="standard deviation of the scales' start")
 
     def check(self, run: Any) -> None:
-        run.source(self.source)
+        run.with_loss(self.source)
         if not run.adapted.structure.head_outputs():
             raise MethodError(
                 "no layer that reads the outputs of attention heads is found in this model",

@@ -30,7 +30,7 @@ class ParameterImportance(Need):
     tokens: PositiveInt = Field(2048, description="tokens a batch at most")
 
     def check(self, run: Any) -> None:
-        run.source(self.source)
+        run.with_loss(self.source)
 
     def compute(self, run: Any, batch: Batch | None = None, state: State | None = None) -> dict[str, float]:
         assert state is not None

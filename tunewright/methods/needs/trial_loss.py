@@ -31,7 +31,7 @@ class TrialLoss(Need):
     rows: int = Field(16, gt=0, description="rows per trial")
 
     def check(self, run: Any) -> None:
-        run.source(self.source)
+        run.with_loss(self.source)
 
     def compute(self, run: Any, batch: Batch | None = None) -> Trial:
         def trial(blocks: Iterable[int], factor: float, draw: int) -> float:
