@@ -11,6 +11,7 @@ no name is ever another row's negative twice; questions of another field (MedQuA
 multiple-choice: fallacies, one of BIG-bench's tasks (Srivastava et al. 2022) with its own choices.
 text-classification with any number of labels: intents of NLU++; with a number: how convincing arguments are, as
 UKPConvArg1 ranks them (Habernal and Gurevych 2016), on topics that are not learnt from.
+text-ranking: the same questions, each with the name of its intent and others drawn from the 77.
 text2text-generation: no small pre-trained encoder-decoder may be passed on, so one is made first, from nothing, on
 three short tasks of instruction induction (Honovich et al. 2022); a fourth is then learnt, and the three are kept.
 question-answering: facts of T-REx in ParaRel's sentences (Elazar et al. 2021), three to a context, and a question about
@@ -104,6 +105,32 @@ def sentence_similarity(data: Path, out: Path) -> Path:
         "measurement": {"strengths": [1]},
     }
     return finished(recipe, out / "sentence-similarity")
+
+
+def text_ranking(data: Path, out: Path) -> Path:
+    train, test = (rows_in(data / "banking77" / f"{n}.jsonl.gz") for n in ("train", "test"))
+    names = sorted({r["label"] for r in train})
+
+    def lists(rows: list[dict[str, Any]], wrong: int) -> Iterator[dict[str, Any]]:
+        for i, row in enumerate(rows):
+            others = random.Random(i).sample([n for n in names if n != row["label"]], wrong)
+            right, *negatives = (n.replace("_", " ") for n in (row["label"], *others))
+            yield {"query": row["text"], "positive": right, "negatives": negatives}
+
+    recipe = {
+        "model": "minilm-l6",
+        "task": "text-ranking",
+        "data": {
+            "train": write(out / "rows" / "lists-train.jsonl", lists(train[::20], 3)),
+            "eval": write(out / "rows" / "lists-test.jsonl", lists(test[::20], 9)),
+            "max_length": 96,
+        },
+        "methods": ["full"],
+        "train": {**TRAIN, "learning_rate": 2e-4, "batch_tokens": 700, "threads": 1},
+        "budget": {"epochs": 2},
+        "measurement": {"strengths": [1]},
+    }
+    return finished(recipe, out / "text-ranking")
 
 
 def pairs(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -307,6 +334,11 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "sentence-similarity": (
         sentence_similarity,
         "questions of Banking77 that look for their intent among 77 names, MiniLM-L6 (22.7M parameters), LoRA",
+    ),
+    "text-ranking": (
+        text_ranking,
+        "questions of Banking77, each with ten names of intents to be ranked, MiniLM-L6 (22.7M parameters) with a new "
+        "head, full",
     ),
     "text2text-generation": (
         text2text,

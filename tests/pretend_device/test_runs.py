@@ -154,6 +154,16 @@ def test_vectors_of_texts(cuda, folder):
     export(ran(folder, task="sentence-similarity", keep=[], data=data, train__micro_tokens=30))
 
 
+def test_queries_with_passages(cuda, folder):
+    tiny._make(BertModel, tiny._bert(2, 32), 0).save_pretrained(folder / "base")
+    tiny.tokenizer(encoder=True, chat=False).save_pretrained(folder / "base")
+    rows = [{"query": f"lost {w}", "positive": f"the {w} card", "negative": "town"} for w in small.WORDS]
+    judged = [{"query": "lost", "passage": w, "label": i % 2} for i, w in enumerate(small.WORDS)]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in [*rows, *judged]))
+    data = {"train": "rows.jsonl", "eval": "rows.jsonl"}
+    export(ran(folder, task="text-ranking", keep=[], data=data))
+
+
 def test_sources_and_targets(cuda, folder):
     sizes = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
     config = T5Config(vocab_size=tiny.VOCABULARY, decoder_start_token_id=tiny.PAD, **sizes, **tiny._ids())

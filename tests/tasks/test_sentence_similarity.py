@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import ndcg_score
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, BertModel
 
 from tests import tiny
 from tests.loop import Loop, stage, train
@@ -63,7 +63,7 @@ def pairs(count: int = 6) -> list[Row]:
 
 
 def model(seed: int = 0) -> Any:
-    return tiny._make(__import__("transformers").BertModel, tiny._bert(2, 32), seed)
+    return tiny._make(BertModel, tiny._bert(2, 32), seed)
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def plainly(rows: list[Row], net: Any) -> tuple[np.ndarray, list[str], list[str]
 
 
 def _ids(row: Row) -> list[Any]:
-    from tunewright.tasks.sentence_similarity import texts_of
+    from tunewright.tasks._texts import texts_of
 
     return texts_of(row)
 

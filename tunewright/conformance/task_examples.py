@@ -285,6 +285,22 @@ def _sentence_similarity() -> TaskExample:
     )
 
 
+def _text_ranking() -> TaskExample:
+    other = {"warm": "cold", "cold": "warm"}
+    return TaskExample(
+        model=lambda: bench.bert("BertForSequenceClassification", labels=1),
+        reader=tokenizer(encoder=True),
+        rows=[{"query": t, "positive": kind, "negatives": [other[kind], "dog"]} for t, kind in _colours()],
+        bad={
+            "a list of one": ({"query": "red", "positive": "warm"}, "negatives"),
+            "an empty query": ({"query": "", "positive": "warm", "negative": "cold"}, "query"),
+            "no grade": ({"query": "red", "passage": "warm", "label": 3}, "label"),
+            "no passage": ({"query": "red", "passage": None, "label": 1}, "passage"),
+        },
+        right=lambda row: str(row["positive"]),
+    )
+
+
 EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "audio-classification": task_sounds.audio_classification,
     "automatic-speech-recognition": task_sounds.automatic_speech_recognition,
@@ -297,6 +313,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "image-classification": _image_classification,
     "multiple-choice": _multiple_choice,
     "question-answering": _question_answering,
+    "text-ranking": _text_ranking,
     "token-classification": _token_classification,
 }
 

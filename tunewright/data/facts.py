@@ -27,6 +27,7 @@ from tunewright.tasks._segments import first_token
 CONTENT = (
     *("messages", "prompt", "completion", "text", "label", "chosen", "rejected", "system", "tools"),
     *("anchor", "positive", "negative", "negatives", "sentence1", "sentence2", "score"),
+    *("query", "passage"),
 )
 TYPE = np.dtype([("said", "<u8", 2), ("given", "<u8", 2), ("number", "<u8"), ("place", "<u4"), ("flags", "<u4")])
 UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK, NAMELESS, SAME, MOVED = (

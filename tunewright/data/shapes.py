@@ -3,7 +3,7 @@
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
 `label`, `labels` or `score`; `image` + `label`; `audio` + `label`; `audio` + `text`; `text`; `question` + `choices`;
 `question` + `context` + `answers`; `tokens` + `tags`; `anchor` + `positive` (+ `negative` or `negatives`); `sentence1`
-+ `sentence2` + `score`; `audio` or `image` with whatever else there is. Columns that a
++ `sentence2` + `score`; `query` + `passage` + `label`; `audio` or `image` with whatever else there is. Columns that a
 shape does not use stay in the row as they are.
 """
 
@@ -90,10 +90,6 @@ def _negatives(row: Row) -> Row:
     return {**rest, "negatives": [*rest.get("negatives", []), *more]} if more else rest
 
 
-def _of_query(row: Row) -> Row:
-    return _negatives(_renamed("query", "anchor")(row))
-
-
 def _segments(row: Row) -> Row:
     """A text in pieces, which may be scored one by one."""
     texts = row["texts"]
@@ -132,7 +128,8 @@ SHAPES = (
     Shape("tagged", ("tokens", "ner_tags"), _renamed("ner_tags", "tags")),
     Shape("tagged", ("tokens", "labels"), _renamed("labels", "tags")),
     Shape("positive-pair", ("anchor", "positive"), _negatives),
-    Shape("positive-pair", ("query", "positive"), _of_query),
+    Shape("positive-pair", ("query", "positive"), _negatives),
+    Shape("judged-passage", ("query", "passage", "label"), as_it_is),
     Shape("scored-pair", ("sentence1", "sentence2", "score"), as_it_is),
 )
 """In the order in which they are tried: the first whose columns are all there."""

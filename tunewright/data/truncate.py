@@ -16,7 +16,7 @@ IN_WINDOWS = "question"
 """The kind of rows whose context is in windows already where it is too long."""
 CHOICES = "choices"
 """The kind of rows whose choices lie end to end, each a text of its own."""
-SEVERAL_TEXTS = ("positive-pair", "scored-pair", "embedded")
+SEVERAL_TEXTS = ("positive-pair", "scored-pair", "embedded", "ranked-list", "judged-passage")
 """Kinds of rows that hold texts each of which is read by itself (`fields["lengths"]`)."""
 
 TWO_TEXTS = "text2text"
@@ -94,9 +94,12 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
 
 def _cut(row: Row, lengths: Sequence[int], most: int) -> Row:
     """Each of the row's texts with `most` tokens at most."""
-    ids, start, tail = list[int](), 0, int(row.fields["tail"])
+    places, start, tail = list[int](), 0, int(row.fields["tail"])
     for length in lengths:
-        text = row.input_ids[start : start + length]
-        ids += text if length <= most else [*text[: most - tail], *text[length - tail :]]
+        kept = range(length) if length <= most else [*range(most - tail), *range(length - tail, length)]
+        places += [start + place for place in kept]
         start += length
-    return replace(row, input_ids=ids, fields={**row.fields, "lengths": [min(n, most) for n in lengths]})
+    fields = {**row.fields, "lengths": [min(n, most) for n in lengths]}
+    if "types" in fields:
+        fields["types"] = [fields["types"][place] for place in places]
+    return replace(row, input_ids=[row.input_ids[place] for place in places], fields=fields)

@@ -41,6 +41,8 @@ def _several(row: Row, tokenizer: Any) -> list[Token]:
         start += length
     if row.fields["kind"] == "scored-pair":
         return [(f"{texts[0]}\n{texts[1]}\n", 0.0), (f"[{row.fields['reference']}]", float(row.weights[0]))]
+    if "labels" in row.fields:
+        return [(f"{text}\n[{label:g}]\n", label) for text, label in zip(texts, row.fields["labels"], strict=True)]
     first, *others = texts
     marked = [(f"\n{text}", float(row.weights[0])) for text in others[:1]]
     return [(first, 0.0), *marked, *((f"\nnot: {text}", 0.0) for text in others[1:])]

@@ -72,6 +72,7 @@ from tunewright.tasks import (
     text2text_generation,
     text_classification,
     text_generation,
+    text_ranking,
     token_classification,
 )
 
@@ -84,7 +85,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(attention, head, heads, load, means, varlen),
     *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, multiple_choice),
     *(question_answering, reward_modeling, text_classification, text_generation),
-    *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity),
+    *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity, text_ranking),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

@@ -26,6 +26,9 @@ def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
     return (outputs.logits.argmax(-1) == batch.labels).float()
 
 
+_RANKED = ("positive-pair", "ranked-list", "judged-passage")
+
+
 def _errors(pair: tuple[Callable[[str, str], float], Callable[[str], float]]) -> Metric:
     compare, weigh = pair
     return Metric("generated", higher_is_better=False, compare=compare, weigh=weigh, library="jiwer")
@@ -80,9 +83,9 @@ METRICS: dict[str, Metric] = {
     "pearson": _correlation(numeric.pearson),
     "spearman": _correlation(numeric.spearman),
     "r2": Metric("predicted", figure=numeric.r2, bounds=None, share=False, of="number"),
-    "ndcg@10": Metric("ranked", of_ranking=ranked.ndcg(10), reads=("positive-pair",)),
-    "mrr": Metric("ranked", of_ranking=ranked.reciprocal_rank, reads=("positive-pair",)),
-    **{f"recall@{k}": Metric("ranked", of_ranking=ranked.recall(k), reads=("positive-pair",)) for k in (1, 5, 10, 100)},
+    "ndcg@10": Metric("ranked", of_ranking=ranked.ndcg(10), reads=_RANKED),
+    "mrr": Metric("ranked", of_ranking=ranked.reciprocal_rank, reads=_RANKED),
+    **{f"recall@{k}": Metric("ranked", of_ranking=ranked.recall(k), reads=_RANKED) for k in (1, 5, 10, 100)},
     "sacrebleu": Metric("generated", compare=overlap.sentence_bleu, figure=overlap.corpus_bleu, library="sacrebleu"),
     "chrf": Metric("generated", compare=overlap.sentence_chrf, library="sacrebleu"),
     **{n: Metric("generated", compare=overlap.rouge(n), library="rouge_score") for n in ("rouge1", "rouge2", "rougeL")},
@@ -168,7 +171,7 @@ def check_metric(name: str, task: Task) -> Metric:
     if task.scores and (m.mean or m.kind == "teacher-forced" and name != "loss"):
         what = f"'{name}' reads tokens, and {task.name} gives one number a text"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
-    if m.kind == "paired" and not (task.continues or task.scores and not task.other_problem):
+    if m.kind == "paired" and (task.ranks or not (task.continues or task.scores and not task.other_problem)):
         what = f"'{name}' compares two answers to a prompt, and {task.name} rows have none or one"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto")
     if m.kind == "classified" and not task.classifies:

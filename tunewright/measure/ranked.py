@@ -1,9 +1,9 @@
 """Where a query's right texts stand among all texts of the evaluated rows, and rows whose loss reads the others.
 
-Every text is read once, in batches; what is compared is compared over all rows, so that a figure does not depend on
-how they were batched. A query that several rows have counts once: the others' results weigh 0, and an interval
-resamples queries. nDCG is scikit-learn's, ranks are scipy's; texts of one score share the last of their ranks, so that
-a model that tells nothing apart is not right by the order of its rows.
+Every text is read in batches; what is compared is compared over all rows, so that a figure does not depend on how they
+were batched. A query that several rows have counts once: the others' results weigh 0, as do queries without both a
+right and a wrong text, and an interval resamples queries. nDCG is scikit-learn's, ranks are scipy's; texts of one score
+share the last of their ranks, so that a model that tells nothing apart is not right by the order of its rows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from tunewright.contract.batch import Batch, Outputs, Row, merged
 from tunewright.contract.metric import Metric, Ranking
 from tunewright.contract.task import Task
+from tunewright.errors import DataError
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.rows import RowResult
@@ -28,8 +29,6 @@ def ndcg(k: int) -> Callable[[Ranking], float]:
     def of(ranking: Ranking) -> float:
         from sklearn.metrics import ndcg_score
 
-        if len(ranking.scores) < 2:
-            return 1.0
         return float(ndcg_score([ranking.relevance], [ranking.scores], k=k))
 
     return of
@@ -111,6 +110,7 @@ def rankings(model: Any, task: Task, rows: Sequence[Row], metric: Metric, batch_
     out, seen = list[RowResult](), set[int]()
     for i, row in enumerate(rows):
         ranking = found[i]
+        told = len(set(ranking.relevance.tolist())) > 1  # else there is nothing to be ranked
         out.append(
             RowResult(
                 id=row.id,
@@ -118,9 +118,15 @@ def rankings(model: Any, task: Task, rows: Sequence[Row], metric: Metric, batch_
                 prompt=str(row.fields.get("text", "")),
                 answer=ranking.answer,
                 reference=ranking.reference,
-                score=metric.of_ranking(ranking),
-                weight=float(ranking.query not in seen),
+                score=metric.of_ranking(ranking) if told else 0.0,
+                weight=float(told and ranking.query not in seen),
             )
         )
         seen.add(ranking.query)
+    if not any(r.weight for r in out):
+        raise DataError(
+            "no query of the evaluated rows has both a right text and a wrong one",
+            where="data.eval",
+            remedy="give more rows, or write metric: loss",
+        )
     return out

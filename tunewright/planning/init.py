@@ -32,6 +32,7 @@ _TASK_OF = {
     "tagged": "token-classification",
     "positive-pair": "sentence-similarity",
     "scored-pair": "sentence-similarity",
+    "judged-passage": "text-ranking",
 }
 """The task that a row shape is for; the others are for text-generation."""
 

@@ -20,7 +20,6 @@ Errors: RowProblem for a row with neither a positive nor a score, DataError wher
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +37,7 @@ from tunewright.models import context
 from tunewright.models.arguments import takes
 from tunewright.models.pooling import how_of, pooled
 from tunewright.pieces import similarity
+from tunewright.tasks._texts import asked_by, key_of, positive_and_negatives, text_in, texts_of
 from tunewright.tasks.base import epochs_of, pad
 
 PAIR, SCORED, TEXT = "positive-pair", "scored-pair", "embedded"
@@ -67,7 +67,7 @@ class SentenceSimilarity(Task):
         fields: dict[str, Any] = {
             "kind": kind,
             "lengths": [len(ids) for ids in read],
-            "keys": [_key(text) for text in texts],
+            "keys": [key_of(text) for text in texts],
             "target": target,
             "tail": int(read[0][-1] in special) if read[0] else 0,
             "text": texts[0],
@@ -221,59 +221,27 @@ def similarity_loss(
     return Loss(value)
 
 
-def texts_of(row: Row) -> list[Sequence[int]]:
-    """The token ids of each of a row's texts."""
-    out, start = list[Sequence[int]](), 0
-    for length in row.fields["lengths"]:
-        out.append(row.input_ids[start : start + length])
-        start += length
-    return out
-
-
 def _texts(record: Record, options: EncodeOptions) -> tuple[str, list[str], float]:
     """Kind, texts and target of a record. RowProblem where it is none of the three."""
     if options.kept and "text" in record:
-        return TEXT, [_text(record, "text")], 0.0
+        return TEXT, [text_in(record, "text")], 0.0
     if "sentence1" in record or "sentence2" in record:
-        texts = [_text(record, name) for name in ("sentence1", "sentence2")]
+        texts = [text_in(record, name) for name in ("sentence1", "sentence2")]
         if (score := finite(record.get("score"))) is None:
             raise RowProblem(
                 "score", f"{record.get('score')!r:.60} is no number", "write how alike the two are, as 0.8"
             )
         return SCORED, texts, score
-    if "anchor" not in record or "positive" not in record:
+    asked = asked_by(record)
+    if asked not in record or "positive" not in record:
         has = ", ".join(sorted(record)) or "nothing"
         raise RowProblem(
-            "positive" if "anchor" in record else "anchor",
+            "positive" if asked in record else "anchor",
             f"the row ({has}) has neither an anchor with its positive nor two sentences with a score",
             "name the columns: data.columns: {anchor: question, positive: answer}",
         )
-    negatives = record.get("negatives") or []  # an empty cell of a table is none
-    if not isinstance(negatives, list):
-        raise RowProblem("negatives", "it is no list of texts", 'write ["a text", "another one"]')
-    more = [_checked(text, "negatives") for text in negatives]
-    more += [_text(record, "negative")] if record.get("negative") is not None else []
-    positive = _text(record, "positive")
-    if _key(positive) in map(_key, more):
-        raise RowProblem("negative", "it is the row's positive once more", "take it out, or the row")
-    return PAIR, [_text(record, "anchor"), positive, *more], 1.0
-
-
-def _text(record: Record, column: str) -> str:
-    return _checked(record.get(column), column)
-
-
-def _checked(value: Any, column: str) -> str:
-    if isinstance(value, str) and value.strip():
-        return value
-    what = "it is empty" if isinstance(value, str) else "it is missing" if value is None else "it is no text"
-    raise RowProblem(column, what, "write it as text")
-
-
-def _key(text: str) -> int:
-    """A number of 63 bits that is equal for texts that say the same, blind to case and to spaces."""
-    plain = " ".join(text.casefold().split()).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest()) >> 1
+    positive, more = positive_and_negatives(record)
+    return PAIR, [text_in(record, asked), positive, *more], 1.0
 
 
 def _by_length(mask: Tensor) -> list[Tensor]:
