@@ -22,7 +22,7 @@ COLUMNS: dict[str, Callable[[Held], str]] = {
     "target": lambda r: _target(r),
     "change": lambda r: _change(r),
     "interval": lambda r: _interval(r),
-    "worst kept": lambda r: "" if r.kept is None else words.score(r.kept, r.kept_unit, sign=True),
+    "worst kept": lambda r: "" if r.kept is None else f"{words.score(r.kept, r.kept_unit, sign=True)} {r.kept_name}",
     "drift": lambda r: "" if r.drift is None else words.plain(r.drift, 2),
     "gate": lambda r: r.gate,
     "time": lambda r: "" if r.seconds is None else words.seconds(r.seconds),
