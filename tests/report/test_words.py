@@ -4,7 +4,7 @@ import pytest
 
 from tests.report.example import make_example, of
 from tunewright.measure.intervals import Interval
-from tunewright.report import summary, terminal, words
+from tunewright.report import dial_words, summary, terminal, words
 from tunewright.report.schema import Answer, Drift, Measured, Report, RunInfo, Strength, Target
 
 
@@ -101,7 +101,7 @@ def test_nothing_gained_is_not_called_a_gain() -> None:
         "In this run accuracy did not change: 50.0 %.",
         "The model's outputs did not move from its base's at all.",
     ]
-    assert words.dialled(report) == ""
+    assert dial_words.dialled(report) == ""
     unclear = target.model_copy(update={"difference": of(0.02, 0.1)})
     assert "no clear change" in words.headline(make_example(target=unclear))[0]
 
@@ -115,7 +115,7 @@ def test_a_run_that_stopped_says_so_first() -> None:
 
 def test_the_dial_names_the_strength_that_keeps_most_of_the_gain_for_its_drift() -> None:
     assert (
-        words.dialled(make_example())
+        dial_words.dialled(make_example())
         == "At strength 0.5 exact match is 54.6 % (49.1 to 60.1) of the tuned model's 75.8 %, and the drift 0.29 "
         "(0.23 to 0.35) instead of 1.52, on these rows."
     )
@@ -217,16 +217,17 @@ def test_a_dial_of_fewer_rows_says_so_and_starts_and_ends_on_them() -> None:
         for s, t in ((0.0, 0.1), (0.5, 0.6), (1.0, 0.9))
     ]
     report = make_example(trade=few)
-    assert words.under_dial(report) == [
+    assert dial_words.under_dial(report) == [
         "Every strength, base and tuned included, is here measured on 60 of 240 rows, 6 of 24 documents of general and "
         "16 of 64 sequences.",
         "At strength 0.5 exact match is 60.0 % (50.0 to 70.0) of the tuned model's 90.0 %, and the drift 0.50 (0.40 to "
         "0.60) instead of 1.00, on these rows.",
     ]
     assert [r.cells[2][0] for r in summary.dial(report)[1]][0] == "0" and "60 of 240 rows" in terminal.text(report)
-    assert [s.target.value for s in words.ends(report) if s.target] == [0.1, 0.9]
+    assert [s.target.value for s in dial_words.ends(report) if s.target] == [0.1, 0.9]
     assert (
-        words.dialled_on(make_example()) == "" and words.ends(make_example())[0].target == make_example().target.before
+        dial_words.dialled_on(make_example()) == ""
+        and dial_words.ends(make_example())[0].target == make_example().target.before
     )
     lost = [s.model_copy(update={"target": of(1 - s.strength, 0.1, 60)}) for s in few]
-    assert words.dialled(make_example(trade=lost)) == "", "no gain on these rows: there is no share of it"
+    assert dial_words.dialled(make_example(trade=lost)) == "", "no gain on these rows: there is no share of it"

@@ -22,7 +22,6 @@ from tunewright.loading.guard import (
     another_shape,
     check_causal,
     check_finite,
-    check_ids,
     embedding_of,
     guarded,
     lacks_memory,
@@ -32,12 +31,11 @@ from tunewright.loading.heads import set_head
 from tunewright.loading.imports import refuse_broken
 from tunewright.loading.locate import Located, drawn_as, locate
 from tunewright.loading.quiet import quiet
-from tunewright.loading.sentence_modules import longest as sentence_length
+from tunewright.loading.readers import readers
 from tunewright.loading.sentence_modules import note_pooling
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
 from tunewright.models.generators import seeded
-from tunewright.tasks._render import dated
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -130,7 +128,7 @@ def _load(
         for file in weight_files(located.folder):
             read_header(file)
     config = config_for(located, task)
-    tokenizer, processor = _readers(located, task)
+    tokenizer, processor = readers(located, task)
     if task.embeds:
         located.notes += note_pooling(config, located.folder)
     build = _build if weights else _shapes
@@ -178,7 +176,7 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     """Config and tokenizer or image processor of what `spec` names. Raises what `load` raises of them."""
     located = locate(spec.name, spec.revision)
     config = config_for(located, task)
-    tokenizer, processor = _readers(located, task)
+    tokenizer, processor = readers(located, task)
     if task.makes_head:
         set_head(config, task, list(labels) if labels is not None else None, located)
     if task.embeds:
@@ -187,84 +185,6 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
         _fit_padding(tokenizer, task, located)
     own = [config.id2label[i] for i in sorted(config.id2label)] if task.labelled else None
     return Reading(tokenizer, processor, config, own)
-
-
-def _readers(located: Located, task: Task) -> tuple[Any, Any]:
-    """Tokenizer and image processor or feature extractor, as the task needs. ModelError when a text model has no
-    tokenizer, or a model of recordings no feature extractor.
-    """
-    import transformers
-
-    with quiet():
-        extractor = _extractor(located) if task.reads_audio else None
-        if task.reads_audio and not task.generates:
-            return None, extractor
-        if task.auto_class == "AutoModelForImageClassification":
-            if not (located.folder / "preprocessor_config.json").exists():
-                located.notes.append("no preprocessor_config.json: images are scaled as the task's defaults say")
-                return None, None
-            try:
-                return None, transformers.AutoImageProcessor.from_pretrained(
-                    located.folder, trust_remote_code=False, local_files_only=True, backend="pil"
-                )
-            except Exception as e:
-                raise ModelError(
-                    f"the image processor cannot be read: {said(e)}",
-                    where=str(located.folder / "preprocessor_config.json"),
-                    remedy="download the model again, or remove the file: images are then scaled as the task's "
-                    "defaults say",
-                ) from e
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                located.folder, trust_remote_code=False, local_files_only=True
-            )
-        except Exception as e:  # tokenizers raises bare Exception for a damaged tokenizer.json
-            files = [
-                n
-                for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-                if (located.folder / n).exists()
-            ]
-            absent = "there is no tokenizer (tokenizer.json and tokenizer_config.json)"
-            what = f"the tokenizer cannot be read from {files[0]}: {said(e)}" if files else absent
-            raise ModelError(
-                what, where=str(located.folder), remedy="copy the tokenizer files of the model that it was made from"
-            ) from e
-        check_ids(tokenizer, located.folder)
-        if task.generates and (note := dated(tokenizer)):
-            located.notes.append(note)
-        longest = tokenizer.model_max_length
-        if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest > 0:
-            raise ModelError(
-                f"model_max_length is {longest!r:.60}, no number of tokens",
-                where=str(located.folder / "tokenizer_config.json"),
-                remedy="write the longest text in tokens, or take the line out",
-            )
-        if task.embeds and (most := sentence_length(located.folder)):
-            tokenizer.model_max_length = min(most, int(min(longest, 1 << 30)))
-        return tokenizer, extractor
-
-
-def _extractor(located: Located) -> Any:
-    """What makes features of recordings. ModelError where there is none, or it cannot be read."""
-    import transformers
-
-    told = [n for n in ("preprocessor_config.json", "processor_config.json") if (located.folder / n).exists()]
-    if not told:
-        raise ModelError(
-            "there is no preprocessor_config.json, which says how recordings are made into features",
-            where=str(located.folder),
-            remedy="copy it from the model that this one was made from",
-        )
-    try:
-        return transformers.AutoFeatureExtractor.from_pretrained(
-            located.folder, trust_remote_code=False, local_files_only=True
-        )
-    except Exception as e:
-        raise ModelError(
-            f"the feature extractor cannot be read: {said(e)}",
-            where=str(located.folder / told[0]),
-            remedy="download the model again",
-        ) from e
 
 
 def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:

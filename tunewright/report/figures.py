@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewright.measure.intervals import Interval
-from tunewright.report import plots, words
+from tunewright.report import dial_words, plots, words
 from tunewright.report.adaptations import Adaptation
 from tunewright.report.plots import Curve, Point
 from tunewright.report.schema import Measured, Report, Strength
@@ -28,7 +28,7 @@ def strengths(report: Report) -> list[Strength]:
     """The dial's points above 0, full strength included even where only it was measured."""
     out = sorted((s for s in report.trade if s.strength > 0), key=lambda s: s.strength)
     if all(s.strength != 1 for s in out) and report.target is not None and report.target.after is not None:
-        out.append(words.ends(report)[1])
+        out.append(dial_words.ends(report)[1])
     return out
 
 
@@ -36,7 +36,7 @@ def trades(report: Report, most: int = 3) -> list[tuple[str, str]]:
     """(wide, narrow) pictures of target against drift, then against each kept measure; empty without a measured
     target.
     """
-    target, base = report.target, words.ends(report)[0]
+    target, base = report.target, dial_words.ends(report)[0]
     if target is None or base.target is None:
         return []
     out, dials = [], strengths(report)

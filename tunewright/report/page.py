@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunewright.errors import FolderError
-from tunewright.report import figures, gate_lines, prompts, streamed, summary, words
+from tunewright.report import dial_words, figures, gate_lines, prompts, streamed, summary, words
 from tunewright.report.cells import cell
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Answer, Report
@@ -93,7 +93,7 @@ def html(
         "packs": [_asked(pack, picture) for pack in report.packs],
         "dial_columns": columns,
         "dial": dial,
-        "dialled": words.under_dial(report),
+        "dialled": dial_words.under_dial(report),
         "curves": [Markup(c) for c in figures.training(metrics)],
         "held_out": any("eval_loss" in m for m in metrics),
         "roles": _roles(report),

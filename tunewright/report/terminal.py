@@ -19,7 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.report import gate_lines, prompts, streamed, summary, words
+from tunewright.report import dial_words, gate_lines, prompts, streamed, summary, words
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Answer, Report
 
@@ -250,7 +250,7 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
     dialled = dial(report)
     if dialled is not None:
         parts += [_heading("The change dialled down afterwards"), dialled, Text("")]
-        parts += [piece for line in words.under_dial(report) for piece in (Paragraph(line), Text(""))]
+        parts += [piece for line in dial_words.under_dial(report) for piece in (Paragraph(line), Text(""))]
     online = test_time(report)
     if online is not None:
         parts += [_heading("A stream answered in order, adapted without labels"), online, Text("")]

@@ -12,7 +12,7 @@ from tunewright.runs.work import Work
 
 if TYPE_CHECKING:
     from tunewright.report.schema import Strength
-    from tunewright.runs.meter import Readings
+    from tunewright.runs.readings import Readings
 
 
 def dial(work: Work, tuned: Readings) -> list[Strength]:

@@ -6,7 +6,7 @@ import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tunewright.runs import streamed
+from tunewright.runs import streamed, target_report
 from tunewright.runs.dialling import dial
 from tunewright.runs.folder import ROWS
 from tunewright.runs.result import Result
@@ -52,7 +52,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         model=results.model_info(work.session),
         task=work.session.task.name,
         data=results.data_of(work.session, work.results),
-        target=results.target_of(meter, tuned),
+        target=target_report.target_of(meter, tuned),
         kept=results.kept_of(meter, tuned),
         packs=results.packs_of(meter, tuned),
         drift=results.drift_of(meter, tuned),

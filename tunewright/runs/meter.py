@@ -6,7 +6,7 @@ The base is read first, untouched, by the same code and on the same rows; what i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from tunewright.measure.cache import BaseCache, rows_hash
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost
 from tunewright.measure.drift import (
-    Drift,
     Features,
     Reference,
     feature_drift,
@@ -32,7 +31,7 @@ from tunewright.measure.drift import (
     take_reference,
 )
 from tunewright.measure.few_shot import few_shot
-from tunewright.measure.kept import DocumentLoss, document_losses
+from tunewright.measure.kept import document_losses
 from tunewright.measure.linear_probe import (
     always,
     by_chance,
@@ -47,39 +46,8 @@ from tunewright.measure.target import answers_and_choices, evaluate, figure_of, 
 from tunewright.runs import packs
 from tunewright.runs.head_start import probe_of
 from tunewright.runs.parted import Part, spread
+from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
-
-ROWS = ("target", "choice", "few_shot", "probe", "commonest")
-"""What readings hold a result a row of."""
-
-
-@dataclass
-class Readings:
-    """What one model gave. Empty where the recipe has no rows for it."""
-
-    target: list[RowResult] = field(default_factory=list)
-    choice: list[RowResult] = field(default_factory=list)
-    few_shot: list[RowResult] = field(default_factory=list)
-    probe: list[RowResult] = field(default_factory=list)
-    commonest: list[RowResult] = field(default_factory=list)
-    kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
-    packs: dict[str, list[RowResult]] = field(default_factory=dict)
-    drift: Drift | None = None
-    features: Features | None = None
-
-    def values(self) -> dict[str, Any]:
-        """JSON values of all but the drift and what it is made of."""
-        rows = {k: [r.model_dump() for r in getattr(self, k)] for k in ROWS}
-        kept = {n: [vars(d) for d in docs] for n, docs in self.kept.items()}
-        return {**rows, "kept": kept, "packs": {n: [r.model_dump() for r in rs] for n, rs in self.packs.items()}}
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Readings:
-        found = cls(kept={n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
-        found.packs = {n: [RowResult(**r) for r in rows] for n, rows in values["packs"].items()}
-        for name in ROWS:
-            setattr(found, name, [RowResult(**r) for r in values[name]])
-        return found
 
 
 class Meter:

@@ -15,7 +15,7 @@ from tunewright.measure.probe import Side
 from tunewright.models.adapted import Adapted
 from tunewright.recipe.naming import numbered
 from tunewright.report.schema import Probe
-from tunewright.runs.meter import Readings
+from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
 from tunewright.runs.stages import TrainingOutcome
 

@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -16,135 +16,22 @@ from tunewright.machine import host
 from tunewright.measure.cost import Cost
 from tunewright.measure.intervals import Interval
 from tunewright.measure.kept import kept, kept_difference
-from tunewright.measure.parts import beside, part_difference, part_names, part_summary
 from tunewright.measure.rows import RowResult, pair
-from tunewright.measure.target import difference, get_metric, summary
+from tunewright.measure.target import summary
 from tunewright.models.delta_names import module_of
 from tunewright.models.sites import parameters_by_role
 from tunewright.report import schema
 from tunewright.report.packed import PackFigure
 from tunewright.runs import packs
-from tunewright.runs.meter import Meter, Readings
+from tunewright.runs.meter import Meter
 from tunewright.runs.provenance import parts_of
+from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
 from tunewright.runs.stages import TrainingOutcome
+from tunewright.runs.target_report import kept_unit
 from tunewright.training.budget import epochs_of, steps_per_epoch
 
 SHOWN = 24  # answers in report.json; all are in rows.jsonl
-
-
-def target_of(meter: Meter, after: Readings) -> schema.Target | None:
-    base = meter.base
-    if not base.target:
-        return None
-    target = schema.Target(
-        metric=meter.metric,
-        direction=_direction(meter.metric),
-        unit=unit_of(meter),
-        before=summary(base.target, meter.metric),
-        after=summary(after.target, meter.metric),
-        difference=difference(base.target, after.target, meter.metric),
-        n=sum(r.weight > 0 for r in base.target) if get_metric(meter.metric).kind == "ranked" else len(base.target),
-    )
-    if base.few_shot:
-        target.few_shot, target.shots = summary(base.few_shot, meter.metric), meter.spec.few_shot
-    target.fresh_head = meter.session.task.makes_head and bool(meter.session.loaded.new)
-    if len(meter.session.stages) > 1:
-        target.tasks = by_task(base.target, meter.metric)
-    if base.probe:
-        target.linear_probe = probe_of(meter, after)
-    if base.commonest:
-        target.commonest = summary(base.commonest, target.linear_probe.metric if target.linear_probe else meter.metric)
-    target.others = [*beside_it(meter, after), *parts_in(meter, after)]
-    if base.choice and after.choice:
-        target.likelihood = schema.Measured(
-            name="likelihood choice",
-            metric="accuracy",
-            before=summary(base.choice, "accuracy"),
-            after=summary(after.choice, "accuracy"),
-            difference=difference(base.choice, after.choice, "accuracy"),
-            n=len(base.choice),
-        )
-    return target
-
-
-def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
-    """The metrics that are shown beside the headline, of the same answers."""
-    out = []
-    for name in get_metric(meter.metric).beside:
-        before, tuned = (beside(results, name) for results in (meter.base.target, after.target))
-        out.append(
-            schema.Measured(
-                metric=name,
-                direction=_direction(name),
-                unit=unit_beside(meter, name),
-                before=summary(before, name),
-                after=summary(tuned, name),
-                difference=difference(before, tuned, name),
-                n=len(before),
-            )
-        )
-    return out
-
-
-def _direction(metric: str) -> Literal["higher", "lower"]:
-    return "higher" if get_metric(metric).higher_is_better else "lower"
-
-
-def compares(meter: Meter) -> bool:
-    """Whether the target's own metric scores a linear probe, too."""
-    return get_metric(meter.metric).kind == "classified" or bool(get_metric(meter.metric).of)
-
-
-def parts_in(meter: Meter, after: Readings) -> list[schema.Measured]:
-    """The headline's parts (types of spans), each before and after."""
-    base, metric = meter.base.target, meter.metric
-    return [
-        schema.Measured(
-            name=part,
-            metric=metric,
-            before=part_summary(base, metric, part),
-            after=part_summary(after.target, metric, part),
-            difference=part_difference(base, after.target, metric, part),
-            n=len(base),
-        )
-        for part in part_names(base, metric)
-    ]
-
-
-def probe_of(meter: Meter, after: Readings) -> schema.Measured:
-    """The probe beside the tuned model: in the target's own metric where that is one of classes, else in accuracy."""
-    base = meter.base
-    same = compares(meter)
-    metric = meter.metric if same else "accuracy"
-    measured = schema.Measured(
-        name="linear probe", metric=metric, before=summary(base.probe, metric), n=len(base.probe)
-    )
-    if same:
-        measured.unit, measured.direction = unit_of(meter), _direction(metric)
-    if same:
-        measured.after = summary(after.target, metric)
-        measured.difference = difference(base.probe, after.target, metric)
-    return measured
-
-
-def unit_of(meter: Meter) -> str:
-    """The target's unit: losses are in nats, all else are shares, unless the metric says that it is none."""
-    metric = get_metric(meter.metric)
-    if not metric.share:
-        return unit_beside(meter, meter.metric)
-    return "fraction" if metric.is_rate or metric.kind == "predicted" else kept_unit(meter)
-
-
-def unit_beside(meter: Meter, metric: str) -> str:
-    """The unit of a metric of predicted rows: of one that is no share the task's for an error, else none."""
-    m = get_metric(metric)
-    return "fraction" if m.share else "" if m.higher_is_better else kept_unit(meter)
-
-
-def kept_unit(meter: Meter) -> str:
-    """The unit of a loss, as the task says it."""
-    return meter.session.task.unit
 
 
 def kept_of(meter: Meter, after: Readings) -> list[schema.Measured]:
@@ -273,14 +160,6 @@ def order_of(session: Session, results: dict[str, TrainingOutcome]) -> str:
         for _ in range(results[part.spec.name].steps):
             h.update("\0".join(row.id for row, _ in cursor.next_batch()).encode() + b"\n")
     return h.hexdigest()[:16]
-
-
-def by_task(rows: list[RowResult], metric: str) -> dict[str, Interval]:
-    """The target on each evaluated source, by the source's name."""
-    sources: dict[str, list[RowResult]] = {}
-    for row in rows:
-        sources.setdefault(row.source, []).append(row)
-    return {name: summary(some, metric) for name, some in sources.items()}
 
 
 def stages_of(

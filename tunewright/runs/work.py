@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from tunewright.contract.needs import Provider
     from tunewright.measure.cost import Cost
     from tunewright.measure.intervals import Interval
-    from tunewright.runs.meter import Meter, Readings
+    from tunewright.runs.meter import Meter
+    from tunewright.runs.readings import Readings
     from tunewright.runs.session import Session, StageInputs
     from tunewright.runs.stages import TrainingCallback, TrainingOutcome
     from tunewright.training.stage import TrainingInputs
@@ -221,13 +222,13 @@ class Work:
         """The target on each evaluated source after a stage; after the last one it is the tuned model's own, unless
         steps after training change that.
         """
-        from tunewright.runs import results, telling
+        from tunewright.runs import target_report, telling
 
         name, last = part.spec.name, part is self.session.stages[-1]
         if not self._unmeasured(name) or (last and not self.recipe.after):
             return
         with self.cost.phase("stages measured"), self.session.adapted.at_strength(1.0):
-            found = results.by_task(self.meter.read_target(), self.meter.metric)
+            found = target_report.by_task(self.meter.read_target(), self.meter.metric)
         noted = self.folder.progress().get("stage_tasks", {})
         kept = {source: interval.model_dump() for source, interval in found.items()}
         self.folder.note_progress(stage_tasks={**noted, name: kept})
@@ -237,14 +238,14 @@ class Work:
     def stage_tasks(self, tuned: Readings) -> dict[str, dict[str, Interval]]:
         """Stage -> evaluated source -> the target after that stage; empty for a run of one stage."""
         from tunewright.measure.intervals import Interval
-        from tunewright.runs import results
+        from tunewright.runs import target_report
 
         if len(self.session.stages) < 2 or not tuned.target:
             return {}
         noted = self.folder.progress().get("stage_tasks", {})
         found = {s: {t: Interval(**i) for t, i in tasks.items()} for s, tasks in noted.items()}
         last = self.session.stages[-1].spec.name
-        return {last: results.by_task(tuned.target, self.meter.metric), **found}
+        return {last: target_report.by_task(tuned.target, self.meter.metric), **found}
 
     def _finished(self, folder: Path) -> checkpoint.Checkpoint | None:
         """What an earlier process left of a finished stage; a damaged one is named and made again."""
