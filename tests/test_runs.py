@@ -16,6 +16,7 @@ from tests.small import write_inputs
 from tests.test_cli import invoke
 from tunewright.errors import FolderError
 from tunewright.finished import folders, pruning, runs_page
+from tunewright.finished.finished import open_run
 from tunewright.finished.run import Run
 from tunewright.machine import host
 from tunewright.runs.run import run
@@ -86,6 +87,10 @@ def test_pruning_keeps_the_best_of_each_kind_and_every_figure(runs):
             assert (runs / name / file).is_file()
         assert Run(runs / name).report.target is not None
     assert told["freed"] > 0
+    lost = next(name for name in ("slow", "fast", "mid") if name != best)
+    assert folders.held(runs / lost).state == "pruned"
+    with pytest.raises(FolderError, match="weights of this run were removed"):
+        open_run(runs / lost)
     assert "nothing to remove" in invoke("runs", "prune", str(runs)).stdout
 
 

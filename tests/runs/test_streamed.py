@@ -199,3 +199,43 @@ def test_a_limit_of_a_stream_is_refused():
         Recipe.model_validate(
             {**PLAIN, "data": {"train": {"path": "x.jsonl", "streaming": True, "limit": 5}}, "methods": [LORA]}
         )
+
+
+def test_a_run_stopped_by_a_bad_row_goes_on_without_it(folder):
+    rows = (folder / "train.jsonl").read_text().splitlines()
+    (folder / "train.jsonl").write_text("\n".join([*rows[:-1], '{"prompt": 5, "completion": "x"}', rows[-1]]) + "\n")
+    data = {"shuffle": False, "shuffle_buffer": 3}
+    small = {**PLAIN["train"], "batch_tokens": 60, "micro_tokens": None, "save_steps": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tunewright.data.dataset.HEAD", 5)
+        with pytest.raises(DataError, match="cannot be used") as caught:
+            run(write(folder, data=data, train=small, steps=200), folder / "stopped")
+        assert "bad_rows: skip" in caught.value.remedy
+        recipe = yaml.safe_load((folder / "stopped" / "recipe.yaml").read_text())
+        recipe["data"]["bad_rows"] = "skip"
+        recipe["stages"][0]["budget"]["steps"] = 200
+        (folder / "stopped" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        resume(folder / "stopped")
+    notes = json.loads((folder / "stopped" / "report.json").read_text())["notes"]
+    assert any("could not be used and were left out" in note for note in notes)
+
+
+def test_a_run_reads_rows_at_an_address(folder):
+    import functools
+    import threading
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/train.jsonl"
+        for streaming in (True, False):
+            source = {"path": address, "name": "train.jsonl", "streaming": streaming}
+            run(write(folder, f"{streaming}.yaml", data={"train": source, "shuffle": False}), folder / str(streaming))
+        run(write(folder, "here.yaml", streaming=False, data={"shuffle": False}), folder / "here")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert same(change(folder / "True"), change(folder / "here")) and same(
+        change(folder / "False"), change(folder / "here")
+    )

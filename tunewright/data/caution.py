@@ -68,6 +68,8 @@ def repeated(parts: Sequence[Dataset]) -> list[str]:
     again, and a large one is not gone through.
     """
     rows, tokens = ({p.name: p.counts[key] for p in parts} for key in ("rows", "tokens"))
+    if any(p.stream for p in parts):  # nobody knows how long an epoch is
+        return []
     if len({p.weight for p in parts}) == 1 or not all(rows.values()) or not all(tokens.values()):
         return []
     shares = shares_of(parts)

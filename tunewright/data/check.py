@@ -232,7 +232,7 @@ def _note_source(
         (facts.NAMELESS, *NAMELESS),
         (facts.SAME, *SAME),
         (facts.MOVED, *MOVED),
-        (facts.LONG, "too long", length, "raise data.max_length, or shorten the rows"),
+        (facts.LONG, "too long", length, "shorten the rows, or raise data.max_length as far as the model reads"),
         (facts.TWO_BOS, *TWO_BOS),
         (facts.NO_BOS, *NO_BOS),
         (facts.NO_END, *NO_END),

@@ -202,7 +202,7 @@ def refuse_nothing(name: str, counts: Mapping[str, int], options: EncodeOptions)
         raise DataError(
             f"all rows are longer than max_length ({options.max_length})",
             where=name,
-            remedy="raise data.max_length, or set data.truncation: split",
+            remedy="shorten them, or set data.truncation: split; data.max_length helps as far as the model reads",
         )
     raise DataError("no row can be used", where=name, remedy="`tunewright check RECIPE` lists every row's reason")
 

@@ -175,8 +175,8 @@ def _bad(problems: Sequence[Problem], name: str, read: int) -> DataError:
     return DataError(
         error.what,
         where=error.where,
-        remedy="mend them and `tunewright resume` the run, or begin anew with data.bad_rows: skip, which leaves such "
-        "rows out and counts them",
+        remedy="write bad_rows: skip under `data` of the recipe.yaml in the run's folder and `tunewright resume` it: "
+        "such rows are left out and counted; a file that is mended is another one, for a new run",
     )
 
 

@@ -21,7 +21,7 @@ from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
 from tunewright.runs import predictors
 from tunewright.runs.assemble import device_of
-from tunewright.runs.folder import RECIPE
+from tunewright.runs.folder import PRUNED, RECIPE
 from tunewright.runs.fresh import load_model
 from tunewright.runs.vocabulary import add_tokens
 from tunewright.tasks import get_task
@@ -62,6 +62,12 @@ def open_run(folder: Path | str) -> Finished:
     if not (folder / "report.json").exists():
         raise FolderError(
             "this run is not finished", where=str(folder), remedy=f"finish it with `tunewright resume {folder}`"
+        )
+    if (folder / PRUNED).exists():
+        raise FolderError(
+            "the weights of this run were removed (`tunewright runs prune`)",
+            where=str(folder),
+            remedy=f"make them again: `tunewright run {folder / RECIPE}`",
         )
     recipe, report = Recipe.load(folder / RECIPE), Report.load(folder)
     task, device = get_task(recipe.task, recipe.data.problem_type), device_of(recipe)

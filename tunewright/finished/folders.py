@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from tunewright.errors import FolderError
 from tunewright.machine import host
-from tunewright.runs.folder import BEGUN, LOCK, METRICS, PROGRESS, RECIPE
+from tunewright.runs.folder import BEGUN, LOCK, METRICS, PROGRESS, PRUNED, RECIPE
 
-State = Literal["finished", "running", "interrupted", "unreadable"]
+State = Literal["finished", "pruned", "running", "interrupted", "unreadable"]
+"""Pruned: finished, and its weights were removed."""
 DEPTH = 4
 """Folders below the one that is named in which runs are looked for; a run's own folders are not."""
 NUMBERS = ("target", "kept", "drift", "seconds", "bytes")
@@ -115,7 +116,7 @@ def _of_report(folder: Path, report: dict[str, Any], parts: dict[str, int]) -> H
     same = (model.get("hash") or model.get("name", ""), report.get("task") or "", metric, rows) if rows else None
     return Held(
         folder,
-        "finished" if report["run"]["status"] == "finished" else "interrupted",
+        _ended(folder) if report["run"]["status"] == "finished" else "interrupted",
         sum(parts.values()),
         model=Path(str(model.get("name", ""))).name,
         task=report.get("task") or "",
@@ -134,6 +135,10 @@ def _of_report(folder: Path, report: dict[str, Any], parts: dict[str, int]) -> H
         same=same if figures is not None else None,
         parts=parts,
     )
+
+
+def _ended(folder: Path) -> State:
+    return "pruned" if (folder / PRUNED).exists() else "finished"
 
 
 def _losses(report: dict[str, Any]) -> Iterator[tuple[float, str, str]]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import FolderError
+from tunewright.files.checkpoint import write_json
 from tunewright.finished.folders import Held
-from tunewright.runs.folder import BASE, LOCK, RECIPE, RunFolder, locked
+from tunewright.runs.folder import BASE, LOCK, PRUNED, RECIPE, RunFolder, locked
 
-WEIGHTS = frozenset({"stages", "adapter", "model", "artefacts", BASE})
+WEIGHTS = frozenset({"stages", "adapter", "delta.safetensors", "wrapper", "model", BASE})
 """What a finished run's folder holds of models; recipe, report, rows and logged steps stay."""
 CHECKPOINT = "checkpoint-"
 
@@ -37,7 +38,7 @@ def planned(runs: Sequence[Held], keep: int) -> list[Going]:
     """
     best: dict[tuple[str, ...], list[Held]] = {}
     for run in runs:
-        if run.state == "finished" and run.same is not None:
+        if run.state == "finished" and run.same is not None:  # what has no weights left keeps no other's place
             best.setdefault(run.same, []).append(run)
     staying = {r.folder for some in best.values() for r in sorted(some, key=_worth)[:keep]}
     named = dict(_named(runs))
@@ -45,7 +46,7 @@ def planned(runs: Sequence[Held], keep: int) -> list[Going]:
     for run in runs:
         left = tuple(name for name in run.parts if name.startswith(CHECKPOINT))
         weights = tuple(name for name in run.parts if name in WEIGHTS)
-        if run.state != "finished":
+        if run.state not in ("finished", "pruned"):
             out.append(Going(run, why=f"it is {run.state}"))
         elif run.same is None:
             out.append(Going(run, left, "" if left else "it has no target to be compared by"))
@@ -116,6 +117,8 @@ def remove(going: Going) -> int:
                     remedy="check whose it is; nothing behind it was removed",
                 ) from error
             freed += going.run.parts.get(name, 0)
+        if WEIGHTS & set(going.names):
+            write_json(folder / PRUNED, {"removed": list(going.names)})
     if LOCK not in going.run.parts:
         (folder / LOCK).unlink(missing_ok=True)
     return freed

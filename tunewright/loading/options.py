@@ -26,8 +26,9 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         if model.processor is not None:
             own = image_options(config=config)
             image = followed(model.processor, image, (own["height"], own["width"]), "preprocessor_config.json")
+    most = getattr(model.tokenizer, "model_max_length", None) or data.max_length
     return EncodeOptions(
-        max_length=data.max_length,
+        max_length=min(data.max_length, int(min(most, 1 << 30))),  # what the model reads at most, which messages name
         truncation=data.truncation,
         template=data.template,
         system=data.system,

@@ -66,7 +66,8 @@ def target_of(first: Sequence[Read], second: Sequence[Read]) -> Compared | None:
         return None
     metric = first[0].metric
     sides = _common([[r.target for r in first], [r.target for r in second]])
-    unit = "fraction" if get_metric(metric).is_rate else first[0].unit
+    m = get_metric(metric)
+    unit = "fraction" if m.share and m.is_rate else "" if m.higher_is_better else first[0].unit
     return _compared("target", sides, metric, unit, get_metric(metric).proportion)
 
 

@@ -146,9 +146,9 @@ def _run(side: Asked, task: Task, data: DataSpec) -> Opened:
     from tunewright.finished.finished import open_run
 
     finished = open_run(side.name)
-    if finished.task.name != task.name:
+    if finished.task.called != task.called:
         raise RecipeError(
-            f"this run does {finished.task.name}, and the other side is measured on {task.name}",
+            f"this run does {finished.task.called}, and the other side is measured on {task.called}",
             where=side.name,
             remedy="compare models of one task",
         )

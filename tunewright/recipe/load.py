@@ -197,7 +197,7 @@ def absolute_paths(tree: dict[str, Any], base: Path) -> None:
     from tunewright.data.files import kind_of
 
     def path(text: Any) -> Any:
-        if not isinstance(text, str) or not text:
+        if not isinstance(text, str) or not text or "://" in text:  # an address is the same from anywhere
             return text
         local = text.startswith(("./", "../")) or kind_of(Path(text)) or (base / text).exists()
         return str((base / text).resolve()) if local else text

@@ -34,7 +34,7 @@ from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.deriving import Settings, alone, fill
 from tunewright.runs.fresh import load_model, model_of
 from tunewright.runs.making import makers_of, place_of
-from tunewright.runs.selecting import Selection, records_of, selection_of, subset, without
+from tunewright.runs.selecting import Selection, records_of, selection_of, subset, whole_queries, without
 from tunewright.runs.session import Making, Session, StageInputs
 from tunewright.runs.sources import (
     STAGES,
@@ -358,6 +358,8 @@ def _validation(recipe: Recipe, rows: Dataset, read: _Reader) -> tuple[Dataset, 
         return rows, read(validation)
     order = permutation(len(rows.rows), recipe.train.seed, "validation", 0)
     indices = set(order[: max(1, round(validation * len(order)))])
+    if read.task.ranks:  # whole queries: the passages of one are ranked together
+        indices = whole_queries(rows, order, len(indices))
     if len(indices) >= len(order):
         raise DataError(
             f"a share of {validation:.0%} leaves no row to train on",

@@ -17,7 +17,7 @@ from tunewright.files.regular import regular
 from tunewright.machine import host
 
 RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"
-BEGUN, STREAM = "begun.json", "stream.jsonl"
+BEGUN, STREAM, PRUNED = "begun.json", "stream.jsonl", "pruned.json"
 BASE = "base"
 """The fresh model that a run began with: a whole transformers folder."""
 _ASIDE = re.compile(

@@ -62,6 +62,20 @@ class _View(Sequence[Row]):
         return row if factor == 1.0 else replace(row, weights=[w * factor for w in row.weights])
 
 
+def whole_queries(rows: Dataset, order: Sequence[int], count: int) -> set[int]:
+    """At least `count` rows in this order, each with all others of its query."""
+    queries = [row.fields.get("query") for row in rows.rows]
+    held: set[Any] = set()
+    out: set[int] = set()
+    for i in order:
+        if len(out) >= count:
+            break
+        if queries[i] not in held:
+            held.add(queries[i])
+            out |= {k for k, query in enumerate(queries) if query == queries[i]}
+    return out
+
+
 def subset(dataset: Dataset, indices: Sequence[int], factors: Sequence[float] | None = None) -> Dataset:
     """The rows at `indices` (over all sources, in order), each source with its name and weight; one with none is
     left out.

@@ -86,7 +86,7 @@ def told(streamed: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     """What to say after training of what was read of each source."""
     for name, seen in streamed.items():
         read, passes = int(seen["read"]), seen["passes"]
-        times = f", {passes:.3g} times over" if passes >= 1 else ""
+        times = f" in {passes:.3g} passes, each time counted" if passes >= 1 else ""
         yield f"{name} was streamed: {read:,} records and {int(seen['tokens']):,} tokens were read{times}"
         for key, why in (("problems", "could not be used and were"), ("left_out", "were too long and")):
             if seen[key]:
