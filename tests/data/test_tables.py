@@ -287,7 +287,8 @@ def test_a_run_says_what_is_not_read_on_every_page(book, tmp_path):
     dataset = build(
         [Source(path="t.xlsx", sheet=None)], task, tiny.tokenizer(), options, tmp_path / "c", base=book, problems="skip"
     )
-    (said,) = of_data([subset(dataset, [0, 1])], {})
+    said, bad = of_data([subset(dataset, [0, 1])], {})
+    assert "cannot be used and are left out" in bad
     assert said == "t.xlsx: only the sheet 'Main' of t.xlsx is read, not 'More': `sheet` names another"
 
 

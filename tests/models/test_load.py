@@ -289,8 +289,16 @@ BAD = {
         "PEFT adapter for owner/base",
     ),
     "a run's folder": (both(drop("config.json"), write("recipe.yaml", "model: x")), TEXT, "tunewright export"),
-    "an encoder asked to generate": (family("bert", encoder=True), TEXT, "it does: fill-mask, text-classification"),
-    "a decoder asked to fill masks": (family("gpt2"), "fill-mask", "it does: text-classification, text-generation"),
+    "an encoder asked to generate": (
+        family("bert", encoder=True),
+        TEXT,
+        "it does: fill-mask, multiple-choice, question-answering, sentence-similarity",
+    ),
+    "a decoder asked to fill masks": (
+        family("gpt2"),
+        "fill-mask",
+        "it does: question-answering, text-classification, text-generation",
+    ),
     "an image model asked to read": (family("vit"), TEXT, "it does: image-classification"),
     "a text model asked to see": (lambda f: None, "image-classification", "does not do image-classification"),
     "an encoder without its head": (bare_encoder, "fill-mask", "no fill-mask head"),

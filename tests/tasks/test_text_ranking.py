@@ -196,7 +196,7 @@ def test_a_run_gains_and_what_goes_out_scores_as_it_did(
     inputs: Path, tmp_path: Path, rows: str, methods: list[Any]
 ) -> None:
     train = str(inputs / f"{rows}.jsonl")
-    run(recipe(inputs, data__train=train, methods=methods, budget__steps=40), tmp_path / "out", quiet=True)
+    run(recipe(inputs, data__train=train, methods=methods, budget__steps=160), tmp_path / "out", quiet=True)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     target = report["target"]
     assert target["metric"] == "ndcg@10" and target["n"] == 6 and target["fresh_head"]
@@ -216,7 +216,7 @@ def test_a_run_gains_and_what_goes_out_scores_as_it_did(
 
 def test_what_does_not_fit_is_refused_by_all_three(inputs: Path) -> None:
     for changes, says in (
-        ({"measurement__metric": "spearman"}, "reads rows of sentence-similarity"),
+        ({"measurement__metric": "spearman"}, "reads rows with a number"),
         ({"measurement__metric": "pair_accuracy"}, "compares two answers to a prompt"),
         ({"methods": ["asft"]}, "trains likelihoods, and text-ranking gives one number a text"),
     ):

@@ -200,15 +200,20 @@ def probes(case: Case) -> None:
 
 
 def _side(seed: int) -> Side:
-    """A tiny model's weights, and answers of which more or fewer are right than their confidence says."""
+    """A tiny model's weights, answers of which more or fewer are right than their confidence says, and features that
+    tell their rows' classes more or less.
+    """
     model, rng = MODELS["text-generation"](seed), random.Random(seed)
     answers = []
     for i in range(60):
         confidence = rng.uniform(0.5, 1.0)
         score = float(rng.random() < confidence ** (1 + 3 * seed))
-        answers.append(RowResult(id=f"{i}", source="tiny", score=score, confidence=confidence))
+        answers.append(RowResult(id=f"{i}", source="tiny", reference="ab"[i % 2], score=score, confidence=confidence))
     weights = {n: p.detach() for n, p in model.named_parameters()}
-    return Side(weights=weights, answers={"target": answers, "choice": answers})
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(60, 4, generator=generator)
+    features[:, 0] += torch.arange(60) % 2 * (3.0 - 3 * seed)
+    return Side(weights=weights, answers={"target": answers, "choice": answers}, features=lambda: features)
 
 
 CHECKS = [

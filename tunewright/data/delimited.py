@@ -41,19 +41,31 @@ def tab_separated(path: Path) -> Rows:
 
 
 def _separator(sample: str) -> str:
-    """The separator that gives most of the first rows as many cells as the header; a comma where none cuts it."""
-    best, separator = (0.0, 0), SEPARATORS[0]
+    """The separator that gives most of the first rows as many cells as the header, first of all one between which
+    quotes stand as they should; a comma where none cuts it.
+    """
+    best, separator = (False, 0.0, 0), SEPARATORS[0]
     for candidate in SEPARATORS:
+        whole = True
         try:
-            read = csv.reader(io.StringIO(sample, newline=""), delimiter=candidate)
-            rows = list(islice(filter(None, read), _FIRST + 1))
+            rows = _cut(sample, candidate, strict=True)
         except csv.Error:
-            continue
+            try:
+                rows, whole = _cut(sample, candidate, strict=False), False
+            except csv.Error:
+                continue
         rows = rows[:-1] if len(rows) > 1 and len(sample) == _SAMPLE else rows  # the last one may be cut
         if rows and len(rows[0]) > 1:
             alike = [len(row) == len(rows[0]) for row in rows]
-            best, separator = max((best, separator), ((sum(alike) / len(alike), len(rows[0])), candidate), key=_first)
+            found = (whole, sum(alike) / len(alike), len(rows[0]))
+            best, separator = max((best, separator), (found, candidate), key=_first)
     return separator
+
+
+def _cut(sample: str, separator: str, *, strict: bool) -> list[list[str]]:
+    """The first rows of a sample. csv.Error where it cannot be read so."""
+    read = csv.reader(io.StringIO(sample, newline=""), delimiter=separator, strict=strict)
+    return list(islice(filter(None, read), _FIRST + 1))
 
 
 def _first(pair: tuple[Any, str]) -> Any:
