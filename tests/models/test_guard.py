@@ -193,7 +193,7 @@ def test_large_values_are_finite(folder):
     ],
     ids=lambda e: type(e).__name__,
 )
-@pytest.mark.parametrize("at", ["check_finite", "align", "hash_weights", "_readers"])
+@pytest.mark.parametrize("at", ["check_finite", "align", "hash_weights", "readers"])
 def test_a_lack_of_memory_is_one_message(error, at, folder, monkeypatch):
     def fail(*given, **named):
         raise error

@@ -233,3 +233,14 @@ def test_a_first_recipe_is_for_ranking(inputs: Path) -> None:
     text = starter(str(inputs / "base"), inputs / "judged.jsonl")
     assert "task: text-ranking" in text and "rows of shape judged-passage: query, passage, label" in text
     assert "task: text-ranking" in starter(str(inputs / "base"), inputs / "lists.jsonl", "text-ranking")
+
+
+def test_a_share_that_is_held_out_holds_whole_queries(inputs: Path) -> None:
+    from tunewright.runs.assemble import assemble
+
+    made = assemble(recipe(inputs, data__train=str(inputs / "judged.jsonl"), data__validation=0.2), weights=False)
+    assert made.validation is not None
+    held, left = ({r.fields["query"] for r in d.rows} for d in (made.validation, made.stages[0].rows))
+    assert held and not held & left
+    lists = assemble(recipe(inputs, data__validation=0.2), weights=False)
+    assert lists.validation is not None and 0 < len(lists.validation.rows) < len(lists.stages[0].rows.rows)

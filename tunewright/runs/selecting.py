@@ -63,8 +63,8 @@ class _View(Sequence[Row]):
 
 
 def whole_queries(rows: Dataset, order: Sequence[int], count: int) -> set[int]:
-    """At least `count` rows in this order, each with all others of its query."""
-    queries = [row.fields.get("query") for row in rows.rows]
+    """At least `count` rows in this order, each with all others of its query; a row that has none is alone."""
+    queries = [row.fields.get("query", (i,)) for i, row in enumerate(rows.rows)]
     held: set[Any] = set()
     out: set[int] = set()
     for i in order:
