@@ -14,7 +14,7 @@ TOLD = "import os, sys, tunewright; print('torch' in sys.modules, os.environ.get
 @pytest.mark.parametrize(
     "given, expected",
     [
-        ({}, "False 1000"),
+        ({}, "False 10000"),
         ({"GOMP_SPINCOUNT": "7"}, "False 7"),
         ({"OMP_WAIT_POLICY": "active"}, "False None"),
     ],
