@@ -28,8 +28,8 @@ def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("many")
     write_inputs(place)
     for name, rate, rows in (
-        ("slow", 1e-5, "test"),
-        ("fast", 2e-2, "test"),
+        ("dull", 1e-5, "test"),
+        ("keen", 2e-2, "test"),
         ("mid", 1e-3, "test"),
         ("other", 1e-3, "train"),
     ):
@@ -70,16 +70,16 @@ def test_a_folder_says_what_its_report_says(runs):
 
 def test_only_runs_of_the_same_rows_are_compared(runs):
     groups = {one.folder.name: one.same for one in all_of(runs)}
-    assert groups["slow"] == groups["fast"] == groups["mid"] != groups["other"]
+    assert groups["dull"] == groups["keen"] == groups["mid"] != groups["other"]
 
 
 def test_pruning_keeps_the_best_of_each_kind_and_every_figure(runs):
     told = json.loads(invoke("runs", "prune", str(runs), "--json").stdout)
     assert not told["removed"] and told["freed"] == 0
-    assert (runs / "slow" / "stages").is_dir()
+    assert (runs / "dull" / "stages").is_dir()
     told = json.loads(invoke("runs", "prune", str(runs), "--yes", "--json").stdout)
     best = max((o for o in all_of(runs) if o.folder.name != "other"), key=lambda o: o.gain or 0).folder.name
-    for name in ("slow", "fast", "mid", "other"):
+    for name in ("dull", "keen", "mid", "other"):
         kept = name in (best, "other")
         assert (runs / name / "stages").exists() == kept == (runs / name / "adapter").exists()
         assert not list((runs / name).glob("checkpoint-*"))
@@ -87,7 +87,7 @@ def test_pruning_keeps_the_best_of_each_kind_and_every_figure(runs):
             assert (runs / name / file).is_file()
         assert Run(runs / name).report.target is not None
     assert told["freed"] > 0
-    lost = next(name for name in ("slow", "fast", "mid") if name != best)
+    lost = next(name for name in ("dull", "keen", "mid") if name != best)
     assert folders.held(runs / lost).state == "pruned"
     with pytest.raises(FolderError, match="weights of this run were removed"):
         open_run(runs / lost)
@@ -101,32 +101,32 @@ def test_more_of_the_best_may_stay(runs):
 
 
 def test_what_is_needed_stays(runs):
-    (runs / "slow" / "report.json").unlink()  # interrupted: its checkpoints are what it goes on from
+    (runs / "dull" / "report.json").unlink()  # interrupted: its checkpoints are what it goes on from
     recipe = yaml.safe_load((runs / "other" / "recipe.yaml").read_text())
     recipe["stages"][0]["start"] = str(runs / "mid")
     (runs / "other" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     why = {g.run.folder.name: (g.names, g.why) for g in pruning.planned(all_of(runs), 1)}
-    assert why["slow"] == ((), "it is interrupted")
+    assert why["dull"] == ((), "it is interrupted")
     assert not set(why["mid"][0]) & pruning.WEIGHTS
 
 
 def test_a_live_run_is_said_and_never_touched(runs):
-    (runs / "slow" / "report.json").unlink()
-    lock = host.Lock(runs / "slow" / ".lock")
+    (runs / "dull" / "report.json").unlink()
+    lock = host.Lock(runs / "dull" / ".lock")
     try:
         if os.fork() == 0:  # another process asks
-            os._exit(0 if folders.held(runs / "slow").state == "running" else 1)
+            os._exit(0 if folders.held(runs / "dull").state == "running" else 1)
         assert os.wait()[1] == 0
     finally:
         lock.release()
-    assert folders.held(runs / "slow").state == "interrupted"
+    assert folders.held(runs / "dull").state == "interrupted"
 
 
 def test_damaged_and_missing_folders_are_one_line(runs):
-    (runs / "slow" / "report.json").write_text("{")
+    (runs / "dull" / "report.json").write_text("{")
     (runs / "mid" / "report.json").write_text('{"run": 5}')
     states = {one.folder.name: one for one in all_of(runs)}
-    assert states["slow"].state == states["mid"].state == "unreadable"
+    assert states["dull"].state == states["mid"].state == "unreadable"
     said = invoke("runs", str(runs)).stdout
     assert "cannot be read" in said and "is not one of a run" in said
     with pytest.raises(FolderError, match="no such folder"):
@@ -157,7 +157,7 @@ def test_the_order_is_what_is_asked(runs, by):
 def test_a_table_fits_its_terminal(runs, width):
     text = runs_page.listed(all_of(runs), width)
     assert max(map(len, text.splitlines())) <= width
-    assert text.count("finished") == 4 and (width < 200 or "interval" in text and str(runs / "slow") in text)
+    assert text.count("finished") == 4 and (width < 200 or "interval" in text and str(runs / "dull") in text)
 
 
 def test_listing_loads_no_model_library(runs):

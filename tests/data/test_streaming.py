@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests import tiny
 from tunewright.contract.task import EncodeOptions
-from tunewright.data import encode, streaming
+from tunewright.data import encode, opening, streaming
+from tunewright.data.caution import repeated
 from tunewright.data.dataset import Dataset, build, cursor
 from tunewright.data.opening import lines
 from tunewright.data.raw import Mark
@@ -140,14 +142,21 @@ def test_seeds_windows_and_shuffle_decide_the_order(tmp_path):
         assert given_by(other, 40) != first
     numbers = [int(i.split(":")[1]) for i, _ in first]
     assert all(abs(n - 1 - place) < 4 for place, n in enumerate(numbers))  # a window of four moves a row by three
+    assert len({tuple(n % 4 for n in numbers[i : i + 4]) for i in range(0, 40, 4)}) > 3  # and each in its own way
 
 
-def test_a_mark_leaves_out_what_lies_before_it_without_reading_it(tmp_path):
+def test_a_mark_leaves_out_what_lies_before_it_without_reading_it(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xff\xfe not text\n" * 50 + b"a\nb\n")  # whoever reads the first lines fails
     before = 50 * len(b"\xff\xfe not text\n")
     path.write_bytes(b"x" + path.read_bytes()[1:])
     mark = Mark(50, before, 50)
+
+    class Unread(io.BufferedReader):
+        def read(self, *_):
+            raise AssertionError("it reads what it should leave out")
+
+    monkeypatch.setattr(opening, "opened", lambda path: Unread(io.FileIO(path)))
     assert list(lines(path, mark)) == [(51, "a"), (52, "b")]
     assert mark == Mark(50, before + 4, 52)
 
@@ -209,6 +218,9 @@ def test_beside_a_stream_weights_are_shares_of_the_tokens(tmp_path):
     sources = [Source(path=str(tmp_path / "big"), streaming=True), Source(path=str(tmp_path / "small"))]
     data = build(sources, TASK, TOKENIZER, EncodeOptions(), tmp_path / "cache")
     assert set(data.shares().values()) == {0.5}
+    sources[1].weight = 9.0  # "gone through so often an epoch" would be said of the first records alone
+    weighed = build(sources, TASK, TOKENIZER, EncodeOptions(), tmp_path / "cache")
+    assert repeated(weighed.sources) == [] != repeated(weighed.as_stored().sources)
 
 
 def test_data_sets_of_the_hub_are_read_shard_by_shard_from_any_row_on(tmp_path):

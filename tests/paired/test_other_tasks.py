@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks import test_question_answering, test_sentence_similarity, test_text2text, test_token_classification
+from tests.tasks import (
+    test_problem_types,
+    test_question_answering,
+    test_sentence_similarity,
+    test_text2text,
+    test_token_classification,
+)
 from tests.tasks.test_sentence_similarity import inputs as vectors
 from tests.tasks.test_text2text import inputs as two_texts
 from tests.tasks.test_token_classification import inputs as tagged
+from tunewright.errors import RecipeError
 from tunewright.paired.measuring import measure
 from tunewright.paired.request import Request
 from tunewright.runs.run import run
@@ -56,3 +63,17 @@ def test_answers_of_a_context(tmp_path: Path) -> None:
     assert pair.task == "question-answering" and report.target is not None and pair.target is not None
     for side in ("before", "after", "difference"):
         assert getattr(pair.target, side) == getattr(report.target, side)
+
+
+def test_numbers_are_no_shares_and_other_problems_no_other_side(tmp_path: Path) -> None:
+    made = {}
+    for kind in ("regression", "multi"):
+        (tmp_path / kind).mkdir()
+        made[kind] = run(test_problem_types.recipe(tmp_path / kind, kind), tmp_path / f"run-{kind}", quiet=True).report
+    number, several = (str(tmp_path / f"run-{kind}") for kind in made)
+    pair, report = measure(Request([number], [number])), made["regression"]
+    assert report.target is not None and pair.target is not None and pair.target.metric == "mse"
+    assert pair.target.unit == report.target.unit != "fraction" and pair.target.after == report.target.after
+    for sides in ((number, several), (several, number)):
+        with pytest.raises(RecipeError, match="compare models of one task|this run does"):
+            measure(Request([sides[0]], [sides[1]]))

@@ -89,7 +89,7 @@ _FOR = {
     "fast": "compiled kernels of merges",
     "track": "TensorBoard",
     "xlsx": "sheets of .xlsx files",
-    "remote": "files at https://, s3:// and gs://",
+    "remote": "files at https://, s3://, gs:// and az://",
     "metrics": "span F1, BLEU, chrF, ROUGE, word error rates, and JSON schemas of packs",
     "audio": "recordings in files",
     "eval": "lm-evaluation-harness's tasks (`measure --lm-eval`)",
