@@ -111,6 +111,8 @@ def test_the_pages_commands(package: Path, command: str) -> None:
         assert (package / "out" / "report.json").is_file() and "careful" in (
             package / "out" / "recipe.yaml"
         ).read_text()
+        report = json.loads((package / "out" / "report.json").read_text())
+        assert report["run"]["parts"] == {"method careful": "careful-method 0.1"}
     else:
         passed = re.search(r"(\d+) passed", done.stdout)
         assert passed and int(passed[1]) >= 2 and "failed" not in done.stdout
@@ -180,9 +182,3 @@ def test_what_is_wrong_with_a_method_is_said_once(case: str, tmp_path: Path, mon
     assert message.count("error: ") == 1 and "Traceback" not in message
     for part in says:
         assert part in message, message
-
-
-def test_a_report_names_the_package_of_a_method(package: Path) -> None:
-    assert json.loads((package / "out" / "report.json").read_text())["run"]["parts"] == {
-        "method careful": "careful-method 0.1"
-    }

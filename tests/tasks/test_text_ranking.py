@@ -195,8 +195,8 @@ def recipe(folder: Path, **changes: Any) -> Recipe:
 def test_a_run_gains_and_what_goes_out_scores_as_it_did(
     inputs: Path, tmp_path: Path, rows: str, methods: list[Any]
 ) -> None:
-    train = str(inputs / f"{rows}.jsonl")
-    run(recipe(inputs, data__train=train, methods=methods, budget__steps=160), tmp_path / "out", quiet=True)
+    changes: dict[str, Any] = {"methods": methods, "budget__steps": 160, "train__learning_rate": 0.001}
+    run(recipe(inputs, data__train=f"{rows}.jsonl", **changes), tmp_path / "out", quiet=True)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     target = report["target"]
     assert target["metric"] == "ndcg@10" and target["n"] == 6 and target["fresh_head"]
