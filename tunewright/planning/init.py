@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
+from tunewright.data.files import kind_of
+from tunewright.data.generators import MADE
+from tunewright.data.remote import is_remote
 from tunewright.data.shapes import RECORDED, task_of
 from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError, did_you_mean
 from tunewright.planning.columns import guessed
@@ -36,6 +39,8 @@ _TASK_OF = {
 }
 """The task that a row shape is for; the others are for text-generation."""
 
+_ALSO = {"positive-pair": "; text-ranking reads them too"}
+"""Other tasks that read rows of a shape."""
 _READ = ("multiple-choice", "question-answering")
 """Tasks beside classification whose head is made for the task."""
 
@@ -77,20 +82,20 @@ class _Seen:
     columns: dict[str, str]
 
 
-def _seen(data: Path) -> _Seen:
+def _seen(path: str) -> _Seen:
     """DataError where there is no row that can be read, or recordings come alone."""
     from tunewright.data.read import read_lazily
 
     columns: dict[str, str] = {}
-    read = read_lazily(_source(data, columns, FEW), data.parent)
+    read = read_lazily(_source(path, columns, FEW), Path.cwd())
     first = next(iter(read.records), None)
-    if first is None and read.problems and (columns := guessed(_raw(data))):
-        read = read_lazily(_source(data, columns, FEW), data.parent)
+    if first is None and read.problems and (columns := guessed(_raw(path))):
+        read = read_lazily(_source(path, columns, FEW), Path.cwd())
         first = next(iter(read.records), None)
     if first is None and read.problems:
         raise read.problems[0].error()
     if first is None:
-        raise DataError("the file holds no row", where=str(data), remedy="one JSON object a line")
+        raise DataError("the file holds no row", where=path, remedy="one JSON object a line")
     if first.shape in RECORDED and {"label", "text"}.isdisjoint(first):
         raise DataError(
             f"the rows are recordings with neither a label nor a text: {', '.join(first)}",
@@ -98,48 +103,48 @@ def _seen(data: Path) -> _Seen:
             remedy="give each its label (audio-classification) or its text (automatic-speech-recognition)",
         )
     guess = " (columns guessed: look at them)" if columns else ""
-    words = f"rows of shape {first.shape}: {', '.join(first)}{guess}"
+    words = f"rows of shape {first.shape}: {', '.join(first)}{guess}{_ALSO.get(first.shape, '')}"
     return _Seen(first.shape, "; ".join([words, *read.remarks]), columns)
 
 
-def _source(data: Path, columns: Mapping[str, str], limit: int) -> Source:
-    return Source(path=str(data.resolve()), columns=dict(columns), limit=limit)
+def _source(path: str, columns: Mapping[str, str], limit: int) -> Source:
+    return Source(path=path, columns=dict(columns), limit=limit)
 
 
-def _raw(data: Path) -> list[Mapping[str, Any]]:
+def _raw(path: str) -> list[Mapping[str, Any]]:
     """The first rows as they stand in the file."""
     from tunewright.data.raw import Bad
     from tunewright.data.read import locate, raw_rows
 
-    source = _source(data, {}, FEW)
-    rows = raw_rows(locate(source, data.parent), source)
+    source = _source(path, {}, FEW)
+    rows = raw_rows(locate(source, Path.cwd()), source)
     return [row for _, _, row, _ in islice(rows, FEW) if not isinstance(row, Bad)]
 
 
-def starter(model: str, data: Path, task: str | None = None, file: str = "recipe.yaml") -> str:
+def starter(model: str, data: Path | str, task: str | None = None, file: str = "recipe.yaml") -> str:
     """The recipe's text. The rows are measured with the model's tokenizer, and the task follows from their shape when
-    it is not given; of a model that is not here lengths are estimated, and the text says so.
+    it is not given; of a model that is not here lengths are estimated, and the text says so. `data`: a file or folder, an
+    address, a data set of the hub or a built-in one.
 
-    Raises DataError for a file that is missing or whose rows have no known shape, RecipeError for an unknown task.
+    Raises DataError for a file that is missing or whose rows have no known shape, RecipeError for an unknown task,
+    ModelError for a model that is here and does not do the task.
     """
-    if not data.exists():
-        near = sorted(p.name for p in data.parent.iterdir()) if data.parent.is_dir() else []
-        raise DataError("no such file", where=str(data), remedy=did_you_mean(data.name, near))
+    path = _path(str(data))
     if task is not None and task not in catalogue.tasks():
         raise RecipeError(f"no task '{task}'", where="--task", remedy=did_you_mean(task, catalogue.tasks()))
-    seen = _seen(data)
+    seen = _seen(path)
     chosen = task or _TASK_OF.get(seen.shape) or task_of(seen.shape) or _writing(model)
     methods = _methods(model, chosen, seen.shape)
-    measured = measure(model, data, chosen, seen.shape, [name for name, _, _ in methods], seen.columns)
+    measured = measure(model, path, chosen, seen.shape, [name for name, _, _ in methods], seen.columns)
     settings = measured.settings
     budget = f"budget: {{epochs: {settings['epochs'].value:g}}}"
     return _TEXT.format(
-        title=f"Adapts {model} to {data.name}",
+        title=f"Adapts {model} to {path.rsplit('/', 1)[-1]}",
         file=file,
         measured=measured.words,
         model=f"model: {_scalar(model)}",
         task=chosen,
-        data=f"train: {_written(_from(data, Path(file).parent), seen.columns)}",
+        data=f"train: {_written(_from(str(data), Path(file).parent), seen.columns)}",
         rows=seen.comment,
         validation=_validation(measured.rows),
         length=_length(measured),
@@ -241,9 +246,25 @@ def written(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-") if value < 1e-3 and float(f"{value:.0e}") == value else f"{value:g}"
 
 
-def _from(data: Path, folder: Path) -> str:
-    """The data's path as seen from the recipe's folder, where it is looked for."""
-    return str(data) if data.is_absolute() else os.path.relpath(data, folder)
+def _path(data: str) -> str:
+    """The data as a source names it wherever the recipe stands: a whole path, or the name of what is no file here."""
+    at = Path(data)
+    if at.exists():
+        return str(at.resolve())
+    if is_remote(data) or data.startswith((MADE, "quickstart:")) or _of_the_hub(at):
+        return data
+    near = sorted(p.name for p in at.parent.iterdir()) if at.parent.is_dir() else []
+    raise DataError("no such file", where=data, remedy=did_you_mean(at.name, near))
+
+
+def _of_the_hub(at: Path) -> bool:
+    """Whether a path that is not there has the form of a hub data set's name."""
+    return len(at.parts) == 2 and not at.is_absolute() and not kind_of(at) and not at.parent.exists()
+
+
+def _from(data: str, folder: Path) -> str:
+    """The data's path as seen from the recipe's folder, where it is looked for; a name stays as it is."""
+    return os.path.relpath(data, folder) if Path(data).exists() and not Path(data).is_absolute() else data
 
 
 def _scalar(text: str) -> str:
@@ -267,7 +288,7 @@ def _inside(text: str) -> str:
 
 def write_recipe(model: str, data: str, task: str | None, out: Path) -> None:
     """Write the recipe to `out` and read it back. FolderError when something is there or it cannot be written."""
-    text = starter(model, Path(data), task, str(out))
+    text = starter(model, data, task, str(out))
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunewright.data.shapes import RECORDED
-from tunewright.errors import MissingExtraError, ModelError
+from tunewright.errors import FolderError, MissingExtraError, ModelError
 from tunewright.recipe import Recipe, Source
 from tunewright.training.defaults import STEPS_AN_EPOCH, Facts, Kind, Setting, derive
 
@@ -59,14 +59,30 @@ def held_out(rows: int) -> float | None:
 
 
 def measure(
-    model: str, data: Path, task: str, shape: str, methods: Sequence[str], columns: Mapping[str, str]
+    model: str, data: str, task: str, shape: str, methods: Sequence[str], columns: Mapping[str, str]
 ) -> Measured:
-    """Encode the rows with the model's tokenizer, and derive; by the file's size where the model is not here."""
-    source = Source(path=str(data.resolve()), columns=dict(columns), limit=MOST_ROWS)
+    """Encode the rows with the model's tokenizer, and derive; by the file's size where the model is not here.
+
+    ModelError for a name that no model can have, and for a model that is here and does not do the task or is broken.
+    """
+    source = Source(path=data, columns=dict(columns), limit=MOST_ROWS)
     try:
         return _measured(model, source, task, methods)
     except (ModelError, MissingExtraError) as error:
-        return _estimated(data, source, task, shape, methods, error.what)
+        if isinstance(error, ModelError) and ("/" not in model or _here(model)):
+            raise
+        return _estimated(source, task, shape, methods, error.what)
+
+
+def _here(model: str) -> bool:
+    """Whether the model is on this machine."""
+    from tunewright.loading.locate import locate
+
+    try:
+        locate(model, progress=False)
+    except (ModelError, MissingExtraError, FolderError, OSError):
+        return False
+    return True
 
 
 def _measured(model: str, source: Source, task: str, methods: Sequence[str]) -> Measured:
@@ -164,14 +180,15 @@ def _round_up(size: int) -> int:
     return 32 * math.ceil(size / 32)
 
 
-def _estimated(data: Path, source: Source, task: str, shape: str, methods: Sequence[str], why: str) -> Measured:
+def _estimated(source: Source, task: str, shape: str, methods: Sequence[str], why: str) -> Measured:
     """By the file's lines and bytes."""
     from tunewright import catalogue
-    from tunewright.data.read import read_source
+    from tunewright.data.read import locate, read_source
     from tunewright.runs.deriving import said_by
 
-    count = sum(1 for _ in read_source(source, data.parent, []))
-    files = [data] if data.is_file() else [p for p in data.rglob("*") if p.is_file()]
+    count = sum(1 for _ in read_source(source, Path.cwd(), []))
+    place = locate(source, Path.cwd())
+    files = place.files or [p for p in Path(source.path).rglob("*") if p.is_file()]
     pictures = shape in ("image-label", "image")
     recordings = shape in RECORDED
     tokens = (
