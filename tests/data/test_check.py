@@ -12,11 +12,15 @@ from tunewright.contract.batch import Row
 from tunewright.contract.records import Record
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import check, write_clean
+from tunewright.data.dataset import labels_of
 from tunewright.data.read import read_all
+from tunewright.data.shapes import columns_of, recognise
 from tunewright.data.view import coloured, one_a_source, token_view
 from tunewright.errors import DataError
-from tunewright.recipe import Source
-from tunewright.tasks import get_task
+from tunewright.planning.check import check_recipe
+from tunewright.recipe import Recipe, Source
+from tunewright.runs.run import run as launch
+from tunewright.tasks import get_task, names
 
 TASK = get_task("text-generation")
 GOOD = {"prompt": "Which topic is this?", "completion": "card arrival"}
@@ -186,3 +190,66 @@ def test_a_name_that_the_model_is_not_shown_is_said(tmp_path):
 
 def said(i):
     return {"role": "assistant", "content": f"Ann {i}."}
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "told"),
+    [
+        ("multiple-choice", [{"question": f"q {i}", "choices": ["card", "fee"], "label": 0} for i in range(3)], True),
+        ("text-ranking", [{"query": "card", "passage": f"fee {i}", "label": 1} for i in range(3)], True),
+        ("text-ranking", [{"query": "card", "passage": f"fee {i}", "label": i % 2} for i in range(3)], False),
+        ("sentence-similarity", [{"sentence1": "a", "sentence2": f"b {i}", "score": 0.5} for i in range(3)], True),
+        ("sentence-similarity", [{"query": "a", "positive": f"b {i}"} for i in range(3)], False),
+    ],
+)
+def test_rows_of_one_label_or_score_are_said(tmp_path, task, rows, told):
+    source = write(tmp_path, "train.jsonl", rows)
+    many = [source, write(tmp_path, "other.jsonl", rows)]
+    for given in ([source], many):
+        report = check({"train": given}, get_task(task), tiny.tokenizer(), EncodeOptions(), base=tmp_path)
+        said = [c for c in report.cautions if "same label or score" in c]
+        assert bool(said) == (told and len(given) == 1), report.cautions
+        assert not said or said[0].startswith("all rows of train.jsonl")
+
+
+def test_a_text_that_is_its_own_positive_is_said(tmp_path):
+    rows = [{"query": "card", "positive": p} for p in ("fee", "card")] + [{"anchor": "fee", "positive": "fee"}]
+    source = write(tmp_path, "train.jsonl", rows)
+    report = check(
+        {"train": [source]}, get_task("sentence-similarity"), tiny.tokenizer(), EncodeOptions(), base=tmp_path
+    )
+    assert notices(report)["positive is itself"] == ("train.jsonl:2", "train.jsonl:3")
+
+
+@pytest.mark.parametrize(("label", "told"), [("loan", ["no training row has the label 'loan'"]), ("fee", [])])
+def test_labels_that_no_training_row_has_are_said(tmp_path, label, told):
+    tiny.bert().save_pretrained(tmp_path / "base"), tiny.tokenizer().save_pretrained(tmp_path / "base")
+    write(tmp_path, "train.jsonl", [{"text": f"card {i}", "label": ("fee", "rate")[i % 2]} for i in range(6)])
+    write(tmp_path, "eval.jsonl", [{"text": "cash", "label": "fee"}, {"text": "top up", "label": label}])
+    tree = {"model": "./base", "task": "text-classification", "data": {"train": "train.jsonl", "eval": "eval.jsonl"}}
+    tree |= {"methods": ["full"], "budget": {"steps": 1}, "measurement": {"strengths": [1]}}
+    (tmp_path / "r.yaml").write_text(json.dumps(tree))
+    recipe = Recipe.load(tmp_path / "r.yaml")
+    said = [c for c in check_recipe(recipe).report.cautions if "no training row" in c]
+    assert [c.split(",")[0] for c in said] == told
+    launch(recipe, tmp_path / "out", quiet=True)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [c.split(",")[0] for c in report["notes"] if "no training row" in c] == told
+
+
+def test_every_task_says_which_columns_its_rows_have(tmp_path):
+    for name in names():
+        task = get_task(name)
+        columns = columns_of(name)
+        assert columns and all(recognise(dict.fromkeys(c, "x")).name for c in columns)
+        source = write(tmp_path, "train.jsonl", [{"a": "b"}])
+        report = check({"train": [source]}, task, tiny.tokenizer(), EncodeOptions(), base=tmp_path)
+        (problem,) = report.problems
+        assert problem.remedy.startswith(f"rows of {name} have {' + '.join(columns[0])}")
+        assert problem.remedy.endswith(f"columns: {{{', '.join(f'{c}: your_column' for c in columns[0])}}}")
+        if task.labelled:
+            with pytest.raises(DataError, match=f"no row has a label(.|\n)*rows of {name} have"):
+                labels_of([source], tmp_path, task)
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    report = check({"train": [Source(path="rows.csv")]}, TASK, tiny.tokenizer(), EncodeOptions(), base=tmp_path)
+    assert report.problems[0].remedy.endswith("completion: your_column}; a table's first line must name its columns")

@@ -57,7 +57,9 @@ def check(
 )
 def init(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="built-in name, hub id or local folder")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="a file or folder of rows, an address, or a data set of the hub")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="a file or folder of rows, an address, or a data set of the hub")
+    ],
     task: Annotated[
         str | None,
         typer.Option(help="the hub's name of the task (default: by the rows' shape)", autocompletion=completing.tasks),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunewright.data.dataset import Dataset, shares_of
-from tunewright.data.facts import SAME, matched
+from tunewright.data.facts import LABEL, OTHER, SAME, matched
 
 
 def left_out(dataset: Dataset) -> list[str]:
@@ -41,6 +41,16 @@ def equal_pairs(dataset: Dataset) -> list[str]:
         return []
     many = f"{count:,} of {dataset.counts['read']:,} rows of {dataset.name}"
     return [f"in {many} the chosen answer is the rejected one: nothing is learnt or measured by them"]
+
+
+def all_alike(parts: Sequence[Dataset]) -> list[str]:
+    """That all training rows have one label or score, where they are of one source."""
+    facts = parts[0].facts if len(parts) == 1 else None
+    if facts is None or sum(facts.shapes.values()) < 2:
+        return []
+    if any(((part["flags"] & LABEL == 0) | (part["flags"] & OTHER > 0)).any() for part in facts.parts()):
+        return []
+    return [f"all rows of {parts[0].name} have the same label or score: nothing else is learnt than to say it"]
 
 
 def remarked(dataset: Dataset) -> list[str]:
@@ -100,5 +110,5 @@ def of_data(trained: list[Dataset], judged: dict[str, Dataset | None]) -> list[s
     for part in {part.name: part for part in parts}.values():
         out += [*remarked(part), *unusable(part), *left_out(part), *equal_pairs(part)]
     for dataset in trained:
-        out += [text for text in repeated(dataset.sources) if text not in out]
+        out += [t for t in (*all_alike(dataset.sources), *repeated(dataset.sources)) if t not in out]
     return out

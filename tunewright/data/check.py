@@ -22,7 +22,7 @@ from tunewright.contract.record_change import RecordChange
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import facts
-from tunewright.data.caution import equal_pairs, left_out, remarked, repeated, trained_on, unusable
+from tunewright.data.caution import all_alike, equal_pairs, left_out, remarked, repeated, trained_on, unusable
 from tunewright.data.dataset import Dataset, refuse_nothing, stored
 from tunewright.data.facts import Facts, marker_texts, matched
 from tunewright.data.raw import Bad
@@ -146,7 +146,7 @@ def check(
                 _note_source(report, role, dataset, tokenizer, option, skip=role in skip)
             report.datasets[role] = made
             if role.startswith(TRAINED) and made:
-                report.cautions += repeated(made)
+                report.cautions += [*all_alike(made), *repeated(made)]
         one = options if isinstance(options, EncodeOptions) else next(iter(options.values()), EncodeOptions())
         _note_repeats(report, given, _Pictures(base, one) if task.reads_files and not task.reads_audio else None)
     return report
@@ -231,6 +231,7 @@ def _note_source(
         (facts.EARLIER, *EARLIER),
         (facts.NAMELESS, *NAMELESS),
         (facts.SAME, *SAME),
+        (facts.ITSELF, *ITSELF),
         (facts.MOVED, *MOVED),
         (facts.LONG, "too long", length, "shorten the rows, or raise data.max_length as far as the model reads"),
         (facts.TWO_BOS, *TWO_BOS),
@@ -267,6 +268,11 @@ SAME = (
     "equal answers",
     "the chosen answer is the rejected one, so that the pair says nothing",
     "write two answers, or take the pair out",
+)
+ITSELF = (
+    "positive is itself",
+    "the text is paired with itself: only dropout tells the two apart",
+    "mean it (unsupervised SimCSE), or write another text of the same meaning",
 )
 MOVED = (
     "answer moved",

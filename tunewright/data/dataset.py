@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -23,12 +23,13 @@ from tunewright.data.encode import encode_all
 from tunewright.data.facts import Facts
 from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
 from tunewright.data.read import Place, SourceLike, locate, read_lazily
+from tunewright.data.shapes import named_for
 from tunewright.data.streaming import HEAD, WINDOW, Stream
 from tunewright.errors import DataError
 from tunewright.files.cache import passing_folder
 from tunewright.files.stamp import sample, stamp
 from tunewright.machine import installed
-from tunewright.tasks.base import discover_labels
+from tunewright.tasks.base import discover_labels, is_missing, label_name
 
 log = logging.getLogger(__name__)
 
@@ -183,9 +184,25 @@ def labels_of(sources: Sequence[SourceLike], base: Path | str = ".", task: Task 
         raise DataError(
             "no row has a label",
             where=", ".join(s.path for s in sources),
-            remedy="name the column: columns: {label: your_column}",
+            remedy=(named_for(task.name) if task is not None else "")
+            or "name the column: columns: {label: your_column}",
         )
     return labels
+
+
+def unlearnt(train: Sequence[SourceLike], judged: Sequence[SourceLike], base: Path | str, task: Task) -> list[str]:
+    """Labels of rows that are judged which no training row has. Reads these only until each label was found."""
+
+    def names(source: SourceLike) -> Iterator[str]:
+        for record in read_lazily(source, base).records:
+            yield from (label_name(v) for v in task.label_values(record) if not is_missing(v))
+
+    new = {name for source in judged for name in names(source)}
+    for name in (name for source in train for name in names(source)):
+        new.discard(name)
+        if not new:
+            break
+    return sorted(new)
 
 
 def refuse_nothing(name: str, counts: Mapping[str, int], options: EncodeOptions) -> None:

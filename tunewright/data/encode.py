@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunewright.contract.batch import Row
@@ -13,8 +13,8 @@ from tunewright.contract.records import Problem, Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
 from tunewright.data.facts import LONG, UNTRAINED, Looking
-from tunewright.data.read import Read
-from tunewright.data.shapes import RECORDED
+from tunewright.data.read import TABLE, Read
+from tunewright.data.shapes import RECORDED, SHAPELESS, named_for
 from tunewright.data.truncate import fit_length, trained_tokens
 from tunewright.errors import DataError, MethodError, TunewrightError
 from tunewright.machine.collector import patient_collector
@@ -35,6 +35,14 @@ class Encoded:
     counts: dict[str, int]
     places: tuple[str, ...] = ()
     shapes: dict[str, int] = field(default_factory=dict)
+
+
+def _of_task(problem: Problem, task: Task) -> Problem:
+    """What is wrong with a row that was read without knowing the task."""
+    shapeless = problem.field == SHAPELESS and "no known shape" in problem.reason
+    if not shapeless or not (remedy := named_for(task.name)):
+        return problem
+    return replace(problem, remedy=remedy + (TABLE if problem.remedy.endswith(TABLE) else ""))
 
 
 def windows(records: Iterable[Record], most: int | None = None) -> Iterator[list[Record]]:
@@ -87,7 +95,7 @@ def encode_all(
             if into is not None:
                 into.note(facts)
     counts["read"] += len(read.problems)
-    out.problems = [*read.problems, *bad]
+    out.problems = [*(_of_task(p, task) for p in read.problems), *bad]
     counts["problems"] = len(out.problems)
     out.counts = {k: counts[k] for k in COUNTS}
     out.places, out.shapes = tuple(looking.places), dict(looking.shapes)

@@ -30,12 +30,12 @@ CONTENT = (
     *("query", "passage"),
 )
 TYPE = np.dtype([("said", "<u8", 2), ("given", "<u8", 2), ("number", "<u8"), ("place", "<u4"), ("flags", "<u4")])
-UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER, EARLIER, SINGLE, BLANK, NAMELESS, SAME, MOVED = (
-    1 << k for k in range(12)
-)
+UNTRAINED, LONG, TWO_BOS, NO_BOS, NO_END, MARKER = (1 << k for k in range(6))
+EARLIER, SINGLE, BLANK, NAMELESS, SAME, MOVED, ITSELF, LABEL, OTHER = (1 << k for k in range(6, 15))
 """No token is trained; longer than max_length; two BOS; no BOS; an end that is not trained; a special token in the
 text; earlier answers that are not trained; one answer, not two; a picture of a single colour; a turn's name that the
-model is not shown; a pair whose answers are equal; an answer that was found again where it does stand."""
+model is not shown; a pair whose answers are equal; an answer that was found again where it does stand; a text
+whose positive is itself; a label or score; one that is not the first record's."""
 _AT_ONCE = 1 << 13
 
 
@@ -78,6 +78,7 @@ class Looking:
     def __init__(self, task: Task, tokenizer: Any):
         self.shapes: Counter[str] = Counter()
         self.places: dict[str, int] = {}
+        self._first: tuple[bool, Any] = (False, None)
         self._generates = task.continues
         self._reads = tokenizer is not None and hasattr(tokenizer, "all_special_ids")
         if self._reads:
@@ -124,6 +125,13 @@ class Looking:
             flags |= SINGLE
         elif list(fields["rejected_ids"]) == list(row.input_ids):
             flags |= SAME
+        query = record.get("query", record.get("anchor"))
+        if query is not None and query == record.get("positive"):
+            flags |= ITSELF
+        if (label := record.get("label", record.get("score"))) is not None:
+            known, first = self._first
+            self._first = (True, first if known else label)
+            flags |= LABEL | (OTHER if known and label != first else 0)
         if (pixels := fields.get("pixels")) is not None and _is_blank(pixels):
             flags |= BLANK
         if not self._reads:

@@ -20,7 +20,7 @@ from tunewright.data import files, sets
 from tunewright.data.places import Place, SourceLike, locate
 from tunewright.data.raw import Bad, Mark
 from tunewright.data.remote import Remote, passing
-from tunewright.data.shapes import canonical
+from tunewright.data.shapes import SHAPELESS, canonical
 from tunewright.errors import DataError
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
@@ -101,13 +101,16 @@ def records_in(
             problems.append(problem)
 
 
+TABLE = "; a table's first line must name its columns"
+"""What a remedy ends with where the rows are those of a table."""
+
+
 def _of_table(problem: RowProblem, place: Place) -> RowProblem:
     """What is wrong with a row whose columns are no known shape, and what that may come from in a table."""
-    shapeless = problem.field == "row" and "no known shape" in problem.reason
+    shapeless = problem.field == SHAPELESS and "no known shape" in problem.reason
     if not shapeless or not any(files.kind_of(p) in files.TABLES for p in place.files):
         return problem
-    remedy = f"{problem.remedy}; a table's first line must name its columns"
-    return RowProblem(problem.field, problem.reason, remedy)
+    return RowProblem(problem.field, problem.reason, problem.remedy + TABLE)
 
 
 @dataclass(frozen=True)

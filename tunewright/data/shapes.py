@@ -133,8 +133,43 @@ SHAPES = (
     Shape("scored-pair", ("sentence1", "sentence2", "score"), as_it_is),
 )
 """In the order in which they are tried: the first whose columns are all there."""
+SHAPELESS = "row"
+"""The field of a problem with a row whose columns are no known shape."""
 RECORDED = frozenset({"audio-label", "audio-text", "audio"})
 """The shapes of rows that are recordings, which a task has to say that it reads."""
+
+
+_OF_TASK: dict[str, tuple[str, ...]] = {
+    "audio-classification": ("audio-label",),
+    "automatic-speech-recognition": ("audio-text",),
+    "fill-mask": ("text",),
+    "image-classification": ("image-label",),
+    "multiple-choice": ("choices",),
+    "question-answering": ("question-context",),
+    "reward-modeling": ("preference", "preference-chat", "stepwise", "prompt-completion"),
+    "sentence-similarity": ("positive-pair", "scored-pair"),
+    "text-classification": ("text-label", "text-labels", "text-score"),
+    "text-generation": ("prompt-completion", "chat", "preference", "text"),
+    "text-ranking": ("judged-passage", "positive-pair"),
+    "text2text-generation": ("prompt-completion", "chat"),
+    "token-classification": ("tagged",),
+}
+
+
+def columns_of(task: str) -> list[tuple[str, ...]]:
+    """The columns of the row shapes that a task reads, most usual first; none where nobody says."""
+    of = {s.name: s.columns for s in reversed(SHAPES)}
+    if task in _OF_TASK:
+        return [of[name] for name in _OF_TASK[task]]
+    return [added(n).columns for n in installed.points(installed.SHAPES) if task_of(n) == task]
+
+
+def named_for(task: str) -> str:
+    """How to name a file's columns as the rows of a task have them; "" where nobody says."""
+    if not (known := columns_of(task)):
+        return ""
+    first = ", ".join(f"{c}: your_column" for c in known[0])
+    return f"rows of {task} have {' or '.join(' + '.join(c) for c in known)}: name them, columns: {{{first}}}"
 
 
 def shape_names() -> list[str]:
@@ -216,7 +251,7 @@ def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
         )
     known = "; ".join(" + ".join(s.columns) for s in every)
     raise RowProblem(
-        "row",
+        SHAPELESS,
         "; ".join([f"the row's columns ({has}) are no known shape", *broken]),
         f"name them with columns: {{prompt: ..., completion: ...}}; known: {known}",
     )

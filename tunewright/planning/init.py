@@ -123,8 +123,8 @@ def _raw(path: str) -> list[Mapping[str, Any]]:
 
 def starter(model: str, data: Path | str, task: str | None = None, file: str = "recipe.yaml") -> str:
     """The recipe's text. The rows are measured with the model's tokenizer, and the task follows from their shape when
-    it is not given; of a model that is not here lengths are estimated, and the text says so. `data`: a file or folder, an
-    address, a data set of the hub or a built-in one.
+    it is not given; of a model that is not here lengths are estimated, and the text says so. `data`: a file or
+    folder, an address, a data set of the hub or a built-in one.
 
     Raises DataError for a file that is missing or whose rows have no known shape, RecipeError for an unknown task,
     ModelError for a model that is here and does not do the task.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tunewright.contract.task import EncodeOptions, Task
+from tunewright.data.dataset import unlearnt
 from tunewright.data.problem_type import problem_type
 from tunewright.errors import DataError
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
@@ -83,7 +84,17 @@ def task_for(recipe: Recipe) -> Task:
 
 
 def told_by_rows(recipe: Recipe, task: Task) -> list[str]:
-    """What to say where the rows alone made the task another problem than one class a row."""
+    """What to say where the rows alone made the task another problem than one class a row, and of labels that no row
+    teaches.
+    """
+    learnt = [source for stage in recipe.stages for source in recipe.data_for(stage).train]
+    if task.labelled and recipe.data.eval and (new := unlearnt(learnt, recipe.data.eval, recipe.base, task)):
+        named = ", ".join(repr(n) for n in new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+        return [*_problem(recipe, task), f"no training row has the label {named}, and eval rows have: it is not learnt"]
+    return _problem(recipe, task)
+
+
+def _problem(recipe: Recipe, task: Task) -> list[str]:
     if not task.other_problem or recipe.data.problem_type is not None:
         return []
     has = "a number" if task.scores else "any number of labels"
