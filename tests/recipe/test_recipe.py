@@ -255,3 +255,11 @@ def test_keys_that_had_another_name_are_read_and_said(tmp_path):
 def test_an_old_and_a_new_key_together_are_refused(tmp_path):
     with pytest.raises(RecipeError, match="mean the same"):
         Recipe.load(write(tmp_path, FILE + "\nmeasure: [calibration]\nprobes: [calibration]\n"))
+
+
+@pytest.mark.parametrize("train", ["{path: a.jsonl}", "a.jsonl", "[a.jsonl]", "[{path: a.jsonl}]"])
+@pytest.mark.parametrize("key", ["data.train.0.path", "data.train.0", "data.train.path", "data.train"])
+def test_a_flag_reaches_a_source_however_it_is_written(tmp_path, train, key):
+    text = f"model: nano\ntask: text-generation\ndata: {{train: {train}}}\nmethods: [lora]\nbudget: {{steps: 1}}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    assert [s.path for s in Recipe.load(tmp_path / "r.yaml", [f"{key}=b.jsonl"]).data.train] == ["b.jsonl"]

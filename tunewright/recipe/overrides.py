@@ -11,6 +11,8 @@ from tunewright.recipe.yaml_text import Document, Path
 _SHORTHAND = {"model": "name", "train": "path", "eval": "path", "keep": "data"}
 """Keys whose plain string stands for a mapping with this one key."""
 
+_LISTS = ("train", "eval", "keep")
+"""Keys whose one value stands for a list of it."""
 _METHOD_LISTS = ("methods", "after", "synthesize", "select", "probes", "adapt")
 RENAMED = {"measure": "probes", "evaluation": "measurement"}
 """Keys of a recipe that had another name: old -> today's. Both are read."""
@@ -77,8 +79,11 @@ def _set(tree: Any, path: Path, value: Any, where: str) -> None:
     for i, part in enumerate(path[:-1]):
         following = path[i + 1]
         child = _get(here, part, where)
+        if part in _LISTS and isinstance(following, int) and child is not None and not isinstance(child, list):
+            child = here[part] = [child]
         if not isinstance(child, dict | list):
-            child = _expand(child, part, following, where)
+            named = path[i - 1] if isinstance(part, int) and i else part  # of an item, the list's name
+            child = _expand(child, named, following, where)
             here[part] = child
         elif isinstance(child, list) and isinstance(following, str):
             if len(child) != 1:
