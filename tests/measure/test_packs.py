@@ -183,6 +183,18 @@ def test_what_is_wrong_with_a_pack_is_said_with_its_place(
     assert said in str(error.value) and error.value.remedy
 
 
+def test_all_bad_rows_of_a_pack_are_named_at_once(tmp_path: Path) -> None:
+    folder = write_pack(tmp_path / "mine", [ANY, {"prompt": "a"}, NONE, *[{"prompt": "b", "check": {"sys": "x"}}] * 25])
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write("{\n")
+    with pytest.raises(DataError) as error:
+        load_pack("pack:./mine", tmp_path)
+    said = str(error.value)
+    assert "27 of 29 rows cannot be used" in said and "rows.jsonl:2: check: field required" in said
+    assert "rows.jsonl:4: check: no checker is called 'sys' (did you mean 'says'?)" in said and "and 7 more" in said
+    assert list(load_pack("pack:./mine", tmp_path, limit=1).rows) == ["rows.jsonl:1"]
+
+
 @pytest.mark.parametrize(
     "data, said",
     [

@@ -14,6 +14,7 @@ from tunewright.recipe.gate import bound, bounds
 from tunewright.report import gate_lines
 from tunewright.report.gated import judge, more, verdict_of
 from tunewright.report.measured import Measured
+from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Drift, Report, RunInfo
 
 
@@ -160,6 +161,13 @@ def test_lines_say_shares_in_per_cent_and_how_many_rows_would_tell():
     )
     assert lines[0].startswith(told)
     assert lines[1] == "drift <= 0.5    cannot tell: is 0.50 (0.40 to 0.60); more sequences would not tell"
+
+
+def test_more_questions_are_those_of_a_copy_of_the_pack():
+    asked = report()
+    asked.packs = [PackFigure(**measured("facts", 0.5, 0.8).model_dump(), floor=0.1)]
+    (line,) = gate_lines.conditions(judge(bounds({"kept.facts": ">= 0.78"}), asked))
+    assert line[1].endswith("263 more questions would tell, were it to stay there: write them into a copy of the pack")
 
 
 @pytest.mark.parametrize(

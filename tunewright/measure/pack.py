@@ -112,17 +112,38 @@ def load_pack(
     return Pack(name or folder.name, folder, info, rows, h.hexdigest())
 
 
+_SHOWN = 20
+"""Bad rows that a message names."""
+
+
 def _rows(file: Path, limit: int | None) -> Iterator[tuple[str, PackRow]]:
+    """The rows by name. DataError that names every bad one, as far as a few can be shown."""
     lines = [(i, line) for i, line in enumerate(_text(file).splitlines(), 1) if line.strip()]
+    bad = list[DataError]()
     for i, line in lines[:limit]:
-        where = f"{file}:{i}"
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise DataError(f"not JSON: {e}", where=where, remedy="write one JSON object a line") from None
-        row = _valid(PackRow, value, where)
-        _checked(row, where)
+            row = _row(line, f"{file}:{i}")
+        except DataError as error:
+            bad.append(error)
+            continue
         yield f"{file.name}:{i}", row
+    if len(bad) == 1:
+        raise bad[0]
+    if bad:
+        said = "".join(f"\n  {e.where}: {e.what} ({e.remedy})" for e in bad[:_SHOWN])
+        rest = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        what = f"{len(bad)} of {len(lines[:limit])} rows cannot be used:{said}{rest}"
+        raise DataError(what, where=str(file), remedy="mend these lines, or take them out")
+
+
+def _row(line: str, where: str) -> PackRow:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"not JSON: {e}", where=where, remedy="write one JSON object a line") from None
+    row = _valid(PackRow, value, where)
+    _checked(row, where)
+    return row
 
 
 def _checked(row: PackRow, where: str) -> None:

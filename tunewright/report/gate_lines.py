@@ -30,10 +30,11 @@ def _measured(c: Condition) -> str:
     text += f" ({span})" if (span := words.span(c.measured, c.unit)) else ""
     if c.verdict != "cannot tell":
         return text
-    kind = words.KINDS[c.measured.unit]
+    kind = "questions" if c.asked else words.KINDS[c.measured.unit]
     if c.more is None:
         return f"{text}; more {kind} would not tell"
-    return f"{text}; about {c.more:,} more {kind} would tell, were it to stay there"
+    copied = ": write them into a copy of the pack" if c.asked else ""
+    return f"{text}; about {c.more:,} more {kind} would tell, were it to stay there{copied}"
 
 
 def one_line(gate: Gate, what: str) -> str:

@@ -27,6 +27,7 @@ class Condition(Part):
     measured: Interval = Field(description="the figure, or the change, that the bound is on")
     of: Literal["after", "change"] = Field(description="whether that is the tuned model's figure or the change")
     unit: str = Field("", description="the figure's unit, as `Measured` says it; empty of a drift")
+    asked: bool = Field(False, description="whether the figure is of the questions of a pack")
     more: int | None = Field(
         None, ge=0, description="how many more rows, documents or sequences would tell, were the figure to stay there"
     )
@@ -77,6 +78,7 @@ def _judged(bound: Bound, figures: Figures, where: str) -> Condition:
         measured=interval,
         of=bound.of,
         unit=unit,
+        asked=bound.figure.removeprefix(KEPT) in {m.name for m in figures.packs} and bound.figure.startswith(KEPT),
         more=more(interval, value) if verdict_of(interval, at_least, value) == "cannot tell" else None,
     )
 
