@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import small
 from tunewright.contract.batch import Row
 from tunewright.data import dataset
 from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
 from tunewright.data.position import permutation
 from tunewright.errors import CheckpointError, DataError
+from tunewright.recipe import Recipe
 from tunewright.runs import selecting
+from tunewright.runs.run import run
 from tunewright.training.budget import epochs_of, steps_per_epoch
 
 
@@ -188,3 +191,21 @@ def test_sizes_are_those_of_the_rows_whatever_holds_them(parts, draw):
     view = selecting._View(joined, places, None)
     assert list(sizes(joined)) == [r.size for r in flat]
     assert list(sizes(view)) == [flat[i].size for i in places] == [r.size for r in view]
+
+
+@pytest.mark.parametrize("methods", [["full"], ["lora", "masked-thought"]])
+def test_where_the_data_lie_does_not_change_what_is_learnt(tmp_path, methods):
+    losses = []
+    for place in ("here", "there/and/deeper"):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        small.write_inputs(folder, train=20, test=2)
+        tree = {"model": str(folder / "base"), "task": "text-generation", "methods": methods}
+        tree |= {"data": {"train": str(folder / "train.jsonl")}, "budget": {"steps": 6}}
+        tree |= {"train": {"batch_tokens": 60, "precision": "float32", "threads": 1, "learning_rate": 0.01}}
+        (folder / "r.yaml").write_text(json.dumps(tree))
+        run(Recipe.load(folder / "r.yaml"), folder / "out", quiet=True)
+        metrics = map(json.loads, (folder / "out" / "metrics.jsonl").read_text().splitlines())
+        losses.append([m["loss"] for m in metrics if "loss" in m])
+    assert len(losses[0]) == 6 and losses[0] == losses[1]
+    assert permutation(50, 0, "a/x.jsonl", 0) != permutation(50, 0, "b/x.jsonl", 0)  # of one recipe's folder

@@ -7,6 +7,7 @@ those its slot offers (`SLOTS`). The slot, not the method, owns the rule by whic
 from __future__ import annotations
 
 import inspect
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -321,7 +322,14 @@ def arguments(cls: type[Method], slot: str) -> tuple[str, ...]:
 
 def row_rng(seed: int, method: str, epoch: int, row_id: str) -> random.Random:
     """A generator for draws about one row, the same however rows are packed, split or spread over ranks."""
-    return random.Random(f"{seed}/{method}/{epoch}/{row_id}")
+    return random.Random(f"{seed}/{method}/{epoch}/{wherever(row_id)}")
+
+
+def wherever(name: str) -> str:
+    """A source's or row's name without the folder of an absolute path: what is drawn by it does not hang on where a
+    user keeps the data.
+    """
+    return os.path.basename(name) if os.path.isabs(name) else name
 
 
 def torch_generator(rng: random.Random) -> torch.Generator:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.contract.batch import Row
+from tunewright.contract.method import wherever
 from tunewright.errors import DataError, did_you_mean
 
 Pixels = NDArray[np.float64]
@@ -94,7 +95,7 @@ def stream(rows: Sequence[Row], corruptions: Sequence[str], seed: int) -> list[R
                     where=f"{row.id}: test_time.corruptions",
                     remedy="take the corruptions out, or use a model whose processor only scales and normalises",
                 )
-            worse = corrupted(pixels, name, severity, f"{seed}/{row.id}")
+            worse = corrupted(pixels, name, severity, f"{seed}/{wherever(row.id)}")
             called = f"{name} {severity}"
             out.append(replace(row, id=f"{row.id}@{called}", source=called, fields={**row.fields, "pixels": worse}))
     return out

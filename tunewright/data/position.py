@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tunewright.contract.batch import Row
+from tunewright.contract.method import wherever
 
 
 class Position(Protocol):
@@ -40,7 +41,7 @@ class Position(Protocol):
 def permutation(n: int, seed: int, source: str, epoch: int) -> Sequence[int]:
     """The order of a source's rows in one epoch: four bytes a row, where a list would take forty."""
     order = array("i", range(n))
-    random.Random(f"{seed}/order/{source}/{epoch}").shuffle(order)
+    random.Random(f"{seed}/order/{wherever(source)}/{epoch}").shuffle(order)
     return order
 
 
