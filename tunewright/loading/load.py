@@ -33,6 +33,7 @@ from tunewright.loading.locate import Located, drawn_as, locate
 from tunewright.loading.quiet import quiet
 from tunewright.loading.readers import readers
 from tunewright.loading.sentence_modules import note_pooling
+from tunewright.loading.streaming import load_streamed
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
 from tunewright.models.generators import seeded
@@ -87,13 +88,14 @@ def load(
     seed: int = 0,
     progress: bool = True,
     weights: bool = True,
+    streams: bool = False,
 ) -> Loaded:
     """Load what `spec` names (built-in name, hub id, folder, .gguf file) with the head that `task` needs.
 
     `labels`: class names in the order of their ids; a checkpoint without a fitting head gets a new one, drawn by
     `seed`. `precision` is used where the spec's dtype is "auto". Without `weights` the model has its shapes alone (on
-    torch's meta device): no value is read, its hash is "", and what values would show is not refused. Raises ModelError
-    and MissingExtraError.
+    torch's meta device): no value is read, its hash is "", and what values would show is not refused. `streams`: the
+    weights of its blocks stay in the files (`models/streamed.py`). Raises ModelError and MissingExtraError.
     """
     from tunewright.tasks import get_task
 
@@ -111,7 +113,7 @@ def load(
     with guarded("the model cannot be found or converted", Path(name)):
         located = locate(name, revision, progress=progress)
     with guarded("the model cannot be loaded", located.folder):
-        return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights)
+        return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights, streams)
 
 
 def _load(
@@ -123,6 +125,7 @@ def _load(
     dtype: torch.dtype,
     seed: int,
     weights: bool,
+    streams: bool,
 ) -> Loaded:
     if weights or drawn_as(located.folder) is None:  # a fresh model's weights may be drawn later
         for file in weight_files(located.folder):
@@ -131,16 +134,20 @@ def _load(
     tokenizer, processor = readers(located, task)
     if task.embeds:
         located.notes += note_pooling(config, located.folder)
-    build = _build if weights else _shapes
-    model = build(located, config, task, list(labels) if labels is not None else None, dtype, seed)
-    if weights:
+    if streams and weights:
+        model = _streaming(located, config, task, dtype, device, seed)
+    else:
+        build = _build if weights else _shapes
+        model = build(located, config, task, list(labels) if labels is not None else None, dtype, seed)
+    if weights and not streams:
         check_finite(model, located.folder)
     if tokenizer is not None:
         _fit_tokenizer(model, tokenizer, task, located)
         _let_padding_learn(model)
     model.eval()
     if weights:
-        model.to(device)
+        if not streams:
+            model.to(device)
         if task.auto_class == "AutoModelForCausalLM":
             check_causal(model, located.folder)
         align(model)
@@ -222,6 +229,25 @@ def _build(located: Located, config: Any, task: Task, labels: list[str] | None, 
             f"{len(unused)} tensors of the files are in no layer that config.json has: {unused[0]}, ..."
         )
     return model
+
+
+def _streaming(
+    located: Located, config: Any, task: Task, dtype: torch.dtype, device: torch.device | str, seed: int
+) -> Any:
+    """The model with the weights of its blocks left in the files."""
+    import transformers
+
+    try:
+        return load_streamed(located.folder, getattr(transformers, task.loads_by(config)), config, dtype, device, seed)
+    except ModelError:
+        raise
+    except Exception as e:
+        if lacks_memory(e):
+            raise
+        refuse_broken(e, str(located.folder))
+        raise ModelError(
+            f"the model cannot be made: {said(e)}", where=str(located.folder), remedy="download the model again"
+        ) from e
 
 
 def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:

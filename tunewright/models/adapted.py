@@ -24,10 +24,24 @@ from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
 from tunewright.models.reshapable import Operated, Reshapable
 from tunewright.models.sites import Site, Structure, discover
+from tunewright.models.streamed import streamed, trains_what_is_away
 
 
 def _switch(delta: forms.Delta, active: bool, strength: float) -> None:
     delta.active, delta.strength = active, strength
+
+
+def _moved(site: Site, delta: forms.Delta, strength: float) -> Tensor:
+    """A site's weight with a plain delta added."""
+    change = site.to_stored(delta.change().float() * (strength * delta.strength))
+    return (site.weight.data.float() + change).to(site.weight.dtype)
+
+
+def _folded(site: Site, folding: Sequence[forms.Delta], strength: float, weight: Tensor | None) -> Tensor:
+    """A site's weight with deltas of any form folded in; `weight`: as [out, in], where it is known already."""
+    if weight is None:
+        weight, _ = forms.fold_into(site, folding, strength)
+    return site.to_stored(weight).to(site.weight.dtype).contiguous()
 
 
 @dataclass
@@ -145,6 +159,8 @@ class Adapted(Reshapable):
     def remember(self, name: str, indices: Tensor | None = None) -> None:
         """Keep the present value of a base tensor (or of some of its entries) before it changes for the first time."""
         p = self.base_parameters()[name]
+        if (away := streamed(self.model)) is not None and p in away:
+            raise trains_what_is_away(name)
         indices = None if indices is None else indices.to(p.device)
         original = self.originals.get(name)
         if original is None:
@@ -221,7 +237,6 @@ class Adapted(Reshapable):
         weight, bias = forms.fold_into(site, deltas)
         if not same_bits(weight, site.matrix().float()):
             self.remember(site.weight_name)
-            site.weight.data = site.to_stored(weight).to(site.weight.dtype).contiguous()
         if bias is not None:
             self.add_bias(site)
             site.module.bias.data = bias.to(site.weight.dtype)  # type: ignore[union-attr]
@@ -300,6 +315,17 @@ class Adapted(Reshapable):
             undo.append(partial(setattr, p, "data", p.data))
             p.data = first if strength == 0.0 else torch.lerp(first.float(), p.data.float(), strength).to(p.dtype)
 
+    def _set_weight(self, site: Site, make: Callable[[], Tensor]) -> Callable[[], None]:
+        """Give a site's weight the values that `make` gives, also each time that its block is brought in; returns the
+        way back.
+        """
+        weight: Any = site.weight
+        if (away := streamed(self.model)) is not None and weight in away:
+            return away.change(weight, make)
+        back = partial(setattr, weight, "data", weight.data)
+        weight.data = make()
+        return back
+
     def _dial_deltas(
         self, site: Site, by_name: Mapping[str, forms.Delta], strength: float, undo: list[Callable[[], None]]
     ) -> None:
@@ -315,12 +341,11 @@ class Adapted(Reshapable):
             pass
         elif all(forms.is_plain(d) for d in folding):
             for d in folding:
-                change = site.to_stored(d.change().float() * (strength * d.strength))
-                undo.append(partial(setattr, site.weight, "data", site.weight.data))
-                site.weight.data = (site.weight.data.float() + change).to(site.weight.dtype)
+                undo.append(self._set_weight(site, partial(_moved, site, d, strength)))
         else:
             weight, bias = forms.fold_into(site, folding, strength)
-            undo.append(partial(setattr, site.weight, "data", site.weight.data))
+            folded = weight if streamed(self.model) is None else None
+            undo.append(self._set_weight(site, partial(_folded, site, folding, strength, folded)))
             undo.append(partial(self._put_bias, f"{site.name}.bias", site.module._parameters.get("bias")))
             site.weight.data = site.to_stored(weight).to(site.weight.dtype).contiguous()
             if bias is not None:

@@ -88,15 +88,20 @@ class Files:
         }
         self._open: dict[Path, Any] = {}
 
+    def found(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> InFile | None:
+        """The tensor of this name and shape; None where the files have none, or cannot be read in parts here."""
+        stored = self.stored.get(name)
+        if stored is None or stored.shape != shape or not hasattr(os, "preadv"):
+            return None
+        if stored.file not in self._open:
+            self._open[stored.file] = stored.file.open("rb", buffering=0)
+        return InFile(self._open[stored.file], stored, dtype, device)
+
     def original(self, name: str, present: Tensor) -> Original:
         """The present values as an `Original`: in the file where it holds the same bits under the same name, else a
         copy.
         """
-        stored = self.stored.get(name)
-        if stored is not None and stored.shape == tuple(present.shape) and hasattr(os, "preadv"):
-            if stored.file not in self._open:
-                self._open[stored.file] = stored.file.open("rb", buffering=0)
-            candidate = InFile(self._open[stored.file], stored, present.dtype, present.device)
-            if same_bits(candidate.values, present):
-                return candidate
+        candidate = self.found(name, tuple(present.shape), present.dtype, present.device)
+        if candidate is not None and same_bits(candidate.values, present):
+            return candidate
         return Original(present.detach().clone())

@@ -10,31 +10,33 @@ from torch import nn
 
 from tunewright.errors import MethodError
 from tunewright.models import context
+from tunewright.models.streamed import WHERE, streamed
 
 
 @contextmanager
 def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
     """Inside, blocks recompute their activations if `on` (transformers' own way, non-reentrant, so frozen inputs are
-    fine), with the rows that their own forward had (`context.told`).
+    fine), with the rows that their own forward had (`context.told`); so do blocks that are brought in one at a time.
 
     MethodError for a model whose class cannot. The model is as before on leaving.
     """
-    if not on:
+    if not on and streamed(model) is None:
         yield
         return
     target: Any = model
     if not getattr(target, "supports_gradient_checkpointing", False):
         raise MethodError(
             f"{type(model).__name__} cannot recompute activations",
-            where="train.activation_checkpointing",
-            remedy="set it to false",
+            where="train.activation_checkpointing" if on else WHERE,
+            remedy="set it to false" if on else "remove it",
         )
-    was = target.is_activation_checkpointing
+    was, blocks = target.is_activation_checkpointing, streamed(model)
     target.activation_checkpointing_enable(
         {"use_reentrant": False, "context_fn": lambda: (nullcontext(), context.reading(context.told()))}
     )
     try:
-        yield
+        with blocks.recomputing() if blocks is not None else nullcontext():
+            yield
     finally:
         if not was:
             target.activation_checkpointing_disable()

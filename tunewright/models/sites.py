@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tunewright.errors import MethodError, ModelError, nearest
 from tunewright.models.delta_names import is_delta, module_of
 from tunewright.models.probing import unfit
+from tunewright.models.streamed import bring_in
 
 SHARED = "its weight is another layer's too, so that a change beside one would be folded into both"
 """Why a linear layer that shares its weight takes no change (the attention that Zamba2 repeats)."""
@@ -68,6 +69,7 @@ class Site:
             raise MethodError(
                 f"'{self.name}' is a whole block: it has no weight of its own", remedy="look at site.kind first"
             )
+        bring_in(self.module)
         return self.module.weight  # type: ignore[return-value]
 
     def matrix(self) -> Tensor:

@@ -232,6 +232,12 @@ class TrainSpec(Spec):
         description="recompute activations in the backward pass: less memory, about a third more time",
         examples=[True],
     )
+    offload_param: Literal["disk"] | None = Field(
+        None,
+        description="disk: blocks' weights stay in the base's files and are brought in one at a time, so that a frozen "
+        "base trains with the memory of a block; activations are recomputed",
+        examples=["disk"],
+    )
     report_to: list[Literal["tensorboard"]] = Field(
         default_factory=list, description="trackers beside metrics.jsonl (extra: track)", examples=[["tensorboard"]]
     )

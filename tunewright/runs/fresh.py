@@ -50,7 +50,13 @@ def load_model(
 ) -> Loaded:
     """The recipe's model, loaded, under the name that the recipe gives it. Raises what `loading.load.load` raises."""
     loaded = load(
-        model_of(recipe, weights=weights), task, labels=labels, device=device, precision=precision, weights=weights
+        model_of(recipe, weights=weights),
+        task,
+        labels=labels,
+        device=device,
+        precision=precision,
+        weights=weights,
+        streams=recipe.train.offload_param == "disk",
     )
     if recipe.model.fresh:
         loaded.name = recipe.model.name

@@ -15,6 +15,7 @@ from tunewright.measure.target import check_metric, get_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs import merging, packs, predictors, streamed, streams
 from tunewright.runs.making import check_makers
+from tunewright.runs.offloaded import check_offloaded
 from tunewright.runs.selecting import check_selector
 from tunewright.runs.sources import task_for
 from tunewright.training import carry
@@ -22,7 +23,7 @@ from tunewright.training.optim import BUILTIN
 
 _OF_THE_RUN = {
     "data": ("eval", "validation", "labels", "problem_type", "packing"),
-    "train": ("precision", "device", "threads"),
+    "train": ("precision", "device", "threads", "offload_param"),
 }
 """Keys that hold for the whole run, so that a stage cannot have its own."""
 
@@ -198,6 +199,7 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_measured,
     check_makers,
     check_carry,
+    check_offloaded,
     check_selectors,
     packs.check,
     streams.check,
