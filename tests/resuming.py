@@ -65,6 +65,7 @@ RECIPES = {
         lr_scheduler_type="constant",
         warmup_steps=0,
     ),
+    "blocks on disk": recipe([LORA], offload_param="disk"),
     "fold": recipe(stages=two("fold"), save_steps=2),
     "frozen": recipe(stages=two("frozen"), save_steps=2),
     "training": recipe(stages=two("training"), save_steps=2),

@@ -16,6 +16,7 @@ from tunewright import catalogue
 from tunewright.contract.method import Method
 from tunewright.errors import DataError, MethodError, RecipeError
 from tunewright.files import checkpoint
+from tunewright.models.streamed import streamed
 from tunewright.recipe import DataSpec, MethodUse, TrainSpec
 from tunewright.runs.folder import RunFolder
 from tunewright.runs.run import run
@@ -187,6 +188,7 @@ OF_THE_RUN = [
     ("data", "packing", False),
     ("train", "precision", "float32"),
     ("train", "threads", 1),
+    ("train", "offload_param", "disk"),
 ]
 
 
@@ -194,6 +196,11 @@ OF_THE_RUN = [
 def test_a_stage_cannot_have_its_own_of_what_holds_for_the_run(inputs: Path, part: str, key: str, value: Any) -> None:
     with pytest.raises(RecipeError, match=f"stages.main.{part}.{key}"):
         session_of(inputs, **{f"stages__0__{part}": {key: value}})
+
+
+def test_blocks_stay_on_disk_where_the_recipe_says_so(inputs: Path) -> None:
+    made = session_of(inputs, train__offload_param="disk")
+    assert streamed(made.adapted.model) is not None and streamed(session_of(inputs).adapted.model) is None
 
 
 def test_a_head_that_is_made_anew_starts_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +215,9 @@ def test_a_head_that_is_made_anew_starts_as_the_recipe_says(tmp_path: Path, monk
 
 
 def test_every_field_of_train_has_a_case() -> None:
-    assert set(STAGED) | {"precision", "device", "threads", "report_to", "head"} == set(TrainSpec.model_fields)
+    assert set(STAGED) | {"precision", "device", "threads", "offload_param", "report_to", "head"} == set(
+        TrainSpec.model_fields
+    )
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

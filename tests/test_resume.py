@@ -49,6 +49,7 @@ MOMENTS = [
     ("half precision", at(STEP, 8)),
     ("early stopping", at("tunewright.runs.stages:save_result", 1)),
     ("base after a fold", at(STEP, 12)),
+    ("blocks on disk", at(STEP, 6)),
 ]
 WIDEST = {*range(25)} - {0, 3, 5, 8, 9, 10, 13, 15, 17, 20, 21, 24}
 

@@ -30,6 +30,7 @@ ANSWERED: dict[str, tuple[str, ...]] = {
         "shifts",
         "tuned_state",
     ),
+    "what transformers' blocks are recomputed by": ("_gradient_checkpointing_func",),
     "how a file was made that ships with the package": ("make_shipped",),
     "read by its name as a text: counts of a plan, figures of a report": (
         "setup_seconds",

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from tests import small, tiny
+from tests import architectures, small, tiny
 from tunewright.errors import MethodError, ModelError
 from tunewright.loading.load import load
+from tunewright.models.recompute import recomputing
 from tunewright.models.streamed import streamed
 from tunewright.planning.check import check_recipe
 from tunewright.recipe import Recipe
@@ -162,3 +164,41 @@ def write(folder: Path, to: Path, change: Any) -> None:
     tensors = load_file(to / "model.safetensors")
     change(tensors)
     save_file(tensors, to / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["qwen3", "gemma3_text", "phi3", "gpt_oss", "falcon", "bloom", "opt", "zamba2", "mamba2", "modernbert", "t5"],
+)
+def test_logits_and_gradients_are_those_of_a_model_in_memory(tmp_path: Path, name: str) -> None:
+    if not architectures.known(name):
+        pytest.skip(f"this transformers has no {name}")
+    task = {"modernbert": "fill-mask", "t5": "text2text-generation"}.get(name, "text-generation")
+    config = architectures.config_of(name, task, vocab_size=len(tiny.tokenizer()))
+    auto = {"fill-mask": AutoModelForMaskedLM, "text2text-generation": AutoModelForSeq2SeqLM}.get(
+        task, AutoModelForCausalLM
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        auto.from_config(config).save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    ids, outs = torch.arange(4, 16).view(2, 6), []
+    inputs = {"input_ids": ids, "use_cache": False} | ({"labels": ids} if name == "t5" else {})
+    inputs = {k: v for k, v in inputs.items() if task != "fill-mask" or k == "input_ids"}
+    for streams in (False, True):
+        model = load(str(tmp_path / "base"), task, streams=streams).model
+        with torch.no_grad():
+            logits = model(**inputs).logits
+        table = model.requires_grad_(False).train().get_input_embeddings().weight.requires_grad_(True)
+        with recomputing(model, True), torch.random.fork_rng():
+            torch.manual_seed(0)  # of dropout
+            model(**inputs).logits.logsumexp(-1).sum().backward()
+        outs.append((logits, table.grad))
+    assert torch.equal(outs[0][0], outs[1][0]) and torch.equal(outs[0][1], outs[1][1])
+
+
+def test_experts_that_are_stored_one_by_one_are_refused(tmp_path: Path) -> None:
+    architectures.make("qwen3_moe", "text-generation", vocab_size=len(tiny.tokenizer())).save_pretrained(tmp_path / "b")
+    tiny.tokenizer().save_pretrained(tmp_path / "b")
+    with pytest.raises(ModelError, match="blocks cannot stay on disk: the files have no tensor"):
+        load(str(tmp_path / "b"), "text-generation", streams=True)

@@ -28,7 +28,7 @@ def unfilled() -> Iterator[None]:
         if param is not None and not param.is_meta:
             module._parameters[name] = nn.Parameter(param.detach().to("meta"), requires_grad=param.requires_grad)
 
-    nn.Module.register_parameter = without  # type: ignore[method-assign]
+    nn.Module.register_parameter = without  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
