@@ -94,7 +94,13 @@ def held(folder: Path) -> Held:
     try:
         report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Held(folder, "running" if _is_held(folder) else "interrupted", size, parts=parts, **_of_recipe(folder))
+        return Held(
+            folder,
+            "running" if host.is_locked(folder / LOCK) else "interrupted",
+            size,
+            parts=parts,
+            **_of_recipe(folder),
+        )
     except (OSError, ValueError) as error:
         return Held(folder, "unreadable", size, parts=parts, problem=f"report.json cannot be read: {error}")
     try:
@@ -170,19 +176,6 @@ def _begun(folder: Path) -> dict[str, str]:
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a live process holds the run's lock."""
-    if not (folder / LOCK).exists():
-        return False
-    try:
-        host.Lock(folder / LOCK).release()
-    except host.Held:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -1,0 +1,382 @@
+"""The board's server: what it shows, what it refuses, and that nothing in a folder can break or leave it."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import socket
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.board.making import Client, make_run, make_runs, served
+from tests.test_cli import invoke
+from tunewright.board import index, library, metrics
+from tunewright.board.server import STATIC
+from tunewright.errors import FolderError
+from tunewright.finished import folders
+from tunewright.machine import host
+from tunewright.papers import cards
+
+NASTY = (
+    "<script>alert(1)<x>",
+    "\"quotes' & <b>",
+    "\u202eevil\u2066 name",
+    "été-模型-🙂",
+    "100% sure? #1",
+    "a b",
+    "evil..",
+)
+VIEWS = ("/", "/compare", "/papers", "/papers/hft", "/methods", "/benchmarks", "/run/plain")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs, one of them with the nastiest names that a file system takes."""
+    place = tmp_path_factory.mktemp("board")
+    make_run(place / "plain")
+    make_run(place / "deeper" / "hft", methods=("hft",), seed=1)
+    for name in NASTY:
+        make_run(place / name, html=False)
+    return place
+
+
+@pytest.fixture(scope="module")
+def asked(place: Path):
+    with served(place) as client:
+        yield client
+
+
+def test_every_view_is_a_page_that_may_load_the_boards_files_alone(asked: Client):
+    for path in VIEWS:
+        answer = asked.ask(path)
+        assert answer.status == 200 and answer.headers["Content-Type"] == "text/html; charset=utf-8", path
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+        assert "<script>" not in answer.text and " style=" not in answer.text and "onclick" not in answer.text, path
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_list_says_what_runs_says(asked: Client, place: Path):
+    page = html.unescape(asked.ask("/").text)
+    told = json.loads(invoke("runs", str(place), "--json").stdout)
+    assert len(told) == 2 + len(NASTY)
+    for run in told:
+        assert Path(run["folder"]).relative_to(place).as_posix() in page
+    assert page.count('state finished">') == len(told)
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_names_are_escaped_and_found_again(asked: Client, name: str):
+    listed = asked.ask("/").text
+    assert f"<bdi>{name}</bdi>" in html.unescape(listed) and "<script>alert" not in listed
+    address = f"/run/{quote(name)}"
+    assert f'href="{address}"' in listed
+    page = asked.ask(address)
+    assert page.status == 200 and "<script>alert" not in page.text and name in html.unescape(page.text)
+    assert asked.ask(f"/data/metrics/{quote(name)}").json["step"]
+    assert name in {p["name"] for p in asked.ask("/data/points").json["points"]}
+
+
+def test_a_name_that_is_no_text_is_shown_and_found(tmp_path: Path):
+    raw = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    try:
+        os.mkdir(raw)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    os.rmdir(raw)
+    make_run(Path(os.fsdecode(raw)), html=False)
+    with served(tmp_path) as client:
+        assert "/run/caf%E9" in client.ask("/").text
+        assert client.ask("/run/caf%E9").status == 200
+        assert client.ask("/data/points").json["points"][0]["url"] == "/run/caf%E9"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/run/../../etc/passwd",
+        "/run/..%2f..%2fetc%2fpasswd",
+        "/data/recipe/..",
+        "/data/recipe/deeper/../plain/../../x",
+        "/data/report//etc",
+        "/static/../server.py",
+        "/static/..%2f__init__.py",
+        "/static/board.css%00",
+        "/run/%00",
+        "/report/",
+        "/run/",
+        "/data/",
+        "/data/nothing/plain",
+        "/papers/..%2fcards",
+        "/methods/os",
+        "/comparison/plain",
+        "/start",
+        "//evil.example/",
+        "/nothing",
+    ],
+)
+def test_what_is_not_there_is_not_found(asked: Client, path: str):
+    answer = asked.ask(path)
+    assert answer.status == 404 and "root:" not in answer.text and "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["evil.example", "", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example:80"])
+def test_another_host_is_refused(asked: Client, host: str):
+    """A name that an attacker points at this machine would make its pages read ours."""
+    assert asked.ask("/", host=host).status == 421
+    assert asked.ask("/data/points", host=host).status == 421
+    assert asked.ask("/", host=f"localhost:{asked.board.server_port}").status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"])
+def test_only_get_and_head_are_answered(asked: Client, method: str):
+    for path in ("/", "/start", "/run/plain"):
+        answer = asked.ask(path, method, b"{}")
+        assert answer.status == 405 and answer.headers["Allow"] == "GET, HEAD"
+
+
+def test_head_is_get_without_a_body(asked: Client):
+    assert asked.ask("/papers", "HEAD").text == ""
+    assert asked.ask("/papers", "HEAD").headers["Content-Length"] == str(len(asked.ask("/papers").text.encode()))
+
+
+def test_what_is_no_http_ends_quietly(asked: Client):
+    for said in (b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", asked.board.server_port), timeout=10) as s:
+            s.sendall(said)
+            s.shutdown(socket.SHUT_WR)
+            got = b""
+            while more := s.recv(4096):
+                got += more
+            assert b"Traceback" not in got and got.split(b"\n")[0].split(b" ")[-1] != b"OK\r", got
+    assert asked.ask("/").status == 200
+
+
+def test_a_report_is_in_a_sandbox_and_says_nothing_else_may_run(asked: Client):
+    answer = asked.ask("/report/plain")
+    policy = answer.headers["Content-Security-Policy"]
+    assert answer.status == 200 and policy.startswith("sandbox allow-scripts; default-src 'none'")
+    assert "allow-same-origin" not in policy and "script-src 'sha256-" in policy
+    inner = html.unescape(answer.text.split('http-equiv="Content-Security-Policy" content="')[1].split('"')[0])
+    assert inner in policy, "the report's own script is let through"
+
+
+def test_links_that_lead_out_and_pipes_are_no_files(tmp_path: Path):
+    secret = tmp_path / "secret"
+    make_run(secret / "run")
+    (secret / "run" / "recipe.yaml").write_text("token: hidden-token")
+    runs = tmp_path / "runs"
+    make_run(runs / "ok")
+    for name in ("report.json", "recipe.yaml", "metrics.jsonl", "report.html"):
+        folder = make_run(runs / f"link-{name}")
+        (folder / name).unlink()
+        (folder / name).symlink_to(secret / "run" / name)
+    (runs / "linked").symlink_to(secret / "run")
+    circle = make_run(runs / "circle", html=False) / "report.json"
+    circle.unlink()
+    circle.symlink_to(circle)
+    os.mkfifo(make_run(runs / "pipe", html=False) / "rows.jsonl")
+    pipe = make_run(runs / "pipes", html=False) / "metrics.jsonl"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with served(runs) as client:
+        listed = client.ask("/").text
+        assert "linked" not in listed and "hidden-token" not in listed
+        states = {p["name"]: p["said"]["state"] for p in client.ask("/data/points").json["points"]}
+        assert states["ok"] == states["pipe"] == "finished"
+        assert {states[n] for n in states if n not in ("ok", "pipe", "link-report.html")} == {"unreadable"}
+        for name in states:
+            page = client.ask(f"/run/{name}")
+            assert page.status == 200 and "hidden-token" not in page.text
+        assert client.ask("/data/recipe/link-recipe.yaml").status == 404
+        assert client.ask("/report/link-report.html").status == 404
+
+
+BROKEN = {
+    "report.json": [
+        "",
+        "{",
+        "[]",
+        "5",
+        "null",
+        '{"run": 5}',
+        '{"run": {"status": "finished"}}',
+        "[" * 100_000,
+        '"\\ud800"',
+        "\xff",
+        '{"version": 1, "run": {"name": "x", "status": "finished"}, "trained": {"methods": []}}',
+    ],
+    "metrics.jsonl": ["", "{", "5\n[]\n", '{"step": "x", "loss": "y"}\n', '{"step": 1e999, "loss": NaN}\n', "[" * 9999],
+    "recipe.yaml": ["", "{", "- : :", "a: &a [*a]", "\x00", "!!python/object:os.system {}"],
+    "begun.json": ["", "[]", '{"content": 5}', '{"content": {"the eval rows": {}}}'],
+    "progress.json": ["", "[]"],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("ended", [True, False])
+def test_half_written_folders_are_shown_as_such(tmp_path: Path, name: str, ended: bool):
+    for i, text in enumerate(BROKEN[name]):
+        folder = make_run(tmp_path / f"run-{i}", html=False)
+        if not ended and name != "report.json":
+            (folder / "report.json").unlink()
+        (folder / name).write_bytes(text.encode("latin-1"))
+    with served(tmp_path) as client:
+        for i in range(len(BROKEN[name])):
+            for path in (f"/run/run-{i}", f"/data/metrics/run-{i}", "/", "/data/points", f"/data/recipe/run-{i}"):
+                answer = client.ask(path)
+                assert answer.status == 200 and "Traceback" not in answer.text, (path, answer.text[-300:])
+
+
+def test_a_folder_that_goes_meanwhile_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_run(tmp_path / "here", html=False)
+    monkeypatch.setattr(index, "FRESH", 0.0)
+    with served(tmp_path) as client:
+        assert client.ask("/run/here").status == 200
+        (tmp_path / "here").rename(tmp_path / "there")
+        assert client.ask("/run/here").status == 404 and client.ask("/run/there").status == 200
+
+
+def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_runs(tmp_path, 3)
+    (tmp_path / "run-0002" / "report.json").unlink()
+    read: list[str] = []
+    monkeypatch.setattr(index, "FRESH", 0.0)
+    monkeypatch.setattr(index, "held", lambda folder: read.append(folder.name) or folders.held(folder))
+    known = index.Index(tmp_path)
+    known.refresh()
+    assert sorted(read) == ["run-0000", "run-0001", "run-0002"] and known.reading() == (3, 3)
+    read.clear()
+    known.refresh()
+    assert not read and known.runs()["run-0002"].state == "interrupted"
+    with open(tmp_path / "run-0002" / "metrics.jsonl", "a") as f:
+        f.write('{"step": 99, "loss": 1.0}\n')
+    known.refresh()
+    assert read == ["run-0002"]
+    lock = host.Lock(tmp_path / "run-0002" / ".lock")
+    try:
+        known.refresh()
+        assert known.runs()["run-0002"].state == "running"
+    finally:
+        lock.release()
+    known.refresh()
+    assert known.runs()["run-0002"].state == "interrupted"
+
+
+def test_a_look_leaves_a_lock_as_it_was(tmp_path: Path):
+    file = tmp_path / ".lock"
+    file.write_text("12345")
+    assert not host.is_locked(file) and file.read_text() == "12345"
+    assert not host.is_locked(tmp_path / "none") and not (tmp_path / "none").exists()
+
+
+def test_curves_grow_and_are_sent_when_they_did(tmp_path: Path):
+    folder = make_run(tmp_path / "run", html=False)
+    (folder / "report.json").unlink()
+    with served(tmp_path) as client:
+        first = client.ask("/data/metrics/run").json
+        assert client.ask(f"/data/metrics/run?since={first['mark']}").json == {
+            "mark": first["mark"],
+            "state": "interrupted",
+        }
+        with open(folder / "metrics.jsonl", "a") as f:
+            f.write('{"stage": "main", "step": 66, "loss": 0.125}\n{"step": 67, "lo')
+        then = client.ask(f"/data/metrics/run?since={first['mark']}").json
+        assert then["step"][-1] == 66 and then["columns"]["loss"][-1] == 0.125
+        assert len(then["step"]) == len(first["step"]) + 1
+
+
+def test_long_curves_keep_every_evaluation():
+    records = [{"step": i, "loss": 1.0, **({"eval_loss": 2.0} if i % 1000 == 7 else {})} for i in range(20_000)]
+    told = metrics.columns(records)
+    assert len(told["step"]) <= metrics.MOST + 21 and told["step"][-1] == 19_999
+    assert sum(v is not None for v in told["columns"]["eval_loss"]) == 20
+
+
+def test_the_list_is_searched_sorted_and_paged(tmp_path: Path):
+    make_runs(tmp_path, 130)
+    with served(tmp_path) as client:
+        first = client.ask("/?sort=name").text
+        assert first.count('href="/run/') == 100 and "page 1 of 2" in first
+        assert client.ask("/?sort=name&page=2").text.count('href="/run/') == 30
+        assert client.ask("/?sort=name&page=99").text.count('href="/run/') == 30
+        assert client.ask("/?q=run-0012").text.count('href="/run/') == 1
+        assert "No run fits" in client.ask("/?state=running").text
+        assert client.ask("/?sort=nothing&page=x&q=%ff").status == 200
+        best = client.ask("/?sort=target").text.split('href="/run/')[1].split('"')[0]
+        gains = {p["name"]: p["figures"]["gain"] for p in client.ask("/data/points").json["points"]}
+        assert gains[best] == max(gains.values())
+
+
+def test_points_have_the_figures_and_groups_of_the_runs(asked: Client, place: Path):
+    told = asked.ask("/data/points").json
+    assert len(told["groups"]) == 1 and told["groups"][0].endswith(f"{2 + len(NASTY)} runs")
+    by_name = {p["name"]: p for p in told["points"]}
+    held = folders.held(place / "deeper" / "hft")
+    point = by_name["deeper/hft"]
+    assert point["figures"]["gain"] == held.gain and point["figures"]["drift"] == held.drift
+    assert point["said"]["methods"] == "hft" and "hft" in asked.ask(point["recipe"]).text
+
+
+def test_papers_are_those_of_the_command_line(asked: Client):
+    found = json.loads(invoke("papers", "forget", "less", "--json").stdout)
+    page = asked.ask("/papers?q=forget+less").text
+    assert f"{len(found)} papers" in page
+    shown = [part.split('"')[0] for part in page.split('<a href="/papers/')[1:]]
+    assert shown == [c["slug"] for c in found][: library.PAGE]
+    assert "no paper has the family" in asked.ask("/papers?family=nothing").text
+    assert asked.ask("/papers/nothing").status == 404
+
+
+def test_papers_are_filtered_by_the_base_that_they_were_judged_on(asked: Client):
+    page = asked.ask("/papers?base=vision+models").text
+    slugs = {part.split('"')[0] for part in page.split('<a href="/papers/')[1:]}
+    on_vision = {
+        c.slug for c in cards.load().values() for v in c.verdicts if v.task == "digits" and v.scale in ("nano", "real")
+    }
+    assert slugs == on_vision and len(slugs) > 5
+    assert "nano-vit" in page and "0 papers" in asked.ask("/papers?base=nothing").text
+
+
+def test_methods_are_those_of_the_catalogue(asked: Client):
+    page = asked.ask("/methods").text
+    assert "What is added to the frozen model?" in page and 'href="/methods/lora"' in page
+    assert asked.ask("/methods?q=low+rank").text.count('href="/methods/') < page.count('href="/methods/')
+    one = asked.ask("/methods/lora").text
+    assert "use_rslora" in one and "/papers/lora" in one
+
+
+def test_benchmarks_are_the_repositorys_and_html_in_it_stays_text():
+    assert "Supervised fine-tuning" in library.benchmarks()
+    made = library._html(
+        "# A\n\n<script>x</script> [b](../docs/a.md) [c](javascript:x)\n\n| a | b |\n| - | -: |\n| 1 | 2 |"
+    )
+    assert "<script>" not in made and "javascript:x" not in made.replace("[c](javascript:x)", "")
+    assert "blob/main/docs/a.md" in made and " style=" not in made and "<table>" in made
+
+
+def test_what_is_shipped_is_there_with_its_licence(asked: Client):
+    for name in STATIC:
+        answer = asked.ask(f"/static/{name}")
+        assert answer.status == 200 and answer.text
+    assert "MIT License" in asked.ask("/static/uplot.LICENSE.txt").text
+    assert "http" not in asked.ask("/static/board.js").text
+    for name in ("board.js", "curves.js", "scatter.js"):
+        assert "innerHTML = " not in asked.ask(f"/static/{name}").text
+
+
+def test_a_defect_is_one_page_and_the_server_goes_on(asked: Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(library, "benchmarks", lambda: 1 / 0)
+    answer = asked.ask("/benchmarks")
+    assert answer.status == 500 and "ZeroDivisionError" in answer.text and "Traceback" not in answer.text
+    assert asked.ask("/").status == 200
+
+
+def test_a_folder_and_a_port_that_cannot_be_had(tmp_path: Path, asked: Client):
+    assert invoke("board", str(tmp_path / "none")).exit_code == FolderError.code
+    (tmp_path / "runs").mkdir()
+    taken = invoke("board", str(tmp_path / "runs"), "--port", str(asked.board.server_port))
+    assert taken.exit_code == FolderError.code and "--port" in taken.output
