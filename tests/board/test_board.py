@@ -13,12 +13,11 @@ import pytest
 
 from tests.board.making import Client, make_run, make_runs, served
 from tests.test_cli import invoke
-from tunewright.board import index, library, metrics
+from tunewright.board import index, library, metrics, runs
 from tunewright.board.server import STATIC
 from tunewright.errors import FolderError
 from tunewright.finished import folders
 from tunewright.machine import host
-from tunewright.papers import cards
 
 NASTY = (
     "<script>alert(1)<x>",
@@ -234,6 +233,7 @@ def test_half_written_folders_are_shown_as_such(tmp_path: Path, name: str, ended
 def test_a_folder_that_goes_meanwhile_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_run(tmp_path / "here", html=False)
     monkeypatch.setattr(index, "FRESH", 0.0)
+    monkeypatch.setattr(index, "SHARE", 0.0)
     with served(tmp_path) as client:
         assert client.ask("/run/here").status == 200
         (tmp_path / "here").rename(tmp_path / "there")
@@ -245,6 +245,7 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "run-0002" / "report.json").unlink()
     read: list[str] = []
     monkeypatch.setattr(index, "FRESH", 0.0)
+    monkeypatch.setattr(index, "SHARE", 0.0)
     monkeypatch.setattr(index, "held", lambda folder: read.append(folder.name) or folders.held(folder))
     known = index.Index(tmp_path)
     known.refresh()
@@ -271,6 +272,47 @@ def test_a_look_leaves_a_lock_as_it_was(tmp_path: Path):
     file.write_text("12345")
     assert not host.is_locked(file) and file.read_text() == "12345"
     assert not host.is_locked(tmp_path / "none") and not (tmp_path / "none").exists()
+
+
+def test_folders_are_left_alone_for_much_longer_than_a_look_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now, looks = [0.0], []
+    known = index.Index(tmp_path)
+    monkeypatch.setattr(index.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(known, "_look", lambda: (looks.append(now[0]), now.__setitem__(0, now[0] + 3.0)))
+    known.refresh()
+    for later in (10.0, 62.0, 64.0):
+        now[0] = later
+        known.refresh()
+    assert looks == [0.0, 64.0]
+
+
+def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_run(tmp_path / "ok", html=False)
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refused(place):
+        if Path(place).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert [f.name for f in folders.found([tmp_path])] == ["ok"]
+    with served(tmp_path) as client:
+        assert 'href="/run/ok"' in client.ask("/").text
+
+
+def test_what_goes_while_a_page_is_made_is_not_found(asked: Client, monkeypatch: pytest.MonkeyPatch):
+    def gone(*given):
+        raise FileNotFoundError(2, "No such file")
+
+    monkeypatch.setattr(runs, "one", gone)
+    assert asked.ask("/run/plain").status == 404
+
+
+def test_a_runs_page_leads_to_what_was_found_on_such_models(asked: Client):
+    page = html.unescape(asked.ask("/run/plain").text)
+    assert "/papers?base=causal+language+models" in page or "/papers?base=causal%20language%20models" in page
 
 
 def test_curves_grow_and_are_sent_when_they_did(tmp_path: Path):
@@ -319,43 +361,6 @@ def test_points_have_the_figures_and_groups_of_the_runs(asked: Client, place: Pa
     point = by_name["deeper/hft"]
     assert point["figures"]["gain"] == held.gain and point["figures"]["drift"] == held.drift
     assert point["said"]["methods"] == "hft" and "hft" in asked.ask(point["recipe"]).text
-
-
-def test_papers_are_those_of_the_command_line(asked: Client):
-    found = json.loads(invoke("papers", "forget", "less", "--json").stdout)
-    page = asked.ask("/papers?q=forget+less").text
-    assert f"{len(found)} papers" in page
-    shown = [part.split('"')[0] for part in page.split('<a href="/papers/')[1:]]
-    assert shown == [c["slug"] for c in found][: library.PAGE]
-    assert "no paper has the family" in asked.ask("/papers?family=nothing").text
-    assert asked.ask("/papers/nothing").status == 404
-
-
-def test_papers_are_filtered_by_the_base_that_they_were_judged_on(asked: Client):
-    page = asked.ask("/papers?base=vision+models").text
-    slugs = {part.split('"')[0] for part in page.split('<a href="/papers/')[1:]}
-    on_vision = {
-        c.slug for c in cards.load().values() for v in c.verdicts if v.task == "digits" and v.scale in ("nano", "real")
-    }
-    assert slugs == on_vision and len(slugs) > 5
-    assert "nano-vit" in page and "0 papers" in asked.ask("/papers?base=nothing").text
-
-
-def test_methods_are_those_of_the_catalogue(asked: Client):
-    page = asked.ask("/methods").text
-    assert "What is added to the frozen model?" in page and 'href="/methods/lora"' in page
-    assert asked.ask("/methods?q=low+rank").text.count('href="/methods/') < page.count('href="/methods/')
-    one = asked.ask("/methods/lora").text
-    assert "use_rslora" in one and "/papers/lora" in one
-
-
-def test_benchmarks_are_the_repositorys_and_html_in_it_stays_text():
-    assert "Supervised fine-tuning" in library.benchmarks()
-    made = library._html(
-        "# A\n\n<script>x</script> [b](../docs/a.md) [c](javascript:x)\n\n| a | b |\n| - | -: |\n| 1 | 2 |"
-    )
-    assert "<script>" not in made and "javascript:x" not in made.replace("[c](javascript:x)", "")
-    assert "blob/main/docs/a.md" in made and " style=" not in made and "<table>" in made
 
 
 def test_what_is_shipped_is_there_with_its_licence(asked: Client):

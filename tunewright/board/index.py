@@ -25,7 +25,11 @@ FILES = ("report.json", RECIPE, METRICS, PROGRESS, BEGUN, PRUNED, LOCK)
 LARGEST = 64 << 20
 """Bytes of a file above which it is not read: a report has some tens of kB."""
 FRESH = 2.0
-"""Seconds in which folders are not looked through again."""
+"""Seconds in which folders are not looked through again, at least."""
+SHARE = 20.0
+"""How many times as long as a look took they are left alone: thousands of folders on a slow disk are not looked through
+all the time, and a run that trains there is not slowed.
+"""
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -67,7 +71,7 @@ class Index:
         self._known: dict[str, tuple[Stamp, Held]] = {}
         self._folders: dict[str, Path] = {}
         self._compared: dict[str, Path] = {}
-        self._looked = float("-inf")
+        self._next = float("-inf")
         self._lock = threading.Lock()
         self._one_reader = threading.Lock()
 
@@ -84,9 +88,10 @@ class Index:
         if not self._one_reader.acquire(blocking=False):
             return
         try:
-            if time.monotonic() - self._looked >= FRESH:
+            began = time.monotonic()
+            if began >= self._next:
                 self._look()
-                self._looked = time.monotonic()
+                self._next = time.monotonic() + max(FRESH, SHARE * (time.monotonic() - began))
         finally:
             self._one_reader.release()
 

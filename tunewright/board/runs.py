@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from tunewright.board import metrics
 from tunewright.board.index import Index, compared, opened
+from tunewright.board.library import KINDS
 from tunewright.board.shell import href, paged, rendered
 from tunewright.errors import TunewrightError
 from tunewright.finished import folders, runs_page
@@ -111,6 +112,7 @@ def one(index: Index, name: str, run: Held, folder: Path) -> str:
         recipe="" if recipe is None else recipe.read_text(encoding="utf-8", errors="replace")[:LONGEST],
         files=[(part, words.size(size)) for part, size in run.parts.items()],
         page=opened(index.root, folder, "report.html") is not None,
+        kind=KINDS.get(run.task, ""),
         urls={kind: href(kind, name) for kind in ("report", "data/report", "data/metrics")},
         **context,
     )

@@ -62,7 +62,7 @@ class Board(ThreadingHTTPServer):
     """The server over one folder. FolderError where the port is taken."""
 
     daemon_threads = True
-    allow_reuse_address = True
+    allow_reuse_address = os.name == "posix"  # on Windows another process could take the port, too
 
     def __init__(self, folder: Path, port: int = 0, *, allow_run: bool = False):
         if not folder.is_dir():
@@ -112,7 +112,8 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, how: Callable[[str, dict[str, str]], None]) -> None:
         MAY_START.set(self.server.starter is not None)
         if self.headers.get("Host", "") not in self.server.hosts:
-            return self._page(HTTPStatus.MISDIRECTED_REQUEST, message("Not here", "This is the board of another name."))
+            said = f"The board answers at {self.server.address} alone."
+            return self._page(HTTPStatus.MISDIRECTED_REQUEST, message("Not here", said))
         try:
             parts = urlsplit(self.path)
             path = os.fsdecode(unquote_to_bytes(parts.path))
@@ -123,8 +124,10 @@ class Handler(BaseHTTPRequestHandler):
             how(path, query)
         except TunewrightError as error:
             self._page(HTTPStatus.UNPROCESSABLE_ENTITY, message("It cannot be shown", str(error)))
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             raise
+        except FileNotFoundError:  # it went while the page was made
+            self._missing()
         except Exception as error:
             _LOG.exception("the page %r failed", path)
             said = f"{type(error).__name__}: {error}. The other pages go on."

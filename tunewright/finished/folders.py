@@ -81,8 +81,11 @@ def _found(place: Path, depth: int) -> Iterator[Path]:
         return
     if not depth:
         return
-    with os.scandir(place) as entries:
-        folders = sorted(e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+    try:
+        with os.scandir(place) as entries:
+            folders = sorted(e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+    except OSError:  # not ours to read, or gone meanwhile
+        return
     for folder in folders:
         yield from _found(Path(folder), depth - 1)
 
