@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests import small
 from tests.board.making import Client, served
-from tests.small import write_inputs
 from tunewright.board import starting
 
 RECIPE = {"recipe": "small.yaml", "name": "first"}
@@ -140,9 +140,8 @@ def test_recipes_of_runs_and_links_that_lead_out_are_not_offered(client: Client,
 @pytest.mark.slow
 def test_a_real_run_is_started_and_shown(tmp_path: Path):
     """The verb in a process of its own; the run that is started goes to its end and is in the list."""
-    write_inputs(tmp_path)
-    recipe = "model: tiny\ntask: text-generation\ndata: {train: train.jsonl, eval: test.jsonl}\n"
-    (tmp_path / "small.yaml").write_text(recipe + "methods: [lora]\nbudget: {steps: 2}\n")
+    small.write_inputs(tmp_path)
+    small.write_recipe(tmp_path, "small", stages__0__budget={"steps": 2})
     with served(tmp_path, allow_run=True) as client:
         assert start(client).status == 202
         ends = time.monotonic() + 180

@@ -112,10 +112,12 @@
     ring.setAttribute("cy", dots[i].getAttribute("cy"));
     ring.setAttribute("visibility", "visible");
     picked.replaceChildren();
-    const head = html("h2", undefined, picked), link = html("a", undefined, head);
+    const about = html("div", undefined, picked);
+    about.setAttribute("role", "status");
+    const head = html("h2", undefined, about), link = html("a", undefined, head);
     link.href = p.url;
     html("bdi", p.name, link);
-    const list = html("dl", undefined, picked);
+    const list = html("dl", undefined, about);
     for (const [name, value] of Object.entries(p.said)) {
       if (!value) continue;
       html("dt", name, list);
