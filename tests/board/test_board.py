@@ -18,6 +18,7 @@ from tunewright.board.server import STATIC
 from tunewright.errors import FolderError
 from tunewright.finished import folders
 from tunewright.machine import host
+from tunewright.report.terminal import clean
 
 NASTY = (
     "<script>alert(1)<x>",
@@ -63,20 +64,21 @@ def test_the_list_says_what_runs_says(asked: Client, place: Path):
     told = json.loads(invoke("runs", str(place), "--json").stdout)
     assert len(told) == 2 + len(NASTY)
     for run in told:
-        assert Path(run["folder"]).relative_to(place).as_posix() in page
+        assert clean(Path(run["folder"]).relative_to(place).as_posix()) in page
     assert page.count('state finished">') == len(told)
 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_names_are_escaped_and_found_again(asked: Client, name: str):
     listed = asked.ask("/").text
-    assert f"<bdi>{name}</bdi>" in html.unescape(listed) and "<script>alert" not in listed
+    assert f"<bdi>{clean(name)}</bdi>" in html.unescape(listed) and "<script>alert" not in listed
     address = f"/run/{quote(name)}"
     assert f'href="{address}"' in listed
     page = asked.ask(address)
-    assert page.status == 200 and "<script>alert" not in page.text and name in html.unescape(page.text)
+    assert page.status == 200 and "<script>alert" not in page.text and clean(name) in html.unescape(page.text)
+    assert "\u202e" not in listed + page.text, "no name turns the text around it"
     assert asked.ask(f"/data/metrics/{quote(name)}").json["step"]
-    assert name in {p["name"] for p in asked.ask("/data/points").json["points"]}
+    assert clean(name) in {p["name"] for p in asked.ask("/data/points").json["points"]}
 
 
 def test_a_name_that_is_no_text_is_shown_and_found(tmp_path: Path):

@@ -18,6 +18,7 @@ from tunewright.finished import folders, runs_page
 from tunewright.finished.folders import Held
 from tunewright.report import compare, figures, gate_lines, summary, words
 from tunewright.report.schema import Report
+from tunewright.report.terminal import clean
 from tunewright.runs.folder import METRICS, RECIPE
 
 PAGE = 100
@@ -81,7 +82,8 @@ def _row(run: Held) -> dict[str, Any]:
     shown = known and (run.target[2] > 0 or run.target[3] < 0)  # type: ignore[index,operator]
     name = run.folder.as_posix()
     tone = ("better" if better else "worse") if shown else ""
-    return {**cells, "name": name, "url": href("run", name), "problem": run.problem, "tone": tone, "task": run.task}
+    said = {"name": clean(name), "problem": clean(run.problem)}
+    return {**cells, **said, "url": href("run", name), "tone": tone, "task": run.task}
 
 
 def one(index: Index, name: str, run: Held, folder: Path) -> str:
@@ -101,16 +103,16 @@ def one(index: Index, name: str, run: Held, folder: Path) -> str:
     return rendered(
         "run.html",
         here="runs",
-        name=name,
+        name=clean(name),
         run=run,
         row=_row(run),
         report=report,
-        problem=problem,
+        problem=clean(problem),
         curves=[Markup(c) for c in figures.training(records)],
         target=words.metric_name(run.metric) if run.metric else "target",
         last=records[-1] if records else {},
         recipe="" if recipe is None else recipe.read_text(encoding="utf-8", errors="replace")[:LONGEST],
-        files=[(part, words.size(size)) for part, size in run.parts.items()],
+        files=[(clean(part), words.size(size)) for part, size in run.parts.items()],
         page=opened(index.root, folder, "report.html") is not None,
         kind=KINDS.get(run.task, ""),
         urls={kind: href(kind, name) for kind in ("report", "data/report", "data/metrics")},
@@ -153,7 +155,7 @@ def scattered(index: Index) -> str:
         found = compared(file)
         page = opened(index.root, file.parent, "compare.html") is not None
         said = found if isinstance(found, str) else " ".join(compare.headline(found))
-        told.append({"name": name, "url": href("comparison", name) if page else "", "said": said})
+        told.append({"name": clean(name), "url": href("comparison", name) if page else "", "said": said})
     return rendered("compare.html", here="compare", axes=AXES, comparisons=told)
 
 
@@ -187,7 +189,7 @@ def _point(name: str, run: Held, order: Mapping[tuple[str, ...], int]) -> dict[s
     group = None if run.same is None else order[run.same]
     units = {"gain": run.unit, "after": run.unit, "kept": run.kept_unit}
     urls = {"url": row["url"], "recipe": href("data/recipe", name)}
-    return {"name": name, **urls, "group": group, "unit": units, "figures": figures, "said": said}
+    return {"name": row["name"], **urls, "group": group, "unit": units, "figures": figures, "said": said}
 
 
 def _time(text: str) -> float | None:

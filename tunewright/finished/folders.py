@@ -159,7 +159,7 @@ def _losses(report: dict[str, Any]) -> Iterator[tuple[float, str, str]]:
 
 
 def _of_recipe(folder: Path) -> dict[str, Any]:
-    """What a recipe says of a run without a report; nothing where it cannot be read."""
+    """What a recipe says of a run without a report, and when it began; nothing where it cannot be read."""
     import yaml
 
     try:
@@ -167,9 +167,17 @@ def _of_recipe(folder: Path) -> dict[str, Any]:
         methods = [m if isinstance(m, str) else next(iter(m)) for s in recipe["stages"] for m in s["methods"]]
         name = recipe["model"] if isinstance(recipe["model"], str) else recipe["model"]["name"]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, StopIteration):
-        return {}
-    task = str(recipe.get("task", ""))
-    return {"model": Path(str(name)).name, "task": task, "methods": tuple(dict.fromkeys(methods))}
+        return {"started": _started(folder)}
+    said = {"model": Path(str(name)).name, "task": str(recipe.get("task", "")), "started": _started(folder)}
+    return {**said, "methods": tuple(dict.fromkeys(methods))}
+
+
+def _started(folder: Path) -> str:
+    """When a run without a report began; empty where that cannot be read."""
+    try:
+        return str(json.loads((folder / PROGRESS).read_text(encoding="utf-8"))["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _begun(folder: Path) -> dict[str, str]:

@@ -85,6 +85,7 @@
       dot.addEventListener("click", () => pick(i));
       return dot;
     });
+    if (shown.length <= 15) named(svg, width);
     ring = make("circle", { class: "ring", r: 9, visibility: "hidden" }, svg);
     const keys = html("ul", undefined, box, "keys");
     order.slice(0, KEYS).forEach((name, i) => {
@@ -102,6 +103,19 @@
       event.preventDefault();
     });
     svg.addEventListener("focus", () => { if (at < 0) pick(0); });
+  }
+
+  // Names beside few points, where they cover no other name.
+  function named(svg, width) {
+    const placed = [];
+    shown.forEach((p, i) => {
+      const x = Number(dots[i].getAttribute("cx")), y = Number(dots[i].getAttribute("cy")) + 4, right = x < width * 0.75;
+      const name = p.name.length > 24 ? p.name.slice(0, 23) + "\u2026" : p.name, long = 6.5 * name.length;
+      const left = right ? x + 10 : x - 10 - long;
+      if (placed.some((q) => Math.abs(q.y - y) < 13 && left < q.end && q.left < left + long)) return;
+      placed.push({ left, end: left + long, y });
+      make("text", { class: "called", x: right ? x + 10 : x - 10, y, "text-anchor": right ? "start" : "end" }, svg, name);
+    });
   }
 
   async function pick(i) {
