@@ -22,7 +22,7 @@ from tunewright.board import library, runs, starting
 from tunewright.board.index import Index, opened
 from tunewright.board.shell import MAY_START, message
 from tunewright.board.starting import Starter
-from tunewright.errors import FolderError, TunewrightError
+from tunewright.errors import FolderError, RecipeError, TunewrightError
 from tunewright.finished.folders import Held
 from tunewright.report.page import policy
 from tunewright.runs.folder import RECIPE
@@ -59,7 +59,7 @@ def _sandbox() -> str:
 
 
 class Board(ThreadingHTTPServer):
-    """The server over one folder. FolderError where the port is taken."""
+    """The server over one folder. FolderError where there is none, RecipeError where the port is taken."""
 
     daemon_threads = True
     allow_reuse_address = os.name == "posix"  # on Windows another process could take the port, too
@@ -69,14 +69,14 @@ class Board(ThreadingHTTPServer):
             raise FolderError(
                 "there is no such folder",
                 where=str(folder),
-                remedy="name a folder of runs, such as runs/ (the default)",
+                remedy="name a folder of runs; `tunewright run quickstart` makes runs/ (the default)",
             )
         self.index = Index(folder)
         self.starter = Starter(self.index.root) if allow_run else None
         try:
             super().__init__(("127.0.0.1", port), Handler)
         except OSError as error:
-            raise FolderError(
+            raise RecipeError(
                 f"port {port} cannot be had: {error.strerror}", where="--port", remedy="write --port 0 for a free one"
             ) from error
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
