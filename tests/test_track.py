@@ -84,6 +84,7 @@ def test_a_tracker_that_fails_is_logged_once_and_the_run_goes_on(monkeypatch, ca
                 raise OSError("full")
 
     monkeypatch.setitem(trackers.TRACKERS, "broken", Broken)
+    monkeypatch.setitem(sys.modules, "broken", module("broken"))
     with caplog.at_level(logging.WARNING):
         sent = track.Trackers(["broken"], tmp_path)
         for step in range(3):
@@ -110,8 +111,9 @@ def test_a_tracker_that_hangs_is_left_to_itself(monkeypatch, tmp_path, where):
             if where == "close":
                 free.wait(60)
 
-    monkeypatch.setitem(trackers.TRACKERS, "hanging", Hanging)
-    monkeypatch.setitem(trackers.TRACKERS, "also hanging", Hanging)
+    for name in ("hanging", "also hanging"):
+        monkeypatch.setitem(trackers.TRACKERS, name, Hanging)
+        monkeypatch.setitem(sys.modules, name, module(name))
     monkeypatch.setattr(track, "LIMIT", 0.3)
     monkeypatch.setattr(track, "WAITING", 5)
     began = time.monotonic()
@@ -143,6 +145,7 @@ def test_a_tracker_that_is_too_slow_gets_less_and_the_run_says_how_much(monkeypa
             pass
 
     monkeypatch.setitem(trackers.TRACKERS, "slow", Slow)
+    monkeypatch.setitem(sys.modules, "slow", module("slow"))
     monkeypatch.setattr(track, "WAITING", 5)
     sent = track.Trackers(["slow"], tmp_path)
     sent.log({"step": 0, "loss": 1.0})
@@ -155,16 +158,23 @@ def test_a_tracker_that_is_too_slow_gets_less_and_the_run_says_how_much(monkeypa
     assert f"too slow for {20 - len(seen)} records" in sent.cautions[0]
 
 
-def test_what_is_not_installed_is_one_caution_that_says_what_to_install(monkeypatch, folder):
-    for name, extra in (("wandb", "wandb"), ("mlflow", "mlflow"), ("trackio", "trackio")):
+def test_what_is_not_installed_is_said_before_the_run_and_left_out(monkeypatch, tmp_path, inputs):
+    from tunewright.planning.check import check_recipe
+
+    for name, extra in (("tensorboard", "track"), ("wandb", "wandb"), ("mlflow", "mlflow"), ("trackio", "trackio")):
         monkeypatch.setitem(sys.modules, name, None)
-        assert f'pip install "tunewright[{extra}]"' in send(name, folder).cautions[0]
+        assert f'pip install "tunewright[{extra}]"' in trackers.lacking([name])[name]
+        assert not send(name, tmp_path).cautions
+    recipe = small.write_recipe(inputs, "lacking", train__report_to=["wandb"])
+    assert any("names wandb" in note for note in check_recipe(recipe).report.cautions)
+    done = run(recipe, out=tmp_path / "out", quiet=True)
+    assert sum("wandb" in note for note in done.report.notes) == 1
 
 
 def test_a_run_whose_tracker_stops_is_a_whole_run_and_says_so(monkeypatch, tmp_path, inputs):
-    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", module("wandb"))  # it has nothing that is asked of it
     done = run(small.write_recipe(inputs, "tracked", train__report_to=["wandb"]), out=tmp_path / "out", quiet=True)
-    assert any("'wandb' stopped" in note for note in done.report.notes)
+    assert any("'wandb' stopped (AttributeError" in note for note in done.report.notes)
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 4
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewright.runs.trackers import TRACKERS, Tracked
+from tunewright.runs.trackers import TRACKERS, Tracked, lacking
 
 _LOG = logging.getLogger(__name__)
 WAITING = 1000
@@ -24,6 +24,7 @@ LIMIT = 10.0
 """Seconds that the end of a stage waits for its trackers, all of them together."""
 
 _END = None
+_HAS = "the run goes on, metrics.jsonl has every record"
 
 
 def numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -47,8 +48,9 @@ class Trackers:
     def __init__(self, names: Sequence[str], folder: Path, first_step: int = 0, before: int = 0):
         self.cautions: list[str] = []
         self._before = before
+        missing = lacking(names)  # said before the run began
         run = Tracked(folder, before + first_step)
-        self._working = [_Working(name, run) for name in dict.fromkeys(names)]
+        self._working = [_Working(name, run) for name in dict.fromkeys(names) if name not in missing]
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Send one record of metrics.jsonl; its "step" is the x axis, and records without one are left out."""
@@ -68,7 +70,7 @@ class Trackers:
             caution = one.wait(max(0.0, ends - time.monotonic()))
             if caution:
                 self.cautions.append(caution)
-                _LOG.warning(caution)
+                one.tell(caution)
         self._working = []
 
 
@@ -78,7 +80,8 @@ class _Working:
     def __init__(self, name: str, run: Tracked):
         self.name, self.run = name, run
         self._queue: queue.Queue[tuple[Mapping[str, float], int] | None] = queue.Queue(WAITING)
-        self._error: Exception | None = None
+        self._error = ""
+        self._told = False
         self._left_out = 0
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
@@ -100,15 +103,19 @@ class _Working:
     def wait(self, seconds: float) -> str:
         """Wait for the tracker's end; what is to be said of it."""
         self._thread.join(seconds)
-        has = "the run goes on, metrics.jsonl has every record"
-        if self._error is not None:
-            kind, said = type(self._error).__name__, " ".join(str(self._error).split())[:300]
-            return f"the tracker '{self.name}' stopped ({kind}: {said}); {has}"
+        if self._error:
+            return self._error
         if self._thread.is_alive():
-            return f"the tracker '{self.name}' was not at its end after {LIMIT:.0f} s and is left to itself; {has}"
+            return f"the tracker '{self.name}' was not at its end after {LIMIT:.0f} s and is left to itself; {_HAS}"
         if self._left_out:
-            return f"the tracker '{self.name}' was too slow for {self._left_out} records; {has}"
+            return f"the tracker '{self.name}' was too slow for {self._left_out} records; {_HAS}"
         return ""
+
+    def tell(self, caution: str) -> None:
+        """Log it, once."""
+        if not self._told:
+            self._told = True
+            _LOG.warning(caution)
 
     def _work(self) -> None:
         try:
@@ -117,6 +124,8 @@ class _Working:
                 tracker.log(*item)
             tracker.close()
         except Exception as error:  # whatever a tracker raises, the run is worth more
-            self._error = error
+            said = " ".join(str(error).split())[:300]
+            self._error = f"the tracker '{self.name}' stopped ({type(error).__name__}: {said}); {_HAS}"
+            self.tell(self._error)
             while self._queue.get() is not _END:  # what is put meanwhile is of no use to it
                 pass

@@ -8,17 +8,17 @@ and of when it began, so that a stage or a resumed run goes on where it was.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tunewright.errors import MissingExtraError
 from tunewright.runs.folder import PROGRESS, RECIPE
 
 _LOG = logging.getLogger(__name__)
@@ -68,8 +68,18 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-def _missing(extra: str) -> MissingExtraError:
-    return MissingExtraError(f"{extra} is not installed", remedy=f'pip install "tunewright[{extra}]"')
+def lacking(names: Sequence[str]) -> dict[str, str]:
+    """Of trackers, those that are not installed, and what to say of each. Imports nothing."""
+    out = {}
+    for name in dict.fromkeys(names):
+        there = sys.modules[name] is not None if name in sys.modules else importlib.util.find_spec(name) is not None
+        if not there:
+            extra = "track" if name == "tensorboard" else name
+            install = f'pip install "tunewright[{extra}]"'
+            out[name] = (
+                f"train.report_to names {name}, which is not installed: metrics.jsonl has every record ({install})"
+            )
+    return out
 
 
 class TensorBoard:
@@ -79,10 +89,8 @@ class TensorBoard:
     """
 
     def __init__(self, run: Tracked):
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError:
-            raise _missing("track") from None
+        from torch.utils.tensorboard.writer import SummaryWriter
+
         hidden = run.first_step + 1 if run.first_step else 0
         self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=hidden)  # type: ignore[no-untyped-call]
 
@@ -101,10 +109,8 @@ class WandB:
     """
 
     def __init__(self, run: Tracked):
-        try:
-            import wandb
-        except ImportError:
-            raise _missing("wandb") from None
+        import wandb
+
         mode = os.environ.get("WANDB_MODE")
         if mode is None and not wandb.login(prompt=False):
             _LOG.warning("not logged in to W&B: the run is kept offline, and `wandb sync` sends it")
@@ -134,11 +140,9 @@ class MLflow:
     TAG = "tunewright.run"
 
     def __init__(self, run: Tracked):
-        try:
-            from mlflow import MlflowClient
-            from mlflow.entities import Metric, Param
-        except ImportError:
-            raise _missing("mlflow") from None
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
         self._client, self._metric = MlflowClient(), Metric
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         known = self._client.get_experiment_by_name(name)
@@ -165,12 +169,10 @@ class Trackio:
     """trackio, in TRACKIO_DIR or where it keeps runs by itself (`trackio show`); TRACKIO_PROJECT names the project."""
 
     def __init__(self, run: Tracked):
-        try:
-            import trackio
-            import trackio.run
-            import trackio.utils
-        except ImportError:
-            raise _missing("trackio") from None
+        import trackio
+        import trackio.run
+        import trackio.utils
+
         for module in (trackio, trackio.run, trackio.utils):  # standard output is the run's own
             module.print = _aside  # type: ignore[attr-defined]
         self._run = trackio.init(
