@@ -31,8 +31,10 @@ def table(columns: int = 0) -> str:
         head = f"  {name:<{width}}  "
         if columns - len(head) < 30:  # no room beside the names
             return f"{head}{said}".rstrip()
-        beside = {"initial_indent": head, "subsequent_indent": " " * len(head), "break_on_hyphens": False}
-        return textwrap.fill(said, columns, **beside) or head.rstrip()
+        within = textwrap.TextWrapper(
+            columns, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+        )
+        return within.fill(said) or head.rstrip()
 
     parts = []
     for room in sorted({e.room for e in entries}):
