@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.board.making import Client, served
 from tests.test_cli import invoke
 from tunewright.board import library
 from tunewright.papers import cards
+from tunewright.report.compare_schema import Comparison
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +57,31 @@ def test_benchmarks_are_the_repositorys_and_html_in_it_stays_text():
     )
     assert "<script>" not in made and "javascript:x" not in made.replace("[c](javascript:x)", "")
     assert "blob/main/docs/a.md" in made and " style=" not in made and "<table>" in made
+
+
+def test_comparisons_are_listed_with_what_they_found_and_their_pages(tmp_path: Path):
+    made = Comparison(
+        name="two <b>methods</b>",
+        model="nano",
+        task="text-generation",
+        budget={"tokens": 8000},
+        budget_words="tokens",
+        seeds=[0, 1],
+        tuned=False,
+        arms=[],
+        finished=datetime(2026, 11, 29, tzinfo=UTC),
+    )
+    page = (Path(__file__).parents[2] / "docs" / "compare-nano.html").read_text(encoding="utf-8")
+    for name in ("compare-a", "deeper/compare-b", "broken", "no page"):
+        (tmp_path / name).mkdir(parents=True)
+        made.save(tmp_path / name)
+        (tmp_path / name / "compare.html").write_text(page, encoding="utf-8")
+    (tmp_path / "broken" / "compare.json").write_text("{")
+    (tmp_path / "no page" / "compare.html").unlink()
+    with served(tmp_path) as client:
+        listed = client.ask("/compare").text
+        assert listed.count("No method finished a run.") == 3 and "/comparison/no%20page" not in listed
+        assert "compare.json" in listed.split("<bdi>broken</bdi>")[1].split("</li>")[0], "why it cannot be read"
+        shown = client.ask("/comparison/deeper/compare-b")
+        assert shown.status == 200 and shown.headers["Content-Security-Policy"].startswith("sandbox allow-scripts;")
+        assert client.ask("/comparison/no%20page").status == client.ask("/comparison/none").status == 404

@@ -125,7 +125,7 @@ class Index:
     def _name(self, folder: Path) -> str:
         return folder.relative_to(self.root).as_posix() if folder != self.root else self.root.name or "run"
 
-    def _comparisons(self, depth: int = 2) -> Iterator[Path]:
+    def _comparisons(self, depth: int = 3) -> Iterator[Path]:
         places = [self.root]
         for _ in range(depth):
             inner: list[Path] = []

@@ -76,7 +76,8 @@ def papers(query: Mapping[str, str]) -> str:
         pages=pages,
         families=_families(known),
         order=ORDER,
-        total=len(known),
+        mapped=sum(c.map for c in known),
+        beside=sum(not c.map for c in known),
     )
 
 
