@@ -166,6 +166,11 @@ def test_a_report_is_in_a_sandbox_and_says_nothing_else_may_run(asked: Client):
     assert "allow-same-origin" not in policy and "script-src 'sha256-" in policy
     inner = html.unescape(answer.text.split('http-equiv="Content-Security-Policy" content="')[1].split('"')[0])
     assert inner in policy, "the report's own script is let through"
+    around = asked.ask("/report/plain", Sec_Fetch_Dest="document")
+    assert (
+        'sandbox="allow-scripts" src="/report/plain"' in around.text
+        and "frame-src 'self'" in (around.headers["Content-Security-Policy"])
+    )
 
 
 def test_a_folder_that_goes_meanwhile_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

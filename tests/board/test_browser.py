@@ -16,6 +16,7 @@ from tunewright.machine import host
 VIEWS = {
     "runs": "/",
     "run": "/run/plain",
+    "report": "/report/plain",
     "live": "/run/live",
     "broken": "/run/broken",
     "compare": "/compare",
@@ -28,6 +29,10 @@ VIEWS = {
     "start": "/start",
     "nothing": "/papers?q=zzzz",
 }
+
+
+HOSTILE = """<title>x</title><script>document.title = "ran"</script><img src="http://127.0.0.1:9/x" onerror="alert(1)">
+<iframe src="/"></iframe><meta http-equiv="refresh" content="0;url=http://127.0.0.1:9/elsewhere">"""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,7 @@ def client(tmp_path_factory: pytest.TempPathFactory):
     make_run(place / "a-name-that-is-much-longer-than-a-phone-is-wide-and-has-no-place-to-break-in-it", seed=2)
     for i, name in enumerate(NASTY):
         make_run(place / name, seed=3 + i, html=False)
+    (make_run(place / "hostile", html=False) / "report.html").write_text(HOSTILE)
     (make_run(place / "broken", html=False) / "report.json").write_text("{")
     live = make_run(place / "live", html=False)
     (live / "report.json").unlink()
@@ -88,10 +94,28 @@ def test_the_runs_own_report_is_shown_and_works(chromium, client: Client, look: 
     with browser.page(chromium, look) as page:
         go(page, client, "/run/plain")
         page.get_by_text("The whole report").click()
-        page.wait_for_load_state("networkidle")
-        assert page.locator(".filter button").first.is_visible(), "the report's own script runs"
-        assert browser.overflow(page) <= 0
-        assert page.evaluate("self.origin") == "null", "it has no origin: it can read nothing of the board's"
+        frame = page.frame_locator("iframe")
+        frame.locator(".filter button").first.wait_for()  # the report's own script runs
+        assert browser.overflow(page) <= 0 and page.locator("h1").count() == 1
+        inner = page.frames[1]
+        assert inner.evaluate("self.origin") == "null", "it has no origin: it can read nothing of the board's"
+
+
+def test_a_report_that_means_no_good_leads_nowhere_and_reads_nothing(chromium, client: Client):
+    context = chromium.new_context()
+    try:
+        page = context.new_page()
+        went, dialogs = [], []
+        page.on("framenavigated", lambda frame: went.append(frame.url))
+        page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+        page.goto(client.board.address)
+        page.goto(client.board.address + "report/hostile")
+        page.wait_for_timeout(1500)
+        assert page.url.endswith("/report/hostile") and not dialogs
+        assert not any("elsewhere" in url for url in went)
+        assert page.frames[1].title() != "ran"
+    finally:
+        context.close()
 
 
 def test_curves_grow_and_the_end_is_seen(chromium, tmp_path: Path):

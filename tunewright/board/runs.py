@@ -120,6 +120,14 @@ def one(index: Index, name: str, run: Held, folder: Path) -> str:
     )
 
 
+def framed(kind: str, name: str) -> str:
+    """The page around a run's report or a comparison's page ("report", "comparison")."""
+    back = (href("run", name), clean(name)) if kind == "report" else ("/compare", "Compare")
+    title = "report" if kind == "report" else clean(name)
+    here = "runs" if kind == "report" else "compare"
+    return rendered("framed.html", here=here, title=title, url=href(kind, name), back=back[0], back_to=back[1])
+
+
 def _report(index: Index, folder: Path, run: Held) -> tuple[Report | None, str]:
     if opened(index.root, folder, Report.file) is None:
         return None, run.problem

@@ -37,7 +37,7 @@ STATIC = {
 TYPES = {"css": "text/css", "js": "text/javascript", "txt": "text/plain"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "frame-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -55,7 +55,7 @@ WAIT = 10.0
 
 def _sandbox() -> str:
     """The policy of a report: what reports may load at all, and nothing of the board's (its origin is none)."""
-    return f"sandbox allow-scripts; {policy()}; frame-ancestors 'none'"
+    return f"sandbox allow-scripts; {policy()}; frame-ancestors 'self'"
 
 
 class Board(ThreadingHTTPServer):
@@ -212,24 +212,32 @@ class Handler(BaseHTTPRequestHandler):
         self._json(runs.growth(self.server.index, folder, since, run.state))
 
     def _report(self, name: str) -> None:
-        self._file(name, "report.html", "text/html; charset=utf-8", {"Content-Security-Policy": _sandbox()})
+        self.server.index.refresh()
+        self._framed("report", name, self.server.index.folder(name), "report.html")
 
     def _comparison(self, name: str) -> None:
+        self.server.index.refresh()
         file = self.server.index.comparisons().get(name)
-        page = opened(self.server.index.root, file.parent, "compare.html") if file is not None else None
-        if page is None:
-            return self._missing()
-        self._send(
-            HTTPStatus.OK, page.read_bytes(), "text/html; charset=utf-8", {"Content-Security-Policy": _sandbox()}
-        )
+        self._framed("comparison", name, None if file is None else file.parent, "compare.html")
 
-    def _file(self, name: str, file: str, kind: str, headers: dict[str, str] | None = None) -> None:
+    def _framed(self, kind: str, name: str, folder: Path | None, file: str) -> None:
+        """A page that a folder has, in a frame of ours: it can lead the browser nowhere else, whoever wrote it."""
+        path = opened(self.server.index.root, folder, file) if folder is not None else None
+        if path is None:
+            return self._missing()
+        if self.headers.get("Sec-Fetch-Dest", "") == "document":
+            return self._page(HTTPStatus.OK, runs.framed(kind, name))
+        more = {"Content-Security-Policy": _sandbox(), "X-Frame-Options": "SAMEORIGIN"}
+        self._send(HTTPStatus.OK, path.read_bytes(), "text/html; charset=utf-8", more)
+
+    def _file(self, name: str, file: str, kind: str) -> None:
         """A file of a run that the index knows; no other path is ever opened."""
+        self.server.index.refresh()
         folder = self.server.index.folder(name)
         path = opened(self.server.index.root, folder, file) if folder is not None else None
         if path is None:
             return self._missing()
-        self._send(HTTPStatus.OK, path.read_bytes(), kind, headers or {})
+        self._send(HTTPStatus.OK, path.read_bytes(), kind, {})
 
     def _found(self, page: str | None) -> None:
         self._missing() if page is None else self._page(HTTPStatus.OK, page)
