@@ -98,7 +98,7 @@ class Index:
     def _look(self) -> None:
         folders = {self._name(folder): folder for folder in found([self.root])}
         stamps = {name: _stamp(folder) for name, folder in folders.items()}
-        compared = {self._name(file.parent): file for file in self._comparisons()}
+        compared = {self._name(file.parent): file for file in self._comparisons(set(folders.values()))}
         with self._lock:
             self._folders, self._compared = folders, compared
             self._known = {name: known for name, known in self._known.items() if name in folders}
@@ -125,13 +125,16 @@ class Index:
     def _name(self, folder: Path) -> str:
         return folder.relative_to(self.root).as_posix() if folder != self.root else self.root.name or "run"
 
-    def _comparisons(self, depth: int = 3) -> Iterator[Path]:
+    def _comparisons(self, runs: set[Path], depth: int = 3) -> Iterator[Path]:
+        """compare.json of folders that are no runs."""
         places = [self.root]
         for _ in range(depth):
             inner: list[Path] = []
             for place in places:
                 if (file := opened(self.root, place, Comparison.file)) is not None:
                     yield file
+                    continue
+                if place in runs:
                     continue
                 try:
                     with os.scandir(place) as entries:
