@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import statistics
@@ -59,8 +60,9 @@ def make(place: Path, count: int) -> None:
 @contextmanager
 def board(place: Path) -> Iterator[str]:
     """The address of a board that has just begun."""
-    command = [sys.executable, "-m", "tunewright", "board", str(place), "--port", "0", "--json"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tunewright", "board", place.name, "--port", "0", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=place.parent, env=env, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         said = ""

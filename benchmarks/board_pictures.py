@@ -33,11 +33,9 @@ RUNS: dict[str, tuple[str, ...]] = {
     "lora": (),
     "lora-rank-4": ("stages.0.methods=[{lora: {rank: 4}}]",),
     "lora-60-steps": ("stages.0.budget.steps=60",),
-    "hft": ("stages.0.methods=[hft]",),
     "hft-20-steps": ("stages.0.methods=[hft]", "stages.0.budget.steps=20"),
-    "full": ("stages.0.methods=[full]",),
     "full-20-steps": ("stages.0.methods=[full]", "stages.0.budget.steps=20"),
-    "lift": ("stages.0.methods=[lift]",),
+    "lift-20-steps": ("stages.0.methods=[lift]", "stages.0.budget.steps=20"),
 }
 SIZE = {"width": 1120, "height": 760}
 
@@ -81,7 +79,7 @@ def taken(page: Any, file: Path) -> None:
 
 
 def picked(page: Any) -> None:
-    page.locator("#scatter .dot").nth(3).hover()
+    page.locator("#scatter .dot").nth(2).hover()
     page.wait_for_selector("#picked pre")
 
 

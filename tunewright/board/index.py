@@ -63,11 +63,12 @@ def _stamp(folder: Path) -> Stamp:
 class Index:
     """Runs and comparisons below `root`. Safe to ask from several threads; nothing is written.
 
-    A run is named by its path below the root, with `/`; the root itself, where it is a run, by its own name.
+    `given`: the root as it was named. A run is named by its path below the root, with `/`; the root itself, where it is
+    a run, by its own name.
     """
 
     def __init__(self, root: Path):
-        self.root = root.resolve()
+        self.root, self.given = root.resolve(), str(root)
         self._known: dict[str, tuple[Stamp, Held]] = {}
         self._folders: dict[str, Path] = {}
         self._compared: dict[str, Path] = {}

@@ -51,7 +51,7 @@ def listed(index: Index, query: Mapping[str, str]) -> str:
     return rendered(
         "runs.html",
         here="runs",
-        root=str(index.root),
+        root=clean(index.given),
         query={"q": query.get("q", ""), "state": query.get("state", ""), "sort": sort},
         sorts=SORTS,
         states=sorted({r.state for r in runs.values()}),

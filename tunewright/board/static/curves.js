@@ -94,7 +94,7 @@
         legend: { show: false },
         cursor: { y: false, drag: { x: true, y: false } },
         scales: { x: { time: false } },
-        axes: [{ ...axis, size: 28, space: 60 }, { ...axis, size: 58, values: (u, ticks) => ticks.map(short) }],
+        axes: [{ ...axis, size: 28, space: 60 }, { ...axis, size: 58, space: this.only ? 22 : 40, values: (u, ticks) => ticks.map(short) }],
         series: [{}, ...group.map((k, i) => ({
           stroke: colour(strokes[i % 2]), width: 1.6, spanGaps: true,
           points: { show: k.startsWith("eval_"), size: 6, fill: colour(strokes[i % 2]) },
