@@ -13,6 +13,7 @@ COPY constraints.txt ./
 RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple -r constraints.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY tunewright ./tunewright
+COPY benchmarks/README.md ./benchmarks/
 RUN pip install --no-cache-dir -c constraints.txt ".[fast,track]"
 
 RUN useradd --create-home --uid 1000 tunewright && mkdir /work && chown tunewright /work

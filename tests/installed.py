@@ -28,6 +28,7 @@ VERBS = (
     ["doctor"],
     ["merge", "--help"],
     ["compare", "--help"],
+    ["board", "--help"],
 )
 DATA = (
     "py.typed",
@@ -42,6 +43,9 @@ DATA = (
     "papers/lora.toml",
     "claims/results/hft.json",
     "report/templates/report.html",
+    "board/templates/runs.html",
+    "board/static/uplot.js",
+    "board/static/uplot.LICENSE.txt",
     *(f"claims/lab/bases/{base}/model.safetensors" for base in ("nano", "nano-large", "nano-encoder", "nano-vit")),
 )
 RECIPE = """\

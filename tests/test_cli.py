@@ -35,8 +35,8 @@ def test_help_imports_nothing_heavy():
 
 
 ORDER = (
-    "run resume plan check tune compare measure gate chat export methods merge init schema doctor runs papers".split()
-)
+    "run resume plan check tune compare measure gate chat export board methods merge init schema doctor runs papers"
+).split()
 
 
 def commands() -> dict[str, Any]:
@@ -189,3 +189,13 @@ def test_init_overwrites_nothing(tmp_path):
 def test_the_packaged_quickstart_loads():
     recipe = Recipe.load("quickstart")
     assert recipe.name == "quickstart" and recipe.stages[0].budget.tokens
+
+
+def test_the_table_of_methods_fits_a_terminal():
+    from tunewright.catalogue import listing
+
+    wide, narrow = listing.table(), listing.table(80)
+    assert max(map(len, wide.splitlines())) > 120
+    assert max(len(line) for line in narrow.splitlines()[:-1]) <= 80
+    assert " ".join(narrow.split()) == " ".join(wide.split())
+    assert listing.table(40) == wide, "no room beside the names: the terminal breaks lines itself"

@@ -43,6 +43,7 @@ LAYERS = (
     "claims",
     "claims/papers",
     "compare",
+    "board",
     "commands",
 )
 FACADE = "tunewright"

@@ -169,3 +169,19 @@ def test_listing_loads_no_model_library(runs):
         check=True,
     )
     assert said.stdout.splitlines()[-1] == "False"
+
+
+def test_a_folders_name_commands_no_terminal(runs):
+    (runs / "dull").rename(runs / "\x1b[31mred\u202eback")
+    said = invoke("runs", str(runs)).stdout
+    assert "\x1b" not in said and "\u202e" not in said and "red" in said
+
+
+def test_a_run_that_is_not_at_its_end_stands_where_it_began(runs):
+    progress = json.loads((runs / "dull" / "progress.json").read_text())
+    (runs / "dull" / "progress.json").write_text(json.dumps({**progress, "started": "9999-01-01T00:00:00+00:00"}))
+    (runs / "dull" / "report.json").unlink()
+    first = folders.ordered(all_of(runs), "age")[0]
+    assert first.folder.name == "dull" and first.started.startswith("9999")
+    (runs / "dull" / "progress.json").write_text("[]")
+    assert folders.held(runs / "dull").started == ""

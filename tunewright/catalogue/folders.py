@@ -10,6 +10,7 @@ import ast
 import functools
 import importlib.metadata
 import importlib.util
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,24 @@ def rooms() -> list[str]:
     """The rooms that hold something, by path: "methods/adapters", ..., "weights/merge", "measure"."""
     occupied = {e.room for e in entries().values()}
     return [r for r in _rooms() if r in occupied]
+
+
+def without_papers(summary: str) -> str:
+    """A summary without the papers' slugs, for pages that have them elsewhere."""
+    return re.sub(r"; papers: [^)]*| \(papers: [^)]*\)", "", summary)
+
+
+def question(room: str) -> str:
+    """What a room's methods answer: the first paragraph of its `__init__.py`. MethodError where there is none."""
+    file = PACKAGE / room / "__init__.py"
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    if not text:
+        raise MethodError(
+            "this room does not say which question its methods answer",
+            where=str(file),
+            remedy='begin the file with a docstring, for example """What is minimised?"""',
+        )
+    return " ".join(text.split("\n\n", 1)[0].split())
 
 
 def _files(room: str) -> list[Path]:

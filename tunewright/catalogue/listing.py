@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import textwrap
 from typing import Any
 
 from tunewright import catalogue
@@ -19,18 +20,30 @@ def all_described() -> list[dict[str, Any]]:
     return [catalogue.describe(name) for name in catalogue.entries()]
 
 
-def table() -> str:
-    """Names and first lines by room, read without importing anything."""
+def table(columns: int = 0) -> str:
+    """Names and first lines by room, read without importing anything. `columns` of a terminal, within which lines are
+    broken under their own beginning; 0: a line each.
+    """
     entries = catalogue.entries().values()
     width = max((len(e.name) for e in entries), default=0)
+
+    def line(name: str, said: str) -> str:
+        head = f"  {name:<{width}}  "
+        if columns - len(head) < 30:  # no room beside the names
+            return f"{head}{said}".rstrip()
+        within = textwrap.TextWrapper(
+            columns, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+        )
+        return within.fill(said) or head.rstrip()
+
     parts = []
     for room in sorted({e.room for e in entries}):
         parts.append(room)
-        parts += [f"  {e.name:<{width}}  {e.summary()}".rstrip() for e in entries if e.room == room]
+        parts += [line(e.name, e.summary()) for e in entries if e.room == room]
     for group in installed.GROUPS:
         points = installed.points(group).values()
         parts += [f"{group.rpartition('.')[2]} of other packages"] if points else []
-        parts += [f"  {p.name:<{width}}  {p.comes_from}: {_summary(p)}".rstrip(": ") for p in points]
+        parts += [line(p.name, f"{p.comes_from}: {_summary(p)}".rstrip(": ")) for p in points]
     return "\n".join([*parts, "", "`tunewright methods NAME` describes one: slots, parameters, needs, papers."])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import Annotated
 
 import typer
@@ -50,7 +52,8 @@ def methods(
     elif slots:
         show([slot_pages.described(s) for s in SLOTS], as_json, slot_pages.table)
     else:
-        show(listing.all_described() if as_json else None, as_json, listing.table)
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        show(listing.all_described() if as_json else None, as_json, lambda: listing.table(columns))
 
 
 @examples(

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from tunewright import __version__, errors
-from tunewright.commands import after, asking, before, comparing, measuring, merging, running, tuning
+from tunewright.commands import after, asking, before, boarding, comparing, measuring, merging, running, tuning
 from tunewright.commands.folders import runs
 from tunewright.commands.options import below
 from tunewright.commands.papers import papers
@@ -150,6 +150,7 @@ VERBS = (
     measuring.gate,
     after.chat,
     after.export,
+    boarding.board,
     asking.methods,
     merging.merge,
     before.init,

@@ -6,13 +6,10 @@ the first paragraph of its module, slots and papers are what its class says. A n
 
 from __future__ import annotations
 
-import ast
-import re
 from collections import defaultdict
 
 from tunewright import catalogue
-from tunewright.catalogue.folders import PACKAGE
-from tunewright.errors import MethodError
+from tunewright.catalogue.folders import PACKAGE, question, without_papers
 from tunewright.papers import cards
 
 _HEAD = """\
@@ -27,21 +24,6 @@ or not yet; [the claims](claims.md) say what came of testing it. A method that i
 without its paper's text or its authors' code: `tunewright papers show SLUG` says from what, and what in it is ours.
 
 """
-_SLUGS = re.compile(r"; papers: [^)]*| \(papers: [^)]*\)")
-"""Papers' slugs in a summary: they stand in a column of their own."""
-
-
-def question(room: str) -> str:
-    """What a room's methods answer: the first paragraph of its `__init__.py`. MethodError where there is none."""
-    file = PACKAGE / room / "__init__.py"
-    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else None
-    if not text:
-        raise MethodError(
-            "this room does not say which question its methods answer",
-            where=str(file),
-            remedy='begin the file with a docstring, for example """What is minimised?"""',
-        )
-    return " ".join(text.split("\n\n", 1)[0].split())
 
 
 def _papers(slugs: tuple[str, ...]) -> str:
@@ -66,7 +48,7 @@ def _row(entry: catalogue.Entry, aliases: list[str]) -> str:
     mark = " *(reconstructed)*" if cards.reconstructed((*cls.papers, entry.name)) else ""
     cells = [
         f"[`{entry.name}`](../{path}){also}{mark}",
-        _SLUGS.sub("", entry.summary()),
+        without_papers(entry.summary()),
         slots,
         _papers((*cls.papers, *own)),
     ]

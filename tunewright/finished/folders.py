@@ -81,8 +81,11 @@ def _found(place: Path, depth: int) -> Iterator[Path]:
         return
     if not depth:
         return
-    with os.scandir(place) as entries:
-        folders = sorted(e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+    try:
+        with os.scandir(place) as entries:
+            folders = sorted(e.path for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+    except OSError:  # not ours to read, or gone meanwhile
+        return
     for folder in folders:
         yield from _found(Path(folder), depth - 1)
 
@@ -94,7 +97,13 @@ def held(folder: Path) -> Held:
     try:
         report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Held(folder, "running" if _is_held(folder) else "interrupted", size, parts=parts, **_of_recipe(folder))
+        return Held(
+            folder,
+            "running" if host.is_locked(folder / LOCK) else "interrupted",
+            size,
+            parts=parts,
+            **_of_recipe(folder),
+        )
     except (OSError, ValueError) as error:
         return Held(folder, "unreadable", size, parts=parts, problem=f"report.json cannot be read: {error}")
     try:
@@ -150,7 +159,7 @@ def _losses(report: dict[str, Any]) -> Iterator[tuple[float, str, str]]:
 
 
 def _of_recipe(folder: Path) -> dict[str, Any]:
-    """What a recipe says of a run without a report; nothing where it cannot be read."""
+    """What a recipe says of a run without a report, and when it began; nothing where it cannot be read."""
     import yaml
 
     try:
@@ -158,9 +167,17 @@ def _of_recipe(folder: Path) -> dict[str, Any]:
         methods = [m if isinstance(m, str) else next(iter(m)) for s in recipe["stages"] for m in s["methods"]]
         name = recipe["model"] if isinstance(recipe["model"], str) else recipe["model"]["name"]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, StopIteration):
-        return {}
-    task = str(recipe.get("task", ""))
-    return {"model": Path(str(name)).name, "task": task, "methods": tuple(dict.fromkeys(methods))}
+        return {"started": _started(folder)}
+    said = {"model": Path(str(name)).name, "task": str(recipe.get("task", "")), "started": _started(folder)}
+    return {**said, "methods": tuple(dict.fromkeys(methods))}
+
+
+def _started(folder: Path) -> str:
+    """When a run without a report began; empty where that cannot be read."""
+    try:
+        return str(json.loads((folder / PROGRESS).read_text(encoding="utf-8"))["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _begun(folder: Path) -> dict[str, str]:
@@ -170,19 +187,6 @@ def _begun(folder: Path) -> dict[str, str]:
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a live process holds the run's lock."""
-    if not (folder / LOCK).exists():
-        return False
-    try:
-        host.Lock(folder / LOCK).release()
-    except host.Held:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _sizes(folder: Path) -> dict[str, int]:

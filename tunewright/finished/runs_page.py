@@ -12,12 +12,13 @@ from rich.text import Text
 from tunewright.finished.folders import Held
 from tunewright.finished.pruning import Going
 from tunewright.report import words
+from tunewright.report.terminal import clean
 
 COLUMNS: dict[str, Callable[[Held], str]] = {
-    "run": lambda r: str(r.folder),
+    "run": lambda r: clean(str(r.folder)),
     "state": lambda r: r.state,
-    "model": lambda r: r.model,
-    "methods": lambda r: " + ".join(r.methods),
+    "model": lambda r: clean(r.model),
+    "methods": lambda r: clean(" + ".join(r.methods)),
     "metric": lambda r: words.metric_name(r.metric) if r.metric else "",
     "target": lambda r: _target(r),
     "change": lambda r: _change(r),
@@ -48,7 +49,7 @@ def listed(runs: Sequence[Held], width: int | None = None) -> str:
     out.print(table)
     for run in runs:
         if run.problem:
-            out.print(Text(f"{run.folder}: {run.problem}"))
+            out.print(Text(clean(f"{run.folder}: {run.problem}")))
     total = words.size(sum(r.bytes for r in runs))
     out.print(Text(f"{len(runs):,} run{'' if len(runs) == 1 else 's'}, {total}"))
     return _said(out)
@@ -71,7 +72,7 @@ def pruned(going: Sequence[Going], freed: int | None, width: int | None = None) 
     out = _console(width)
     for one in going:
         what = f"{', '.join(one.names)} ({words.size(one.bytes)})" if one.names else f"stays: {one.why}"
-        out.print(Text(f"{one.run.folder}: {what}"))
+        out.print(Text(clean(f"{one.run.folder}: {what}")))
     total = words.size(sum(one.bytes for one in going))
     told = f"{total} would go: add --yes to remove it" if freed is None else f"{words.size(freed)} removed"
     out.print(Text(told if any(one.names for one in going) else "nothing to remove"))

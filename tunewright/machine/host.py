@@ -308,12 +308,26 @@ class Lock:
             self._descriptor = -1
 
 
-def _try_lock(descriptor: int) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a live process has the file as its Lock; nothing is written to it. False where it cannot be asked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor, shared=True)  # a network file system lets no reader lock for itself alone
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, *, shared: bool = False) -> bool:
     """Lock an open file for as long as it is open; False when another process has it."""
     fcntl = _module("fcntl")
     try:
         if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         else:
             msvcrt = importlib.import_module("msvcrt")
             os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)

@@ -43,6 +43,7 @@ class Verdict:
     scale: str
     verdict: str
     beside: tuple[str, ...] = ()  # what it rests on: steps, passes, figures of base and tuned, what the paper had
+    task: str = ""  # the lab's task on which it was judged
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,10 @@ def verdicts() -> dict[str, tuple[Verdict, ...]]:
         for scale, result in json.loads(file.read_text(encoding="utf-8")).items():
             if isinstance(result, dict) and result.get("verdict") in STATES[2:]:
                 by_paper.setdefault(result.get("paper", file.stem), []).append(
-                    Verdict(file.stem, scale, result["verdict"], tuple(outcomes.words(result)))
+                    Verdict(file.stem, scale, result["verdict"], tuple(outcomes.words(result)), _task(result))
                 )
     return {paper: tuple(of) for paper, of in by_paper.items()}
+
+
+def _task(result: Mapping[str, Any]) -> str:
+    return str((result.get("claim") or {}).get("task") or "")

@@ -41,6 +41,7 @@ from tunewright.runs.sources import (
     task_for,
     told_by_rows,
 )
+from tunewright.runs.trackers import lacking
 from tunewright.runs.vocabulary import add_to_tokenizer
 from tunewright.tasks._render import dated
 
@@ -121,7 +122,7 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
     for stage in recipe.stages:
         if any(m.pairs for _, m in named[stage.name]):
             refused.of(_paired, recipe, stage, report)
-    report.cautions += told_by_rows(recipe, task)
+    report.cautions += [*told_by_rows(recipe, task), *lacking(recipe.train.report_to).values()]
     of_needs(recipe, task, named, _first_rows(recipe, report), refused)
     if task.generates and (note := dated(model.tokenizer)):
         report.cautions.append(note)

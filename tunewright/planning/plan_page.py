@@ -66,7 +66,7 @@ def _sources(plan: PlanFigures) -> Table:
         c for c in columns if [getattr(s, c[1]) for s in plan.sources] != idle.get(c[1], [0] * len(plan.sources))
     ]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("rows of")
+    table.add_column("rows of", overflow="fold")  # a source's name is never cut
     table.add_column("")
     for heading in ("rows", "tokens", "count in the loss", *(h for h, _ in columns)):
         table.add_column(heading, justify="right")

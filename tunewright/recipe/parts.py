@@ -238,8 +238,10 @@ class TrainSpec(Spec):
         "base trains with the memory of a block; activations are recomputed",
         examples=["disk"],
     )
-    report_to: list[Literal["tensorboard"]] = Field(
-        default_factory=list, description="trackers beside metrics.jsonl (extra: track)", examples=[["tensorboard"]]
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(
+        default_factory=list,
+        description="trackers beside metrics.jsonl (extras: track for TensorBoard, wandb, mlflow, trackio)",
+        examples=[["tensorboard"]],
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="where to compute; auto: an NVIDIA or AMD GPU (cuda), else the CPU", examples=["cpu"]

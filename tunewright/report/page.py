@@ -37,12 +37,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     env.filters.update(
-        seconds=words.seconds, size=words.size, count=words.count, cell=cell, plain=words.plain, nbsp=_nbsp
+        seconds=words.seconds, size=words.size, count=words.count, cell=cell, plain=words.plain, nbsp=nbsp
     )
     return env
 
 
-def _nbsp(text: str) -> str:
+def nbsp(text: str) -> str:
     """Keep a number and its per cent sign on one line."""
     return text.replace(" %", "\u00a0%")
 
@@ -53,19 +53,23 @@ def _source(name: str) -> str:
     return env.loader.get_source(env, name)[0]
 
 
-def page(template: str, context: Mapping[str, Any]) -> str:
-    """Fill a page template: styles and script inline, and a policy that lets nothing else in."""
-    script = _source("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
+def policy() -> str:
+    """What a page may load: its own styles and pictures, and the script that pages have, told by its hash."""
+    digest = base64.b64encode(hashlib.sha256(_source("report.js").encode()).digest()).decode()
+    return (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri "
         "'none'; form-action 'none'"
     )
+
+
+def page(template: str, context: Mapping[str, Any]) -> str:
+    """Fill a page template: styles and script inline, and a policy that lets nothing else in."""
+    script = _source("report.js")
     styles = _source("report.css") + _source("plots.css")
     return (
         _environment()
         .get_template(template)
-        .render(styles=Markup(styles), script=Markup(script), policy=policy, **context)
+        .render(styles=Markup(styles), script=Markup(script), policy=policy(), **context)
     )
 
 

@@ -48,6 +48,7 @@ from tunewright.runs.sources import (
     told_by_rows,
 )
 from tunewright.runs.stage_methods import RECIPE_CHECKS, check_likelihoods, methods_of
+from tunewright.runs.trackers import lacking
 from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
 
 Say = Callable[[str], None]
@@ -141,6 +142,7 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
             *loaded.notes,
             *rows.notes,
             *alone(rows.stages, task),
+            *lacking(recipe.train.report_to).values(),
         ],
         weights=weights,
         derived=derived,

@@ -168,6 +168,7 @@ class TrainingCallback:
             loop.adapted.outer.eval()
             if self.verified is None:
                 self.folder.append_metrics(record)
+                self.track(record)
             self.show(record)
         if self.spec.keep_best and self.best_tensors and self.best["step"] != loop.step_number:
             self._put_back_best(loop)

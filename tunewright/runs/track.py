@@ -1,45 +1,30 @@
-"""Trackers: what metrics.jsonl gets, sent to a tool that draws it (extra `track`). A tracker never fails a run."""
+"""What metrics.jsonl gets, sent to tools that draw it. A tracker never fails a run, and never makes it wait.
+
+Each tracker works in a thread of its own, from its import on: the run puts a record into its queue and goes on. What
+fails, what does not fit the queue and what is not sent when the run ends becomes one caution; metrics.jsonl has it all.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from tunewright.runs.trackers import TRACKERS, Tracked, lacking
 
 _LOG = logging.getLogger(__name__)
+WAITING = 1000
+"""Records that wait for a tracker; of more, the newest are left out."""
+LIMIT = 10.0
+"""Seconds that the end of a stage waits for its trackers, all of them together."""
 
-
-class Tracker(Protocol):
-    """What a tracker does: one call a record, and one at the end."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class TensorBoard:
-    """Event files in the run's folder under tensorboard/.
-
-    A resumed run goes on from its step: what came after is hidden.
-    """
-
-    def __init__(self, folder: Path, first_step: int):
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)  # type: ignore[no-untyped-call]
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
-
-
-TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {"tensorboard": TensorBoard}
+_END = None
+_HAS = "the run goes on, metrics.jsonl has every record"
 
 
 def numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -54,39 +39,93 @@ def numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 class Trackers:
-    """The trackers of one run. The first error of one is logged and the tracker dropped; the run goes on.
+    """The trackers of one stage. `cautions`: what came of those that stopped, one each.
 
-    `names`: `train.report_to`. `first_step`: the step that a resumed run goes on from.
+    `names`: `train.report_to`. `first_step`: the step of the stage that a resumed run goes on from. `before`: optimizer
+    steps of earlier stages, since trackers count over the whole run.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, first_step: int = 0):
-        self._open: dict[str, Tracker] = {}
-        for name in names:
-            self._guard(name, lambda name=name: self._open.__setitem__(name, TRACKERS[name](folder, first_step)))  # type: ignore[misc]
+    def __init__(self, names: Sequence[str], folder: Path, first_step: int = 0, before: int = 0):
+        self.cautions: list[str] = []
+        self._before = before
+        missing = lacking(names)  # said before the run began
+        run = Tracked(folder, before + first_step)
+        self._working = [_Working(name, run) for name in dict.fromkeys(names) if name not in missing]
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Send one record of metrics.jsonl; its "step" is the x axis, and records without one are left out."""
         step = record.get("step")
-        if not isinstance(step, int):
+        if not self._working or not isinstance(step, int):
             return
         values = numbers({k: v for k, v in record.items() if k != "step"})
-        for name, tracker in list(self._open.items()):
-            self._guard(name, lambda tracker=tracker: tracker.log(values, step))  # type: ignore[misc]
+        for one in self._working:
+            one.put(values, self._before + step)
 
     def close(self) -> None:
-        """Let every tracker write what it holds."""
-        for name, tracker in list(self._open.items()):
-            self._guard(name, tracker.close)
-        self._open.clear()
+        """Let every tracker write what it holds, within `LIMIT`."""
+        ends = time.monotonic() + LIMIT
+        for one in self._working:
+            one.end()
+        for one in self._working:
+            caution = one.wait(max(0.0, ends - time.monotonic()))
+            if caution:
+                self.cautions.append(caution)
+                one.tell(caution)
+        self._working = []
 
-    def _guard(self, name: str, action: Callable[[], None]) -> None:
+
+class _Working:
+    """One tracker at work."""
+
+    def __init__(self, name: str, run: Tracked):
+        self.name, self.run = name, run
+        self._queue: queue.Queue[tuple[Mapping[str, float], int] | None] = queue.Queue(WAITING)
+        self._error = ""
+        self._told = False
+        self._left_out = 0
+        self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
+        self._thread.start()
+
+    def put(self, values: Mapping[str, float], step: int) -> None:
         try:
-            action()
+            self._queue.put_nowait((values, step))
+        except queue.Full:
+            self._left_out += 1
+
+    def end(self) -> None:
+        try:
+            self._queue.put_nowait(_END)
+        except queue.Full:  # whoever does not get on is not asked for the last one either
+            self._queue.get_nowait()
+            self._left_out += 1
+            self._queue.put_nowait(_END)
+
+    def wait(self, seconds: float) -> str:
+        """Wait for the tracker's end; what is to be said of it."""
+        self._thread.join(seconds)
+        if self._error:
+            return self._error
+        if self._thread.is_alive():
+            return f"the tracker '{self.name}' was not at its end after {LIMIT:.0f} s and is left to itself; {_HAS}"
+        if self._left_out:
+            return f"the tracker '{self.name}' was too slow for {self._left_out} records; {_HAS}"
+        return ""
+
+    def tell(self, caution: str) -> None:
+        """Log it, once."""
+        if not self._told:
+            self._told = True
+            _LOG.warning(caution)
+
+    def _work(self) -> None:
+        try:
+            tracker = TRACKERS[self.name](self.run)
+            while (item := self._queue.get()) is not _END:
+                tracker.log(*item)
+            tracker.close()
         except Exception as error:  # whatever a tracker raises, the run is worth more
-            self._open.pop(name, None)
-            _LOG.warning(
-                "the tracker '%s' stopped (%s: %s); the run goes on, metrics.jsonl has every record",
-                name,
-                type(error).__name__,
-                error,
-            )
+            said = " ".join(str(error).split())[:300]
+            self._error = f"the tracker '{self.name}' stopped ({type(error).__name__}: {said}); {_HAS}"
+            self.tell(self._error)
+            while self._queue.get() is not _END:  # what is put meanwhile is of no use to it
+                pass

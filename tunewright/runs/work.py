@@ -187,7 +187,8 @@ class Work:
             stage, provider = self.inputs(part)
         saved = self._checkpoint_of(part)
         keeper = self.keeper(part)
-        trackers = Trackers(part.train.report_to, self.folder.path, saved.state["loop"]["step"] if saved else 0)
+        first = saved.state["loop"]["step"] if saved else 0
+        trackers = Trackers(part.train.report_to, self.folder.path, first, keeper.before)
         keeper.track = trackers.log
         self.folder.drop_metrics_after(name, saved.state["loop"]["step"] if saved else 0)
 
@@ -203,6 +204,7 @@ class Work:
                 result = run_stage(stage, keeper, needs, saved)
         finally:
             trackers.close()
+            self.session.notes += trackers.cautions
             self.note()
         self.cost.add("train", tokens=result.tokens, flops=result.flops or 0.0)
         if not (self.figures_only and part is self.session.stages[-1]):

@@ -24,7 +24,7 @@ from tunewright.machine import installed
 from tunewright.recipe import ModelSpec, Recipe, Source
 from tunewright.recipe.naming import PACK
 
-_SHOWN = ("errors", "report", "catalogue", "recipe", "machine", "runs.progress", "runs.track")
+_SHOWN = ("errors", "report", "catalogue", "recipe", "machine", "runs.progress", "runs.track", "runs.trackers")
 """Modules that decide no number: what they say of a recipe is in the key already, or it is only shown."""
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
