@@ -35,8 +35,8 @@ def test_help_imports_nothing_heavy():
 
 
 ORDER = (
-    "run resume plan check tune compare measure gate chat export methods merge init schema doctor runs papers".split()
-)
+    "run resume plan check tune compare measure gate chat serve export methods merge init schema doctor runs papers"
+).split()
 
 
 def commands() -> dict[str, Any]:

@@ -35,6 +35,7 @@ LAYERS = (
     "runs",
     "finished",
     "paired",
+    "serve",
     "planning",
     "conformance",
     "papers",

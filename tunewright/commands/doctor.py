@@ -93,6 +93,7 @@ _FOR = {
     "metrics": "span F1, BLEU, chrF, ROUGE, word error rates, and JSON schemas of packs",
     "audio": "recordings in files",
     "eval": "lm-evaluation-harness's tasks (`measure --lm-eval`)",
+    "serve": "`tunewright serve`: the web server, and answers held to a JSON schema",
     "peers": "parity tests and benchmarks beside other libraries",
     "dev": "tests, lint and types",
     "docs": "the documentation site",

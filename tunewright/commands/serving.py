@@ -1,0 +1,72 @@
+"""The verb serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tunewright.commands.options import JsonOption, examples
+
+GIB = 1 << 30
+
+
+@examples(
+    "tunewright serve smollm2-135m-instruct --adapters runs",
+    "tunewright serve smollm2-135m-instruct --adapters runs --port 8000 --max-batch 64",
+    "tunewright serve smollm2-135m-instruct --host 0.0.0.0 --api-key a-long-secret",
+)
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="the base: a built-in, a hub id, a folder")],
+    adapters: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="runs and adapters in it are models by name")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="what the base is called (default: as MODEL ends)")] = None,
+    host: Annotated[str, typer.Option(help="others than this machine's own need --api-key")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="TUNEWRIGHT_API_KEY", help="clients send it as a bearer token")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="answers written at the same time")] = 32,
+    max_length: Annotated[int, typer.Option(min=8, help="tokens of a prompt and its answer")] = 4096,
+    cache_tokens: Annotated[int, typer.Option(min=64, help="tokens that all rows may hold")] = 65536,
+    adapter_memory: Annotated[float, typer.Option(min=0.0, help="GiB of adapters in memory")] = 1.0,
+    queue: Annotated[int, typer.Option(min=1, help="requests that may wait")] = 256,
+    timeout: Annotated[float, typer.Option(min=1.0, help="seconds that a request may take")] = 600.0,
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="where the model computes")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a base and many adapters by OpenAI's API, on this machine."""
+    import json
+
+    from tunewright.serve import running
+
+    running.check_host(host, api_key)
+    running.need_extra()
+
+    from tunewright.models.precision import choose_precision
+    from tunewright.serve.app import build
+    from tunewright.serve.limits import Limits
+    from tunewright.serve.server import open_server, place_for
+
+    place = place_for(device)
+    limits = Limits(
+        max_length=max_length,
+        max_batch=max_batch,
+        cache_tokens=cache_tokens,
+        queue=queue,
+        adapter_bytes=int(adapter_memory * GIB),
+        active_bytes=int(adapter_memory * GIB),
+        seconds=timeout,
+    )
+    server = open_server(model, adapters, limits, name=name, device=place, precision=choose_precision(place))
+
+    def ready(address: str) -> None:
+        found = len(server.library.names())
+        if as_json:
+            print(json.dumps({"address": f"{address}/v1", "model": server.name, "adapters": found}), flush=True)
+        else:
+            print(f"{server.name} and {found} adapters at {address}/v1 (Ctrl-C ends)", flush=True)
+
+    running.run(build(server, api_key=api_key), host, port, ready)

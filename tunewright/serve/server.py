@@ -1,0 +1,161 @@
+"""One base, its adapters and its engine, and what a request becomes for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunewright.errors import MethodError, ModelError, RecipeError
+from tunewright.loading.load import Loaded, load
+from tunewright.machine import devices
+from tunewright.measure import _kv
+from tunewright.measure.calls import Form
+from tunewright.measure.generate import stop_ids
+from tunewright.models.agreement import agrees
+from tunewright.serve.adapters import NAME, Library, Variant
+from tunewright.serve.engine import Engine
+from tunewright.serve.errors import ApiError
+from tunewright.serve.limits import Limits
+from tunewright.serve.prompts import Prompts
+from tunewright.serve.requests import Request
+from tunewright.serve.sampling import Sampling
+from tunewright.serve.schemas import ChatRequest, CompletionRequest
+
+UNASKED = 1024
+"""Most tokens of a chat's answer where the request does not say."""
+
+
+@dataclass
+class Asked:
+    """Requests to the engine that answer one of a client's; `form`: how calls of tools are written."""
+
+    requests: list[Request]
+    form: Form | None = None
+
+
+class Server:
+    """`name` is what the base is called by. A context: the engine runs inside."""
+
+    def __init__(self, loaded: Loaded, name: str, root: Path | None = None, limits: Limits | None = None):
+        model: Any = loaded.model
+        if not _kv.caches_plainly(model):
+            raise ModelError(
+                f"a {type(model).__name__} keeps more than keys and values of its tokens, or reads a window of them, "
+                "so that many rows cannot share a step here",
+                remedy="ask it with `tunewright chat`, or serve it with another engine",
+            )
+        if loaded.tokenizer is None:
+            raise ModelError("the model has no tokenizer", remedy="put one into its folder")
+        limits = limits or Limits()
+        known = getattr(model.config, "max_position_embeddings", None)
+        self.limits = replace(limits, max_length=min(limits.max_length, int(known))) if known else limits
+        self.name, self.started, self.tokenizer = name, int(time.time()), loaded.tokenizer
+        self.prompts = Prompts(loaded.tokenizer, model.get_input_embeddings().num_embeddings)
+        self.ends = frozenset(stop_ids(model, loaded.tokenizer))
+        adapted = loaded.adapted()
+        expected = _alone(model)
+        self.engine = Engine(adapted, self.limits)
+        self.library = Library(adapted, name, root, limit=self.limits.adapter_bytes)
+        self._check(expected)
+
+    def _check(self, expected: torch.Tensor) -> None:
+        """MethodError where a step says otherwise than the model alone does."""
+        model = self.engine.model.model
+        if not agrees(self.engine.probe(_probe(model)), expected, next(model.parameters()).dtype):
+            raise MethodError(
+                f"a {type(model).__name__} answers otherwise when rows share a step",
+                remedy="ask it with `tunewright chat`, or serve it with another engine",
+            )
+
+    def __enter__(self) -> Server:
+        self.engine.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.stop()
+
+    def chat(self, asked: ChatRequest) -> Asked:
+        """Read a request for a chat completion. ApiError where it cannot be served."""
+        variant = self.library.find(asked.model)
+        tools = asked.tools if asked.tools and asked.tool_choice != "none" else None
+        prompt, form = self.prompts.chat(asked.messages, tools)
+        room = self.limits.max_length - len(prompt)
+        most = asked.most or max(1, min(UNASKED, room))
+        shown = (asked.top_logprobs or 0) if asked.logprobs else None
+        return Asked([self._request(asked, prompt, variant, most, shown, special=form is not None)], form)
+
+    def completion(self, asked: CompletionRequest) -> Asked:
+        """Read a request for completions of one prompt or several. ApiError where it cannot be served."""
+        variant = self.library.find(asked.model)
+        prompts = self.prompts.plain(asked.prompt, "prompt")
+        return Asked([self._request(asked, p, variant, asked.max_tokens, asked.logprobs) for p in prompts])
+
+    def _request(
+        self,
+        asked: ChatRequest | CompletionRequest,
+        prompt: Sequence[int],
+        variant: Variant | None,
+        most: int,
+        logprobs: int | None,
+        *,
+        special: bool = False,
+    ) -> Request:
+        bias = asked.logit_bias or {}
+        if bad := [t for t in bias if not 0 <= t < self.prompts.vocabulary]:
+            raise ApiError(400, f"{bad[0]} is no token: there are {self.prompts.vocabulary}.", param="logit_bias")
+        sampling = Sampling(
+            most,
+            asked.temperature,
+            asked.top_p,
+            asked.seed,
+            asked.stops,
+            self.ends,
+            logprobs,
+            asked.presence_penalty,
+            asked.frequency_penalty,
+            bias,
+        )
+        return Request(prompt, sampling, variant, asked.n, special, self.limits.seconds)
+
+
+def _probe(model: Any) -> list[int]:
+    """A few tokens of any vocabulary."""
+    return [i % model.get_input_embeddings().num_embeddings for i in range(5, 16)]
+
+
+def _alone(model: Any) -> torch.Tensor:
+    """The logits [V] after a few tokens, by the model itself."""
+    with torch.no_grad():
+        ids = torch.tensor([_probe(model)], device=next(model.parameters()).device)
+        return model(input_ids=ids, use_cache=False).logits[0, -1].float()  # type: ignore[no-any-return]
+
+
+def place_for(device: str) -> str:
+    """Where a model computes that was asked for on `device`. RecipeError for a GPU that torch does not see."""
+    if device != "auto" and not devices.sees(device):
+        raise RecipeError(
+            f"torch sees no {device}", where="--device", remedy="leave it out; `tunewright doctor` says what torch sees"
+        )
+    return device if device != "auto" else "cuda" if devices.sees("cuda") else "cpu"
+
+
+def open_server(
+    model: str,
+    root: Path | None = None,
+    limits: Limits | None = None,
+    *,
+    name: str | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+) -> Server:
+    """Load a base and serve it as `name` (none: as its path or id ends). ModelError, MethodError where it cannot be."""
+    loaded = load(model, "text-generation", device=device, precision=precision)
+    name = name or Path(model).name or "base"
+    if not NAME.fullmatch(name):
+        raise RecipeError(f"'{name}' is no name for a model", where="--name", remedy="letters, digits and . _ - alone")
+    return Server(loaded, name, root, limits)
