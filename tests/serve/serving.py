@@ -63,6 +63,13 @@ def alone(name: str | None, folder: Path, prompt: Sequence[int], tokens: int, st
 def served(folder: Path | None = None, limits: Limits | None = None, **how: Any) -> Iterator[tuple[Server, str]]:
     """(server, its address) of a real server on a free port of this machine."""
     server = Server(how.pop("loaded", None) or loaded(), BASE, folder, limits)
+    with serving(server, **how) as address:
+        yield server, address
+
+
+@contextmanager
+def serving(server: Any, **how: Any) -> Iterator[str]:
+    """The address of a server while it runs."""
     config = uvicorn.Config(build(server, **how), host="127.0.0.1", port=0, log_level="warning", lifespan="on")
     web = uvicorn.Server(config)
     thread = threading.Thread(target=web.run, daemon=True)
@@ -70,7 +77,7 @@ def served(folder: Path | None = None, limits: Limits | None = None, **how: Any)
     while not web.started and thread.is_alive():
         threading.Event().wait(0.01)
     try:
-        yield server, f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
     finally:
         web.should_exit = True
         thread.join(20)

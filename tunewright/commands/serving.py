@@ -18,7 +18,7 @@ GIB = 1 << 30
     "tunewright serve smollm2-135m-instruct --host 0.0.0.0 --api-key a-long-secret",
 )
 def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="the base: a built-in, a hub id, a folder")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a built-in, a hub id, a folder, a run")],
     adapters: Annotated[
         Path | None, typer.Option(metavar="DIR", help="runs and adapters in it are models by name")
     ] = None,
@@ -34,6 +34,9 @@ def serve(
     adapter_memory: Annotated[float, typer.Option(min=0.0, help="GiB of adapters in memory")] = 1.0,
     queue: Annotated[int, typer.Option(min=1, help="requests that may wait")] = 256,
     timeout: Annotated[float, typer.Option(min=1.0, help="seconds that a request may take")] = 600.0,
+    task: Annotated[
+        Literal["text-generation", "sentence-similarity"], typer.Option(help="what MODEL does (default: a run's own)")
+    ] = "text-generation",
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="where the model computes")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +51,7 @@ def serve(
     from tunewright.models.precision import choose_precision
     from tunewright.serve.app import build
     from tunewright.serve.limits import Limits
-    from tunewright.serve.server import open_server, place_for
+    from tunewright.serve.opening import open_server, place_for
 
     place = place_for(device)
     limits = Limits(
@@ -60,7 +63,7 @@ def serve(
         active_bytes=int(adapter_memory * GIB),
         seconds=timeout,
     )
-    server = open_server(model, adapters, limits, name=name, device=place, precision=choose_precision(place))
+    server = open_server(model, adapters, limits, name=name, task=task, device=place, precision=choose_precision(place))
 
     def ready(address: str) -> None:
         found = len(server.library.names())

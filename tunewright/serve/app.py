@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from tunewright.serve.answers import Envelope
 from tunewright.serve.errors import ApiError
 from tunewright.serve.requests import Handle, Result, gathered
 from tunewright.serve.server import Server
+from tunewright.serve.vectors import VectorServer
 
 log = logging.getLogger(__name__)
 OPEN = ("/health",)
@@ -33,9 +34,11 @@ OPEN = ("/health",)
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def build(server: Server, *, extra_routes: Sequence[BaseRoute] = (), api_key: str | None = None) -> Starlette:
+def build(
+    server: Server | VectorServer, *, extra_routes: Sequence[BaseRoute] = (), api_key: str | None = None
+) -> Starlette:
     """The application. `extra_routes` are held to the same key and sizes as our own."""
-    api = Api(server)
+    api: Texts | Vectors = Texts(server) if isinstance(server, Server) else Vectors(server)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -46,10 +49,7 @@ def build(server: Server, *, extra_routes: Sequence[BaseRoute] = (), api_key: st
         Route("/health", api.health),
         Route("/v1/models", api.models),
         Route("/v1/models/{name:path}", api.model),
-        Route("/v1/chat/completions", api.chat, methods=["POST"]),
-        Route("/v1/completions", api.completions, methods=["POST"]),
-        Route("/v1/load_lora_adapter", api.load, methods=["POST"]),
-        Route("/v1/unload_lora_adapter", api.unload, methods=["POST"]),
+        *(Route(f"/v1/{path}", served, methods=["POST"]) for path, served in api.posts.items()),
         *extra_routes,
     ]
     app = Starlette(
@@ -100,28 +100,64 @@ class Gate:
         return ApiError(413, f"A request's body has at most {self.most:,} bytes here.")
 
 
-class Api:
-    """The routes of one server."""
+Endpoint = Callable[[Http], Awaitable[Response]]
+PATHS = ("chat/completions", "completions", "embeddings", "load_lora_adapter", "unload_lora_adapter")
 
-    def __init__(self, server: Server):
-        self.server = server
+
+class _Api:
+    """The routes that every server has. `posts`: what answers at each path below /v1."""
+
+    def __init__(self, server: Server | VectorServer, posts: Mapping[str, Endpoint]):
+        self._about, kinds = server, {"text": "writes text", "vectors": "makes vectors of texts"}
+
+        async def refused(_: Http) -> Response:
+            raise ApiError(400, f"The model '{server.name}' {kinds[server.kind]}: this is not served for it.")
+
+        self.posts: dict[str, Endpoint] = {path: posts.get(path, refused) for path in PATHS}
 
     async def health(self, _: Http) -> Response:
-        return JSONResponse({"status": "ok", **self.server.engine.load})
+        return JSONResponse({"status": "ok", **self._about.load})
 
     async def models(self, _: Http) -> Response:
-        names = [self.server.name, *await run_in_threadpool(self.server.library.names)]
+        names = [self._about.name, *await run_in_threadpool(self._about.library.names)]
         return JSONResponse({"object": "list", "data": [self._described(n) for n in names]})
 
     async def model(self, http: Http) -> Response:
         name = http.path_params["name"]
-        await run_in_threadpool(self.server.library.find, name)
+        await run_in_threadpool(self._about.library.find, name)
         return JSONResponse(self._described(name))
 
     def _described(self, name: str) -> dict[str, Any]:
-        base = None if name == self.server.name else self.server.name
-        about = {"id": name, "object": "model", "created": self.server.started, "owned_by": "tunewright"}
-        return about | {"root": self.server.name, "parent": base, "max_model_len": self.server.limits.max_length}
+        server = self._about
+        about = {"id": name, "object": "model", "created": server.started, "owned_by": "tunewright"}
+        base = None if name == server.name else server.name
+        return about | {"root": server.name, "parent": base, "max_model_len": server.limits.max_length}
+
+
+class Vectors(_Api):
+    """The routes of a server that makes vectors."""
+
+    def __init__(self, server: VectorServer):
+        super().__init__(server, {"embeddings": self.embeddings})
+        self.server = server
+
+    async def embeddings(self, http: Http) -> Response:
+        asked = await _read(http, schemas.EmbeddingRequest)
+        return JSONResponse(await run_in_threadpool(self.server.embed, asked))
+
+
+class Texts(_Api):
+    """The routes of a server that writes."""
+
+    def __init__(self, server: Server):
+        posts: dict[str, Endpoint] = {
+            "chat/completions": self.chat,
+            "completions": self.completions,
+            "load_lora_adapter": self.load,
+            "unload_lora_adapter": self.unload,
+        }
+        super().__init__(server, posts)
+        self.server = server
 
     async def chat(self, http: Http) -> Response:
         asked = await _read(http, schemas.ChatRequest)
@@ -276,7 +312,3 @@ async def _http_error(http: Http, error: Exception) -> Response:
 async def _defect(_: Http, error: Exception) -> Response:
     log.error("a request met a defect", exc_info=error)
     return _json(ApiError(500, f"The server failed on this request ({type(error).__name__})."))
-
-
-Endpoint = Callable[[Http], Awaitable[Response]]
-"""What a route of `extra_routes` calls."""

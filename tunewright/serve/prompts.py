@@ -56,7 +56,7 @@ class Prompts:
         return out
 
     def _ids(self, text: str, *, special: bool) -> Ids:
-        return [int(i) for i in self.tokenizer(text, add_special_tokens=special)["input_ids"]]
+        return [int(i) for i in self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]]
 
 
 def _turn(message: Message) -> dict[str, Any]:

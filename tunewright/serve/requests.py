@@ -8,23 +8,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
-
-from torch import Tensor
+from typing import Literal
 
 from tunewright.serve.adapters import Variant
 from tunewright.serve.errors import ApiError
+from tunewright.serve.guides import Guide
 from tunewright.serve.sampling import Said, Sampling
 
 Reason = Literal["stop", "length"]
-
-
-class Guide(Protocol):
-    """Says which tokens may follow: `allowed` [V] bool for the present state, `advance` by a token."""
-
-    def allowed(self) -> Tensor: ...
-
-    def advance(self, token: int) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from tunewright.serve.adapters import Variant
 from tunewright.serve.cache import Seat
-from tunewright.serve.requests import Guide, Handle, Piece, Reason
+from tunewright.serve.guides import Guide
+from tunewright.serve.requests import Handle, Piece, Reason
 from tunewright.serve.sampling import Drawer
 from tunewright.serve.text import Writing
 
@@ -40,15 +41,16 @@ class Row:
     def write(self, logits: Tensor) -> Piece:
         """Choose the next token from logits [V] (fp32)."""
         sampling, guide = self.handle.request.sampling, self._guide
-        said = self._drawer.choose(logits, None if guide is None else guide.allowed())
+        said = self._drawer.choose(logits, guide)
         self.waits = False
         self.tokens.append(said.token)
         if said.token in sampling.ends:
             return Piece(self.index, self._writing.end(), (said,), "stop")
+        text, reason = self._writing.add(said.token), self._reason(sampling.max_tokens)
         if guide is not None:
             guide.advance(said.token)
-        text, reason = self._writing.add(said.token), self._reason(sampling.max_tokens)
-        if reason == "length":
+            reason = "stop" if guide.done else reason
+        if reason is not None:
             text += self._writing.end()
         return Piece(self.index, text, (said,), "stop" if self._writing.stopped else reason)
 

@@ -12,6 +12,8 @@ from random import Random
 import torch
 from torch import Tensor
 
+from tunewright.serve.guides import Guide
+
 NUCLEUS = 256
 """Tokens among which `top_p` is looked for first: sorting all of them costs more than a step."""
 
@@ -57,14 +59,10 @@ class Drawer:
         self._random = Random(f"{seed}:{number}")
         self._said: Counter[int] = Counter()
 
-    def choose(self, logits: Tensor, allowed: Tensor | None = None) -> Said:
-        """A token for logits [V] (fp32); `allowed` [V]: bool, those that may follow."""
+    def choose(self, logits: Tensor, guide: Guide | None = None) -> Said:
+        """A token for logits [V] (fp32), one that the guide lets follow. Log-probabilities are the model's own."""
         s = self.sampling
-        if not s.plain:
-            logits = self._moved(logits)
-        if allowed is not None:
-            logits = logits.masked_fill(~allowed, -math.inf)
-        token = int(logits.argmax()) if s.temperature == 0.0 else self._drawn(logits / s.temperature)
+        token = self._token(logits if s.plain else self._moved(logits), guide)
         self._said[token] += 1
         if s.logprobs is None:
             return Said(token)
@@ -72,6 +70,21 @@ class Drawer:
         best = shares.topk(min(s.logprobs, len(shares))) if s.logprobs else None
         top = () if best is None else tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         return Said(token, float(shares[token]), top)
+
+    def _token(self, logits: Tensor, guide: Guide | None) -> int:
+        allowed = None if guide is None else guide.allowed()
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed.to(logits.device), -math.inf)
+        while True:
+            greedy = self.sampling.temperature == 0.0
+            token = int(logits.argmax()) if greedy else self._drawn(logits / self.sampling.temperature)
+            if guide is None or guide.accepts(token):
+                return token
+            # what is left, drawn from again, has the shares that it had among what may follow
+            logits = logits.clone()
+            logits[token] = -math.inf
+            if not bool(logits.isfinite().any()):
+                raise RuntimeError("no token goes on with what the answer is held to")
 
     def _moved(self, logits: Tensor) -> Tensor:
         s, logits = self.sampling, logits.clone()

@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
-from tunewright.errors import MethodError, ModelError, RecipeError
-from tunewright.loading.load import Loaded, load
-from tunewright.machine import devices
+from tunewright.errors import MethodError, ModelError
+from tunewright.loading.load import Loaded
 from tunewright.measure import _kv
 from tunewright.measure.calls import Form
 from tunewright.measure.generate import stop_ids
+from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import agrees
-from tunewright.serve.adapters import NAME, Library, Variant
+from tunewright.serve.adapters import Library, Variant
 from tunewright.serve.engine import Engine
 from tunewright.serve.errors import ApiError
+from tunewright.serve.guided import Guides
 from tunewright.serve.limits import Limits
 from tunewright.serve.prompts import Prompts
 from tunewright.serve.requests import Request
@@ -39,9 +40,21 @@ class Asked:
 
 
 class Server:
-    """`name` is what the base is called by. A context: the engine runs inside."""
+    """`name` is what the base is called by; `adapted`: the model, where it is not as it was loaded. A context: the
+    engine runs inside.
+    """
 
-    def __init__(self, loaded: Loaded, name: str, root: Path | None = None, limits: Limits | None = None):
+    kind = "text"
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        name: str,
+        root: Path | None = None,
+        limits: Limits | None = None,
+        *,
+        adapted: Adapted | None = None,
+    ):
         model: Any = loaded.model
         if not _kv.caches_plainly(model):
             raise ModelError(
@@ -57,7 +70,8 @@ class Server:
         self.name, self.started, self.tokenizer = name, int(time.time()), loaded.tokenizer
         self.prompts = Prompts(loaded.tokenizer, model.get_input_embeddings().num_embeddings)
         self.ends = frozenset(stop_ids(model, loaded.tokenizer))
-        adapted = loaded.adapted()
+        self.guides = Guides(loaded.tokenizer, self.ends, model.get_output_embeddings().weight.shape[0])
+        adapted = adapted or loaded.adapted()
         expected = _alone(model)
         self.engine = Engine(adapted, self.limits)
         self.library = Library(adapted, name, root, limit=self.limits.adapter_bytes)
@@ -79,6 +93,11 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.engine.stop()
 
+    @property
+    def load(self) -> dict[str, int]:
+        """How much there is to do."""
+        return self.engine.load
+
     def chat(self, asked: ChatRequest) -> Asked:
         """Read a request for a chat completion. ApiError where it cannot be served."""
         variant = self.library.find(asked.model)
@@ -87,7 +106,10 @@ class Server:
         room = self.limits.max_length - len(prompt)
         most = asked.most or max(1, min(UNASKED, room))
         shown = (asked.top_logprobs or 0) if asked.logprobs else None
-        return Asked([self._request(asked, prompt, variant, most, shown, special=form is not None)], form)
+        if tools and asked.response_format is not None and asked.response_format.type != "text":
+            raise ApiError(400, "response_format and tools cannot be served together.", param="response_format")
+        request = self._request(asked, prompt, variant, most, shown, special=form is not None)
+        return Asked([replace(request, guide=self.guides.make(asked.response_format))], form)
 
     def completion(self, asked: CompletionRequest) -> Asked:
         """Read a request for completions of one prompt or several. ApiError where it cannot be served."""
@@ -133,29 +155,3 @@ def _alone(model: Any) -> torch.Tensor:
     with torch.no_grad():
         ids = torch.tensor([_probe(model)], device=next(model.parameters()).device)
         return model(input_ids=ids, use_cache=False).logits[0, -1].float()  # type: ignore[no-any-return]
-
-
-def place_for(device: str) -> str:
-    """Where a model computes that was asked for on `device`. RecipeError for a GPU that torch does not see."""
-    if device != "auto" and not devices.sees(device):
-        raise RecipeError(
-            f"torch sees no {device}", where="--device", remedy="leave it out; `tunewright doctor` says what torch sees"
-        )
-    return device if device != "auto" else "cuda" if devices.sees("cuda") else "cpu"
-
-
-def open_server(
-    model: str,
-    root: Path | None = None,
-    limits: Limits | None = None,
-    *,
-    name: str | None = None,
-    device: str = "cpu",
-    precision: str = "float32",
-) -> Server:
-    """Load a base and serve it as `name` (none: as its path or id ends). ModelError, MethodError where it cannot be."""
-    loaded = load(model, "text-generation", device=device, precision=precision)
-    name = name or Path(model).name or "base"
-    if not NAME.fullmatch(name):
-        raise RecipeError(f"'{name}' is no name for a model", where="--name", remedy="letters, digits and . _ - alone")
-    return Server(loaded, name, root, limits)
