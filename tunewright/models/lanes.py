@@ -5,7 +5,7 @@
         model(tokens [1, T], ...)
 
 `Route` stacks the adapters of a batch anew for each forward, which costs a copy of them all. Here every low-rank
-adapter has a place in stacks that stay: [C, r, in] and [C, r, out] at each site, one pair of stacks for each power of
+adapter has a place in stacks that stay: [C, r, in] and [C, out, r] at each site, one pair of stacks for each power of
 two that ranks are padded to. Rows of one token whose adapters lie side by side there are two batched products without
 any copy; runs of tokens with one adapter are two plain products. Other forms go adapter by adapter, as in `Route`.
 Without gradients: training has `routed`.
@@ -29,7 +29,7 @@ from tunewright.models.sites import Site
 FEW = 3
 """Runs of fewer single rows than this are multiplied one by one."""
 Pair = tuple[Tensor, Tensor]
-"""(A [r, in], scaled B transposed [r, out]) of a site's low-rank change."""
+"""(A [r, in], scaled B [out, r]) of a site's low-rank change."""
 
 
 def rank_of(deltas: Mapping[str, forms.Delta]) -> int:
@@ -85,6 +85,7 @@ class Lanes(Route):
         self._where: dict[str, tuple[str, ...]] = {}
         self._pairs: dict[tuple[int, str], Pair] = {}
         self._runs: list[_Run] = []
+        self._foreign: list[str] = []  # names in the step whose adapters are not low-rank alone
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -113,7 +114,7 @@ class Lanes(Route):
             assert isinstance(delta, forms.LowRank)
             dtype = self._sites[site].weight.dtype
             A, B = (t.detach() for t in delta.pair())
-            pair = A.to(dtype), (B * (delta.scale * delta.strength)).t().contiguous().to(dtype)
+            pair = A.to(dtype), (B * (delta.scale * delta.strength)).to(dtype)
             self._pairs[id(self._sites[site].module), name] = pair
         self._held[name] = (rank, self._place(rank, name))
 
@@ -129,11 +130,14 @@ class Lanes(Route):
             key = id(self._sites[site].module)
             pair = self._pairs[key, name]
             if key not in bucket.stacks:
-                made = tuple(t.new_zeros(bucket.size, rank, t.shape[1]) for t in pair)
-                bucket.stacks[key] = made[0], made[1]
+                A, B = pair
+                bucket.stacks[key] = (
+                    A.new_zeros(bucket.size, rank, A.shape[1]),
+                    B.new_zeros(bucket.size, len(B), rank),
+                )
             for stack, part in zip(bucket.stacks[key], pair, strict=True):
                 stack[place].zero_()
-                stack[place, : len(part)] = part
+                stack[place, : part.shape[0], : part.shape[1]] = part
         return place
 
     def remove(self, name: str) -> None:
@@ -156,7 +160,7 @@ class Lanes(Route):
     def turn(self, names: Sequence[str | None], lengths: Sequence[int]) -> Iterator[None]:
         """Inside, a forward's tokens [1, T] are runs of `lengths`, with the adapters `names`."""
         self._runs = self._runs_of(names, lengths)
-        others = [n for n in dict.fromkeys(names) if n is not None and n not in self._held]
+        others = self._foreign = [n for n in dict.fromkeys(names) if n is not None and n not in self._held]
         self.names, self._stacks = list(names), {}
         if others:
             device = self.adapted.device
@@ -195,7 +199,7 @@ class Lanes(Route):
         return list(_side_by_side(runs))
 
     def linear(self, module: Any, x: Tensor, base: type[nn.Module]) -> Tensor:
-        if any(n is not None and n not in self._held and n in module.delta for n in self.names):
+        if any(n in module.delta for n in self._foreign):
             return self._by_name(x, x, lambda rows, _, live: forms.with_deltas(module, base, live, rows), module)
         y: Tensor = base.forward(module, x)
         rows, out, key = x[0], y[0], id(module)
@@ -204,12 +208,14 @@ class Lanes(Route):
                 stacks = self._buckets[run.rank].stacks
                 if key in stacks:
                     A, B = (t[run.place : run.place + len(run.names)] for t in stacks[key])
-                    low = torch.bmm(A, rows[run.start : run.end, :, None])  # [n, r, 1]
-                    out[run.start : run.end] += torch.bmm(low.transpose(1, 2), B)[:, 0]
+                    # both products read their stack along its last dimension, and the first is told by strides that
+                    # its vectors lie in rows: other layouts of the same numbers take two to five times as long
+                    low = torch.bmm(A, rows[run.start : run.end, None].transpose(1, 2))  # [n, r, 1]
+                    out[run.start : run.end] += torch.bmm(low.transpose(1, 2), B.transpose(1, 2))[:, 0]
             else:
                 pair = self._pairs.get((key, run.names[0]))
                 if pair is not None:
-                    out[run.start : run.end].addmm_(rows[run.start : run.end] @ pair[0].t(), pair[1])
+                    out[run.start : run.end].addmm_(rows[run.start : run.end] @ pair[0].t(), pair[1].t())
         return y
 
 
