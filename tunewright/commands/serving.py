@@ -37,6 +37,7 @@ def serve(
     task: Annotated[
         Literal["text-generation", "sentence-similarity"], typer.Option(help="what MODEL does (default: a run's own)")
     ] = "text-generation",
+    engine: Annotated[Literal["own", "vllm"], typer.Option(help="what writes: our own, or vLLM")] = "own",
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="where the model computes")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -63,7 +64,9 @@ def serve(
         active_bytes=int(adapter_memory * GIB),
         seconds=timeout,
     )
-    server = open_server(model, adapters, limits, name=name, task=task, device=place, precision=choose_precision(place))
+    server = open_server(
+        model, adapters, limits, name=name, task=task, engine=engine, device=place, precision=choose_precision(place)
+    )
 
     def ready(address: str) -> None:
         found = len(server.library.names())

@@ -226,6 +226,16 @@ class Library:
             self._paths[name] = folder
         self._load(name)
 
+    def folder_of(self, name: str) -> Path:
+        """Where an adapter's files are. ApiError (400) for one that is in memory alone."""
+        with self._lock:
+            path = self._paths.get(name)
+        if path is None and self.root is not None and (self.root / name).is_dir():
+            path = self.root / name
+        if path is None:
+            raise ApiError(400, f"The adapter '{name}' has no files.", param="model")
+        return path
+
     def unload(self, name: str) -> None:
         """Serve a name no more, until it is loaded again; rows that have it are written to their end."""
         if name not in self.names():

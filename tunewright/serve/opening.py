@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tunewright.serve.adapters import NAME
 from tunewright.serve.limits import Limits
 from tunewright.serve.server import Server
 from tunewright.serve.vectors import VectorServer
+from tunewright.serve.vllm_engine import VllmEngine, arguments, need_vllm
 from tunewright.tasks import get_task
 
 WRITES, EMBEDS = "text-generation", "sentence-similarity"
@@ -29,12 +31,15 @@ def open_server(
     task: str = WRITES,
     device: str = "cpu",
     precision: str = "float32",
+    engine: str = "own",
 ) -> Server | VectorServer:
     """Load a model and serve it as `name` (none: as its path or id ends).
 
     A run's folder is its base with the run as an adapter, or, where the change is more than an adapter, the tuned model
     alone. ModelError, MethodError or RecipeError where it cannot be served.
     """
+    if engine == "vllm":
+        return _by_vllm(model, root, limits or Limits(), name, task, precision)
     if (Path(model) / RECIPE).is_file():
         return _of_run(Path(model), root, limits, name)
     if task not in (WRITES, EMBEDS):
@@ -45,6 +50,22 @@ def open_server(
         _no_adapters(root)
         return VectorServer(loaded.adapted(), loaded.tokenizer, get_task(task), name, limits)
     return Server(loaded, name, root, limits)
+
+
+def _by_vllm(model: str, root: Path | None, limits: Limits, name: str | None, task: str, precision: str) -> Server:
+    """A server whose requests vLLM writes. Here the model has shapes alone, for what is checked of adapters."""
+    need_vllm()
+    if task != WRITES or (Path(model) / RECIPE).is_file():
+        what = "a run's folder" if task == WRITES else f"a model of {task}"
+        remedy = "serve its base with --adapters and the folder around it, or leave --engine out"
+        raise MethodError(f"{what} is not served by vLLM here", where="--engine vllm", remedy=remedy)
+    loaded = load(model, task, precision=precision, weights=False)
+    own = _checked(name or Path(model).name)
+
+    def made(limits: Limits, folder_of: Callable[[str], Path]) -> VllmEngine:
+        return VllmEngine(arguments(loaded.reference, root, limits, precision), folder_of)
+
+    return Server(loaded, own, root, limits, engine=made)
 
 
 def _of_run(folder: Path, root: Path | None, limits: Limits | None, name: str | None) -> Server | VectorServer:

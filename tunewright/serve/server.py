@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Asked:
 
 class Server:
     """`name` is what the base is called by; `adapted`: the model, where it is not as it was loaded. A context: the
-    engine runs inside.
+    engine runs inside. `engine` makes another one than ours, of the limits and of what gives an adapter's folder.
     """
 
     kind = "text"
@@ -54,9 +54,10 @@ class Server:
         limits: Limits | None = None,
         *,
         adapted: Adapted | None = None,
+        engine: Callable[[Limits, Callable[[str], Path]], Any] | None = None,
     ):
         model: Any = loaded.model
-        if not _kv.caches_plainly(model):
+        if engine is None and not _kv.caches_plainly(model):
             raise ModelError(
                 f"a {type(model).__name__} keeps more than keys and values of its tokens, or reads a window of them, "
                 "so that many rows cannot share a step here",
@@ -72,10 +73,11 @@ class Server:
         self.ends = frozenset(stop_ids(model, loaded.tokenizer))
         self.guides = Guides(loaded.tokenizer, self.ends, model.get_output_embeddings().weight.shape[0])
         adapted = adapted or loaded.adapted()
-        expected = _alone(model)
-        self.engine = Engine(adapted, self.limits)
+        expected = _alone(model) if engine is None else None
         self.library = Library(adapted, name, root, limit=self.limits.adapter_bytes)
-        self._check(expected)
+        self.engine: Any = (engine or _ours(adapted))(self.limits, self.library.folder_of)
+        if expected is not None:
+            self._check(expected)
 
     def _check(self, expected: torch.Tensor) -> None:
         """MethodError where a step says otherwise than the model alone does."""
@@ -143,6 +145,10 @@ class Server:
             bias,
         )
         return Request(prompt, sampling, variant, asked.n, special, self.limits.seconds)
+
+
+def _ours(adapted: Adapted) -> Callable[[Limits, Callable[[str], Path]], Engine]:
+    return lambda limits, _: Engine(adapted, limits)
 
 
 def _probe(model: Any) -> list[int]:
