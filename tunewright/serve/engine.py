@@ -271,9 +271,9 @@ class Engine:
             self._lost(row.handle, error)
             return
         self.tokens += len(piece.said)
-        row.handle.push(piece)
         if piece.reason is not None:
             self._leave(row)
+        row.handle.push(piece)
         if row.handle.over:
             with self._changed:
                 self._handles.discard(row.handle)
