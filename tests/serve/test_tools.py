@@ -103,6 +103,19 @@ def test_turns_with_calls_are_told_to_the_template() -> None:
             client.chat.completions.create(model="tiny", messages=turns, max_tokens=4)
 
 
+def test_one_call_alone_where_several_are_not_wanted() -> None:
+    twice = SAYS["call"] + SAYS["call"].removeprefix("Yes.")
+    with serving.served(loaded=roomy()) as (server, address):
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        scripted(server, twice)
+        how: Any = {"model": "tiny", "messages": ASK, "tools": TOOLS, "temperature": 0, "max_tokens": 300}
+        for parallel, count in ((True, 2), (False, 1)):
+            whole = client.chat.completions.create(**how, parallel_tool_calls=parallel).choices[0].message
+            chunks = client.chat.completions.create(**how, parallel_tool_calls=parallel, stream=True)
+            assert len(whole.tool_calls or ()) == count
+            assert sum(len(c.choices[0].delta.tool_calls or ()) for c in chunks) == count
+
+
 @pytest.mark.parametrize("form", [HERMES, Form(""), Form("[TOOL_CALLS]")])
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 @pytest.mark.parametrize("text", ["plain < words [x] {y", "<tool_call>{nothing", "[TOOL_CALLS] no", "{}"])

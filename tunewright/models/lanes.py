@@ -26,6 +26,8 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.routing import Route
 from tunewright.models.sites import Site
 
+PAPERS = ("s-lora",)
+
 FEW = 3
 """Runs of fewer single rows than this are multiplied one by one."""
 Pair = tuple[Tensor, Tensor]

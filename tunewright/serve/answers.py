@@ -77,9 +77,11 @@ def text_logprobs(tokenizer: Any, said: Sequence[Said], start: int = 0) -> Json:
     }
 
 
-def message(result: Result, form: Form | None) -> tuple[Json, str | None]:
-    """(a chat's message, why it ended). `form`: how calls of tools are written; None where there are none."""
-    content, calls = result.text, calls_in(result.text, form)
+def message(result: Result, form: Form | None, most: int | None = None) -> tuple[Json, str | None]:
+    """(a chat's message, why it ended). `form`: how calls of tools are written; None where there are none. At most
+    `most` calls.
+    """
+    content, calls = result.text, calls_in(result.text, form)[:most]
     if not calls:
         return {"role": "assistant", "content": content, "refusal": None}, result.reason
     opening = form.opening if form is not None else ""

@@ -167,12 +167,12 @@ class Texts(_Api):
         if asked.stream:
             counted = asked.stream_options is not None and asked.stream_options.include_usage
             events = streams.chat_events(
-                handle, envelope, tokenizer, made.form, logprobs=asked.logprobs, counted=counted
+                handle, envelope, tokenizer, made.form, made.calls, logprobs=asked.logprobs, counted=counted
             )
             return await _streamed(events, [handle])
         choices = []
         for i, result in enumerate(await _whole(http, [handle])):
-            message, reason = answers.message(result, made.form)
+            message, reason = answers.message(result, made.form, made.calls)
             choice: answers.Json = {"index": i, "message": message, "finish_reason": reason, "logprobs": None}
             if asked.logprobs:
                 choice["logprobs"] = answers.chat_logprobs(tokenizer, result.said)

@@ -8,6 +8,8 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.lanes import Lanes
 from tunewright.serve.adapters import Variant
 
+PAPERS = ("s-lora",)
+
 
 class Active:
     """At most `most` variants and `limit` bytes of them; those without rows go first, the longest unused before."""

@@ -33,10 +33,13 @@ UNASKED = 1024
 
 @dataclass
 class Asked:
-    """Requests to the engine that answer one of a client's; `form`: how calls of tools are written."""
+    """Requests to the engine that answer one of a client's; `form`: how calls of tools are written, `calls`: at most so
+    many of them (None: all).
+    """
 
     requests: list[Request]
     form: Form | None = None
+    calls: int | None = None
 
 
 class Server:
@@ -111,7 +114,8 @@ class Server:
         if tools and asked.response_format is not None and asked.response_format.type != "text":
             raise ApiError(400, "response_format and tools cannot be served together.", param="response_format")
         request = self._request(asked, prompt, variant, most, shown, special=form is not None)
-        return Asked([replace(request, guide=self.guides.make(asked.response_format))], form)
+        calls = 1 if asked.parallel_tool_calls is False else None
+        return Asked([replace(request, guide=self.guides.make(asked.response_format))], form, calls)
 
     def completion(self, asked: CompletionRequest) -> Asked:
         """Read a request for completions of one prompt or several. ApiError where it cannot be served."""

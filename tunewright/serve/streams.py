@@ -52,8 +52,8 @@ async def merged(handles: Sequence[Handle]) -> AsyncIterator[tuple[int, Piece]]:
 class _Choice:
     """What one choice of a chat has sent: its role, and text that may be the start of a call is held back."""
 
-    def __init__(self, index: int, form: Form | None):
-        self.index, self.form = index, form
+    def __init__(self, index: int, form: Form | None, most: int | None = None):
+        self.index, self.form, self.most = index, form, most
         self.begun, self.held, self.holding = False, "", False
 
     def delta(self, piece: Piece) -> tuple[Json, str | None]:
@@ -62,7 +62,7 @@ class _Choice:
         self.begun, reason = True, piece.reason
         text = self._shown(piece.text, last=reason is not None)
         if reason is not None and self.held:
-            calls = answers.calls_in(self.held, self.form)
+            calls = answers.calls_in(self.held, self.form)[: self.most]
             if calls:
                 out["tool_calls"] = [{"index": i, **c} for i, c in enumerate(calls)]
                 reason_out = "tool_calls"
@@ -96,10 +96,17 @@ class _Choice:
 
 
 async def chat_events(
-    handle: Handle, envelope: Envelope, tokenizer: Any, form: Form | None, *, logprobs: bool, counted: bool
+    handle: Handle,
+    envelope: Envelope,
+    tokenizer: Any,
+    form: Form | None,
+    calls: int | None,
+    *,
+    logprobs: bool,
+    counted: bool,
 ) -> AsyncIterator[str]:
-    """Events of a chat completion's stream."""
-    choices = [_Choice(i, form) for i in range(handle.request.n)]
+    """Events of a chat completion's stream, with at most so many `calls` of tools (None: all)."""
+    choices = [_Choice(i, form, calls) for i in range(handle.request.n)]
     written = 0
     async for piece in handle:
         written += len(piece.said)
