@@ -62,6 +62,23 @@ def test_a_key_is_asked_for_everywhere_but_at_health() -> None:
         assert openai.OpenAI(base_url=f"{address}/v1", api_key="a-long-secret").models.list().data
 
 
+def test_without_a_key_pages_of_the_web_are_refused() -> None:
+    with serving.served() as (_, address):
+        for headers in (
+            {"Host": "evil.example"},
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Host": "[x"},
+        ):
+            got = httpx.get(f"{address}/v1/models", headers=headers)
+            assert got.status_code == 403 and got.json()["error"]["type"] == "permission_error", headers
+        for headers in ({"Host": "localhost:9"}, {"Origin": "http://127.0.0.1:3000"}, {"Host": "[::1]:8000"}):
+            assert httpx.get(f"{address}/v1/models", headers=headers).status_code == 200, headers
+    with serving.served(api_key="a-long-secret") as (_, address):
+        headers = {"Host": "my.host", "Authorization": "Bearer a-long-secret"}
+        assert httpx.get(f"{address}/v1/models", headers=headers).status_code == 200
+
+
 def test_large_bodies_are_refused_whatever_their_header_says() -> None:
     with serving.served(limits=Limits(body_bytes=1000)) as (_, address):
         url = f"{address}/v1/completions"

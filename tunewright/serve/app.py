@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 from pydantic import BaseModel, ValidationError
@@ -24,6 +25,7 @@ from tunewright.serve import answers, schemas, streams
 from tunewright.serve.answers import Envelope
 from tunewright.serve.errors import ApiError
 from tunewright.serve.requests import Handle, Result, gathered
+from tunewright.serve.running import is_loopback
 from tunewright.serve.server import Server
 from tunewright.serve.vectors import VectorServer
 
@@ -77,6 +79,11 @@ class Gate:
             error = ApiError(401, "This server wants its API key as a bearer token.", code="invalid_api_key")
             await _json(error)(scope, receive, send)
             return
+        if self.key is None and not _from_here(headers):
+            # a page of the web, in a browser of this machine, is somebody else
+            error = ApiError(403, "Without an API key this server answers programs of this machine alone.")
+            await _json(error)(scope, receive, send)
+            return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.most:
             await _json(self._too_large())(scope, receive, send)
@@ -102,6 +109,16 @@ class Gate:
 
 Endpoint = Callable[[Http], Awaitable[Response]]
 PATHS = ("chat/completions", "completions", "embeddings", "load_lora_adapter", "unload_lora_adapter")
+
+
+def _from_here(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the names that a request was sent to, and from, are this machine's."""
+    given = [b"//" + headers.get(b"host", b"localhost")]
+    given += [headers[b"origin"]] if b"origin" in headers else []
+    try:
+        return all(is_loopback(urlsplit(g.decode("latin-1")).hostname or "") for g in given)
+    except ValueError:
+        return False
 
 
 class _Api:

@@ -29,9 +29,12 @@ class Seat:
 
 @dataclass(eq=False)
 class Slab:
-    """Seats of one capacity; the tensors of a layer are made when the layer first writes."""
+    """At most `most` seats of one capacity. A layer's tensors are made when it first writes, grow by doubling, and go
+    with the last seat.
+    """
 
     capacity: int
+    most: int
     seats: list[Seat] = field(default_factory=list)
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
@@ -42,7 +45,7 @@ class Slab:
         seat = Seat(self, len(self.seats))
         self.seats.append(seat)
         if len(self.seats) > self.made:
-            self.made = max(len(self.seats), 2 * self.made)
+            self.made = max(len(self.seats), min(2 * self.made, self.most))
             for held in (self.keys, self.values):
                 for layer, old in held.items():
                     new = old.new_zeros(self.made, *old.shape[1:])
@@ -96,7 +99,7 @@ class Cache:
     def seat(self, tokens: int) -> Seat:
         """A seat for a row of at most so many tokens."""
         capacity = self.capacity(tokens)
-        return self.slabs.setdefault(capacity, Slab(capacity)).add()
+        return self.slabs.setdefault(capacity, Slab(capacity, self.limit // capacity)).add()
 
     def leave(self, seat: Seat) -> None:
         """Give a seat up."""

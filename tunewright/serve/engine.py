@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 class Engine:
     """Serves requests to `adapted`, whose model is in eval mode and whose deltas are this engine's while it runs.
 
-    `between(seconds)` is called between steps, with the time that is left of a step's share (`limits.step_seconds`;
-    all of it while nothing is written); it says whether it did anything, so that an idle engine can sleep.
+    `between(seconds)` is called after each step, with the time that is left of a step's share (`limits.step_seconds`;
+    all of it while nothing is written, 0 after a step that took it all); it says whether it did anything, so that an
+    idle engine can sleep.
     """
 
     def __init__(self, adapted: Adapted, limits: Limits | None = None):
@@ -150,7 +151,7 @@ class Engine:
         if self._rows:
             self._step()
         left = self.limits.step_seconds - (time.monotonic() - began if self._rows else 0.0)
-        did = self.between(max(0.0, left)) if self.between is not None and left > 0 else False
+        did = self.between(max(0.0, left)) if self.between is not None else False
         if not self._rows and not did:
             with self._changed:
                 if not self._waiting and not self._stopping:

@@ -21,6 +21,8 @@ from tunewright.serve.vocabulary import bytes_of_tokens
 
 KEPT = 32
 """Compiled schemas that are kept."""
+WAITING = 8
+"""Requests that may wait for schemas: each holds a thread of the web server's."""
 LARGEST, MOST = 20_000, 256
 """Characters of a schema as a pattern, and the largest count in it: compiling takes a second for each few hundred
 states."""
@@ -41,7 +43,7 @@ class Guides:
     def __init__(self, tokenizer: Any, ends: frozenset[int], width: int):
         self._tokenizer, self._ends, self._width = tokenizer, ends, width
         self._made: OrderedDict[str, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._waiting = threading.Lock(), threading.Semaphore(WAITING)
         self._bytes: dict[int, bytes] | None = None
         self._vocabulary: Any = None
 
@@ -49,13 +51,18 @@ class Guides:
         """What makes a guide for each answer; None where none is asked for. Takes seconds for a new schema."""
         if asked is None or asked.type == "text":
             return None
-        with self._lock:
-            if self._bytes is None:
-                self._bytes = bytes_of_tokens(self._tokenizer)
-            known = self._bytes
-            if asked.json_schema is None:
-                return lambda: AnyObject(known)
-            index = self._index(asked.json_schema.given)
+        if not self._waiting.acquire(blocking=False):
+            raise ApiError(429, f"{WAITING} schemas are waited for already. Try again in a while.", code="queue_full")
+        try:
+            with self._lock:
+                if self._bytes is None:
+                    self._bytes = bytes_of_tokens(self._tokenizer)
+                known = self._bytes
+                if asked.json_schema is None:
+                    return lambda: AnyObject(known)
+                index = self._index(asked.json_schema.given)
+        finally:
+            self._waiting.release()
         return lambda: Schema(index, self._ends, self._width)
 
     def _index(self, schema: dict[str, Any]) -> Any:

@@ -23,7 +23,7 @@ def check_host(host: str, api_key: str | None) -> None:
     """RecipeError where others than this machine could ask without a key."""
     if api_key is not None and len(api_key) < 8:
         raise RecipeError("a key has at least 8 characters", where="--api-key", remedy="write a longer one")
-    if api_key is None and not _is_loopback(host):
+    if api_key is None and not is_loopback(host):
         raise RecipeError(
             f"others could reach '{host}', and anybody may ask who needs no key",
             where="--host",
@@ -31,7 +31,8 @@ def check_host(host: str, api_key: str | None) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

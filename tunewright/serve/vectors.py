@@ -94,7 +94,9 @@ class VectorServer:
         with torch.no_grad():
             for some in (order[k : k + ROWS] for k in range(0, len(order), ROWS)):
                 batch = task.collate([_row(texts[i]) for i in some]).to(self.adapted.device)
-                parts.append(task.forward(self.adapted.model, batch).embeddings.float().cpu())
+                made = task.forward(self.adapted.model, batch).embeddings
+                assert made is not None
+                parts.append(made.float().cpu())
         vectors = torch.cat(parts).numpy()
         out = np.empty_like(vectors)
         out[order] = vectors
