@@ -163,8 +163,8 @@ def test_the_verb_serves_until_it_is_stopped(made: Path) -> None:
         assert httpx.get(f"{told['address']}/models/lora").json()["max_model_len"] == 64
     finally:
         process.terminate()
-    assert process.wait(30) in (0, -15, 75) and process.stderr is not None
-    assert "Traceback" not in process.stderr.read()
+    assert process.wait(30) == 0 and process.stderr is not None
+    assert process.stderr.read() == ""
 
 
 def test_a_taken_port_is_one_message(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

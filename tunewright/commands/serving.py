@@ -73,6 +73,7 @@ def serve(
         if as_json:
             print(json.dumps({"address": f"{address}/v1", "model": server.name, "adapters": found}), flush=True)
         else:
-            print(f"{server.name} and {found} adapters at {address}/v1 (Ctrl-C ends)", flush=True)
+            beside = f" and {found} adapters" if adapters is not None else ""
+            print(f"{server.name}{beside} at {address}/v1 (Ctrl-C ends)", flush=True)
 
     running.run(build(server, api_key=api_key), host, port, ready)

@@ -138,7 +138,6 @@ class Lanes(Route):
                     B.new_zeros(bucket.size, len(B), rank),
                 )
             for stack, part in zip(bucket.stacks[key], pair, strict=True):
-                stack[place].zero_()
                 stack[place, : part.shape[0], : part.shape[1]] = part
         return place
 

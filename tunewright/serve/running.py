@@ -40,7 +40,7 @@ def is_loopback(host: str) -> bool:
 
 
 def run(app: object, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. `ready` is told the address. FolderError: a taken port."""
+    """Serve until SIGINT or SIGTERM, the usual ends. `ready` is told the address. FolderError: a taken port."""
     import uvicorn
 
     from tunewright.errors import FolderError
@@ -57,6 +57,8 @@ def run(app: object, host: str, port: int, ready: Callable[[str], None]) -> None
     web = Web(config)
     try:
         web.run()
+    except KeyboardInterrupt:  # uvicorn has shut down, and hands the signal on
+        return
     except SystemExit:
         raise FolderError(
             f"{host}:{port} cannot be served on", where="--port", remedy="take another port, or --port 0 for a free one"
