@@ -2,7 +2,7 @@
 
 A random Llama of 30M parameters (`benchmarks.workload`), one thread, and adapters of rank 16 on all its linear layers.
 
-- decode: 64 requests of 32 tokens, 64 new ones each: of the base, and each with an adapter of its own; beside PEFT's
+- decode: 64 requests of 32 tokens, 24 new ones each: of the base, and each with an adapter of its own; beside PEFT's
   mixed batches (`adapter_names`) with `generate`. Interleaved; the speed with adapters as a share of that without.
 - clients: 32 clients at once, each asking over HTTP for 48 new tokens after a prompt of 24 to 96, from 32 adapters;
   beside `generate` with one request after the other. Tokens a second, p50 and p99 of a request.
@@ -30,7 +30,7 @@ from benchmarks import machine
 from benchmarks.workload import make_model
 
 MODEL, RANK, ADAPTERS = "30m", 16, 64
-REQUESTS, PROMPT, NEW = 64, 32, 64
+REQUESTS, PROMPT, NEW = 64, 32, 24
 CLIENTS, ASKED = 32, 48
 
 
