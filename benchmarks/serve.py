@@ -102,6 +102,7 @@ def decode(rounds: int) -> dict[str, Any]:
     peft: Any = get_peft_model(model, config, adapter_name="a0")
     for k in range(1, ADAPTERS):
         peft.add_adapter(f"a{k}", config)
+    peft.eval()
     how = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 1, "eos_token_id": None}
 
     def theirs(names: Sequence[str]) -> float:
