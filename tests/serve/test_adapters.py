@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.serve import serving
 from tests.serve.test_same_answers import asked, ids, said
+from tests.serve.test_staying_alive import until
 from tunewright.errors import FolderError, ModelError
 from tunewright.models import delta_format
 from tunewright.models import deltas as forms
@@ -23,6 +26,8 @@ from tunewright.serve.adapters import Library, Variant
 from tunewright.serve.errors import ApiError
 from tunewright.serve.limits import Limits
 from tunewright.serve.paging import Active
+from tunewright.serve.requests import Request
+from tunewright.serve.sampling import Sampling
 from tunewright.serve.server import Server
 
 
@@ -176,6 +181,21 @@ def test_the_model_holds_no_more_adapters_than_its_limits(root: Path) -> None:
     assert small.fits(found[3])  # one that is alone always can be
     small.take(found[3])
     assert not small.fits(found[0])
+
+
+def test_adapters_that_left_are_in_memory_no_more(root: Path) -> None:
+    limits = Limits(adapter_bytes=1, active_bytes=1, prefix_bytes=1 << 20)
+    with Server(serving.loaded(), serving.BASE, root, limits) as server:
+        gone = []
+        for name in "abcd":
+            variant = server.library.find(name)
+            assert variant is not None
+            gone.append(weakref.ref(variant.adapter))
+            request = Request(ids("the river"), Sampling(3, temperature=0.0), variant)
+            server.engine.submit(request).result()
+            del variant, request
+        asked(server, serving.BASE, "the river").result()
+        until(lambda: gc.collect() >= 0 and [r() for r in gone[:3]] == [None] * 3)
 
 
 def test_when_all_leave_the_model_is_the_base_again(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +87,56 @@ def test_errors_have_openais_shape(client: openai.OpenAI, there: tuple[Server, s
     with pytest.raises(openai.BadRequestError, match="best_of: this field is not served"):
         client.completions.create(model="tiny", prompt="a", best_of=2)
     assert httpx.get(f"{there[1]}/v1/none").json()["error"]["type"] == "not_found_error"
+
+
+def test_the_pages_client_runs(there: tuple[Server, str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    code = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0]
+    code = code.replace("http://127.0.0.1:8000", there[1]).replace("tickets", "a").replace("[...]", repr(ASK))
+    names: dict[str, object] = {}
+    exec(code.replace("client.chat", "got = client.chat"), names)
+    said = [c.choices[0].delta.content or "" for c in names["got"]]  # type: ignore[attr-defined]
+    assert len(said) > 1
+
+
+def test_odd_turns_and_fields_are_told_apart(client: openai.OpenAI) -> None:
+    for turns, says in (
+        ([], "at least 1 item"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages.0.content"),
+        ([{"role": "other", "content": "a"}], "messages.0.role"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=says):
+            client.chat.completions.create(model="tiny", messages=turns)  # type: ignore[arg-type]
+
+
+def test_several_prompts_answers_and_echo(client: openai.OpenAI) -> None:
+    how = {"model": "a", "prompt": ["the river", "In 1999"], "n": 2, "max_tokens": 4, "temperature": 0}
+    plain = client.completions.create(**how)  # type: ignore[call-overload]
+    echoed = client.completions.create(**how, echo=True)  # type: ignore[call-overload]
+    assert [c.index for c in plain.choices] == [0, 1, 2, 3] and plain.choices[0].text == plain.choices[1].text
+    for i, (bare, whole) in enumerate(zip(plain.choices, echoed.choices, strict=True)):
+        assert whole.text == how["prompt"][i // 2] + bare.text  # type: ignore[index]
+    stream = list(client.completions.create(**how, echo=True, stream=True))  # type: ignore[call-overload]
+    for i, whole in enumerate(echoed.choices):
+        assert "".join(c.choices[0].text for c in stream if c.choices[0].index == i) == whole.text
+
+
+def test_a_stop_text_ends_an_answer(client: openai.OpenAI) -> None:
+    whole = client.completions.create(model="a", prompt="the river", max_tokens=20, temperature=0).choices[0].text
+    stop = whole[len(whole) // 2 :][:2]
+    cut = client.completions.create(model="a", prompt="the river", max_tokens=20, temperature=0, stop=stop).choices[0]
+    assert cut.finish_reason == "stop" and cut.text == whole[: whole.find(stop)]
+
+
+def test_developers_speak_as_the_system(client: openai.OpenAI) -> None:
+    got = [
+        client.chat.completions.create(
+            model="a",
+            messages=[{"role": role, "content": "Be brief"}, *ASK],
+            temperature=0,
+            max_tokens=6,  # type: ignore[list-item, misc]
+        )
+        for role in ("system", "developer")
+    ]
+    assert got[0].choices[0].message.content == got[1].choices[0].message.content
+    assert [g.usage and g.usage.prompt_tokens for g in got][0] == got[1].usage.prompt_tokens  # type: ignore[union-attr]

@@ -45,6 +45,8 @@ class Active:
         """A row less that has it."""
         if variant is not None:
             self._rows[variant] -= 1
+            if not self._rows[variant]:
+                del self._rows[variant]  # a count of none would keep the adapter in memory
 
     def order(self, variant: Variant | None) -> tuple[int, int]:
         """Rows in this order are written with the fewest products."""
