@@ -123,6 +123,14 @@ def test_outside_of_steps_the_model_is_the_base() -> None:
         assert torch.equal(lanes.adapted.model(ids).logits, tiny.llama()(ids).logits)
 
 
+def test_a_delta_of_somebody_else_does_not_speak_in_a_step() -> None:
+    lanes, plain = lanes_of({"a": 2, "sp": "sparse"})
+    for site, delta in taken(make({"other": 4}), "other").items():
+        forms.attach(lanes.adapted.structure.site(site), "other", delta)  # active, as one that trains is
+    for names in (["a", None], [None], ["sp", None, "a"]):
+        check(lanes, plain, names, single=True)  # type: ignore[arg-type]
+
+
 def test_an_adapter_that_does_not_fit_leaves_nothing_behind() -> None:
     lanes, _ = lanes_of({"a": 2})
     deltas = taken(make({"x": 2}), "x")

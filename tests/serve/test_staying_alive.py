@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 
 from tests.serve import serving
 from tests.serve.test_same_answers import asked, said
@@ -186,6 +187,7 @@ def test_between_runs_while_idle_and_while_writing() -> None:
     with Server(serving.loaded(), serving.BASE, None, Limits(step_seconds=5.0)) as server:
 
         def between(seconds: float) -> bool:
+            assert torch.is_grad_enabled()
             budgets.append((server.load["rows"], seconds))
             return len(budgets) < 3
 

@@ -167,8 +167,8 @@ class Lanes(Route):
             device = self.adapted.device
             cu = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
             super().__init__(names, cu)
-        sites = {s for n in set(names) if n is not None for s in self._where[n]}
-        modules: list[Any] = [self._sites[s].module for s in sites]
+        # all that have deltas: one that is being trained beside the rows must not speak in them
+        modules: list[Any] = [s.module for s in self._sites.values() if hasattr(s.module, "delta")]
         # `Route` passes over deltas that are switched off
         switched = [m.delta[n] for n in set(names) if others for m in modules if n is not None and n in m.delta]
         for m in modules:

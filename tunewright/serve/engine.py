@@ -151,12 +151,18 @@ class Engine:
         if self._rows:
             self._step()
         left = self.limits.step_seconds - (time.monotonic() - began if self._rows else 0.0)
-        did = self.between(max(0.0, left)) if self.between is not None else False
+        did = self._let(max(0.0, left))
         if not self._rows and not did:
             with self._changed:
                 if not self._waiting and not self._stopping:
                     self._changed.wait(timeout=0.05 if self.between is not None else None)
         return True
+
+    def _let(self, seconds: float) -> bool:
+        if self.between is None:
+            return False
+        with torch.enable_grad():
+            return self.between(seconds)
 
     def _drop(self) -> None:
         """Let rows go that nobody waits for, and those whose time is over."""
