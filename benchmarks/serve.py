@@ -1,4 +1,4 @@
-"""Serving many adapters: `python -m benchmarks.serve [--json] [--quick]`.
+"""Serving many adapters: `python -m benchmarks.serve [--json] [--quick] [--only PART]`.
 
 A random Llama of 30M parameters (`benchmarks.workload`), one thread, and adapters of rank 16 on all its linear layers.
 
@@ -245,35 +245,48 @@ def memory(count: int, folder: Path) -> dict[str, Any]:
     return {"adapters": count, "bytes_each": one, "all_bytes": one * count, "limit_each": limit, "grown": peak - before}
 
 
+PARTS = ("memory", "clients", "decode")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one round, 100 adapters on disk")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
     asked = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    load = machine.load()
+    parts, count = PARTS if asked.only is None else (asked.only,), 100 if asked.quick else 1000
+    found: dict[str, Any] = {"machine": machine.describe("float32", 1), "load": [machine.load()]}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        count = 100 if asked.quick else 1000
-        write_adapters(folder, count, CLIENTS)
-        found = {
-            "machine": machine.describe("float32", 1),
-            "load": load,
-            "memory": memory(count, folder),
-            "clients": clients(1 if asked.quick else 3, folder),
-            "decode": decode(1 if asked.quick else 3),
-        }
-    if asked.json:
-        print(json.dumps(found, indent=2))
-        return
-    shares = {k: f"{median(v):.0%}" for k, v in found["decode"]["share_of_base"].items()}
-    speeds = {k: f"{median(v):.0f}" for k, v in found["decode"]["tokens_per_second"].items()}
-    print(f"{ADAPTERS} adapters, share of the base's decode speed: {shares}; tokens a second: {speeds}")
-    c, m = found["clients"], found["memory"]
-    alone = f"{c['generate one by one']:.0f}"
-    print(f"{CLIENTS} clients: {c['served']:.0f} tokens a second, {c['ratio']:.1f} times generate ({alone})")
-    print(f"a request: p50 {c['p50']:.2f} s, p99 {c['p99']:.2f} s")
-    print(f"{m['adapters']} adapters ({m['all_bytes'] / 1e9:.1f} GB): memory grew by {m['grown'] / 1e6:.0f} MB")
+        if parts != ("decode",):
+            write_adapters(folder, count if "memory" in parts else CLIENTS, CLIENTS)
+        if "memory" in parts:
+            found["memory"] = memory(count, folder)
+        if "clients" in parts:
+            found["clients"] = clients(1 if asked.quick else 3, folder)
+        if "decode" in parts:
+            found["decode"] = decode(1 if asked.quick else 3)
+    found["load"].append(machine.load())
+    print(json.dumps(found, indent=2) if asked.json else told(found))
+
+
+def told(found: dict[str, Any]) -> str:
+    """The figures in words."""
+    lines = [f"load {found['load'][0]:.1f} to {found['load'][1]:.1f} on {os.cpu_count()} cores"]
+    if "decode" in found:
+        shares = {k: f"{median(v):.0%}" for k, v in found["decode"]["share_of_base"].items()}
+        speeds = {k: f"{median(v):.0f}" for k, v in found["decode"]["tokens_per_second"].items()}
+        lines.append(f"{ADAPTERS} adapters, share of the base's speed: {shares}; tokens a second: {speeds}")
+    if "clients" in found:
+        c = found["clients"]
+        alone = f"{c['generate one by one']:.0f}"
+        lines.append(f"{CLIENTS} clients: {c['served']:.0f} tokens a second, {c['ratio']:.1f} times generate ({alone})")
+        lines.append(f"a request: p50 {c['p50']:.2f} s, p99 {c['p99']:.2f} s")
+    if "memory" in found:
+        m = found["memory"]
+        grown = f"{m['grown'] / 1e6:.0f} MB"
+        lines.append(f"{m['adapters']} adapters ({m['all_bytes'] / 1e9:.1f} GB): memory grew by {grown}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
