@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import uvicorn
 
 from tests import tiny
 from tunewright.loading.load import Loaded
@@ -20,6 +19,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.serve.app import build
 from tunewright.serve.limits import Limits
 from tunewright.serve.server import Server
+from tunewright.serve.web import Web
 
 BASE = "tiny"
 PROMPTS = ("Which topic is this?", "the river rose", "def add(a, b):\n    return", "The bank's customer asked why")
@@ -70,14 +70,13 @@ def served(folder: Path | None = None, limits: Limits | None = None, **how: Any)
 @contextmanager
 def serving(server: Any, **how: Any) -> Iterator[str]:
     """The address of a server while it runs."""
-    config = uvicorn.Config(build(server, **how), host="127.0.0.1", port=0, log_level="warning", lifespan="on")
-    web = uvicorn.Server(config)
+    ready, told = threading.Event(), list[str]()
+    web = Web(build(server, **how), "127.0.0.1", 0, lambda address: (told.append(address), ready.set())[0])
     thread = threading.Thread(target=web.run, daemon=True)
     thread.start()
-    while not web.started and thread.is_alive():
-        threading.Event().wait(0.01)
+    assert ready.wait(20)
     try:
-        yield f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
+        yield told[0]
     finally:
         web.should_exit = True
         thread.join(20)

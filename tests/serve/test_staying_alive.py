@@ -182,6 +182,23 @@ def test_stopping_tells_who_waits() -> None:
         handle.result()
 
 
+def test_a_stream_that_is_cut_says_so() -> None:
+    with serving.served() as (server, address):
+        body = {"model": "tiny", "messages": ASK, "max_tokens": 150, "stream": True, "seed": 1}
+        events: list[str] = []
+
+        def read() -> None:
+            with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=30) as got:
+                events.extend(line for line in got.iter_lines() if line)
+
+        thread, plain = threading.Thread(target=read), server.engine._forward
+        server.engine._forward = lambda *given: (time.sleep(0.02), plain(*given))[1]  # type: ignore[assignment]
+        thread.start()
+        until(lambda: server.engine.tokens > 3)
+    thread.join(20)
+    assert "shutting down" in events[-1] and "chat.completion.chunk" in events[0]
+
+
 def test_between_runs_while_idle_and_while_writing() -> None:
     budgets: list[tuple[int, float]] = []
     with Server(serving.loaded(), serving.BASE, None, Limits(step_seconds=5.0)) as server:

@@ -6,7 +6,7 @@ import importlib.util
 import ipaddress
 from collections.abc import Callable
 
-from tunewright.errors import MissingExtraError, RecipeError
+from tunewright.errors import FolderError, MissingExtraError, RecipeError
 
 NEEDED = ("starlette", "uvicorn")
 
@@ -41,22 +41,10 @@ def is_loopback(host: str) -> bool:
 
 def run(app: object, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, the usual ends. `ready` is told the address. FolderError: a taken port."""
-    import uvicorn
+    from tunewright.serve.web import Web
 
-    from tunewright.errors import FolderError
-
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)  # type: ignore[arg-type]
-
-    class Web(uvicorn.Server):
-        async def startup(self, sockets: object = None) -> None:
-            await super().startup(sockets)  # type: ignore[arg-type]
-            if self.started:
-                at = self.servers[0].sockets[0].getsockname()[1]
-                ready(f"http://{f'[{host}]' if ':' in host else host}:{at}")
-
-    web = Web(config)
     try:
-        web.run()
+        Web(app, host, port, ready).run()
     except KeyboardInterrupt:  # uvicorn has shut down, and hands the signal on
         return
     except SystemExit:

@@ -96,6 +96,10 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take no more requests, and tell those who wait; again is nothing."""
         self.engine.stop()
 
     @property

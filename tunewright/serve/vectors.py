@@ -51,7 +51,10 @@ class VectorServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.stop()
+
+    def stop(self) -> None:
+        """Nothing runs between requests."""
 
     @property
     def load(self) -> dict[str, int]:

@@ -126,6 +126,8 @@ class VllmEngine:
         return self
 
     def stop(self) -> None:
+        if not self._thread.is_alive():
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         if hasattr(self._engine, "shutdown"):
