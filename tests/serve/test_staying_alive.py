@@ -114,7 +114,7 @@ def test_time_is_limited() -> None:
         until(lambda: server.load == {"rows": 0, "waiting": 0, "cache_tokens": 0})
 
 
-def test_a_client_that_goes_away_frees_its_seat() -> None:
+def test_a_client_that_goes_away_frees_its_seat(caplog: pytest.LogCaptureFixture) -> None:
     with serving.served(limits=Limits(max_length=250)) as (server, address):
         for stream in (True, False):
             held = Held(server)
@@ -131,6 +131,7 @@ def test_a_client_that_goes_away_frees_its_seat() -> None:
             asyncio.run(leave())
             until(lambda: server.load == {"rows": 0, "waiting": 0, "cache_tokens": 0})
         assert server.engine.tokens < 300
+    assert "defect" not in caplog.text and "Exception in ASGI" not in caplog.text
 
 
 def test_a_step_that_fails_costs_its_own_request_alone(folder: Path) -> None:

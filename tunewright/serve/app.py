@@ -57,7 +57,12 @@ def build(
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _defect},
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _gone,
+            Exception: _defect,
+        },
     )
     app.state.server = server
     app.add_middleware(Gate, key=api_key, most=server.limits.body_bytes)
@@ -324,6 +329,10 @@ async def _http_error(http: Http, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = {404: f"There is nothing at {http.url.path[:200]}.", 405: f"{http.method} is not served here."}
     return _json(ApiError(error.status_code, what.get(error.status_code, error.detail)))
+
+
+async def _gone(_: Http, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
 
 
 async def _defect(_: Http, error: Exception) -> Response:
