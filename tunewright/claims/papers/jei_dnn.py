@@ -43,7 +43,7 @@ CLAIM = Claim(
     seeds=5,
     rates=(),
     strengths=(1.0,),
-    scales=("real",),
+    scales=("nano", "real"),
     differs="a text encoder of six blocks and ten domains in the place of vision transformers of 7 and 14 on CIFAR and "
     "SVHN; one cost, not a curve; the threshold is chosen on the judged rows themselves",
 )
