@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ GIB = 1 << 30
 @examples(
     "tunewright serve smollm2-135m-instruct --adapters runs",
     "tunewright serve smollm2-135m-instruct --adapters runs --port 8000 --max-batch 64",
+    "tunewright serve smollm2-135m-instruct --jobs jobs",
     "tunewright serve smollm2-135m-instruct --host 0.0.0.0 --api-key a-long-secret",
 )
 def serve(
@@ -38,6 +39,10 @@ def serve(
         Literal["text-generation", "sentence-similarity"], typer.Option(help="what MODEL does (default: a run's own)")
     ] = "text-generation",
     engine: Annotated[Literal["own", "vllm"], typer.Option(help="what writes: our own, or vLLM")] = "own",
+    jobs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="take fine-tuning jobs, and keep files and jobs there")
+    ] = None,
+    jobs_at_once: Annotated[int, typer.Option(min=1, help="jobs that train at the same time")] = 1,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="where the model computes")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +69,9 @@ def serve(
         active_bytes=int(adapter_memory * GIB),
         seconds=timeout,
     )
+    if jobs is not None and adapters is None:
+        adapters = jobs / "models"
+        adapters.mkdir(parents=True, exist_ok=True)
     server = open_server(
         model, adapters, limits, name=name, task=task, engine=engine, device=place, precision=choose_precision(place)
     )
@@ -76,4 +84,9 @@ def serve(
             beside = f" and {found} adapters" if adapters is not None else ""
             print(f"{server.name}{beside} at {address}/v1 (Ctrl-C ends)", flush=True)
 
-    running.run(build(server, api_key=api_key), host, port, ready)
+    more: dict[str, Any] = {}
+    if jobs is not None:
+        from tunewright.serve.jobs.mounting import mounted
+
+        more = mounted(jobs, server, model, adapters, jobs_at_once)
+    running.run(build(server, api_key=api_key, **more), host, port, ready)

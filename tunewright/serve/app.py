@@ -6,7 +6,7 @@ import hmac
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -37,14 +37,23 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 def build(
-    server: Server | VectorServer, *, extra_routes: Sequence[BaseRoute] = (), api_key: str | None = None
+    server: Server | VectorServer,
+    *,
+    extra_routes: Sequence[BaseRoute] = (),
+    api_key: str | None = None,
+    beside: Sequence[AbstractContextManager[Any]] = (),
+    bodies: Mapping[str, int] | None = None,
 ) -> Starlette:
-    """The application. `extra_routes` are held to the same key and sizes as our own."""
+    """The application. `extra_routes` are held to the same key and sizes as our own, but for paths that `bodies` names
+    with what a body has at most. `beside`: what runs as long as the server does.
+    """
     api: Texts | Vectors = Texts(server) if isinstance(server, Server) else Vectors(server)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        with server:
+        with ExitStack() as stack:
+            for one in (server, *beside):
+                stack.enter_context(one)
             yield
 
     routes: list[BaseRoute] = [
@@ -65,15 +74,15 @@ def build(
         },
     )
     app.state.server = server
-    app.add_middleware(Gate, key=api_key, most=server.limits.body_bytes)
+    app.add_middleware(Gate, key=api_key, most=server.limits.body_bytes, bodies=bodies or {})
     return app
 
 
 class Gate:
     """Who may ask, and how much: before any route, of ours or of others."""
 
-    def __init__(self, app: ASGIApp, key: str | None, most: int):
-        self.app, self.key, self.most = app, key, most
+    def __init__(self, app: ASGIApp, key: str | None, most: int, bodies: Mapping[str, int]):
+        self.app, self.key, self.most, self.bodies = app, key, most, bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,9 +98,9 @@ class Gate:
             error = ApiError(403, "Without an API key this server answers programs of this machine alone.")
             await _json(error)(scope, receive, send)
             return
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self.most:
-            await _json(self._too_large())(scope, receive, send)
+        length, most = headers.get(b"content-length", b"0"), self.bodies.get(scope["path"], self.most)
+        if not length.isdigit() or int(length) > most:
+            await _json(_too_large(most))(scope, receive, send)
             return
         read = 0
 
@@ -99,8 +108,8 @@ class Gate:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self.most:
-                raise self._too_large()
+            if read > most:
+                raise _too_large(most)
             return message
 
         await self.app(scope, limited, send)
@@ -108,8 +117,9 @@ class Gate:
     def _knows(self, given: bytes) -> bool:
         return hmac.compare_digest(given, b"Bearer " + (self.key or "").encode())
 
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"A request's body has at most {self.most:,} bytes here.")
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"A request's body has at most {most:,} bytes here.")
 
 
 Endpoint = Callable[[Http], Awaitable[Response]]

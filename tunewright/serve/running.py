@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tunewright.errors import FolderError, MissingExtraError, RecipeError
 
-NEEDED = ("starlette", "uvicorn")
+NEEDED = ("starlette", "uvicorn", "python_multipart")
 
 
 def need_extra() -> None:

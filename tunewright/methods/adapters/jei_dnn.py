@@ -24,12 +24,13 @@ stage that draws it alone; else the head stays as it is. Blocks run are noted fo
 `outputs.present.notes["blocks"]` and reported by the probe `early-exits`. Does not fold.
 
 Defaults: cost 0.3 nats for the whole model, warm-up a quarter and a hundred times the rate for gates are ours (the
-authors sweep the cost from 0.01 to 10, and train for thousands of steps, in which gates of the same rate come as far; in
-a few hundred steps of it they stay near where they were drawn, and all rows leave at the first exits). MethodError for a model whose blocks are not one stack
-of one width. Differs from the paper in: cost is counted in blocks and not in multiplications; entropies are divided by
-log V; exits read the mean over tokens, not the class token; both sides train in every step, where the authors take
-turns by batches; the balance is that of earlier steps, so that it does not hang on how a batch is split; answers are
-weighed by P_l alone (the authors' code scales each row so that the sum over exits is that of an unweighted loss).
+authors sweep the cost from 0.01 to 10, and train for thousands of steps, in which gates of the same rate come as far;
+in a few hundred they would stay near where they were drawn, and all rows leave at the first exits). MethodError for a
+model whose blocks are not one stack of one width. Differs from the paper in: cost is counted in blocks and not in
+multiplications; entropies are divided by log V; exits read the mean over tokens, not the class token; both sides train
+in every step, where the authors take turns by batches; the balance is that of earlier steps, so that it does not hang
+on how a batch is split; answers are weighed by P_l alone (the authors' code scales each row so that the sum over exits
+is that of an unweighted loss).
 Source: networkslab/dynn, src/models/gate_training_helper.py, classifier_training_helper.py.
 """
 
