@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from tunewright.serve.jobs.jobs import Jobs
 from tunewright.serve.jobs.limits import JobLimits
 from tunewright.serve.jobs.routes import ENVELOPE, UPLOAD, routes
 from tunewright.serve.server import Server
+from tunewright.serve.tinker import routes as loops
+from tunewright.serve.tinker.service import Tinker
 
 
 def mounted(folder: Path, server: object, model: str, models: Path | None, at_once: int) -> dict[str, Any]:
@@ -26,11 +29,17 @@ def mounted(folder: Path, server: object, model: str, models: Path | None, at_on
         )
     limits = JobLimits(at_once=at_once)
     jobs = Jobs(folder, {server.name: _base(model)}, models=models, limits=limits)
-    return {
+    more: dict[str, Any] = {
         "extra_routes": routes(jobs),
         "beside": [jobs],
         "bodies": {UPLOAD: limits.file_bytes + ENVELOPE},
     }
+    if importlib.util.find_spec("tinker") is not None:  # whose messages its protocol is made of
+        tinker = Tinker(server, folder / "tinker")
+        more["extra_routes"] += loops.routes(tinker)
+        more["beside"].append(tinker)
+        more["bodies"][loops.TRAIN] = loops.BODY
+    return more
 
 
 def _base(model: str) -> Any:
