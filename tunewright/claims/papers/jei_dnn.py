@@ -91,8 +91,8 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     opened = {arm: open_run(finished(run, run.recipe(arm, seed)).folder) for arm in ("joint", "threshold")}
     recipe = run.recipe("joint", seed)
     rows = rows_of(recipe.data.eval)[: recipe.measurement.rows]
-    known = opened["joint"].adapted.model.config.label2id
-    right = torch.tensor([known[r["label"]] for r in rows])
+    known = opened["joint"].adapted.model.config.label2id  # type: ignore[union-attr]
+    right = torch.tensor([known[r["label"]] for r in rows])  # type: ignore[index]
     used, every = [], []
     for i in range(0, len(rows), 50):
         used.append(_used(opened["joint"], tokens_of(opened["joint"].tokenizer, rows[i : i + 50])))

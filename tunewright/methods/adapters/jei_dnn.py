@@ -39,7 +39,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -146,17 +146,17 @@ class EarlyExits(nn.Module):
         return SimpleNamespace(logits=logits, hidden_states=out.hidden_states if hidden else None)
 
     def _leaving(self, inputs: Mapping[str, Any], mask: Tensor | None, hidden: bool) -> Any:
-        blocks, _ = self._held
+        blocks, exits = self._held[0], cast(list[Exit], list(self.exits))
         answers: Tensor | None = None
         left, ran = torch.empty(0), torch.empty(0, dtype=torch.long)
 
         def leave(i: int, states: Tensor, rows: Tensor) -> Tensor:
             nonlocal answers, left, ran
-            logits = self.exits[i](_pooled(states, None if mask is None else mask[rows.to(mask.device)]))
+            logits = exits[i](_pooled(states, None if mask is None else mask[rows.to(mask.device)]))
             if answers is None:
                 answers = torch.zeros_like(logits)
                 left, ran = answers.new_ones(len(rows)), torch.full_like(rows, len(blocks))
-            opened = self.exits[i].open(logits).sigmoid()
+            opened = exits[i].open(logits).sigmoid()
             share = torch.minimum(opened, left[rows])
             go = (share >= left[rows] / 2) & (ran[rows] == len(blocks))
             left = left.index_add(0, rows, -share)
