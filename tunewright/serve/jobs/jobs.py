@@ -97,7 +97,8 @@ class Jobs:
             place.mkdir()
             for name, source in sources.items():
                 copied(source, place / name)
-            chosen = asked.chosen.model_dump(include={"batch_size", "learning_rate_multiplier"})
+            own = asked.chosen
+            chosen = {"batch_size": own.batch_size, "learning_rate_multiplier": own.learning_rate_multiplier}
             write_json(place / worker.RECIPE, {"recipe": tree, "chosen": chosen})
             self.store.add(job)
         self.store.say(given, "The job is queued.")

@@ -9,6 +9,7 @@ from typing import Any
 from tunewright.errors import MethodError
 from tunewright.recipe import Recipe
 from tunewright.runs.folder import RECIPE
+from tunewright.serve.engine import Engine
 from tunewright.serve.jobs.jobs import Jobs
 from tunewright.serve.jobs.limits import JobLimits
 from tunewright.serve.jobs.routes import ENVELOPE, UPLOAD, routes
@@ -34,7 +35,8 @@ def mounted(folder: Path, server: object, model: str, models: Path | None, at_on
         "beside": [jobs],
         "bodies": {UPLOAD: limits.file_bytes + ENVELOPE},
     }
-    if importlib.util.find_spec("tinker") is not None:  # whose messages its protocol is made of
+    own = isinstance(server.engine, Engine)  # vLLM's weights are in another process
+    if own and importlib.util.find_spec("tinker") is not None:  # whose messages the protocol is made of
         tinker = Tinker(server, folder / "tinker")
         more["extra_routes"] += loops.routes(tinker)
         more["beside"].append(tinker)

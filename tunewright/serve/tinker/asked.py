@@ -51,7 +51,6 @@ class OptimStep(OfModel):
 class SaveWeights(OfModel):
     path: str | None = None
     overwrite: bool = False
-    sampling_session_seq_id: int | None = None
 
 
 class LoadWeights(Loose):
@@ -65,7 +64,6 @@ class LoadWeights(Loose):
 
 class SamplingSession(Loose):
     session_id: Id
-    sampling_session_seq_id: int
     base_model: str | None = None
     model_path: Annotated[str, Field(max_length=400)] | None = None
 

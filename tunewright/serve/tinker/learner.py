@@ -30,6 +30,7 @@ from tunewright.models.deltas import LowRank
 from tunewright.models.sites import Site
 from tunewright.pieces.low_rank import kaiming
 from tunewright.serve.errors import ApiError
+from tunewright.serve.tinker.asked import Adam
 
 ALPHA = 32.0
 """Tinker's: a change is scaled by ALPHA / rank."""
@@ -181,7 +182,7 @@ class Learner:
             out.append(shares.gather(-1, d.targets.to(device)[:, None])[:, 0])
         return out
 
-    def step(self, change: Change, params: Mapping[str, float]) -> dict[str, float]:
+    def step(self, change: Change, params: Adam) -> dict[str, float]:
         """One step of AdamW with what was added since the last; figures of it. ApiError where nothing was."""
         grads = [p.grad for p in change.parameters if p.grad is not None]
         if not grads:
@@ -190,15 +191,15 @@ class Learner:
         if not bool(torch.isfinite(norm)):
             change.forget()
             raise ApiError(400, "The gradient is not finite: it was dropped.")
-        if params["grad_clip_norm"] > 0:
-            torch.nn.utils.clip_grad_norm_(change.parameters, params["grad_clip_norm"])
+        if params.grad_clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(change.parameters, params.grad_clip_norm)
         own = change.own_optimizer()
         for group in own.param_groups:
             group.update(
-                lr=params["learning_rate"],
-                betas=(params["beta1"], params["beta2"]),
-                eps=params["eps"],
-                weight_decay=params["weight_decay"],
+                lr=params.learning_rate,
+                betas=(params.beta1, params.beta2),
+                eps=params.eps,
+                weight_decay=params.weight_decay,
             )
         own.step()
         change.forget()

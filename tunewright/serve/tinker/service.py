@@ -210,7 +210,7 @@ class Tinker:
         return self._later(do, model, ("forward_backward", message.seq_id))
 
     def optim_step(self, given: asked.OptimStep) -> str:
-        model, params = self.model(given.model_id), given.adam_params.model_dump()
+        model, params = self.model(given.model_id), given.adam_params
         do: Callable[[], Answer] = lambda: {"metrics": self.learner.step(model.change, params)}  # noqa: E731
         return self._later(do, model, None if given.seq_id is None else ("optim_step", given.seq_id))
 
