@@ -104,6 +104,11 @@ class Engine:
             self._changed.notify_all()
 
     @property
+    def running(self) -> bool:
+        """Whether there is still somebody who steps."""
+        return self._thread.is_alive() and self._broken is None
+
+    @property
     def load(self) -> dict[str, int]:
         """How many rows are written, requests wait, and tokens of the cache are taken."""
         return {"rows": len(self._rows), "waiting": len(self._waiting), "cache_tokens": self.cache.taken}

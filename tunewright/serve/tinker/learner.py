@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from tunewright.models.sites import Site
 from tunewright.pieces.low_rank import kaiming
 from tunewright.serve.errors import ApiError
 from tunewright.serve.tinker.asked import Adam
+from tunewright.serve.tinker.pieces import Pace, Pieces
 
 ALPHA = 32.0
 """Tinker's: a change is scaled by ALPHA / rank."""
@@ -107,6 +108,7 @@ class Learner:
         for p in self.adapted.model.parameters():
             p.requires_grad_(False)
         self._sites = {s.name: s for s in self.adapted.structure.sites}
+        self.pace = Pace()
 
     def begin(self, shape: Shape, seed: int) -> Change:
         """A new change: A drawn, B zero. ApiError where no layer is left."""
@@ -146,25 +148,48 @@ class Learner:
                 out += self._read([data[i] for i in some])
         return _in_order(data, out)
 
-    def learn(self, change: Change, data: Sequence[Datum], loss: str, config: Mapping[str, float]) -> list[Tensor]:
-        """Add the gradient of the sum of all losses to the change's; each datum's log-probabilities [T]."""
+    def learn(
+        self,
+        change: Change,
+        data: Sequence[Datum],
+        loss: str,
+        config: Mapping[str, float],
+        run: Callable[[Iterator[Pieces]], None] | None = None,
+    ) -> list[Tensor]:
+        """Add the gradient of the sum of all losses to the change's; each datum's log-probabilities [T].
+
+        `run` does the pieces (none: at once, here); where one fails the change's gradient is what it was.
+        """
         out: list[Tensor] = []
         before = [None if p.grad is None else p.grad.clone() for p in change.parameters]
         try:
             with torch.enable_grad(), self._on(change.deltas):
-                for some in _micro(data):
-                    batch = [data[i] for i in some]
-                    read = self._read(batch)
-                    total = torch.stack([loss_of(loss, x, d.given, config) for x, d in zip(read, batch, strict=True)])
-                    if not bool(torch.isfinite(total).all()):
-                        raise ApiError(400, "The loss is not finite.", param="loss_fn_inputs")
-                    total.sum().backward()
-                    out += [x.detach() for x in read]
+                (run or _at_once)(self._pieces(data, loss, config, out))
         except BaseException:
             for p, g in zip(change.parameters, before, strict=True):
                 p.grad = g
             raise
         return _in_order(data, out)
+
+    def _pieces(
+        self, data: Sequence[Datum], loss: str, config: Mapping[str, float], out: list[Tensor]
+    ) -> Iterator[Pieces]:
+        """The work of each group of rows; their log-probabilities go to `out` when it is done."""
+
+        def of(log_p: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+            return loss_of(loss, log_p, given, config)
+
+        device = self.adapted.device
+        for some in _micro(data):
+            batch = [data[i] for i in some]
+            lengths = [len(d.tokens) for d in batch]
+            ids, targets = (torch.zeros(len(batch), max(lengths), dtype=torch.long) for _ in range(2))
+            for i, d in enumerate(batch):
+                ids[i, : lengths[i]], targets[i, : lengths[i]] = torch.tensor(list(d.tokens)), d.targets
+            given = [d.given for d in batch]
+            work = Pieces(self.adapted.model, ids.to(device), targets.to(device), lengths, given, of, self.pace)
+            yield work
+            out += [x[:n] for x, n in zip(work.read, lengths, strict=True)]
 
     def _read(self, batch: Sequence[Datum]) -> list[Tensor]:
         """[T] log-probabilities of each one's targets; rows are padded on the right."""
@@ -205,6 +230,12 @@ class Learner:
         change.forget()
         change.steps += 1
         return {"grad_norm:mean": float(norm)}
+
+
+def _at_once(work: Iterator[Pieces]) -> None:
+    for pieces in work:
+        while not pieces.done:
+            pieces.piece(1e9, 1e9)
 
 
 def _micro(data: Sequence[Datum]) -> list[list[int]]:

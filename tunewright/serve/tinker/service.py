@@ -28,6 +28,7 @@ from tunewright.serve.requests import Request
 from tunewright.serve.sampling import Sampling
 from tunewright.serve.server import Server
 from tunewright.serve.tinker import asked, learner, wire
+from tunewright.serve.tinker.coserving import CoServing
 from tunewright.serve.tinker.learner import Change, Datum, Learner, Shape
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Tinker:
         folder.mkdir(parents=True, exist_ok=True)
         self.server, self.folder = server, folder.resolve()
         self.learner = Learner(server.engine.model.model)
+        self.coserving = CoServing(server.engine)
         self._vocabulary = server.prompts.vocabulary
         self._sessions: OrderedDict[str, None] = OrderedDict()
         self._models: dict[str, Model] = {}
@@ -203,7 +205,7 @@ class Tinker:
             if message.forward_only:
                 read = self.learner.log_probs(change.deltas, data)
             else:
-                read = self.learner.learn(change, data, message.loss_fn, config)
+                read = self.learner.learn(change, data, message.loss_fn, config, self.coserving.run)
             losses = [learner.loss_of(message.loss_fn, x, d.given, config) for x, d in zip(read, data, strict=True)]
             return wire.learnt(read, {"loss:sum": float(sum(float(x) for x in losses))})
 
