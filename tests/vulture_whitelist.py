@@ -10,12 +10,10 @@ ANSWERED: dict[str, tuple[str, ...]] = {
     "read by pydantic": ("model_config",),
     "set on objects of other libraries, which read it": (
         "__class__",
-        "label2id",
         "ignore_aliases",
         "pad_token",
         "post_processor",
     ),
-    "an argument that a caller outside passes by name or place": ("output_hidden_states",),
     "taken because OpenAI's clients send it, and changes no answer": (
         "function_call",
         "include_obfuscation",
