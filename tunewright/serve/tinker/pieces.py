@@ -128,7 +128,7 @@ class Pieces:
         for (k, v), (dk, _) in zip(self._states, self._gradients, strict=True):
             reaches = dk.numel() > 0
             before.append((k.detach().requires_grad_(reaches), v.detach().requires_grad_(reaches)))
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         for i, (k, v) in enumerate(before):
             cache.update(k, v, i)
         more: dict[str, Any] = {str(cache_argument(self.model)): cache}
