@@ -435,6 +435,25 @@ def test_models_and_samplers_are_bounded_and_let_go(tmp_path, monkeypatch):
         trains(client_of(given[1]))
 
 
+def test_what_waits_at_the_end_is_told(tmp_path):
+    with running(tmp_path) as given:
+        began, go = threading.Event(), threading.Event()
+
+        def slow():
+            began.set()
+            go.wait(30)
+            return {}
+
+        first, *others = [given[0]._later(slow) for _ in range(4)]
+        began.wait(30)
+        futures = [given[0].result(n) for n in (first, *others)]
+        threading.Timer(0.3, go.set).start()
+    assert futures[0].result(5) == {}
+    for f in futures[1:]:
+        with pytest.raises(ApiError, match="shutting down"):
+            f.result(5)
+
+
 def test_the_servers_key_is_asked_for(tmp_path):
     with running(tmp_path, api_key="tml-a-long-key") as (_, address):
         assert post(address, "create_session", json={}).status_code == 401

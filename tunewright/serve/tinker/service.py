@@ -71,7 +71,7 @@ class Tinker:
         self._samplers: OrderedDict[str, Sampler] = OrderedDict()
         self._results: OrderedDict[str, Future[Answer]] = OrderedDict()
         self._work: queue.Queue[tuple[Future[Answer], Callable[[], Answer]] | None] = queue.Queue(MOST_WAITING)
-        self._lock = threading.RLock()
+        self._lock, self._stopping = threading.RLock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tunewright-tinker", daemon=True)
 
     def __enter__(self) -> Tinker:
@@ -79,12 +79,22 @@ class Tinker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._work.put(None)
+        """End with the request that is being done; those that wait get an error."""
+        self._stopping.set()
+        while True:
+            try:
+                self._work.put(None, timeout=0.1)
+                break
+            except queue.Full:
+                continue
         self._thread.join()
 
     def _run(self) -> None:
         while (item := self._work.get()) is not None:
             future, do = item
+            if self._stopping.is_set():
+                future.set_exception(ApiError(503, "The server is shutting down."))
+                continue
             try:
                 future.set_result(do())
             except Exception as error:
