@@ -35,7 +35,7 @@ def test_help_imports_nothing_heavy():
 
 
 ORDER = (
-    "run resume plan check tune compare measure gate chat export board methods merge init schema doctor runs papers"
+    "run resume plan check tune compare measure gate chat serve export board methods merge init schema doctor runs papers"
 ).split()
 
 

@@ -36,6 +36,7 @@ LAYERS = (
     "finished",
     "paired",
     "planning",
+    "serve",
     "conformance",
     "papers",
     "trials",

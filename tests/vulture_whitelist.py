@@ -10,12 +10,20 @@ ANSWERED: dict[str, tuple[str, ...]] = {
     "read by pydantic": ("model_config",),
     "set on objects of other libraries, which read it": (
         "__class__",
-        "decoder",
-        "label2id",
         "ignore_aliases",
         "pad_token",
         "post_processor",
     ),
+    "taken because OpenAI's clients send it, and changes no answer": (
+        "function_call",
+        "include_obfuscation",
+        "lora_int_id",
+        "prompt_cache_key",
+        "refusal",
+        "safety_identifier",
+        "service_tier",
+    ),
+    "read from a file's text by tunewright.papers.link": ("PAPERS",),
     "an argument that a caller outside passes by name or place": ("output_hidden_states",),
     "called or read by http.server, which finds them by name": (
         "allow_reuse_address",

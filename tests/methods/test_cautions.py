@@ -18,6 +18,7 @@ CASES = [
     ("infinite-lr", {}, {"warmup_steps": 60, "cooldown_steps": 40}, "take 100 of 100"),
     ("infinite-lr", {"anneal_steps": 5}, {"anneal_steps": 5, "anneal_from": 100}, "nothing is annealed"),
     ("ist", {"every": 99}, {"every": 100}, "no trial is made"),
+    ("jei-dnn", {}, {"warmup": 0.6}, "its gates train for 40 steps"),
     ("lae", {"momentum": 0.99}, {}, "it follows 1.0% of the way in 100 steps; a momentum of 0.993"),
     ("lift", {"refresh_steps": 99}, {}, "do not reach refresh_steps 400"),
     ("rewarm-redecay-replay", {}, {"warmup": 0.999}, "the warm-up takes all 100 steps"),

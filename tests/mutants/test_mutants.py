@@ -14,7 +14,7 @@ from tunewright import catalogue
 from tunewright.data import generators
 
 MUTANTS = list(listed())
-BESIDE = {"from-nothing", "calls", "checkers", "languages"}
+BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack"}
 """What has lines and is no entry of the catalogue."""
 
 

@@ -96,6 +96,8 @@ _FOR = {
     "metrics": "span F1, BLEU, chrF, ROUGE, word error rates, and JSON schemas of packs",
     "audio": "recordings in files",
     "eval": "lm-evaluation-harness's tasks (`measure --lm-eval`)",
+    "serve": "`tunewright serve`: the web server, and answers held to a JSON schema",
+    "tinker": "training loops over a served base, by Tinker's protocol (`serve --jobs`)",
     "peers": "parity tests and benchmarks beside other libraries",
     "dev": "tests, lint and types",
     "docs": "the documentation site",

@@ -36,7 +36,7 @@ def servability(folder: Path | str) -> list[str]:
         reasons.append(f"adapter servers serve text-generation, and this model does {recipe.task}")
     config = folder / "adapter" / "adapter_config.json"
     if config.exists():
-        reasons += _of_adapter(json.loads(config.read_text(encoding="utf-8")))
+        reasons += adapter_reasons(json.loads(config.read_text(encoding="utf-8")))
         if any(catalogue.load_method(use.name).quantises for stage in recipe.stages for use in stage.methods):
             reasons.append(IN_FEW_BITS)
     else:
@@ -48,13 +48,16 @@ def servability(folder: Path | str) -> list[str]:
     return reasons
 
 
-def _of_adapter(config: dict[str, Any]) -> list[str]:
+def adapter_reasons(config: dict[str, Any], *, ranks_count: bool = True) -> list[str]:
+    """The same of an adapter's settings; without `ranks_count` for a server that is started with the rank it needs."""
     if config.get("peft_type") != "LORA":
         return [f"the adapter is of PEFT's type {config.get('peft_type')}, and servers take LORA"]
     reasons = []
     ranks = {config["r"], *(config.get("rank_pattern") or {}).values()}
     most = max(ranks)
-    if most > USUAL_RANK:
+    if not ranks_count:
+        pass
+    elif most > USUAL_RANK:
         reasons.append(f"its rank is {most}: many servers stop at {USUAL_RANK} (vLLM: --max-lora-rank {most})")
     elif most > VLLM_DEFAULT_RANK:
         reasons.append(f"its rank is {most}: vLLM needs --max-lora-rank {_next_power(most)}")

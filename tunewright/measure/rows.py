@@ -27,6 +27,9 @@ class RowResult(BaseModel):
     confidence: float | None = Field(
         None, description="probability that the model gave its own answer among the choices"
     )
+    notes: dict[str, float] = Field(
+        default_factory=dict, description="what the model noted of the row while it answered, such as blocks run"
+    )
 
 
 class PairedRow(BaseModel):

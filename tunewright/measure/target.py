@@ -122,11 +122,18 @@ def evaluate(
         for indices in _kv.batches_by_length([r.size for r in rows], batch_tokens, 64):
             some = [rows[i] for i in indices]
             batch = task.collate(some, packed).to(device_of(model))
-            for i, result in zip(
-                indices, make(model, tokenizer, task, some, batch, task.forward(model, batch), m), strict=True
-            ):
-                results[i] = result
+            outputs = task.forward(model, batch)
+            made, noted = make(model, tokenizer, task, some, batch, outputs, m), _noted(outputs, len(some))
+            for i, result, notes in zip(indices, made, noted, strict=True):
+                results[i] = result.model_copy(update={"notes": notes})
     return [r for r in results if r is not None]
+
+
+def _noted(outputs: Outputs, count: int) -> list[dict[str, float]]:
+    """What was noted once in this forward of each of its `count` rows, as a number."""
+    notes = {} if outputs.present is None else outputs.present.notes
+    rows = {n: told[0].float().tolist() for n, told in notes.items() if len(told) == 1 and told[0].shape == (count,)}
+    return [{n: told[k] for n, told in rows.items()} for k in range(count)]
 
 
 def answers_and_choices(

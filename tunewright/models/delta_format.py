@@ -141,6 +141,26 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
     return len(tensors)
 
 
+def deltas_alone(adapted: Adapted, folder: Path | str) -> dict[str, dict[str, forms.Delta]]:
+    """The deltas of a saved change by site and name, for this model, which is left as it is.
+
+    ModelError where the change is more than deltas beside the base, or belongs to another base.
+    """
+    folder = Path(folder)
+    how, tensors = read_delta(folder)
+    where, base = str(folder / WEIGHTS), how["base"]
+    if base["hash"] and adapted.base_hash and base["hash"] != adapted.base_hash:
+        raise ModelError(
+            f"the change belongs to another base (weights {base['hash'][:12]}, here {adapted.base_hash[:12]})",
+            where=where,
+            remedy=f"load '{base['name']}'",
+        )
+    if how.get("surgery") or how.get("new_biases") or how["shapes"]:
+        what = "the model's shape" if how.get("surgery") else f"{len(how['shapes']) or 'some'} tensors of the base"
+        raise ModelError(f"the change is more than deltas beside the base: {what} changed", where=where)
+    return _rebuilt(adapted, how["deltas"], tensors, where)
+
+
 def read_delta(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What delta.json says, and the tensors beside it. ModelError for what is no saved change of this version."""
     try:

@@ -84,7 +84,7 @@ def save_adapter(adapted: Adapted, folder: Path | str, base_name: str) -> int:
             f"this change cannot be a PEFT adapter: {why}",
             remedy="save it as delta.safetensors, or export the whole model",
         )
-    parts = {site: _combined(list(by_name.values())) for site, by_name in adapted.deltas().items()}
+    parts = {site: combined(list(by_name.values())) for site, by_name in adapted.deltas().items()}
     heads, task = _heads(adapted), _task_type(adapted)
     if task in CLASSIFIES and any(_within(heads, site) for site in parts):
         task = None  # PEFT would keep the head whole and leave out the low-rank change inside it
@@ -140,7 +140,7 @@ def _renamed(structure: Structure, site: str) -> bool:
     return stacks and site.rpartition(".")[2] in RENAMED
 
 
-def _combined(deltas: list[Any]) -> tuple[Tensor, Tensor, float]:
+def combined(deltas: list[Any]) -> tuple[Tensor, Tensor, float]:
     """(A, B, scale) of all deltas of a module together."""
     pairs = [(*d.pair(), d.scale * d.strength * d.active) for d in deltas]
     if len(pairs) == 1 and pairs[0][2]:
@@ -153,6 +153,23 @@ def load_adapter(adapted: Adapted, folder: Path | str, name: str = "adapter") ->
     """Attach a PEFT LoRA adapter under `name`, strictly; return the number of tensors loaded.
 
     ModelError for what is no LoRA adapter, for another base (hash or shapes), and for missing or unknown keys.
+    """
+    deltas, values = adapter_deltas(adapted, folder)
+    known = {s.name: s for s in adapted.structure.sites}
+    changed = _changed_values(adapted, values, str(Path(folder) / WEIGHTS))
+    for n, delta in deltas.items():
+        attach(known[n], name, delta)
+    with torch.no_grad():
+        for n, t in changed.items():
+            adapted.remember(n)
+            adapted.base_parameters()[n].copy_(t)
+    return 2 * len(deltas) + len(values)
+
+
+def adapter_deltas(adapted: Adapted, folder: Path | str) -> tuple[dict[str, LowRank], Mapping[str, Tensor]]:
+    """(low-rank changes by site, whole tensors by name) of an adapter for this model, which is left as it is.
+
+    Errors as in `load_adapter`.
     """
     folder = Path(folder)
     parts = read_parts(folder, adapted.base_hash)
@@ -167,14 +184,7 @@ def load_adapter(adapted: Adapted, folder: Path | str, name: str = "adapter") ->
             where=where,
             remedy="the file is incomplete: save or download it again",
         )
-    changed = _changed_values(adapted, parts.values, where)
-    for n, delta in deltas.items():
-        attach(known[n], name, delta)
-    with torch.no_grad():
-        for n, t in changed.items():
-            adapted.remember(n)
-            adapted.base_parameters()[n].copy_(t)
-    return 2 * len(deltas) + len(parts.values)
+    return deltas, parts.values
 
 
 def _changed_values(adapted: Adapted, values: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

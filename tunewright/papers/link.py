@@ -1,12 +1,14 @@
 """Write into the cards where methods live and which tests cover them: `python -m tunewright.papers.link`.
 
 A method lives on the cards that its `papers` name, and on the card of its own name if there is one; a recipe
-`recipes/<slug>.yaml` and a generator of rows on the card of that slug. Run it in a checkout after adding a method;
+`recipes/<slug>.yaml` and a generator of rows on the card of that slug; any other module, such as a part of the server,
+on the cards that its line `PAPERS = ("<slug>",)` names. Run it in a checkout after adding a method;
 docs/papers.md is made anew as well.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -19,6 +21,7 @@ from tunewright.papers import cards
 from tunewright.papers.page import papers_page
 
 ROOT = cards.FOLDER.parents[1]
+_PAPERS = re.compile(r"^PAPERS = (\(.*\))$", re.MULTILINE)
 
 
 def places() -> dict[str, list[cards.Place]]:
@@ -35,6 +38,10 @@ def places() -> dict[str, list[cards.Place]]:
         if name in cards.load():
             file = Path(str(generators.module_of(name).__file__))
             by_slug.setdefault(name, []).append(cards.Place(file.relative_to(ROOT).as_posix()))
+    for file in sorted((ROOT / "tunewright").rglob("*.py")):
+        if (line := _PAPERS.search(file.read_text(encoding="utf-8"))) is not None:
+            for slug in ast.literal_eval(line[1]):
+                by_slug.setdefault(slug, []).append(cards.Place(file.relative_to(ROOT).as_posix()))
     for file in sorted((ROOT / "recipes").glob("*.yaml")):
         if file.stem in cards.load():
             by_slug.setdefault(file.stem, []).append(cards.Place(file.relative_to(ROOT).as_posix()))
