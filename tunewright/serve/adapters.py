@@ -15,6 +15,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +97,8 @@ class Library:
         self._paths: dict[str, Path] = {}
         self._dropped: set[str] = set()
         self._lock, self._loading = threading.Lock(), threading.Lock()
+        # one thread reads: every thread that did would keep memory of its own for the next adapter
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="tunewright-adapters")
 
     def names(self) -> list[str]:
         """All names that may be asked for, but the base's."""
@@ -145,7 +148,7 @@ class Library:
                     404, f"The model '{name[:100]}' does not exist.{hint}", param="model", code="model_not_found"
                 )
             try:
-                adapter = Adapter(name, self._read(path))
+                adapter = Adapter(name, self._reader.submit(self._read, path).result())
             except TunewrightError as error:
                 raise ApiError(400, f"The adapter '{name}' cannot be used: {error.what}.", param="model") from error
             self._keep(adapter)
