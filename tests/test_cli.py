@@ -35,8 +35,9 @@ def test_help_imports_nothing_heavy():
 
 
 ORDER = (
-    "run resume plan check tune compare measure gate chat serve export board methods merge init schema doctor runs papers"
-).split()
+    "run resume plan check tune compare measure gate chat serve export board fuse extract-lora methods "
+    "merge init schema doctor runs papers".split()
+)
 
 
 def commands() -> dict[str, Any]:
@@ -48,7 +49,7 @@ def commands() -> dict[str, Any]:
 
 
 def test_verbs_stand_in_this_order():
-    shown = [line.split()[1] for line in invoke("--help").stdout.splitlines() if re.match(r"│ [a-z]+ ", line)]
+    shown = [line.split()[1] for line in invoke("--help").stdout.splitlines() if re.match(r"│ [a-z][a-z-]* ", line)]
     assert shown == ORDER
 
 

@@ -34,6 +34,7 @@ LAYERS = (
     "report",
     "runs",
     "finished",
+    "shipping",
     "paired",
     "planning",
     "serve",

@@ -16,7 +16,19 @@ import typer
 from typer.core import TyperGroup
 
 from tunewright import __version__, errors
-from tunewright.commands import after, asking, before, boarding, comparing, measuring, merging, running, serving, tuning
+from tunewright.commands import (
+    after,
+    asking,
+    before,
+    boarding,
+    comparing,
+    measuring,
+    merging,
+    running,
+    serving,
+    shipping,
+    tuning,
+)
 from tunewright.commands.folders import runs
 from tunewright.commands.options import below
 from tunewright.commands.papers import papers
@@ -152,6 +164,8 @@ VERBS = (
     serving.serve,
     after.export,
     boarding.board,
+    shipping.fuse,
+    shipping.extract_lora,
     asking.methods,
     merging.merge,
     before.init,
