@@ -60,5 +60,6 @@ ANSWERED: dict[str, tuple[str, ...]] = {
         "stored_parameters",
         "too_long",
     ),
+    "a setting of llama.cpp's own structure": ("ftype",),
     "what a merge or a task promises; the tests hold it, or are skipped by it": ("needs_data", "symmetric"),
 }

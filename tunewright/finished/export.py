@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,13 @@ class Exported:
     warnings: list[str]
     notes: list[str] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "folder": str(self.folder)}
 
-def export(run_dir: Path | str, out: Path | str | None = None, task: str | None = None) -> Exported:
+
+def export(
+    run_dir: Path | str, out: Path | str | None = None, task: str | None = None, *, quiet: bool = False
+) -> Exported:
     """Write DIR/model (or `out`) and print what was checked. `task`: of a change made for each task, that of one.
 
     CheckpointError for a run whose files are not those of its report; FolderError for an unfinished run or an existing
@@ -107,7 +112,8 @@ def export(run_dir: Path | str, out: Path | str | None = None, task: str | None 
             where=_set_aside(target),
             remedy="report this as a defect",
         )
-    _show(exported)
+    if not quiet:
+        _show(exported)
     return exported
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import ModelError
 from tunewright.files.tensors import save_tensors
+from tunewright.loading import gguf_splitters
 from tunewright.loading.portable import portable_tokenizer
 
 if TYPE_CHECKING:
@@ -68,13 +69,9 @@ def place(stored: str) -> str | None:
 
 def pre_tokenizer(kind: str) -> Any:
     """The splitter that GGUF only names. It is not in the file, and losing it changes how numbers are read."""
-    from tokenizers import pre_tokenizers as pre
-
-    whole = pre.ByteLevel(add_prefix_space=False)
-    if kind == "smollm":
-        return pre.Sequence([pre.Digits(individual_digits=True), whole])  # "in 1999" is in, Ġ, 1, 9, 9, 9
-    if kind in ("gpt-2", "default"):
-        return whole
+    kind = "gpt-2" if kind == "default" else kind
+    if kind in gguf_splitters.SPLITTERS:
+        return gguf_splitters.built(kind)
     raise ModelError(f"the GGUF file's pre-tokenizer '{kind}' is not known here", remedy=ELSEWHERE)
 
 

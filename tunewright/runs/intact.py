@@ -31,7 +31,7 @@ _FILES = (
 )
 _APART = (RECIPE, LOCK, PROGRESS, Report.file)
 """Files of a run that have no hash in its report (in an earlier one's)."""
-_LATER = ("model", "tensorboard", "wandb")
+_LATER = ("model", "tensorboard", "wandb", "ollama", "mlx", "onnx", "vllm-adapter", "gguf")
 """Folders that are written after the report or beside it: an export, a tracker's."""
 SHOWN = 5
 
