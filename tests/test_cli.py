@@ -35,8 +35,8 @@ def test_help_imports_nothing_heavy():
 
 
 ORDER = (
-    "run resume plan check tune compare measure gate chat serve export board fuse extract-lora methods "
-    "merge init schema doctor runs papers".split()
+    "run resume plan check tune compare measure gate chat serve export board fuse extract-lora "
+    "methods".split()
 )
 
 

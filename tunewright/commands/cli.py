@@ -166,6 +166,7 @@ VERBS = (
     boarding.board,
     shipping.fuse,
     shipping.extract_lora,
+    shipping.push,
     asking.methods,
     merging.merge,
     before.init,

@@ -1,4 +1,4 @@
-"""Verbs that turn models into other forms: fuse and extract-lora."""
+"""Verbs that turn models into other forms, and send them: fuse, extract-lora and push."""
 
 from __future__ import annotations
 
@@ -46,3 +46,27 @@ def extract_lora(
 
     found = extracting.extract(first, second, out, rank=rank, dtype=dtype)
     show(found.to_json(), as_json, lambda: extracting.page(found))
+
+
+@examples(
+    "tunewright push runs/tickets me/tickets --dry-run",
+    "tunewright push runs/tickets me/tickets",
+    "tunewright push runs/tickets me/tickets-whole --as model --public",
+)
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a finished run, or a folder that `export` wrote")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the hub (HF_ENDPOINT names another)")],
+    kind: Annotated[
+        str, typer.Option("--as", help="adapter or model (default: the adapter, where there is one)")
+    ] = "auto",
+    private: Annotated[bool, typer.Option("--private/--public", help="who sees the repository")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the files and show the card; nothing is sent")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Push a run to a hub with a card of its report. No optimizer state, data or secret goes; private by default."""
+    from tunewright.shipping.push import push as send
+
+    pushed = send(folder, repo, kind=kind, private=private, dry_run=dry_run)
+    show(pushed.to_json(), as_json, pushed.page)
