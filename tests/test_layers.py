@@ -46,6 +46,7 @@ LAYERS = (
     "claims/papers",
     "compare",
     "board",
+    "agents",
     "commands",
 )
 FACADE = "tunewright"

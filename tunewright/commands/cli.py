@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from tunewright import __version__, errors
 from tunewright.commands import (
     after,
+    agents,
     asking,
     before,
     boarding,
@@ -170,6 +171,7 @@ VERBS = (
     asking.methods,
     merging.merge,
     before.init,
+    agents.mcp,
     asking.schema,
     asking.doctor,
 )

@@ -53,6 +53,11 @@ class RunInfo(Part):
         None, ge=0, description="time spent from start to end, seconds; pauses before a resume are not in it"
     )
     resumed: int = Field(0, ge=0, description="how many times the run was resumed")
+    attempt: int | None = Field(
+        None,
+        ge=1,
+        description="which run of its work folder it is on these evaluation rows, where the folder counts them",
+    )
     command: str | None = Field(None, description="the command that made it")
     versions: dict[str, str] = Field(default_factory=dict, description="package -> version, python included")
     parts: dict[str, str] = Field(

@@ -296,7 +296,17 @@ def beneath_probe(report: Report) -> str:
 def cautions(report: Report) -> list[str]:
     """What a reader has to know first: of few rows and of the probe, then the run's own notes."""
     few = "" if any(n.startswith("only ") for n in report.notes) else small_sample(report)
-    return [t for t in (beneath_probe(report), few) if t] + report.notes
+    return [t for t in (attempts(report), beneath_probe(report), few) if t] + report.notes
+
+
+def attempts(report: Report) -> str:
+    """Which attempt on its evaluation rows the run is; empty where they are not counted, or it is the first."""
+    if (number := report.run.attempt) is None or number < 2:
+        return ""
+    return (
+        f"attempt {number} on this evaluation set: the best of several attempts is chosen by these rows too, and its "
+        "figures promise more than new rows will give"
+    )
 
 
 def _drifted(report: Report) -> str:

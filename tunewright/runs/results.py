@@ -264,6 +264,7 @@ def run_info(session: Session, name: str, progress: dict[str, Any], cost: Cost) 
         finished=progress.get("finished"),
         seconds=cost.total.seconds,
         resumed=progress.get("resumed", 0),
+        attempt=progress.get("attempt"),
         command=progress.get("command"),
         versions=versions(),
         parts=parts_of(session),

@@ -89,7 +89,7 @@ class Work:
     def write_resolved(self) -> None:
         """The recipe with every default of every method, the precision chosen, versions and hashes."""
         from tunewright import catalogue
-        from tunewright.runs import begun
+        from tunewright.runs import attempts, begun
         from tunewright.runs.results import versions
 
         recipe = self.recipe.model_copy(deep=True)
@@ -109,6 +109,8 @@ class Work:
         self.folder.write_recipe(recipe.dump(absolute=True))
         if not self.figures_only:
             begun.note(self.folder, self.session)
+            if (rows := self.session.eval) is not None:
+                self.folder.note_progress(attempt=attempts.count(self.folder.path, rows.hash))
         self.recipe = recipe
 
     def train(self) -> list[str]:
