@@ -60,6 +60,7 @@ ANSWERED: dict[str, tuple[str, ...]] = {
         "stored_parameters",
         "too_long",
     ),
+    "fields of what a verb prints with --json, as its schema names them": ("removes", "stays_for"),
     "a setting of llama.cpp's own structure": ("ftype",),
     "what a merge or a task promises; the tests hold it, or are skipped by it": ("needs_data", "symmetric"),
 }

@@ -12,12 +12,13 @@ from tunewright.commands.options import JsonOption, RunArgument, examples, show
 
 @examples(
     "tunewright chat runs/recipe",
+    "tunewright chat runs/recipe --json",
 )
-def chat(folder: RunArgument) -> None:
+def chat(folder: RunArgument, as_json: JsonOption = False) -> None:
     """Talk to the base and the tuned model side by side."""
     from tunewright.finished.chat import chat as talk
 
-    talk(folder)
+    talk(folder, as_json=as_json)
 
 
 @examples(

@@ -58,9 +58,24 @@ def methods(
 
 @examples(
     "tunewright schema > recipe.schema.json",
+    "tunewright schema run",
+    "tunewright schema 'runs list'",
 )
-def schema() -> None:
-    """Print the JSON Schema of recipes, for editors."""
+def schema(
+    verb: Annotated[
+        str | None, typer.Argument(metavar="[VERB]", help="of what a verb prints with --json (default: of recipes)")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of recipes, for editors, or of what a verb prints with --json, for scripts."""
+    if verb is not None:
+        from tunewright.commands import json_types
+        from tunewright.errors import RecipeError, did_you_mean
+
+        if verb not in json_types.TYPES:
+            why = f"'{verb}' {json_types.WITHOUT.get(verb, 'is no verb')}"
+            raise RecipeError(why, where="schema", remedy=did_you_mean(verb, json_types.TYPES))
+        show(json_types.schema_of(verb), True)
+        return
     from tunewright.recipe import Recipe
 
     show(Recipe.json_schema(), True)

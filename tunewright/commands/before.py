@@ -65,9 +65,12 @@ def init(
         typer.Option(help="the hub's name of the task (default: by the rows' shape)", autocompletion=completing.tasks),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="where to write the recipe")] = Path("recipe.yaml"),
+    as_json: JsonOption = False,
 ) -> None:
     """Write a commented recipe for a model, a data file and a task."""
     from tunewright.planning.init import write_recipe
 
-    write_recipe(model, data, task, out)
-    print(f"{out} is written. Next: tunewright check {out}; tunewright plan {out}; tunewright run {out}")
+    written = write_recipe(model, data, task, out)
+    following = [f"tunewright {verb} {out}" for verb in ("check", "plan", "run")]
+    told = {"recipe": str(out), "task": written.task, "next": following}
+    show(told, as_json, lambda: f"{out} is written. Next: {'; '.join(following)}")

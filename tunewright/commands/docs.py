@@ -1,4 +1,4 @@
-"""docs/recipe.md, contract.md, exit-codes.md, methods.md, papers.md, tasks.md and packs.md, and READMEs of packs.
+"""Pages of docs/ that are made (recipe, contract, exit codes, JSON, methods, papers, tasks, packs); packs' READMEs.
 
 Made from types, slots, verbs, methods and cards: `python -m tunewright.commands.docs` writes them into docs/.
 """
@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from tunewright.catalogue.annotations import bounds, inner_types, type_name
 from tunewright.catalogue.slot_pages import contract_page
 from tunewright.commands.cli import CODES
+from tunewright.commands.json_page import json_page
 from tunewright.commands.methods_page import methods_page
 from tunewright.commands.packs_page import packs_page, readme
 from tunewright.commands.tasks_page import tasks_page
@@ -147,6 +148,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "recipe.md": recipe_page,
     "contract.md": contract_page,
     "exit-codes.md": command_page,
+    "json.md": json_page,
     "methods.md": methods_page,
     "papers.md": papers_page,
     "tasks.md": tasks_page,

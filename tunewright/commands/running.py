@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +56,6 @@ def _show(result: Result, as_json: bool) -> None:
     from tunewright.report import terminal
 
     if as_json:
-        print(result.report.dumps())
+        print(json.dumps(json.loads(result.report.dumps()), ensure_ascii=False))  # one line, after those of steps
     else:
         terminal.show(result.report, result.folder)

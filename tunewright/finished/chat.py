@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -135,8 +136,11 @@ class Chat:
         return [t for t in out[0, len(prompt) :].tolist() if t not in ends]
 
 
-def chat(run_dir: Path | str, *, lines: TextIO | None = None, console: Console | None = None) -> None:
-    """Talk until /quit or the end of input. Reads `lines`, standard input by default (one message a line).
+def chat(
+    run_dir: Path | str, *, lines: TextIO | None = None, console: Console | None = None, as_json: bool = False
+) -> None:
+    """Talk until /quit or the end of input. Reads `lines`, standard input by default (one message a line). `as_json`:
+    answers go to standard output, a JSON object a line, and all else to standard error.
 
     FolderError for an unfinished run, MethodError for a model that writes no text.
     """
@@ -148,7 +152,7 @@ def chat(run_dir: Path | str, *, lines: TextIO | None = None, console: Console |
             where=str(run_dir),
             remedy="look at its report.html",
         )
-    console = console or Console(highlight=False, emoji=False)
+    console = console or Console(highlight=False, emoji=False, stderr=as_json)
     talk = Chat(run)
     console.print(f"base: {run.loaded.name}; tuned: {run.folder}. /help lists the commands, /quit ends.", markup=False)
     if not talk.talks:
@@ -160,7 +164,11 @@ def chat(run_dir: Path | str, *, lines: TextIO | None = None, console: Console |
             console.print(_command(talk, line), markup=False)
         elif line:
             try:
-                console.print(_side_by_side(talk, talk.answer(line)))
+                answers = talk.answer(line)
+                if as_json:
+                    print(json.dumps({"prompt": line, **answers}, ensure_ascii=False), flush=True)
+                else:
+                    console.print(_side_by_side(talk, answers))
             except RowProblem as problem:
                 console.print(f"{problem.reason} -> /new begins again", markup=False)
             except KeyboardInterrupt:  # of one answer; at the prompt it ends the conversation

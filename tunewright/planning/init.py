@@ -286,8 +286,8 @@ def _inside(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if scalar == text and set(text) & set(",[]{}") else scalar
 
 
-def write_recipe(model: str, data: str, task: str | None, out: Path) -> None:
-    """Write the recipe to `out` and read it back. FolderError when something is there or it cannot be written."""
+def write_recipe(model: str, data: str, task: str | None, out: Path) -> Recipe:
+    """Write the recipe to `out`, read it back and return it. FolderError where something is, or none can be written."""
     text = starter(model, data, task, str(out))
     try:
         with out.open("x", encoding="utf-8") as file:
@@ -300,4 +300,4 @@ def write_recipe(model: str, data: str, task: str | None, out: Path) -> None:
         raise FolderError(
             f"cannot be written: {error.strerror}", where=str(out), remedy="choose another place with --out"
         ) from None
-    Recipe.load(out)
+    return Recipe.load(out)

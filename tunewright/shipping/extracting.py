@@ -36,12 +36,14 @@ ITERATIONS, MORE = 6, 16
 
 @dataclass
 class Layer:
-    """One layer of the adapter: the change's norm over the weight's, and the part of the change that the adapter
-    misses (0: none of it, 1: all of it), both as ratios of Frobenius norms, after rounding to the stored type."""
+    """One layer of the adapter: the change's norm over the weight's (None where the weight was zero), and the part of
+    the change that the adapter misses (0: none of it, 1: all of it), both as ratios of Frobenius norms, after rounding
+    to the stored type.
+    """
 
     name: str
     rank: int
-    changed: float
+    changed: float | None
     missed: float
 
 
@@ -114,7 +116,7 @@ def _factors(a: Source, b: Source, found: Extracted, dtype: torch.dtype) -> tupl
             found.equal += 1
             continue
         total += moved**2
-        share = moved / size if size else float("inf")
+        share = moved / size if size else None
         site = sites.get(name)
         if site is None or name in structure.tied.values():
             found.left_out.append(LeftOut(name, _why(name, before, structure.tied), share))
@@ -214,6 +216,10 @@ def _on(a: Source, adapter: Path) -> Tensor:
     return logits_of(adapted.model)
 
 
+def _percent(share: float | None) -> str:
+    return f"{'all' if share is None else format(100 * share, '.3g'):>8}"
+
+
 def page(found: Extracted) -> str:
     """The result as text: a line for each layer, the largest miss first."""
     most = sorted(found.layers, key=lambda x: -x.missed)
@@ -223,7 +229,7 @@ def page(found: Extracted) -> str:
         f"it misses {100 * found.missed:.3g} % of the change (by norm), what it leaves out included",
         "",
         f"{'layer':<{width}}  rank  changed by  missed",
-        *(f"{x.name:<{width}}  {x.rank:>4}  {100 * x.changed:>8.3g} %  {100 * x.missed:>5.3g} %" for x in most),
+        *(f"{x.name:<{width}}  {x.rank:>4}  {_percent(x.changed)} %  {100 * x.missed:>5.3g} %" for x in most),
     ]
     if found.left_out:
         lines += ["", "not in the adapter:"]

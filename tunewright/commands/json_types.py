@@ -1,0 +1,326 @@
+"""What each verb prints with `--json`, as types: `tunewright schema VERB` and docs/json.md are made of them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter
+
+from tunewright.contract.records import Problem
+from tunewright.data.check import Notice, SourceReport
+from tunewright.data.view import Token
+from tunewright.planning.planned import Ends, SourcePlan, StagePlan
+from tunewright.report.gated import Gate
+from tunewright.shipping.comparing import Compared
+from tunewright.shipping.extracting import Layer, LeftOut
+from tunewright.trials.tuned import Tried
+
+
+class Answer(BaseModel):
+    """What a verb prints; nothing else stands beside the fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class StageTime(Answer):
+    """What a stage is foreseen to take: seconds, bytes, tokens."""
+
+    name: str
+    steps: int
+    tokens: int
+    exact: bool = Field(description="whether steps are exact")
+    set_up: float = Field(description="seconds before the first step")
+    seconds_per_token: float
+    train: float = Field(description="seconds of all its training")
+    checkpoint: int = Field(description="bytes of one checkpoint")
+    kept: int = Field(description="bytes that the finished stage leaves")
+    losses: list[float] = Field(description="of the steps that were tried")
+
+
+class Estimated(Answer):
+    """A whole run's seconds and bytes."""
+
+    stages: list[StageTime]
+    base: float = Field(description="seconds to measure the base")
+    cached: bool = Field(description="whether the base was measured before")
+    tuned: float = Field(description="seconds to measure the tuned model")
+    dial: float = Field(description="seconds to measure strengths")
+    evaluations: float = Field(description="seconds of evaluations while training")
+    disk: int = Field(description="bytes")
+    peak_memory: int = Field(description="bytes, of the process")
+    peak_cuda: int | None = Field(description="bytes, of the GPU")
+    train: float = Field(description="seconds of training")
+    total: float = Field(description="seconds from start to end")
+    probe_steps: int = Field(description="steps that were tried to measure this")
+
+
+class Plan(Answer):
+    """`plan`: what a run would train, how long and in how much memory."""
+
+    model: dict[str, Any]
+    task: str
+    device: str
+    precision: str
+    packed: bool
+    notes: list[str]
+    sources: list[SourcePlan]
+    ends: Ends | None
+    leak: float | None = Field(description="between packed rows: difference of logits over their standard deviation")
+    leak_limit: float
+    view: dict[str, list[Token]] = Field(description="source -> an example, token by token")
+    stages: list[StagePlan]
+    load: float = Field(description="seconds")
+    memory: int | None = Field(description="bytes that are free")
+    estimate: Estimated
+
+
+class Check(Answer):
+    """`check`: whether a run would take recipe and rows (exit code 0), and if not, why."""
+
+    ok: bool
+    sources: list[SourceReport]
+    problems: list[Problem] = Field(description="rows that cannot be used")
+    skipped: list[Problem] = Field(description="bad rows that the recipe has a run leave out")
+    notices: list[Notice] = Field(description="what can be used and should be looked at")
+    refusals: list[str] = Field(description="what ends a run beside bad rows")
+    cautions: list[str]
+    written: list[str] = Field(description="files of --clean")
+
+
+class Tuned(Answer):
+    """`tune`: settings that were tried, the recipe's own first."""
+
+    metric: str
+    direction: str
+    rows: int | None
+    best: Tried | None
+    tried: list[Tried]
+    stopped: str | None
+    written: str | None = Field(description="the recipe with the best values")
+
+
+class Gated(Gate):
+    """`gate`: one line; exit code 0 (pass), 10 (fails) or 11 (cannot tell)."""
+
+    of: str = Field(description="what was judged")
+
+
+class Talked(Answer):
+    """`chat --json`: one line for each line of input."""
+
+    prompt: str
+    base: str
+    tuned: str
+
+
+class Exported(Answer):
+    """`export` (to transformers): logits of the folder against the run's own, on `rows` rows."""
+
+    folder: str
+    reloaded: float = Field(description="largest difference between the folder, loaded anew, and the folded model")
+    folded: float = Field(description="largest difference between the folded model and the run's own")
+    spread: float = Field(description="standard deviation of the logits")
+    rows: int
+    warnings: list[str] = Field(description="why servers cannot take the change as an adapter")
+    notes: list[str]
+
+
+class Shipped(Answer):
+    """`export --to FORMAT`: what was written and checked."""
+
+    format: str
+    path: str
+    files: list[str]
+    checks: list[str] = Field(description="sentences")
+    figures: dict[str, Any] = Field(description="the same in numbers, by format")
+    notes: list[str]
+
+
+class Fused(Answer):
+    """`fuse`."""
+
+    folder: str
+    tensors: int
+    changed: int = Field(description="tensors that the change touches")
+    dtype: str
+    seconds: float
+    logits: Compared | None = Field(description="against the base with the change in float32")
+    notes: list[str]
+
+
+class Extracted(Answer):
+    """`extract-lora`: errors as ratios of Frobenius norms."""
+
+    folder: str
+    rank: int
+    layers: list[Layer]
+    left_out: list[LeftOut]
+    equal: int = Field(description="tensors that are the same in both models")
+    missed: float = Field(description="part of the whole change that the adapter misses")
+    apart: Compared | None = Field(description="the first model against the second")
+    missing: Compared | None = Field(description="the first with the adapter against the second")
+    notes: list[str]
+
+
+class Pushed(Answer):
+    """`push`."""
+
+    repo: str
+    kind: Literal["adapter", "model"]
+    private: bool
+    files: dict[str, int] = Field(description="name -> bytes")
+    card: str = Field(description="README.md")
+    dry_run: bool
+    url: str | None = Field(description="of the commit")
+    left_out: list[str] = Field(description="files that may not go")
+    notes: list[str]
+
+
+class Merged(Answer):
+    """`merge`."""
+
+    folder: str
+    tensors: int
+    values: int
+    seconds: float
+    forward_seconds: float | None
+    reused: int = Field(description="tensors that were there from an earlier try")
+    notes: list[str]
+
+
+class Begun(Answer):
+    """`init`: the recipe that was written, and what to do next."""
+
+    recipe: str
+    task: str
+    next: list[str]
+
+
+class Found(Answer):
+    """A line of `doctor`."""
+
+    name: str
+    status: str = Field(description="ok, note or missing")
+    detail: str
+    remedy: str | None
+
+
+class Held(Answer):
+    """A run of `runs list`; figures of runs that are not finished are null."""
+
+    folder: str
+    state: Literal["finished", "pruned", "running", "interrupted", "unreadable"]
+    bytes: int
+    model: str
+    task: str
+    methods: list[str]
+    metric: str
+    unit: str
+    target: tuple[float, float, float | None, float | None] | None = Field(
+        description="before, after, low and high of the difference"
+    )
+    kept: float | None = Field(description="the largest loss of a kept text")
+    kept_name: str
+    kept_unit: str
+    drift: float | None
+    gate: str
+    seconds: float | None
+    started: str
+    problem: str
+    parts: dict[str, int] = Field(description="file or folder -> bytes")
+    gain: float | None
+
+
+class Going(Answer):
+    """A run of `runs prune`."""
+
+    folder: str
+    removes: list[str]
+    bytes: int
+    stays_for: str
+
+
+class Pruned(Answer):
+    """`runs prune`."""
+
+    removed: bool = Field(description="false: it was only said what would go")
+    freed: int = Field(description="bytes")
+    runs: list[Going]
+
+
+class Methods(RootModel[list[dict[str, Any]] | dict[str, Any]]):
+    """`methods`: a list of all (name, room, summary, slots, parameters, needs, papers), or one of them."""
+
+
+class Card(BaseModel):
+    """A paper of `papers list` and `papers show`; `show` has `similar` too."""
+
+    slug: str
+    title: str
+    name: str
+    family: str
+    kind: str
+    modality: str
+    mechanism: str
+    claim: str
+    tags: list[str]
+
+
+class Verdict(BaseModel):
+    """A claim of `papers run` and `papers verdicts`."""
+
+    claim: str
+    paper: str
+    scale: str
+    verdict: str | None
+
+
+class Checked(BaseModel):
+    """A claim of `papers check`: whether its verdict speaks of today's code."""
+
+    claim: str
+    scale: str
+    stale: list[Any]
+    outcome: str
+    differs: list[Any]
+    seconds: float
+
+
+TYPES: dict[str, Any] = {
+    "run": "tunewright.report.schema:Report",
+    "resume": "tunewright.report.schema:Report",
+    "plan": Plan,
+    "check": Check,
+    "tune": Tuned,
+    "compare": "tunewright.compare.result:Comparison",
+    "measure": "tunewright.paired.result:Pair",
+    "gate": Gated,
+    "chat": Talked,
+    "export": Exported | Shipped,
+    "fuse": Fused,
+    "extract-lora": Extracted,
+    "push": Pushed,
+    "methods": Methods,
+    "merge": Merged,
+    "init": Begun,
+    "doctor": list[Found],
+    "runs list": list[Held],
+    "runs prune": Pruned,
+    "papers list": list[Card],
+    "papers show": Card,
+    "papers run": list[Verdict],
+    "papers verdicts": list[Verdict],
+    "papers check": list[Checked],
+}
+"""Verb -> type, or where it is. `schema` prints JSON Schemas and `mcp` speaks a protocol of its own."""
+WITHOUT = {"schema": "prints JSON Schema in any case", "mcp": "speaks the Model Context Protocol"}
+
+
+def schema_of(verb: str) -> dict[str, Any]:
+    """The JSON Schema of what a verb prints with `--json`."""
+    kind = TYPES[verb]
+    if isinstance(kind, str):
+        module, _, name = kind.partition(":")
+        kind = getattr(importlib.import_module(module), name)
+    return TypeAdapter(kind).json_schema(mode="serialization")
