@@ -160,3 +160,22 @@ def test_a_condition_names_a_task_and_its_metric(tmp_path: Path) -> None:
     with pytest.raises(MethodError, match="no task 'zet' was evaluated") as error:
         verdicts("task.zet >= 1")
     assert "zeta" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "model"),
+    [
+        ({"model_name": "org/model"}, "org/model"),
+        ({"config": {"model_args": "pretrained=org/base,peft=runs/a/adapter"}}, "org/base with runs/a/adapter"),
+        ({"config": {"model_args": {"pretrained": "tickets"}}}, "tickets"),
+        ({}, None),
+        ({"config": None}, None),
+    ],
+)
+def test_the_models_that_the_harness_asked_are_named(said: dict[str, Any], model: str | None, tmp_path: Path) -> None:
+    write(tmp_path / "a", {"t": rows([1.0, 0.0])}, **said)
+    write(tmp_path / "b", {"t": rows([1.0, 1.0])}, model_name="org/other")
+    pair = lm_eval.measure([str(tmp_path / "a")], [str(tmp_path / "b")], out=tmp_path / "out")
+    assert (pair.first.model, pair.second.model) == (model, "org/other")
+    text = shown.text(pair, width=400)
+    assert "(org/other)" in text and (f"({model})" in text) is (model is not None)

@@ -172,6 +172,12 @@ def test_every_option_changes_what_is_measured(made: Path, tmp_path: Path) -> No
     assert mapped.target is not None and mapped.target.n == 7
     texts = measure(Request(*sides, keep=[f"other={made / 'keep.txt'}"]))
     assert [k.name for k in texts.kept] == ["other"]
+    short = measure(Request(*sides, keep=[f"other={made / 'keep.txt'}"], keep_limit=2))
+    assert short.kept[0].n == 2 and (texts.kept[0].n or 0) > 2
+    own = measure(Request(*sides, keep_limit=1))
+    assert plain.kept and [k.n for k in own.kept] == [1] * len(plain.kept)
+    few = measure(Request(*sides, keep=["pack:arithmetic"], keep_limit=3))
+    assert few.packs[0].n == 3
     judged = measure(Request(*sides, bounds=conditions(["drift <= 100", "target >= 0.999"])))
     assert judged.gate is not None and judged.gate.verdict == "fails"
     with pytest.raises(ModelError, match="fill-mask"):

@@ -20,6 +20,7 @@ RequireOption = Annotated[
     "tunewright measure smollm2-135m-instruct runs/tickets",
     "tunewright measure runs/old runs/new --data test.jsonl --keep general=general.txt",
     "tunewright measure base adapters/a --data test.jsonl --require 'target no worse by 0.02' --json",
+    "tunewright measure runs/old runs/new --keep general=general.txt --keep-limit 50",
     "tunewright measure base runs/new --keep pack:tool-calls --require 'kept.tool-calls no worse by 0.05'",
     "tunewright measure runs/lora-1,runs/lora-2 runs/full-1,runs/full-2",
     "tunewright measure harness/base harness/tuned",
@@ -38,6 +39,9 @@ def measure(
         list[str] | None, typer.Option(metavar="NAME=COLUMN", help="where --data has it: label=topic")
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="at most so many (default: all)")] = None,
+    keep_limit: Annotated[
+        int | None, typer.Option(min=1, help="at most so many documents or questions of each that is kept")
+    ] = None,
     probes: Annotated[
         list[str] | None, typer.Option(metavar="NAME,...", help="such as calibration,intruder-dimensions")
     ] = None,
@@ -73,7 +77,7 @@ def measure(
         raise RecipeError(what, where="--include-path", remedy="write --lm-eval TASK,... too")
     if harness_tasks is not None:
         harness.refuse(sides, {"data": data, "keep": keep, "task": task, "metric": metric, "column": column})
-        harness.refuse(sides, {"probes": probes})
+        harness.refuse(sides, {"probes": probes, "keep_limit": keep_limit})
         measuring.refuse_taken(out)
         evaluation = harness.Evaluation(harness.named(harness_tasks), include_path, rows)
         pair = harness.measure(first, second, evaluation, base=base, device=device, bounds=bounds, out=out, say=say)
@@ -85,6 +89,7 @@ def measure(
             "metric": metric,
             "column": column,
             "rows": rows,
+            "keep_limit": keep_limit,
             "base": base,
             "probes": probes,
         }
@@ -100,6 +105,7 @@ def measure(
             metric=metric,
             columns=columns(column or []),
             rows=rows,
+            keep_limit=keep_limit,
             base=base,
             device=device,
             bounds=bounds,

@@ -1,9 +1,9 @@
 """Calls of tools in an answer, in the form that the model's own chat template writes them in.
 
 The template is asked once, with a name and an argument that stand nowhere else, and what comes out tells: a JSON object
-with the name in it (Hermes, Qwen, Llama, Mistral), or a name and then a JSON object of arguments (DeepSeek, harmony).
-Templates that write calls in another form (tags for each argument, Python) are refused. Where a template shows no
-tools, they stand in the system turn, with Hermes' form of a call.
+with the name in it (Hermes, Qwen, Llama, Mistral), a name and then a JSON object of arguments (DeepSeek, harmony), or
+another form (`tagged_calls`: tags for each argument, Python). What is none of these is refused. Where a template shows
+no tools, they stand in the system turn, with Hermes' form of a call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunewright.contract.records import RowProblem
+from tunewright.measure.tagged_calls import Tagged, tagged
 from tunewright.tasks._dialect import PROBE, dialect_of
 from tunewright.tasks._render import render
 
@@ -41,16 +42,20 @@ class Call:
 class Form:
     """How calls are written. `opening`: what stands before one, "" where the answer begins with it. `middle`: what
     stands between the name and its arguments; None where one JSON object has both, under the keys `name` and
-    `arguments`.
+    `arguments`. `keyed`: the object has the name as its one key. `tagged`: no JSON at all.
     """
 
     opening: str
     middle: str | None = None
     name: str = "name"
     arguments: str = "arguments"
+    keyed: bool = False
+    tagged: Tagged | None = None
 
     def calls(self, answer: str) -> list[Call]:
         """The calls of an answer whose special tokens are shown; none where it has none in this form."""
+        if self.tagged is not None:
+            return [Call(name, arguments) for name, arguments in self.tagged.calls(answer)]
         return list(self._whole(answer) if self.middle is None else self._split(answer))
 
     def _whole(self, answer: str) -> Iterator[Call]:
@@ -58,6 +63,9 @@ class Form:
         if opened is None:
             return
         for _, found in objects(answer, opened.end()):
+            if self.keyed:
+                yield from (Call(name, _object(arguments)) for name, arguments in found.items())
+                continue
             inner: dict[str, Any] = found["function"] if isinstance(found.get("function"), dict) else found
             if isinstance(inner.get(self.name), str) and self.arguments in inner:
                 yield Call(inner[self.name], _object(inner[self.arguments]))
@@ -96,11 +104,26 @@ def form_of(tokenizer: Any) -> Form | None:
         return None
     if (form := _form(text, start)) is not None:
         return form
+    if (other := _tagged(tokenizer, dialect)) is not None:
+        return other
     raise RowProblem(
         "tools",
-        "the chat template writes calls in a form that is not read here (JSON with name and arguments is)",
+        "the chat template writes calls in a form that is not read here (JSON, tags for each argument and Python are)",
         "take the pack out, or give the model folder a chat_template.jinja that writes calls as JSON",
     )
+
+
+def _tagged(tokenizer: Any, dialect: Any) -> Form | None:
+    """The form of a template that writes no JSON, read off a call of two arguments."""
+    call = {"name": _NAME, "arguments": {_KEY: _VALUE, "Qotherkeyq": "Qothervalueq"}}
+    turns = [_TURNS[0], {**_TURNS[1], "tool_calls": [{"type": "function", "id": _ID, "function": call}]}]
+    try:
+        text = render(tokenizer, dialect.write(turns), tools=[PROBE])
+    except RowProblem:
+        return None
+    words = (_NAME, _KEY, _VALUE, "Qotherkeyq", "Qothervalueq")
+    found = tagged(text, text.rfind("Qaskedq"), words, _last)
+    return None if found is None else Form(found.opening, tagged=found)
 
 
 def told(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -150,6 +173,8 @@ def _form(text: str, start: int) -> Form | None:
         arguments = next((k for k, v in inner.items() if _object(v) == wanted), None)
         if name is not None and arguments is not None:
             return Form(_last(text[start:at].strip().removesuffix("[")), None, name, arguments)
+        if found == {_NAME: wanted}:
+            return Form(_last(text[start:at].strip().removesuffix("[")), keyed=True)
         named = text.rfind(_NAME, start, at)
         if found == wanted and named >= 0:
             return Form(_last(text[start:named]), text[named + len(_NAME) : at].strip())

@@ -89,8 +89,8 @@ def measure(first: Sequence[str], second: Sequence[str], *, bounds: Sequence[Bou
             "the two sides have no task in common", where=second[0], remedy="evaluate both on the same tasks"
         )
     pair = Pair(
-        first=SideInfo(names=list(first), kind="lm-eval"),
-        second=SideInfo(names=list(second), kind="lm-eval"),
+        first=SideInfo(names=list(first), kind="lm-eval", model=asked(Path(first[0]))),
+        second=SideInfo(names=list(second), kind="lm-eval", model=asked(Path(second[0]))),
         target=found[0],
         others=found[1:],
         notes=[*_named_target(found), *notes],
@@ -178,6 +178,21 @@ def directions(place: Path) -> dict[tuple[str, str], bool]:
                 "no results of the harness", where=str(file), remedy="give a file that lm_eval wrote"
             ) from None
     return out
+
+
+def asked(place: Path) -> str | None:
+    """The model that the newest results say were asked; none where they do not say."""
+    files = [place] if place.is_file() else sorted(place.rglob(_RESULTS), key=lambda f: (_stamp(f), str(f)))
+    if not files:
+        return None
+    said = json.loads(regular(files[-1]).read_text(encoding="utf-8"))  # `directions` has read it before
+    config = said.get("config") if isinstance(said.get("config"), dict) else {}
+    given = config.get("model_args")
+    if isinstance(given, str):
+        given = dict(part.partition("=")[::2] for part in given.split(","))
+    found = said.get("model_name") or (given.get("pretrained") if isinstance(given, dict) else None)
+    adapter = given.get("peft") if isinstance(given, dict) else None
+    return (str(found) + (f" with {adapter}" if adapter else "")) if found else None
 
 
 def _compared(

@@ -201,11 +201,13 @@ def _wanted(request: Request, recipe: Recipe | None) -> tuple[Wanted, DataSpec]:
     given = [Source(path=p, columns=dict(request.columns)) for p in named]
     if recipe is None:
         data = DataSpec(train=given or [Source(path=request.keep[0])])
-        measured, (keep, packs), base = given, _kept(request.keep), here
+        measured, (keep, packs), base = given, _kept(request.keep, request.keep_limit), here
     else:
         data, base = recipe.data, recipe.base
         measured = given or list(recipe.data.eval or [])
-        keep, packs = _kept(request.keep) if request.keep else (kept_sources(recipe), packs_of(recipe))
+        recipe = _at_most(recipe, request.keep_limit)
+        own_kept = kept_sources(recipe), packs_of(recipe)
+        keep, packs = _kept(request.keep, request.keep_limit) if request.keep else own_kept
     spec = recipe.measurement if recipe is not None else None
     metric = request.metric or (spec.metric if spec is not None and not given else "auto")
     own: dict[str, Any] = {}
@@ -223,8 +225,16 @@ def _placed(path: str) -> str:
     return str(here.absolute()) if file else path
 
 
-def _kept(texts: Sequence[str]) -> tuple[dict[str, Source], dict[str, Pack]]:
-    """Kept texts and packs by name: `name=FILE`, or a file's own name."""
+def _at_most(recipe: Recipe, limit: int | None) -> Recipe:
+    """A recipe that keeps at most so many documents or questions of each."""
+    if limit is None:
+        return recipe
+    kept = [k.model_copy(update={"limit": min(limit, k.limit or limit)}) for k in recipe.keep]
+    return recipe.model_copy(update={"keep": kept})
+
+
+def _kept(texts: Sequence[str], limit: int | None) -> tuple[dict[str, Source], dict[str, Pack]]:
+    """Kept texts and packs by name: `name=FILE`, or a file's own name; at most `limit` documents or questions each."""
     pairs: list[tuple[str | None, str]] = []
     for text in texts:
         name, equals, path = text.partition("=")
@@ -232,8 +242,8 @@ def _kept(texts: Sequence[str]) -> tuple[dict[str, Source], dict[str, Pack]]:
     if again := called_twice(pairs):
         raise RecipeError(f"two kept texts are called '{again[1]}'", where="--keep", remedy="write --keep NAME=FILE")
     named = list(zip(kept_names(pairs), [p for _, p in pairs], strict=True))
-    packs = {n: load_pack(p, name=n, where="--keep") for n, p in named if is_pack(p)}
-    return {n: Source(path=_placed(p)) for n, p in named if not is_pack(p)}, packs
+    packs = {n: load_pack(p, name=n, limit=limit, where="--keep") for n, p in named if is_pack(p)}
+    return {n: Source(path=_placed(p), limit=limit) for n, p in named if not is_pack(p)}, packs
 
 
 def _other_words(sides: Sequence[Asked], data: DataSpec) -> list[str]:

@@ -28,6 +28,7 @@ class Request:
     metric: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     rows: int | None = None
+    keep_limit: int | None = None
     base: str | None = None
     device: str = "auto"
     bounds: Sequence[Bound] = ()

@@ -19,6 +19,7 @@ class SideInfo(Part):
 
     names: list[str] = Field(description="what was named: folders or hub ids")
     kind: Literal["run", "adapter", "model", "lm-eval"] = Field(description="what they are")
+    model: str | None = Field(None, description="of a harness's output: the model that it says it asked")
     hashes: list[str] = Field(default_factory=list, description="SHA-256 of the weights that each stands on")
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tunewright.measure.intervals import Interval
 from tunewright.paired.figures import CHOICE
-from tunewright.paired.result import Compared, Pair
+from tunewright.paired.result import Compared, Pair, SideInfo
 from tunewright.report import gate_lines, pack_words, words
 from tunewright.report.cells import cell
 from tunewright.report.measured import Measured
@@ -89,11 +89,16 @@ def intervals(pair: Pair) -> str:
     return said + " They describe these two models; other seeds or rows may move further than they say."
 
 
+def _named(side: SideInfo) -> str:
+    """What was named, and of a harness's output which model that asked."""
+    return ", ".join(side.names) + (f" ({side.model})" if side.model else "")
+
+
 def layout(pair: Pair) -> Group:
     """Everything in order, to be printed by any rich console."""
     parts: list[RenderableType] = [
-        Paragraph(f"first   {clean(', '.join(pair.first.names))}"),
-        Paragraph(f"second  {clean(', '.join(pair.second.names))}"),
+        Paragraph(f"first   {clean(_named(pair.first))}"),
+        Paragraph(f"second  {clean(_named(pair.second))}"),
         Text(""),
     ]
     if (numbers := table(pair)) is not None:
