@@ -139,7 +139,7 @@ class Desk:
             raise FolderError("this run is not finished", where=name, remedy="resume it")
         return self.guard.report(json.loads(file.read_text(encoding="utf-8")))
 
-    def list(self) -> list[dict[str, Any]]:
+    def listed(self) -> list[dict[str, Any]]:
         """The work folder's runs: state and figures."""
         found = self._asked(["runs", "list", str(self.runs), "--json"])
         dropped = ("parts", "problem")

@@ -81,7 +81,7 @@ def server(desk: Desk) -> Any:
     @made.tool()
     async def runs() -> dict[str, Any]:
         """All runs of the work folder: state and figures."""
-        return await done(desk.list)
+        return await done(desk.listed)
 
     return made
 

@@ -78,7 +78,8 @@ def packs_page() -> str:
         + "\n".join(checkers)
         + "\n\nCalls of tools are read in the form that the model's chat template writes them in, found by asking it "
         "(JSON, with the name inside it or before it). Where a template shows no tools, they stand before the "
-        "question, with a form of calls (Hermes'); a form that is none of JSON, tags for each argument and Python is refused.\n"
+        "question, with a form of calls (Hermes'); a form that is none of JSON, tags for each argument and Python is "
+        "refused.\n"
     )
 
 

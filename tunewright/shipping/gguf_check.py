@@ -27,8 +27,9 @@ FLOATS = {"f32": 1e-3, "f16": 0.05, "bf16": 0.35}
 """Largest difference of logits, over their standard deviation, that rounding to a type of floats explains."""
 READERS_AGREE = 2e-3
 """Root mean square difference of logits, over their standard deviation, of two readers of one file in float32."""
-LLAMA_CPP_AGREES = 0.1
-"""The same of llama.cpp, which rounds what enters a matrix to the matrix's own type."""
+LLAMA_CPP_AGREES = 0.3
+"""The same of llama.cpp, which rounds what enters a matrix too (0.06 to 0.09 were seen on SmolLM2 in 8 and 4 bits); a
+model that is read wrongly differs by about 1."""
 
 
 @dataclass

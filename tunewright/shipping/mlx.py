@@ -23,8 +23,7 @@ def check(folder: Path) -> tuple[list[str], dict[str, Any], list[str]]:
     """
     portable_config(folder)
     if find_spec("mlx_lm") is None or find_spec("mlx") is None:
-        why = "mlx-lm did not read it: it is not installed (`pip install mlx-lm`; on Linux `mlx[cpu]` too)"
-        return [], {}, [why]
+        return [], {}, ["mlx-lm did not read it: it is not installed (`pip install mlx-lm`; on Linux `mlx[cpu]` too)"]
     import mlx.core as mx
     import mlx_lm.utils as library
 
