@@ -44,6 +44,9 @@ def test_the_locked_rows_are_put_in_and_paths_made_whole(guard: Guard, tmp_path:
         "eval": [str(tmp_path / "locked" / "test.jsonl")],
     }
     assert made["model"] == "nano" and made["methods"] == ["lora"]
+    talk = "Read https://example.org first ...\nThen answer: ../ is one folder up."
+    made = yaml.safe_load(guard.recipe(recipe(data={"train": "train.jsonl", "system": talk}, keep=["pack:facts"]), 4))
+    assert made["data"]["system"] == talk and made["keep"] == ["pack:facts"]
 
 
 @pytest.mark.parametrize("key", ["train", "validation", "replay"])
@@ -53,11 +56,15 @@ def test_no_way_to_the_locked_file_is_open(key: str, guard: Guard, tmp_path: Pat
     os.link(locked, data / "hard.jsonl")
     shutil.copy(locked, data / "inner" / "copy.jsonl")
     (data / "folder").symlink_to(tmp_path / "locked")
+    (data / "deep").mkdir()
+    (data / "deep" / "link").symlink_to(tmp_path / "locked")
+    (data / "deep" / "loop").symlink_to(data / "deep")
     for name in (
         str(locked), "../locked/test.jsonl", "link.jsonl", "hard.jsonl", "inner/copy.jsonl", "inner", "folder",
         "folder/test.jsonl", "*.jsonl", "**/copy.jsonl", str(tmp_path / "data" / "inner" / "copy.jsonl"),
         f"file://{locked}", "~/x.jsonl", str(tmp_path / "work" / "runs" / "a" / "rows.jsonl"), "/etc/hostname",
-        "https://example.org/x.jsonl",
+        "https://example.org/x.jsonl", f"pack:{tmp_path / 'locked'}", "pack:inner", "deep",
+        "train.jsonl,../locked/test.jsonl", "..", str(tmp_path) + "/." * 700 + "/locked/test.jsonl",
     ):  # fmt: skip
         for value in (name, [name], {"path": name}, {name: 0.5}):
             with pytest.raises(RecipeError):

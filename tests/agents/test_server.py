@@ -87,6 +87,7 @@ def test_an_agent_runs_compares_and_reads_figures_and_sees_no_row(place: Path) -
     assert not any(failed for failed, _ in asked), [v for failed, v in asked if failed]
     before, checked, planned, first, second, compared, report, runs, after, lora = (v for _, v in asked)
     assert checked["ok"] and checked["training_rows_in_evaluation"] == 0 and planned
+    assert "view" not in planned and planned["estimate"]["total"] > 0
     assert first["state"] == second["state"] == "finished"
     assert (first["attempt"], second["attempt"]) == (1, 2) == (first["report"]["run"]["attempt"], after["attempts"])
     assert report["target"]["after"]["value"] == second["report"]["target"]["after"]["value"]

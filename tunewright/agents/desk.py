@@ -96,8 +96,9 @@ class Desk:
         return {**self.guard.checked(found), "training_rows_in_evaluation": overlap(found)}
 
     def plan(self, recipe: str) -> dict[str, Any]:
-        """What it would train, for how long, in how much memory."""
-        return dict(self.guard.told(self._asked(["plan", str(self._written(recipe, "draft")), "--json"])))
+        """What it would train, for how long, in how much memory; not how rows are cut into tokens, which shows rows."""
+        found = self._asked(["plan", str(self._written(recipe, "draft")), "--json"])
+        return dict(self.guard.told({k: v for k, v in found.items() if k != "view"}))
 
     def run(self, recipe: str, name: str | None, seconds: float | None) -> dict[str, Any]:
         """Run a recipe to its end, or until its seconds are over; the report's figures."""

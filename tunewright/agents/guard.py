@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ FIGURES = (
     "notes",
 )  # fmt: skip
 """Parts of a report that an agent is shown; answers, examples of tokens, probes' tables and files are not."""
+_UPWARDS = re.compile(r"\.\.[/\\]|[/\\]\.\.")
+_KIND = re.compile(r"([a-z]+:)(.+)", re.DOTALL)
+"""What stands before some paths: pack:FOLDER."""
 RUN = ("name", "status", "stopped_in", "seconds", "attempt", "seed", "resumed")
 
 
@@ -86,14 +90,14 @@ class Guard:
 
     def _named(self, text: str, where: str) -> str:
         """A text of the recipe; as an absolute path where it names what is there."""
-        if "\n" in text or len(text) > 1000:
-            return text
-        if "://" in text:
-            raise RecipeError("an address is not read here", where=where, remedy="name a file of the data folders")
-        if text.startswith("~") or ".." in Path(text).parts:
-            raise RecipeError(
-                f"'{text}' leads out of the data folders", where=where, remedy="name a file inside of them"
-            )
+        if "\n" not in text:  # a prompt may say what it likes
+            if "://" in text:
+                raise RecipeError("an address is not read here", where=where, remedy="name a file of the data folders")
+            if text.startswith("~") or text == ".." or _UPWARDS.search(text):
+                what = f"'{text}' leads out of the data folders"
+                raise RecipeError(what, where=where, remedy="name a file inside of them")
+        if (m := _KIND.match(text)) is not None:
+            return m[1] + self._named(m[2], where)
         for root in self.roots:
             place = root / text
             matches = [Path(m) for m in glob.glob(str(place), recursive=True)] if glob.has_magic(text) else [place]
@@ -101,15 +105,14 @@ class Guard:
                 for match in found:
                     self._allowed(match.resolve(), where, text)
                 return str(place)
-        if Path(text).is_absolute():
+        if Path(text).is_absolute() and ("\n" not in text or _exists(Path(text))):
             raise RecipeError(f"'{text}' is not in the data folders", where=where, remedy="name a file inside of them")
         return text
 
     def _allowed(self, place: Path, where: str, text: str) -> None:
         if not any(place.is_relative_to(r) for r in self.roots) or place.is_relative_to(self.private):
             raise RecipeError(f"'{text}' is not in the data folders", where=where, remedy="name a file inside of them")
-        inside = [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file()]
-        for file in inside:
+        for file in _files(place):
             if self._is_locked(file):
                 raise RecipeError(f"'{text}' is, or holds, evaluation rows", where=where, remedy="name training rows")
             if file.name == "rows.jsonl" and (file.parent / "recipe.yaml").exists():
@@ -164,6 +167,20 @@ class Guard:
 def overlap(found: dict[str, Any]) -> int:
     """How many rows of training occur in evaluation, as `check` says."""
     return sum(len(n.get("pairs") or ()) or 1 for n in found.get("notices") or () if n.get("kind") == "overlap")
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """A file, or all files below a folder; links to folders are followed, each folder once."""
+    if place.is_file():
+        yield place
+        return
+    seen: set[str] = set()
+    for folder, inner, names in os.walk(place, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        yield from (file for n in names if (file := Path(folder) / n).is_file())
 
 
 def _exists(place: Path) -> bool:
