@@ -174,6 +174,17 @@ def test_a_full_change_goes_as_a_model_and_has_no_adapter(inputs: Path, hub: Fak
     assert json.loads(said.stdout)["kind"] == "model" and not hub.calls
 
 
+def test_a_run_that_added_tokens_is_whole_as_a_model_alone(inputs: Path, hub: FakeHub, tmp_path: Path) -> None:
+    recipe = small.write_recipe(inputs, "tokens", measurement=QUICK, new_tokens=["<tool>"])
+    made = run(recipe, out=tmp_path / "tokens", quiet=True).folder
+    said = asked(made, "me/t", "--as", "adapter")
+    assert said.exit_code == 5 and "tokens" in said.stderr
+    assert json.loads(asked(made, "me/t", "--dry-run", "--json").stdout)["kind"] == "model" and not hub.calls
+    for change in (made, made / "adapter"):
+        fused = CliRunner().invoke(cli.app, ["fuse", str(inputs / "base"), str(change), "--out", str(tmp_path / "f")])
+        assert fused.exit_code == 5 and "tunewright export" in fused.stderr and not (tmp_path / "f").exists()
+
+
 def test_a_changed_run_is_not_pushed(lora: Path, hub: FakeHub, tmp_path: Path) -> None:
     import shutil
 

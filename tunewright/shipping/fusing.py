@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import ModelError
+from tunewright.errors import MethodError, ModelError
+from tunewright.recipe import Recipe
+from tunewright.runs.folder import RECIPE
 from tunewright.shipping.comparing import Compared, compare, fits_in_memory, logits_of, model_of
 from tunewright.weights.opening import open_source
 from tunewright.weights.request import DTYPES, Part, Request
@@ -50,11 +52,12 @@ def fuse(
     """Write `base` with `adapter` folded into its weights to `out`.
 
     `adapter`: a PEFT LoRA, a saved change, or a finished run's folder. `dtype`: bfloat16, float16 or float32 (none: as
-    the base stores each tensor). ModelError for what is no change of this base, and for a folder whose logits are not
-    the change's own; FolderError for an output that exists.
+    the base stores each tensor). MethodError for a run that added tokens; ModelError for what is no change of this
+    base, and for a folder whose logits are not the change's own; FolderError for an output that exists.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"no weights are stored as '{dtype}'", where="--dtype", remedy=f"write {', '.join(DTYPES)}")
+    _whole(Path(adapter))
     change = open_source(adapter, base)
     if not isinstance(change, Tuned):
         raise ModelError(
@@ -85,6 +88,17 @@ def fuse(
     names = {v: k for k, v in DTYPES.items()}
     kinds = ", ".join(names.get(s, s) for s in stored)
     return Fused(out, merged.tensors, touched, kinds, round(merged.seconds, 3), logits, notes)
+
+
+def _whole(adapter: Path) -> None:
+    """MethodError for a run's change that is more than its adapter: tokens that it added to the vocabulary."""
+    for run in (adapter, adapter.resolve().parent):
+        if (run / RECIPE).exists() and (tokens := Recipe.load(run / RECIPE).new_tokens):
+            raise MethodError(
+                f"this run added {len(tokens)} tokens to the vocabulary, which its adapter does not carry",
+                where=str(run),
+                remedy=f"write its model: tunewright export {run}",
+            )
 
 
 def page(fused: Fused) -> str:

@@ -131,9 +131,15 @@ def _of_run(ref: Path, kind: str, scratch: Path) -> tuple[Path, str, list[str]]:
         raise MethodError(
             "this run left no adapter", where=str(ref), remedy="push its model: --as model; or extract-lora first"
         )
+    if kind == "adapter" and recipe.new_tokens:
+        raise MethodError(
+            "this run added tokens to the vocabulary, which its adapter does not carry",
+            where=str(ref),
+            remedy="push its model: --as model",
+        )
     notes: list[str] = []
     folder = scratch / "folder"
-    if kind != "model" and adapter.is_dir():
+    if kind != "model" and adapter.is_dir() and not recipe.new_tokens:
         what = "adapter"
         shutil.copytree(adapter, folder)
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
