@@ -62,6 +62,13 @@ def test_a_fused_folder_in_fewer_bits_says_what_rounding_costs(tmp_path: Path) -
     assert "stored as bfloat16" in fusing.page(fused)
 
 
+def test_a_fused_folder_may_lie_in_several_files(tmp_path: Path) -> None:
+    base = saved(tiny.llama(), tmp_path / "base")
+    adapter_on(tiny.llama(), tmp_path / "adapter", target_modules=["q_proj"])
+    fused = fusing.fuse(str(base), str(tmp_path / "adapter"), tmp_path / "fused", shard_size="50KB")
+    assert len(list(fused.folder.glob("model-0000*.safetensors"))) > 1 and fused.logits is not None
+
+
 def test_a_fusion_whose_logits_are_not_the_changes_is_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +167,9 @@ def test_models_of_two_kinds_equal_models_and_no_rank_are_refused(tmp_path: Path
         extracting.extract(str(base), str(other), tmp_path / "x", rank=2)
     with pytest.raises(ModelError, match="no linear layer"):
         extracting.extract(str(base), str(base), tmp_path / "x", rank=2)
+    with pytest.raises(ModelError, match="its shape is"):
+        extracting.extract(str(base), str(saved(tiny.llama(hidden=16, tied=False), tmp_path / "small")), tmp_path / "x",
+                           rank=2)  # fmt: skip
     with pytest.raises(RecipeError, match="rank"):
         extracting.extract(str(base), str(base), tmp_path / "x", rank=0)
     with pytest.raises(RecipeError, match="int8"):

@@ -130,9 +130,12 @@ def _factors(a: Source, b: Source, found: Extracted, dtype: torch.dtype) -> tupl
         found.layers.append(Layer(site.name, len(A), share, rest / moved))
         lost += rest**2
     if not found.layers:
-        what = f"; {len(found.left_out)} others do, such as '{found.left_out[0].name}'" if found.left_out else ""
+        first = found.left_out[0] if found.left_out else None
+        more = f": '{first.name}' and {len(found.left_out) - 1} others do ({first.why})" if first is not None else ""
         raise ModelError(
-            f"no linear layer of the two models differs{what}", where=str(found.folder), remedy="give two that differ"
+            f"no linear layer of the two models differs in its values{more}",
+            where=str(found.folder),
+            remedy="give a model and a fine-tuning of it",
         )
     found.missed = (lost / total) ** 0.5 if total else 0.0
     return tensors, used

@@ -46,9 +46,7 @@ class Fused:
         }
 
 
-def fuse(
-    base: str, adapter: str, out: Path, *, dtype: str | None = None, shard_size: str = "5GB", threads: int | None = None
-) -> Fused:
+def fuse(base: str, adapter: str, out: Path, *, dtype: str | None = None, shard_size: str = "5GB") -> Fused:
     """Write `base` with `adapter` folded into its weights to `out`.
 
     `adapter`: a PEFT LoRA, a saved change, or a finished run's folder. `dtype`: bfloat16, float16 or float32 (none: as
@@ -66,8 +64,9 @@ def fuse(
             remedy="name an adapter's folder, a saved change or a run; `tunewright merge` merges whole models",
         )
     touched = sum(change.touches(n) for n in change.entries)
-    request = Request("linear", [Part(adapter)], out, base=base, dtype=dtype, shard_size=size_of(shard_size),
-                      threads=threads, where="fuse")  # fmt: skip
+    request = Request(
+        "linear", [Part(adapter)], out, base=base, dtype=dtype, shard_size=size_of(shard_size), where="fuse"
+    )
     merged = merge(request)
     notes, logits = list(merged.notes), None
     stored = sorted({open_source(str(out)).stored_type(n) for n in change.changes})
