@@ -126,6 +126,15 @@ def test_chat_prints_a_line_for_each_message(place: Path) -> None:
     assert [t["prompt"] for t in told] == ["lost card", "fee"] and "greedy" in done.stderr
 
 
+def test_board_says_where_it_serves(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunewright.board.server import Board
+
+    monkeypatch.setattr(Board, "serve_forever", lambda self, poll_interval: None)
+    done = CliRunner().invoke(cli.app, ["board", "runs", "--port", "0", "--allow-run", "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert holds("board", done.stdout)["address"].startswith("http://127.0.0.1:")
+
+
 def test_compare_prints_what_its_schema_says(place: Path) -> None:
     words = ["compare", "lora.yaml", "--methods", "lora:rank=2,lora:rank=4", "--seeds", "2", "--workers", "1", "--json"]
     done = CliRunner().invoke(cli.app, [*words, "--out", "compared"])

@@ -137,6 +137,14 @@ class Shipped(Answer):
     notes: list[str]
 
 
+class Board(Answer):
+    """`board`, as soon as it serves."""
+
+    address: str
+    folder: str
+    token: str | None = Field(description="with --allow-run: what the page needs to start runs")
+
+
 class Fused(Answer):
     """`fuse`."""
 
@@ -298,6 +306,7 @@ TYPES: dict[str, Any] = {
     "gate": Gated,
     "chat": Talked,
     "export": Exported | Shipped,
+    "board": Board,
     "fuse": Fused,
     "extract-lora": Extracted,
     "push": Pushed,
@@ -313,8 +322,11 @@ TYPES: dict[str, Any] = {
     "papers verdicts": list[Verdict],
     "papers check": list[Checked],
 }
-"""Verb -> type, or where it is. `schema` prints JSON Schemas and `mcp` speaks a protocol of its own."""
-WITHOUT = {"schema": "prints JSON Schema in any case", "mcp": "speaks the Model Context Protocol"}
+"""Verb -> type, or where it is. """
+WITHOUT = {
+    "mcp": "speaks the Model Context Protocol",
+    "schema": "prints JSON Schema in any case",
+}
 
 
 def schema_of(verb: str) -> dict[str, Any]:
