@@ -130,6 +130,7 @@ def test_what_may_not_be_is_a_message_and_no_run(place: Path) -> None:
     assert not list(work.runs.glob("*/recipe.yaml")) and work.budget()["attempts"] == 0
 
 
+@pytest.mark.slow
 def test_time_that_is_over_stops_a_run_which_can_be_resumed_until_the_budget_is_spent(place: Path) -> None:
     work = desk(place, "three")
     long = recipe(stages=[{"name": "main", "methods": [{"lora": {"rank": 4}}], "budget": {"steps": 4000}}])
