@@ -137,6 +137,14 @@ class Shipped(Answer):
     notes: list[str]
 
 
+class Serving(Answer):
+    """`serve`, as soon as it serves: one line."""
+
+    address: str
+    model: str
+    adapters: int = Field(description="how many it found")
+
+
 class Board(Answer):
     """`board`, as soon as it serves."""
 
@@ -306,6 +314,7 @@ TYPES: dict[str, Any] = {
     "gate": Gated,
     "chat": Talked,
     "export": Exported | Shipped,
+    "serve": Serving,
     "board": Board,
     "fuse": Fused,
     "extract-lora": Extracted,
