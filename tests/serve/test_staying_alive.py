@@ -90,6 +90,15 @@ def test_large_bodies_are_refused_whatever_their_header_says() -> None:
         assert httpx.get(f"{address}/health").status_code == 200
 
 
+def test_half_a_character_is_refused() -> None:
+    with serving.served() as (_, address):
+        for body in (b'{"model": "\\ud800", "prompt": "a"}', b'{"model": "tiny", "prompt": "a\\uDFFF"}'):
+            got = httpx.post(f"{address}/v1/completions", content=body)
+            assert got.status_code == 400 and "whole characters" in got.json()["error"]["message"]
+        whole = b'{"model": "tiny", "prompt": "\\ud83d\\ude42", "max_tokens": 1}'
+        assert httpx.post(f"{address}/v1/completions", content=whole).status_code == 200
+
+
 def test_a_full_queue_says_so_and_goes_on() -> None:
     with Server(serving.loaded(), serving.BASE, None, Limits(queue=2, max_batch=1)) as server:
         held = Held(server)

@@ -264,9 +264,12 @@ class Texts(_Api):
 async def _read(http: Http, kind: type[Body]) -> Body:
     """A request's body. ApiError (400) names what is wrong, and where."""
     try:
-        given = json.loads(await http.body())
+        body = await http.body()
+        given = json.loads(body)
+        if b"\\u" in body:  # half of a character can be escaped, and neither read as text nor sent back
+            json.dumps(given, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        raise ApiError(400, "The body is no JSON.") from None
+        raise ApiError(400, "The body is no JSON of whole characters.") from None
     if not isinstance(given, dict):
         raise ApiError(400, "The body is no JSON object.")
     try:
