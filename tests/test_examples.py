@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
@@ -119,3 +121,29 @@ def test_its_models_are_merged(merge: str, examples: Path, monkeypatch: pytest.M
         here = (file.parent / words[0]).relative_to(examples).as_posix()
         tunewright(verb, *words, *(sets(here, examples) if verb == "run" else []))
     assert (file.parent / "runs" / "merged" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_desk_from_training_to_the_board(tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    words = [str(tmp_path / "desk"), "--model", "nano", "--short", "--require", "drift <= 50"]
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "desk.py"), *words], capture_output=True, text=True, check=False, timeout=1800
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads((tmp_path / "desk" / "answers.json").read_text())
+    assert said.keys() == {"topics", "teams", "handbook", "fourth"} and said["topics"].keys() == {
+        "nano",
+        "topics",
+        "topics@0.5",
+    }
+    assert [p.name for p in (tmp_path / "desk" / "gguf").iterdir()] == ["topics-q8_0.gguf"]
+    assert "the board answers 200" in done.stdout
+    none = subprocess.run(
+        [sys.executable, str(FOLDER / "desk.py"), str(tmp_path / "other"), *words[1:-1], "drift <= -1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert none.returncode == 1 and "no adapter passed its gate" in none.stderr
