@@ -24,7 +24,6 @@ ANSWERED: dict[str, tuple[str, ...]] = {
         "service_tier",
     ),
     "read from a file's text by tunewright.papers.link": ("PAPERS",),
-    "an argument that a caller outside passes by name or place": ("output_hidden_states",),
     "called or read by http.server, which finds them by name": (
         "allow_reuse_address",
         "client_address",
