@@ -22,6 +22,7 @@ from tests.small import write_inputs
 from tunewright import errors
 from tunewright.files import checkpoint
 from tunewright.files.stamp import stamp
+from tunewright.finished.folders import held
 from tunewright.report.schema import Report
 from tunewright.runs import intact
 from tunewright.runs.folder import RunFolder
@@ -211,9 +212,15 @@ def test_an_altered_report_does_not_verify(bench: Bench, tmp_path: Path, what: s
     report = json.loads((run / "report.json").read_text())
     change(report)
     (run / "report.json").write_text(json.dumps(report))
-    for arguments in (["resume", str(run), "--verify"], ["export", str(run), "--out", str(tmp_path / "model")]):
+    for arguments in (
+        ["resume", str(run), "--verify"],
+        ["export", str(run), "--out", str(tmp_path / "model")],
+        ["gate", str(run), "--require", "drift <= 1000"],
+    ):
         done = bench.commands(bench.folder, arguments)
         assert done.code == errors.CheckpointError.code and "report.json was altered" in done.stderr, done.stderr
+    there = held(run)
+    assert there.state == "unreadable" and "was altered" in there.problem and there.target is None
 
 
 def test_another_layout_of_the_report_and_missing_pages_are_no_alteration(bench: Bench, tmp_path: Path) -> None:

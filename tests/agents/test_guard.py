@@ -37,6 +37,13 @@ def recipe(**changes: Any) -> str:
     return yaml.safe_dump(tree)
 
 
+def test_files_are_named_from_their_folders_and_locked_ones_are_not(guard: Guard, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "inner" / "more.csv").write_text("text,label\na,b\n")
+    shutil.copy(tmp_path / "locked" / "test.jsonl", data / "inner" / "copy.jsonl")
+    assert guard.names() == ["inner/more.csv", "train.jsonl"]
+
+
 def test_the_locked_rows_are_put_in_and_paths_made_whole(guard: Guard, tmp_path: Path) -> None:
     made = yaml.safe_load(guard.recipe(recipe(), 4))
     assert made["data"] == {

@@ -93,6 +93,8 @@ def test_an_agent_runs_compares_and_reads_figures_and_sees_no_row(place: Path) -
     assert report["target"]["after"]["value"] == second["report"]["target"]["after"]["value"]
     assert compared["target"]["difference"]["value"] is not None
     assert {r["folder"] for r in runs} == {"first", "run-2"} and lora["name"] == "lora"
+    assert before["data"] == after["data"] and before["data"], before
+    assert all(yaml.safe_load(recipe())["data"]["train"] in names["data"] for names in (before, after))
     assert before["spent"] == 0 < after["spent"] and after["left"] == pytest.approx(600 - after["spent"], abs=0.2)
     everything = json.dumps([v for _, v in asked])
     assert not [s for s in secrets(place) if s in everything] and "Tuesday" not in everything

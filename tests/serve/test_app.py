@@ -86,6 +86,18 @@ def test_errors_have_openais_shape(client: openai.OpenAI, there: tuple[Server, s
         client.completions.create(model="tiny", prompt="a " * 400, max_tokens=4)
     with pytest.raises(openai.BadRequestError, match="best_of: this field is not served"):
         client.completions.create(model="tiny", prompt="a", best_of=2)
+    picture = [{"type": "image_url", "image_url": {"url": "http://x"}}]
+    for asked, says in (
+        (
+            {"messages": [{"role": "user", "content": picture}]},
+            r"messages\.0\.content\.0\.type: Input should be 'text'",
+        ),
+        ({"messages": ASK, "stop": [str(i) for i in range(100)]}, "stop: List should have at most 16 items"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=says):
+            client.chat.completions.create(model="tiny", **asked)  # type: ignore[call-overload]
+    with pytest.raises(openai.BadRequestError, match="3000 prompts are more than wait here"):
+        client.completions.create(model="tiny", prompt=["a"] * 3000, max_tokens=1)
     assert httpx.get(f"{there[1]}/v1/none").json()["error"]["type"] == "not_found_error"
 
 

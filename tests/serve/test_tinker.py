@@ -227,7 +227,7 @@ def test_weights_come_back_with_their_optimizer_and_without(loops, client):
     fresh = client.create_training_client_from_state(path).result()
     step(fresh, 1)
     assert not all(torch.equal(whole[n], t) for n, t in weights(own(loops, fresh)).items())
-    with pytest.raises(tinker.RequestFailedError, match="exists already"):
+    with pytest.raises(tinker.RequestFailedError, match="give another name, or overwrite"):
         training.save_state("first").result()
     training.save_state("first", overwrite=True).result()
     sampler = training.save_weights_for_sampler("s").result().path

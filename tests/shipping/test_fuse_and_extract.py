@@ -84,8 +84,12 @@ def test_what_is_no_change_of_a_base_is_refused(tmp_path: Path) -> None:
     base = saved(tiny.llama(), tmp_path / "base")
     with pytest.raises(ModelError, match="whole model"):
         fusing.fuse(str(base), str(saved(tiny.llama(1), tmp_path / "other")), tmp_path / "out")
-    with pytest.raises(ModelError, match="float8"):
-        fusing.fuse(str(base), str(base), tmp_path / "out", dtype="float8")
+    with pytest.raises(ModelError, match="no adapter, saved change or run is there") as lost:
+        fusing.fuse(str(base), str(tmp_path / "bse"), tmp_path / "out")
+    assert "did you mean 'base'?" in str(lost.value)
+    for values in ({"dtype": "float8"}, {"shard_size": "banana"}):
+        with pytest.raises(RecipeError, match="float8|banana"):
+            fusing.fuse(str(base), str(tmp_path / "other"), tmp_path / "out", **values)
     assert not (tmp_path / "out").exists()
 
 

@@ -78,6 +78,7 @@ class Desk:
         """What is left, and how many attempts were counted on the evaluation rows."""
         counted = attempts.counted(self.runs)
         return {
+            "data": self.guard.names(),
             "seconds": self.limits.seconds,
             "spent": round(self.spent, 1),
             "left": round(self.left, 1),

@@ -34,6 +34,9 @@ _KIND = re.compile(r"([a-z]+:)(.+)", re.DOTALL)
 RUN = ("name", "status", "stopped_in", "seconds", "attempt", "seed", "resumed")
 
 
+_MOST_NAMES = 200
+
+
 class Guard:
     """`roots`: folders that recipes may read; `locked`: evaluation files; `private`: folders of runs and recipes."""
 
@@ -49,6 +52,14 @@ class Guard:
                 raise DataError(f"there is no such {what}", where=str(place), remedy="name one that is there")
         self._hashes = {sha256_of(f) for f in self.locked if f.is_file()}
         self._texts = sorted({t for f in self.locked for t in _texts(f)}, key=len, reverse=True)
+
+    def names(self) -> list[str]:
+        """What recipes may name: files below the folders of data, from there, the first of very many."""
+        found = sorted({f.relative_to(r).as_posix() for r in self.roots for f in _files(r) if not self._hidden(f)})
+        return found[:_MOST_NAMES]
+
+    def _hidden(self, file: Path) -> bool:
+        return self._is_locked(file) or file.resolve().is_relative_to(self.private)
 
     def recipe(self, text: str, steps: int | None) -> str:
         """The recipe as it will be run: paths made absolute, the locked rows as `data.eval`. RecipeError where it may

@@ -38,7 +38,9 @@ def server(desk: Desk) -> Any:
 
     @made.tool()
     async def budget() -> dict[str, Any]:
-        """Seconds that are left for runs and comparisons, the most steps of a run, and attempts counted so far."""
+        """Seconds that are left for runs and comparisons, the most steps of a run, attempts counted so far, and the
+        files of data, by the names that a recipe's paths have here.
+        """
         return await done(desk.budget)
 
     @made.tool()

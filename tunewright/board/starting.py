@@ -100,7 +100,7 @@ class Starter:
             output = tempfile.TemporaryFile()
             given = recipe if recipe in packaged() else str(self.root / recipe)
             process = subprocess.Popen(
-                [sys.executable, "-m", "tunewright", "run", given, "--out", str(folder)],
+                [sys.executable, "-P", "-m", "tunewright", "run", given, "--out", str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tunewright.errors import FolderError
 from tunewright.machine import host
+from tunewright.report.seal import is_altered
 from tunewright.runs.folder import BEGUN, LOCK, METRICS, PROGRESS, PRUNED, RECIPE
 
 State = Literal["finished", "pruned", "running", "interrupted", "unreadable"]
@@ -95,7 +96,8 @@ def held(folder: Path) -> Held:
     parts = _sizes(folder)
     size = sum(parts.values())
     try:
-        report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        text = (folder / "report.json").read_text(encoding="utf-8")
+        report: dict[str, Any] = json.loads(text)
     except FileNotFoundError:
         return Held(
             folder,
@@ -107,6 +109,10 @@ def held(folder: Path) -> Held:
     except (OSError, ValueError) as error:
         return Held(folder, "unreadable", size, parts=parts, problem=f"report.json cannot be read: {error}")
     try:
+        if is_altered(text):
+            return Held(
+                folder, "unreadable", size, parts=parts, problem="report.json was altered after the run wrote it"
+            )
         return _of_report(folder, report, parts)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         why = f"report.json is not one of a run ({type(error).__name__}: {error})"

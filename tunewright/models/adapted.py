@@ -237,6 +237,7 @@ class Adapted(Reshapable):
         weight, bias = forms.fold_into(site, deltas)
         if not same_bits(weight, site.matrix().float()):
             self.remember(site.weight_name)
+            site.weight.data = site.to_stored(weight).to(site.weight.dtype).contiguous()
         if bias is not None:
             self.add_bias(site)
             site.module.bias.data = bias.to(site.weight.dtype)  # type: ignore[union-attr]
@@ -347,7 +348,6 @@ class Adapted(Reshapable):
             folded = weight if streamed(self.model) is None else None
             undo.append(self._set_weight(site, partial(_folded, site, folding, strength, folded)))
             undo.append(partial(self._put_bias, f"{site.name}.bias", site.module._parameters.get("bias")))
-            site.weight.data = site.to_stored(weight).to(site.weight.dtype).contiguous()
             if bias is not None:
                 new = nn.Parameter(bias.to(site.weight.dtype), requires_grad=False)
                 self._put_bias(f"{site.name}.bias", new)

@@ -157,7 +157,11 @@ def deltas_alone(adapted: Adapted, folder: Path | str) -> dict[str, dict[str, fo
         )
     if how.get("surgery") or how.get("new_biases") or how["shapes"]:
         what = "the model's shape" if how.get("surgery") else f"{len(how['shapes']) or 'some'} tensors of the base"
-        raise ModelError(f"the change is more than deltas beside the base: {what} changed", where=where)
+        raise ModelError(
+            f"the change is more than deltas beside the base: {what} changed",
+            where=where,
+            remedy=f"serve the run itself (tunewright serve {folder.name})",
+        )
     return _rebuilt(adapted, how["deltas"], tensors, where)
 
 

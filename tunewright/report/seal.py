@@ -14,3 +14,11 @@ def seal_of(text: str | bytes) -> str:
     tree.pop("seal", None)
     plain = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def is_altered(text: str | bytes) -> bool:
+    """Whether a report is not what was written; one of a version that carried neither seal nor hashes is taken as it
+    is. ValueError as `seal_of`.
+    """
+    sealed, tree = seal_of(text), json.loads(text)
+    return (tree.get("seal") is not None or bool(tree.get("hashes"))) and tree.get("seal") != sealed

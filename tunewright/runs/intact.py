@@ -11,8 +11,8 @@ from tunewright.errors import CheckpointError, FolderError
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import sha256_of
 from tunewright.files.regular import regular
+from tunewright.report import seal
 from tunewright.report.schema import Report
-from tunewright.report.seal import seal_of
 from tunewright.runs import begun
 from tunewright.runs.folder import BASE, BEGUN, LOCK, METRICS, PROGRESS, RECIPE, ROWS, STREAM, RunFolder
 
@@ -113,6 +113,11 @@ def _of_checkpoint(folder: Path) -> set[str]:
         return set()
 
 
+def is_altered(run: Path) -> bool:
+    """Whether a run's report is not what the run wrote. FolderError for one that cannot be read."""
+    return bool(_said(run)[1])
+
+
 def _said(run: Path) -> tuple[dict[str, str], list[str]]:
     """The hashes that the report carries, and what is wrong with the report itself. A report of a version that carried
     none is taken as it is.
@@ -121,8 +126,7 @@ def _said(run: Path) -> tuple[dict[str, str], list[str]]:
     try:
         text = regular(file).read_bytes()
         tree = json.loads(text)
-        hashes, seal = {str(k): str(v) for k, v in tree.get("hashes", {}).items()}, tree.get("seal")
+        hashes = {str(k): str(v) for k, v in tree.get("hashes", {}).items()}
     except (OSError, ValueError, AttributeError) as e:
         raise FolderError(f"the report cannot be read: {e}", where=str(file), remedy=Report.again) from e
-    altered = (seal is not None or bool(hashes)) and seal != seal_of(text)
-    return hashes, [f"{Report.file} was altered"] if altered else []
+    return hashes, [f"{Report.file} was altered"] if seal.is_altered(text) else []

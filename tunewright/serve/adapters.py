@@ -150,7 +150,9 @@ class Library:
             try:
                 adapter = Adapter(name, self._reader.submit(self._read, path).result())
             except TunewrightError as error:
-                raise ApiError(400, f"The adapter '{name}' cannot be used: {error.what}.", param="model") from error
+                more = f" To write instead: {error.remedy}." if error.remedy else ""
+                what = f"The adapter '{name}' cannot be used: {error.what}.{more}"
+                raise ApiError(400, what, param="model") from error
             self._keep(adapter)
             return adapter
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from typing import Any, TypeVar
@@ -241,6 +242,10 @@ class Texts(_Api):
 
     def _submitted(self, requests: Sequence[Any]) -> list[Handle]:
         handles: list[Handle] = []
+        if len(requests) > (most := self.server.engine.limits.queue):
+            raise ApiError(
+                400, f"{len(requests)} prompts are more than wait here ({most}): send fewer.", param="prompt"
+            )
         try:
             for request in requests:
                 handles.append(self.server.engine.submit(request))
@@ -275,12 +280,25 @@ async def _read(http: Http, kind: type[Body]) -> Body:
     try:
         return kind.model_validate(given)
     except ValidationError as problem:
-        first = problem.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or None
+        first = _first(problem)
+        where = ".".join(str(p) for p in first["loc"] if not _IS_TYPE.search(str(p))) or None
         said = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             said = "this field is not served"
         raise ApiError(400, f"{where}: {said}" if where else said, param=where) from None
+
+
+_IS_TYPE = re.compile(r"[\[(]|^str$")
+"""A part of a place that names one of several types which a value may have."""
+
+
+def _first(problem: ValidationError) -> Any:
+    """The first fault; of a value that may have several types, that of the type which it comes nearest to."""
+    every = problem.errors(include_url=False, include_input=False, include_context=False)
+    place = every[0]["loc"]
+    owner = place[:-1] if place and _IS_TYPE.search(str(place[-1])) else place
+    same = [e for e in every if e["loc"][: len(owner)] == owner]
+    return min(same, key=lambda e: (e["type"].endswith("_type"), -len(e["loc"])))
 
 
 async def _whole(http: Http, handles: Sequence[Handle]) -> list[Result]:

@@ -227,8 +227,9 @@ def page(found: Extracted) -> str:
     """The result as text: a line for each layer, the largest miss first."""
     most = sorted(found.layers, key=lambda x: -x.missed)
     width = max(len(x.name) for x in most)
+    rank = min(found.rank, max(x.rank for x in most))
     lines = [
-        f"{found.folder} is written: a LoRA of rank {found.rank} on {len(most)} layers, in PEFT's format",
+        f"{found.folder} is written: a LoRA of rank {rank} on {len(most)} layers, in PEFT's format",
         f"it misses {100 * found.missed:.3g} % of the change (by norm), what it leaves out included",
         "",
         f"{'layer':<{width}}  rank  changed by  missed",

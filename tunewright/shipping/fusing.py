@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import MethodError, ModelError
+from tunewright.errors import MethodError, ModelError, RecipeError, did_you_mean
 from tunewright.recipe import Recipe
 from tunewright.runs.folder import RECIPE
 from tunewright.shipping.comparing import Compared, compare, fits_in_memory, logits_of, model_of
@@ -54,8 +54,13 @@ def fuse(base: str, adapter: str, out: Path, *, dtype: str | None = None, shard_
     base, and for a folder whose logits are not the change's own; FolderError for an output that exists.
     """
     if dtype is not None and dtype not in DTYPES:
-        raise ModelError(f"no weights are stored as '{dtype}'", where="--dtype", remedy=f"write {', '.join(DTYPES)}")
+        raise RecipeError(f"no weights are stored as '{dtype}'", where="--dtype", remedy=f"write {', '.join(DTYPES)}")
     _whole(Path(adapter))
+    if not Path(adapter).exists() and adapter.count("/") != 1:
+        near = sorted(p.name for p in Path(adapter).parent.iterdir()) if Path(adapter).parent.is_dir() else []
+        raise ModelError(
+            "no adapter, saved change or run is there", where=adapter, remedy=did_you_mean(Path(adapter).name, near)
+        )
     change = open_source(adapter, base)
     if not isinstance(change, Tuned):
         raise ModelError(

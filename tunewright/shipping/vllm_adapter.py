@@ -7,6 +7,7 @@ into B: the products are the same.
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def write(ref: Path, target: Path) -> tuple[list[str], dict[str, Any], list[str]
     ]
     logits, notes = _logits(ref, folder, target)
     notes.append(f"vLLM itself did not read it: vllm serve BASE --enable-lora --max-lora-rank {flag} --lora-modules "
-                 f"NAME={target}")  # fmt: skip
+                 f"{shlex.quote(f'NAME={target}')}")  # fmt: skip
     figures = {"modules": len(parts.pairs), "rank": rank, "max_lora_rank": flag, "product_error": worst}
     if logits is not None:
         checks.append(f"on the base, against the adapter as it was: {logits}")

@@ -20,7 +20,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tunewright.errors import FolderError
+from tunewright.errors import FolderError, RecipeError
 from tunewright.files.cache import sync, write_json
 from tunewright.machine import host, positioned
 from tunewright.weights.source import SIZES, Entry
@@ -235,10 +235,10 @@ class Staging:
 
 
 def size_of(text: str) -> int:
-    """Bytes of "5GB", "500MB", "2GiB". FolderError for anything else."""
+    """Bytes of "5GB", "500MB", "2GiB". RecipeError for anything else."""
     import re
 
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG])(i?)B\s*", text)
     if match is None or not float(match[1]):
-        raise FolderError(f"'{text}' is no size", where="shard size", remedy="write for example 5GB or 500MB")
+        raise RecipeError(f"'{text}' is no size", where="shard size", remedy="write for example 5GB or 500MB")
     return math.ceil(float(match[1]) * (1024 if match[3] else 1000) ** " KMG".index(match[2]))

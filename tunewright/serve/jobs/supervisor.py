@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 TICK = 0.2
 GRACE = 5.0
 """Seconds between asking a cancelled worker to end and ending it."""
-COMMAND = (sys.executable, "-m", "tunewright.serve.jobs.worker")
+COMMAND: Sequence[str] = [sys.executable, "-P", "-m", "tunewright.serve.jobs.worker"]
 SECRETS = ("TUNEWRIGHT_API_KEY",)
 
 

@@ -141,7 +141,9 @@ class _Api:
     async def retrieve(self, http: Request) -> Response:
         given = (await _read(http, asked.Retrieve)).request_id
         future = self._tinker.result(given)
-        await asyncio.wait([asyncio.wrap_future(future)], timeout=WAIT)
+        waiting = asyncio.wrap_future(future)
+        waiting.add_done_callback(lambda f: f.cancelled() or f.exception())  # it is told below, and not by asyncio
+        await asyncio.wait([waiting], timeout=WAIT)
         if not future.done():
             return JSONResponse({"type": "try_again", "request_id": given, "queue_state": "active"})
         return _answer(future)

@@ -249,6 +249,10 @@ class Tinker:
             path = f"tinker://{model.id}/{kind}/{name or f'step-{model.change.steps}'}"
             folder, _ = self._place(path)
             replace = given.overwrite or name is None or kind == "sampler_weights"
+            if folder.exists() and not replace:
+                raise ApiError(
+                    400, f"Weights are saved as '{name}' already: give another name, or overwrite.", param="path"
+                )
             learner.save(model.change, folder, moments=kind == "weights", replace=replace)
             write_text(folder.parent.parent / "base", self.server.name)
             return {"path": path, "type": "save_weights" if kind == "weights" else "save_weights_for_sampler"}
