@@ -202,3 +202,17 @@ def test_experts_that_are_stored_one_by_one_are_refused(tmp_path: Path) -> None:
     tiny.tokenizer().save_pretrained(tmp_path / "b")
     with pytest.raises(ModelError, match="blocks cannot stay on disk: the files have no tensor"):
         load(str(tmp_path / "b"), "text-generation", streams=True)
+
+
+def test_a_body_that_was_saved_alone_is_read_by_its_own_names(folder: Path, tmp_path: Path) -> None:
+    def alone(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [n for n in tensors if n.startswith("model.")]:
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+    write(folder, tmp_path / "body", alone)
+    ids = torch.arange(3, 9).view(1, 6)
+    with torch.no_grad():
+        one, other = (
+            load(str(tmp_path / "body"), "text-generation", streams=s).model(ids).logits for s in (False, True)
+        )
+    assert torch.equal(one, other)
