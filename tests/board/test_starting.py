@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,7 +63,7 @@ def test_a_run_is_the_ordinary_command_below_the_folder(client: Client, fake):
     answer = start(client)
     assert answer.status == 202 and answer.json == {"name": "first", "url": "/run/first"}
     root = client.board.index.root
-    command = [sys.executable, "-m", "tunewright", "run", str(root / "small.yaml"), "--out", str(root / "first")]
+    command = [sys.executable, "-P", "-m", "tunewright", "run", str(root / "small.yaml"), "--out", str(root / "first")]
     assert fake.calls == [command]
     told = client.ask("/data/started").json
     assert told[0]["said"] == "loading\n" and told[0]["code"] is None
@@ -155,7 +157,11 @@ def test_a_real_run_is_started_and_shown(tmp_path: Path):
 
 def test_the_verb_serves_until_it_is_interrupted(tmp_path: Path):
     command = [sys.executable, "-m", "tunewright", "board", str(tmp_path), "--port", "0", "--json", "--allow-run"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # of a shell's background jobs the interrupt may be ignored, and children take that over
+    heard: dict[str, Any] = (
+        {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)} if os.name == "posix" else {}
+    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **heard)
     try:
         assert process.stdout is not None
         lines = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tunewright.serve.app import build
 from tunewright.serve.server import Server
 from tunewright.serve.tinker.routes import BODY, TRAIN, routes
 from tunewright.serve.tinker.service import Tinker
+
+# its clients tell that their server is gone from threads that outlive the test, into whatever another one reads
+logging.getLogger("tinker").propagate = False
 
 ADAM = {"learning_rate": 0.01, "beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "weight_decay": 0.1, "grad_clip_norm": 5.0}
 

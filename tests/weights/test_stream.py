@@ -300,5 +300,5 @@ def test_layout_keeps_every_tensor_once_and_aligned():
         for n, p in places.items()
     )
     assert write.size_of("5GB") == 5_000_000_000 and write.size_of("1KiB") == 1024
-    with pytest.raises(FolderError):
+    with pytest.raises(RecipeError):
         write.size_of("many")

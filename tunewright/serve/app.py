@@ -242,7 +242,7 @@ class Texts(_Api):
 
     def _submitted(self, requests: Sequence[Any]) -> list[Handle]:
         handles: list[Handle] = []
-        if len(requests) > (most := self.server.engine.limits.queue):
+        if len(requests) > (most := self.server.limits.queue):
             raise ApiError(
                 400, f"{len(requests)} prompts are more than wait here ({most}): send fewer.", param="prompt"
             )

@@ -55,6 +55,7 @@ def fuse(base: str, adapter: str, out: Path, *, dtype: str | None = None, shard_
     """
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"no weights are stored as '{dtype}'", where="--dtype", remedy=f"write {', '.join(DTYPES)}")
+    size = size_of(shard_size)
     _whole(Path(adapter))
     if not Path(adapter).exists() and adapter.count("/") != 1:
         near = sorted(p.name for p in Path(adapter).parent.iterdir()) if Path(adapter).parent.is_dir() else []
@@ -69,9 +70,7 @@ def fuse(base: str, adapter: str, out: Path, *, dtype: str | None = None, shard_
             remedy="name an adapter's folder, a saved change or a run; `tunewright merge` merges whole models",
         )
     touched = sum(change.touches(n) for n in change.entries)
-    request = Request(
-        "linear", [Part(adapter)], out, base=base, dtype=dtype, shard_size=size_of(shard_size), where="fuse"
-    )
+    request = Request("linear", [Part(adapter)], out, base=base, dtype=dtype, shard_size=size, where="fuse")
     merged = merge(request)
     notes, logits = list(merged.notes), None
     stored = sorted({open_source(str(out)).stored_type(n) for n in change.changes})
