@@ -6,6 +6,7 @@ import logging
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import tinker
 import torch
 from tinker import types
@@ -14,6 +15,7 @@ from tests.serve.jobs_serving import serving
 from tests.serve.serving import BASE, loaded
 from tunewright.serve.app import build
 from tunewright.serve.server import Server
+from tunewright.serve.tinker import pieces
 from tunewright.serve.tinker.routes import BODY, TRAIN, routes
 from tunewright.serve.tinker.service import Tinker
 
@@ -34,6 +36,19 @@ def running(folder: Path, model=None, **how):
 
 def client_of(address: str) -> tinker.ServiceClient:
     return tinker.ServiceClient(base_url=address, api_key="tml-nothing")
+
+
+@pytest.fixture(scope="module")
+def loops(tmp_path_factory):
+    """Chunks of one size, so that gradients repeat to the bit: how long others are hangs on the clock."""
+    with pytest.MonkeyPatch.context() as patch, running(tmp_path_factory.mktemp("tinker")) as given:
+        patch.setattr(pieces, "MOST", pieces.LEAST)
+        yield given
+
+
+@pytest.fixture
+def client(loops):
+    return client_of(loops[1])
 
 
 def trains(client, **how):

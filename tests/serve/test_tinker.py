@@ -14,27 +14,15 @@ import torch
 from tinker import types
 
 from tests import tiny
-from tests.serve.loops import ADAM, client_of, data, datum, own, running, trains, weights
+from tests.serve.loops import ADAM, client, client_of, data, datum, loops, own, running, trains, weights
 from tests.serve.serving import BASE, loaded
 from tunewright.measure.generate import greedy
 from tunewright.models import deltas as forms
 from tunewright.models.agreement import agrees
 from tunewright.serve.errors import ApiError
-from tunewright.serve.tinker import pieces
 from tunewright.serve.tinker.learner import Learner, Shape
 
-
-@pytest.fixture(scope="module")
-def loops(tmp_path_factory):
-    """Chunks of one size, so that gradients repeat to the bit: how long others are hangs on the clock."""
-    with pytest.MonkeyPatch.context() as patch, running(tmp_path_factory.mktemp("tinker")) as given:
-        patch.setattr(pieces, "MOST", pieces.LEAST)
-        yield given
-
-
-@pytest.fixture
-def client(loops):
-    return client_of(loops[1])
+__all__ = ["client", "loops"]
 
 
 def test_three_steps_are_pefts(loops, client):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,9 +99,12 @@ def check_ids(tokenizer: Any, folder: Path) -> None:
         )
 
 
-def check_finite(model: nn.Module, folder: Path) -> None:
-    """ModelError that names the tensors of a model that hold NaN or infinite values."""
-    state = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if ".running_" in f".{n}")]
+def check_finite(model: nn.Module, folder: Path, but: Collection[str] = ()) -> None:
+    """ModelError that names the tensors of a model, `but` for some, that hold NaN or infinite values."""
+    state = [
+        *((n, p) for n, p in model.named_parameters() if n not in but),
+        *((n, b) for n, b in model.named_buffers() if ".running_" in f".{n}"),
+    ]
     bad = [(n, t.detach()) for n, t in state if t.is_floating_point() and t.numel() and not _finite(t.detach())]
     if bad:
         name, t = bad[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tunewright.errors import ModelError
+from tunewright.loading.guard import check_finite
 from tunewright.loading.quiet import quiet
 from tunewright.models.generators import seeded
 from tunewright.models.originals import Files, InFile
@@ -57,7 +58,7 @@ def load_streamed(
             if p is not None:
                 module._parameters[name] = made[id(p)]
     model.to(device)
-    _check_filled([n for n in parameters if n not in inside], model, folder)
+    check_finite(model, folder, inside)
     blocks = [model.get_submodule(b.name) for b in structure.blocks]
     keep(model, Streamed(model, blocks, {made[id(parameters[n])]: found[n] for n in inside}))
     return model
@@ -76,12 +77,3 @@ def _found(
         where=str(folder),
         remedy=f"remove {WHERE.removeprefix('train.')}: this model is loaded whole",
     )
-
-
-def _check_filled(names: Sequence[str], model: nn.Module, folder: Path) -> None:
-    parameters = dict(model.named_parameters())
-    for name in names:
-        if not bool(torch.isfinite(parameters[name]).all()):
-            raise ModelError(
-                f"the weights hold NaN or infinity: {name}", where=str(folder), remedy="download the model again"
-            )

@@ -2,9 +2,10 @@
 
 Every block is brought in before it runs, forwards and again in the backward pass, where its activations are computed
 anew; the block that stood there goes. So a frozen base trains with the memory of one block beside what hangs on it. The
-values are those of the files, brought to the type that the model computes in: what is learnt is the same to the bit as
-with all blocks in memory. What reads a weight by its site (`Site.weight`) has the block brought in too; read in any
-other way it is not a number, so that no mistake stays silent.
+values are those of the files, brought to the type that the model computes in: what is learnt is what a
+model in memory learns, to the bit in float32 and to rounding in bfloat16 (there the model in memory is mapped from its
+file, and products may follow where it lies). What reads a weight by its site (`Site.weight`) has the block brought in
+too; read in any other way it is not a number, so that no mistake stays silent.
 """
 
 from __future__ import annotations
