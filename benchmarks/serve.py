@@ -1,12 +1,14 @@
 """Serving many adapters: `python -m benchmarks.serve [--json] [--quick] [--only PART]`.
 
-A random Llama of 30M parameters (`benchmarks.workload`), one thread, and adapters of rank 16 on all its linear layers.
+A random Llama of 30M parameters (`benchmarks.workload`) or `--model NAME`, in float32, one thread, and adapters of
+rank 16 on all its linear layers.
 
 - decode: 64 requests of 32 tokens, 24 new ones each: of the base, and each with an adapter of its own; beside PEFT's
   mixed batches (`adapter_names`) with `generate`. Interleaved; the speed with adapters as a share of that without, by
   the clock and by the CPU seconds that the process took, which other work on the machine disturbs less.
-- clients: 32 clients at once, each asking over HTTP for 48 new tokens after a prompt of 24 to 96, from 32 adapters;
-  beside `generate` with one request after the other. Tokens a second, p50 and p99 of a request.
+- clients: 32 clients at once, each asking over HTTP for 48 and for 128 new tokens after a prompt of 24 to 96: of the
+  base, beside its `generate` with one request after the other, and of an adapter each, which are read from disk when
+  first asked, beside PEFT's `generate`. Tokens a second, p50 and p99 of a request.
 - memory: 1,000 adapters on disk, every one asked once by 16 clients; peak memory against the limits.
 """
 
@@ -19,6 +21,8 @@ import json
 import os
 import random
 import resource
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -28,11 +32,11 @@ from statistics import median, quantiles
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.workload import make_model
+from benchmarks.workload import SHAPES, make_model
 
 MODEL, RANK, ADAPTERS = "30m", 16, 64
 REQUESTS, PROMPT, NEW = 64, 32, 24
-CLIENTS, ASKED = 32, 48
+CLIENTS, ASKED = 32, (48, 128)
 
 
 class Words:
@@ -47,15 +51,27 @@ class Words:
         return "".join(f"{t} " for t in tokens)
 
 
-def server_of(limits: Any, root: Path | None = None) -> Any:
+def model_of(name: str) -> Any:
+    """The random model of the workload, or one that is installed, fp32."""
+    from tunewright.loading.locate import locate
+
+    if name in SHAPES:
+        return make_model(name, "float32")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(locate(name).folder, dtype=torch.float32)
+
+
+def server_of(name: str, limits: Any, root: Path | None = None) -> Any:
     import torch
 
     from tunewright.loading.load import Loaded
     from tunewright.serve.server import Server
 
-    model = make_model(MODEL, "float32").eval()
+    model = model_of(name).eval()
     model.generation_config.eos_token_id = model.config.eos_token_id = None  # every answer has its whole length
-    return Server(Loaded(model, Words(), None, "30m", "fresh", "", None, torch.float32), "base", root, limits)
+    return Server(Loaded(model, Words(), None, name, "fresh", "", None, torch.float32), "base", root, limits)
 
 
 def low_rank(adapted: Any, seed: int) -> dict[str, Any]:
@@ -74,7 +90,7 @@ def low_rank(adapted: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def decode(rounds: int) -> dict[str, Any]:
+def decode(name: str, rounds: int) -> dict[str, Any]:
     """Tokens a second, by the clock and of CPU, of base and 64 adapters, ours and PEFT's, round by round."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -86,7 +102,7 @@ def decode(rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     prompts = torch.randint(3, 8000, (REQUESTS, PROMPT), generator=torch.Generator().manual_seed(0))
     limits = Limits(max_batch=REQUESTS, chunk=REQUESTS * PROMPT, prefix_bytes=0, cache_tokens=REQUESTS * 256)
-    server = server_of(limits)
+    server = server_of(name, limits)
     for k in range(ADAPTERS):
         server.library.add(f"a{k}", low_rank(server.engine.model, k))
 
@@ -96,7 +112,7 @@ def decode(rounds: int) -> dict[str, Any]:
         for handle in [server.engine.submit(r) for r in found]:
             handle.result()
 
-    model = make_model(MODEL, "float32").eval()
+    model = model_of(name).eval()
     config = LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
     peft: Any = get_peft_model(model, config, adapter_name="a0")
     for k in range(1, ADAPTERS):
@@ -116,15 +132,15 @@ def decode(rounds: int) -> dict[str, Any]:
         "peft adapters": lambda: theirs(own),
     }
     clocks = {"seconds": time.perf_counter, "cpu": time.process_time}
-    out: dict[str, dict[str, list[float]]] = {c: {name: [] for name in sides} for c in clocks}
+    out: dict[str, dict[str, list[float]]] = {c: {kind: [] for kind in sides} for c in clocks}
     with server:
         sides["base"](), sides["adapters"]()
         for _ in range(rounds):
-            for name, side in sides.items():
+            for kind, side in sides.items():
                 began = {c: clock() for c, clock in clocks.items()}
                 side()
                 for c, clock in clocks.items():
-                    out[c][name].append(REQUESTS * NEW / (clock() - began[c]))
+                    out[c][kind].append(REQUESTS * NEW / (clock() - began[c]))
     pairs = {"ours": ("adapters", "base"), "peft": ("peft adapters", "peft base")}
     shares = {
         f"{who} by {c}": [a / b for a, b in zip(out[c][first], out[c][second], strict=True)]
@@ -152,13 +168,13 @@ def served(server: Any) -> Iterator[str]:
         thread.join()
 
 
-def write_adapters(folder: Path, count: int, different: int) -> None:
+def write_adapters(name: str, folder: Path, count: int, different: int) -> None:
     """Folders of adapters; those after the first `different` are links to the same files."""
     from tunewright.models import deltas as forms
     from tunewright.models import peft_format
     from tunewright.models.adapted import Adapted
 
-    adapted = Adapted(make_model(MODEL, "float32"))
+    adapted = Adapted(model_of(name))
     for k in range(count):
         own = folder / f"a{k}"
         if k < different:
@@ -177,41 +193,40 @@ def asks(count: int, seed: int) -> list[list[int]]:
     return [[rng.randrange(3, 8000) for _ in range(rng.randint(24, 96))] for _ in range(count)]
 
 
-def clients(each: int, folder: Path) -> dict[str, Any]:
-    """Throughput of 32 clients over HTTP against `generate` one by one."""
-    import httpx
+def clients(name: str, each: int, new: int, folder: Path | None) -> dict[str, Any]:
+    """Throughput of 32 clients over HTTP against `generate` one by one: of the base, or of the folder's adapters."""
     import torch
+    from peft import PeftModel
 
     from tunewright.serve.limits import Limits
 
     torch.set_num_threads(1)
     prompts = asks(CLIENTS * each, 1)
-    server = server_of(Limits(max_batch=CLIENTS), folder)
-    seconds: list[float] = []
-    with served(server) as address:
-
-        def client(number: int) -> None:
-            with httpx.Client(timeout=600) as http:
-                for i in range(each):
-                    body = {"model": f"a{number}", "prompt": prompts[number * each + i], "max_tokens": ASKED}
-                    began = time.perf_counter()
-                    got = http.post(address, json={**body, "temperature": 0})
-                    seconds.append(time.perf_counter() - began)
-                    assert got.json()["usage"]["completion_tokens"] == ASKED, got.text
-
-        with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
-            began = time.perf_counter()
-            list(pool.map(client, range(CLIENTS)))
-            together = CLIENTS * each * ASKED / (time.perf_counter() - began)
-    model, some = make_model(MODEL, "float32").eval(), prompts[: 2 * each]
+    names = [f"a{k}" if folder else "base" for k in range(CLIENTS)]
+    with served(server_of(name, Limits(max_batch=CLIENTS), folder)) as address:
+        told = json.dumps({"address": address, "models": names, "each": each, "new": new, "prompts": prompts})
+        asked = [sys.executable, "-P", "-m", "benchmarks.serve_clients"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(asked, input=told, capture_output=True, text=True, check=True, env=environment)
+    answered = json.loads(done.stdout)
+    seconds = answered["seconds"]
+    together = len(seconds) * new / answered["clock"]
+    model, some = model_of(name).eval(), prompts[: 2 * each]
+    if folder:
+        model = PeftModel.from_pretrained(model, folder / "a0").eval()
     began = time.perf_counter()
     with torch.inference_mode():
         for prompt in some:
             ids = torch.tensor([prompt])
             model.generate(
-                ids, max_new_tokens=ASKED, min_new_tokens=ASKED, do_sample=False, pad_token_id=1, eos_token_id=None
+                input_ids=ids,
+                max_new_tokens=new,
+                min_new_tokens=new,
+                do_sample=False,
+                pad_token_id=1,
+                eos_token_id=None,
             )
-    alone = len(some) * ASKED / (time.perf_counter() - began)
+    alone = len(some) * new / (time.perf_counter() - began)
     cuts = quantiles(seconds, n=100)
     return {
         "served": together,
@@ -223,7 +238,7 @@ def clients(each: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def memory(count: int, folder: Path) -> dict[str, Any]:
+def memory(name: str, count: int, folder: Path) -> dict[str, Any]:
     """Peak memory while every one of many adapters on disk is asked once."""
     import httpx
     import torch
@@ -233,7 +248,7 @@ def memory(count: int, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     limit = 64 << 20
     limits = Limits(max_batch=16, adapter_bytes=limit, active_bytes=limit, prefix_bytes=32 << 20)
-    server = server_of(limits, folder)
+    server = server_of(name, limits, folder)
     one = server.library.find("a0").adapter.bytes
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with served(server) as address:
@@ -256,19 +271,26 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one round, 100 adapters on disk")
     parser.add_argument("--only", choices=PARTS, help="one part alone")
+    parser.add_argument("--model", default=MODEL, help="an installed model instead of the random one")
     asked = parser.parse_args()
     parts, count = PARTS if asked.only is None else (asked.only,), 100 if asked.quick else 1000
     found: dict[str, Any] = {"machine": machine.describe("float32", 1), "load": [machine.load()]}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         if parts != ("decode",):
-            write_adapters(folder, count if "memory" in parts else CLIENTS, CLIENTS)
+            write_adapters(asked.model, folder, count if "memory" in parts else CLIENTS, CLIENTS)
         if "memory" in parts:
-            found["memory"] = memory(count, folder)
+            found["memory"] = memory(asked.model, count, folder)
         if "clients" in parts:
-            found["clients"] = clients(1 if asked.quick else 3, folder)
+            each = 1 if asked.quick else 3
+            kinds = {"the base": None, "an adapter each": folder}
+            found["clients"] = {
+                f"{kind}, {new} tokens": clients(asked.model, each, new, of)
+                for new in ASKED
+                for kind, of in kinds.items()
+            }
         if "decode" in parts:
-            found["decode"] = decode(1 if asked.quick else 3)
+            found["decode"] = decode(asked.model, 1 if asked.quick else 3)
     found["load"].append(machine.load())
     print(json.dumps(found, indent=2) if asked.json else told(found))
 
@@ -281,10 +303,10 @@ def told(found: dict[str, Any]) -> str:
         speeds = {k: f"{median(v):.0f}" for k, v in found["decode"]["tokens_per_second"].items()}
         lines.append(f"{ADAPTERS} adapters, share of the base's speed: {shares}; tokens a second: {speeds}")
     if "clients" in found:
-        c = found["clients"]
-        alone = f"{c['generate one by one']:.0f}"
-        lines.append(f"{CLIENTS} clients: {c['served']:.0f} tokens a second, {c['ratio']:.1f} times generate ({alone})")
-        lines.append(f"a request: p50 {c['p50']:.2f} s, p99 {c['p99']:.2f} s")
+        for what, c in found["clients"].items():
+            alone = f"{c['ratio']:.1f} times generate ({c['generate one by one']:.0f})"
+            lines.append(f"{CLIENTS} clients of {what}: {c['served']:.0f} tokens a second, {alone}")
+            lines.append(f"a request: p50 {c['p50']:.2f} s, p99 {c['p99']:.2f} s")
     if "memory" in found:
         m = found["memory"]
         grown = f"{m['grown'] / 1e6:.0f} MB"
