@@ -153,6 +153,7 @@ def test_schemas_are_printed_by_verb(place: Path) -> None:
         assert json.loads(done.stdout) == json_types.schema_of(verb)
     done = CliRunner().invoke(cli.app, ["schema", "exprot"])
     assert done.exit_code == 2 and "export" in done.stderr
+    assert "'runs list', 'runs prune'" in " ".join(CliRunner().invoke(cli.app, ["schema", "runs"]).stderr.split())
     assert "speaks" in CliRunner().invoke(cli.app, ["schema", "mcp"]).stderr
 
 

@@ -56,6 +56,18 @@ def test_the_locked_rows_are_put_in_and_paths_made_whole(guard: Guard, tmp_path:
     assert made["data"]["system"] == talk and made["keep"] == ["pack:facts"]
 
 
+def test_runs_and_locked_folders_inside_the_data_are_no_data(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("work/runs/a/out.jsonl", "held/test.jsonl", "train.jsonl"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text(json.dumps({"prompt": name, "completion": "b"}) + "\n")
+    guard = Guard([data], [data / "held"], data / "work")
+    assert guard.names() == ["train.jsonl"] and guard.recipe(recipe(), 4)
+    for name, what in (("work/runs/a/out.jsonl", "not in the data folders"), ("held/test.jsonl", "evaluation rows")):
+        with pytest.raises(RecipeError, match=what):
+            guard.recipe(recipe(data={"train": name}), 4)
+
+
 @pytest.mark.parametrize("key", ["train", "validation", "replay"])
 def test_no_way_to_the_locked_file_is_open(key: str, guard: Guard, tmp_path: Path) -> None:
     data, locked = tmp_path / "data", tmp_path / "locked" / "test.jsonl"

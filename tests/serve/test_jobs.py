@@ -114,6 +114,15 @@ def test_bad_rows_are_named_by_line_and_no_path_is_told(tmp_path, model):
         assert client.fine_tuning.jobs.list_events(made.id).data[0].level == "error"
 
 
+def test_a_file_that_is_no_text_is_named_as_the_request_names_it(tmp_path, model):
+    with served(tmp_path / "jobs", model) as (_, client):
+        good, bad = uploaded(client, chats()), uploaded(client, bytes(range(256)) * 8)
+        made = client.fine_tuning.jobs.create(model="tiny", training_file=good, validation_file=bad)
+        job = ended(client, made.id)
+        assert job.status == "failed" and job.error.param == "validation_file"
+        assert "validation_file" in job.error.message and "eval.jsonl" not in job.error.message
+
+
 def test_what_a_method_refuses_is_the_jobs_error(tmp_path, model):
     with served(tmp_path / "jobs", model) as (_, client):
         made = client.fine_tuning.jobs.create(

@@ -53,7 +53,7 @@ PROMPT = list(tiny.tokenizer()("lost card fee", add_special_tokens=False)["input
 
 def test_runs_below_a_folder_are_models_of_their_base(made: Path) -> None:
     with open_server(str(made / "base"), made / "runs") as server:
-        assert isinstance(server, Server) and server.library.names() == ["full", "lora"] and server.name == "base"
+        assert isinstance(server, Server) and server.library.names() == ["lora"] and server.name == "base"
         handle = asked(server, "lora", "lost card fee", 8)
         assert said(handle, server.ends) == tuned(made / "runs" / "lora", PROMPT)
         with pytest.raises(Exception, match="'full' cannot be used: the change is more than deltas"):
@@ -157,7 +157,7 @@ def test_the_verb_serves_until_it_is_stopped(made: Path) -> None:
     try:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
-        assert told["model"] == "base" and told["adapters"] == 2
+        assert told["model"] == "base" and told["adapters"] == 1
         client = openai.OpenAI(base_url=told["address"], api_key="none", max_retries=0)
         assert client.completions.create(model="lora", prompt="lost card", max_tokens=2).usage is not None
         assert httpx.get(f"{told['address']}/models/lora").json()["max_model_len"] == 64

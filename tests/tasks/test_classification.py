@@ -178,6 +178,7 @@ def test_tasks_are_found_by_name():
         *("fill-mask", "image-classification", "multiple-choice", "question-answering", "reward-modeling"),
         "sentence-similarity",
         *("text-classification", "text-generation", "text-ranking", "text2text-generation", "token-classification"),
+        "zero-shot-image-classification",
     ]
     assert all(get_task(n).name == n for n in names())
     with pytest.raises(RecipeError, match="did you mean 'text-generation'"):

@@ -72,8 +72,10 @@ def schema(
         from tunewright.errors import RecipeError, did_you_mean
 
         if verb not in json_types.TYPES:
-            why = f"'{verb}' {json_types.WITHOUT.get(verb, 'is no verb')}"
-            raise RecipeError(why, where="schema", remedy=did_you_mean(verb, json_types.TYPES))
+            own = [f"'{name}'" for name in json_types.TYPES if name.startswith(f"{verb} ")]
+            why = f"'{verb}' {json_types.WITHOUT.get(verb, 'has verbs of its own' if own else 'is no verb')}"
+            remedy = f"ask for {', '.join(own)}" if own else did_you_mean(verb, json_types.TYPES)
+            raise RecipeError(why, where="schema", remedy=remedy)
         show(json_types.schema_of(verb), True)
         return
     from tunewright.recipe import Recipe

@@ -175,6 +175,54 @@ def _image_classification() -> TaskExample:
     )
 
 
+def clip() -> Any:
+    """Two towers of two blocks each, of pictures [3, 8, 8] and texts of up to 64 tokens."""
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes: dict[str, Any] = {
+        "hidden_size": bench.WIDTH,
+        "intermediate_size": 2 * bench.WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "projection_dim": bench.WIDTH,
+    }
+    ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    text = {**sizes, **ids, "vocab_size": bench.VOCABULARY, "max_position_embeddings": 64}
+    vision = {**sizes, "image_size": 8, "patch_size": 4}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=bench.WIDTH, initializer_factor=5.0)
+    return CLIPModel(config)
+
+
+class _Readers:
+    """What a model of pictures and texts is saved with."""
+
+    def __init__(self, *readers: Any):
+        self.readers = readers
+
+    def save_pretrained(self, folder: Path) -> None:
+        for reader in self.readers:
+            reader.save_pretrained(folder)
+
+
+def _zero_shot_image_classification() -> TaskExample:
+    from transformers import CLIPImageProcessorPil
+
+    size = {"height": 8, "width": 8}
+    texts = [f"{around} {kind} picture" for around in ("a", "light or dark", "very") for kind in ("cold", "warm")]
+    return TaskExample(
+        model=clip,
+        reader=_Readers(tokenizer(end=True), CLIPImageProcessorPil(size=size, crop_size=size, do_center_crop=False)),
+        rows=[{"image": f"pictures/{i}.png", "text": texts[i % 6]} for i in range(12)],
+        bad={
+            "no such picture": ({"image": "pictures/none.png", "text": "warm"}, "image"),
+            "an empty text": ({"image": "pictures/0.png", "text": " "}, "text"),
+            "a class that is a number": ({"image": "pictures/0.png", "label": 3}, "label"),
+        },
+        right=lambda row: str(row["text"]),
+        files=_pictures,
+    )
+
+
 def _token_classification() -> TaskExample:
     people, places = ("ada", "alan fox", "grace b hopper"), ("rome", "new york", "oxford", "the quick hills")
     rows = []
@@ -315,6 +363,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "question-answering": _question_answering,
     "text-ranking": _text_ranking,
     "token-classification": _token_classification,
+    "zero-shot-image-classification": _zero_shot_image_classification,
 }
 
 

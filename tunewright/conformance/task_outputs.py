@@ -91,7 +91,8 @@ def outputs_fit_one_another(case: TaskCase) -> None:
         batch, out = case.outputs(case.rows)
     assert torch.equal(out.labels, batch.labels), "outputs have other labels than the batch"
     if case.task.embeds:
-        assert out.embeddings is not None and len(out.embeddings) == len(batch.inputs["input_ids"]), "a vector a text"
+        count = sum(len(t) for n, t in batch.inputs.items() if n in ("input_ids", "pixel_values"))
+        assert out.embeddings is not None and len(out.embeddings) == count, "a vector a text, and a picture"
     if case.task.likelihoods:
         chosen = torch.log_softmax(_again(case, batch).logits.float(), -1).gather(-1, batch.labels[:, None])[:, 0]
         close(out.log_probs(), chosen, "log_probs and those of the logits")

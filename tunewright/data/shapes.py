@@ -1,10 +1,10 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`, `labels` or `score`; `image` + `label`; `audio` + `label`; `audio` + `text`; `text`; `question` + `choices`;
-`question` + `context` + `answers`; `tokens` + `tags`; `anchor` + `positive` (+ `negative` or `negatives`); `sentence1`
-+ `sentence2` + `score`; `query` + `passage` + `label`; `audio` or `image` with whatever else there is. Columns that a
-shape does not use stay in the row as they are.
+`label`, `labels` or `score`; `image` + `label` or `text`; `audio` + `label`; `audio` + `text`; `text`; `question` +
+`choices`; `question` + `context` + `answers`; `tokens` + `tags`; `anchor` + `positive` (+ `negative` or `negatives`);
+`sentence1` + `sentence2` + `score`; `query` + `passage` + `label`; `audio` or `image` with whatever else there is.
+Columns that a shape does not use stay in the row as they are.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ SHAPES = (
     Shape("audio-text", ("audio", "text"), as_it_is),
     *(Shape("audio-text", ("audio", name), _renamed(name, "text")) for name in ("transcription", "sentence")),
     Shape("audio", ("audio",), as_it_is),
+    Shape("image-text", ("image", "text"), as_it_is),
+    Shape("image-text", ("image", "caption"), _renamed("caption", "text")),
     Shape("text-label", ("text", "label"), as_it_is),
     Shape("text-labels", ("text", "labels"), as_it_is),
     Shape("text-score", ("text", "score"), as_it_is),
@@ -153,6 +155,7 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "text-ranking": ("judged-passage", "positive-pair"),
     "text2text-generation": ("prompt-completion", "chat"),
     "token-classification": ("tagged",),
+    "zero-shot-image-classification": ("image-text", "image-label"),
 }
 
 

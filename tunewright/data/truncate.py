@@ -16,7 +16,7 @@ IN_WINDOWS = "question"
 """The kind of rows whose context is in windows already where it is too long."""
 CHOICES = "choices"
 """The kind of rows whose choices lie end to end, each a text of its own."""
-SEVERAL_TEXTS = ("positive-pair", "scored-pair", "embedded", "ranked-list", "judged-passage")
+SEVERAL_TEXTS = ("positive-pair", "scored-pair", "embedded", "ranked-list", "judged-passage", "captioned")
 """Kinds of rows that hold texts each of which is read by itself (`fields["lengths"]`)."""
 
 TWO_TEXTS = "text2text"

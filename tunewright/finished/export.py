@@ -151,14 +151,14 @@ def logits_of(model: Any, inputs: Tensor) -> Tensor:
 
 
 def check_inputs(run: Finished) -> Tensor:
-    """Token ids [4, 32] (pixels [2, C, H, W] for images, features of half a second of noise for recordings) on which
+    """Token ids [4, 32] (pixels [2, C, H, W] for pictures, features of half a second of noise for recordings) on which
     logits are compared: spread over the vocabulary, the same each time.
     """
     draw = torch.Generator().manual_seed(0)
     if (audio := run.options.audio) is not None:
         sounds = torch.randn(2, audio["rate"] // 2, generator=draw).mul_(0.1).numpy()
         return features(list(sounds), audio["extractor"])[run.loaded.model.main_input_name]  # type: ignore[index]
-    if run.tokenizer is None:
+    if run.options.image is not None:
         image = run.options.image or {}
         return torch.randn(2, image["channels"], image["height"], image["width"], generator=draw)
     vocabulary = run.loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]

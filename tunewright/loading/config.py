@@ -89,7 +89,7 @@ def _serves(config: Any, task: Task, folder: Path) -> None:
         return
     # what can be a reward model is a classifier of texts: it is named once
     doing = {n: t for n in names() if (t := usable(n)) is not None and (not t.scores or task.scores)}
-    doing = {n: t for n, t in doing.items() if not t.embeds or has("AutoModelForMaskedLM")}
+    doing = {n: t for n, t in doing.items() if t.auto_class != "AutoModel" or has("AutoModelForMaskedLM")}
     able = [n for n, t in doing.items() if has(t.loads_by(config)) and not (n == "text-generation" and encoder)]
     raise ModelError(
         f"a {config.model_type} model does not do {task.name}",

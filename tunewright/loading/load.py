@@ -32,7 +32,7 @@ from tunewright.loading.imports import refuse_broken
 from tunewright.loading.locate import Located, drawn_as, locate
 from tunewright.loading.quiet import quiet
 from tunewright.loading.readers import readers
-from tunewright.loading.sentence_modules import note_pooling
+from tunewright.loading.sentence_modules import note_pooling, pools_texts
 from tunewright.loading.streaming import load_streamed
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
@@ -132,7 +132,7 @@ def _load(
             read_header(file)
     config = config_for(located, task)
     tokenizer, processor = readers(located, task)
-    if task.embeds:
+    if pools_texts(task):
         located.notes += note_pooling(config, located.folder)
     if streams and weights:
         model = _streaming(located, config, task, dtype, device, seed)
@@ -186,7 +186,7 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     tokenizer, processor = readers(located, task)
     if task.makes_head:
         set_head(config, task, list(labels) if labels is not None else None, located)
-    if task.embeds:
+    if pools_texts(task):
         note_pooling(config, located.folder)
     if tokenizer is not None:
         _fit_padding(tokenizer, task, located)
@@ -284,12 +284,12 @@ def _check_keys(
         prefix = max(model.named_children(), key=lambda c: sum(p.numel() for p in c[1].parameters()))[0] + "."
     classifies = task.makes_head
     new = [k for k in missing + mismatched if classifies and (not k.startswith(prefix) or ".pooler." in k)]
-    if task.embeds:  # nothing reads what a class pools for a head
+    if pools_texts(task):  # nothing reads what a class pools for a head
         new = [k for k in missing if k.startswith("pooler.")]
         if new:
             located.notes.append(f"{new[0].split('.')[0]} is drawn afresh, and nothing reads it: states are pooled")
     if lost := [k for k in missing + mismatched if k not in new]:
-        head = not task.embeds and not any(k.startswith(prefix) for k in lost)
+        head = not pools_texts(task) and not any(k.startswith(prefix) for k in lost)
         what = (
             f"the checkpoint has no {task.name} head"
             if head
@@ -297,7 +297,7 @@ def _check_keys(
         )
         remedy = "use a checkpoint that was trained with one" if head else "download the model again"
         raise ModelError(f"{what}: {len(lost)} tensors such as {lost[0]}", where=str(located.folder), remedy=remedy)
-    if not new or task.embeds:
+    if not new or pools_texts(task):
         return
     if labels is None:
         what = f"the checkpoint has no {task.name} head, and no labels are given for a new one"
@@ -310,7 +310,7 @@ def _check_keys(
 def _fit_tokenizer(model: Any, tokenizer: Any, task: Task, located: Located) -> None:
     """Check that every id has an embedding."""
     table = embedding_of(model)
-    rows = model.config.vocab_size if table is None else table.weight.shape[0]
+    rows = model.config.get_text_config().vocab_size if table is None else table.weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, but the model embeds {rows}",

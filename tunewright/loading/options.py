@@ -17,7 +17,7 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         from tunewright.tasks._features import audio_options
 
         audio = audio_options(model.processor, _config_of(model))
-    elif model.tokenizer is None:
+    elif model.tokenizer is None or model.processor is not None:
         from tunewright.tasks._processor import followed
         from tunewright.tasks.image_classification import image_options
 

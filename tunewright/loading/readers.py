@@ -12,6 +12,7 @@ from tunewright.loading.guard import (
 from tunewright.loading.locate import Located
 from tunewright.loading.quiet import quiet
 from tunewright.loading.sentence_modules import longest as sentence_length
+from tunewright.loading.sentence_modules import pools_texts
 from tunewright.tasks._render import dated
 
 if TYPE_CHECKING:
@@ -28,21 +29,9 @@ def readers(located: Located, task: Task) -> tuple[Any, Any]:
         extractor = _extractor(located) if task.reads_audio else None
         if task.reads_audio and not task.generates:
             return None, extractor
+        pictures = _pictures(located) if task.reads_files and not task.reads_audio else None
         if task.auto_class == "AutoModelForImageClassification":
-            if not (located.folder / "preprocessor_config.json").exists():
-                located.notes.append("no preprocessor_config.json: images are scaled as the task's defaults say")
-                return None, None
-            try:
-                return None, transformers.AutoImageProcessor.from_pretrained(
-                    located.folder, trust_remote_code=False, local_files_only=True, backend="pil"
-                )
-            except Exception as e:
-                raise ModelError(
-                    f"the image processor cannot be read: {said(e)}",
-                    where=str(located.folder / "preprocessor_config.json"),
-                    remedy="download the model again, or remove the file: images are then scaled as the task's "
-                    "defaults say",
-                ) from e
+            return None, pictures
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 located.folder, trust_remote_code=False, local_files_only=True
@@ -68,9 +57,31 @@ def readers(located: Located, task: Task) -> tuple[Any, Any]:
                 where=str(located.folder / "tokenizer_config.json"),
                 remedy="write the longest text in tokens, or take the line out",
             )
-        if task.embeds and (most := sentence_length(located.folder)):
+        if pools_texts(task) and (most := sentence_length(located.folder)):
             tokenizer.model_max_length = min(most, int(min(longest, 1 << 30)))
-        return tokenizer, extractor
+        return tokenizer, extractor or pictures
+
+
+def _pictures(located: Located) -> Any:
+    """What prepares pictures; None, with a note, where the model says nothing of it. ModelError where it cannot be
+    read.
+    """
+    import transformers
+
+    told = [n for n in ("preprocessor_config.json", "processor_config.json") if (located.folder / n).exists()]
+    if not told:
+        located.notes.append("no preprocessor_config.json: images are scaled as the task's defaults say")
+        return None
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(
+            located.folder, trust_remote_code=False, local_files_only=True, backend="pil"
+        )
+    except Exception as e:
+        raise ModelError(
+            f"the image processor cannot be read: {said(e)}",
+            where=str(located.folder / told[0]),
+            remedy="download the model again, or remove the file: images are then scaled as the task's defaults say",
+        ) from e
 
 
 def _extractor(located: Located) -> Any:

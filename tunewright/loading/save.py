@@ -17,7 +17,7 @@ from tunewright.loading.quiet import quiet
 from tunewright.loading.sentence_modules import write_modules
 from tunewright.models.agreement import differing
 from tunewright.models.aligned import align
-from tunewright.models.arguments import among_choices, reads_two_texts, said_in
+from tunewright.models.arguments import among_choices, has_two_towers, reads_two_texts, said_in, text_beside
 from tunewright.models.modes import set_training
 
 
@@ -99,8 +99,10 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
 
 def inputs_of(model: Any, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     """A forward's keywords for token ids, which a decoder of two texts is given as what it wrote too, or for pixels and
-    features of recordings, of which a decoder writes the same few tokens.
+    features of recordings, of which a decoder writes the same few tokens; pixels with two texts for two towers.
     """
+    if inputs.is_floating_point() and has_two_towers(model):
+        return {"pixel_values": inputs, "input_ids": text_beside(model).to(inputs.device)}
     if inputs.is_floating_point():
         written = torch.arange(1, 9, device=inputs.device).expand(len(inputs), -1)
         return {model.main_input_name: inputs, **({"decoder_input_ids": written} if reads_two_texts(model) else {})}

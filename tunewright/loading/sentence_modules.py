@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import ModelError
 from tunewright.files.regular import regular
 from tunewright.models.pooling import DEFAULT, KEY, MODES, how_of
+
+if TYPE_CHECKING:
+    from tunewright.contract.task import Task
 
 MODULES, LENGTH, ABOUT = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 STEPS = ("Transformer", "Pooling", "Normalize")
@@ -24,6 +27,11 @@ STEPS = ("Transformer", "Pooling", "Normalize")
 def is_sentence_model(folder: Path) -> bool:
     """Whether a folder says how its states become a text's vector."""
     return (folder / MODULES).is_file()
+
+
+def pools_texts(task: Task) -> bool:
+    """Whether a task's vectors are made of an encoder's states here, and not by the model's own class."""
+    return task.embeds and task.auto_class == "AutoModel"
 
 
 def note_pooling(config: Any, folder: Path) -> list[str]:

@@ -74,6 +74,7 @@ from tunewright.tasks import (
     text_generation,
     text_ranking,
     token_classification,
+    zero_shot_image_classification,
 )
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, multiple_choice),
     *(question_answering, reward_modeling, text_classification, text_generation),
     *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity, text_ranking),
+    zero_shot_image_classification,
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

@@ -26,7 +26,7 @@ def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
     return (outputs.logits.argmax(-1) == batch.labels).float()
 
 
-_RANKED = ("positive-pair", "ranked-list", "judged-passage")
+_RANKED = ("positive-pair", "ranked-list", "judged-passage", "captioned")
 
 
 def _errors(pair: tuple[Callable[[str, str], float], Callable[[str], float]]) -> Metric:

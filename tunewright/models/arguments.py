@@ -35,12 +35,33 @@ def among_choices(model: nn.Module, ids: Tensor) -> Tensor:
     return ids[:, None] if type(model).__name__.endswith("ForMultipleChoice") else ids
 
 
+def has_two_towers(model: nn.Module) -> bool:
+    """Whether a model reads pictures and texts apart, into vectors of one space (CLIP and its kin)."""
+    config = getattr(model, "config", None)
+    towers = hasattr(config, "text_config") and hasattr(config, "vision_config")
+    return towers and takes(model, "pixel_values") and takes(model, "return_loss")
+
+
+def text_beside(model: nn.Module) -> Tensor:
+    """Token ids [2, L] of two texts that a model of two towers can read, the same each time."""
+    config: Any = model.config.text_config  # type: ignore[union-attr]
+    ends, length = config.eos_token_id, int(config.max_position_embeddings)
+    ids = (torch.arange(2 * length) * 7 + 5).view(2, length) % int(config.vocab_size)
+    if isinstance(ends, int):
+        ids[ids == ends] = (ends + 1) % int(config.vocab_size)
+        ids[:, -1] = ends
+    return ids
+
+
 def said_in(out: Any) -> Tensor:
     """The logits of a forward's output; of a model that finds spans, those of their starts and ends, side by side; of
-    a model without a head, its last states.
+    a model of two towers, those of each picture over the texts; of a model without a head, its last states.
     """
     if hasattr(out, "start_logits"):
         return torch.stack([out.start_logits, out.end_logits], -1)
+    if getattr(out, "logits_per_image", None) is not None:
+        per_image: Tensor = out.logits_per_image
+        return per_image
     logits: Tensor | None = getattr(out, "logits", None)
     states: Tensor = out.last_hidden_state if logits is None else logits
     return states

@@ -141,6 +141,19 @@ def load_delta(adapted: Adapted, folder: Path | str) -> int:
     return len(tensors)
 
 
+def _alone(how: dict[str, Any]) -> bool:
+    return not (how.get("surgery") or how.get("new_biases") or how["shapes"])
+
+
+def is_deltas_alone(folder: Path) -> bool:
+    """Whether a saved change says that it is nothing but deltas beside the base; False where nothing can be read."""
+    try:
+        how = json.loads((folder / HOW).read_text(encoding="utf-8"))
+        return _alone(how)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def deltas_alone(adapted: Adapted, folder: Path | str) -> dict[str, dict[str, forms.Delta]]:
     """The deltas of a saved change by site and name, for this model, which is left as it is.
 
@@ -155,7 +168,7 @@ def deltas_alone(adapted: Adapted, folder: Path | str) -> dict[str, dict[str, fo
             where=where,
             remedy=f"load '{base['name']}'",
         )
-    if how.get("surgery") or how.get("new_biases") or how["shapes"]:
+    if not _alone(how):
         what = "the model's shape" if how.get("surgery") else f"{len(how['shapes']) or 'some'} tensors of the base"
         raise ModelError(
             f"the change is more than deltas beside the base: {what} changed",

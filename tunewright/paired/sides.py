@@ -209,6 +209,8 @@ _BY_CLASS = {
     "WhisperForConditionalGeneration": "automatic-speech-recognition",
     "ForConditionalGeneration": "text2text-generation",
     "MTModel": "text2text-generation",
+    "CLIPModel": "zero-shot-image-classification",
+    "SiglipModel": "zero-shot-image-classification",
 }
 
 

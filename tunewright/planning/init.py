@@ -36,6 +36,7 @@ _TASK_OF = {
     "positive-pair": "sentence-similarity",
     "scored-pair": "sentence-similarity",
     "judged-passage": "text-ranking",
+    "image-text": "zero-shot-image-classification",
 }
 """The task that a row shape is for; the others are for text-generation."""
 

@@ -30,6 +30,7 @@ from tunewright.serve.errors import ApiError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of adapters: what needs no escape in a path, a URL or a shell."""
 DEEPEST = 4
+PEFT_MARKS = (peft_format.CONFIG, f"adapter/{peft_format.CONFIG}")
 """Most folders of a `lora_path` below the root."""
 STRONGEST = 4.0
 
@@ -96,6 +97,7 @@ class Library:
         self._there: OrderedDict[str, Adapter] = OrderedDict()
         self._paths: dict[str, Path] = {}
         self._dropped: set[str] = set()
+        self._looked: dict[Path, tuple[tuple[int, int, int], bool]] = {}
         self._lock, self._loading = threading.Lock(), threading.Lock()
         # one thread reads: every thread that did would keep memory of its own for the next adapter
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="tunewright-adapters")
@@ -111,7 +113,24 @@ class Library:
             return set()
         with os.scandir(self.root) as entries:
             folders = [e for e in entries if NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
-        return {e.name for e in folders if _holds(Path(e.path)) and e.name != self.base}
+        return {e.name for e in folders if self._serves(Path(e.path)) and e.name != self.base}
+
+    def _serves(self, folder: Path) -> bool:
+        """Whether a folder's change is an adapter as far as a look tells; a run that tuned the base's weights is none.
+
+        Looked at again where the file has changed: a list of a thousand names reads no file twice.
+        """
+        if any((folder / mark).is_file() for mark in PEFT_MARKS):
+            return True
+        try:
+            stands = (folder / delta_format.HOW).stat()
+        except OSError:
+            return False
+        key = (stands.st_ino, stands.st_mtime_ns, stands.st_size)
+        known = self._looked.get(folder)
+        if known is None or known[0] != key:
+            known = self._looked[folder] = key, delta_format.is_deltas_alone(folder)
+        return known[1]
 
     def find(self, model: str) -> Variant | None:
         """What a request's `model` names: an adapter, loaded if it was not, or None for the base. Reads files.
@@ -269,8 +288,7 @@ class Library:
 
 def _holds(folder: Path) -> bool:
     """Whether a folder looks like an adapter, or like a run that left one."""
-    marks = (peft_format.CONFIG, f"adapter/{peft_format.CONFIG}", delta_format.HOW, "report.json")
-    return any((folder / mark).is_file() for mark in marks)
+    return any((folder / mark).is_file() for mark in (*PEFT_MARKS, delta_format.HOW, "report.json"))
 
 
 def _strength(dial: str) -> float:

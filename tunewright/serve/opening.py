@@ -72,7 +72,7 @@ def _of_run(folder: Path, root: Path | None, limits: Limits | None, name: str | 
     recipe = Recipe.load(folder / RECIPE)
     own = _checked(name or folder.resolve().name)
     task = get_task(recipe.task, recipe.data.problem_type)
-    if task.embeds:
+    if task.is_a(EMBEDS):
         _no_adapters(root)
         finished = _whole(folder)
         return VectorServer(finished.adapted, finished.tokenizer, task, own, limits)

@@ -63,6 +63,16 @@ def image_options(processor: Any = None, config: Any = None) -> dict[str, Any]:
     return out
 
 
+def pixel_values(rows: Sequence[Row]) -> torch.Tensor:
+    """[R, C, H, W] fp32, scaled and normalised, of rows whose pictures are in `fields["pixels"]`."""
+    pixels = torch.from_numpy(np.stack([r.fields["pixels"] for r in rows])).float()
+    first = rows[0].fields
+    if "scale" not in first:
+        return pixels
+    mean, std = torch.tensor(first["mean"])[:, None, None], torch.tensor(first["std"])[:, None, None]
+    return (pixels * first["scale"] - mean) / std
+
+
 class ImageClassification(Task):
     """`image` is a path relative to the data file, bytes, or pixels; `label` a name or id of `options.labels`."""
 
@@ -96,13 +106,8 @@ class ImageClassification(Task):
         self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
     ) -> Batch:
         """`pixel_values` [R, C, H, W] fp32, one target a row."""
-        pixels = torch.from_numpy(np.stack([r.fields["pixels"] for r in rows])).float()
-        first = rows[0].fields
-        if "scale" in first:
-            mean, std = torch.tensor(first["mean"])[:, None, None], torch.tensor(first["std"])[:, None, None]
-            pixels = (pixels * first["scale"] - mean) / std
         return Batch(
-            inputs={"pixel_values": pixels},
+            inputs={"pixel_values": pixel_values(rows)},
             labels=torch.tensor([r.label or 0 for r in rows]),
             weights=torch.tensor([r.weights[0] for r in rows], dtype=torch.float32),
             rows=torch.arange(len(rows)),

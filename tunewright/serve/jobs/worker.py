@@ -31,6 +31,9 @@ CODES: dict[type[TunewrightError], str] = {
     ModelError: "invalid_model",
 }
 
+FIELDS = {"train.jsonl": "training_file", "eval.jsonl": "validation_file"}
+"""A job's files, and what its request calls them."""
+
 
 class BadRows(DataError):
     """Rows that cannot be used; `param`: the file that they stand in."""
@@ -116,7 +119,7 @@ def _rate(recipe: Recipe, given: float | None) -> float:
 
 def _rows_as_ours(folder: Path) -> None:
     """Bring OpenAI's rows of two answers to ours, line by line, so that lines keep their numbers."""
-    for name in ("train.jsonl", "eval.jsonl"):
+    for name in FIELDS:
         path = folder / name
         if path.exists():
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -156,10 +159,14 @@ def told(error: TunewrightError, folder: Path) -> dict[str, Any]:
     text = f"{error.what} ({error.remedy})" if error.remedy else error.what
     if error.where and not isinstance(error, BadRows):
         text = f"{error.where}: {text}"
+    param = error.param if isinstance(error, BadRows) else None
     for place in (folder.resolve(), folder, Path.cwd()):
+        for name, field in FIELDS.items():
+            if (path := str(place / name)) in text:
+                text, param = text.replace(path, field), param or field
         text = text.replace(f"{place}/", "").replace(str(place), "the job's folder")
     code = next((c for kind, c in CODES.items() if isinstance(error, kind)), "training_failed")
-    return {"code": code, "message": text[:2000], "param": error.param if isinstance(error, BadRows) else None}
+    return {"code": code, "message": text[:2000], "param": param}
 
 
 if __name__ == "__main__":
