@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import tunewright
-from benchmarks import task_sounds
+from benchmarks import task_pictures, task_sounds
 from tunewright.report.schema import Report
 
 FIGURES = Path(__file__).parents[1] / "docs" / "task-runs.json"
@@ -303,6 +303,14 @@ def speech_recognition(data: Path, out: Path) -> Path:
     return finished(task_sounds.recognition(data, out), out / "automatic-speech-recognition")
 
 
+def zero_shot(data: Path, out: Path) -> Path:
+    first, recipe = task_pictures.recipes(data, out, TRAIN)
+    base, model = finished(first, out / "two-towers-run"), out / "two-towers-model"
+    if not model.exists():
+        tunewright.export(base, model)
+    return finished({**recipe, "model": str(model)}, out / "zero-shot-image-classification")
+
+
 RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "audio-classification": (
         audio_classification,
@@ -343,6 +351,10 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "text2text-generation": (
         text2text,
         "numbers in words (instruction induction), a tiny T5 made from nothing on three others of its tasks, LoRA",
+    ),
+    "zero-shot-image-classification": (
+        zero_shot,
+        "digits on their side (MNIST, 40 of each) named in words, two towers made from nothing on upright ones, LoRA",
     ),
 }
 

@@ -31,7 +31,7 @@ TICKETS = HERE / "own-data"
 ASKED = {
     "topics": "Which support topic is this?\nMy transfer was not approved",
     "teams": "The parcel arrived with a broken lid. What now?",
-    "handbook": "Parcels leave the house",
+    "handbook": "Delivery looks after parcels",
 }
 """A question for each adapter."""
 
@@ -42,7 +42,7 @@ def recipes(model: str, short: bool) -> dict[str, dict[str, Any]]:
         "model": model,
         "task": "text-generation",
         "keep": [{"data": str(TICKETS / "general.txt"), "name": "general"}],
-        "train": {"learning_rate": 5e-4, "batch_tokens": 256},
+        "train": {"learning_rate": 3e-4, "batch_tokens": 256},
         "measurement": {"rows": 48, "dial_rows": 12, "drift_sequences": 16, "drift_tokens": 64, "max_new_tokens": 8},
     }
     topics = {"train": "quickstart:train", "eval": "quickstart:test", "system": "", "max_length": 256}
@@ -51,7 +51,7 @@ def recipes(model: str, short: bool) -> dict[str, dict[str, Any]]:
     of = {
         "topics": {"data": topics, "methods": [{"lora": {"rank": 16}}], "budget": {"tokens": "15k"}},
         "teams": {"data": teams, "methods": [{"lora": {"rank": 8}}], "budget": {"epochs": 6}},
-        "handbook": {"data": text, "methods": [{"lora": {"rank": 8}}], "budget": {"epochs": 3}},
+        "handbook": {"data": text, "methods": [{"lora": {"rank": 8}}], "budget": {"epochs": 40}},
     }
     of["handbook"]["measurement"] = {**some["measurement"], "split": "validation"}
     if short:
