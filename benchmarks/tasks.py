@@ -33,6 +33,7 @@ from typing import Any
 
 import tunewright
 from benchmarks import task_pictures, task_sounds
+from tunewright.finished.export import export
 from tunewright.report.schema import Report
 
 FIGURES = Path(__file__).parents[1] / "docs" / "task-runs.json"
@@ -158,7 +159,7 @@ def text2text(data: Path, out: Path) -> Path:
     base = finished(first, out / "text2text-base")
     model = out / "text2text-base-model"
     if not model.exists():
-        tunewright.export(base, model)
+        export(base, model, quiet=True)
     recipe = {
         "model": str(model),
         "task": "text2text-generation",
@@ -307,7 +308,7 @@ def zero_shot(data: Path, out: Path) -> Path:
     first, recipe = task_pictures.recipes(data, out, TRAIN)
     base, model = finished(first, out / "two-towers-run"), out / "two-towers-model"
     if not model.exists():
-        tunewright.export(base, model)
+        export(base, model, quiet=True)
     return finished({**recipe, "model": str(model)}, out / "zero-shot-image-classification")
 
 
