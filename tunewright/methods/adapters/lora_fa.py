@@ -14,7 +14,7 @@ without dropout (with it, dropout's own copy of x is kept).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -53,7 +53,7 @@ class LoRAFA(LoRA):
             return None
         turned = dict(gradients)
         for site in state.data["sites"]:
-            matrix = state.get(f"project.{site}")
+            matrix: Any = state.get(f"project.{site}")
             for name in (n for n in gradients if n.startswith(f"{site}.delta.") and n.endswith(".lora_B")):
-                turned[name] = gradients[name] @ matrix.to(gradients[name])  # type: ignore[union-attr]
+                turned[name] = gradients[name] @ matrix.to(gradients[name])
         return turned
