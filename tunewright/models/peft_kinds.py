@@ -156,8 +156,10 @@ def _config_vera(deltas: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_loha(layer: Layer) -> Hadamard:
     r, out, inputs = layer.setting("r", 8), layer.outputs, layer.inputs
-    factors = [layer.take(f"hada_w{i}_{p}", *((out, r) if p == "a" else (r, inputs))) for i in (1, 2) for p in "ab"]
-    return Hadamard(*factors, layer.setting("alpha", 8) / r)  # type: ignore[arg-type, misc]
+    a1, b1, a2, b2 = (
+        layer.take(f"hada_w{i}_{side}", *((out, r) if side == "a" else (r, inputs))) for i in (1, 2) for side in "ab"
+    )
+    return Hadamard(a1, b1, a2, b2, layer.setting("alpha", 8) / r)
 
 
 def _write_loha(d: Hadamard) -> dict[str, Tensor]:
@@ -165,7 +167,8 @@ def _write_loha(d: Hadamard) -> dict[str, Tensor]:
 
 
 def _read_lokr(layer: Layer) -> Kronecker:
-    r, made = layer.setting("r", 8), []
+    r = layer.setting("r", 8)
+    made: list[Any] = []
     for part in ("lokr_w1", "lokr_w2"):
         if part in layer.parts:
             made.append(layer.take(part, *layer.parts[part].shape))
@@ -178,7 +181,7 @@ def _read_lokr(layer: Layer) -> Kronecker:
         "split": split if split and split > 0 else None,
         "both": bool(layer.config.get("decompose_both")),
     }
-    delta = Kronecker(made[0], made[1], layer.setting("alpha", 8) / r, **more)  # type: ignore[arg-type]
+    delta = Kronecker(made[0], made[1], layer.setting("alpha", 8) / r, **more)
     sides = (delta.rows * delta.inner_rows, delta.columns * delta.inner_columns)
     if sides != (layer.outputs, layer.inputs):
         raise ModelError(

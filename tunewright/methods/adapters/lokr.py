@@ -64,8 +64,14 @@ class LoKr(OnLayers):
         )
         g = torch_generator(rng)
         C = self._factor(rows, m, self.decompose_both, g, zero=True)
-        made = {"rank": self.rank, "split": self.decompose_factor, "both": self.decompose_both}
-        return Kronecker(C, self._factor(k, n, True, g), self.alpha / self.rank, **made)
+        return Kronecker(
+            C,
+            self._factor(k, n, True, g),
+            self.alpha / self.rank,
+            rank=self.rank,
+            split=self.decompose_factor,
+            both=self.decompose_both,
+        )
 
     def _factor(
         self, rows: int, columns: int, decompose: bool, g: torch.Generator, zero: bool = False
