@@ -150,7 +150,7 @@ def broken(folder, **changes):
     "spoil, says",
     [
         (lambda f: broken(f, peft_type="IA3"), "IA3"),
-        (lambda f: broken(f, use_dora=True), "use_dora"),
+        (lambda f: broken(f, use_dora=True), "has no lora_magnitude_vector"),
         (lambda f: broken(f, init_lora_weights="pissa"), "pissa"),
         (lambda f: broken(f, r=5), "does not fit"),
         (lambda f: broken(f, target_modules=["q_proj", "k_proj", "v_proj", "down_proj"]), "k_proj"),

@@ -21,7 +21,7 @@ from tunewright.models.deltas import LowRank
 from tunewright.models.nf4 import quantise_sites
 from tunewright.pieces.low_rank import LowRankChange, LowRankMethod, PatternedLowRank, Start, kaiming
 
-OURS = ("lora", "qlora", "corda", "codyra", "allora", "lae")
+OURS = ("lora", "qlora", "corda", "codyra", "allora", "lae", "dora", "pissa", "olora", "lora-fa")
 
 
 class Orthonormal(LowRankMethod):

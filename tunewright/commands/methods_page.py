@@ -10,6 +10,7 @@ from collections import defaultdict
 
 from tunewright import catalogue
 from tunewright.catalogue.folders import PACKAGE, question, without_papers
+from tunewright.models.peft_types import table
 from tunewright.papers import cards
 
 _HEAD = """\
@@ -24,6 +25,24 @@ or not yet; [the claims](claims.md) say what came of testing it. A method that i
 without its paper's text or its authors' code: `tunewright papers show SLUG` says from what, and what in it is ours.
 
 """
+
+
+_PEFT = """\
+## PEFT's types of adapter
+
+Which of the {count} types of adapter that PEFT 0.21 has are read (as `start:` of a stage, by `serve`, `merge` and
+`export`), what writes them, and what a refusal says of the others. Any of them can be merged by PEFT, and the merged
+model loaded.
+
+"""
+
+
+def _peft() -> str:
+    """The table of PEFT's types, from what the loader goes by."""
+    rows = table()
+    lines = [f"| {r.name} | {'yes' if r.read else 'no'} | {r.written} | {r.why} |" for r in rows]
+    head = "| type | read | written by | why it is not read |\n| --- | --- | --- | --- |\n"
+    return _PEFT.format(count=len(rows)) + head + "\n".join(lines) + "\n"
 
 
 def _papers(slugs: tuple[str, ...]) -> str:
@@ -72,4 +91,4 @@ def methods_page() -> str:
                 + "\n".join(rows)
                 + "\n\n"
             )
-    return "".join(out).rstrip("\n") + "\n"
+    return "".join(out) + _peft()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
-from tunewright.models.deltas import GatedLowRank, LowRank
+from tunewright.models.deltas import GatedLowRank, LowRank, LowRankFixedA
 from tunewright.recipe import Recipe
 from tunewright.runs.artefacts import IN_FEW_BITS
 from tunewright.runs.folder import RECIPE
@@ -19,7 +19,7 @@ from tunewright.runs.folder import RECIPE
 USUAL_RANK = 64
 """Ranks above it are refused by several servers' kernels."""
 VLLM_DEFAULT_RANK = 16
-LOW_RANK = {LowRank.form, GatedLowRank.form}
+LOW_RANK = {LowRank.form, GatedLowRank.form, LowRankFixedA.form}
 GENERATES = "text-generation"
 
 
@@ -52,7 +52,7 @@ def adapter_reasons(config: dict[str, Any], *, ranks_count: bool = True) -> list
     """The same of an adapter's settings; without `ranks_count` for a server that is started with the rank it needs."""
     if config.get("peft_type") != "LORA":
         return [f"the adapter is of PEFT's type {config.get('peft_type')}, and servers take LORA"]
-    reasons = []
+    reasons = ["it is a DoRA (use_dora), which vLLM and most servers do not take"] if config.get("use_dora") else []
     ranks = {config["r"], *(config.get("rank_pattern") or {}).values()}
     most = max(ranks)
     if not ranks_count:

@@ -25,6 +25,8 @@ class Delta(nn.Module):
       `folded` says what becomes of weight and bias. `forward` is not called then.
     - `reads_rows`: it asks `models.context.present()` what its rows are.
     - `every_token`: it must be shown every token of a training forward, also those that no target reads.
+    - `reads_weight`: its change depends on the layer's own weight. Its `forward(x, y, layer, first)` is given the layer
+      too, and whether y is the layer's own output; its `folded(.., layer=)` the layer's own weight [out, in].
     """
 
     form: ClassVar[str]
@@ -32,6 +34,7 @@ class Delta(nn.Module):
     edits_input: ClassVar[bool] = False
     reads_rows: ClassVar[bool] = False
     every_token: ClassVar[bool] = False
+    reads_weight: ClassVar[bool] = False
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
 
     def __init__(self) -> None:
@@ -71,6 +74,10 @@ class Delta(nn.Module):
     def entries(self) -> int:
         """Numbers that a position is multiplied with in its forward: what it costs (`models/flops.py`)."""
         return sum(p.numel() for p in self.parameters() if p.dim() >= 2)
+
+    def products(self) -> list[tuple[float, bool]]:
+        """(entries, whether they train) of what a position is multiplied with."""
+        return [(self.entries, any(p.requires_grad for p in self.parameters()))]
 
     def settings(self) -> dict[str, Any]:
         """JSON values that rebuild the delta's shape (its tensors come from its state dict)."""
@@ -184,6 +191,20 @@ class GatedLowRank(LowRank):
             settings["scale"],
             dropout=settings["dropout"],
         )
+
+
+class LowRankFixedA(LowRank):
+    """s B A with a frozen A, a buffer: B alone trains, and the backward pass keeps x A^T [.., r] in the place of x."""
+
+    form = "low-rank-fixed-a"
+
+    def __init__(self, A: Tensor, B: Tensor, scale: float, *, dropout: float = 0.0, offset: bool = False):
+        super().__init__(A, B, scale, dropout=dropout, offset=offset)
+        del self.lora_A
+        self.register_buffer("lora_A", A)
+
+    def products(self) -> list[tuple[float, bool]]:
+        return [(self.lora_A.numel(), False), (self.lora_B.numel(), self.lora_B.requires_grad)]
 
 
 class Sparse(Delta):

@@ -2,7 +2,8 @@
 
 A delta is a small module registered as `<site>.delta`; the site's class is replaced by one with the same name and
 parameters whose forward adds the delta's output, so that the base's own parameter names never change. With every delta
-switched off the forward is the base's own, bit for bit. The forms themselves: `delta_forms.py`, `wide_forms.py`.
+switched off the forward is the base's own, bit for bit. The forms themselves: `delta_forms.py`, `wide_forms.py`
+and a file for each of those that PEFT has beside LoRA.
 """
 
 from __future__ import annotations
@@ -14,10 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
-from tunewright.models.delta_forms import ENTRY_POINTS, FORMS, Delta, GatedLowRank, LowRank, Sparse, form_class
+from tunewright.models.butterfly import Butterfly
+from tunewright.models.delta_forms import (
+    ENTRY_POINTS,
+    FORMS,
+    Delta,
+    GatedLowRank,
+    LowRank,
+    LowRankFixedA,
+    Sparse,
+    form_class,
+)
+from tunewright.models.dora import WeightDecomposed
+from tunewright.models.factor_products import Hadamard, Kronecker
 from tunewright.models.lowrank import low_rank
 from tunewright.models.per_task import PerTask
+from tunewright.models.rotation import Rotation
 from tunewright.models.routed import Routed
+from tunewright.models.scales import InputScale, OutputScale
+from tunewright.models.shared_projections import SharedProjections
 from tunewright.models.sites import Site
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
@@ -26,14 +42,23 @@ __all__ = [
     "FORMS",
     "Bias",
     "Bottleneck",
+    "Butterfly",
     "Delta",
     "GatedLowRank",
+    "Hadamard",
     "InputEdit",
+    "InputScale",
+    "Kronecker",
     "LowRank",
+    "LowRankFixedA",
+    "OutputScale",
     "PerTask",
     "PositionEdit",
+    "Rotation",
     "Routed",
+    "SharedProjections",
     "Sparse",
+    "WeightDecomposed",
     "attach",
     "check_form",
     "check_site",
@@ -80,11 +105,12 @@ def with_deltas(module: Any, base: type[nn.Module], live: Sequence[Delta], x: Te
         A, B = (t.to(x.dtype) for t in first.pair())
         scale = first.scale * first.strength
         y = low_rank(x, module.weight, module.bias, A, B, scale, transposed=module.tunewright_transposed)
-        live = live[1:]
+        rest = live[1:]
     else:
         y = base.forward(module, x)
-    for delta in live:
-        y = delta(x, y)
+        rest = live
+    for delta in rest:
+        y = delta(x, y, module, delta is live[0]) if delta.reads_weight else delta(x, y)
     return y
 
 
@@ -199,9 +225,11 @@ def folded(
     `deltas` in the order they were attached; all must fold. Changes of the weight come first, then edits of the input,
     the last first: what it reads is what the one before it left.
     """
+    own = weight
     added = [d for d in deltas if not d.edits_input]
     for delta in [*added, *reversed([d for d in deltas if d.edits_input])]:
-        weight, bias = delta.folded(weight, bias, strength * delta.strength)
+        given = {"layer": own} if delta.reads_weight else {}
+        weight, bias = delta.folded(weight, bias, strength * delta.strength, **given)
     return weight, bias
 
 
@@ -217,7 +245,8 @@ def deltas_of(site: Site) -> dict[str, Delta]:
 
 
 FORMS.update({c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit)})
-FORMS.update({c.form: c for c in (Routed, PerTask)})
+FORMS.update({c.form: c for c in (Routed, PerTask, LowRankFixedA, WeightDecomposed, OutputScale, InputScale)})
+FORMS.update({c.form: c for c in (SharedProjections, Hadamard, Kronecker, Rotation, Butterfly)})
 
 
 def check_form(delta: Delta) -> None:

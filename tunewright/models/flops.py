@@ -99,7 +99,7 @@ def _products(module: nn.Module, inputs: tuple[Any, ...]) -> list[tuple[float, b
     stack: Any = module._modules.get("delta")
     for delta in stack.values() if stack is not None else ():
         if delta.active:
-            found.append((delta.entries, any(p.requires_grad for p in delta.parameters())))
+            found += delta.products()
     return found
 
 

@@ -1,4 +1,4 @@
-"""y = x W^T + b + s (x A^T) B^T for a frozen W: one pass that keeps only x for the backward.
+"""y = x W^T + b + s (x A^T) B^T for a frozen W: one pass that keeps only x for the backward (x A^T if A is frozen).
 
 Shapes: x [..., in], W [out, in] (or [in, out] when `transposed`, as GPT-2's Conv1D stores it), A [r, in], B [out, r].
 
@@ -28,27 +28,28 @@ class _LowRank(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float, transposed: bool
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, A, B)
-        ctx.scale, ctx.transposed = scale, transposed
+        ctx.scale, ctx.transposed, ctx.shape = scale, transposed, x.shape
         rows = x.reshape(-1, x.shape[-1])
         y = F.linear(rows, weight.t() if transposed else weight, bias)
-        return y.addmm_(rows @ A.t(), B.t(), alpha=scale)  # [N, out]: a view could not be changed in place afterwards
+        low = rows @ A.t()
+        ctx.save_for_backward(x if ctx.needs_input_grad[3] else low, weight, A, B)
+        return y.addmm_(low, B.t(), alpha=scale)  # [N, out]: a view could not be changed in place afterwards
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, A, B = ctx.saved_tensors
+        kept, weight, A, B = ctx.saved_tensors
         need_x, _, _, need_A, need_B = ctx.needs_input_grad[:5]
-        g, rows = gradient, x.reshape(-1, x.shape[-1])
+        g, rows = gradient, kept.reshape(-1, kept.shape[-1])
         back = g @ B if need_x or need_A else None  # [N, r]
         gx = gA = gB = None
         if need_x:
             gx = g @ (weight.t() if ctx.transposed else weight)
-            gx = gx.addmm_(back, A, alpha=ctx.scale).view_as(x)
+            gx = gx.addmm_(back, A, alpha=ctx.scale).view(ctx.shape)
         if need_A:
             gA = (back.t() @ rows).mul_(ctx.scale)  # type: ignore[union-attr]
         if need_B:
-            gB = (g.t() @ (rows @ A.t())).mul_(ctx.scale)
+            gB = (g.t() @ (rows @ A.t() if need_A else rows)).mul_(ctx.scale)
         return gx, None, None, gA, gB, None, None
 
 

@@ -1,16 +1,17 @@
-"""Low-rank changes in PEFT's adapter format, out and in: `adapter_config.json` and `adapter_model.safetensors`.
+"""Changes in PEFT's adapter format, out and in: `adapter_config.json` and `adapter_model.safetensors`.
 
-Keys are "base_model.model.<module>.lora_A.weight" [r, in] and "...lora_B.weight" [out, r]. A delta with a frozen
-offset, s (B A - B0 A0), is written at rank 2r; several deltas on one module at the sum of their ranks. What other
-loaders see is the plain s B A with s = alpha / r. A classifier's head is written whole, as "base_model.model.<name>":
-PEFT asks for it in every adapter of a classifier, whether it trained or not.
+Low-rank ones are here, other types in `peft_kinds.py`, and why a type is not read in `peft_types.py`. Keys are
+"base_model.model.<module>.lora_A.weight" [r, in] and "...lora_B.weight" [out, r]. A delta with a frozen offset, s (B A
+- B0 A0), is written at rank 2r; several deltas on one module at the sum of their ranks. What other loaders see is the
+plain s B A with s = alpha / r. A classifier's head is written whole, as "base_model.model.<name>": PEFT asks for it in
+every adapter of a classifier, whether it trained or not.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ from tunewright.files.tensors import save_tensors
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import same_bits
 from tunewright.models.delta_names import is_delta
-from tunewright.models.deltas import LowRank, attach
-from tunewright.models.peft_settings import CONFIG, by_pattern, config_of, read_config, scale_of, targeted
-from tunewright.models.sites import Site, Structure
+from tunewright.models.deltas import Delta, LowRank, attach
+from tunewright.models.peft_kinds import kind_of, kind_of_forms, why_not
+from tunewright.models.peft_layer import Kind, Layer
+from tunewright.models.peft_settings import CONFIG, by_pattern, config_of, open_config, read_config, scale_of, targeted
+from tunewright.models.peft_types import refuse_type
+from tunewright.models.sites import Structure
 
 WEIGHTS, PREFIX = "adapter_model.safetensors", "base_model.model."
 TASK_TYPES = {
@@ -62,9 +66,15 @@ def obstacle(adapted: Adapted) -> str | None:
     deltas = adapted.deltas()
     if not deltas:
         return "there is no low-rank delta"
-    for site, by_name in deltas.items():
-        if other := [d.form for d in by_name.values() if not isinstance(d, LowRank)]:
-            return f"a {other[0]} delta on '{site}' has no place in it"
+    kind = kind_of_forms(deltas)
+    if kind is not None:
+        stored = (s for s in deltas if adapted.structure.site(s).kind == "conv1d")
+        if why := why_not(kind, deltas, next(stored, "")):
+            return why
+    else:
+        for site, by_name in deltas.items():
+            if other := [d.form for d in by_name.values() if not isinstance(d, LowRank)]:
+                return f"a {other[0]} delta on '{site}' has no place in it"
     heads = _heads(adapted)
     whole = {n for n, o in adapted.originals.items() if o.indices is None and _within(heads, n)}
     if rest := sorted(set(adapted.originals) - whole):
@@ -73,45 +83,62 @@ def obstacle(adapted: Adapted) -> str | None:
 
 
 def save_adapter(adapted: Adapted, folder: Path | str, base_name: str) -> int:
-    """Write the model's low-rank deltas, at their present strength, and a classifier's head; return the number of
+    """Write the model's deltas, low-rank ones at their present strength, and a classifier's head; return the number of
     tensors written.
 
-    `base_name`: the hub id or path that the base is loaded by. ModelError when the change is not low-rank alone: then
-    `delta_format.save_delta` is the way.
+    `base_name`: the hub id or path that the base is loaded by. ModelError when the change is of no one type of PEFT's:
+    then `delta_format.save_delta` is the way.
     """
     if (why := obstacle(adapted)) is not None:
         raise ModelError(
             f"this change cannot be a PEFT adapter: {why}",
             remedy="save it as delta.safetensors, or export the whole model",
         )
-    parts = {site: combined(list(by_name.values())) for site, by_name in adapted.deltas().items()}
+    sites, kind = list(adapted.deltas()), kind_of_forms(adapted.deltas())
     heads, task = _heads(adapted), _task_type(adapted)
-    if task in CLASSIFIES and any(_within(heads, site) for site in parts):
+    if task in CLASSIFIES and any(_within(heads, site) for site in sites):
         task = None  # PEFT would keep the head whole and leave out the low-rank change inside it
         heads = [h for h in heads if any(_within([h], n) for n in adapted.originals)]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for site, (A, B, _) in parts.items():
-        tensors[f"{PREFIX}{site}.lora_A.weight"] = A.contiguous()
-        tensors[f"{PREFIX}{site}.lora_B.weight"] = B.contiguous()
+    tensors, config = _low_rank(adapted) if kind is None else _of_kind(adapted, kind)
     for name, t in adapted.model.state_dict().items():
         if _within(heads, name) and not is_delta(name):
             tensors[f"{PREFIX}{name}"] = t.detach().clone()
     save_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt", "base_hash": adapted.base_hash})
-    config = config_of({s: len(A) for s, (A, _, _) in parts.items()}, {s: scale for s, (_, _, scale) in parts.items()})
-    by_weight = [s for s in parts if _renamed(adapted.structure, s)]
+    by_weight = [s for s in sites if kind is None and _renamed(adapted.structure, s)]
     config |= {
         "base_model_name_or_path": base_name,
-        "fan_in_fan_out": any(adapted.structure.site(s).kind == "conv1d" for s in parts),
         "modules_to_save": heads or None,
-        "target_modules": sorted(set(parts) - set(by_weight)),
+        "target_modules": sorted(set(sites) - set(by_weight)),
         "task_type": task,
     }
+    if kind is None or kind.transposed:
+        config["fan_in_fan_out"] = any(adapted.structure.site(s).kind == "conv1d" for s in sites)
     if by_weight:
         config["target_parameters"] = sorted(f"{s}.weight" for s in by_weight)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return len(tensors)
+
+
+def _low_rank(adapted: Adapted) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings of low-rank deltas."""
+    parts = {site: combined(list(by_name.values())) for site, by_name in adapted.deltas().items()}
+    tensors = {}
+    for site, (A, B, _) in parts.items():
+        tensors[f"{PREFIX}{site}.lora_A.weight"] = A.contiguous()
+        tensors[f"{PREFIX}{site}.lora_B.weight"] = B.contiguous()
+    scales = {s: scale for s, (_, _, scale) in parts.items()}
+    return tensors, config_of({s: len(A) for s, (A, _, _) in parts.items()}, scales)
+
+
+def _of_kind(adapted: Adapted, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings of deltas of another kind."""
+    deltas = {site: next(iter(by_name.values())) for site, by_name in adapted.deltas().items()}
+    tensors = {f"{PREFIX}{s}.{part}": t for s, d in deltas.items() for part, t in kind.write(d).items()}
+    tensors |= {f"base_model.{n}": t for n, t in kind.write_shared(deltas).items()}
+    named = {"peft_type": kind.name, "inference_mode": True}
+    return {n: t.detach().contiguous() for n, t in tensors.items()}, {**named, **kind.config(deltas)}
 
 
 def _task_type(adapted: Adapted) -> str | None:
@@ -150,9 +177,9 @@ def combined(deltas: list[Any]) -> tuple[Tensor, Tensor, float]:
 
 
 def load_adapter(adapted: Adapted, folder: Path | str, name: str = "adapter") -> int:
-    """Attach a PEFT LoRA adapter under `name`, strictly; return the number of tensors loaded.
+    """Attach a PEFT adapter under `name`, strictly; return the number of tensors that layers and whole modules have.
 
-    ModelError for what is no LoRA adapter, for another base (hash or shapes), and for missing or unknown keys.
+    ModelError for a type that is not read, for another base (hash or shapes), and for missing or unknown keys.
     """
     deltas, values = adapter_deltas(adapted, folder)
     known = {s.name: s for s in adapted.structure.sites}
@@ -163,19 +190,27 @@ def load_adapter(adapted: Adapted, folder: Path | str, name: str = "adapter") ->
         for n, t in changed.items():
             adapted.remember(n)
             adapted.base_parameters()[n].copy_(t)
-    return 2 * len(deltas) + len(values)
+    return sum(len(list(d.parameters())) for d in deltas.values()) + len(values)
 
 
-def adapter_deltas(adapted: Adapted, folder: Path | str) -> tuple[dict[str, LowRank], Mapping[str, Tensor]]:
-    """(low-rank changes by site, whole tensors by name) of an adapter for this model, which is left as it is.
+def adapter_deltas(adapted: Adapted, folder: Path | str) -> tuple[dict[str, Delta], Mapping[str, Tensor]]:
+    """(changes by site, whole tensors by name) of an adapter for this model, which is left as it is.
 
     Errors as in `load_adapter`.
     """
     folder = Path(folder)
-    parts = read_parts(folder, adapted.base_hash)
     where, known = str(folder / WEIGHTS), {s.name: s for s in adapted.structure.sites}
-    deltas = {n: _delta(known, n, parts, where) for n in parts.pairs}
-    config = parts.config
+
+    def size(name: str) -> tuple[int, int]:
+        if name not in known:
+            raise ModelError(
+                f"this model has no layer '{name}'",
+                where=where,
+                remedy=f"load the base that the adapter was made for; {did_you_mean(name, known)}",
+            )
+        return known[name].in_features, known[name].out_features
+
+    config, deltas, values = read_deltas(folder, size, adapted.base_hash)
     some = config.get("layers_to_transform") is not None or config.get("exclude_modules")
     expected = set() if some else {n for n, s in known.items() if targeted(config, n) and not s.unfit}
     if missing := sorted(n for n in expected - set(deltas) if known[n].kind in ("linear", "conv1d")):
@@ -184,7 +219,42 @@ def adapter_deltas(adapted: Adapted, folder: Path | str) -> tuple[dict[str, LowR
             where=where,
             remedy="the file is incomplete: save or download it again",
         )
-    return deltas, parts.values
+    return deltas, values
+
+
+def read_deltas(
+    folder: Path, size: Callable[[str], tuple[int, int]], base_hash: str = ""
+) -> tuple[Mapping[str, Any], dict[str, Delta], Mapping[str, Tensor]]:
+    """(settings, changes by layer, whole tensors by name) of an adapter, where `size` gives a layer's inputs and
+    outputs.
+
+    ModelError for a type that is not read, and as in `read_parts`.
+    """
+    where, config = str(folder / WEIGHTS), open_config(folder)
+    refuse_type(config.get("peft_type"), str(folder / CONFIG))
+    kind = kind_of(config)
+    if kind is None:
+        parts = read_parts(folder, base_hash)
+        return parts.config, {n: _delta(size(n), n, parts, where) for n in parts.pairs}, parts.values
+    kind.check(config, str(folder / CONFIG))
+    kept, tensors = _kept_modules(config), read_tensors(folder, base_hash)
+    shared = {n: tensors.pop(f"base_model.{n}").float() for n in kind.shared if f"base_model.{n}" in tensors}
+    found: dict[str, dict[str, Tensor]] = {}
+    values: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        place = kind.place(key)
+        if place is not None:
+            found.setdefault(place[0], {})[place[1]] = tensor.float()
+        elif key.startswith(PREFIX) and _kept(kept, key.removeprefix(PREFIX)):
+            values[key.removeprefix(PREFIX)] = tensor
+        else:
+            raise ModelError(
+                f"the key '{key}' is no part of an adapter of type {kind.name}",
+                where=where,
+                remedy="merge this adapter with PEFT and load the merged model",
+            )
+    deltas = {n: kind.read(Layer(n, *size(n), parts, config, shared, where)) for n, parts in found.items()}
+    return config, deltas, values
 
 
 def _changed_values(adapted: Adapted, values: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -224,7 +294,7 @@ def read_parts(folder: Path, base_hash: str = "") -> Parts:
             where=str(folder / CONFIG),
             remedy="merge this adapter with PEFT and load the merged model",
         )
-    kept = [*(config.get("modules_to_save") or ()), *(HEADS if config.get("task_type") in CLASSIFIES else ())]
+    kept = _kept_modules(config)
     found: dict[str, dict[str, Tensor]] = {}
     values: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
@@ -241,6 +311,11 @@ def read_parts(folder: Path, base_hash: str = "") -> Parts:
     pairs = {n: _pair(n, parts, by_pattern(config.get("rank_pattern") or {}, n, config["r"]), where)
              for n, parts in found.items()}  # fmt: skip
     return Parts(config, pairs, {n: scale_of(config, n, len(A)) for n, (A, _) in pairs.items()}, values)
+
+
+def _kept_modules(config: Mapping[str, Any]) -> list[str]:
+    """Endings of the modules that an adapter keeps whole."""
+    return [*(config.get("modules_to_save") or ()), *(HEADS if config.get("task_type") in CLASSIFIES else ())]
 
 
 def _kept(modules: list[str], name: str) -> bool:
@@ -309,16 +384,10 @@ def stored_base(folder: Path) -> str:
         return str((f.metadata() or {}).get("base_hash", ""))
 
 
-def _delta(known: Mapping[str, Site], name: str, parts: Parts, where: str) -> LowRank:
-    if name not in known:
-        raise ModelError(
-            f"this model has no layer '{name}'",
-            where=where,
-            remedy=f"load the base that the adapter was made for; {did_you_mean(name, known)}",
-        )
+def _delta(size: tuple[int, int], name: str, parts: Parts, where: str) -> LowRank:
     A, B = (t.float() for t in parts.pairs[name])
-    site, rank = known[name], len(A)
-    expected = (rank, site.in_features), (site.out_features, rank)
+    rank = len(A)
+    expected = (rank, size[0]), (size[1], rank)
     if (tuple(A.shape), tuple(B.shape)) != expected:
         raise ModelError(
             f"'{name}' does not fit: A {tuple(A.shape)}, B {tuple(B.shape)}, expected A {expected[0]}, B {expected[1]}",

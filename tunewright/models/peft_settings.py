@@ -37,8 +37,8 @@ STARTS = (True, False, "true", "false", "gaussian", "orthogonal", "eva")
 MERGE = "convert it to plain LoRA, or merge it with PEFT and load the merged model"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """An adapter's settings. ModelError for what is more than low-rank parts, or no LoRA."""
+def open_config(folder: Path) -> dict[str, Any]:
+    """An adapter's settings as they are written. ModelError for what is no JSON object."""
     where = str(folder / CONFIG)
     try:
         config: Any = json.loads(regular(folder / CONFIG).read_text(encoding="utf-8"))
@@ -50,20 +50,26 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"not readable as JSON: {e}", where=where, remedy="save or download the adapter again") from e
     if not isinstance(config, dict):
         raise ModelError("not a JSON object", where=where, remedy="save or download the adapter again")
-    if config.get("peft_type") != "LORA":
-        raise ModelError(
-            f"the adapter's type is {config.get('peft_type')}; LORA can be loaded",
-            where=where,
-            remedy="merge it with PEFT and load the merged model",
-        )
-    _refuse_more(config, where)
-    _check_values(config, where)
     return config
 
 
-def _refuse_more(config: Mapping[str, Any], where: str) -> None:
-    """ModelError for settings by which the change is another one than s B A."""
-    on = {n: v for n, v in config.items() if n not in DESCRIBES | FOLLOWED and v not in (None, False, {}, [], "")}
+def read_config(folder: Path) -> dict[str, Any]:
+    """An adapter's settings. ModelError for what is more than low-rank parts, or no LoRA."""
+    where, config = str(folder / CONFIG), open_config(folder)
+    if config.get("peft_type") != "LORA":
+        raise ModelError(
+            f"the adapter's type is {config.get('peft_type')}; low-rank parts, LORA, are needed here",
+            where=where,
+            remedy="merge it with PEFT and load the merged model",
+        )
+    refuse_more(config, where, FOLLOWED, "low-rank parts")
+    check_values(config, where)
+    return config
+
+
+def refuse_more(config: Mapping[str, Any], where: str, followed: frozenset[str], what: str) -> None:
+    """ModelError for settings by which the change is another one than `what` its tensors are read as."""
+    on = {n: v for n, v in config.items() if n not in DESCRIBES | followed and v not in (None, False, {}, [], "")}
     start = config.get("init_lora_weights", True)
     if start is not None and (start.lower() if isinstance(start, str) else start) not in STARTS:
         on["init_lora_weights"] = start
@@ -71,10 +77,10 @@ def _refuse_more(config: Mapping[str, Any], where: str) -> None:
         on["bias"] = config["bias"]
     if on:
         said = ", ".join(f"{n}: {json.dumps(v)}"[:80] for n, v in on.items())
-        raise ModelError(f"the adapter is more than low-rank parts ({said})", where=where, remedy=MERGE)
+        raise ModelError(f"the adapter is more than {what} ({said})", where=where, remedy=MERGE)
 
 
-def _check_values(config: dict[str, Any], where: str) -> None:
+def check_values(config: dict[str, Any], where: str) -> None:
     """ModelError for values that PEFT would not take either."""
 
     def number(v: Any) -> bool:
@@ -86,23 +92,36 @@ def _check_values(config: dict[str, Any], where: str) -> None:
     def patterns(v: Any, of: Any) -> bool:
         return v is None or (isinstance(v, dict) and all(of(x) and _compiles(k) for k, x in v.items()))
 
-    def names(v: Any) -> bool:
-        return isinstance(v, list) and all(isinstance(x, str) for x in v)
-
     config.setdefault("r", 8)
-    config.setdefault("target_modules", None)
+    check_names(config, where)
     wanted = {
         "r": rank(config["r"]),
         "lora_alpha": number(config.get("lora_alpha", 8)),
         "lora_dropout": (d := config.get("lora_dropout")) is None or (number(d) and 0 <= d < 1),
         "rank_pattern": patterns(config.get("rank_pattern"), rank),
         "alpha_pattern": patterns(config.get("alpha_pattern"), number),
+    }
+    _refuse_wrong(config, wanted, where)
+
+
+def check_names(config: dict[str, Any], where: str) -> None:
+    """ModelError for what names no modules. Target modules that are left out are set to none."""
+
+    def names(v: Any) -> bool:
+        return isinstance(v, list) and all(isinstance(x, str) for x in v)
+
+    config.setdefault("target_modules", None)
+    wanted = {
         "target_modules": (t := config["target_modules"]) is None
         or names(t)
         or (isinstance(t, str) and (t == "all-linear" or _compiles(t))),
         "modules_to_save": (m := config.get("modules_to_save")) is None or names(m),
         "target_parameters": (p := config.get("target_parameters")) is None or names(p),
     }
+    _refuse_wrong(config, wanted, where)
+
+
+def _refuse_wrong(config: Mapping[str, Any], wanted: Mapping[str, bool], where: str) -> None:
     if wrong := [n for n, fine in wanted.items() if not fine]:
         n = wrong[0]
         raise ModelError(

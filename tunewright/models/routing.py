@@ -27,7 +27,7 @@ from tunewright.models.context import PADDING, Present, reading, told
 Apply = Callable[[Tensor, Tensor], Tensor]
 
 
-def low_rank_stack(deltas: Sequence[forms.LowRank]) -> Apply:
+def low_rank_stack(deltas: Sequence[forms.LowRank | forms.SharedProjections]) -> Apply:
     """Batched s B A: x [R, L, in], which [R] in 0..K-1 -> [R, L, out]."""
     pairs = [d.pair() for d in deltas]
     rank = max(a.shape[0] for a, _ in pairs)
@@ -61,6 +61,8 @@ def sparse_stack(deltas: Sequence[forms.Sparse]) -> Apply:
 STACKS: dict[type[forms.Delta], Callable[[Any], Apply]] = {
     forms.LowRank: low_rank_stack,
     forms.GatedLowRank: low_rank_stack,
+    forms.LowRankFixedA: low_rank_stack,
+    forms.SharedProjections: low_rank_stack,
     forms.Sparse: sparse_stack,
 }
 

@@ -1,6 +1,7 @@
 """What methods are made of, ours and third parties': every name here may be imported by a method of another package.
 
 low_rank      LowRankMethod, the base of methods whose change is a product of two thin matrices
+on_layers     OnLayers, the base of methods that hang a delta of any one form on each targeted layer
 target_modules which layers a method changes, and numbers that differ by layer
 heads         the classifier's head, what it reads, pooled features, a loss among some classes
 prototypes    classes' mean features as a classifier by cosines (SimpleCIL)

@@ -59,6 +59,7 @@ class LowRankChange(Method):
     - `default_scale`: the scale s where `alpha` is none, at the rank of the field `rank`: alpha = default_scale x rank.
     - `offset`: take the product's start off again, so that the model starts as the base though B A does not start at 0.
     - `full_rank_at_most`: refuse a rank above a layer's narrower side.
+    - `low_rank`: what it hangs is s B A and no more, so that a later stage may read it as that.
     """
 
     rank: PositiveInt = Field(16, description="rank r of the change", examples=[8])
@@ -82,6 +83,7 @@ class LowRankChange(Method):
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}
     offset: ClassVar[bool] = False
     full_rank_at_most: ClassVar[bool] = False
+    low_rank: ClassVar[bool] = True
 
     def setup(self, run: Setup) -> State:
         """A state that remembers the targeted layers' names, in `data["sites"]`."""

@@ -76,7 +76,7 @@ def _of_stage(session: Any, part: Any, upstream: Any) -> Change:
     folder = None if session.run is None else session.run / STAGES / upstream.spec.name
     if folder is not None and (folder / checkpoint.MANIFEST).exists():
         return read_change(folder, session.adapted, name)
-    methods = [m for _, m in upstream.methods if isinstance(m, LowRankChange)]
+    methods = [m for _, m in upstream.methods if isinstance(m, LowRankChange) and m.low_rank]
     if not methods:
         raise MethodError(
             f"'{name}' trains no low-rank change: {', '.join(n for n, _ in upstream.methods)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from tunewright.errors import ModelError, did_you_mean
 from tunewright.loading.locate import own_base
 from tunewright.models import delta_format, peft_format
 from tunewright.models.delta_names import DeltaName
-from tunewright.models.peft_settings import read_config
+from tunewright.models.deltas import FORMS, Delta, LowRank
+from tunewright.models.peft_settings import open_config
+from tunewright.models.peft_types import refuse_type
+from tunewright.weights.folding import layer_changes
 from tunewright.weights.source import Change, Source, Tuned
 
 ROWS = 64  # rows of a product formed at once, counted from the first row: the same bits whatever range is asked for
@@ -36,7 +40,8 @@ def read_change(folder: Path, ref: str, base: str | None, opened: Open) -> Tuned
     own = own_base(folder)
     base = base or (str(own) if own is not None else None)
     if (folder / "adapter_config.json").exists():
-        config = read_config(folder)
+        config = open_config(folder)
+        refuse_type(config.get("peft_type"), str(folder / "adapter_config.json"))
         under = _base(base or config.get("base_model_name_or_path"), folder, opened)
         return Tuned(under, ref, folder, _adapter(folder, under), lambda: _digest(folder / peft_format.WEIGHTS, under))
     if (folder / delta_format.HOW).exists():
@@ -182,20 +187,33 @@ def _stored_name(base: Source, parameter: str, folder: Path) -> str:
     )
 
 
+def _bias(base: Source, site: str) -> str | None:
+    """The stored name of a layer's bias; None where it has none."""
+    return next((n for n in (f"{site}.bias", f"{site}.bias".partition(".")[2]) if n in base.entries), None)
+
+
 def _array(t: Tensor) -> NDArray[np.float32]:
     values: NDArray[np.float32] = t.detach().float().numpy()
     return values
 
 
 def _adapter(folder: Path, base: Source) -> dict[str, Change]:
-    parts = peft_format.read_parts(folder)
+    def size(site: str) -> tuple[int, int]:
+        shape = base.entries[_weight(base, site, folder)].shape
+        out, inputs = shape[::-1] if stored_transposed(base.config, site) else shape
+        return inputs, out
+
+    _, deltas, values = peft_format.read_deltas(folder, size)
     _same_base(folder, base)
-    changes = {}
-    for site, (A, B) in parts.pairs.items():
-        name = _weight(base, site, folder)
-        shape, transposed = base.entries[name].shape, stored_transposed(base.config, site)
-        changes[name] = low_rank(_array(A), _array(B), parts.scales[site], shape, transposed)
-    for name, whole in parts.values.items():
+    changes: dict[str, Change] = {}
+    for site, delta in deltas.items():
+        name, transposed = _weight(base, site, folder), stored_transposed(base.config, site)
+        if isinstance(delta, LowRank):
+            A, B = delta.pair()
+            changes[name] = low_rank(_array(A), _array(B), delta.scale, base.entries[name].shape, transposed)
+        else:
+            changes |= layer_changes(base, name, _bias(base, site), [delta], transposed)
+    for name, whole in values.items():
         stored = _stored_name(base, name, folder)
         if base.entries[stored].shape != tuple(whole.shape):
             raise ModelError(
@@ -235,30 +253,68 @@ def _saved(folder: Path, how: Mapping[str, Any], tensors: Mapping[str, Tensor], 
             ]
     for site, by_name in how["deltas"].items():
         stored, transposed = _weight(base, site, folder), stored_transposed(base.config, site)
+        if not all(_adds(d["form"], transposed) for d in by_name.values()):
+            deltas = [_rebuilt(n, d, site, tensors, base.entries[stored].shape, transposed) for n, d in by_name.items()]
+            _check_folds(deltas, folder)
+            first = together(changes.pop(stored)) if stored in changes else None
+            made = layer_changes(base, stored, _bias(base, site), deltas, transposed, first)
+            for name, change in made.items():
+                changes.setdefault(name, []).append(change)
+            continue
         for n, d in by_name.items():
             part = {k: tensors[key] for k in _PARTS if (key := f"delta:{DeltaName(site, n, k)}") in tensors}
-            changes.setdefault(stored, []).append(_of_form(d, part, base.entries[stored].shape, transposed, folder))
+            changes.setdefault(stored, []).append(_of_form(d, part, base.entries[stored].shape, transposed))
     return {n: together(c) for n, c in changes.items()}
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """What a form is rebuilt for, of a layer that is read from files."""
+
+    name: str
+    in_features: int
+    out_features: int
+
+
+def _adds(form: str, transposed: bool) -> bool:
+    """Whether a form's change is added to a tensor range by range."""
+    return form in ("low-rank", "gated-low-rank", "low-rank-fixed-a") or (form == "sparse" and not transposed)
+
+
+def _rebuilt(
+    name: str, told: Mapping[str, Any], site: str, tensors: Mapping[str, Tensor], shape: tuple[int, ...], turned: bool
+) -> Delta:
+    """A delta of a built-in form from its saved settings and tensors."""
+    out, inputs = shape[::-1] if turned else shape
+    form: Any = FORMS.get(told["form"], Delta)
+    if form is Delta:
+        return form()  # type: ignore[no-any-return]
+    delta: Delta = form.rebuild(told["settings"], _Sides(site, inputs, out))
+    prefix = f"delta:{DeltaName(site, name, '')}"
+    delta.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    delta.strength = float(told["strength"])
+    return delta
+
+
+def _check_folds(deltas: list[Delta], folder: Path) -> None:
+    if other := [getattr(d, "form", "of another package") for d in deltas if not d.foldable or type(d) is Delta]:
+        raise ModelError(
+            f"a change of the form '{other[0]}' cannot be put on a tensor here",
+            where=str(folder),
+            remedy="write its model: tunewright export RUN",
+        )
 
 
 _PARTS = ("lora_A", "lora_B", "offset_A", "offset_B", "gate", "indices", "values")
 
 
-def _of_form(
-    d: Mapping[str, Any], part: Mapping[str, Tensor], shape: tuple[int, ...], transposed: bool, folder: Path
-) -> Change:
+def _of_form(d: Mapping[str, Any], part: Mapping[str, Tensor], shape: tuple[int, ...], transposed: bool) -> Change:
     strength = float(d["strength"])
-    if d["form"] in ("low-rank", "gated-low-rank"):
+    if d["form"] != "sparse":
         A, B = _array(part["lora_A"]), _array(part["lora_B"])
         if "gate" in part:
             B = B * _array(part["gate"])
         if "offset_A" in part:
             A, B = np.concatenate([A, _array(part["offset_A"])]), np.concatenate([B, -_array(part["offset_B"])], axis=1)
         return low_rank(A, B, d["settings"]["scale"] * strength, shape, transposed)
-    if d["form"] == "sparse" and not transposed:
-        return sparse(part["indices"].numpy(), _array(part["values"]) * np.float32(strength))
-    raise ModelError(
-        f"a change of the form '{d['form']}' cannot be put on a tensor here",
-        where=str(folder),
-        remedy="write its model: tunewright export RUN",
-    )
+    return sparse(part["indices"].numpy(), _array(part["values"]) * np.float32(strength))

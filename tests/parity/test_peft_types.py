@@ -1,0 +1,67 @@
+"""The table of PEFT's types of adapter is what the loader does with each of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests import tiny
+from tunewright.commands.methods_page import methods_page
+from tunewright.errors import ModelError
+from tunewright.models.adapted import Adapted
+from tunewright.models.peft_format import load_adapter
+from tunewright.models.peft_types import INSTEAD, READ, REFUSED, WRITTEN, table
+
+peft = pytest.importorskip("peft", reason="needs the extra `peers`")
+pytestmark = pytest.mark.parity
+TYPES = sorted(t.value for t in peft.PeftType)
+MADE = {
+    "LORA": lambda: peft.LoraConfig(r=2, target_modules=["q_proj"]),
+    "IA3": lambda: peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]),
+    "VERA": lambda: peft.VeraConfig(r=4, target_modules=["q_proj"]),
+    "LOHA": lambda: peft.LoHaConfig(r=2, target_modules=["q_proj"]),
+    "LOKR": lambda: peft.LoKrConfig(r=2, target_modules=["q_proj"]),
+    "OFT": lambda: peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"]),
+    "BOFT": lambda: peft.BOFTConfig(boft_block_size=4, target_modules=["q_proj"]),
+}
+
+
+def test_the_table_has_every_type_of_pefts_once():
+    assert sorted(r.name for r in table()) == TYPES
+    assert set(READ) | set(REFUSED) == set(TYPES) and not set(READ) & set(REFUSED) and set(WRITTEN) <= set(TYPES)
+    assert set(MADE) == set(READ) and all(r.why or r.read for r in table())
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_type_is_read_or_refused_as_the_table_says(name, tmp_path: Path):
+    adapted, row = Adapted(tiny.llama()), next(r for r in table() if r.name == name)
+    if name in MADE:
+        peft.get_peft_model(tiny.llama(), MADE[name]()).save_pretrained(tmp_path)
+    else:
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": name}))
+        save_file({"base_model.model.x.y": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
+    if row.read:
+        load_adapter(adapted, tmp_path)
+        assert adapted.deltas()
+    else:
+        said = f"an adapter of type {name} is not read: {row.why}"
+        with pytest.raises(ModelError, match=re.escape(said)) as refusal:
+            load_adapter(adapted, tmp_path)
+        assert refusal.value.remedy == INSTEAD and not adapted.deltas()
+
+
+def test_a_type_of_a_later_version_is_unknown(tmp_path: Path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LATER"}))
+    with pytest.raises(ModelError, match="type is LATER, which is unknown"):
+        load_adapter(Adapted(tiny.llama()), tmp_path)
+
+
+def test_the_page_shows_the_table():
+    page = methods_page()
+    for r in table():
+        assert f"| {r.name} | {'yes' if r.read else 'no'} | {r.written} | {r.why} |" in page

@@ -1,0 +1,20 @@
+"""VeRA does no worse than LoRA."""
+
+from __future__ import annotations
+
+from tunewright.claims.claim import Arm, Claim
+
+CLAIM = Claim(
+    paper="vera",
+    says="Two vectors a layer between shared random matrices do no worse than LoRA by more than a point.",
+    task="topics",
+    method=Arm(name="vera", methods=[{"vera": {"rank": 256}}], rates=(3e-3, 1e-2, 3e-2)),
+    baselines=[Arm(name="lora", methods=[{"lora": {"rank": 16}}], rates=(3e-4, 1e-3, 3e-3))],
+    metric="target",
+    direction="higher",
+    smallest=-0.01,
+    seeds=5,
+    strengths=(1.0,),
+    real={"seeds": 3},
+    differs="a small encoder and ten domains instead of GLUE on RoBERTa",
+)

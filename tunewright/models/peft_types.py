@@ -1,0 +1,94 @@
+"""Every type of adapter that PEFT 0.21 has: read here, written here, or refused and why.
+
+docs/methods.md has the table that `tests/parity/test_peft_types.py` holds to what the loader does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunewright.errors import ModelError
+from tunewright.models.peft_kinds import KINDS
+
+READ = ("LORA", *KINDS)
+"""Types that are read as deltas. LORA: plain, rank-stabilised, with ranks and alphas by layer, and with use_dora."""
+WRITTEN = {
+    "LORA": "every low-rank method, `dora` too",
+    "IA3": "`ia3`",
+    "VERA": "`vera`",
+    "LOHA": "`loha`",
+    "LOKR": "`lokr`",
+    "OFT": "`oft`",
+    "BOFT": "`boft`",
+    "PROMPT_TUNING": "`prompt-tuning`",
+}
+"""What writes a type of adapter."""
+PROMPT = "it trains vectors in front of a prompt, and no layer"
+REFUSED = {
+    "PROMPT_TUNING": PROMPT,
+    "MULTITASK_PROMPT_TUNING": PROMPT,
+    "P_TUNING": PROMPT,
+    "CPT": PROMPT,
+    "PREFIX_TUNING": "it trains keys and values in front of each attention's, and no layer",
+    "CARTRIDGE": "it trains keys and values in front of each attention's, and no layer",
+    "ADAPTION_PROMPT": "it adds attention to trained prompts inside of a layer",
+    "ADALORA": "its ranks were pruned, and what is left is scaled by how many there are",
+    "XLORA": "it mixes several adapters by a network of its own",
+    "POLY": "it mixes several adapters by a table of tasks",
+    "LN_TUNING": "it trains norms themselves, and no layer of products",
+    "TRAINABLE_TOKENS": "it trains some rows of embeddings, and no layer",
+    "BEFT": "it trains biases of attention, which have no form here",
+    "SHADOW": "it runs a second network beside the model",
+    "OSF": "it trains a part of the weight's own decomposition",
+    "SUPERTUNING": "it trains entries of the weight that are found by their size",
+    "SHIRA": "it trains scattered entries of the weight",
+    "HRA": "it turns weights by a chain of reflections",
+    "ROAD": "it turns pairs of outputs",
+    "PSOFT": "it turns a part of the weight that it takes from its decomposition",
+    "MISS": "it adds one small matrix to every shard of a weight",
+    "C3A": "it adds a product with circulant blocks",
+    "FOURIERFT": "its change is a sum of few waves, made by a Fourier transform",
+    "WAVEFT": "its change is a sum of few wavelets",
+    "VBLORA": "its factors are mixed from a bank of vectors",
+    "UNILORA": "its factors are read from one vector by random places",
+    "TINYLORA": "its change is a few numbers times random matrices of the weight's decomposition",
+    "RANDLORA": "its change is a sum of scaled random matrices",
+    "PVERA": "its vectors are drawn from a trained distribution",
+    "FROD": "its change is made in a basis that all layers share",
+    "LILY": "its factors are mixed from those that layers share",
+    "GLORA": "it scales and shifts weights and biases in five ways",
+    "HIRA": "its low-rank part is multiplied with the weight itself",
+    "DELORA": "its low-rank part is normed, and its length trained",
+    "GRALORA": "its low-rank parts are those of a grid of blocks",
+    "ADAMSS": "its change lies in clusters of the weight's own subspaces",
+    "PEANUT": "its change is a network's, which reads the weight",
+    "DEFT": "it takes a part of the weight away and puts another in its place",
+}
+"""Why each other type is not read."""
+TYPES = (*READ, *(t for t in REFUSED if t not in READ))
+INSTEAD = "merge it with PEFT and load the merged model"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A type in the table: whether it is read, what writes it, and why it is refused."""
+
+    name: str
+    read: bool
+    written: str
+    why: str
+
+
+def table() -> list[Row]:
+    """All types: those that are read first, the others by name."""
+    others = sorted(REFUSED, key=lambda n: (n not in WRITTEN, n))
+    return [Row(n, n in READ, WRITTEN.get(n, ""), REFUSED.get(n, "")) for n in (*READ, *others)]
+
+
+def refuse_type(name: object, where: str) -> None:
+    """ModelError for a type of adapter that is not read, with the reason."""
+    if name in READ:
+        return
+    why = REFUSED.get(str(name))
+    said = f"an adapter of type {name} is not read: {why}" if why else f"the adapter's type is {name}, which is unknown"
+    raise ModelError(said, where=where, remedy=INSTEAD)
