@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from tunewright.errors import MethodError
 from tunewright.models.delta_forms import ENTRY_POINTS, FORMS, Delta, GatedLowRank, LowRank, Sparse, form_class
 from tunewright.models.lowrank import low_rank
+from tunewright.models.nested_bits import NestedBits
 from tunewright.models.per_task import PerTask
 from tunewright.models.routed import Routed
 from tunewright.models.sites import Site
+from tunewright.models.sparse_low_rank import LowRankSparse
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "GatedLowRank",
     "InputEdit",
     "LowRank",
+    "LowRankSparse",
+    "NestedBits",
     "PerTask",
     "PositionEdit",
     "Routed",
@@ -217,7 +221,7 @@ def deltas_of(site: Site) -> dict[str, Delta]:
 
 
 FORMS.update({c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit)})
-FORMS.update({c.form: c for c in (Routed, PerTask)})
+FORMS.update({c.form: c for c in (LowRankSparse, NestedBits, Routed, PerTask)})
 
 
 def check_form(delta: Delta) -> None:
