@@ -29,12 +29,14 @@ from tunewright.models.delta_forms import (
 from tunewright.models.dora import WeightDecomposed
 from tunewright.models.factor_products import Hadamard, Kronecker
 from tunewright.models.lowrank import low_rank
+from tunewright.models.nested_bits import NestedBits
 from tunewright.models.per_task import PerTask
 from tunewright.models.rotation import Rotation
 from tunewright.models.routed import Routed
 from tunewright.models.scales import InputScale, OutputScale
 from tunewright.models.shared_projections import SharedProjections
 from tunewright.models.sites import Site
+from tunewright.models.sparse_low_rank import LowRankSparse
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
 __all__ = [
@@ -52,6 +54,8 @@ __all__ = [
     "LowRank",
     "LowRankFixedA",
     "OutputScale",
+    "LowRankSparse",
+    "NestedBits",
     "PerTask",
     "PositionEdit",
     "Rotation",
@@ -247,6 +251,7 @@ def deltas_of(site: Site) -> dict[str, Delta]:
 FORMS.update({c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit)})
 FORMS.update({c.form: c for c in (Routed, PerTask, LowRankFixedA, WeightDecomposed, OutputScale, InputScale)})
 FORMS.update({c.form: c for c in (SharedProjections, Hadamard, Kronecker, Rotation, Butterfly)})
+FORMS.update({c.form: c for c in (LowRankSparse, NestedBits, Routed, PerTask)})
 
 
 def check_form(delta: Delta) -> None:

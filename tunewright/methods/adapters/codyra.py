@@ -35,6 +35,7 @@ from torch import Tensor
 
 from tunewright.contract.method import Plan, torch_generator
 from tunewright.models.deltas import GatedLowRank
+from tunewright.pieces.dead_pieces import cut_dead_pieces
 from tunewright.pieces.low_rank import LowRankMethod, Start
 
 STAGES = 50
@@ -59,18 +60,6 @@ def kappa_at(step: int, steps: int, dense: float, largest: float) -> float:
         return 0.0
     level = 1 + int((step - begin) * STAGES / (steps - begin))
     return largest * min(STAGES - 1, level) / (STAGES - 1)
-
-
-def cut_dead_pieces(delta: GatedLowRank) -> int:
-    """Take pieces with gate 0 out of a delta (one is left if all are); return the rank that remains."""
-    alive = delta.gate.detach() != 0
-    alive[0] |= not bool(alive.any())
-    delta.lora_A.data, delta.lora_B.data, delta.gate.data = (
-        delta.lora_A.data[alive],
-        delta.lora_B.data[:, alive],
-        delta.gate.data[alive],
-    )
-    return delta.rank
 
 
 class CoDyRA(LowRankMethod):
