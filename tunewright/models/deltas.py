@@ -19,6 +19,7 @@ from tunewright.models.lowrank import low_rank
 from tunewright.models.per_task import PerTask
 from tunewright.models.routed import Routed
 from tunewright.models.sites import Site
+from tunewright.models.slices import Slice
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
 __all__ = [
@@ -113,6 +114,8 @@ def _fusable(module: Any, delta: LowRank, x: Tensor) -> bool:
         return False
     if (delta.dropout and delta.training) or module.weight.requires_grad or not module.tunewright_plain:
         return False
+    if (bias := getattr(module, "bias", None)) is not None and bias.requires_grad:
+        return False  # the fused product gives a bias no gradient
     return bool(x.dtype == module.weight.dtype)
 
 
@@ -218,6 +221,7 @@ def deltas_of(site: Site) -> dict[str, Delta]:
 
 FORMS.update({c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit)})
 FORMS.update({c.form: c for c in (Routed, PerTask)})
+FORMS[Slice.form] = Slice
 
 
 def check_form(delta: Delta) -> None:
