@@ -95,9 +95,10 @@ def test_the_pull_is_the_gradient_of_the_nuclear_norm():
     leaf = W.clone().requires_grad_(True)
     torch.linalg.svdvals(leaf * mask).sum().backward()
     torch.testing.assert_close(pull(W.flatten()[places], places, (7, 5)), leaf.grad.flatten()[places])
-    one = torch.zeros(7, 5)
-    one[2, 3] = -0.5
-    assert pull(torch.tensor([-0.5]), torch.tensor([13]), (7, 5)).tolist() == [-1.0], "of rank one the others are 0"
+    u, v = torch.randn(7, generator=generator), torch.randn(5, generator=generator)
+    one = torch.outer(u, v)
+    of_one = pull(one.flatten(), torch.arange(35), (7, 5)).view(7, 5)
+    torch.testing.assert_close(of_one, torch.outer(u / u.norm(), v / v.norm()), msg="directions that are not there")
 
 
 def test_one_matrix_a_step_is_pulled_and_narrow_ones_never():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tunewright.claims.claim import Arm, Claim
+
+if TYPE_CHECKING:
+    from tunewright.claims.claim_run import ClaimRun
 
 CLAIM = Claim(
     paper="id3",
@@ -11,7 +16,7 @@ CLAIM = Claim(
     task="topics",
     method=Arm(name="id3", methods=["id3"]),
     baselines=[Arm(name="fixed", methods=[{"id3": {"until": 0.0}}])],
-    metric="probe.id3.updates",
+    metric="measured",
     direction="lower",
     relative=True,
     smallest=0.45,
@@ -23,3 +28,8 @@ CLAIM = Claim(
     scales=("nano",),
     differs="a count that holds at any scale: (T + 1) / 2T of a fixed mask's updates over T steps",
 )
+
+
+def measure(run: ClaimRun, seed: int) -> dict[str, float]:
+    """Updates of single entries that a run made."""
+    return {arm: run.trial(arm, seed).probes["id3"]["updates"] for arm in ("id3", "fixed")}

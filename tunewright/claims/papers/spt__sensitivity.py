@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tunewright.claims.claim import Arm, Claim
+
+if TYPE_CHECKING:
+    from tunewright.claims.claim_run import ClaimRun
 
 CLAIM = Claim(
     paper="spt",
@@ -11,7 +16,7 @@ CLAIM = Claim(
     task="topics",
     method=Arm(name="sensitive", methods=["spt"]),
     baselines=[Arm(name="drawn", methods=[{"spt": {"by": "chance"}}])],
-    metric="probe.spt.sensitivity_share",
+    metric="measured",
     direction="higher",
     smallest=0.2,
     seeds=2,
@@ -22,3 +27,8 @@ CLAIM = Claim(
     scales=("real",),
     differs="MiniLM-L6 on text instead of ViT-B/16 on pictures",
 )
+
+
+def measure(run: ClaimRun, seed: int) -> dict[str, float]:
+    """Share of the summed sensitivity in the entries that are ranked first."""
+    return {arm: run.trial(arm, seed).probes["spt"]["sensitivity_share"] for arm in ("sensitive", "drawn")}
