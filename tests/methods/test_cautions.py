@@ -23,6 +23,7 @@ CASES = [
     ("lae", {"momentum": 0.99}, {}, "it follows 1.0% of the way in 100 steps; a momentum of 0.993"),
     ("lift", {"refresh_steps": 99}, {}, "do not reach refresh_steps 400"),
     ("rewarm-redecay-replay", {}, {"warmup": 0.999}, "the warm-up takes all 100 steps"),
+    ("sara", {}, {"readjust": 0.001}, "the mask is drawn once"),
     ("skill-it", {"update_steps": 99}, {"update_steps": 100}, "the shares are set once"),
     ("spiel", {"first": 99}, {"first": 100}, "no place moves"),
 ]
@@ -42,6 +43,7 @@ def test_a_choice_of_never_is_no_slip():
         ("ist", {"trials": 1, "every": 500}),
         ("cooldown", {"initial": 1.0, "switch": 1.0}),
         ("codyra", {"kappa": 0.0}),
+        ("sara", {"readjust": None}),
     ):
         assert catalogue.load_method(name)(**never).caution(PLAN) is None, name
     first = dataclasses.replace(PLAN, index=0)  # the first task of lae has no offline expert

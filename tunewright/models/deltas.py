@@ -37,6 +37,7 @@ from tunewright.models.scales import InputScale, OutputScale
 from tunewright.models.shared_projections import SharedProjections
 from tunewright.models.sites import Site
 from tunewright.models.sparse_low_rank import LowRankSparse
+from tunewright.models.slices import Slice
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
 __all__ = [
@@ -143,6 +144,8 @@ def _fusable(module: Any, delta: LowRank, x: Tensor) -> bool:
         return False
     if (delta.dropout and delta.training) or module.weight.requires_grad or not module.tunewright_plain:
         return False
+    if (bias := getattr(module, "bias", None)) is not None and bias.requires_grad:
+        return False  # the fused product gives a bias no gradient
     return bool(x.dtype == module.weight.dtype)
 
 
@@ -252,6 +255,8 @@ FORMS.update({c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit
 FORMS.update({c.form: c for c in (Routed, PerTask, LowRankFixedA, WeightDecomposed, OutputScale, InputScale)})
 FORMS.update({c.form: c for c in (SharedProjections, Hadamard, Kronecker, Rotation, Butterfly)})
 FORMS.update({c.form: c for c in (LowRankSparse, NestedBits, Routed, PerTask)})
+FORMS.update({c.form: c for c in (Routed, PerTask)})
+FORMS[Slice.form] = Slice
 
 
 def check_form(delta: Delta) -> None:
