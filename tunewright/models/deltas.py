@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
+from tunewright.models.bottlenecks import Inserted, Tap
 from tunewright.models.delta_forms import ENTRY_POINTS, FORMS, Delta, GatedLowRank, LowRank, Sparse, form_class
 from tunewright.models.lowrank import low_rank
 from tunewright.models.per_task import PerTask
 from tunewright.models.routed import Routed
+from tunewright.models.scale_shift import ScaleShift
 from tunewright.models.sites import Site
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
@@ -217,7 +219,7 @@ def deltas_of(site: Site) -> dict[str, Delta]:
 
 
 FORMS.update({c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit)})
-FORMS.update({c.form: c for c in (Routed, PerTask)})
+FORMS.update({c.form: c for c in (Routed, PerTask, ScaleShift, Inserted, Tap)})
 
 
 def check_form(delta: Delta) -> None:
