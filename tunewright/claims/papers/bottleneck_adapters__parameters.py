@@ -20,7 +20,7 @@ CLAIM = Claim(
     rates=(),
     budget={"steps": 2},
     strengths=(1.0,),
-    extra={"measurement": {"rows": 16}},
+    extra={"measurement": {"rows": 16}, "train": {"head": "random"}},
     scales=("real",),
     differs="a count that no training changes; 3.6 % is the paper's for BERT-large",
 )

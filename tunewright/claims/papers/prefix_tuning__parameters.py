@@ -19,7 +19,7 @@ CLAIM = Claim(
     rates=(),
     budget={"steps": 2},
     strengths=(1.0,),
-    extra={"measurement": {"rows": 16}},
+    extra={"measurement": {"rows": 16}, "train": {"head": "random"}},
     scales=("real",),
     differs="a count that no training changes; the paper counts 0.1 % of GPT-2 medium, without a head",
 )

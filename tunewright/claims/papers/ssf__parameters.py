@@ -19,7 +19,7 @@ CLAIM = Claim(
     rates=(),
     budget={"steps": 2},
     strengths=(1.0,),
-    extra={"measurement": {"rows": 16}},
+    extra={"measurement": {"rows": 16}, "train": {"head": "random"}},
     scales=("real",),
     differs="a count that no training changes; the paper has 0.28 M of 86 M in a ViT-B",
 )
