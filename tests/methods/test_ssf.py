@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,21 @@ from tunewright.models.nf4 import quantise_sites
 from tunewright.models.scale_shift import CONV_AXIS, LAST, ScaleShift, channel_axis
 from tunewright.tasks import get_task
 
-MAKERS = [tiny.llama, tiny.gpt2, tiny.qwen3, tiny.bert, tiny.vit, tiny.efficientnet]
+
+def filled(make):
+    """The model with biases and norms that are not the fresh ones: a bias of zero hides what becomes of it."""
+
+    @wraps(make)
+    def made():
+        model = make()
+        for i, p in enumerate(p for p in model.parameters() if p.dim() == 1):
+            p.data += 0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+        return model
+
+    return made
+
+
+MAKERS = [filled(m) for m in (tiny.llama, tiny.gpt2, tiny.qwen3, tiny.bert, tiny.vit, tiny.efficientnet)]
 
 
 def run_of(make, method: SSF, **more) -> Run:
