@@ -262,6 +262,10 @@ def test_what_takes_no_prefix_is_refused_by_name():
         from tunewright.contract.combining import check_conflicts
 
         check_conflicts([("prefix-tuning", PrefixTuning())], stage="s", task=get_task("image-classification"))
+    long = torch.arange(10, 200)[None].repeat(1, 2)[:, :254]
+    with pytest.raises(MethodError, match="256 positions"), torch.no_grad():
+        twin_of(tiny.gpt2())(long)
+    twin_of(tiny.llama())(long)
     from tunewright.models.recompute import recomputing
 
     model = tiny.llama().train()

@@ -73,9 +73,16 @@ def prefixed(model: nn.Module, length: int, make: Callable[[], Tensor]) -> nn.Mo
         _CLASSES[cls] = type(cls.__name__, (cls,), {"forward": _forward(cls), "__module__": cls.__module__})
     inner.__class__ = _CLASSES[cls]
     inner.tunewright_prefix, inner.tunewright_prefix_length = make, length
+    inner.tunewright_places = min(_places(body), default=0)
     inner.tunewright_bidirectional = any(getattr(m, "is_causal", None) is False for m in body.modules())
     twin._modules[model.base_model_prefix] = inner  # type: ignore[index]
     return twin  # type: ignore[no-any-return]
+
+
+def _places(body: nn.Module) -> list[int]:
+    """Sizes of its tables of learned positions."""
+    tables = [(n.rsplit(".", 1)[-1], m) for n, m in body.named_modules() if isinstance(m, nn.Embedding)]
+    return [m.num_embeddings for n, m in tables if n == "wpe" or "position" in n]
 
 
 def _forward(base: type[nn.Module]) -> Any:
@@ -93,7 +100,13 @@ def _forward(base: type[nn.Module]) -> Any:
         if inputs.get(BOUNDS[0]) is not None:
             return _unpacked(self, base, name, given, inputs)
         cache = inputs.pop(CACHES[0], inputs.pop(CACHES[1], None))
-        n = self.tunewright_prefix_length
+        n, places = self.tunewright_prefix_length, self.tunewright_places
+        if places and given.shape[1] + n > places:
+            raise MethodError(
+                f"{given.shape[1]} tokens behind a prefix of {n} need more than the model's {places} positions",
+                where="data.max_length",
+                remedy=f"write max_length: {places - n} or less",
+            )
         if cache is None or not cache.get_seq_length():
             cache = DynamicCache() if cache is None else cache
             fill(cache, self.tunewright_prefix(), len(given), self.dtype)
