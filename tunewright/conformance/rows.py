@@ -79,7 +79,7 @@ def a_penalty_sees_all_that_trains(case: Case) -> None:
     assert not missing, f"a penalty is not shown {missing[:3]}"
     for w in t.loop.trained_weights().values():
         if w.foldable:
-            assert w.change().shape == (w.site.out_features, w.site.in_features)
+            assert w.change().shape == w.site.matrix().shape
 
 
 def rows_choose_their_delta(case: Case) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.errors import MethodError
+from tunewright.models.bottlenecks import Inserted, Tap
 from tunewright.models.butterfly import Butterfly
 from tunewright.models.delta_forms import (
     ENTRY_POINTS,
@@ -33,11 +34,12 @@ from tunewright.models.nested_bits import NestedBits
 from tunewright.models.per_task import PerTask
 from tunewright.models.rotation import Rotation
 from tunewright.models.routed import Routed
+from tunewright.models.scale_shift import ScaleShift
 from tunewright.models.scales import InputScale, OutputScale
 from tunewright.models.shared_projections import SharedProjections
 from tunewright.models.sites import Site
-from tunewright.models.sparse_low_rank import LowRankSparse
 from tunewright.models.slices import Slice
+from tunewright.models.sparse_low_rank import LowRankSparse
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
 __all__ = [
@@ -251,12 +253,15 @@ def deltas_of(site: Site) -> dict[str, Delta]:
     return dict(getattr(site.module, "delta", {}).items())
 
 
-FORMS.update({c.form: c for c in (LowRank, GatedLowRank, Sparse, Bias, InputEdit, Bottleneck, PositionEdit)})
-FORMS.update({c.form: c for c in (Routed, PerTask, LowRankFixedA, WeightDecomposed, OutputScale, InputScale)})
-FORMS.update({c.form: c for c in (SharedProjections, Hadamard, Kronecker, Rotation, Butterfly)})
-FORMS.update({c.form: c for c in (LowRankSparse, NestedBits, Routed, PerTask)})
-FORMS.update({c.form: c for c in (Routed, PerTask)})
 FORMS[Slice.form] = Slice
+
+_OWN: tuple[type[Delta], ...] = (
+    *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
+    *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly),
+    *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
+    *(Routed, PerTask),
+)
+FORMS.update({c.form: c for c in _OWN})
 
 
 def check_form(delta: Delta) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,8 @@ _CLASSES: dict[type, type] = {}
 BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
 
 
-def prompted(model: nn.Module, prompt: nn.Parameter) -> nn.Module:
-    """The twin of `model` that reads `prompt` [n, D] before every row.
-
-    MethodError for a model with no body of its own.
-    """
+def body_of(model: nn.Module) -> nn.Module:
+    """The model without its head. MethodError for a model with no body of its own."""
     prefix = getattr(model, "base_model_prefix", "")
     body = getattr(model, prefix, None) if prefix else None
     if not isinstance(body, nn.Module) or body is model:
@@ -37,17 +35,26 @@ def prompted(model: nn.Module, prompt: nn.Parameter) -> nn.Module:
             f"{type(model).__name__} has no body before its head, where a prompt could be read",
             remedy="use a causal language model",
         )
-    twin, inner = _shared(model), _shared(body)
+    return body
+
+
+def prompted(model: nn.Module, prompt: nn.Parameter | Callable[[], Tensor]) -> nn.Module:
+    """The twin of `model` that reads `prompt` [n, D], or what it gives when called, before every row.
+
+    MethodError for a model with no body of its own.
+    """
+    body = body_of(model)
+    twin, inner = shared(model), shared(body)
     cls = type(inner)
     if cls not in _CLASSES:
         _CLASSES[cls] = type(cls.__name__, (cls,), {"forward": _forward(cls), "__module__": cls.__module__})
     inner.__class__ = _CLASSES[cls]
     inner.tunewright_prompt = prompt
-    twin._modules[prefix] = inner
-    return twin
+    twin._modules[model.base_model_prefix] = inner  # type: ignore[index]
+    return twin  # type: ignore[no-any-return]
 
 
-def _shared(module: nn.Module) -> Any:
+def shared(module: nn.Module) -> Any:
     """Another module with the same parameters, buffers and children."""
     twin = copy.copy(module)
     for attribute in ("_modules", "_parameters", "_buffers"):
@@ -59,7 +66,8 @@ def _forward(base: type[nn.Module]) -> Any:
     def forward(self: Any, input_ids: Tensor | None = None, **inputs: Any) -> Any:
         if inputs.get("inputs_embeds") is None:
             inputs["inputs_embeds"] = self.get_input_embeddings()(input_ids)
-        prompt = self.tunewright_prompt.to(inputs["inputs_embeds"].dtype)
+        prompt = self.tunewright_prompt
+        prompt = (prompt() if callable(prompt) else prompt).to(inputs["inputs_embeds"].dtype)
         inputs, kept = lengthened(inputs, prompt)
         out = base.forward(self, **inputs)
         if kept is None:
@@ -126,8 +134,8 @@ def _packed(
     return inputs, kept
 
 
-def save_prompt(prompt: Tensor, config: Any, folder: Path, base_name: str) -> None:
-    """Write a prompt [n, D] as a PEFT PROMPT_TUNING adapter."""
+def save_prompt(prompt: Tensor, config: Any, folder: Path, base_name: str, **more: Any) -> None:
+    """Write a prompt [n, D] as a PEFT PROMPT_TUNING adapter, or as one of another type by `more` settings."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(
         {"prompt_embeddings": prompt.detach().float().contiguous()},
@@ -143,7 +151,8 @@ def save_prompt(prompt: Tensor, config: Any, folder: Path, base_name: str) -> No
         "num_transformer_submodules": 1,
         "num_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
-        "prompt_tuning_init": "RANDOM",
+        **({} if "peft_type" in more else {"prompt_tuning_init": "RANDOM"}),
         "inference_mode": True,
+        **more,
     }
     (folder / "adapter_config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -11,6 +11,9 @@ features      hidden states at the places of targets; the distance of a student'
 seeded        linear layers and whole modules that start from a generator
 pairs         sums, means and logs over chosen and rejected answers
 beside        a frozen model with a network beside it
+sublayers     where a block's attention and feed-forward part begin and end
+insertion     bottlenecks behind, beside or after these parts
+encoders      networks that make virtual tokens, or keys and values of them
 domain_shift  how features differ between two domains
 
 Each file imports the contract, the models and torch alone. A piece is what two methods use, or what a third would write
