@@ -150,7 +150,9 @@ def test_the_same_text_or_picture_is_nobodys_negative() -> None:
 def test_a_step_is_the_same_however_it_is_split() -> None:
     found = []
     for micro in (None, 12, 1):
-        given, _ = stage(FullFineTuning(), model=model(), task=TASK.name, rows=Batches(pairs()), micro_tokens=micro, steps=1)
+        given, _ = stage(
+            FullFineTuning(), model=model(), task=TASK.name, rows=Batches(pairs()), micro_tokens=micro, steps=1
+        )
         loop = Loop(given)
         assert (len(loop.micro_batches(loop.take()[0])) > 1) == (micro is not None)
         found.append((loop.gradients(loop.take()[0]), loop.trained.gradients()))
