@@ -49,7 +49,9 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     set_up(stage.adapted, stage.methods, stage.plan, stage.task.name, provider.statistics, stage.earlier)
     train(stage, None)
     method: Any = next(b for b in stage.methods if b.name == NAME)
-    gates = {f"{site}.delta.{NAME}": by_name[NAME].gate for site, by_name in stage.adapted.deltas().items()}
+    gates: dict[str, Any] = {
+        f"{site}.delta.{NAME}": by_name[NAME].gate for site, by_name in stage.adapted.deltas().items()
+    }
     rng = torch.Generator().manual_seed(random.Random(f"{seed}/cut").getrandbits(31))
     scores: dict[str, dict[str, Any]] = {
         "importance": {n: method.method._scores(n, method.state) for n in gates},

@@ -57,12 +57,14 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     batches: list[Any] = [tokens_of(tokenizer, picked[i : i + BATCH]) for i in range(0, READ, BATCH)]
     sites = adapted.structure.linear_sites()
     ranks = {s.name: RANK for s in sites}
-    found = {
-        rho: directions(
-            sites, ranks, rho, 1.0, lambda b: model(**b), batches, lambda b: b["attention_mask"].flatten().bool()
-        )
-        for rho in (2.0, 1.0)
-    }
+
+    def read(inputs: Any) -> Any:
+        return model(**inputs)
+
+    def counted(inputs: Any) -> Tensor:
+        return inputs["attention_mask"].flatten().bool()  # type: ignore[no-any-return]
+
+    found = {rho: directions(sites, ranks, rho, 1.0, read, batches, counted) for rho in (2.0, 1.0)}
     seen: dict[str, Tensor] = {}
     new = tokens_of(tokenizer, rows_of(recipe.data.eval)[: recipe.measurement.rows])
     mask = new["attention_mask"].flatten().bool()

@@ -137,8 +137,8 @@ class AdaLoRA(LowRankMethod):
         for name, g in gradients.items():
             if f".delta.{NAME}." in name:
                 now = (parameters[name] * g).abs()
-                before = [state.get(f"{kind}.{name}", torch.zeros_like(now)) for kind in KINDS]
-                for kind, value in zip(KINDS, smoothed(*before, now, self.beta1, self.beta2), strict=True):
+                old, wavered = (state.get(f"{kind}.{name}", torch.zeros_like(now)) for kind in KINDS)
+                for kind, value in zip(KINDS, smoothed(old, wavered, now, self.beta1, self.beta2), strict=True):
                     state.set_buffer(f"{kind}.{name}", value)
 
     def after_step(self, step: int, plan: Plan, parameters: Mapping[str, Tensor], state: State) -> None:
@@ -150,9 +150,9 @@ class AdaLoRA(LowRankMethod):
             for n, lives in alive(scores, budget).items():
                 state.set_buffer(f"alive.{n}", lives)
         for n, gate in gates.items():
-            lives = state.get(f"alive.{n}")
-            if lives is not None and (t >= final or t % self.delta_t == 0):
-                gate.data.masked_fill_(~lives, 0.0)
+            left = state.get(f"alive.{n}")
+            if left is not None and (t >= final or t % self.delta_t == 0):
+                gate.data.masked_fill_(~left, 0.0)
         if t == final:
             for n in gates:
                 for kind, part in itertools.product(KINDS, PARTS):
@@ -170,7 +170,8 @@ class AdaLoRA(LowRankMethod):
         return None
 
     def end_task(self, adapted: Adapted, state: State) -> None:
-        own = {site: d[NAME] for site, d in adapted.deltas().items() if isinstance(d.get(NAME), GatedLowRank)}
+        named = {site: d.get(NAME) for site, d in adapted.deltas().items()}
+        own = {site: d for site, d in named.items() if isinstance(d, GatedLowRank)}
         state.data["ranks"] = {site: int(torch.count_nonzero(d.gate.detach())) for site, d in own.items()}
         for change in own.values():
             cut_dead_pieces(change)

@@ -50,7 +50,8 @@ def expected(phi: Tensor) -> Tensor:
 
 
 def _own(adapted: Adapted) -> dict[str, NestedBits]:
-    return {site: d[NAME] for site, d in adapted.deltas().items() if isinstance(d.get(NAME), NestedBits)}  # type: ignore
+    named = {site: d.get(NAME) for site, d in adapted.deltas().items()}
+    return {site: d for site, d in named.items() if isinstance(d, NestedBits)}
 
 
 class BayesianLoRA(LowRankMethod):

@@ -85,18 +85,18 @@ def directions(
     size = {s.name: min(2 * rank, s.in_features, s.out_features) for s in sites}
     starts = {s.name: drawn(s.in_features, size[s.name]).to(s.weight.device) for s in sites}
     found = leading_svd(lambda P: passed(P, False), lambda Q: passed(Q, True), starts, iterations)
-    result = {}
+    result: dict[str, Tensor] = {}
     for name, (U, S, Vt) in found.items():
         result |= {f"left.{name}": U[:, :rank], f"values.{name}": S[:rank], f"right.{name}": Vt[:rank]}
     return result
 
 
 @contextmanager
-def one_gradient_at_a_time(sites: list[Site], read: Callable[[str, Tensor], None]) -> Iterator[list[Tensor]]:
+def one_gradient_at_a_time(sites: list[Site], read: Callable[[str, Tensor], None]) -> Iterator[list[Any]]:
     """Inside, `read(name, G)` is given the fp32 gradient [out, in] of each site's weight in each backward pass over the
     weights that this gives; it is dropped before the next one is made. Afterwards everything is as it was.
     """
-    weights = [s.module.weight for s in sites]
+    weights: list[Any] = [s.module.weight for s in sites]
     before = [(w.requires_grad, w.grad) for w in weights]
 
     def reader(site: Site) -> Callable[[Tensor], None]:
