@@ -125,7 +125,7 @@ class SPT(Method):
     quantised: ClassVar[bool] = False
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}
     papers: ClassVar[tuple[str, ...]] = ("spt",)
-    conformance: ClassVar[dict[str, object]] = {"density": 0.1, "rank": 2, "batches": 2, "rows": 2}
+    conformance: ClassVar[dict[str, object]] = {"density": 0.1, "rank": 2, "batches": 2, "rows": 2, "dropout": 0.0}
 
     def needs(self) -> Sequence[Need]:
         return (Sensitivity(batches=self.batches, rows=self.rows),)
