@@ -21,6 +21,8 @@ WRITTEN = {
     "OFT": "`oft`",
     "BOFT": "`boft`",
     "PROMPT_TUNING": "`prompt-tuning`",
+    "PREFIX_TUNING": "`prefix-tuning`",
+    "P_TUNING": "`p-tuning`",
 }
 """What writes a type of adapter."""
 PROMPT = "it trains vectors in front of a prompt, and no layer"
