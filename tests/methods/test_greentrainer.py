@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes
 from tests.methods.selecting import BASES, gradient_numbers, rows_for, state_numbers, stayed
-from tunewright.contract.method import State
+from tunewright.contract.method import Needs, State
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.needs.probing_step import ProbingStep, in_order
@@ -156,10 +157,26 @@ def test_a_new_head_always_trains_and_a_table_that_is_the_head_costs_a_matrix():
 
 
 def test_a_budget_that_reaches_nothing_is_refused_and_deltas_train_along():
-    with pytest.raises(MethodError, match="no tensor that would gain fits"):
+    with pytest.raises(MethodError, match="no tensor fits"):
         Run({"greentrainer": GreenTrainer(rho=0.2)}, model=tiny.llama(vocabulary=4000), steps=1).train()
     r = Run({"lora": LoRA(rank=2), "greentrainer": GreenTrainer()}, steps=1)
     assert set(r.adapted.trainable_deltas()) <= set(r.train().trained.leaves)
+
+
+def test_where_the_step_overshoots_the_slope_counts():
+    r = Run({"greentrainer": GreenTrainer(rho=0.5)}, steps=2, plan={"learning_rate": 5.0})
+    probed = ProbingStep(rows=8).compute(r.provider.context, None, State(rate=5.0, probes=0))
+    small = ProbingStep(rows=8).compute(r.provider.context, None, State(rate=1e-6, probes=0))
+    assert min(probed.falls.values()) < 0 <= min(probed.slopes.values())
+    assert all(small.falls[n] == pytest.approx(s, rel=1e-2, abs=1e-9) for n, s in small.slopes.items())
+
+    class Overshot(GreenTrainer):
+        def choose(self, candidates, plan, needs, state):
+            found = needs.probing_step
+            falls = dict.fromkeys(found.falls, -1.0)
+            return super().choose(candidates, plan, Needs({"probing_step": replace(found, falls=falls)}), state)
+
+    assert Run({"greentrainer": Overshot(rho=0.5)}, steps=2).train().trained.leaves
 
 
 @pytest.mark.parametrize("at", [1, 2, 4])

@@ -20,9 +20,12 @@ EPS = 1e-8
 
 @dataclass(frozen=True)
 class Probed:
-    """`falls`: I by parameter name, nats; `order`: the names as the model's forward comes to them."""
+    """`falls`: I by parameter name, nats; `slopes`: the same with g0 in g1's place, never below 0;
+    `order`: the names as the model's forward comes to them.
+    """
 
     falls: Mapping[str, float]
+    slopes: Mapping[str, float]
     order: tuple[str, ...]
 
 
@@ -52,20 +55,20 @@ class ProbingStep(Need):
         parameters = run.adapted.base_parameters()
         with run.adapted.evaluating() as model, torch.enable_grad():
             order = in_order(model, list(parameters), lambda: mean_loss(run, made))
-            return Probed(falls(parameters, lambda: mean_loss(run, made), state.data["rate"]), order)
+            return Probed(*falls(parameters, lambda: mean_loss(run, made), state.data["rate"]), order)
 
 
-def falls(parameters: Mapping[str, nn.Parameter], loss: Callable[[], Tensor], rate: float) -> dict[str, float]:
-    """I by name; the parameters are as they were afterwards."""
+def falls(
+    parameters: Mapping[str, nn.Parameter], loss: Callable[[], Tensor], rate: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """I by name, and with the gradient before the step; the parameters are as they were afterwards."""
     was = {n: (p.requires_grad, p.data) for n, p in parameters.items()}
     tensors = list(parameters.values())
     try:
         for p in tensors:
             p.requires_grad_(True)
-        moves = [
-            None if g is None else -rate * g / (g.abs() + EPS)
-            for g in torch.autograd.grad(loss(), tensors, allow_unused=True)
-        ]
+        before = torch.autograd.grad(loss(), tensors, allow_unused=True)
+        moves = [None if g is None else -rate * g / (g.abs() + EPS) for g in before]
         for p, move in zip(tensors, moves, strict=True):
             if move is not None:
                 p.data = p.data + move.to(p.dtype)
@@ -74,10 +77,11 @@ def falls(parameters: Mapping[str, nn.Parameter], loss: Callable[[], Tensor], ra
         for n, p in parameters.items():
             p.data = was[n][1]
             p.requires_grad_(was[n][0])
-    return {
-        n: 0.0 if g is None or move is None else -float((g.float() * move.float()).sum())
-        for n, g, move in zip(parameters, after, moves, strict=True)
-    }
+    found: list[dict[str, float]] = []
+    for gradients in (after, before):
+        both = zip(parameters, gradients, moves, strict=True)
+        found.append({n: 0.0 if g is None or m is None else -float((g.float() * m.float()).sum()) for n, g, m in both})
+    return found[0], found[1]
 
 
 def in_order(model: nn.Module, names: list[str], run: Callable[[], Any]) -> tuple[str, ...]:

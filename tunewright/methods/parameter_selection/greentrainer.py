@@ -9,7 +9,8 @@ papers: greentrainer).
 rho is the share of full tuning's operations, forward passes included, which cannot be saved (t_f: forward, t_b:
 backward). What lies below the lowest chosen tensor gets no backward pass; tensors between chosen ones get no gradient
 of their own. The choice is made `selections` times, evenly over the stage, from a fresh probe; moments wait for a
-tensor's next turn. The order of tensors is that in which the model's forward comes to them.
+tensor's next turn. Where no tensor that fits would gain, since the step overshoots, the gradient before the step counts
+in the place of the one after it. The order of tensors is that in which the model's forward comes to them.
 
 A position costs a matrix of N entries 2 N for each of w and y, as `cost.flops` counts; a vector or a table of vectors
 its width for w, and a vector as much for y. A table that is the head too costs what a matrix does, and passing through
@@ -132,11 +133,12 @@ class GreenTrainer(Method):
         head = sum(2.0 * p.numel() for n, p in candidates.base.items() if n in tied and p.dim() == 2)
         backward = sum(own) + sum(passing) + head
         budget = of_backward(self.rho, sum(passing) + head, backward) * backward - head
-        gains = [probed.falls[n] for n in names]
-        chosen = [names[k] for k in best_choice(gains, own, passing, budget)] if budget > 0 else []
+        chosen: list[str] = []
+        for gains in (probed.falls, probed.slopes) if budget > 0 else ():
+            chosen = chosen or [names[k] for k in best_choice([gains[n] for n in names], own, passing, budget)]
         if not chosen and not candidates.deltas:
             raise MethodError(
-                "no tensor that would gain fits into the budget of operations",
+                "no tensor fits into the budget of operations",
                 where="greentrainer.rho",
                 remedy="write a larger rho",
             )
