@@ -28,10 +28,13 @@ APPLY = (
     "value:<name> replaces the base's tensor <name>. entries:<name> [k] replace its flat entries at places:<name> [k]. "
     "delta:<site>.delta.<name>.<part> are parts of the change of <site>.weight listed under deltas: low-rank is "
     "scale x strength x (lora_B lora_A - offset_B offset_A), sparse puts values at indices of the [out, in] weight, "
+    "low-rank-sparse is scale x lora_B lora_A with value_scale x values put at flat indices, "
+    "scale-shift makes scale y + shift of the layer's output y, "
     "bias adds values to the layer's bias, output-scale and input-scale multiply its outputs or inputs by 1 + values, "
     "input-edit makes (1 + scale) x + shift of its input at places, and "
     "position-edit adds R^T (source h + bias_of - R h) to a block's output h at the first and last tokens of a prompt, "
-    "R being the Q of rotation's QR. new_biases names biases that the base does not have. "
+    "R being the Q of rotation's QR. Of every other form the class in tunewright.models that has its name says it. "
+    "new_biases names biases that the base does not have. "
     "What is listed under surgery is done to the model's shape first: names and places are those of the new shape."
 )
 
