@@ -123,6 +123,28 @@ def test_a_run_resumed_at_any_step_ends_in_the_same_bits(method: Method, at: int
     assert L.largest_difference(whole, L.values(train(again, saved[0]))) == 0.0
 
 
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_entries_of_half_precision_go_on_from_their_masters(at: int) -> None:
+    saved: list[Any] = []
+
+    def listen(loop: Loop, record: Any) -> None:
+        if loop.step_number == at:
+            state, tensors = loop.state()
+            saved.append((state, {k: {n: t.clone() for n, t in v.items()} for k, v in tensors.items()}))
+
+    def given() -> Any:
+        # steps that are far smaller than what bfloat16 tells apart: only masters remember them
+        return L.stage(Few(), model=tiny.llama().to(torch.bfloat16), learning_rate=1e-4)[0]
+
+    first = given()
+    first.listen = listen
+    whole = train(first)
+    again = train(given(), saved[0])
+    assert any(leaf.indices is not None and leaf.apart for leaf in again.trained.leaves.values())
+    for name, leaf in whole.trained.leaves.items():
+        assert torch.equal(leaf.leaf, again.trained.leaves[name].leaf), name
+
+
 @pytest.mark.parametrize("method", [Full(), Lora(), Few()], ids=repr)
 def test_micro_steps_equal_one_batch_to_rounding(method: Method) -> None:
     # plain SGD: Adam turns rounding of near-zero gradients into whole steps

@@ -51,6 +51,7 @@ class Trained:
         self.adapted = adapted
         self.owned = dict(owned)
         self.masters: dict[str, Tensor] = {}
+        self.entry_masters: dict[str, Tensor] = {}  # of entries [k], as a checkpoint had them, until they train again
         self.leaves: dict[str, Leaf] = {}
 
     def default(self) -> Choice:
@@ -125,7 +126,11 @@ class Trained:
             )
 
     def _apart(self, name: str, group: str, p: nn.Parameter, indices: Tensor | None) -> Leaf:
-        start = self.masters.pop(name, p.detach()) if indices is None else p.detach().reshape(-1)[indices]
+        if indices is None:
+            start = self.masters.pop(name, p.detach())
+        else:
+            held = self.entry_masters.pop(name, None)
+            start = held if held is not None and held.shape == indices.shape else p.detach().reshape(-1)[indices]
         leaf = nn.Parameter(start.to(torch.float32, copy=True))
 
         def gather(parameter: Tensor) -> None:
@@ -204,8 +209,8 @@ class Trained:
         """Everything that this run has changed and that a restart needs: base tensors (present values), deltas.
 
         Keys: "value:<name>" a whole base tensor; "entries:<name>" and "places:<name>" those entries that ever trained;
-        "delta:<name>" parameters and buffers of deltas; "master:<name>" fp32 masters. Method-owned tensors are saved
-        with the states.
+        "delta:<name>" parameters and buffers of deltas; "master:<name>" fp32 masters, and "entry-master:<name>" [k]
+        those of the entries that train, of tensors in half precision. Method-owned tensors are saved with the states.
         """
         out: dict[str, Tensor] = {}
         parameters = self.adapted.base_parameters()
@@ -224,6 +229,8 @@ class Trained:
                 if leaf.apart and leaf.indices is None
             }
         )
+        halves = [leaf for leaf in self.leaves.values() if leaf.parameter.dtype != torch.float32]
+        out.update({f"entry-master:{leaf.name}": leaf.leaf.detach() for leaf in halves if leaf.indices is not None})
         return out
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -244,6 +251,8 @@ class Trained:
                     parameters[name].view(-1)[places.to(self.adapted.device)] = t.to(self.adapted.device)
                 elif kind == "master":
                     self.masters[name] = t.to(self.adapted.device, copy=True)
+                elif kind == "entry-master":
+                    self.entry_masters[name] = t.to(self.adapted.device, copy=True)
                 elif kind == "delta":
                     path, _, leaf = name.rpartition(".")
                     owner = self.adapted.model.get_submodule(path)
