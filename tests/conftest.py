@@ -1,14 +1,19 @@
-"""`--misalign SEED`: the whole suite with memory that lies askew (tests/misalign.py)."""
+"""`--misalign SEED`: the whole suite with memory that lies askew (tests/misalign.py). Property tests have no deadline."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.misalign import VARIABLE, Askew
 
 ASKEW = pytest.StashKey[Askew]()
+
+# nothing is timed here: a machine that is busy with other work draws and runs examples slowly
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
