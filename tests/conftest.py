@@ -1,4 +1,4 @@
-"""`--misalign SEED`: the whole suite with memory that lies askew (tests/misalign.py). Property tests have no deadline."""
+"""Property tests have no deadline. `--misalign SEED`: the suite with memory that lies askew (tests/misalign.py)."""
 
 from __future__ import annotations
 
