@@ -124,3 +124,9 @@ def test_a_folder_holds_new_biases_where_the_architecture_can(tmp_path: Path, mo
     inputs = check_inputs(tuned)
     torch.testing.assert_close(logits_of(plain, inputs), logits_of(tuned.adapted.model, inputs), atol=1e-4, rtol=1e-4)
     assert "model.layers.0.self_attn.o_proj.bias" in dict(plain.named_parameters())
+
+
+def test_a_layer_that_is_none_is_said_of_the_parameter_that_names_it():
+    with pytest.raises(MethodError, match="'nope' is no module") as refused:
+        Run({"bitfit": BitFit(new_biases="nope")}, model=tiny.llama(), steps=1)
+    assert refused.value.where == "new_biases" and "all-linear" in refused.value.remedy

@@ -13,6 +13,7 @@ PLAN = Plan(100, 10_000, "s", 1, 1e-3, 0)
 CASES = [
     # method, parameters that act in 100 steps, parameters that do not, what is said of them
     ("adalora", {}, {"tinit": 60, "tfinal": 40}, "60 come before and 40 after"),
+    ("adalora", {}, {"delta_t": 90}, "falls at once"),
     ("codyra", {}, {"kappa": 0.1}, "takes 2.6 from every gate"),
     ("cooldown", {}, {"switch": 1.0}, "stays at 5"),
     ("hft", {"round_steps": 99}, {"round_steps": 100}, "do not reach round_steps 100"),

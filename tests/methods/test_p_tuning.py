@@ -10,6 +10,8 @@ import torch
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, text_rows
 from tests.methods.test_prefix_tuning import three_steps
+from tunewright.catalogue import load_method
+from tunewright.errors import MethodError
 from tunewright.measure.generate import greedy
 from tunewright.methods.adapters.p_tuning import PTuning
 from tunewright.models.adapted import Adapted
@@ -124,3 +126,17 @@ def test_answers_are_read_behind_the_tokens():
             for i, token in enumerate(answer):
                 whole = run.adapted.wrapper(torch.tensor([[*p, *answer[:i]]])).logits[0, -1]
                 assert int(whole.argmax()) == token
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("p-tuning", "num_virtual_tokens"), ("prefix-tuning", "num_virtual_tokens"), ("prompt-tuning", "length"),
+     ("mam-adapter", "prefix_length")],
+)  # fmt: skip
+def test_virtual_tokens_that_leave_a_row_no_place_are_refused(name, field):
+    known = tiny.llama().config.max_position_embeddings
+    method = load_method(name, "methods.0")
+    with pytest.raises(MethodError, match=f"leave no place for a row: the model knows {known} positions") as refused:
+        Run({name: method(**{field: known})}, model=tiny.llama(), steps=1)
+    assert refused.value.where == field
+    Run({name: method(**{field: 4})}, model=tiny.llama(), steps=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import tiny
+from tests import small, tiny
 from tests.methods.driving import Run, assert_resumes, logits
 from tests.methods.reading import class_rows
 from tunewright.contract.change import Change
@@ -16,6 +16,9 @@ from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.adapters.pvp import PVP, mean_of
 from tunewright.models.adapted import Adapted
 from tunewright.models.peft_format import save_adapter
+from tunewright.planning.check import check_recipe
+from tunewright.recipe import Recipe
+from tunewright.runs.run import run
 from tunewright.training.upstream import read_change
 
 ROWS = {"new": class_rows()}
@@ -114,3 +117,18 @@ def test_changes_of_other_models_and_none_are_refused():
             task="text-classification",
             sources=ROWS,
         )
+
+
+def test_check_takes_what_a_run_takes_and_names_a_folder_that_is_not_there(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    small.write_inputs(tmp_path)
+    quick = {"drift_sequences": 2, "drift_tokens": 4, "max_new_tokens": 2, "strengths": [1.0], "rows": 2, "few_shot": 0}
+    first = small.write_recipe(tmp_path, "first", measurement=quick, stages__0__methods=[{"lora": {"rank": 2}}])
+    run(first, out=tmp_path / "up", quiet=True)
+    for folder, refused in (("./up", False), ("./nowhere", True)):
+        own = [{"pvp": {"upstream": [folder]}}]
+        found = check_recipe(
+            Recipe.load(small.write_recipe(tmp_path, "pvp", measurement=quick, stages__0__methods=own))
+        )
+        assert bool(found.report.errors) is refused, found.report.errors
+    assert "there is no folder './nowhere'" in str(found.report.errors[0])

@@ -124,6 +124,11 @@ def test_targets_match_by_ending_and_errors_name_the_nearest():
     assert [s.name for s in structure.match("model.layers.1.mlp.up_proj")] == ["model.layers.1.mlp.up_proj"]
     with pytest.raises(MethodError, match="q_proj"):
         structure.match(["q_pro"])
+    with pytest.raises(MethodError, match="the list is empty"):
+        structure.match([])
+    with pytest.raises(MethodError) as refused:
+        structure.match("lm_head")  # a name that is like none: what can be taken is said
+    assert "embed_tokens" not in refused.value.remedy and "down_proj" in refused.value.remedy
     with pytest.raises(ModelError, match="up_proj"):
         structure.site("model.layers.0.mlp.upproj")
 

@@ -15,7 +15,7 @@ from tunewright.commands.methods_page import methods_page
 from tunewright.errors import ModelError
 from tunewright.models.adapted import Adapted
 from tunewright.models.peft_format import load_adapter
-from tunewright.models.peft_types import INSTEAD, READ, REFUSED, WRITTEN, table
+from tunewright.models.peft_types import BESIDE, READ, REFUSED, WRITTEN, instead, table
 
 peft = pytest.importorskip("peft", reason="needs the extra `peers`")
 pytestmark = pytest.mark.parity
@@ -52,7 +52,19 @@ def test_a_type_is_read_or_refused_as_the_table_says(name, tmp_path: Path):
         said = f"an adapter of type {name} is not read: {row.why}"
         with pytest.raises(ModelError, match=re.escape(said)) as refusal:
             load_adapter(adapted, tmp_path)
-        assert refusal.value.remedy == INSTEAD and not adapted.deltas()
+        assert refusal.value.remedy == instead(name) and not adapted.deltas()
+
+
+@pytest.mark.parametrize("name", ["PREFIX_TUNING", "PROMPT_TUNING"])
+def test_no_merge_is_advised_where_peft_has_none(name: str):
+    made = {
+        "PREFIX_TUNING": lambda: peft.PrefixTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+        "PROMPT_TUNING": lambda: peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+    }
+    model = peft.get_peft_model(tiny.llama(), made[name]())
+    assert name in BESIDE and "PEFT beside its base" in instead(name) and "merge it" in instead("HRA")
+    with pytest.raises(AttributeError):
+        model.merge_and_unload()
 
 
 def test_a_type_of_a_later_version_is_unknown(tmp_path: Path):

@@ -293,3 +293,11 @@ def test_a_run_is_not_served_and_says_so(place: Path) -> None:
     run(recipe_in(place), folder, quiet=True)
     with pytest.raises(MethodError, match="a zero-shot-image-classification model is not served"):
         open_server(str(folder))
+
+
+def test_captions_may_be_longer_than_a_file_may_be_called(place: Path) -> None:
+    rows = [{"image": f"test/red fox/{i}.png", "text": "a very red fox " * (20 if i % 2 else 1)} for i in range(4)]
+    (place / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe_in(place, train="long.jsonl")
+    found = check_recipe(Recipe.load(place / "recipe.yaml"))
+    assert not found.bad_rows and not found.report.errors and len(found.report.datasets["train"][0].rows) == 4

@@ -31,8 +31,8 @@ _PEFT = """\
 ## PEFT's types of adapter
 
 Which of the {count} types of adapter that PEFT 0.21 has are read (as `start:` of a stage, by `serve`, `merge` and
-`export`), what writes them, and what a refusal says of the others. Any of them can be merged by PEFT, and the merged
-model loaded.
+`export`), what writes them, and what a refusal says of the others. PEFT merges most of them into a plain model, which
+is loaded as any other; prompts, prefixes and mixtures stay beside their base.
 
 """
 

@@ -325,9 +325,19 @@ def _content(value: Any, base: str) -> Any:
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, dict):
         return {k: _content(v, base) for k, v in value.items()}
-    if isinstance(value, str) and len(value) < 1024 and "\n" not in value and (Path(base) / value).is_file():
-        return value, stamp(Path(base) / value)
+    if isinstance(value, str) and (there := _file_of(value, base)) is not None:
+        return value, stamp(there)
     return value if not hasattr(value, "tobytes") else hashlib.sha256(value.tobytes()).hexdigest()
+
+
+def _file_of(text: str, base: str) -> Path | None:
+    """The file that a text names; None where it names none, as a caption that is longer than a name may be."""
+    if len(text) >= 1024 or "\n" in text or "\0" in text:
+        return None
+    try:
+        return path if (path := Path(base) / text).is_file() else None
+    except OSError:
+        return None
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

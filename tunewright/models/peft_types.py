@@ -69,6 +69,11 @@ REFUSED = {
 """Why each other type is not read."""
 TYPES = (*READ, *(t for t in REFUSED if t not in READ))
 INSTEAD = "merge it with PEFT and load the merged model"
+BESIDE = frozenset(
+    "PROMPT_TUNING MULTITASK_PROMPT_TUNING P_TUNING CPT PREFIX_TUNING CARTRIDGE ADAPTION_PROMPT XLORA POLY".split()
+)
+"""Types that PEFT merges into no weights."""
+WITH_PEFT = "use it with PEFT beside its base: it merges into no weights"
 
 
 @dataclass(frozen=True)
@@ -93,4 +98,9 @@ def refuse_type(name: object, where: str) -> None:
         return
     why = REFUSED.get(str(name))
     said = f"an adapter of type {name} is not read: {why}" if why else f"the adapter's type is {name}, which is unknown"
-    raise ModelError(said, where=where, remedy=INSTEAD)
+    raise ModelError(said, where=where, remedy=instead(name))
+
+
+def instead(name: object) -> str:
+    """What to do with an adapter of a type that is not read."""
+    return WITH_PEFT if name in BESIDE else INSTEAD

@@ -38,6 +38,18 @@ def body_of(model: nn.Module) -> nn.Module:
     return body
 
 
+def leave_room(model: nn.Module, length: int, where: str) -> None:
+    """MethodError where so many places before a row leave it none: a model knows its positions up to a number."""
+    config: Any = getattr(model, "config", None)
+    known = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
+    if isinstance(known, int) and 0 < known <= length:
+        raise MethodError(
+            f"{length} virtual tokens leave no place for a row: the model knows {known} positions",
+            where=where,
+            remedy=f"write {max(1, known // 4)} or fewer",
+        )
+
+
 def prompted(model: nn.Module, prompt: nn.Parameter | Callable[[], Tensor]) -> nn.Module:
     """The twin of `model` that reads `prompt` [n, D], or what it gives when called, before every row.
 

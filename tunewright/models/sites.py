@@ -178,12 +178,19 @@ class Structure:
         if target_modules == "all-linear":
             return self.linear_sites()
         target_names = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+        if not target_names:
+            raise MethodError(
+                "the list is empty: no module is named",
+                where="target_modules",
+                remedy="write names or endings of names, or all-linear",
+            )
         matches: dict[str, Site] = {}
         for t in target_names:
             hits = [s for s in self.sites if s.name == t or s.name.endswith("." + t)]
             if not hits:
                 ends = sorted({s.name.rsplit(".", 1)[-1] for s in self.sites})
-                near = nearest(t, ends) or ends
+                linear = sorted({s.name.rsplit(".", 1)[-1] for s in self.linear_sites()})
+                near = nearest(t, ends) or linear or ends
                 remedy = f"write target_modules: [{', '.join(near[:4])}] or target_modules: all-linear"
                 raise MethodError(f"target '{t}' is no module of this model", where="target_modules", remedy=remedy)
             matches.update({s.name: s for s in hits})

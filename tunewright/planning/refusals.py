@@ -80,6 +80,7 @@ def of_needs(
         other_names=tuple(recipe.models),
         other=lambda name: None,  # type: ignore[arg-type, return-value]
         as_judge=lambda name: None,
+        changes=lambda names: [],  # they are read when the stages are set up, below
     )
     for stage, methods in named.items():
         with suppress(AttributeError):  # a need that looks at the weights is left to the run

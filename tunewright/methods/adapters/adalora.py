@@ -165,6 +165,11 @@ class AdaLoRA(LowRankMethod):
                 f"the budget cannot fall by importance: of {plan.steps} steps {first} come before and "
                 f"{plan.steps - final} after; lower tinit and tfinal, or leave them out"
             )
+        if self.delta_t > final - first:
+            return (
+                f"the budget falls at once and not by and by: delta_t is {self.delta_t}, and {final - first} steps lie "
+                "between tinit and tfinal"
+            )
         if self.target_r >= self.rank:
             return f"no triplet is cut: target_r {self.target_r} is not below the first rank {self.rank}"
         return None

@@ -45,6 +45,7 @@ from torch import nn
 from tunewright.contract.method import Method, Setup, State
 from tunewright.models.deltas import Delta
 from tunewright.models.prefix import prefixed, sizes
+from tunewright.models.prompt import leave_room
 from tunewright.models.sites import Site
 from tunewright.pieces.encoders import PrefixEncoder, by_rows
 from tunewright.pieces.insertion import across, hung, lora_start, planned
@@ -99,6 +100,7 @@ class MAMAdapter(Method):
         state = State(**plan.as_data())
         if self.prefix_length:
             layers, heads, size = sizes(run.adapted.model)
+            leave_room(run.adapted.model, self.prefix_length, "prefix_length")
             state.data["prefix"] = [layers, heads, size]
             width = heads * size
             shape = (self.prefix_length, width, 2 * layers * width)

@@ -27,7 +27,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from tunewright.contract.method import Method, Setup, State
-from tunewright.models.prompt import body_of, prompted, save_prompt
+from tunewright.models.prompt import body_of, leave_room, prompted, save_prompt
 from tunewright.pieces.encoders import PromptEncoder
 
 
@@ -61,6 +61,7 @@ class PTuning(Method):
     def setup(self, run: Setup) -> State:
         model: Any = run.adapted.model
         body_of(model)
+        leave_room(model, self.num_virtual_tokens, "num_virtual_tokens")
         width = int(model.get_input_embeddings().weight.shape[1])
         state = State()
         state.encoder = PromptEncoder(

@@ -34,6 +34,7 @@ from torch import nn
 
 from tunewright.contract.method import Method, Setup, State
 from tunewright.models.prefix import prefixed, save_prefix, sizes
+from tunewright.models.prompt import leave_room
 from tunewright.pieces.encoders import PrefixEncoder, by_rows
 
 TASK_TYPES = {"text-generation": "CAUSAL_LM", "text-classification": "SEQ_CLS"}
@@ -61,6 +62,7 @@ class PrefixTuning(Method):
 
     def setup(self, run: Setup) -> State:
         layers, heads, size = sizes(run.adapted.model)
+        leave_room(run.adapted.model, self.num_virtual_tokens, "num_virtual_tokens")
         width = heads * size
         hidden = (self.encoder_hidden_size or width) if self.prefix_projection else None
         state = State(shape=[layers, heads, size], task=run.task)

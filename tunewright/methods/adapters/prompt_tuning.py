@@ -23,7 +23,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from tunewright.contract.method import Method, Setup, State, torch_generator
-from tunewright.models.prompt import prompted, save_prompt
+from tunewright.models.prompt import leave_room, prompted, save_prompt
 
 
 def start_prompt(embeddings: Tensor, n: int, rng: random.Random, start: str = "vocabulary") -> Tensor:
@@ -49,6 +49,7 @@ class PromptTuning(Method):
 
     def setup(self, run: Setup) -> State:
         state, model = State(), run.adapted.model
+        leave_room(model, self.length, "length")
         weight: Any = model.get_input_embeddings().weight  # type: ignore[operator]
         state.prompt = nn.Parameter(start_prompt(weight, self.length, run.rng, self.start).to(weight.device))
         return state

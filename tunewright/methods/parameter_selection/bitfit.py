@@ -69,7 +69,12 @@ class BitFit(Method):
         """The layers that `new_biases` and `target_modules` name and that have no bias."""
         if self.new_biases is None:
             return []
-        named = [s for s in adapted.structure.match(self.new_biases) if s.kind == "linear" and not s.unfit]
+        try:
+            matched = adapted.structure.match(self.new_biases)
+        except MethodError as error:
+            what = error.what.replace("target_modules", "new_biases")
+            raise MethodError(what, where="new_biases", remedy="write all-linear, or names of linear layers") from error
+        named = [s for s in matched if s.kind == "linear" and not s.unfit]
         if self.target_modules != "all":
             kept = {s.name for s in adapted.structure.match(self.target_modules)}
             named = [s for s in named if s.name in kept]
