@@ -41,7 +41,7 @@ def offered(words: str, shell: str = "bash") -> list[str]:
         ("tunewright re", {"resume"}),
         ("tunewright resume --ve", {"--verify"}),
         ("tunewright run quick", {"quickstart"}),
-        ("tunewright methods lor", {"lora", "lora-plus", "loreft"}),
+        ("tunewright methods lor", {"lora", "lora-fa", "lora-ga", "lora-plus", "loreft"}),
         ("tunewright methods obj", {"objective"}),
         ("tunewright init a b --task text-", {"text-classification", "text-generation", "text-ranking"}),
     ],

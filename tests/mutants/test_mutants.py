@@ -14,7 +14,9 @@ from tunewright import catalogue
 from tunewright.data import generators
 
 MUTANTS = list(listed())
-BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack"}
+BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack"} | {
+    *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp")
+}
 """What has lines and is no entry of the catalogue."""
 
 

@@ -9,17 +9,26 @@ class Louder(OnLayers):
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from tunewright.contract.method import Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.models.deltas import Delta, check_site
 from tunewright.models.sites import Site, Structure
 from tunewright.pieces.target_modules import TARGET_MODULES
+
+
+def uniform(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """[rows, columns] uniform in +-1/sqrt(columns): Kaiming's start with a = sqrt 5."""
+    bound = 1.0 / math.sqrt(columns)
+    return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
 
 
 class OnLayers(Method):

@@ -21,12 +21,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tunewright.methods.adapters.lora import LoRA
 from tunewright.models.deltas import WeightDecomposed
 from tunewright.pieces.low_rank import Start
+from tunewright.pieces.rank_stabilised import RankStabilised
 
 
-class DoRA(LoRA):
+class DoRA(RankStabilised):
     """LoRA for the direction of a weight's rows, and a trained length for each."""
 
     low_rank: ClassVar[bool] = False

@@ -13,25 +13,17 @@ Differs from PEFT in: no rank dropout and no module dropout; linear layers alone
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor
 
 from tunewright.contract.method import State, torch_generator
 from tunewright.models.deltas import Delta, Hadamard
 from tunewright.models.sites import Site
-from tunewright.pieces.on_layers import OnLayers
-
-
-def uniform(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """[rows, columns] uniform in +-1/sqrt(columns): Kaiming's start with a = sqrt 5."""
-    bound = 1.0 / math.sqrt(columns)
-    return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
+from tunewright.pieces.on_layers import OnLayers, uniform
 
 
 class LoHa(OnLayers):

@@ -23,10 +23,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from tunewright.contract.method import State, torch_generator
-from tunewright.methods.adapters.loha import uniform
 from tunewright.models.deltas import Delta, Kronecker
 from tunewright.models.sites import Site
-from tunewright.pieces.on_layers import OnLayers
+from tunewright.pieces.on_layers import OnLayers, uniform
 
 
 def split(size: int, factor: int | None = None) -> tuple[int, int]:

@@ -21,9 +21,9 @@ from pydantic import Field
 from torch import Tensor
 
 from tunewright.contract.method import State
-from tunewright.methods.adapters.lora import LoRA
 from tunewright.models.deltas import LowRankFixedA
 from tunewright.pieces.low_rank import Start
+from tunewright.pieces.rank_stabilised import RankStabilised
 
 DAMPING = 1e-8
 """Added to the diagonal of A A^T, as in PEFT."""
@@ -34,7 +34,7 @@ def projection(A: Tensor, scale: float) -> Tensor:
     return torch.linalg.pinv(A @ A.T + DAMPING * torch.eye(len(A), device=A.device)) / scale**2
 
 
-class LoRAFA(LoRA):
+class LoRAFA(RankStabilised):
     """LoRA whose A is frozen: B alone trains."""
 
     project: bool = Field(
