@@ -144,3 +144,21 @@ def test_rooms_count_every_parameter_once(family):
     roles = parameters_by_role(discover(model), dict(model.named_parameters()))
     assert sum(roles.values()) == sum(p.numel() for p in model.parameters())
     assert roles["attention"] and roles["mlp"]
+
+
+def test_parts_with_configs_of_their_own_say_their_own_heads_and_widths():
+    from transformers import CLIPConfig, CLIPModel
+
+    from tunewright.pieces.sublayers import check_parts, parts_of
+
+    one = {"num_hidden_layers": 1, "intermediate_size": 48, "projection_dim": 8}
+    text = {**one, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 40}
+    vision = {**one, "hidden_size": 24, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    structure = discover(model)
+    assert {s.name.split("_")[0]: (s.heads, s.out_features) for s in structure.head_outputs()} == {
+        "text": (4, 32),
+        "vision": (2, 24),
+    }
+    assert {s.name.split("_")[0]: s.size for s in structure.whole} == {"text": 32, "vision": 24}
+    check_parts(parts_of(model, structure), "any", attention=True, mlp=True)

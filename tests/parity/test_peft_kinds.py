@@ -293,6 +293,10 @@ def spoiled(folder: Path, **changes) -> Path:
         ("oft", {"coft": True}, "more than what OFT is read as .*coft"),
         ("oft", {"peft_version": "0.17.1"}, "a PEFT before 0.18"),
         ("oft", {"oft_block_size": 16}, "does not fit: oft_R"),
+        ("boft", {"boft_block_size": 4}, "the config says boft_block_size: 4, and the tensors of '.*' are of 8"),
+        ("boft", {"boft_n_butterfly_factor": 2}, "says boft_n_butterfly_factor: 2, and the tensors of '.*' are of 1"),
+        ("ia3", {"feedforward_modules": []}, "feedforward_modules leaves out '.*', whose factors are of its inputs"),
+        ("ia3", {"feedforward_modules": ["v_proj", "down_proj"]}, "names '.*v_proj', whose factors are of its outputs"),
         ("oft", {"target_modules": ["q_proj", "v_proj", "down_proj", "k_proj"]}, "k_proj"),
     ],
 )

@@ -68,9 +68,17 @@ def _config_dora(deltas: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_ia3(layer: Layer) -> InputScale | OutputScale:
-    t = layer.parts["ia3_l"]
-    if tuple(t.shape) == (1, layer.inputs) and (t.shape != (layer.outputs, 1) or _feed_forward(layer)):
-        return InputScale(t.flatten() - 1.0)
+    inner = _feed_forward(layer)
+    other = (layer.outputs, 1) if inner else (1, layer.inputs)
+    if tuple(layer.parts["ia3_l"].shape) == other != ((1, layer.inputs) if inner else (layer.outputs, 1)):
+        raise ModelError(
+            f"feedforward_modules {'names' if inner else 'leaves out'} '{layer.name}', whose factors are of its "
+            f"{'outputs' if inner else 'inputs'}",
+            where=layer.where,
+            remedy="bring back the adapter_config.json that belongs to these weights",
+        )
+    if inner:
+        return InputScale(layer.take("ia3_l", 1, layer.inputs).flatten() - 1.0)
     return OutputScale(layer.take("ia3_l", layer.outputs, 1).flatten() - 1.0)
 
 

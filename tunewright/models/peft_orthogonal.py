@@ -71,6 +71,14 @@ def _config_oft(deltas: Mapping[str, Any]) -> dict[str, Any]:
 def _read_boft(layer: Layer) -> Butterfly:
     t = layer.parts.get("boft_R", torch.zeros(0))
     m, b = (t.shape[0], t.shape[-1]) if t.dim() == 4 and len(t) and t.shape[-1] else (1, 4)
+    said = {"boft_block_size": b, "boft_block_num": layer.inputs // b, "boft_n_butterfly_factor": m}
+    for name, found in said.items():
+        if (layer.config.get(name) or found) != found:  # 0: whatever follows from the other
+            raise ModelError(
+                f"the config says {name}: {layer.config[name]}, and the tensors of '{layer.name}' are of {found}",
+                where=layer.where,
+                remedy="bring back the adapter_config.json that belongs to these weights",
+            )
     values = layer.take("boft_R", m, layer.inputs // b, b, b)
     return Butterfly(values, layer.take("boft_s", layer.outputs, 1).flatten() - 1.0)
 

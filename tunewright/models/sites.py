@@ -289,8 +289,7 @@ def discover(model: nn.Module) -> Structure:
             )
         )
     sites = _judged(model, sites, [name for name, *_ in block_names], tied)
-    width = _number(model, "hidden_size")
-    sites = _with_heads(model, sites, list(index_of), width)
+    sites = _with_heads(model, sites, list(index_of))
     blocks = []
     for name, stack, depth, length in block_names:
         k = index_of[name]
@@ -304,17 +303,30 @@ def discover(model: nn.Module) -> Structure:
         if parameters[n].dim() == 3 and min(parameters[n].shape) > 1 and n not in known
     )
     whole = [
-        Site(b.name, "block", "block", b.index, model.get_submodule(b.name), size=_width(b, width))
+        Site(
+            b.name,
+            "block",
+            "block",
+            b.index,
+            model.get_submodule(b.name),
+            size=_width(b, _number(model, "hidden_size", b.name)),
+        )
         for b in blocks
         if any(s.kind in ("linear", "conv1d") for s in b.sites)  # others have no states [B, L, D]: convolutions alone
     ]
     return Structure(tuple(blocks), tuple(sites), tied, stacked, tuple(whole))
 
 
-def _number(model: nn.Module, name: str) -> int:
-    """A whole number of the model's config; 0 where it says none, or one for each stage."""
-    value = getattr(getattr(model, "config", None), name, None)
-    return value if isinstance(value, int) else 0
+def _number(model: nn.Module, name: str, inside: str) -> int:
+    """A whole number of the config that is nearest to a module, its own or that of a part around it (a model of texts
+    and pictures has one for each); 0 where none says it, or one for each stage.
+    """
+    path = inside.split(".")
+    for k in range(len(path), -1, -1):
+        value = getattr(getattr(model.get_submodule(".".join(path[:k])), "config", None), name, None)
+        if isinstance(value, int):
+            return value
+    return 0
 
 
 def _width(block: Block, width: int) -> int:
@@ -323,18 +335,26 @@ def _width(block: Block, width: int) -> int:
     return width if width in norms or not norms else max(norms)
 
 
-def _with_heads(model: nn.Module, sites: list[Site], blocks: Sequence[str], width: int) -> list[Site]:
+def _with_heads(model: nn.Module, sites: list[Site], blocks: Sequence[str]) -> list[Site]:
     """The sites, those marked that heads' outputs enter: the last linear of an attention, which leads back to states.
 
     The number of heads is the config's; a layer whose sides do not fit it is left alone.
     """
-    heads = _number(model, "num_attention_heads")
+    heads = [_number(model, "num_attention_heads", b) for b in blocks]
+    widths = [_number(model, "hidden_size", b) for b in blocks]
     last: dict[str, Site] = {}
     for s in sites:
         if s.role == "attention" and s.kind in ("linear", "conv1d") and s.block is not None:
             last[_attention_of(model, s.name, blocks[s.block]) or s.name] = s
-    fit = {s.name for s in last.values() if heads and s.in_features % heads == 0 and s.out_features == width}
-    return [replace(s, heads=heads) if s.name in fit else s for s in sites]
+    fit = {
+        s.name: heads[s.block]
+        for s in last.values()
+        if s.block is not None
+        and heads[s.block]
+        and s.in_features % heads[s.block] == 0
+        and s.out_features == widths[s.block]
+    }
+    return [replace(s, heads=fit[s.name]) if s.name in fit else s for s in sites]
 
 
 def _judged(model: nn.Module, sites: list[Site], blocks: Sequence[str], tied: Mapping[str, str]) -> list[Site]:

@@ -33,7 +33,12 @@ from tunewright.pieces.on_layers import OnLayers
 class OFT(OnLayers):
     """Orthogonal blocks that turn a layer's input."""
 
-    block_size: PositiveInt = Field(32, description="inputs of a block that are turned together", examples=[4])
+    block_size: PositiveInt = Field(
+        32,
+        description="inputs of a block that are turned together; of a layer that it does not divide, the divisor "
+        "nearest to it, as PEFT takes",
+        examples=[4],
+    )
     block_share: bool = Field(False, description="one block for all places of a layer's input", examples=[True])
     use_cayley_neumann: bool = Field(True, description="a short series in the place of an inverse", examples=[False])
     num_cayley_neumann_terms: int = Field(5, ge=2, description="terms of the series", examples=[2])
