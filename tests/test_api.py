@@ -17,7 +17,19 @@ import tunewright
 from tests import small, tiny
 from tests.running import HERE
 
-FUNCTIONS = ("check", "compare", "load_recipe", "merge", "methods", "open_run", "plan", "resume", "run", "tune")
+FUNCTIONS = (
+    "check",
+    "compare",
+    "load_recipe",
+    "merge",
+    "methods",
+    "open_run",
+    "plan",
+    "resume",
+    "run",
+    "suggest",
+    "tune",
+)
 SETS = ["stages.0.budget.steps=2", "measurement.strengths=[1]"]
 TAG = "<script>alert(1)</script>"
 
@@ -64,8 +76,8 @@ def test_each_is_a_function_that_says_what_it_takes(name: str) -> None:
 
 
 def test_the_names_are_all_there_and_nothing_else_is_promised() -> None:
-    classes = {"CheckResult", "Comparison", "Merged", "RunPlan", "Recipe", "Result", "Run", "TuneResult"}
-    classes |= {"TunewrightError"}
+    classes = {"CheckResult", "Comparison", "Merged", "RunPlan", "Recipe", "Result", "Run", "Suggestion"}
+    classes |= {"TuneResult", "TunewrightError"}
     assert set(tunewright.__all__) == {*FUNCTIONS, *classes, "__version__"}
     assert all(getattr(tunewright, n) is not None for n in tunewright.__all__) and set(tunewright.__all__) <= {
         *dir(tunewright)

@@ -77,6 +77,7 @@ def test_run_prints_steps_and_then_its_report(place: Path) -> None:
 CALLS: list[tuple[str, list[str]]] = [
     ("plan", ["lora.yaml"]),
     ("check", ["lora.yaml"]),
+    ("suggest", ["lora.yaml"]),
     ("init", ["base", "train.jsonl", "--out", "begun.yaml"]),
     ("tune", ["lora.yaml", "--trials", "2", "--minutes", "0"]),
     ("measure", ["base", "runs/lora", "--data", "test.jsonl"]),

@@ -1,8 +1,9 @@
 """Tunewright adapts a pre-trained model with any published method and shows what it gained, lost and cost.
 
-Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `tune`, `compare`,
-`merge`, `open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does and shows itself
-in a notebook. Importing the package imports nothing heavy: each function imports what it needs when it is called.
+Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `suggest`, `tune`,
+`compare`, `merge`, `open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does and
+shows itself in a notebook. Importing the package imports nothing heavy: each function imports what it needs when it is
+called.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tunewright.machine.waiting import wait_asleep
 if TYPE_CHECKING:
     from tunewright.compare.arms import ArmLike
     from tunewright.compare.result import Comparison as Comparison
+    from tunewright.compare.suggesting import Suggestion as Suggestion
     from tunewright.finished.run import Run as Run
     from tunewright.planning.check import CheckResult as CheckResult
     from tunewright.planning.plan import RunPlan as RunPlan
@@ -39,6 +41,7 @@ __all__ = [
     "Recipe",
     "Result",
     "Run",
+    "Suggestion",
     "TuneResult",
     "TunewrightError",
     "__version__",
@@ -51,6 +54,7 @@ __all__ = [
     "plan",
     "resume",
     "run",
+    "suggest",
     "tune",
 ]
 
@@ -62,6 +66,7 @@ _CLASSES = {
     "Recipe": "tunewright.recipe",
     "Result": "tunewright.runs.result",
     "Run": "tunewright.finished.run",
+    "Suggestion": "tunewright.compare.suggesting",
     "TuneResult": "tunewright.trials.tune",
 }
 
@@ -127,6 +132,19 @@ def check(
     from tunewright.planning.check import check_recipe
 
     return check_recipe(recipe, sets=sets, clean=Path(clean) if clean is not None else None)
+
+
+def suggest(
+    recipe: Recipe | str | Path | Mapping[str, Any], *, sets: Sequence[str] = (), memory: int | None = None
+) -> Suggestion:
+    """Which methods a recipe's model, task and rows allow, how much each trains, and what the claims say of it.
+
+    Reads no weights. `memory`: bytes to train in (default: this machine's). What a recipe's own methods refuse is no
+    error here; others are those of `check`.
+    """
+    from tunewright.compare.suggesting import suggest as find
+
+    return find(recipe, sets=sets, memory=memory)
 
 
 def tune(

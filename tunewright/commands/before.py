@@ -1,4 +1,4 @@
-"""Verbs that are asked before a run: plan, check and init."""
+"""Verbs that are asked before a run: plan, check, suggest and init."""
 
 from __future__ import annotations
 
@@ -49,6 +49,30 @@ def check(
         checking.show(checked.report, checked.written)
     if not checked.ok:
         raise typer.Exit(checked.code)
+
+
+@examples(
+    "tunewright suggest recipe.yaml",
+    "tunewright suggest recipe.yaml --memory 8GB",
+)
+def suggest(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="memory to train in: 8GB, 24GiB (default: this machine's)")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which methods a recipe's model and rows allow, what each trains, what was shown of it, what to compare."""
+    from tunewright.compare import suggest_page
+    from tunewright.compare.suggesting import suggest as find
+    from tunewright.weights.write import size_of
+
+    found = find(recipe, sets=set_ or [], memory=None if memory is None else size_of(memory, "--memory"))
+    if as_json:
+        show({**found.to_json(), "command": found.command(str(recipe))}, as_json)
+    else:
+        suggest_page.show(found, recipe)
 
 
 @examples(

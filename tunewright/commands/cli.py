@@ -157,6 +157,7 @@ VERBS = (
     running.resume,
     before.plan,
     before.check,
+    before.suggest,
     tuning.tune,
     comparing.compare,
     measuring.measure,

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from tunewright.catalogue.annotations import bounds, inner_types, type_name
 from tunewright.catalogue.slot_pages import contract_page
+from tunewright.commands.choosing_page import choosing_page
 from tunewright.commands.cli import CODES
 from tunewright.commands.json_page import json_page
 from tunewright.commands.methods_page import methods_page
@@ -153,6 +154,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "papers.md": papers_page,
     "tasks.md": tasks_page,
     "packs.md": packs_page,
+    "choosing.md": choosing_page,
 }
 """File name under docs/ -> what makes its text."""
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter
 
+from tunewright.compare.suggested import Candidate, Refused
 from tunewright.contract.records import Problem
 from tunewright.data.check import Notice, SourceReport
 from tunewright.data.view import Token
@@ -86,6 +87,20 @@ class Check(Answer):
     refusals: list[str] = Field(description="what ends a run beside bad rows")
     cautions: list[str]
     written: list[str] = Field(description="files of --clean")
+
+
+class Suggested(Answer):
+    """`suggest`: methods that a recipe's model and rows allow, fewest trained numbers first, and what to compare."""
+
+    model: str
+    parameters: int
+    task: str
+    rows: int = Field(description="that are trained on")
+    memory: int | None = Field(description="bytes that were reckoned with")
+    candidates: list[Candidate]
+    refused: list[Refused] = Field(description="what cannot be used, and what it says")
+    compare: list[str] = Field(description="the few of them to compare")
+    command: str = Field(description="the comparison")
 
 
 class Tuned(Answer):
@@ -308,6 +323,7 @@ TYPES: dict[str, Any] = {
     "resume": "tunewright.report.schema:Report",
     "plan": Plan,
     "check": Check,
+    "suggest": Suggested,
     "tune": Tuned,
     "compare": "tunewright.compare.result:Comparison",
     "measure": "tunewright.paired.result:Pair",

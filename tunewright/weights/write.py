@@ -234,11 +234,11 @@ class Staging:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def size_of(text: str) -> int:
-    """Bytes of "5GB", "500MB", "2GiB". RecipeError for anything else."""
+def size_of(text: str, where: str = "shard size") -> int:
+    """Bytes of "5GB", "500MB", "2GiB". RecipeError for anything else, which stood at `where`."""
     import re
 
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG])(i?)B\s*", text)
     if match is None or not float(match[1]):
-        raise RecipeError(f"'{text}' is no size", where="shard size", remedy="write for example 5GB or 500MB")
+        raise RecipeError(f"'{text}' is no size", where=where, remedy="write for example 5GB or 500MB")
     return math.ceil(float(match[1]) * (1024 if match[3] else 1000) ** " KMG".index(match[2]))

@@ -1,0 +1,70 @@
+"""What a suggestion holds: plain figures, without how they are found or shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A claim that was run: its `name` as in docs/claims.md, at which `scale` ("nano" or "real"), and what came of
+    it.
+    """
+
+    name: str
+    scale: str
+    verdict: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method that can be used. `trains`: numbers, new heads not counted (None: it counts only on the weights
+    themselves); `state`: bytes of gradients and Adam's moments for them.
+    """
+
+    name: str
+    summary: str
+    trains: int | None
+    state: int | None
+    fits: bool
+    folds: bool
+    quantised: bool
+    evidence: list[Evidence] = field(default_factory=list)
+
+    @property
+    def shown(self) -> list[Evidence]:
+        """The headline claims that hold, those on real bases first; a claim about a part of it is named NAME--PART."""
+        return [e for e in self.evidence if e.verdict == "holds" and "--" not in e.name]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A method that cannot be used with this recipe, and what it says."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SuggestionFigures:
+    """What can be used, fewest trained numbers first, what cannot, and what to compare. `parameters` of the model;
+    `memory`: bytes that were reckoned with.
+    """
+
+    model: str
+    parameters: int
+    task: str
+    rows: int
+    memory: int | None
+    candidates: list[Candidate]
+    refused: list[Refused]
+    compare: list[str]
+
+    def command(self, recipe: str = "recipe.yaml") -> str:
+        """The comparison that would settle it."""
+        return f"tunewright compare {recipe} --methods {','.join(self.compare)} --seeds 5 --tune --race"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
