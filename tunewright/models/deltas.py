@@ -40,6 +40,7 @@ from tunewright.models.shared_projections import SharedProjections
 from tunewright.models.sites import Site
 from tunewright.models.slices import Slice
 from tunewright.models.sparse_low_rank import LowRankSparse
+from tunewright.models.tucker import Tucker
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "Routed",
     "SharedProjections",
     "Sparse",
+    "Tucker",
     "WeightDecomposed",
     "attach",
     "check_form",
@@ -257,7 +259,7 @@ FORMS[Slice.form] = Slice
 
 _OWN: tuple[type[Delta], ...] = (
     *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
-    *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly),
+    *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly, Tucker),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
     *(Routed, PerTask),
 )
