@@ -40,6 +40,7 @@ from tunewright.models.shared_projections import SharedProjections
 from tunewright.models.sites import Site
 from tunewright.models.slices import Slice
 from tunewright.models.sparse_low_rank import LowRankSparse
+from tunewright.models.split_bottleneck import SplitBottleneck
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
 __all__ = [
@@ -259,7 +260,7 @@ _OWN: tuple[type[Delta], ...] = (
     *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
     *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
-    *(Routed, PerTask),
+    *(Routed, PerTask, SplitBottleneck),
 )
 FORMS.update({c.form: c for c in _OWN})
 
