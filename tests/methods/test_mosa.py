@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from tunewright.models import delta_format
 from tunewright.models.adapted import Adapted
 from tunewright.models.bottlenecks import Inserted
 from tunewright.models.deltas import rename
+from tunewright.models.recompute import recomputing
 from tunewright.models.split_bottleneck import SplitBottleneck, split
 from tunewright.tasks import get_task
+from tunewright.training.train import Loop
 
 SMALL = {"bottleneck_size": 6, "scaling": 1.0}
 
@@ -33,19 +36,16 @@ def merged(adapted: Adapted) -> dict[str, Inserted]:
     return {n: d for n, by in adapted.deltas().items() for d in by.values() if type(d) is Inserted}
 
 
-@pytest.fixture
-def draws(monkeypatch):
-    """The experts that were drawn, in order."""
-    seen, real = [], torch.randint
+class Drawn:
+    """Listens to a run: what each step drew, block by block, (first pass, second pass)."""
 
-    def spy(high, size, **given):
-        out = real(high, size, **given)
-        if tuple(size) == ():
-            seen.append(int(out))
-        return out
+    def __init__(self, run: Run):
+        self.held, self.steps = list(experts(run).values()), []
+        self.note()
+        run.stage = replace(run.stage, listen=lambda *_: self.note())
 
-    monkeypatch.setattr(torch, "randint", spy)
-    return seen
+    def note(self):
+        self.steps.append([tuple(d.drawn.tolist()) for d in self.held])
 
 
 class Copies:
@@ -79,14 +79,15 @@ def hang(model, copies: list[Copies], now: list):
         layer.mlp.register_forward_hook(beside)
 
 
-def test_three_steps_are_those_of_whole_copies_with_masked_gradients(draws):
+def test_three_steps_are_those_of_whole_copies_with_masked_gradients():
     rows = text_rows()
     run = Run({"mosa": MoSA(**SMALL, dropout=0.0, consistency=2.0)}, sources={"new": rows}, steps=3, eps=1e-3)
     model, task, cursor = tiny.llama(), get_task("text-generation"), Cursor({"new": rows})
     copies, now = [Copies(d) for d in experts(run).values()], [None, None]
+    draws = Drawn(run)
     run.train()
     run.adapted.model.eval()
-    assert len(draws) == 3 * 2 * 2 and len(set(draws)) > 1, "one expert a block and pass"
+    assert len({e for s in draws.steps for pair in s for e in pair}) > 1
 
     model.requires_grad_(False)
     hang(model, copies, now)
@@ -95,7 +96,7 @@ def test_three_steps_are_those_of_whole_copies_with_masked_gradients(draws):
     for step in range(3):
         batch, z = task.collate([row for row, _ in cursor.next_batch()], False, seed=0), []
         for part in range(2):
-            now[:] = draws[4 * step + 2 * part :][:2]
+            now[:] = [pair[part] for pair in draws.steps[step]]
             z.append(task.forward(model, batch).logits)
         p, q = (torch.softmax(x, -1) for x in z)
         kl = F.kl_div(p.log(), q.detach(), reduction="none").sum(-1) + F.kl_div(
@@ -132,19 +133,54 @@ def test_the_groups_share_nothing_and_fill_the_matrix():
     assert not torch.equal(first, second), "each block is cut on its own"
 
 
-def test_an_expert_that_was_not_drawn_stays_and_the_rest_of_the_model_too(draws):
+def test_an_expert_that_was_not_drawn_stays_and_the_rest_of_the_model_too():
     run = Run({"mosa": MoSA(**SMALL, consistency=0.0)}, steps=1)
     before = {n: p.detach().clone() for n, p in run.adapted.delta_parameters().items()}
     base = {n: p.detach().clone() for n, p in run.adapted.base_parameters().items()}
     held = experts(run)
+    first = Drawn(run).steps[0]
     run.train()
-    assert len(draws) == 2, "one pass without the consistency"
-    for (name, delta), drawn in zip(held.items(), draws, strict=True):
+    for (name, delta), (drawn, _) in zip(held.items(), first, strict=True):
         for e in range(4):
             moved = not torch.equal(delta.values[e], before[f"{name}.delta.mosa.values.{e}"])
             assert moved == (e == drawn), (name, e)
             assert bool(delta.biases[e].detach().any()) == (e == drawn)
     assert all(torch.equal(p, base[n]) for n, p in run.adapted.base_parameters().items())
+
+
+def test_draws_are_new_each_step_even_over_experts_and_the_same_for_a_seed():
+    def drawn(seed):
+        run = Run({"mosa": MoSA(**SMALL)}, steps=40)
+        run.methods.on("objective")[0].state.data["seed"] = seed
+        draws = Drawn(run)
+        run.train()
+        return draws.steps[1:]  # the first was drawn at set-up
+
+    one = drawn(1)
+    assert one == drawn(1) != drawn(2)
+    for place in (0, 1):
+        counts = torch.bincount(torch.tensor([pair[place] for s in one for pair in s]), minlength=4)
+        assert int(counts.min()) >= 10, "80 draws of 4"
+    assert sum(pair[0] == pair[1] for s in one for pair in s) < 40, "the passes draw apart"
+
+
+def test_a_block_that_is_computed_again_runs_the_expert_of_its_own_pass():
+    found = []
+    for on in (False, True):
+        run = Run({"mosa": MoSA(**SMALL, dropout=0.0)}, steps=1)
+        for d in experts(run).values():
+            d.drawn.copy_(torch.tensor([1, 2]))
+            for i, v in enumerate(d.values):
+                v.data = torch.randn(v.shape, generator=torch.Generator().manual_seed(i))
+        loop = Loop(run.stage)
+        run.adapted.model.train()
+        with recomputing(run.adapted.model, on):
+            loop.gradients(loop.take()[0])
+        found.append({n: g.clone() for n, g in loop.trained.gradients().items()})
+    assert found[0].keys() == found[1].keys()
+    assert {n.split(".")[-1] for n in found[0] if "values" in n} == {"1", "2"}
+    for n, g in found[0].items():
+        torch.testing.assert_close(g, found[1][n], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", BASES)

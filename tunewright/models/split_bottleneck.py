@@ -1,23 +1,54 @@
 """A bottleneck whose way up is split into experts, one of which runs in a training forward.
 
-    A(h) = c (U_e drop(f(D h + b)) + u_e),    D [a, d], U_e [out, a], u_e [out],  e drawn for each forward
+    A(h) = c (U_e drop(f(D h + b)) + u_e),    D [a, d], U_e [out, a], u_e [out],  e = drawn[pass]
     evaluated:  U = (1/E) sum_e U_e,  u = (1/E) sum_e u_e,  no dropout
 
 The entries of U are cut into E groups of equal size (to one entry) that share none: expert e has the values of its own
 group and zeros elsewhere. So E experts hold as many weights as one bottleneck does. An expert that was not drawn has no
 gradient at all, so that no optimizer moves it. `merged` is the plain bottleneck that evaluation runs.
+
+A step may run the model in two passes, each with experts of its own: what runs inside `second_pass()` is the second. A
+block that is computed again in the backward pass finds the pass of its own forward (`models/context.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunewright.models import context
 from tunewright.models.bottlenecks import ACTIVATIONS, Inserted
 from tunewright.models.sites import Site
+
+PASSES = 2
+NOTE = "split-bottleneck's pass"
+_pass: ContextVar[int] = ContextVar("tunewright_split_pass", default=0)
+
+
+@contextmanager
+def second_pass() -> Iterator[None]:
+    """Inside, forwards are a step's second pass."""
+    token = _pass.set(1)
+    try:
+        yield
+    finally:
+        _pass.reset(token)
+
+
+def present_pass() -> int:
+    """0 or 1: the pass of the present forward, noted of its rows when its first layer asks."""
+    now = context.told()
+    if now is None:
+        return _pass.get()
+    if NOTE not in now.notes:
+        now.note(NOTE, torch.tensor(_pass.get()))
+    return int(now.notes[NOTE][0])
 
 
 def split(size: int, experts: int, generator: torch.Generator) -> Tensor:
@@ -30,17 +61,21 @@ def split(size: int, experts: int, generator: torch.Generator) -> Tensor:
 
 
 class SplitBottleneck(Inserted):
-    """A bottleneck with experts in the place of `up` and `up_bias`; `owner` [out * a] names each entry's expert."""
+    """A bottleneck with experts in the place of `up` and `up_bias`; `owner` [out * a] names each entry's expert, and
+    `drawn` [2] who runs in each pass.
+    """
 
     form = "split-bottleneck"
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
     owner: Tensor
+    drawn: Tensor
 
     def __init__(self, module: nn.Module, down: Tensor, owner: Tensor, experts: int, **form: Any):
         outputs = owner.numel() // len(down)
         super().__init__(module, down, torch.zeros(outputs, len(down)), biased=True, **form)
         del self.up, self.up_bias
         self.register_buffer("owner", owner)
+        self.register_buffer("drawn", torch.zeros(PASSES, dtype=torch.int64))
         counts = torch.bincount(owner, minlength=experts).tolist()
         self.values = nn.ParameterList([torch.zeros(n) for n in counts])
         self.biases = nn.ParameterList([torch.zeros(outputs) for _ in range(experts)])
@@ -71,8 +106,7 @@ class SplitBottleneck(Inserted):
             return F.linear(low, *self.mean()) * self.factor
         if self.dropout:
             low = F.dropout(low, self.dropout)
-        # the CPU's generator, as for dropout: a stage saves it, and a block that is computed again draws the same
-        e = int(torch.randint(self.experts, ()))
+        e = int(self.drawn[present_pass()])
         return F.linear(low, self.expert(e), self.biases[e]) * self.factor
 
     def merged(self) -> Inserted:

@@ -6,8 +6,8 @@ An adapter stands beside each block's feed-forward part and reads what this part
     A(h) = c (U_e drop(gelu(D h + b)) + u_e),     D [a, d] shared, U_e [d, a], u_e [d],   e of 1 .. E
 
 The entries of U are cut at random into E equal groups; expert e trains the entries of its group (and a bias u_e), and
-the others of U_e are zero. Every forward draws e anew in every block; what is not drawn has no gradient, so that its
-moments wait. Each step runs the model twice, with draws z1 and z2 [S, C] of the logits, and minimises for each target
+the others of U_e are zero. Every step draws e anew in every block for each of two passes; what is not drawn has no
+gradient, so that its moments wait. The passes give logits z1 and z2 [S, C], and what is minimised is for each target
 
     cross-entropy(z1) + consistency (KL(sg p2 || p1) + KL(sg p1 || p2)) / 2,      p = softmax z, sg: no gradient
 
@@ -23,8 +23,9 @@ Costs two forwards and their backward passes a step, though the paper speaks of 
 0 it is one). Does not fold.
 Raises MethodError for more experts than U has entries, and for a model without blocks of a dense feed-forward part.
 
-Differs from the paper in: D is always shared and dense (the authors' hierarchical strategy, which all their scripts
-use); the adapter reads the states behind the block's own norm (there: behind a norm of its own, which trains).
+Differs from the paper in: micro-batches of a step draw alike; D is always shared and dense (the authors' hierarchical
+strategy, which all their scripts use); the adapter reads the states behind the block's own norm (there: behind a norm
+of its own, which trains).
 Source: Theia-4869/MoSA, src/models/vit_adapter/vit_mosa.py, src/utils/pruner.py, src/engine/trainer.py and its scripts.
 """
 
@@ -45,7 +46,7 @@ from tunewright.models import deltas
 from tunewright.models.adapted import Adapted
 from tunewright.models.bottlenecks import Tap
 from tunewright.models.sites import Site
-from tunewright.models.split_bottleneck import SplitBottleneck, split
+from tunewright.models.split_bottleneck import PASSES, SplitBottleneck, second_pass, split
 from tunewright.pieces.insertion import lora_start
 from tunewright.pieces.sublayers import check_parts, parts_of
 
@@ -83,8 +84,7 @@ class MoSA(Method):
     )
     learning_rates: ClassVar[Mapping[str, float]] = {"": 8e-4}
     papers: ClassVar[tuple[str, ...]] = ("mosa",)
-    # one expert: the suite compares whole batches with micro-batches, which draw experts of their own
-    conformance: ClassVar[dict[str, object]] = {"experts": 1, "bottleneck_size": 8, "dropout": 0.3}
+    conformance: ClassVar[dict[str, object]] = {"bottleneck_size": 8, "dropout": 0.0}
 
     def setup(self, run: Setup) -> State:
         found = parts_of(run.adapted.model, run.structure)
@@ -97,7 +97,7 @@ class MoSA(Method):
                 where="mosa.experts",
                 remedy=f"write at most {least}",
             )
-        return State(reads={p.last: p.first for p in parts})
+        return State(reads={p.last: p.first for p in parts}, seed=run.rng.getrandbits(31))
 
     def attach(self, site: Site, state: State, rng: random.Random) -> Tap | SplitBottleneck | None:
         reads: Mapping[str, str] = state.data["reads"]
@@ -107,7 +107,7 @@ class MoSA(Method):
             return None
         generator, size = torch_generator(rng), site.out_features
         down, up = lora_start(self.bottleneck_size, size, size, generator)
-        return SplitBottleneck(
+        made = SplitBottleneck(
             site.module,
             down,
             split(up.numel(), self.experts, generator),
@@ -118,13 +118,23 @@ class MoSA(Method):
             source=reads[site.name],
             dropout=self.dropout,
         )
+        made.drawn.copy_(self._draw(state, site.name, 0))
+        return made
 
     def objective(self, outputs: Outputs, batch: Batch, forward: Callable[..., Outputs]) -> Loss:
         own = -outputs.log_probs()
         if not self.consistency:
             return Loss(own)
-        apart = disagreement(outputs.logits, forward(batch).logits)
+        with second_pass():
+            again = forward(batch)
+        apart = disagreement(outputs.logits, again.logits)
         return Loss(own + self.consistency * apart, logs={"disagreement": apart})
+
+    def after_step(self, step: int, adapted: Adapted, state: State) -> None:
+        for site in adapted.structure.sites:
+            for delta in deltas.deltas_of(site).values():
+                if isinstance(delta, SplitBottleneck):
+                    delta.drawn.copy_(self._draw(state, site.name, step))
 
     def end_task(self, adapted: Adapted) -> None:
         for site in adapted.structure.every_site:
@@ -134,3 +144,8 @@ class MoSA(Method):
                         plain = delta.merged()
                     deltas.detach(site, name)
                     deltas.attach(site, name, plain)
+
+    def _draw(self, state: State, site: str, step: int) -> Tensor:
+        """The experts of a site in a step's passes: the same however its rows are split, and after a resume."""
+        rng = random.Random(f"{state.data['seed']}/{site}/{step}")
+        return torch.tensor([rng.randrange(self.experts) for _ in range(PASSES)])
