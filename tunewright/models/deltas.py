@@ -29,6 +29,7 @@ from tunewright.models.delta_forms import (
 )
 from tunewright.models.dora import WeightDecomposed
 from tunewright.models.factor_products import Hadamard, Kronecker
+from tunewright.models.kernel_sparse import KernelSparse
 from tunewright.models.lowrank import low_rank
 from tunewright.models.nested_bits import NestedBits
 from tunewright.models.per_task import PerTask
@@ -260,7 +261,7 @@ _OWN: tuple[type[Delta], ...] = (
     *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
     *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
-    *(Routed, PerTask, SplitBottleneck),
+    *(Routed, PerTask, SplitBottleneck, KernelSparse),
 )
 FORMS.update({c.form: c for c in _OWN})
 
