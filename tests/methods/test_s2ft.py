@@ -10,9 +10,10 @@ from tests import tiny
 from tests.methods.driving import Cursor, Run, assert_resumes, logits, text_rows
 from tests.methods.selecting import BASES, gradient_numbers, rows_for, state_numbers
 from tunewright.errors import MethodError
-from tunewright.methods.parameter_selection.s2ft import S2FT, mlp_pair, units_of
+from tunewright.methods.parameter_selection.s2ft import S2FT, units_of
 from tunewright.models.agreement import agrees
 from tunewright.models.slices import Slice
+from tunewright.pieces.sublayers import mlp_pair
 from tunewright.tasks import get_task
 
 

@@ -29,6 +29,7 @@ from tunewright.models.delta_forms import (
 )
 from tunewright.models.dora import WeightDecomposed
 from tunewright.models.factor_products import Hadamard, Kronecker
+from tunewright.models.kernel_sparse import KernelSparse
 from tunewright.models.lowrank import low_rank
 from tunewright.models.nested_bits import NestedBits
 from tunewright.models.per_task import PerTask
@@ -40,6 +41,7 @@ from tunewright.models.shared_projections import SharedProjections
 from tunewright.models.sites import Site
 from tunewright.models.slices import Slice
 from tunewright.models.sparse_low_rank import LowRankSparse
+from tunewright.models.split_bottleneck import SplitBottleneck
 from tunewright.models.tucker import Tucker
 from tunewright.models.wide_forms import Bias, Bottleneck, InputEdit, PositionEdit
 
@@ -261,7 +263,7 @@ _OWN: tuple[type[Delta], ...] = (
     *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
     *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly, Tucker),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
-    *(Routed, PerTask),
+    *(Routed, PerTask, SplitBottleneck, KernelSparse),
 )
 FORMS.update({c.form: c for c in _OWN})
 

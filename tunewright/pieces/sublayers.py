@@ -56,6 +56,17 @@ def parts_of(model: nn.Module, structure: Structure) -> dict[int, Parts]:
     return {b.index: _parts(b, seen) for b in structure.blocks}
 
 
+def mlp_pair(block: Block) -> tuple[Site, Site] | None:
+    """(up, down) of a block's MLP: down leads back to the states' width from as many channels as up gives."""
+    inside = [s for s in block.sites if s.role == "mlp" and s.kind in ("linear", "conv1d") and not s.unfit]
+    for down in reversed(inside):
+        into = [s for s in inside if (s.out_features, s.in_features) == (down.in_features, down.out_features)]
+        ups = [s for s in into if s is not down and inside.index(s) < inside.index(down)]
+        if ups:
+            return ups[-1], down
+    return None
+
+
 def check_parts(found: dict[int, Parts], method: str, attention: bool, mlp: bool) -> None:
     """MethodError where a block lacks a part that is asked for."""
     wanted = {"an attention": attention, "a feed-forward part": mlp}

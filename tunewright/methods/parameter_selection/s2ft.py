@@ -34,8 +34,9 @@ from torch import Tensor
 
 from tunewright.contract.method import Method, Setup, State
 from tunewright.errors import MethodError
-from tunewright.models.sites import Block, Site, Structure
+from tunewright.models.sites import Site, Structure
 from tunewright.models.slices import Slice
+from tunewright.pieces.sublayers import mlp_pair
 
 VALUES = ("v_proj", "value", "v_lin", "v")
 """What layers that give an attention's values are called."""
@@ -46,17 +47,6 @@ PARTS = {
     "v_ratio": ("out", "layers of an attention's values alone"),
 }
 """What each ratio draws from: the side that is sliced, and the layers in words."""
-
-
-def mlp_pair(block: Block) -> tuple[Site, Site] | None:
-    """(up, down) of a block's MLP: down leads back to the states' width from as many channels as up gives."""
-    inside = [s for s in block.sites if s.role == "mlp" and s.kind in ("linear", "conv1d") and not s.unfit]
-    for down in reversed(inside):
-        into = [s for s in inside if (s.out_features, s.in_features) == (down.in_features, down.out_features)]
-        ups = [s for s in into if s is not down and inside.index(s) < inside.index(down)]
-        if ups:
-            return ups[-1], down
-    return None
 
 
 def units_of(structure: Structure, part: str) -> dict[str, int]:
