@@ -11,6 +11,7 @@ import typer
 from tunewright.commands.options import JsonOption, QuietOption, RecipeArgument, RunArgument, SetOption, examples
 
 if TYPE_CHECKING:
+    from tunewright.runs.adapters import AdaptersResult
     from tunewright.runs.result import Result
 
 
@@ -28,8 +29,14 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the base, train, measure again, and report."""
+    from tunewright.recipe.adapters import lists_adapters
     from tunewright.runs.run import run as start
 
+    if lists_adapters(recipe):
+        from tunewright.runs.adapters import run as start_all
+
+        _show_all(start_all(recipe, out, sets=set_ or [], quiet=quiet, json=as_json), as_json)
+        return
     _show(start(recipe, out, sets=set_ or [], quiet=quiet, json=as_json), as_json)
 
 
@@ -44,11 +51,27 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run that was stopped, from its last whole checkpoint."""
+    from tunewright.recipe.adapters import lists_adapters
     from tunewright.runs.run import resume as go_on
 
+    if lists_adapters(folder / "recipe.yaml"):
+        from tunewright.runs.adapters import resume as go_on_with_all
+
+        all_of_them = go_on_with_all(folder, verify=verify, quiet=quiet, json=as_json)
+        if all_of_them is not None:
+            _show_all(all_of_them, as_json)
+        return
     finished = go_on(folder, verify=verify, quiet=quiet, json=as_json)
     if finished is not None:
         _show(finished, as_json)
+
+
+def _show_all(result: AdaptersResult, as_json: bool) -> None:
+    """Print what became of each of several adapters."""
+    if as_json:
+        print(json.dumps(result.summary.to_json(), ensure_ascii=False))
+    else:
+        result.summary.show(result.folder)
 
 
 def _show(result: Result, as_json: bool) -> None:
