@@ -183,21 +183,32 @@ def check_site(site: Site, form: type[Delta]) -> None:
         )
 
 
+def is_open(module: nn.Module) -> bool:
+    """Whether deltas can hang on a module, or do."""
+    return hasattr(module, "delta")
+
+
+def open_site(site: Site) -> None:
+    """Exchange a site's class for one whose forward adds deltas, of which there are none yet."""
+    module: Any = site.module
+    base, block = type(module), site.kind == "block"
+    if base not in _CLASSES:
+        forward = _block_forward(base) if block else _forward(base)
+        _CLASSES[base] = type(base.__name__, (base,), {"forward": forward, "__module__": base.__module__})
+    module.tunewright_base = base
+    module.tunewright_transposed = site.kind == "conv1d"
+    plain = not block and type(module.weight.data) is Tensor
+    module.tunewright_plain = plain and type(module).__name__ in ("Linear", "Conv1D")
+    module.__class__ = _CLASSES[base]
+    module.delta = DeltaStack()
+
+
 def attach(site: Site, name: str, delta: Delta) -> None:
     """Hang `delta` on a site under `name`. Raises MethodError when the form cannot take the site."""
     check_site(site, type(delta))
     module: Any = site.module
-    if not hasattr(module, "delta"):
-        base, block = type(module), site.kind == "block"
-        if base not in _CLASSES:
-            forward = _block_forward(base) if block else _forward(base)
-            _CLASSES[base] = type(base.__name__, (base,), {"forward": forward, "__module__": base.__module__})
-        module.tunewright_base = base
-        module.tunewright_transposed = site.kind == "conv1d"
-        plain = not block and type(module.weight.data) is Tensor
-        module.tunewright_plain = plain and type(module).__name__ in ("Linear", "Conv1D")
-        module.__class__ = _CLASSES[base]
-        module.delta = DeltaStack()
+    if not is_open(module):
+        open_site(site)
     if name in module.delta:
         raise MethodError(f"site '{site.name}' already has a delta named '{name}'")
     module.delta[name] = delta.to(site.device)

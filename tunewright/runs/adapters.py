@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunewright.errors import CheckpointError, Interrupted, MethodError, TunewrightError
 from tunewright.files.checkpoint import write_json
@@ -25,11 +26,16 @@ from tunewright.runs.progress import Screen
 from tunewright.runs.result import Result
 from tunewright.runs.run import interrupted, note_resumed, note_start
 from tunewright.runs.run import resume as resume_one
+from tunewright.runs.shared import SharedBase
 from tunewright.runs.work import Work
+from tunewright.training.joint import Joint, alone, why_not
 
 if TYPE_CHECKING:
+    from tunewright.models.adapted import Adapted
+    from tunewright.training.stepping import Due
     from tunewright.training.train import Loop
 
+R = TypeVar("R")
 SUMMARY = "adapters.json"
 BEGAN_WITH = "recipe"
 """Key of progress.json: a hash of the recipe that the run began with."""
@@ -129,13 +135,30 @@ def trains_base(name: str, what: str, where: str | None) -> MethodError:
 
 @dataclass
 class _Member:
-    """One adapter while it trains: `steps` pauses where its loop's next step is due."""
+    """One adapter while it trains: `steps` pauses where its loop's next step is due. `shares`: whether it can share
+    forwards, None before that was asked.
+    """
 
     name: str
     work: Work
     steps: Generator[Loop, None, list[str]]
     loop: Loop | None = None
+    shares: bool | None = None
     away: float = field(default_factory=time.perf_counter)
+
+
+@dataclass
+class _Group:
+    """Adapters that share forwards."""
+
+    members: list[_Member]
+    joint: Joint
+
+
+def _end_step(due: Due, record: dict[str, Any] | None, loop: Loop) -> dict[str, Any]:
+    """End a step whose gradients are there (`record`), or are computed now, by the loop alone."""
+    loop.done = loop.end_step(due, record if record is not None else alone(loop, due))
+    return loop.done
 
 
 class _Named(Screen):
@@ -176,7 +199,8 @@ class _Several:
         self.failed: dict[str, TunewrightError] = {}
         self.stopped: list[str] = []
         self.stop_requested = False
-        self.steps: dict[str, int] = {}
+        self.base = SharedBase()
+        self.groups: dict[int, _Group] = {}
 
     def run(self) -> AdaptersResult:
         """Train all that are not finished, and report."""
@@ -202,9 +226,8 @@ class _Several:
     def _members(self, held: ExitStack) -> list[_Member]:
         """The adapters that are not finished, each with its parts; locks are held until `held` ends."""
         from tunewright.runs import begun
-        from tunewright.runs.shared import SharedBase
 
-        base, members = SharedBase(), []
+        members = []
         for name, recipe in self.several.recipes.items():
             folder = RunFolder(self.folder.path / name)
             folder.path.mkdir(exist_ok=True)
@@ -221,7 +244,7 @@ class _Several:
             if again and folder.progress().get("began"):
                 begun.check_recipe(folder)
             own = Recipe.load(folder.file(RECIPE)).placed_as(recipe)
-            work = Work(folder, own, _Named(name, self.screen), base=base)
+            work = Work(folder, own, _Named(name, self.screen), base=self.base)
             if again:
                 note_resumed(work)
             members.append(_Member(name, work, work.steps()))
@@ -244,25 +267,71 @@ class _Several:
                 raise trains_base(m.name, foreign[0], m.work.recipe.stages[0].methods[0].place)
         while active:
             with stopping_on_signals(self):  # type: ignore[arg-type]
-                stepped = [m for m in active if self._step(m)]
+                stepped = self._round(active)
                 if self.stop_requested:
                     for m in stepped:
                         m.work.listening.stop_requested = True
             active = [m for m in stepped if self._go_on(m)]
 
-    def _step(self, m: _Member) -> bool:
-        """Do the step that is due; False where the adapter stopped in it."""
+    def _round(self, active: list[_Member]) -> list[_Member]:
+        """A step of each, those that can in one forward and backward; gives those that did it."""
+        dues = {m.name: due for m in active if (due := self._in_turn(m, lambda loop: loop.begin_step())) is not None}
+        records: dict[str, dict[str, Any]] = {}
+        for group in self._groups([m for m in active if m.name in dues]):
+            found = group.joint.gradients([dues[m.name] for m in group.members])
+            records |= dict(zip((m.name for m in group.members), found or (), strict=False))
+        stepped = []
+        for m in active:
+            if m.name in dues and self._in_turn(m, partial(_end_step, dues[m.name], records.get(m.name))) is not None:
+                stepped.append(m)
+        return stepped
+
+    def _in_turn(self, m: _Member, do: Callable[[Loop], R]) -> R | None:
+        """Let one adapter's loop do something, with its own random numbers; None where it stopped in it."""
         assert m.loop is not None
         self._back(m)
         m.loop.randomness.back()
         try:
-            m.loop.done = m.loop.one_step()
+            return do(m.loop)
         except TunewrightError as error:
             self._fail(m, error)
-            return False
+            return None
         finally:
+            m.loop.randomness.remember()
             m.away = time.perf_counter()
-        return True
+
+    def _groups(self, members: list[_Member]) -> list[_Group]:
+        """Those of these adapters that share forwards, by the base that they share."""
+        if not self.joint:
+            return []
+        by_body: dict[int, list[_Member]] = {}
+        for m in members:
+            if m.shares is None:
+                m.shares = self._shares(m)
+            if m.shares:
+                by_body.setdefault(id(self._body(m)), []).append(m)
+        wanted = {key: some for key, some in by_body.items() if len(some) > 1}
+        for key, group in list(self.groups.items()):
+            if group.members != wanted.get(key):
+                group.joint.close()
+                del self.groups[key]
+        for key, some in wanted.items():
+            if key not in self.groups:
+                body = self._body(some[0])
+                assert body is not None
+                self.groups[key] = _Group(some, Joint(body, [m.loop for m in some if m.loop is not None]))
+        return list(self.groups.values())
+
+    def _body(self, m: _Member) -> Adapted | None:
+        return self.base.body(m.work.session.loaded.model, m.work.session.packed)
+
+    def _shares(self, m: _Member) -> bool:
+        body = self._body(m)
+        assert m.loop is not None
+        why = "this model's rows cannot be packed" if body is None else why_not(m.loop, body)
+        if why:
+            m.work.screen.say(f"has forwards of its own: {why}")
+        return not why
 
     def _go_on(self, m: _Member) -> bool:
         """Let an adapter work until its next step is due; False where it ended, one way or the other."""

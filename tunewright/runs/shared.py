@@ -10,7 +10,9 @@ from torch import nn
 
 from tunewright.contract.task import Task
 from tunewright.loading.load import Loaded
+from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import same_bits
+from tunewright.models.attention import prepare_attention
 from tunewright.recipe import Recipe
 from tunewright.runs.fresh import load_model
 
@@ -25,6 +27,8 @@ class SharedBase:
 
     def __init__(self) -> None:
         self._loaded: dict[tuple[str, tuple[str, ...] | None, str, str, bool], Loaded] = {}
+        self._of: dict[int, Loaded] = {}
+        self._bodies: dict[int, Adapted] = {}
 
     def load(
         self,
@@ -43,7 +47,21 @@ class SharedBase:
                 _merge(loaded.model, other.model)
             self._loaded[key] = loaded
         loaded = self._loaded[key]
-        return replace(loaded, model=twin(loaded.model), notes=list(loaded.notes))
+        given = replace(loaded, model=twin(loaded.model), notes=list(loaded.notes))
+        self._of[id(given.model)] = loaded
+        return given
+
+    def body(self, model: nn.Module, packed: bool) -> Adapted | None:
+        """The twin that runs the rows of several models at once: the same for all that this one could be run with.
+
+        `packed`: whether rows come packed, which a model has to be made ready for.
+        """
+        loaded = self._of[id(model)]
+        if id(loaded) not in self._bodies:
+            body = replace(loaded, model=twin(loaded.model)).adapted()
+            self._bodies[id(loaded)] = body
+        body = self._bodies[id(loaded)]
+        return body if not packed or prepare_attention(body.model) else None
 
 
 def twin(model: nn.Module) -> nn.Module:

@@ -24,7 +24,7 @@ from tunewright.models.modes import set_training
 from tunewright.training import coupled, saving
 from tunewright.training.again import Again
 from tunewright.training.following import carried
-from tunewright.training.inner import Inner, TrainedWeight
+from tunewright.training.inner import TrainedWeight
 from tunewright.training.losses import sum_weights, weighted_sum
 from tunewright.training.micro_batches import micro_batches
 from tunewright.training.nonfinite import diagnose
@@ -32,6 +32,7 @@ from tunewright.training.optim import Optimizers
 from tunewright.training.randomness import Randomness
 from tunewright.training.rollouts import Rollouts
 from tunewright.training.schedules import factor_for
+from tunewright.training.splitting import with_splits
 from tunewright.training.stage import Stop, TrainingInputs
 from tunewright.training.stepping import Due, apply, go_through
 from tunewright.training.trained import Trained
@@ -169,7 +170,7 @@ class Loop:
         with counting() as counted:
             due = self.begin_step()
             began = time.monotonic()
-            record = self._with_splits(due.rows)
+            record = with_splits(self, due.rows)
             due.seconds += time.monotonic() - began
             record = self.end_step(due, record)
         self.flops += counted.total
@@ -219,38 +220,6 @@ class Loop:
         """
         return self.rollouts.take() if self.rollouts else (self.stage.rows.next_batch(), {})
 
-    def _with_splits(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
-        """Gradients of the step; when memory runs out, again from its first micro-batch with half the tokens each."""
-        self.micro_tokens = self.stage.splits.get(self.step_number, self.micro_tokens)
-        drawn = self.randomness.now()
-        while True:
-            try:
-                owner = self.methods.one("step")
-                if owner is None:
-                    return self.gradients(rows)
-                inner = Inner(self, rows)
-                self.methods.call(
-                    owner,
-                    "step",
-                    inner=inner,
-                    adapted=self.adapted,
-                    validation=self.validation,
-                    step=self.step_number,
-                    plan=self.plan,
-                )
-                return inner.record
-            except (torch.OutOfMemoryError, MemoryError):
-                self.trained.zero_grad()
-                self.randomness.again(drawn)
-                largest = max(r.size for r, _ in rows)
-                total = sum(r.size for r, _ in rows)
-                now = min(self.micro_tokens or total, total)
-                if now <= largest:
-                    raise
-                self.micro_tokens = max(largest, now // 2)
-                self.stage.splits[self.step_number] = self.micro_tokens
-                self.stage.on_split(self.step_number, self.micro_tokens)
-
     def micro_batches(self, rows: Sequence[tuple[Row, int]]) -> list[Batch]:
         """Rows of one step as collated micro-batches of at most `micro_tokens` tokens, methods on `row` and `batch`
         applied.
@@ -267,6 +236,10 @@ class Loop:
             total = coupled.backward(self, batches, objectives, record)
         else:
             total = self._backward_each(batches, objectives, record)
+        return self.told(record, total, batches)
+
+    def told(self, record: dict[str, Any], total: Tensor, batches: list[Batch]) -> dict[str, Any]:
+        """A step's record once its losses, whose sum is `total`, have their gradients: those of penalties are added."""
         for b in self.methods.on("penalty"):
             value = self.methods.call(
                 b, "penalty", weights=self.trained_weights(), step=self.step_number, plan=self.plan
