@@ -25,18 +25,26 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="the run's folder (default: runs/NAME, runs/NAME-2, ...)")
     ] = None,
     set_: SetOption = None,
+    apart: Annotated[
+        bool,
+        typer.Option("--apart", help="adapters take forwards of their own: equal to runs alone in every bit"),
+    ] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the base, train, measure again, and report."""
+    from tunewright.errors import RecipeError
     from tunewright.recipe.adapters import lists_adapters
     from tunewright.runs.run import run as start
 
     if lists_adapters(recipe):
         from tunewright.runs.adapters import run as start_all
 
-        _show_all(start_all(recipe, out, sets=set_ or [], quiet=quiet, json=as_json), as_json)
+        _show_all(start_all(recipe, out, sets=set_ or [], quiet=quiet, json=as_json, joint=not apart), as_json)
         return
+    if apart:
+        remedy = "leave --apart out: this one lists none"
+        raise RecipeError("--apart is for a recipe that lists adapters", where=recipe, remedy=remedy)
     _show(start(recipe, out, sets=set_ or [], quiet=quiet, json=as_json), as_json)
 
 
@@ -55,11 +63,12 @@ def resume(
     from tunewright.runs.run import resume as go_on
 
     if lists_adapters(folder / "recipe.yaml"):
-        from tunewright.runs.adapters import resume as go_on_with_all
+        from tunewright.runs import adapters
 
-        all_of_them = go_on_with_all(folder, verify=verify, quiet=quiet, json=as_json)
-        if all_of_them is not None:
-            _show_all(all_of_them, as_json)
+        if verify:
+            adapters.verify(folder, quiet=quiet, json=as_json)
+        else:
+            _show_all(adapters.resume(folder, quiet=quiet, json=as_json), as_json)
         return
     finished = go_on(folder, verify=verify, quiet=quiet, json=as_json)
     if finished is not None:

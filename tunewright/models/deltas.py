@@ -108,7 +108,7 @@ def with_deltas(module: Any, base: type[nn.Module], live: Sequence[Delta], x: Te
     if not live:
         return base.forward(module, x)  # type: ignore[no-any-return]
     first = live[0]
-    if isinstance(first, LowRank) and _fusable(module, first, x):
+    if isinstance(first, LowRank) and is_fusable(module, first, x):
         A, B = (t.to(x.dtype) for t in first.pair())
         scale = first.scale * first.strength
         y = low_rank(x, module.weight, module.bias, A, B, scale, transposed=module.tunewright_transposed)
@@ -141,8 +141,9 @@ def _block_forward(base: type[nn.Module]) -> Callable[..., Any]:
     return forward
 
 
-def _fusable(module: Any, delta: LowRank, x: Tensor) -> bool:
-    if not (delta.fused and torch.is_grad_enabled()):
+def is_fusable(module: Any, delta: Delta, x: Tensor) -> bool:
+    """Whether a change can be computed in one pass with a layer's product: low-rank, of a plain and frozen layer."""
+    if not (isinstance(delta, LowRank) and delta.fused and torch.is_grad_enabled()):
         return False
     if (delta.dropout and delta.training) or module.weight.requires_grad or not module.tunewright_plain:
         return False

@@ -7,15 +7,18 @@ base's weight at once:
 
     parts of x -> edits of the input, each by its own -> one product with W -> each part's own deltas -> y
 
-So whatever form a change has, it is computed as it is alone; `routing.py` stacks low-rank changes instead, which takes
-deltas that hang on one model. Shapes: T tokens of packed rows [1, T, ..], R padded rows [R, L, ..].
+So whatever form a change has, it is computed as it is alone; low-rank changes of all parts are one pass with the base's
+product (`lowrank.low_rank_parts`), as one alone is. `routing.py` takes deltas that hang on one model, by names. Shapes:
+T tokens of packed rows [1, T, ..], R padded rows [R, L, ..].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -25,8 +28,7 @@ from tunewright.errors import MethodError
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.context import Present, reading
-
-Act = Callable[[forms.Delta, Tensor, Tensor, bool], Tensor]
+from tunewright.models.lowrank import Part, low_rank_parts
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Parts:
     sizes: list[int]
     packed: bool
     picked: list[int]
-    present: list[Present | None]
+    present: Sequence[Present | None]
 
     def of(self, x: Tensor) -> tuple[int, list[int]]:
         """(dimension, sizes) of the parts of a layer's tensor. MethodError for a tensor of other rows."""
@@ -108,8 +110,21 @@ class SideBySide:
                 for delta in some:
                     xs[i] = delta.before(xs[i]) if delta.edits_input else xs[i]
             x = torch.cat(xs, dim)
-        y: Tensor = base.forward(module, x)
-        return self._changed(x, y, dim, sizes, live)
+        fused = {i: ds[0] for i, (own, ds) in live.items() if ds and forms.is_fusable(own, ds[0], x)}
+        if not fused:
+            return self._changed(x, base.forward(module, x), dim, sizes, live)
+        ends = list(accumulate(n * (x[..., 0].numel() // x.shape[dim]) for n in sizes))
+        parts = [self._part(i, delta, ends) for i, delta in fused.items()]
+        y = low_rank_parts(x, module.weight, module.bias, parts, module.tunewright_transposed)
+        rest = {i: (own, ds[1:] if i in fused else ds) for i, (own, ds) in live.items()}
+        return self._changed(x, y, dim, sizes, rest, set(fused))
+
+    def _part(self, i: int, delta: Any, ends: list[int]) -> Part:
+        """A model's low-rank change, of the rows that it acts on; `ends` of the rows of each model."""
+        start, (A, B) = ends[i - 1] if i else 0, delta.pair()
+        for entries, trains in delta.products():
+            self.operations[i] += 2.0 * (ends[i] - start) * entries * (2 + trains)
+        return Part(start, ends[i], A, B, delta.scale * delta.strength)
 
     def block(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
         """A block's output for its input x and its own output y, each part with its own deltas."""
@@ -121,9 +136,17 @@ class SideBySide:
         return {i: (own, own.delta.live()) for i, own in self._hung[id(module)].items()}
 
     def _changed(
-        self, x: Tensor, y: Tensor, dim: int, sizes: list[int], live: Mapping[int, tuple[Any, list[forms.Delta]]]
+        self,
+        x: Tensor,
+        y: Tensor,
+        dim: int,
+        sizes: list[int],
+        live: Mapping[int, tuple[Any, list[forms.Delta]]],
+        begun: AbstractSet[int] = frozenset(),
     ) -> Tensor:
-        """y with each part's deltas added: those that edit the input have acted already."""
+        """y with each part's deltas added: those that edit the input have acted already. `begun`: the parts of y that
+        are the layer's own output no more.
+        """
         assert self.parts is not None
         some = {i: (own, [d for d in ds if not d.edits_input]) for i, (own, ds) in live.items()}
         if not any(ds for _, ds in some.values()):
@@ -132,10 +155,8 @@ class SideBySide:
         for i, (own, deltas) in some.items():
             with reading(self.parts.present[i]):
                 for delta in deltas:
-                    first = delta is deltas[0]
-                    ys[i] = (
-                        delta(xs[i], ys[i], own, first) if delta.reads_weight else delta(xs[i], ys[i])
-                    )
+                    first = delta is deltas[0] and i not in begun
+                    ys[i] = delta(xs[i], ys[i], own, first) if delta.reads_weight else delta(xs[i], ys[i])
                     self._count(i, delta, xs[i], ys[i])
         return torch.cat(ys, dim)
 

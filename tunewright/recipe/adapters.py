@@ -22,12 +22,19 @@ from tunewright.recipe.load import opened, parse
 from tunewright.recipe.overrides import override
 from tunewright.recipe.parts import Budget, Uses
 from tunewright.recipe.recipe import LONGEST_NAME, DataOverride, Recipe, TrainOverride
+from tunewright.recipe.schema import with_adapters
+from tunewright.recipe.source import Sources
 from tunewright.recipe.yaml_text import Document
 from tunewright.recipe.yaml_text import Path as Keys
 
 ADAPTERS = "adapters"
 SHARED = ("device", "precision", "threads")
 """Keys of `train` by which the base is computed, once for all adapters."""
+
+
+def file_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe's file: of one run, or of several adapters."""
+    return with_adapters(Recipe.json_schema(), AdapterSpec)
 
 
 def _rows_alone(value: Any) -> Any:
@@ -48,9 +55,9 @@ class AdapterSpec(Spec):
     methods: Annotated[Uses, Field(min_length=1)] | None = Field(
         None, description="what is applied, in order; none: the `methods` at the top", examples=[["lora"]]
     )
-    data: Annotated[DataOverride | None, BeforeValidator(_rows_alone)] = Field(
-        None, description="files to train on, or keys of `data` that differ", examples=[["fee.jsonl"]]
-    )
+    data: Annotated[
+        DataOverride | None, BeforeValidator(_rows_alone, json_schema_input_type=DataOverride | Sources | str | None)
+    ] = Field(None, description="files to train on, or keys of `data` that differ", examples=[["fee.jsonl"]])
     seed: Whole | None = Field(None, ge=0, description="short for train: {seed: 1}", examples=[1])
     train: TrainOverride | None = Field(
         None, description="keys of `train` that differ", examples=[{"learning_rate": 5e-4}]

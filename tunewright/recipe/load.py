@@ -140,7 +140,8 @@ def parse(kind: type[Any], document: yaml_text.Document) -> Any:
         raise RecipeError(
             "this recipe lists several adapters, and one run is asked for here",
             where=document.place(("adapters",)),
-            remedy="`tunewright run`, `check`, `plan` and `resume` take it whole; else write a recipe for each adapter",
+            remedy="`tunewright run`, `check`, `plan` and `resume` take it whole (in Python: tunewright.run_adapters); "
+            "else write a recipe for each adapter",
         )
     try:
         recipe = kind(**document.tree)

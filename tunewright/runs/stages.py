@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -78,7 +78,8 @@ class TrainingCallback:
     """Listens to the loop: logs, evaluates, keeps the best weights, stops early, writes checkpoints.
 
     `before` is the number of optimizer steps of earlier stages: checkpoints count over the whole run. `hears`: whether
-    signals are this stage's to hear; where several train at once, whoever leads them does.
+    signals are this stage's to hear; where several train at once, whoever leads them does, and has `asked` for a
+    checkpoint after the present step at times.
     """
 
     folder: RunFolder
@@ -95,6 +96,7 @@ class TrainingCallback:
     ended_by: str | None = None
     verified: Verified | None = None
     hears: bool = True
+    asked: bool = False
 
     def begin(self, loop: Loop) -> None:
         """Before the first step: where the best weights are kept, those of the start are the first to be judged."""
@@ -127,8 +129,10 @@ class TrainingCallback:
         if self.stop_requested:
             self.write(loop)
             raise stopped(self.folder, f"step {loop.step_number}, with a checkpoint")
-        if self.spec.save_steps and loop.step_number % self.spec.save_steps == 0 and not loop.finished():
+        due = self.spec.save_steps and (self.asked or loop.step_number % self.spec.save_steps == 0)
+        if due and not loop.finished():
             self.write(loop)
+        self.asked = False
 
     def _judge(self, loop: Loop) -> dict[str, float]:
         assert self.evaluate is not None
@@ -187,8 +191,14 @@ class TrainingCallback:
         loop.trained.restore(self.best_tensors)
 
 
+class Stoppable(Protocol):
+    """Whatever ends after its present step once it is asked to."""
+
+    stop_requested: bool
+
+
 @contextmanager
-def stopping_on_signals(keeper: TrainingCallback) -> Iterator[None]:
+def stopping_on_signals(keeper: Stoppable) -> Iterator[None]:
     """SIGTERM, Ctrl-C and a terminal that hangs up ask for a checkpoint after the present step (a second Ctrl-C ends
     at once).
     """

@@ -41,6 +41,10 @@ LAID = frozenset(("input_ids", "position_ids", "attention_mask", "token_type_ids
 """Inputs [rows, tokens] that are known to be padded with zeros."""
 
 
+Found = tuple[dict[str, Any], Tensor, list[Batch]]
+"""A step's record so far, its loss and its batches: what `Loop.told` takes."""
+
+
 def why_not(loop: Loop, body: Adapted) -> str:
     """Why a loop's steps need forwards of their own; "" where they can share those of `body`, a twin of its base."""
     adapted, spec = loop.adapted, loop.spec
@@ -167,15 +171,17 @@ class Joint:
     def close(self) -> None:
         self.side.close()
 
-    def gradients(self, dues: Sequence[Due]) -> list[dict[str, Any]] | None:
-        """Fill every loop's gradients; each one's record. None where the step has to be done loop by loop."""
+    def gradients(self, dues: Sequence[Due]) -> list[Found] | None:
+        """Fill every loop's gradients; for each what `Loop.told` makes a record of. None where the step has to be done
+        loop by loop.
+        """
         began = time.monotonic()
         with counting() as counted:
             try:
-                records = self._gradients(dues)
+                found = self._gradients(dues)
             except (torch.OutOfMemoryError, MemoryError):
-                records = None
-        if records is None:
+                found = None
+        if found is None:
             for loop in self.loops:
                 loop.trained.zero_grad()
             return None
@@ -185,9 +191,9 @@ class Joint:
             share = n / sum(tokens)
             due.seconds += spent * share
             loop.flops += counted.total * share + own
-        return records
+        return found
 
-    def _gradients(self, dues: Sequence[Due]) -> list[dict[str, Any]] | None:
+    def _gradients(self, dues: Sequence[Due]) -> list[Found] | None:
         laid = []
         for loop, due in zip(self.loops, dues, strict=True):
             loop.trained.zero_grad()
@@ -202,10 +208,7 @@ class Joint:
         if totals is None or not bool(torch.stack([t.detach() for t in totals]).isfinite().all()):
             return None
         torch.stack(totals).sum().backward()
-        return [
-            loop.told({"labels": len(b.labels)}, total.detach(), [b])
-            for loop, b, total in zip(self.loops, batches, totals, strict=True)
-        ]
+        return [({"labels": len(b.labels)}, total.detach(), [b]) for b, total in zip(batches, totals, strict=True)]
 
     def _losses(self, whole: Joined, batches: Sequence[Batch]) -> list[Tensor] | None:
         """Each loop's loss; None where the task's is not one for each label."""
@@ -217,9 +220,7 @@ class Joint:
         if loss.value.shape != (sum(counts),) or loss.weight is not None:
             return None
         values = loss.value.split(counts)
-        return [
-            weighted_sum(Loss(v), b, None) / sum_weights([b], None) for v, b in zip(values, batches, strict=True)
-        ]
+        return [weighted_sum(Loss(v), b, None) / sum_weights([b], None) for v, b in zip(values, batches, strict=True)]
 
 
 def alone(loop: Loop, due: Due) -> dict[str, Any]:
@@ -230,6 +231,3 @@ def alone(loop: Loop, due: Due) -> dict[str, Any]:
     loop.flops += counted.total
     due.seconds += time.monotonic() - began
     return record
-
-
-__all__ = ["Joint", "alone", "joined", "why_not"]

@@ -19,7 +19,8 @@ def with_splits(loop: Any, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
         try:
             owner = loop.methods.one("step")
             if owner is None:
-                return loop.gradients(rows)
+                found: dict[str, Any] = loop.gradients(rows)
+                return found
             inner = Inner(loop, rows)
             loop.methods.call(
                 owner,
