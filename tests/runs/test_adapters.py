@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import safetensors.torch
 import torch
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 from tests import small, tiny
 from tests.running import Commands
-from tunewright.commands import cli
+from tunewright.commands import cli, json_types
 from tunewright.errors import CheckpointError, MethodError, NonFiniteError, RecipeError
 from tunewright.finished.finished import open_run
 from tunewright.planning.adapters import check_adapters, plan_adapters
@@ -115,9 +116,21 @@ def test_an_adapter_is_a_run_of_its_own(together: AdaptersResult) -> None:
     for name in KINDS:
         folder = together.folder / name
         assert {"report.json", "report.html", "recipe.yaml", "metrics.jsonl"} <= {p.name for p in folder.iterdir()}
-        assert resume(together.folder) is not None
+    again = resume(together.folder)
+    assert all(again.results[n].report == together.results[n].report and again.results[n].earlier for n in KINDS)
     assert open_run(together.folder / "lora").adapted.deltas()
     assert not list(together.folder.rglob("checkpoint-*"))
+
+
+def test_shared_forwards_agree_with_each_alone(together: AdaptersResult) -> None:
+    shared = {n: json.loads((together.folder / n / "progress.json").read_text()).get("shared") for n in KINDS}
+    assert [n for n, others in shared.items() if not others] == ["prefix"]
+    assert shared["lora"] == [n for n in KINDS if n not in ("lora", "prefix")]
+    for i, name in enumerate(KINDS):
+        one = run_alone(alone(i, name), f"one-{name}", quiet=True)
+        agrees(one.folder, together.folder / name)
+        note = any("shared with" in text for text in together.results[name].report.notes)
+        assert note == (name != "prefix")
 
 
 def test_the_summary_has_a_line_for_each(together: AdaptersResult) -> None:
@@ -299,9 +312,25 @@ def test_the_command_line(place: Path) -> None:
         assert done.exit_code == 0 and "lora" in done.stdout and "ia3" in done.stdout, done.output
     done = call(cli.app, ["run", "cli.yaml", "--out", "cli", "--set", "adapters.0.budget.steps=1", "--json"])
     *steps, last = map(json.loads, done.stdout.splitlines())
-    assert done.exit_code == 0 and [s["adapter"] for s in steps] == ["lora", "ia3", "ia3", "ia3"]
+    assert done.exit_code == 0 and sorted(s["adapter"] for s in steps) == ["ia3", "ia3", "ia3", "lora"]
     assert [line["steps"] for line in last["adapters"]] == [1, 3]
+    jsonschema.validate(last, json_types.schema_of("run"))
     assert "ia3" in call(cli.app, ["resume", "cli"]).stdout
+    done = call(cli.app, ["resume", "cli", "--verify"])
+    assert done.exit_code == 0 and "computed together with those of ia3" in done.stderr, done.output
+    for verb in ("check", "plan"):
+        jsonschema.validate(json.loads(call(cli.app, [verb, "cli.yaml", "--json"]).stdout), json_types.schema_of(verb))
+
+
+def test_apart_on_the_command_line(place: Path) -> None:
+    (place / "apart.yaml").write_text(yaml.safe_dump(recipe("lora", "ia3")))
+    call = CliRunner().invoke
+    assert call(cli.app, ["run", "apart.yaml", "--out", "on-its-own", "--apart", "--quiet"]).exit_code == 0
+    same(run_alone(alone(1, "ia3"), "ia3-alone", quiet=True).folder, place / "on-its-own" / "ia3")
+    assert "are equal in every bit" in call(cli.app, ["resume", "on-its-own", "--verify"]).stderr
+    (place / "one.yaml").write_text(yaml.safe_dump(alone(0, "lora")))
+    done = call(cli.app, ["run", "one.yaml", "--apart"])
+    assert done.exit_code == RecipeError.code and "for a recipe that lists adapters" in done.stderr
 
 
 def test_models_that_differ_share_what_is_equal(place: Path) -> None:

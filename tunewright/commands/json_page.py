@@ -28,7 +28,7 @@ def json_page() -> str:
         said = []
         for kind in json_types.kinds_of(verb):
             schema = TypeAdapter(kind).json_schema(mode="serialization")
-            elsewhere = {"Report": "[The report](report.md)."}.get(str(schema.get("title")))
+            elsewhere = {"Report": "[the report](report.md)."}.get(str(schema.get("title")))
             said.append(elsewhere or _described(schema))
         parts.append(f"## {verb}\n\n" + "\n\nOr, of a recipe that lists adapters: ".join(said) + "\n")
     for verb, why in json_types.WITHOUT.items():
