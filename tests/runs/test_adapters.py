@@ -18,16 +18,20 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+import tunewright
 from tests import small, tiny
 from tests.running import Commands
 from tunewright.commands import cli, json_types
 from tunewright.errors import CheckpointError, MethodError, NonFiniteError, RecipeError
 from tunewright.finished.finished import open_run
+from tunewright.finished.folders import found
+from tunewright.models.adapted import Adapted
 from tunewright.planning.adapters import check_adapters, plan_adapters
 from tunewright.runs.adapters import AdaptersResult, resume, run
 from tunewright.runs.run import run as run_alone
 from tunewright.runs.session import Session
 from tunewright.runs.shared import SharedBase, twin
+from tunewright.serve.adapters import Library
 
 KINDS: dict[str, list[Any]] = {
     "lora": [{"lora": {"rank": 4}}],
@@ -103,11 +107,13 @@ def same(a: Path, b: Path) -> None:
 
 def test_forwards_of_their_own_give_every_bit_of_each_alone(place: Path) -> None:
     names = ("lora", "bottle", "prefix")
-    found = run(recipe(*names), "apart", quiet=True, joint=False)
+    several = tunewright.load_adapters(recipe(*names))
+    assert all(tunewright.check(one).ok for one in several.recipes.values())
+    ended = tunewright.run_adapters(several, out="apart", quiet=True, joint=False)
     for i, name in enumerate(names):
         one = run_alone(alone(i, name), f"alone-{name}", quiet=True)
-        same(one.folder, found.results[name].folder)
-        ours, theirs = found.results[name].report, one.report
+        same(one.folder, ended.results[name].folder)
+        ours, theirs = ended.results[name].report, one.report
         assert ours.target == theirs.target and ours.drift == theirs.drift and ours.trained == theirs.trained
         assert ours.cost.steps == 2 + i % 3 and ours.run.seed == i
 
@@ -116,9 +122,10 @@ def test_an_adapter_is_a_run_of_its_own(together: AdaptersResult) -> None:
     for name in KINDS:
         folder = together.folder / name
         assert {"report.json", "report.html", "recipe.yaml", "metrics.jsonl"} <= {p.name for p in folder.iterdir()}
-    again = resume(together.folder)
+    again = tunewright.resume_adapters(together.folder)
     assert all(again.results[n].report == together.results[n].report and again.results[n].earlier for n in KINDS)
     assert open_run(together.folder / "lora").adapted.deltas()
+    assert [f.name for f in found([together.folder])] == sorted(KINDS)
     assert not list(together.folder.rglob("checkpoint-*"))
 
 
@@ -131,6 +138,11 @@ def test_shared_forwards_agree_with_each_alone(together: AdaptersResult) -> None
         agrees(one.folder, together.folder / name)
         note = any("shared with" in text for text in together.results[name].report.notes)
         assert note == (name != "prefix")
+
+
+def test_all_are_served_by_name(together: AdaptersResult) -> None:
+    served = Library(Adapted(tiny.llama()), "base", together.folder)
+    assert {"lora", "wider", "dora"} <= set(served.names())
 
 
 def test_the_summary_has_a_line_for_each(together: AdaptersResult) -> None:
@@ -155,8 +167,6 @@ def test_the_base_is_in_memory_once() -> None:
 
 
 def test_a_lent_tensor_is_copied_before_it_changes() -> None:
-    from tunewright.models.adapted import Adapted
-
     model = tiny.llama()
     one, two = Adapted(twin(model)), Adapted(twin(model))
     one.lent = set(one.base_parameters())
@@ -178,12 +188,12 @@ def test_new_heads_are_each_adapters_own(place: Path) -> None:
     tree = recipe("lora", "wider", "ia3", model="./encoder", task="text-classification", data={"max_length": 64})
     for entry, labels in zip(tree["adapters"], ("ab", "ab", "abc"), strict=True):
         entry["data"] = [f"{labels}.jsonl"]
-    found = run(tree, "heads", quiet=True)
+    ended = run(tree, "heads", quiet=True)
     for i, (entry, labels) in enumerate(zip(tree["adapters"], ("ab", "ab", "abc"), strict=True)):
         one = alone(i, entry["name"])
         one |= {"model": "./encoder", "task": "text-classification"}
         one["data"] = {"train": f"{labels}.jsonl", "max_length": 64}
-        same(run_alone(one, f"head-{i}", quiet=True).folder, found.folder / entry["name"])
+        same(run_alone(one, f"head-{i}", quiet=True).folder, ended.folder / entry["name"])
 
 
 def test_one_that_is_not_finite_stops_and_the_others_end(place: Path) -> None:
@@ -299,8 +309,8 @@ def test_the_base_is_loaded_and_measured_once(place: Path, monkeypatch: pytest.M
     calls: list[str] = []
     load = shared.load_model
     monkeypatch.setattr(shared, "load_model", lambda *given: calls.append("load") or load(*given))
-    found = run(recipe("lora", "ia3", "wider"), "once", quiet=True, sets=["measurement.rows=3"])
-    cached = [r.report.cost.cached for r in found.results.values()]
+    ended = run(recipe("lora", "ia3", "wider"), "once", quiet=True, sets=["measurement.rows=3"])
+    cached = [r.report.cost.cached for r in ended.results.values()]
     assert calls == ["load"] and cached == [[], ["base measured"], ["base measured"]]
 
 

@@ -7,6 +7,7 @@ Every adapter is a whole run (`Work`) of a recipe of its own, with a model of it
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import catalogue
-from tunewright.errors import CheckpointError, Interrupted
+from tunewright.errors import CheckpointError, FolderError, Interrupted
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import MANIFEST, write_json
+from tunewright.files.regular import regular
 from tunewright.models.generators import undisturbed
 from tunewright.recipe import Recipe
 from tunewright.recipe.adapters import AdaptersRecipe, read
@@ -33,8 +35,9 @@ from tunewright.runs.turns import Member, Turns, trains_base
 from tunewright.runs.work import Work
 
 SUMMARY = "adapters.json"
+BEGAN = "together.json"
 BEGAN_WITH, JOINT = "recipe", "joint"
-"""Keys of progress.json: a hash of the recipe that the run began with, and whether adapters may share forwards."""
+"""Its keys: a hash of the recipe that the run began with, and whether adapters may share forwards."""
 
 
 @dataclass(repr=False)
@@ -79,8 +82,7 @@ def run(
         try:
             text = several.dump()
             folder.write_recipe(text)
-            note_start(folder)
-            folder.note_progress(**{BEGAN_WITH: _hash(text), JOINT: joint})
+            write_json(folder.file(BEGAN), {BEGAN_WITH: _hash(text), JOINT: joint})
             return _Several(folder, several, screen).run()
         except KeyboardInterrupt:
             raise interrupted(folder) from None
@@ -101,7 +103,7 @@ def resume(path: Path | str, *, quiet: bool = False, json: bool = False) -> Adap
     several = read(folder.file(RECIPE))
     with locked(folder):
         folder.sweep()
-        if folder.progress().get(BEGAN_WITH) != _hash(folder.file(RECIPE).read_text(encoding="utf-8")):
+        if _begun(folder).get(BEGAN_WITH) != _hash(folder.file(RECIPE).read_text(encoding="utf-8")):
             raise CheckpointError(
                 "recipe.yaml was changed since the run began", where=str(folder.path), remedy="put the old values back"
             )
@@ -123,7 +125,7 @@ class _Several:
 
     def __init__(self, folder: RunFolder, several: AdaptersRecipe, screen: Screen):
         self.folder, self.several, self.screen = folder, several, screen
-        self.turns = Turns(joint=bool(folder.progress()[JOINT]))
+        self.turns = Turns(joint=bool(_begun(folder).get(JOINT, True)))
         self.results = self.turns.results
 
     def run(self) -> AdaptersResult:
@@ -204,6 +206,18 @@ def _earlier(folder: RunFolder) -> Result:
     return Result(folder.path, Report.load(folder.path), earlier=True)
 
 
+def _begun(folder: RunFolder) -> dict[str, Any]:
+    """How the run began. FolderError for a folder that is no such run's."""
+    try:
+        return dict(json.loads(regular(folder.file(BEGAN)).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        what = "this is no folder of several adapters' run"
+        raise FolderError(what, where=str(folder.path), remedy="name a folder that `tunewright run` made") from None
+    except (OSError, ValueError, TypeError) as e:
+        what = f"how the run began cannot be read: {e}"
+        raise CheckpointError(what, where=str(folder.file(BEGAN)), remedy="put the file back, or begin anew") from e
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -214,4 +228,5 @@ def _discard(folder: RunFolder, several: AdaptersRecipe) -> None:
     if not any(f.progress().get("began") for f in own):
         for f in own:
             discard_if_empty(f)
+        folder.file(BEGAN).unlink(missing_ok=True)
         discard_if_empty(folder)
