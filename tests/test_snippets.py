@@ -22,6 +22,7 @@ from tunewright.runs.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
 ELSEWHERE = {
+    "docs/adapters.md": "what tests/runs/test_adapters.py does",
     "docs/contract.md": "made of examples that tests/conformance runs",
     "docs/jobs.md": "what tests/serve/test_jobs.py and tests/serve/test_tinker.py do with the same clients",
     "docs/serve.md": "a client that tests/serve/test_app.py runs against a server",

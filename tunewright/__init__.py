@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tunewright.planning.check import CheckResult as CheckResult
     from tunewright.planning.plan import RunPlan as RunPlan
     from tunewright.recipe import Recipe as Recipe
+    from tunewright.recipe.adapters import AdaptersRecipe as AdaptersRecipe
+    from tunewright.runs.adapters import AdaptersResult as AdaptersResult
     from tunewright.runs.result import Result as Result
     from tunewright.trials.tune import TuneResult as TuneResult
     from tunewright.weights.stream import Merged as Merged
@@ -34,6 +36,8 @@ wait_asleep()
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdaptersRecipe",
+    "AdaptersResult",
     "CheckResult",
     "Comparison",
     "Merged",
@@ -47,18 +51,23 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "load_adapters",
     "load_recipe",
     "merge",
     "methods",
     "open_run",
     "plan",
     "resume",
+    "resume_adapters",
     "run",
+    "run_adapters",
     "suggest",
     "tune",
 ]
 
 _CLASSES = {
+    "AdaptersRecipe": "tunewright.recipe.adapters",
+    "AdaptersResult": "tunewright.runs.adapters",
     "CheckResult": "tunewright.planning.check",
     "Comparison": "tunewright.compare.result",
     "Merged": "tunewright.weights.stream",
@@ -109,6 +118,41 @@ def resume(folder: str | Path, *, verify: bool = False, quiet: bool = False) -> 
     from tunewright.runs.run import resume as go_on
 
     return go_on(folder, verify=verify, quiet=quiet)
+
+
+def load_adapters(recipe: str | Path | Mapping[str, Any], *, sets: Sequence[str] = ()) -> AdaptersRecipe:
+    """Read a recipe that lists adapters: `recipes` holds a `Recipe` of each, to be checked, planned or run alone.
+
+    RecipeError with file:line, the nearest name and an example.
+    """
+    from tunewright.recipe.adapters import read
+
+    return read(recipe, sets)
+
+
+def run_adapters(
+    recipe: AdaptersRecipe | str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    sets: Sequence[str] = (),
+    quiet: bool = False,
+    joint: bool = True,
+) -> AdaptersResult:
+    """Train the adapters that a recipe lists, over one base in this process; each one's `Result` is in `results`.
+
+    `joint`: whether they share forwards; without, each comes out in the bits of its run alone. Else as `run`. One that
+    stops does not stop the others: its error is raised when they are done.
+    """
+    from tunewright.runs.adapters import run as start
+
+    return start(recipe, out, sets=sets, quiet=quiet, joint=joint)
+
+
+def resume_adapters(folder: str | Path, *, quiet: bool = False) -> AdaptersResult:
+    """Go on with a run of several adapters that was stopped; those that are finished are given back as they are."""
+    from tunewright.runs.adapters import resume as go_on
+
+    return go_on(folder, quiet=quiet)
 
 
 def plan(recipe: Recipe | str | Path | Mapping[str, Any], *, sets: Sequence[str] = (), quiet: bool = False) -> RunPlan:

@@ -78,9 +78,9 @@ def schema(
             raise RecipeError(why, where="schema", remedy=remedy)
         show(json_types.schema_of(verb), True)
         return
-    from tunewright.recipe import Recipe
+    from tunewright.recipe.adapters import file_schema
 
-    show(Recipe.json_schema(), True)
+    show(file_schema(), True)
 
 
 @examples(

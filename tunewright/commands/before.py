@@ -19,7 +19,14 @@ def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = F
     """Before anything is trained: will it fit, how long, what exactly is trained."""
     from tunewright.planning import plan_page
     from tunewright.planning.plan import plan as foresee
+    from tunewright.recipe.adapters import lists_adapters
 
+    if lists_adapters(recipe):
+        from tunewright.planning.adapters import plan_adapters
+
+        all_of_them = plan_adapters(recipe, sets=set_ or [], quiet=as_json)
+        show(all_of_them.to_json(), True) if as_json else all_of_them.show(Path(recipe))
+        return
     foreseen = foresee(recipe, sets=set_ or [], quiet=as_json)
     if as_json:
         show(foreseen.to_json(), as_json)
@@ -41,7 +48,16 @@ def check(
 ) -> None:
     """Check a recipe and its data, row by row."""
     from tunewright.planning import check as checking
+    from tunewright.recipe.adapters import lists_adapters
 
+    if lists_adapters(recipe):
+        from tunewright.planning.adapters import check_adapters
+
+        each = check_adapters(recipe, sets=set_ or [], clean=clean)
+        show(each.to_json(), True) if as_json else each.show()
+        if not each.ok:
+            raise typer.Exit(each.code)
+        return
     checked = checking.check_recipe(recipe, sets=set_ or [], clean=clean)
     if as_json:
         show(checked.to_json(), as_json)

@@ -25,14 +25,15 @@ from tunewright.commands.tasks_page import tasks_page
 from tunewright.measure.pack import SHIPPED, shipped
 from tunewright.papers.page import papers_page
 from tunewright.recipe import Recipe
+from tunewright.recipe.adapters import AdapterSpec
 from tunewright.recipe.fields import Spec
 
 _HEAD = """\
 <!-- Made by `python -m tunewright.commands.docs` from the types: change them, not this file. -->
 # The recipe
 
-The one file a user writes. Only `model`, `task`, `data.train` and `methods` (or `stages`) must be there; a run
-writes every default into its own
+The one file a user writes. Only `model`, `task`, `data.train` and `methods` (or `stages`, or `adapters`) must be
+there; a run writes every default into its own
 `recipe.yaml`. Unknown keys are errors. `tunewright schema` prints a JSON Schema, so that editors complete the file.
 
 - **Numbers** may be written `16k`, `2M`, `1e6`, `2e-4`, `10%` (k is a thousand).
@@ -68,6 +69,18 @@ stages:
     methods: [lora]
     budget: {epochs: 1}
   - {name: returns, data: {train: returns.jsonl}, methods: [lora], budget: {epochs: 1}}
+```
+
+**Several adapters over one base** are trained at once, each with its own data, seed and rate, where `adapters` lists
+them in the place of `stages`; all else is common to them. [The page on adapters](adapters.md) says what comes out.
+
+```yaml
+model: smollm2-135m-instruct
+task: text-generation
+data: {eval: tickets-test.jsonl}
+adapters:
+  - {name: fee, methods: [{lora: {rank: 8}}], data: [fee.jsonl], seed: 1, train: {learning_rate: 5e-4}}
+  - {name: tone, methods: [ia3], data: [tone.jsonl]}
 ```
 """
 
@@ -114,7 +127,7 @@ def _table(spec: type[Spec]) -> str:
 
 def recipe_page() -> str:
     """The reference of the recipe: a table a part."""
-    parts: dict[type[Spec], str] = {Recipe: "recipe"}
+    parts: dict[type[Spec], str] = {Recipe: "recipe", AdapterSpec: "adapters"}
     queue: list[type[Spec]] = [Recipe]
     while queue:
         spec = queue.pop(0)

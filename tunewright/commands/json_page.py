@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from tunewright.commands import json_types
 
 _HEAD = """\
@@ -23,10 +25,12 @@ def json_page() -> str:
     """The page: a table of fields for each verb, and of the types that it holds."""
     parts = [_HEAD]
     for verb in json_types.TYPES:
-        schema = json_types.schema_of(verb)
-        name = schema.get("title")
-        elsewhere = {"Report": "[the report](report.md)"}.get(str(name))
-        parts.append(f"## {verb}\n\n{elsewhere + '.' if elsewhere else _described(schema)}\n")
+        said = []
+        for kind in json_types.kinds_of(verb):
+            schema = TypeAdapter(kind).json_schema(mode="serialization")
+            elsewhere = {"Report": "[the report](report.md)."}.get(str(schema.get("title")))
+            said.append(elsewhere or _described(schema))
+        parts.append(f"## {verb}\n\n" + "\n\nOr, of a recipe that lists adapters: ".join(said) + "\n")
     for verb, why in json_types.WITHOUT.items():
         parts.append(f"`{verb}` has no `--json`: it {why}.\n")
     return "\n".join(parts)

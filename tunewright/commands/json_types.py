@@ -103,6 +103,22 @@ class Suggested(Answer):
     command: str = Field(description="the comparison")
 
 
+class Plans(Answer):
+    """`plan` of several adapters: each as if it were alone."""
+
+    load: float = Field(description="seconds to load the base and all rows")
+    total: float = Field(description="seconds at most: what is computed for several at once takes less")
+    peak_memory: int = Field(description="bytes, of the process")
+    adapters: dict[str, Plan]
+
+
+class Checks(Answer):
+    """`check` of several adapters, by name."""
+
+    ok: bool
+    adapters: dict[str, Check]
+
+
 class Tuned(Answer):
     """`tune`: settings that were tried, the recipe's own first."""
 
@@ -318,11 +334,13 @@ class Checked(BaseModel):
     seconds: float
 
 
+REPORTS = ("tunewright.report.schema:Report", "tunewright.report.adapters:AdaptersSummary")
+"""What a run of one change prints, and one of several adapters."""
 TYPES: dict[str, Any] = {
-    "run": "tunewright.report.schema:Report",
-    "resume": "tunewright.report.schema:Report",
-    "plan": Plan,
-    "check": Check,
+    "run": REPORTS,
+    "resume": REPORTS,
+    "plan": Plan | Plans,
+    "check": Check | Checks,
     "suggest": Suggested,
     "tune": Tuned,
     "compare": "tunewright.compare.result:Comparison",
@@ -347,17 +365,29 @@ TYPES: dict[str, Any] = {
     "papers verdicts": list[Verdict],
     "papers check": list[Checked],
 }
-"""Verb -> type, or where it is. """
+"""Verb -> type, or where it is; several places where it prints one of several."""
 WITHOUT = {
     "mcp": "speaks the Model Context Protocol",
     "schema": "prints JSON Schema in any case",
 }
 
 
+def kinds_of(verb: str) -> tuple[Any, ...]:
+    """The types of what a verb prints, of which a document is one."""
+    kind = TYPES[verb]
+    return tuple(_found(k) for k in kind) if isinstance(kind, tuple) else (_found(kind),)
+
+
+def _found(kind: Any) -> Any:
+    if not isinstance(kind, str):
+        return kind
+    module, _, name = kind.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def schema_of(verb: str) -> dict[str, Any]:
     """The JSON Schema of what a verb prints with `--json`."""
-    kind = TYPES[verb]
-    if isinstance(kind, str):
-        module, _, name = kind.partition(":")
-        kind = getattr(importlib.import_module(module), name)
-    return TypeAdapter(kind).json_schema(mode="serialization")
+    first, *others = kinds_of(verb)
+    for other in others:
+        first = first | other
+    return TypeAdapter(first).json_schema(mode="serialization")

@@ -11,6 +11,7 @@ import typer
 from tunewright.commands.options import JsonOption, QuietOption, RecipeArgument, RunArgument, SetOption, examples
 
 if TYPE_CHECKING:
+    from tunewright.runs.adapters import AdaptersResult
     from tunewright.runs.result import Result
 
 
@@ -24,12 +25,26 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="the run's folder (default: runs/NAME, runs/NAME-2, ...)")
     ] = None,
     set_: SetOption = None,
+    apart: Annotated[
+        bool,
+        typer.Option("--apart", help="adapters take forwards of their own: equal to runs alone in every bit"),
+    ] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the base, train, measure again, and report."""
+    from tunewright.errors import RecipeError
+    from tunewright.recipe.adapters import lists_adapters
     from tunewright.runs.run import run as start
 
+    if lists_adapters(recipe):
+        from tunewright.runs.adapters import run as start_all
+
+        _show_all(start_all(recipe, out, sets=set_ or [], quiet=quiet, json=as_json, joint=not apart), as_json)
+        return
+    if apart:
+        remedy = "leave --apart out: this one lists none"
+        raise RecipeError("--apart is for a recipe that lists adapters", where=recipe, remedy=remedy)
     _show(start(recipe, out, sets=set_ or [], quiet=quiet, json=as_json), as_json)
 
 
@@ -44,11 +59,28 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run that was stopped, from its last whole checkpoint."""
+    from tunewright.recipe.adapters import lists_adapters
     from tunewright.runs.run import resume as go_on
 
+    if lists_adapters(folder / "recipe.yaml"):
+        from tunewright.runs import adapters
+
+        if verify:
+            adapters.verify(folder, quiet=quiet, json=as_json)
+        else:
+            _show_all(adapters.resume(folder, quiet=quiet, json=as_json), as_json)
+        return
     finished = go_on(folder, verify=verify, quiet=quiet, json=as_json)
     if finished is not None:
         _show(finished, as_json)
+
+
+def _show_all(result: AdaptersResult, as_json: bool) -> None:
+    """Print what became of each of several adapters."""
+    if as_json:
+        print(json.dumps(result.summary.to_json(), ensure_ascii=False))
+    else:
+        result.summary.show(result.folder)
 
 
 def _show(result: Result, as_json: bool) -> None:

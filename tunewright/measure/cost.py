@@ -63,6 +63,11 @@ class Cost:
             entry.times += 1
             self._peaks()
 
+    def elsewhere(self, seconds: float) -> None:
+        """Seconds in which somebody else worked while a phase was open here: they are not counted in it."""
+        if self._open:
+            self._open[-1][0] += seconds
+
     def add(self, name: str, *, tokens: int = 0, flops: float = 0.0) -> None:
         """Count tokens and operations of a phase."""
         entry = self.phases.setdefault(name, Phase())

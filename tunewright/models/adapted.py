@@ -75,6 +75,7 @@ class Adapted(Reshapable):
         self._away = False  # whether the base is in place, in its own shape
         self.added: set[str] = set()  # biases that the base does not have: a change was folded into them
         self.notes: list[str] = []
+        self.lent: set[str] = set()  # parameters whose numbers others read too: they are copied before they change
         for p in model.parameters():
             p.requires_grad_(False)
         keep_nothing(model)
@@ -161,6 +162,9 @@ class Adapted(Reshapable):
         p = self.base_parameters()[name]
         if (away := streamed(self.model)) is not None and p in away:
             raise trains_what_is_away(name)
+        if name in self.lent:
+            p.data = p.data.clone()
+            self.lent.discard(name)
         indices = None if indices is None else indices.to(p.device)
         original = self.originals.get(name)
         if original is None:

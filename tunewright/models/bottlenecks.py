@@ -66,6 +66,7 @@ class Tap(_Homed):
     """Reads what enters a layer, for the `Inserted` of its name elsewhere in the block; changes nothing."""
 
     form = "tap"
+    meets: ClassVar[bool] = True
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d", "norm", "block")
 
     def __init__(self, module: nn.Module, source: str):

@@ -27,6 +27,7 @@ class Delta(nn.Module):
     - `every_token`: it must be shown every token of a training forward, also those that no target reads.
     - `reads_weight`: its change depends on the layer's own weight. Its `forward(x, y, layer, first)` is given the layer
       too, and whether y is the layer's own output; its `folded(.., layer=)` the layer's own weight [out, in].
+    - `meets`: it hands something to another delta of its name in the same forward.
     """
 
     form: ClassVar[str]
@@ -35,6 +36,7 @@ class Delta(nn.Module):
     reads_rows: ClassVar[bool] = False
     every_token: ClassVar[bool] = False
     reads_weight: ClassVar[bool] = False
+    meets: ClassVar[bool] = False
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
 
     def __init__(self) -> None:

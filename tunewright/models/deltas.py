@@ -112,7 +112,7 @@ def with_deltas(module: Any, base: type[nn.Module], live: Sequence[Delta], x: Te
     if not live:
         return base.forward(module, x)  # type: ignore[no-any-return]
     first = live[0]
-    if isinstance(first, LowRank) and _fusable(module, first, x):
+    if isinstance(first, LowRank) and is_fusable(module, first, x):
         A, B = (t.to(x.dtype) for t in first.pair())
         scale = first.scale * first.strength
         y = low_rank(x, module.weight, module.bias, A, B, scale, transposed=module.tunewright_transposed)
@@ -145,8 +145,9 @@ def _block_forward(base: type[nn.Module]) -> Callable[..., Any]:
     return forward
 
 
-def _fusable(module: Any, delta: LowRank, x: Tensor) -> bool:
-    if not (delta.fused and torch.is_grad_enabled()):
+def is_fusable(module: Any, delta: Delta, x: Tensor) -> bool:
+    """Whether a change can be computed in one pass with a layer's product: low-rank, of a plain and frozen layer."""
+    if not (isinstance(delta, LowRank) and delta.fused and torch.is_grad_enabled()):
         return False
     if (delta.dropout and delta.training) or module.weight.requires_grad or not module.tunewright_plain:
         return False
@@ -187,21 +188,32 @@ def check_site(site: Site, form: type[Delta]) -> None:
         )
 
 
+def is_open(module: nn.Module) -> bool:
+    """Whether deltas can hang on a module, or do."""
+    return hasattr(module, "delta")
+
+
+def open_site(site: Site) -> None:
+    """Exchange a site's class for one whose forward adds deltas, of which there are none yet."""
+    module: Any = site.module
+    base, block = type(module), site.kind == "block"
+    if base not in _CLASSES:
+        forward = _block_forward(base) if block else _forward(base)
+        _CLASSES[base] = type(base.__name__, (base,), {"forward": forward, "__module__": base.__module__})
+    module.tunewright_base = base
+    module.tunewright_transposed = site.kind == "conv1d"
+    plain = not block and type(module.weight.data) is Tensor
+    module.tunewright_plain = plain and type(module).__name__ in ("Linear", "Conv1D")
+    module.__class__ = _CLASSES[base]
+    module.delta = DeltaStack()
+
+
 def attach(site: Site, name: str, delta: Delta) -> None:
     """Hang `delta` on a site under `name`. Raises MethodError when the form cannot take the site."""
     check_site(site, type(delta))
     module: Any = site.module
-    if not hasattr(module, "delta"):
-        base, block = type(module), site.kind == "block"
-        if base not in _CLASSES:
-            forward = _block_forward(base) if block else _forward(base)
-            _CLASSES[base] = type(base.__name__, (base,), {"forward": forward, "__module__": base.__module__})
-        module.tunewright_base = base
-        module.tunewright_transposed = site.kind == "conv1d"
-        plain = not block and type(module.weight.data) is Tensor
-        module.tunewright_plain = plain and type(module).__name__ in ("Linear", "Conv1D")
-        module.__class__ = _CLASSES[base]
-        module.delta = DeltaStack()
+    if not is_open(module):
+        open_site(site)
     if name in module.delta:
         raise MethodError(f"site '{site.name}' already has a delta named '{name}'")
     module.delta[name] = delta.to(site.device)

@@ -8,7 +8,8 @@ A frozen offset, s (B A - B0 A0), is the same with [A; A0] and [B, -B0] of rank 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,3 +82,58 @@ def low_rank(
             return _LowRank.apply(x, weight.detach(), bias, A, B, scale, transposed).view(shape)
     bias = None if bias is None else bias.detach()
     return _LowRank.apply(x, weight.detach(), bias, A, B, scale, transposed).view(shape)
+
+
+class Part(NamedTuple):
+    """A change s B A of the rows from `start` to `end` of a layer's input."""
+
+    start: int
+    end: int
+    A: Tensor
+    B: Tensor
+    scale: float
+
+
+class _LowRankParts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, spans: Any, *factors: Tensor
+    ) -> Tensor:
+        ctx.transposed, ctx.spans, ctx.shape = transposed, spans, x.shape
+        rows = x.reshape(-1, x.shape[-1])
+        y = F.linear(rows, weight.t() if transposed else weight, bias)
+        for (start, end, scale), A, B in zip(spans, factors[::2], factors[1::2], strict=True):
+            y[start:end].addmm_(rows[start:end] @ A.t(), B.t(), alpha=scale)
+        ctx.save_for_backward(x, weight, *factors)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *factors = ctx.saved_tensors
+        g, rows, need_x = gradient, x.reshape(-1, x.shape[-1]), ctx.needs_input_grad[0]
+        gx = g @ (weight.t() if ctx.transposed else weight) if need_x else None
+        out: list[Tensor | None] = []
+        for i, (start, end, scale) in enumerate(ctx.spans):
+            A, B = factors[2 * i], factors[2 * i + 1]
+            need_A, need_B = ctx.needs_input_grad[5 + 2 * i], ctx.needs_input_grad[6 + 2 * i]
+            own, part = g[start:end], rows[start:end]
+            back = own @ B  # [N, r]
+            if gx is not None:
+                gx[start:end].addmm_(back, A, alpha=scale)
+            out.append((back.t() @ part).mul_(scale) if need_A else None)
+            out.append((own.t() @ (part @ A.t())).mul_(scale) if need_B else None)
+        return gx if gx is None else gx.view(ctx.shape), None, None, None, None, *out
+
+
+def low_rank_parts(
+    x: Tensor, weight: Tensor, bias: Tensor | None, parts: Sequence[Part], transposed: bool = False
+) -> Tensor:
+    """`low_rank` of several changes, each of its own rows of x [..., in] (counted over all but the last dimension);
+    rows in no part have W and b alone. Types must be the same.
+    """
+    shape = (*x.shape[:-1], weight.shape[int(transposed)])
+    spans = tuple((p.start, p.end, p.scale) for p in parts)
+    factors = [t for p in parts for t in (p.A, p.B)]
+    bias = None if bias is None else bias.detach()
+    return _LowRankParts.apply(x, weight.detach(), bias, transposed, spans, *factors).view(shape)

@@ -18,6 +18,7 @@ from tunewright.planning import plan_page
 from tunewright.planning.estimate import STEPS, estimate
 from tunewright.planning.estimated import Estimate
 from tunewright.planning.planned import Ends, PlanFigures, SourcePlan, StagePlan
+from tunewright.recipe import Recipe
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.report import notebook, words
 from tunewright.runs import made, streams
@@ -26,6 +27,7 @@ from tunewright.runs.progress import Screen
 from tunewright.runs.rehearsing import rehearse
 from tunewright.runs.selected import announced
 from tunewright.runs.session import Session, StageInputs
+from tunewright.runs.shared import SharedBase
 from tunewright.tasks._segments import first_token
 from tunewright.training.budget import few_steps, steps_per_epoch
 
@@ -52,9 +54,13 @@ def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), quiet: bool = False) -
 
     `sets`: `key.path=value` over the recipe's values. `quiet`: no progress.
     """
-    screen = Screen(quiet=quiet)
+    return planned(given(recipe, sets), Screen(quiet=quiet))
+
+
+def planned(recipe: Recipe, screen: Screen, base: SharedBase | None = None) -> RunPlan:
+    """The plan of a recipe; `base`: where the model comes from, if others are planned over it too."""
     began = time.perf_counter()
-    session = assemble(given(recipe, sets), screen.say)
+    session = assemble(recipe, screen.say, base=base)
     load = time.perf_counter() - began
     with tempfile.TemporaryDirectory(prefix="tunewright-plan-") as folder:
         rehearse(session, Path(folder))

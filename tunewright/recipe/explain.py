@@ -29,6 +29,7 @@ _ELSEWHERE = {
     "lora_alpha": "write methods: [{lora: {alpha: 32}}]",
     "output_dir": "use the flag --out DIR",
     "method": "write methods: [lora]",
+    "adapter": "write methods: [lora]; several over one base: adapters: [{name: fee, methods: [lora]}]",
     "warmup_ratio": "write train.warmup_steps: 3%",
     "bf16": "write train.precision: bfloat16",
     "gradient_checkpointing": "write train.activation_checkpointing: true",

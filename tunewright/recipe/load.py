@@ -102,8 +102,8 @@ def missing(where: str | Path) -> RecipeError:
     return RecipeError("no such recipe", where=str(where), remedy=remedy)
 
 
-def load(kind: type[Any], path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Any:
-    """See `Recipe.load`; `kind` is that class."""
+def opened(path: str | Path, sets: Sequence[str] = ()) -> tuple[yaml_text.Document, Path, list[str]]:
+    """A recipe's file with overrides as a document that has a name, the file, and what to tell its reader."""
     file = locate(path)
     document = yaml_text.read(_text(file), str(path) if file == Path(path) else file.name)
     if document.tree is None:
@@ -120,6 +120,12 @@ def load(kind: type[Any], path: str | Path, sets: Sequence[str] = (), out: str |
     for text in sets:
         override(document, text)
     document.tree.setdefault("name", _run_name(file))
+    return document, file, notes
+
+
+def load(kind: type[Any], path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Any:
+    """See `Recipe.load`; `kind` is that class."""
+    document, file, notes = opened(path, sets)
     sequence.expand(document)
     recipe = parse(kind, document)
     recipe._notes = notes
@@ -130,6 +136,13 @@ def load(kind: type[Any], path: str | Path, sets: Sequence[str] = (), out: str |
 
 def parse(kind: type[Any], document: yaml_text.Document) -> Any:
     """Validate a document and the names in it."""
+    if isinstance(document.tree, dict) and "adapters" in document.tree:
+        raise RecipeError(
+            "this recipe lists several adapters, and one run is asked for here",
+            where=document.place(("adapters",)),
+            remedy="`tunewright run`, `check`, `plan` and `resume` take it whole (in Python: tunewright.run_adapters); "
+            "else write a recipe for each adapter",
+        )
     try:
         recipe = kind(**document.tree)
     except RecipeError as error:

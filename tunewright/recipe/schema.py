@@ -73,6 +73,29 @@ def _point(node: Any) -> None:
         _point(child)
 
 
+def with_adapters(schema: dict[str, Any], spec: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a recipe's file, which may list adapters (`spec`) in the place of `stages` or `methods`."""
+    entry = copy.deepcopy(spec.model_json_schema(mode="validation"))
+    _point(entry)
+    defs = {**entry.pop("$defs", {}), **schema["$defs"], spec.__name__: entry}
+    adapters = {
+        "description": "several over one base, each a run of its own; all else is common to them",
+        "type": "array",
+        "minItems": 1,
+        "items": {"$ref": f"#/$defs/{spec.__name__}"},
+    }
+    listed: dict[str, Any] = {"required": ["adapters"]}
+    ways = [{"required": ["stages"]}, {"required": ["methods"], "not": listed}, listed]
+    return {
+        **schema,
+        "properties": {**schema["properties"], "adapters": adapters},
+        "required": [k for k in schema["required"] if k != "data"],
+        "oneOf": ways,
+        "anyOf": [{"required": ["data"]}, listed],
+        "$defs": defs,
+    }
+
+
 def recipe_schema(kind_of_recipe: type[BaseModel]) -> dict[str, Any]:
     """The schema of `Recipe`; imports every method once for its parameters."""
     schema = copy.deepcopy(kind_of_recipe.model_json_schema(mode="validation"))

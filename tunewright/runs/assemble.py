@@ -36,6 +36,7 @@ from tunewright.runs.fresh import load_model, model_of
 from tunewright.runs.making import makers_of, place_of
 from tunewright.runs.selecting import Selection, records_of, selection_of, subset, whole_queries, without
 from tunewright.runs.session import Making, Session, StageInputs
+from tunewright.runs.shared import SharedBase
 from tunewright.runs.sources import (
     STAGES,
     kept_options,
@@ -90,11 +91,12 @@ class _Reader:
         )
 
 
-def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = True) -> Session:
-    """Check methods, load the model, encode the rows.
+def assemble(
+    recipe: Recipe, say: Say = lambda text: None, *, weights: bool = True, base: SharedBase | None = None
+) -> Session:
+    """Check methods, load the model, encode the rows. Errors name the field, file or row; nothing is written.
 
-    Errors name the field, file or row; nothing is trained or written. Without `weights`, models have their shapes
-    alone: enough to see what a run would refuse.
+    Without `weights`, models have shapes alone: enough to see what a run would refuse. `base`: where others' is too.
     """
     task = task_for(recipe)
     methods = [methods_of(recipe, stage, task) for stage in recipe.stages]
@@ -107,9 +109,10 @@ def assemble(recipe: Recipe, say: Say = lambda text: None, *, weights: bool = Tr
     if precision == "auto":
         precision = choose_precision(device) if weights else "float32"
     say(f"loading {recipe.model.name}")
-    loaded, labels = _model(recipe, task, device, precision, weights)
+    loaded, labels = _model(recipe, task, device, precision, weights, base)
     check_likelihoods(recipe, methods, task, loaded.model.config)
     adapted = _adapted(recipe, loaded, methods)
+    adapted.lent.update(adapted.base_parameters() if base is not None else ())
     packed = bool(recipe.data.packing and task.packs and _can_pack(loaded))
     say("reading data")
     rows = read_rows(recipe, task, methods, loaded, labels)
@@ -212,13 +215,14 @@ def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
 
 
 def _model(
-    recipe: Recipe, task: Task, device: str, precision: str, weights: bool
+    recipe: Recipe, task: Task, device: str, precision: str, weights: bool, base: SharedBase | None
 ) -> tuple[Loaded, Sequence[str] | None]:
     """The recipe's model with its new tokens, and the labels in the order of its head."""
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of(labelled_sources(recipe), recipe.base, task)
-    loaded = load_model(recipe, task, task.head_of(labels), device, precision, weights)
+    load = base.load if base is not None else load_model
+    loaded = load(recipe, task, task.head_of(labels), device, precision, weights)
     if task.labelled:  # a checkpoint's head keeps its own order of the labels
         names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
         labels = [names[i] for i in sorted(names)]

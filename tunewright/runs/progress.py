@@ -114,6 +114,28 @@ class Screen:
         return show
 
 
+class Named(Screen):
+    """Lines and records of one adapter among others."""
+
+    def __init__(self, name: str, screen: Screen):
+        super().__init__(quiet=screen.quiet, json=screen.json)
+        self.name = name
+
+    def say(self, text: str, *, always: bool = False) -> None:
+        super().say(f"{self.name}: {text}", always=always)
+
+    def warn(self, text: str) -> None:
+        super().warn(f"{self.name}: {text}")
+
+    @contextmanager
+    def training(self, stage: str, plan: Any) -> Iterator[Show]:
+        """As lines, never as a bar: several train at once."""
+        if self.json and not self.quiet:
+            yield lambda record: print(json.dumps({"adapter": self.name, **record}), flush=True)
+        else:
+            yield (lambda record: None) if self.quiet else self._lines(stage, plan)
+
+
 class Shown:
     """A pace as a bar's field, read anew each time that the bar is drawn: between steps too, however long they are."""
 

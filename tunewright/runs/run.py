@@ -49,7 +49,7 @@ def run(
     with locked(folder):
         try:
             folder.write_recipe(recipe.dump(absolute=True))
-            _note_start(folder)
+            note_start(folder)
             # the run's own copy is what `resume` will read: the same text gives the same names
             own = Recipe.load(folder.file(RECIPE)).placed_as(recipe)
             return _whole(Work(folder, own, screen, figures_only=figures_only))
@@ -83,20 +83,20 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
 
             screen.say("this run is finished")
             return Result(folder.path, Report.load(folder.path), earlier=True)
-        _note_start(folder)
+        note_start(folder)
         if folder.progress().get("began"):
             from tunewright.runs import begun
 
             begun.check_recipe(folder)
         try:
             work = Work(folder, recipe, screen)
-            _note_resumed(work)  # what is refused is not counted
+            note_resumed(work)  # what is refused is not counted
             return _whole(work)
         except KeyboardInterrupt:
             raise interrupted(folder) from None
 
 
-def _note_resumed(work: Work) -> None:
+def note_resumed(work: Work) -> None:
     """Count a resume, and say on the report where any of them went on in other surroundings."""
     from tunewright.runs import begun
 
@@ -122,7 +122,7 @@ def _whole(work: Work) -> Result:
     return finish(work, work.train())
 
 
-def _note_start(folder: RunFolder) -> None:
+def note_start(folder: RunFolder) -> None:
     """Write down when and how the run began, unless a process that was killed since did."""
     from tunewright.runs.results import command
 

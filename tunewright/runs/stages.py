@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,7 +30,8 @@ from tunewright.runs.folder import RunFolder
 from tunewright.training import carry
 from tunewright.training.setting_up import set_up
 from tunewright.training.stage import Stop, TrainingInputs
-from tunewright.training.train import Loop, train
+from tunewright.training.stepping import go_through
+from tunewright.training.train import Loop, begun
 
 STAGE_SECONDS = "stage_seconds"
 """Key of progress.json: seconds of training of each finished stage."""
@@ -76,7 +77,9 @@ def stopped(folder: RunFolder, after: str) -> Interrupted:
 class TrainingCallback:
     """Listens to the loop: logs, evaluates, keeps the best weights, stops early, writes checkpoints.
 
-    `before` is the number of optimizer steps of earlier stages: checkpoints count over the whole run.
+    `before` is the number of optimizer steps of earlier stages: checkpoints count over the whole run. `hears`: whether
+    signals are this stage's to hear; where several train at once, whoever leads them does, and has `asked` for a
+    checkpoint after the present step at times.
     """
 
     folder: RunFolder
@@ -92,6 +95,8 @@ class TrainingCallback:
     stop_requested: bool = False
     ended_by: str | None = None
     verified: Verified | None = None
+    hears: bool = True
+    asked: bool = False
 
     def begin(self, loop: Loop) -> None:
         """Before the first step: where the best weights are kept, those of the start are the first to be judged."""
@@ -124,8 +129,10 @@ class TrainingCallback:
         if self.stop_requested:
             self.write(loop)
             raise stopped(self.folder, f"step {loop.step_number}, with a checkpoint")
-        if self.spec.save_steps and loop.step_number % self.spec.save_steps == 0 and not loop.finished():
+        due = self.spec.save_steps and (self.asked or loop.step_number % self.spec.save_steps == 0)
+        if due and not loop.finished():
             self.write(loop)
+        self.asked = False
 
     def _judge(self, loop: Loop) -> dict[str, float]:
         assert self.evaluate is not None
@@ -184,8 +191,14 @@ class TrainingCallback:
         loop.trained.restore(self.best_tensors)
 
 
+class Stoppable(Protocol):
+    """Whatever ends after its present step once it is asked to."""
+
+    stop_requested: bool
+
+
 @contextmanager
-def stopping_on_signals(keeper: TrainingCallback) -> Iterator[None]:
+def stopping_on_signals(keeper: Stoppable) -> Iterator[None]:
     """SIGTERM, Ctrl-C and a terminal that hangs up ask for a checkpoint after the present step (a second Ctrl-C ends
     at once).
     """
@@ -232,7 +245,14 @@ class TrainingOutcome:
 def run_stage(
     stage: TrainingInputs, keeper: TrainingCallback, needs: Callable[..., dict[str, Any]], saved: Checkpoint | None
 ) -> TrainingOutcome:
-    """Train a stage from its start (or from a checkpoint within it) to its end, and save it as `stages/<name>/`."""
+    """Train a stage from its start (or from a checkpoint within it) to its end."""
+    return go_through(steps_of(stage, keeper, needs, saved))
+
+
+def steps_of(
+    stage: TrainingInputs, keeper: TrainingCallback, needs: Callable[..., dict[str, Any]], saved: Checkpoint | None
+) -> Generator[Loop, None, TrainingOutcome]:
+    """`run_stage`, pausing where a step is due (`training.stepping.go_through`)."""
     methods: Methods = stage.methods
     set_up(stage.adapted, methods, stage.plan, stage.task.name, needs, stage.earlier)
     methods.event("begin_task", stage=keeper.stage, adapted=stage.adapted)
@@ -243,8 +263,10 @@ def run_stage(
     if saved is not None:
         keeper.restore(saved)
         resume = (saved.state["loop"], saved.tensors)
-    with stopping_on_signals(keeper), recomputing(stage.adapted.model, stage.spec.activation_checkpointing):
-        loop = train(stage, resume)
+    listening = stopping_on_signals(keeper) if keeper.hears else nullcontext()
+    with listening, recomputing(stage.adapted.model, stage.spec.activation_checkpointing):
+        loop = begun(stage, resume)
+        yield from loop.steps()
     if keeper.verified is None or keeper.verified.to_end:
         keeper.finish(loop)
         end_stage(stage, keeper.stage)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tunewright.runs.session import StageInputs
     from tunewright.training.stage import TrainingInputs
 
+SHARED = "shared"
+"""Key of progress.json: names of the runs that some of its steps shared forwards with (`runs/turns.py`)."""
 COMPARED = ("steps", "tokens", "trained_tokens", "trainable", "best_step", "trained_names")
 """What a stage's result says that no clock decides."""
 
@@ -55,6 +57,13 @@ def verify(work: Work, whole: Intact) -> None:
     from tunewright.training import carry
 
     _weights_are_those(work)
+    if others := work.folder.progress().get(SHARED):
+        work.screen.say(
+            f"verified: {whole}; its steps were computed together with those of {', '.join(others)}, and are not "
+            "computed again",
+            always=True,
+        )
+        return
     stretch = _last(work)
     part, name = stretch.part, stretch.part.spec.name
     carry.begin(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,27 @@ if TYPE_CHECKING:
     from tunewright.runs.meter import Meter
     from tunewright.runs.readings import Readings
     from tunewright.runs.session import Session, StageInputs
+    from tunewright.runs.shared import SharedBase
     from tunewright.runs.stages import TrainingCallback, TrainingOutcome
     from tunewright.training.stage import TrainingInputs
+    from tunewright.training.train import Loop
 
 
 class Work:
-    """A run's parts and how far they are. `results` holds what each finished stage gave, by name."""
+    """A run's parts and how far they are. `results` holds what each finished stage gave, by name.
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, screen: Screen, *, figures_only: bool = False):
+    `base`: where the model comes from, if other runs of this process adapt it too; they go on in turns (`steps`).
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        screen: Screen,
+        *,
+        figures_only: bool = False,
+        base: SharedBase | None = None,
+    ):
         from tunewright.machine.memory import keep_freed_memory
         from tunewright.measure.cost import Cost
         from tunewright.report.words import counted
@@ -40,7 +54,8 @@ class Work:
         with self.cost.phase("load"):
             if not figures_only:
                 settle(recipe, folder.path)
-            self.session: Session = assemble(recipe, screen.say)
+            self.session: Session = assemble(recipe, screen.say, base=base)
+        self.shares = base is not None
         self.session.run = folder.path
         self.recipe = self.session.recipe
         if counted(recipe.task) == "images":
@@ -115,6 +130,12 @@ class Work:
 
     def train(self) -> list[str]:
         """Measure the base, train every stage, do the steps after training; says what came from a cache."""
+        from tunewright.training.stepping import go_through
+
+        return go_through(self.steps())
+
+    def steps(self) -> Generator[Loop, None, list[str]]:
+        """`train`, pausing where an optimizer step is due (`training.stepping.go_through`)."""
         from tunewright.runs import telling
         from tunewright.runs.meter import Meter
         from tunewright.runs.rehearsing import rehearse
@@ -132,7 +153,7 @@ class Work:
         for line in telling.of_base(self.meter):
             self.screen.say(line)
         for part in self.session.stages:
-            self._stage(part)
+            yield from self._stage(part)
         self._after()
         return ["base measured"] if known else []
 
@@ -159,10 +180,10 @@ class Work:
         stage.earlier = replace(earlier, way=self.recipe.way_to(part.spec))
         return stage, provider
 
-    def _stage(self, part: StageInputs) -> None:
+    def _stage(self, part: StageInputs) -> Generator[Loop, None, None]:
         from tunewright.models.flops import counting
         from tunewright.runs.head_start import start_head, starts_from_probe
-        from tunewright.runs.stages import recalled, run_stage, save_result, stopped
+        from tunewright.runs.stages import recalled, save_result, steps_of, stopped
         from tunewright.training import carry
 
         name, folder = part.spec.name, self.folder.path / "stages" / part.spec.name
@@ -203,7 +224,7 @@ class Work:
         try:
             with self.screen.training(name, stage.plan) as show, self.cost.phase("train"):
                 keeper.show = show
-                result = run_stage(stage, keeper, needs, saved)
+                result = yield from steps_of(stage, keeper, needs, saved)
         finally:
             trackers.close()
             self.session.notes += trackers.cautions
@@ -291,7 +312,10 @@ class Work:
                 self.screen.samples(self.meter.samples)
                 return figures
 
-        return TrainingCallback(self.folder, part.train, part.spec.name, part.index, before, evaluate)
+        self.listening = TrainingCallback(
+            self.folder, part.train, part.spec.name, part.index, before, evaluate, hears=not self.shares
+        )
+        return self.listening
 
     def _teach(self, models: Any, base: Any) -> Any:
         """What a merge under `after` learns from: the last stage's rows beside its models."""

@@ -3,13 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from tunewright.contract.batch import Row
 from tunewright.errors import NonFiniteError
+
+R = TypeVar("R")
+
+
+@dataclass
+class Due:
+    """A step whose gradients are still to come: its rows with their epochs, what is logged of them, the schedule's
+    factor, the learning rate, and the seconds that the step took so far.
+    """
+
+    rows: Sequence[tuple[Row, int]]
+    told: dict[str, float]
+    factor: float | dict[str, float]
+    rate: float
+    seconds: float
+
+
+def go_through(steps: Generator[Any, None, R]) -> R:
+    """Go through what pauses where a loop's step is due, and do each step at once; gives what it returns.
+
+    A step's error is raised where the pause is, so that what was begun around the steps is ended there.
+    """
+    try:
+        loop = next(steps)
+        while True:
+            try:
+                loop.done = loop.one_step()
+            except BaseException as error:
+                loop = steps.throw(error)
+            else:
+                loop = next(steps)
+    except StopIteration as end:
+        value: R = end.value
+        return value
 
 
 def apply(loop: Any, factor: float | Mapping[str, float], record: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,16 +24,17 @@ from tunewright.models.modes import set_training
 from tunewright.training import coupled, saving
 from tunewright.training.again import Again
 from tunewright.training.following import carried
-from tunewright.training.inner import Inner, TrainedWeight
+from tunewright.training.inner import TrainedWeight
 from tunewright.training.losses import sum_weights, weighted_sum
 from tunewright.training.micro_batches import micro_batches
 from tunewright.training.nonfinite import diagnose
 from tunewright.training.optim import Optimizers
 from tunewright.training.randomness import Randomness
 from tunewright.training.rollouts import Rollouts
-from tunewright.training.schedules import factor_of
+from tunewright.training.schedules import factor_for
+from tunewright.training.splitting import with_splits
 from tunewright.training.stage import Stop, TrainingInputs
-from tunewright.training.stepping import apply
+from tunewright.training.stepping import Due, apply, go_through
 from tunewright.training.trained import Trained
 from tunewright.training.validation import Validation, asks
 
@@ -47,6 +48,7 @@ class Loop:
         self.step_number, self.tokens, self.trained_tokens, self.seconds = 0, 0, 0, 0.0
         self.flops = 0.0
         self.micro_tokens: int | None = stage.spec.micro_tokens
+        self.done: dict[str, Any] = {}  # the record of the latest step
         self.averaged: dict[str, Tensor] | None = None
         self.redraw_every: int | None = None
         devices = {p.device for p in self.adapted.model.parameters()}
@@ -125,6 +127,12 @@ class Loop:
 
     def run(self) -> None:
         """Train until the plan's steps are done, the budget is spent or a listener raises Stop."""
+        go_through(self.steps())
+
+    def steps(self) -> Generator[Loop, None, None]:
+        """`run` with a pause where a step is due: whoever goes through it does the step and leaves its record in
+        `done`, as `go_through` does. Between steps others may train on the same base.
+        """
         set_training(self.adapted.outer)
         with self.randomness.lent():
             try:
@@ -132,9 +140,9 @@ class Loop:
                     self.stage.begin(self)
                     self.randomness.back()
                 while not self.finished():
-                    record = self.one_step()
+                    yield self
                     self.randomness.remember()
-                    self.stage.listen(self, record)
+                    self.stage.listen(self, self.done)
                     self.randomness.back()  # a listener may draw: the next step does not feel it
             except Stop:
                 pass
@@ -160,21 +168,29 @@ class Loop:
     def one_step(self) -> dict[str, Any]:
         """Do one optimizer step and return its record."""
         with counting() as counted:
-            record = self._one_step()
+            due = self.begin_step()
+            began = time.monotonic()
+            record = with_splits(self, due.rows)
+            due.seconds += time.monotonic() - began
+            record = self.end_step(due, record)
         self.flops += counted.total
         return record
 
-    def _one_step(self) -> dict[str, Any]:
+    def begin_step(self) -> Due:
+        """What comes before a step's gradients: draw what trains if due, take rows, set the learning rate."""
         began = time.monotonic()
         if self.chooser and self.step_number and self.redraw_every and self.step_number % self.redraw_every == 0:
             self._redraw()
         rows, told = self.take()
-        factor = self._factor()
-        rate = self.optimizers.set_factor(factor)
-        record = self._with_splits(rows)
-        apply(self, factor, record)
+        factor = factor_for(self)
+        return Due(rows, told, factor, self.optimizers.set_factor(factor), time.monotonic() - began)
+
+    def end_step(self, due: Due, record: dict[str, Any]) -> dict[str, Any]:
+        """What comes after a step's gradients, whose `record` `gradients` gave: move the weights, count, and tell."""
+        began = time.monotonic()
+        apply(self, due.factor, record)
         self.step_number += 1
-        tokens = sum(row.size for row, _ in rows)
+        tokens = sum(row.size for row, _ in due.rows)
         # budgets and epochs count what is read of the data; what a rollout makes of it is logged beside
         self.tokens += self.rollouts.read if self.rollouts else tokens
         self.trained_tokens += record.pop("labels")
@@ -186,16 +202,15 @@ class Loop:
             parameters=self.trained.parameters(),
         )
         self._mix(record)
-        elapsed = time.monotonic() - began
+        elapsed = due.seconds + time.monotonic() - began
         self.seconds += elapsed
-        epoch = max((e for _, e in rows), default=0)
         return {
             "step": self.step_number,
-            "learning_rate": rate,
+            "learning_rate": due.rate,
             "num_tokens": self.tokens,
-            "epoch": epoch,
+            "epoch": max((e for _, e in due.rows), default=0),
             "tokens_per_second": tokens / max(elapsed, 1e-9),
-            **told,
+            **due.told,
             **record,
         }
 
@@ -204,56 +219,6 @@ class Loop:
         rollout.
         """
         return self.rollouts.take() if self.rollouts else (self.stage.rows.next_batch(), {})
-
-    def _factor(self) -> float | dict[str, float]:
-        own = self.methods.one("schedule")
-        if own is None:
-            return factor_of(self.spec.lr_scheduler_type, self._place(), self.plan.steps, self.plan.warmup_steps)
-        got = self.methods.call(own, "schedule", step=self.step_number, plan=self.plan)
-        return dict(got) if isinstance(got, Mapping) else float(got)
-
-    def _place(self) -> float:
-        """The step in the plan's count: where seconds or operations end the stage, by the share of them that is
-        spent, since the plan's steps are an estimate then.
-        """
-        b = self.stage.budget
-        spent = [used / limit for limit, used in ((b.seconds, self.seconds), (b.flops, self.flops)) if limit]
-        if not spent:
-            return self.step_number
-        counted = [used / limit for limit, used in ((b.steps, self.step_number), (b.tokens, self.tokens)) if limit]
-        return float(max([*spent, *counted])) * self.plan.steps
-
-    def _with_splits(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
-        """Gradients of the step; when memory runs out, again from its first micro-batch with half the tokens each."""
-        self.micro_tokens = self.stage.splits.get(self.step_number, self.micro_tokens)
-        drawn = self.randomness.now()
-        while True:
-            try:
-                owner = self.methods.one("step")
-                if owner is None:
-                    return self.gradients(rows)
-                inner = Inner(self, rows)
-                self.methods.call(
-                    owner,
-                    "step",
-                    inner=inner,
-                    adapted=self.adapted,
-                    validation=self.validation,
-                    step=self.step_number,
-                    plan=self.plan,
-                )
-                return inner.record
-            except (torch.OutOfMemoryError, MemoryError):
-                self.trained.zero_grad()
-                self.randomness.again(drawn)
-                largest = max(r.size for r, _ in rows)
-                total = sum(r.size for r, _ in rows)
-                now = min(self.micro_tokens or total, total)
-                if now <= largest:
-                    raise
-                self.micro_tokens = max(largest, now // 2)
-                self.stage.splits[self.step_number] = self.micro_tokens
-                self.stage.on_split(self.step_number, self.micro_tokens)
 
     def micro_batches(self, rows: Sequence[tuple[Row, int]]) -> list[Batch]:
         """Rows of one step as collated micro-batches of at most `micro_tokens` tokens, methods on `row` and `batch`
@@ -271,6 +236,10 @@ class Loop:
             total = coupled.backward(self, batches, objectives, record)
         else:
             total = self._backward_each(batches, objectives, record)
+        return self.told(record, total, batches)
+
+    def told(self, record: dict[str, Any], total: Tensor, batches: list[Batch]) -> dict[str, Any]:
+        """A step's record once its losses, whose sum is `total`, have their gradients: those of penalties are added."""
         for b in self.methods.on("penalty"):
             value = self.methods.call(
                 b, "penalty", weights=self.trained_weights(), step=self.step_number, plan=self.plan
@@ -383,12 +352,20 @@ class Loop:
         saving.restore(self, loop, tensors)
 
 
+def begun(
+    stage: TrainingInputs, resume: tuple[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]]] | None = None
+) -> Loop:
+    """The loop of a stage whose methods are set up, before its first step, or where `Loop.state` was taken."""
+    loop = Loop(stage)
+    if resume is not None:
+        loop.restore(*resume)
+    return loop
+
+
 def train(
     stage: TrainingInputs, resume: tuple[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]]] | None = None
 ) -> Loop:
     """Train one stage whose methods are set up; `resume` is what `Loop.state` gave. Returns the finished loop."""
-    loop = Loop(stage)
-    if resume is not None:
-        loop.restore(*resume)
+    loop = begun(stage, resume)
     loop.run()
     return loop

@@ -1,0 +1,45 @@
+"""Gradients of a step whose rows may not fit into memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tunewright.contract.batch import Row
+from tunewright.training.inner import Inner
+
+
+def with_splits(loop: Any, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
+    """Gradients of the step; when memory runs out, again from its first micro-batch with half the tokens each."""
+    loop.micro_tokens = loop.stage.splits.get(loop.step_number, loop.micro_tokens)
+    drawn = loop.randomness.now()
+    while True:
+        try:
+            owner = loop.methods.one("step")
+            if owner is None:
+                found: dict[str, Any] = loop.gradients(rows)
+                return found
+            inner = Inner(loop, rows)
+            loop.methods.call(
+                owner,
+                "step",
+                inner=inner,
+                adapted=loop.adapted,
+                validation=loop.validation,
+                step=loop.step_number,
+                plan=loop.plan,
+            )
+            return inner.record
+        except (torch.OutOfMemoryError, MemoryError):
+            loop.trained.zero_grad()
+            loop.randomness.again(drawn)
+            largest = max(r.size for r, _ in rows)
+            total = sum(r.size for r, _ in rows)
+            now = min(loop.micro_tokens or total, total)
+            if now <= largest:
+                raise
+            loop.micro_tokens = max(largest, now // 2)
+            loop.stage.splits[loop.step_number] = loop.micro_tokens
+            loop.stage.on_split(loop.step_number, loop.micro_tokens)
