@@ -15,11 +15,12 @@ from tunewright.errors import MethodError
 from tunewright.measure.drift import kl_drift, sequence_rows, take_reference
 from tunewright.measure.generate import greedy
 from tunewright.methods.adapters.lora import LoRA
-from tunewright.methods.adapters.prompt_tuning import PromptTuning, start_prompt
+from tunewright.methods.adapters.prompt_tuning import PromptTuning
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import agrees
 from tunewright.models.attention import prepare_attention
 from tunewright.models.prompt import prompted, save_prompt
+from tunewright.pieces.prompts import start_prompt
 from tunewright.tasks import get_task
 from tunewright.training import carry
 

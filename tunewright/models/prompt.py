@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from tunewright.errors import MethodError
 from tunewright.files.tensors import save_tensors
+from tunewright.models.prompt_rows import BOUNDS, check_mask, lengthened_some, with_prompt
 
 _CLASSES: dict[type, type] = {}
-BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
 
 
 def body_of(model: nn.Module) -> nn.Module:
@@ -50,8 +50,11 @@ def leave_room(model: nn.Module, length: int, where: str) -> None:
         )
 
 
-def prompted(model: nn.Module, prompt: nn.Parameter | Callable[[], Tensor]) -> nn.Module:
-    """The twin of `model` that reads `prompt` [n, D], or what it gives when called, before every row.
+def prompted(
+    model: nn.Module, prompt: nn.Parameter | Callable[[], Tensor], without: frozenset[str] = frozenset()
+) -> nn.Module:
+    """The twin of `model` that reads `prompt` [n, D], or what it gives when called, before every row but those of the
+    sources `without`.
 
     MethodError for a model with no body of its own.
     """
@@ -61,7 +64,8 @@ def prompted(model: nn.Module, prompt: nn.Parameter | Callable[[], Tensor]) -> n
     if cls not in _CLASSES:
         _CLASSES[cls] = type(cls.__name__, (cls,), {"forward": _forward(cls), "__module__": cls.__module__})
     inner.__class__ = _CLASSES[cls]
-    inner.tunewright_prompt = prompt
+    inner.tunewright_prompt, inner.tunewright_without = prompt, without
+    inner.reads_rows = bool(without)  # then a common start of rows is not the same for all of them
     twin._modules[model.base_model_prefix] = inner  # type: ignore[index]
     return twin  # type: ignore[no-any-return]
 
@@ -80,7 +84,10 @@ def _forward(base: type[nn.Module]) -> Any:
             inputs["inputs_embeds"] = self.get_input_embeddings()(input_ids)
         prompt = self.tunewright_prompt
         prompt = (prompt() if callable(prompt) else prompt).to(inputs["inputs_embeds"].dtype)
-        inputs, kept = lengthened(inputs, prompt)
+        has = with_prompt(inputs, self.tunewright_without)
+        if has is not None and not bool(has.any()):
+            return base.forward(self, **inputs)
+        inputs, kept = lengthened(inputs, prompt) if has is None else lengthened_some(inputs, prompt, has)
         out = base.forward(self, **inputs)
         if kept is None:
             return out
@@ -107,11 +114,7 @@ def lengthened(inputs: dict[str, Any], prompt: Tensor) -> tuple[dict[str, Any], 
     if inputs.get(BOUNDS[0]) is not None:
         return _packed(inputs, prompt, embeds, positions)
     if mask is not None:
-        if mask.dim() != 2:
-            raise MethodError(
-                "a prompt needs a mask of rows and tokens [R, L]",
-                remedy="give attention_mask as the tokenizer makes it",
-            )
+        check_mask(mask)
         inputs["attention_mask"] = torch.cat([mask.new_ones(len(mask), n), mask], 1)
     if cache is not None and cache.get_seq_length():
         return inputs, None

@@ -13,24 +13,16 @@ far above LoRA's).
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
-from tunewright.contract.method import Method, Setup, State, torch_generator
+from tunewright.contract.method import Method, Setup, State
 from tunewright.models.prompt import leave_room, prompted, save_prompt
-
-
-def start_prompt(embeddings: Tensor, n: int, rng: random.Random, start: str = "vocabulary") -> Tensor:
-    """[n, D] fp32 vectors: embeddings [V, D] of n tokens drawn at random, or uniform in +-0.5."""
-    if start == "vocabulary":
-        return embeddings[rng.choices(range(len(embeddings)), k=n)].detach().float()
-    return torch.empty(n, embeddings.shape[1]).uniform_(-0.5, 0.5, generator=torch_generator(rng))
+from tunewright.pieces.prompts import start_prompt
 
 
 class PromptTuning(Method):
