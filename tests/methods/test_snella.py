@@ -15,7 +15,7 @@ from tests.methods.driving import Cursor, Run, assert_resumes, logits, text_rows
 from tests.methods.selecting import BASES, EPS, gradient_numbers, rows_for, state_numbers, stayed
 from tunewright.contract.method import State
 from tunewright.methods.adapters.lora import LoRA
-from tunewright.methods.adapters.snella import SNELLA, budget_at, kernels, shared_out
+from tunewright.methods.adapters.snella import SNELLA, budget_at, kernels, shared_out, smoothed
 from tunewright.models import delta_format
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import agrees
@@ -136,6 +136,12 @@ def test_steps_and_budgets_are_those_of_a_plain_loop():
                 la.share = 1 - count / size
     torch.testing.assert_close(logits(run.adapted.model), logits(model), atol=1e-4, rtol=1e-4)
     assert (logits(model) - logits(tiny.llama())).abs().max() > 0.3
+
+
+def test_importance_and_how_much_it_wavers_are_smoothed():
+    one = torch.tensor([1.0])
+    I, U = smoothed(one, 0.5 * one, 2 * one, -1.5 * one, 0.75, 0.5)  # noqa: E741
+    assert float(I) == 0.75 + 0.25 * 3 and float(U) == 0.25 + 0.5 * (3 - 1.5)
 
 
 def test_budgets_fall_by_the_cube_and_are_shared_out_whole():
