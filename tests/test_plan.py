@@ -221,3 +221,14 @@ def test_a_loop_over_its_samples_is_timed_by_whole_sets_of_them(inputs: Path) ->
     methods = ["lora", {"ppo": {"reuse": 5, "max_new_tokens": 3}}, "exact-answer"]
     probed = estimate(session_of(inputs, stages__0__methods=methods, stages__0__budget={"steps": 20})).stages[0]
     assert len(probed.losses) == 5 and 0 < probed.train < 3600
+
+
+def test_a_stage_knows_what_is_kept_and_what_is_measured(inputs: Path) -> None:
+    session = session_of(inputs)
+    planned = session.plan(session.stages[0])
+    assert session.eval is not None and session.keep
+    assert planned.kept == tuple(d.name for k in session.keep.values() for d in k.sources)
+    assert planned.measured == tuple(d.name for d in session.eval.sources) and not set(planned.sources) & {
+        *planned.kept
+    }
+    assert all(r.source in planned.kept for k in session.keep.values() for r in k.rows)

@@ -31,9 +31,9 @@ N = 3
 MAKERS = [tiny.llama, tiny.gpt2]
 
 
-def run_of(listen=None, *, model=None, earlier=None, steps: int = 4, beside=(), **fields) -> Run:
+def run_of(listen=None, *, model=None, earlier=None, steps: int = 4, beside=(), plan=None, **fields) -> Run:
     methods = {"promot": ProMoT(**{"length": N, "prompt_rate": 0.1, **fields}), **dict(beside)}
-    return Run(methods, model=model, earlier=earlier, steps=steps, listen=listen, eps=EPS)
+    return Run(methods, model=model, earlier=earlier, steps=steps, listen=listen, plan=plan, eps=EPS)
 
 
 def first_stage(make=tiny.llama, **fields) -> tuple[Run, Earlier]:
@@ -167,7 +167,19 @@ def test_starts_and_every_field_change_what_is_learnt():
     first = after()
     assert after(length=5).shape == (5, 32)
     assert not torch.equal(after(prompt_rate=0.3), first) and not torch.equal(after(start="random"), first)
-    assert not torch.equal(after(without=("new",)), first), "rows that read no prompt teach it nothing"
+    assert not torch.equal(after(without=("new",), plan={"sources": {"new": 1}}), first), (
+        "rows that read no prompt teach it nothing"
+    )
+
+
+def test_kept_rows_and_drift_are_read_without_it_unless_others_are_named():
+    plan = {"kept": ("notes.txt",), "measured": ("test.jsonl",)}
+    told = {
+        w: run_of(plan=plan, without=w).state("promot").data["without"] for w in (None, (), ("test.jsonl", "drift"))
+    }
+    assert told == {None: ["notes.txt", "drift"], (): [], ("test.jsonl", "drift"): ["test.jsonl", "drift"]}
+    with pytest.raises(MethodError, match="no source that is read here is called 'note.txt'"):
+        run_of(plan=plan, without=("note.txt",))
 
 
 def test_both_stages_resume_and_come_back_from_their_files(tmp_path: Path):

@@ -37,7 +37,8 @@ class Plan:
     """What the loop knows of a stage before it starts. `steps` are optimizer steps; `tokens` those the budget allows.
 
     A budget in seconds gives no exact number of steps: then `exact` is False and `steps` follows the clock. `sources`
-    maps each source's name to the tokens of one epoch, `replay` names those that are replayed.
+    maps each source's name to the tokens of one epoch, `replay` names those that are replayed. `kept`: names of the
+    sources of `keep`, as rows have them; `measured`: of all others that are read without being trained on.
     """
 
     steps: int
@@ -49,6 +50,8 @@ class Plan:
     exact: bool = True
     sources: Mapping[str, int] = field(default_factory=dict)
     replay: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,8 +241,11 @@ class Session:
         )
 
     def plan(self, part: StageInputs) -> Plan:
-        """How many steps and tokens per stage's budget allows."""
-        return plan_stage(
+        """How many steps and tokens per stage's budget allows, and what is read beside what is trained on."""
+        kept = tuple(d.name for k in self.keep.values() for d in k.sources)
+        beside = (d for d in (self.eval, self.validation, self.stream) if d is not None)
+        measured = tuple(dict.fromkeys(d.name for b in beside for d in b.sources))
+        planned = plan_stage(
             part.spec.budget,
             part.train,
             lambda: self.cursor(part, stored=True),
@@ -256,6 +259,7 @@ class Session:
                 [int(getattr(m, "reuse", 1)) for _, m in part.methods if "rollout" in type(m).slots()], default=1
             ),
         )
+        return replace(planned, kept=kept, measured=measured)
 
     @property
     def flops_per_token(self) -> float:

@@ -11,14 +11,16 @@ Two stages, both of this method and each from the same weights theta_0:
 
 The task's rows are read as f(theta*, [P*; x]) and all others as f(theta*, x): what the format has taught stays in P*,
 and the model answers other tasks, by examples in its context too, more nearly as before. Which rows are others,
-`without` says: by itself every row has the prompt, and so has one of which no source is known (a chat). A third and
+`without` says: by itself those of `keep`, and the sequences that drift is measured on; a row of which no source is
+known (a chat) has the prompt. A third and
 fourth stage (`start` the second, `carry: drop`) do the same for the next task.
 
 P starts at embeddings of tokens drawn from the vocabulary, or uniform in +-0.5; it has a rate of its own.
 
 Defaults: n 100 (the paper); rates 3e-2 of the prompt and 8e-5 of the model under AdamW, those of prompt tuning and of
 full tuning here (the paper: 0.2 for 5,000 steps and 1e-3 for 1,000, Adafactor, batch 64, dropout and label smoothing
-0.1). Raises MethodError for a prompt that leaves a row no place.
+0.1). Raises MethodError for a prompt that leaves a row no place, and for a source in `without` that the run does not
+read.
 Differs from the paper in: causal models, where it has mT5 XXL; the last step's prompt is kept and not the best of
 several checkpoints on the task; no 1-shot example behind the prompt.
 No code of the authors was found: written from what is known of the paper's text.
@@ -34,10 +36,13 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from tunewright.contract.method import Candidates, Choice, Method, Plan, Setup, State
+from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.prompt import leave_room, prompted, save_prompt
 from tunewright.pieces.prompts import start_prompt
 
 NAME = "promot"
+DRIFT = "drift"
+"""The source of the sequences that drift is measured on."""
 
 
 class ProMoT(Method):
@@ -48,10 +53,11 @@ class ProMoT(Method):
         "vocabulary", description="embeddings of tokens drawn at random, or uniform numbers in +-0.5"
     )
     prompt_rate: PositiveFloat = Field(3e-2, description="learning rate of the prompt", examples=[0.3])
-    without: tuple[str, ...] = Field(
-        (),
+    without: tuple[str, ...] | None = Field(
+        None,
         description="sources whose rows are read without the prompt, by the name or else the path that rows have in "
-        "rows.jsonl: a kept text is quickstart:keep or notes.txt; drift: the sequences that drift is measured on",
+        "rows.jsonl (quickstart:keep, notes.txt; drift: the sequences that drift is measured on); none: all of `keep`, "
+        "and drift; []: no source",
         examples=[["small"]],
     )
 
@@ -68,17 +74,30 @@ class ProMoT(Method):
     def setup(self, run: Setup) -> State:
         left, model = run.earlier.latest(NAME), run.adapted.model
         if left is not None and left.values["phase"] == "prompt":
-            state = State(phase="model")
+            state = State(phase="model", without=self._others(run.plan))
             state.set_buffer("prompt", left.values["prompt"].detach().clone())
             leave_room(model, len(left.values["prompt"]), "length")
             return state
         leave_room(model, self.length, "length")
-        state, table = State(phase="prompt"), model.get_input_embeddings().weight  # type: ignore[operator]
+        state, table = State(phase="prompt", without=self._others(run.plan)), model.get_input_embeddings().weight  # type: ignore[operator]
         state.prompt = nn.Parameter(start_prompt(table, self.length, run.rng, self.start).to(table.device))
         return state
 
+    def _others(self, plan: Plan) -> list[str]:
+        """The sources whose rows have no prompt."""
+        if self.without is None:
+            return [*plan.kept, DRIFT]
+        there = [*plan.sources, *plan.kept, *plan.measured, DRIFT]
+        if strange := next((name for name in self.without if name not in there), None):
+            raise MethodError(
+                f"no source that is read here is called '{strange}'",
+                where=f"{NAME}.without",
+                remedy=did_you_mean(strange, there),
+            )
+        return list(self.without)
+
     def wrap(self, model: nn.Module, state: State) -> nn.Module:
-        return prompted(model, lambda: _prompt(state), frozenset(self.without))
+        return prompted(model, lambda: _prompt(state), frozenset(state.data["without"]))
 
     def choose(self, candidates: Candidates, state: State) -> Choice:
         if state.data["phase"] == "prompt":

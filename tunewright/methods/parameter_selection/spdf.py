@@ -17,11 +17,9 @@ The share s of the targeted layers' operations could be left out by hardware tha
 and counted operations are those that were done. On a pre-trained base it throws the held weights away.
 
 Defaults: s 0.75 (the paper's sparsest; it also tries 0.5), every linear layer inside the blocks, in each the same share
-(the authors' library: no embeddings, norms, biases or head).
+(ours).
 Raises MethodError for `target_modules` that name no layer.
-Differs from the paper in: nothing that its abstract says; its text and code for it were not seen, but the library that
-it was run with was.
-Source: cerebras.pytorch.sparse (base.py, static.py, configure.py).
+Differs from the paper in: nothing that its abstract says; neither its text nor its authors' code was seen.
 """
 
 from __future__ import annotations
