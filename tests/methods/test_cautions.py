@@ -53,4 +53,10 @@ def test_a_choice_of_never_is_no_slip():
 
 def test_every_method_that_says_something_is_tried_here():
     own = {n for n in catalogue.entries() if catalogue.load_method(n).caution is not Method.caution}
-    assert own == {name for name, *_ in CASES}
+    assert own == {name for name, *_ in CASES} | {"mhr"}
+
+
+def test_a_first_stage_that_trains_a_part_of_what_is_not_there_is_told():
+    mhr, first = catalogue.load_method("mhr"), dataclasses.replace(PLAN, index=0)
+    assert "there is no inventory yet of which tune: routing" in mhr(tune="routing").caution(first)
+    assert mhr(tune="routing").caution(PLAN) is None and mhr().caution(first) is None
