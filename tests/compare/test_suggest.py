@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 import tunewright
@@ -76,13 +77,17 @@ def test_memory_that_is_small_leaves_full_out(recipe: Path, made: Suggestion) ->
     assert "does not fit into memory" in page(tight)
 
 
-def candidate(name: str, trains: int | None, *claims: tuple[str, str, str], fits: bool = True) -> Candidate:
+def candidate(
+    name: str, trains: int | None, *claims: tuple[str, str, str], fits: bool = True, folds: bool = True
+) -> Candidate:
     told = [Evidence(n, scale, verdict, "it does") for n, scale, verdict in claims]
-    return Candidate(name, "", trains, trains, fits, True, True, told)
+    return Candidate(name, "", trains, trains, fits, folds, True, told)
 
 
 def test_the_few_follow_the_stated_rule() -> None:
     there = [
+        candidate("beside", 1, folds=False),
+        candidate("broken", 1, ("broken", "nano", "fails")),
         candidate("least", 1),
         candidate("small", 2, ("small", "nano", "holds")),
         candidate("part", 3, ("part--count", "real", "holds")),
@@ -118,6 +123,23 @@ def test_the_page_and_the_data_say_the_same(made: Suggestion) -> None:
     assert json.loads(json.dumps(made.to_json()))["compare"] == made.compare
     assert str(made).splitlines()[0].startswith("base") or made.model in str(made)
     assert isinstance(tunewright.suggest, type(suggest))
+
+
+def test_a_recipe_that_names_no_method_yet_is_taken_and_one_of_several_stages_says_so(
+    recipe: Path, made: Suggestion
+) -> None:
+    tree = yaml.safe_load(recipe.read_text())
+    methods = tree["stages"][0].pop("methods")
+    alone = {k: v for k, v in tree.items() if k != "stages"} | {"budget": tree["stages"][0]["budget"]}
+    none = recipe.with_name("none.yaml")
+    none.write_text(yaml.safe_dump(alone))
+    assert suggest(none).candidates == made.candidates
+    stage = {"methods": methods, "budget": {"steps": 2}}
+    several = recipe.with_name("several.yaml")
+    several.write_text(yaml.safe_dump(tree | {"stages": [{"name": "a", **stage}, {"name": "b", **stage}]}))
+    found = suggest(several)
+    assert found.stages == 2 and found.command() is None and "first of 2 stages" in page(found)
+    assert made.stages == 1 and made.command("x.yaml").startswith("tunewright compare x.yaml --methods lora,full")
 
 
 def test_a_size_that_is_none_names_its_flag() -> None:

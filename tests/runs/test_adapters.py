@@ -22,7 +22,7 @@ import tunewright
 from tests import small, tiny
 from tests.running import Commands
 from tunewright.commands import cli, json_types
-from tunewright.errors import CheckpointError, MethodError, NonFiniteError, RecipeError
+from tunewright.errors import CheckpointError, FolderError, MethodError, NonFiniteError, RecipeError
 from tunewright.finished.finished import open_run
 from tunewright.finished.folders import found
 from tunewright.models.adapted import Adapted
@@ -125,6 +125,9 @@ def test_an_adapter_is_a_run_of_its_own(together: AdaptersResult) -> None:
     again = tunewright.resume_adapters(together.folder)
     assert all(again.results[n].report == together.results[n].report and again.results[n].earlier for n in KINDS)
     assert open_run(together.folder / "lora").adapted.deltas()
+    with pytest.raises(FolderError, match="holds several adapters, each a run of its own") as refusal:
+        open_run(together.folder)
+    assert str(together.folder / "ia3") in str(refusal.value)
     assert [f.name for f in found([together.folder])] == sorted(KINDS)
     assert not list(together.folder.rglob("checkpoint-*"))
 
@@ -227,6 +230,13 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "offloaded": ({"train": {"offload_param": "disk"}}, RecipeError, "offload_param"),
     "a key": ({"adapters": [{"name": "a", "method": ["lora"]}]}, RecipeError, "write methods:"),
     "a name twice": ({"adapters": [{"name": "a", "methods": ["lora"]}] * 2}, RecipeError, "two adapters are named 'a'"),
+    "a name in another case": (
+        {"adapters": [{"name": "fee", "methods": ["lora"]}, {"name": "Fee", "methods": ["lora"]}]},
+        RecipeError,
+        r"two adapters are named 'Fee' \(the other: 'fee'\)",
+    ),
+    "a name of the run's own files": ({"adapters": [{"name": "report.html"}]}, RecipeError, "'name'"),
+    "no mapping": ({"adapters": ["lora"]}, RecipeError, "an adapter is a mapping .*, got 'lora'"),
     "a seed twice": (
         {"adapters": [{"name": "a", "methods": ["lora"], "seed": 1, "train": {"seed": 1}}]},
         RecipeError,

@@ -47,7 +47,8 @@ def construct(cls: type[Method], use: Use, where: str) -> Method:
     try:
         return cls(**values)
     except ValidationError as error:
-        first, *others = [_describe(cls, use.name, item) for item in error.errors(include_url=False)]
+        said = dict.fromkeys(_describe(cls, use.name, item) for item in error.errors(include_url=False))
+        first, *others = said
         more = "".join(f"\n  also {what}; {remedy}" for what, remedy in others)
         raise RecipeError(first[0], where=where, remedy=first[1] + more) from None
 
@@ -69,6 +70,9 @@ def _describe(cls: type[Method], method: str, item: Any) -> tuple[str, str]:
     allowed = f"allowed: {described['type']}" + (f", {described['range']}" if described["range"] else "")
     sample = field.examples[0] if field.examples else described["default"]
     write = f"; write {{{method}: {{{name}: {json.dumps(sample)}}}}}" if sample is not None else ""
+    if item["type"] == "missing" and len(item["loc"]) > 1:
+        given = item["input"]
+        return f"{method}.{name}: an item is missing, got {given!r}", allowed + write
     if item["type"] == "missing":
         return f"'{method}' needs '{name}': {field.description}", allowed + write
     return f"{method}.{name}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}", allowed + write

@@ -96,11 +96,12 @@ class Suggested(Answer):
     parameters: int
     task: str
     rows: int = Field(description="that are trained on")
+    stages: int = Field(description="of the recipe, of which the first was reckoned with")
     memory: int | None = Field(description="bytes that were reckoned with")
     candidates: list[Candidate]
     refused: list[Refused] = Field(description="what cannot be used, and what it says")
     compare: list[str] = Field(description="the few of them to compare")
-    command: str = Field(description="the comparison")
+    command: str | None = Field(description="the comparison; none: there is nothing to compare, or several stages")
 
 
 class Plans(Answer):

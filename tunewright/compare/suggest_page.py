@@ -37,9 +37,17 @@ def show(found: SuggestionFigures, recipe: Path | str = "recipe.yaml", console: 
         for r in found.refused:
             out.print(Text.assemble(f"{r.name}: ", (clean(r.why), "dim")))
     out.print()
-    if len(found.compare) > 1:
+    command = found.command(str(recipe))
+    if command is not None:
         out.print(Text("Which is best here nobody knows before it is tried on these rows:"))
-        out.print(found.command(str(recipe)), markup=False, soft_wrap=True)
+        out.print(command, markup=False, soft_wrap=True)
+    elif found.stages > 1:
+        few = ", ".join(found.compare)
+        out.print(
+            f"Reckoned for the first of {found.stages} stages. `tunewright compare` takes one stage: write a recipe of "
+            f"it alone, and compare {few}.",
+            markup=False,
+        )
     else:
         out.print(Text("Too few methods can be used to compare any.", style="yellow"))
 
@@ -58,11 +66,11 @@ def _table(candidates: Sequence[Candidate], parameters: int) -> Table:
         else:
             counted = (words.count(c.trains), f"{c.trains / parameters:.2%}", words.size(c.state))
         marks = ("yes" if c.folds else "no", "yes" if c.quantised else "no")
-        claims = _claims(c.evidence) if c.fits else "does not fit into memory"
+        claims = _claims(c.headlines) if c.fits else "does not fit into memory"
         table.add_row(c.name, *counted, *marks, claims, style="" if c.fits else "dim")
     return table
 
 
 def _claims(evidence: Sequence[Evidence]) -> str:
     """What came of the headline claims; those about a part are in the JSON."""
-    return ", ".join(f"{e.verdict} ({e.scale})" for e in evidence if "--" not in e.name)
+    return ", ".join(f"{e.verdict} ({e.scale})" for e in evidence)

@@ -34,9 +34,14 @@ class Candidate:
     evidence: list[Evidence] = field(default_factory=list)
 
     @property
+    def headlines(self) -> list[Evidence]:
+        """What came of the headline claims, real bases first; a claim about a part of it is named NAME--PART."""
+        return [e for e in self.evidence if "--" not in e.name]
+
+    @property
     def shown(self) -> list[Evidence]:
-        """The headline claims that hold, those on real bases first; a claim about a part of it is named NAME--PART."""
-        return [e for e in self.evidence if e.verdict == "holds" and "--" not in e.name]
+        """The headline claims that hold."""
+        return [e for e in self.headlines if e.verdict == "holds"]
 
 
 @dataclass(frozen=True)
@@ -50,20 +55,23 @@ class Refused:
 @dataclass(frozen=True)
 class SuggestionFigures:
     """What can be used, fewest trained numbers first, what cannot, and what to compare. `parameters` of the model;
-    `memory`: bytes that were reckoned with.
+    `stages` of the recipe, of which the first was reckoned with; `memory`: bytes that were reckoned with.
     """
 
     model: str
     parameters: int
     task: str
     rows: int
+    stages: int
     memory: int | None
     candidates: list[Candidate]
     refused: list[Refused]
     compare: list[str]
 
-    def command(self, recipe: str = "recipe.yaml") -> str:
-        """The comparison that would settle it."""
+    def command(self, recipe: str = "recipe.yaml") -> str | None:
+        """The comparison that would settle it; None where there is none: of one method, or of several stages."""
+        if len(self.compare) < 2 or self.stages > 1:
+            return None
         return f"tunewright compare {recipe} --methods {','.join(self.compare)} --seeds 5 --tune --race"
 
     def to_json(self) -> dict[str, Any]:

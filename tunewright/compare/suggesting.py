@@ -5,13 +5,13 @@ model is set up on it once, with its defaults, and what it refuses is told. What
 here knows: a comparison of a few on the user's own rows does, and its command is given.
 
 Which few, by a stated rule: `lora` and, where its training state fits into memory, `full`, which others are measured
-by; then up to three of which a claim of their paper holds here, those on real bases first; then the one that trains
-fewest numbers.
+by; then up to three of which a claim of their paper holds here, those on real bases first; then, of what becomes a
+plain model and whose claim has not failed, the one that trains fewest numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tunewright import catalogue
@@ -24,6 +24,7 @@ from tunewright.machine import host
 from tunewright.planning.estimate import untouched
 from tunewright.recipe import Recipe
 from tunewright.recipe.given import RecipeLike, given
+from tunewright.recipe.load import opened
 from tunewright.recipe.uses import MethodUse
 from tunewright.report import notebook
 from tunewright.runs.assemble import assemble
@@ -58,7 +59,7 @@ def suggest(recipe: RecipeLike, *, sets: Sequence[str] = (), memory: int | None 
     `sets`: `key.path=value` over the recipe's values. `memory`: bytes to train in (default: this machine's). Raises
     what a check of the recipe raises, but for what its methods refuse.
     """
-    loaded = given(recipe, sets)
+    loaded = given(recipe, _with_a_method(recipe, sets))
     session = assemble(loaded, weights=False)
     session.adapted.files = None  # shapes are not those files' values
     memory = memory or host.total_memory()
@@ -85,11 +86,20 @@ def suggest(recipe: RecipeLike, *, sets: Sequence[str] = (), memory: int | None 
         parameters=sum(p.numel() for p in session.adapted.model.parameters()),
         task=session.task.name,
         rows=len(session.stages[0].rows.rows),
+        stages=len(session.stages),
         memory=memory,
         candidates=candidates,
         refused=refused,
         compare=_few(candidates),
     )
+
+
+def _with_a_method(recipe: RecipeLike, sets: Sequence[str]) -> list[str]:
+    """The overrides, and one that names some method where the recipe names none yet: whoever asks has not chosen."""
+    if isinstance(recipe, Recipe):
+        return list(sets)
+    tree = recipe if isinstance(recipe, Mapping) else opened(recipe, sets)[0].tree
+    return [*sets] if {"methods", "stages", "adapters"} & set(tree) else [*sets, "methods=[full]"]
 
 
 def _trains(session: Session, recipe: Recipe, use: MethodUse) -> int | None:
@@ -130,5 +140,6 @@ def _few(candidates: Sequence[Candidate]) -> list[str]:
     few: list[str] = [name for name in ("lora", "full") if name in by_name]
     shown = sorted((c for c in usable if c.shown), key=lambda c: c.shown[0].scale != "real")
     few += [c.name for c in shown if c.name not in few][:SHOWN]
-    few += [c.name for c in usable if c.trains and c.name not in few][:1]
+    plain = [c for c in usable if c.trains and c.folds and not any(e.verdict == "fails" for e in c.headlines)]
+    few += [c.name for c in plain if c.name not in few][:1]
     return few[:MOST]

@@ -21,7 +21,7 @@ from tunewright.recipe import Recipe
 from tunewright.report.schema import Report
 from tunewright.runs import predictors
 from tunewright.runs.assemble import device_of
-from tunewright.runs.folder import PRUNED, RECIPE
+from tunewright.runs.folder import ADAPTERS, PRUNED, RECIPE
 from tunewright.runs.fresh import load_model
 from tunewright.runs.vocabulary import add_tokens
 from tunewright.tasks import get_task
@@ -58,6 +58,13 @@ def open_run(folder: Path | str) -> Finished:
     if not (folder / RECIPE).exists():
         raise FolderError(
             "this is no run's folder", where=str(folder), remedy="name a folder that `tunewright run` made"
+        )
+    if (folder / ADAPTERS).exists():
+        names = sorted(p.parent.name for p in folder.glob("*/recipe.yaml"))
+        raise FolderError(
+            "this folder holds several adapters, each a run of its own",
+            where=str(folder),
+            remedy=f"name one: {', '.join(str(folder / n) for n in names)}",
         )
     if not (folder / "report.json").exists():
         raise FolderError(

@@ -47,7 +47,7 @@ class AdapterSpec(Spec):
 
     compact: ClassVar[bool] = True
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
         max_length=LONGEST_NAME,
         description="its folder in the run's, where it is a run of its own",
         examples=["fee"],
@@ -141,19 +141,26 @@ def _checked(document: Document) -> list[dict[str, Any]]:
             raise RecipeError(
                 f"'{key}' and '{ADAPTERS}' are both written: {why}", where=document.place((key,)), remedy=remedy
             )
-    seen: list[str] = []
+    seen: dict[str, str] = {}
     for i, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            raise RecipeError(
+                f"an adapter is a mapping (key: value), got {entry!r}",
+                where=document.place((ADAPTERS, i)),
+                remedy="write {name: fee, methods: [lora], data: [fee.jsonl]}",
+            )
         try:
             spec = AdapterSpec.model_validate(entry)
         except ValidationError as error:
             raise explain(error, document, AdapterSpec, (ADAPTERS, i)) from None
-        if spec.name in seen:
+        other = seen.setdefault(spec.name.lower(), spec.name)  # some disks hold no two names that differ in case alone
+        if len(seen) == i:
             raise RecipeError(
-                f"two adapters are named '{spec.name}'",
+                f"two adapters are named '{spec.name}'"
+                + ("" if other == spec.name else f" (the other: '{other}'), which some disks do not tell apart"),
                 where=document.place((ADAPTERS, i, "name")),
                 remedy="give each its own name",
             )
-        seen.append(spec.name)
         if spec.seed is not None and spec.train is not None and "seed" in spec.train.model_fields_set:
             raise RecipeError(
                 f"the seed of '{spec.name}' is written twice",

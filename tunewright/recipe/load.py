@@ -141,7 +141,7 @@ def parse(kind: type[Any], document: yaml_text.Document) -> Any:
             "this recipe lists several adapters, and one run is asked for here",
             where=document.place(("adapters",)),
             remedy="`tunewright run`, `check`, `plan` and `resume` take it whole (in Python: tunewright.run_adapters); "
-            "else write a recipe for each adapter",
+            "for anything else write a recipe for each adapter",
         )
     try:
         recipe = kind(**document.tree)

@@ -76,7 +76,7 @@ class AdaptersSummary:
         """The lines on a terminal."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for i, name in enumerate(COLUMNS):
-            table.add_column(name, justify="left" if i < 3 else "right", no_wrap=i == 0, overflow="fold")
+            table.add_column(name, justify="left" if i < 3 else "right", no_wrap=i != 1, overflow="fold")
         for line, cells in zip(self.adapters, self.rows(), strict=True):
             table.add_row(*(Text(clean(c), style="red" if line.error else "") for c in cells))
         return table

@@ -144,9 +144,10 @@ def metric_name(metric: str) -> str:
     return METRICS.get(metric, metric.replace("_", " "))
 
 
-def drift_name(measure: str) -> str:
-    """The drift's measure in words."""
-    return "KL from base" if measure == "kl" else "1 \u2212 CKA from base"
+def drift_name(measure: str, start: str = "base") -> str:
+    """The drift's measure in words, from the model that is called `start`."""
+    name = "KL" if measure == "kl" else "1 \u2212 CKA"
+    return f"{name} from {start}"
 
 
 def drift_unit(measure: str) -> str:

@@ -26,7 +26,7 @@ from tunewright.recipe.adapters import AdaptersRecipe, read
 from tunewright.report.adapters import AdapterLine, AdaptersSummary
 from tunewright.report.schema import Report
 from tunewright.runs import begun
-from tunewright.runs.folder import RECIPE, RunFolder, discard_if_empty, locked, new_folder
+from tunewright.runs.folder import ADAPTERS, RECIPE, RunFolder, discard_if_empty, locked, new_folder
 from tunewright.runs.progress import Named, Screen
 from tunewright.runs.result import Result
 from tunewright.runs.run import interrupted, note_resumed, note_start
@@ -34,7 +34,6 @@ from tunewright.runs.run import resume as resume_one
 from tunewright.runs.turns import Member, Turns, trains_base
 from tunewright.runs.work import Work
 
-SUMMARY = "adapters.json"
 BEGAN = "together.json"
 BEGAN_WITH, JOINT = "recipe", "joint"
 """Its keys: a hash of the recipe that the run began with, and whether adapters may share forwards."""
@@ -184,7 +183,7 @@ class _Several:
                 AdapterLine.of(name, methods, result.report if result else None, str(error) if error else None)
             )
         summary = AdaptersSummary(self.several.name, lines)
-        write_json(self.folder.file(SUMMARY), summary.to_json())
+        write_json(self.folder.file(ADAPTERS), summary.to_json())
         summary.write_page(self.folder.path)
         return summary
 

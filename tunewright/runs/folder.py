@@ -18,6 +18,8 @@ from tunewright.machine import host
 
 RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl", "rows.jsonl", "progress.json"
 BEGUN, STREAM, PRUNED = "begun.json", "stream.jsonl", "pruned.json"
+ADAPTERS = "adapters.json"
+"""What a run of several adapters leaves beside their folders."""
 BASE = "base"
 """The fresh model that a run began with: a whole transformers folder."""
 _ASIDE = re.compile(
