@@ -15,7 +15,7 @@ from tunewright.data import generators
 
 MUTANTS = list(listed())
 BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack"} | {
-    *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp")
+    *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters")
 }
 """What has lines and is no entry of the catalogue."""
 
