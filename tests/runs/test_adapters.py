@@ -115,7 +115,7 @@ def test_forwards_of_their_own_give_every_bit_of_each_alone(place: Path) -> None
         same(one.folder, ended.results[name].folder)
         ours, theirs = ended.results[name].report, one.report
         assert ours.target == theirs.target and ours.drift == theirs.drift and ours.trained == theirs.trained
-        assert ours.cost.steps == 2 + i % 3 and ours.run.seed == i
+        assert ours.cost.steps == 2 + i % 3 and ours.run.seed == i and ours.cost.flops == theirs.cost.flops
 
 
 def test_an_adapter_is_a_run_of_its_own(together: AdaptersResult) -> None:

@@ -26,7 +26,8 @@ Three questions, and what answers each here:
    An empty cell is a claim that nobody has run here yet. None of this says which method is best for you.
 3. **Which is best for me?** `tunewright compare RECIPE --methods A,B,C --tune --race`, with your rows, one budget, each
    at its own best rate, and ties called ties. `suggest` prints the command for a few: `lora` and (where it fits into
-   memory) `full`, up to three of which a headline claim holds here, and the one that trains fewest numbers.
+   memory) `full`, up to three of which a headline claim holds here, and of those that fold and whose claim has not
+   failed the one that trains fewest numbers.
 
 **folds**: the result becomes a plain model, which costs nothing where it runs; others stay beside their base.
 **4 bits**: works on a base that is held quantised. **asks for**: what it reads before it trains, beside training rows.
@@ -72,7 +73,7 @@ def _row(entry: catalogue.Entry) -> str:
 def _of(entry: catalogue.Entry) -> list[Evidence]:
     """The results of its headline claims."""
     papers = catalogue.load_method(entry.name).papers
-    return [e for e in of_method(entry.name, papers) if "--" not in e.name]
+    return [e for e in of_method(entry.name, papers) if e.headline]
 
 
 def _verdicts(found: Sequence[Evidence]) -> str:

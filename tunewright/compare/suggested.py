@@ -17,6 +17,11 @@ class Evidence:
     verdict: str
     says: str
 
+    @property
+    def headline(self) -> bool:
+        """Whether the claim is its paper's headline: one about a part of it is named NAME--PART."""
+        return "--" not in self.name
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -35,8 +40,8 @@ class Candidate:
 
     @property
     def headlines(self) -> list[Evidence]:
-        """What came of the headline claims, real bases first; a claim about a part of it is named NAME--PART."""
-        return [e for e in self.evidence if "--" not in e.name]
+        """What came of the headline claims, real bases first."""
+        return [e for e in self.evidence if e.headline]
 
     @property
     def shown(self) -> list[Evidence]:

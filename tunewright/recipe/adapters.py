@@ -153,14 +153,15 @@ def _checked(document: Document) -> list[dict[str, Any]]:
             spec = AdapterSpec.model_validate(entry)
         except ValidationError as error:
             raise explain(error, document, AdapterSpec, (ADAPTERS, i)) from None
-        other = seen.setdefault(spec.name.lower(), spec.name)  # some disks hold no two names that differ in case alone
-        if len(seen) == i:
+        other = seen.get(spec.name.lower())  # some disks hold no two names that differ in case alone
+        if other is not None:
             raise RecipeError(
                 f"two adapters are named '{spec.name}'"
                 + ("" if other == spec.name else f" (the other: '{other}'), which some disks do not tell apart"),
                 where=document.place((ADAPTERS, i, "name")),
                 remedy="give each its own name",
             )
+        seen[spec.name.lower()] = spec.name
         if spec.seed is not None and spec.train is not None and "seed" in spec.train.model_fields_set:
             raise RecipeError(
                 f"the seed of '{spec.name}' is written twice",

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tunewright.errors import Interrupted, MethodError, TunewrightError
 from tunewright.models.adapted import Adapted
+from tunewright.models.flops import counting
 from tunewright.runs.finishing import finish
 from tunewright.runs.rehearsing import rehearse
 from tunewright.runs.result import Result
@@ -122,10 +123,15 @@ class Turns:
         return [m for m in there if self._in_turn(m, partial(_end, dues[m.name], found.get(m.name))) is not None]
 
     def _in_turn(self, m: Member, do: Callable[[Loop], R]) -> R | None:
-        """Let one run's loop do something, with its own random numbers; None where it stopped in it."""
+        """Let one run's loop do something, with its own random numbers, and count its operations; None where it stopped
+        in it.
+        """
         m.back()
         try:
-            return do(m.at)
+            with counting() as counted:
+                done = do(m.at)
+            m.at.flops += counted.total
+            return done
         except TunewrightError as error:
             self._fail(m, error)
             return None
