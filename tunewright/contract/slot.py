@@ -257,9 +257,9 @@ _TRAINING = (
         "owns the whole inner step",
         ("inner", "adapted", "validation", "step", "plan", "needs", "state"),
         "one",
-        "None: the last call of `inner.gradients()` leaves the gradients with which the optimizer steps",
+        "None: the last `inner.gradients()` or `inner.leave` leaves the gradients with which the optimizer steps",
         "once per optimizer step, in the place of one forward and backward",
-        own={"inner": "Inner: `gradients()`, `parameters`, `moved()` after moving them; or `reading()` and `tell`"},
+        own={"inner": "Inner: `gradients(also=)`, `gradients_of(rows)`, `leave`, `moved()`; or `reading()` and `tell`"},
     ),
     Slot(
         "begin_task",

@@ -230,13 +230,17 @@ class Loop:
         """Fill every leaf's gradient with that of the step's loss; return what is logged."""
         self.trained.zero_grad()
         batches = self.micro_batches(rows)
-        objectives = self.methods.on("objective")
         record: dict[str, Any] = {"labels": sum(len(b.labels) for b in batches)}
+        return self.told(record, self.backward(batches, record), batches)
+
+    def backward(self, batches: list[Batch], record: dict[str, Any]) -> Tensor:
+        """Add the gradient of the stage's objectives, or of the task's loss, over `batches` as one step; penalties are
+        apart. Gives the loss, and adds to `record` what is logged.
+        """
+        objectives = self.methods.on("objective")
         if any(o.coupled for o in objectives) or not objectives and self.stage.task.couples == "batch":
-            total = coupled.backward(self, batches, objectives, record)
-        else:
-            total = self._backward_each(batches, objectives, record)
-        return self.told(record, total, batches)
+            return coupled.backward(self, batches, objectives, record)
+        return self._backward_each(batches, objectives, record)
 
     def told(self, record: dict[str, Any], total: Tensor, batches: list[Batch]) -> dict[str, Any]:
         """A step's record once its losses, whose sum is `total`, have their gradients: those of penalties are added."""
