@@ -34,7 +34,7 @@ def test_a_step_is_plain_descent_on_its_rows_and_all_that_were_seen(task):
 def test_rows_of_the_stage_before_are_there_from_the_first_step_and_as_many_as_the_step_has():
     t = Tiny([("er", ER(buffer_size=4))])
     before = {s[0] for s in t.loop.methods.one("step").state.data["memory"]["slots"]}
-    assert before == {"main"} and len(t.left[0].values["rows"]) == 4
+    assert before == {"earlier1"} and len(t.left[0].values["rows"]) == 4
     first = t.loop.one_step()
     assert first["joined_rows"] == 2  # the step's own rows are two
 

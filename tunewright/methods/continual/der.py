@@ -1,7 +1,7 @@
 """DER and DER++: dark experience replay, what the model once said of kept rows is matched (Buzzega et al. 2020,
 arXiv:2004.07211; papers: der).
 
-    loss = L(B) + alpha mean (z(x) - z_x)^2 over x of M1 + beta L(M2);    M1, M2: `minibatch_size` kept rows, drawn apart
+    loss = L(B) + alpha mean (z(x) - z_x)^2 over x of M1 + beta L(M2);   M1, M2: `minibatch_size` kept rows, drawn apart
 
 B are the step's rows, L the stage's loss (its objectives, or the task's), z(x) [V] the logits of a target (of a class,
 or of each token that is trained), z_x those that the model gave of it before the step in which it was kept; the mean is
