@@ -16,7 +16,7 @@ ARGUMENTS: dict[str, str] = {
     "base": "Tensor, float32: the base's value of the tensor",
     "batch": "Batch: rows side by side; `labels`, `weights` and `rows` [S], `row_ids` [R], `inputs` of the model",
     "candidates": "Candidates: every parameter that could train, by name, kind and block",
-    "forward": "Callable[..., Outputs]: runs the model again: `forward(batch, base=, weights=, grad=)`",
+    "forward": "Callable[..., Outputs]: runs the model again: `forward(batch, base=, start=, weights=, grad=)`",
     "depth": "float | None: depth of the tensor's block, 0 (first) to 1 (last); None outside blocks",
     "model": "nn.Module: the model as transformers loaded it",
     "name": "str: the tensor's name in the model's state",

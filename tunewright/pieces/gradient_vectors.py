@@ -1,4 +1,4 @@
-"""Gradients of all parameters as one vector: mappings name -> tensor, compared and added without being laid together."""
+"""Gradients of all parameters as one vector: mappings name -> tensor, compared and added where they are."""
 
 from __future__ import annotations
 
