@@ -257,7 +257,8 @@ class Tiny:
     saved: dict[int, Saved] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        task = self.task_name or (task_of(self.named[0][1]) if self.named else "text-generation")
+        shared = (t for t in MODELS if all(m.tasks is None or t in m.tasks for _, m in self.named))
+        task = self.task_name or next(shared, None)
         for name, method in self.named:
             if task is None or (method.tasks is not None and task not in method.tasks):
                 raise MethodError(
