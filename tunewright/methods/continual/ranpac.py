@@ -131,7 +131,7 @@ class RanPAC(Method):
         gram, products = state.get("gram"), state.get("products")
         assert gram is not None and products is not None
         found = solved(gram, products[:, state.data["classes"]], state.data["ridge"])
-        state.set_buffer("solution", found.float())
+        state.set_buffer("solution", found.float().contiguous())
 
 
 def _projected(features: Tensor, state: State) -> Tensor:
