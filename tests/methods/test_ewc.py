@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests import tiny
 from tests.methods.driving import text_rows
 from tests.methods.sequences import Tasks
+from tunewright.catalogue import load_method
+from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
 from tunewright.methods.continual.ewc import EWC
 from tunewright.methods.continual.mas import MAS
+from tunewright.methods.parameter_selection.full import FullFineTuning
+from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import deltas_of
 from tunewright.tasks import get_task
 
@@ -129,3 +134,14 @@ def test_a_first_task_is_free_and_memory_does_not_grow_with_tasks(three):
     run = tasks.begin({"lora": LoRA(rank=2), "ewc": EWC(samples=2), "mas": MAS(samples=2)}, steps=2)
     run.train()
     assert all(r[f"penalty/{n}"] == 0 for r in run.records for n in ("ewc", "mas"))
+
+
+@pytest.mark.parametrize("name", ["ewc", "online-ewc", "mas", "si", "gpm", "inflora", "o-lora"])
+def test_what_is_known_of_a_weight_of_another_shape_is_refused(name):
+    method = load_method(name)(**load_method(name).conformance)
+    beside = {} if name in ("inflora", "o-lora") else {"full": FullFineTuning()}
+    tasks = Tasks()
+    tasks.stage({**beside, name: method}, steps=1)
+    tasks.adapted = Adapted(tiny.llama(hidden=48))
+    with pytest.raises(MethodError, match=f"'{name}' knows '.*' as .* of an earlier stage"):
+        tasks.begin({**beside, name: method}, steps=1).train()

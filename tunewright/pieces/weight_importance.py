@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tunewright.errors import MethodError
 from tunewright.models.deltas import deltas_of, fold_into
 from tunewright.models.sites import Site
 
@@ -33,3 +34,13 @@ def present_weight(site: Site) -> Tensor | None:
         return None
     with torch.no_grad():
         return fold_into(site, deltas)[0].detach().float().clone()
+
+
+def check_shape(kept: Sequence[int], now: Sequence[int], name: str, method: str) -> None:
+    """MethodError where what an earlier stage left of a weight is of another shape than the weight is now."""
+    if tuple(kept) != tuple(now):
+        raise MethodError(
+            f"'{method}' knows '{name}' as {list(kept)} of an earlier stage, and it is {list(now)} now",
+            where=f"'{method}'",
+            remedy="let no method change the model's shape, or which entries train, between stages that have it",
+        )

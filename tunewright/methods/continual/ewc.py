@@ -30,7 +30,7 @@ from torch import Tensor
 from tunewright.contract.method import Method, Need, Needs, Setup, State
 from tunewright.methods.needs.fisher_at_end import FisherAtEnd
 from tunewright.models.adapted import Adapted
-from tunewright.pieces.weight_importance import changes, normalised, present_weight
+from tunewright.pieces.weight_importance import changes, check_shape, normalised, present_weight
 
 NAME = "ewc"
 
@@ -71,6 +71,7 @@ class EWC(Method):
                 continue
             a, b = state.get(f"fisher.{name}"), state.get(f"anchored.{name}")
             assert a is not None and b is not None
+            check_shape(a.shape, weight.shape, name, NAME)
             a, b = a.to(weight.device), b.to(weight.device)
             state.set_buffer(f"slope.{name}", a * weight - b)
             begun = (weight.double() * (a.double() * weight - 2 * b.double())).sum()

@@ -31,6 +31,7 @@ from tunewright.contract.method import Method, Need, Needs, Setup, State
 from tunewright.errors import MethodError
 from tunewright.methods.needs.input_covariance_at_end import InputCovarianceAtEnd
 from tunewright.pieces.input_subspaces import grown, without
+from tunewright.pieces.weight_importance import check_shape
 
 NAME = "gpm"
 
@@ -83,15 +84,15 @@ class GPM(Method):
         basis = None if site is None else state.get(f"basis.{site}")
         if basis is None:
             return torch.zeros_like(change) if self.rest and site is None else change
-        if change.numel() // len(basis) * len(basis) != change.numel() or change.dim() < 2:
+        if change.dim() < 2:
             raise MethodError(
                 f"some entries of '{name}' train, and '{NAME}' projects whole weights",
                 where=f"'{NAME}'",
                 remedy="take a method that trains whole weights, such as full",
             )
-        if kind == "conv1d":
-            return without(change.t(), basis).t()
-        return without(change.flatten(1), basis).view_as(change)
+        matrix = change.t() if kind == "conv1d" else change.flatten(1)
+        check_shape(basis.shape[:1], matrix.shape[1:], f"inputs of {name}", NAME)
+        return (without(matrix, basis).t() if kind == "conv1d" else without(matrix, basis)).reshape(change.shape)
 
     def end_task(self, needs: Needs, state: State) -> None:
         for site, C in needs.input_covariance_at_end.items():

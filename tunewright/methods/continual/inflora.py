@@ -40,6 +40,7 @@ from tunewright.models.deltas import LowRankFixedA, set_frozen
 from tunewright.models.experts import expert
 from tunewright.pieces.input_subspaces import free_directions, grown
 from tunewright.pieces.low_rank import LowRankMethod, Start
+from tunewright.pieces.weight_importance import check_shape
 
 NAME = "inflora"
 
@@ -76,8 +77,10 @@ class InfLoRA(LowRankMethod):
         B = torch.zeros(start.site.out_features, start.rank)
         if C is None:  # no row reaches the layer: it does not change
             return torch.zeros(start.rank, start.site.in_features), B
-        rows = torch.zeros(start.rank, start.site.in_features)
-        found = free_directions(start.state.get(f"basis.{start.site.name}"), C, start.rank).cpu()
+        rows, basis = torch.zeros(start.rank, start.site.in_features), start.state.get(f"basis.{start.site.name}")
+        if basis is not None:
+            check_shape(basis.shape[:1], C.shape[:1], f"inputs of {start.site.name}", NAME)
+        found = free_directions(basis, C, start.rank).cpu()
         rows[: len(found)] = found / math.sqrt(3)
         return rows, B
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tunewright.contract.method import Method, Need, Needs, Setup, State
 from tunewright.methods.needs.output_sensitivity import OutputSensitivity
-from tunewright.pieces.weight_importance import changes, normalised
+from tunewright.pieces.weight_importance import changes, check_shape, normalised
 
 NAME = "mas"
 
@@ -60,6 +60,7 @@ class MAS(Method):
         for site, change in changes(weights):
             importance = state.get(f"importance.{site}")
             if importance is not None:
+                check_shape(importance.shape, change.shape, site, NAME)
                 total = total.to(change.device) + (importance * change.square()).sum()
         return self.coefficient * total
 

@@ -27,6 +27,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import set_frozen
 from tunewright.models.experts import expert
 from tunewright.pieces.low_rank import LowRankMethod
+from tunewright.pieces.weight_importance import check_shape
 
 NAME = "o-lora"
 
@@ -62,6 +63,7 @@ class OLoRA(LowRankMethod):
         for weight in weights.values():
             rows, own = state.get(f"earlier.{weight.site.name}"), weight.deltas.get(NAME)
             if rows is not None and own is not None:
+                check_shape(rows.shape[1:], own.lora_A.shape[1:], f"inputs of {weight.site.name}", NAME)
                 overlap = (rows.float() @ own.lora_A.float().T).abs().sum()
                 total = total.to(overlap.device) + overlap
         return self.coefficient * total

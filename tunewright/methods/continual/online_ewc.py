@@ -27,7 +27,7 @@ from torch import Tensor
 
 from tunewright.contract.method import Method, Need, Needs, Setup, State
 from tunewright.methods.needs.fisher_at_end import FisherAtEnd
-from tunewright.pieces.weight_importance import changes, normalised
+from tunewright.pieces.weight_importance import changes, check_shape, normalised
 
 NAME = "online-ewc"
 
@@ -65,6 +65,7 @@ class OnlineEWC(Method):
         for site, change in changes(weights):
             importance = state.get(f"fisher.{site}")
             if importance is not None:
+                check_shape(importance.shape, change.shape, site, NAME)
                 total = total.to(change.device) + (importance * change.square()).sum()
         return self.coefficient / 2 * total
 

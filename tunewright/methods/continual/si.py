@@ -33,7 +33,7 @@ from tunewright.contract.left import Left
 from tunewright.contract.method import Method, Setup, State
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
-from tunewright.pieces.weight_importance import normalised
+from tunewright.pieces.weight_importance import check_shape, normalised
 
 NAME = "si"
 
@@ -91,6 +91,8 @@ class SI(Method):
             state.set_buffer(f"gradient.{name}", g.clone())
             state.set_buffer(f"now.{name}", now.clone())
             known, begun = state.get(f"importance.{name}"), state.get(f"begun.{name}")
+            if known is not None:
+                check_shape(known.shape, now.shape, name, NAME)
             held[name] = g if known is None or begun is None else g + 2 * self.coefficient * known * (now - begun)
         return held
 
