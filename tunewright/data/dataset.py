@@ -25,6 +25,7 @@ from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
 from tunewright.data.read import Place, SourceLike, locate, read_lazily
 from tunewright.data.shapes import named_for
 from tunewright.data.streaming import HEAD, WINDOW, Stream
+from tunewright.data.where import wanted
 from tunewright.errors import DataError
 from tunewright.files.cache import passing_folder
 from tunewright.files.stamp import sample, stamp
@@ -298,6 +299,7 @@ def _key(
     streamed = is_streamed(source)
     h = hashlib.sha256()
     asked = [getattr(source, key, None) for key in ("config", "revision", "sheet")]
+    asked += [sorted((c, sorted(texts)) for c, texts in wanted(source).items())] if wanted(source) else []
     spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit, *asked]
     code = _code_hash() + installed.code_hash((installed.TASKS, installed.SHAPES))
     for part in (json.dumps(spec), task.called, options.key(), tokenizer_hash(tokenizer), code):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tunewright.recipe.fields import Real, Spec, Whole, as_list, problem
 from tunewright.recipe.models import Place
@@ -45,6 +45,11 @@ class Source(Spec):
         default_factory=dict, description="the shape's column -> the file's column", examples=[{"prompt": "question"}]
     )
     limit: Whole | None = Field(None, gt=0, description="read at most this many rows", examples=[1000])
+    where: dict[str, Annotated[list[str | int | float | bool], BeforeValidator(as_list), Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="column -> the values, of which a row must have one; of the rows that `limit` lets through",
+        examples=[{"domain": ["banking", "travel"]}],
+    )
     streaming: bool = Field(
         False,
         description="read rows while they are learnt from, some at a time: for sources larger than memory or disk",
@@ -53,6 +58,11 @@ class Source(Spec):
     parameters: dict[str, Any] | None = Field(
         None, description="of rows that are made (path: make:NAME)", examples=[{"rows": 1000}]
     )
+
+    @model_serializer(mode="wrap")
+    def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
+        out = super()._write(handler)
+        return {k: v for k, v in out.items() if k != "where" or v}
 
     @model_validator(mode="after")
     def _streams_have_no_limit(self) -> Source:

@@ -45,6 +45,7 @@ from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequen
 from tunewright.measure.target import answers_and_choices, evaluate, figure_of, get_metric, longest_answer
 from tunewright.runs import packs
 from tunewright.runs.head_start import probe_of
+from tunewright.runs.judged import judged
 from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
@@ -57,8 +58,7 @@ class Meter:
         self.session, self.cost = session, cost
         spec = session.recipe.measurement
         self.spec = spec
-        rows = list(session.eval.rows) if session.eval is not None else []
-        self.rows: list[Row] = rows[: spec.rows] if spec.rows else rows
+        self.rows: list[Row] = judged(session)
         self.metric = (
             (session.task.default_metric(self.rows) if spec.metric == "auto" else spec.metric) if self.rows else ""
         )
