@@ -141,14 +141,20 @@ def build(
         if part.problems and problems == "fail":
             raise refuse(part.problems, part.name, part.counts["read"])
         refuse_nothing(part.name, part.counts, options)
+    return joined(parts)
+
+
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """Data sets one after the other, as one of several sources."""
     if len(parts) == 1:
         return parts[0]
+    parts = tuple(source for p in parts for source in p.sources)
     counts = {k: sum(p.counts[k] for p in parts) for k in parts[0].counts}
-    joined = hashlib.sha256("".join(p.hash for p in parts).encode()).hexdigest()
+    digest = hashlib.sha256("".join(p.hash for p in parts).encode()).hexdigest()
     return Dataset(
         " + ".join(p.name for p in parts),
         _Joined([p.rows for p in parts]),
-        joined,
+        digest,
         counts,
         parts=parts,
         problems=[q for p in parts for q in p.problems],

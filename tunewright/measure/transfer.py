@@ -8,7 +8,8 @@ task i; column j the rows of task j.
     forgetting             mean_(j < T) (max_(1 <= i < T) s R[i, j] - s R[T, j])  [3]
 
 [1] Lopez-Paz & Ranzato 2017, arXiv:1706.08840. [2] Rebuffi et al. 2017 (iCaRL), arXiv:1611.07725. [3] Chaudhry et al.
-2018, arXiv:1801.10112. Here s = 1, or -1 of a metric of which less is better (a loss), so that transfer above 0 is always good and forgetting
+2018, arXiv:1801.10112. Here s = 1, or -1 of a metric of which less is better (a loss), so that
+transfer above 0 is always good and forgetting
 above 0 always bad. Tasks count alike, however many rows they have: iCaRL and PILOT take the mean over rows of all tasks
 seen, which is the same where tasks have equally many. Intervals: each task's rows are drawn again, the same in every
 row of the matrix.

@@ -39,6 +39,8 @@ def lower(document: Document, base: Path) -> None:
     _check_spelling(tasks, document)
     scenario = _scenario(tasks, spec, document)
     known = _write(document, spec, tasks)
+    if scenario in ("class-incremental", "task-incremental"):
+        _draw_head(tree)
     told = {"tasks": known, "scenario": scenario, "by": spec.by, "ordered": ordered}
     tree["sequence"] = SequenceSpec.model_validate(told).model_dump(mode="python")
 
@@ -232,6 +234,15 @@ def _write(document: Document, spec: TasksSpec, tasks: Sequence[Task]) -> list[S
         return [s.name or s.path for s in task.sources.get(role, ())]
 
     return [SequenceTask(name=t.name, classes=t.classes, **{r: named(t, r) for r in ROLES}) for t in tasks]
+
+
+def _draw_head(tree: dict[str, Any]) -> None:
+    """Let a new head start at random where the recipe does not say: a probe on the first task's rows holds the classes
+    of all later ones for unlikely from the start, which these have to unlearn.
+    """
+    train = tree.get("train")
+    if train is None or isinstance(train, Mapping) and train.get("head") is None:
+        tree["train"] = {**(train or {}), "head": "random"}
 
 
 def _told(source: Source) -> dict[str, Any]:

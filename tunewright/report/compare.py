@@ -364,7 +364,7 @@ def show(c: Comparison, folder: Path, console: Console | None = None) -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
-    from tunewright.report.terminal import Paragraph
+    from tunewright.report.terminal_cells import Paragraph
 
     console = console or Console(highlight=False)
     wide = _table(c, stacked=False)

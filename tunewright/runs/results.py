@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tunewright.data.dataset import joined
 from tunewright.data.view import token_view
 from tunewright.machine import host
 from tunewright.measure.cost import Cost
@@ -76,7 +77,8 @@ def strength_of(meter: Meter, strength: float, found: Readings) -> schema.Streng
 
 def data_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.DataInfo:
     sources = []
-    first = session.stages[0].rows
+    parts = session.stages if session.recipe.sequence is not None else session.stages[:1]
+    first = joined([p.rows for p in parts])
     read = results[session.stages[0].spec.name].streamed if results else {}
     counts = {d.name: {**d.counts, **{k: int(v) for k, v in read.get(d.name, {}).items()}} for d in first.sources}
     for role, dataset in [
