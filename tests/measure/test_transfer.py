@@ -48,7 +48,10 @@ def test_forgetting_is_from_the_best_and_transfer_from_the_own_end():
 
 def test_of_losses_signs_are_turned():
     read = [results(r, score=lambda hit: 0.5 if hit else 2.0) for r in RIGHT]
-    loss, share = transfer.figures(read, OWNERS, "loss"), transfer.figures([results(r) for r in RIGHT], OWNERS, "accuracy")
+    loss, share = (
+        transfer.figures(read, OWNERS, "loss"),
+        transfer.figures([results(r) for r in RIGHT], OWNERS, "accuracy"),
+    )
     for name in transfer.CHANGES:  # a row that is wrong costs 1.5 more
         assert loss[name].value == pytest.approx(1.5 * share[name].value)
     assert loss["accuracy"].value == pytest.approx(2.0 - 1.5 * share["accuracy"].value)

@@ -22,7 +22,9 @@ def write(folder: Path, name: str, rows: list[dict]) -> str:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     for name, count in (("train", 3), ("test", 2)):
-        of = [{"text": f"{c} {k}", "label": c, "domain": d} for k in range(count) for d, cs in DOMAINS.items() for c in cs]
+        of = [
+            {"text": f"{c} {k}", "label": c, "domain": d} for k in range(count) for d, cs in DOMAINS.items() for c in cs
+        ]
         write(tmp_path, f"{name}.jsonl", of)
         for domain in DOMAINS:
             write(tmp_path, f"{domain}-{name}.jsonl", [r for r in of if r["domain"] == domain])
@@ -84,7 +86,8 @@ def test_the_order_and_the_first_task_are_as_asked_for(rows, tasks, classes, ord
 
 
 def test_files_are_tasks_and_each_is_measured_on_its_own_rows(rows):
-    listed = "[{name: money, train: bank-train.jsonl, eval: bank-test.jsonl, max_length: 64}, {train: city-train.jsonl, eval: city-test.jsonl}]"
+    first = "{name: money, train: bank-train.jsonl, eval: bank-test.jsonl, max_length: 64}"
+    listed = f"[{first}, {{train: city-train.jsonl, eval: city-test.jsonl}}]"
     recipe = load(rows, listed, "{max_length: 128}")
     assert [s.name for s in recipe.stages] == ["money", "city-train"]
     assert [recipe.data_for(s).max_length for s in recipe.stages] == [64, 128]

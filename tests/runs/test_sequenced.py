@@ -75,7 +75,7 @@ def test_the_report_shows_the_matrix_to_both_readers(finished):
     assert "3 tasks, class-incremental, the rows cut by label; their order: as written." in text
     assert "forgetting, + is worse" in text and "after each stage" not in text
     shown = page.html(finished.report)
-    assert 'class="matrix"' in shown and shown.count(" own\"") == 3 and shown.count(" ahead\"") == 6
+    assert 'class="matrix"' in shown and shown.count(' own"') == 3 and shown.count(' ahead"') == 6
     assert "At the end of 3 tasks accuracy is" in shown
 
 

@@ -56,3 +56,15 @@ class SequenceReport(Part):
         None, description="mean over tasks but the last of the best it ever was after a task, less its end"
     )
     after: list[AfterTask] = Field(default_factory=list, description="the model after each task")
+
+    def mean(self, row: int) -> float | None:
+        """The mean over tasks of a row of the matrix; None where nothing is in it."""
+        values = [c.value for c in self.matrix[row] if c is not None]
+        return sum(values) / len(values) if values else None
+
+    def plain(self) -> dict[str, float]:
+        """What follows from the matrix beside its last row's mean, and the most that methods held, as plain numbers."""
+        named = ("incremental_accuracy", "backward_transfer", "forward_transfer", "forgetting")
+        found = {n: i.value for n in named if (i := getattr(self, n)) is not None}
+        held = [a.held_bytes for a in self.after if a.held_bytes is not None]
+        return {**found, **({"held_bytes": float(max(held))} if held else {})}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tunewright.contract.batch import Row
 from tunewright.data.dataset import Dataset
 from tunewright.measure.among import AMONG
+from tunewright.measure.rows import RowResult
 from tunewright.recipe.tasks import SequenceSpec, SequenceTask
 from tunewright.runs.parted import spread
 from tunewright.runs.selecting import subset
@@ -43,7 +44,7 @@ def known_task(rows: Sequence[Row], sequence: SequenceSpec | None, labels: Seque
     return [row.replace(fields={**row.fields, AMONG: allowed[j]}) for row, j in zip(rows, owner, strict=True)]
 
 
-def owners(rows: Sequence[Row], sequence: SequenceSpec) -> list[int]:
+def owners(rows: Sequence[Row] | Sequence[RowResult], sequence: SequenceSpec) -> list[int]:
     """The place of each row's task."""
     of = {name: j for j, task in enumerate(sequence.tasks) for name in _sources(task)}
     return [of[row.source] for row in rows]
