@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tunewright.data.places import SourceLike
+if TYPE_CHECKING:
+    from tunewright.data.places import SourceLike
 
 
 def value_of(row: Mapping[str, Any], column: str, columns: Mapping[str, str]) -> Any:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunewright.data.raw import Bad
-from tunewright.data.read import limited, locate
 from tunewright.data.where import meant, said, value_of, wanted
 from tunewright.errors import DataError, RecipeError, did_you_mean
 from tunewright.recipe.naming import file_names, numbered
@@ -98,6 +96,9 @@ def _column(sources: Sequence[Source], column: str, base: Path) -> dict[str, dic
 
 def rows_of(source: Source, base: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """A source's rows that can be read, with where each stands."""
+    from tunewright.data.raw import Bad
+    from tunewright.data.read import limited, locate
+
     asked = wanted(source)
     for _, where, row, _ in limited(locate(source, base), source):
         if not isinstance(row, Bad) and meant(row, asked, source.columns):

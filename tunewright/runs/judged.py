@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from tunewright.contract.batch import Row
 from tunewright.data.dataset import Dataset
 from tunewright.measure.among import AMONG
 from tunewright.measure.rows import RowResult
+from tunewright.recipe import Recipe
 from tunewright.recipe.tasks import SequenceSpec, SequenceTask
 from tunewright.runs.parted import spread
 from tunewright.runs.selecting import subset
 
-if TYPE_CHECKING:
-    from tunewright.runs.session import Session
 
-
-def judged(session: Session) -> list[Row]:
+def judged(rows: Dataset | None, recipe: Recipe, labels: Sequence[str]) -> list[Row]:
     """The rows that base and tuned model are measured on: at most `measurement.rows`, of a sequence as many of each
     task; where the task of a row is known when it is asked, with the classes that its answer is one of.
     """
-    if session.eval is None:
+    if rows is None:
         return []
-    most, sequence = session.recipe.measurement.rows, session.recipe.sequence
+    most, sequence = recipe.measurement.rows, recipe.sequence
     if sequence is None:
-        return list(session.eval.rows)[:most]
-    parts = [[i for i in _places(session.eval, _sources(task))] for task in sequence.tasks]
+        return list(rows.rows)[:most]
+    parts = [_places(rows, _sources(task)) for task in sequence.tasks]
     if most is not None:
         share = max(1, most // len(parts))
         parts = [at if len(at) <= share else [at[k] for k in spread(len(at), share)] for at in parts]
-    rows = [session.eval.rows[i] for i in sorted(i for at in parts for i in at)]
-    return known_task(rows, sequence, session.options.labels or ())
+    return known_task([rows.rows[i] for i in sorted(i for at in parts for i in at)], sequence, labels)
 
 
 def known_task(rows: Sequence[Row], sequence: SequenceSpec | None, labels: Sequence[str]) -> list[Row]:

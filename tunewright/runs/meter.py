@@ -58,7 +58,7 @@ class Meter:
         self.session, self.cost = session, cost
         spec = session.recipe.measurement
         self.spec = spec
-        self.rows: list[Row] = judged(session)
+        self.rows: list[Row] = judged(session.eval, session.recipe, session.options.labels or ())
         self.metric = (
             (session.task.default_metric(self.rows) if spec.metric == "auto" else spec.metric) if self.rows else ""
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunewright.files import checkpoint
 from tunewright.measure import transfer
@@ -17,11 +17,11 @@ from tunewright.measure.rows import RowResult
 from tunewright.report.sequenced import AfterTask, SequenceReport
 from tunewright.runs.folder import TASKS, RunFolder, unaltered
 from tunewright.runs.judged import owners
+from tunewright.runs.meter import Meter
 from tunewright.runs.readings import Readings
+from tunewright.runs.session import Session, StageInputs
 from tunewright.runs.sources import STAGES
-
-if TYPE_CHECKING:
-    from tunewright.runs.work import Work
+from tunewright.runs.stages import TrainingOutcome
 
 NOTED = "after_tasks"
 """Key of progress.json: stage -> SHA-256 of what was read after it."""
@@ -32,11 +32,11 @@ def unmeasured(folder: RunFolder, stage: str) -> bool:
     return stage not in folder.progress().get(NOTED, {})
 
 
-def measure(work: Work, stage: str) -> list[RowResult]:
+def measure(folder: RunFolder, meter: Meter, stage: str) -> list[RowResult]:
     """Measure all tasks after a stage, kept texts and drift too where the recipe keeps any, and keep what was read."""
-    meter = work.meter
-    read = meter.read(choice=False, scores_only=True) if work.recipe.keep else Readings(target=meter.read_target(None))
-    note(work.folder, stage, read)
+    whole = bool(meter.session.recipe.keep)
+    read = meter.read(choice=False, scores_only=True) if whole else Readings(target=meter.read_target())
+    note(folder, stage, read)
     return read.target
 
 
@@ -61,43 +61,49 @@ def recalled(folder: RunFolder, stage: str) -> dict[str, Any]:
     return {**values, "rows": [RowResult(**r) for r in values["rows"]]}
 
 
-def readings(work: Work, tuned: Readings) -> dict[str, dict[str, Any]]:
+def readings(folder: RunFolder, session: Session, tuned: Readings) -> dict[str, dict[str, Any]]:
     """What was read after each stage, by its name; after the last one what the tuned model gave."""
-    noted = work.folder.progress().get(NOTED, {})
-    names = [p.spec.name for p in work.session.stages]
-    found = {n: recalled(work.folder, n) for n in names if n in noted}
+    noted = folder.progress().get(NOTED, {})
+    names = [p.spec.name for p in session.stages]
+    found = {n: recalled(folder, n) for n in names if n in noted}
     if names[-1] not in found:
-        found[names[-1]] = {"rows": tuned.target, **(_general(tuned) if work.recipe.keep else {})}
+        found[names[-1]] = {"rows": tuned.target, **(_general(tuned) if session.recipe.keep else {})}
     return {n: found[n] for n in names if n in found}
 
 
-def report(work: Work, tuned: Readings) -> SequenceReport | None:
-    """The matrix and what follows from it; None for a recipe without `tasks`."""
-    sequence = work.recipe.sequence
-    if sequence is None:
+def report(
+    folder: RunFolder, meter: Meter, results: Mapping[str, TrainingOutcome], tuned: Readings
+) -> SequenceReport | None:
+    """The matrix and what follows from it; None for a recipe without `tasks`, or with nothing measured."""
+    sequence = meter.session.recipe.sequence
+    if sequence is None or not meter.rows:
         return None
-    found, metric = readings(work, tuned), work.meter.metric
-    read = [work.meter.base.target, *(one["rows"] for one in found.values())]
-    whose = owners(work.meter.rows, sequence)
+    found = readings(folder, meter.session, tuned)
+    read = [meter.base.target, *(one["rows"] for one in found.values())]
+    whose = owners(meter.rows, sequence)
+    after = [
+        _after(folder, part, results[part.spec.name], found[part.spec.name])
+        for part in meter.session.stages
+        if part.spec.name in found
+    ]
     return SequenceReport(
         tasks=[t.name for t in sequence.tasks],
         scenario=sequence.scenario,
         by=sequence.by,
         ordered=sequence.ordered,
         rows=["base", *found],
-        matrix=[list(row) for row in transfer.cells(read, whose, metric)],
-        **transfer.figures(read, whose, metric),
-        after=[_after(work, name, one) for name, one in found.items()],
+        matrix=[list(row) for row in transfer.cells(read, whose, meter.metric)],
+        **transfer.figures(read, whose, meter.metric),
+        after=after,
     )
 
 
-def _after(work: Work, name: str, read: Mapping[str, Any]) -> AfterTask:
-    part = next(p for p in work.session.stages if p.spec.name == name)
-    place = work.folder.path / "stages" / name
+def _after(folder: RunFolder, part: StageInputs, outcome: TrainingOutcome, read: Mapping[str, Any]) -> AfterTask:
+    place = folder.path / "stages" / part.spec.name
     there = (place / checkpoint.MANIFEST).is_file()
     return AfterTask(
-        name=name,
-        seconds=work.results[name].seconds,
+        name=part.spec.name,
+        seconds=outcome.seconds,
         kept={n: Interval(**i) for n, i in read.get("kept", {}).items()},
         drift=Interval(**read["drift"]) if read.get("drift") else None,
         held_bytes=_bytes(place, "left", "wrapper") if there else None,

@@ -258,7 +258,7 @@ class Work:
             return
         with self.cost.phase("stages measured"), self.session.adapted.at_strength(1.0):
             sequence = self.recipe.sequence is not None
-            rows = sequenced.measure(self, name) if sequence else self.meter.read_target()
+            rows = sequenced.measure(self.folder, self.meter, name) if sequence else self.meter.read_target()
             found = target_report.by_task(rows, self.meter.metric)
         noted = self.folder.progress().get("stage_tasks", {})
         kept = {source: interval.model_dump() for source, interval in found.items()}
