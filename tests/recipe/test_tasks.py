@@ -116,6 +116,18 @@ def test_one_pass_over_each(rows):
     assert {s.budget.epochs for s in recipe.stages} == {1} and {s.carry for s in recipe.stages} == {"frozen"}
 
 
+def test_blurry_borders_spread_some_rows_and_lose_none(rows):
+    many = [{"text": f"{c} {k}", "label": c, "domain": d} for k in range(40) for d, cs in DOMAINS.items() for c in cs]
+    write(rows, "train.jsonl", many)
+    recipe = load(rows, "{by: label, count: 3, blurry: {disjoint: 0.5, blur: 25%}}")
+    learnt = [texts(recipe, recipe.data_for(s).train) for s in recipe.stages]
+    assert sum(map(len, learnt)) == len(many) and recipe.sequence.scenario == "class-incremental"
+    for (own, shared), mine in zip(((t.classes) for t in recipe.sequence.tasks), learnt, strict=True):
+        assert mine.count(own) == 40  # whole, and nowhere else
+        assert 25 < mine.count(shared) < 40 and len(set(mine)) == 4  # the shared classes of all three
+    assert [s.where for s in recipe.data.eval] == [{"label": t.classes} for t in recipe.sequence.tasks]
+
+
 def test_validation_rows_are_cut_too(rows):
     recipe = load(rows, "{by: domain}", "{train: train.jsonl, eval: test.jsonl, validation: test.jsonl}")
     assert [s.name for s in recipe.data.validation] == [t.validation[0] for t in recipe.sequence.tasks]

@@ -306,6 +306,8 @@ def _key(
     h = hashlib.sha256()
     asked = [getattr(source, key, None) for key in ("config", "revision", "sheet")]
     asked += [sorted((c, sorted(texts)) for c, texts in wanted(source).items())] if wanted(source) else []
+    share = getattr(source, "share", None)
+    asked += [["share", *share]] if share is not None else []
     spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit, *asked]
     code = _code_hash() + installed.code_hash((installed.TASKS, installed.SHAPES))
     for part in (json.dumps(spec), task.called, options.key(), tokenizer_hash(tokenizer), code):

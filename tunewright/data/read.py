@@ -21,7 +21,7 @@ from tunewright.data.places import Place, SourceLike, locate
 from tunewright.data.raw import Bad, Mark
 from tunewright.data.remote import Remote, passing
 from tunewright.data.shapes import SHAPELESS, canonical
-from tunewright.data.where import meant, wanted
+from tunewright.data.where import drawn, meant, wanted
 from tunewright.errors import DataError
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
@@ -80,8 +80,9 @@ def _read(place: Place, source: SourceLike, problems: list[Problem] | None, rema
         yield record
     if not count:
         raise DataError("there are no rows", where=place.name, remedy="give a file with at least one row")
-    if not used and not problems and (asked := wanted(source)):
-        each = " and ".join(f"{c}: {', '.join(sorted(texts)[:3])}" for c, texts in asked.items())
+    asked = wanted(source)
+    if not used and not problems and (asked or getattr(source, "share", None)):
+        each = " and ".join(f"{c}: {', '.join(sorted(texts)[:3])}" for c, texts in asked.items()) or "such a draw"
         raise DataError(
             f"none of {count} rows has {each}", where=place.name, remedy="write values that rows have in `where`"
         )
@@ -103,7 +104,7 @@ def records_in(
         try:
             if isinstance(row, Bad):
                 raise RowProblem(row.field, row.reason, row.remedy)
-            if asked and not meant(row, asked, source.columns):
+            if not drawn(name, source) or asked and not meant(row, asked, source.columns):
                 continue
             values, shape = canonical(row, source.columns, source.format)
             yield Record(values, id=name, where=where, source=place.name, shape=shape, base=folder)

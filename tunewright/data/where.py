@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,17 @@ def wanted(source: SourceLike) -> dict[str, set[str]]:
     """The texts that a source's `where` asks for, by column; empty where it asks for all rows."""
     asked: Mapping[str, Sequence[Any]] = getattr(source, "where", None) or {}
     return {column: {text for v in values if (text := said(v)) is not None} for column, values in asked.items()}
+
+
+def draw_of(row: str) -> float:
+    """A row's own draw in [0, 1), equal for equal ids."""
+    return int.from_bytes(hashlib.sha256(row.encode()).digest()[:7], "big") / (1 << 56)
+
+
+def drawn(row: str, source: SourceLike) -> bool:
+    """Whether a row's draw lies in the source's `share`; every row's does where it has none."""
+    share: tuple[float, float] | None = getattr(source, "share", None)
+    return share is None or share[0] <= draw_of(row) < share[1]
 
 
 def meant(row: Mapping[str, Any], asked: Mapping[str, set[str]], columns: Mapping[str, str]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunewright.data.where import meant, said, value_of, wanted
+from tunewright.data.where import drawn, meant, said, value_of, wanted
 from tunewright.errors import DataError, RecipeError, did_you_mean
 from tunewright.recipe.naming import file_names, numbered
 from tunewright.recipe.parts import DataSpec
@@ -54,8 +54,10 @@ def cut(document: Document, spec: TasksSpec, data: DataSpec, base: Path) -> tupl
     groups = _groups(values, spec, here)
     names = numbered([called(g[0]) if spec.count is None else f"task-{i}" for i, g in enumerate(groups, 1)])
     tasks = []
-    for name, group in zip(names, groups, strict=True):
+    for k, (name, group) in enumerate(zip(names, groups, strict=True)):
         sources = {role: _meaning(of, spec.by, group, name, role) for role, of in roles.items()}
+        if spec.blurry is not None:
+            sources["train"] = _blurred(spec, roles["train"], groups, k, name, base, here)
         tasks.append(Task(name, sources, in_rising_order({c for v in group for c in learnt[v]})))
     return tasks, ordered
 
@@ -100,8 +102,8 @@ def rows_of(source: Source, base: Path) -> Iterator[tuple[str, Mapping[str, Any]
     from tunewright.data.read import limited, locate
 
     asked = wanted(source)
-    for _, where, row, _ in limited(locate(source, base), source):
-        if not isinstance(row, Bad) and meant(row, asked, source.columns):
+    for name, where, row, _ in limited(locate(source, base), source):
+        if not isinstance(row, Bad) and drawn(name, source) and meant(row, asked, source.columns):
             yield where, row
 
 
@@ -152,6 +154,39 @@ def _meaning(sources: Sequence[Source], by: str, values: Sequence[str], task: st
         s.model_copy(update={"name": name, "where": {**s.where, by: list(values)}})
         for s, name in zip(sources, named, strict=True)
     ]
+
+
+def _blurred(
+    spec: TasksSpec,
+    sources: Sequence[Source],
+    groups: Sequence[Sequence[str]],
+    k: int,
+    task: str,
+    base: Path,
+    here: str,
+) -> list[Source]:
+    """What task k learns from where borders are blurry: its own values whole, of those that are shared its part of
+    their rows, and a part of the rows that are spread over all tasks.
+    """
+    assert spec.by is not None and spec.blurry is not None
+    blur, own = spec.blurry.blur, [int(spec.blurry.disjoint * len(g) + 1e-9) for g in groups]
+    shared = [v for g, n in zip(groups, own, strict=True) for v in g[n:]]
+    if any(s.share is not None for s in sources):
+        raise RecipeError("a source has a share of its own", where=here, remedy="remove share, or blurry")
+    if not shared:
+        raise RecipeError("no value is left to be shared", where=here, remedy="write a smaller blurry.disjoint")
+    parts = {
+        f"{task}/own": (groups[k][: own[k]], None),
+        f"{task}/most": (groups[k][own[k] :], (blur, 1.0)),
+        f"{task}/spread": (shared, (blur * k / len(groups), blur * (k + 1) / len(groups))),
+    }
+    out = []
+    for name, (values, share) in parts.items():
+        for s in _meaning(sources, spec.by, values, name, "train") if values else ():
+            part = s if share is None else s.model_copy(update={"share": share})
+            if share is None or any(True for _ in rows_of(part, base)):  # of few rows none may be drawn
+                out.append(part)
+    return out
 
 
 def source_names(given: Sequence[str], task: str, role: str) -> list[str]:

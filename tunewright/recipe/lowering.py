@@ -41,7 +41,7 @@ def lower(document: Document, base: Path) -> None:
     known = _write(document, spec, tasks)
     if scenario in ("class-incremental", "task-incremental"):
         _draw_head(tree)
-    told = {"tasks": known, "scenario": scenario, "by": spec.by, "ordered": ordered}
+    told = {"tasks": known, "scenario": scenario, "by": spec.by, "ordered": ordered, "blurry": spec.blurry}
     tree["sequence"] = SequenceSpec.model_validate(told).model_dump(mode="python")
 
 
@@ -247,5 +247,5 @@ def _draw_head(tree: dict[str, Any]) -> None:
 
 def _told(source: Source) -> dict[str, Any]:
     """A source as a recipe writes it."""
-    more = {"where": source.where} if source.where else {}
+    more = {key: value for key in ("where", "share") if (value := getattr(source, key))}
     return {**source.model_dump(mode="python", exclude_unset=True), "name": source.name, **more}

@@ -50,6 +50,11 @@ class Source(Spec):
         description="column -> the values, of which a row must have one; of the rows that `limit` lets through",
         examples=[{"domain": ["banking", "travel"]}],
     )
+    share: tuple[Real, Real] | None = Field(
+        None,
+        description="of these rows those whose draw, by their place in the file, lies between two numbers from 0 to 1",
+        examples=[[0.0, 0.1]],
+    )
     streaming: bool = Field(
         False,
         description="read rows while they are learnt from, some at a time: for sources larger than memory or disk",
@@ -62,7 +67,17 @@ class Source(Spec):
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
         out = super()._write(handler)
-        return {k: v for k, v in out.items() if k != "where" or v}
+        return {k: v for k, v in out.items() if k not in ("where", "share") or v}
+
+    @model_validator(mode="after")
+    def _shares_lie_in_order(self) -> Source:
+        if self.share is not None and not 0 <= self.share[0] < self.share[1] <= 1:
+            raise problem(
+                f"a share is from one number to a larger one, from 0 to 1, got {list(self.share)}",
+                "write share: [0, 0.1]",
+                ("share",),
+            )
+        return self
 
     @model_validator(mode="after")
     def _streams_have_no_limit(self) -> Source:

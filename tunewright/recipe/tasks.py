@@ -6,10 +6,21 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tunewright.recipe.fields import Spec, Whole, as_list, problem
+from tunewright.recipe.fields import Real, Spec, Whole, as_list, problem
 
 Scenario = Literal["class-incremental", "domain-incremental", "task-incremental"]
 Value = str | int | float | bool
+
+
+class BlurrySpec(Spec):
+    """Tasks without sharp borders, as in i-Blurry (Koh et al. 2022, arXiv:2110.10031): some values are of one task
+    alone, and a share of the rows of all others is spread over all tasks.
+    """
+
+    disjoint: Real = Field(0.5, ge=0, lt=1, description="share of a task's values that it alone has", examples=[0.5])
+    blur: Real = Field(
+        0.1, gt=0, lt=1, description="share of the other values' rows that is spread over all tasks", examples=["10%"]
+    )
 
 
 class TasksSpec(Spec):
@@ -53,6 +64,9 @@ class TasksSpec(Spec):
     carry: Literal["fold", "frozen", "training", "drop"] = Field(
         "fold", description="what becomes of the deltas that a task starts with, as of a stage", examples=["frozen"]
     )
+    blurry: BlurrySpec | None = Field(
+        None, description="rows of other tasks' values among a task's own", examples=[{"disjoint": 0.5, "blur": "10%"}]
+    )
     online: bool = Field(False, description="every row is seen once: one pass over each task", examples=[True])
 
     @model_validator(mode="before")
@@ -73,7 +87,7 @@ class TasksSpec(Spec):
                 f"a sequence has two tasks or more, and here is {many}",
                 "list another, or leave `tasks` out: top-level `methods` and `budget` are one stage",
             )
-        for key in ("count", "first") if self.of is not None else ():
+        for key in ("count", "first", "blurry") if self.of is not None else ():
             if getattr(self, key) is not None:
                 raise problem(f"'{key}' cuts one data set, and these tasks are listed", f"remove {key}", (key,))
         if self.by == "label" and self.count is None:
@@ -104,6 +118,7 @@ class SequenceSpec(Spec):
     tasks: list[SequenceTask] = Field(min_length=2, description="the tasks in order", examples=[[]])
     scenario: Scenario | None = Field(None, description="as `tasks` said, or as the rows told", examples=[None])
     by: str | None = Field(None, description="column that the rows were cut by", examples=["label"])
+    blurry: BlurrySpec | None = Field(None, description="as `tasks` said", examples=[None])
     ordered: str = Field("as listed", description="where the order comes from, in words", examples=["sorted"])
 
     def seen(self, stage: str) -> list[SequenceTask]:

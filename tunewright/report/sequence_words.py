@@ -124,7 +124,14 @@ def told(sequence: SequenceReport) -> str:
     """What the sequence is, in a sentence."""
     scenario = f", {sequence.scenario}" if sequence.scenario else ""
     cut = f", the rows cut by {sequence.by}" if sequence.by else ""
-    return f"{len(sequence.tasks)} tasks{scenario}{cut}; their order: {sequence.ordered}."
+    blurry = sequence.blurry
+    mixed = (
+        f" {100 * blurry[0]:g} % of a task's values are its own; of the others' rows {100 * blurry[1]:g} % are spread "
+        "over all tasks."
+        if blurry is not None
+        else ""
+    )
+    return f"{len(sequence.tasks)} tasks{scenario}{cut}; their order: {sequence.ordered}.{mixed}"
 
 
 def after(report: Report) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:

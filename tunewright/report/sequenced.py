@@ -39,6 +39,9 @@ class SequenceReport(Part):
     tasks: list[str] = Field(description="the tasks in the order in which they were learnt")
     scenario: Scenario | None = Field(None, description="what tells tasks apart; null: rows have no classes")
     by: str | None = Field(None, description="column that cut one data set into the tasks")
+    blurry: tuple[float, float] | None = Field(
+        None, description="share of a task's values that it alone has, and of the others' rows that all tasks have"
+    )
     ordered: str = Field("as listed", description="where the order comes from, in words")
     rows: list[str] = Field(description="what each row of the matrix is measured after: base, then stages")
     matrix: list[list[Interval | None]] = Field(description="the target's metric by row and task")

@@ -90,6 +90,7 @@ def report(
         tasks=[t.name for t in sequence.tasks],
         scenario=sequence.scenario,
         by=sequence.by,
+        blurry=(sequence.blurry.disjoint, sequence.blurry.blur) if sequence.blurry is not None else None,
         ordered=sequence.ordered,
         rows=["base", *found],
         matrix=[list(row) for row in transfer.cells(read, whose, meter.metric)],
