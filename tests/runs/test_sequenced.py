@@ -154,6 +154,7 @@ def test_choices_in_training_see_no_task_to_come(inputs):
     session = assemble(Recipe.load(written(inputs, "held", data__validation=0.5)))
     seen = [{r.source for r in session.validation_for(part).rows} for part in session.stages]
     assert seen == [{"task-1"}, {"task-1", "task-2"}, {"task-1", "task-2", "task-3"}]
+    assert [len(d.rows) for d in session.validation.sources] == [4, 4, 4]  # the share is of each task's rows
     held = {(r.source, r.id) for r in session.validation.rows}
     assert len(held) == 12 and not any((r.source, r.id) in held for part in session.stages for r in part.rows.rows)
     assert session.needs(session.stages[0]).rows["validation"] is session.validation_for(session.stages[0]).rows or (

@@ -72,26 +72,31 @@ CHANGES = ("backward_transfer", "forward_transfer", "forgetting")
 """Those that are differences of two figures."""
 
 
-def cells(readings: Sequence[Sequence[RowResult]], owners: Sequence[int], metric: str) -> list[list[Interval]]:
-    """The matrix with an interval in each cell. `readings`: the same rows, read at the base and after each task;
-    `owners`: the task of each row.
+def cells(
+    readings: Sequence[Sequence[RowResult]], owners: Sequence[int], metric: str, tasks: int
+) -> list[list[Interval | None]]:
+    """The matrix with an interval in each cell, None for a task without rows. `readings`: the same rows, read at the
+    base and after each task; `owners`: the task of each row, below `tasks`.
     """
-    places = _places(owners)
-    return [[summary([rows[i] for i in at], metric) for at in places] for rows in readings]
+    places = _places(owners, tasks)
+    return [[summary([rows[i] for i in at], metric) if at else None for at in places] for rows in readings]
 
 
 def figures(
-    readings: Sequence[Sequence[RowResult]], owners: Sequence[int], metric: str, *, seed: int = 0
+    readings: Sequence[Sequence[RowResult]], owners: Sequence[int], metric: str, tasks: int, *, seed: int = 0
 ) -> dict[str, Interval]:
-    """Each of `FIGURES` with its interval; of readings that are not one after each task, `accuracy` alone."""
+    """Each of `FIGURES` with its interval; of readings that are not one after each task, or where a task has no rows,
+    `accuracy` alone, over the tasks that have any.
+    """
     m = get_metric(metric)
     draw = _drawn_means if m.figure is None else _drawn_figures
-    value, draws = draw(readings, _places(owners), metric, np.random.default_rng(seed))
+    places = [at for at in _places(owners, tasks) if at]
+    value, draws = draw(readings, places, metric, np.random.default_rng(seed))
     sign, n = 1.0 if m.higher_is_better else -1.0, len(owners)
     scores = [r.score for rows in readings for r in rows]
     bounds: Bounds | None = m.bounds if m.figure is not None else bounds_of(m, scores)
     wide = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
-    whole = value.shape[0] == value.shape[1] + 1
+    whole = value.shape == (tasks + 1, tasks)
     return {
         name: of_draws(float(f(value, sign)), f(draws, sign), n, bounds=wide if name in CHANGES else bounds)
         for name, f in FIGURES.items()
@@ -99,8 +104,8 @@ def figures(
     }
 
 
-def _places(owners: Sequence[int]) -> list[list[int]]:
-    return [[i for i, owner in enumerate(owners) if owner == j] for j in range(max(owners) + 1)]
+def _places(owners: Sequence[int], tasks: int) -> list[list[int]]:
+    return [[i for i, owner in enumerate(owners) if owner == j] for j in range(tasks)]
 
 
 def _drawn_means(

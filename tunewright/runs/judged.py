@@ -23,7 +23,7 @@ def judged(rows: Dataset | None, recipe: Recipe, labels: Sequence[str]) -> list[
     most, sequence = recipe.measurement.rows, recipe.sequence
     if sequence is None:
         return list(rows.rows)[:most]
-    parts = [_places(rows, _sources(task)) for task in sequence.tasks]
+    parts = [places_of(rows, _sources(task)) for task in sequence.tasks]
     if most is not None:
         share = max(1, most // len(parts))
         parts = [at if len(at) <= share else [at[k] for k in spread(len(at), share)] for at in parts]
@@ -51,7 +51,7 @@ def learnt_by(dataset: Dataset | None, sequence: SequenceSpec | None, stage: str
     if dataset is None or sequence is None:
         return dataset
     names = {name for task in sequence.seen(stage) for name in _sources(task)}
-    places = _places(dataset, names)
+    places = places_of(dataset, names)
     return dataset if len(places) == len(dataset.rows) else subset(dataset, places) if places else None
 
 
@@ -60,7 +60,7 @@ def _sources(task: SequenceTask) -> set[str]:
     return {*task.train, *task.validation, *task.eval}
 
 
-def _places(dataset: Dataset, names: set[str]) -> list[int]:
+def places_of(dataset: Dataset, names: set[str]) -> list[int]:
     """Places of the rows of some sources among all rows."""
     out, start = list[int](), 0
     for part in dataset.sources:

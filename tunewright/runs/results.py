@@ -85,7 +85,7 @@ def headline(meter: Meter, found: Readings) -> Interval | None:
     if sequence is None:
         return summary(found.target, meter.metric)
     whose = owners(found.target, sequence)
-    return transfer.figures([found.target], whose, meter.metric)["accuracy"]
+    return transfer.figures([found.target], whose, meter.metric, len(sequence.tasks))["accuracy"]
 
 
 def data_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.DataInfo:

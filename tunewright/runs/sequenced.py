@@ -93,8 +93,8 @@ def report(
         blurry=(sequence.blurry.disjoint, sequence.blurry.blur) if sequence.blurry is not None else None,
         ordered=sequence.ordered,
         rows=["base", *found],
-        matrix=[list(row) for row in transfer.cells(read, whose, meter.metric)],
-        **transfer.figures(read, whose, meter.metric),
+        matrix=transfer.cells(read, whose, meter.metric, len(sequence.tasks)),
+        **transfer.figures(read, whose, meter.metric, len(sequence.tasks)),
         after=after,
     )
 
