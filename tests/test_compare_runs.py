@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import small
 from tests.report.test_page import assert_safe
@@ -108,6 +109,38 @@ def test_tuning_is_on_validation_rows_that_are_not_reported(here, tmp_path):
     assert not {r.key for r in tuning} & {run.key for a in found.arms for run in a.runs}
     assert all(r.recipe["data"]["validation"] == 0.1 for r in records)
     assert "Learning rates" in assert_safe((out / "compare.html").read_text()).text
+
+
+def test_a_sequence_is_compared_by_what_is_known_of_all_tasks_at_the_end(here, tmp_path):
+    file = small.write_recipe(
+        here,
+        data={"max_length": 128},
+        tasks=[{"name": n, "train": "train.jsonl", "eval": "test.jsonl"} for n in ("one", "two")],
+        methods=["lora"],
+        budget={"steps": 2},
+        keep=[],
+        measurement__metric="loss",
+        measurement__strengths=[1.0],
+    )
+    tree = yaml.safe_load(file.read_text())
+    del tree["stages"]
+    file.write_text(yaml.safe_dump(tree))
+    recipe, out = Recipe.load(file), tmp_path / "out"
+    found = comparing.compare(recipe, parse_arms("lora,joint"), seeds=1, out=out, quiet=True)
+    lora, joint = found.arm("lora"), found.arm("joint")
+    record = next(iter(Store(out / "trials").attempts(lora.runs[0].key)))
+    assert found.tasks == ["one", "two"] and set(lora.runs[0].sequence) == {*lora.sequence}
+    assert lora.sequence["forgetting"].value == -lora.sequence["backward_transfer"].value  # of two tasks they are one
+    assert [r.steps for r in lora.runs] == [r.steps for r in joint.runs] == [4]  # one budget for all tasks
+    assert joint.joint and joint.against is None and found.winner != "joint"
+    assert record.sequence["forgetting"] == lora.sequence["forgetting"].value and joint.sequence == {}
+    assert [u["name"] for u in record.recipe["stages"]] == ["one", "two"]
+    text = assert_safe((out / "compare.html").read_text()).text
+    assert "upper bound" in text and "A sequence of 2 tasks (one, two)" in text and "Forgetting" in text
+    with pytest.raises(RecipeError, match="no method to race against"):
+        comparing.compare(recipe, parse_arms("lora,joint"), seeds=4, race=True, out=out)
+    with pytest.raises(RecipeError, match="the recipe has none"):
+        comparing.compare(Recipe.load(small.write_recipe(here)), parse_arms("lora,joint"), out=out)
 
 
 def test_what_cannot_be_compared_is_refused(here, tmp_path):

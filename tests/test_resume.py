@@ -50,6 +50,7 @@ MOMENTS = [
     ("early stopping", at("tunewright.runs.stages:save_result", 1)),
     ("base after a fold", at(STEP, 12)),
     ("blocks on disk", at(STEP, 6)),
+    ("tasks", at("tunewright.runs.sequenced:note", 1)),
 ]
 WIDEST = {*range(25)} - {0, 3, 5, 8, 9, 10, 13, 15, 17, 20, 21, 24}
 

@@ -19,7 +19,7 @@ from tunewright.board.server import STATIC
 from tunewright.errors import FolderError, RecipeError
 from tunewright.finished import folders
 from tunewright.machine import host
-from tunewright.report.terminal import clean
+from tunewright.report.terminal_cells import clean
 
 NASTY: tuple[str, ...] = (
     "<script>alert(1)<x>",

@@ -18,7 +18,7 @@ from tunewright.finished import folders, runs_page
 from tunewright.finished.folders import Held
 from tunewright.report import compare, figures, gate_lines, summary, words
 from tunewright.report.schema import Report
-from tunewright.report.terminal import clean
+from tunewright.report.terminal_cells import clean
 from tunewright.runs.folder import METRICS, RECIPE
 
 PAGE = 100

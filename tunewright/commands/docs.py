@@ -55,10 +55,22 @@ methods: [{lora: {rank: 16}}]
 budget: {tokens: 2M}
 ```
 
-**A sequence of tasks** is one entry of `stages`: `each` makes a stage of every item, and each goes on from where the
-one before it ended (`each: {of: [...], start: base}`: each from the base). An item is a file, or a mapping of keys of
-`data`. A stage is called by its item's `name`, else by its file without folder and ending (`account`, below): the entry
-itself has none. Later stages name it so, as `stages.account`, in `start` and `replay`.
+**A sequence of tasks** is one line, `tasks`, beside `methods` and `budget`: files, or a column that cuts the data.
+[The page on sequences](continual.md) says what it may hold and what the report then shows.
+
+```yaml
+model: minilm-l6
+task: text-classification
+data: {train: tickets.jsonl, eval: tickets-test.jsonl}
+tasks: {by: label, count: 5}
+methods: [lora]
+budget: {epochs: 1}
+```
+
+Where tasks differ in more than their rows, they are stages. `each` makes a stage of every item, and each goes on from
+where the one before it ended (`each: {of: [...], start: base}`: each from the base). An item is a file, or a mapping of
+keys of `data`. A stage is called by its item's `name`, else by its file without folder and ending (`account`, below):
+the entry itself has none. Later stages name it so, as `stages.account`, in `start` and `replay`.
 
 ```yaml
 model: smollm2-135m-instruct

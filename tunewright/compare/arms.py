@@ -24,7 +24,9 @@ from tunewright.trials.tuning import training_alone
 VALIDATION = 0.1  # share of the training rows held out for tuning, where the recipe names none
 PILOT_SEED = 1_000_003  # its statistics are drawn by its seed, so that none comes from a cache
 PILOT_STEPS = 2
-FRAGMENT = {"name", "methods", "after", "train"}
+FRAGMENT = {"name", "methods", "after", "train", "carry"}
+JOINT = "joint"
+"""What stands among an arm's methods where all tasks of a sequence are learnt at once: no method, the upper bound."""
 OWN_TRAIN = {
     "learning_rate",
     "optimizer",
@@ -44,12 +46,16 @@ ArmLike = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class ComparedArm:
-    """One side of the comparison: a name, its methods, and what else of the recipe is its own."""
+    """One side of the comparison: a name, its methods, and what else of the recipe is its own. `carry`: of a sequence,
+    what becomes of deltas from task to task. `joint`: all tasks are learnt at once, under the budget of all of them.
+    """
 
     name: str
     methods: tuple[MethodUse, ...]
     after: tuple[MethodUse, ...] | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
+    carry: str | None = None
+    joint: bool = False
 
     def written(self) -> list[Any]:
         """The methods as a recipe writes them."""
@@ -101,7 +107,8 @@ def _arm(item: str, base: Path) -> ComparedArm:
     if item.endswith((".yaml", ".yml")):
         return _fragment(base / item, item)
     uses = []
-    for part in item.split("+"):
+    joint = JOINT in (parts := item.split("+"))
+    for part in [p for p in parts if p != JOINT]:
         name, *given = part.split(":")
         params = {}
         for pair in given:
@@ -112,7 +119,7 @@ def _arm(item: str, base: Path) -> ComparedArm:
                 )
             params[key] = yaml.safe_load(value)
         uses.append(_known(MethodUse(name=name, params=params), item))
-    return ComparedArm(item, tuple(uses))
+    return ComparedArm(item, tuple(uses), joint=joint)
 
 
 def _known(use: MethodUse, item: str) -> MethodUse:
@@ -151,6 +158,7 @@ def _fragment(path: Path, item: str) -> ComparedArm:
         if after is None
         else tuple(MethodUse.model_validate(m) for m in (after if isinstance(after, list) else [after])),
         dict(tree.get("train") or {}),
+        tree.get("carry"),
     )
 
 
@@ -183,12 +191,26 @@ def given_budget(budget: str | Mapping[str, Any] | None, recipe: Recipe) -> Budg
         ) from e
 
 
-def check_one_stage(recipe: Recipe) -> None:
-    if len(recipe.stages) != 1:
+def check_stages(recipe: Recipe, arms: Sequence[ComparedArm], *, race: bool = False) -> None:
+    """RecipeError for a recipe of several stages that are no sequence of tasks, or arms that only such a one has."""
+    asks = next((a.name for a in arms if recipe.sequence is None and (a.joint or a.carry is not None)), None)
+    if asks is not None:
+        raise RecipeError(
+            f"'{asks}' says how a sequence of tasks is learnt, and the recipe has none",
+            where="--methods",
+            remedy="write tasks: {by: COLUMN} in the recipe, or name methods alone",
+        )
+    if race and (bound := next((a.name for a in arms if a.joint), None)) is not None:
+        raise RecipeError(
+            f"'{bound}' is the upper bound and no method to race against",
+            where="--race",
+            remedy="leave it out, or leave --race out",
+        )
+    if len(recipe.stages) != 1 and recipe.sequence is None:
         raise RecipeError(
             f"compare replaces the methods of a recipe with one stage, and this one has {len(recipe.stages)}",
             where="stages",
-            remedy="write a recipe with top-level `methods` and `budget`",
+            remedy="write a recipe with top-level `methods` and `budget`, for a sequence with `tasks` beside them",
         )
 
 
@@ -200,8 +222,14 @@ def arm_recipe(
     `validation`: rows are held out for tuning where none are yet.
     """
     tree = recipe.model_dump(mode="python")
-    stage = tree["stages"][0]
-    stage["methods"], stage["budget"], stage["train"] = arm.written(), budget.model_dump(exclude_none=True), None
+    each = budget
+    if arm.joint:
+        tree["stages"], each = [{"name": JOINT}], times(budget, len(recipe.stages))
+    for stage in tree["stages"]:
+        stage["methods"] = arm.written() or [use.model_dump() for use in recipe.stages[0].methods]
+        stage["budget"], stage["train"] = each.model_dump(exclude_none=True), None
+        if arm.carry is not None:
+            stage["carry"] = arm.carry
     if arm.after is not None:
         tree["after"] = [use.model_dump() for use in arm.after]
     # what only a kept run folder needs is left out: it would cost time and change nothing
@@ -217,6 +245,12 @@ def arm_recipe(
     trial_recipe._base = recipe.base
     check_names(trial_recipe)
     return trial_recipe
+
+
+def times(budget: Budget, tasks: int) -> Budget:
+    """The budget of so many tasks at once: passes over their rows are as many as over each."""
+    said = budget.model_dump(exclude_none=True)
+    return Budget.model_validate({k: v if k == "epochs" else v * tasks for k, v in said.items()})
 
 
 @dataclass(frozen=True)
@@ -243,7 +277,7 @@ def equal_budgets(recipe: Recipe, arms: Sequence[ComparedArm], budget: Budget, r
     trials = {arm.name: Trial(f"{arm.name} pilot", PILOT_SEED, _pilot(recipe, arm)) for arm in arms}
     keys = {name: key_of(t.recipe) for name, t in trials.items()}
     records = run(list(trials.values()))
-    return {arm.name: _given(arm, budget, records[keys[arm.name]]) for arm in arms}
+    return {arm.name: _given(arm, budget, records[keys[arm.name]], len(recipe.stages)) for arm in arms}
 
 
 ONCE = ("set-up", "generation", "selection", "statistics")
@@ -255,12 +289,13 @@ def _pilot(recipe: Recipe, arm: ComparedArm) -> Recipe:
     return training_alone(pilot, rows=8)
 
 
-def _given(arm: ComparedArm, budget: Budget, pilot: TrialRecord) -> Given:
+def _given(arm: ComparedArm, budget: Budget, pilot: TrialRecord, stages: int = 1) -> Given:
+    """`stages`: how many the budget is given to each of; what is spent once is taken off all of them alike."""
     if not pilot.finished:
         return Given(budget, "its pilot run failed")  # so will its runs, and they say why
     if budget.flops is not None:
-        return _by_flops(arm, budget.flops, pilot)
-    booked = sum(pilot.cost.get("seconds", {}).get(phase, 0.0) for phase in ONCE)
+        return _by_flops(arm, budget.flops, pilot, stages)
+    booked = sum(pilot.cost.get("seconds", {}).get(phase, 0.0) for phase in ONCE) / stages
     assert budget.seconds is not None
     left = round(budget.seconds - booked, 1)
     if left <= 0:
@@ -272,10 +307,10 @@ def _given(arm: ComparedArm, budget: Budget, pilot: TrialRecord) -> Given:
     return Given(Budget(seconds=left), f"{booked:.1f} s of set-up, selection and statistics taken off")
 
 
-def _by_flops(arm: ComparedArm, flops: float, pilot: TrialRecord) -> Given:
+def _by_flops(arm: ComparedArm, flops: float, pilot: TrialRecord, stages: int) -> Given:
     counted = pilot.cost.get("flops_by_phase") or {}
     each = counted.get("train", 0.0) / max(1, pilot.cost.get("tokens") or 0)
-    once = sum(counted.get(phase, 0.0) for phase in ONCE)
+    once = sum(counted.get(phase, 0.0) for phase in ONCE) / stages
     if not each:
         raise RecipeError(
             "its FLOPs a token are not known", where=f"--methods {arm.name}", remedy="give the budget in tokens"

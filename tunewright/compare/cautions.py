@@ -32,7 +32,7 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
     if edge:
         said.append(f"the best learning rate of {', '.join(edge)} is the outermost one that was tried")
     orders = {
-        s: {by_seed[s].order for by_seed in records.values() if s in by_seed and by_seed[s].finished}
+        s: {r.order for n, of in records.items() if not made.arm(n).joint and (r := of.get(s)) and r.finished}
         for s in made.seeds
     }
     same_length = not {"seconds", "flops"} & made.budget.keys()

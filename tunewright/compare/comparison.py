@@ -86,10 +86,10 @@ def compare(
     `seeds`: how many, from train.seed on. `budget`: of each run (default: the recipe's). `tune`: choose each arm's
     learning rate by one rule on validation rows. `race`: look after each seed and run those no further that are shown
     to be behind (`racing`). `cluster`: a Ray address or "local"; `workers`, `memory`: see `pool.run_all`. Interrupted
-    is raised after Ctrl-C; calling again goes on. RecipeError for a recipe of several stages, nothing to measure on, or
-    too few seeds for a race.
+    is raised after Ctrl-C; calling again goes on. RecipeError for stages that are no sequence of tasks,
+    nothing to measure on, or too few seeds for a race.
     """
-    compare_arms.check_one_stage(recipe)
+    compare_arms.check_stages(recipe, arms, race=race)
     if race:
         check_race(seeds)
     if recipe.data.eval is None:
@@ -208,9 +208,11 @@ class _Work:
             model=self.recipe.model.name,
             task=self.recipe.task,
             budget={k: float(v) for k, v in self.budget.model_dump(exclude_none=True).items()},
-            budget_words=budget_words(self.budget),
+            budget_words=budget_words(self.budget)
+            + (f" a task, {len(self.recipe.stages)} tasks" if self.recipe.sequence is not None else ""),
             seeds=self.seeds,
             tuned=self.tune,
+            tasks=[t.name for t in self.recipe.sequence.tasks] if self.recipe.sequence is not None else [],
             share_of_gain=compare_figures.SHARE,
             arms=arms,
             commit=commit_of(),
@@ -264,6 +266,7 @@ def _arm_of(arm: ComparedArm, given: Given, tuned: Tuned | None, rate: float | N
     return ArmFigures(
         name=arm.name,
         methods=arm.written(),
+        joint=arm.joint,
         rate=rate,
         tuning=[TunedRate(rate=r, scores=s) for r, s in sorted(tried.items())],
         tuning_seconds=sum(a.seconds for a in tuned.attempts) if tuned else 0.0,

@@ -76,6 +76,7 @@ def run_figures(record: TrialRecord) -> RunFigures:
     figures.target, figures.drift = tuned.target, tuned.drift
     if tuned.target is not None and base.target is not None:
         figures.gain = sign_of(record.direction) * (tuned.target - base.target)
+    figures.sequence = dict(record.sequence)
     figures.kept = {n: v - base.kept[n] for n, v in tuned.kept.items() if n in base.kept}
     figures.packs = {n: v - base.packs[n] for n, v in tuned.packs.items() if n in base.packs}
     figures.tokens, figures.steps = cost.get("tokens"), cost.get("steps")
@@ -182,6 +183,8 @@ def _sum_up(arm: ArmFigures, records: Sequence[TrialRecord], bounded: Bounded) -
     arm.lost = interval([sum(r.kept.values()) / len(r.kept) for r in runs if r.kept])
     arm.packs = {n: i for n in names_of_packs(runs) if (i := interval([r.packs.get(n) for r in runs], CHANGE))}
     arm.drift = interval([r.drift for r in runs], bounded.drift)
+    named = dict.fromkeys(n for r in runs for n in r.sequence)
+    arm.sequence = {n: i for n in named if (i := interval([r.sequence.get(n) for r in runs], _between(n, bounded)))}
     arm.curve = curve(records, bounded)
     first = next((r for r in records if r.finished), None)
     if first is None:
@@ -196,16 +199,23 @@ def _sum_up(arm: ArmFigures, records: Sequence[TrialRecord], bounded: Bounded) -
     arm.notes = sorted({n for r in records if r.finished for n in r.notes if not n.startswith("only ")})
 
 
+def _between(name: str, bounded: Bounded) -> Bounds:
+    """What a figure of a sequence can be at all."""
+    if name == "held_bytes":
+        return (0.0, _ENDLESS)
+    return bounded.target if name == "incremental_accuracy" else bounded.difference
+
+
 def _judge_gain(comparison: Comparison, bounded: Bounded) -> None:
     race = comparison.race
-    gains = {a.name: [r.gain for r in a.runs] for a in comparison.arms if a.dropped is None}
+    gains = {a.name: [r.gain for r in a.runs] for a in comparison.arms if a.dropped is None and not a.joint}
     if race is None:
         against = compare_with_best(gains, bounded.difference)
     else:
         against = compare_with_best(
             gains, bounded.difference, far=race.looks[-1].limit, least=one_row(comparison.unit, comparison.evaluated)
         )
-    for arm in comparison.arms:
+    for arm in [a for a in comparison.arms if not a.joint]:
         gone = arm.dropped
         arm.against = against[arm.name] if gone is None else Against(word="behind the best", difference=gone.difference)
 
@@ -222,7 +232,7 @@ def _judge_kept(
     at_best: Mapping[str, Mapping[int, TrialRecord]],
 ) -> None:
     """What arms lose at the common target; `at_best`: their records at the best rate, to say what hangs on the rate."""
-    gains = {a.name: a.gain.value for a in comparison.arms if a.gain is not None and shown(a)}
+    gains = {a.name: a.gain.value for a in comparison.arms if a.gain is not None and shown(a) and not a.joint}
     most = max(gains.values(), default=0.0)
     compared = [
         n

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tunewright.compare.suggested import Candidate, Evidence, SuggestionFigures
 from tunewright.report import words
-from tunewright.report.terminal import clean
+from tunewright.report.terminal_cells import clean
 
 
 def show(found: SuggestionFigures, recipe: Path | str = "recipe.yaml", console: Console | None = None) -> None:

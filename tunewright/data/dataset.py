@@ -25,6 +25,7 @@ from tunewright.data.order import Cursor, natural_shares, sizes, with_replay
 from tunewright.data.read import Place, SourceLike, locate, read_lazily
 from tunewright.data.shapes import named_for
 from tunewright.data.streaming import HEAD, WINDOW, Stream
+from tunewright.data.where import wanted
 from tunewright.errors import DataError
 from tunewright.files.cache import passing_folder
 from tunewright.files.stamp import sample, stamp
@@ -140,14 +141,20 @@ def build(
         if part.problems and problems == "fail":
             raise refuse(part.problems, part.name, part.counts["read"])
         refuse_nothing(part.name, part.counts, options)
+    return joined(parts)
+
+
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """Data sets one after the other, as one of several sources."""
     if len(parts) == 1:
         return parts[0]
+    parts = tuple(source for p in parts for source in p.sources)
     counts = {k: sum(p.counts[k] for p in parts) for k in parts[0].counts}
-    joined = hashlib.sha256("".join(p.hash for p in parts).encode()).hexdigest()
+    digest = hashlib.sha256("".join(p.hash for p in parts).encode()).hexdigest()
     return Dataset(
         " + ".join(p.name for p in parts),
         _Joined([p.rows for p in parts]),
-        joined,
+        digest,
         counts,
         parts=parts,
         problems=[q for p in parts for q in p.problems],
@@ -298,6 +305,9 @@ def _key(
     streamed = is_streamed(source)
     h = hashlib.sha256()
     asked = [getattr(source, key, None) for key in ("config", "revision", "sheet")]
+    asked += [sorted((c, sorted(texts)) for c, texts in wanted(source).items())] if wanted(source) else []
+    share = getattr(source, "share", None)
+    asked += [["share", *share]] if share is not None else []
     spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit, *asked]
     code = _code_hash() + installed.code_hash((installed.TASKS, installed.SHAPES))
     for part in (json.dumps(spec), task.called, options.key(), tokenizer_hash(tokenizer), code):

@@ -21,6 +21,7 @@ from tunewright.data.places import Place, SourceLike, locate
 from tunewright.data.raw import Bad, Mark
 from tunewright.data.remote import Remote, passing
 from tunewright.data.shapes import SHAPELESS, canonical
+from tunewright.data.where import drawn, meant, wanted
 from tunewright.errors import DataError
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
@@ -67,31 +68,44 @@ def read_source(source: SourceLike, base: Path | str = ".", problems: list[Probl
 
 
 def _read(place: Place, source: SourceLike, problems: list[Problem] | None, remarks: list[str]) -> Iterator[Record]:
-    count = 0
+    count = used = 0
 
     def rows() -> Iterator[Raw]:
         nonlocal count
-        for row in raw_rows(place, source, remarks):
-            if source.limit is not None and count >= source.limit:
-                return
+        for row in limited(place, source, remarks):
             count += 1
             yield row
 
-    yield from records_in(rows(), place, source, problems)
+    for used, record in enumerate(records_in(rows(), place, source, problems), 1):  # noqa: B007
+        yield record
     if not count:
         raise DataError("there are no rows", where=place.name, remedy="give a file with at least one row")
+    asked = wanted(source)
+    if not used and not problems and (asked or getattr(source, "share", None)):
+        each = " and ".join(f"{c}: {', '.join(sorted(texts)[:3])}" for c, texts in asked.items()) or "such a draw"
+        raise DataError(
+            f"none of {count} rows has {each}", where=place.name, remedy="write values that rows have in `where`"
+        )
+
+
+def limited(place: Place, source: SourceLike, remarks: list[str] | None = None) -> Iterator[Raw]:
+    """Rows as they stand in the files, at most the source's `limit`."""
+    return islice(raw_rows(place, source, remarks), source.limit)
 
 
 def records_in(
     rows: Iterable[Raw], place: Place, source: SourceLike, problems: list[Problem] | None
 ) -> Iterator[Record]:
     """Rows as they stand in files, in canonical shape. Bad ones are appended to `problems`; without it the first one
-    is raised as a DataError.
+    is raised as a DataError. Rows that the source's `where` does not mean are passed over.
     """
+    asked = wanted(source)
     for name, where, row, folder in rows:
         try:
             if isinstance(row, Bad):
                 raise RowProblem(row.field, row.reason, row.remedy)
+            if not drawn(name, source) or asked and not meant(row, asked, source.columns):
+                continue
             values, shape = canonical(row, source.columns, source.format)
             yield Record(values, id=name, where=where, source=place.name, shape=shape, base=folder)
         except RowProblem as found:

@@ -22,7 +22,7 @@ from tunewright.loading.quiet import quiet
 from tunewright.measure.generate import greedy, stop_ids
 from tunewright.models.context import following, rows_of_prompts
 from tunewright.models.generators import seeded
-from tunewright.report.terminal import clean
+from tunewright.report.terminal_cells import clean
 
 HELP = """\
 /temp T      0 answers greedily (the start), 0.7 draws at that temperature

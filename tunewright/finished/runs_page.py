@@ -12,7 +12,7 @@ from rich.text import Text
 from tunewright.finished.folders import Held
 from tunewright.finished.pruning import Going
 from tunewright.report import words
-from tunewright.report.terminal import clean
+from tunewright.report.terminal_cells import clean
 
 COLUMNS: dict[str, Callable[[Held], str]] = {
     "run": lambda r: clean(str(r.folder)),

@@ -308,13 +308,28 @@ def bootstrap_statistic(
     figure is `exact`, the same for any rows (the distance of a model from itself).
     """
     value = float(statistic(np.arange(n)))
-    method = "centred percentile bootstrap"
     if n < 2:
-        return Interval(value=value, n=n, level=level, unit=unit, method=method)
+        return Interval(value=value, n=n, level=level, unit=unit, method="centred percentile bootstrap")
     rng = np.random.default_rng(seed)
     draws = np.array([float(statistic(rng.integers(0, n, n))) for _ in range(resamples)])
+    return of_draws(value, draws, n, level=level, unit=unit, bounds=bounds, exact=exact)
+
+
+def of_draws(
+    value: float,
+    draws: np.ndarray,
+    n: int,
+    *,
+    level: float = 0.95,
+    unit: Unit = "row",
+    bounds: Bounds | None = None,
+    exact: bool = False,
+) -> Interval:
+    """The interval of a figure of `n` rows from what it was on rows drawn again, NaN where it was nothing: percentiles
+    centred on the figure. `bounds` and `exact` as of `bootstrap_statistic`.
+    """
     draws = draws[~np.isnan(draws)]
     if bounds is not None and not exact and len(draws) and float(np.ptp(draws)) == 0 and draws[0] == value:
         return alike(value, n, bounds, level=level, unit=unit)
     ends = _holding(value, *_centred(draws, value, level), bounds) if len(draws) else {}
-    return Interval(value=value, **ends, n=n, level=level, unit=unit, method=method)
+    return Interval(value=value, **ends, n=n, level=level, unit=unit, method="centred percentile bootstrap")

@@ -90,7 +90,7 @@ def document_losses(
 
 
 def _bytes(tokenizer: Any, row: Row) -> int:
-    if tokenizer is None:
+    if tokenizer is None or row.one_target:  # of a row with one class no text is predicted
         return 0
     special = set(tokenizer.all_special_ids)
     inside = [t for t, w in zip(row.input_ids[1:], row.weights[1:], strict=True) if w > 0 and t not in special]

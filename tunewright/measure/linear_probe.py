@@ -28,6 +28,7 @@ from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.method import Method
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError
+from tunewright.measure.among import among
 from tunewright.measure.intervals import paired_proportions, wilson
 from tunewright.measure.probe import ProbeResult, Side
 from tunewright.measure.rows import RowResult
@@ -211,7 +212,7 @@ def _solved(z: np.ndarray, y: np.ndarray, c: float, bias: bool, start: Solution 
 
 def probe_results(probe: LinearProbe, rows: Sequence[Row], features: Tensor, names: Any) -> list[RowResult]:
     """What the probe answers to evaluated rows with features [R, D]. `names`: class id -> name."""
-    shares, chosen = torch.softmax(probe.logits(features), -1).max(-1)
+    shares, chosen = torch.softmax(among(rows, probe.logits(features)), -1).max(-1)
     return [_answered(r, i, names, p) for r, i, p in zip(rows, chosen.tolist(), shares.tolist(), strict=True)]
 
 

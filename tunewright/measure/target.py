@@ -23,6 +23,7 @@ from tunewright.contract.task import Task
 from tunewright.errors import RecipeError
 from tunewright.measure import _kv, ranked, text
 from tunewright.measure._mode import device_of, measuring
+from tunewright.measure.among import among
 from tunewright.measure.choose import choice_results, choose_after, distinct_labels, label_tokens, likelihood_choice
 from tunewright.measure.few_shot import few_shot
 from tunewright.measure.generate import Settled, continue_greedily, greedy, stop_ids
@@ -283,7 +284,7 @@ def _classified(
 def class_results(config: Any, tokenizer: Any, rows: Sequence[Row], logits: Tensor) -> Iterator[RowResult]:
     """Rows' results from logits [R, V] of a classifier whose config names its classes."""
     names = getattr(config, "id2label", None) or {}
-    shares, chosen = torch.softmax(logits.float(), -1).max(-1)
+    shares, chosen = torch.softmax(among(rows, logits.float()), -1).max(-1)
     for row, share, i in zip(rows, shares.tolist(), chosen.tolist(), strict=True):
         assert row.label is not None
         yield RowResult(

@@ -16,7 +16,7 @@ from tunewright.report.cells import cell
 from tunewright.report.measured import Measured
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Probe
-from tunewright.report.terminal import STYLES, Cell, Numbers, Paragraph, clean
+from tunewright.report.terminal_cells import STYLES, Cell, Numbers, Paragraph, clean
 
 
 def table(pair: Pair) -> Numbers | None:

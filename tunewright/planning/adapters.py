@@ -18,7 +18,7 @@ from tunewright.planning.check import CheckResult, check_recipe
 from tunewright.planning.plan import RunPlan, planned
 from tunewright.recipe.adapters import read
 from tunewright.report import words
-from tunewright.report.terminal import clean
+from tunewright.report.terminal_cells import clean
 from tunewright.runs.adapters import check_adds
 from tunewright.runs.progress import Screen
 from tunewright.runs.shared import SharedBase

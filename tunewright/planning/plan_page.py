@@ -13,7 +13,7 @@ from rich.text import Text
 from tunewright.data.view import Token, coloured
 from tunewright.planning.planned import PlanFigures, StagePlan
 from tunewright.report import words
-from tunewright.report.terminal import clean
+from tunewright.report.terminal_cells import clean
 
 ACCURACY = "was within 28 % of the CPU time that runs then took (docs/plan.md); other work on the machine comes on top"
 """How far estimates were off where both were measured: the worst of a tiny model's four and of the quickstart."""

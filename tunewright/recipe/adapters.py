@@ -21,9 +21,10 @@ from tunewright.recipe.fields import Spec, Whole
 from tunewright.recipe.load import opened, parse
 from tunewright.recipe.overrides import override
 from tunewright.recipe.parts import Budget, Uses
-from tunewright.recipe.recipe import LONGEST_NAME, DataOverride, Recipe, TrainOverride
+from tunewright.recipe.recipe import Recipe
 from tunewright.recipe.schema import with_adapters
 from tunewright.recipe.source import Sources
+from tunewright.recipe.stage import LONGEST_NAME, DataOverride, TrainOverride
 from tunewright.recipe.yaml_text import Document
 from tunewright.recipe.yaml_text import Path as Keys
 
@@ -177,6 +178,7 @@ _ALONE = (
         "an adapter has one stage",
         "give the adapters that need several stages recipes of their own, or write methods and budget in each entry",
     ),
+    ("tasks", "an adapter has one stage", "give the sequence a recipe of its own"),
     (
         "new_tokens",
         "rows of new tokens are weights of the base, which the adapters share",

@@ -15,6 +15,7 @@ from tunewright.files.home import expanded
 from tunewright.files.regular import regular
 from tunewright.recipe import sequence, yaml_text
 from tunewright.recipe.explain import as_written, explain
+from tunewright.recipe.lowering import lower
 from tunewright.recipe.models import TRAIN
 from tunewright.recipe.naming import PACK, kept_names, pack_folder
 from tunewright.recipe.overrides import override, rename_old_keys
@@ -126,6 +127,7 @@ def opened(path: str | Path, sets: Sequence[str] = ()) -> tuple[yaml_text.Docume
 def load(kind: type[Any], path: str | Path, sets: Sequence[str] = (), out: str | Path | None = None) -> Any:
     """See `Recipe.load`; `kind` is that class."""
     document, file, notes = opened(path, sets)
+    lower(document, file.resolve().parent)
     sequence.expand(document)
     recipe = parse(kind, document)
     recipe._notes = notes

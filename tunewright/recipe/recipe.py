@@ -5,27 +5,26 @@ Nothing here imports torch: a recipe is read, checked and written before anythin
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    create_model,
-    model_serializer,
     model_validator,
 )
 
 from tunewright.errors import did_you_mean
 from tunewright.recipe import yaml_text
 from tunewright.recipe.explain import explain
-from tunewright.recipe.fields import Spec, Whole, as_list, problem
+from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.gate import fault_of
 from tunewright.recipe.load import absolute_paths, load
+from tunewright.recipe.lowering import lower
 from tunewright.recipe.naming import called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
 from tunewright.recipe.parts import (
@@ -34,7 +33,6 @@ from tunewright.recipe.parts import (
     Keep,
     MeasureSpec,
     ModelSpec,
-    Place,
     Source,
     StreamSpec,
     TrainSpec,
@@ -43,6 +41,8 @@ from tunewright.recipe.parts import (
 )
 from tunewright.recipe.schema import recipe_schema
 from tunewright.recipe.sequence import expanded
+from tunewright.recipe.stage import LONGEST_NAME, StageSpec
+from tunewright.recipe.tasks import SequenceSpec, TasksSpec
 from tunewright.recipe.uses import MethodUse
 
 __all__ = [
@@ -61,82 +61,6 @@ __all__ = [
 
 _ROW_USES = ("synthesize", "select")
 """Keys of `data` that name methods."""
-LONGEST_NAME = 200
-"""Letters of a name that is a folder's: a disk takes 255, and a number or a process is written behind it at times."""
-
-
-class _Override(Spec):
-    """Some fields of a part, over what the recipe says for all stages; only those given are written."""
-
-    @model_serializer(mode="wrap")
-    def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
-        out = handler(self)
-        return {k: v for k, v in out.items() if k in self.model_fields_set}
-
-
-if TYPE_CHECKING:
-    TrainOverride = TrainSpec
-    DataOverride = DataSpec
-else:
-
-    def _override(name: str, spec: type[Spec]) -> type[Spec]:
-        fields = {}
-        for field, info in spec.model_fields.items():
-            given = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
-            fields[field] = (given | None, Field(None, description=info.description, examples=info.examples))
-        return create_model(
-            name,
-            __base__=(_Override, spec),
-            __module__=__name__,
-            __doc__=f"{spec.__doc__} Of one stage; what is not given is as for all.",
-            **fields,
-        )
-
-    TrainOverride = _override("TrainOverride", TrainSpec)
-    DataOverride = _override("DataOverride", DataSpec)
-
-
-class StageSpec(Spec):
-    """One round of training: from what, with which methods, for how long."""
-
-    compact: ClassVar[bool] = True
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
-        max_length=LONGEST_NAME,
-        description="letters, digits, - and _; left out beside `each`, which names its stages by their files or items",
-        examples=["task"],
-    )
-    each: list[Any] | dict[str, Any] | None = Field(
-        None,
-        description="a sequence of tasks: files, or keys of `data` with a `name`; the entry becomes a stage for each; "
-        "or {of: [...], start: base}: each from there",
-        examples=[["first.jsonl", "second.jsonl"]],
-    )
-    rounds: int | dict[str, Any] | None = Field(
-        None,
-        description="the entry becomes so many stages, NAME-1, NAME-2 ..., each from where the one before ended; or "
-        "{times: 3, start: base}: each from there",
-        examples=[3],
-    )
-    round: Whole | None = Field(
-        None, gt=0, description="written by `rounds`: which of its rounds the stage is, from 1", examples=[1]
-    )
-    start: Annotated[str, Place] | None = Field(
-        None,
-        description="base, stages.<an earlier one's name>, or a folder; none: the stage before, or base",
-        examples=["stages.domain"],
-    )
-    carry: Literal["fold", "frozen", "training", "drop"] = Field(
-        "fold", description="what becomes of the deltas it starts with", examples=["fold"]
-    )
-    data: DataOverride | None = Field(
-        None, description="keys of `data` that differ in this stage", examples=[{"train": "tickets.jsonl"}]
-    )
-    methods: Annotated[Uses, Field(min_length=1)] = Field(description="what is applied, in order", examples=[["lora"]])
-    budget: Budget = Field(default_factory=Budget, description="when the stage ends", examples=[{"tokens": "1M"}])
-    train: TrainOverride | None = Field(
-        None, description="keys of `train` that differ in this stage", examples=[{"learning_rate": 1e-4}]
-    )
 
 
 class Recipe(Spec):
@@ -175,6 +99,13 @@ class Recipe(Spec):
         description="rounds of training; top-level `methods` and `budget` mean one",
         examples=[[{"name": "task", "methods": ["lora"]}]],
     )
+    tasks: list[Any] | TasksSpec | None = Field(
+        None,
+        description="a sequence of tasks, beside top-level `methods` and `budget`: a stage each, and the matrix of "
+        "what is known after each; files, or {by: COLUMN} of the data",
+        examples=[{"by": "label", "count": 5}],
+    )
+    sequence: SequenceSpec | None = Field(None, description="written by `tasks`: what the stages are", examples=[None])
     after: Uses = Field(
         default_factory=list, description="what is done to the tuned weights afterwards, in order", examples=[["lines"]]
     )
@@ -204,6 +135,10 @@ class Recipe(Spec):
     _notes: list[str] = PrivateAttr(default_factory=list)
 
     def __init__(self, /, **data: Any):
+        if data.get("tasks") is not None:
+            document = yaml_text.Document(copy.deepcopy(data))
+            lower(document, Path.cwd())
+            data = document.tree
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -261,6 +196,18 @@ class Recipe(Spec):
                 f"two entries are called '{again[1]}', and the report has one line for each name",
                 "give each a name: {data: general.txt, name: general}",
                 ("keep", again[0]),
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_are_stages(self) -> Recipe:
+        known = [t.name for t in self.sequence.tasks] if self.sequence is not None else []
+        names = [s.name for s in self.stages]
+        if known and len(names) > 1 and names != known:
+            raise problem(
+                f"the stages are not the tasks of the sequence, in their order: {', '.join(names)}",
+                "write `tasks` again, or remove `sequence`",
+                ("sequence",),
             )
         return self
 
@@ -348,7 +295,7 @@ class Recipe(Spec):
         tree = self.model_dump(mode="python")
         if absolute:
             absolute_paths(tree, self.base)
-        for key in ("made_with", "test_time", "gate"):
+        for key in ("made_with", "test_time", "gate", "tasks", "sequence"):
             if not tree[key]:
                 del tree[key]
         return yaml_text.write(tree)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tunewright.recipe.fields import Real, Spec, Whole, as_list, problem
 from tunewright.recipe.models import Place
@@ -45,6 +45,16 @@ class Source(Spec):
         default_factory=dict, description="the shape's column -> the file's column", examples=[{"prompt": "question"}]
     )
     limit: Whole | None = Field(None, gt=0, description="read at most this many rows", examples=[1000])
+    where: dict[str, Annotated[list[str | int | float | bool], BeforeValidator(as_list), Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="column -> the values, of which a row must have one; of the rows that `limit` lets through",
+        examples=[{"domain": ["banking", "travel"]}],
+    )
+    share: tuple[Real, Real] | None = Field(
+        None,
+        description="of these rows those whose draw, by their place in the file, lies between two numbers from 0 to 1",
+        examples=[[0.0, 0.1]],
+    )
     streaming: bool = Field(
         False,
         description="read rows while they are learnt from, some at a time: for sources larger than memory or disk",
@@ -53,6 +63,21 @@ class Source(Spec):
     parameters: dict[str, Any] | None = Field(
         None, description="of rows that are made (path: make:NAME)", examples=[{"rows": 1000}]
     )
+
+    @model_serializer(mode="wrap")
+    def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
+        out = super()._write(handler)
+        return {k: v for k, v in out.items() if k not in ("where", "share") or v}
+
+    @model_validator(mode="after")
+    def _shares_lie_in_order(self) -> Source:
+        if self.share is not None and not 0 <= self.share[0] < self.share[1] <= 1:
+            raise problem(
+                f"a share is from one number to a larger one, from 0 to 1, got {list(self.share)}",
+                "write share: [0, 0.1]",
+                ("share",),
+            )
+        return self
 
     @model_validator(mode="after")
     def _streams_have_no_limit(self) -> Source:

@@ -15,7 +15,7 @@ from rich.text import Text
 from tunewright.files.checkpoint import write_text
 from tunewright.report import notebook, page, words
 from tunewright.report.schema import Report
-from tunewright.report.terminal import clean
+from tunewright.report.terminal_cells import clean
 
 
 @dataclass

@@ -166,6 +166,7 @@ def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
         "drift": cell(arm.drift_at_target, NATS),
         "drift_full": cell(arm.drift, NATS),
         "target": cell(arm.target, c.unit),
+        "forgot": _forgot(c, arm),
         "failed": failed,
         "over_rows": _over_rows(c, arm.gain_over_rows),
         "behind_over_rows": _over_rows(c, against.over_rows if against is not None else None),
@@ -177,6 +178,11 @@ def row(c: Comparison, arm: ArmFigures) -> dict[str, Any]:
     }
 
 
+def _forgot(c: Comparison, arm: ArmFigures) -> Cell:
+    """What was forgotten of a sequence's tasks."""
+    return cell(arm.sequence.get("forgetting"), c.unit, sign=True) if c.tasks else Cell()
+
+
 def _over_rows(c: Comparison, interval: Interval | None) -> str:
     return "" if interval is None else words.span(interval, c.unit)
 
@@ -184,6 +190,8 @@ def _over_rows(c: Comparison, interval: Interval | None) -> str:
 def _gain(c: Comparison, arm: ArmFigures) -> Cell:
     """The gain, with the place that it has among the others: none where it is not shown."""
     found = cell(arm.gain, c.unit, sign=True, against=arm.against, best="best", tied="tied with the best")
+    if arm.joint:
+        return replace(found, word="upper bound")
     first = arm.against is not None and arm.against.word in ("best", "tied with the best")
     return replace(found, word="no shown gain", tone="") if first and not shown(arm) else found
 
@@ -337,10 +345,11 @@ def _table(c: Comparison, stacked: bool) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    metric = words.metric_name(c.metric)
+    metric = ("ACC, mean of " if c.tasks else "") + words.metric_name(c.metric)
     gain_of = f"gain\n({metric})" if stacked else f"gain ({metric})"
     kept_or_drift = "lost, matched" if c.base_kept else "drift, matched"
-    for name in ("method", gain_of, "", kept_or_drift, "stored", "training", "compute\na token"):
+    forgot = ("forgetting",) if c.tasks else ()
+    for name in ("method", gain_of, "", *forgot, kept_or_drift, "stored", "training", "compute\na token"):
         left = name in ("method", "")
         least = len("dropped") if name == "" else None  # a word is not broken
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left, min_width=least)
@@ -351,6 +360,7 @@ def _table(c: Comparison, stacked: bool) -> Table:
             escape(arm.name) + (" *" if r["winner"] else ""),
             _spanned(gain, stacked),
             ", ".join(t for t in ("dropped" if arm.dropped else gain.word, failed) if t),
+            *([_spanned(r["forgot"], stacked)] if c.tasks else []),
             _spanned(lost, stacked),
             words.size(arm.stored_bytes),
             words.seconds(arm.train_seconds),
@@ -364,7 +374,7 @@ def show(c: Comparison, folder: Path, console: Console | None = None) -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
-    from tunewright.report.terminal import Paragraph
+    from tunewright.report.terminal_cells import Paragraph
 
     console = console or Console(highlight=False)
     wide = _table(c, stacked=False)

@@ -85,6 +85,9 @@ class RunFigures(Part):
         default_factory=dict, description="pack -> change of its share of right answers, positive: better"
     )
     drift: float | None = None
+    sequence: dict[str, float] = Field(
+        default_factory=dict, description="of a sequence of tasks: forgetting, backward_transfer ..."
+    )
     lost_at_target: float | None = Field(
         None, description="mean change of kept losses where the curve reaches the common target"
     )
@@ -123,6 +126,9 @@ class ArmFigures(Part):
 
     name: str
     methods: list[Any] = Field(description="as a recipe names them")
+    joint: bool = Field(
+        False, description="all tasks of the sequence at once: an upper bound, beside which no method is judged"
+    )
     parameters: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method -> every parameter")
     rate: float | None = Field(None, description="learning rate; none: tuning found none at which runs finish")
     tuning: list[TunedRate] = Field(default_factory=list, description="what was tried, when tuned")
@@ -152,6 +158,11 @@ class ArmFigures(Part):
     )
     packs: dict[str, Interval] = Field(
         default_factory=dict, description="pack -> change of its share of right answers at full strength"
+    )
+    sequence: dict[str, Interval] = Field(
+        default_factory=dict,
+        description="of a sequence of tasks: forgetting, backward_transfer, forward_transfer, incremental_accuracy; "
+        "held_bytes, what methods leave from task to task",
     )
     drift: Interval | None = None
     drift_at_target: Interval | None = None
@@ -188,6 +199,9 @@ class Comparison(Saved):
     task: str
     metric: str = Field("", description="the target's metric")
     unit: str = Field("fraction")
+    tasks: list[str] = Field(
+        default_factory=list, description="of a sequence: its tasks in order; the target is then the mean over them"
+    )
     direction: Literal["higher", "lower"] = "higher"
     evaluated: int | None = Field(None, description="rows that the target was measured on")
     base_target: float | None = Field(None, description="the untouched base on those rows")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tunewright.measure.intervals import Interval
 from tunewright.report.schema import Report, Strength
-from tunewright.report.words import joined, metric_name, score, span, unit_of, verdict
+from tunewright.report.words import joined, metric_name, score, unit_of, verdict, with_ends
 
 
 def ends(report: Report) -> tuple[Strength, Strength]:
@@ -69,12 +68,6 @@ def dialled(report: Report) -> str:
         f"tuned model's {score(tuned.target.value, target.unit)}{unit}, and the drift "
         f"{with_ends(best.drift, 'nats')} instead of {score(most, 'nats')}, on these rows."
     )
-
-
-def with_ends(interval: Interval, unit: str) -> str:
-    """'54.2 % (48.0 to 60.4)'."""
-    ends = span(interval, unit)
-    return score(interval.value, unit) + (f" ({ends})" if ends else "")
 
 
 def under_dial(report: Report) -> list[str]:

@@ -20,6 +20,7 @@ from tunewright.report.measured import Measured
 from tunewright.report.packed import PackFigure
 from tunewright.report.saved import Part, Saved
 from tunewright.report.seal import seal_of
+from tunewright.report.sequenced import SequenceReport
 
 VERSION: Literal[1] = 1
 
@@ -317,6 +318,9 @@ class Report(Saved):
     cost: Cost = Field(default_factory=Cost, description="what was spent")
     trained: Trained = Field(default_factory=Trained, description="what could change")
     stages: list[StageReport] = Field(default_factory=list, description="stages in order")
+    sequence: SequenceReport | None = Field(
+        None, description="of a recipe with `tasks`: what is known of each task after each, and what follows from it"
+    )
     training: Training | None = Field(None, description="summary of the loss curve")
     tokens_view: dict[str, list[tuple[str, float]]] = Field(
         default_factory=dict,

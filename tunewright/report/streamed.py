@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tunewright.report import dial_words, words
+from tunewright.report import words
 from tunewright.report.adaptations import Adaptation
 from tunewright.report.measured import Measured
 from tunewright.report.schema import Report
@@ -48,7 +48,7 @@ def online(found: Adaptation) -> str:
     """'tent, online: accuracy 61.2 % (56.1 to 66.0), 55.0 % without adaptation: +6.2 points (1.4 to 11.0)'."""
     parts = [f"{found.method}, online: {words.metric_name(found.metric)}"]
     if found.after is not None:
-        parts.append(dial_words.with_ends(found.after, found.unit))
+        parts.append(words.with_ends(found.after, found.unit))
     said = " ".join(parts)
     if found.before is not None:
         said += f", {words.score(found.before.value, found.unit)} without adaptation"

@@ -158,11 +158,11 @@ def metric_of(report: Report) -> str:
 
 def stage_table(report: Report) -> tuple[list[str], list[DialRow]]:
     """The columns (evaluated sources) and rows (base, then each stage) of the stage-by-task table; empty for a run of
-    one stage.
+    one stage, and of a sequence, which has a matrix of its own.
     """
     target = report.target
     tasks = list(dict.fromkeys(name for s in report.stages for name in s.tasks))
-    if target is None or len(report.stages) < 2 or not tasks:
+    if target is None or report.sequence is not None or len(report.stages) < 2 or not tasks:
         return [], []
     rows = [DialRow("base", [_cell(target.tasks.get(t), target.unit) for t in tasks])]
     rows += [DialRow(s.name, [_cell(s.tasks.get(t), target.unit) for t in tasks]) for s in report.stages]

@@ -6,92 +6,20 @@ One layout for both readers: on a terminal with colours, and as plain text that 
 from __future__ import annotations
 
 import io
-import re
 import sys
-import textwrap
-import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.report import dial_words, gate_lines, prompts, streamed, summary, words
+from tunewright.report import dial_words, gate_lines, prompts, sequence_table, streamed, summary, words
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Answer, Report
+from tunewright.report.terminal_cells import STYLES, Cell, Numbers, Paragraph, clean, heading
 
-STYLES = {"better": "green", "worse": "red", "moved": "yellow"}
 PLAIN = str.maketrans({"\u2212": "-", "\u2500": "-", "\u2026": "..."})  # for outputs that are not UTF-8
 MOST_ANSWER = 160  # characters of a text shown in an answer; the page has the whole
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number with its interval's ends, as text."""
-
-    value: str = ""
-    ends: str = ""
-    style: str = ""
-
-    @property
-    def interval(self) -> str:
-        return f"[{self.ends.replace(' to ', ', ')}]" if self.ends else ""
-
-    def text(self, width: int, stacked: bool) -> Text:
-        """The number to the right of `width` characters, its interval behind or (`stacked`) below it."""
-        number, ends = Text(self.value.rjust(width), style=self.style), Text(self.interval, style="dim")
-        return (number.append("\n") if stacked else number.append("  ")).append_text(ends) if self.interval else number
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A table of numbers with intervals that are never cut: where the width does not hold both side by side, the
-    interval goes below its number; values stand under each other in both."""
-
-    headings: tuple[str, ...]
-    rows: tuple[tuple[Text, tuple[Cell, ...]], ...]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = self.table(stacked=False)
-        fits = (
-            Measurement.get(console, options.update(width=10_000, max_width=10_000), wide).maximum <= options.max_width
-        )
-        yield wide if fits else self.table(stacked=True)
-
-    def table(self, stacked: bool) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column(self.headings[0])
-        columns = list(zip(*(cells for _, cells in self.rows), strict=True))
-        widths = [0 if stacked else max(len(c.value) for c in cells) for cells in columns]
-        for heading, cells, width in zip(self.headings[1:], columns, widths, strict=True):
-            if stacked:
-                table.add_column(
-                    heading, justify="right", min_width=max(max(len(c.value), len(c.interval)) for c in cells)
-                )
-            else:
-                table.add_column(heading.rjust(width), no_wrap=True)
-        for name, cells in self.rows:
-            table.add_row(name, *(cell.text(width, stacked) for cell, width in zip(cells, widths, strict=True)))
-        return table
-
-
-_UNITS = re.compile(r"(?<=\d) (?=(?:%|(?:s|min|h|[kMGT]?B)\b))|(?<=\d min) (?=\d)|(?<=\d h) (?=\d)")
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """A text that is wrapped between words, a number and its unit never apart."""
-
-    said: str
-    style: str = ""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        together = _UNITS.sub("\u00a0", self.said)
-        lines = textwrap.wrap(together, max(20, options.max_width), break_on_hyphens=False) or [""]
-        yield Text("\n".join(lines).replace("\u00a0", " "), style=self.style, no_wrap=True)
 
 
 def changes(report: Report) -> Numbers | None:
@@ -183,13 +111,6 @@ def pick(answers: list[Answer], direction: str = "higher", most: int = 3) -> lis
     return [judged[i] for i in sorted(i for _, i in sorted(rank)[:most])]
 
 
-def clean(text: str) -> str:
-    """Text without what a terminal would obey: escape sequences, other control characters, changes of direction."""
-    return "".join(
-        "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t\u200d" else c for c in text
-    )
-
-
 def _short(text: str | None) -> str:
     flat = clean(" ".join((text or "").split()))
     return flat if len(flat) <= MOST_ANSWER else flat[: MOST_ANSWER - 1] + "\u2026"
@@ -226,10 +147,6 @@ def answers(report: Report) -> RenderableType | None:
     return grid
 
 
-def _heading(text: str) -> Text:
-    return Text(text, style="bold")
-
-
 def layout(report: Report, folder: Path | str | None = None) -> Group:
     """Everything in order, to be printed by any rich console."""
     parts: list[RenderableType] = []
@@ -240,30 +157,31 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
         parts += [table, Text("")]
         meaning = words.what_intervals_mean(report)
         parts += [Paragraph(meaning, "dim"), Text("")] if meaning else []
+    parts += sequence_table.tables(report)
     staged = stages(report)
     if staged is not None:
         parts += [
-            _heading(f"{words.metric_name(summary.metric_of(report))} after each stage".capitalize()),
+            heading(f"{words.metric_name(summary.metric_of(report))} after each stage".capitalize()),
             staged,
             Text(""),
         ]
     dialled = dial(report)
     if dialled is not None:
-        parts += [_heading("The change dialled down afterwards"), dialled, Text("")]
+        parts += [heading("The change dialled down afterwards"), dialled, Text("")]
         parts += [piece for line in dial_words.under_dial(report) for piece in (Paragraph(line), Text(""))]
     online = test_time(report)
     if online is not None:
-        parts += [_heading("A stream answered in order, adapted without labels"), online, Text("")]
+        parts += [heading("A stream answered in order, adapted without labels"), online, Text("")]
         parts += [Paragraph(f"{clean(a.method)}: {clean(streamed.took(a))}", "dim") for a in report.test_time]
         parts += [Text("")]
     shown = answers(report)
     if shown is not None:
-        parts += [_heading("Answers side by side"), shown, Text("")]
+        parts += [heading("Answers side by side"), shown, Text("")]
     spent = cost(report)
     if spent is not None:
-        parts += [_heading("Cost"), spent, Text("")]
+        parts += [heading("Cost"), spent, Text("")]
     if report.gate is not None:
-        parts += [_heading("Gate"), *(Paragraph(clean(line)) for line in gate_lines.lines(report.gate)), Text("")]
+        parts += [heading("Gate"), *(Paragraph(clean(line)) for line in gate_lines.lines(report.gate)), Text("")]
     cautions = words.cautions(report)
     parts += [Paragraph(f"note: {clean(note)}", "yellow") for note in cautions]
     if cautions:

@@ -7,6 +7,7 @@ import math
 from tunewright.measure.intervals import Interval
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Measured, Report, Target
+from tunewright.report.sequenced import SequenceReport
 
 MINUS = "\u2212"
 KINDS = {"row": "rows", "document": "documents", "sequence": "sequences", "seed": "seeds"}
@@ -231,6 +232,8 @@ def headline(report: Report) -> list[str]:
         where = f" in the phase '{report.run.stopped_in}'" if report.run.stopped_in else ""
         state = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}[report.run.status]
         sentences.append(f"This run {state}{where}; what follows is what was measured until then.")
+    if report.sequence is not None and report.target is not None:
+        sentences.append(_of_sequence(report.sequence, report.target))
     if report.target is not None:
         this = "in this run " if report.target.difference is None or report.target.difference.unit != "seed" else ""
         sentences += _of_target(report.target, this)
@@ -246,6 +249,25 @@ def headline(report: Report) -> list[str]:
         others = [f"the {part} from {package}" for part, package in report.run.parts.items()]
         sentences.append(f"Not of Tunewright itself: {joined(others)}.")
     return sentences
+
+
+def _of_sequence(sequence: SequenceReport, target: Target) -> str:
+    """What is known of all tasks at the end, and what was forgotten."""
+    if sequence.accuracy is None:
+        return ""
+    mean = with_ends(sequence.accuracy, target.unit)
+    said = f"At the end of {len(sequence.tasks)} tasks {subject(target)} is {mean} over the tasks"
+    if (lost := sequence.forgetting) is None:
+        return f"{said}."
+    points = f" {unit_of(target.unit, difference=True)}".rstrip()
+    ends = f" ({span(lost, target.unit)})" if lost.known else ""
+    return f"{said}; forgetting is {score(lost.value, target.unit, sign=True)}{points}{ends}."
+
+
+def with_ends(interval: Interval, unit: str) -> str:
+    """'54.2 % (48.0 to 60.4)'."""
+    ends = span(interval, unit)
+    return score(interval.value, unit) + (f" ({ends})" if ends else "")
 
 
 def _of_target(target: Target, this: str) -> list[str]:
@@ -287,6 +309,11 @@ def beneath_probe(report: Report) -> str:
     probe = report.target.linear_probe if report.target is not None else None
     if probe is None or probe.difference is None or verdict(probe) == "better":
         return ""
+    if report.sequence is not None:
+        return (
+            "At its end the model is not better than a linear probe on the base's frozen features that was given the "
+            "rows of all tasks at once."
+        )
     better = "is worse than" if verdict(probe) == "worse" else "is not shown to be better than"
     return (
         f"The tuned model {better} a linear probe on the base's frozen features: the adaptation has added nothing that "

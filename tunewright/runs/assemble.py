@@ -16,9 +16,8 @@ from tunewright.contract.record_change import RecordChange, chained, record_chan
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data.caution import of_data
 from tunewright.data.dataset import Dataset, build, labels_of
-from tunewright.data.position import permutation
 from tunewright.data.streaming import WINDOW
-from tunewright.errors import DataError, MethodError
+from tunewright.errors import MethodError
 from tunewright.files.cache import cache_folder
 from tunewright.loading.fresh import has_weights
 from tunewright.loading.load import Loaded, Reading, reading
@@ -33,8 +32,9 @@ from tunewright.runs import packs, streamed
 from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.deriving import Settings, alone, fill
 from tunewright.runs.fresh import load_model, model_of
+from tunewright.runs.held_out import held_out
 from tunewright.runs.making import makers_of, place_of
-from tunewright.runs.selecting import Selection, records_of, selection_of, subset, whole_queries, without
+from tunewright.runs.selecting import Selection, records_of, selection_of, without
 from tunewright.runs.session import Making, Session, StageInputs
 from tunewright.runs.shared import SharedBase
 from tunewright.runs.sources import (
@@ -181,7 +181,7 @@ def read_rows(
     change = stand_ins(makers_of(recipe.data.synthesize, _MADE).makers, labels)
     learnt = [read(recipe.data.train, change=change, learnt=recipe.data)]
     evaluation = read(recipe.data.eval) if recipe.data.eval else None
-    train_rows, validation = _validation(recipe, learnt[0], read)
+    train_rows, validation = held_out(recipe, learnt[0], task, read)
     keep = {name: read([source], kept_options(options)) for name, source in kept_sources(recipe).items()}
     parts: list[StageInputs] = []
     notes: list[str] = []
@@ -353,26 +353,6 @@ def _can_pack(loaded: Loaded) -> bool:
     if not can:
         loaded.notes.append("rows are padded: this model's attention cannot take packed rows")
     return can
-
-
-def _validation(recipe: Recipe, rows: Dataset, read: _Reader) -> tuple[Dataset, Dataset | None]:
-    """Rows held out for choices in training: a share of the training rows, or sources of their own."""
-    validation = recipe.data.validation
-    if validation is None:
-        return rows, None
-    if not isinstance(validation, int | float):
-        return rows, read(validation)
-    order = permutation(len(rows.rows), recipe.train.seed, "validation", 0)
-    indices = set(order[: max(1, round(validation * len(order)))])
-    if read.task.ranks:  # whole queries: the passages of one are ranked together
-        indices = whole_queries(rows, order, len(indices))
-    if len(indices) >= len(order):
-        raise DataError(
-            f"a share of {validation:.0%} leaves no row to train on",
-            where="data.validation",
-            remedy="write a smaller share, or a file",
-        )
-    return subset(rows, [i for i in range(len(order)) if i not in indices]), subset(rows, sorted(indices))
 
 
 def _selection(

@@ -27,7 +27,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     from tunewright.measure.target import get_metric
     from tunewright.report import page
     from tunewright.report.schema import Report
-    from tunewright.runs import artefacts, intact, pictures, probes, results, telling
+    from tunewright.runs import artefacts, intact, pictures, probes, results, sequenced, telling
 
     adapted, meter = work.session.adapted, work.meter
     work.screen.say("measuring the tuned model")
@@ -60,6 +60,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         cost=results.cost_of(work.session, work.cost, work.results, stored, cached),
         trained=results.trained_of(work.session, work.results),
         stages=results.stages_of(work.session, work.results, metrics, work.stage_tasks(tuned)),
+        sequence=sequenced.report(work.folder, meter, work.results, tuned),
         training=results.training_of(metrics, work.results),
         tokens_view={} if work.figures_only else results.views_of(work.session),
         answers=results.answers_of(meter.base.target, tuned.target)

@@ -20,6 +20,8 @@ RECIPE, LOCK, METRICS, ROWS, PROGRESS = "recipe.yaml", ".lock", "metrics.jsonl",
 BEGUN, STREAM, PRUNED = "begun.json", "stream.jsonl", "pruned.json"
 ADAPTERS = "adapters.json"
 """What a run of several adapters leaves beside their folders."""
+TASKS = "tasks"
+"""The folder of what a sequence of tasks was measured to give after each."""
 BASE = "base"
 """The fresh model that a run began with: a whole transformers folder."""
 _ASIDE = re.compile(

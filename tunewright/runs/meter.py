@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.task import Task
-from tunewright.data.dataset import Dataset
+from tunewright.data.dataset import Dataset, joined
 from tunewright.measure.cache import BaseCache, rows_hash
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost
@@ -45,6 +45,7 @@ from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequen
 from tunewright.measure.target import answers_and_choices, evaluate, figure_of, get_metric, longest_answer
 from tunewright.runs import packs
 from tunewright.runs.head_start import probe_of
+from tunewright.runs.judged import judged
 from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
@@ -57,8 +58,7 @@ class Meter:
         self.session, self.cost = session, cost
         spec = session.recipe.measurement
         self.spec = spec
-        rows = list(session.eval.rows) if session.eval is not None else []
-        self.rows: list[Row] = rows[: spec.rows] if spec.rows else rows
+        self.rows: list[Row] = judged(session.eval, session.recipe, session.options.labels or ())
         self.metric = (
             (session.task.default_metric(self.rows) if spec.metric == "auto" else spec.metric) if self.rows else ""
         )
@@ -115,7 +115,7 @@ class Meter:
     def _read_base(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         s, readings = self.session, self._read(choice=self.choices)
         k = self.spec.few_shot
-        train = self.session.stages[-1].rows.rows
+        train = self._shots().rows
         if self.shows and k and sum(1 for r in train if r.fields.get("reference")) > k:
             shown = few_shot(self.session.tokenizer, self.rows, train, k, self.session.seed)
             how: dict[str, Any] = {"max_new_tokens": self._longest(), "scores_only": True}
@@ -138,6 +138,11 @@ class Meter:
     def _learnt(self) -> list[Dataset]:
         """What the run's stages learn from, each set of rows once."""
         return list({part.rows.hash: part.rows for part in self.session.stages}.values())
+
+    def _shots(self) -> Dataset:
+        """What the base may be shown examples of: what is learnt last, of a sequence of tasks all of it."""
+        whole = self.session.recipe.sequence is not None
+        return joined([p.rows for p in self.session.stages]) if whole else self.session.stages[-1].rows
 
     def _read_probe(self, readings: Readings) -> None:
         """What the base's frozen features and the commonest class give, learnt from the training rows alone."""
@@ -240,7 +245,7 @@ class Meter:
     def _rows_hash(self) -> str:
         s = self.session
         # training rows: only the few shots and the probe see them
-        shown = [s.stages[-1].rows.hash] if self.spec.few_shot else []
+        shown = [self._shots().hash] if self.spec.few_shot else []
         shown += [d.hash for d in self._learnt()] if self.probed or self.guessed else []
         parts = [
             rows_hash(self.rows),

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from tunewright.data.dataset import joined
 from tunewright.data.view import token_view
 from tunewright.machine import host
+from tunewright.measure import transfer
 from tunewright.measure.cost import Cost
 from tunewright.measure.intervals import Interval
 from tunewright.measure.kept import kept, kept_difference
@@ -23,6 +25,7 @@ from tunewright.models.sites import parameters_by_role
 from tunewright.report import schema
 from tunewright.report.packed import PackFigure
 from tunewright.runs import packs
+from tunewright.runs.judged import owners
 from tunewright.runs.meter import Meter
 from tunewright.runs.provenance import parts_of
 from tunewright.runs.readings import Readings
@@ -68,15 +71,27 @@ def drift_of(meter: Meter, after: Readings) -> schema.Drift | None:
 def strength_of(meter: Meter, strength: float, found: Readings) -> schema.Strength:
     return schema.Strength(
         strength=strength,
-        target=summary(found.target, meter.metric) if found.target else None,
+        target=headline(meter, found),
         kept={n: kept(docs) for n, docs in found.kept.items()},
         drift=found.drift.interval if found.drift else None,
     )
 
 
+def headline(meter: Meter, found: Readings) -> Interval | None:
+    """The target of a reading: of a sequence the mean over tasks, which is how its ends are compared."""
+    if not found.target:
+        return None
+    sequence = meter.session.recipe.sequence
+    if sequence is None:
+        return summary(found.target, meter.metric)
+    whose = owners(found.target, sequence)
+    return transfer.figures([found.target], whose, meter.metric, len(sequence.tasks))["accuracy"]
+
+
 def data_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.DataInfo:
     sources = []
-    first = session.stages[0].rows
+    parts = session.stages if session.recipe.sequence is not None else session.stages[:1]
+    first = joined([p.rows for p in parts])
     read = results[session.stages[0].spec.name].streamed if results else {}
     counts = {d.name: {**d.counts, **{k: int(v) for k, v in read.get(d.name, {}).items()}} for d in first.sources}
     for role, dataset in [

@@ -22,6 +22,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe, StageSpec
 from tunewright.recipe.models import located
 from tunewright.runs.aiming import aims, halves
+from tunewright.runs.judged import learnt_by
 from tunewright.runs.judges import judge_of
 from tunewright.runs.making import Makers
 from tunewright.runs.selecting import Selection
@@ -144,6 +145,10 @@ class Session:
             rows, self.validation = halves(rows)
         self.eval = rows
 
+    def validation_for(self, part: StageInputs) -> Dataset | None:
+        """The rows that serve choices in a stage's training: of a sequence those of the tasks known by then."""
+        return learnt_by(self.validation, self.recipe.sequence, part.spec.name)
+
     def other(self, name: str) -> Adapted:
         """One of the recipe's other models, loaded once, frozen. MethodError when its tokenizer differs, or where it is
         an address.
@@ -209,7 +214,7 @@ class Session:
             rows["keep"] = [r for d in self.keep.values() for r in d.rows]
             hashes["keep"] = "+".join(d.hash for d in self.keep.values())
         # never eval: what trains must not see the rows that it is measured on
-        for name, dataset in (("validation", self.validation), *self.keep.items()):
+        for name, dataset in (("validation", self.validation_for(part)), *self.keep.items()):
             if dataset is not None and name not in rows:
                 rows[name], hashes[name] = dataset.rows, dataset.hash
         return NeedContext(
@@ -297,7 +302,7 @@ class Session:
             spec=part.train,
             budget=part.spec.budget,
             signals=provider.signals,
-            validation=self.validation,
+            validation=self.validation_for(part),
             device=self.device,
             packed=self.packed,
         )

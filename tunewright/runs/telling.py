@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from tunewright.measure.intervals import Interval
 from tunewright.measure.kept import kept
 from tunewright.measure.target import summary
-from tunewright.report import dial_words, words
+from tunewright.report import words
 from tunewright.report.schema import Measured, Strength
 from tunewright.runs import packs, results, target_report
 from tunewright.runs.meter import Meter
@@ -81,4 +81,4 @@ def _changed(measured: Measured) -> str:
 def _figure(interval: Interval, unit: str = "fraction") -> str:
     """'54.2 % (48.0 to 60.4)', '3.11 (2.99 to 3.23) nats per token'."""
     tail = f" {unit}" if unit not in ("fraction", "1", "") else ""
-    return f"{dial_words.with_ends(interval, unit)}{tail}"
+    return f"{words.with_ends(interval, unit)}{tail}"

@@ -239,7 +239,11 @@ class Work:
         self._measure_stage(part)
 
     def _unmeasured(self, stage: str) -> bool:
-        """Whether the target is still to be measured after a stage, for the stage-by-task table."""
+        """Whether the target is still to be measured after a stage, for the stage-by-task table or the matrix."""
+        from tunewright.runs import sequenced
+
+        if self.recipe.sequence is not None:
+            return sequenced.unmeasured(self.folder, stage)
         several = len(self.session.stages) > 1 and bool(self.meter.rows) and not self.figures_only
         return several and stage not in self.folder.progress().get("stage_tasks", {})
 
@@ -247,13 +251,15 @@ class Work:
         """The target on each evaluated source after a stage; after the last one it is the tuned model's own, unless
         steps after training change that.
         """
-        from tunewright.runs import target_report, telling
+        from tunewright.runs import sequenced, target_report, telling
 
         name, last = part.spec.name, part is self.session.stages[-1]
         if not self._unmeasured(name) or (last and not self.recipe.after):
             return
         with self.cost.phase("stages measured"), self.session.adapted.at_strength(1.0):
-            found = target_report.by_task(self.meter.read_target(), self.meter.metric)
+            sequence = self.recipe.sequence is not None
+            rows = sequenced.measure(self.folder, self.meter, name) if sequence else self.meter.read_target()
+            found = target_report.by_task(rows, self.meter.metric)
         noted = self.folder.progress().get("stage_tasks", {})
         kept = {source: interval.model_dump() for source, interval in found.items()}
         self.folder.note_progress(stage_tasks={**noted, name: kept})
@@ -265,7 +271,7 @@ class Work:
         from tunewright.measure.intervals import Interval
         from tunewright.runs import target_report
 
-        if len(self.session.stages) < 2 or not tuned.target:
+        if len(self.session.stages) < 2 or not tuned.target or self.figures_only:
             return {}
         noted = self.folder.progress().get("stage_tasks", {})
         found = {s: {t: Interval(**i) for t, i in tasks.items()} for s, tasks in noted.items()}
@@ -298,13 +304,20 @@ class Work:
 
     def keeper(self, part: StageInputs) -> TrainingCallback:
         """What listens to a stage's loop."""
+        from tunewright.runs.judged import known_task, learnt_by
+        from tunewright.runs.parted import spread
         from tunewright.runs.stages import TrainingCallback
 
         before = sum(r.steps for r in self.results.values())
-        rows = self.session.validation or self.session.eval
+        sequence = self.recipe.sequence
+        rows = self.session.validation_for(part) or learnt_by(self.session.eval, sequence, part.spec.name)
         evaluate = None
         if rows is not None and part.train.eval_steps:
-            chosen = list(rows.rows)[: self.recipe.measurement.rows or 256]
+            most = self.recipe.measurement.rows or 256
+            chosen = (
+                list(rows.rows)[:most] if sequence is None else [rows.rows[i] for i in spread(len(rows.rows), most)]
+            )
+            chosen = known_task(chosen, sequence, self.session.options.labels or ())
 
             def evaluate(loop: Any) -> dict[str, float]:
                 with self.session.adapted.at_strength(1.0), self.cost.phase("evaluated while training"):

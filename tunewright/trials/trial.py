@@ -89,6 +89,10 @@ class TrialRecord(_Part):
     drift_measure: Literal["kl", "1-cka"] | None = Field(
         None, description="'kl' in nats per token, or '1-cka' from 0 to 1"
     )
+    sequence: dict[str, float] = Field(
+        default_factory=dict,
+        description="of a sequence of tasks, whose target is the mean over tasks: forgetting, transfer ...",
+    )
     probes: dict[str, dict[str, float]] = Field(default_factory=dict, description="probe -> its single numbers")
     test_time: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="method -> its figures on the stream: without, online, backwards ..."
@@ -257,17 +261,20 @@ def _figures(recipe: Recipe, folder: Path, *, whole: bool, threads: int | None) 
     peak = host.recent_peak()
     if peak is not None and not str(figures["hardware"].get("device", "cpu")).startswith("cuda"):
         figures["cost"]["peak_memory_bytes"] = peak
-    figures["rows"] = RowScores.of(*result.rows) if result.rows is not None else None
+    plain = result.rows is not None and result.report.sequence is None  # the mean over tasks is none over rows
+    figures["rows"] = RowScores.of(*result.rows) if plain and result.rows is not None else None
     return {**figures, "recipe": Recipe.load(result.folder / "recipe.yaml").model_dump(mode="json")}
 
 
 def figures_of(report: Report) -> dict[str, Any]:
     """What a record takes from a report."""
-    target = report.target
+    target, sequence = report.target, report.sequence
     kept = {k.name or "kept": k for k in report.kept}
+    before = target.before.value if target and target.before else None
+    after = target.after.value if target and target.after else None
     base = Reading(
         strength=0.0,
-        target=target.before.value if target and target.before else None,
+        target=before if sequence is None else sequence.mean(0),
         kept={n: k.before.value for n, k in kept.items() if k.before is not None},
         packs={str(p.name): p.before.value for p in report.packs if p.before is not None},
         drift=0.0 if report.drift is not None else None,
@@ -285,7 +292,7 @@ def figures_of(report: Report) -> dict[str, Any]:
     if 1.0 not in readings:  # nothing that can be dialled: full strength is there all the same
         readings[1.0] = Reading(
             strength=1.0,
-            target=target.after.value if target and target.after else None,
+            target=after if sequence is None else sequence.mean(-1),
             kept={n: k.after.value for n, k in kept.items() if k.after is not None},
             drift=report.drift.value.value if report.drift else None,
         )
@@ -299,6 +306,7 @@ def figures_of(report: Report) -> dict[str, Any]:
         "direction": target.direction if target else "higher",
         "evaluated": target.n if target else None,
         "drift_measure": report.drift.measure if report.drift else None,
+        "sequence": sequence.plain() if sequence is not None else {},
         "probes": {n: _numbers(p.values) for n, p in report.probes.items()},
         "test_time": {a.method: _streamed(a) for a in report.test_time},
         "cost": report.cost.model_dump(mode="json"),

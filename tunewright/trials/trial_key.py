@@ -32,8 +32,10 @@ _LIBRARIES = ("torch", "transformers", "tokenizers")
 def key_of(recipe: Recipe) -> str:
     """40 hexadecimal digits. What cannot be found counts as its name, so that a broken recipe has a key too."""
     tree = recipe.model_dump(mode="json")
-    for field in ("name", "made_with", "gate"):  # what decides no number
+    for field in ("name", "made_with", "gate", "tasks"):  # what decides no number, or stands in the stages
         tree.pop(field, None)
+    if recipe.sequence is None:
+        del tree["sequence"]
     tree["model"] = _model(recipe.model, recipe.base)
     tree["models"] = {role: _model(spec, recipe.base) for role, spec in recipe.models.items()}
     _data(tree["data"], recipe.data, recipe.base)

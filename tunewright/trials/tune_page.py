@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewright.report import words
-from tunewright.report.terminal import clean
+from tunewright.report.terminal_cells import clean
 from tunewright.trials.tuned import Tried, TuneFigures
 
 
