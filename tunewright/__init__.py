@@ -1,9 +1,9 @@
 """Tunewright adapts a pre-trained model with any published method and shows what it gained, lost and cost.
 
-Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `suggest`, `tune`,
-`compare`, `merge`, `open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does and
-shows itself in a notebook. Importing the package imports nothing heavy: each function imports what it needs when it is
-called.
+Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `suggest`, `select`,
+`tune`, `compare`, `merge`, `open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does
+and shows itself in a notebook. Importing the package imports nothing heavy: each function imports what it needs when it
+is called.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tunewright.finished.run import Run as Run
     from tunewright.planning.check import CheckResult as CheckResult
     from tunewright.planning.plan import RunPlan as RunPlan
+    from tunewright.planning.subset import Subset as Subset
     from tunewright.recipe import Recipe as Recipe
     from tunewright.recipe.adapters import AdaptersRecipe as AdaptersRecipe
     from tunewright.runs.adapters import AdaptersResult as AdaptersResult
@@ -45,6 +46,7 @@ __all__ = [
     "Recipe",
     "Result",
     "Run",
+    "Subset",
     "Suggestion",
     "TuneResult",
     "TunewrightError",
@@ -61,6 +63,7 @@ __all__ = [
     "resume_adapters",
     "run",
     "run_adapters",
+    "select",
     "suggest",
     "tune",
 ]
@@ -75,6 +78,7 @@ _CLASSES = {
     "Recipe": "tunewright.recipe",
     "Result": "tunewright.runs.result",
     "Run": "tunewright.finished.run",
+    "Subset": "tunewright.planning.subset",
     "Suggestion": "tunewright.compare.suggesting",
     "TuneResult": "tunewright.trials.tune",
 }
@@ -189,6 +193,49 @@ def suggest(
     from tunewright.compare.suggesting import suggest as find
 
     return find(recipe, sets=sets, memory=memory)
+
+
+def select(
+    rows: Recipe | str | Path | Mapping[str, Any] | Sequence[str | Path],
+    *,
+    out: str | Path,
+    using: str | Sequence[str | Mapping[str, Any]] | None = None,
+    target: str | Path | None = None,
+    keep: str | float | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+    sets: Sequence[str] = (),
+) -> Subset:
+    """Choose rows without a run: those that are kept, and scores with reasons of all, in a new folder `out`.
+
+    `rows`: a recipe (as of `run`), whose `data.select` says how; or, with `using`, a file of rows or several. `using`:
+    selectors in order, as "dsir,near-duplicate:overlap=0.5" or as a recipe writes them. `target`: a file of rows to aim
+    at. `keep`: "10%" or a number of rows, for the selector that takes one. `model`, `task`: what reads rows, for
+    selectors that read with a model. `columns`: {"prompt": "question"}. `sets`: overrides of a recipe. RecipeError for
+    what does not fit together, FolderError for a folder that is there, DataError and MethodError for rows.
+    """
+    from tunewright.errors import RecipeError
+    from tunewright.planning import selecting
+
+    if using is None:
+        given_too = (target, keep, model, task, columns)
+        if any(value is not None for value in given_too) or isinstance(rows, list | tuple):
+            raise RecipeError("it is for files of rows, with selectors", where="using", remedy='write using="dsir"')
+        return selecting.select_of_recipe(rows, Path(out), sets=sets)  # type: ignore[arg-type]
+    files = [rows] if isinstance(rows, str | Path) else list(rows)  # type: ignore[arg-type]
+    return selecting.select_of_pool(
+        [str(f) for f in files],
+        using,
+        Path(out),
+        target=str(target) if target is not None else None,
+        keep=keep,
+        model=model,
+        task=task,
+        columns=columns,
+        seed=seed,
+    )
 
 
 def tune(

@@ -63,7 +63,7 @@ def test_texts_like_the_target_are_kept_and_others_are_not():
     candidates = records([*drawn_from(RIVER, 20, 0), *drawn_from(BANK, 20, 1)])
     for target, wanted in ((drawn_from(BANK, 10, 2), range(20, 40)), (drawn_from(RIVER, 10, 3), range(20))):
         for noise in (True, False):
-            kept = DSIR(keep="50%", noise=noise).select(candidates, records(target, "t"), random.Random(0))
+            kept = DSIR(keep="50%", noise=noise).select(candidates, records(target, "t"), random.Random(0)).indices
             assert kept == list(wanted)
 
 
@@ -73,15 +73,14 @@ def test_the_draw_repeats_and_does_not_depend_on_where_a_record_stands():
         records([*RIVER, *BANK], "t"),
     )  # target = raw: every weight is 0, noise alone decides
     method = DSIR(keep=3)
-    chosen = {candidates[i].id for i in method.select(candidates, target, random.Random(5))}
-    assert chosen == {candidates[i].id for i in method.select(candidates, target, random.Random(5))}
+    chosen = {candidates[i].id for i in method.select(candidates, target, random.Random(5)).indices}
+    assert chosen == {candidates[i].id for i in method.select(candidates, target, random.Random(5)).indices}
     turned = candidates[::-1]
-    assert chosen == {turned[i].id for i in method.select(turned, target, random.Random(5))}
-    others = {tuple(method.select(candidates, target, random.Random(s))) for s in range(20)}
+    assert chosen == {turned[i].id for i in method.select(turned, target, random.Random(5)).indices}
+    others = {tuple(method.select(candidates, target, random.Random(s)).indices) for s in range(20)}
     assert len(others) > 5
-    assert DSIR(keep=3, noise=False).select(candidates, target, random.Random(5)) == DSIR(keep=3, noise=False).select(
-        candidates, target, random.Random(6)
-    )
+    still = DSIR(keep=3, noise=False)
+    assert len({tuple(still.select(candidates, target, random.Random(s)).indices) for s in (5, 6)}) == 1
 
 
 def test_records_are_drawn_in_proportion_to_their_weights():
@@ -95,12 +94,12 @@ def test_records_are_drawn_in_proportion_to_their_weights():
 
 def test_short_records_and_shapes():
     candidates = records(["card", "card bank card bank card"])
-    assert DSIR(keep=2, shortest=2).select(candidates, records(BANK, "t"), random.Random(0)) == [1]
+    assert DSIR(keep=2, shortest=2).select(candidates, records(BANK, "t"), random.Random(0)).indices == [1]
     assert text_of({"prompt": "hi", "completion": "you", "label": "x"}) == "hi\nyou"
     assert (
         text_of({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "you"}]}) == "hi\nyou"
     )
-    assert len(DSIR(keep=0.5).select(records([*BANK, *RIVER]), records(BANK, "t"), random.Random(0))) == 4
+    assert len(DSIR(keep=0.5).select(records([*BANK, *RIVER]), records(BANK, "t"), random.Random(0)).indices) == 4
 
 
 def test_records_without_words_are_refused():

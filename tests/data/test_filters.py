@@ -7,7 +7,7 @@ import pytest
 from tunewright.contract.method import call
 from tunewright.contract.records import Record
 from tunewright.data.select.length import Length
-from tunewright.data.select.near_duplicate import NearDuplicate, overlaps, runs
+from tunewright.data.select.near_duplicate import NearDuplicate, runs
 from tunewright.data.select.threshold import Threshold
 from tunewright.errors import DataError
 
@@ -24,6 +24,10 @@ def test_length_counts_words_of_the_answer():
     assert found.reasons == ["", "fewer than 2 words", "more than 4 words", "", "", "fewer than 2 words"]
     with pytest.raises(ValueError, match="must not be above"):
         Length(least=3, most=2)
+
+
+def overlaps(texts, n, overlap):
+    return list(call(NearDuplicate(words=n, overlap=overlap), "select", records=records(*texts)).scores["overlap"])
 
 
 def by_pairs(texts, n, overlap):

@@ -16,7 +16,7 @@ from tunewright.errors import RecipeError, did_you_mean
 from tunewright.files.regular import regular
 from tunewright.recipe import Budget, Recipe
 from tunewright.recipe.load import check_names
-from tunewright.recipe.uses import MethodUse
+from tunewright.recipe.uses import MethodUse, use_of
 from tunewright.trials.pool import Trial
 from tunewright.trials.trial import TrialRecord, key_of
 from tunewright.trials.tuning import training_alone
@@ -100,18 +100,7 @@ def _written(item: Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> Com
 def _arm(item: str, base: Path) -> ComparedArm:
     if item.endswith((".yaml", ".yml")):
         return _fragment(base / item, item)
-    uses = []
-    for part in item.split("+"):
-        name, *given = part.split(":")
-        params = {}
-        for pair in given:
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise RecipeError(
-                    f"'{pair}' is no parameter", where=f"--methods {item}", remedy=f"write {name}:parameter=value"
-                )
-            params[key] = yaml.safe_load(value)
-        uses.append(_known(MethodUse(name=name, params=params), item))
+    uses = [_known(use_of(part, f"--methods {item}"), item) for part in item.split("+")]
     return ComparedArm(item, tuple(uses))
 
 

@@ -71,7 +71,7 @@ def _made(
     say(f"selecting rows of the stage '{selection.stage}'")
     with cost.phase(PHASE), counting() as counted:
         records, target = selection.records(), selection.target()
-        readers = _readers(session, part, selection, records, target)
+        readers = readers_of(session, part, selection, records, target)
         factors = {(r.source, r.id): 1.0 for r in records}
         kept: list[tuple[Key, float]] = []
         steps = applied(selection.waiting, records, target, selection.seed, selection.stage, readers, selection.told)
@@ -87,9 +87,10 @@ def _in_order(pool: Dataset) -> list[tuple[Key, float]]:
     return [(key, 1.0) for key in dict.fromkeys(map(record_key, pool.rows))]
 
 
-def _readers(
+def readers_of(
     session: Session, part: StageInputs, selection: Selection, records: Sequence[Record], target: Sequence[Record]
 ) -> dict[str, Reader]:
+    """A reader of each model that a stage's waiting selectors name, by its name; it reads records and target alone."""
     places: dict[int, tuple[Dataset, list[int]]] = {}
     for dataset, some in ((selection.pool, records), (selection.target_rows, target)):
         if dataset is None:

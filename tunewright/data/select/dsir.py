@@ -18,6 +18,7 @@ import heapq
 import math
 import random
 import re
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from tunewright.contract.method import Method
+from tunewright.contract.selected import Selected
 from tunewright.data.select._keep import share
 from tunewright.data.select._text import text_of
 from tunewright.errors import DataError
@@ -94,16 +96,31 @@ class DSIR(Method):
             )
         return total
 
-    def select(self, records: Sequence[Any], target: Sequence[Any], rng: random.Random) -> list[int]:
-        ratio = log_ratio(
-            self._counted(target, "target's records"), self._counted(records, "records to choose from"), self.smoothing
-        )
+    def select(self, records: Sequence[Any], target: Sequence[Any], rng: random.Random) -> Selected:
+        like, raw = self._counted(target, "target's records"), self._counted(records, "records to choose from")
+        if not (like * raw).any():
+            raise DataError(
+                "the target's records and those to choose from have nothing in common: not one word",
+                remedy="give a target in the language and the shape of the rows",
+            )
+        ratio = log_ratio(like, raw, self.smoothing)
         k, salt = round(self.keep * len(records)) if self.keep < 1 else int(self.keep), rng.getrandbits(63)
+
+        weights, short = array("d"), set[int]()
 
         def scored() -> Iterable[tuple[float, int]]:
             for i, r in enumerate(records):
                 by_bucket, words = counts(text_of(r), self.ngrams, self.buckets)
+                weights.append(log_weight(by_bucket, ratio))
                 if words >= self.shortest:
-                    yield log_weight(by_bucket, ratio) + (gumbel(f"{salt}/{r.source}/{r.id}") if self.noise else 0.0), i
+                    yield weights[i] + (gumbel(f"{salt}/{r.source}/{r.id}") if self.noise else 0.0), i
+                else:
+                    short.add(i)
 
-        return sorted(i for _, i in heapq.nlargest(max(1, k), scored()))
+        kept = sorted(i for _, i in heapq.nlargest(max(1, k), scored()))
+        inside, against = set(kept), "not drawn" if self.noise else "weight below those kept"
+        reasons = [
+            "" if i in inside else f"fewer than {self.shortest} words" if i in short else against
+            for i in range(len(weights))
+        ]
+        return Selected(kept, scores={"weight": weights}, reasons=reasons)

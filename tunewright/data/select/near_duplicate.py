@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
-from tunewright.contract.method import Method
 from tunewright.contract.records import Record
-from tunewright.contract.selected import Selected
 from tunewright.data.select._text import text_of
+from tunewright.pieces.each_row import EachRow, Judge
 
 WORD = re.compile(r"\w+")
 
@@ -29,23 +27,26 @@ def runs(text: str, n: int) -> frozenset[tuple[str, ...]]:
     return frozenset(tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1)))
 
 
-def overlaps(texts: Sequence[str], n: int, overlap: float) -> list[float]:
-    """For each text its largest overlap with a text before it that is itself no near duplicate; 0 for none."""
-    holders: dict[tuple[str, ...], list[int]] = {}
-    sizes: list[int] = []
-    largest: list[float] = []
-    for i, text in enumerate(texts):
-        mine = runs(text, n)
-        sizes.append(len(mine))
-        shared = Counter(k for run in mine for k in holders.get(run, ()))
-        largest.append(max((both / (len(mine) + sizes[k] - both) for k, both in shared.items()), default=0.0))
-        if largest[-1] < overlap:
+class Index:
+    """The sets of runs of texts that are kept, by the runs that each holds."""
+
+    def __init__(self, overlap: float):
+        self.overlap = overlap
+        self._holders: dict[tuple[str, ...], list[int]] = {}
+        self._sizes: list[int] = []
+
+    def largest(self, mine: frozenset[tuple[str, ...]]) -> float:
+        """The largest overlap with a text kept before, 0 for none; the text is kept where it is below `overlap`."""
+        shared = Counter(k for run in mine for k in self._holders.get(run, ()))
+        found = max((both / (len(mine) + self._sizes[k] - both) for k, both in shared.items()), default=0.0)
+        if found < self.overlap:
             for run in mine:
-                holders.setdefault(run, []).append(i)
-    return largest
+                self._holders.setdefault(run, []).append(len(self._sizes))
+            self._sizes.append(len(mine))
+        return found
 
 
-class NearDuplicate(Method):
+class NearDuplicate(EachRow):
     """Keeps the first of records that say almost the same."""
 
     overlap: float = Field(
@@ -55,7 +56,11 @@ class NearDuplicate(Method):
 
     conformance: ClassVar[dict[str, object]] = {"overlap": 0.05, "words": 1}
 
-    def select(self, records: Sequence[Record]) -> Selected:
-        found = overlaps([text_of(r) for r in records], self.words, self.overlap)
-        reasons = ["says almost what an earlier record says" if x >= self.overlap else "" for x in found]
-        return Selected([i for i, why in enumerate(reasons) if not why], scores={"overlap": found}, reasons=reasons)
+    def judge(self) -> Judge:
+        index = Index(self.overlap)
+
+        def judged(record: Record) -> tuple[dict[str, float], str]:
+            found = index.largest(runs(text_of(record), self.words))
+            return {"overlap": found}, "says almost what an earlier record says" if found >= self.overlap else ""
+
+        return judged
