@@ -274,8 +274,9 @@ def tune(
 
 def compare(
     recipe: Recipe | str | Path | Mapping[str, Any],
-    methods: Sequence[ArmLike],
+    methods: Sequence[ArmLike] = (),
     *,
+    select: str | Sequence[str] | None = None,
     seeds: int = 8,
     budget: str | Mapping[str, Any] | None = None,
     tune: bool = False,
@@ -286,14 +287,15 @@ def compare(
     cluster: str | None = None,
     quiet: bool = False,
 ) -> Comparison:
-    """Compare methods under one budget over seeds: which gains most, loses least, costs least.
+    """Compare methods, or selectors of rows, under one budget over seeds: which gains most, loses least, costs least.
 
     `methods`: at least two, each as the command line writes it ("lora", "lora:rank=8", "lora+asft", "own.yaml") or as
-    a recipe does ({"lora": {"rank": 8}}). `seeds`: runs of each. `budget`: of each run, "tokens=200k" or {"tokens":
-    200_000}, or steps, epochs, seconds, flops; none: the recipe's. `tune`: choose each method's learning rate on
-    validation rows first. `race`: look after each seed, and run those no further that are shown to be behind. `out`:
-    the comparison's folder; none: runs/compare-NAME. `workers`: runs side by side; none: as cores and memory allow.
-    `cluster`: a Ray cluster's address, or "local".
+    a recipe does ({"lora": {"rank": 8}}). `select`: selectors in their place, ["dsir", "near-duplicate+random",
+    "none"], of the rows that the recipe's own methods train on. `seeds`: runs of each. `budget`: of each run,
+    "tokens=200k" or {"tokens": 200_000}, or steps, epochs, seconds, flops; none: the recipe's. `tune`: choose each
+    one's learning rate on validation rows first. `race`: look after each seed, and run those no further that are shown
+    to be behind. `out`: the comparison's folder; none: runs/compare-NAME. `workers`: runs side by side; none: as cores
+    and memory allow. `cluster`: a Ray cluster's address, or "local".
 
     Stopped anywhere, the same call goes on. Raises RecipeError and FolderError; a run that fails is a row of its
     method, not an error.
@@ -303,11 +305,12 @@ def compare(
     from tunewright.recipe.given import given
 
     loaded = given(recipe, sets)
+    each = arms.given_budget(budget, loaded)
     return carry_out(
         loaded,
-        arms.given_arms(methods),
+        arms.methods_or_selectors(methods, select, loaded, each),
         seeds=seeds,
-        budget=arms.given_budget(budget, loaded),
+        budget=each,
         tune=tune,
         race=race,
         cluster=cluster,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from tunewright.contract.method import call
 from tunewright.contract.records import Record
 from tunewright.data.select.length import Length
 from tunewright.data.select.near_duplicate import NearDuplicate, runs
+from tunewright.data.select.random import RandomDraw
 from tunewright.data.select.threshold import Threshold
 from tunewright.errors import DataError
 
@@ -76,3 +79,20 @@ def test_a_threshold_has_two_sides():
             call(Threshold(column="score", least=1), "select", records=[Record({"score": value}, id="x")])
     with pytest.raises(ValueError, match="without a bound"):
         Threshold(least=None)
+
+
+def test_a_random_draw_is_uniform_nested_and_does_not_depend_on_places():
+    rows = records(*map(str, range(40)))
+    kept = call(RandomDraw(keep="25%"), "select", records=rows, rng=random.Random(3))
+    assert list(kept.indices) == sorted(kept.indices) and len(kept.indices) == 10
+    ids = {rows[i].id for i in kept.indices}
+    turned = rows[::-1]
+    again = call(RandomDraw(keep=10), "select", records=turned, rng=random.Random(3))
+    assert {turned[i].id for i in again.indices} == ids
+    assert {rows[i].id for i in call(RandomDraw(keep=4), "select", records=rows, rng=random.Random(3)).indices} < ids
+    assert sorted(kept.scores["draw"])[:10] == sorted(kept.scores["draw"][i] for i in kept.indices)
+    counts = [0] * 40
+    for seed in range(400):
+        for i in call(RandomDraw(keep=10), "select", records=rows, rng=random.Random(seed)).indices:
+            counts[i] += 1
+    assert 60 <= min(counts) and max(counts) <= 145  # 100 each, standard deviation 8.7

@@ -123,6 +123,9 @@ class ArmFigures(Part):
 
     name: str
     methods: list[Any] = Field(description="as a recipe names them")
+    select: list[Any] | None = Field(
+        None, description="selectors of its rows, as a recipe names them; null: methods are compared"
+    )
     parameters: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method -> every parameter")
     rate: float | None = Field(None, description="learning rate; none: tuning found none at which runs finish")
     tuning: list[TunedRate] = Field(default_factory=list, description="what was tried, when tuned")
