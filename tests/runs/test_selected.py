@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests import small
 from tunewright.contract.reader import Reader
+from tunewright.contract.records import Record
 from tunewright.errors import CheckpointError, DataError, MethodError, RecipeError
 from tunewright.files import checkpoint
 from tunewright.models.agreement import differing
@@ -100,6 +101,22 @@ def test_select_writes_what_the_run_keeps(inputs: Path, finished: Path) -> None:
     assert found.selectors[0].tokens == found.tokens == head["tokens"] and found.flops == head["flops"] > 0
     with pytest.raises(RecipeError, match="the rows of the stage 'second' are chosen when it begins"):
         select_of_recipe(recipe(inputs, stages=two_stages(BAND)), inputs / "later")
+
+
+def test_a_record_that_a_selector_changed_is_encoded_anew(inputs: Path) -> None:
+    found = select_of_recipe(recipe(inputs, data__select=[{"ifd": {"keep": 4, "most": 9}}]), inputs / "hard")
+    lines = [json.loads(x) for x in (inputs / "hard" / "scores.jsonl").read_text().splitlines()]
+    session = assemble(Recipe.load(recipe(inputs, "plain")))
+    first = json.loads((inputs / "train.jsonl").read_text().splitlines()[0])
+    record = Record({"prompt": "### Response:", "completion": first["completion"]}, id="x")
+    row = session.task.encode(record, session.tokenizer, session.options)
+    labels = [i if w > 0 else -100 for i, w in zip(row.input_ids, row.weights, strict=True)]
+    with torch.no_grad():
+        loss = float(session.adapted.model(input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([labels])).loss)
+    scores = lines[0]["scores"]
+    assert scores["ifd.loss_alone"] == pytest.approx(loss, rel=1e-4) and scores["ifd.loss"] != scores["ifd.loss_alone"]
+    assert scores["ifd.difficulty"] == pytest.approx(scores["ifd.loss"] / scores["ifd.loss_alone"], rel=1e-5)
+    assert found.kept == 4 and found.tokens > sum(len(r.input_ids) for r in session.stages[0].rows.rows)
 
 
 def test_its_cost_is_booked(inputs: Path, finished: Path) -> None:
