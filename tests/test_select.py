@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tunewright.data.read import read_all
 from tunewright.data.select.dsir import DSIR
 from tunewright.data.select.length import Length
 from tunewright.errors import DataError, FolderError, RecipeError, TunewrightError
+from tunewright.pieces import each_row
 from tunewright.pieces.each_row import EachRow
 from tunewright.recipe import Source
 
@@ -71,17 +72,18 @@ def test_they_are_read_once_and_none_is_held(place: Path, monkeypatch: pytest.Mo
     def watched(self: Length) -> Any:
         judged = judge(self)
 
-        def watching(record: Record) -> Any:
-            seen.append(weakref.ref(record))
+        def watching(some: Sequence[Record]) -> Any:
+            seen.extend(map(weakref.ref, some))
             most[0] = max(most[0], sum(r() is not None for r in seen))
-            return judged(record)
+            return judged(some)
 
         return watching
 
     assert issubclass(Length, EachRow)
     monkeypatch.setattr(Length, "judge", watched)
+    monkeypatch.setattr(each_row, "WINDOW", 4)
     tunewright.select("pool.jsonl", using="length", out="out")
-    assert len(seen) == 30 and most[0] <= 2
+    assert len(seen) == 30 and most[0] <= 9
 
 
 def test_selectors_that_see_the_whole_pool_keep_what_they_keep_of_a_list(place: Path) -> None:

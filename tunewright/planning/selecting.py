@@ -27,7 +27,7 @@ from tunewright.data.read import locate, read_all, read_source, with_rows
 from tunewright.errors import DataError, MethodError, RecipeError
 from tunewright.files.cache import written_aside
 from tunewright.models.flops import counting
-from tunewright.pieces.each_row import EachRow
+from tunewright.pieces.each_row import EachRow, windows
 from tunewright.planning.init import rows_seen
 from tunewright.planning.subset import Said, SelectorFigures, Subset, Verdict, finish, write
 from tunewright.recipe import MethodUse, Recipe, Source
@@ -277,18 +277,20 @@ def _judged(sources: Sequence[Source], base: Path, names: Sequence[str], methods
     """Every row of the sources as it is read, judged by one selector after the other until one leaves it out."""
     judges = [(name, method.judge()) for name, method in zip(names, methods, strict=True)]
     for k, source in enumerate(sources):
-        for row, record in with_rows(source, base):
-            scores: dict[str, float] = {}
-            by, why = None, ""
+        for some in windows(with_rows(source, base)):
+            scores: list[dict[str, float]] = [{} for _ in some]
+            out: list[tuple[str, str] | None] = [None for _ in some]
             for name, judge in judges:
-                found, why = judge(record)
-                scores |= {f"{name}.{what}": value for what, value in found.items()}
-                if not all(map(math.isfinite, found.values())):
-                    raise MethodError(f"'{name}' gives a score that is no finite number", where=record.where)
-                if why:
-                    by = name
-                    break
-            yield k, row, record.source, record.id, Verdict(scores, by is None, by, why)
+                left = [i for i, against in enumerate(out) if against is None]
+                for i, (found, why) in zip(left, judge([some[i][1] for i in left]), strict=True):
+                    scores[i] |= {f"{name}.{what}": value for what, value in found.items()}
+                    if not all(map(math.isfinite, found.values())):
+                        what = f"'{name}' gives a score that is no finite number"
+                        raise MethodError(what, where=some[i][1].where, remedy="look at this row, or take it out")
+                    out[i] = (name, why) if why else None
+            for i, (row, record) in enumerate(some):
+                by, why = out[i] or (None, "")
+                yield k, row, record.source, record.id, Verdict(scores[i], by is None, by, why)
 
 
 def _layered(

@@ -34,7 +34,7 @@ class Length(EachRow):
             words = len(answer_of(record).split())
             return {"words": words}, self._against(words)
 
-        return judged
+        return lambda some: [judged(r) for r in some]
 
     def _against(self, words: int) -> str:
         if words < self.least:

@@ -7,7 +7,6 @@ which a smaller `keep` gives a part of what a larger one gives. One pass, memory
 
 from __future__ import annotations
 
-import hashlib
 import random
 from array import array
 from collections.abc import Sequence
@@ -18,13 +17,7 @@ from pydantic import Field, field_validator
 from tunewright.contract.method import Method
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import how_many, share
-
-
-def drawn(salt: int, source: str, id: str) -> float:
-    """u in [0, 1): 53 bits of a BLAKE2b hash."""
-    digest = hashlib.blake2b(f"{salt}/{source}/{id}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
+from tunewright.data.select._keep import drawn, how_many, share
 
 
 class RandomDraw(Method):
@@ -41,7 +34,7 @@ class RandomDraw(Method):
 
     def select(self, records: Sequence[Record], rng: random.Random) -> Selected:
         salt = rng.getrandbits(63)
-        draws = array("d", (drawn(salt, r.source, r.id) for r in records))
+        draws = array("d", (drawn(f"{salt}/{r.source}/{r.id}") for r in records))
         order = np.argsort(np.asarray(draws), kind="stable")[: how_many(self.keep, len(draws))]
         kept = np.sort(order).tolist()
         inside = set(kept)

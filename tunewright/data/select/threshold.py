@@ -31,7 +31,7 @@ class Threshold(EachRow):
             value = self._number(record)
             return {self.column: value}, self._against(value)
 
-        return judged
+        return lambda some: [judged(r) for r in some]
 
     def _number(self, record: Record) -> float:
         value = record.get(self.column)
