@@ -25,7 +25,7 @@ from tunewright.contract.slot import SLOTS
 from tunewright.errors import MethodError
 from tunewright.measure.returned import checked
 from tunewright.runs.making import made_by
-from tunewright.runs.selecting import _checked as selected
+from tunewright.runs.selecting import checked as selected
 from tunewright.training.rollouts import Rollout
 
 WEIGHTS = {"a": torch.zeros(2), "b": torch.zeros(3)}
