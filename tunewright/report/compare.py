@@ -345,7 +345,7 @@ def _table(c: Comparison, stacked: bool) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    metric = ("ACC, mean of " if c.tasks else "") + words.metric_name(c.metric)
+    metric = "ACC" if c.tasks else words.metric_name(c.metric)
     gain_of = f"gain\n({metric})" if stacked else f"gain ({metric})"
     kept_or_drift = "lost, matched" if c.base_kept else "drift, matched"
     forgot = ("forgetting",) if c.tasks else ()
