@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -145,3 +147,9 @@ def test_what_is_known_of_a_weight_of_another_shape_is_refused(name):
     tasks.adapted = Adapted(tiny.llama(hidden=48))
     with pytest.raises(MethodError, match=f"'{name}' knows '.*' as .* of an earlier stage"):
         tasks.begin({**beside, name: method}, steps=1).train()
+
+
+def test_vectors_of_texts_are_refused_before_a_stage_trains():
+    run = SimpleNamespace(task=get_task("sentence-similarity"))
+    with pytest.raises(MethodError, match="gives vectors of texts"):
+        MAS().needs()[0].check(run)

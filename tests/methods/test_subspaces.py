@@ -66,6 +66,20 @@ def test_a_basis_grows_by_the_fewest_directions_that_hold_the_share():
     np.testing.assert_allclose(without(torch.tensor(X), torch.tensor(M)).numpy() @ M, 0, atol=1e-6)
 
 
+def test_wide_layers_directions_are_those_of_the_dense_way():
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(60, 300)) * np.linspace(3, 0.1, 300)
+    C, basis = torch.tensor(X.T @ X), torch.linalg.qr(torch.tensor(rng.normal(size=(300, 20)))).Q
+    for M in (None, basis):
+        held = np.zeros((300, 0)) if M is None else M.numpy()
+        same_span(free_directions(M, C, 6).double().numpy().T, leading(X, held)[1][:, :6])
+    few = torch.zeros(300, 300, dtype=torch.float64)
+    few[7, 7] = 2.0  # one direction is read: the other rows are zero
+    rows = free_directions(None, few, 3)
+    assert rows.abs().sum(1).tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-6) and abs(rows[0, 7]) == 1
+    assert not free_directions(torch.eye(300), few, 3).any()
+
+
 def test_inflora_learns_where_the_first_tasks_inputs_are_not():
     rows, tasks = [text_rows(6, seed=k) for k in range(2)], Tasks()
     method = {"inflora": InfLoRA(rank=3, threshold=0.7)}

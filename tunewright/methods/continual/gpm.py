@@ -30,7 +30,7 @@ from torch import Tensor
 from tunewright.contract.method import Method, Need, Needs, Setup, State
 from tunewright.errors import MethodError
 from tunewright.methods.needs.input_covariance_at_end import InputCovarianceAtEnd
-from tunewright.pieces.input_subspaces import grown, without
+from tunewright.pieces.input_subspaces import keep_inputs, without
 from tunewright.pieces.weight_importance import check_shape
 
 NAME = "gpm"
@@ -95,5 +95,4 @@ class GPM(Method):
         return (without(matrix, basis).t() if kind == "conv1d" else without(matrix, basis)).reshape(change.shape)
 
     def end_task(self, needs: Needs, state: State) -> None:
-        for site, C in needs.input_covariance_at_end.items():
-            state.set_buffer(f"basis.{site}", grown(state.get(f"basis.{site}"), C, self.threshold))
+        keep_inputs(state, needs.input_covariance_at_end, self.threshold)

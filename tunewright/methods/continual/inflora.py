@@ -38,7 +38,7 @@ from tunewright.methods.needs.input_covariance_at_end import InputCovarianceAtEn
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRankFixedA, set_frozen
 from tunewright.models.experts import expert
-from tunewright.pieces.input_subspaces import free_directions, grown
+from tunewright.pieces.input_subspaces import free_directions, keep_inputs
 from tunewright.pieces.low_rank import LowRankMethod, Start
 from tunewright.pieces.weight_importance import check_shape
 
@@ -100,8 +100,7 @@ class InfLoRA(LowRankMethod):
                 set_frozen(p, True)
 
     def end_task(self, needs: Needs, state: State) -> None:
-        for site, C in needs.input_covariance_at_end.items():
-            state.set_buffer(f"basis.{site}", grown(state.get(f"basis.{site}"), C, self.threshold))
+        keep_inputs(state, needs.input_covariance_at_end, self.threshold)
 
     def found(self, state: State) -> Found:
         held = {n.removeprefix("basis/").replace("/", "."): t for n, t in state.named_buffers() if "basis/" in n}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tunewright.contract.batch import Batch
 from tunewright.contract.method import Need
+from tunewright.errors import MethodError
 from tunewright.methods.needs import _held
 from tunewright.methods.needs.fisher import mean_of_gradients
 
@@ -29,6 +30,12 @@ class OutputSensitivity(Need):
     target_modules: str | tuple[str, ...] = Field("all-linear", description="sites to look at")
 
     def check(self, run: Any) -> None:
+        if run.task.embeds:
+            raise MethodError(
+                f"a method reads how far logits move, and {run.task.name} gives vectors of texts",
+                where="task",
+                remedy="take si, er or o-lora",
+            )
         run.source(self.source)
 
     def compute(self, run: Any, batch: Batch | None = None) -> dict[str, Tensor]:
