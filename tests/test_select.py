@@ -124,6 +124,7 @@ REFUSED: list[tuple[dict[str, Any], type[TunewrightError], str]] = [
     ({"using": "perplexity"}, RecipeError, "--model: 'perplexity' reads rows with a model"),
     ({"using": "length", "model": "nano"}, RecipeError, "none of the selectors reads with a model"),
     ({"using": "length", "keep": "10%"}, RecipeError, "none of the selectors would take it"),
+    ({"using": "grape", "model": "nano", "task": "fill-mask"}, TunewrightError, "--with: 'grape' does not serve"),
     ({"using": "lora"}, TunewrightError, "'lora' selects no rows"),
     ({"using": "lenght"}, RecipeError, "did you mean 'length'"),
     ({"using": "length:5"}, RecipeError, "'5' is no parameter"),
