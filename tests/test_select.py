@@ -148,6 +148,13 @@ def test_what_cannot_be_done_is_one_message_and_leaves_nothing(
     assert sorted(place.iterdir()) == before
 
 
+def test_a_judge_s_score_that_is_not_finite_names_its_row(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Length, "judge", lambda self: lambda some: [({"words": float("nan")}, "")] * len(some))
+    with pytest.raises(TunewrightError, match="pool.jsonl:1: 'length' gives a score that is no finite number"):
+        tunewright.select("pool.jsonl", using="length", out="out")
+    assert not (place / "out").exists()
+
+
 def test_what_is_there_stays(place: Path) -> None:
     tunewright.select("pool.jsonl", using="length", out="out")
     before = (place / "out" / "scores.jsonl").read_bytes()
