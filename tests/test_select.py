@@ -124,6 +124,7 @@ REFUSED: list[tuple[dict[str, Any], type[TunewrightError], str]] = [
     ({"using": "perplexity"}, RecipeError, "--model: 'perplexity' reads rows with a model"),
     ({"using": "length", "model": "nano"}, RecipeError, "none of the selectors reads with a model"),
     ({"using": "length", "keep": "10%"}, RecipeError, "none of the selectors would take it"),
+    ({"using": "grape", "model": "nano", "task": "fill-mask"}, TunewrightError, "--with: 'grape' does not serve"),
     ({"using": "lora"}, TunewrightError, "'lora' selects no rows"),
     ({"using": "lenght"}, RecipeError, "did you mean 'length'"),
     ({"using": "length:5"}, RecipeError, "'5' is no parameter"),
@@ -145,6 +146,13 @@ def test_what_cannot_be_done_is_one_message_and_leaves_nothing(
     with pytest.raises(kind, match=says):
         tunewright.select(**{"rows": "pool.jsonl", "out": "out", **asked})
     assert sorted(place.iterdir()) == before
+
+
+def test_a_judge_s_score_that_is_not_finite_names_its_row(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Length, "judge", lambda self: lambda some: [({"words": float("nan")}, "")] * len(some))
+    with pytest.raises(TunewrightError, match="pool.jsonl:1: 'length' gives a score that is no finite number"):
+        tunewright.select("pool.jsonl", using="length", out="out")
+    assert not (place / "out").exists()
 
 
 def test_what_is_there_stays(place: Path) -> None:

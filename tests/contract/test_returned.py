@@ -188,6 +188,13 @@ def test_a_selection_that_cannot_be_read(given: Any) -> None:
     assert "indices of the records to keep" in str(e.value)
 
 
+def test_a_score_that_is_not_finite_names_its_row() -> None:
+    rows = [Record({}, id="a", where="a.jsonl:1"), Record({}, id="b", where="a.jsonl:2")]
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(MethodError, match="a.jsonl:2: 'mine' gives (nan|inf) as s, which is no finite number"):
+            selected(Selected([0], scores={"s": [0.0, bad]}), 2, "mine", "x", rows)
+
+
 def test_selections_are_read_in_every_form() -> None:
     for given in ([1, 0], torch.tensor([1, 0]), (1, 0), ([1, 0], [1.0, 1.0]), Selected([1, 0])):
         assert selected(given, 2, "mine", "x").indices == [1, 0]

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from tunewright import catalogue
+from tunewright.contract.combining import check_serves
 from tunewright.contract.method import call
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
@@ -38,6 +40,7 @@ from tunewright.runs.assemble import assemble
 from tunewright.runs.selected import load, readers_of
 from tunewright.runs.selecting import START, Key, Selection, Told, applied, checked, method_of, reads, selector
 from tunewright.runs.session import Session, StageInputs
+from tunewright.tasks import get_task
 
 STAGE = "main"
 """The stage whose draws those of a pool are: a recipe's own, where it names none."""
@@ -120,9 +123,13 @@ def select_of_pool(
     _check(uses, target, model)
     aim = [Source(path=target, columns=dict(columns or rows_seen(target).columns))] if target is not None else None
     if any(map(reads, uses)):
+        task = task or found[0].task(str(model))
+        if task in catalogue.tasks():  # another is refused where the recipe is read
+            for use in uses:
+                check_serves(use.name, method_of(use), get_task(task), "--with")
         tree = {
             "model": model,
-            "task": task or found[0].task(str(model)),
+            "task": task,
             "data": {"train": sources, "select": uses} | ({"validation": aim} if aim else {}),
             "methods": ["full"],
             "train": {"seed": seed},
