@@ -49,6 +49,7 @@ class Estimated(Answer):
     tuned: float = Field(description="seconds to measure the tuned model")
     dial: float = Field(description="seconds to measure strengths")
     evaluations: float = Field(description="seconds of evaluations while training")
+    between: float = Field(description="seconds to measure after stages but the last")
     disk: int = Field(description="bytes")
     peak_memory: int = Field(description="bytes, of the process")
     peak_cuda: int | None = Field(description="bytes, of the GPU")
