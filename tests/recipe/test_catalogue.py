@@ -133,3 +133,9 @@ def test_items_that_are_wrong_do_not_also_make_their_list_too_short():
     assert "'up'" in str(refused.value) and "at least 1" not in str(refused.value)
     with pytest.raises(RecipeError, match="at least 1"):
         catalogue.build(MethodUse(name="cofitune", params={"modules": []}))
+
+
+def test_a_name_near_none_is_not_answered_with_all_of_them():
+    with pytest.raises(RecipeError) as refused:
+        catalogue.find("quantum-entanglement")
+    assert "`tunewright methods` lists" in str(refused.value) and "lora" not in str(refused.value)

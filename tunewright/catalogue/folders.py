@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.contract.metric import OWN
-from tunewright.errors import MethodError, RecipeError, did_you_mean
+from tunewright.errors import MethodError, RecipeError, did_you_mean, nearest
 from tunewright.machine import installed
 from tunewright.tasks import own_names
 
@@ -146,9 +146,9 @@ def find(name: str, where: str | None = None) -> str:
     """The module that a name is imported from. RecipeError with the nearest names when there is none."""
     entry = lookup(name)
     if entry is None:
-        raise RecipeError(
-            f"no method is named '{name}'", where=where, remedy=did_you_mean(name, [*entries(), *aliases()])
-        )
+        known = [*entries(), *aliases()]
+        near = did_you_mean(name, known) if nearest(name, known) else "`tunewright methods` lists all that there are"
+        raise RecipeError(f"no method is named '{name}'", where=where, remedy=near)
     return entry.module
 
 
