@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -29,6 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if ASKEW in config.stash:
         config.stash[ASKEW].end()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported and collected never becomes garbage: without this, a third of the suite's time is spent on
+    looking through it again and again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

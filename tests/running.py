@@ -10,6 +10,7 @@ and tight (no file may grow beyond 6,000 or 1,000 bytes), sleep.
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import json
 import os
@@ -125,6 +126,8 @@ def serve() -> None:
     from tunewright.runs import after, artefacts, assemble, meter, probes, results, run, stages  # noqa: F401
     from tunewright.training import carry  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # so that a child's collector neither reads nor copies what all children share
     for line in sys.stdin:
         order = json.loads(line)
         if "wait" in order:

@@ -30,6 +30,7 @@ FUNCTIONS = (
     "resume_adapters",
     "run",
     "run_adapters",
+    "select",
     "suggest",
     "tune",
 )
@@ -79,7 +80,7 @@ def test_each_is_a_function_that_says_what_it_takes(name: str) -> None:
 
 
 def test_the_names_are_all_there_and_nothing_else_is_promised() -> None:
-    classes = {"CheckResult", "Comparison", "Merged", "RunPlan", "Recipe", "Result", "Run", "Suggestion"}
+    classes = {"CheckResult", "Comparison", "Merged", "RunPlan", "Recipe", "Result", "Run", "Subset", "Suggestion"}
     classes |= {"AdaptersRecipe", "AdaptersResult", "TuneResult", "TunewrightError"}
     assert set(tunewright.__all__) == {*FUNCTIONS, *classes, "__version__"}
     assert all(getattr(tunewright, n) is not None for n in tunewright.__all__) and set(tunewright.__all__) <= {

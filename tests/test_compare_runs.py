@@ -17,9 +17,9 @@ from tests import small
 from tests.report.test_page import assert_safe
 from tests.test_compare import TREE
 from tunewright.compare import comparison as comparing
-from tunewright.compare.arms import ComparedArm, arm_recipe, parse_arms
+from tunewright.compare.arms import ComparedArm, arm_recipe, methods_or_selectors, parse_arms
 from tunewright.compare.result import Comparison
-from tunewright.errors import FolderError, Interrupted, RecipeError
+from tunewright.errors import FolderError, Interrupted, RecipeError, TunewrightError
 from tunewright.recipe import Budget, Recipe
 from tunewright.runs.run import run
 from tunewright.trials.trial import Store, key_of, run_trial
@@ -52,6 +52,58 @@ def here(inputs, monkeypatch):
 
     monkeypatch.setattr(comparing, "run_all", run_all)
     return inputs
+
+
+def test_selectors_are_compared_by_what_the_same_methods_learn_of_as_many_tokens(here, tmp_path):
+    lines = (here / "test.jsonl").read_text()
+    (here / "apart.jsonl").write_text(lines.replace('"prompt": "', '"prompt": "pin '))
+    recipe = Recipe.load(
+        small.write_recipe(
+            here,
+            train__batch_tokens=128,
+            keep=[],
+            measurement__metric="loss",
+            measurement__strengths=[1.0],
+            data__validation="apart.jsonl",
+        )
+    )
+    arms = methods_or_selectors(None, "got-d:keep=20+length,random:keep=20,none", recipe, Budget(tokens=400))
+    found = comparing.compare(recipe, arms, seeds=2, budget=Budget(tokens=400), out=tmp_path / "out", quiet=True)
+    assert [a.name for a in found.arms] == ["got-d:keep=20+length", "random:keep=20", "none"]
+    assert all(r.status == "finished" and 400 <= r.tokens < 530 for a in found.arms for r in a.runs)
+    assert {str(a.methods) for a in found.arms} == {"[{'lora': {'rank': 4}}]"}
+    assert [a.select for a in found.arms] == [[{"got-d": {"keep": 20}}, "length"], [{"random": {"keep": 20}}], []]
+    orders = [
+        {r.order for run in a.runs for r in Store(tmp_path / "out" / "trials").attempts(run.key)} for a in found.arms
+    ]
+    assert len(set.union(*orders)) == 6  # rows of its own for each arm and seed
+    reads, draws, all_rows = (a.runs[0].flops_per_token for a in found.arms)
+    assert reads > draws * 1.2 and draws == pytest.approx(all_rows, rel=0.1)  # choosing is in what a token costs
+    assert any("each arm is what its selectors keep, trained on with lora" in c for c in found.cautions)
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "</b> selectors of rows on" in page
+    best = tmp_path / "out" / "winner.yaml"
+    if found.winner is not None:
+        chosen = Recipe.load(best).data.select
+        assert [use.model_dump() for use in chosen] == found.arm(found.winner).select
+
+
+@pytest.mark.parametrize(
+    ("methods", "select", "budget", "says"),
+    [
+        ("lora,full", "dsir,random", {"tokens": 400}, "one at a time"),
+        (None, None, {"tokens": 400}, "nothing is named"),
+        (None, "random,none", {"epochs": 1}, "an epoch of fewer rows is fewer tokens"),
+        (None, "random", {"tokens": 400}, "at least two selectors"),
+        (None, "random,lora", {"tokens": 400}, "'lora' selects no rows"),
+        (None, "dsir,random", {"tokens": 400}, "selects by a target"),
+        (None, "perplexity:model=other,random", {"tokens": 400}, "the recipe names none"),
+    ],
+)
+def test_selectors_that_cannot_be_compared_are_refused_before_a_run(here, methods, select, budget, says):
+    recipe = Recipe.load(small.write_recipe(here, "plain"))
+    with pytest.raises(TunewrightError, match=says):
+        methods_or_selectors(methods, select, recipe, Budget(**budget))
 
 
 def test_a_comparison_from_recipe_to_page_and_winner(here, tmp_path):

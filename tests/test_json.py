@@ -78,6 +78,7 @@ CALLS: list[tuple[str, list[str]]] = [
     ("plan", ["lora.yaml"]),
     ("check", ["lora.yaml"]),
     ("suggest", ["lora.yaml"]),
+    ("select", ["train.jsonl", "--with", "near-duplicate,length", "--out", "chosen"]),
     ("init", ["base", "train.jsonl", "--out", "begun.yaml"]),
     ("tune", ["lora.yaml", "--trials", "2", "--minutes", "0"]),
     ("measure", ["base", "runs/lora", "--data", "test.jsonl"]),

@@ -216,6 +216,20 @@ def test_the_dial_is_estimated_by_its_rows_and_without_the_base(inputs: Path, mo
     assert dial(measurement__dial_rows=2) == pytest.approx(whole * 2 / 8) and dial(measurement__dial_rows=9) == whole
 
 
+def test_measuring_after_each_task_is_counted(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring_time, "_seconds", lambda work: 1.0)
+    one = {"methods": ["lora"], "budget": {"steps": 1}}
+
+    def between(stages: int, **changes: Any) -> float:
+        named = [{**one, "name": f"s{i}"} for i in range(stages)]
+        found = estimate(session_of(inputs, stages=named, **changes))
+        assert found.total > found.between
+        return found.between
+
+    assert between(1) == 0
+    assert between(3) == 2 * between(2) > 0
+
+
 def test_a_loop_over_its_samples_is_timed_by_whole_sets_of_them(inputs: Path) -> None:
     """Of five steps a set only the first reads rows: a probe of some of them would know no time a token."""
     methods = ["lora", {"ppo": {"reuse": 5, "max_new_tokens": 3}}, "exact-answer"]

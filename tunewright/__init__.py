@@ -1,9 +1,9 @@
 """Tunewright adapts a pre-trained model with any published method and shows what it gained, lost and cost.
 
-Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `suggest`, `tune`,
-`compare`, `merge`, `open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does and
-shows itself in a notebook. Importing the package imports nothing heavy: each function imports what it needs when it is
-called.
+Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `suggest`, `select`,
+`tune`, `compare`, `merge`, `open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does
+and shows itself in a notebook. Importing the package imports nothing heavy: each function imports what it needs when it
+is called.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tunewright.finished.run import Run as Run
     from tunewright.planning.check import CheckResult as CheckResult
     from tunewright.planning.plan import RunPlan as RunPlan
+    from tunewright.planning.subset import Subset as Subset
     from tunewright.recipe import Recipe as Recipe
     from tunewright.recipe.adapters import AdaptersRecipe as AdaptersRecipe
     from tunewright.runs.adapters import AdaptersResult as AdaptersResult
@@ -45,6 +46,7 @@ __all__ = [
     "Recipe",
     "Result",
     "Run",
+    "Subset",
     "Suggestion",
     "TuneResult",
     "TunewrightError",
@@ -61,6 +63,7 @@ __all__ = [
     "resume_adapters",
     "run",
     "run_adapters",
+    "select",
     "suggest",
     "tune",
 ]
@@ -75,6 +78,7 @@ _CLASSES = {
     "Recipe": "tunewright.recipe",
     "Result": "tunewright.runs.result",
     "Run": "tunewright.finished.run",
+    "Subset": "tunewright.planning.subset",
     "Suggestion": "tunewright.compare.suggesting",
     "TuneResult": "tunewright.trials.tune",
 }
@@ -191,6 +195,49 @@ def suggest(
     return find(recipe, sets=sets, memory=memory)
 
 
+def select(
+    rows: Recipe | str | Path | Mapping[str, Any] | Sequence[str | Path],
+    *,
+    out: str | Path,
+    using: str | Sequence[str | Mapping[str, Any]] | None = None,
+    target: str | Path | None = None,
+    keep: str | float | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+    sets: Sequence[str] = (),
+) -> Subset:
+    """Choose rows without a run: those that are kept, and scores with reasons of all, in a new folder `out`.
+
+    `rows`: a recipe (as of `run`), whose `data.select` says how; or, with `using`, a file of rows or several. `using`:
+    selectors in order, as "dsir,near-duplicate:overlap=0.5" or as a recipe writes them. `target`: a file of rows to aim
+    at. `keep`: "10%" or a number of rows, for the selector that takes one. `model`, `task`: what reads rows, for
+    selectors that read with a model. `columns`: {"prompt": "question"}. `sets`: overrides of a recipe. RecipeError for
+    what does not fit together, FolderError for a folder that is there, DataError and MethodError for rows.
+    """
+    from tunewright.errors import RecipeError
+    from tunewright.planning import selecting
+
+    if using is None:
+        given_too = (target, keep, model, task, columns)
+        if any(value is not None for value in given_too) or isinstance(rows, list | tuple):
+            raise RecipeError("it is for files of rows, with selectors", where="using", remedy='write using="dsir"')
+        return selecting.select_of_recipe(rows, Path(out), sets=sets)  # type: ignore[arg-type]
+    files = [rows] if isinstance(rows, str | Path) else list(rows)  # type: ignore[arg-type]
+    return selecting.select_of_pool(
+        [str(f) for f in files],
+        using,
+        Path(out),
+        target=str(target) if target is not None else None,
+        keep=keep,
+        model=model,
+        task=task,
+        columns=columns,
+        seed=seed,
+    )
+
+
 def tune(
     recipe: Recipe | str | Path | Mapping[str, Any],
     *,
@@ -227,8 +274,9 @@ def tune(
 
 def compare(
     recipe: Recipe | str | Path | Mapping[str, Any],
-    methods: Sequence[ArmLike],
+    methods: Sequence[ArmLike] = (),
     *,
+    select: str | Sequence[str] | None = None,
     seeds: int = 8,
     budget: str | Mapping[str, Any] | None = None,
     tune: bool = False,
@@ -239,14 +287,15 @@ def compare(
     cluster: str | None = None,
     quiet: bool = False,
 ) -> Comparison:
-    """Compare methods under one budget over seeds: which gains most, loses least, costs least.
+    """Compare methods, or selectors of rows, under one budget over seeds: which gains most, loses least, costs least.
 
     `methods`: at least two, each as the command line writes it ("lora", "lora:rank=8", "lora+asft", "own.yaml") or as
-    a recipe does ({"lora": {"rank": 8}}). `seeds`: runs of each. `budget`: of each run, "tokens=200k" or {"tokens":
-    200_000}, or steps, epochs, seconds, flops; none: the recipe's. `tune`: choose each method's learning rate on
-    validation rows first. `race`: look after each seed, and run those no further that are shown to be behind. `out`:
-    the comparison's folder; none: runs/compare-NAME. `workers`: runs side by side; none: as cores and memory allow.
-    `cluster`: a Ray cluster's address, or "local".
+    a recipe does ({"lora": {"rank": 8}}). `select`: selectors in their place, ["dsir", "near-duplicate+random",
+    "none"], of the rows that the recipe's own methods train on. `seeds`: runs of each. `budget`: of each run,
+    "tokens=200k" or {"tokens": 200_000}, or steps, epochs, seconds, flops; none: the recipe's. `tune`: choose each
+    one's learning rate on validation rows first. `race`: look after each seed, and run those no further that are shown
+    to be behind. `out`: the comparison's folder; none: runs/compare-NAME. `workers`: runs side by side; none: as cores
+    and memory allow. `cluster`: a Ray cluster's address, or "local".
 
     Stopped anywhere, the same call goes on. Raises RecipeError and FolderError; a run that fails is a row of its
     method, not an error.
@@ -256,11 +305,12 @@ def compare(
     from tunewright.recipe.given import given
 
     loaded = given(recipe, sets)
+    each = arms.given_budget(budget, loaded)
     return carry_out(
         loaded,
-        arms.given_arms(methods),
+        arms.methods_or_selectors(methods, select, loaded, each),
         seeds=seeds,
-        budget=arms.given_budget(budget, loaded),
+        budget=each,
         tune=tune,
         race=race,
         cluster=cluster,

@@ -25,7 +25,7 @@ from tunewright.contract.slot import SLOTS
 from tunewright.errors import MethodError
 from tunewright.measure.returned import checked
 from tunewright.runs.making import made_by
-from tunewright.runs.selecting import _checked as selected
+from tunewright.runs.selecting import checked as selected
 from tunewright.training.rollouts import Rollout
 
 WEIGHTS = {"a": torch.zeros(2), "b": torch.zeros(3)}
@@ -186,6 +186,13 @@ def test_a_selection_that_cannot_be_read(given: Any) -> None:
     with pytest.raises(MethodError, match="'mine' gave a selection that cannot be read") as e:
         selected(given, 2, "mine", "data.select")
     assert "indices of the records to keep" in str(e.value)
+
+
+def test_a_score_that_is_not_finite_names_its_row() -> None:
+    rows = [Record({}, id="a", where="a.jsonl:1"), Record({}, id="b", where="a.jsonl:2")]
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(MethodError, match="a.jsonl:2: 'mine' gives (nan|inf) as s, which is no finite number"):
+            selected(Selected([0], scores={"s": [0.0, bad]}), 2, "mine", "x", rows)
 
 
 def test_selections_are_read_in_every_form() -> None:

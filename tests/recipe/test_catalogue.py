@@ -125,3 +125,11 @@ def test_every_file_keeps_the_rules_of_a_method(name):
     assert described["slots"] and described["summary"]
     for parameter in described["parameters"].values():
         assert parameter["description"]
+
+
+def test_items_that_are_wrong_do_not_also_make_their_list_too_short():
+    with pytest.raises(RecipeError) as refused:
+        catalogue.build(MethodUse(name="cofitune", params={"modules": ["upp"]}))
+    assert "'up'" in str(refused.value) and "at least 1" not in str(refused.value)
+    with pytest.raises(RecipeError, match="at least 1"):
+        catalogue.build(MethodUse(name="cofitune", params={"modules": []}))

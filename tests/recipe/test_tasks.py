@@ -139,6 +139,7 @@ def test_validation_rows_are_cut_too(rows):
     [
         ("[]", "two tasks or more"),
         ("[bank-train.jsonl]", "two tasks or more, and here is one"),
+        ("5", "which column cuts the data, got 5"),
         ("{count: 3}", "neither `of` nor `by`"),
         ("{by: label}", "write count"),
         ("{by: domian}", "did you mean 'domain'"),

@@ -8,6 +8,7 @@ import pytest
 
 from tests.board import browser
 from tests.report.example import make_example, make_metrics, make_rows
+from tests.report.sequence_example import make_sequence
 from tunewright.report import page
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -23,12 +24,14 @@ def chromium():
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("report")
     page.render(make_example(), make_metrics(), make_rows(), folder)
+    (folder / "sequence").mkdir()
+    page.render(make_sequence(12), [], [], folder / "sequence")
     kept = {name: DOCS / f"{name}.html" for name in ("compare-nano", "compare-quickstart")}
-    return {"report": folder / "report.html", **kept}
+    return {"report": folder / "report.html", "sequence": folder / "sequence" / "report.html", **kept}
 
 
 @pytest.mark.parametrize("look", ["phone", *(pytest.param(k, marks=pytest.mark.slow) for k in ("light", "dark"))])
-@pytest.mark.parametrize("name", ["report", "compare-nano", "compare-quickstart"])
+@pytest.mark.parametrize("name", ["report", "sequence", "compare-nano", "compare-quickstart"])
 def test_a_page_is_whole(chromium, pages: dict[str, Path], name: str, look: str) -> None:
     width, height, scheme = browser.SIZES[look]
     # the pages' own policy lets no script of axe's run

@@ -337,7 +337,8 @@ def test_the_command_line(place: Path) -> None:
     jsonschema.validate(last, json_types.schema_of("run"))
     assert "ia3" in call(cli.app, ["resume", "cli"]).stdout
     done = call(cli.app, ["resume", "cli", "--verify"])
-    assert done.exit_code == 0 and "computed together with those of ia3" in done.stderr, done.output
+    said = done.stderr
+    assert done.exit_code == 0 and "lora: verified" in said and "computed together with those of ia3" in said, said
     for verb in ("check", "plan"):
         jsonschema.validate(json.loads(call(cli.app, [verb, "cli.yaml", "--json"]).stdout), json_types.schema_of(verb))
 

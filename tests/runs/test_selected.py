@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from tests import small
 from tunewright.contract.reader import Reader
-from tunewright.errors import CheckpointError, DataError, MethodError
+from tunewright.contract.records import Record
+from tunewright.errors import CheckpointError, DataError, MethodError, RecipeError
 from tunewright.files import checkpoint
 from tunewright.models.agreement import differing
 from tunewright.planning.plan import plan
+from tunewright.planning.selecting import select_of_recipe
 from tunewright.recipe import Recipe
 from tunewright.runs import run as running
 from tunewright.runs.aiming import halves
@@ -85,6 +87,36 @@ def test_a_run_keeps_the_band_and_says_what_became_of_every_record(inputs: Path,
     report = json.loads((finished / "report.json").read_text())
     assert report["data"]["rows"] == 12 and any("kept 12 of 24 records" in n for n in report["notes"])
     assert "selection/main.jsonl" in report["hashes"]
+
+
+def test_select_writes_what_the_run_keeps(inputs: Path, finished: Path) -> None:
+    head, ran = told(finished)
+    found = select_of_recipe(recipe(inputs, data__select=[BAND]), inputs / "chosen")
+    lines = [json.loads(x) for x in (inputs / "chosen" / "scores.jsonl").read_text().splitlines()]
+    assert [(x["id"], x.get("rank"), x["scores"]) for x in lines] == [(x["id"], x["rank"], x["scores"]) for x in ran]
+    assert [x.get("reason") for x in lines] == [x.get("reason") for x in ran] and found.kept == 12
+    rows = (inputs / "train.jsonl").read_text().splitlines()
+    kept = [json.loads(row) for row, x in zip(rows, ran, strict=True) if x["rank"] is not None]
+    assert [json.loads(x) for x in (inputs / "chosen" / "kept.jsonl").read_text().splitlines()] == kept
+    assert found.selectors[0].tokens == found.tokens == head["tokens"] and found.flops == head["flops"] > 0
+    with pytest.raises(RecipeError, match="the rows of the stage 'second' are chosen when it begins"):
+        select_of_recipe(recipe(inputs, stages=two_stages(BAND)), inputs / "later")
+
+
+def test_a_record_that_a_selector_changed_is_encoded_anew(inputs: Path) -> None:
+    found = select_of_recipe(recipe(inputs, data__select=[{"ifd": {"keep": 4, "most": 9}}]), inputs / "hard")
+    lines = [json.loads(x) for x in (inputs / "hard" / "scores.jsonl").read_text().splitlines()]
+    session = assemble(Recipe.load(recipe(inputs, "plain")))
+    first = json.loads((inputs / "train.jsonl").read_text().splitlines()[0])
+    record = Record({"prompt": "### Response:", "completion": first["completion"]}, id="x")
+    row = session.task.encode(record, session.tokenizer, session.options)
+    labels = [i if w > 0 else -100 for i, w in zip(row.input_ids, row.weights, strict=True)]
+    with torch.no_grad():
+        loss = float(session.adapted.model(input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([labels])).loss)
+    scores = lines[0]["scores"]
+    assert scores["ifd.loss_alone"] == pytest.approx(loss, rel=1e-4) and scores["ifd.loss"] != scores["ifd.loss_alone"]
+    assert scores["ifd.difficulty"] == pytest.approx(scores["ifd.loss"] / scores["ifd.loss_alone"], rel=1e-5)
+    assert found.kept == 4 and found.tokens > sum(len(r.input_ids) for r in session.stages[0].rows.rows)
 
 
 def test_its_cost_is_booked(inputs: Path, finished: Path) -> None:

@@ -6,6 +6,7 @@ Nothing is said twice.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -47,10 +48,19 @@ def construct(cls: type[Method], use: Use, where: str) -> Method:
     try:
         return cls(**values)
     except ValidationError as error:
-        said = dict.fromkeys(_describe(cls, use.name, item) for item in error.errors(include_url=False))
+        said = dict.fromkeys(_describe(cls, use.name, item) for item in told(error.errors(include_url=False)))
         first, *others = said
         more = "".join(f"\n  also {what}; {remedy}" for what, remedy in others)
         raise RecipeError(first[0], where=where, remedy=first[1] + more) from None
+
+
+def told(items: Sequence[Any]) -> list[Any]:
+    """Of a validation's problems those that nothing else explains: items that are wrong are left out of their list,
+    which is too short then.
+    """
+    places = [tuple(item["loc"]) for item in items]
+    inside = {place[:k] for place in places for k in range(len(place))}
+    return [i for i, place in zip(items, places, strict=True) if i["type"] != "too_short" or place not in inside]
 
 
 def _describe(cls: type[Method], method: str, item: Any) -> tuple[str, str]:

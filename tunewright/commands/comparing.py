@@ -14,15 +14,20 @@ from tunewright.commands.options import JsonOption, QuietOption, RecipeArgument,
     "tunewright compare recipe.yaml --methods lora,hft,full --seeds 8 --budget tokens=200k --tune",
     "tunewright compare recipe.yaml --methods lora:rank=8,lora:rank=64,own.yaml",
     "tunewright compare recipe.yaml --methods lora,hft,lift,corda,full --seeds 16 --race",
+    "tunewright compare recipe.yaml --select dsir,random,none --seeds 8 --budget tokens=200k --tune",
 )
 def compare(
     recipe: RecipeArgument,
     methods: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--methods", metavar="A,B,...", help="names, NAME:param=value, A+B together, or files with `methods:`"
         ),
-    ],
+    ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option("--select", metavar="A,B,...", help="selectors of rows instead, A+B in order; none: all rows"),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="runs of each method")] = 8,
     budget: Annotated[
         str | None,
@@ -50,7 +55,7 @@ def compare(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare methods under one budget over seeds: which gains most, loses least, costs least.
+    """Compare methods, or selectors of rows, under one budget over seeds: which gains most, loses least, costs least.
 
     Stopped anywhere, the same command goes on.
     """
@@ -59,11 +64,12 @@ def compare(
     from tunewright.report.compare import show
 
     loaded = Recipe.load(recipe, set_ or [])
+    each = arms.parse_budget(budget, loaded)
     compared = comparison.compare(
         loaded,
-        arms.parse_arms(methods),
+        arms.methods_or_selectors(methods, select, loaded, each),
         seeds=seeds,
-        budget=arms.parse_budget(budget, loaded),
+        budget=each,
         tune=tune,
         race=race,
         cluster=cluster,

@@ -12,6 +12,7 @@ from tunewright.contract.records import Problem
 from tunewright.data.check import Notice, SourceReport
 from tunewright.data.view import Token
 from tunewright.planning.planned import Ends, SourcePlan, StagePlan
+from tunewright.planning.subset import SelectorFigures
 from tunewright.report.gated import Gate
 from tunewright.shipping.comparing import Compared
 from tunewright.shipping.extracting import Layer, LeftOut
@@ -48,6 +49,7 @@ class Estimated(Answer):
     tuned: float = Field(description="seconds to measure the tuned model")
     dial: float = Field(description="seconds to measure strengths")
     evaluations: float = Field(description="seconds of evaluations while training")
+    between: float = Field(description="seconds to measure after stages but the last")
     disk: int = Field(description="bytes")
     peak_memory: int = Field(description="bytes, of the process")
     peak_cuda: int | None = Field(description="bytes, of the GPU")
@@ -211,6 +213,24 @@ class Extracted(Answer):
     notes: list[str]
 
 
+class Chosen(Answer):
+    """`select`: what each selector kept and why the others went; rows, tokens, seconds and FLOPs."""
+
+    folder: str
+    files: list[str] = Field(description="of the rows that are kept, in the folder")
+    scores: str = Field(description="the file of scores, a line a row, in the folder")
+    rows: int
+    kept: int
+    left_out: int = Field(description="rows that no selector was offered: a run would not train on them")
+    target: int = Field(description="rows that were aimed at")
+    selectors: list[SelectorFigures]
+    model: str | None = Field(description="that read rows; null: none did")
+    seconds: float
+    tokens: int = Field(description="that models read")
+    flops: float = Field(description="that were counted while they did")
+    notes: list[str]
+
+
 class Pushed(Answer):
     """`push`."""
 
@@ -343,6 +363,7 @@ TYPES: dict[str, Any] = {
     "plan": Plan | Plans,
     "check": Check | Checks,
     "suggest": Suggested,
+    "select": Chosen,
     "tune": Tuned,
     "compare": "tunewright.compare.result:Comparison",
     "measure": "tunewright.paired.result:Pair",

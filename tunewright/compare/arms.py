@@ -16,7 +16,8 @@ from tunewright.errors import RecipeError, did_you_mean
 from tunewright.files.regular import regular
 from tunewright.recipe import Budget, Recipe
 from tunewright.recipe.load import check_names
-from tunewright.recipe.uses import MethodUse
+from tunewright.recipe.uses import MethodUse, use_of
+from tunewright.runs.selecting import check_selector, selector
 from tunewright.trials.pool import Trial
 from tunewright.trials.trial import TrialRecord, key_of
 from tunewright.trials.tuning import training_alone
@@ -27,6 +28,8 @@ PILOT_STEPS = 2
 FRAGMENT = {"name", "methods", "after", "train", "carry"}
 JOINT = "joint"
 """What stands among an arm's methods where all tasks of a sequence are learnt at once: no method, the upper bound."""
+NO_SELECTOR = "none"
+"""The arm that trains on all rows."""
 OWN_TRAIN = {
     "learning_rate",
     "optimizer",
@@ -48,6 +51,7 @@ ArmLike = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 class ComparedArm:
     """One side of the comparison: a name, its methods, and what else of the recipe is its own. `carry`: of a sequence,
     what becomes of deltas from task to task. `joint`: all tasks are learnt at once, under the budget of all of them.
+    `select`: the selectors by which its rows are chosen; None: the recipe's.
     """
 
     name: str
@@ -56,6 +60,7 @@ class ComparedArm:
     train: Mapping[str, Any] = field(default_factory=dict)
     carry: str | None = None
     joint: bool = False
+    select: tuple[MethodUse, ...] | None = None
 
     def written(self) -> list[Any]:
         """The methods as a recipe writes them."""
@@ -67,6 +72,43 @@ def parse_arms(text: str, base: Path = Path(".")) -> list[ComparedArm]:
     return _apart([_arm(item.strip(), base) for item in text.split(",") if item.strip()])
 
 
+def selecting_arms(text: str | Sequence[str], recipe: Recipe, budget: Budget) -> list[ComparedArm]:
+    """Arms that train with the recipe's own methods on the rows that selectors keep: from `dsir,random:keep=10%,none`,
+    several in order as `near-duplicate+dsir`. RecipeError for an aim or a budget under which they cannot be compared.
+    """
+    if len(recipe.stages) != 1:
+        raise RecipeError(
+            f"selectors are compared in one stage, and this recipe has {len(recipe.stages)}",
+            where="stages",
+            remedy="write a recipe with top-level `methods` and `budget`, without `tasks`",
+        )
+    items = [i.strip() for i in text.split(",")] if isinstance(text, str) else list(text)
+    arms = []
+    for item in filter(None, items):
+        uses = [] if item == NO_SELECTOR else [use_of(part, f"--select {item}") for part in item.split("+")]
+        for use in uses:
+            selector(use, f"--select {item}", aimed=recipe.data.validation is not None)
+            check_selector(use, f"--select {item}", recipe)
+        arms.append(ComparedArm(item, tuple(recipe.stages[0].methods), select=tuple(uses)))
+    if budget.epochs is not None or not budget.limited:
+        raise RecipeError(
+            "an epoch of fewer rows is fewer tokens, and selectors are compared over as many",
+            where="--budget",
+            remedy="write --budget tokens=200k, or steps, seconds or flops",
+        )
+    return _apart(arms, "--select", "selectors")
+
+
+def methods_or_selectors(
+    methods: str | Sequence[ArmLike] | None, select: str | Sequence[str] | None, recipe: Recipe, budget: Budget
+) -> list[ComparedArm]:
+    """The arms that are asked for: of methods, or of selectors. RecipeError for both or neither."""
+    if (not methods) == (not select):
+        what = "methods and selectors are compared one at a time" if methods else "nothing is named to be compared"
+        raise RecipeError(what, where="--methods", remedy="write --methods lora,full, or --select dsir,random")
+    return selecting_arms(select, recipe, budget) if select else given_arms(methods or ())
+
+
 def given_arms(methods: str | Sequence[ArmLike], base: Path = Path(".")) -> list[ComparedArm]:
     """Arms from Python: each as the command line writes one (`lora:rank=8`, `own.yaml`), or as a recipe writes methods:
     {"lora": {"rank": 8}}, or several in a list.
@@ -76,17 +118,19 @@ def given_arms(methods: str | Sequence[ArmLike], base: Path = Path(".")) -> list
     return _apart([_arm(item, base) if isinstance(item, str) else _written(item) for item in methods])
 
 
-def _apart(arms: list[ComparedArm]) -> list[ComparedArm]:
+def _apart(arms: list[ComparedArm], flag: str = "--methods", what: str = "methods") -> list[ComparedArm]:
     """The arms, at least two with names of their own."""
     names = [a.name for a in arms]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         raise RecipeError(
-            f"'{twice}' is named twice", where="--methods", remedy="name it once, or give one of them other parameters"
+            f"'{twice}' is named twice", where=flag, remedy="name it once, or give one of them other parameters"
         )
     if len(arms) < 2:
         raise RecipeError(
-            "a comparison needs at least two methods", where="--methods", remedy="write --methods lora,full"
+            f"a comparison needs at least two {what}",
+            where=flag,
+            remedy=f"write {flag} {'lora,full' if what == 'methods' else 'dsir,random'}",
         )
     return arms
 
@@ -106,19 +150,8 @@ def _written(item: Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> Com
 def _arm(item: str, base: Path) -> ComparedArm:
     if item.endswith((".yaml", ".yml")):
         return _fragment(base / item, item)
-    uses = []
     joint = JOINT in (parts := item.split("+"))
-    for part in [p for p in parts if p != JOINT]:
-        name, *given = part.split(":")
-        params = {}
-        for pair in given:
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise RecipeError(
-                    f"'{pair}' is no parameter", where=f"--methods {item}", remedy=f"write {name}:parameter=value"
-                )
-            params[key] = yaml.safe_load(value)
-        uses.append(_known(MethodUse(name=name, params=params), item))
+    uses = [_known(use_of(part, f"--methods {item}"), item) for part in parts if part != JOINT]
     return ComparedArm(item, tuple(uses), joint=joint)
 
 
@@ -232,6 +265,10 @@ def arm_recipe(
             stage["carry"] = arm.carry
     if arm.after is not None:
         tree["after"] = [use.model_dump() for use in arm.after]
+    if arm.select is not None:
+        (stage,) = tree["stages"]
+        of_stage = stage["data"] if "select" in (stage.get("data") or {}) else tree["data"]
+        of_stage["select"] = [use.model_dump() for use in arm.select]
     # what only a kept run folder needs is left out: it would cost time and change nothing
     tree["train"].update(save_steps=None, report_to=[], **arm.train)
     tree["train"]["seed"] = seed

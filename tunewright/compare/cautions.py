@@ -36,7 +36,13 @@ def cautions(made: Comparison, records: Mapping[str, Mapping[int, TrialRecord]],
         for s in made.seeds
     }
     same_length = not {"seconds", "flops"} & made.budget.keys()
-    if same_length and any(len(o) > 1 for o in orders.values()):
+    if any(a.select is not None for a in made.arms):
+        names = " and ".join(use.name for use in recipe.stages[0].methods)
+        said.append(
+            f"each arm is what its selectors keep, trained on with {names} under one budget; what choosing took is in "
+            "compute and set-up"
+        )
+    elif same_length and any(len(o) > 1 for o in orders.values()):
         said.append("not all methods saw the same rows in the same order: one of them chooses its own rows")
     measures = {r.drift_measure for by_seed in records.values() for r in by_seed.values() if r.finished}
     if len(measures) > 1:

@@ -267,6 +267,7 @@ def _arm_of(arm: ComparedArm, given: Given, tuned: Tuned | None, rate: float | N
         name=arm.name,
         methods=arm.written(),
         joint=arm.joint,
+        select=None if arm.select is None else [use.model_dump() for use in arm.select],
         rate=rate,
         tuning=[TunedRate(rate=r, scores=s) for r, s in sorted(tried.items())],
         tuning_seconds=sum(a.seconds for a in tuned.attempts) if tuned else 0.0,

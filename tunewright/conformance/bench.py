@@ -257,7 +257,8 @@ class Tiny:
     saved: dict[int, Saved] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        task = self.task_name or (task_of(self.named[0][1]) if self.named else "text-generation")
+        shared = (t for t in MODELS if all(m.tasks is None or t in m.tasks for _, m in self.named))
+        task = self.task_name or next(shared, None)
         for name, method in self.named:
             if task is None or (method.tasks is not None and task not in method.tasks):
                 raise MethodError(
@@ -295,7 +296,7 @@ class Tiny:
         steps, keep = self.steps, self.keep
         for i in range(1, stages + 1):
             self.steps, self.keep = 2, ()
-            self.loop = self._begin(LABELS - 1)
+            self.loop = self._begin(LABELS - 1, f"earlier{i}")
             self.run()
             left = [left_of(f"earlier{i}", b.name, b.method.leaves, b.state, b.state.data) for b in self.loop.methods]
             self.left = Earlier((*self.left, *(one for one in left if one is not None)))
@@ -303,7 +304,7 @@ class Tiny:
         self.steps, self.keep = steps, keep
         self.records.clear()
 
-    def _begin(self, absent: int | None) -> Loop:
+    def _begin(self, absent: int | None, stage_name: str = "main") -> Loop:
         """A stage, set up; without the rows of one class."""
         check_conflicts(self.named, stage="main", task=self.task)
         methods = bind(self.named, self.seed, "main")
@@ -330,7 +331,7 @@ class Tiny:
         sources = [Dataset(n, list(rows_for(asked, rows, self.task))) for n, rows in parts.items()]
         sizes = {s.name: sum(r.size for r in s.rows) for s in sources}
         tokens = step_tokens * self.steps
-        plan = Plan(self.steps, tokens, "main", 0, rate, warmup_steps=0, sources=sizes, replay=("replayed",))
+        plan = Plan(self.steps, tokens, stage_name, 0, rate, warmup_steps=0, sources=sizes, replay=("replayed",))
         set_up(self.adapted, methods, plan, self.task.name, provider.statistics, self.left)
         if not self.dropout:
             module: Any

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunewright.conformance.bench import MODELS, record_of, rows_of, task_of
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
+from tunewright.contract.batch import Row
 from tunewright.contract.method import Method, arguments, call
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
@@ -39,13 +40,21 @@ class Reads:
         self.records = [
             Record({**r, "confidence": i / len(rows)}, id=r.id, source=r.source) for i, r in enumerate(self.records)
         ]
-        of = {r.id: [row] for r, row in zip(self.records, rows, strict=True)}
+        if "prompt" in self.records[0]:  # every third asks what the one before it asks, for what chooses among answers
+            for i in range(2, len(rows), 3):
+                self.records[i] = self.records[i].replace(prompt=self.records[i - 1]["prompt"])
+        of = {r.id: (r, row) for r, row in zip(self.records, rows, strict=True)}
+
+        def encoded(record: Record) -> list[Row]:
+            offered, row = of[record.id]
+            return [row if offered is record else _answer(row)]
+
         self.readers = {
             speaker: Reader(
                 speaker,
                 self.adapted if speaker == "start" else Adapted(MODELS[name](len(speaker)).to(device)),
                 self.task,
-                lambda record: of[record.id],
+                encoded,
                 device=device,
                 cache=cache,
                 batch_tokens=batch_tokens,
@@ -64,6 +73,14 @@ class Reads:
         if isinstance(given, Selected):
             return given
         return Selected(*given) if isinstance(given, tuple) else Selected(given)
+
+
+def _answer(row: Row) -> Row:
+    """What a record is without its prompt, where a selector took it away: the trained tokens behind the first one."""
+    kept = [i for i, w in enumerate(row.weights) if w > 0 or i == 0]
+    if len(row.weights) != len(row.input_ids):
+        return row
+    return row.replace(input_ids=[row.input_ids[i] for i in kept], weights=[row.weights[i] for i in kept], fields={})
 
 
 def reads_with_a_model(case: Case) -> bool:

@@ -13,7 +13,7 @@ from tunewright.errors import MethodError, did_you_mean, nearest
 
 READ_FIELDS = {
     "weight": "scales its objective or reward in the sum of several",
-    "reference": "what its rollout's divergence is from: base, or start (whose weights are then kept)",
+    "reference": "what its rollout's or objective's divergence is from: base, or start (whose weights are then kept)",
     "reuse": "optimizer steps on each rollout, by which a budget is planned",
     "group": "the parameter group whose optimizer it makes: all, base, delta or owned",
 }

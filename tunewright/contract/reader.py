@@ -17,10 +17,11 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,8 @@ STATES = Reading("mean of the last hidden states", mean_states, hidden=True)
 
 @dataclass
 class Reader:
-    """Reads records with one model, which stays as it is. `rows_of` gives a record's encoded rows.
+    """Reads records with one model, which stays as it is. `rows_of` gives a record's encoded rows: those of a record
+    that was offered, or of one that a selector changed (`record.replace(...)`), encoded anew.
 
     `bring` is called before the model is looked at, for a model that has to be loaded first.
     `batch_tokens`: tokens of a batch, padding included. `cache`: a folder, or None to keep nothing. `tokens` counts
@@ -110,13 +112,16 @@ class Reader:
 
     def losses(self, records: Sequence[Record]) -> Tensor:
         """[n] mean loss of each record's trained tokens, in nats. MethodError for a classifier whose head is new."""
+        self._refuse_a_new_head()
+        return self.read(records, LOSSES)[:, 0]
+
+    def _refuse_a_new_head(self) -> None:
         if self.task.labelled and self.adapted.new:
             raise MethodError(
                 f"the head of '{self.name}' is new: its losses say nothing of records",
                 where="data.select",
                 remedy="select by what needs no head, or with a model that was tuned for this task",
             )
-        return self.read(records, LOSSES)[:, 0]
 
     def embeddings(self, records: Sequence[Record]) -> Tensor:
         """[n, D] float32 mean of each record's last hidden states; a classifier's pooled features."""
@@ -125,6 +130,43 @@ class Reader:
     def sizes(self, records: Sequence[Record]) -> list[int]:
         """Trained tokens of each record (1 where a row has one target)."""
         return [sum(sum(1 for w in row.weights if w > 0) for row in self.rows_of(r)) for r in records]
+
+    def loss(self, record: Record) -> Tensor:
+        """[] mean loss of a record's trained tokens, in nats, with its graph: for what reads gradients. A record that
+        was cut into pieces has the mean over all their tokens. The model is in evaluation mode; what trains is the
+        caller's (a delta that it hung on `adapted`, and takes away again). MethodError for a head that is new.
+        """
+        self._refuse_a_new_head()
+        rows = self.rows_of(record)
+        self.tokens += sum(r.size for r in rows)
+        self.bring()
+        with self.adapted.evaluating():
+            batch = self.task.collate(rows, self.packed, seed=self.seed).to(self.device)
+            return -self.task.forward(self.adapted.outer, batch).log_probs().mean()
+
+    def remembered(
+        self, name: str, records: Sequence[Record], how: Mapping[str, Any], compute: Callable[[], Tensor]
+    ) -> Tensor:
+        """What `compute` gives of records with this model: [n, K], from the cache where it has it. `how` holds, as JSON
+        values, all beside the records, the model and the code of compute's module that decides it. What it costs is
+        booked in both cases.
+        """
+        rows = [row for r in records for row in self.rows_of(r)]
+        self.bring()
+        told = [dict(how), name, inspect.getsource(inspect.getmodule(compute) or compute)]
+        file = None if self.cache is None else self.cache / f"{self._key_of(rows, {'computed': told})}.safetensors"
+        known = None if file is None else _load(file)
+        if known is not None:
+            book(float(known["flops"]), 0.0, known["values"])
+            self.tokens += int(known["counts"])
+            return known["values"]
+        before = self.tokens
+        with counting() as counted:
+            values = compute().detach().float().cpu()
+        if file is not None:
+            spent = {"counts": torch.tensor(self.tokens - before), "flops": torch.tensor(counted.total).double()}
+            _save(file, {"values": values, **spent})
+        return values
 
     def read(self, records: Sequence[Record], reading: Reading) -> Tensor:
         """[n, K] float32 of any reading, all records together.
@@ -210,8 +252,11 @@ class Reader:
             yield group
 
     def _key(self, rows: Sequence[Row], reading: Reading) -> str:
+        return self._key_of(rows, {"reading": [reading.name, reading.hidden, inspect.getsource(reading.of)]})
+
+    def _key_of(self, rows: Sequence[Row], what: dict[str, Any]) -> str:
         how = {
-            "reading": [reading.name, reading.hidden, inspect.getsource(reading.of)],
+            **what,
             "task": self.task.name,
             **({"code": code} if (code := installed.code_hash((installed.TASKS,))) else {}),
             "batches": [self.batch_tokens, self.packed, self.seed if self.task.is_a("fill-mask") else None],

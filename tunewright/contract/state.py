@@ -34,6 +34,10 @@ class State(nn.Module):
         """Set the saved buffer `name`, whatever its shape was before; a parameter's name is one, with its dots."""
         self._buffers[_plain(name)] = tensor.to(self.device)
 
+    def drop(self, name: str) -> None:
+        """Keep no buffer of that name any more."""
+        self._buffers.pop(_plain(name), None)
+
     def copies(self) -> dict[str, Tensor]:
         """The buffers "copy.<parameter>" by the parameter's name."""
         held = {n.replace("/", "."): t for n, t in self._buffers.items() if t is not None}

@@ -67,13 +67,34 @@ def read_source(source: SourceLike, base: Path | str = ".", problems: list[Probl
     yield from _read(locate(source, base), source, problems, [])
 
 
-def _read(place: Place, source: SourceLike, problems: list[Problem] | None, remarks: list[str]) -> Iterator[Record]:
+def with_rows(
+    source: SourceLike, base: Path | str = ".", problems: list[Problem] | None = None, remarks: list[str] | None = None
+) -> Iterator[tuple[Mapping[str, Any], Record]]:
+    """Each record of a source with the row as it stands in its file; else as `read_source`."""
+    last: list[Mapping[str, Any] | Bad] = [{}]
+    place = locate(source, base)
+    for record in _read(place, source, problems, [] if remarks is None else remarks, last):
+        row = last[0]
+        assert not isinstance(row, Bad)
+        yield row, record
+
+
+def _read(
+    place: Place,
+    source: SourceLike,
+    problems: list[Problem] | None,
+    remarks: list[str],
+    last: list[Mapping[str, Any] | Bad] | None = None,
+) -> Iterator[Record]:
+    """`last`: holds the row, as it stands, that the last record was made of."""
     count = used = 0
 
     def rows() -> Iterator[Raw]:
         nonlocal count
         for row in limited(place, source, remarks):
             count += 1
+            if last is not None:
+                last[0] = row[2]
             yield row
 
     for used, record in enumerate(records_in(rows(), place, source, problems), 1):  # noqa: B007

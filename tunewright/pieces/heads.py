@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from tunewright.contract.batch import Outputs
 from tunewright.errors import MethodError, ModelError
+from tunewright.pieces.means import last_tokens
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:
@@ -63,6 +65,11 @@ def read_by_head(model: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         hook.remove()
+
+
+def pooled_read(read: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """[R, D] of what the head read (`read_by_head`): where it scores every token, a row's last one."""
+    return last_tokens(read, inputs["attention_mask"]) if read.dim() == 3 else read
 
 
 def loss_among(logits: Tensor, labels: Tensor, classes: Sequence[int], *, method: str) -> Tensor:

@@ -29,7 +29,9 @@ class StageEstimate:
 @dataclass
 class Estimate:
     """A whole run, in seconds and bytes. `base` is 0 when its readings are `cached`. `peak_memory` is the most this
-    process held (resident), `peak_cuda` the most torch took on the GPU."""
+    process held (resident), `peak_cuda` the most torch took on the GPU. `between`: measuring after stages but the
+    last.
+    """
 
     stages: list[StageEstimate] = field(default_factory=list)
     base: float = 0.0
@@ -37,6 +39,7 @@ class Estimate:
     tuned: float = 0.0
     dial: float = 0.0
     evaluations: float = 0.0
+    between: float = 0.0
     disk: int = 0
     peak_memory: int = 0
     peak_cuda: int | None = None
@@ -49,4 +52,5 @@ class Estimate:
     @property
     def total(self) -> float:
         """Seconds of everything but loading, probes and writing the report."""
-        return self.base + sum(s.set_up for s in self.stages) + self.train + self.evaluations + self.tuned + self.dial
+        measured = self.base + self.evaluations + self.between + self.tuned + self.dial
+        return sum(s.set_up for s in self.stages) + self.train + measured

@@ -73,7 +73,7 @@ SMALL = 400 << 20
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What the first rows of a file say: their shape, a comment that names it and the columns, and which of the file's
     columns are the shape's, where they are called otherwise.
     """
@@ -82,9 +82,13 @@ class _Seen:
     comment: str
     columns: dict[str, str]
 
+    def task(self, model: str) -> str:
+        """The task that rows of the shape are for, with a model."""
+        return _TASK_OF.get(self.shape) or task_of(self.shape) or _writing(model)
 
-def _seen(path: str) -> _Seen:
-    """DataError where there is no row that can be read, or recordings come alone."""
+
+def rows_seen(path: str) -> Seen:
+    """What a file's first rows are. DataError where there is no row that can be read, or recordings come alone."""
     from tunewright.data.read import read_lazily
 
     columns: dict[str, str] = {}
@@ -105,7 +109,7 @@ def _seen(path: str) -> _Seen:
         )
     guess = " (columns guessed: look at them)" if columns else ""
     words = f"rows of shape {first.shape}: {', '.join(first)}{guess}{_ALSO.get(first.shape, '')}"
-    return _Seen(first.shape, "; ".join([words, *read.remarks]), columns)
+    return Seen(first.shape, "; ".join([words, *read.remarks]), columns)
 
 
 def _source(path: str, columns: Mapping[str, str], limit: int) -> Source:
@@ -133,8 +137,8 @@ def starter(model: str, data: Path | str, task: str | None = None, file: str = "
     path = _path(str(data))
     if task is not None and task not in catalogue.tasks():
         raise RecipeError(f"no task '{task}'", where="--task", remedy=did_you_mean(task, catalogue.tasks()))
-    seen = _seen(path)
-    chosen = task or _TASK_OF.get(seen.shape) or task_of(seen.shape) or _writing(model)
+    seen = rows_seen(path)
+    chosen = task or seen.task(model)
     methods = _methods(model, chosen, seen.shape)
     measured = measure(model, path, chosen, seen.shape, [name for name, _, _ in methods], seen.columns)
     settings = measured.settings

@@ -78,6 +78,8 @@ def time_tuned(session: Session, found: Estimate, readings: Readings) -> None:
     with session.adapted.evaluating(), session.adapted.at_strength(1.0):
         compared = readings.compare()
     found.tuned = readings.whole + readings.kept + readings.packs + compared
+    general = readings.kept + compared if session.recipe.sequence is not None and session.recipe.keep else 0.0
+    found.between = (len(session.stages) - 1) * (readings.plain + general)
     if session.adapted.foldable:
         strengths = {*session.recipe.measurement.strengths} - {0.0, 1.0}
         rows, most = len(Meter(session, Cost()).rows), session.recipe.measurement.dial_rows

@@ -167,6 +167,8 @@ def _estimate(plan: PlanFigures) -> Table:
         table.add_row(name, f"{words.seconds(s.train)} ({1 / s.seconds_per_token:,.0f} tokens a second){more}")
     if e.evaluations:
         table.add_row("evaluated on the way", words.seconds(e.evaluations))
+    if e.between:
+        table.add_row("stages measured", words.seconds(e.between))
     table.add_row("tuned measured", words.seconds(e.tuned))
     if e.dial:
         table.add_row("at other strengths", words.seconds(e.dial))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tunewright.catalogue.annotations import inner_types
+from tunewright.catalogue.parameters import told
 from tunewright.errors import RecipeError, did_you_mean, nearest
 from tunewright.recipe.yaml_text import Document, Path
 
@@ -184,7 +185,7 @@ def explain(error: ValidationError, document: Document, root: type[BaseModel], p
     `prefix`: where in the document the validated part sits.
     """
     lines: list[tuple[str, str, str]] = []
-    items = error.errors(include_url=False)
+    items = told(error.errors(include_url=False))
     unknown = {item["loc"] for item in items if item["type"] == "extra_forbidden"}
     for item in items:
         if item["type"] == "missing" and _misspelt(item["loc"], unknown):

@@ -57,6 +57,12 @@ def _spec(document: Document) -> TasksSpec:
     if not tree.get("methods"):
         where = document.place(("tasks",))
         raise RecipeError("'methods' is missing", where=where, remedy="write methods: [lora] beside tasks")
+    if not isinstance(tree["tasks"], list | Mapping | TasksSpec):
+        raise RecipeError(
+            f"`tasks` lists files, or says which column cuts the data, got {tree['tasks']!r}",
+            where=document.place(("tasks",)),
+            remedy="write tasks: [one.jsonl, two.jsonl], or tasks: {by: label, count: 5}",
+        )
     try:
         return TasksSpec.model_validate(tree["tasks"])
     except ValidationError as error:

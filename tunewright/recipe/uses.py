@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
 from pydantic import (
     Field,
     GetJsonSchemaHandler,
@@ -16,6 +17,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from tunewright.errors import RecipeError
 from tunewright.recipe.fields import Spec, problem
 
 
@@ -86,3 +88,17 @@ class MethodUse(Spec):
                 },
             ],
         }
+
+
+def use_of(text: str, where: str) -> MethodUse:
+    """A method as a command line names it: `lora`, `lora:rank=4:alpha=8`. RecipeError for what is no parameter."""
+    name, *given = text.split(":")
+    params = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"'{pair}' is no parameter", where=where, remedy=f"write {name}:parameter=value")
+        params[key] = yaml.safe_load(value)
+    use = MethodUse(name=name, params=params)
+    use._place = where
+    return use

@@ -345,12 +345,13 @@ def _table(c: Comparison, stacked: bool) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    metric = ("ACC, mean of " if c.tasks else "") + words.metric_name(c.metric)
+    metric = "ACC" if c.tasks else words.metric_name(c.metric)
     gain_of = f"gain\n({metric})" if stacked else f"gain ({metric})"
     kept_or_drift = "lost, matched" if c.base_kept else "drift, matched"
     forgot = ("forgetting",) if c.tasks else ()
-    for name in ("method", gain_of, "", *forgot, kept_or_drift, "stored", "training", "compute\na token"):
-        left = name in ("method", "")
+    first = "method" if c.arms[0].select is None else "selector"
+    for name in (first, gain_of, "", *forgot, kept_or_drift, "stored", "training", "compute\na token"):
+        left = name in (first, "")
         least = len("dropped") if name == "" else None  # a word is not broken
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left, min_width=least)
     for r in (row(c, a) for a in ordered(c)):

@@ -129,6 +129,9 @@ class ArmFigures(Part):
     joint: bool = Field(
         False, description="all tasks of the sequence at once: an upper bound, beside which no method is judged"
     )
+    select: list[Any] | None = Field(
+        None, description="selectors of its rows, as a recipe names them; null: methods are compared"
+    )
     parameters: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method -> every parameter")
     rate: float | None = Field(None, description="learning rate; none: tuning found none at which runs finish")
     tuning: list[TunedRate] = Field(default_factory=list, description="what was tried, when tuned")

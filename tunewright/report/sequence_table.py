@@ -24,6 +24,8 @@ def tables(report: Report) -> list[RenderableType]:
     if columns:
         cells = tuple((Text(clean(n)), tuple(Cell(v, ends) for v, ends in of)) for n, of in rows)
         parts += [Numbers(("after", *map(clean, columns)), cells), Text("")]
+        if "held" in columns:
+            parts += [Paragraph("held: what methods keep for later tasks", "dim"), Text("")]
     return parts
 
 

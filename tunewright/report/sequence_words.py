@@ -153,7 +153,7 @@ def after(report: Report) -> tuple[list[str], list[tuple[str, list[tuple[str, st
         held = words.size(one.held_bytes) if one.held_bytes else ""
         return [(words.seconds(one.seconds), ""), (words.size(one.change_bytes), ""), (held, ""), (rows, ""), *general]
 
-    columns = ["in steps", "changed", "held by methods", "rows replayed", *(f"loss on {n}" for n in names), "drift"]
+    columns = ["in steps", "changed", "held", "rows replayed", *(f"loss on {n}" for n in names), "drift"]
     rows = [(one.name, cells(one)) for one in sequence.after]
     kept = [k for k in range(len(columns)) if any(row[1][k][0] for row in rows)]
     return [columns[k] for k in kept], [(name, [row[k] for k in kept]) for name, row in rows]

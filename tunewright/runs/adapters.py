@@ -29,8 +29,7 @@ from tunewright.runs import begun
 from tunewright.runs.folder import ADAPTERS, RECIPE, RunFolder, discard_if_empty, locked, new_folder
 from tunewright.runs.progress import Named, Screen
 from tunewright.runs.result import Result
-from tunewright.runs.run import interrupted, note_resumed, note_start
-from tunewright.runs.run import resume as resume_one
+from tunewright.runs.run import interrupted, note_resumed, note_start, verify_steps
 from tunewright.runs.turns import Member, Turns, trains_base
 from tunewright.runs.work import Work
 
@@ -93,7 +92,7 @@ def run(
 def verify(path: Path | str, *, quiet: bool = False, json: bool = False) -> None:
     """Compute each adapter's last steps again, alone, as `resume --verify` does; raises what differs."""
     for name in read(Path(path) / RECIPE).recipes:
-        resume_one(Path(path) / name, verify=True, quiet=quiet, json=json)
+        verify_steps(Path(path) / name, Named(name, Screen(quiet=quiet, json=json)))
 
 
 def resume(path: Path | str, *, quiet: bool = False, json: bool = False) -> AdaptersResult:

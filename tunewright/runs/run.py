@@ -63,21 +63,14 @@ def run(
 
 def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json: bool = False) -> Result | None:
     """Go on with a run. `verify` computes its last steps again instead, compares every bit and gives nothing back."""
-    folder = RunFolder(Path(path))
-    if not folder.file(RECIPE).exists() or not folder.file(LOCK).exists():  # a recipe alone may be the user's own
-        raise FolderError("this is no run's folder", where=str(path), remedy="name a folder that `tunewright run` made")
+    screen = Screen(quiet=quiet, json=json)
+    if verify:
+        verify_steps(path, screen)
+        return None
+    folder = _of_a_run(path)
     with locked(folder):
-        if not verify:
-            folder.sweep()
+        folder.sweep()
         recipe = Recipe.load(folder.file(RECIPE))
-        screen = Screen(quiet=quiet, json=json)
-        if verify:
-            from tunewright.runs import begun, intact
-
-            whole = intact.check(folder.path) if (folder.path / "report.json").exists() else intact.Intact()
-            begun.check_recipe(folder)
-            verify_run(Work(folder, recipe, screen), whole)
-            return None
         if (folder.path / "report.json").exists():
             from tunewright.report.schema import Report
 
@@ -94,6 +87,25 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
             return _whole(work)
         except KeyboardInterrupt:
             raise interrupted(folder) from None
+
+
+def verify_steps(path: Path | str, screen: Screen) -> None:
+    """Compute a run's last steps again and compare every bit; CheckpointError names what differs."""
+    from tunewright.runs import begun, intact
+
+    folder = _of_a_run(path)
+    with locked(folder):
+        recipe = Recipe.load(folder.file(RECIPE))
+        whole = intact.check(folder.path) if (folder.path / "report.json").exists() else intact.Intact()
+        begun.check_recipe(folder)
+        verify_run(Work(folder, recipe, screen), whole)
+
+
+def _of_a_run(path: Path | str) -> RunFolder:
+    folder = RunFolder(Path(path))
+    if not folder.file(RECIPE).exists() or not folder.file(LOCK).exists():  # a recipe alone may be the user's own
+        raise FolderError("this is no run's folder", where=str(path), remedy="name a folder that `tunewright run` made")
+    return folder
 
 
 def note_resumed(work: Work) -> None:

@@ -20,11 +20,13 @@ from typing import Any
 from tunewright.contract.batch import Row
 from tunewright.contract.pairs import PairRows, read_in_pairs
 from tunewright.contract.reader import Reader
-from tunewright.contract.records import Record
+from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import Task
 from tunewright.data.dataset import Dataset
+from tunewright.data.truncate import fit_length
 from tunewright.errors import MethodError
 from tunewright.files.cache import cache_folder
+from tunewright.loading.options import options_of
 from tunewright.measure.cost import Cost
 from tunewright.models.flops import counting
 from tunewright.runs.folder import RunFolder, unaltered
@@ -71,7 +73,7 @@ def _made(
     say(f"selecting rows of the stage '{selection.stage}'")
     with cost.phase(PHASE), counting() as counted:
         records, target = selection.records(), selection.target()
-        readers = _readers(session, part, selection, records, target)
+        readers = readers_of(session, part, selection, records, target)
         factors = {(r.source, r.id): 1.0 for r in records}
         kept: list[tuple[Key, float]] = []
         steps = applied(selection.waiting, records, target, selection.seed, selection.stage, readers, selection.told)
@@ -87,10 +89,14 @@ def _in_order(pool: Dataset) -> list[tuple[Key, float]]:
     return [(key, 1.0) for key in dict.fromkeys(map(record_key, pool.rows))]
 
 
-def _readers(
+def readers_of(
     session: Session, part: StageInputs, selection: Selection, records: Sequence[Record], target: Sequence[Record]
 ) -> dict[str, Reader]:
+    """A reader of each model that a stage's waiting selectors name, by its name; it reads records and target alone, or
+    changed copies of these, encoded anew.
+    """
     places: dict[int, tuple[Dataset, list[int]]] = {}
+    options = options_of(part.data, session.options.labels, session.loaded)
     for dataset, some in ((selection.pool, records), (selection.target_rows, target)):
         if dataset is None:
             continue
@@ -100,12 +106,20 @@ def _readers(
         # by the object: a record of the target may be called as one of the pool is
         places |= {id(r): (dataset, by_key[(r.source, r.id)]) for r in some}
 
+    offered = {(r.source, r.id) for some in (records, target) for r in some}
+
     def encoded(record: Record) -> list[Row]:
+        if id(record) not in places and (record.source, record.id) in offered:
+            try:
+                row = session.task.encode(record, session.tokenizer, options)
+                return fit_length(row, options.max_length, options.truncation) or [row]
+            except RowProblem as problem:
+                raise problem.at(record.where).error() from None
         if id(record) not in places:
             raise MethodError(
                 f"a selector reads a record that it was not given: {record.where}",
                 where=f"stages.{selection.stage}.data.select",
-                remedy="hand readers the records and the target as they are",
+                remedy="hand readers the records and the target, or changed copies: record.replace(...)",
             )
         dataset, indices = places[id(record)]
         return [dataset.rows[i] for i in indices]

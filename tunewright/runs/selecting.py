@@ -10,6 +10,7 @@ wait for their stage to begin (`selected.py`): they read records with the model 
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -239,7 +240,7 @@ def applied(
         rng = random.Random(f"{seed}/select/{stage}/{use.name}")
         asked = {n: readers[n] for n in method.speakers() if n in readers}
         given = call(method, "select", use.name, records=records, target=target, readers=asked, rng=rng)
-        found = _checked(given, len(records), use.name, where)
+        found = checked(given, len(records), use.name, where, records)
         assert found.weights is not None
         _note(
             told, records, found, use.name if use.name not in [u.name for u in uses[:place]] else f"{use.name}#{place}"
@@ -310,16 +311,23 @@ def check_selector(use: MethodUse, where: str, recipe: Recipe) -> None:
             )
 
 
-def _checked(selection: Any, n: int, name: str, where: str) -> Selected:
-    """What a selector gave, with plain indices and a weight for each."""
+def checked(selection: Any, n: int, name: str, where: str, records: Sequence[Record] = ()) -> Selected:
+    """What a selector gave of n records, with plain indices and a weight for each; errors name one of `records`."""
     try:
         if not isinstance(selection, Selected):
             several = isinstance(selection, tuple) and selection and not isinstance(selection[0], int)
             selection = Selected(*selection) if several else Selected(selection)
         indices = [operator.index(i) for i in selection.indices]
         weights = [1.0] * len(indices) if selection.weights is None else [float(f) for f in selection.weights]
-        for values in selection.scores.values():
-            _ = [float(v) for v in values]
+        bad = next(
+            (
+                (what, k, v)
+                for what, values in selection.scores.items()
+                for k, v in enumerate(values)
+                if not math.isfinite(v)
+            ),
+            None,
+        )
         reasons = selection.reasons
         if reasons is not None and not all(isinstance(r, str) for r in reasons):
             raise TypeError("reasons that are no texts")
@@ -334,6 +342,13 @@ def _checked(selection: Any, n: int, name: str, where: str) -> Selected:
     for what, values in [*selection.scores.items(), ("reasons", selection.reasons)]:
         if values is not None and len(values) != n:
             raise MethodError(f"'{name}' must return {what} of all its {n} records, got {len(values)}", where=where)
+    if bad is not None:
+        what, k, value = bad
+        raise MethodError(
+            f"'{name}' gives {value} as {what}, which is no finite number",
+            where=records[k].where if k < len(records) else where,
+            remedy="look at this row, or take it out",
+        )
     if not indices:
         raise DataError(f"'{name}' leaves none of {n} records", where=where, remedy="let it keep more")
     return Selected(indices, weights, selection.scores, selection.reasons)

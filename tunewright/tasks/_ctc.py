@@ -19,8 +19,8 @@ from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.records import RowProblem
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError
-from tunewright.tasks._features import apart, features, in_type, together
-from tunewright.tasks.base import epochs_of
+from tunewright.tasks._features import apart, features, together
+from tunewright.tasks.base import epochs_of, in_type
 
 KIND = "ctc"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tunewright.contract.batch import Batch
 from tunewright.contract.records import Record, RowProblem
@@ -154,9 +154,3 @@ def together(states: Sequence[Tensor]) -> Tensor:
     """[r, L, D] of several lengths as one [R, L, D], zeros behind the shorter ones."""
     longest = max(s.shape[1] for s in states)
     return torch.cat([torch.nn.functional.pad(s, (0, 0, 0, longest - s.shape[1])) for s in states])
-
-
-def in_type(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs with numbers in the type that the model computes in: its first layer is a convolution of them."""
-    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return {name: x.to(kind) if x.is_floating_point() else x for name, x in inputs.items()}

@@ -17,9 +17,9 @@ from torch import nn
 from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
-from tunewright.tasks._features import apart, features, in_type, of_record, together
+from tunewright.tasks._features import apart, features, of_record, together
 from tunewright.tasks._pooled import classifier_outputs
-from tunewright.tasks.base import epochs_of, label_id
+from tunewright.tasks.base import epochs_of, in_type, label_id
 
 
 class AudioClassification(Task):

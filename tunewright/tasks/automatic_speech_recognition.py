@@ -28,9 +28,9 @@ from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import ModelError
 from tunewright.tasks import _ctc
-from tunewright.tasks._features import features, in_type, of_record
+from tunewright.tasks._features import features, of_record
 from tunewright.tasks._quietly import quietly
-from tunewright.tasks.base import epochs_of, pad
+from tunewright.tasks.base import epochs_of, in_type, pad
 from tunewright.tasks.text2text_generation import pad_floats, written
 
 AT_ONCE = 8

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,3 +170,11 @@ def discover_labels(
         if most <= 2 * len(names) and not pointed:
             return tuple(str(i) for i in range(most))
     return tuple(sorted(names, key=lambda name: (numbers[name], name)))
+
+
+def in_type(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs with numbers in the type that the model computes in: the first layer of some is a convolution, which takes
+    no other.
+    """
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return {name: x.to(kind) if x.is_floating_point() else x for name, x in inputs.items()}

@@ -20,7 +20,7 @@ from tunewright.contract.task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Enco
 from tunewright.tasks._pictures import read_image
 from tunewright.tasks._pooled import classifier_outputs
 from tunewright.tasks._processor import pixels_of
-from tunewright.tasks.base import epochs_of, label_id
+from tunewright.tasks.base import epochs_of, in_type, label_id
 
 
 def image_options(processor: Any = None, config: Any = None) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class ImageClassification(Task):
 
     def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
         """`logits` [R, V]; `features` [R, D] are what the head reads."""
-        return classifier_outputs(model, batch, dict(batch.inputs), hidden=hidden)
+        return classifier_outputs(model, batch, in_type(model, batch.inputs), hidden=hidden)
 
     def default_metric(self, rows: Sequence[Row]) -> str:
         return "accuracy"

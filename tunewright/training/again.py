@@ -18,13 +18,13 @@ from tunewright.errors import MethodError
 
 
 class Again:
-    """Called as `forward(batch, base=False, weights=None, grad=True, dropout=True, hidden=False)`.
+    """Called as `forward(batch, base=False, start=False, weights=None, grad=True, dropout=True, hidden=False)`.
 
-    `batch` is the objective's own or a changed copy of it. `base`: by the untouched base. `weights`: values by
-    parameter name that stand in the place of those that train for the while (a slowly moving copy). `grad=False` keeps
-    no graph, as with the base and with `weights`. `dropout=False` runs in evaluation mode. `hidden` keeps all hidden
-    states. Raises MethodError where the batch has lost its inputs: an objective over a whole batch (`couples =
-    "batch"`) asks for a Need instead.
+    `batch` is the objective's own or a changed copy of it. `base`: by the untouched base. `start`: by the model as the
+    stage began, for a method whose field `reference` is "start". `weights`: values by parameter name that stand in the
+    place of those that train for the while (a slowly moving copy). `grad=False` keeps no graph, as with the base, the
+    start and `weights`. `dropout=False` runs in evaluation mode. `hidden` keeps all hidden states. Raises MethodError
+    where the batch has lost its inputs: an objective over a whole batch (`couples = "batch"`) asks for a Need instead.
     """
 
     def __init__(self, loop: Any):
@@ -35,6 +35,7 @@ class Again:
         batch: Batch,
         *,
         base: bool = False,
+        start: bool = False,
         weights: Mapping[str, Tensor] | None = None,
         grad: bool = True,
         dropout: bool = True,
@@ -46,7 +47,13 @@ class Again:
                 where="forward",
                 remedy="an objective over the whole batch (couples = 'batch') asks for a Need instead",
             )
-        grad = grad and not base and weights is None
+        if start and self._loop.start is None:
+            raise MethodError(
+                "nobody kept the weights with which the stage began",
+                where="forward",
+                remedy='give the method a field `reference` and let it be "start"',
+            )
+        grad = grad and not base and not start and weights is None
 
         @contextmanager
         def inside() -> Iterator[nn.Module]:
@@ -54,9 +61,11 @@ class Again:
                 model: nn.Module = self._loop.adapted.outer
                 if base:
                     model = stack.enter_context(self._loop.adapted.base())
+                if start:
+                    stack.enter_context(self._loop.start.there())
                 if weights is not None:
                     stack.enter_context(self._loop.trained.lent(weights))
-                if base or not dropout:
+                if base or start or not dropout:
                     stack.enter_context(self._loop.adapted.evaluating())
                 if not grad:
                     stack.enter_context(torch.no_grad())

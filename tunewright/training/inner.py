@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,19 +10,36 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.batch import Batch, Loss, Outputs, Row
+from tunewright.contract.combining import Methods
+from tunewright.contract.pairs import rows_for
 from tunewright.errors import MethodError
 from tunewright.models.deltas import folded, is_plain
+from tunewright.training.losses import sum_weights, weighted_sum
 from tunewright.training.trained import Trained
+
+Reading = Callable[[Outputs, Batch, Sequence[int]], Loss]
+"""(outputs, batch, places) -> a loss for each target of a micro-batch; `places` are its rows' among all that were
+asked about.
+"""
 
 
 class Steps(Protocol):
     """The part of a loop that a method's own inner step works with."""
 
+    step_number: int
+
     @property
     def trained(self) -> Trained: ...
     @property
     def adapted(self) -> Any: ...
+    @property
+    def methods(self) -> Methods: ...
+    @property
+    def stage(self) -> Any: ...
+    @property
+    def rollouts(self) -> Any: ...
+    def backward(self, batches: list[Batch], record: dict[str, Any]) -> Tensor: ...
     def micro_batches(self, rows: Sequence[tuple[Row, int]]) -> list[Batch]: ...
     def forward(self, batch: Batch) -> Outputs: ...
     def gradients(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]: ...
@@ -88,8 +105,11 @@ class TrainedWeight:
 class Inner:
     """What a method that owns the inner step may do: compute gradients at the present weights, as often as it likes.
 
-    The last call of `gradients()` leaves the gradients with which the optimizer steps. One that asks for none reads the
-    rows itself (`rows`, `batches`, `reading`), and says what is logged (`tell`).
+    The last call of `gradients()` leaves the gradients with which the optimizer steps, or `leave` others in their
+    place. One that asks for none reads the rows itself (`rows`, `batches`, `reading`), and says what is logged
+    (`tell`). Rows of its own, such as those that it kept of earlier tasks, join the step's (`also`) or have gradients
+    apart (`gradients_of`); they are changed by methods on `row` and `batch` and split as the step's rows are, and what
+    budgets count is the step's rows alone.
     """
 
     def __init__(self, loop: Steps, rows: Sequence[tuple[Row, int]]):
@@ -101,10 +121,62 @@ class Inner:
         """Trained leaves by name; after moving them call `moved()`."""
         return self._loop.trained.parameters()
 
-    def gradients(self) -> dict[str, Tensor]:
-        """Gradients of this step's rows at the present weights."""
-        self.record = self._loop.gradients(self._rows)
+    def gradients(self, also: Sequence[Row] = ()) -> dict[str, Tensor]:
+        """Gradients of this step's rows, and of those that join them, at the present weights: of one loss over all."""
+        self.record = self._loop.gradients([*self._rows, *self._own(also)])
+        if also:
+            self.record["joined_rows"] = len(also)
         return self._loop.trained.gradients()
+
+    def gradients_of(self, rows: Sequence[Row], loss: Reading | None = None) -> tuple[dict[str, Tensor], float]:
+        """(gradients by name, loss) of other rows than the step's at the present weights: of the stage's objectives
+        or the task's loss without penalties, or of the mean of `loss` over their targets. What `gradients()` left
+        stays.
+        """
+        loop = self._loop
+        kept = {n: leaf.leaf.grad for n, leaf in loop.trained.leaves.items()}
+        loop.trained.zero_grad()
+        try:
+            batches = loop.micro_batches(self._own(rows))
+            if loss is None:
+                total = loop.backward(batches, {})
+            else:
+                total = self._mean(batches, loss)
+            return {n: g.clone() for n, g in loop.trained.gradients().items()}, float(total)
+        finally:
+            loop.trained.zero_grad()
+            for n, gradient in kept.items():
+                loop.trained.leaves[n].leaf.grad = gradient
+
+    def _mean(self, batches: Sequence[Batch], loss: Reading) -> Tensor:
+        weights, total, at = sum_weights(batches, None), torch.zeros((), device=self._loop.stage.device), 0
+        for batch in batches:
+            places = range(at, at + len(batch.row_ids))
+            at += len(batch.row_ids)
+            part = weighted_sum(loss(self._loop.forward(batch), batch, places), batch, None) / weights
+            if part.requires_grad:
+                part.backward()
+            total = total + part.detach()
+        return total
+
+    def _own(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
+        """A method's rows as the stage's methods read them, each in an epoch of its own: what is drawn of a row, a
+        noise or a mask, is drawn anew in each step.
+        """
+        loop = self._loop
+        if rows and loop.rollouts:
+            raise MethodError(
+                f"'{loop.rollouts.bound.name}' trains on what the model says, and rows of the data cannot join these",
+                where="step",
+                remedy="put the method that keeps rows into another stage",
+            )
+        return [(row, loop.step_number) for row in rows_for([b.method for b in loop.methods], rows, loop.stage.task)]
+
+    def leave(self, gradients: Mapping[str, Tensor]) -> None:
+        """Let the optimizer step with these gradients; what is not named does not move."""
+        for n, leaf in self._loop.trained.leaves.items():
+            g = gradients.get(n)
+            leaf.leaf.grad = None if g is None else g.to(leaf.leaf.dtype)
 
     def moved(self) -> None:
         """Make moved leaves take effect where only entries of a tensor train."""

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -80,10 +80,6 @@ class Rollouts:
         self.left = self.read = 0
         self.logs: dict[str, float] = {}
         self.scored: dict[tuple[str, str, int, tuple[int, ...]], float | list[float]] = {}
-        # here the model holds the stage's start, whether the run goes on from a checkpoint or not; weights of the base
-        # are noted by the loop, each when it is first drawn
-        kept = loop.adapted.trainable_deltas() if loop.notes_starts else {}
-        self.start = {n: p.detach().clone() for n, p in kept.items()}
 
     def take(self) -> tuple[Taken, dict[str, float]]:
         """Rows of the next step with their epochs, and what is logged of them."""
@@ -202,7 +198,7 @@ class Rollouts:
         with ExitStack() as stack:
             model = stack.enter_context(loop.adapted.base()) if at == "base" else loop.adapted.outer
             if at == "start":
-                stack.enter_context(self._as_begun())
+                stack.enter_context(loop.start.there())
             stack.enter_context(loop.adapted.evaluating())
             stack.enter_context(torch.no_grad())
             for indices in batches_by_length([row.size for row in rows], READ_TOKENS, READ_ROWS):
@@ -212,20 +208,6 @@ class Rollouts:
                 for k, value in zip(batch.rows.tolist(), values.tolist(), strict=True):
                     found[indices[k]].append(value)
         return found
-
-    @contextmanager
-    def _as_begun(self) -> Iterator[None]:
-        """The values of the stage's start in the places of what trains, and back."""
-        adapted, swapped = self.loop.adapted, list[tuple[torch.nn.Parameter, Tensor]]()
-        trained = {**adapted.base_parameters(), **adapted.trainable_deltas()}
-        try:
-            for name, value in {**self.loop.starts, **self.start}.items():
-                swapped.append((trained[name], trained[name].data))
-                trained[name].data = value
-            yield
-        finally:
-            for p, data in swapped:
-                p.data = data
 
     def state(self) -> dict[str, Any]:
         """JSON from which `restore` goes on: the rows still to be trained on again."""

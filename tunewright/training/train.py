@@ -34,6 +34,7 @@ from tunewright.training.rollouts import Rollouts
 from tunewright.training.schedules import factor_for
 from tunewright.training.splitting import with_splits
 from tunewright.training.stage import Stop, TrainingInputs
+from tunewright.training.start import Start
 from tunewright.training.stepping import Due, apply, go_through
 from tunewright.training.trained import Trained
 from tunewright.training.validation import Validation, asks
@@ -83,7 +84,9 @@ class Loop:
             self.trained.move(first.places)
             self.trained.set(first)
         self.starts: dict[str, Tensor] = {}
-        from_start = any(getattr(b.method, "reference", "base") == "start" for b in self.methods.on("rollout"))
+        asks_start = [*self.methods.on("rollout"), *self.methods.on("objective")]
+        from_start = any(getattr(b.method, "reference", "base") == "start" for b in asks_start)
+        self.start = Start(self) if from_start else None
         self.notes_starts = from_start or bool(self.methods.on("penalty"))
         self._note_starts()
         asking = next((b.name for b in self.methods if asks(type(b.method))), None)
@@ -94,7 +97,7 @@ class Loop:
         self.rollouts = Rollouts(self) if self.methods.on("rollout") else None
 
     def _note_starts(self) -> None:
-        """Penalties and rollouts ask where weights began: keep each one's value when it is first drawn."""
+        """Penalties, rollouts and objectives ask where weights began: keep each one's value when it is first drawn."""
         if self.notes_starts:
             drawn = {
                 n: leaf for n, leaf in self.trained.leaves.items() if leaf.group == "base" and n not in self.starts
@@ -230,13 +233,17 @@ class Loop:
         """Fill every leaf's gradient with that of the step's loss; return what is logged."""
         self.trained.zero_grad()
         batches = self.micro_batches(rows)
-        objectives = self.methods.on("objective")
         record: dict[str, Any] = {"labels": sum(len(b.labels) for b in batches)}
+        return self.told(record, self.backward(batches, record), batches)
+
+    def backward(self, batches: list[Batch], record: dict[str, Any]) -> Tensor:
+        """Add the gradient of the stage's objectives, or of the task's loss, over `batches` as one step; penalties are
+        apart. Gives the loss, and adds to `record` what is logged.
+        """
+        objectives = self.methods.on("objective")
         if any(o.coupled for o in objectives) or not objectives and self.stage.task.couples == "batch":
-            total = coupled.backward(self, batches, objectives, record)
-        else:
-            total = self._backward_each(batches, objectives, record)
-        return self.told(record, total, batches)
+            return coupled.backward(self, batches, objectives, record)
+        return self._backward_each(batches, objectives, record)
 
     def told(self, record: dict[str, Any], total: Tensor, batches: list[Batch]) -> dict[str, Any]:
         """A step's record once its losses, whose sum is `total`, have their gradients: those of penalties are added."""

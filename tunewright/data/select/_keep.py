@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,3 +20,9 @@ def how_many(keep: float, n: int) -> int:
 def smallest(scores: Sequence[float], k: int) -> list[int]:
     """Indices of the k smallest scores, smallest first; of equal ones those that stand first."""
     return sorted(range(len(scores)), key=lambda i: (scores[i], i))[:k]
+
+
+def drawn(key: str) -> float:
+    """A uniform draw in [0, 1), the same for the same key: 53 bits of its BLAKE2b hash."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / (1 << 53)

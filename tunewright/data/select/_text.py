@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tunewright.contract.records import Record
 
 COLUMNS = ("text", "system", "prompt", "completion", "chosen")
 
@@ -17,6 +19,37 @@ def text_of(record: Mapping[str, Any]) -> str:
         if isinstance(part, list | tuple):
             parts += [turn.get("content") for turn in part if isinstance(turn, Mapping)]
     return "\n".join(p for p in parts if isinstance(p, str) and p)
+
+
+def asked(record: Mapping[str, Any]) -> str:
+    """What a record asks, as text: its prompt, or every turn before the last answer; "" where it asks nothing."""
+    found = record.get("prompt") or record.get("messages") or ""
+    if isinstance(found, list | tuple):
+        turns = [t for t in found if isinstance(t, Mapping)]
+        if not record.get("prompt") and turns and turns[-1].get("role") == "assistant":
+            turns = turns[:-1]
+        found = "\n".join(str(t.get("content") or "") for t in turns)
+    return "\n".join(str(p) for p in (record.get("system"), found) if p)
+
+
+HEADER = "### Response:"
+"""What stands before an answer whose prompt was taken away, where a prompt is one text."""
+
+
+def without_prompt(record: Record) -> Record:
+    """A copy of a record that asks nothing: `HEADER` in the place of a prompt, turns of others with nothing in them."""
+
+    def blank(turns: Sequence[Any]) -> list[Any]:
+        return [t if t.get("role") == "assistant" else {**t, "content": ""} for t in turns]
+
+    changes: dict[str, Any] = {"system": None} if record.get("system") else {}
+    for column in ("prompt", "messages"):
+        found = record.get(column)
+        if isinstance(found, list | tuple):
+            changes[column] = blank(found)
+        elif found:
+            changes[column] = HEADER
+    return record.replace(**changes)
 
 
 def answer_of(record: Mapping[str, Any]) -> str:

@@ -17,34 +17,63 @@ import hashlib
 import heapq
 import math
 import random
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from tunewright.contract.method import Method
-from tunewright.data.select._keep import share
+from tunewright.contract.records import Record
+from tunewright.contract.selected import Selected
+from tunewright.data.select._keep import drawn, share
 from tunewright.data.select._text import text_of
+from tunewright.data.select._words import SPREAD, Tokens, tokens
 from tunewright.errors import DataError
 
-WORDS = re.compile(r"\w+|[^\w\s]+")
+TABLE = 1 << 21
+"""Runs of words whose buckets are remembered."""
+CHARACTERS = 1 << 18
+"""Of texts that are counted together."""
 
 
 def bucket(gram: str, buckets: int = 10_000) -> int:
     """Where an n-gram is counted: sha256 of its UTF-8 bytes as a number, modulo `buckets`."""
-    return int(hashlib.sha256(gram.encode()).hexdigest(), 16) % buckets
+    return int.from_bytes(hashlib.sha256(gram.encode("utf-8", "surrogatepass")).digest(), "big") % buckets
 
 
-def counts(text: str, n: int = 2, buckets: int = 10_000) -> tuple[dict[int, int], int]:
-    """(bucket -> how many n-grams of 1 to n words fall into it, number of words)."""
-    words, by_bucket = WORDS.findall(text.lower()), dict[int, int]()
-    for size in range(1, n + 1):
-        for i in range(len(words) - size + 1):
-            b = bucket(" ".join(words[i : i + size]), buckets)
-            by_bucket[b] = by_bucket.get(b, 0) + 1
-    return by_bucket, len(words)
+class Grams:
+    """The n-grams of texts by bucket. Hashing is what takes long: an n-gram that a table of `TABLE` places holds is not
+    hashed again.
+    """
+
+    def __init__(self, n: int = 2, buckets: int = 10_000):
+        self.n, self.buckets = n, buckets
+        self._keys, self._found = np.zeros(TABLE, np.uint64), np.zeros(TABLE, np.int32)
+
+    def of(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """([G] buckets of all runs of 1 to n words, [G] which text each run stands in, [T] words of each text)."""
+        held = tokens(texts)
+        found, where = [], []
+        for size in range(1, self.n + 1):
+            keys, starts = held.runs(size)
+            found.append(self._buckets(keys, starts, held, size))
+            where.append(held.text[starts])
+        return np.concatenate(found), np.concatenate(where), np.bincount(held.text, minlength=len(texts))
+
+    def _buckets(self, keys: np.ndarray, starts: np.ndarray, held: Tokens, size: int) -> np.ndarray:
+        slots = (keys * SPREAD) >> np.uint64(65 - TABLE.bit_length())
+        found = self._found[slots].astype(np.int64)
+        missing = np.flatnonzero(self._keys[slots] != keys)
+        if len(missing):
+            fresh, first, back = np.unique(keys[missing], return_index=True, return_inverse=True)
+            runs = held.said(starts[missing[first]], size)
+            more = np.fromiter(map(bucket, runs, repeat(self.buckets)), np.int64, len(fresh))
+            found[missing] = more[back]
+            self._keys[slots[missing[first]]], self._found[slots[missing[first]]] = fresh, more
+        return found
 
 
 def log_ratio(target: np.ndarray, raw: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
@@ -53,14 +82,29 @@ def log_ratio(target: np.ndarray, raw: np.ndarray, smoothing: float = 0.0) -> np
     return np.asarray(np.log(p / p.sum() + 1e-8) - np.log(q + 1e-8))
 
 
-def log_weight(found: Mapping[int, int], ratio: np.ndarray) -> float:
-    """w of one text; it adds over n-grams."""
-    return float(sum(c * ratio[b] for b, c in found.items()))
+def log_weights(buckets: np.ndarray, text: np.ndarray, ratio: np.ndarray, texts: int) -> np.ndarray:
+    """[texts] w of each text; it adds over n-grams."""
+    return np.bincount(text, weights=ratio[buckets], minlength=texts)
+
+
+def in_batches(records: Iterable[Record]) -> Iterator[tuple[list[Record], list[str]]]:
+    """Records and their texts, a few hundred thousand characters at a time."""
+    some, texts, held = list[Record](), list[str](), 0
+    for record in records:
+        text = text_of(record)
+        some.append(record)
+        texts.append(text)
+        held += len(text)
+        if held >= CHARACTERS:
+            yield some, texts
+            some, texts, held = [], [], 0
+    if some:
+        yield some, texts
 
 
 def gumbel(key: str) -> float:
     """Standard Gumbel noise, the same for the same key."""
-    return -math.log(-math.log(random.Random(key).random() or 5e-324))
+    return -math.log(-math.log(drawn(key) or 5e-324))
 
 
 class DSIR(Method):
@@ -82,28 +126,46 @@ class DSIR(Method):
 
     _percent = field_validator("keep", mode="before")(share)
 
-    def _counted(self, records: Iterable[Mapping[str, Any]], what: str) -> np.ndarray:
+    def _counted(self, records: Iterable[Record], what: str, grams: Grams) -> np.ndarray:
         """[buckets] counts over all records."""
         total = np.zeros(self.buckets)
-        for r in records:
-            for b, c in counts(text_of(r), self.ngrams, self.buckets)[0].items():
-                total[b] += c
+        for _, texts in in_batches(records):
+            total += np.bincount(grams.of(texts)[0], minlength=self.buckets)
         if not total.any():
             raise DataError(
                 f"the {what} hold no words", remedy="dsir reads text: give rows with text, prompt or messages"
             )
         return total
 
-    def select(self, records: Sequence[Any], target: Sequence[Any], rng: random.Random) -> list[int]:
-        ratio = log_ratio(
-            self._counted(target, "target's records"), self._counted(records, "records to choose from"), self.smoothing
-        )
+    def select(self, records: Sequence[Record], target: Sequence[Record], rng: random.Random) -> Selected:
+        grams = Grams(self.ngrams, self.buckets)
+        like = self._counted(target, "target's records", grams)
+        raw = self._counted(records, "records to choose from", grams)
+        if not (like * raw).any():
+            raise DataError(
+                "the target's records and those to choose from have nothing in common: not one word",
+                remedy="give a target in the language and the shape of the rows",
+            )
+        ratio = log_ratio(like, raw, self.smoothing)
         k, salt = round(self.keep * len(records)) if self.keep < 1 else int(self.keep), rng.getrandbits(63)
 
-        def scored() -> Iterable[tuple[float, int]]:
-            for i, r in enumerate(records):
-                by_bucket, words = counts(text_of(r), self.ngrams, self.buckets)
-                if words >= self.shortest:
-                    yield log_weight(by_bucket, ratio) + (gumbel(f"{salt}/{r.source}/{r.id}") if self.noise else 0.0), i
+        weights, short = array("d"), set[int]()
 
-        return sorted(i for _, i in heapq.nlargest(max(1, k), scored()))
+        def scored() -> Iterable[tuple[float, int]]:
+            for some, texts in in_batches(records):
+                buckets, text, words = grams.of(texts)
+                for r, w, n in zip(some, log_weights(buckets, text, ratio, len(some)), words, strict=True):
+                    i = len(weights)
+                    weights.append(w)
+                    if n < self.shortest:
+                        short.add(i)
+                    else:
+                        yield w + (gumbel(f"{salt}/{r.source}/{r.id}") if self.noise else 0.0), i
+
+        kept = sorted(i for _, i in heapq.nlargest(max(1, k), scored()))
+        inside, against = set(kept), "not drawn" if self.noise else "weight below those kept"
+        reasons = [
+            "" if i in inside else f"fewer than {self.shortest} words" if i in short else against
+            for i in range(len(weights))
+        ]
+        return Selected(kept, scores={"weight": weights}, reasons=reasons)

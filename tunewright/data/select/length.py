@@ -6,18 +6,16 @@ the whole of a plain text. What models write is often empty at one end and runs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from tunewright.contract.method import Method
 from tunewright.contract.records import Record
-from tunewright.contract.selected import Selected
 from tunewright.data.select._text import answer_of
+from tunewright.pieces.each_row import EachRow, Judge
 
 
-class Length(Method):
+class Length(EachRow):
     """Keeps records whose answer is neither too short nor too long."""
 
     least: NonNegativeInt = Field(1, description="fewest words of an answer that is kept", examples=[5])
@@ -31,10 +29,12 @@ class Length(Method):
             raise ValueError(f"least ({self.least}) must not be above most ({self.most})")
         return self
 
-    def select(self, records: Sequence[Record]) -> Selected:
-        words = [len(answer_of(r).split()) for r in records]
-        reasons = [self._against(n) for n in words]
-        return Selected([i for i, why in enumerate(reasons) if not why], scores={"words": words}, reasons=reasons)
+    def judge(self) -> Judge:
+        def judged(record: Record) -> tuple[dict[str, float], str]:
+            words = len(answer_of(record).split())
+            return {"words": words}, self._against(words)
+
+        return lambda some: [judged(r) for r in some]
 
     def _against(self, words: int) -> str:
         if words < self.least:

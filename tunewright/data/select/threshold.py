@@ -6,17 +6,14 @@ that has no finite number there is an error, since it would be dropped without a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field, model_validator
 
-from tunewright.contract.method import Method
 from tunewright.contract.records import Record, finite
-from tunewright.contract.selected import Selected
 from tunewright.errors import DataError
+from tunewright.pieces.each_row import EachRow, Judge
 
 
-class Threshold(Method):
+class Threshold(EachRow):
     """Keeps records by a number in one of their columns."""
 
     column: str = Field("confidence", min_length=1, description="the column that holds the number", examples=["score"])
@@ -29,10 +26,12 @@ class Threshold(Method):
             raise ValueError("it keeps everything without a bound: write least: 0.9, or most")
         return self
 
-    def select(self, records: Sequence[Record]) -> Selected:
-        values = [self._number(r) for r in records]
-        reasons = [self._against(x) for x in values]
-        return Selected([i for i, why in enumerate(reasons) if not why], scores={self.column: values}, reasons=reasons)
+    def judge(self) -> Judge:
+        def judged(record: Record) -> tuple[dict[str, float], str]:
+            value = self._number(record)
+            return {self.column: value}, self._against(value)
+
+        return lambda some: [judged(r) for r in some]
 
     def _number(self, record: Record) -> float:
         value = record.get(self.column)

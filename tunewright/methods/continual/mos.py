@@ -56,8 +56,7 @@ from tunewright.models.deltas import Bottleneck, deltas_of, rename, set_frozen
 from tunewright.models.experts import expert, speaking
 from tunewright.models.sites import Site, Structure
 from tunewright.pieces.class_gaussians import aligned_head, class_covariances
-from tunewright.pieces.heads import classifier_head, classifier_head_name, loss_among, read_by_head
-from tunewright.pieces.means import last_tokens
+from tunewright.pieces.heads import classifier_head, classifier_head_name, loss_among, pooled_read, read_by_head
 from tunewright.pieces.prototypes import class_means, cosine_logits
 
 NAME = "mos"
@@ -123,7 +122,7 @@ class Retrieval(nn.Module):
         prototypes = state.get_buffer("prototypes")
         classes, owners = (torch.tensor(state.data[n], device=prototypes.device) for n in ("classes", "owners"))
         run(0)
-        alike = cosine_logits(_pooled(ran[0][1], inputs), prototypes)
+        alike = cosine_logits(pooled_read(ran[0][1], inputs), prototypes)
         logits, task = refined(owners[alike.argmax(-1)], run, owners, self.rounds)
         said = logits.softmax(-1)
         if self.ensemble:
@@ -143,11 +142,6 @@ class Retrieval(nn.Module):
         for t, features in read.items():
             own = torch.where((task == t).view(-1, *[1] * (features.dim() - 1)), features, own)
         classifier_head(self.model)(own)
-
-
-def _pooled(features: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-    """[R, D] of what the head reads: where it scores every token, a row's last one."""
-    return last_tokens(features, inputs["attention_mask"]) if features.dim() == 3 else features
 
 
 class MOS(Method):

@@ -27,15 +27,9 @@ from torch import Tensor
 
 from tunewright.contract.method import Method, Need, Needs, Setup, State
 from tunewright.methods.needs.fisher_at_end import FisherAtEnd
+from tunewright.pieces.weight_importance import changes, check_shape, normalised
 
 NAME = "online-ewc"
-
-
-def normalised(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Importances over their mean over all entries of all weights; all zero where every one is."""
-    count = sum(f.numel() for f in fisher.values())
-    mean = sum(float(f.double().sum()) for f in fisher.values()) / max(1, count)
-    return {n: f / mean if mean > 0 else torch.zeros_like(f) for n, f in fisher.items()}
 
 
 class OnlineEWC(Method):
@@ -68,10 +62,10 @@ class OnlineEWC(Method):
 
     def penalty(self, weights: Mapping[str, Any], state: State) -> Tensor:
         total = torch.zeros(())
-        for weight in weights.values():
-            importance = state.get(f"fisher.{weight.site.name}")
-            if importance is not None and weight.foldable:  # what folds into no weight has no change [out, in]
-                change = weight.change()
+        for site, change in changes(weights):
+            importance = state.get(f"fisher.{site}")
+            if importance is not None:
+                check_shape(importance.shape, change.shape, site, NAME)
                 total = total.to(change.device) + (importance * change.square()).sum()
         return self.coefficient / 2 * total
 

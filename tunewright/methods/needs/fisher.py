@@ -52,6 +52,16 @@ def mean_loss(run: Any, batch: Batch) -> Tensor:
 
 def diagonal_fisher(sites: list[Site], loss: Callable[[Batch], Tensor], rows: Iterable[Batch]) -> dict[str, Tensor]:
     """Mean of squared gradients over batches of one row each; what required a gradient before does so after."""
+    return mean_of_gradients(sites, loss, rows, None)
+
+
+def mean_of_gradients(
+    sites: list[Site],
+    value: Callable[[Batch], Tensor],
+    rows: Iterable[Batch],
+    of: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Mean over batches of one row each of `of` (none: the square) of the gradients of `value`, [out, in] by site."""
     was = [s.weight.requires_grad for s in sites]
     totals = {s.name: torch.zeros(s.weight.shape, device=s.weight.device) for s in sites}
     count = 0
@@ -61,10 +71,12 @@ def diagonal_fisher(sites: list[Site], loss: Callable[[Batch], Tensor], rows: It
         for row in rows:
             if len(row.labels) == 0:
                 continue
-            grads = torch.autograd.grad(loss(row), [s.weight for s in sites], allow_unused=True)
+            grads = torch.autograd.grad(value(row), [s.weight for s in sites], allow_unused=True)
             for s, g in zip(sites, grads, strict=True):
-                if g is not None:
+                if g is not None and of is None:
                     totals[s.name].addcmul_(g.float(), g.float())
+                elif g is not None and of is not None:
+                    totals[s.name].add_(of(g.float()))
             count += 1
     finally:
         for s, before in zip(sites, was, strict=True):

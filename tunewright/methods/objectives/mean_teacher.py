@@ -22,12 +22,7 @@ from torch import Tensor
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method
 from tunewright.contract.state import COPY, State
-
-
-def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL(teacher || student) [S] from logits [S, V]; no gradient reaches the teacher."""
-    p, q = teacher.detach().float().log_softmax(-1), student.float().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
+from tunewright.pieces.divergence import divergence
 
 
 class MeanTeacher(Method):

@@ -1,0 +1,172 @@
+"""`tunewright select`: rows and scores on disk without a run; what was asked wrongly is one message."""
+
+from __future__ import annotations
+
+import json
+import random
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import tunewright
+from tunewright.commands import cli
+from tunewright.contract.records import Record
+from tunewright.data.pool import Pool
+from tunewright.data.read import read_all
+from tunewright.data.select.dsir import DSIR
+from tunewright.data.select.length import Length
+from tunewright.errors import DataError, FolderError, RecipeError, TunewrightError
+from tunewright.pieces import each_row
+from tunewright.pieces.each_row import EachRow
+from tunewright.recipe import Source
+
+WORDS = "card lost fee river boat bank pin cash rate spring water hills".split()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0)
+    rows = [
+        {"id": 100 - i, "prompt": " ".join(rng.choices(WORDS[i % 2 :: 2], k=6)), "completion": "ja", "meta": {"é": [i]}}
+        for i in range(30)
+    ]
+    rows[7]["prompt"] = rows[3]["prompt"]
+    (tmp_path / "pool.jsonl").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows))
+    (tmp_path / "like.jsonl").write_text('{"text": "lost river bank cash spring hills"}\n' * 3)
+    yield tmp_path
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_rows_judged_as_they_are_read_keep_their_columns_and_order(place: Path) -> None:
+    found = tunewright.select("pool.jsonl", using="near-duplicate,length:least=1", out="out")
+    rows = lines(place / "pool.jsonl")
+    assert lines(place / "out" / "kept.jsonl") == [r for i, r in enumerate(rows) if i != 7]
+    scores = lines(place / "out" / "scores.jsonl")
+    assert [s["id"] for s in scores] == [f"pool.jsonl:{i}" for i in range(1, 31)]
+    assert scores[7] == {
+        "id": "pool.jsonl:8",
+        "kept": False,
+        "by": "near-duplicate",
+        "reason": "says almost what an earlier record says",
+        "scores": {"near-duplicate.overlap": 1.0},
+    }
+    assert scores[0]["scores"] == {"near-duplicate.overlap": 0.0, "length.words": 1} and scores[0]["kept"]
+    first, second = found.selectors
+    assert (first.offered, first.kept, second.offered, second.kept) == (30, 29, 29, 29)
+    assert first.reasons == {"says almost what an earlier record says": 1} and found.kept == 29
+    assert json.loads((place / "out" / "selected.json").read_text()) == found.to_json()
+
+
+def test_they_are_read_once_and_none_is_held(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref[Record]] = []
+    most, judge = [0], Length.judge
+
+    def watched(self: Length) -> Any:
+        judged = judge(self)
+
+        def watching(some: Sequence[Record]) -> Any:
+            seen.extend(map(weakref.ref, some))
+            most[0] = max(most[0], sum(r() is not None for r in seen))
+            return judged(some)
+
+        return watching
+
+    assert issubclass(Length, EachRow)
+    monkeypatch.setattr(Length, "judge", watched)
+    monkeypatch.setattr(each_row, "WINDOW", 4)
+    tunewright.select("pool.jsonl", using="length", out="out")
+    assert len(seen) == 30 and most[0] <= 9
+
+
+def test_selectors_that_see_the_whole_pool_keep_what_they_keep_of_a_list(place: Path) -> None:
+    found = tunewright.select("pool.jsonl", using="dsir,near-duplicate", target="like.jsonl", keep="50%", out="out")
+    records, target = (read_all(Source(path=f)).records for f in ("pool.jsonl", "like.jsonl"))
+    by_hand = DSIR(keep=0.5).select(list(records), list(target), random.Random("0/select/main/dsir"))
+    rows = lines(place / "pool.jsonl")
+    kept = [i for i in by_hand.indices if i != 7 or 3 not in by_hand.indices]
+    assert lines(place / "out" / "kept.jsonl") == [rows[i] for i in kept] and len(by_hand.indices) == 15
+    scores = lines(place / "out" / "scores.jsonl")
+    assert [s["scores"]["dsir.weight"] for s in scores] == pytest.approx(list(by_hand.scores["weight"]))
+    assert [s.get("by") == "dsir" for s in scores] == [i not in by_hand.indices for i in range(30)]
+    assert [s["rank"] for s in scores if s["kept"]] == list(range(len(kept))) and found.target == 3
+    other = tunewright.select("pool.jsonl", using="dsir", target="like.jsonl", keep=15, out="other", seed=1)
+    assert other.kept == 15 and lines(place / "other" / "kept.jsonl") != lines(place / "out" / "kept.jsonl")
+
+
+def test_a_pool_is_read_anew_and_held_only_where_somebody_goes_back() -> None:
+    passes = [0]
+
+    def read() -> Iterator[Record]:
+        passes[0] += 1
+        yield from (Record({"text": str(i)}, id=str(i)) for i in range(10))
+
+    pool = Pool(read, 10)
+    assert [r["text"] for r in pool] == [r["text"] for r in pool] and passes == [2]
+    odd = pool.at([1, 3, 5]).at([0, 2])  # type: ignore[attr-defined]
+    assert [r.id for r in odd] == ["1", "5"] and odd[1].id == "5" and len(odd) == 2
+    passes[0] = 0
+    assert [pool[i].id for i in (0, 4, 9)] == ["0", "4", "9"] and passes == [1]
+    assert pool[2].id == "2" and pool[9].id == "9" and pool[0].id == "0" and passes == [2]
+    assert [r.id for r in pool.at([4, 2])] == ["4", "2"] and [r.id for r in pool[7:]] == ["7", "8", "9"]
+
+
+REFUSED: list[tuple[dict[str, Any], type[TunewrightError], str]] = [
+    ({"using": "dsir"}, RecipeError, "--target: dsir aims at rows"),
+    ({"using": "length", "target": "like.jsonl"}, RecipeError, "no selector aims at a target"),
+    ({"using": "perplexity"}, RecipeError, "--model: 'perplexity' reads rows with a model"),
+    ({"using": "length", "model": "nano"}, RecipeError, "none of the selectors reads with a model"),
+    ({"using": "length", "keep": "10%"}, RecipeError, "none of the selectors would take it"),
+    ({"using": "grape", "model": "nano", "task": "fill-mask"}, TunewrightError, "--with: 'grape' does not serve"),
+    ({"using": "lora"}, TunewrightError, "'lora' selects no rows"),
+    ({"using": "lenght"}, RecipeError, "did you mean 'length'"),
+    ({"using": "length:5"}, RecipeError, "'5' is no parameter"),
+    ({"using": "length:least=99"}, DataError, "none of 30 rows is left"),
+    ({"using": "dsir", "target": "strange.jsonl"}, DataError, "nothing in common"),
+    ({"rows": "empty.jsonl", "using": "length"}, DataError, "empty"),
+    ({"rows": ["pool.jsonl", "pool.jsonl"], "using": "length"}, DataError, "the same ids"),
+    ({}, RecipeError, "rows, and no selector is named"),
+]
+
+
+@pytest.mark.parametrize(("asked", "kind", "says"), REFUSED, ids=[says for _, _, says in REFUSED])
+def test_what_cannot_be_done_is_one_message_and_leaves_nothing(
+    place: Path, asked: dict[str, Any], kind: type[TunewrightError], says: str
+) -> None:
+    (place / "empty.jsonl").write_text("")
+    (place / "strange.jsonl").write_text('{"text": "xyzzy plugh frotz"}\n')
+    before = sorted(place.iterdir())
+    with pytest.raises(kind, match=says):
+        tunewright.select(**{"rows": "pool.jsonl", "out": "out", **asked})
+    assert sorted(place.iterdir()) == before
+
+
+def test_a_judge_s_score_that_is_not_finite_names_its_row(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Length, "judge", lambda self: lambda some: [({"words": float("nan")}, "")] * len(some))
+    with pytest.raises(TunewrightError, match="pool.jsonl:1: 'length' gives a score that is no finite number"):
+        tunewright.select("pool.jsonl", using="length", out="out")
+    assert not (place / "out").exists()
+
+
+def test_what_is_there_stays(place: Path) -> None:
+    tunewright.select("pool.jsonl", using="length", out="out")
+    before = (place / "out" / "scores.jsonl").read_bytes()
+    with pytest.raises(FolderError, match="exists already"):
+        tunewright.select("pool.jsonl", using="length:least=2", out="out")
+    assert (place / "out" / "scores.jsonl").read_bytes() == before
+
+
+def test_the_command_line_says_what_was_kept_and_why_the_rest_goes(place: Path) -> None:
+    words = ["select", "pool.jsonl", "--with", "dsir,near-duplicate", "--target", "like.jsonl", "--keep", "20"]
+    done = CliRunner().invoke(cli.app, [*words, "--out", "out"])
+    assert done.exit_code == 0, done.stderr
+    assert "of 30 rows kept, aiming at 3" in done.stdout and "10 not drawn" in done.stdout
+    done = CliRunner().invoke(cli.app, ["select", "pool.jsonl", "--keep", "20", "--out", "two"])
+    assert done.exit_code == 2 and "--keep" in done.stderr and "--with" in done.stderr
