@@ -7,15 +7,18 @@ import re
 
 import pytest
 
+from tunewright.catalogue import build
 from tunewright.contract.method import call
 from tunewright.contract.records import Record
 from tunewright.data.select import near_duplicate
+from tunewright.data.select._keep import how_many
 from tunewright.data.select.length import Length
 from tunewright.data.select.near_duplicate import NearDuplicate
 from tunewright.data.select.random import RandomDraw
 from tunewright.data.select.threshold import Threshold
-from tunewright.errors import DataError
+from tunewright.errors import DataError, RecipeError
 from tunewright.pieces import each_row
+from tunewright.recipe import MethodUse
 
 
 def records(*texts):
@@ -107,3 +110,19 @@ def test_a_random_draw_is_uniform_nested_and_does_not_depend_on_places():
         for i in call(RandomDraw(keep=10), "select", records=rows, rng=random.Random(seed)).indices:
             counts[i] += 1
     assert 60 <= min(counts) and max(counts) <= 145  # 100 each, standard deviation 8.7
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"), [("100%", 20), (1.0, 20), ("10%", 2), (0.1, 2), (1, 1), ("3", 3), (3.0, 3), (400, 20)]
+)
+def test_a_share_of_all_is_all_and_whole_numbers_count(keep: object, left: int) -> None:
+
+    method = build(MethodUse(name="random", params={"keep": keep}))
+    assert how_many(method.keep, 20) == left  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("keep", ["200%", 1.5, "100.5%", 0, "0%", -1])
+def test_more_than_all_and_parts_of_a_record_are_refused(keep: object) -> None:
+
+    with pytest.raises(RecipeError, match="random.keep"):
+        build(MethodUse(name="random", params={"keep": keep}))

@@ -36,7 +36,8 @@ def read_number(value: Any, field: FieldInfo) -> Any:
     kinds = inner_types(field.annotation)
     if isinstance(value, str) and str not in kinds and (int in kinds or float in kinds):
         number = parse_number(value)
-        return value if number is None else number
+        beyond = number is not None and number > 1 and value.strip().endswith("%")  # no share: the field says so
+        return value if number is None or beyond else number
     return value
 
 

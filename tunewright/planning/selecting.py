@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tunewright import catalogue
+from tunewright.catalogue.numbers import parse_number
 from tunewright.contract.combining import check_serves
 from tunewright.contract.method import call
 from tunewright.contract.records import Record
@@ -185,7 +186,8 @@ def _uses(using: str | Sequence[str | Mapping[str, Any]], keep: str | float | No
             remedy="write it with each: --with dsir:keep=50%,k-center:keep=1000",
         )
     use = uses[takes[0]]
-    number = float(keep) if isinstance(keep, str) and keep.replace(".", "", 1).isdigit() else keep
+    number = parse_number(keep) if isinstance(keep, str) and not keep.endswith("%") else keep
+    number = keep if number is None else number
     uses[takes[0]] = MethodUse(name=use.name, params={**use.params, "keep": number})
     uses[takes[0]]._place = "--with"
     method_of(uses[takes[0]])

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
 
 
 def share(value: Any) -> Any:
-    """ "10%" as 0.1; anything else as it is."""
-    return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else value
+    """ "10%" as 0.1; anything else as it is. ValueError for more than all."""
+    if not isinstance(value, str) or not value.strip().endswith("%"):
+        return value
+    found = float(value.strip()[:-1]) / 100
+    if found > 1:
+        raise ValueError("more than all: a share is 100 % at most")
+    return found
+
+
+def _plain(value: float) -> float:
+    """A share as a float up to 1, a number as a whole one. ValueError for what is neither."""
+    if isinstance(value, int) or value <= 1:
+        return value
+    if value != int(value):
+        raise ValueError("neither a share (100 % at most) nor a whole number of records")
+    return int(value)
+
+
+Amount = Annotated[int | float, BeforeValidator(share), AfterValidator(_plain)]
+"""How much is kept: a share as "10%" or a number with a point up to 1.0, which is all; or a whole number of records."""
 
 
 def how_many(keep: float, n: int) -> int:
-    """Records that `keep` leaves of n: a share of them below 1, else a number; at least one and at most all."""
-    return min(n, max(1, round(keep * n) if keep < 1 else int(keep)))
+    """Records that `keep` leaves of n: a share of them where it is no whole number, else as many; at least one and at
+    most all.
+    """
+    return min(n, max(1, keep if isinstance(keep, int) else round(keep * n)))
 
 
 def smallest(scores: Sequence[float], k: int) -> list[int]:

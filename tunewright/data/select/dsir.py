@@ -23,12 +23,12 @@ from itertools import repeat
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from tunewright.contract.method import Method
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import drawn, share
+from tunewright.data.select._keep import Amount, drawn, how_many
 from tunewright.data.select._text import text_of
 from tunewright.data.select._words import SPREAD, Tokens, tokens
 from tunewright.errors import DataError
@@ -110,10 +110,10 @@ def gumbel(key: str) -> float:
 class DSIR(Method):
     """Importance resampling towards a target set."""
 
-    keep: float = Field(
+    keep: Amount = Field(
         0.1,
         gt=0,
-        description="share of the records kept (below 1; 10% may be written), or how many (1 and more)",
+        description="share of the records kept (10%, 0.1), or how many (1000)",
         examples=["25%", 3],
     )
     ngrams: PositiveInt = Field(2, description="longest run of words that is counted")
@@ -123,8 +123,6 @@ class DSIR(Method):
     noise: bool = Field(True, description="draw with Gumbel noise; off: the k largest weights")
 
     papers: ClassVar[tuple[str, ...]] = ("dsir",)
-
-    _percent = field_validator("keep", mode="before")(share)
 
     def _counted(self, records: Iterable[Record], what: str, grams: Grams) -> np.ndarray:
         """[buckets] counts over all records."""
@@ -147,7 +145,7 @@ class DSIR(Method):
                 remedy="give a target in the language and the shape of the rows",
             )
         ratio = log_ratio(like, raw, self.smoothing)
-        k, salt = round(self.keep * len(records)) if self.keep < 1 else int(self.keep), rng.getrandbits(63)
+        k, salt = how_many(self.keep, len(records)), rng.getrandbits(63)
 
         weights, short = array("d"), set[int]()
 
@@ -162,7 +160,7 @@ class DSIR(Method):
                     else:
                         yield w + (gumbel(f"{salt}/{r.source}/{r.id}") if self.noise else 0.0), i
 
-        kept = sorted(i for _, i in heapq.nlargest(max(1, k), scored()))
+        kept = sorted(i for _, i in heapq.nlargest(k, scored()))
         inside, against = set(kept), "not drawn" if self.noise else "weight below those kept"
         reasons = [
             "" if i in inside else f"fewer than {self.shortest} words" if i in short else against

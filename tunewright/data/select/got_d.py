@@ -35,14 +35,14 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from tunewright.contract.method import Method
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import how_many, share, smallest
+from tunewright.data.select._keep import Amount, how_many, smallest
 from tunewright.models.flops import book
 
 CHUNK = 4096
@@ -105,10 +105,10 @@ def gradients(f: Tensor) -> Tensor:
 class GOTD(Method):
     """Keeps the records of most negative gradient of the transport distance to the target."""
 
-    keep: float = Field(
+    keep: Amount = Field(
         0.1,
         gt=0,
-        description="share of the records kept (below 1; 10% may be written), or how many (1 and more)",
+        description="share of the records kept (10%, 0.1), or how many (1000)",
         examples=["25%", 3],
     )
     regularisation: PositiveFloat = Field(
@@ -122,8 +122,6 @@ class GOTD(Method):
     )
 
     papers: ClassVar[tuple[str, ...]] = ("got-d",)
-
-    _percent = field_validator("keep", mode="before")(share)
 
     def speakers(self) -> tuple[str, ...]:
         return (self.model,)

@@ -26,13 +26,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat
 
 from tunewright.contract.method import Method
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import how_many, share, smallest
+from tunewright.data.select._keep import Amount, how_many, smallest
 from tunewright.data.select._text import asked, without_prompt
 from tunewright.errors import DataError
 
@@ -40,10 +40,10 @@ from tunewright.errors import DataError
 class IFD(Method):
     """Keeps records whose answers do not follow easily from their prompts."""
 
-    keep: float = Field(
+    keep: Amount = Field(
         0.1,
         gt=0,
-        description="share of the records kept (below 1; 10% may be written), or how many (1 and more)",
+        description="share of the records kept (10%, 0.1), or how many (1000)",
         examples=["25%", 3],
     )
     most: PositiveFloat = Field(1.0, description="difficulty above which prompt and answer do not fit", examples=[0.98])
@@ -54,8 +54,6 @@ class IFD(Method):
     tasks: ClassVar[tuple[str, ...]] = ("text-generation",)
     papers: ClassVar[tuple[str, ...]] = ("ifd",)
     conformance: ClassVar[dict[str, object]] = {"keep": 0.5, "most": 1.02}
-
-    _percent = field_validator("keep", mode="before")(share)
 
     def speakers(self) -> tuple[str, ...]:
         return (self.model,)

@@ -47,7 +47,7 @@ from tunewright.contract.method import Method
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record, finite
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import how_many, share, smallest
+from tunewright.data.select._keep import Amount, how_many, smallest
 from tunewright.data.select._text import answer_of
 from tunewright.errors import DataError
 from tunewright.models.flops import book
@@ -101,10 +101,10 @@ def mtld(text: str) -> float:
 class InstructMining(Method):
     """Keeps the records that a linear rule finds best."""
 
-    keep: float = Field(
+    keep: Amount = Field(
         0.1,
         gt=0,
-        description="share of the records kept (below 1; 10% may be written), or how many (1 and more)",
+        description="share of the records kept (10%, 0.1), or how many (1000)",
         examples=["25%", 3],
     )
     coefficients: dict[str, float] | None = Field(
@@ -119,8 +119,6 @@ class InstructMining(Method):
 
     tasks: ClassVar[tuple[str, ...]] = ("text-generation",)
     papers: ClassVar[tuple[str, ...]] = ("instructmining",)
-
-    _percent = field_validator("keep", mode="before")(share)
 
     @field_validator("coefficients")
     @classmethod

@@ -26,14 +26,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from tunewright.contract.method import Method
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import how_many, share
+from tunewright.data.select._keep import Amount, how_many
 from tunewright.models.flops import book
 
 
@@ -61,10 +61,10 @@ def greedy(x: Tensor, k: int) -> tuple[list[int], Tensor, Tensor]:
 class KCenter(Method):
     """Keeps records that cover the pool."""
 
-    keep: float = Field(
+    keep: Amount = Field(
         0.1,
         gt=0,
-        description="share of the records kept (below 1; 10% may be written), or how many (1 and more)",
+        description="share of the records kept (10%, 0.1), or how many (1000)",
         examples=["25%", 3],
     )
     model: str = Field(
@@ -72,8 +72,6 @@ class KCenter(Method):
     )
 
     papers: ClassVar[tuple[str, ...]] = ("k-center",)
-
-    _percent = field_validator("keep", mode="before")(share)
 
     def speakers(self) -> tuple[str, ...]:
         return (self.model,)

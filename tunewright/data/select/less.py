@@ -42,7 +42,7 @@ from tunewright.contract.method import Method, torch_generator
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import how_many, share, smallest
+from tunewright.data.select._keep import Amount, how_many, share, smallest
 from tunewright.errors import MethodError
 from tunewright.models import deltas
 from tunewright.pieces.low_rank import kaiming
@@ -85,10 +85,10 @@ def rate_at(step: int, steps: int, peak: float) -> float:
 class LESS(Method):
     """Keeps the records whose gradients agree with the target's."""
 
-    keep: float = Field(
+    keep: Amount = Field(
         0.05,
         gt=0,
-        description="share of the records kept (below 1; 10% may be written), or how many (1 and more)",
+        description="share of the records kept (10%, 0.1), or how many (1000)",
         examples=["25%", 3],
     )
     warm_up: float = Field(0.05, gt=0, le=1, description="share of the records that the adapter is trained on")
@@ -105,7 +105,7 @@ class LESS(Method):
     papers: ClassVar[tuple[str, ...]] = ("less",)
     conformance: ClassVar[dict[str, object]] = {"keep": 0.5, "warm_up": 0.5, "epochs": 2, "batch": 3, "rank": 4}
 
-    _percent = field_validator("keep", "warm_up", mode="before")(share)
+    _percent = field_validator("warm_up", mode="before")(share)
 
     def speakers(self) -> tuple[str, ...]:
         return (self.model,)

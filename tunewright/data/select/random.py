@@ -12,25 +12,23 @@ from array import array
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tunewright.contract.method import Method
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import drawn, how_many, share
+from tunewright.data.select._keep import Amount, drawn, how_many
 
 
 class RandomDraw(Method):
     """Keeps records at random."""
 
-    keep: float = Field(
+    keep: Amount = Field(
         0.1,
         gt=0,
-        description="share of the records kept (below 1; 10% may be written), or how many (1 and more)",
+        description="share of the records kept (10%, 0.1), or how many (1000)",
         examples=["25%", 3],
     )
-
-    _percent = field_validator("keep", mode="before")(share)
 
     def select(self, records: Sequence[Record], rng: random.Random) -> Selected:
         salt = rng.getrandbits(63)

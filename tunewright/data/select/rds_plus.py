@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from tunewright.contract.batch import Batch, Outputs
@@ -32,7 +32,7 @@ from tunewright.contract.method import Method
 from tunewright.contract.reader import Reader, Reading
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import how_many, share
+from tunewright.data.select._keep import Amount, how_many
 from tunewright.models.flops import book
 
 CHUNK = 256
@@ -85,10 +85,10 @@ def in_turn(places: Sequence[Sequence[int]], k: int) -> list[int]:
 class RDSPlus(Method):
     """Keeps the records nearest to each target record in turn."""
 
-    keep: float = Field(
+    keep: Amount = Field(
         0.1,
         gt=0,
-        description="share of the records kept (below 1; 10% may be written), or how many (1 and more)",
+        description="share of the records kept (10%, 0.1), or how many (1000)",
         examples=["25%", 3],
     )
     most_targets: PositiveInt = Field(
@@ -100,8 +100,6 @@ class RDSPlus(Method):
 
     tasks: ClassVar[tuple[str, ...]] = ("text-generation", "fill-mask")
     papers: ClassVar[tuple[str, ...]] = ("rds-plus",)
-
-    _percent = field_validator("keep", mode="before")(share)
 
     def speakers(self) -> tuple[str, ...]:
         return (self.model,)
