@@ -188,7 +188,7 @@ def test_a_sequence_is_compared_by_what_is_known_of_all_tasks_at_the_end(here, t
     assert record.sequence["forgetting"] == lora.sequence["forgetting"].value and joint.sequence == {}
     assert [u["name"] for u in record.recipe["stages"]] == ["one", "two"]
     text = assert_safe((out / "compare.html").read_text()).text
-    assert "upper bound" in text and "A sequence of 2 tasks (one, two)" in text and "Forgetting" in text
+    assert "all at once" in text and "A sequence of 2 tasks (one, two)" in text and "Forgetting" in text
     with pytest.raises(RecipeError, match="no method to race against"):
         comparing.compare(recipe, parse_arms("lora,joint"), seeds=4, race=True, out=out)
     with pytest.raises(RecipeError, match="the recipe has none"):

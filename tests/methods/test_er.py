@@ -68,4 +68,4 @@ def test_two_tasks_through_files_and_a_report_that_counts_the_rows(tmp_path):
     assert {s for s, _ in memories[0]["slots"]} == {"one"} and {s for s, _ in memories[1]["slots"]} == {"one", "two"}
     told = json.loads((out / "report.json").read_text())
     found = [p for p in json.dumps(told).split('"') if p == "Rehearsal buffer"]
-    assert len(found) == 2 and "has room for 7 rows and holds all 6" in json.dumps(told)
+    assert len(found) == 2 and "has room for 7 rows and holds every row that came by, 6 with" in json.dumps(told)

@@ -142,7 +142,7 @@ def test_a_buffer_that_is_larger_than_the_data_says_so():
     b.add(labelled(range(4)))
     told = b.found()
     assert told.values == {"rows": 4, "size": 50, "rows seen": 4, "bytes": b.nbytes()} and told.rows == [("one", 4)]
-    assert told.notes == ["the buffer has room for 50 rows and holds all 4 that were trained on"]
+    assert told.notes == ["the buffer has room for 50 rows and holds every row that came by, 4 with each pass counted"]
     full = buffer(3)
     full.add(labelled(range(4)))
     assert not full.found().notes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunewright.data.read import read_all
-from tunewright.errors import TunewrightError
+from tunewright.errors import DataError, TunewrightError
 from tunewright.recipe import Recipe
 
 DOMAINS = {"bank": ("fee", "rate"), "city": ("bus", "train"), "home": ("lamp", "oven")}
@@ -187,3 +187,18 @@ def test_stages_and_tasks_are_two_ways(rows):
         load(rows, "{by: domain}", more="stages: [{name: a, methods: [lora]}]")
     with pytest.raises(TunewrightError, match="online is one pass"):
         load(rows, "{by: domain, online: true}", more="budget: {steps: 3}")
+
+
+def test_a_source_whose_where_means_no_row_is_named_so(tmp_path):
+    write(tmp_path, "t.jsonl", [{"text": f"a{i}", "label": "x", "team": str(i % 2)} for i in range(4)])
+    tree = {
+        "model": "nano-encoder",
+        "task": "text-classification",
+        "data": {"train": {"path": "t.jsonl", "where": {"team": ["nope"]}}, "eval": "t.jsonl"},
+        "tasks": {"by": "team"},
+        "methods": ["full"],
+        "budget": {"steps": 1},
+    }
+    (tmp_path / "r.yaml").write_text(json.dumps(tree))
+    with pytest.raises(DataError, match="no row has team: nope"):
+        Recipe.load(tmp_path / "r.yaml")

@@ -160,3 +160,9 @@ def test_choices_in_training_see_no_task_to_come(inputs):
     assert session.needs(session.stages[0]).rows["validation"] is session.validation_for(session.stages[0]).rows or (
         {r.source for r in session.needs(session.stages[0]).rows["validation"]} == {"task-1"}
     )
+
+
+def test_rows_that_a_buffer_holds_of_earlier_tasks_are_counted(inputs):
+    file = written(inputs, "kept-rows", methods=["full", {"er": {"buffer_size": 5}}])
+    after = run(Recipe.load(file), inputs / "kept-rows", quiet=True).report.sequence.after
+    assert [one.replayed_rows for one in after] == [0, 5, 5]

@@ -267,7 +267,10 @@ class Buffer:
         by_stage = Counter(stage for stage, _ in self.slots)
         notes = []
         if self.keep != "herding" and len(self) == told["seen"]:
-            notes = [f"the buffer has room for {self.size:,} rows and holds all {told['seen']:,} that were trained on"]
+            notes = [
+                f"the buffer has room for {self.size:,} rows and holds every row that came by, {told['seen']:,} with "
+                "each pass counted"
+            ]
         return Found(
             "Rehearsal buffer",
             "rows that are kept when the stage ends, by the stage that trained on them; bytes of all, with what is "
@@ -276,6 +279,7 @@ class Buffer:
             ("stage", "rows"),
             [(stage, n) for stage, n in by_stage.items()],
             notes,
+            dict(by_stage),
         )
 
 

@@ -84,6 +84,9 @@ def _column(sources: Sequence[Source], column: str, base: Path) -> dict[str, dic
                 continue
             label = said(value_of(row, "label", source.columns))
             out.setdefault(text, {}).update({} if label is None else {label: None})
+    if not others and (asked := {c: v for s in sources for c, v in wanted(s).items()}):
+        said_of = " and ".join(f"{c}: {', '.join(sorted(texts)[:3])}" for c, texts in asked.items())
+        raise DataError(f"no row has {said_of}", where=sources[0].path, remedy="write values that rows have in `where`")
     if not out:
         remedy = did_you_mean(column, map(str, others)) if others else "give rows"
         raise DataError(f"no row has a column '{column}'", where=sources[0].path, remedy=remedy)

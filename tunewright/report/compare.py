@@ -191,7 +191,7 @@ def _gain(c: Comparison, arm: ArmFigures) -> Cell:
     """The gain, with the place that it has among the others: none where it is not shown."""
     found = cell(arm.gain, c.unit, sign=True, against=arm.against, best="best", tied="tied with the best")
     if arm.joint:
-        return replace(found, word="upper bound")
+        return replace(found, word="all at once")
     first = arm.against is not None and arm.against.word in ("best", "tied with the best")
     return replace(found, word="no shown gain", tone="") if first and not shown(arm) else found
 

@@ -127,7 +127,7 @@ class ArmFigures(Part):
     name: str
     methods: list[Any] = Field(description="as a recipe names them")
     joint: bool = Field(
-        False, description="all tasks of the sequence at once: an upper bound, beside which no method is judged"
+        False, description="all tasks of the sequence at once: a bound, beside which no method is judged"
     )
     select: list[Any] | None = Field(
         None, description="selectors of its rows, as a recipe names them; null: methods are compared"

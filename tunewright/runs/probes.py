@@ -55,7 +55,9 @@ def found(session: Session, results: Mapping[str, TrainingOutcome]) -> dict[str,
         for part in session.stages
         for name, one in results[part.spec.name].found.items()
     }
-    return {name: Probe(**{k: v for k, v in one.items() if k != "notes"}) for name, one in told.items()}
+    return {
+        name: Probe(**{k: v for k, v in one.items() if k not in ("notes", "kept_rows")}) for name, one in told.items()
+    }
 
 
 def _features(session: Session, read: Readings, tuned: bool) -> Tensor:

@@ -81,11 +81,12 @@ def report(
     found = readings(folder, meter.session, tuned)
     read = [meter.base.target, *(one["rows"] for one in found.values())]
     whose = owners(meter.rows, sequence)
-    after = [
-        _after(folder, part, results[part.spec.name], found[part.spec.name])
-        for part in meter.session.stages
-        if part.spec.name in found
-    ]
+    stages, after = meter.session.stages, []
+    for before, part in zip((None, *stages), stages, strict=False):
+        if (name := part.spec.name) in found:
+            earlier = _held_rows(results[before.spec.name]) if before is not None else {}
+            again = sum(n for method, n in earlier.items() if method in _held_rows(results[name]))
+            after.append(_after(folder, part, results[name], found[name], again))
     return SequenceReport(
         tasks=[t.name for t in sequence.tasks],
         scenario=sequence.scenario,
@@ -99,7 +100,15 @@ def report(
     )
 
 
-def _after(folder: RunFolder, part: StageInputs, outcome: TrainingOutcome, read: Mapping[str, Any]) -> AfterTask:
+def _held_rows(outcome: TrainingOutcome) -> dict[str, int]:
+    """Method -> rows that it keeps for later stages when this one ends."""
+    return {name: sum(kept.values()) for name, one in outcome.found.items() if (kept := one.get("kept_rows"))}
+
+
+def _after(
+    folder: RunFolder, part: StageInputs, outcome: TrainingOutcome, read: Mapping[str, Any], again: int
+) -> AfterTask:
+    """`again`: rows that methods have kept of the stages before."""
     place = folder.path / "stages" / part.spec.name
     there = (place / checkpoint.MANIFEST).is_file()
     return AfterTask(
@@ -109,7 +118,7 @@ def _after(folder: RunFolder, part: StageInputs, outcome: TrainingOutcome, read:
         drift=Interval(**read["drift"]) if read.get("drift") else None,
         held_bytes=_bytes(place, "left", "wrapper") if there else None,
         change_bytes=_bytes(place, "trained") if there else None,
-        replayed_rows=sum(len(d.rows) for n, (d, _) in part.replay.items() if n.startswith(STAGES)),
+        replayed_rows=again + sum(len(d.rows) for n, (d, _) in part.replay.items() if n.startswith(STAGES)),
     )
 
 

@@ -75,7 +75,9 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(
             f"tune searches the values of a recipe with one stage, and this one has {len(recipe.stages)}",
             where="stages",
-            remedy="write a recipe with top-level `methods` and `budget`",
+            remedy="of a sequence of tasks `compare --tune` chooses the rates"
+            if recipe.sequence is not None
+            else "write a recipe with top-level `methods` and `budget`",
         )
     budget = recipe.stages[0].budget
     for kind in ("seconds", "flops"):
