@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from tests.methods.driving import Run
 from tests.methods.rehearsing import SGD, TASKS, ByHand
 from tunewright.contract.left import Earlier, left_of
-from tunewright.contract.method import Candidates, Choice, Method
+from tunewright.contract.method import Candidates, Choice, Method, Plan
 from tunewright.methods.continual.fpf import FPF, scores
 
 STEPS, RATE = 3, 1e-3
@@ -95,6 +96,12 @@ def test_k_rounds_stand_evenly_apart_and_the_last_at_the_end():
     _, (_, none) = two_stages(METHOD.model_copy(update={"window": STEPS}))  # its one change within comes too late
     none.train()
     assert "nothing was tuned" in METHOD.found(none.state("fpf")).notes[-1]
+
+
+def test_an_end_that_is_not_foreseen_is_told():
+    plan = Plan(100, 10_000, "s", 1, 1e-3, 0, exact=False)
+    assert "a round comes every 50 or so" in FPF(k=2).caution(plan)
+    assert FPF(k=2).caution(replace(plan, exact=True)) is None and FPF(k=2).caution(replace(plan, index=0)) is None
 
 
 def test_what_is_drawn_anew_changes_from_then_on():

@@ -21,7 +21,8 @@ Defaults: a fifth of the modules, 20 steps a round, at the stage's learning rate
 Differs from the paper in: changes are taken over windows of steps (the paper: epochs), and a fixed share of modules is
 tuned (the paper: those above a threshold, chosen before); Adam instead of SGD, since a stage's rate is rarely one for
 SGD; a round stands in the place of a step, whose rows are kept and not trained on; kept logits are not matched
-(k-FPF-KD). With a budget in seconds the stage's end is not foreseen, and its last round may not come.
+(k-FPF-KD). Where a stage's steps are not known (a budget in seconds), rounds come as often as if those foreseen were
+all, and maybe none at the end.
 """
 
 from __future__ import annotations
@@ -84,6 +85,11 @@ class FPF(RehearsalMethod):
 
     def caution(self, plan: Plan) -> str | None:
         first, known = -(-plan.steps // self.k), 2 * self._window(plan)
+        if plan.index and not plan.exact:
+            return (
+                f"how many steps this stage takes is not known: a round comes every {first} or so, and maybe none at "
+                "its end; write a budget in steps or tokens"
+            )
         if plan.index == 0 or first > known:
             return None
         return (
