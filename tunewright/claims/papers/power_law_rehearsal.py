@@ -25,5 +25,5 @@ CLAIM = Claim(
     strengths=(1.0,),
     rates=(1e-4, 3e-4, 1e-3),
     differs="new classes in short texts instead of permuted digits, five tasks; rehearsal beside each step from 200 "
-    "kept rows instead of after each task from all of them",
+    "kept rows instead of after each task",
 )

@@ -17,11 +17,11 @@ FPF comes on top of it. Logged: `modules/fpf`, how many were tuned in a round, w
 Cost: a copy of what trains, for changes. The optimizer's rate scales all modules' changes alike, warm-up included, and
 with them the scores, but not their order. Any task and any objective.
 
-Defaults: a fifth of the modules, 20 steps a round, at the stage's learning rate; windows of a tenth of the stage: ours.
-Differs from the paper in: changes are taken over windows of steps (the paper: epochs), and a fixed share of modules is
-tuned (the paper: those above a threshold, chosen before); Adam instead of SGD, since a stage's rate is rarely one for
-SGD; a round stands in the place of a step, whose rows are kept and not trained on; kept logits are not matched
-(k-FPF-KD). Where a stage's steps are not known (a budget in seconds), rounds come as often as if those foreseen were
+Source: the paper's abstract and summaries; its text and code were not at hand. Windows of steps, the form of the ratio,
+a fixed share of modules (the abstract: "only a few") and Adam are ours, and so are the defaults: a fifth of the
+modules, 20 steps a round, at the stage's learning rate, windows of a tenth of the stage. Differs from the paper in: a
+round stands in the place of a step, whose rows are kept and not trained on; kept logits are not matched (the paper's
+k-FPF-KD). Where a stage's steps are not known (a budget in seconds), rounds come as often as if those foreseen were
 all, and maybe none at the end.
 """
 

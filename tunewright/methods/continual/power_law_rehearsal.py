@@ -13,10 +13,11 @@ first stage is plain training.
 The law is one of stages and not of rows: a stage of which the buffer kept few rows shows these more often. Which rows
 are kept, `keep`, and how they go on into later stages: pieces/rehearsal.py, as `er` does. Any task and any objective.
 
-Defaults: exponent 1, as many rows as the step has, 500 rows kept: ours.
-Differs from the paper in: it rehearses after a task's rows, from all data of earlier tasks; here kept rows stand beside
-the step's own, so that the step's rows are half of what it trains on. Time is counted in stages, whatever their length;
-being rehearsed makes no stage younger. Raises MethodError where the buffer is smaller than what an earlier stage left.
+Source: the paper's abstract and a summary; its text was not at hand. Defaults: exponent 1, as many rows as the step
+has, 500 rows kept: ours. Differs from the paper in: it rehearses after each task; here kept rows stand beside each
+step's own, so that these are half of what it trains on. Time is counted in stages, whatever their length, and being
+rehearsed makes no stage younger: both ours. Raises MethodError where the buffer is smaller than what an earlier stage
+left.
 """
 
 from __future__ import annotations
