@@ -16,6 +16,7 @@ CASES = [
     ("adalora", {}, {"delta_t": 90}, "falls at once"),
     ("codyra", {}, {"kappa": 0.1}, "takes 2.6 from every gate"),
     ("cooldown", {}, {"switch": 1.0}, "stays at 5"),
+    ("fpf", {"k": 4}, {"k": 5}, "its first round comes at step 20 of 100"),
     ("hft", {"round_steps": 99}, {"round_steps": 100}, "do not reach round_steps 100"),
     ("infinite-lr", {}, {"warmup_steps": 60, "cooldown_steps": 40}, "take 100 of 100"),
     ("infinite-lr", {"anneal_steps": 5}, {"anneal_steps": 5, "anneal_from": 100}, "nothing is annealed"),

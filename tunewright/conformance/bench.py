@@ -291,17 +291,18 @@ class Tiny:
 
     def _earlier(self, stages: int) -> None:
         """Stages before the one that is checked (`conformance_stages`), carried on in training: without the last class,
-        which is new in the stage that is checked, where the first one is gone.
+        which is new in the stage that is checked, where the first one is gone. Their steps are never split: what is
+        compared then begins from the same weights, since steps let rounding grow.
         """
-        steps, keep = self.steps, self.keep
+        steps, keep, micro_tokens = self.steps, self.keep, self.micro_tokens
         for i in range(1, stages + 1):
-            self.steps, self.keep = 2, ()
+            self.steps, self.keep, self.micro_tokens = 2, (), None
             self.loop = self._begin(LABELS - 1, f"earlier{i}")
             self.run()
             left = [left_of(f"earlier{i}", b.name, b.method.leaves, b.state, b.state.data) for b in self.loop.methods]
             self.left = Earlier((*self.left, *(one for one in left if one is not None)))
             apply_carry(self.adapted, "training", f"earlier{i}")
-        self.steps, self.keep = steps, keep
+        self.steps, self.keep, self.micro_tokens = steps, keep, micro_tokens
         self.records.clear()
 
     def _begin(self, absent: int | None, stage_name: str = "main") -> Loop:

@@ -177,6 +177,18 @@ class Buffer:
         rng = random.Random(f"{self.memory['key']}/draw/{step}/{purpose}")
         return rng.sample(there, min(count, len(there)))
 
+    def draw_by_stage(self, count: int, step: int, weights: Mapping[str, float]) -> list[int]:
+        """`count` slots without replacement (all, where there are fewer): for each one a stage, by `weights` among
+        those that have rows left, then any of its rows. Stages without a weight are left alone.
+        """
+        rng = random.Random(f"{self.memory['key']}/draw-by-stage/{step}")
+        left = {stage: [s for s, (of, _) in enumerate(self.slots) if of == stage] for stage in weights}
+        drawn: list[int] = []
+        while len(drawn) < count and (there := [stage for stage, slots in left.items() if slots]):
+            slots = left[rng.choices(there, [weights[stage] for stage in there])[0]]
+            drawn.append(slots.pop(rng.randrange(len(slots))))
+        return drawn
+
     # -- rows in -----------------------------------------------------------------------------------------------------
 
     def admitted(self, rows: Sequence[Row]) -> Admitted:
