@@ -20,7 +20,7 @@ from tunewright.commands import cli
 from tunewright.laws import cmr_scaling_law as cmr
 from tunewright.laws import cpt_dynamics_law as cpt
 from tunewright.laws import fit_laws as fitting_laws
-from tunewright.laws.fit_laws import stretched
+from tunewright.laws.fit_laws import Laws, stretched
 from tunewright.laws.fitting import Parameter, fit
 from tunewright.laws.observed import Observed, comparable
 
@@ -59,7 +59,7 @@ def curves(plan: list[tuple[str, float, int]], noise: float, rng: Any) -> list[c
     out = []
     for kind, share, steps in plan:
         rates, at = schedule(steps, kind), list(range(5, steps + 1, 5))
-        s1, s2 = cpt.areas(rates)
+        s1, s2 = cpt.areas(rates, 0.99)
         x = np.column_stack([np.full(len(at), share), s1[np.array(at) - 1] / UNITS[0], s2[np.array(at) - 1] / UNITS[1]])
         y = cpt.law(x, CURVE) * np.exp(noise * rng.standard_normal(len(at)))
         out.append(cpt.Curve(f"{kind}{share}{steps}", share, tuple(rates), tuple(zip(at, map(float, y), strict=True))))
@@ -85,7 +85,11 @@ def test_the_curves_parameters_come_back_over_schedules() -> None:
     law = cpt.fit_curves(curves(PLAN, 0.0, np.random.default_rng(0)))
     new = curves([("cosine", 0.7, 120)], 0.0, np.random.default_rng(0))[0]
     foreseen = law.fit.predict(law.at(0.7, new.rates, [n for n, _ in new.points]))
-    assert law.fit.error < 1e-5 and foreseen == pytest.approx([y for _, y in new.points], rel=1e-4)
+    assert (
+        law.momentum == 0.99
+        and law.fit.error < 1e-5
+        and foreseen == pytest.approx([y for _, y in new.points], rel=1e-4)
+    )
     assert law.fit.values["p"] == pytest.approx(1.3, rel=1e-2) and law.fit.values["L0"] == pytest.approx(3.5, rel=1e-3)
 
 
@@ -146,10 +150,35 @@ FLAT = fit(
 
 
 def test_areas_by_hand() -> None:
-    s1, s2 = cpt.areas([1.0, 3.0, 2.0, 2.0])
+    s1, s2 = cpt.areas([1.0, 3.0, 2.0, 2.0], 0.9)
     assert list(s1) == [1, 4, 6, 8], "the sum of the rates"
-    assert s2 == pytest.approx([0, 0, 1, 1 + cpt.MOMENTUM]), "a rise adds nothing, a fall what is left of it each step"
+    assert s2 == pytest.approx([0, 0, 1, 1.9]), "a rise adds nothing, a fall what is left of it each step"
     assert stretched([1.0, 0.5], 4) == [1.0, 0.875, 0.625, 0.5]
+
+
+def test_laws_by_hand() -> None:
+    x = np.array([[0.5, 8.0]])
+    assert cmr.domain_law(6.0)(x, np.array([0.5, 0.5, 0.5]))[0] == pytest.approx(6 * (0.5 + 0.5 / 3))
+    assert cmr.general_law(3.0)(x, np.array([0.5, 0.2, 2.0, 1 / 3]))[0] == pytest.approx(3 / 5**0.5 + 0.2 * 0.25 * 2)
+    values = np.array([4.0, 0.5, 1.0, 1.0, 0.1, 2.0, 3.0, 0.5, 2.0])
+    told = cpt.law(np.array([[0.5, 1.0, 0.5]]), values)[0]
+    assert told == pytest.approx(4 - 0.5 * (1 - 1 / 2) - 0.1 * 0.5 + 2 * 0.25 * (1 - 1 / 2))
+
+
+def test_the_order_of_points_changes_no_bit_of_a_fit() -> None:
+    made = points(0.02, np.random.default_rng(7))
+    a, b = (
+        cmr.fit_mixture(each, *BASE) for each in (made, [made[i] for i in np.random.default_rng(1).permutation(16)])
+    )
+    assert a.general.values == b.general.values and a.domain.values == b.domain.values
+    x = a.at([0.5], [3e5])
+    assert a.general.interval(x) == b.general.interval(x)
+
+
+def test_few_runs_make_tails_wider_than_a_normals() -> None:
+    made = fit(FLAT.law, FLAT.parameters, np.ones((3, 1)), np.array([1.98, 2.0, 2.02]), list("abc"))
+    value, low, high = made.interval(np.ones((1, 1)))[0]
+    assert (high - low) / value > 1.5 * 2 * 1.96 * 0.01 * (4 / 3) ** 0.5, "Student's quantile at 2 degrees is 4.3"
 
 
 def observed(share: float, tokens: int, rng: Any, **changes: Any) -> Observed:
@@ -262,7 +291,7 @@ def test_runs_are_read_and_the_verb_prints_what_it_finds(place: Path, monkeypatc
     assert report.target is not None and report.target.after is not None
     of_c = next(r for r in found["runs"] if r["run"] == "c")
     assert of_c["domain"] == report.target.after.value and of_c["general"] == report.kept[0].after.value  # type: ignore
-    shown = CliRunner().invoke(cli.app, ["fit-laws", "a", "b", "c"]).stdout
+    shown = str(Laws.model_validate(found))
     assert "Judged on no run" in shown and "(cpt-dynamics-law)" in shown
     wrong = CliRunner().invoke(cli.app, ["fit-laws", "a", "b", "c", "--keep", "keeep"])
     assert wrong.exit_code == 2 and "did you mean 'keep'" in wrong.stderr

@@ -12,8 +12,9 @@ forward area of pre-training, is P), what annealing gains at once, and the shift
 is above zero for text like that of pre-training and below for the domain's. R is the share of domain text. S1 is
 counted in units of the longest run's, S2 of its largest; areas come from the learning rates that runs logged.
 
-`MOMENTUM` (lambda): 0.99, at which an annealing of a hundred steps acts in full; the law that this one builds on
-(Tissue et al. 2024) takes 0.99 to 0.999.
+lambda is the one of `MOMENTA` under which the fitted runs are fitted best, and intervals take it as known. The law that
+this one builds on (Tissue et al. 2024) takes 0.99 to 0.999, of runs of many thousand steps; a fall is forgotten after
+about 1 / (1 - lambda) steps, so that runs of a hundred need shorter ones.
 
 Differs from the paper in: the base's pre-training is not known here, so that S_pt is fitted, and the annealing area of
 pre-training is part of L0, the fitted loss at the start (the paper takes published models to be annealed to nothing).
@@ -32,7 +33,7 @@ import numpy as np
 from tunewright.laws.fitting import Fit, Parameter, fit
 
 PAPERS = ("cpt-dynamics-law",)
-MOMENTUM = 0.99
+MOMENTA = (0.8, 0.9, 0.95, 0.99, 0.999)
 LEAST_RUNS, LEAST_POINTS = 3, 16
 
 
@@ -48,24 +49,25 @@ class Curve:
 
 @dataclass(frozen=True)
 class CurveLaw:
-    """The fitted law. `units`: what S1 and S2 are counted in."""
+    """The fitted law. `units`: what S1 and S2 are counted in; `momentum`: lambda."""
 
     fit: Fit
     units: tuple[float, float]
+    momentum: float
 
     def at(self, share: float, rates: Sequence[float], steps: Sequence[int]) -> np.ndarray:
         """Inputs [n, 3] of the law after `steps` [n] under learning rates [>= max(steps)]."""
-        return _inputs(share, rates, steps, self.units)
+        return _inputs(share, rates, steps, self.units, self.momentum)
 
 
-def areas(rates: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """S1 and S2 after each step [steps], of the learning rates of the steps."""
+def areas(rates: Sequence[float], momentum: float) -> tuple[np.ndarray, np.ndarray]:
+    """S1 and S2 after each step [steps], of the learning rates of the steps; `momentum`: lambda."""
     eta = np.asarray(rates, float)
     falls = np.maximum(0.0, np.concatenate([[0.0], eta[:-1] - eta[1:]]))
-    momentum, now = np.empty_like(eta), 0.0
+    kept, now = np.empty_like(eta), 0.0
     for i, fall in enumerate(falls):
-        momentum[i] = now = MOMENTUM * now + fall
-    return np.cumsum(eta), np.cumsum(momentum)
+        kept[i] = now = momentum * now + fall
+    return np.cumsum(eta), np.cumsum(kept)
 
 
 def enough(curves: Sequence[Curve]) -> str:
@@ -81,12 +83,16 @@ def enough(curves: Sequence[Curve]) -> str:
 
 def fit_curves(curves: Sequence[Curve]) -> CurveLaw:
     """Fit the law to curves that `enough` takes."""
-    most = [areas(c.rates) for c in curves]
-    units = max(s1[-1] for s1, _ in most), max((s2.max() for _, s2 in most), default=0.0) or 1.0
-    x = np.vstack([_inputs(c.share, c.rates, [n for n, _ in c.points], units) for c in curves])
+    return min((_fit(curves, momentum) for momentum in MOMENTA), key=lambda found: found.fit.error)
+
+
+def _fit(curves: Sequence[Curve], momentum: float) -> CurveLaw:
+    most = [areas(c.rates, momentum) for c in curves]
+    units = float(max(s1[-1] for s1, _ in most)), float(max(s2[-1] for _, s2 in most)) or 1.0
+    x = np.vstack([_inputs(c.share, c.rates, [n for n, _ in c.points], units, momentum) for c in curves])
     losses = np.array([loss for c in curves for _, loss in c.points])
     names = [c.run for c in curves for _ in c.points]
-    return CurveLaw(fit(law, parameters(losses), x, losses, names), units)
+    return CurveLaw(fit(law, parameters(losses), x, losses, names), units, momentum)
 
 
 def parameters(losses: np.ndarray) -> tuple[Parameter, ...]:
@@ -114,8 +120,10 @@ def law(x: np.ndarray, values: np.ndarray) -> np.ndarray:
     return start - learnt - c * s2 + shift  # type: ignore[no-any-return]
 
 
-def _inputs(share: float, rates: Sequence[float], steps: Sequence[int], units: tuple[float, float]) -> np.ndarray:
-    s1, s2 = areas(rates)
+def _inputs(
+    share: float, rates: Sequence[float], steps: Sequence[int], units: tuple[float, float], momentum: float
+) -> np.ndarray:
+    s1, s2 = areas(rates, momentum)
     at = np.asarray(steps, int)
     past = at > 0  # before the first step both areas are nothing
     return np.column_stack(

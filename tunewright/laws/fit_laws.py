@@ -186,8 +186,9 @@ def _dynamics(seen: Sequence[Observed], held: set[str], ahead: Sequence[int], no
     return Dynamics(
         text=text,
         parameters=law.fit.values,
-        forward_unit=float(law.units[0]),
-        annealing_unit=float(law.units[1]),
+        momentum=law.momentum,
+        forward_unit=law.units[0],
+        annealing_unit=law.units[1],
         fitted_error=law.fit.error,
         points=sum(len(c.points) for c in curves),
         judged=judged,

@@ -24,7 +24,7 @@ from scipy.optimize import least_squares
 Law = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(inputs [n, k], parameters [p, ...]) -> losses [..., n], nats per token: sums and products that broadcast."""
 
-STARTS, TRIED, DRAWS, LEVEL, SEED = 200, 4, 400, 0.95, 0
+STARTS, TRIED, DRAWS, LEVEL, SEED = 100, 4, 400, 0.95, 0
 LEAST = 1e-6
 """A loss below which a law is taken to say this, in nats per token: losses are not negative."""
 _FAR = 10.0  # logits beyond which a parameter is at its bound

@@ -90,6 +90,7 @@ class Dynamics(_Figures):
 
     text: str = Field(description="what was evaluated: data.validation, or data.eval where there is none")
     parameters: dict[str, float] = Field(description="parameter -> value")
+    momentum: float = Field(description="lambda: what is left of a fall of the rate after each step")
     forward_unit: float = Field(description="what S1 is counted in: sum of learning rates")
     annealing_unit: float = Field(description="what S2 is counted in")
     fitted_error: float = Field(description="root of the mean squared relative error of the fitted losses")
