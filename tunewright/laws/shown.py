@@ -63,9 +63,10 @@ def _judged(judged: Judged | None) -> str:
     if judged is None:
         return "Judged on no run that it had not seen: believe nothing of it yet."
     within = sum(c.inside for c in judged.checked)
-    runs = len({c.run for c in judged.checked})
+    count = len({c.run for c in judged.checked})
+    runs = "1 run" if count == 1 else f"{count} runs"
     lines = (
-        f"On {runs} runs that it had not seen: off by {judged.error:.3f} nats per token on average (the nearest run's "
+        f"On {runs} that it had not seen: off by {judged.error:.3f} nats per token on average (the nearest run's "
         f"loss: {judged.carried:.3f}), {within} of {len(judged.checked)} within their 95 % intervals"
     )
     last = {(c.run, c.text): c for c in sorted(judged.checked, key=lambda c: c.tokens)}
