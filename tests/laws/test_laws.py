@@ -239,7 +239,7 @@ def test_too_few_runs_and_runs_that_differ_are_refused_in_one_message(pretended:
     with pytest.raises(errors.RecipeError, match="differ in learning rate"):
         tunewright.fit_laws(list(pretended))
     with pytest.raises(errors.RecipeError, match="above 0"):
-        tunewright.fit_laws(["x"], tolerance=0)
+        tunewright.fit_laws(["x"], tolerance=float("nan"))
     a = observed(0.9, 10_000, rng, name="a")
     for what in ("base", "training rows", "methods", "held-out rows", "replayed texts"):
         other = observed(0.7, 10_000, rng, name="b", same=a.same | {what: ["other"]})

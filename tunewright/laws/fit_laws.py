@@ -53,7 +53,7 @@ def fit_laws(
     RecipeError where runs do not go together or neither law can be fitted, FolderError for what is no finished run's
     folder, NonFiniteError for figures that are no losses.
     """
-    if tolerance <= 0 or any(t <= 0 for t in tokens):
+    if not tolerance > 0 or any(t <= 0 for t in tokens):  # nan too
         raise RecipeError("tolerance and tokens are above 0", where="--tolerance, --tokens", remedy="write 0.05, 1M")
     named = {_place(folder): str(folder) for folder in (*runs, *hold_out)}
     seen = sorted((observe(folder, keep) for folder in named.values()), key=lambda o: o.name)
