@@ -20,6 +20,7 @@ from tests.running import HERE
 FUNCTIONS = (
     "check",
     "compare",
+    "fit_laws",
     "load_adapters",
     "load_recipe",
     "merge",
@@ -80,7 +81,18 @@ def test_each_is_a_function_that_says_what_it_takes(name: str) -> None:
 
 
 def test_the_names_are_all_there_and_nothing_else_is_promised() -> None:
-    classes = {"CheckResult", "Comparison", "Merged", "RunPlan", "Recipe", "Result", "Run", "Subset", "Suggestion"}
+    classes = {
+        "CheckResult",
+        "Comparison",
+        "Laws",
+        "Merged",
+        "RunPlan",
+        "Recipe",
+        "Result",
+        "Run",
+        "Subset",
+        "Suggestion",
+    }
     classes |= {"AdaptersRecipe", "AdaptersResult", "TuneResult", "TunewrightError"}
     assert set(tunewright.__all__) == {*FUNCTIONS, *classes, "__version__"}
     assert all(getattr(tunewright, n) is not None for n in tunewright.__all__) and set(tunewright.__all__) <= {

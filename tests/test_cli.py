@@ -35,8 +35,8 @@ def test_help_imports_nothing_heavy():
 
 
 ORDER = (
-    "run resume plan check suggest select tune compare measure gate chat serve export board fuse extract-lora push "
-    "methods merge init mcp schema doctor runs papers".split()
+    "run resume plan check suggest select tune compare fit-laws measure gate chat serve export board fuse extract-lora "
+    "push methods merge init mcp schema doctor runs papers".split()
 )
 
 

@@ -45,6 +45,7 @@ LAYERS = (
     "claims",
     "claims/papers",
     "compare",
+    "laws",
     "board",
     "agents",
     "commands",

@@ -1,9 +1,9 @@
 """Tunewright adapts a pre-trained model with any published method and shows what it gained, lost and cost.
 
 Everything that the command line does is a function here: `run`, `resume`, `plan`, `check`, `suggest`, `select`,
-`tune`, `compare`, `merge`, `open_run`, `load_recipe`, `methods`. Each returns data that prints as the command line does
-and shows itself in a notebook. Importing the package imports nothing heavy: each function imports what it needs when it
-is called.
+`tune`, `compare`, `fit_laws`, `merge`, `open_run`, `load_recipe`, `methods`. Each returns data that prints as the
+command line does and shows itself in a notebook. Importing the package imports nothing heavy: each function imports
+what it needs when it is called.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tunewright.compare.result import Comparison as Comparison
     from tunewright.compare.suggesting import Suggestion as Suggestion
     from tunewright.finished.run import Run as Run
+    from tunewright.laws.fit_laws import Laws as Laws
     from tunewright.planning.check import CheckResult as CheckResult
     from tunewright.planning.plan import RunPlan as RunPlan
     from tunewright.planning.subset import Subset as Subset
@@ -41,6 +42,7 @@ __all__ = [
     "AdaptersResult",
     "CheckResult",
     "Comparison",
+    "Laws",
     "Merged",
     "RunPlan",
     "Recipe",
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "fit_laws",
     "load_adapters",
     "load_recipe",
     "merge",
@@ -73,6 +76,7 @@ _CLASSES = {
     "AdaptersResult": "tunewright.runs.adapters",
     "CheckResult": "tunewright.planning.check",
     "Comparison": "tunewright.compare.result",
+    "Laws": "tunewright.laws.fit_laws",
     "Merged": "tunewright.weights.stream",
     "RunPlan": "tunewright.planning.plan",
     "Recipe": "tunewright.recipe",
@@ -318,6 +322,27 @@ def compare(
         workers=workers,
         quiet=quiet,
     )
+
+
+def fit_laws(
+    runs: Sequence[str | Path],
+    *,
+    hold_out: Sequence[str | Path] = (),
+    tokens: Sequence[int] = (),
+    keep: str | None = None,
+    tolerance: float = 0.05,
+) -> Laws:
+    """Fit laws of continual pre-training over finished runs: losses at more tokens, and which mixture keeps the base.
+
+    `runs`: folders of runs of one base, task and data, with other shares of `data.replay`, budgets or learning rates.
+    `hold_out`: runs to judge laws on, before they are fitted to all (none: those of the largest budget). `tokens`:
+    budgets to foresee (none: twice and four times the largest). `keep`: the kept text that is the general one, where
+    there are several. `tolerance`: nats per token that the general loss may rise at the critical mixture ratio.
+    RecipeError where runs do not go together or are too few for either law, FolderError, NonFiniteError.
+    """
+    from tunewright.laws.fit_laws import fit_laws as fit
+
+    return fit(runs, hold_out=hold_out, tokens=tokens, keep=keep, tolerance=tolerance)
 
 
 def merge(

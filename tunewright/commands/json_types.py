@@ -366,6 +366,7 @@ TYPES: dict[str, Any] = {
     "select": Chosen,
     "tune": Tuned,
     "compare": "tunewright.compare.result:Comparison",
+    "fit-laws": "tunewright.laws.fit_laws:Laws",
     "measure": "tunewright.paired.result:Pair",
     "gate": Gated,
     "chat": Talked,
