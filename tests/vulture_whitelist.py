@@ -61,5 +61,6 @@ ANSWERED: dict[str, tuple[str, ...]] = {
     ),
     "fields of what a verb prints with --json, as its schema names them": ("removes", "stays_for"),
     "a setting of llama.cpp's own structure": ("ftype",),
+    "read of a stage's result as JSON": ("kept_rows",),
     "what a merge or a task promises; the tests hold it, or are skipped by it": ("needs_data", "symmetric"),
 }
