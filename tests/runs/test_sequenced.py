@@ -166,3 +166,15 @@ def test_rows_that_a_buffer_holds_of_earlier_tasks_are_counted(inputs):
     file = written(inputs, "kept-rows", methods=["full", {"er": {"buffer_size": 5}}])
     after = run(Recipe.load(file), inputs / "kept-rows", quiet=True).report.sequence.after
     assert [one.replayed_rows for one in after] == [0, 5, 5]
+
+
+def test_a_plan_counts_what_is_measured_after_each_task(inputs, monkeypatch):
+    from tunewright.planning import estimate, measuring_time
+    from tunewright.runs.assemble import assemble
+
+    monkeypatch.setattr(measuring_time, "_seconds", lambda work: 1.0)
+
+    def between(name, **changes):
+        return estimate.estimate(assemble(Recipe.load(written(inputs, name, **changes)))).between
+
+    assert 0 < between("planned", keep=[]) < between("planned-keep", keep=["keep.jsonl"])
