@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.golden import digests
+from tunewright.catalogue import load_method
 
 NEAR_STEPS = 5
 """Steps over which other processors still agree closely; later ones amplify rounding."""
@@ -34,15 +35,17 @@ def kept(path) -> dict[str, Any]:
 METHODS, REPORTS = kept(digests.METHODS), kept(digests.REPORTS)
 
 
-def agree(now: list[float], then: list[float], machine: dict[str, str]) -> None:
+def agree(now: list[float], then: list[float], machine: dict[str, str], *, grown: float = 1) -> None:
+    """`grown`: how much further rounding has grown than over one stage before."""
     if machine == digests.machine():
         assert now == then
     else:
         assert len(now) == len(then)
-        assert now[:NEAR_STEPS] == pytest.approx(then[:NEAR_STEPS], rel=5e-3, abs=1e-4)
+        near = round(NEAR_STEPS / grown)
+        assert now[:near] == pytest.approx(then[:near], rel=5e-3 * grown, abs=1e-4)
         # what is sampled, and what a quantised or sharply scaled weight does, parts ways step by step: not on the whole
         later = [sum(losses[NEAR_STEPS:]) / len(losses[NEAR_STEPS:]) for losses in (now, then)]
-        assert later[0] == pytest.approx(later[1], rel=0.05, abs=0.05)
+        assert later[0] == pytest.approx(later[1], rel=0.05 * grown, abs=0.05 * grown)
 
 
 def test_every_method_has_a_digest():
@@ -54,7 +57,8 @@ def test_every_method_has_a_digest():
 
 @pytest.mark.parametrize("name", digests.trained_methods())
 def test_a_methods_losses_do_not_move(name):
-    agree(digests.losses(name), METHODS["losses"][name], METHODS["machine"])
+    stages = getattr(load_method(name), "conformance_stages", 1)
+    agree(digests.losses(name), METHODS["losses"][name], METHODS["machine"], grown=max(1, stages - 1))
 
 
 @pytest.mark.parametrize("name", digests.tensor_methods())
