@@ -6,7 +6,6 @@ Each is drawn once by a fixed seed from the shared data; rows that are measured 
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import random
 from collections import defaultdict
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-Rows = list[dict[str, Any]]
+from benchmarks.defaults_data import Rows, file_of
 
 
 @dataclass(frozen=True)
@@ -144,18 +143,4 @@ def write(stream: Stream, source: Path, folder: Path) -> tuple[Path, Path]:
         raise ValueError(f"{stream.name}: too few rows of {few[:3]}")
     test = [r for g in sorted(groups) for r in groups[g][: stream.test]]
     train = [r for g in sorted(groups) for r in groups[g][stream.test : stream.test + stream.train]]
-    return _file(folder / "train", train), _file(folder / "test", test)
-
-
-def _file(path: Path, rows: Rows) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if "image" in rows[0]:
-        names, buffer = sorted({row["label"] for row in rows}), io.BytesIO()
-        y = np.array([names.index(row["label"]) for row in rows])
-        np.savez_compressed(buffer, x=np.stack([row["image"] for row in rows]), y=y, names=np.array(names))
-        path = path.with_suffix(".npz")
-        path.write_bytes(buffer.getvalue())
-        return path
-    path = path.with_suffix(".jsonl")
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return file_of(folder / "train", train), file_of(folder / "test", test)

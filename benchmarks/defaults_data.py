@@ -152,10 +152,11 @@ def write(data: DataSet, source: Path, folder: Path, size: int) -> tuple[Path, P
     rows = data.read(source)
     random.Random(0).shuffle(rows)
     evaluated, train = rows[: data.evaluated], rows[data.evaluated : data.evaluated + size]
-    return _file(folder / "train", train), _file(folder / "eval", evaluated), len(train)
+    return file_of(folder / "train", train), file_of(folder / "eval", evaluated), len(train)
 
 
-def _file(path: Path, rows: Rows) -> Path:
+def file_of(path: Path, rows: Rows) -> Path:
+    """Write rows as JSON lines, or pictures as an NPZ file; where they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if "image" in rows[0]:
         names = sorted({row["label"] for row in rows})

@@ -68,17 +68,21 @@ def mean_losses(outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
     return (total / count.clamp(min=1.0))[:, None], count
 
 
-def mean_states(outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
-    """([R, D] mean of the last hidden states, [R] tokens); of a classifier its pooled features, each counting 1."""
-    if outputs.features is not None:
-        return outputs.features.float(), torch.ones(len(outputs.features))
+def states_of(outputs: Outputs, batch: Batch) -> list[Tensor]:
+    """[L, D] last hidden states of each row's tokens, float32, however the rows lie in the batch."""
     assert outputs.hidden is not None
     states = outputs.hidden[-1].float()
     if batch.cu_seqlens is not None:
         bounds = batch.cu_seqlens.tolist()
-        pieces = [states[0, a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
-    else:
-        pieces = [row[kept] for row, kept in zip(states, batch.inputs["attention_mask"].bool(), strict=True)]
+        return [states[0, a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [row[kept] for row, kept in zip(states, batch.inputs["attention_mask"].bool(), strict=True)]
+
+
+def mean_states(outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+    """([R, D] mean of the last hidden states, [R] tokens); of a classifier its pooled features, each counting 1."""
+    if outputs.features is not None:
+        return outputs.features.float(), torch.ones(len(outputs.features))
+    pieces = states_of(outputs, batch)
     return torch.stack([p.mean(0) for p in pieces]), torch.tensor([float(len(p)) for p in pieces])
 
 

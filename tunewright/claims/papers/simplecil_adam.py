@@ -16,7 +16,7 @@ CLAIM = Claim(
     task="classes",
     method=Arm(name="simplecil", methods=["simplecil-adam"], extra={"stages": FROZEN}),
     baselines=[
-        Arm(name="full", methods=["full"]),
+        Arm(name="full", methods=["full"], rates=(1e-4, 3e-4, 1e-3)),
         Arm(name="lora", methods=[{"lora": {"rank": 8, "alpha": 8.0}}]),
     ],
     metric="target",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
+
+from tunewright.contract.records import Record
 
 
 def share(value: Any) -> Any:
@@ -37,6 +40,13 @@ def how_many(keep: float, n: int) -> int:
     most all.
     """
     return min(n, max(1, keep if isinstance(keep, int) else round(keep * n)))
+
+
+def at_most(target: Sequence[Record], most: int, rng: random.Random) -> list[Record]:
+    """The target's records, or of more than `most` as many drawn, in their order."""
+    if len(target) <= most:
+        return list(target)
+    return [target[i] for i in sorted(rng.sample(range(len(target)), most))]
 
 
 def smallest(scores: Sequence[float], k: int) -> list[int]:

@@ -42,7 +42,7 @@ from tunewright.contract.method import Method
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import Amount, how_many, smallest
+from tunewright.data.select._keep import Amount, at_most, how_many, smallest
 from tunewright.models.flops import book
 
 CHUNK = 4096
@@ -129,9 +129,7 @@ class GOTD(Method):
     def select(
         self, records: Sequence[Record], target: Sequence[Record], readers: dict[str, Reader], rng: random.Random
     ) -> Selected:
-        aimed = list(target)
-        if len(aimed) > self.most_targets:
-            aimed = [aimed[i] for i in sorted(rng.sample(range(len(aimed)), self.most_targets))]
+        aimed = at_most(target, self.most_targets, rng)
         reader = readers[self.model]
         where = "cpu" if reader.device == "mps" else reader.device  # mps has no float64
         x, y = (torch.nn.functional.normalize(reader.embeddings(some), dim=1).to(where) for some in (records, aimed))

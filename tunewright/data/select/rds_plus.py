@@ -29,10 +29,10 @@ from torch import Tensor
 
 from tunewright.contract.batch import Batch, Outputs
 from tunewright.contract.method import Method
-from tunewright.contract.reader import Reader, Reading
+from tunewright.contract.reader import Reader, Reading, states_of
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
-from tunewright.data.select._keep import Amount, how_many
+from tunewright.data.select._keep import Amount, at_most, how_many
 from tunewright.models.flops import book
 
 CHUNK = 256
@@ -41,13 +41,7 @@ CHUNK = 256
 
 def weighted_states(outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
     """([R, D] mean of the last hidden states weighted by position, [R] tokens) of each row."""
-    assert outputs.hidden is not None
-    states = outputs.hidden[-1].float()
-    if batch.cu_seqlens is not None:
-        bounds = batch.cu_seqlens.tolist()
-        pieces = [states[0, a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
-    else:
-        pieces = [row[kept] for row, kept in zip(states, batch.inputs["attention_mask"].bool(), strict=True)]
+    pieces = states_of(outputs, batch)
     found = []
     for piece in pieces:
         w = torch.arange(1, len(piece) + 1, device=piece.device, dtype=torch.float32)
@@ -107,9 +101,7 @@ class RDSPlus(Method):
     def select(
         self, records: Sequence[Record], target: Sequence[Record], readers: dict[str, Reader], rng: random.Random
     ) -> Selected:
-        aimed = list(target)
-        if len(aimed) > self.most_targets:
-            aimed = [aimed[i] for i in sorted(rng.sample(range(len(aimed)), self.most_targets))]
+        aimed = at_most(target, self.most_targets, rng)
         reader = readers[self.model]
         x, y = (
             torch.nn.functional.normalize(reader.read(some, WEIGHTED), dim=1).to(reader.device)
