@@ -21,7 +21,7 @@ once and bounds what a sequence can reach; `full` and `lora` do nothing against 
 {BUFFER} rows. `+wise-ft` is the whole change at half strength.
 
 Each figure is a mean over orders of the tasks (the order's number is the seed too), with its 95 % interval over them;
-of one order there is none. "vs. full" is the difference to plain full tuning on the same orders: a star where its
+of one order there is none. No seconds stand here: cells ran beside other work, some beside more than others. "vs. full" is the difference to plain full tuning on the same orders: a star where its
 interval leaves out 0. The intervals are not widened for the number of arms: of twenty, one may have a star by chance.
 """
 
@@ -40,8 +40,8 @@ def _stream(stream: Stream, cells: Sequence[Cell]) -> str:
         return said + "\nNot run yet.\n"
     loss = done[0]["direction"] == "lower"
     head = "loss after all tasks" if loss else "accuracy after all tasks"
-    said += f"\n| method | {head} | vs. full | forgetting | held for later | seconds in steps | orders |\n"
-    said += "| --- | --- | --- | --- | --- | --- | --- |\n"
+    said += f"\n| method | {head} | vs. full | forgetting | held for later | orders |\n"
+    said += "| --- | --- | --- | --- | --- | --- |\n"
     arms = [a for a in ARMS if any(c["arm"] == a for c in done)]
     best = sorted(arms, key=lambda a: _mean(done, a, "accuracy") * (1 if loss else -1))
     for arm in best:
@@ -63,14 +63,12 @@ def _row(arm: str, cells: Sequence[Cell], loss: bool) -> str:
     against = "" if arm == "full" or not pairs else _figure(pairs, loss, change=True)
     forgetting = [c["forgetting"] for c in own.values() if "forgetting" in c]
     held = max(c.get("held_bytes", 0.0) for c in own.values())
-    seconds = sum(c["train_seconds"] for c in own.values()) / len(own)
     columns = [
         f"`{arm}`" if arm != JOINT else f"`{arm}` (bound)",
         _figure([c["accuracy"] for c in own.values()], loss),
         against,
         _figure(forgetting, loss, change=True, star=False) if forgetting else "",
         _bytes(held),
-        f"{seconds:.0f}",
         f"{len(own)}",
     ]
     return "| " + " | ".join(columns) + " |\n"
