@@ -21,8 +21,9 @@ once and bounds what a sequence can reach; `full` and `lora` do nothing against 
 {BUFFER} rows. `+wise-ft` is the whole change at half strength.
 
 Each figure is a mean over orders of the tasks (the order's number is the seed too), with its 95 % interval over them;
-of one order there is none. No seconds stand here: cells ran beside other work, some beside more than others. "vs. full" is the difference to plain full tuning on the same orders: a star where its
-interval leaves out 0. The intervals are not widened for the number of arms: of twenty, one may have a star by chance.
+of one order there is none. No seconds stand here: cells ran beside other work, some beside more than others. "vs.
+full" is the difference to plain full tuning on the same orders: a star where its interval leaves out 0.
+The intervals are not widened for the number of arms: of twenty, one may have a star by chance.
 """
 
 
