@@ -27,6 +27,7 @@ BUFFER = 100
 JOINT = "joint"
 
 REHEARSAL, PENALTIES = ("er", "der", "a-gem", "gem"), ("lwf", "ewc", "online-ewc", "si", "mas")
+PROMPTS = ("l2p", "dualprompt", "coda-prompt", "progressive-prompts")
 ARMS: dict[str, dict[str, Any]] = {
     "full": {"methods": ["full"]},
     "lora": {"methods": ["lora"]},
@@ -35,10 +36,13 @@ ARMS: dict[str, dict[str, Any]] = {
     **{name: {"methods": [name, "full"]} for name in PENALTIES},
     "gpm": {"methods": ["gpm", "full"]},
     "hft": {"methods": ["hft"]},
+    "icarl": {"methods": [{"icarl": {"buffer_size": BUFFER}}, "full"], "carry": "frozen"},
     "simplecil-adam": {"methods": ["simplecil-adam"], "carry": "frozen"},
     "ranpac": {"methods": ["ranpac"], "carry": "frozen"},
     "lae": {"methods": ["lae", "lora"], "carry": "training"},
     "mos": {"methods": ["mos"], "carry": "frozen"},
+    "ease": {"methods": ["ease"], "carry": "frozen"},
+    **{name: {"methods": [name], "carry": "frozen"} for name in PROMPTS},
     "o-lora": {"methods": ["o-lora"]},
     "inflora": {"methods": ["inflora"]},
     "full+wise-ft": {"methods": ["full"], "after": [{"wise-ft": {"amount": 0.5}}]},

@@ -16,15 +16,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import machine
 from benchmarks.defaults_data import TABLE, DataSet, write
+from tunewright.measure.intervals import of_draws
+from tunewright.trials.row_scores import RowScores
 
 RESULTS = Path(__file__).with_suffix(".json")
 SIZES = (100, 500, 5000)
-TRIALS = 12
+TRIALS = {100: 12, 500: 8, 5000: 6}
+"""Runs of `tune` at most, by rows: 6 are the default's own and five rates at half its length; with 8 the best of them
+run as long as the default, or longer. A run of 5,000 rows takes minutes.
+"""
 THREADS = 1
 LIMIT = 0.9
 """Share of the tuned gain that a default is to reach."""
+RESAMPLES = 2000
 
 
 def cells() -> Iterable[tuple[DataSet, int]]:
@@ -89,6 +97,7 @@ def run_cell(data: DataSet, size: int, source: Path, folder: Path, trials: int, 
         "tuned_settings": None if best is None else vars(best),
         "trials": len(tuned.tried),
         "stopped": tuned.stopped,
+        "share_interval": interval_of_share(default["rows"], chosen["rows"], default["direction"]),
         "seconds": round(time.monotonic() - began),
         "processor": machine.describe("float32", THREADS)["processor"],
     }
@@ -112,6 +121,7 @@ def _measured(recipe: Any, evaluated: Path, store: Any) -> dict[str, Any]:
         "unit": record.target_unit,
         "direction": record.direction,
         "evaluated": record.evaluated,
+        "rows": record.rows,
     }
 
 
@@ -122,6 +132,28 @@ def share(cell: dict[str, Any]) -> float | None:
     sign = 1 if cell["direction"] == "higher" else -1
     gain, found = sign * (cell["default"] - cell["base"]), sign * (cell["tuned"] - cell["base"])
     return gain / found if found > 0 else None
+
+
+def interval_of_share(default: RowScores | None, tuned: RowScores | None, direction: str) -> list[float] | None:
+    """The 95 % interval of that share over the evaluated rows, drawn again in pairs; none where tuning gained nothing
+    on them, or in more than one draw of twenty: a share of nothing is no number.
+    """
+    if default is None or tuned is None or not default.same_rows(tuned):
+        return None
+    sign = 1.0 if direction == "higher" else -1.0
+    counts = np.ones(len(default.gains)) if default.counts is None else default.counts
+    own, found = sign * counts * default.gains, sign * counts * tuned.gains
+
+    def reached(rows: np.ndarray) -> float:
+        most = float(found[rows].sum())
+        return float(own[rows].sum()) / most if most > 0 else float("nan")
+
+    draws = np.random.default_rng(0).integers(0, len(own), (RESAMPLES, len(own)))
+    shares = np.array([reached(rows) for rows in draws])
+    if np.isnan(shares).mean() > 0.05:
+        return None
+    interval = of_draws(reached(np.arange(len(own))), shares, len(own))
+    return None if interval.low is None or interval.high is None else [interval.low, interval.high]
 
 
 def below_base(cell: dict[str, Any]) -> bool:
@@ -137,7 +169,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="begin no cell later than this")
     parser.add_argument("--only", help="one data set")
     parser.add_argument("--size", type=int, help="one size")
-    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--trials", type=int, help="runs of tune at most (default: by the rows)")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--page", action="store_true", help="write docs/defaults.md from the results alone")
     options = parser.parse_args()
@@ -161,7 +193,7 @@ def _run(options: argparse.Namespace, source: Path) -> None:
         print(name, flush=True)
         folder = options.work / data.name / str(size)
         try:
-            cell = run_cell(data, size, source, folder.resolve(), options.trials, options.workers)
+            cell = run_cell(data, size, source, folder.resolve(), options.trials or TRIALS[size], options.workers)
         except RuntimeError as error:
             print(f"    not finished: {error}", flush=True)
             continue

@@ -108,6 +108,25 @@ def _verses(folder: Path) -> Rows:
     return [{"text": row["text"]} for row in rows if row["lang"] in ("glv", "eus-1571")]
 
 
+def _genesis(folder: Path) -> Rows:
+    """Verses of one old book in five languages other than English."""
+    rows = _lines(folder / "genesis-multilingual" / "train.jsonl.gz")
+    return [{"text": row["text"]} for row in rows if row["lang"] != "en"]
+
+
+def _laws(folder: Path) -> Rows:
+    """Short paragraphs of German laws."""
+    texts = (row["text"] for row in _lines(folder / "german-laws" / "train.jsonl.gz"))
+    parts = (part.strip() for text in texts for part in text.split("\n\n"))
+    return [{"text": part} for part in parts if 60 <= len(part) <= 240]
+
+
+def _japanese(folder: Path) -> Rows:
+    """Short English sentences and what they are in Japanese."""
+    rows = _lines(folder / "tanaka-enja" / "train.jsonl.gz")
+    return [{"prompt": row["en"], "completion": row["ja"]} for row in rows]
+
+
 def _harmless(folder: Path) -> Rows:
     """Dialogues with a chosen and a rejected answer; only the first turn of each answer, and short dialogues."""
     rows = [
@@ -138,13 +157,16 @@ TABLE = (
     DataSet("tinyshakespeare", "continued pre-training", "nano", "loss", True, _shakespeare),
     DataSet("hh-rlhf-harmless", "preferences", "nano", "pair_accuracy", True, _harmless),
     DataSet("instruction-induction", "text generation", "nano", "loss", True, _induction),
-    DataSet("dolly-short", "text generation", "nano", "loss", False, _dolly),
+    DataSet("dolly-short", "text generation", "nano", "loss", True, _dolly),
+    DataSet("bible-lowres", "continued pre-training", "nano", "loss", True, _verses),
+    DataSet("genesis-multilingual", "continued pre-training", "nano", "loss", True, _genesis),
     DataSet("sentiment-domains", "text classification", "minilm-l6", "accuracy", False, _sentiment),
     DataSet("cifar10", "pictures", "efficientnet-lite0", "accuracy", False, _things),
-    DataSet("bible-lowres", "continued pre-training", "nano", "loss", False, _verses),
+    DataSet("tanaka-enja", "text generation", "nano", "loss", False, _japanese),
+    DataSet("german-laws", "continued pre-training", "nano", "loss", False, _laws),
     DataSet("ukpconvarg1", "preferences", "nano", "pair_accuracy", False, _arguments),
 )
-"""Six to fit the rule on, five to judge it."""
+"""Nine to fit the rule on, five to judge it."""
 
 
 def write(data: DataSet, source: Path, folder: Path, size: int) -> tuple[Path, Path, int]:

@@ -6,11 +6,14 @@ their names in words. It then sees digits that lie on their side, of which it is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from tunewright.finished.export import export
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIDE = 28
@@ -87,3 +90,18 @@ def recipes(data: Path, out: Path, train: dict[str, Any]) -> tuple[dict[str, Any
         "budget": {"epochs": 30},
     }
     return base, tuned
+
+
+def towers(data: Path, out: Path, train: dict[str, Any], finished: Callable[[dict[str, Any], Path], Path]) -> Path:
+    """The folder of the base that was made, made if it is not there."""
+    model = out / "two-towers-model"
+    if not model.exists():
+        export(finished(recipes(data, out, train)[0], out / "two-towers-run"), model, quiet=True)
+    return model
+
+
+def recipe(
+    data: Path, out: Path, train: dict[str, Any], finished: Callable[[dict[str, Any], Path], Path]
+) -> dict[str, Any]:
+    """The recipe that adapts the base, which is made if it is not there."""
+    return {**recipes(data, out, train)[1], "model": str(towers(data, out, train, finished))}

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import yaml
 
-from tests import architectures, tiny
+from tests import architectures, seeing, tiny
 from tunewright.errors import TunewrightError
 from tunewright.finished.export import check_inputs, export, logits_of
 from tunewright.finished.finished import open_run
@@ -41,6 +41,8 @@ SUBSET = [
     ("fill-mask", "deberta"),
     ("image-classification", "swinv2"),
     ("image-classification", "resnet"),
+    ("image-text-to-text", "llava"),
+    ("image-text-to-text", "idefics3"),
 ]
 """Pairs that the fast tests do: one of each way in which a layer, a head or a refusal can be special."""
 PAIRS: dict[str, str] = {
@@ -64,6 +66,7 @@ PAIRS: dict[str, str] = {
         beit bit clip convnext convnextv2 deit dinov2 efficientnet levit mobilenet_v1 mobilenet_v2 mobilevit poolformer
         regnet resnet siglip swin swinv2 vit
     """,
+    "image-text-to-text": "gemma3 idefics3 llava llava_next qwen2_vl",
 }
 
 
@@ -74,6 +77,9 @@ def pairs() -> list[tuple[str, str]]:
 
 def write_base(folder: Path, task: str, name: str) -> None:
     """A model's folder and rows to train it on."""
+    if task == "image-text-to-text":
+        write_pictured(folder, name)
+        return
     labelled = "classification" in task
     more: dict[str, Any] = (
         {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}} if labelled else {}
@@ -99,15 +105,32 @@ def write_base(folder: Path, task: str, name: str) -> None:
     (folder / "train.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
 
 
+def write_pictured(folder: Path, name: str) -> None:
+    """A model of pictures in texts, with rows that have none, one and two of them."""
+    (folder / "base").mkdir()
+    getattr(seeing, "write_llava" if name == "llava" else name)(folder / "base")
+    for i in range(3):
+        seeing.picture(i, 16 + 8 * i, 21).save(folder / f"{i}.png")
+    own = [{"type": "image", "path": f"{i}.png"} for i in range(3)]
+    said, rows = {"role": "assistant", "content": [{"type": "text", "text": "warm"}]}, list[dict[str, Any]]()
+    for parts in ([own[0]], [own[1], own[2]], []):
+        rows.append({"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": "fox"}]}, said]})
+    (folder / "train.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+
+
 def train(folder: Path, task: str, method: Any, name: str) -> Path:
     """A run of two steps; its folder."""
     recipe = {
         "model": "./base",
         "task": task,
-        "data": {"train": "train.jsonl", "max_length": 64},
+        "data": {"train": "train.jsonl", "max_length": 512 if task == "image-text-to-text" else 64},
         "methods": [method],
         "budget": {"steps": 2},
-        "train": {"learning_rate": 1e-2, "batch_tokens": 4 if "image" in task else 64, "precision": "float32"}
+        "train": {
+            "learning_rate": 1e-2,
+            "batch_tokens": 4 if task == "image-classification" else 64,
+            "precision": "float32",
+        }
         | {"threads": 1},
         "measurement": {"drift_sequences": 2, "drift_tokens": 4, "strengths": [1.0], "few_shot": 0},
     }

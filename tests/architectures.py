@@ -177,6 +177,7 @@ AUTO = {
     "text-classification": "AutoModelForSequenceClassification",
     "fill-mask": "AutoModelForMaskedLM",
     "image-classification": "AutoModelForImageClassification",
+    "image-text-to-text": "AutoModelForImageTextToText",
 }
 TWO_TOWERS = ("clip", "siglip")
 SIDE = 32

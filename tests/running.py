@@ -183,10 +183,17 @@ class Commands:
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 
-    def start(self, cwd: Path, arguments: Sequence[str], *faults: dict[str, Any], cache: Path | None = None) -> int:
+    def start(
+        self,
+        cwd: Path,
+        arguments: Sequence[str],
+        *faults: dict[str, Any],
+        cache: Path | None = None,
+        env: dict[str, str] | None = None,
+    ) -> int:
         """Begin a command; return its process id."""
         where = {"cwd": str(cwd), "stdout": str(cwd / ".stdout"), "stderr": str(cwd / ".stderr")}
-        env = {"TUNEWRIGHT_CACHE": str(cache or cwd / "cache")}
+        env = {"TUNEWRIGHT_CACHE": str(cache or cwd / "cache"), **(env or {})}
         found: int = self._ask({**where, "env": env, "arguments": list(arguments), "faults": list(faults)})
         return found
 

@@ -191,6 +191,12 @@ CASES = [
         arguments=("build", "{recipe}"),
     ),
     Case(
+        "no space after a colon",
+        ("r.yaml:8", "'lora' has no parameter 'rank:16'", "write a space after the colon: rank: 16"),
+        changed("rank: 16", "rank:16"),
+        arguments=("build", "{recipe}"),
+    ),
+    Case(
         "parameter of the wrong type",
         ("lora.rank", "got 'many'"),
         changed("rank: 16", "rank: many"),

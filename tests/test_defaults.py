@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from benchmarks.defaults import below_base, known, share
+from benchmarks.defaults import below_base, interval_of_share, known, share
 from benchmarks.defaults_data import DataSet, write
 from benchmarks.defaults_page import page
 from tests import small, tiny
@@ -23,7 +24,9 @@ from tunewright.compare.settling import settle
 from tunewright.contract.class_check import check_class
 from tunewright.contract.method import Choice, Method
 from tunewright.errors import MethodError
+from tunewright.measure.rows import RowResult
 from tunewright.planning import lengths
+from tunewright.planning.plan import plan
 from tunewright.recipe import Budget, Recipe, TrainSpec
 from tunewright.runs.assemble import assemble, settled
 from tunewright.runs.deriving import said_by, width_of
@@ -31,6 +34,7 @@ from tunewright.runs.run import run
 from tunewright.training import defaults
 from tunewright.training.budget import few_steps
 from tunewright.training.defaults import Facts, Given, derive, rows_a_step
+from tunewright.trials.row_scores import RowScores
 
 LORA = {"": 8e-4}
 KINDS = st.sampled_from(list(defaults.PASSES))
@@ -67,6 +71,18 @@ def test_narrow_models_take_larger_steps() -> None:
     wide, narrow = (values(facts(width=w))["learning_rate"] for w in (4096, 256))
     assert wide == pytest.approx(8e-4 * 4**-0.75, rel=0.05) and narrow == pytest.approx(8e-4 * 4**0.75, rel=0.05)
     assert values(facts(width=None))["learning_rate"] == 8e-4
+
+
+def test_plain_text_is_read_more_often_than_answers_and_faster_in_larger_steps() -> None:
+    plain = {"kind": "plain text", "rows": 500, "tokens": 15_000}
+    assert values(facts(**plain)) == {"learning_rate": 1.6e-3, "batch_tokens": 480, "epochs": 5, "warmup_steps": 0.1}
+    rates = {n: values(facts(kind="plain text", rows=n, tokens=30 * n))["learning_rate"] for n in (50, 100, 200, 9000)}
+    assert rates == {50: 8e-4, 100: 8e-4, 200: 1.1e-3, 9000: 2.3e-3}
+    own = derive(facts(**plain, adds=False))["learning_rate"]
+    assert own.value == 8e-4 and "plain text" not in own.reason
+    assert "times 2 for plain text" in derive(facts(**plain))["learning_rate"].reason
+    by_batch = [values(facts(**plain), Given(batch_tokens=b))["learning_rate"] for b in (30, 120, 480, 99_000)]
+    assert by_batch == [8e-4, 8e-4, 1.6e-3, 2.3e-3]
 
 
 def test_a_rate_is_the_methods_own_for_the_task_and_scaled_by_what_stands_beside_it() -> None:
@@ -213,11 +229,16 @@ def test_init_keeps_the_best_weights_of_free_text_alone(folder: Path) -> None:
     epochs = recipe.stages[0].budget.epochs
     said = re.search(r"about ([\d,]+) optimizer steps", text)
     assert said and epochs and recipe.train.eval_steps
-    assert recipe.train.eval_steps == pytest.approx(int(said[1]) / epochs, rel=0.1, abs=1)
+    assert recipe.train.eval_steps == pytest.approx(int(said[1]) / epochs, rel=0.2, abs=1)
+    stage = plan(recipe, quiet=True).stages[0]
+    assert int(said[1]) == pytest.approx(stage.steps, rel=0.03, abs=1)
     assert recipe.train.keep_best == "loss" and recipe.train.eval_steps and "known by heart" in text
+    assert [use.name for use in recipe.stages[0].methods] == ["lora", "ema"]
+    assert not plan(recipe, quiet=True).stages[0].cautions, "the average has left the start behind"
     rows("fee")
     recipe, text = begun(folder, str(folder / "base"), "answers.jsonl")
     assert recipe.train.keep_best is None and recipe.train.eval_steps is None and "known by heart" not in text
+    assert [use.name for use in recipe.stages[0].methods] == ["lora"]
 
 
 def test_init_says_so_where_the_model_is_not_here(folder: Path) -> None:
@@ -320,6 +341,28 @@ def test_arms_of_a_comparison_share_the_batch_and_have_rates_of_their_own(folder
     said = Recipe.load(small.write_recipe(folder, train__warmup_steps=1))
     same, own, rates = settle(said, parse_arms("lora,full"), Budget(steps=3))
     assert same is said and own.steps == 3 and set(rates.values()) == {1e-2}
+
+
+def test_a_share_of_the_gain_has_an_interval_that_holds_it_and_none_of_nothing() -> None:
+    def scores(gains: list[float], weights: list[float] | None = None) -> RowScores:
+        of = weights or [1.0] * len(gains)
+        base = [RowResult(id=str(i), score=2.0, weight=w) for i, w in enumerate(of)]
+        return RowScores.of(base, [r.model_copy(update={"score": 2.0 + g}) for r, g in zip(base, gains, strict=True)])
+
+    rng = np.random.default_rng(0)
+    found = rng.normal(-1.0, 0.5, 300)
+    own = 0.8 * found + rng.normal(0, 0.2, 300)
+    low, high = interval_of_share(scores(list(own)), scores(list(found)), "lower")
+    assert low < own.sum() / found.sum() < high and 0.01 < high - low < 0.15
+    assert interval_of_share(scores(list(found)), scores(list(found)), "lower") == [1.0, 1.0]
+    assert interval_of_share(scores(list(own)), scores(list(found)), "higher") is None, "tuning lost"
+    noise = list(rng.normal(0.001, 1.0, 300))
+    assert interval_of_share(scores(noise), scores(noise[::-1]), "higher") is None, "a share of nothing"
+    assert interval_of_share(scores([1.0]), scores([1.0, 1.0]), "higher") is None, "of other rows"
+    assert interval_of_share(None, scores([1.0]), "higher") is None
+    heavy = scores([1.0, 0.0] * 50, [3.0, 1.0] * 50), scores([1.0, 1.0] * 50, [3.0, 1.0] * 50)
+    low, high = interval_of_share(*heavy, "higher")
+    assert low < 0.75 < high, "rows count by their weights"
 
 
 def test_the_page_of_defaults_is_made_from_the_rule_and_the_results() -> None:

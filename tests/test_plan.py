@@ -134,6 +134,12 @@ def test_padded_rows_are_said_to_be(inputs: Path) -> None:
     assert not made.packed and made.leak is None and "rows padded" in text_of(made)
 
 
+@pytest.mark.parametrize("split", ["validation", "eval"])
+def test_held_out_rows_that_a_recipe_measures_on_are_rows_that_measure(split: str, inputs: Path) -> None:
+    made = look(session_of(inputs, data__eval=None, data__validation="25%", measurement__split=split))
+    assert bool(made.measured) == (split == "validation") == ("no rows measure" not in text_of(made))
+
+
 def text_of(made: RunPlan, **options: Any) -> str:
     out = io.StringIO()
     plan_page.show(made, Path("r.yaml"), Console(file=out, width=100, highlight=False, **options))

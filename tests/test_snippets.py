@@ -26,6 +26,7 @@ ELSEWHERE = {
     "docs/contract.md": "made of examples that tests/conformance runs",
     "docs/jobs.md": "what tests/serve/test_jobs.py and tests/serve/test_tinker.py do with the same clients",
     "docs/serve.md": "a client that tests/serve/test_app.py runs against a server",
+    "docs/vision-language.md": "what tests/tasks/test_image_text_to_text.py does with a tiny model that sees",
     "docs/write-a-method.md": "a package that tests/test_third_party.py installs and runs",
     "docs/write-a-task.md": "a package that tests/test_third_party_task.py installs and runs",
 }

@@ -19,6 +19,8 @@ PAIRS = [
     ("text2text-generation", "dpo", "serves text-generation"),
     ("reward-modeling", "asft", "trains likelihoods"),
     ("fill-mask", "unipt", "serves text-classification, image-classification"),
+    ("image-text-to-text", "grpo", "serves text-generation"),
+    ("image-text-to-text", "dora", ""),
     ("text2text-generation", "asft", ""),
     ("token-classification", "lofit", ""),
     ("text-classification", "core-tuning", ""),

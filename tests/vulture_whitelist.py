@@ -57,6 +57,7 @@ ANSWERED: dict[str, tuple[str, ...]] = {
     "read by its name as a text: counts of a plan, figures of a report": (
         "setup_seconds",
         "stored_parameters",
+        "picture_tokens",
         "too_long",
     ),
     "fields of what a verb prints with --json, as its schema names them": ("removes", "stays_for"),

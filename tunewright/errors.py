@@ -72,6 +72,12 @@ class MissingExtraError(TunewrightError):
     code = 9
 
 
+class PartedError(TunewrightError):
+    """A process that trained this run together with others is not there any more; `tunewright resume` goes on."""
+
+    code = 12
+
+
 class ClaimError(TunewrightError):
     """A claim, its lab task or its stored result cannot be used."""
 

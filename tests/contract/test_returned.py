@@ -205,6 +205,7 @@ def test_selections_are_read_in_every_form() -> None:
     [
         ({"thrown": None}, "`thrown` is None"),
         ({"written": "x"}, "`written` the text 'x'"),
+        ({"verdict": None}, "`verdict` is None"),
         ({"scores": {"s": "good"}}, "score 's' is the text 'good'"),
         ({"scores": {"s": float("nan")}}, "score 's' is nan"),
         ({"values": {"text": "half \ud800"}}, "no JSON"),

@@ -27,6 +27,7 @@ class Rows:
     name: str
     rows: list[Row]
     hash: str = "h"
+    ordered: bool = False
 
 
 def make(sizes: dict[str, list[int]]) -> list[Rows]:
@@ -121,6 +122,23 @@ def test_order_without_shuffle_and_orders_that_differ_by_epoch_and_seed():
     assert [r.id for r, _ in stream.next_batch()] == ["a:0", "a:1", "a:2"]
     orders = {tuple(permutation(20, s, n, e)) for s in (0, 1) for n in "ab" for e in (0, 1)}
     assert len(orders) == 8
+
+
+def test_rows_that_a_selector_put_in_order_come_so_in_the_first_pass_alone():
+    def fresh(**more) -> Cursor:
+        data = make({"a": [1] * 12})
+        data[0].ordered = True
+        return Cursor(data, {"a": 1}, seed=0, batch_tokens=4, **more)
+
+    stream, standing = fresh(), [f"a:{i}" for i in range(12)]
+    drawn = [r.id for _ in range(6) for r, _ in stream.next_batch()]
+    assert drawn[:12] == standing and drawn[12:] != standing and sorted(drawn[12:]) == sorted(standing)
+    stream, again = fresh(), fresh()
+    stream.next_batch()
+    again.restore(stream.state())
+    assert [r.id for _ in range(5) for r, _ in again.next_batch()] == drawn[4:]
+    same = fresh(shuffle=False)
+    assert [r.id for _ in range(6) for r, _ in same.next_batch()] == 2 * standing
 
 
 def test_weights_set_between_batches_hold_from_the_next_row():

@@ -19,9 +19,10 @@ from tunewright.catalogue import build
 from tunewright.conformance.reading import Reads
 from tunewright.contract.records import Record
 from tunewright.data.select import got_d, instructmining
+from tunewright.data.select._lexical import mtld
 from tunewright.data.select._text import answer_of
 from tunewright.data.select.got_d import GOTD, gradients, potentials
-from tunewright.data.select.instructmining import AUTHORS, InstructMining, mtld, neighbour_distances
+from tunewright.data.select.instructmining import AUTHORS, InstructMining, neighbour_distances
 from tunewright.data.select.perplexity import Perplexity, between
 from tunewright.errors import DataError
 from tunewright.models.flops import counting

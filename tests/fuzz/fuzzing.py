@@ -31,6 +31,10 @@ SECONDS, PATIENCE = 60, 600
 """Longest that one input may take, in seconds of the processor and of the clock (the machine may be busy otherwise):
 what is small and broken is refused at once, or runs its one step.
 """
+AGAIN = 1.0
+"""Seconds until an input over its limit is ended once more: the first end may have come inside a collected object's own
+end or another place whose errors Python prints and forgets.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def _limited() -> Iterator[None]:
     limits = ((signal.SIGALRM, signal.ITIMER_REAL, PATIENCE), (signal.SIGPROF, signal.ITIMER_PROF, SECONDS))
     before = [signal.signal(told, ended) for told, _, _ in limits]
     for _, timer, seconds in limits:
-        signal.setitimer(timer, seconds)
+        signal.setitimer(timer, seconds, AGAIN)
     try:
         yield
     finally:

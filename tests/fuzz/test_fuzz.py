@@ -31,12 +31,23 @@ def test_what_escapes_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch):
     assert fuzzing.outcome(["doctor", "--nonsense"]).fault is None
 
 
-@pytest.mark.parametrize("limit, body", [("SECONDS", "while True: pass"), ("PATIENCE", "time.sleep(60)")])
+class Ends:
+    """A collected object in whose own end time runs out: what is raised there is printed and forgotten."""
+
+    def __del__(self) -> None:
+        time.sleep(0.5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "limit, body",
+    [("SECONDS", "while True: pass"), ("PATIENCE", "time.sleep(60)"), ("PATIENCE", "Ends(); time.sleep(60)")],
+)
 def test_what_hangs_is_told(monkeypatch: pytest.MonkeyPatch, limit: str, body: str):
     from tunewright.commands import doctor
 
     monkeypatch.setattr(fuzzing, limit, 0.1)
-    monkeypatch.setattr(doctor, "examine", lambda: exec(body, {"time": time}))
+    monkeypatch.setattr(doctor, "examine", lambda: exec(body, {"time": time, "Ends": Ends}))
     assert (fuzzing.outcome(["doctor"]).fault or "").startswith("took over")
 
 

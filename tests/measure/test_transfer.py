@@ -52,7 +52,7 @@ def test_of_losses_signs_are_turned():
         transfer.figures(read, OWNERS, "loss", 3),
         transfer.figures([results(r) for r in RIGHT], OWNERS, "accuracy", 3),
     )
-    for name in transfer.CHANGES:  # a row that is wrong costs 1.5 more
+    for name in share.keys() & set(transfer.CHANGES):  # a row that is wrong costs 1.5 more
         assert loss[name].value == pytest.approx(1.5 * share[name].value)
     assert loss["accuracy"].value == pytest.approx(2.0 - 1.5 * share["accuracy"].value)
 
@@ -95,3 +95,15 @@ def test_what_was_wrong_of_each_row_is_drawn_alike_in_all_rows_of_the_matrix():
     assert transfer.figures(read, OWNERS, "accuracy", 3)["backward_transfer"].value == 0
     wide = transfer.figures(read, OWNERS, "accuracy", 3)
     assert wide["backward_transfer"].high < wide["accuracy"].high - wide["accuracy"].value
+
+
+def test_what_stages_of_tasks_that_come_again_accumulate():
+    read = [results(r) for r in RIGHT]
+    found = transfer.figures(read, OWNERS, "accuracy", 3, recurring=True)
+    assert list(found) == ["accuracy", "accumulation"]
+    means = [np.mean([n / 10 for n in right]) for right in RIGHT]
+    assert found["accumulation"].value == pytest.approx(means[3] - means[1])
+    losses = [[RowResult(id=str(i), score=x) for i in range(4)] for x in (3.0, 2.0, 2.5, 0.5)]
+    assert (
+        transfer.figures(losses, [0, 0, 1, 1], "loss", 2, recurring=True)["accumulation"].value == 1.5
+    )  # less is better

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tunewright.contract.made import Made
 from tunewright.contract.method import Method
 from tunewright.contract.records import Record
-from tunewright.contract.writer import Asked, Prompt, Reply, Writer
+from tunewright.contract.writer import Asked, Continue, Prompt, Reply, Writer
 from tunewright.runs.making import made_by
 
 Say = Callable[[Any, int], Reply | str]
@@ -28,7 +28,8 @@ class Told(Writer):
         return {}
 
     def shown(self, prompt: Prompt) -> Any:
-        return prompt.id if isinstance(prompt, Record) else prompt
+        shown = prompt.id if isinstance(prompt, Record) else prompt
+        return shown.text if isinstance(shown, Continue) else shown
 
     def _write(self, asked: Sequence[Asked], max_new_tokens: int, temperature: float) -> tuple[list[list[Reply]], int]:
         out = []
@@ -44,17 +45,19 @@ def made(
     records: Sequence[Record],
     say: Say,
     score: Callable[[Record, str], float] = lambda record, text: 0.0,
+    others: Mapping[str, Say] | None = None,
     **more: Any,
 ) -> tuple[list[Made], Told]:
-    """What a method makes of records, and the writer that it asked."""
-    (name,) = method.speakers() or ("start",)
+    """What a method makes of records, and the writer that it asked; `others`: what further speakers say, by name."""
+    voices = {n: Told(n, say=one) for n, one in (others or {}).items()}
+    (name,) = [n for n in method.speakers() if n not in voices] or ["start"]
     writer = Told(name, say=say)
     given: dict[str, Any] = {"readers": {}, "labels": None, "round": 1, "rng": random.Random(0), "where": "here"}
     found = made_by(
         "method",
         method,
         records,
-        writers={name: writer},
+        writers={name: writer, **voices},
         score=lambda answers: [score(r, t) for r, t in answers],
         **{**given, **more},
     )

@@ -16,6 +16,8 @@ CASES = [
     ("adalora", {}, {"delta_t": 90}, "falls at once"),
     ("codyra", {}, {"kappa": 0.1}, "takes 2.6 from every gate"),
     ("cooldown", {}, {"switch": 1.0}, "stays at 5"),
+    ("early-replay", {}, {"until": 0.995}, "replayed to the end"),
+    ("ema", {"every": 3}, {}, "43% of the average is still the start"),
     ("fpf", {"k": 4}, {"k": 5}, "its first round comes at step 20 of 100"),
     ("hft", {"round_steps": 99}, {"round_steps": 100}, "do not reach round_steps 100"),
     ("infinite-lr", {}, {"warmup_steps": 60, "cooldown_steps": 40}, "take 100 of 100"),
@@ -54,10 +56,27 @@ def test_a_choice_of_never_is_no_slip():
 
 def test_every_method_that_says_something_is_tried_here():
     own = {n for n in catalogue.entries() if catalogue.load_method(n).caution is not Method.caution}
-    assert own == {name for name, *_ in CASES} | {"mhr"}
+    assert own == {name for name, *_ in CASES} | {"curriculum-lm-pretraining", "foster", "mhr"}
 
 
 def test_a_first_stage_that_trains_a_part_of_what_is_not_there_is_told():
     mhr, first = catalogue.load_method("mhr"), dataclasses.replace(PLAN, index=0)
     assert "there is no inventory yet of which tune: routing" in mhr(tune="routing").caution(first)
     assert mhr(tune="routing").caution(PLAN) is None and mhr().caution(first) is None
+
+
+def test_a_curriculum_whose_budget_ends_before_its_hardest_rows_is_told():
+    curriculum = catalogue.load_method("curriculum-lm-pretraining")
+    pools = [dataclasses.replace(PLAN, sources={"a": own, "old": 10**6}, replay=("old",)) for own in (10_000, 25_000)]
+    assert "ends at 40% of the way" in curriculum().caution(pools[1])
+    assert "ends at 80% of the way" in curriculum(warmup=0.5).caution(pools[1])
+    for fine in (curriculum(warmup=0.3), curriculum(order="interleaved")):
+        assert fine.caution(pools[1]) is None
+    assert curriculum().caution(pools[0]) is None
+
+
+def test_a_task_that_may_end_before_compression_is_told():
+    foster, first = catalogue.load_method("foster")(), dataclasses.replace(PLAN, index=0)
+    assert "may end before compression" in foster.caution(dataclasses.replace(PLAN, exact=False))
+    assert "nothing is compressed" in foster.caution(dataclasses.replace(PLAN, steps=1))
+    assert foster.caution(PLAN) is None and foster.caution(dataclasses.replace(first, exact=False)) is None

@@ -224,7 +224,7 @@ def test_what_it_cannot_do_is_refused(two):
     folder, task = two
     with pytest.raises(MethodError, match="does not serve the task text-generation"):
         check_conflicts([("mos", MOS())], stage="main", task=get_task("text-generation"))
-    with pytest.raises(MethodError, match="'mos' and 'lae' both"):
+    with pytest.raises(MethodError, match="'mos' and 'lae' each"):
         check_conflicts([("mos", MOS()), ("lae", LAE())], stage="main", task=get_task(task))
     with pytest.raises(MethodError, match="this model has none"):
         stage(Adapted(tiny.efficientnet(labels=6)), TASKS[0], task=PICTURES)

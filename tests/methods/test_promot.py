@@ -18,7 +18,7 @@ from tunewright.contract.left import Earlier, left_of
 from tunewright.errors import MethodError
 from tunewright.measure.generate import greedy
 from tunewright.methods.adapters.lora import LoRA
-from tunewright.methods.adapters.promot import ProMoT
+from tunewright.methods.adapters.promot import ProMoT, _prompt
 from tunewright.models.adapted import Adapted
 from tunewright.models.attention import prepare_attention
 from tunewright.models.context import following, rows_of_prompts
@@ -39,7 +39,6 @@ def run_of(listen=None, *, model=None, earlier=None, steps: int = 4, beside=(), 
 def first_stage(make=tiny.llama, **fields) -> tuple[Run, Earlier]:
     run = run_of(model=make(), **fields)
     run.train()
-    run.methods.event("end_task", stage="main", adapted=run.adapted)
     state = run.state("promot")
     return run, Earlier((left_of("prompt", "promot", ProMoT.leaves, state, state.data),))
 
@@ -76,7 +75,6 @@ def test_both_stages_steps_are_those_of_a_prompt_and_then_of_a_model_read_behind
     for name, p in run.adapted.base_parameters().items():
         assert torch.equal(p, dict(base.named_parameters())[name]), name
     assert torch.equal(logits(run.adapted.model), logits(base)), "without the prompt it is the base"
-    run.methods.event("end_task", stage="main", adapted=run.adapted)
     state = run.state("promot")
     left = Earlier((left_of("prompt", "promot", ProMoT.leaves, state, state.data),))
     kept = left[0].values["prompt"].clone()
@@ -85,7 +83,7 @@ def test_both_stages_steps_are_those_of_a_prompt_and_then_of_a_model_read_behind
     step_by_step(model, kept, list(model.parameters()), 1e-2)
     loop = later.train()
     assert set(loop.trained.leaves) == set(later.adapted.base_parameters())
-    assert torch.equal(later.state("promot").get("prompt"), kept), "the prompt stays to the bit"
+    assert torch.equal(_prompt(later.state("promot")), kept), "the prompt stays to the bit"
     for name, p in model.named_parameters():
         if name in later.adapted.base_parameters():
             torch.testing.assert_close(later.adapted.base_parameters()[name], p, atol=2e-4, rtol=1e-3)
@@ -145,9 +143,8 @@ def test_a_third_stage_begins_with_a_prompt_of_its_own():
     run, left = first_stage()
     second = run_of(earlier=left)
     second.train()
-    second.methods.event("end_task", stage="main", adapted=second.adapted)
     state = second.state("promot")
-    assert state.data["phase"] == "model" and torch.equal(state.get("prompt"), run.state("promot").get("prompt"))
+    assert state.data["phase"] == "model" and torch.equal(_prompt(state), _prompt(run.state("promot")))
     both = Earlier((*left, left_of("model", "promot", ProMoT.leaves, state, state.data)))
     third = run_of(earlier=both)
     assert third.state("promot").data["phase"] == "prompt" and third.state("promot").get("prompt") is None
@@ -162,7 +159,7 @@ def test_starts_and_every_field_change_what_is_learnt():
 
     def after(**fields):
         run, _ = first_stage(**fields)
-        return run.state("promot").get("prompt")
+        return _prompt(run.state("promot"))
 
     first = after()
     assert after(length=5).shape == (5, 32)
@@ -189,7 +186,6 @@ def test_both_stages_resume_and_come_back_from_their_files(tmp_path: Path):
     rows = TASK.collate(text_rows(4))
     later = run_of(earlier=left)
     later.train()
-    later.methods.event("end_task", stage="main", adapted=later.adapted)
     for name, stage in (("prompt", run), ("model", later)):
         carry.save_stage(tmp_path / "stages" / name, stage.adapted, {})
         again = Adapted(tiny.llama())

@@ -48,8 +48,13 @@ CHANGED = ("tunewright.methods", "tunewright.weights", "tunewright.data.select",
 """Packages whose modules every child loads anew."""
 
 
-def run_tests(package: str, tests: Sequence[str], only: str, log: str) -> None:
-    """The child's work: run tests with `package` first on the path; its exit code is pytest's."""
+def run_tests(package: str, tests: Sequence[str], only: str, log: str, changed: str) -> None:
+    """The child's work: run tests with `package` first on the path; its exit code is pytest's. Where the module that is
+    `changed` was loaded before, all of ours is loaded anew: others hold what they took of it by name.
+    """
+    if changed in sys.modules:
+        for name in [n for n in sys.modules if n.split(".")[0] in ("tunewright", "tests")]:
+            del sys.modules[name]
     with open(log, "w", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
@@ -76,7 +81,8 @@ def load_once(package: Path) -> None:
 
 def outcome(mutant: Mutant, package: Path, log: Path) -> int | None:
     """pytest's exit code on the method's tests, or None where they did not end in time."""
-    given = (str(package), mutant.tests, mutant.only, str(log))
+    changed = mutant.file.removesuffix(".py").replace("/", ".")
+    given = (str(package), mutant.tests, mutant.only, str(log), changed)
     child = multiprocessing.get_context("fork").Process(target=run_tests, args=given)
     child.start()
     child.join(SECONDS)

@@ -15,7 +15,10 @@ from tunewright.data import generators
 
 MUTANTS = list(listed())
 BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack"} | {
-    *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters")
+    *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters"),
+    *("carry-of-a-sequence", "several-processes", "data-card", "natural-instructions", "steps-by-length"),
+    *("parting", "launching", "keep-best", "peft-read-only", "peft-norms"),
+    *("first-recipes", "streams", "what-stages-read"),
 }
 """What has lines and is no entry of the catalogue."""
 

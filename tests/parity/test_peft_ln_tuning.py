@@ -12,6 +12,7 @@ from tests import tiny
 from tunewright.conformance.bench import token_rows
 from tunewright.contract.method import Candidates
 from tunewright.methods.parameter_selection.ln_tuning import LNTuning
+from tunewright.models import peft_format
 from tunewright.models.adapted import Adapted
 from tunewright.tasks import get_task
 from tunewright.training.trained import Trained
@@ -52,3 +53,35 @@ def test_three_steps_are_pefts(make):
                 for q in (p, named[name]):
                     q -= 0.01 * q.grad
                     q.grad = None
+
+
+@pytest.mark.parametrize("make", [tiny.llama, tiny.gpt2])
+def test_each_reads_what_the_other_saved(make, tmp_path):
+    adapted = Adapted(make())
+    trained = Trained(adapted, {})
+    trained.set(
+        LNTuning(target_modules=("norm",) if make is tiny.llama else ("ln_f", "ln_1")).choose(Candidates(adapted))
+    )
+    with torch.no_grad():
+        for p in trained.parameters().values():
+            p += torch.randn_like(p) * 0.2
+        wanted = logits(adapted.model.eval())
+    assert peft_format.obstacle(adapted) is None
+    count = peft_format.save_adapter(adapted, tmp_path / "ours", "tiny")
+    theirs = peft.PeftModel.from_pretrained(make(), tmp_path / "ours").eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    for folder in ("ours", "theirs"):
+        again = Adapted(make())
+        assert peft_format.load_adapter(again, tmp_path / folder) == count == len(trained.parameters())
+        with torch.no_grad():
+            torch.testing.assert_close(logits(again.model.eval()), wanted, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(logits(theirs), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_norms_beside_anything_else_are_no_adapter(tmp_path):
+    adapted = Adapted(tiny.llama())
+    for name in ("model.norm.weight", "model.layers.0.self_attn.q_proj.weight"):
+        adapted.remember(name)
+        with torch.no_grad():
+            adapted.base_parameters()[name] += 1.0
+    assert peft_format.obstacle(adapted) == "there is no low-rank delta"

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from tests import small, tiny
+from tests import seeing, small, tiny
 from tests.tasks import hearing
 from tunewright.errors import Interrupted
 from tunewright.finished.chat import Chat, chat
@@ -183,6 +183,20 @@ def test_recordings(cuda, folder, kind):
     task = "audio-classification" if kind == "classes" else "automatic-speech-recognition"
     data = {"train": "train.jsonl", "eval": "test.jsonl"}
     export(ran(folder, task=task, keep=[] if kind == "classes" else ["test.jsonl"], data=data))
+
+
+@pytest.mark.parametrize(
+    "make", [seeing.write_llava, *(pytest.param(m, marks=pytest.mark.slow) for m in (seeing.idefics3, seeing.qwen2_vl))]
+)
+def test_pictures_among_words(cuda, folder, make):
+    make(folder / "base")
+    seeing.picture(0).save(folder / "a.png")
+    rows = [
+        {"prompt": f"fox {'<image>' * (i % 3)}", "completion": "warm", "images": ["a.png"] * (i % 3)} for i in range(9)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    data = {"train": "rows.jsonl", "eval": "rows.jsonl", "max_length": 512}
+    export(ran(folder, task="image-text-to-text", keep=["rows.jsonl"], data=data))
 
 
 @pytest.mark.parametrize("task", OTHER)

@@ -137,5 +137,5 @@ def test_items_that_are_wrong_do_not_also_make_their_list_too_short():
 
 def test_a_name_near_none_is_not_answered_with_all_of_them():
     with pytest.raises(RecipeError) as refused:
-        catalogue.find("quantum-entanglement")
+        catalogue.find("zzyzx-by-night")
     assert "`tunewright methods` lists" in str(refused.value) and "lora" not in str(refused.value)

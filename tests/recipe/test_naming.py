@@ -12,7 +12,7 @@ from tests import small
 from tunewright.data.read import read_all
 from tunewright.errors import RecipeError
 from tunewright.recipe import Recipe, Source
-from tunewright.recipe.naming import file_names, kept_names, numbered
+from tunewright.recipe.naming import file_names, kept_names, numbered, plain_name
 from tunewright.runs.assemble import assemble
 
 PARTS = st.sampled_from(["a", "b", "k", "k.txt", "k.jsonl", ".."])
@@ -99,3 +99,11 @@ def test_rows_of_one_file_name_in_two_folders_have_their_own_ids(tmp_path: Path)
     records = read_all(Source(path="x"), tmp_path).records
     assert [r.id for r in records][::2] == ["a/rows.jsonl:1", "b/rows.jsonl:1", "other.jsonl:1"]
     assert [r.where for r in records][::2] == ["x/a/rows.jsonl:1", "x/b/rows.jsonl:1", "x/other.jsonl:1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Grüße", "Grusse"), ("año nuevo", "ano-nuevo"), ("-x-", "x"), ("Ελλάδα", ""), ("日本 2", "2"), ("ﬁsh", "fish")],
+)
+def test_a_name_is_written_in_letters_that_folders_have_anywhere(text, name):
+    assert plain_name(text) == name

@@ -5,7 +5,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.report.example import make_example, make_metrics
@@ -17,6 +17,7 @@ finite = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 @given(st.lists(finite, max_size=8), st.integers(2, 7))
+@example([4.0357099841960286e-12], 5)
 @settings(max_examples=200, deadline=None)
 def test_an_axis_holds_its_values_and_has_ticks_inside(values: list[float], wanted: int) -> None:
     a = axis(values, 0, 100, wanted=wanted)

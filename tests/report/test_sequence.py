@@ -32,3 +32,11 @@ def test_what_a_figure_means_has_its_colour() -> None:
     fates = {f.name.split(":")[0].split(",")[0]: f.fate for f in sequence_words.figures(make_sequence())}
     assert fates["backward transfer (BWT)"] == fates["forgetting"] == "worse"
     assert fates["forward transfer (FWT)"] == "" == fates["ACC"]
+
+
+def test_of_very_many_stages_a_few_lines_are_shown():
+    assert sequence_words.thinned(list(range(24))) == list(range(24))
+    few = sequence_words.thinned(list(range(101)))
+    assert len(few) == 24 and few[:2] == [0, 1] and few[-1] == 100
+    gaps = {b - a for a, b in zip(few[1:], few[2:], strict=False)}
+    assert gaps <= {4, 5}

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
+import torch
+from scipy.stats import ttest_rel
 
 from tests import small
 from tests.options import inputs
+from tunewright.measure.intervals import gain_interval
 from tunewright.recipe import Recipe
+from tunewright.runs import stages
 from tunewright.runs.assemble import assemble
 from tunewright.runs.run import run
 
@@ -35,6 +41,59 @@ def test_a_run_that_only_harms_ends_where_it_began(inputs):
     assert report.stages[0].best_step == 0
     assert report.target.after == report.target.before
     assert any("ended where it began" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("gains", "kept"),
+    [
+        ([0.5, 0.4, 0.6], 1),  # 0.5 +- 0.25
+        ([0.1, 0.9, 0.2], 0),  # 0.4 +- 1.1: by chance
+        ([-0.5, -0.4, -0.6], 0),
+    ],
+)
+def test_the_start_gives_way_to_what_is_told_from_it(gains, kept, monkeypatch):
+    start = [3.0, 4.0, 5.0]
+    told = iter([start, [a - b for a, b in zip(start, gains, strict=True)]])
+    keeper = listening(monkeypatch, "loss", told)
+    for step in (0, 1):
+        keeper._judged(a_loop(step))
+    assert keeper.best["step"] == kept and keeper.best["since"] == int(sum(gains) < 0)
+
+
+def test_once_the_start_has_given_way_a_smaller_loss_is_enough(monkeypatch):
+    told = iter([[3.0, 4.0], [2.0, 3.0], [1.0, 3.9], [9.0, 9.0]])
+    keeper = listening(monkeypatch, "loss", told)
+    for step in range(4):
+        keeper._judged(a_loop(step))
+    assert keeper.best["step"] == 2 and keeper.best["since"] == 1
+
+
+def test_the_target_needs_no_error(monkeypatch):
+    keeper = listening(monkeypatch, "target", iter([[3.0, 4.0], [1.0, 5.9]]))
+    for step in (0, 1):
+        keeper._judged(a_loop(step))
+    assert keeper.best["step"] == 1
+
+
+def a_loop(step):
+    """Enough of a loop to be judged."""
+    outer = torch.nn.Linear(1, 1)
+    trained = SimpleNamespace(owned={}, changed=lambda: {"w": torch.full((1,), float(step))})
+    return SimpleNamespace(adapted=SimpleNamespace(outer=outer), trained=trained, step_number=step)
+
+
+def listening(monkeypatch, criterion, told):
+    """A listener whose evaluations give these losses of rows, each of weight 1, and a target that falls with them."""
+    monkeypatch.setattr(stages, "set_training", lambda model: None)
+    rows = []
+
+    def evaluate(loop):
+        rows[:] = next(told)
+        mean = sum(rows) / len(rows)
+        return {"loss": mean, "target": -mean}
+
+    spec = SimpleNamespace(keep_best=criterion, early_stopping=None)
+    return stages.TrainingCallback(None, spec, "main", 0, 0, evaluate, rows_of=lambda: [[loss, 1.0] for loss in rows])
 
 
 def test_without_keep_best_the_start_is_not_judged(inputs):
@@ -64,3 +123,14 @@ def test_rows_that_choose_do_not_judge(choosing, inputs):
     assert judged and chosen and not judged & chosen
     both = sides()
     assert both[0] == both[1] == judged | chosen
+
+
+def test_a_gains_interval_is_the_t_tests_where_rows_weigh_the_same_and_heavier_rows_count_more():
+    before, after = [3.0, 5.0, 4.0, 2.0], [2.0, 3.5, 4.2, 1.1]
+    gain, low, high = gain_interval([[x, 2.0] for x in before], [[x, 2.0] for x in after])
+    said = ttest_rel(before, after).confidence_interval()
+    assert (gain, low, high) == pytest.approx((0.8, said.low, said.high))
+    heavy = gain_interval([[3.0, 1.0], [5.0, 3.0]], [[2.0, 1.0], [3.0, 3.0]], level=0.5)
+    assert heavy[0] == pytest.approx(7 / 4) and heavy[2] - heavy[0] == pytest.approx(heavy[0] - heavy[1])
+    assert heavy[2] - heavy[0] == pytest.approx((2 * ((1 - 7 / 4) ** 2 + (3 * (2 - 7 / 4)) ** 2)) ** 0.5 / 4)  # t is 1
+    assert gain_interval([[3.0, 2.0]], [[2.5, 2.0]]) == (0.5, -math.inf, math.inf)

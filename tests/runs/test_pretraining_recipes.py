@@ -44,4 +44,4 @@ def test_the_recipes_of_pretraining_run_as_they_are_written(tmp_path, name):
     assert len(run.report.stages) == 2
     if "specialized" in name:
         shares = {s.path: s.weight for s in run.report.data.sources if s.role == "train"}
-        assert shares == {"general": 0.98, "domain": 0.02}
+        assert shares == {"general": 0.98, "domain": 0.02, "domain.txt": 1.0}

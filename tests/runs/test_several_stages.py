@@ -152,3 +152,15 @@ def test_figures_are_told_as_they_are_known(inputs, capsys):
 
 
 WHAT = ("base", "training", "after", "tuned", "strength")
+
+
+def test_the_report_names_what_every_stage_read(inputs):
+    changes = recipe(stages=stages(replay={"stages.one": 0.2, "test-one.jsonl": 0.1}))
+    report = run(small.write_recipe(inputs, "sources", **changes), inputs / "sources", quiet=True).report
+    found = [(s.path, s.role, s.rows) for s in report.data.sources]
+    assert found[:3] == [
+        ("train-one.jsonl", "train", 12),
+        ("train-two.jsonl", "train", 12),
+        ("test-one.jsonl", "replay", 6),
+    ]
+    assert [role for _, role, _ in found[3:]] == ["eval", "eval"]

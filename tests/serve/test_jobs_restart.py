@@ -245,6 +245,18 @@ def test_many_clients_at_once_lose_nothing(fake):
             ended(client, job)
 
 
+@pytest.mark.parametrize("what", ["cancelled", "paused"])
+def test_a_job_that_left_the_queue_since_it_was_read_is_not_begun(fake, what):
+    with served(fake, limits={"at_once": 1}) as (jobs, client):
+        running(client, create(client))
+        waiting = create(client)
+        read = jobs.store.find(waiting)
+        assert read["status"] == "queued"
+        jobs.want(waiting, {"cancelled": "cancel", "paused": "pause"}[what])
+        jobs.supervisor._begin(read)
+        assert status(client, waiting) == what and waiting not in jobs.supervisor._mine
+
+
 def test_a_killed_job_resumes_to_the_bits_of_one_that_was_not(tmp_path):
     model = base(tmp_path / "base")
     with served(tmp_path / "jobs", model) as (jobs, client):

@@ -175,7 +175,14 @@ def test_bad_pictures(image, tmp_path):
 def test_tasks_are_found_by_name():
     assert names() == [
         *("audio-classification", "automatic-speech-recognition"),
-        *("fill-mask", "image-classification", "multiple-choice", "question-answering", "reward-modeling"),
+        *(
+            "fill-mask",
+            "image-classification",
+            "image-text-to-text",
+            "multiple-choice",
+            "question-answering",
+            "reward-modeling",
+        ),
         "sentence-similarity",
         *("text-classification", "text-generation", "text-ranking", "text2text-generation", "token-classification"),
         "zero-shot-image-classification",

@@ -135,6 +135,13 @@ def test_stock_templates_train_each_answer_once_and_nothing_of_the_questions(nam
         assert own.strip() in text and not any(q.strip() in frame for q in said[::2] if len(q.strip()) > 2)
 
 
+@pytest.mark.parametrize("said", ["<", "final", "|"])
+def test_an_answer_that_stands_in_its_header_too_is_not_taken_for_it(said):
+    t = stock.tokenizer("gpt-oss")
+    row = encoded(t, talk("a", said, "b", said))
+    assert spans(t, row) == [f"<|channel|>final<|message|>{said}<|return|>"] and row.fields["untrained"] == 1
+
+
 CONTROL = {"chatml": "<|im_end|>", "llama-3.1": "<|eot_id|>", "mistral-7b-v0.3": "[/INST]", "gpt-oss": "<|start|>"}
 
 

@@ -70,6 +70,9 @@ def _describe(cls: type[Method], method: str, item: Any) -> tuple[str, str]:
     if item["type"] == "extra_forbidden":
         if not fields:
             return f"'{method}' has no parameter '{name}'", f"it has none: write {method}"
+        known, colon, value = name.partition(":")
+        if colon and known.strip() in fields:
+            return f"'{method}' has no parameter '{name}'", f"write a space after the colon: {known.strip()}: {value}"
         return f"'{method}' has no parameter '{name}'", did_you_mean(name, fields)
     field = fields.get(name)
     if field is None:

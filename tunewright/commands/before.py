@@ -37,12 +37,16 @@ def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = F
 @examples(
     "tunewright check recipe.yaml",
     "tunewright check recipe.yaml --clean cleaned",
+    "tunewright check recipe.yaml --card data-card.md",
 )
 def check(
     recipe: RecipeArgument,
     set_: SetOption = None,
     clean: Annotated[
         Path | None, typer.Option(metavar="DIR", help="write the good rows and a quarantine file there")
+    ] = None,
+    card: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write a data card there; what you wrote in it stays")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,16 +57,26 @@ def check(
     if lists_adapters(recipe):
         from tunewright.planning.adapters import check_adapters
 
+        if card is not None:
+            from tunewright.errors import RecipeError
+
+            raise RecipeError(
+                "a data card is of one recipe, and this one lists adapters",
+                where="--card",
+                remedy="write a recipe for each adapter whose data are to have a card",
+            )
         each = check_adapters(recipe, sets=set_ or [], clean=clean)
         show(each.to_json(), True) if as_json else each.show()
         if not each.ok:
             raise typer.Exit(each.code)
         return
-    checked = checking.check_recipe(recipe, sets=set_ or [], clean=clean)
+    checked = checking.check_recipe(recipe, sets=set_ or [], clean=clean, card=card)
     if as_json:
         show(checked.to_json(), as_json)
     else:
         checking.show(checked.report, checked.written)
+        if checked.blanks:
+            typer.echo(f"yours to write in {card}: {', '.join(checked.blanks)}")
     if not checked.ok:
         raise typer.Exit(checked.code)
 

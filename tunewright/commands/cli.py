@@ -36,6 +36,7 @@ from tunewright.commands.folders import runs
 from tunewright.commands.options import below
 from tunewright.commands.papers import papers
 from tunewright.machine import terminal
+from tunewright.runs import several
 
 CODES = (
     (0, "done"),
@@ -50,6 +51,7 @@ CODES = (
     (errors.MissingExtraError.code, "an extra or the network is missing"),
     (measuring.CODES["fails"], "a gate fails"),
     (measuring.CODES["cannot tell"], "a gate cannot tell: intervals hold its bounds"),
+    (errors.PartedError.code, "another process of the same run ended"),
     (errors.INTERRUPTED, "interrupted; with a run's checkpoint, `tunewright resume DIR` goes on"),
 )
 """Exit codes and what they mean."""
@@ -85,6 +87,10 @@ GOES_ON = {
 """What to do after an interruption, by verb; a run says it itself, and others leave nothing to go on with."""
 
 
+TOGETHER = ("run", "resume")
+"""Verbs that several processes do together."""
+
+
 class _Group(TyperGroup):
     """Runs a verb and turns what it raises into a message and an exit code."""
 
@@ -95,6 +101,9 @@ class _Group(TyperGroup):
             raise errors.FolderError(
                 "the working directory is not there any more", remedy="change to one that is, then try again"
             ) from None
+        asked = [*getattr(ctx, "_protected_args", ()), *ctx.args]
+        if asked and asked[0] not in TOGETHER:
+            several.refuse(f"tunewright {asked[0]}")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -69,6 +69,7 @@ class Plan(Answer):
     notes: list[str]
     sources: list[SourcePlan]
     ends: Ends | None
+    measured: int = Field(description="rows that gain may be measured on")
     leak: float | None = Field(description="between packed rows: difference of logits over their standard deviation")
     leak_limit: float
     view: dict[str, list[Token]] = Field(description="source -> an example, token by token")

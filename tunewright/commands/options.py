@@ -26,6 +26,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="override one value: train.seed=1, stages.0.budget.steps=24"),
 ]
+NprocOption = Annotated[
+    int, typer.Option("--nproc", metavar="N", min=1, help="processes on this machine that train together")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="print errors and the result only")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on standard output")]
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.commands.options import JsonOption, QuietOption, RecipeArgument, RunArgument, SetOption, examples
+from tunewright.commands.options import (
+    JsonOption,
+    NprocOption,
+    QuietOption,
+    RecipeArgument,
+    RunArgument,
+    SetOption,
+    examples,
+)
 
 if TYPE_CHECKING:
     from tunewright.runs.adapters import AdaptersResult
@@ -29,6 +37,7 @@ def run(
         bool,
         typer.Option("--apart", help="adapters take forwards of their own: equal to runs alone in every bit"),
     ] = False,
+    nproc: NprocOption = 1,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,8 +45,13 @@ def run(
     from tunewright.errors import RecipeError
     from tunewright.recipe.adapters import lists_adapters
     from tunewright.runs.run import run as start
+    from tunewright.runs.several import refuse
 
+    if nproc > 1:
+        more = [*(["--out", str(out)] if out is not None else []), *(x for s in set_ or [] for x in ("--set", s))]
+        _in_processes(nproc, ["run", recipe, *more, *["--apart"] * apart], quiet, as_json)
     if lists_adapters(recipe):
+        refuse("a recipe that lists adapters", recipe)
         from tunewright.runs.adapters import run as start_all
 
         _show_all(start_all(recipe, out, sets=set_ or [], quiet=quiet, json=as_json, joint=not apart), as_json)
@@ -55,14 +69,19 @@ def run(
 def resume(
     folder: RunArgument,
     verify: Annotated[bool, typer.Option("--verify", help="recompute the last steps and compare, bit for bit")] = False,
+    nproc: NprocOption = 1,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run that was stopped, from its last whole checkpoint."""
     from tunewright.recipe.adapters import lists_adapters
     from tunewright.runs.run import resume as go_on
+    from tunewright.runs.several import refuse
 
+    if nproc > 1:
+        _in_processes(nproc, ["resume", str(folder), *["--verify"] * verify], quiet, as_json)
     if lists_adapters(folder / "recipe.yaml"):
+        refuse("a run of several adapters", str(folder))
         from tunewright.runs import adapters
 
         if verify:
@@ -75,6 +94,15 @@ def resume(
         _show(finished, as_json)
 
 
+def _in_processes(count: int, args: list[str], quiet: bool, as_json: bool) -> None:
+    """Do a verb in several processes, and end with the first one's exit code."""
+    from tunewright.runs.launching import launch
+    from tunewright.runs.several import refuse
+
+    refuse("--nproc")
+    raise typer.Exit(launch([*args, *["--quiet"] * quiet, *["--json"] * as_json], count))
+
+
 def _show_all(result: AdaptersResult, as_json: bool) -> None:
     """Print what became of each of several adapters."""
     if as_json:
@@ -84,9 +112,14 @@ def _show_all(result: AdaptersResult, as_json: bool) -> None:
 
 
 def _show(result: Result, as_json: bool) -> None:
-    """Print a finished run's figures: they are the result, however quiet the run was."""
+    """Print a finished run's figures: they are the result, however quiet the run was; of several processes the first
+    prints them.
+    """
+    from tunewright.machine.group import present
     from tunewright.report import terminal
 
+    if not present().first:
+        return
     if as_json:
         print(json.dumps(json.loads(result.report.dumps()), ensure_ascii=False))  # one line, after those of steps
     else:

@@ -122,6 +122,8 @@ def _drift(task: Task) -> str:
         return "divergence at the words, or, where the head is new, how far the base's features align no more"
     if task.embeds:
         return "how far the vectors of kept text, else of the evaluated rows, align no more with the base's"
+    if task.generates and task.reads_files and not task.reads_audio:
+        return "divergence from the base's predictions at the answers to the evaluated pictures"
     if task.scores:
         return "how far what the head reads aligns no more with what the base's head reads"
     return "divergence from the base's predictions at the targets, on kept rows where there are some"

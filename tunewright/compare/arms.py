@@ -258,6 +258,8 @@ def arm_recipe(
     each = budget
     if arm.joint:
         tree["stages"], each = [{"name": JOINT}], times(budget, len(recipe.stages))
+    if arm.carry is not None:
+        tree["sequence"]["carry"] = arm.carry
     for stage in tree["stages"]:
         stage["methods"] = arm.written() or [use.model_dump() for use in recipe.stages[0].methods]
         stage["budget"], stage["train"] = each.model_dump(exclude_none=True), None

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tunewright.conformance.bench import LABELS, MODELS, number_tokenizer, task_of
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
@@ -32,7 +32,11 @@ NAMES = tuple(f"class {i}" for i in range(LABELS))
 
 
 class Scripted(Writer):
-    """A writer that gives a few words with commas between them, drawn by the key of each draw."""
+    """A writer that gives a few words with commas between them, drawn by the key of each draw. `says`: what it gives
+    for each of them, {} being the word.
+    """
+
+    says: ClassVar[str] = "{}"
 
     def identity(self) -> dict[str, Any]:
         return {"scripted": self.name}
@@ -46,7 +50,8 @@ class Scripted(Writer):
     def _reply(self, asked: Asked, draw: str, limit: int, temperature: float) -> Reply:
         rng = random.Random(f"{draw}/{temperature}" if temperature else f"{self.name}/{self.shown(asked.prompt)}")
         words = rng.choices(WORDS, k=rng.randint(1, 8))
-        return Reply(", ".join(words[:limit]), len(words) <= limit, min(limit, len(words)), -float(len(words)))
+        said = ", ".join(self.says.replace("{}", word) for word in words[:limit])
+        return Reply(said, len(words) <= limit, min(limit, len(words)), -float(len(words)))
 
 
 class Silent(Scripted):
@@ -76,7 +81,9 @@ class Makes:
         """What the method makes of the records."""
         kept = journal or Journal()
         common: dict[str, Any] = {"stage": "tiny", "journal": kept, "batch": batch}
-        writers: dict[str, Writer] = {n: writer(n, **common) for n in self.method.speakers()}
+        says = {"says": type(self.method).conformance_says}
+        scripted = type(writer.__name__, (writer,), says)
+        writers: dict[str, Writer] = {n: scripted(n, **common) for n in self.method.speakers()}
         if local:
             task, tokenizer = self.reads.task, number_tokenizer()
             writers = {

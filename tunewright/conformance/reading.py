@@ -12,7 +12,7 @@ from typing import Any
 from tunewright.conformance.bench import MODELS, record_of, rows_of, task_of
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
 from tunewright.contract.batch import Row
-from tunewright.contract.method import Method, arguments, call
+from tunewright.contract.method import Method, call, reads_records
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
@@ -84,7 +84,7 @@ def _answer(row: Row) -> Row:
 
 
 def reads_with_a_model(case: Case) -> bool:
-    return "select" in case.slots and "readers" in arguments(type(case.method), "select")
+    return "select" in case.slots and reads_records(case.method)
 
 
 def _same(a: Selected, b: Selected) -> bool:

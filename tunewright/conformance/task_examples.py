@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.conformance import bench, task_sounds
+from tunewright.conformance import bench, task_seeing, task_sounds
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
 
@@ -223,6 +223,19 @@ def _zero_shot_image_classification() -> TaskExample:
     )
 
 
+def _image_text_to_text() -> TaskExample:
+    rows, bad = task_seeing.rows()
+    return TaskExample(
+        model=task_seeing.llava,
+        reader=task_seeing.processor(tokenizer()),
+        rows=rows,
+        bad=bad,
+        right=lambda row: str(row["messages"][1]["content"]),
+        figure=_equal,
+        files=_pictures,
+    )
+
+
 def _token_classification() -> TaskExample:
     people, places = ("ada", "alan fox", "grace b hopper"), ("rome", "new york", "oxford", "the quick hills")
     rows = []
@@ -359,6 +372,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "reward-modeling": _reward_modeling,
     "sentence-similarity": _sentence_similarity,
     "image-classification": _image_classification,
+    "image-text-to-text": _image_text_to_text,
     "multiple-choice": _multiple_choice,
     "question-answering": _question_answering,
     "text-ranking": _text_ranking,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.task import Task
 from tunewright.measure.generate import stop_ids
 from tunewright.measure.target import answer_length, check_metric, evaluate, get_metric, metric_names, summary
+from tunewright.models.arguments import takes
 from tunewright.tasks import own_names
 from tunewright.tasks._features import features
 
@@ -198,6 +199,8 @@ def answers_are_the_models_own(case: TaskCase) -> None:
         ends = list(stop_ids(model, case.reader))
         if case.task.reads_audio:
             said = _heard(model, row, most, ends, case.reader)
+        elif "shown" in row.fields:
+            said = _seen(model, case.task.collate([row]).inputs, row, most, ends, case.reader)
         else:
             said = _generated(model, torch.tensor([list(row.fields["prompt_ids"])]), most, ends, case.reader)
         assert result.answer == said, f"{row.id}: the answer is {result.answer!r}, and generate writes {said!r}"
@@ -215,6 +218,16 @@ def _generated(model: Any, ids: Tensor, most: int, ends: Sequence[int], reader: 
         )[0]
     new = out if model.config.is_encoder_decoder else out[ids.shape[1] :]
     return str(reader.decode(new, skip_special_tokens=True))
+
+
+def _seen(model: Any, inputs: Mapping[str, Tensor], row: Row, most: int, ends: Sequence[int], reader: Any) -> str:
+    """What generate writes behind a row's prompt, whose pictures are those that its processor made."""
+    length = len(row.fields["prompt_ids"])
+    given = {n: x[:, :length] if x.shape[1:] == inputs["input_ids"].shape[1:] else x for n, x in inputs.items()}
+    given = {n: x for n, x in given.items() if takes(model, n)}
+    how: dict[str, Any] = {"do_sample": False, "eos_token_id": list(ends), "pad_token_id": reader.pad_token_id}
+    out = model.generate(**given, max_new_tokens=most, **how)[0]
+    return str(reader.decode(out[length:], skip_special_tokens=True))
 
 
 def _heard(model: Any, row: Row, most: int, ends: Sequence[int], reader: Any) -> str:

@@ -17,7 +17,7 @@ READ_FIELDS = {
     "reuse": "optimizer steps on each rollout, by which a budget is planned",
     "group": "the parameter group whose optimizer it makes: all, base, delta or owned",
 }
-"""Fields that the core itself reads, of a method that has them."""
+"""Fields that the core itself reads, of a method that has them; a class may fix one instead."""
 
 
 def check_class(cls: type[Method]) -> None:
@@ -69,7 +69,8 @@ def _check_names(cls: type[Method], where: str | None) -> None:
     """A public name that nobody reads is a slip of the pen: `end_taks`, `papres`, a field called `wieght`."""
     # a base's field is no attribute of its class; a subclass may fix it: `dropout: ClassVar[float] = 0.0`
     above = (n for base in cls.__mro__[1:] for n in (*vars(base), *getattr(base, "model_fields", ())))
-    known = {*SLOTS, *(n for n in above if not n.startswith("_"))}
+    # what the core reads of a field it reads of the class too: `reference: ClassVar[str] = "start"`
+    known = {*SLOTS, *READ_FIELDS, *(n for n in above if not n.startswith("_"))}
     for name in vars(cls):
         if name.startswith("_") or name in known or name in cls.model_fields:
             continue

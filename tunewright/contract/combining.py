@@ -121,7 +121,7 @@ def check_conflicts(
         if slot.several == "one" and len(filling) > 1:
             a, b = filling[:2]
             raise MethodError(
-                f"'{a}' and '{b}' both {slot.does}: the slot '{slot.name}' takes one method",
+                f"'{a}' and '{b}' each {slot.does}: the slot '{slot.name}' takes one method",
                 where=where,
                 remedy=f"put them into two stages:\n     stages:\n       - {{name: first, methods: [{a}]}}\n"
                 f"       - {{name: second, start: stages.first, methods: [{b}]}}",

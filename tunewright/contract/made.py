@@ -16,7 +16,9 @@ class Made:
 
     `of`: the record that it was made from. `written`: the answer that it holds, which says who wrote it, after which
     prompt and with which draw; None where no model wrote it. `thrown`: why it is not trained on, "" where it is.
-    `scores`: numbers by name that decided. All of it is written into the run's folder.
+    `scores`: numbers by name that decided. `verdict`: what was decided of a record that is kept, in a few words that
+    several records share ("replaced"); "" where there was nothing to decide. All of it is written into the run's
+    folder; how many there are for each reason and verdict is told on the page.
     """
 
     values: Mapping[str, Any]
@@ -24,3 +26,4 @@ class Made:
     written: Written | None = None
     thrown: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
+    verdict: str = ""

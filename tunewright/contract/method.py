@@ -87,21 +87,27 @@ class Method(BaseModel):
     - `reshapes`: its `prepare` gives a `Surgery`, which changes the model's shape.
     - `ranks`: works on several processes.
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
+    - `needs_logits`: an objective over the whole optimizer batch reads logits [S, V] (False: log-probabilities alone,
+      so that no more than these is kept of a step's micro-batches).
     - `pairs`: reads a row's chosen and rejected answer as two sequences of one row (`contract/pairs.py`).
     - `tasks`: names of the tasks it serves, and with them every task of their `kind`; None means all.
     - `requires`: slots that some method of its stage must fill ("attach": it chooses among deltas).
     - `leaves`: names of its state (buffers, or what begins their names; keys of `data`) that later stages may see.
     - `learning_rates`: peak learning rates that suit it, by task and "" for any other, of AdamW on a model of width
       1,024 (`training/defaults.py` says what becomes of them); empty: it says none.
+    - `carries`: the `carry` that it asks for in the stages of a sequence of tasks, where the recipe does not say one.
     - `rate_factor`: by how much it asks for another rate than the methods that it stands beside say.
     - `alone`: it says something of the stage's rows as the data has them: no other method may stand in its stage, and
       rows are not made, selected or replayed for it.
+    - `orders`: the order in which its `select` keeps records is that in which they are learnt, in the first pass over
+      each source; other selectors' order counts only where `data.shuffle` is off.
     - `resets`: when a method on `adapt` begins again from the source weights, where the recipe does not say.
     - `papers`: slugs of the papers that it implements.
     - `also`: other names of its parameters that are read too, such as PEFT's: other name -> name.
 
     What the conformance suite reads: `conformance`, parameters for the tiny set-up where the defaults do not fit;
-    `conformance_beside`, methods that it cannot do without, by name with their parameters; `conformance_stages`, how
+    `conformance_beside`, methods that it cannot do without, by name with their parameters; `conformance_says`,
+    what scripted writers answer a method on `synthesize`, with {} for each word of theirs; `conformance_stages`, how
     many stages in a row it takes to show what it does.
 
     Any other public name in a subclass is refused when the class is loaded: name helpers with an underscore.
@@ -116,18 +122,22 @@ class Method(BaseModel):
     reshapes: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
     couples: ClassVar[Literal["token", "row", "batch"]] = "token"
+    needs_logits: ClassVar[bool] = True
     pairs: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
     requires: ClassVar[tuple[str, ...]] = ()
     leaves: ClassVar[tuple[str, ...]] = ()
     learning_rates: ClassVar[Mapping[str, float]] = {}
+    carries: ClassVar[Literal["fold", "frozen", "training", "drop"] | None] = None
     rate_factor: ClassVar[float] = 1.0
     alone: ClassVar[bool] = False
+    orders: ClassVar[bool] = False
     resets: ClassVar[Literal["never", "source", "batch", "row"]] = "never"
     papers: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[Mapping[str, str]] = {}
     conformance: ClassVar[Mapping[str, Any]] = {}
     conformance_beside: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    conformance_says: ClassVar[str] = "{}"
     conformance_stages: ClassVar[int] = 1
 
     @model_validator(mode="before")
@@ -321,6 +331,15 @@ def arguments(cls: type[Method], slot: str) -> tuple[str, ...]:
                 )
         _ARGUMENTS[key] = names
     return _ARGUMENTS[key]
+
+
+def reads_records(method: Method) -> bool:
+    """Whether a selector reads records with a model: it asks for readers, and its parameters name one (or it forgot to
+    say which).
+    """
+    cls = type(method)
+    asks = "select" in cls.slots() and "readers" in arguments(cls, "select")
+    return asks and (bool(method.speakers()) or cls.speakers is Method.speakers)
 
 
 def row_rng(seed: int, method: str, epoch: int, row_id: str) -> random.Random:

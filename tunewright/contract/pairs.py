@@ -14,6 +14,8 @@ from typing import Any
 from tunewright.contract.batch import Batch, Row
 from tunewright.errors import DataError
 
+BESIDE = ("pictures", "shown")
+"""Fields of a row that both its answers are read beside: its pictures, and how they are prepared."""
 ONE_ANSWER = "the row has one answer, and a method of the stage compares two"
 GIVE_TWO = "give rows with prompt, chosen and rejected, or leave this source (and `replay`) out of the stage"
 
@@ -35,7 +37,8 @@ def paired(row: Row) -> Pair:
         return row
     if "rejected_ids" not in row.fields:
         raise DataError(ONE_ANSWER, where=row.id, remedy=GIVE_TWO)
-    rejected = Row(row.id, row.source, row.fields["rejected_ids"], row.fields["rejected_weights"])
+    shown = {name: row.fields[name] for name in BESIDE if name in row.fields}
+    rejected = Row(row.id, row.source, row.fields["rejected_ids"], row.fields["rejected_weights"], fields=shown)
     return Pair(row.id, row.source, row.input_ids, row.weights, row.label, row.fields, rejected)
 
 

@@ -233,7 +233,11 @@ class Writer:
                 Written(**a, writer=self.name, prompt=told, draw=d) for a, d in zip(answers, one.draws, strict=True)
             ]
             for w in written:
-                flags = {"empty": bool(w.nothing) and not w.refused, "refused": bool(w.refused), "cut": not w.ended}
+                flags = {
+                    "empty": bool(w.nothing) and not w.refused,
+                    "refused": bool(w.refused),
+                    "cut": not (w.ended or w.refused),
+                }
                 flags["uncounted"] = bool(w.text) and not w.tokens
                 self.counts.update({"replies": 1, "written": w.tokens, **{n: int(v) for n, v in flags.items()}})
             out.append(written)

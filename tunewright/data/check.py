@@ -148,8 +148,13 @@ def check(
             if role.startswith(TRAINED) and made:
                 report.cautions += [*all_alike(made), *repeated(made)]
         one = options if isinstance(options, EncodeOptions) else next(iter(options.values()), EncodeOptions())
-        _note_repeats(report, given, _Pictures(base, one) if task.reads_files and not task.reads_audio else None)
+        _note_repeats(report, given, _Pictures(base, one) if _resized(task) else None)
     return report
+
+
+def _resized(task: Task) -> bool:
+    """Whether rows hold pictures as the model is given them, and not their files."""
+    return task.reads_files and not task.reads_audio and not task.generates
 
 
 def write_clean(

@@ -42,11 +42,12 @@ class Dataset:
     """Encoded rows. `hash` names the content; `counts` says what became of the rows that were read.
 
     Counts: `read`, `problems`, `too_long` (rows over max_length), `pieces` (rows made by splitting), `left_out` (rows
-    over max_length of which nothing is kept), `zero_trained`
-    (rows left out because nothing in them would be trained), `rows`, `tokens`, `trained_tokens`. `weight` is the
-    source's in the recipe; `parts` are the sources of a data set made of several. `remarks` are sentences about what of
+    over max_length of which nothing is kept), `zero_trained` (rows left out because nothing in them would be trained),
+    `rows`, `tokens`, `trained_tokens`, `picture_tokens`. `weight` is the source's in the recipe; `parts` are the
+    sources of a data set made of several. `remarks` are sentences about what of
     its files is not read and could be missed. `stream`: how the source is read while it is learnt from; then `rows` and
     `counts` are those of its first records alone, and `hash` is of what tells that its files are the same.
+    `ordered`: the first pass takes the rows as they stand, whatever is shuffled.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Dataset:
     facts: Facts | None = None
     remarks: tuple[str, ...] = ()
     stream: Stream | None = None
+    ordered: bool = False
 
     @property
     def streamed(self) -> tuple[Dataset, ...]:
@@ -308,6 +310,8 @@ def _key(
     asked += [sorted((c, sorted(texts)) for c, texts in wanted(source).items())] if wanted(source) else []
     share = getattr(source, "share", None)
     asked += [["share", *share]] if share is not None else []
+    permute = getattr(source, "permute", None)
+    asked += [["permute", permute]] if permute is not None else []
     spec = [VERSION, place.name, source.split, source.format, sorted(source.columns.items()), source.limit, *asked]
     code = _code_hash() + installed.code_hash((installed.TASKS, installed.SHAPES))
     for part in (json.dumps(spec), task.called, options.key(), tokenizer_hash(tokenizer), code):

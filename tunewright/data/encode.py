@@ -23,7 +23,10 @@ WINDOW, CHARACTERS = 512, 1 << 18
 """Records, and about how many of their characters, that are encoded together; no more of a source is in memory."""
 RECORDINGS = 16
 """Recordings that are, whose samples take megabytes."""
-COUNTS = (*("read", "problems", "too_long", "pieces", "left_out", "zero_trained", "rows", "tokens", "trained_tokens"),)
+COUNTS = (
+    *("read", "problems", "too_long", "pieces", "left_out", "zero_trained"),
+    *("rows", "tokens", "trained_tokens", "picture_tokens"),
+)
 
 
 @dataclass
@@ -172,6 +175,7 @@ def _kept(seen: Sequence[tuple[Record, Row, list[Row]]], flags: Sequence[int], c
     counts["rows"] += len(rows)
     counts["tokens"] += sum([r.size for r in rows])
     counts["trained_tokens"] += sum(map(trained_tokens, rows))
+    counts["picture_tokens"] += sum(int(r.fields.get("picture_tokens", 0)) for r in rows)
     return rows
 
 

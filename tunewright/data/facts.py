@@ -100,7 +100,11 @@ class Looking:
             numbers.append(int(number))
             flags.append(self._flags(record, row, kept))
             pixels = row.fields.get("pixels", row.fields.get("audio"))
-            if pixels is None:
+            if row.fields.get("picture_tokens"):  # the same picture may be asked of twice
+                pictures, asked = row.fields["pictures"].tobytes(), repr(list(row.fields.get("prompt_ids", ())))
+                said.append(_hash(repr(list(row.input_ids)).encode() + pictures))
+                given.append(_hash(asked.encode() + pictures))
+            elif pixels is None:
                 said.append(said_key(record))
                 given.append(input_key(record))
             else:

@@ -15,6 +15,7 @@ from tunewright.data.npz import rows_of
 from tunewright.data.opening import COMPRESSED, lines, refusing
 from tunewright.data.raw import Bad, Mark, Rows
 from tunewright.data.sheets import sheet_rows
+from tunewright.data.task_file import is_task, task_rows
 from tunewright.errors import DataError
 
 _OBJECT = 'write one JSON object a line: {"prompt": "...", "completion": "..."}'
@@ -109,8 +110,11 @@ def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _json(path: Path) -> Rows:
-    """One JSON array of objects (small files; numbers are places in the array, from 1)."""
+    """One JSON array of objects, or a task with its instances (small files; numbers are places there, from 1)."""
     text = "\n".join(line for _, line in lines(path))
+    if text.lstrip().startswith("{") and '"Instances"' in text and (task := _task(path, text)) is not None:
+        yield from task_rows(task, path.name.split(".")[0])
+        return
     if text.lstrip().startswith("{") and text.strip().count("\n"):  # JSON lines under another name
         yield from ((n, _object(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip())
         return
@@ -134,6 +138,23 @@ def _json(path: Path) -> Rows:
             yield i, _whole(value, json.dumps(value) if suspect else "") or value
         else:
             yield i, Bad("row", f"an object is needed, not {type(value).__name__}", _OBJECT)
+
+
+def _task(path: Path, text: str) -> Mapping[str, Any] | None:
+    """The one object of a file of a task; None where it is none."""
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    if not isinstance(value, dict) or "Instances" not in value:
+        return None
+    if not is_task(value):
+        raise DataError(
+            "a task needs a Definition and a list of Instances",
+            where=str(path),
+            remedy='write {"Definition": ["..."], "Instances": [{"input": "...", "output": ["..."]}]}',
+        )
+    return value
 
 
 def _text(path: Path, mark: Mark | None = None) -> Rows:

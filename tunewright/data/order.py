@@ -1,6 +1,7 @@
 """In which order rows are learnt: one stream over weighted sources, cut into batches; deterministic and resumable.
 
-Each source goes round in epochs, each with a permutation drawn from (seed, source, epoch) alone. Which source gives the
+Each source goes round in epochs, each with a permutation drawn from (seed, source, epoch) alone; the first epoch of one
+whose rows a selector put in order goes through them as they stand. Which source gives the
 next row is decided by tokens: the one whose given tokens lag most behind its share. The stream does not depend on
 where batches end, so another batch size sees the same rows in the same order.
 
@@ -209,6 +210,8 @@ def _position(dataset: Source, seed: int, shuffle: bool) -> Position:
     """The beginning of a data set."""
     stream = getattr(dataset, "stream", None)
     begun: Position = (
-        Stored(dataset.rows, dataset.name, seed, shuffle) if stream is None else stream.position(seed, shuffle)
+        Stored(dataset.rows, dataset.name, seed, shuffle, ordered=getattr(dataset, "ordered", False))
+        if stream is None
+        else stream.position(seed, shuffle)
     )
     return begun

@@ -46,10 +46,12 @@ def permutation(n: int, seed: int, source: str, epoch: int) -> Sequence[int]:
 
 
 class Stored:
-    """A place in rows of which all are there: each epoch has an order of its own."""
+    """A place in rows of which all are there: each epoch has an order of its own, the first one that of the rows where
+    they are `ordered`.
+    """
 
-    def __init__(self, rows: Sequence[Row], name: str, seed: int, shuffle: bool):
-        self.rows, self.name, self.seed, self.shuffle = rows, name, seed, shuffle
+    def __init__(self, rows: Sequence[Row], name: str, seed: int, shuffle: bool, *, ordered: bool = False):
+        self.rows, self.name, self.seed, self.shuffle, self.ordered = rows, name, seed, shuffle, ordered
         self.epoch = self.index = 0
         self.seen = Counter[str]()
         self._order: tuple[int, Sequence[int]] = (-1, ())
@@ -65,10 +67,8 @@ class Stored:
     def next(self) -> tuple[Hashable, Row]:
         if self._order[0] != self.epoch:
             n = len(self.rows)
-            self._order = (
-                self.epoch,
-                permutation(n, self.seed, self.name, self.epoch) if self.shuffle else range(n),
-            )
+            drawn = self.shuffle and not (self.ordered and self.epoch == 0)
+            self._order = (self.epoch, permutation(n, self.seed, self.name, self.epoch) if drawn else range(n))
         at = self._order[1][self.index]
         return at, self.rows[at]
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from tunewright.contract.records import Problem, Record, RowProblem
 from tunewright.data import files, sets
+from tunewright.data.permuted import reordered
 from tunewright.data.places import Place, SourceLike, locate
 from tunewright.data.raw import Bad, Mark
 from tunewright.data.remote import Remote, passing
@@ -128,6 +129,8 @@ def records_in(
             if not drawn(name, source) or asked and not meant(row, asked, source.columns):
                 continue
             values, shape = canonical(row, source.columns, source.format)
+            if (seed := getattr(source, "permute", None)) is not None:
+                values = {**values, "image": reordered(values.get("image"), seed)}
             yield Record(values, id=name, where=where, source=place.name, shape=shape, base=folder)
         except RowProblem as found:
             problem = _of_table(found, place).at(where)

@@ -1,7 +1,8 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`, `labels` or `score`; `image` + `label` or `text`; `audio` + `label`; `audio` + `text`; `text`; `question` +
+`label`, `labels` or `score`; `image` + `label` or `text`; those of texts with `image` or
+`images` beside them; `audio` + `label`; `audio` + `text`; `text`; `question` +
 `choices`; `question` + `context` + `answers`; `tokens` + `tags`; `anchor` + `positive` (+ `negative` or `negatives`);
 `sentence1` + `sentence2` + `score`; `query` + `passage` + `label`; `audio` or `image` with whatever else there is.
 Columns that a shape does not use stay in the row as they are.
@@ -18,6 +19,7 @@ from typing import Any
 from tunewright.contract.records import RowProblem
 from tunewright.contract.shape import Shape, as_it_is
 from tunewright.data.sharegpt import turns_of
+from tunewright.data.task_file import TASK_SHAPES
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.machine import installed
 
@@ -98,7 +100,14 @@ def _segments(row: Row) -> Row:
     return {**row, "text": "".join(texts)}
 
 
+_SEEN = ("images", "image")
+"""Columns of pictures beside texts."""
+
 SHAPES = (
+    *(Shape("pictured-chat", ("messages", seen), as_it_is) for seen in _SEEN),
+    *(Shape("pictured-chat", ("conversations", seen), _sharegpt) for seen in _SEEN),
+    *(Shape("pictured-prompt", ("prompt", "completion", seen), as_it_is) for seen in reversed(_SEEN)),
+    *(Shape("pictured-prompt", ("prompt", "response", seen), _renamed("response", "completion")) for seen in _SEEN),
     Shape("chat", ("messages",), as_it_is),
     Shape("sharegpt", ("conversations",), _sharegpt),
     Shape("preference", ("prompt", "chosen", "rejected"), as_it_is),
@@ -109,6 +118,7 @@ SHAPES = (
     Shape("prompt-completion", ("prompt", "response"), _renamed("response", "completion")),
     Shape("alpaca", ("instruction", "output"), _alpaca),
     Shape("alpaca", ("instruction", "response"), _alpaca),
+    *TASK_SHAPES,
     Shape("image-label", ("image", "label"), as_it_is),
     Shape("audio-label", ("audio", "label"), as_it_is),
     Shape("audio-text", ("audio", "text"), as_it_is),
@@ -146,6 +156,7 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "automatic-speech-recognition": ("audio-text",),
     "fill-mask": ("text",),
     "image-classification": ("image-label",),
+    "image-text-to-text": ("pictured-prompt", "pictured-chat", "image-text"),
     "multiple-choice": ("choices",),
     "question-answering": ("question-context",),
     "reward-modeling": ("preference", "preference-chat", "stepwise", "prompt-completion"),
@@ -178,6 +189,13 @@ def named_for(task: str) -> str:
 def shape_names() -> list[str]:
     """Names of all shapes, those of other packages last."""
     return list(dict.fromkeys([*(s.name for s in SHAPES), *installed.points(installed.SHAPES)]))
+
+
+def is_format(wanted: str) -> bool:
+    """Whether a source's `format` means a shape, by its name or by one of its columns; those of other packages too."""
+    if wanted in shape_names() or any(wanted in s.columns for s in SHAPES):
+        return True
+    return any(wanted in s.columns for s in _added()[0])
 
 
 @functools.cache
@@ -252,7 +270,7 @@ def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
             f"the row's columns ({has}) are no known shape",
             "write columns: {prompt: question, completion: answer}",
         )
-    known = "; ".join(" + ".join(s.columns) for s in every)
+    known = "; ".join(dict.fromkeys(" + ".join(s.columns) for s in every))
     raise RowProblem(
         SHAPELESS,
         "; ".join([f"the row's columns ({has}) are no known shape", *broken]),

@@ -19,6 +19,9 @@ CHOICES = "choices"
 SEVERAL_TEXTS = ("positive-pair", "scored-pair", "embedded", "ranked-list", "judged-passage", "captioned")
 """Kinds of rows that hold texts each of which is read by itself (`fields["lengths"]`)."""
 
+PICTURED = "pictured"
+"""The kind of rows with pictures among their tokens: a piece would hold half of one."""
+
 TWO_TEXTS = "text2text"
 """The kind of rows that hold a source and a target, which are read apart."""
 
@@ -59,9 +62,10 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
     if longest <= max_length:
         return [row]
     if policy == "fail":
+        seen = row.fields.get("picture_tokens")
         raise RowProblem(
             "row",
-            f"{longest} tokens, and max_length is {max_length}",
+            f"{longest} tokens{f' ({seen} of them of pictures)' if seen else ''}, and max_length is {max_length}",
             "shorten it, raise data.max_length, or set data.truncation to drop or split",
         )
     if texts is not None:
@@ -74,7 +78,7 @@ def fit_length(row: Row, max_length: int, policy: Literal["auto", "drop", "split
         return [replace(row)] if policy == "split" else []
     if (
         policy == "drop"
-        or row.fields.get("kind") == TWO_TEXTS
+        or row.fields.get("kind") in (TWO_TEXTS, PICTURED)
         or row.fields.keys() & {"rejected_ids", "scores", "targets"}
     ):
         return []

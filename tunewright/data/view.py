@@ -30,7 +30,20 @@ def token_view(row: Row, tokenizer: Any) -> list[Token]:
     if "windows" in row.fields:  # each end of a span counts; what lies between them is shown with it
         ends = list(zip(row.fields["targets"][::2], row.fields["targets"][1::2], row.weights[::2], strict=True))
         return [(t, next((w for a, b, w in ends if a <= i <= b), 0.0)) for i, t in enumerate(texts)]
-    return [(t, 0.0 if i == 0 else float(w)) for i, (t, w) in enumerate(zip(texts, row.weights, strict=True))]
+    view = [(t, 0.0 if i == 0 else float(w)) for i, (t, w) in enumerate(zip(texts, row.weights, strict=True))]
+    return _folded(view, row) if "shown" in row.fields else view
+
+
+def _folded(view: list[Token], row: Row) -> list[Token]:
+    """The view with each run of a picture's tokens as one, which says how many they are."""
+    own, out, at = set(row.fields["shown"]["tokens"]), list[Token](), 0
+    while at < len(view):
+        end = at
+        while end < len(view) and row.input_ids[end] in own:
+            end += 1
+        out.append((f"[picture: {end - at:,} tokens]", 0.0) if end > at else view[at])
+        at = max(end, at + 1)
+    return out
 
 
 def _several(row: Row, tokenizer: Any) -> list[Token]:

@@ -83,7 +83,8 @@ class Chat:
 
     def _fitting(self, side: str, text: str) -> list[int]:
         """The prompt, with the oldest turns forgotten where the model has no room for all and an answer."""
-        room = getattr(self.run.loaded.model.config, "max_position_embeddings", None)
+        config: Any = self.run.loaded.model.config
+        room = getattr(config.get_text_config(), "max_position_embeddings", None)
         prompt = self._prompt(self.turns[side], text)
         while room and self.talks and self.turns[side] and len(prompt) + self.tokens > int(room):  # type: ignore[call-overload]
             del self.turns[side][:2]

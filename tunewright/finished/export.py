@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from tunewright.errors import MethodError, ModelError
 from tunewright.files.hashing import read_header, weight_files
 from tunewright.files.markdown import code, inline
+from tunewright.finished import seeing
 from tunewright.finished.finished import Finished, open_run
 from tunewright.finished.servability import servability
 from tunewright.loading.new_biases import make_room
@@ -27,6 +29,7 @@ from tunewright.report import summary, words
 from tunewright.report.schema import Report
 from tunewright.runs import intact
 from tunewright.tasks._features import features
+from tunewright.tasks.image_text_to_text import ImageTextToText
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.35}
 """Largest difference of logits, over their standard deviation, that folding may make by rounding (bfloat16 has 8 bits,
@@ -105,7 +108,7 @@ def export(
     if run.adapted.added:
         what = f"{len(run.adapted.added)} biases that the base does not have hold the change"
         notes.append(what + (f", and {len(zeros)} more are zeros beside them" if zeros else ""))
-    exported = Exported(target, reloaded, folded, spread, len(inputs), servability(run.folder), notes)
+    exported = Exported(target, reloaded, folded, spread, rows_in(inputs), servability(run.folder), notes)
     if reloaded > limit:
         raise ModelError(
             f"the folder, loaded anew, differs from the run by {reloaded:.2g} in its logits",
@@ -145,15 +148,19 @@ def _set_aside(folder: Path) -> str:
 
 
 @torch.no_grad()
-def logits_of(model: Any, inputs: Tensor) -> Tensor:
+def logits_of(model: Any, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
     """Logits of a batch of equal rows, in fp32."""
-    return said_in(model(**inputs_of(model, inputs.to(next(model.parameters()).device)))).float()
+    given = inputs if isinstance(inputs, Mapping) else inputs.to(next(model.parameters()).device)
+    return said_in(model(**inputs_of(model, given))).float()
 
 
-def check_inputs(run: Finished) -> Tensor:
-    """Token ids [4, 32] (pixels [2, C, H, W] for pictures, features of half a second of noise for recordings) on which
-    logits are compared: spread over the vocabulary, the same each time.
+def check_inputs(run: Finished) -> Tensor | dict[str, Tensor]:
+    """Token ids [4, 32] (pixels [2, C, H, W] for pictures, features of half a second of noise for recordings, all
+    inputs of two rows for pictures in texts) on which logits are compared: spread over the vocabulary, the same each
+    time.
     """
+    if isinstance(run.task, ImageTextToText):
+        return seeing.check_inputs(run)
     draw = torch.Generator().manual_seed(0)
     if (audio := run.options.audio) is not None:
         sounds = torch.randn(2, audio["rate"] // 2, generator=draw).mul_(0.1).numpy()
@@ -171,6 +178,11 @@ def check_inputs(run: Finished) -> Tensor:
         ids[:, -1] = end
         return ids
     return torch.where(ids == pad, (ids + 1) % int(vocabulary), ids) if pad is not None else ids
+
+
+def rows_in(inputs: Tensor | Mapping[str, Tensor]) -> int:
+    """How many rows logits are compared on."""
+    return len(inputs["input_ids"] if isinstance(inputs, Mapping) else inputs)
 
 
 def card_of(run: Finished) -> dict[str, Any]:

@@ -89,14 +89,15 @@ class Run:
 
     def generate(
         self,
-        prompts: str | list[str],
+        prompts: str | dict[str, Any] | list[str] | list[dict[str, Any]],
         *,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         strength: float = 1.0,
     ) -> str | list[str]:
         """Answers to prompts, each alone, through the template that training used; of speech recognition the texts of
-        recordings, given as paths, or as a mapping of the columns that a row has (`audio`, `language`).
+        recordings, given as paths, or as a mapping of the columns that a row has (`audio`, `language`); to pictures as
+        such a mapping (`prompt` and `image`, or `messages` and `images`).
 
         `temperature`: 0 answers greedily; above it draws, the same ones each time. `strength`: 0 is the base, 1 the
         tuned model, between them the change dialled down. MethodError for a model that writes no text.
@@ -107,9 +108,15 @@ class Run:
             several = [prompts] if isinstance(prompts, str | dict) else prompts
             texts = written_down(self._loaded, several, max_new_tokens, temperature, strength)
             return texts[0] if isinstance(prompts, str | dict) else texts
+        if isinstance(prompts, dict) or any(isinstance(p, dict) for p in prompts):
+            from tunewright.finished.seeing import answered
+
+            rows = [prompts] if isinstance(prompts, dict) else prompts
+            told = answered(self._loaded, rows, max_new_tokens, temperature, strength)
+            return told[0] if isinstance(prompts, dict) else told
         if isinstance(prompts, str):
             return self._answer(prompts, max_new_tokens, temperature, strength)
-        return [self._answer(p, max_new_tokens, temperature, strength) for p in prompts]
+        return [self._answer(str(p), max_new_tokens, temperature, strength) for p in prompts]
 
     def chat(self, *, max_new_tokens: int = 128, temperature: float = 0.0, strength: float = 1.0) -> Chat:
         """A new conversation with base and tuned side by side: `chat.answer(text)` gives {"base", "tuned"}.

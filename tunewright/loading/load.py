@@ -131,7 +131,7 @@ def _load(
         for file in weight_files(located.folder):
             read_header(file)
     config = config_for(located, task)
-    tokenizer, processor = readers(located, task)
+    tokenizer, processor = readers(located, task, config)
     if pools_texts(task):
         located.notes += note_pooling(config, located.folder)
     if streams and weights:
@@ -183,7 +183,7 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     """Config and tokenizer or image processor of what `spec` names. Raises what `load` raises of them."""
     located = locate(spec.name, spec.revision)
     config = config_for(located, task)
-    tokenizer, processor = readers(located, task)
+    tokenizer, processor = readers(located, task, config)
     if task.makes_head:
         set_head(config, task, list(labels) if labels is not None else None, located)
     if pools_texts(task):

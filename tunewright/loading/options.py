@@ -7,6 +7,7 @@ from typing import Any
 
 from tunewright.contract.task import EncodeOptions
 from tunewright.loading.load import Loaded, Reading
+from tunewright.loading.picture_reader import PictureReader
 from tunewright.recipe import DataSpec
 
 
@@ -17,6 +18,10 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         from tunewright.tasks._features import audio_options
 
         audio = audio_options(model.processor, _config_of(model))
+    elif isinstance(model.processor, PictureReader):
+        from tunewright.tasks._shown import picture_options
+
+        image = picture_options(model.processor.settings, model.tokenizer, _config_of(model))
     elif model.tokenizer is None or model.processor is not None:
         from tunewright.tasks._processor import followed
         from tunewright.tasks.image_classification import image_options

@@ -10,6 +10,7 @@ from tunewright.loading.guard import (
     said,
 )
 from tunewright.loading.locate import Located
+from tunewright.loading.picture_reader import picture_reader
 from tunewright.loading.quiet import quiet
 from tunewright.loading.sentence_modules import longest as sentence_length
 from tunewright.loading.sentence_modules import pools_texts
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from tunewright.contract.task import Task
 
 
-def readers(located: Located, task: Task) -> tuple[Any, Any]:
-    """Tokenizer and image processor or feature extractor, as the task needs. ModelError when a text model has no
-    tokenizer, or a model of recordings no feature extractor.
+def readers(located: Located, task: Task, config: Any = None) -> tuple[Any, Any]:
+    """Tokenizer and image processor or feature extractor, as the task needs; of pictures in texts a `PictureReader`.
+    ModelError when a text model has no tokenizer, or a model of recordings no feature extractor.
     """
     import transformers
 
@@ -59,6 +60,8 @@ def readers(located: Located, task: Task) -> tuple[Any, Any]:
             )
         if pools_texts(task) and (most := sentence_length(located.folder)):
             tokenizer.model_max_length = min(most, int(min(longest, 1 << 30)))
+        if task.auto_class == "AutoModelForImageTextToText":
+            return tokenizer, picture_reader(located, config, tokenizer, pictures)
         return tokenizer, extractor or pictures
 
 

@@ -97,10 +97,13 @@ def model_card(card: Mapping[str, Any], model: Any) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def inputs_of(model: Any, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+def inputs_of(model: Any, inputs: torch.Tensor | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A forward's keywords for token ids, which a decoder of two texts is given as what it wrote too, or for pixels and
-    features of recordings, of which a decoder writes the same few tokens; pixels with two texts for two towers.
+    features of recordings, of which a decoder writes the same few tokens; pixels with two texts for two towers. Several
+    inputs by name are what they are.
     """
+    if isinstance(inputs, Mapping):
+        return {name: x.to(model.device) for name, x in inputs.items()}
     if inputs.is_floating_point() and has_two_towers(model):
         return {"pixel_values": inputs, "input_ids": text_beside(model).to(inputs.device)}
     if inputs.is_floating_point():
@@ -111,11 +114,13 @@ def inputs_of(model: Any, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Tensor) -> float:
+def verify_folder(
+    folder: Path | str, model: Any, ids: Sequence[int] | torch.Tensor | Mapping[str, torch.Tensor]
+) -> float:
     """Load `folder` anew: its weights are `model`'s in every bit; return the largest absolute difference of logits.
 
-    `ids`: token ids [T] or [R, T]; for an image classifier pixels [R, C, H, W], for a model of recordings features. The
-    caller's model is left in its mode.
+    `ids`: token ids [T] or [R, T]; for an image classifier pixels [R, C, H, W], for a model of recordings features, for
+    one that reads several inputs all of them by name. The caller's model is left in its mode.
     ModelError for weights that differ. Equal ones may still give logits that differ by rounding (`agreement`).
     """
     from transformers import AutoConfig
@@ -133,8 +138,10 @@ def verify_folder(folder: Path | str, model: Any, ids: Sequence[int] | torch.Ten
             where=str(folder),
             remedy="report this as a defect",
         )
-    inputs = torch.as_tensor(ids, device=model.device)
-    inputs = inputs[None] if inputs.dim() == 1 else inputs
+    inputs: Any = ids
+    if not isinstance(ids, Mapping):
+        inputs = torch.as_tensor(ids, device=model.device)
+        inputs = inputs[None] if inputs.dim() == 1 else inputs
     again = again.to(model.device).eval()
     align(again)
     training = model.training

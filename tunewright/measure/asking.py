@@ -22,7 +22,7 @@ from tunewright.measure.generate import greedy
 from tunewright.measure.pack import Pack, PackRow
 from tunewright.measure.rows import RowResult
 
-WRITES = ("text-generation", "text2text-generation")
+WRITES = ("text-generation", "text2text-generation", "image-text-to-text")
 """Tasks, and kinds of tasks, whose models answer a question."""
 _ANSWER = "."
 """Stands in an answer's place while a prompt is made: rows are encoded with an answer."""
@@ -77,7 +77,7 @@ def _columns(row: PackRow, task: Task, tokenizer: Any, options: EncodeOptions, f
     system, prompt = row.system or "", row.prompt
     if row.tools and form is None:  # in the user's turn: some templates have no system turn
         prompt = f"{told(row.tools)}\n\n{prompt}"
-    template = getattr(tokenizer, "chat_template", None) and task.is_a("text-generation")
+    template = getattr(tokenizer, "chat_template", None) and not task.is_a("text2text-generation")
     chat = bool(template) if options.chat is None else options.chat
     if not chat:
         return {"prompt": f"{system}\n\n{prompt}".strip(), "completion": _ANSWER}

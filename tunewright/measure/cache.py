@@ -60,11 +60,14 @@ from tunewright.pieces import heads, means, similarity
 from tunewright.tasks import (
     _causal,
     _passages,
+    _placed,
     _pooled,
     _problems,
+    _shown,
     base,
     fill_mask,
     image_classification,
+    image_text_to_text,
     multiple_choice,
     question_answering,
     reward_modeling,
@@ -87,7 +90,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(_causal, _passages, _pooled, _problems, base, fill_mask, image_classification, multiple_choice),
     *(question_answering, reward_modeling, text_classification, text_generation),
     *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity, text_ranking),
-    zero_shot_image_classification,
+    *(zero_shot_image_classification, image_text_to_text, _placed, _shown),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

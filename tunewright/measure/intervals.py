@@ -333,3 +333,22 @@ def of_draws(
         return alike(value, n, bounds, level=level, unit=unit)
     ends = _holding(value, *_centred(draws, value, level), bounds) if len(draws) else {}
     return Interval(value=value, **ends, n=n, level=level, unit=unit, method="centred percentile bootstrap")
+
+
+def gain_interval(
+    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], *, level: float = 0.95
+) -> tuple[float, float, float]:
+    """How far the weighted mean of a loss fell, and the interval of that over the rows by Student's t: (gain, low,
+    high), in the loss's units. Rows are [loss, weight], the same ones in the same order; of one row alone nothing is
+    known.
+    """
+    (old, weights), (new, _) = np.asarray(before, dtype=np.float64).T, np.asarray(after, dtype=np.float64).T
+    total, n = max(1e-9, float(weights.sum())), len(weights)
+    gain = float((weights * (old - new)).sum()) / total
+    if n < 2:
+        return gain, -math.inf, math.inf
+    from scipy.stats import t
+
+    error = math.sqrt(n / (n - 1) * float(np.square(weights * (old - new - gain)).sum())) / total
+    half = error * float(t.ppf((1 + level) / 2, n - 1))
+    return gain, gain - half, gain + half

@@ -171,7 +171,8 @@ def check_metric(name: str, task: Task) -> Metric:
     if task.scores and (m.mean or m.kind == "teacher-forced" and name != "loss"):
         what = f"'{name}' reads tokens, and {task.name} gives one number a text"
         raise RecipeError(what, where="measurement.metric", remedy=remedy)
-    if m.kind == "paired" and (task.ranks or not (task.continues or task.scores and not task.other_problem)):
+    answers = task.continues or task.is_a("image-text-to-text")
+    if m.kind == "paired" and (task.ranks or not (answers or task.scores and not task.other_problem)):
         what = f"'{name}' compares two answers to a prompt, and {task.name} rows have none or one"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto")
     if m.kind == "classified" and not task.classifies:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from tunewright.contract.batch import Row
@@ -72,10 +73,18 @@ def reference(row: Row) -> str:
 
 
 def prompt_text(tokenizer: Any, row: Row) -> str:
-    """The prompt as text, special tokens shown: what the model really saw; of a recording its file and length."""
+    """The prompt as text, special tokens shown: what the model really saw; of a recording its file and length, of a
+    picture how many tokens it became.
+    """
     if "audio" in row.fields:
         return str(row.fields["text"])
-    return str(tokenizer.decode(prompt_ids(row), skip_special_tokens=False))
+    if "shown" not in row.fields:
+        return str(tokenizer.decode(prompt_ids(row), skip_special_tokens=False))
+    own, said = set(row.fields["shown"]["tokens"]), list[str]()
+    for seen, run in groupby(prompt_ids(row), key=own.__contains__):
+        ids = list(run)
+        said.append(f"[picture: {len(ids):,} tokens]" if seen else tokenizer.decode(ids, skip_special_tokens=False))
+    return "".join(said)
 
 
 def answer_text(tokenizer: Any, ids: Sequence[int]) -> str:

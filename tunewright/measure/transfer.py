@@ -6,13 +6,13 @@ task i; column j the rows of task j.
     backward transfer      mean_(j < T) s (R[T, j] - R[j, j])                     [1]
     forward transfer       mean_(j > 1) s (R[j-1, j] - R[0, j])                   [1]
     forgetting             mean_(j < T) (max_(1 <= i < T) s R[i, j] - s R[T, j])  [3]
+    accumulation           mean_j s (R[S, j] - R[1, j]), of S stages that have several of the tasks each  [4]
 
 [1] Lopez-Paz & Ranzato 2017, arXiv:1706.08840. [2] Rebuffi et al. 2017 (iCaRL), arXiv:1611.07725. [3] Chaudhry et al.
-2018, arXiv:1801.10112. Here s = 1, or -1 of a metric of which less is better (a loss), so that
-transfer above 0 is always good and forgetting
-above 0 always bad. Tasks count alike, however many rows they have: iCaRL and PILOT take the mean over rows of all tasks
-seen, which is the same where tasks have equally many. Intervals: each task's rows are drawn again, the same in every
-row of the matrix.
+2018, arXiv:1801.10112. [4] After Lesort et al. 2022 (SCoLe), arXiv:2207.04543. Here s = 1, or -1 of a metric of which
+less is better (a loss), so that transfer above 0 is always good and forgetting above 0 always bad. Tasks count alike,
+however many rows they have: iCaRL and PILOT take the mean over rows of all tasks seen, which is the same where tasks
+have equally many. Intervals: each task's rows are drawn again, the same in every row of the matrix.
 """
 
 from __future__ import annotations
@@ -68,7 +68,14 @@ FIGURES: dict[str, Callable[[Array, float], Array]] = {
     "forward_transfer": forward_transfer,
     "forgetting": forgetting,
 }
-CHANGES = ("backward_transfer", "forward_transfer", "forgetting")
+
+
+def accumulation(R: Array, sign: float = 1.0) -> Array:
+    """What is known of all tasks at the end beyond what was known after the first stage, of R [..., S+1, T]."""
+    return np.asarray(sign * (R[..., -1, :] - R[..., 1, :]).mean(-1))
+
+
+CHANGES = ("backward_transfer", "forward_transfer", "forgetting", "accumulation")
 """Those that are differences of two figures."""
 
 
@@ -83,10 +90,16 @@ def cells(
 
 
 def figures(
-    readings: Sequence[Sequence[RowResult]], owners: Sequence[int], metric: str, tasks: int, *, seed: int = 0
+    readings: Sequence[Sequence[RowResult]],
+    owners: Sequence[int],
+    metric: str,
+    tasks: int,
+    *,
+    recurring: bool = False,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """Each of `FIGURES` with its interval; of readings that are not one after each task, or where a task has no rows,
-    `accuracy` alone, over the tasks that have any.
+    `accuracy` alone, over the tasks that have any. Of stages in which tasks are `recurring`: that and `accumulation`.
     """
     m = get_metric(metric)
     draw = _drawn_means if m.figure is None else _drawn_figures
@@ -96,11 +109,13 @@ def figures(
     scores = [r.score for rows in readings for r in rows]
     bounds: Bounds | None = m.bounds if m.figure is not None else bounds_of(m, scores)
     wide = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
-    whole = value.shape == (tasks + 1, tasks)
+    whole = value.shape == (tasks + 1, tasks) and not recurring
+    asked = FIGURES if whole else {"accuracy": accuracy}
+    if recurring and len(readings) > 2:
+        asked = {**asked, "accumulation": accumulation}
     return {
         name: of_draws(float(f(value, sign)), f(draws, sign), n, bounds=wide if name in CHANGES else bounds)
-        for name, f in FIGURES.items()
-        if whole or name == "accuracy"
+        for name, f in asked.items()
     }
 
 

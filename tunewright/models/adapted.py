@@ -46,10 +46,15 @@ def _folded(site: Site, folding: Sequence[forms.Delta], strength: float, weight:
 
 @dataclass
 class Wrapped:
-    """Who made the wrapper: `method` (its name, parameters, plan and task as JSON) and the method's `state` module."""
+    """Who made the wrapper: `method` (its name, parameters, plan and task as JSON) and the method's `state` module.
+
+    `goes_on`: all of its parameters are left to later stages by name (there may be none), so that the same method can
+    wrap anew what it goes on with.
+    """
 
     method: dict[str, Any]
     state: Any
+    goes_on: bool = False
 
 
 class Adapted(Reshapable):

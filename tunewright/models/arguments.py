@@ -42,6 +42,13 @@ def has_two_towers(model: nn.Module) -> bool:
     return towers and takes(model, "pixel_values") and takes(model, "return_loss")
 
 
+def sees_pictures(model: nn.Module) -> bool:
+    """Whether a language model reads pictures among its tokens (LLaVA and its kin), and writes text."""
+    config = getattr(model, "config", None)
+    said = getattr(config, "text_config", None) is not None and getattr(config, "vision_config", None) is not None
+    return said and takes(model, "pixel_values") and takes(model, "input_ids") and not takes(model, "return_loss")
+
+
 def text_beside(model: nn.Module) -> Tensor:
     """Token ids [2, L] of two texts that a model of two towers can read, the same each time."""
     config: Any = model.config.text_config  # type: ignore[union-attr]

@@ -19,9 +19,19 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
+from tunewright.models.modes import evaluating
 from tunewright.models.varlen import Pattern, attention_pairs, packed_attention, plain_attention
 
-__all__ = ["NAME", "attention_pairs", "packed_kwargs", "plain_attention", "prepare_attention", "watchable", "watching"]
+__all__ = [
+    "NAME",
+    "attention_pairs",
+    "packed_kwargs",
+    "plain_attention",
+    "prepare_attention",
+    "rewriting",
+    "watchable",
+    "watching",
+]
 
 NAME = "tunewright_packed"
 """The name under which the functions are registered, and which `config._attn_implementation` then holds."""
@@ -32,7 +42,11 @@ LENGTHS = (7, 4)
 See = Callable[[Tensor, Tensor, Pattern], None]
 """Is told the queries [B, H, T, D], keys [B, K, T, D] and the pattern of one layer's attention."""
 
+Rewrite = Callable[[nn.Module, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]
+"""(attention module, keys [B, K, T, D], values, mask) -> what the queries read in their place."""
+
 _watched: ContextVar[See | None] = ContextVar("tunewright_watched_attention", default=None)
+_rewritten: ContextVar[Rewrite | None] = ContextVar("tunewright_rewritten_attention", default=None)
 _seen: ContextVar[list[int | None] | None] = ContextVar("tunewright_packed_calls", default=None)
 
 
@@ -82,8 +96,13 @@ def _attention(
     if see is not None:
         ahead = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
         see(query, key, Pattern(ahead, kwargs.get("sliding_window"), scaling))
+    rewrite = _rewritten.get()
+    if rewrite is not None and cu_seqlens is not None:
+        raise ValueError("what attention reads is rewritten for padded rows alone")
     if cu_seqlens is None:
         mask = attention_mask.make() if isinstance(attention_mask, DeferredMask) else attention_mask
+        if rewrite is not None:
+            key, value, mask = rewrite(module, key, value, mask)
         return sdpa_attention_forward(
             module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )
@@ -114,17 +133,40 @@ def watching(model: nn.Module, see: See) -> Iterator[None]:
     as they are multiplied, with their positions turned in: what a layer puts on top of their product (a cap, a bias,
     sinks) is not in them.
     """
+    token = _watched.set(see)
+    try:
+        with _through_ours(model):
+            yield
+    finally:
+        _watched.reset(token)
+
+
+@contextmanager
+def rewriting(model: nn.Module, rewrite: Rewrite) -> Iterator[None]:
+    """Inside, the attention of each layer of each forward of `model` (`watchable`) reads what `rewrite` gives it.
+
+    The mask is None (every key is seen), or one that sdpa takes, [B or 1, 1, T or 1, keys].
+    """
+    token = _rewritten.set(rewrite)
+    try:
+        with _through_ours(model):
+            yield
+    finally:
+        _rewritten.reset(token)
+
+
+@contextmanager
+def _through_ours(model: nn.Module) -> Iterator[None]:
+    """Inside, the model's attention goes through our function, whether it packs or not."""
     assert isinstance(model, PreTrainedModel)
     before = model.config._attn_implementation
     if before != NAME:
         AttentionInterface.register(NAME, _attention)
         AttentionMaskInterface.register(NAME, _mask)
         model.set_attn_implementation(NAME)
-    token = _watched.set(see)
     try:
         yield
     finally:
-        _watched.reset(token)
         if before != NAME:
             model.set_attn_implementation(before)
 
@@ -146,7 +188,7 @@ def prepare_attention(model: nn.Module) -> bool:
         return True
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
-    with _evaluating(model), _quiet(), torch.no_grad():
+    with evaluating(model), _quiet(), torch.no_grad():
         try:
             rows = _rows(model)
             alone = [_output(model, r) for r in rows]
@@ -204,19 +246,6 @@ def _output(model: PreTrainedModel, ids: Tensor, **kwargs: Any) -> Tensor:
     body = getattr(model, model.base_model_prefix, model)
     causal = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
     return body(input_ids=ids[None], **causal, **kwargs).last_hidden_state[0].float()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, no module is in training mode; afterwards each is in the mode it was in."""
-    training = [m for m in model.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
 
 
 @contextmanager

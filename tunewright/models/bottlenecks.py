@@ -46,10 +46,11 @@ def _held() -> dict[tuple[str, str], Tensor]:
     return held
 
 
-class _Homed(Delta):
+class Homed(Delta):
     """A delta that knows the layer that it hangs on, and so its own name there."""
 
     foldable: ClassVar[bool] = False
+    source: str = ""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -61,8 +62,18 @@ class _Homed(Delta):
         module: Any = self._home[0]
         return next(n for n, d in module.delta.items() if d is self)
 
+    def _read(self) -> Tensor:
+        """What the tap of its name has seen enter the layer `source`."""
+        found = _held().pop((self.source, self.called), None)
+        if found is None:
+            raise MethodError(
+                f"a bottleneck reads what enters '{self.source}', which has not run before it in this block",
+                remedy="write place: sequential, or use another method on this model",
+            )
+        return found
 
-class Tap(_Homed):
+
+class Tap(Homed):
     """Reads what enters a layer, for the `Inserted` of its name elsewhere in the block; changes nothing."""
 
     form = "tap"
@@ -85,7 +96,7 @@ class Tap(_Homed):
         return cls(site.module, settings["source"])
 
 
-class Inserted(_Homed):
+class Inserted(Homed):
     """A bottleneck behind, across, beside or around what it hangs on; see above. `source`: the tapped layer's name.
 
     `gate` (w [1, d], v [1]), where there is one, multiplies A(h) by sigmoid(w h + v), a number for each token.
@@ -134,15 +145,6 @@ class Inserted(_Homed):
         read = {"behind": y, "across": x}.get(self.place)
         read = self._read() if read is None else read
         return y + (self.of(read) * self.strength).to(y.dtype)
-
-    def _read(self) -> Tensor:
-        found = _held().pop((self.source, self.called), None)
-        if found is None:
-            raise MethodError(
-                f"a bottleneck reads what enters '{self.source}', which has not run before it in this block",
-                remedy="write place: sequential, or use another method on this model",
-            )
-        return found
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -39,6 +39,7 @@ from tunewright.models.scale_shift import ScaleShift
 from tunewright.models.scales import InputScale, OutputScale
 from tunewright.models.shared_projections import SharedProjections
 from tunewright.models.sites import Site
+from tunewright.models.skills import Skills
 from tunewright.models.slices import Slice
 from tunewright.models.sparse_low_rank import LowRankSparse
 from tunewright.models.split_bottleneck import SplitBottleneck
@@ -67,6 +68,7 @@ __all__ = [
     "Rotation",
     "Routed",
     "SharedProjections",
+    "Skills",
     "Sparse",
     "Tucker",
     "WeightDecomposed",
@@ -275,7 +277,7 @@ _OWN: tuple[type[Delta], ...] = (
     *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
     *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly, Tucker),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
-    *(Routed, PerTask, SplitBottleneck, KernelSparse),
+    *(Routed, PerTask, SplitBottleneck, Skills, KernelSparse),
 )
 FORMS.update({c.form: c for c in _OWN})
 

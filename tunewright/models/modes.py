@@ -60,3 +60,16 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for m, mean, variance in kept:
             m._buffers["running_mean"], m._buffers["running_var"] = mean, variance
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, no module is in training mode; afterwards each is in the mode it was in."""
+    training = [m for m in model.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunewright.errors import ModelError, did_you_mean
-from tunewright.files.regular import regular
 from tunewright.files.tensors import save_tensors
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import same_bits
@@ -30,10 +28,12 @@ from tunewright.models.deltas import Delta, LowRank, attach
 from tunewright.models.peft_kinds import kind_of, kind_of_forms, why_not
 from tunewright.models.peft_layer import Kind, Layer
 from tunewright.models.peft_settings import CONFIG, by_pattern, config_of, open_config, read_config, scale_of, targeted
+from tunewright.models.peft_tensors import WEIGHTS, read_tensors, stored_base
 from tunewright.models.peft_types import refuse_type
 from tunewright.models.sites import Structure
 
-WEIGHTS, PREFIX = "adapter_model.safetensors", "base_model.model."
+__all__ = ["WEIGHTS", "stored_base"]
+PREFIX = "base_model.model."
 TASK_TYPES = {
     "ForCausalLM": "CAUSAL_LM",
     "LMHeadModel": "CAUSAL_LM",
@@ -63,9 +63,9 @@ def obstacle(adapted: Adapted) -> str | None:
         return "the change wraps the model's forward"
     if adapted.operated:
         return "the model's shape was changed, and an adapter fits the base's own"
-    deltas = adapted.deltas()
+    deltas, heads = adapted.deltas(), _heads(adapted)
     if not deltas:
-        return "there is no low-rank delta"
+        return None if _norms(adapted, heads) else "there is no low-rank delta"
     kind = kind_of_forms(deltas)
     if kind is not None:
         stored = (s for s in deltas if adapted.structure.site(s).kind == "conv1d")
@@ -75,7 +75,6 @@ def obstacle(adapted: Adapted) -> str | None:
         for site, by_name in deltas.items():
             if other := [d.form for d in by_name.values() if not isinstance(d, LowRank)]:
                 return f"a {other[0]} delta on '{site}' has no place in it"
-    heads = _heads(adapted)
     whole = {n for n, o in adapted.originals.items() if o.indices is None and _within(heads, n)}
     if rest := sorted(set(adapted.originals) - whole):
         return f"tensors of the base itself changed, such as '{rest[0]}'"
@@ -83,8 +82,8 @@ def obstacle(adapted: Adapted) -> str | None:
 
 
 def save_adapter(adapted: Adapted, folder: Path | str, base_name: str) -> int:
-    """Write the model's deltas, low-rank ones at their present strength, and a classifier's head; return the number of
-    tensors written.
+    """Write the model's deltas, low-rank ones at their present strength, or its norms where they are all that changed,
+    and a classifier's head; return the number of tensors written.
 
     `base_name`: the hub id or path that the base is loaded by. ModelError when the change is of no one type of PEFT's:
     then `delta_format.save_delta` is the way.
@@ -101,7 +100,11 @@ def save_adapter(adapted: Adapted, folder: Path | str, base_name: str) -> int:
         heads = [h for h in heads if any(_within([h], n) for n in adapted.originals)]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, config = _low_rank(adapted) if kind is None else _of_kind(adapted, kind)
+    norms = _norms(adapted, heads)
+    if norms:
+        tensors, config = _of_norms(adapted, norms)
+    else:
+        tensors, config = _low_rank(adapted) if kind is None else _of_kind(adapted, kind)
     for name, t in adapted.model.state_dict().items():
         if _within(heads, name) and not is_delta(name):
             tensors[f"{PREFIX}{name}"] = t.detach().clone()
@@ -110,10 +113,10 @@ def save_adapter(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     config |= {
         "base_model_name_or_path": base_name,
         "modules_to_save": heads or None,
-        "target_modules": sorted(set(sites) - set(by_weight)),
+        "target_modules": norms or sorted(set(sites) - set(by_weight)),
         "task_type": task,
     }
-    if kind is None or kind.transposed:
+    if not norms and (kind is None or kind.transposed):
         config["fan_in_fan_out"] = any(adapted.structure.site(s).kind == "conv1d" for s in sites)
     if by_weight:
         config["target_parameters"] = sorted(f"{s}.weight" for s in by_weight)
@@ -139,6 +142,26 @@ def _of_kind(adapted: Adapted, kind: Kind) -> tuple[dict[str, Tensor], dict[str,
     tensors |= {f"base_model.{n}": t for n, t in kind.write_shared(deltas).items()}
     named = {"peft_type": kind.name, "inference_mode": True}
     return {n: t.detach().contiguous() for n, t in tensors.items()}, {**named, **kind.config(deltas)}
+
+
+def _norms(adapted: Adapted, heads: Sequence[str]) -> list[str]:
+    """The norms whose own tensors are all that changed, beside whole heads; none where anything else did, or where a
+    norm keeps statistics, which PEFT would take along.
+    """
+    if adapted.deltas():
+        return []
+    changed = [n for n in adapted.originals if not _within(heads, n)]
+    modules = {n.rpartition(".")[0] for n in changed}
+    kinds = {s.name: s.kind for s in adapted.structure.sites}
+    fine = all(kinds.get(m) == "norm" and not list(adapted.model.get_submodule(m).buffers()) for m in modules)
+    return sorted(modules) if fine and all(adapted.originals[n].indices is None for n in changed) else []
+
+
+def _of_norms(adapted: Adapted, norms: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings of norms that changed, each whole."""
+    own = {m: adapted.model.get_submodule(m).state_dict() for m in norms}
+    tensors = {f"{PREFIX}{m}.ln_tuning_layers.{n}": t for m, state in own.items() for n, t in state.items()}
+    return {n: t.detach().clone() for n, t in tensors.items()}, {"peft_type": "LN_TUNING", "inference_mode": True}
 
 
 def _task_type(adapted: Adapted) -> str | None:
@@ -211,15 +234,23 @@ def adapter_deltas(adapted: Adapted, folder: Path | str) -> tuple[dict[str, Delt
         return known[name].in_features, known[name].out_features
 
     config, deltas, values = read_deltas(folder, size, adapted.base_hash)
+    if config.get("peft_type") == "LN_TUNING":
+        norms = (s.weight_name for n, s in known.items() if s.kind == "norm" and targeted(config, n))
+        _all_there([n for n in norms if n not in values], where)
     some = config.get("layers_to_transform") is not None or config.get("exclude_modules")
     expected = set() if some else {n for n, s in known.items() if targeted(config, n) and not s.unfit}
-    if missing := sorted(n for n in expected - set(deltas) if known[n].kind in ("linear", "conv1d")):
+    _all_there([n for n in expected - set(deltas) if known[n].kind in ("linear", "conv1d")], where)
+    return deltas, values
+
+
+def _all_there(missing: Sequence[str], where: str) -> None:
+    """ModelError where targeted layers have no tensors."""
+    if missing:
         raise ModelError(
-            f"{len(missing)} targeted layers have no tensors here, such as '{missing[0]}'",
+            f"{len(missing)} targeted layers have no tensors here, such as '{min(missing)}'",
             where=where,
             remedy="the file is incomplete: save or download it again",
         )
-    return deltas, values
 
 
 def read_deltas(
@@ -243,7 +274,9 @@ def read_deltas(
     values: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         place = kind.place(key)
-        if place is not None:
+        if (whole := kind.whole_name(key)) is not None:
+            values[whole] = tensor
+        elif place is not None:
             found.setdefault(place[0], {})[place[1]] = tensor.float()
         elif key.startswith(PREFIX) and _kept(kept, key.removeprefix(PREFIX)):
             values[key.removeprefix(PREFIX)] = tensor
@@ -253,7 +286,10 @@ def read_deltas(
                 where=where,
                 remedy="merge this adapter with PEFT and load the merged model",
             )
-    deltas = {n: kind.read(Layer(n, *size(n), parts, config, shared, where)) for n, parts in found.items()}
+    if not found and not values:
+        raise ModelError("the file holds no tensor", where=where, remedy="save or download it again")
+    layers = (Layer(n, *size(n), parts, config, shared, where) for n, parts in found.items())
+    deltas = {layer.name: kind.read(layer) for layer in layers if kind.read is not None}
     return config, deltas, values
 
 
@@ -339,49 +375,6 @@ def _pair(name: str, parts: Mapping[str, Tensor], rank: int, where: str) -> tupl
             remedy="load linear layers' adapters, with the settings that they were saved with",
         )
     return A, B
-
-
-def read_tensors(folder: Path, base_hash: str) -> dict[str, Tensor]:
-    """An adapter's tensors by key.
-
-    ModelError for pickles, damaged files, values that are not finite and, where `base_hash` is given, another base.
-    """
-    file = folder / WEIGHTS
-    if not file.exists():
-        pickled = (folder / "adapter_model.bin").exists()
-        reason = (
-            "its weights are pickled (adapter_model.bin), which can run code when opened"
-            if pickled
-            else f"there is no {WEIGHTS}"
-        )
-        raise ModelError(reason, where=str(folder), remedy="save the adapter in safetensors format")
-    try:
-        with safe_open(regular(file), framework="pt") as f:
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - the file is no mapping
-    except (SafetensorError, OSError) as e:
-        raise ModelError(
-            f"not a readable safetensors file: {e}", where=str(file), remedy="save or download it again"
-        ) from e
-    stored_hash = stored_base(folder)
-    if stored_hash and base_hash and stored_hash != base_hash:
-        raise ModelError(
-            f"the adapter belongs to another base (weights {stored_hash[:12]}, here {base_hash[:12]})",
-            where=str(file),
-            remedy=f"load the base that {CONFIG} names",
-        )
-    if bad := [k for k, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
-        raise ModelError(
-            f"'{bad[0]}' holds values that are not finite",
-            where=str(file),
-            remedy="save or download the adapter again; its training may have diverged",
-        )
-    return tensors
-
-
-def stored_base(folder: Path) -> str:
-    """The hash of the base that an adapter's file says it was made for; "" where it does not say."""
-    with safe_open(folder / WEIGHTS, framework="pt") as f:
-        return str((f.metadata() or {}).get("base_hash", ""))
 
 
 def _delta(size: tuple[int, int], name: str, parts: Parts, where: str) -> LowRank:

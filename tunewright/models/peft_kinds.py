@@ -20,6 +20,7 @@ from tunewright.models.dora import WeightDecomposed
 from tunewright.models.factor_products import Hadamard, Kronecker
 from tunewright.models.peft_layer import COMMON, Kind, Layer, alike
 from tunewright.models.peft_orthogonal import ORTHOGONAL
+from tunewright.models.peft_read_only import READ_ONLY
 from tunewright.models.peft_settings import FOLLOWED, check_names, check_values, config_of, scale_of
 from tunewright.models.scales import InputScale, OutputScale
 from tunewright.models.shared_projections import SharedProjections, projections
@@ -232,6 +233,7 @@ KINDS: dict[str, Kind] = {
                           "module_dropout use_effective_conv2d decompose_both decompose_factor".split()),
              _read_lokr, _write_lokr, _config_lokr, obstacle=lambda d: alike(d, "both", "split"), transposed=False),
         *ORTHOGONAL,
+        *READ_ONLY,
     )
 }  # fmt: skip
 """Kinds by PEFT's name of the type. DoRA is a LORA with a setting, and stands apart."""

@@ -61,7 +61,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of PEFT's whose layers become deltas of `forms`. `parts`: endings of keys; `shared`: keys of all layers.
+    """A type of PEFT's whose layers become deltas of `forms`. `parts`: endings of keys; `shared`: keys of all layers;
+    `whole`: the part of a key behind a module whose tensors stand in the place of the model's own. A type without forms
+    is read as plain low-rank changes, or whole.
 
     `obstacle` says why some deltas cannot be written (""), `transposed` whether PEFT hangs it on GPT-2's layers too.
     """
@@ -70,13 +72,14 @@ class Kind:
     forms: tuple[type[Delta], ...]
     parts: tuple[str, ...]
     followed: frozenset[str]
-    read: Callable[[Layer], Delta]
-    write: Callable[[Any], dict[str, Tensor]]
-    config: Callable[[Mapping[str, Any]], dict[str, Any]]
+    read: Callable[[Layer], Delta] | None = None
+    write: Callable[[Any], dict[str, Tensor]] = lambda _: {}
+    config: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}
     shared: tuple[str, ...] = ()
     write_shared: Callable[[Mapping[str, Any]], dict[str, Tensor]] = lambda _: {}
     obstacle: Callable[[Mapping[str, Any]], str] = lambda _: ""
     transposed: bool = True
+    whole: str = ""
     checked: Callable[[dict[str, Any], str], None] = check_names
 
     def check(self, config: dict[str, Any], where: str) -> None:
@@ -86,9 +89,16 @@ class Kind:
 
     def place(self, key: str) -> tuple[str, str] | None:
         """(module, part) of a key; None for one that is no part of such an adapter."""
+        if self.read is None:
+            return None
         ends = "|".join(self.parts)
         found = re.fullmatch(rf"base_model\.model\.(.+)\.({ends})(\.weight)?", key)
         return None if found is None else (found[1], found[2])
+
+    def whole_name(self, key: str) -> str | None:
+        """The model's own name of a tensor that the adapter holds whole; None for any other key."""
+        found = re.fullmatch(rf"base_model\.model\.(.+)\.{self.whole}(\..+)", key) if self.whole else None
+        return None if found is None else found[1] + found[2]
 
 
 COMMON = frozenset("exclude_modules fan_in_fan_out layers_to_transform modules_to_save target_modules bias".split())

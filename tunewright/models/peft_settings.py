@@ -101,7 +101,7 @@ def check_values(config: dict[str, Any], where: str) -> None:
         "rank_pattern": patterns(config.get("rank_pattern"), rank),
         "alpha_pattern": patterns(config.get("alpha_pattern"), number),
     }
-    _refuse_wrong(config, wanted, where)
+    refuse_wrong(config, wanted, where)
 
 
 def check_names(config: dict[str, Any], where: str) -> None:
@@ -118,10 +118,11 @@ def check_names(config: dict[str, Any], where: str) -> None:
         "modules_to_save": (m := config.get("modules_to_save")) is None or names(m),
         "target_parameters": (p := config.get("target_parameters")) is None or names(p),
     }
-    _refuse_wrong(config, wanted, where)
+    refuse_wrong(config, wanted, where)
 
 
-def _refuse_wrong(config: Mapping[str, Any], wanted: Mapping[str, bool], where: str) -> None:
+def refuse_wrong(config: Mapping[str, Any], wanted: Mapping[str, bool], where: str) -> None:
+    """ModelError for the first setting whose value is none."""
     if wrong := [n for n, fine in wanted.items() if not fine]:
         n = wrong[0]
         raise ModelError(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tunewright.errors import MethodError, ModelError, nearest
 from tunewright.models.delta_names import is_delta, module_of
+from tunewright.models.picture_parts import LANGUAGE, PARTS, PROJECTOR, TOWER, parts_of
 from tunewright.models.probing import unfit
 from tunewright.models.streamed import bring_in
 
@@ -31,7 +32,8 @@ class Site:
 
     `kind`: linear | conv1d (GPT-2's transposed linear) | conv | embedding | norm | block (which has no weight of its
     own: `in_features` and `out_features` are the width of its states, `size`). `unfit` says why no change can hang on
-    a linear one ("": it can). `heads`: how many attention heads' outputs enter it, side by side; 0 elsewhere.
+    a linear one ("": it can). `heads`: how many attention heads' outputs enter it, side by side; 0 elsewhere. `part`:
+    which part of a model of pictures in texts it belongs to ("" in others, and of its head).
     """
 
     name: str
@@ -42,6 +44,7 @@ class Site:
     unfit: str = ""
     size: int = 0
     heads: int = 0
+    part: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -154,11 +157,15 @@ class Structure:
         return None if b is None else b.depth / max(1, b.stack_length - 1)
 
     def linear_sites(self) -> list[Site]:
-        """Every linear site inside blocks: what `target_modules: all-linear` means (the head stays out, as in PEFT).
-
-        Sites that are `unfit` are left out; `left_out` says which.
+        """Every linear site inside blocks, of a model of pictures in texts its language model's: what `target_modules:
+        all-linear` means. The head stays out, as in PEFT; `left_out` says what else does.
         """
-        return [s for s in self.sites if s.block is not None and s.kind in ("linear", "conv1d") and not s.unfit]
+        linear = (s for s in self.sites if s.block is not None and s.kind in ("linear", "conv1d") and not s.unfit)
+        return [s for s in linear if s.part in ("", LANGUAGE)]
+
+    def part_sites(self, part: str) -> list[Site]:
+        """The linear sites of a part of a model of pictures in texts, none elsewhere; what is `unfit` is left out."""
+        return [s for s in self.sites if s.part == part and s.kind in ("linear", "conv1d") and not s.unfit]
 
     def left_out(self) -> list[str]:
         """What inside the blocks holds matrices and is no target of all-linear, a sentence for each reason."""
@@ -168,10 +175,13 @@ class Structure:
                 by_reason.setdefault(s.unfit, []).append(s.name)
         if self.stacked:
             by_reason["matrices stacked in one tensor, as experts are: no linear layers"] = list(self.stacked)
+        if parts := [p for p in (TOWER, PROJECTOR) if self.part_sites(p)]:
+            by_reason[f"target_modules: [{', '.join([LANGUAGE, *parts])}] takes them in"] = parts
         return [f"left out of all-linear: {_patterns(names)} ({why})" for why, names in by_reason.items()]
 
     def match(self, target_modules: str | Sequence[str]) -> list[Site]:
         """Sites named by PEFT-like `target_modules`: "all-linear", or names that equal a site's or end it after a dot.
+        Of a model of pictures in texts, `language_model`, `vision_tower` and `projector` name its parts' linear layers.
 
         Raises MethodError with the nearest names when a target matches nothing.
         """
@@ -187,6 +197,7 @@ class Structure:
         matches: dict[str, Site] = {}
         for t in target_names:
             hits = [s for s in self.sites if s.name == t or s.name.endswith("." + t)]
+            hits = hits or (self.part_sites(t) if t in PARTS else [])
             if not hits:
                 ends = sorted({s.name.rsplit(".", 1)[-1] for s in self.sites})
                 linear = sorted({s.name.rsplit(".", 1)[-1] for s in self.linear_sites()})
@@ -288,6 +299,7 @@ def discover(model: nn.Module) -> Structure:
                 name, kind, _role(model, name, module, kind, block), None if block is None else index_of[block], module
             )
         )
+    sites = _in_parts(model, sites)
     sites = _judged(model, sites, [name for name, *_ in block_names], tied)
     sites = _with_heads(model, sites, list(index_of))
     blocks = []
@@ -315,6 +327,16 @@ def discover(model: nn.Module) -> Structure:
         if any(s.kind in ("linear", "conv1d") for s in b.sites)  # others have no states [B, L, D]: convolutions alone
     ]
     return Structure(tuple(blocks), tuple(sites), tied, stacked, tuple(whole))
+
+
+def _in_parts(model: nn.Module, sites: list[Site]) -> list[Site]:
+    """The sites of a model of pictures in texts, each with its part; a projector is no head."""
+    parts, out = parts_of(model), []
+    for site in sites:
+        part = next((p for n, p in parts.items() if site.name.startswith(n)), "")
+        role = "other" if part == PROJECTOR and site.role == "head" else site.role
+        out.append(replace(site, part=part, role=role))
+    return out
 
 
 def _number(model: nn.Module, name: str, inside: str) -> int:

@@ -217,7 +217,10 @@ _BY_CLASS = {
 def _by_class(side: Asked) -> str | None:
     if is_sentence_model(_folder(side)):
         return "sentence-similarity"
-    kinds = _config(side).get("architectures") or []
+    config = _config(side)
+    kinds = config.get("architectures") or []
+    if "vision_config" in config and any(str(kind).endswith("ForConditionalGeneration") for kind in kinds):
+        return "image-text-to-text"
     return next((task for kind in kinds for ending, task in _BY_CLASS.items() if str(kind).endswith(ending)), None)
 
 

@@ -1,9 +1,9 @@
 """Write into the cards where methods live and which tests cover them: `python -m tunewright.papers.link`.
 
 A method lives on the cards that its `papers` name, and on the card of its own name if there is one; a recipe
-`recipes/<slug>.yaml` and a generator of rows on the card of that slug; any other module, such as a part of the server,
-on the cards that its line `PAPERS = ("<slug>",)` names. Run it in a checkout after adding a method;
-docs/papers.md is made anew as well.
+`recipes/<slug>.yaml` (also `recipes/papers/<slug>--<what>.yaml`) and a generator of rows on the card of that slug; any
+other module, such as a part of the server, on the cards that its line `PAPERS = ("<slug>",)` names. Run it in a
+checkout after adding a method; docs/papers.md is made anew as well.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def places() -> dict[str, list[cards.Place]]:
         if (line := _PAPERS.search(file.read_text(encoding="utf-8"))) is not None:
             for slug in ast.literal_eval(line[1]):
                 by_slug.setdefault(slug, []).append(cards.Place(file.relative_to(ROOT).as_posix()))
-    for file in sorted((ROOT / "recipes").glob("*.yaml")):
-        if file.stem in cards.load():
-            by_slug.setdefault(file.stem, []).append(cards.Place(file.relative_to(ROOT).as_posix()))
+    for file in sorted((ROOT / "recipes").rglob("*.yaml")):
+        if (slug := file.stem.partition("--")[0]) in cards.load():
+            by_slug.setdefault(slug, []).append(cards.Place(file.relative_to(ROOT).as_posix()))
     return by_slug
 
 

@@ -5,12 +5,12 @@ Shapes: R rows, T tokens, D size of the model's states, V classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tunewright.pieces.means import token_means
 
@@ -33,11 +33,20 @@ class Beside(nn.Module):
         self.model.eval()
         return self
 
-    def forward(self, output_hidden_states: bool = False, **inputs: Any) -> Any:
+    def read(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], Tensor, Any]:
+        """The states [R, T, D] of the layers in `taps`, the mask [R, T] of real tokens, and what the body gave."""
         with torch.no_grad():
             out = self.model.base_model(**inputs, output_hidden_states=True)
         hidden = [*out.hidden_states[:-1], out.last_hidden_state]
-        mask = inputs.get("attention_mask")
-        mask = torch.ones(hidden[-1].shape[:2], device=hidden[-1].device) if mask is None else mask.to(hidden[-1].dtype)
-        features = token_means(self.side([hidden[i] for i in self.taps], mask), mask)
+        return [hidden[i] for i in self.taps], real_tokens(hidden[-1], inputs), out
+
+    def forward(self, output_hidden_states: bool = False, **inputs: Any) -> Any:
+        hidden, mask, out = self.read(inputs)
+        features = token_means(self.side(hidden, mask), mask)
         return SimpleNamespace(logits=self._head[0](features), hidden_states=out.hidden_states)
+
+
+def real_tokens(states: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """[R, T], of the type of states [R, T, D]: 1 at real tokens, all where the inputs have no mask."""
+    mask = inputs.get("attention_mask")
+    return torch.ones(states.shape[:2], device=states.device) if mask is None else mask.to(states.dtype)

@@ -51,6 +51,13 @@ def rows_features(
     return torch.cat([f for f, _ in found], -1), found[0][1]
 
 
+def among_seen(logits: Tensor, classes: Sequence[int]) -> Tensor:
+    """[R, V] log-probabilities among some classes; ln 1e-8 of others."""
+    seen = torch.tensor(list(classes), device=logits.device)
+    said = logits.new_full(logits.shape, LEAST).log()
+    return said.index_copy(1, seen, logits[:, seen].float().log_softmax(-1).to(logits.dtype))
+
+
 class FeatureAnswers(nn.Module):
     """Says the log-probabilities of the classes in `state.data["classes"]`: those of `answer(features)` [R, K] as
     logits, and 1e-8 for others. While it trains, and before a class is known, the model as it is.

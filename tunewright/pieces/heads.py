@@ -54,6 +54,15 @@ def pooled_head(outputs: Outputs) -> Callable[[Tensor], Tensor]:
     return outputs.head
 
 
+def head_rows(parameters: Mapping[str, Tensor], head: str, classes: Sequence[int]) -> dict[str, Tensor]:
+    """Sorted flat places of some classes' rows, by name of the head's own parameters: weight [V, D], and bias [V]."""
+    rows, places = torch.tensor(sorted(classes)), {}
+    for name in (n for n in parameters if n.rpartition(".")[0] == head):
+        width = parameters[name][0].numel()
+        places[name] = (rows[:, None] * width + torch.arange(width)).flatten()
+    return places
+
+
 @contextmanager
 def read_by_head(model: nn.Module) -> Iterator[list[Tensor]]:
     """Inside, what the classifier's head is given at each call, the last one last: [R, D], or [R, L, D] where it scores

@@ -23,6 +23,7 @@ from tunewright.files.cache import cache_folder
 from tunewright.loading.load import Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.measure.asking import Questions
+from tunewright.planning.data_card import write_card
 from tunewright.planning.refusals import Refusals, of_methods, of_needs, of_rehearsal
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.given import RecipeLike, given
@@ -51,10 +52,13 @@ SHOWN = 20
 
 @dataclass(repr=False)
 class CheckResult:
-    """What was found in a recipe's data. `written`: files of the clean copy, where one was asked for."""
+    """What was found in a recipe's data. `written`: files of the clean copy and the data card, where they were asked
+    for; `blanks`: items of the card that a person has to write.
+    """
 
     report: CheckReport
     written: list[Path] = field(default_factory=list)
+    blanks: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -94,11 +98,13 @@ class CheckResult:
         return notebook.recorded(lambda console: show(self.report, self.written, console))
 
 
-def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | None = None) -> CheckResult:
+def check_recipe(
+    recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | None = None, card: Path | None = None
+) -> CheckResult:
     """Check a recipe and its data: everything that a run would refuse before it reads the model's weights.
 
     The rows are encoded as the run will have them, into the cache, where it finds them. `clean`: write a clean copy
-    there. RecipeError and ModelError where it cannot begin.
+    there; `card`: write a data card there. RecipeError and ModelError where it cannot begin.
     """
     recipe = given(recipe, sets)
     task, refused = task_for(recipe), Refusals()
@@ -130,7 +136,13 @@ def check_recipe(recipe: RecipeLike, *, sets: Sequence[str] = (), clean: Path | 
         of_rehearsal(recipe, refused)
     later = [e for e in refused[first:] if str(e) not in report.refusals]
     report.errors = [*refused[:first], *report.errors, *later]  # as a run meets them
-    return CheckResult(report, write_clean(report, groups, clean, base=recipe.base) if clean is not None else [])
+    found = CheckResult(report, write_clean(report, groups, clean, base=recipe.base) if clean is not None else [])
+    if card is not None and report.errors:
+        report.cautions.append(f"{card} is not written: of a recipe that is refused there is nothing to tell")
+    elif card is not None:
+        found.blanks += write_card(recipe, report, card)
+        found.written.append(card)
+    return found
 
 
 def _first_rows(recipe: Recipe, report: CheckReport) -> dict[str, list[Any]]:
@@ -144,7 +156,7 @@ def _first_rows(recipe: Recipe, report: CheckReport) -> dict[str, list[Any]]:
 
 def _questions(name: str, asked: Questions) -> SourceReport:
     """A pack among the sources: nothing of it is trained on."""
-    counts = dict.fromkeys(("problems", "left_out", "zero_trained", "trained_tokens"), 0)
+    counts = dict.fromkeys(("problems", "left_out", "zero_trained", "trained_tokens", "picture_tokens"), 0)
     return SourceReport(
         name, "keep", {"questions": len(asked.rows)}, {**counts, "read": len(asked.rows), "tokens": asked.tokens}
     )
@@ -210,6 +222,12 @@ def _used(counts: Mapping[str, int]) -> str:
     return f"{used} of {counts['read']} used; " if used < counts["read"] else ""
 
 
+def _of_pictures(counts: Mapping[str, int]) -> str:
+    """How many of the tokens pictures became, where there are any."""
+    seen = counts.get("picture_tokens", 0)
+    return f", {seen:,} of pictures" if seen else ""
+
+
 def show(report: CheckReport, files: Sequence[Path] = (), console: Console | None = None) -> None:
     """Print a report: sources with their counts, every bad row, notices with their rows, and a verdict."""
     out = console or Console(highlight=False, soft_wrap=True, emoji=False)
@@ -217,7 +235,7 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
         shapes = ", ".join(f"{n} {shape}" for shape, n in s.shapes.items()) or "no rows that can be read"
         out.print(
             f"[bold]{escape(s.role)}[/] {escape(s.name)}: {shapes}; {_used(s.counts)}{s.counts['tokens']:,} tokens, "
-            f"{s.counts['trained_tokens']:,} trained"
+            f"{s.counts['trained_tokens']:,} trained{_of_pictures(s.counts)}"
         )
     for p in report.problems:
         out.print(f"[red]bad row[/] {escape(str(p))}")

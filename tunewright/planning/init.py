@@ -37,11 +37,16 @@ _TASK_OF = {
     "scored-pair": "sentence-similarity",
     "judged-passage": "text-ranking",
     "image-text": "zero-shot-image-classification",
+    "pictured-chat": "image-text-to-text",
+    "pictured-prompt": "image-text-to-text",
 }
 """The task that a row shape is for; the others are for text-generation."""
 
 _ALSO = {"positive-pair": "; text-ranking reads them too"}
 """Other tasks that read rows of a shape."""
+_SHOWN = ("image-text", "image-label")
+"""Shapes of pictures that a model of pictures in texts reads too: by what is asked of it (data.template)."""
+_ASKED = "What is in the picture?"
 _READ = ("multiple-choice", "question-answering")
 """Tasks beside classification whose head is made for the task."""
 
@@ -66,6 +71,7 @@ methods:                      # `tunewright methods` lists them
 {budget}
 """
 _BY_HEART = "free text is soon known by heart: what is best on other rows is kept"
+_AVERAGED = ("ema: {decay: 0.95, every: 1}", "the mean of about the last 20 steps is the result")
 FEW = 20
 """Rows at a file's start by which its shape is told."""
 SMALL = 400 << 20
@@ -74,22 +80,26 @@ SMALL = 400 << 20
 
 @dataclass(frozen=True)
 class Seen:
-    """What the first rows of a file say: their shape, a comment that names it and the columns, and which of the file's
-    columns are the shape's, where they are called otherwise.
+    """What the first rows of a file say: their shape, a comment that names it and the columns, which of the file's
+    columns are the shape's, where they are called otherwise, and whether turns hold pictures of their own.
     """
 
     shape: str
     comment: str
     columns: dict[str, str]
+    pictured: bool = False
 
     def task(self, model: str) -> str:
         """The task that rows of the shape are for, with a model."""
+        if self.pictured or self.shape in _SHOWN and _sees(model):
+            return "image-text-to-text"
         return _TASK_OF.get(self.shape) or task_of(self.shape) or _writing(model)
 
 
 def rows_seen(path: str) -> Seen:
     """What a file's first rows are. DataError where there is no row that can be read, or recordings come alone."""
     from tunewright.data.read import read_lazily
+    from tunewright.tasks._placed import shows_pictures
 
     columns: dict[str, str] = {}
     read = read_lazily(_source(path, columns, FEW), Path.cwd())
@@ -109,7 +119,7 @@ def rows_seen(path: str) -> Seen:
         )
     guess = " (columns guessed: look at them)" if columns else ""
     words = f"rows of shape {first.shape}: {', '.join(first)}{guess}{_ALSO.get(first.shape, '')}"
-    return Seen(first.shape, "; ".join([words, *read.remarks]), columns)
+    return Seen(first.shape, "; ".join([words, *read.remarks]), columns, shows_pictures(first))
 
 
 def _source(path: str, columns: Mapping[str, str], limit: int) -> Source:
@@ -140,9 +150,11 @@ def starter(model: str, data: Path | str, task: str | None = None, file: str = "
     seen = rows_seen(path)
     chosen = task or seen.task(model)
     methods = _methods(model, chosen, seen.shape)
-    measured = measure(model, path, chosen, seen.shape, [name for name, _, _ in methods], seen.columns)
+    asked = _ASKED if chosen == "image-text-to-text" and seen.shape in _SHOWN else None
+    measured = measure(model, path, chosen, seen.shape, [name for name, _, _ in methods], seen.columns, asked)
     settings = measured.settings
     budget = f"budget: {{epochs: {settings['epochs'].value:g}}}"
+    template = _commented(f"  template: {asked}", "asked of each picture: write your own") + "\n" if asked else ""
     return _TEXT.format(
         title=f"Adapts {model} to {path.rsplit('/', 1)[-1]}",
         file=file,
@@ -152,13 +164,13 @@ def starter(model: str, data: Path | str, task: str | None = None, file: str = "
         data=f"train: {_written(_from(str(data), Path(file).parent), seen.columns)}",
         rows=seen.comment,
         validation=_validation(measured.rows),
-        length=_length(measured),
+        length=template + _length(measured),
         train="\n".join(
             _line(f"  {name}: {written(settings[name].value)}", settings[name])
             for name in ("learning_rate", "batch_tokens", "warmup_steps")
         )
         + _keeping(measured),
-        methods="\n".join(_commented(f"  - {text}", why) for _, text, why in methods),
+        methods="\n".join(_commented(f"  - {text}", why) for text, why in _listed(methods, measured)),
         budget=_line(budget, settings["epochs"])
         + "\n# budget takes tokens, steps and seconds too: the first limit reached ends the run"
         + (f"\n{_measured_on(measured)}" if held_out(measured.rows) is not None else ""),
@@ -176,6 +188,12 @@ def _methods(model: str, task: str, shape: str) -> list[tuple[str, str, str]]:
     return [("lora", "lora: {rank: 16}", ""), *preferring]
 
 
+def _listed(methods: list[tuple[str, str, str]], measured: Measured) -> list[tuple[str, str]]:
+    """The methods as they are written; where the best weights are kept, an average over steps beside them."""
+    averaged = [_AVERAGED] if measured.eval_steps is not None else []
+    return [*((text, why) for _, text, why in methods), *averaged]
+
+
 def _small(model: str) -> bool:
     """Whether a model's weights are on this machine and few."""
     from tunewright.files.hashing import weight_files
@@ -188,14 +206,30 @@ def _small(model: str) -> bool:
 
 
 def _writing(model: str) -> str:
-    """The task of a model that writes: of an encoder-decoder that is here text2text-generation."""
+    """The task of a model that writes: of an encoder-decoder that is here text2text-generation, of one that sees
+    pictures, too, image-text-to-text.
+    """
+    if _sees(model):
+        return "image-text-to-text"
+    return "text2text-generation" if _config(model).get("is_encoder_decoder") is True else "text-generation"
+
+
+def _sees(model: str) -> bool:
+    """Whether a model that is here reads pictures among texts, by its type."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    config = _config(model)
+    return config.get("model_type") in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and "vision_config" in config
+
+
+def _config(model: str) -> dict[str, Any]:
+    """The config of a model that is here; nothing of any other."""
     try:
         folder = _folder(model)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder is not None else {}
     except (OSError, ValueError):
-        return "text-generation"
-    two = isinstance(config, dict) and config.get("is_encoder_decoder") is True
-    return "text2text-generation" if two else "text-generation"
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _folder(model: str) -> Path | None:

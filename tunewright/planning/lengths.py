@@ -59,7 +59,13 @@ def held_out(rows: int) -> float | None:
 
 
 def measure(
-    model: str, data: str, task: str, shape: str, methods: Sequence[str], columns: Mapping[str, str]
+    model: str,
+    data: str,
+    task: str,
+    shape: str,
+    methods: Sequence[str],
+    columns: Mapping[str, str],
+    template: str | None = None,
 ) -> Measured:
     """Encode the rows with the model's tokenizer, and derive; by the file's size where the model is not here.
 
@@ -67,7 +73,7 @@ def measure(
     """
     source = Source(path=data, columns=dict(columns), limit=MOST_ROWS)
     try:
-        return _measured(model, source, task, methods)
+        return _measured(model, source, task, methods, template)
     except (ModelError, MissingExtraError) as error:
         if isinstance(error, ModelError) and ("/" not in model or _here(model)):
             raise
@@ -85,11 +91,11 @@ def _here(model: str) -> bool:
     return True
 
 
-def _measured(model: str, source: Source, task: str, methods: Sequence[str]) -> Measured:
+def _measured(model: str, source: Source, task: str, methods: Sequence[str], template: str | None) -> Measured:
     from tunewright.runs.assemble import settled
 
     def recipe(length: int, validation: float | None) -> Recipe:
-        section = {"train": [source], "max_length": length, "validation": validation}
+        section = {"train": [source], "max_length": length, "validation": validation, "template": template}
         made = Recipe.model_validate({"model": model, "task": task, "data": section, "methods": list(methods)})
         made._base = Path.cwd()
         return made
@@ -139,7 +145,7 @@ def _lengths(recipe: Recipe) -> _Lengths:
     plain = rows.rows[0].fields.get("kind", "plain") in ("plain", "mask") and task.likelihoods and not task.makes_head
     words = f"Measured: {many} of {sizes[len(sizes) // 2]:,} tokens in the middle, {sizes[-1]:,} at most."
     if plain and rows.counts["pieces"]:
-        words = f"Measured: {rows.counts['tokens']:,} tokens in {many}."
+        words = f"Measured: {rows.counts['tokens']:,} tokens in {'1 row' if read == 1 else many}."
     room = most(model.config, model.tokenizer)
     if plain:
         pieces = _pieces(sizes, room, split=bool(rows.counts["pieces"]))
@@ -158,6 +164,7 @@ def _lengths(recipe: Recipe) -> _Lengths:
 
 def most(config: object, tokenizer: object) -> int:
     """Tokens of the longest row that a model reads, LONGEST at most."""
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
     said = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
     return min([LONGEST, *(int(n) for n in said if isinstance(n, int | float) and 1 < n < 1e9)])
 

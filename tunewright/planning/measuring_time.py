@@ -9,6 +9,7 @@ from typing import Any
 
 from tunewright.contract.batch import Row
 from tunewright.machine.devices import sees, wait
+from tunewright.measure import in_context
 from tunewright.measure.cost import Cost
 from tunewright.measure.drift import kl_by_row, sequence_rows, take_features, take_reference
 from tunewright.measure.generate import greedy
@@ -169,4 +170,19 @@ def _evaluations(session: Session, part: StageInputs) -> float:
     meter = Meter(session, Cost())
     times = (session.plan(part).steps - 1) // part.train.eval_steps + 1
     # the target is read on 64 rows at most, the loss on all
-    return _seconds(lambda: meter.quick(few)) * min(n, 64) / len(few) * times
+    once = _seconds(lambda: meter.quick(few)) * min(n, 64) / len(few)
+    followed = session.recipe.measurement.along
+    if followed:  # once more, before the first step
+        once, times = once + _followed(session, meter, followed), times + 1
+    return once * times
+
+
+def _followed(session: Session, meter: Meter, names: list[str]) -> float:
+    """Seconds to read once what is followed along a run; of the weights' distance, which reads no rows, none."""
+    total = sum(_kept(session, name) for name in session.keep if name in names)
+    if "drift" in names:
+        total += _drift(session, meter)[1]()
+    if "in-context" in names:
+        made = [in_context.made(session.tokenizer, kind) for kind in in_context.KINDS]
+        total += _seconds(lambda: [in_context.read(meter.model, session.task, rows) for rows in made])
+    return total

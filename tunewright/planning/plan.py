@@ -93,6 +93,7 @@ def look(session: Session, load: float = 0.0) -> RunPlan:
         ],
         sources=_sources(session),
         ends=_ends(session, first),
+        measured=_measured(session),
         leak=leaks,
         leak_limit=LEAK_LIMIT[session.precision],
         view=one_a_source(_training_sources(session), session.tokenizer) if session.tokenizer is not None else {},
@@ -122,10 +123,18 @@ def _sources(session: Session) -> list[SourcePlan]:
         *(("keep", d) for d in session.keep.values()),
     ):
         named += [(role, d) for d in dataset.sources] if dataset is not None else []
-    keys = ("read", "rows", "tokens", "trained_tokens", "too_long", "pieces", "zero_trained")
-    sources = [SourcePlan(d.name, role, *(d.counts[k] for k in keys)) for role, d in named]
+    keys = ("read", "rows", "tokens", "trained_tokens", "too_long", "pieces", "zero_trained", "picture_tokens")
+    sources = [SourcePlan(d.name, role, *(d.counts.get(k, 0) for k in keys)) for role, d in named]
     packs = [(f"pack {name}", len(asked.rows), asked.tokens) for name, asked in session.packs.items()]
     return sources + [SourcePlan(name, "keep", n, n, tokens, 0, 0, 0, 0) for name, n, tokens in packs]
+
+
+def _measured(session: Session) -> int:
+    """Rows that gain may be measured on: those of data.eval, or held-out ones, of which some may choose instead."""
+    rows = session.eval
+    if rows is None and session.recipe.measurement.split == "validation":
+        rows = session.validation
+    return 0 if rows is None else len(rows.rows)
 
 
 def _ends(session: Session, dataset: Dataset) -> Ends | None:

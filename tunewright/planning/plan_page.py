@@ -56,6 +56,7 @@ def show(plan: PlanFigures, path: Path | None = None, console: Console | None = 
 def _sources(plan: PlanFigures) -> Table:
     """Sources and what became of their rows; columns that hold nothing are left out."""
     columns = [
+        ("of pictures", "picture_tokens"),
         ("read", "read"),
         ("too long", "too_long"),
         ("pieces of them", "pieces"),
@@ -95,7 +96,7 @@ def _facts(plan: PlanFigures) -> list[Text]:
             else "in no bit"
         )
         lines.append(_fact(fine, f"logits of packed rows differ from each row's alone {by}"))
-    if not any(s.role == "eval" for s in plan.sources):
+    if not plan.measured:
         lines.append(_fact(False, "no rows measure what is gained: write data.eval"))
     return lines
 

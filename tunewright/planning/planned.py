@@ -12,7 +12,9 @@ from tunewright.planning.estimated import Estimate
 
 @dataclass
 class SourcePlan:
-    """One source: rows as read, and what became of them. `role`: train, eval, validation, keep or replay."""
+    """One source: rows as read, and what became of them. `role`: train, eval, validation, keep or replay.
+    `picture_tokens`: of the tokens, those that pictures became, on which no loss is put.
+    """
 
     name: str
     role: str
@@ -23,6 +25,7 @@ class SourcePlan:
     too_long: int
     pieces: int
     zero_trained: int
+    picture_tokens: int = 0
 
 
 @dataclass
@@ -61,7 +64,8 @@ class StagePlan:
 @dataclass
 class PlanFigures:
     """What a recipe would do. `leak`: largest difference between packed rows' logits and each alone's, over their
-    standard deviation (None: rows are padded). `load`: seconds to load model and data."""
+    standard deviation (None: rows are padded). `measured`: rows that gain may be measured on. `load`: seconds to load
+    model and data."""
 
     model: dict[str, Any]
     task: str
@@ -71,6 +75,7 @@ class PlanFigures:
     notes: list[str]
     sources: list[SourcePlan]
     ends: Ends | None
+    measured: int
     leak: float | None
     leak_limit: float
     view: dict[str, list[Token]]

@@ -15,6 +15,7 @@ from tunewright.contract.task import Task
 from tunewright.errors import TunewrightError
 from tunewright.recipe import Recipe, StageSpec
 from tunewright.runs.assemble import assemble, device_of
+from tunewright.runs.carrying import carried
 from tunewright.runs.rehearsing import rehearse
 from tunewright.runs.selecting import selector
 from tunewright.runs.stage_methods import RECIPE_CHECKS, methods_of
@@ -41,12 +42,13 @@ class Refusals(list[TunewrightError]):
 
 def of_methods(recipe: Recipe, task: Task, refused: Refusals) -> dict[str, Named]:
     """The methods of each stage by its name; of a stage that is refused, none."""
-    for step in (*RECIPE_CHECKS, device_of):
-        refused.of(step, recipe)
     named: dict[str, Named] = {}
     for stage in recipe.stages:
         named[stage.name] = refused.of(methods_of, recipe, stage, task) or []
         refused.of(_selectors, recipe, stage)
+    recipe = refused.of(carried, recipe, list(named.values())) or recipe
+    for step in (*RECIPE_CHECKS, device_of):
+        refused.of(step, recipe)
     return named
 
 

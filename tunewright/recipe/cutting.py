@@ -7,35 +7,21 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunewright.data.where import drawn, meant, said, value_of, wanted
 from tunewright.errors import DataError, RecipeError, did_you_mean
-from tunewright.recipe.naming import file_names, numbered
+from tunewright.recipe.naming import file_names, numbered, plain_name
 from tunewright.recipe.parts import DataSpec
+from tunewright.recipe.recurring import BlurredParts, Task, varying
 from tunewright.recipe.source import Source
 from tunewright.recipe.tasks import TasksSpec
 from tunewright.recipe.yaml_text import Document
-from tunewright.recipe.yaml_text import Path as Keys
 
 ROLES = ("train", "eval", "validation")
 SHOWN = 5
 """Values that a message names; it counts the others."""
-
-
-@dataclass
-class Task:
-    """A task before it is a stage: its sources by what they are for, its classes, other keys of `data`, and where it
-    is written.
-    """
-
-    name: str
-    sources: dict[str, list[Source]]
-    classes: list[str]
-    own: dict[str, Any] = field(default_factory=dict)
-    at: Keys = ("tasks",)
 
 
 def cut(document: Document, spec: TasksSpec, data: DataSpec, base: Path) -> tuple[list[Task], str]:
@@ -52,12 +38,16 @@ def cut(document: Document, spec: TasksSpec, data: DataSpec, base: Path) -> tupl
         _check_both(learnt, found[role], role, spec.by, roles[role])
     values, ordered = in_order(spec, in_rising_order(learnt), here)
     groups = _groups(values, spec, here)
+    parts = BlurredParts.alike(spec, groups)
+    if spec.blurry is not None and spec.blurry.stochastic is not None:
+        groups, parts = varying(values, len(groups), spec.blurry, here)
+        ordered = f"drawn by seed {spec.blurry.stochastic}"
     names = numbered([called(g[0]) if spec.count is None else f"task-{i}" for i, g in enumerate(groups, 1)])
     tasks = []
     for k, (name, group) in enumerate(zip(names, groups, strict=True)):
         sources = {role: _meaning(of, spec.by, group, name, role) for role, of in roles.items()}
         if spec.blurry is not None:
-            sources["train"] = _blurred(spec, roles["train"], groups, k, name, base, here)
+            sources["train"] = _blurred(spec, roles["train"], groups, parts, k, name, base, here)
         tasks.append(Task(name, sources, in_rising_order({c for v in group for c in learnt[v]})))
     return tasks, ordered
 
@@ -163,6 +153,7 @@ def _blurred(
     spec: TasksSpec,
     sources: Sequence[Source],
     groups: Sequence[Sequence[str]],
+    drawn: BlurredParts,
     k: int,
     task: str,
     base: Path,
@@ -172,7 +163,7 @@ def _blurred(
     their rows, and a part of the rows that are spread over all tasks.
     """
     assert spec.by is not None and spec.blurry is not None
-    blur, own = spec.blurry.blur, [int(spec.blurry.disjoint * len(g) + 1e-9) for g in groups]
+    blur, own = spec.blurry.blur, drawn.own
     shared = [v for g, n in zip(groups, own, strict=True) for v in g[n:]]
     if any(s.share is not None for s in sources):
         raise RecipeError("a source has a share of its own", where=here, remedy="remove share, or blurry")
@@ -181,11 +172,12 @@ def _blurred(
     parts = {
         f"{task}/own": (groups[k][: own[k]], None),
         f"{task}/most": (groups[k][own[k] :], (blur, 1.0)),
-        f"{task}/spread": (shared, (blur * k / len(groups), blur * (k + 1) / len(groups))),
+        f"{task}/spread": (shared, (drawn.ends[k], drawn.ends[k + 1])),
     }
     out = []
     for name, (values, share) in parts.items():
-        for s in _meaning(sources, spec.by, values, name, "train") if values else ():
+        whole = share is None or share[0] < share[1]
+        for s in _meaning(sources, spec.by, values, name, "train") if values and whole else ():
             part = s if share is None else s.model_copy(update={"share": share})
             if share is None or any(True for _ in rows_of(part, base)):  # of few rows none may be drawn
                 out.append(part)
@@ -220,7 +212,7 @@ def in_order(spec: TasksSpec, there: list[str], here: str, *, listed: bool = Fal
 
 def called(text: str) -> str:
     """A stage's name from a value or a file's."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")[:60] or "task"
+    return plain_name(text)[:60] or "task"
 
 
 def in_rising_order(texts: Any) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tunewright import catalogue
+from tunewright.data import shapes
 from tunewright.errors import RecipeError, did_you_mean
 from tunewright.files.home import expanded
 from tunewright.files.regular import regular
@@ -180,6 +181,7 @@ def check_names(recipe: Any, document: yaml_text.Document | None = None) -> None
                 )
             continue
         _check_use(kind, use.name, shown)
+    _check_formats(recipe, where if document is None else lambda path: document.place(as_written(path, document)))
     for i, stage in enumerate(recipe.stages):
         names = [catalogue.canonical(u.name) for u in stage.methods]
         for j, name in enumerate(names):
@@ -189,6 +191,22 @@ def check_names(recipe: Any, document: yaml_text.Document | None = None) -> None
                     where=stage.methods[j].place or f"stages.{i}.methods.{j}",
                     remedy="keep one of the two, or use two stages",
                 )
+
+
+def _check_formats(recipe: Any, where: Callable[[tuple[str | int, ...]], str]) -> None:
+    """RecipeError for a source's row shape that there is not: said here once, where each of its rows would say it."""
+    parts: list[tuple[tuple[str | int, ...], Any]] = [(("data",), recipe.data)]
+    parts += [(("stages", i, "data"), stage.data) for i, stage in enumerate(recipe.stages) if stage.data]
+    for path, data in parts:
+        for key in ("train", "eval", "validation"):
+            sources = getattr(data, key)
+            for j, source in enumerate(sources if isinstance(sources, list) else ()):
+                if source.format is not None and not shapes.is_format(source.format):
+                    raise RecipeError(
+                        f"no row shape is called '{source.format}'",
+                        where=where((*path, key, j, "format")),
+                        remedy=did_you_mean(source.format, shapes.shape_names()),
+                    )
 
 
 def _check_use(kind: str, name: str, where: str) -> None:

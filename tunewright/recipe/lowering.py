@@ -5,6 +5,7 @@ which sources measure which task.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,9 +14,10 @@ from pydantic import ValidationError
 
 from tunewright.data.where import said, value_of
 from tunewright.errors import RecipeError, TunewrightError
-from tunewright.recipe.cutting import ROLES, SHOWN, Task, called, cut, in_order, in_rising_order, rows_of, source_names
+from tunewright.recipe.cutting import ROLES, SHOWN, called, cut, in_order, in_rising_order, rows_of, source_names
 from tunewright.recipe.explain import explain
 from tunewright.recipe.parts import DataSpec
+from tunewright.recipe.recurring import Task, recurring
 from tunewright.recipe.source import Source
 from tunewright.recipe.stage import DataOverride
 from tunewright.recipe.tasks import SequenceSpec, SequenceTask, TasksSpec
@@ -34,14 +36,25 @@ def lower(document: Document, base: Path) -> None:
         del tree["tasks"]
         return
     spec, data = _spec(document), _data(document)
-    make = _listed if spec.of is not None else cut
+    make = _listed if spec.of is not None else _permuted if spec.permuted is not None else cut
     tasks, ordered = make(document, spec, data, base)
     _check_spelling(tasks, document)
     scenario = _scenario(tasks, spec, document)
-    known = _write(document, spec, tasks)
     if scenario in ("class-incremental", "task-incremental"):
         _draw_head(tree)
-    told = {"tasks": known, "scenario": scenario, "by": spec.by, "ordered": ordered, "blurry": spec.blurry}
+    stages = tasks
+    if spec.recurring is not None:
+        stages, scenario = recurring(tasks, spec.recurring, document.place(("tasks",))), None
+        ordered = f"drawn by seed {spec.recurring.seed}"
+    known = _write(document, spec, tasks, stages)
+    told: dict[str, Any] = {
+        "tasks": known,
+        "scenario": scenario,
+        "by": spec.by,
+        "carry": spec.carry,
+        "blurry": spec.blurry,
+    }
+    told |= {"recurring": spec.recurring, "ordered": ordered}
     tree["sequence"] = SequenceSpec.model_validate(told).model_dump(mode="python")
 
 
@@ -116,6 +129,30 @@ def _listed(document: Document, spec: TasksSpec, data: DataSpec, base: Path) -> 
             )
     order, ordered = in_order(spec, names, document.place(("tasks",)), listed=True)
     return sorted(tasks, key=lambda t: order.index(t.name)), ordered
+
+
+def _permuted(document: Document, spec: TasksSpec, data: DataSpec, base: Path) -> tuple[list[Task], str]:
+    """Tasks of all rows, with the pixels of their pictures in an order of each."""
+    assert spec.permuted is not None
+    here = document.place(("tasks",))
+    roles = {role: s for role in ROLES if isinstance(s := getattr(data, role), list)}
+    if "eval" not in roles:
+        raise RecipeError("there are no rows to measure the tasks on", where=here, remedy="write data.eval: FILE")
+    if any(s.permute is not None for of in roles.values() for s in of):
+        raise RecipeError(
+            "a source has an order of pixels of its own", where=here, remedy="remove permute, or permuted"
+        )
+    classes, rng = _classes(roles["train"], base), random.Random(f"{spec.order_seed or 0}/orders of pixels")
+    orders: list[int | None] = [None, *rng.sample(range(1, 1 << 31), spec.permuted - 1)]
+    tasks = []
+    for i, order in enumerate(orders, 1):
+        sources = {}
+        for role, of in roles.items():
+            names = source_names([s.name or s.path for s in of], f"order-{i}", role)
+            pairs = zip(of, names, strict=True)
+            sources[role] = [s.model_copy(update={"name": name, "permute": order}) for s, name in pairs]
+        tasks.append(Task(f"order-{i}", sources, classes))
+    return tasks, "as they are, then by drawn orders of pixels"
 
 
 def _item(document: Document, item: Any, at: Keys, base: Path) -> Task:
@@ -210,7 +247,7 @@ def _scenario(tasks: Sequence[Task], spec: TasksSpec, document: Document) -> str
     raise RecipeError(f"{spec.scenario} was said, and {why}", where=here, remedy=f"write scenario: {told}")
 
 
-def _write(document: Document, spec: TasksSpec, tasks: Sequence[Task]) -> list[SequenceTask]:
+def _write(document: Document, spec: TasksSpec, tasks: Sequence[Task], stages: Sequence[Task]) -> list[SequenceTask]:
     """The stages and the rows to measure on, in the place of `tasks`, `methods` and `budget`; what the stages are."""
     tree, places = document.tree, document.places
     methods, budget = tree.pop("methods"), tree.pop("budget", None)
@@ -224,9 +261,10 @@ def _write(document: Document, spec: TasksSpec, tasks: Sequence[Task]) -> list[S
     told = {role: [_told(s) for t in tasks for s in t.sources.get(role, ())] for role in ROLES}
     tree["data"] = {**(tree.get("data") or {}), **{role: found for role, found in told.items() if found}}
     tree["stages"] = []
-    for j, task in enumerate(tasks):
+    for j, task in enumerate(stages):
         own = {**task.own, "train": [_told(s) for s in task.sources["train"]]}
-        stage = {"name": task.name, "carry": spec.carry, "methods": copy.deepcopy(methods), "data": own, **more}
+        stage = {"name": task.name, "carry": spec.carry or "fold", "methods": copy.deepcopy(methods), "data": own}
+        stage |= more
         tree["stages"].append(stage)
         places[("stages", j)] = places[("stages", j, "data")] = document.place(task.at)
         for path, where in list(places.items()):
@@ -253,5 +291,5 @@ def _draw_head(tree: dict[str, Any]) -> None:
 
 def _told(source: Source) -> dict[str, Any]:
     """A source as a recipe writes it."""
-    more = {key: value for key in ("where", "share") if (value := getattr(source, key))}
+    more = {key: value for key in ("where", "share", "permute") if (value := getattr(source, key))}
     return {**source.model_dump(mode="python", exclude_unset=True), "name": source.name, **more}

@@ -6,6 +6,8 @@ the report would speak of one where the recipe speaks of two.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count
@@ -51,6 +53,15 @@ def numbered(names: Sequence[str]) -> list[str]:
         tries = (name if i == 1 else f"{name}-{i}" for i in count(1))
         given.append(next(t for t in tries if t not in given))
     return given
+
+
+def plain_name(text: str) -> str:
+    """A text in the letters that a folder may be called by anywhere: accents are left out, and what has no such letter
+    becomes a dash; "" where none is left.
+    """
+    letters = unicodedata.normalize("NFKD", text.replace("\u00df", "ss"))
+    bare = "".join(c for c in letters if not unicodedata.combining(c))
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", bare).strip("-_")
 
 
 def _apart(choices: Sequence[Sequence[str]]) -> list[str]:

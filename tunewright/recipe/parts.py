@@ -121,15 +121,10 @@ class DataSpec(Spec):
             )
         return self
 
-    @model_validator(mode="after")
-    def _template_takes_text(self) -> DataSpec:
-        if self.template is not None and not re.search(r"\{\w+\}", self.template):
-            raise problem(
-                "the template does not say where the row's text goes",
-                "put {text} in it, as in 'Question: {text}'",
-                ("template",),
-            )
-        return self
+    @property
+    def takes_text(self) -> bool:
+        """Whether the template, where there is one, says where something of a row goes."""
+        return self.template is None or bool(re.search(r"\{\w+\}", self.template))
 
 
 class Keep(Spec):
@@ -172,7 +167,10 @@ class TrainSpec(Spec):
         None, gt=0, description="tokens an optimizer step; none: by rule", examples=["16k"]
     )
     micro_tokens: Whole | None = Field(
-        None, gt=0, description="tokens a forward pass; none: batch_tokens, split when memory ends", examples=["4k"]
+        None,
+        gt=0,
+        description="tokens a forward pass; none: batch_tokens, by length where rows are padded, less when memory ends",
+        examples=["4k"],
     )
     optimizer: MethodUse = Field(
         default_factory=lambda: MethodUse(name="adamw"),
@@ -220,7 +218,8 @@ class TrainSpec(Spec):
     )
     keep_best: Literal["target", "loss"] | None = Field(
         None,
-        description="keep the weights of the best evaluation (the start is one) instead of the last",
+        description="keep the weights of the best evaluation instead of the last; the start's, where no loss can be "
+        "told from it on these rows",
         examples=["target"],
     )
     early_stopping: Whole | None = Field(
@@ -246,7 +245,9 @@ class TrainSpec(Spec):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="where to compute; auto: an NVIDIA or AMD GPU (cuda), else the CPU", examples=["cpu"]
     )
-    threads: Whole | None = Field(None, gt=0, description="CPU threads; none: as many as torch takes", examples=[2])
+    threads: Whole | None = Field(
+        None, gt=0, description="CPU threads; none: the cores, shared among processes", examples=[2]
+    )
 
     @model_validator(mode="after")
     def _share_below_one(self) -> TrainSpec:
@@ -326,6 +327,13 @@ class MeasureSpec(Spec):
         3, ge=0, description="training rows shown to the base for its few-shot line; 0: none", examples=[3]
     )
     rows: Whole | None = Field(None, gt=0, description="evaluate at most this many rows; none: all", examples=[200])
+    along: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        default_factory=list,
+        description="what is measured beside the target at each evaluation while training, and before the first step: "
+        "texts of `keep` by name, drift, in-context (copying and induction on made sequences), distance (of the "
+        "weights from the base's)",
+        examples=[["general", "in-context"]],
+    )
 
 
 def methods_alone(value: Any) -> Any:

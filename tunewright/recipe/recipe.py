@@ -25,7 +25,7 @@ from tunewright.recipe.fields import Spec, as_list, problem
 from tunewright.recipe.gate import fault_of
 from tunewright.recipe.load import absolute_paths, load
 from tunewright.recipe.lowering import lower
-from tunewright.recipe.naming import called_twice, kept_names
+from tunewright.recipe.naming import PACK, called_twice, kept_names
 from tunewright.recipe.overrides import RENAMED
 from tunewright.recipe.parts import (
     Budget,
@@ -61,6 +61,10 @@ __all__ = [
 
 _ROW_USES = ("synthesize", "select")
 """Keys of `data` that name methods."""
+
+
+_SHOWS = "image-text-to-text"
+"""The task whose template may ask the same of every row: what differs is the picture."""
 
 
 class Recipe(Spec):
@@ -183,6 +187,7 @@ class Recipe(Spec):
             _check_start(stage, i, seen)
             _check_evaluations(self, stage, i)
             seen.append(stage.name)
+        _check_along(self)
         if fresh := next((role for role, spec in self.models.items() if spec.fresh), None):
             raise problem(
                 "only the model that is trained can be a fresh one, and this is another that methods ask for",
@@ -200,10 +205,23 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def _templates_take_text(self) -> Recipe:
+        places = [(("data",), self.data), *((("stages", i, "data"), s.data) for i, s in enumerate(self.stages))]
+        for place, data in places:
+            if data is not None and not data.takes_text and self.task != _SHOWS:
+                raise problem(
+                    "the template does not say where the row's text goes",
+                    "put {text} in it, as in 'Question: {text}'",
+                    (*place, "template"),
+                )
+        return self
+
+    @model_validator(mode="after")
     def _tasks_are_stages(self) -> Recipe:
         known = [t.name for t in self.sequence.tasks] if self.sequence is not None else []
         names = [s.name for s in self.stages]
-        if known and len(names) > 1 and names != known:
+        again = self.sequence is not None and self.sequence.recurring is not None
+        if known and not again and len(names) > 1 and names != known:
             raise problem(
                 f"the stages are not the tasks of the sequence, in their order: {', '.join(names)}",
                 "write `tasks` again, or remove `sequence`",
@@ -330,6 +348,37 @@ def _check_evaluations(recipe: Recipe, stage: StageSpec, index: int) -> None:
             raise problem(f"{key} needs evaluations on the way", "write eval_steps: 200 beside it", at)
         if data.validation is None and data.eval is None:
             raise problem(f"{key} needs rows to evaluate on", "write data.validation: 10%, or a file", at)
+
+
+ALONG = ("drift", "in-context", "distance")
+"""What may be followed along a run beside kept texts."""
+
+
+def _check_along(recipe: Recipe) -> None:
+    """What is followed along the way is there, and is looked at somewhere."""
+    named = zip(recipe.kept_names(), recipe.keep, strict=True)
+    known = [*(name for name, k in named if not k.data.startswith(PACK)), *ALONG]
+    for i, name in enumerate(recipe.measurement.along):
+        at = ("measurement", "along", i)
+        if name not in known:
+            raise problem(f"'{name}' is nothing that can be followed along a run", did_you_mean(name, known), at)
+        if name in recipe.measurement.along[:i]:
+            raise problem(f"'{name}' stands there twice", "name each once", at)
+    looked = [s for s in recipe.stages if recipe.train_for(s).eval_steps is not None]
+    if recipe.measurement.along and not looked:
+        raise problem(
+            "what is followed along a run needs evaluations on the way",
+            "write train.eval_steps: 20",
+            ("measurement", "along"),
+        )
+    if recipe.measurement.along and any(
+        recipe.data_for(s).validation is None and recipe.data_for(s).eval is None for s in looked
+    ):
+        raise problem(
+            "evaluations on the way need rows to evaluate on",
+            "write data.validation: 10%, or a file",
+            ("measurement", "along"),
+        )
 
 
 def _merged(spec: type[Any], common: Spec, own: Spec | None) -> Any:

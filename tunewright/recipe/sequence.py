@@ -4,7 +4,6 @@ one is gone through anew.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from tunewright.errors import RecipeError
 from tunewright.recipe import yaml_text
 from tunewright.recipe.fields import problem
+from tunewright.recipe.naming import plain_name
 
 
 def expanded(stages: Sequence[Any]) -> tuple[list[Any], list[tuple[int, int | None]]]:
@@ -126,7 +126,7 @@ def _called(train: Any) -> str:
     first = train[0] if isinstance(train, list) and train else train
     path = str(first.get("path", "") if isinstance(first, Mapping) else first)
     stem = PurePosixPath(path.rstrip("/").removesuffix(".gz")).stem
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "task"
+    return plain_name(stem) or "task"
 
 
 def expand(document: yaml_text.Document) -> None:

@@ -55,6 +55,12 @@ class Source(Spec):
         description="of these rows those whose draw, by their place in the file, lies between two numbers from 0 to 1",
         examples=[[0.0, 0.1]],
     )
+    permute: Whole | None = Field(
+        None,
+        gt=0,
+        description="pixels of every picture in one order that is drawn by this seed, as in permuted MNIST",
+        examples=[1],
+    )
     streaming: bool = Field(
         False,
         description="read rows while they are learnt from, some at a time: for sources larger than memory or disk",
@@ -67,7 +73,7 @@ class Source(Spec):
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
         out = super()._write(handler)
-        return {k: v for k, v in out.items() if k not in ("where", "share") or v}
+        return {k: v for k, v in out.items() if k not in ("where", "share", "permute") or v}
 
     @model_validator(mode="after")
     def _shares_lie_in_order(self) -> Source:

@@ -22,6 +22,27 @@ class BlurrySpec(Spec):
         0.1, gt=0, lt=1, description="share of the other values' rows that is spread over all tasks", examples=["10%"]
     )
 
+    stochastic: Whole | None = Field(
+        None,
+        ge=0,
+        description="seed by which tasks differ in how many values they have alone and share, and in their part of the "
+        "rows that are spread, as in Si-Blurry; none: all alike",
+        examples=[1],
+    )
+
+
+class RecurringSpec(Spec):
+    """A long sequence whose tasks have a few values each that come again, as in SCoLe (Lesort et al. 2022,
+    arXiv:2207.04543).
+    """
+
+    tasks: Whole = Field(gt=1, description="how many tasks come", examples=[50])
+    values: Whole = Field(gt=0, description="values of the column in each, drawn anew", examples=[2])
+    share: Real = Field(
+        1.0, gt=0, le=1, description="share of a value's rows that a task with it learns from", examples=["10%"]
+    )
+    seed: Whole = Field(0, ge=0, description="seed of the draws", examples=[1])
+
 
 class TasksSpec(Spec):
     """Tasks that are learnt one after the other: a list of files, or one data set cut by a column."""
@@ -36,6 +57,13 @@ class TasksSpec(Spec):
         min_length=1,
         description="column that cuts data.train and data.eval into tasks: `label` for classes, or any other",
         examples=["label"],
+    )
+    permuted: Whole | None = Field(
+        None,
+        gt=1,
+        description="so many tasks, each of all rows with the pixels of its pictures in another order; the first as "
+        "they are. `order_seed` draws other orders",
+        examples=[5],
     )
     count: Whole | None = Field(
         None,
@@ -61,13 +89,24 @@ class TasksSpec(Spec):
         "the rows, which of the first two",
         examples=["task-incremental"],
     )
-    carry: Literal["fold", "frozen", "training", "drop"] = Field(
-        "fold", description="what becomes of the deltas that a task starts with, as of a stage", examples=["frozen"]
+    carry: Literal["fold", "frozen", "training", "drop"] | None = Field(
+        None,
+        description="what becomes of the deltas that a task starts with, as of a stage; none: as the methods ask, "
+        "and fold where none asks",
+        examples=["frozen"],
     )
     blurry: BlurrySpec | None = Field(
         None, description="rows of other tasks' values among a task's own", examples=[{"disjoint": 0.5, "blur": "10%"}]
     )
+    recurring: RecurringSpec | None = Field(
+        None,
+        description="tasks of a few values each, which come again; measured are all values after each",
+        examples=[{"tasks": 50, "values": 2}],
+    )
     online: bool = Field(False, description="every row is seen once: one pass over each task", examples=[True])
+
+    def _varies(self) -> bool:
+        return self.blurry is not None and self.blurry.stochastic is not None
 
     @model_validator(mode="before")
     @classmethod
@@ -76,8 +115,9 @@ class TasksSpec(Spec):
 
     @model_validator(mode="after")
     def _one_way(self) -> TasksSpec:
-        if (self.of is None) == (self.by is None):
-            what = "both `of` and `by` say" if self.of is not None else "neither `of` nor `by` says"
+        if sum(way is not None for way in (self.of, self.by, self.permuted)) != 1:
+            ways = [f"`{n}`" for n in ("of", "by", "permuted") if getattr(self, n) is not None]
+            what = f"both {' and '.join(ways)} say" if ways else "neither `of` nor `by` says"
             raise problem(
                 f"{what} what the tasks are", "write tasks: [one.jsonl, two.jsonl], or tasks: {by: label, count: 5}"
             )
@@ -87,10 +127,25 @@ class TasksSpec(Spec):
                 f"a sequence has two tasks or more, and here is {many}",
                 "list another, or leave `tasks` out: top-level `methods` and `budget` are one stage",
             )
-        for key in ("count", "first", "blurry") if self.of is not None else ():
+        if self.permuted is not None:
+            for key in ("count", "first", "blurry", "recurring", "order"):
+                if getattr(self, key) is not None:
+                    raise problem(
+                        f"'{key}' is of values of a column, and these tasks are all rows", f"remove {key}", (key,)
+                    )
+        for key in ("count", "first", "blurry", "recurring") if self.of is not None else ():
             if getattr(self, key) is not None:
                 raise problem(f"'{key}' cuts one data set, and these tasks are listed", f"remove {key}", (key,))
-        if self.by == "label" and self.count is None:
+        drawn = "recurring" if self.recurring else "blurry.stochastic" if self._varies() else None
+        taken = {"recurring": ("count", "first", "blurry", "scenario"), "blurry.stochastic": ("first",)}
+        for key in (*taken[drawn], "order", "order_seed") if drawn else ():
+            if getattr(self, key) is not None:
+                raise problem(
+                    f"'{drawn}' draws which values a task has, and '{key}' is written", f"remove {key}", (key,)
+                )
+        if self._varies() and self.count is None:
+            raise problem("how many tasks the values are drawn for is not said", "write count: 5", ("blurry",))
+        if self.by == "label" and self.count is None and self.recurring is None:
             raise problem("how many tasks the classes make is not said", "write count: 5", ("by",))
         if self.order is not None and self.order_seed is not None:
             raise problem("the order is written, and drawn by a seed", "keep one of the two", ("order_seed",))
@@ -118,7 +173,15 @@ class SequenceSpec(Spec):
     tasks: list[SequenceTask] = Field(min_length=2, description="the tasks in order", examples=[[]])
     scenario: Scenario | None = Field(None, description="as `tasks` said, or as the rows told", examples=[None])
     by: str | None = Field(None, description="column that the rows were cut by", examples=["label"])
+    carry: Literal["fold", "frozen", "training", "drop"] | None = Field(
+        None, description="as `tasks` said, or as the methods asked", examples=[None]
+    )
     blurry: BlurrySpec | None = Field(None, description="as `tasks` said", examples=[None])
+    recurring: RecurringSpec | None = Field(
+        None,
+        description="as `tasks` said: stages have several of the tasks each, and these come again",
+        examples=[None],
+    )
     ordered: str = Field("as listed", description="where the order comes from, in words", examples=["sorted"])
 
     def seen(self, stage: str) -> list[SequenceTask]:

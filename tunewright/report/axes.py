@@ -81,7 +81,8 @@ def axis(
         low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    ticks = tuple(round(i * step, 12) for i in range(first, last + 1))
+    digits = max(12, 3 - math.floor(math.log10(step)))
+    ticks = tuple(round(i * step, digits) for i in range(first, last + 1))
     if format is decimal and 0 < max((abs(t) for t in ticks), default=0.0) < 0.01:
         format = power_of_ten
     return Axis(low, high, start, end, ticks, format)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewright.measure.intervals import Interval
-from tunewright.report import dial_words, plots, words
+from tunewright.report import along_words, dial_words, plots, words
 from tunewright.report.adaptations import Adaptation
+from tunewright.report.along import StageAlong
 from tunewright.report.plots import Curve, Point
 from tunewright.report.schema import Measured, Report, Strength
 from tunewright.report.summary import Line
@@ -169,6 +170,22 @@ def training(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
             out.append(
                 plots.over_steps(x, y, y_label=name, title=f"{name} over steps", smoothed=noisy, marks=marks, zero=True)
             )
+    return out
+
+
+def along(found: Sequence[StageAlong]) -> list[str]:
+    """Each figure along a stage, a dot an evaluation; a line at its start, below or above which is the gap."""
+    out = []
+    for stage in found:
+        for f in stage.figures:
+            if len(f.steps) < 2:
+                continue
+            name = along_words.name(f) if len(found) == 1 else f"{stage.stage}: {along_words.name(f)}"
+            steps, values = [float(s) for s in f.steps], [v.value for v in f.values]
+            dots = list(zip(steps, values, strict=True))
+            start = [values[0]] * len(steps)
+            title = f"{name} along the stage; line: where it stood at the start"
+            out.append(plots.over_steps(steps, start, y_label=name, title=title, dots=dots))
     return out
 
 

@@ -19,7 +19,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunewright.errors import FolderError
-from tunewright.report import dial_words, figures, gate_lines, prompts, sequence_words, streamed, summary, words
+from tunewright.report import (
+    along_words,
+    dial_words,
+    figures,
+    gate_lines,
+    prompts,
+    sequence_words,
+    streamed,
+    summary,
+    words,
+)
 from tunewright.report.cells import cell
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Answer, Report
@@ -108,6 +118,8 @@ def html(
         "sequence_told": sequence_words.told(report.sequence) if report.sequence is not None else "",
         "sequence_figures": sequence_words.figures(report),
         "after_tasks": sequence_words.after(report),
+        "along": along_words.stages(report),
+        "along_curves": [Markup(c) for c in figures.along(report.along)],
         "streamed": streamed.lines(report),
         "took": [(a.method, streamed.took(a)) for a in report.test_time],
         "streams": [Markup(c) for c in figures.streams(report.test_time)],

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field
 
 from tunewright.measure.intervals import Interval
 from tunewright.report.adaptations import Adaptation
+from tunewright.report.along import StageAlong
 from tunewright.report.answer import Answer as Answer
 from tunewright.report.gated import Gate
 from tunewright.report.measured import Measured
@@ -90,7 +91,7 @@ class SourceInfo(Part):
     """One source of rows."""
 
     path: str = Field(description="file, folder, hub id or built-in name")
-    role: str = Field("train", description="train, eval, validation, test_time or keep")
+    role: str = Field("train", description="train, replay, eval, validation, test_time or keep")
     weight: float = Field(1.0, ge=0, description="weight in the mixture (a ratio)")
     rows: int | None = Field(None, ge=0, description="rows read and used")
     tokens: int | None = Field(None, ge=0, description="tokens of those rows")
@@ -320,6 +321,10 @@ class Report(Saved):
     stages: list[StageReport] = Field(default_factory=list, description="stages in order")
     sequence: SequenceReport | None = Field(
         None, description="of a recipe with `tasks`: what is known of each task after each, and what follows from it"
+    )
+    along: list[StageAlong] = Field(
+        default_factory=list,
+        description="of a recipe with `measurement.along`: target, kept texts and more at each evaluation of a stage",
     )
     training: Training | None = Field(None, description="summary of the loss curve")
     tokens_view: dict[str, list[tuple[str, float]]] = Field(

@@ -22,7 +22,8 @@ def tables(report: Report) -> list[RenderableType]:
     parts += [Numbers(("over the sequence", ""), tuple(lines)), Text("")]
     columns, rows = sequence_words.after(report)
     if columns:
-        cells = tuple((Text(clean(n)), tuple(Cell(v, ends) for v, ends in of)) for n, of in rows)
+        of_stages = sequence_words.thinned(rows)
+        cells = tuple((Text(clean(n)), tuple(Cell(v, ends) for v, ends in of)) for n, of in of_stages)
         parts += [Numbers(("after", *map(clean, columns)), cells), Text("")]
         if "held" in columns:
             parts += [Paragraph("held: what methods keep for later tasks", "dim"), Text("")]
@@ -41,7 +42,7 @@ def _matrix(report: Report) -> Numbers:
     def shown(c: sequence_words.MatrixCell) -> Cell:
         return Cell(c.value, c.ends if ends else "", "bold" if c.own else "dim" if c.ahead else "")
 
-    matrix = sequence_words.matrix(report)
+    matrix = sequence_words.thinned(sequence_words.matrix(report))
     return Numbers(
         ("after", *map(clean, sequence.tasks)),
         tuple((Text(clean(name)), tuple(map(shown, row))) for name, row in matrix),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tunewright.measure.intervals import Interval
 from tunewright.report import words
@@ -11,8 +13,11 @@ from tunewright.report.sequenced import AfterTask, SequenceReport
 
 MOST = 10
 """Tasks whose matrix a terminal shows; of more a line a task."""
+LINES = 24
+"""Stages whose lines a terminal shows; of more these many, evenly spread."""
 WITH_ENDS = 4
 """Tasks up to which a terminal shows the ends of each cell's interval."""
+R = TypeVar("R")
 _FIGURES = (
     ("accuracy", "ACC: mean over tasks, at the end", False, "the last row of the matrix"),
     (
@@ -29,6 +34,7 @@ _FIGURES = (
         "what earlier tasks gave to one before it was learnt",
     ),
     ("forgetting", "forgetting, + is worse", True, "how far tasks end below the best that they ever were"),
+    ("accumulation", "accumulation, + is better", True, "ACC at the end beyond ACC after the first stage"),
 )
 
 
@@ -88,7 +94,8 @@ def matrix(report: Report) -> list[tuple[str, list[MatrixCell]]]:
         return []
     every = [c.value for row in sequence.matrix for c in row if c is not None]
     low, high = (0.0, 1.0) if target.unit == "fraction" else (min(every), max(every))
-    turned, whole = target.direction == "lower", len(sequence.rows) == len(sequence.tasks) + 1
+    turned = target.direction == "lower"
+    whole = len(sequence.rows) == len(sequence.tasks) + 1 and sequence.recurring is None
 
     def cell(found: Interval | None, i: int, j: int) -> MatrixCell:
         if found is None:
@@ -106,6 +113,14 @@ def matrix(report: Report) -> list[tuple[str, list[MatrixCell]]]:
         (name, [cell(found, i, j) for j, found in enumerate(row)])
         for i, (name, row) in enumerate(zip(sequence.rows, sequence.matrix, strict=True))
     ]
+
+
+def thinned(rows: Sequence[R], most: int = LINES) -> list[R]:
+    """At most so many rows, spread evenly, the first two (base and first stage) and the last among them."""
+    if len(rows) <= most:
+        return list(rows)
+    places = {0, *(1 + round(k * (len(rows) - 2) / (most - 2)) for k in range(most - 1))}
+    return [rows[i] for i in sorted(places)]
 
 
 def by_task(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -131,6 +146,8 @@ def told(sequence: SequenceReport) -> str:
         if blurry is not None
         else ""
     )
+    if sequence.recurring is not None:
+        return f"{len(sequence.tasks)} tasks that come again in {sequence.recurring} stages{cut}; {sequence.ordered}."
     return f"{len(sequence.tasks)} tasks{scenario}{cut}; their order: {sequence.ordered}.{mixed}"
 
 

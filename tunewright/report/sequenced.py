@@ -37,10 +37,15 @@ class SequenceReport(Part):
     """
 
     tasks: list[str] = Field(description="the tasks in the order in which they were learnt")
-    scenario: Scenario | None = Field(None, description="what tells tasks apart; null: rows have no classes")
+    scenario: Scenario | None = Field(
+        None, description="what tells tasks apart; null: rows have no classes, or they come again"
+    )
     by: str | None = Field(None, description="column that cut one data set into the tasks")
     blurry: tuple[float, float] | None = Field(
         None, description="share of a task's values that it alone has, and of the others' rows that all tasks have"
+    )
+    recurring: int | None = Field(
+        None, ge=2, description="stages that have several of the tasks each, which come again; null: a stage a task"
     )
     ordered: str = Field("as listed", description="where the order comes from, in words")
     rows: list[str] = Field(description="what each row of the matrix is measured after: base, then stages")
@@ -58,6 +63,9 @@ class SequenceReport(Part):
     forgetting: Interval | None = Field(
         None, description="mean over tasks but the last of the best it ever was after a task, less its end"
     )
+    accumulation: Interval | None = Field(
+        None, description="of tasks that come again: ACC at the end less ACC after the first stage"
+    )
     after: list[AfterTask] = Field(default_factory=list, description="the model after each task")
 
     def mean(self, row: int) -> float | None:
@@ -67,7 +75,7 @@ class SequenceReport(Part):
 
     def plain(self) -> dict[str, float]:
         """What follows from the matrix beside its last row's mean, and the most that methods held, as plain numbers."""
-        named = ("incremental_accuracy", "backward_transfer", "forward_transfer", "forgetting")
+        named = ("incremental_accuracy", "backward_transfer", "forward_transfer", "forgetting", "accumulation")
         found = {n: i.value for n in named if (i := getattr(self, n)) is not None}
         held = [a.held_bytes for a in self.after if a.held_bytes is not None]
         return {**found, **({"held_bytes": float(max(held))} if held else {})}

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.report import dial_words, gate_lines, prompts, sequence_table, streamed, summary, words
+from tunewright.report import along_table, dial_words, gate_lines, prompts, sequence_table, streamed, summary, words
 from tunewright.report.packed import PackFigure
 from tunewright.report.schema import Answer, Report
 from tunewright.report.terminal_cells import STYLES, Cell, Numbers, Paragraph, clean, heading
@@ -158,6 +158,7 @@ def layout(report: Report, folder: Path | str | None = None) -> Group:
         meaning = words.what_intervals_mean(report)
         parts += [Paragraph(meaning, "dim"), Text("")] if meaning else []
     parts += sequence_table.tables(report)
+    parts += along_table.tables(report)
     staged = stages(report)
     if staged is not None:
         parts += [

@@ -22,6 +22,7 @@ KNOWN = {
     "adapter": "the change as a PEFT adapter",
     "delta.safetensors": "the change; delta.json says how",
     "wrapper": "what wraps the model: the method that makes it, and its tensors",
+    "along": "what each stage gave along its way: every row and text at every evaluation",
     "tasks": "each evaluated row after each task of the sequence",
     "stages": "each stage's result, from which later stages and runs start",
     "model": "a plain transformers folder",

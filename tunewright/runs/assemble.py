@@ -23,13 +23,15 @@ from tunewright.loading.fresh import has_weights
 from tunewright.loading.load import Loaded, Reading, reading
 from tunewright.loading.options import options_of
 from tunewright.machine import devices, host
+from tunewright.machine.group import present
 from tunewright.measure.target import check_metric, check_rows
 from tunewright.models.adapted import Adapted
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
-from tunewright.runs import packs, streamed
+from tunewright.runs import packs, several, streamed
 from tunewright.runs.aiming import aimed_at, target_of
+from tunewright.runs.carrying import carried
 from tunewright.runs.deriving import Settings, alone, fill
 from tunewright.runs.fresh import load_model, model_of
 from tunewright.runs.held_out import held_out
@@ -48,7 +50,7 @@ from tunewright.runs.sources import (
     task_for,
     told_by_rows,
 )
-from tunewright.runs.stage_methods import RECIPE_CHECKS, check_likelihoods, methods_of
+from tunewright.runs.stage_methods import RECIPE_CHECKS, check_along, check_likelihoods, methods_of
 from tunewright.runs.trackers import lacking
 from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
 
@@ -99,11 +101,14 @@ def assemble(
     Without `weights`, models have shapes alone: enough to see what a run would refuse. `base`: where others' is too.
     """
     task = task_for(recipe)
+    check_along(recipe, task)
     methods = [methods_of(recipe, stage, task) for stage in recipe.stages]
+    recipe = carried(recipe, methods)
+    several.check(methods)
     for step in RECIPE_CHECKS:
         step(recipe)
     if weights:
-        torch.set_num_threads(recipe.train.threads or host.cores())
+        torch.set_num_threads(recipe.train.threads or max(1, host.cores() // present().here))
     device = device_of(recipe)
     precision: str = recipe.train.precision
     if precision == "auto":
@@ -204,6 +209,7 @@ def settled(recipe: Recipe) -> tuple[Recipe, Settings]:
     """
     task = task_for(recipe)
     methods = [methods_of(recipe, stage, task) for stage in recipe.stages]
+    recipe = carried(recipe, methods)
     labels: Sequence[str] | None = recipe.data.labels
     if task.labelled and labels is None:
         labels = labels_of(labelled_sources(recipe), recipe.base, task)

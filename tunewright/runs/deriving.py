@@ -77,11 +77,13 @@ def facts_of(part: StageInputs, task: Task, width: int | None, fresh: bool = Fal
     methods = [method for _, method in part.methods]
     rows = part.rows.rows
     many = STREAMED if part.rows.streamed else 1
+    found = _sizes(rows)
     return Facts(
         task=task.name,
         kind=_kind(task, methods, rows[0]),
         rows=len(rows) * many,
-        tokens=_tokens(rows) * many,
+        tokens=round(float(found.mean()) * len(rows)) * many,
+        sizes=np.random.default_rng(0).permutation(found)[:LOOKED_AT].tolist(),
         width=width,
         fresh=fresh,
         together=task.couples == "batch",
@@ -113,13 +115,12 @@ def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
     return "plain text" if first.fields.get("kind", "plain") in ("plain", "mask") else "answers"
 
 
-def _tokens(rows: Sequence[Row]) -> int:
-    """Tokens of all rows; of many that do not know their sizes, of evenly spaced ones and in proportion."""
+def _sizes(rows: Sequence[Row]) -> np.ndarray:
+    """Tokens of each row; of many that do not know their sizes, of evenly spaced ones."""
     if hasattr(rows, "lengths"):
-        return int(np.sum(sizes(rows)))
+        return np.asarray(sizes(rows), dtype=np.int64)
     step = max(1, len(rows) // LOOKED_AT)
-    some = [rows[i].size for i in range(0, len(rows), step)]
-    return round(sum(some) / len(some) * len(rows))
+    return np.array([rows[i].size for i in range(0, len(rows), step)], dtype=np.int64)
 
 
 def width_of(config: Any) -> int | None:
@@ -136,7 +137,7 @@ def alone(parts: Sequence[StageInputs], task: Task) -> list[str]:
     """What to say of stages whose steps hold about one row each, where a row is told from the others of its step."""
     out = []
     for part in parts if task.couples == "batch" else ():
-        size, batch = _tokens(part.rows.rows) / max(1, len(part.rows.rows)), part.train.batch_tokens
+        size, batch = float(_sizes(part.rows.rows).mean()), part.train.batch_tokens
         if batch is not None and batch < 2 * size:
             out.append(
                 f"a step of {batch:,} tokens holds about one row of {size:,.0f}, which has nothing to be told from: "

@@ -27,7 +27,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     from tunewright.measure.target import get_metric
     from tunewright.report import page
     from tunewright.report.schema import Report
-    from tunewright.runs import artefacts, intact, pictures, probes, results, sequenced, telling
+    from tunewright.runs import along, artefacts, intact, pictures, probes, results, sequenced, telling
 
     adapted, meter = work.session.adapted, work.meter
     work.screen.say("measuring the tuned model")
@@ -61,6 +61,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         trained=results.trained_of(work.session, work.results),
         stages=results.stages_of(work.session, work.results, metrics, work.stage_tasks(tuned)),
         sequence=sequenced.report(work.folder, meter, work.results, tuned),
+        along=along.report(work.folder, meter, [p.spec.name for p in work.session.stages]),
         training=results.training_of(metrics, work.results),
         tokens_view={} if work.figures_only else results.views_of(work.session),
         answers=results.answers_of(meter.base.target, tuned.target)
@@ -137,8 +138,8 @@ def _notes(work: Work) -> list[str]:
         if outcome.best_step == 0:
             whose = "the run" if len(work.session.stages) == 1 else f"stage {part.spec.name}"
             notes.append(
-                f"{whose} ended where it began: no evaluation was better than its start (train.keep_best): write a "
-                "smaller learning rate, or look at the rows"
+                f"{whose} ended where it began: no evaluation was told from its start (train.keep_best): give "
+                "data.validation more rows, train longer, or, where their loss rose, write a smaller learning rate"
             )
         # what a listener or a signal ended was not planned so short
         ended = outcome.ended_by in ("tokens", "epochs", "flops", "seconds") and not part.picks

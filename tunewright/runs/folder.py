@@ -22,6 +22,8 @@ ADAPTERS = "adapters.json"
 """What a run of several adapters leaves beside their folders."""
 TASKS = "tasks"
 """The folder of what a sequence of tasks was measured to give after each."""
+ALONG = "along"
+"""The folder of what each stage was measured to give along its way."""
 BASE = "base"
 """The fresh model that a run began with: a whole transformers folder."""
 _ASIDE = re.compile(

@@ -14,7 +14,7 @@ from tunewright.files.regular import regular
 from tunewright.report import seal
 from tunewright.report.schema import Report
 from tunewright.runs import begun
-from tunewright.runs.folder import BASE, BEGUN, LOCK, METRICS, PROGRESS, RECIPE, ROWS, STREAM, TASKS, RunFolder
+from tunewright.runs.folder import ALONG, BASE, BEGUN, LOCK, METRICS, PROGRESS, RECIPE, ROWS, STREAM, TASKS, RunFolder
 
 TO_READ = (ROWS, STREAM, METRICS, PROGRESS, "report.html")
 """Files that only a reader misses: what the run made is whole without them."""
@@ -25,6 +25,7 @@ _FILES = (
     *TO_READ,
     "made/*.jsonl",
     f"{TASKS}/*.json",
+    f"{ALONG}/*.jsonl",
     "selection/*.jsonl",
     "delta.json",
     "delta.safetensors",

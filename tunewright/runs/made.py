@@ -159,6 +159,9 @@ def _make(
     tokens += sum(r.tokens for r in readers.values())
     cost.add(PHASE, tokens=tokens, flops=counted.total)
     thrown = Counter(line["thrown"].split(":")[0] for line in lines if line["thrown"])
+    verdicts = Counter(
+        one.verdict for one in made if one.verdict and not one.thrown
+    )  # the last maker's, which are kept
     head = {
         "stage": stage,
         "round": part.spec.round,
@@ -167,6 +170,7 @@ def _make(
         "made": counts,
         "kept": len(given),
         "thrown": dict(thrown.most_common()),
+        "verdicts": dict(verdicts.most_common()),
         "makers": [{"name": n, "parameters": m.model_dump(mode="json")} for n, m in making.makers.makers],
         "judges": [{"name": n, "parameters": m.model_dump(mode="json")} for n, m in making.makers.judges],
         "writers": {n: {**w.identity(), **dict(sorted(w.counts.items()))} for n, w in writers.items() if w.counts},
@@ -194,6 +198,7 @@ def _json(value: dict[str, Any]) -> str:
 
 def _line(name: str, one: Made) -> dict[str, Any]:
     line: dict[str, Any] = {"by": name, "source": one.of.source, "of": one.of.id, "thrown": one.thrown}
+    line |= {"verdict": one.verdict} if one.verdict else {}
     line["values"] = dict(one.values)
     if one.scores:
         line["scores"] = {n: float(v) for n, v in one.scores.items()}
@@ -322,6 +327,8 @@ def _told(head: dict[str, Any]) -> str:
     counted = ", thrown ones counted," if thrown else ""
     said = f"stage '{head['stage']}': {names} made {head['made'][-1]:,} records of {head['of']:,}{counted} and kept "
     said += f"{head['kept']:,}"
+    if verdicts := head.get("verdicts"):
+        said += f" ({', '.join(f'{count:,}: {verdict}' for verdict, count in verdicts.items())})"
     if thrown:
         reasons = ", ".join(f"{count:,}: {reason}" for reason, count in thrown[:SHOWN])
         more = sum(count for _, count in thrown[SHOWN:])

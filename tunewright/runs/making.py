@@ -126,7 +126,7 @@ def _shares(recipe: Recipe, stage: StageSpec) -> bool:
 def _check_speakers(name: str, method: Method, recipe: Recipe, stage: StageSpec) -> None:
     asks = arguments(type(method), "synthesize")
     writes, reads = "writers" in asks, "readers" in asks
-    if (writes or reads) and not method.speakers():
+    if (writes or reads) and type(method).speakers is Method.speakers:
         raise MethodError(
             f"'{name}' asks a model and names none",
             where=place_of(stage),
@@ -247,6 +247,12 @@ def made_by(
                 f"'{name}' made a record whose `thrown` is {told(one.thrown)} and `written` {told(one.written)}",
                 where=one.of.where,
                 remedy='thrown is a reason, or "" for what is kept; written an answer of a writer, or None',
+            )
+        if not isinstance(one.verdict, str):
+            raise MethodError(
+                f"'{name}' made a record whose `verdict` is {told(one.verdict)}",
+                where=one.of.where,
+                remedy="a verdict is a few words, or empty",
             )
         if wrong := next((n for n, v in dict(one.scores).items() if not number(v)), None):
             raise MethodError(

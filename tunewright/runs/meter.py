@@ -5,7 +5,7 @@ The base is read first, untouched, by the same code and on the same rows; what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from tunewright.measure.cache import BaseCache, rows_hash
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost
 from tunewright.measure.drift import (
+    Drift,
     Features,
     Reference,
     feature_drift,
@@ -195,7 +196,9 @@ class Meter:
         return heads[-1] if heads else None  # type: ignore[return-value]
 
     def _drift_rows(self) -> list[Row]:
-        """Causal: what the base itself samples. Masked: kept (else evaluated) rows. Classifiers: evaluated rows."""
+        """Causal: what the base itself samples. Masked: kept (else evaluated) rows. Classifiers, and models of pictures
+        in texts: evaluated rows.
+        """
         s = self.session
         if s.task.continues:
             self.drift_on = "text that the base sampled"
@@ -207,8 +210,9 @@ class Meter:
                 sequences = self._sampled(*shape)
             return sequence_rows(sequences.ids, sequences.conditioning)
         kept = [r for d in s.keep.values() for r in d.rows]
-        self.drift_on = "kept rows" if kept and not s.task.makes_head else "evaluated rows"
-        rows = kept if kept and not s.task.makes_head else self.rows
+        on_kept = bool(kept) and not s.task.makes_head and not any(r.fields.get("picture_tokens") for r in self.rows)
+        self.drift_on = "kept rows" if on_kept else "evaluated rows"
+        rows = kept if on_kept else self.rows
         return rows[:512] if s.task.makes_head or s.task.embeds else rows[: self.spec.drift_sequences]
 
     def known(self) -> tuple[bool, bool]:
@@ -258,7 +262,7 @@ class Meter:
 
     def _settings(self) -> dict[str, Any]:
         s = self.session
-        fixed = self.spec.model_dump(exclude={"strengths", "split", "dial_rows"})
+        fixed = self.spec.model_dump(exclude={"strengths", "split", "dial_rows", "along"})
         return {
             **fixed,
             "metric": self.metric,
@@ -337,6 +341,14 @@ class Meter:
             readings.drift = feature_drift(self.features.of_rows(places), readings.features)
         return readings
 
+    def drift_now(self) -> Drift | None:
+        """The drift of the model as it is now, over all rows; None where there is none."""
+        if self.reference is not None:
+            return kl_drift(self.reference, self.model)
+        if self.features is None:
+            return None
+        return feature_drift(self.features, take_features(self.model, self.session.task, self.drift_rows))
+
     def read_target(self, rows: Sequence[Row] | None = None, *, scores_only: bool = False) -> list[RowResult]:
         """The target alone, of the model as it is now, on all rows or some of them."""
         return evaluate(
@@ -376,12 +388,16 @@ class Meter:
         """Loss, and the target on at most `most` rows, while training."""
         s = self.session
         losses = evaluate(self.model, s.tokenizer, s.task, list(rows), "loss", packed=s.packed)
+        read = {"loss": losses}
         figures = {"loss": sum(r.score * r.weight for r in losses) / max(1e-9, sum(r.weight for r in losses))}
         if self.metric and self.metric != "loss":
             how: dict[str, Any] = {"max_new_tokens": self._longest(), "num_beams": self.spec.num_beams}
             some = evaluate(self.model, s.tokenizer, s.task, list(rows)[:most], self.metric, **how)
+            read[self.metric] = some
             figures["target"] = figure_of(some, self.metric)
             self.samples = [(r.prompt, r.answer, r.reference) for r in some[:2]]
+        self.lately = read
         return figures
 
     samples: list[tuple[str, str, str]] = []
+    lately: Mapping[str, list[RowResult]] = {}  # metric -> rows of the last evaluation while training

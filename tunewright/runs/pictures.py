@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 from tunewright.contract.batch import Row
+from tunewright.tasks._pictures import read_image
+from tunewright.tasks._shown import unpacked
 
 SIDE = 72
 """Longest side in pixels."""
@@ -18,7 +20,16 @@ SIDE = 72
 def thumbnails(rows: Sequence[Row]) -> Callable[[str], str]:
     """Row id -> its picture as a data URI, made when it is asked for; "" for a row without one."""
     pixels = {r.id: r.fields["pixels"] for r in rows if "pixels" in r.fields}
-    return lambda row: data_uri(pixels[row]) if row in pixels else ""
+    files = {r.id: r.fields["pictures"] for r in rows if r.fields.get("picture_tokens")}
+
+    def shown(row: str) -> str:
+        if row in files:  # the first of those that a row of pictures in texts has
+            picture = read_image(unpacked(files[row])[0], "", 3)
+            picture.thumbnail((SIDE, SIDE))
+            return data_uri(np.asarray(picture).transpose(2, 0, 1))
+        return data_uri(pixels[row]) if row in pixels else ""
+
+    return shown
 
 
 def data_uri(pixels: np.ndarray) -> str:

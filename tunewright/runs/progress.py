@@ -114,6 +114,19 @@ class Screen:
         return show
 
 
+class Silent(Screen):
+    """Says nothing at all: of a process beside the one that speaks for all."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+
+    def say(self, text: str, *, always: bool = False) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
+
+
 class Named(Screen):
     """Lines and records of one adapter among others."""
 

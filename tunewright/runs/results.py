@@ -30,6 +30,7 @@ from tunewright.runs.meter import Meter
 from tunewright.runs.provenance import parts_of
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
+from tunewright.runs.sources import STAGES
 from tunewright.runs.stages import TrainingOutcome
 from tunewright.runs.target_report import kept_unit
 from tunewright.training.budget import epochs_of, steps_per_epoch
@@ -89,13 +90,15 @@ def headline(meter: Meter, found: Readings) -> Interval | None:
 
 
 def data_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.DataInfo:
-    sources = []
+    sources: list[schema.SourceInfo] = []
     parts = session.stages if session.recipe.sequence is not None else session.stages[:1]
     first = joined([p.rows for p in parts])
     read = results[session.stages[0].spec.name].streamed if results else {}
     counts = {d.name: {**d.counts, **{k: int(v) for k, v in read.get(d.name, {}).items()}} for d in first.sources}
     for role, dataset in [
         ("train", first),
+        *(("train", p.rows) for p in session.stages[len(parts) :] if p.spec.data is not None),
+        *(("replay", d) for p in session.stages for n, (d, _) in p.replay.items() if not n.startswith(STAGES)),
         ("eval", session.eval),
         ("validation", session.validation),
         ("test_time", session.stream),
@@ -103,6 +106,8 @@ def data_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.Dat
     ]:
         if dataset is not None:
             for d in dataset.sources:
+                if any((s.path, s.role) == (d.name, role) for s in sources):
+                    continue  # of an earlier stage
                 rows, tokens = len(d.rows), d.counts["tokens"]
                 if d.stream is not None:  # what was read, which may be more than once over
                     rows, tokens = counts[d.name]["rows"], counts[d.name]["tokens"]

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tunewright.errors import FolderError, Interrupted, TunewrightError
+from tunewright.machine.group import present
 from tunewright.recipe import Recipe
 from tunewright.recipe.given import RecipeLike, given
+from tunewright.runs import several
 from tunewright.runs.finishing import finish, now
 from tunewright.runs.folder import LOCK, RECIPE, RunFolder, discard_if_empty, locked, new_folder
-from tunewright.runs.progress import Screen
+from tunewright.runs.progress import Screen, Silent
 from tunewright.runs.result import Result
 from tunewright.runs.verifying import verify as verify_run
 from tunewright.runs.work import Work
-
-if TYPE_CHECKING:
-    pass
 
 
 def run(
@@ -41,9 +39,16 @@ def run(
     `figures_only`: for trials, which are thrown away once they are read. No page, no answers and few shots, no choice
     among labels (unless a probe reads it); the last stage is not saved for later stages. The figures are the same.
     """
-    recipe = given(recipe, sets)
-    folder = new_folder(recipe.name, Path(out) if out is not None else recipe.out)
-    screen = Screen(quiet=quiet, json=json)
+    with several.joined() as group:
+        told = given(recipe, sets)
+        screen = Screen(quiet=quiet, json=json) if group.first else Silent()
+        own = told if group.first else several.quietly(told)
+        place = Path(out) if out is not None else told.out
+        return several.together(group, lambda folder: _begin(own, folder, screen, figures_only), place)
+
+
+def _begin(recipe: Recipe, out: Path | None, screen: Screen, figures_only: bool) -> Result | None:
+    folder = new_folder(recipe.name, out)
     for note in recipe.notes:
         screen.warn(note)
     with locked(folder):
@@ -65,9 +70,16 @@ def resume(path: Path | str, *, verify: bool = False, quiet: bool = False, json:
     """Go on with a run. `verify` computes its last steps again instead, compares every bit and gives nothing back."""
     screen = Screen(quiet=quiet, json=json)
     if verify:
+        several.refuse("verifying a run", str(path))
         verify_steps(path, screen)
         return None
-    folder = _of_a_run(path)
+    with several.joined() as group:
+        whole = _of_a_run(path).path
+        said = screen if group.first else Silent()
+        return several.together(group, lambda folder: _go_on(RunFolder(folder or whole), said), whole, whole)
+
+
+def _go_on(folder: RunFolder, screen: Screen) -> Result | None:
     with locked(folder):
         folder.sweep()
         recipe = Recipe.load(folder.file(RECIPE))
@@ -130,8 +142,10 @@ def interrupted(folder: RunFolder) -> Interrupted:
     )
 
 
-def _whole(work: Work) -> Result:
-    return finish(work, work.train())
+def _whole(work: Work) -> Result | None:
+    """None in a process beside the first: its work ends with training."""
+    cached = work.train()
+    return finish(work, cached) if present().first else None
 
 
 def note_start(folder: RunFolder) -> None:

@@ -30,7 +30,7 @@ from tunewright.loading.options import options_of
 from tunewright.measure.cost import Cost
 from tunewright.models.flops import counting
 from tunewright.runs.folder import RunFolder, unaltered
-from tunewright.runs.selecting import START, Key, Selection, applied, method_of, record_key, rows_of
+from tunewright.runs.selecting import START, Key, Selection, applied, method_of, orders, record_key, rows_of
 from tunewright.runs.session import Session, StageInputs
 from tunewright.runs.sources import replayed_stages
 
@@ -57,7 +57,7 @@ def settle(session: Session, part: StageInputs, folder: RunFolder, cost: Cost, s
         noted = {selection.stage: digest}
     kept = _read(file, noted[selection.stage])
     if selection.waiting:
-        use_rows(session, part, rows_of(selection.pool, kept))
+        use_rows(session, part, rows_of(selection.pool, kept, orders(selection.uses)))
         names = " and ".join(use.name for use in selection.waiting)
         total = len(_in_order(selection.pool))
         told = f"stage '{selection.stage}': {names} kept {len(kept):,} of {total:,} records"
@@ -151,7 +151,7 @@ def use_rows(session: Session, part: StageInputs, rows: Dataset) -> None:
 def replayed(rows: Dataset, called: str, part: StageInputs, task: Task) -> Dataset:
     """An earlier stage's rows as a stage replays them: one source of its own, whatever they came from."""
     plain = replace(rows, rows=rows.rows.rows) if isinstance(rows.rows, PairRows) else rows
-    plain = replace(plain, name=called, parts=())
+    plain = replace(plain, name=called, parts=(), ordered=False)
     paired: Dataset = read_in_pairs(plain, [m for _, m in part.methods], task)
     return paired
 

@@ -23,7 +23,7 @@ import numpy as np
 from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.combining import check_serves
-from tunewright.contract.method import Method, arguments, call
+from tunewright.contract.method import Method, arguments, call, reads_records
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
@@ -112,9 +112,12 @@ def _part(part: Dataset, indices: list[int], factors: list[float] | None) -> Dat
         "rows": len(view),
         "tokens": sum(r.size for r in view),
         "trained_tokens": sum(trained_tokens(r) for r in view),
+        "picture_tokens": sum(int(r.fields.get("picture_tokens", 0)) for r in view),
     }
     digest = hashlib.sha256(repr((part.hash, indices, factors)).encode()).hexdigest()
-    return Dataset(part.name, view, digest, counts, part.weight, problems=part.problems, remarks=part.remarks)
+    return Dataset(
+        part.name, view, digest, counts, part.weight, problems=part.problems, remarks=part.remarks, ordered=part.ordered
+    )
 
 
 def without(dataset: Dataset, held: Dataset) -> Dataset:
@@ -210,18 +213,23 @@ def select(
     MethodError for what is no selector, wants a target that is not there, or returns nonsense.
     """
     for kept in applied(uses, records, target, seed, stage, {}, told if told is not None else {}):
-        dataset = rows_of(dataset, kept)
+        dataset = rows_of(dataset, kept, orders(uses))
     return dataset
 
 
-def rows_of(dataset: Dataset, kept: Sequence[tuple[Key, float]]) -> Dataset:
-    """The rows of records in the order in which they are kept, each with a factor on its rows' loss weights."""
+def rows_of(dataset: Dataset, kept: Sequence[tuple[Key, float]], ordered: bool = False) -> Dataset:
+    """The rows of records in the order in which they are kept, each with a factor on its rows' loss weights.
+    `ordered`: they are learnt in this order first.
+    """
     by_record: dict[Key, list[int]] = {}
     for i, row in enumerate(dataset.rows):
         by_record.setdefault(record_key(row), []).append(i)
     chosen = [(i, factor) for key, factor in kept for i in by_record[key]]
     weighed = any(factor != 1.0 for _, factor in kept)
-    return subset(dataset, [i for i, _ in chosen], [f for _, f in chosen] if weighed else None)
+    found = subset(dataset, [i for i, _ in chosen], [f for _, f in chosen] if weighed else None)
+    if not ordered:
+        return found
+    return replace(found, ordered=True, parts=tuple(replace(p, ordered=True) for p in found.parts))
 
 
 def applied(
@@ -268,8 +276,12 @@ def method_of(use: MethodUse) -> Method:
 
 def reads(use: MethodUse) -> bool:
     """Whether a selector reads records with a model."""
-    method = type(method_of(use))
-    return "select" in method.slots() and "readers" in arguments(method, "select")
+    return reads_records(method_of(use))
+
+
+def orders(uses: Sequence[MethodUse]) -> bool:
+    """Whether one of the selectors says in which order records are learnt."""
+    return any(type(method_of(use)).orders for use in uses)
 
 
 def selector(use: MethodUse, where: str, *, aimed: bool) -> Method:

@@ -92,10 +92,11 @@ def report(
         scenario=sequence.scenario,
         by=sequence.by,
         blurry=(sequence.blurry.disjoint, sequence.blurry.blur) if sequence.blurry is not None else None,
+        recurring=sequence.recurring.tasks if sequence.recurring is not None else None,
         ordered=sequence.ordered,
         rows=["base", *found],
         matrix=transfer.cells(read, whose, meter.metric, len(sequence.tasks)),
-        **transfer.figures(read, whose, meter.metric, len(sequence.tasks)),
+        **transfer.figures(read, whose, meter.metric, len(sequence.tasks), recurring=sequence.recurring is not None),
         after=after,
     )
 

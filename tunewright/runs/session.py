@@ -25,7 +25,7 @@ from tunewright.runs.aiming import aims, halves
 from tunewright.runs.judged import learnt_by
 from tunewright.runs.judges import judge_of
 from tunewright.runs.making import Makers
-from tunewright.runs.selecting import Selection
+from tunewright.runs.selecting import Selection, method_of
 from tunewright.runs.upstream import changes_of
 from tunewright.runs.vocabulary import same_tokenizer
 from tunewright.tasks import get_task
@@ -82,8 +82,11 @@ class StageInputs:
         return sum(share for _, share in self.replay.values())
 
     def cautions(self, plan: Callable[[], Plan]) -> list[str]:
-        """What its methods say of the steps that are planned; `plan` is asked for only where one of them might."""
-        asked = [(name, m) for name, m in self.methods if type(m).caution is not Method.caution]
+        """What its methods and selectors say of the steps that are planned; `plan` is asked for only where one of them
+        might.
+        """
+        everyone = [*self.methods, *((use.name, method_of(use)) for use in self.data.select)]
+        asked = [(name, m) for name, m in everyone if type(m).caution is not Method.caution]
         planned = plan() if asked else None
         said = [(name, m.caution(planned)) for name, m in asked if planned is not None]
         return [f"{name}: {text}" for name, text in said if text]

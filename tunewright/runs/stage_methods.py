@@ -66,7 +66,8 @@ def check_carry(recipe: Recipe) -> None:
         start = stage.start or "base"
         before = wraps.get(start.removeprefix("stages.")) if start.startswith("stages.") else None
         if before is not None and stage.carry == "fold":
-            raise carry.wrapped(*before, "fold", f"stages.{stage.name}.carry")
+            where = "tasks.carry" if recipe.sequence is not None else f"stages.{stage.name}.carry"
+            raise carry.wrapped(*before, "fold", where)
         own = next((u.name for u in stage.methods if "wrap" in catalogue.load_method(u.name, u.place).slots()), None)
         stays = before if stage.carry == "frozen" else None
         wraps[stage.name] = (catalogue.canonical(own), stage.name) if own is not None else stays
@@ -206,3 +207,20 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     streamed.check,
 )
 """What is refused of a recipe beside its stages' methods before anything is loaded: by a check, a plan and a run."""
+
+
+def check_along(recipe: Recipe, task: Task) -> None:
+    """RecipeError where the task has not what the recipe follows along the way."""
+    names = recipe.measurement.along
+    for i, name in enumerate(names):
+        why = ""
+        if name == "in-context" and not task.continues:
+            why = "is read of models that continue text"
+        elif task.embeds and name in recipe.kept_names():
+            why = "has no loss under this task"
+        if why:
+            raise RecipeError(
+                f"'{name}' {why}, and the task is {task.name}",
+                where=f"measurement.along[{i}]",
+                remedy="take it out; drift and distance can be followed under every task",
+            )

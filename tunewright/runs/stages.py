@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,8 @@ from tunewright.errors import Interrupted, MethodError
 from tunewright.files import checkpoint
 from tunewright.files.checkpoint import Checkpoint
 from tunewright.machine import terminal
+from tunewright.machine.group import present
+from tunewright.measure.intervals import gain_interval
 from tunewright.models.agreement import differing
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
@@ -79,7 +82,8 @@ class TrainingCallback:
 
     `before` is the number of optimizer steps of earlier stages: checkpoints count over the whole run. `hears`: whether
     signals are this stage's to hear; where several train at once, whoever leads them does, and has `asked` for a
-    checkpoint after the present step at times.
+    checkpoint after the present step at times. `from_start`: what there is before the first step is evaluated too.
+    `rows_of`: loss and weight of each row at the last evaluation.
     """
 
     folder: RunFolder
@@ -92,17 +96,23 @@ class TrainingCallback:
     track: Callable[[dict[str, Any]], None] = lambda record: None
     best: dict[str, Any] = field(default_factory=dict)
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    row_losses: list[list[float]] = field(default_factory=list)
     stop_requested: bool = False
     ended_by: str | None = None
     verified: Verified | None = None
     hears: bool = True
     asked: bool = False
+    from_start: bool = False
+    rows_of: Callable[[], list[list[float]]] = list
 
     def begin(self, loop: Loop) -> None:
-        """Before the first step: where the best weights are kept, those of the start are the first to be judged."""
-        if not (self.evaluate and self.spec.eval_steps and self.spec.keep_best):
+        """Before the first step: where the best weights are kept, those of the start are the first to be judged; where
+        figures are followed along the way, they are evaluated and choose nothing.
+        """
+        if not (self.evaluate and self.spec.eval_steps and (self.spec.keep_best or self.from_start)):
             return
-        record = {"stage": self.stage, "step": 0, **self._judge(loop)}
+        figures = self._judge(loop) if self.spec.keep_best else self._evaluated(loop)
+        record = {"stage": self.stage, "step": 0, **figures}
         if self.verified is None:
             self.folder.append_metrics(record)
             self.track(record)
@@ -126,6 +136,7 @@ class TrainingCallback:
         # early stopping first: a checkpoint written on the way out would be taken for a place to go on from
         if self.ended_by:
             raise Stop
+        self.stop_requested = any(one["stop"] for one in present().told({"stop": self.stop_requested}))
         if self.stop_requested:
             self.write(loop)
             raise stopped(self.folder, f"step {loop.step_number}, with a checkpoint")
@@ -135,23 +146,46 @@ class TrainingCallback:
         self.asked = False
 
     def _judge(self, loop: Loop) -> dict[str, float]:
-        assert self.evaluate is not None
-        model = loop.adapted.outer
-        model.eval()
-        figures = {f"eval_{k}": v for k, v in self.evaluate(loop).items()}
-        set_training(model)
+        with loop.kept_weights():
+            return self._judged(loop)
+
+    def _judged(self, loop: Loop) -> dict[str, float]:
+        figures = self._evaluated(loop)
         criterion = self.spec.keep_best or "loss"
-        value = -figures["eval_loss"] if criterion == "loss" else figures.get("eval_target", -figures["eval_loss"])
-        if not self.best or value > self.best["value"]:
-            self.best = {"value": value, "step": loop.step_number, "since": 0}
+        by_loss = criterion == "loss" or "eval_target" not in figures
+        value = -figures["eval_loss"] if by_loss else figures["eval_target"]
+        best = self.best or {"value": -math.inf, "lowest": -math.inf, "start": self.row_losses if by_loss else []}
+        # patience counts from the lowest loss of all, told from the start's or not: a slow run is not ended for it
+        lowest = best.get("lowest", best["value"])
+        since = 0 if value > lowest or not self.best else best["since"] + 1
+        if not self.best or value > best["value"] and not (by_loss and self._hardly_from_start()):
+            best = {**best, "value": value, "step": loop.step_number}
             if self.spec.keep_best:
                 owned = {f"owned:{n}": p for n, p in loop.trained.owned.items()}
                 self.best_tensors = {n: t.detach().clone() for n, t in {**loop.trained.changed(), **owned}.items()}
-        else:
-            self.best["since"] += 1
+        self.best = {**best, "lowest": max(lowest, value), "since": since}
         if self.spec.early_stopping and self.best["since"] >= self.spec.early_stopping:
             self.ended_by = "early stopping"
         return figures
+
+    def _hardly_from_start(self) -> bool:
+        """Whether the start is still the best and the gain over it cannot be told from nothing on these rows: few of
+        them would choose by chance.
+        """
+        if self.best["step"] != 0 or len(self.best.get("start") or ()) < 2:
+            return False
+        return gain_interval(self.best["start"], self.row_losses)[1] <= 0
+
+    def _evaluated(self, loop: Loop) -> dict[str, float]:
+        assert self.evaluate is not None
+        model = loop.adapted.outer
+        model.eval()
+        figures = self.evaluate(loop)
+        set_training(model)
+        # one process's word: what stops a stage must stop it in all
+        said = present().told({"figures": figures, "rows": self.rows_of() if self.spec.keep_best else []})[0]
+        self.row_losses = said["rows"]
+        return {f"eval_{k}": v for k, v in said["figures"].items()}
 
     def write(self, loop: Loop) -> None:
         """Write a checkpoint of the loop and of what is kept here."""

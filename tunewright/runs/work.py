@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import CheckpointError
 from tunewright.files import checkpoint
+from tunewright.machine.group import present
 from tunewright.recipe import Recipe
 from tunewright.runs.folder import PROGRESS, RunFolder
 from tunewright.runs.progress import Screen
@@ -136,7 +137,6 @@ class Work:
 
     def steps(self) -> Generator[Loop, None, list[str]]:
         """`train`, pausing where an optimizer step is due (`training.stepping.go_through`)."""
-        from tunewright.runs import telling
         from tunewright.runs.meter import Meter
         from tunewright.runs.rehearsing import rehearse
 
@@ -147,15 +147,22 @@ class Work:
         self.meter: Meter = Meter(self.session, self.cost)
         if self.figures_only:
             self.meter.figures_only(choices=bool(self.recipe.probes))
+        known = present().first and self._measure_base()
+        for part in self.session.stages:
+            yield from self._stage(part)
+        if present().first:
+            self._after()
+        return ["base measured"] if known else []
+
+    def _measure_base(self) -> bool:
+        from tunewright.runs import telling
+
         self.screen.say("measuring the base")
         known = self.meter.prepare_base()
         self.note()
         for line in telling.of_base(self.meter):
             self.screen.say(line)
-        for part in self.session.stages:
-            yield from self._stage(part)
-        self._after()
-        return ["base measured"] if known else []
+        return known
 
     def note(self) -> None:
         """Write down what was spent so far."""
@@ -182,6 +189,7 @@ class Work:
 
     def _stage(self, part: StageInputs) -> Generator[Loop, None, None]:
         from tunewright.models.flops import counting
+        from tunewright.runs import along
         from tunewright.runs.head_start import start_head, starts_from_probe
         from tunewright.runs.stages import recalled, save_result, steps_of, stopped
         from tunewright.training import carry
@@ -214,6 +222,7 @@ class Work:
         trackers = Trackers(part.train.report_to, self.folder.path, first, keeper.before)
         keeper.track = trackers.log
         self.folder.drop_metrics_after(name, saved.state["loop"]["step"] if saved else 0)
+        along.drop_after(self.folder, name, saved.state["loop"]["step"] if saved else -1)
 
         def needs(bound: Any, when: str = "once") -> dict[str, Any]:
             with self.cost.phase("statistics"), counting() as counted:
@@ -254,7 +263,7 @@ class Work:
         from tunewright.runs import sequenced, target_report, telling
 
         name, last = part.spec.name, part is self.session.stages[-1]
-        if not self._unmeasured(name) or (last and not self.recipe.after):
+        if not present().first or not self._unmeasured(name) or (last and not self.recipe.after):
             return
         with self.cost.phase("stages measured"), self.session.adapted.at_strength(1.0):
             sequence = self.recipe.sequence is not None
@@ -304,6 +313,7 @@ class Work:
 
     def keeper(self, part: StageInputs) -> TrainingCallback:
         """What listens to a stage's loop."""
+        from tunewright.runs.along import Along
         from tunewright.runs.judged import known_task, learnt_by
         from tunewright.runs.parted import spread
         from tunewright.runs.stages import TrainingCallback
@@ -319,14 +329,29 @@ class Work:
             )
             chosen = known_task(chosen, sequence, self.session.options.labels or ())
 
+            along = Along(self.folder, self.meter, part.spec.name) if self.recipe.measurement.along else None
+
             def evaluate(loop: Any) -> dict[str, float]:
-                with self.session.adapted.at_strength(1.0), self.cost.phase("evaluated while training"):
-                    figures = self.meter.quick(chosen)
+                follows = along if along is not None and self.listening.verified is None else None
+                with self.cost.phase("evaluated while training"):
+                    beside = follows.weights() if follows is not None else {}
+                    with self.session.adapted.at_strength(1.0):
+                        figures = self.meter.quick(chosen)
+                        if follows is not None:
+                            figures |= follows.read(loop.step_number, loop.tokens, beside)
                 self.screen.samples(self.meter.samples)
                 return figures
 
         self.listening = TrainingCallback(
-            self.folder, part.train, part.spec.name, part.index, before, evaluate, hears=not self.shares
+            self.folder,
+            part.train,
+            part.spec.name,
+            part.index,
+            before,
+            evaluate,
+            hears=not self.shares,
+            from_start=bool(self.recipe.measurement.along),
+            rows_of=lambda: [[r.score, r.weight] for r in self.meter.lately.get("loss", [])],
         )
         return self.listening
 

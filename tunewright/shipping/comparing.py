@@ -97,7 +97,8 @@ def tokens_for(model: Any) -> Tensor:
     if getattr(model, "main_input_name", "input_ids") != "input_ids" or embeddings is None:
         raise ModelError("this model reads no tokens", remedy="`tunewright export RUN` writes models of other inputs")
     draw = torch.Generator().manual_seed(0)
-    pad, count = model.config.pad_token_id, int(embeddings.weight.shape[0])
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    count = int(embeddings.weight.shape[0])
     ids = torch.randint(0, count, (ROWS, LENGTH), generator=draw)
     return torch.where(ids == pad, (ids + 1) % count, ids) if pad is not None else ids
 

@@ -11,6 +11,7 @@ import torch
 
 from tunewright.errors import MethodError, MissingExtraError, ModelError
 from tunewright.loading.quiet import quiet
+from tunewright.models.arguments import sees_pictures
 from tunewright.shipping.comparing import compare, fits_in_memory, logits_of, model_of, tokens_for
 from tunewright.weights.card import READERS
 from tunewright.weights.source import Source
@@ -57,6 +58,12 @@ def write(folder: Path, target: Path) -> tuple[list[str], dict[str, Any], list[s
             "a model of an encoder and a decoder is two graphs, and one is written here",
             where=str(folder),
             remedy="export a plain folder and use `optimum-cli export onnx`",
+        )
+    if sees_pictures(model):
+        raise MethodError(
+            "a model that reads pictures among words is several graphs, and one is written here",
+            where=str(folder),
+            remedy="export a plain folder: leave --to out",
         )
     ids = tokens_for(model)
     mask = torch.ones_like(ids)

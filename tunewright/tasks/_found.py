@@ -14,6 +14,8 @@ from typing import Any
 from tunewright.tasks._turns import REASONING, Turn
 
 THINK = re.compile(r"</?(?:[\w-]+:)?think(?:ing)?>|\[/?THINK\]|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>")
+HOLE = "\ue07e"
+"""A letter of private use that stands for a picture (`_placed`): a template decides where that is written."""
 SHORT = 8  # characters
 Needle = tuple[str, str, Callable[[str], tuple[str, ...]] | None]
 """The field that says something, the text that must be found, and how else it may stand there."""
@@ -31,8 +33,8 @@ def closes(tag: str) -> bool:
 
 
 def pieces(content: str) -> list[str]:
-    """A content's text between think tags, without the white space around it."""
-    return [p for p in (piece.strip() for piece in THINK.split(content)) if p]
+    """A content's text between think tags and pictures, without the white space around it."""
+    return [p for p in (piece.strip() for part in THINK.split(content) for piece in part.split(HOLE)) if p]
 
 
 def said_by(turn: Turn, *, history: bool = False) -> Iterator[Needle]:

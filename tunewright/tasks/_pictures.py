@@ -5,6 +5,7 @@ transparent on white. Reading them never runs a program and never takes more mem
 from __future__ import annotations
 
 import io
+import re
 import stat
 import warnings
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def read_image(value: Any, base: str, channels: int) -> Image.Image:
     except Image.DecompressionBombError:
         raise _too_large() from None
     except Exception as error:  # decoders of damaged files raise whatever they come upon
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        said = re.sub(r" <_io.*>", "", str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise RowProblem("image", f"cannot be read as a picture: {said}", "write a PNG or JPEG") from None
 
 

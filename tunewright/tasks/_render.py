@@ -58,6 +58,8 @@ def render(tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, prompt: 
     except TemplateSyntaxError as error:
         what = f"the chat template cannot be read: {error.message}"
         raise ModelError(what, where=f"chat_template:{error.lineno}", remedy=_OTHER) from None
+    except RowProblem:  # what shows pictures to the template says itself what is wrong
+        raise
     except Exception as error:  # templates raise whatever their author chose
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise RowProblem(

@@ -67,7 +67,19 @@ class Talk:
         # what ends a whole conversation (an end of text) stands in `after` alone: the turn's own end is enough
         common = text[start : len(os.path.commonprefix((text, after)))]
         end = end_tokens(self.tokenizer).last(common)
-        return (start, start + end) if end and missing(self.turns[i], common[:end]) is None else None
+        if not end or missing(self.turns[i], common[:end]) is not None or start + end < self._said_by(i, after):
+            return None
+        return start, start + end
+
+    def _said_by(self, i: int, after: str) -> int:
+        """Where a turn's content has been said in the text that ends with it: a short one ("<", "final") may stand in
+        what a template writes before it, too.
+        """
+        content = self.turns[i].get("content")
+        if not isinstance(content, str):
+            return 0
+        other = self.render([*self.turns[:i], {**self.turns[i], "content": NUL}])
+        return len(os.path.commonprefix((after, other))) + len(content.strip())
 
     def _end(self, said: str) -> int:
         """Where the turn's trained text ends: after its last special token, so that a line break after it is not

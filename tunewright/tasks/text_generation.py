@@ -45,11 +45,11 @@ class TextGeneration(Task):
         if "prompt" in record and "chosen" in record:
             return self._preference(record, tokenizer, options)
         if isinstance(record.get("prompt"), list) and "completion" in record:
-            return self._chat(record, _talk(record["prompt"], record["completion"]), tokenizer, options)
+            return self._chat(record, talk_of(record["prompt"], record["completion"]), tokenizer, options)
         if "prompt" in record:
-            return self._answer(record, _text(record, "completion"), "prompt", tokenizer, options)
+            return self._answer(record, text_of(record, "completion"), "prompt", tokenizer, options)
         if "label" in record:
-            text = _label_text(record["label"], options.labels)
+            text = label_text(record["label"], options.labels)
             return self._answer(record, text, "choice", tokenizer, options)
         return self._plain(record, tokenizer, options)
 
@@ -162,7 +162,7 @@ class TextGeneration(Task):
         return "exact_match" if rows and all("prompt_ids" in r.fields for r in rows) else "loss"
 
     def _plain(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
-        text = _text(record, "text")
+        text = text_of(record, "text")
         if options.template and "{completion}" not in options.template:
             text = fill(options.template, record, text=text)
         ids = [*first_token(tokenizer), *ids_of(tokenizer, text), last_token(tokenizer)]
@@ -176,7 +176,7 @@ class TextGeneration(Task):
                 "the answer is empty",
                 "write the answer, or take the row out",
             )
-        prompt = _text(record, "prompt" if "prompt" in record else "text")
+        prompt = text_of(record, "prompt" if "prompt" in record else "text")
         if options.template and "{completion}" in options.template:
             before, after = options.template.split("{completion}", 1)
             return self._bare(record, fill(before, record, text=prompt, prompt=prompt), answer, after, kind, tokenizer)
@@ -230,9 +230,9 @@ class TextGeneration(Task):
         for side in ("chosen", "rejected"):
             prompt, said = record["prompt"], record.get(side)
             if isinstance(prompt, list):
-                sides.append(self._chat(record, _talk(prompt, said), tokenizer, options, "preference"))
+                sides.append(self._chat(record, talk_of(prompt, said), tokenizer, options, "preference"))
             else:
-                sides.append(self._answer(record, _text(record, side), "preference", tokenizer, options))
+                sides.append(self._answer(record, text_of(record, side), "preference", tokenizer, options))
         chosen, rejected = sides
         fields = {**chosen.fields, "rejected_ids": list(rejected.input_ids), "rejected_weights": list(rejected.weights)}
         return Row(record.id, record.source, chosen.input_ids, chosen.weights, fields=fields)
@@ -258,7 +258,7 @@ def _encoded(row: Row) -> Encoded:
     return Encoded(list(row.input_ids), list(row.weights), start, fields["reference"], untrained)
 
 
-def _label_text(label: Any, names: Sequence[str] | None) -> str:
+def label_text(label: Any, names: Sequence[str] | None) -> str:
     """A label as an answer: text as it stands, a number by the name that it means where names are known."""
     if is_missing(label):
         raise RowProblem("label", "the label is missing (null or NaN)", "write the label's text")
@@ -267,12 +267,12 @@ def _label_text(label: Any, names: Sequence[str] | None) -> str:
     return str(label) if names is None or isinstance(label, str) else names[label_id(label, names)]
 
 
-def _talk(prompt: list[Any], said: Any) -> list[Any]:
+def talk_of(prompt: list[Any], said: Any) -> list[Any]:
     """A prompt of turns and the turns, or the text, of its answer as one conversation."""
     return [*prompt, *(said if isinstance(said, list) else [{"role": "assistant", "content": said}])]
 
 
-def _text(record: Record, field: str) -> str:
+def text_of(record: Record, field: str) -> str:
     value = record.get(field)
     if field not in record:
         raise RowProblem(

@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
 from tunewright.contract.metric import Ranking
@@ -38,6 +38,7 @@ from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import MethodError
 from tunewright.models import context
+from tunewright.models.text_contexts import as_read
 from tunewright.tasks._pictures import read_image
 from tunewright.tasks._processor import pixels_of
 from tunewright.tasks._texts import key_of, text_in
@@ -175,17 +176,10 @@ def contrastive(embeddings: Tensor, keys: Tensor) -> Tensor:
 
 
 def _read_as(config: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch's inputs as the model knows them: padding by its own id; SigLIP's texts at their whole length, unmasked,
-    since it reads a text from its last place, padding or not.
-    """
-    text = getattr(config, "text_config", None)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    own = getattr(text, "pad_token_id", None)
-    ids = ids.masked_fill(mask == 0, own if own is not None else 0)
-    if str(getattr(config, "model_type", "")).startswith("siglip"):
-        longest = int(text.max_position_embeddings)  # type: ignore[union-attr]
-        return {"pixel_values": inputs["pixel_values"], "input_ids": pad(ids, (0, longest - ids.shape[1]), value=own)}
-    return {**inputs, "input_ids": ids}
+    """A batch's inputs as the model knows them."""
+    ids, mask = as_read(config, inputs["input_ids"], inputs["attention_mask"])
+    read = {"pixel_values": inputs["pixel_values"], "input_ids": ids}
+    return read if mask is None else {**read, "attention_mask": mask}
 
 
 def _text(record: Record, options: EncodeOptions) -> str:

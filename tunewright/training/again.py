@@ -96,4 +96,5 @@ def _entered(outputs: Outputs, inside: Callable[[], Any]) -> Outputs:
         head=outputs.head,
         embeddings=outputs.embeddings,
         raw=outputs.raw,
+        present=outputs.present,
     )

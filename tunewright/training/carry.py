@@ -43,10 +43,26 @@ def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any], left: Seque
         "wrapper": {**by.method, "data": by.state.data} if by else None,
         **more,
     }
-    tensors = {"trained": Trained(adapted, {}).changed(), "wrapper": by.state.state_dict() if by else {}}
+    tensors = {"trained": Trained(adapted, {}).changed(), "wrapper": dict(by.state.state_dict()) if by else {}}
     if left:
         state["left"], tensors["left"] = to_files(left)
+    if by is not None:  # what its method leaves by name is written once
+        both = named_in(tensors["wrapper"], by.method["name"], tensors.get("left", {}))
+        tensors["wrapper"] = {n: t for n, t in tensors["wrapper"].items() if n not in both}
+        state["wrapper"]["left"] = both
     checkpoint.write_folder(folder, state, tensors)
+
+
+def named_in(held: Mapping[str, Any], method: str, left: Mapping[str, Any]) -> dict[str, str]:
+    """Names of a state's tensors (`state_dict`) that its method left as well, with what they are called there."""
+    found = {}
+    for name in held:
+        parts = name.replace("/", ".").split(".")
+        for i in range(1, len(parts) + 1):
+            key = "|".join([method, ".".join(parts[:i]), *([".".join(parts[i:])] if i < len(parts) else [])])
+            if key in left and left[key].shape == held[name].shape:
+                found[name] = key
+    return found
 
 
 def earlier_of(folders: Mapping[str, Path]) -> Earlier:
@@ -88,7 +104,9 @@ def load_stage(folder: Path, adapted: Adapted) -> dict[str, Any]:
             forms.attach(site, name, delta)
     Trained(adapted, {}).restore(saved.tensors["trained"])
     if saved.state.get("wrapper"):
-        _rewrap(adapted, saved.state["wrapper"], saved.tensors["wrapper"])
+        by = dict(saved.state["wrapper"])
+        both = {n: saved.tensors["left"][key] for n, key in by.pop("left", {}).items()}
+        _rewrap(adapted, by, {**saved.tensors["wrapper"], **both})
     return saved.state
 
 
@@ -142,12 +160,16 @@ def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> No
 def apply_carry(adapted: Adapted, carry: str, name: str) -> None:
     """fold: into the weights. frozen: they stay and do not train. training: they go on training. drop: taken away.
 
-    What wraps the model stays with `frozen`, until a stage of the same method wraps anew (`setting_up.wrap`).
+    What wraps the model stays with `frozen`, until a stage of the same method wraps anew (`setting_up.wrap`); with
+    `training` as well, where it leaves all that it trained by name.
     """
     if adapted.wrapped_by is not None and carry == "training" and not list(adapted.wrapped_by.state.parameters()):
         adapted.unwrap()  # it only runs what the deltas are: the method of the next stage wraps anew
-    if adapted.wrapped_by is not None and carry in ("fold", "training"):
-        raise wrapped(adapted.wrapped_by.method["name"], name, carry, "carry")
+    by = adapted.wrapped_by
+    if by is not None and (carry == "fold" or (carry == "training" and not by.goes_on)):
+        raise wrapped(by.method["name"], name, carry, "carry")
+    for p in by.state.parameters() if by is not None else ():
+        p.requires_grad_(False)  # what goes on with it wraps anew
     if carry == "drop":
         adapted.unwrap()
         adapted.unquantise()

@@ -1,6 +1,7 @@
 """Objectives, and losses of tasks, whose items depend on the whole optimizer batch, exactly equal under micro-steps.
 
-Pass 1 runs every micro-batch without a graph and keeps what the objective reads (pooled features and logits, signals).
+Pass 1 runs every micro-batch without a graph and keeps what the objective reads (pooled features and logits, signals;
+log-probabilities in the place of logits where no objective of the stage needs these).
 The objective then runs once over all rows; its gradient at those tensors is kept. Pass 2 runs each micro-batch again
 with a graph and sends its share of that gradient back. The dropout of pass 2 is that of pass 1.
 """
@@ -13,7 +14,14 @@ import torch
 from torch import Tensor
 
 from tunewright.contract.batch import Batch, Loss, Outputs, joined, merged
+from tunewright.errors import MethodError
 from tunewright.training.losses import sum_weights, weighted_sum
+
+
+def rows_of(loop: Any) -> bool:
+    """Whether the loss of a row depends on the others of its step, which are read twice where they are split."""
+    objectives = loop.methods.on("objective")
+    return any(o.coupled for o in objectives) or not objectives and loop.stage.task.couples == "batch"
 
 
 def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dict[str, Any]) -> Tensor:
@@ -26,21 +34,23 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
         total = _total(loop, objectives, outputs, batches[0], record)
         total.backward()
         return total.detach()
+    whole_logits = not objectives or any(o.method.needs_logits for o in objectives)
     states, kept, signals = [], [], []
     with torch.no_grad():
         for batch in batches:
             states.append(loop.randomness.now())
             outputs = loop.forward(batch)
-            kept.append(_read_of(outputs))
+            kept.append(_read_of(outputs, whole_logits))
             signals.append([loop.stage.signals(bound, batch, "batch") for bound in objectives])
     after = loop.randomness.now()
     leaves = {k: torch.cat([k_of[k] for k_of in kept]).requires_grad_(True) for k in kept[0]}
     whole = merged(batches)
     together = [{k: joined([s[i][k] for s in signals]) for k in signals[0][i]} for i in range(len(objectives))]
+    log_probs = (lambda: leaves["log_probs"]) if "log_probs" in leaves else outputs._log_probs
     reread = Outputs(
-        leaves.get("logits", outputs._logits),
+        leaves.get("logits", _unkept if "log_probs" in leaves else outputs._logits),
         whole.labels,
-        log_probs=None if "logits" in leaves else outputs._log_probs,
+        log_probs=None if "logits" in leaves else log_probs,
         features=leaves.get("features"),
         embeddings=leaves.get("embeddings"),
         head=outputs.head,
@@ -51,7 +61,7 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
     for batch, state in zip(batches, states, strict=True):
         loop.randomness.again(state)
         live = []
-        for name, tensor in _read_of(loop.forward(batch)).items():
+        for name, tensor in _read_of(loop.forward(batch), whole_logits).items():
             start, gradient = at[name], leaves[name].grad
             at[name] += len(tensor)
             if gradient is not None and tensor.requires_grad:
@@ -61,9 +71,21 @@ def backward(loop: Any, batches: list[Batch], objectives: list[Any], record: dic
     return total.detach()
 
 
-def _read_of(outputs: Outputs) -> dict[str, Tensor]:
-    """What an objective of the whole batch reads of a micro-batch: vectors of all texts, else logits; and features."""
-    said = {"logits": outputs.logits} if outputs.embeddings is None else {"embeddings": outputs.embeddings}
+def _unkept() -> Tensor:
+    raise MethodError(
+        "an objective reads logits, which were not kept of the step's micro-batches",
+        remedy="leave `needs_logits` at True in its class",
+    )
+
+
+def _read_of(outputs: Outputs, logits: bool) -> dict[str, Tensor]:
+    """What an objective of the whole batch reads of a micro-batch: vectors of all texts, else logits, or the targets'
+    log-probabilities alone; and features.
+    """
+    if outputs.embeddings is not None:
+        said = {"embeddings": outputs.embeddings}
+    else:
+        said = {"logits": outputs.logits} if logits else {"log_probs": outputs.log_probs()}
     return {**said, **({} if outputs.features is None else {"features": outputs.features})}
 
 

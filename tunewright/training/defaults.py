@@ -30,9 +30,11 @@ MOST_READ = 64
 """Rows of a step that are read to pick by them, once each."""
 STEPS = 100
 """Optimizer steps to learn in at least: with fewer rows there are more epochs."""
-PASSES: Mapping[Kind, float] = {"answers": 5, "plain text": 4, "pairs": 4, "classes": 10, "pictures": 16}
+PASSES: Mapping[Kind, float] = {"answers": 5, "plain text": 8, "pairs": 4, "classes": 10, "pictures": 16}
 """Epochs over a hundred rows; they fall with a power of the rows."""
 FALL = 0.25
+GROWS: Mapping[Kind, float] = {"plain text": 0.5}
+"""The rate of added weights grows with this power of the rows of a step, from the least of ROWS on."""
 MOST_EPOCHS = 30
 WARMUP = 0.1
 
@@ -40,6 +42,8 @@ WARMUP = 0.1
 @dataclass(frozen=True)
 class Facts:
     """What the rule goes by. `rows` and `tokens` are those of one epoch; a picture counts as one token.
+
+    `sizes`: tokens of some rows, in no order, where they are known.
 
     `rates`: what the stage's methods say of rates, of those that say anything (task or "" -> rate); `adds`: whether
     what trains was added to the model; `factor`: the product of the methods' factors; `width`: the model's, none where
@@ -55,6 +59,7 @@ class Facts:
     rates: Sequence[Mapping[str, float]] = ()
     adds: bool = True
     factor: float = 1.0
+    sizes: Sequence[int] = ()
     fresh: bool = False
     once: bool = False
     together: bool = False
@@ -84,9 +89,9 @@ class Setting:
 def derive(facts: Facts, given: Given = NOTHING) -> dict[str, Setting]:
     """Values for what the recipe leaves out: any of learning_rate, batch_tokens, epochs, warmup_steps."""
     out: dict[str, Setting] = {}
-    if given.learning_rate is None:
-        out["learning_rate"] = _rate(facts)
     batch = given.batch_tokens
+    if given.learning_rate is None:
+        out["learning_rate"] = _rate(facts, batch)
     if batch is None:
         out["batch_tokens"] = _batch(facts)
         batch = int(out["batch_tokens"].value)
@@ -97,7 +102,7 @@ def derive(facts: Facts, given: Given = NOTHING) -> dict[str, Setting]:
     return out
 
 
-def _rate(facts: Facts) -> Setting:
+def _rate(facts: Facts, batch: int | None) -> Setting:
     said = next((r for r in facts.rates if facts.task in r or "" in r), None)
     if facts.fresh and not facts.adds:
         rate, whose = ADAPTER_RATE, "that of weights that are drawn afresh"
@@ -106,10 +111,19 @@ def _rate(facts: Facts) -> Setting:
     else:
         rate = ADAPTER_RATE if facts.adds else WEIGHT_RATE
         whose = "that of added weights" if facts.adds else "that of the model's own weights"
-    width = facts.width or WIDTH
-    scaled = two_digits(rate * facts.factor * (WIDTH / width) ** NARROWER)
+    width, faster = facts.width or WIDTH, _faster(facts, batch)
+    scaled = two_digits(rate * facts.factor * faster * (WIDTH / width) ** NARROWER)
+    whose += f" times {faster:.2g} for {facts.kind} in such steps," if faster != 1 else ""
     at = f"at this model's width of {width:,}" if facts.width else "(the model's width is not known)"
     return Setting(scaled, f"{whose} {at}")
+
+
+def _faster(facts: Facts, batch: int | None) -> float:
+    """What the rate of added weights grows by in steps of many rows."""
+    if not facts.adds or facts.kind not in GROWS:
+        return 1.0
+    rows = rows_a_step(facts.rows) if batch is None else batch * facts.rows / max(1, facts.tokens)
+    return float((min(max(rows, ROWS[0]), ROWS[1]) / ROWS[0]) ** GROWS[facts.kind])
 
 
 def _batch(facts: Facts) -> Setting:
@@ -140,8 +154,18 @@ def _epochs(facts: Facts, batch: int) -> Setting:
     if epochs * an_epoch < STEPS:
         epochs = min(MOST_EPOCHS, math.ceil(STEPS / an_epoch))
         reason += f", to reach {STEPS} steps" if epochs * an_epoch >= STEPS else ", which are few"
-    steps = round(epochs * an_epoch)
+    steps = round(epochs * (_cut(facts.sizes, batch) * facts.rows / len(facts.sizes) if facts.sizes else an_epoch))
     return Setting(epochs, f"{reason}: about {steps:,} optimizer steps")
+
+
+def _cut(sizes: Sequence[int], batch: int) -> int:
+    """Steps that rows in this order are cut into: where the next whole one does not fit."""
+    steps, filled = 0, 0
+    for size in sizes:
+        if not steps or filled + size > batch:
+            steps, filled = steps + 1, 0
+        filled += size
+    return steps
 
 
 def two_digits(value: float) -> float:

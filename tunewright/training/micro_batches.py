@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from tunewright.contract.batch import Batch, Row
 from tunewright.contract.combining import Bound
 from tunewright.contract.method import row_rng
 from tunewright.errors import MethodError
+from tunewright.machine.group import present
 from tunewright.training.rollouts import carried
 
 Rows = Sequence[tuple[Row, int]]
 """Rows with the epoch in which each is drawn."""
 
 
-def micro_batches(loop: Any, rows: Rows) -> list[Batch]:
-    """Rows of one step as collated micro-batches of at most `micro_tokens` tokens, on the stage's device."""
+PADDING = {"cpu": 256}
+"""Padding that costs about what one more micro-batch does, tokens, by kind of device."""
+PADDING_ELSEWHERE = 4096
+"""The same of devices on which many tokens take little longer than few."""
+
+
+def micro_batches(loop: Any, rows: Rows, *, apart: bool = False) -> list[Batch]:
+    """Rows of one step as collated micro-batches of at most `micro_tokens` tokens, on the stage's device: in their
+    order, or `apart` by length, where rows are padded to the longest beside them and that saves more than it costs.
+    """
+    limit = loop.micro_tokens
+    rows = changed(loop, rows)
+    if (group := present()).many:  # one for each process, where there are as many rows
+        share = math.ceil(sum(row.size for row, _ in rows) / group.size)
+        limit = min(limit or share, share)
+        apart = False
+    worth = PADDING.get(torch.device(loop.stage.device).type, PADDING_ELSEWHERE)
+    alike = by_length(rows, worth) if apart and not loop.stage.packed else [list(rows)]
+    return [_collated(loop, g) for near in alike for g in _limited(near, limit)]
+
+
+def _limited(rows: Rows, limit: int | None) -> list[list[tuple[Row, int]]]:
+    """The rows in their order, in groups of at most `limit` tokens."""
     groups: list[list[tuple[Row, int]]] = [[]]
     size = 0
-    for row, epoch in changed(loop, rows):
-        if groups[-1] and loop.micro_tokens and size + row.size > loop.micro_tokens:
+    for row, epoch in rows:
+        if groups[-1] and limit and size + row.size > limit:
             groups.append([])
             size = 0
         groups[-1].append((row, epoch))
         size += row.size
-    return [_collated(loop, g) for g in groups]
+    return groups
+
+
+def by_length(rows: Rows, worth: int) -> list[list[tuple[Row, int]]]:
+    """Groups of rows of about one length, short ones first, each in the rows' order; two groups are one where that pads
+    no more than `worth` tokens.
+    """
+    near: dict[int, list[int]] = {}
+    for i, (row, _) in enumerate(rows):
+        near.setdefault(math.ceil(2 * math.log2(max(1, row.size))), []).append(i)
+    groups = [near[k] for k in sorted(near)]
+    while len(groups) > 1:
+        tops = [max(rows[i][0].size for i in g) for g in groups]
+        more = [len(g) * (tops[k + 1] - tops[k]) for k, g in enumerate(groups[:-1])]
+        k = min(range(len(more)), key=more.__getitem__)
+        if more[k] > worth:
+            break
+        groups[k : k + 2] = [groups[k] + groups[k + 1]]
+    return [[rows[i] for i in sorted(g)] for g in groups]
 
 
 def changed(loop: Any, rows: Rows) -> Rows:

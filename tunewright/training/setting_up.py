@@ -82,8 +82,8 @@ def prepare(adapted: Adapted, methods: Methods, bound: Bound, needs: Mapping[str
 def wrap(adapted: Adapted, methods: Methods, bound: Bound, plan: Plan, task: str) -> None:
     """Let a method wrap the model, and note who did, so that a stage's files can bring the wrapper back."""
     before = adapted.wrapped_by
-    if before is not None and before.method["name"] == bound.name and not list(before.state.parameters()):
-        adapted.unwrap()  # it only runs what the deltas are: the same method wraps anew what it goes on with
+    if before is not None and before.method["name"] == bound.name and before.goes_on:
+        adapted.unwrap()  # its parameters are none, or left by name: the same method wraps anew what it goes on with
     if adapted.wrapped_by is not None:
         raise MethodError(
             (
@@ -100,4 +100,6 @@ def wrap(adapted: Adapted, methods: Methods, bound: Bound, plan: Plan, task: str
         "plan": asdict(plan),
         "task": task,
     }
-    adapted.wrapped_by = Wrapped(method, bound.state)
+    leaves = bound.method.leaves
+    goes_on = all(any(n == of or n.startswith(f"{of}.") for of in leaves) for n, _ in bound.state.named_parameters())
+    adapted.wrapped_by = Wrapped(method, bound.state, goes_on)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tunewright.contract.batch import Row
+from tunewright.machine.group import present
 from tunewright.training.inner import Inner
 
 
@@ -33,6 +34,8 @@ def with_splits(loop: Any, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
             )
             return inner.record
         except (torch.OutOfMemoryError, MemoryError):
+            if present().many:
+                raise  # the others would wait for gradients that never come
             loop.trained.zero_grad()
             loop.randomness.again(drawn)
             largest = max(r.size for r, _ in rows)

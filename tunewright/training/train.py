@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 from tunewright.contract.batch import Batch, Loss, Outputs, Row
 from tunewright.contract.combining import Bound
 from tunewright.contract.method import Candidates, Choice
+from tunewright.machine.group import present
 from tunewright.models.flops import counting
 from tunewright.models.lean_tail import only_at, tail
 from tunewright.models.modes import set_training
-from tunewright.training import coupled, saving
+from tunewright.training import coupled, saving, together
 from tunewright.training.again import Again
 from tunewright.training.following import carried
 from tunewright.training.inner import TrainedWeight
@@ -45,6 +47,7 @@ class Loop:
 
     def __init__(self, stage: TrainingInputs):
         self.stage, self.plan, self.spec = stage, stage.plan, stage.spec
+        self.group = present()
         self.adapted, self.methods = stage.adapted, stage.methods
         self.step_number, self.tokens, self.trained_tokens, self.seconds = 0, 0, 0, 0.0
         self.flops = 0.0
@@ -64,6 +67,7 @@ class Loop:
         )
         whole = self.wants_hidden or wide or self.adapted.wrapper is not None
         self.tail = None if whole else tail(self.adapted.structure, self.adapted.model)
+        together.begin_alike(self)
         self._mix({})  # a mixture is asked before the first batch too
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -176,7 +180,7 @@ class Loop:
             record = with_splits(self, due.rows)
             due.seconds += time.monotonic() - began
             record = self.end_step(due, record)
-        self.flops += counted.total
+        self.flops += together.sum_of(self.group, counted.total)
         return record
 
     def begin_step(self) -> Due:
@@ -205,7 +209,8 @@ class Loop:
             parameters=self.trained.parameters(),
         )
         self._mix(record)
-        elapsed = due.seconds + time.monotonic() - began
+        elapsed = together.largest(self.group, due.seconds + time.monotonic() - began)
+        together.check_alike(self)
         self.seconds += elapsed
         return {
             "step": self.step_number,
@@ -232,7 +237,7 @@ class Loop:
     def gradients(self, rows: Sequence[tuple[Row, int]]) -> dict[str, Any]:
         """Fill every leaf's gradient with that of the step's loss; return what is logged."""
         self.trained.zero_grad()
-        batches = self.micro_batches(rows)
+        batches = micro_batches(self, rows, apart=not coupled.rows_of(self))
         record: dict[str, Any] = {"labels": sum(len(b.labels) for b in batches)}
         return self.told(record, self.backward(batches, record), batches)
 
@@ -241,7 +246,7 @@ class Loop:
         apart. Gives the loss, and adds to `record` what is logged.
         """
         objectives = self.methods.on("objective")
-        if any(o.coupled for o in objectives) or not objectives and self.stage.task.couples == "batch":
+        if coupled.rows_of(self):
             return coupled.backward(self, batches, objectives, record)
         return self._backward_each(batches, objectives, record)
 
@@ -264,7 +269,7 @@ class Loop:
     def _backward_each(self, batches: list[Batch], objectives: list[Bound], record: dict[str, Any]) -> Tensor:
         denominators = [sum_weights(batches, o) for o in objectives] or [sum_weights(batches, None)]
         total = torch.zeros((), device=self.stage.device)
-        for batch in batches:
+        for batch in together.shared_out(self, batches, record, total):
             outputs = self.forward(batch)
             losses: list[tuple[Bound | None, Loss]] = [(b, self.objective(b, outputs, batch)) for b in objectives]
             losses = losses or [(None, self.stage.task.loss(outputs, batch))]
@@ -279,7 +284,7 @@ class Loop:
                 loss = loss + part * (bound.weight if bound else 1.0)
             if loss.requires_grad:
                 loss.backward()
-            total = total + loss.detach()
+            total += loss.detach()
         return total
 
     def forward(self, batch: Batch) -> Outputs:
@@ -338,6 +343,20 @@ class Loop:
         )
         if weights is not None:
             rows.weights = weights
+
+    @contextmanager
+    def kept_weights(self) -> Iterator[None]:
+        """Inside, what trains has the weights that are kept so far, where a method averages them."""
+        trained = self.trained.parameters() if self.averaged is not None else {}
+        present = {n: p.detach().clone() for n, p in trained.items()}
+        try:
+            if self.averaged is not None:
+                self.use_average()
+            yield
+        finally:
+            with torch.no_grad():
+                for n, p in trained.items():
+                    p.copy_(present[n])
 
     def use_average(self) -> None:
         """Put the kept average in the place of the last weights."""

@@ -93,6 +93,9 @@ class TrialRecord(_Part):
         default_factory=dict,
         description="of a sequence of tasks, whose target is the mean over tasks: forgetting, transfer ...",
     )
+    along: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="stage -> starts, ends and stability gaps of what was followed along it"
+    )
     probes: dict[str, dict[str, float]] = Field(default_factory=dict, description="probe -> its single numbers")
     test_time: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="method -> its figures on the stream: without, online, backwards ..."
@@ -307,6 +310,7 @@ def figures_of(report: Report) -> dict[str, Any]:
         "evaluated": target.n if target else None,
         "drift_measure": report.drift.measure if report.drift else None,
         "sequence": sequence.plain() if sequence is not None else {},
+        "along": {one.stage: one.plain() for one in report.along},
         "probes": {n: _numbers(p.values) for n, p in report.probes.items()},
         "test_time": {a.method: _streamed(a) for a in report.test_time},
         "cost": report.cost.model_dump(mode="json"),

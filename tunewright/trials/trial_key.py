@@ -36,6 +36,8 @@ def key_of(recipe: Recipe) -> str:
         tree.pop(field, None)
     if recipe.sequence is None:
         del tree["sequence"]
+    if not recipe.measurement.along:
+        del tree["measurement"]["along"]
     tree["model"] = _model(recipe.model, recipe.base)
     tree["models"] = {role: _model(spec, recipe.base) for role, spec in recipe.models.items()}
     _data(tree["data"], recipe.data, recipe.base)

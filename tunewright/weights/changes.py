@@ -179,12 +179,20 @@ def _stored_name(base: Source, parameter: str, folder: Path) -> str:
     for name in (parameter, parameter.partition(".")[2]):
         if name in base.entries:
             return name
-    near = did_you_mean(parameter, base.entries)
-    raise ModelError(
-        f"the base has no tensor '{parameter}'",
-        where=str(folder),
-        remedy=f"give the base that it was made for; {near}",
-    )
+    remedy = f"give the base that it was made for; {did_you_mean(parameter, base.entries)}"
+    if ".language_model." in parameter and not any(n.startswith("model.language_model.") for n in base.entries):
+        # transformers renames the weights of models that see as it loads them; files are read as they are here
+        remedy = (
+            "its files call the weights otherwise than transformers does: `tunewright export RUN` writes them whole"
+        )
+    if base.config.get("tie_word_embeddings") and parameter.endswith(("lm_head.weight", "embed_out.weight")):
+        # an output that is kept whole (modules_to_save) beside embeddings that the base shares with it
+        raise ModelError(
+            f"it holds '{parameter}' whole, and the base's output is its embeddings, tied",
+            where=str(folder),
+            remedy="merge it with PEFT, which parts the two, and load the merged model",
+        )
+    raise ModelError(f"the base has no tensor '{parameter}'", where=str(folder), remedy=remedy)
 
 
 def _bias(base: Source, site: str) -> str | None:

@@ -126,6 +126,36 @@ def topics() -> dict[str, str]:
     return written("topics", out)
 
 
+LEVELS: dict[str, tuple[str, ...]] = {
+    "banking": ("balance", "bill due", "pay bill", "transfer"),
+    "credit cards": ("credit limit", "credit score", "new card", "rewards balance"),
+    "kitchen and dining": ("calories", "cook time", "meal suggestion", "recipe"),
+    "travel": ("book flight", "book hotel", "flight status", "lost luggage"),
+    "work": ("insurance", "payday", "pto balance", "taxes"),
+}
+"""Five domains of clinc150, and four of the intents of each."""
+
+
+@cache
+def levels() -> dict[str, str]:
+    """Queries of those intents, half of them called by the domain (`level`: coarse), half by the intent (fine)."""
+    out: dict[str, Rows] = {}
+    of = {fine: coarse for coarse, those in LEVELS.items() for fine in those}
+    for part, (file, size) in {"train": ("train", 2000), "validation": ("valid", 200), "eval": ("test", 400)}.items():
+        named = [
+            (r["text"], fine)
+            for r in shuffled(corpus.rows(f"clinc150/{file}.jsonl.gz"))
+            if (fine := r["intent"].replace("_", " ")) in of
+        ][:size]
+        out[part] = [
+            {"text": text, "label": fine, "level": "fine"}
+            if i % 2
+            else {"text": text, "label": of[fine], "level": "coarse"}
+            for i, (text, fine) in enumerate(named)
+        ]
+    return written("levels", out)
+
+
 @cache
 def digits(angle: float = 90.0, held: int = 50_000) -> dict[str, str]:
     """MNIST turned by a right angle: the base saw the first `held` training pictures upright, so these are others.

@@ -338,6 +338,19 @@ ARRIVING = LabTask(
 )
 
 
+_BY_LEVEL = {"tasks": {"by": "level", "scenario": "task-incremental"}, "train": {"head": "random"}}
+LEVELS = LabTask(
+    "levels",
+    "Queries by their domain (five) and, others, by their intent (four of each), in two tasks; accuracy on 400 rows.",
+    {
+        scale: merged(recipe, {**_BY_LEVEL, "budget": {"tokens": 30_000}, "evaluation": {"rows": 400}})
+        for scale, recipe in TOPICS.scales.items()
+    },
+    needs_data=True,
+    parts=rows.levels,
+)
+
+
 def _unequal(make: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     recipe = make(budget={"tokens": 40_000}, evaluation={"metric": "loss", "rows": 250})
     sources = [{"path": f"<{part}>", "name": part} for part in ("large", "small")]
@@ -373,7 +386,7 @@ TASKS: dict[str, LabTask] = {
     t.name: t
     for t in (
         *(INTENTS, INDUCTION, ARITHMETIC, TOPICS, DIGITS, PREFERENCES, DOMAIN, SELECTION, SEQUENCE),
-        *(CALIBRATED, PAIRS, REPLAY, ARRIVING, UNEQUAL, TRANSLATION),
+        *(CALIBRATED, PAIRS, REPLAY, ARRIVING, LEVELS, UNEQUAL, TRANSLATION),
     )
 }
 """The lab's tasks by name."""

@@ -8,7 +8,7 @@ from typing import Any
 from tunewright.claims.lab import corpus, rows
 
 GENERAL, LONGEST = 3000, 400
-"""Beginnings of web pages, and the letters of each."""
+"""Beginnings of web pages at most (c4-web has 252 that serve: runs read them again), and the letters of each."""
 
 
 def model(seed: int, vocabulary: int = 1024) -> dict[str, Any]:

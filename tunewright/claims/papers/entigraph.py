@@ -127,7 +127,7 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     found = {}
     for arm in ("related", "documents"):
         data = {
-            "train": [{"path": files[arm], "name": arm}],
+            "train": [{"path": files[arm], "name": "train"}],  # of another name it would join the task's own rows
             "eval": [{"path": files["eval"], "name": "eval"}],
             "validation": None,
             "chat": False,

@@ -35,7 +35,6 @@ between embeddings brought to length 1, so that they lie in [0, 2]; tokens are t
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -48,16 +47,15 @@ from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record, finite
 from tunewright.contract.selected import Selected
 from tunewright.data.select._keep import Amount, how_many, smallest
+from tunewright.data.select._lexical import mtld
 from tunewright.data.select._text import answer_of
 from tunewright.errors import DataError
 from tunewright.models.flops import book
 
 AUTHORS = {"reward": -0.1498, "length": 8.257e-5, "knn": -0.9350}
 INDICATORS = ("length", "loss", "knn", "mtld", "reward")
-RATIO = 0.72
 CHUNK = 1024
 """Records whose distances to all others are held at once."""
-WORDS = re.compile(r"\w+")
 
 
 def neighbour_distances(embeddings: Tensor, k: int) -> Tensor:
@@ -77,25 +75,6 @@ def neighbour_distances(embeddings: Tensor, k: int) -> Tensor:
         squared[rows, start + rows] = math.inf  # itself
         found.append(squared.topk(min(k, n - 1), largest=False).values[:, -1].sqrt())
     return torch.cat(found)
-
-
-def _one_way(words: Sequence[str]) -> float:
-    """Words over the number of stretches whose type-token ratio stays above `RATIO`, the last one in part."""
-    stretches, types, tokens = 0.0, set[str](), 0
-    for word in words:
-        tokens += 1
-        types.add(word)
-        if len(types) / tokens <= RATIO:
-            stretches, types, tokens = stretches + 1, set(), 0
-    if tokens:
-        stretches += (1 - len(types) / tokens) / (1 - RATIO)
-    return len(words) / stretches if stretches else float(len(words))
-
-
-def mtld(text: str) -> float:
-    """Lexical diversity of a text in words; of one that never falls to the ratio its number of words."""
-    words = WORDS.findall(text.lower())
-    return (_one_way(words) + _one_way(words[::-1])) / 2
 
 
 class InstructMining(Method):

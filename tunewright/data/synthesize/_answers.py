@@ -1,7 +1,9 @@
-"""A record's question and answer, whatever its shape: what methods that write another answer need."""
+"""What a record says, whatever its shape: its question and answer, or its text as a document."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,3 +44,44 @@ def question_and_answer(record: Record) -> tuple[str, str]:
         where=record.where,
         remedy="give rows with prompt and completion, or messages that end on an assistant's turn",
     )
+
+
+def document_of(record: Record) -> str:
+    """The text of a record that is a document. DataError where it has none."""
+    text = record.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(
+            "the record is no document: it has no text",
+            where=record.where,
+            remedy="give plain text (a .txt file, or rows of one column `text`)",
+        )
+    return text
+
+
+def json_texts(text: str) -> list[str] | None:
+    """The texts of a list that an answer gives as JSON, alone or under a key of an object; None where it gives none."""
+    for opening, closing in (("{", "}"), ("[", "]")):
+        start, end = text.find(opening), text.rfind(closing)
+        if 0 <= start < end:
+            try:
+                value = json.loads(text[start : end + 1])
+            except ValueError:
+                continue
+            lists = [value] if isinstance(value, list) else [v for v in value.values() if isinstance(v, list)]
+            return [name for some in lists for name in some if isinstance(name, str)]
+    return None
+
+
+def plain_lines(text: str) -> list[str]:
+    """An answer's lines without bullets and numbers before them."""
+    return [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line) for line in text.splitlines()]
+
+
+BESIDE = "{}\n\n=====\n\n"
+"""What a model is asked for a text that is related to another: that text, and a line that ends it."""
+
+
+def related_to(record: Record) -> Record:
+    """A document's record as the question for one that is related to it. DataError where it has no text."""
+    prompt = BESIDE.format(document_of(record))
+    return Record({"prompt": prompt}, id=record.id, where=record.where, source=record.source, base=record.base)

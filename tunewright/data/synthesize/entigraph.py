@@ -20,9 +20,7 @@ the questions are ours; lists of entities are read where they are lines or JSON.
 
 from __future__ import annotations
 
-import json
 import random
-import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from math import comb
@@ -34,7 +32,7 @@ from tunewright.contract.made import Made
 from tunewright.contract.method import Method
 from tunewright.contract.records import Record
 from tunewright.contract.writer import Writer, Written
-from tunewright.errors import DataError
+from tunewright.data.synthesize._answers import document_of, json_texts, plain_lines
 
 LONGEST = 120
 """Letters of an entity's name; a longer line is no name."""
@@ -66,17 +64,8 @@ def entities_of(text: str) -> list[str]:
 
 
 def _listed(text: str) -> list[str]:
-    for opening, closing in (("{", "}"), ("[", "]")):
-        start, end = text.find(opening), text.rfind(closing)
-        if 0 <= start < end:
-            try:
-                value = json.loads(text[start : end + 1])
-            except ValueError:
-                continue
-            lists = [value] if isinstance(value, list) else [v for v in value.values() if isinstance(v, list)]
-            return [name for some in lists for name in some if isinstance(name, str)]
-    lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line) for line in text.splitlines()]
-    return [name for line in lines for name in line.split(",")]
+    found = json_texts(text)
+    return found if found is not None else [name for line in plain_lines(text) for name in line.split(",")]
 
 
 def groups(n: int, size: int, most: int | None, rng: random.Random) -> list[tuple[int, ...]]:
@@ -127,7 +116,8 @@ class EntiGraph(Method):
             for group in self._groups(names, random.Random(f"{begin}/{record.id}"))
         ]
         asked = [
-            RELATE.format(document=_document(r), names="\n".join(f"- {name}" for name in group)) for r, group in wanted
+            RELATE.format(document=document_of(r), names="\n".join(f"- {name}" for name in group))
+            for r, group in wanted
         ]
         texts = writer.generate(asked, max_new_tokens=self.max_new_tokens, temperature=self.temperature)
         for (record, _), (written,) in zip(wanted, texts, strict=True):
@@ -139,7 +129,7 @@ class EntiGraph(Method):
         found: list[list[str]] = [[] for _ in records]
         for attempt in range(self.tries):
             left = [i for i, names in enumerate(found) if len(names) < 2]
-            asked = [NAME_THEM.format(document=_document(records[i])) for i in left]
+            asked = [NAME_THEM.format(document=document_of(records[i])) for i in left]
             warm = self.temperature or float(attempt > 0)  # the most likely list would be the same again
             answers = writer.generate(asked, max_new_tokens=self.max_new_tokens, temperature=warm)
             for i, (written,) in zip(left, answers, strict=True):
@@ -152,17 +142,6 @@ class EntiGraph(Method):
         for size, most in ((2, self.most_pairs), (3, self.most_triples)):
             for group in groups(len(names), size, most, rng):
                 yield tuple(names[i] for i in group)
-
-
-def _document(record: Record) -> str:
-    text = record.get("text")
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(
-            "the record is no document: it has no text",
-            where=record.where,
-            remedy="give plain text (a .txt file, or rows of one column `text`)",
-        )
-    return text
 
 
 def _unread(record: Record, written: Written) -> Made:

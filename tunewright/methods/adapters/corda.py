@@ -90,8 +90,7 @@ class CorDA(LowRankMethod):
     def initial(self, start: Start) -> tuple[Tensor, Tensor]:
         site, C = start.site, start.needs.input_covariance.get(start.site.name)
         if C is None:
+            what = f"no input reached '{site.name}' while calibrating"
             remedy = "leave it out of target_modules, or calibrate on more samples"
-            raise MethodError(
-                f"no input reached '{site.name}' while calibrating", where="target_modules", remedy=remedy
-            )
+            raise MethodError(what, where="target_modules", remedy=remedy)
         return decompose(site.matrix().detach().float(), *damped(C), start.rank, start.scale, self.mode)

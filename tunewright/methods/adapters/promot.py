@@ -107,12 +107,6 @@ class ProMoT(Method):
     def rates(self, parameters: Mapping[str, Tensor], plan: Plan) -> dict[str, float]:
         return {n: self.prompt_rate / plan.learning_rate for n in parameters if n == f"{NAME}.prompt"}
 
-    def end_task(self, state: State) -> None:
-        prompt = _prompt(state).detach().clone()
-        if state.data["phase"] == "prompt":
-            del state.prompt
-        state.set_buffer("prompt", prompt)  # nothing of it trains from now on
-
     def save(self, state: nn.Module, model: nn.Module, folder: Path, base_name: str) -> bool:
         """Write the prompt as PEFT's PROMPT_TUNING adapter."""
         save_prompt(_prompt(state), model.config, folder, base_name)

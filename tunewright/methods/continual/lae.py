@@ -17,7 +17,7 @@ probabilities. The change does not fold, since two models answer.
 from __future__ import annotations
 
 import random
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -30,7 +30,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank, attach, deltas_of
 from tunewright.models.experts import Ensemble, expert
 from tunewright.models.sites import Structure
-from tunewright.pieces.heads import classifier_head, classifier_head_name, loss_among
+from tunewright.pieces.heads import classifier_head, classifier_head_name, head_rows, loss_among
 from tunewright.pieces.low_rank import LowRankChange
 from tunewright.pieces.target_modules import TARGET_MODULES
 
@@ -46,11 +46,6 @@ def larger(logits: Tensor, seen: list[int]) -> Tensor:
     out = torch.zeros_like(logits[0])
     out[:, seen] = torch.softmax(logits[:, :, seen].float(), -1).amax(0).to(out.dtype)
     return out.clamp(min=1e-8).log()
-
-
-def rows_of(classes: list[int], width: int) -> Tensor:
-    """Flat places of some rows of a matrix [V, width]."""
-    return (torch.tensor(classes)[:, None] * width + torch.arange(width)).flatten()
 
 
 def follow(slow: LowRank, fast: LowRank, momentum: float) -> None:
@@ -79,6 +74,7 @@ class LAE(LowRankChange):
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification")
+    carries: ClassVar[Literal["training"]] = "training"
     papers: ClassVar[tuple[str, ...]] = ("lae",)
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "momentum": 0.9}
     conformance_stages: ClassVar[int] = 2
@@ -120,11 +116,7 @@ class LAE(LowRankChange):
         )
 
     def choose(self, candidates: Candidates, step: int, plan: Plan, state: State) -> Choice:
-        width = candidates.base[f"{state.data['head']}.weight"].shape[1]
-        places = {"weight": rows_of(state.data["new"], width), "bias": torch.tensor(state.data["new"])}
-        entries = {
-            n: places[n.rpartition(".")[2]] for n in candidates.base if n.rpartition(".")[0] == state.data["head"]
-        }
+        entries = head_rows(candidates.base, state.data["head"], state.data["new"])
         wait = round(self.frozen * plan.steps) if state.data["later"] else 0
         online = {id(p) for d in expert(candidates.structure, ONLINE) for p in d.parameters()}
         names = (

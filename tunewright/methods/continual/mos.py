@@ -36,7 +36,6 @@ Source: sun-hailong/AAAI25-MOS, models/mos.py, backbone/vit_mos.py.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
@@ -47,17 +46,17 @@ from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Need, Needs, Setup, State, torch_generator
-from tunewright.errors import MethodError
 from tunewright.methods.needs.row_features import RowFeatures
 from tunewright.methods.needs.row_labels import RowLabels
 from tunewright.models import context
 from tunewright.models.adapted import Adapted
-from tunewright.models.deltas import Bottleneck, deltas_of, rename, set_frozen
+from tunewright.models.deltas import Bottleneck, set_frozen
 from tunewright.models.experts import expert, speaking
 from tunewright.models.sites import Site, Structure
 from tunewright.pieces.class_gaussians import aligned_head, class_covariances
 from tunewright.pieces.heads import classifier_head, classifier_head_name, loss_among, pooled_read, read_by_head
 from tunewright.pieces.prototypes import class_means, cosine_logits
+from tunewright.pieces.task_adapters import adapter_name, began, check_blocks, own_adapter
 
 NAME = "mos"
 KEPT = ("prototypes", "means", "covariances")
@@ -66,8 +65,8 @@ LEAST = 1e-8
 
 
 def named(task: int) -> str:
-    """What a task's adapters are called, behind the names of the stages that carried them."""
-    return f"{NAME}-{task}"
+    """What a task's adapters are called."""
+    return adapter_name(NAME, task)
 
 
 def merged(own: Tensor, earlier: list[Tensor], momentum: float) -> Tensor:
@@ -169,6 +168,7 @@ class MOS(Method):
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("image-classification", "text-classification")
+    carries: ClassVar[Literal["frozen"]] = "frozen"
     leaves: ClassVar[tuple[str, ...]] = ("classes", "owners", *KEPT)
     papers: ClassVar[tuple[str, ...]] = ("mos",)
     conformance: ClassVar[dict[str, object]] = {"width": 2, "align_epochs": 3, "align_rows": 8, "align_rate": 0.05}
@@ -178,12 +178,7 @@ class MOS(Method):
         return (RowLabels(), RowFeatures())
 
     def setup(self, run: Setup) -> State:
-        if not run.structure.whole:
-            raise MethodError(
-                "mos hangs its adapters behind blocks of linear layers, and this model has none",
-                where="model",
-                remedy="use a transformer, such as nano-vit",
-            )
+        check_blocks(run.structure, NAME)
         state = State(classes=[], owners=[], ended=False, complete=run.earlier.complete)
         before = run.earlier.inherited(NAME)
         if before is not None:
@@ -193,40 +188,19 @@ class MOS(Method):
         return state
 
     def attach(self, site: Site, rng: random.Random) -> Bottleneck | None:
-        if site.kind != "block":
-            return None
-        adapter = Bottleneck.rebuild({"width": self.width}, site)
-        bound = site.out_features**-0.5
-        adapter.down.data.uniform_(-bound, bound, generator=torch_generator(rng))
-        return adapter
+        return own_adapter(site, self.width, rng)
 
     def wrap(self, model: nn.Module, structure: Structure, state: State) -> nn.Module:
         return Retrieval(model, structure, state, self.rounds, self.ensemble)
 
     def begin_task(self, adapted: Adapted, needs: Needs, state: State) -> None:
-        task = next(t for t in itertools.count() if not expert(adapted.structure, named(t)))
-        known = 1 + max(state.data["owners"], default=-1)
-        if task and known != task and state.data["complete"]:
-            raise MethodError(
-                f"the model brings the adapters of {task} tasks, and what {known} of them left of their classes is "
-                "known",
-                where="start",
-                remedy="make all tasks stages of one run",
-            )
+        task = began(adapted.structure, NAME, state.data["owners"], state.data["complete"])
         if not task:  # a sequence begins, whatever other stages left
             state.data |= {"classes": [], "owners": []}
         head = classifier_head_name(adapted.model)
         state.data |= {"task": task, "new": needs.row_labels, "ended": False}
         for name in adapted.new:
             set_frozen(adapted.base_parameters()[name], name.rpartition(".")[0] != head)
-        for site in adapted.structure.whole:
-            if NAME in deltas_of(site):
-                rename(site, NAME, named(task))
-        for earlier in range(task):
-            for delta in expert(adapted.structure, named(earlier)):
-                delta.strength = 0.0
-                for p in delta.parameters():
-                    set_frozen(p, True)
         if task:
             pairs = zip(*(expert(adapted.structure, named(t)) for t in (task, task - 1)), strict=True)
             for new, last in pairs:

@@ -22,7 +22,7 @@ Differs from the paper in: rows held out for lambda are every fifth one; sums an
 from __future__ import annotations
 
 import random
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -73,6 +73,7 @@ class RanPAC(Method):
 
     folds: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification", "audio-classification")
+    carries: ClassVar[Literal["frozen"]] = "frozen"
     leaves: ClassVar[tuple[str, ...]] = ("projection", "gram", "products", "ridge", "classes")
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance: ClassVar[dict[str, object]] = {"projections": 12}

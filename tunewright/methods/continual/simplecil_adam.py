@@ -19,7 +19,7 @@ base's features are wanted beside it.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -45,6 +45,7 @@ class SimpleCILAdam(Method):
 
     folds: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = ("text-classification", "image-classification", "audio-classification")
+    carries: ClassVar[Literal["frozen"]] = "frozen"
     leaves: ClassVar[tuple[str, ...]] = ("prototypes", "counts", "classes", "branches")
     papers: ClassVar[tuple[str, ...]] = (NAME,)
     conformance_stages: ClassVar[int] = 2

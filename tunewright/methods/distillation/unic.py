@@ -105,6 +105,7 @@ class Unic(Method):
     weight: PositiveFloat = Field(1.0, description="weight of this objective in the sum", examples=[0.5])
 
     couples: ClassVar[Literal["token", "row", "batch"]] = "row"
+    ranks: ClassVar[bool] = False
     papers: ClassVar[tuple[str, ...]] = ("unic",)
     conformance: ClassVar[dict[str, object]] = {"teachers": ("teacher", "other")}
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from tunewright.contract.batch import Row
 from tunewright.contract.method import Need
 from tunewright.errors import MethodError
 from tunewright.measure.drift import take_features
 
 
 class RowFeatures(Need):
-    """A function that gives (pooled features [N, D] fp32, classes [N]) of a stage's training rows, in their order.
+    """A function that gives (pooled features [N, D] fp32, classes [N]) of a stage's training rows, in their order, or
+    of the rows that it is given.
 
     In evaluation mode and without gradient, by the model without what wraps it and with its deltas switched as they are
     at the call, so that several experts can be asked one after the other. Only tasks with one class a row have them.
@@ -30,10 +32,10 @@ class RowFeatures(Need):
             )
         run.source("train")
 
-    def compute(self, run: Any, batch: Any = None) -> Callable[[], tuple[Tensor, Tensor]]:
-        def read() -> tuple[Tensor, Tensor]:
-            rows = run.source("train")
+    def compute(self, run: Any, batch: Any = None) -> Callable[..., tuple[Tensor, Tensor]]:
+        def read(rows: Sequence[Row] | None = None) -> tuple[Tensor, Tensor]:
+            rows = run.source("train") if rows is None else list(rows)
             features = take_features(run.adapted.model, run.task, rows).values
-            return features, torch.tensor([int(row.label) for row in rows], device=features.device)
+            return features, torch.tensor([int(row.label or 0) for row in rows], device=features.device)
 
         return read

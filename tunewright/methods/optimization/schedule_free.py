@@ -8,7 +8,7 @@ trains at y between them, which is where gradients are taken:
 
 The rate rises over the warm-up (the recipe's, unless one is given) and then stays: `lr_scheduler_type` is replaced.
 No end need be known, so a stage may be stopped anywhere. At its end x takes the weights' place; evaluations within the
-stage see y.
+stage see x, too.
 
 Defaults: beta 0.9, beta2 0.999, weights by the squared rate (the authors' code); decay and eps the recipe's and 1e-8.
 """

@@ -4,8 +4,8 @@
     square; beta only where the norm has one                                            a new head trains whole
 
 Gradients and optimizer state exist for these alone (0.004 % of Llama-2-7B), and they are all that a saved change
-holds. Norms of queries and keys count, and so do batch norms, whose running statistics stay the base's. Deltas beside
-it train along.
+holds: PEFT's adapter of type LN_TUNING, where nothing else trains. Norms of queries and keys count, and so do batch
+norms, whose running statistics stay the base's. Deltas beside it train along.
 
 Default: every norm of the model, the last one included; rate 2e-3 (ours, as for other vectors; the paper's was not
 read).

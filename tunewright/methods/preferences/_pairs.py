@@ -19,7 +19,7 @@ class Preference(Method):
     pairs: ClassVar[bool] = True
     rate_factor: ClassVar[float] = 0.25
     couples: ClassVar[Literal["token", "row", "batch"]] = "row"
-    tasks: ClassVar[tuple[str, ...] | None] = ("text-generation",)
+    tasks: ClassVar[tuple[str, ...] | None] = ("text-generation", "image-text-to-text")
 
     def needs(self) -> Sequence[Need]:
         return (ReferenceLogProbs(),)

@@ -42,6 +42,7 @@ class KTOPair(Preference):
     beta: PositiveFloat = Field(0.1, description="strength of the hold on the base, per nat", examples=[0.5])
 
     couples: ClassVar[Literal["token", "row", "batch"]] = "batch"
+    needs_logits: ClassVar[bool] = False
 
     def objective(self, outputs: Outputs, batch: Batch, needs: Needs) -> Loss:
         chosen, rejected = answer_sums(outputs.log_probs() - needs.reference_log_probs, batch)

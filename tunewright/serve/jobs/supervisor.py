@@ -88,7 +88,10 @@ class Supervisor:
         place = self.store.place(job["id"])
         (place / worker.PHASE).unlink(missing_ok=True)
         status = "running" if (place / worker.SETTLED).exists() else "validating_files"
-        self.store.change(job["id"], status=status)
+        with self.store.lock:
+            if self.store.find(job["id"])["status"] != "queued":  # cancelled or paused since the queue was read
+                return
+            self.store.change(job["id"], status=status)
         self.store.say(job["id"], "The worker starts." if not job["attempts"] else "The worker goes on.")
         with open(place / "log.txt", "ab") as out:
             self._mine[job["id"]] = subprocess.Popen(
