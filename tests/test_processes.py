@@ -104,6 +104,44 @@ def test_without_dropout_two_processes_train_the_adapter_of_one(bench):
     assert all(torch.allclose(one[n], other[n], rtol=1e-3, atol=1e-5) for n in one) and one.keys() == other.keys()
 
 
+def test_two_processes_measure_what_one_does_after_every_stage_and_while_training(bench):
+    stages = [
+        {"name": name, "methods": [{"lora": {"rank": 2}}], "budget": {"steps": 4}, "carry": "fold"}
+        for name in ("first", "second")
+    ]
+    body = recipe(stages=[stages[0], stages[1] | {"start": "stages.first"}], eval_steps=2)
+    body["measurement"] = {**body.get("measurement", {}), "strengths": [0, 0.5, 1], "dial_rows": 6}
+    body["keep"] = [*body.get("keep", []), "pack:facts"]
+    file = bench.folder / bench.write("measured", body)
+    outs = [bench.folder / "measured-one", bench.folder / "measured-two"]
+    assert bench.commands(bench.folder, ["run", str(file), "--out", str(outs[0])]).code == 0
+    done = run_two(bench, ["run", str(file), "--out", str(outs[1])])
+    assert [d.code for d in done] == [0, 0], done
+    one, two = (json.loads((out / "report.json").read_text()) for out in outs)
+    for name in ("target", "kept", "packs", "drift", "trade"):
+        assert _numbers(one[name]) == pytest.approx(_numbers(two[name]), rel=1e-3, abs=1e-4), name
+        assert _numbers(one[name])
+    tasks = [[s["tasks"] for s in r["stages"]] for r in (one, two)]
+    assert _numbers(tasks[0]) == pytest.approx(_numbers(tasks[1]), rel=1e-3) and _numbers(tasks[0])
+    evaluated = [
+        [
+            (line["step"], line["eval_loss"])
+            for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+            if "eval_loss" in line
+        ]
+        for out in outs
+    ]
+    assert evaluated[0] and len(evaluated[0]) == len(evaluated[1])
+    assert _numbers(evaluated[0]) == pytest.approx(_numbers(evaluated[1]), rel=1e-4)
+
+
+def _numbers(value: Any) -> list[float]:
+    """All numbers in a tree of JSON values, in order."""
+    if isinstance(value, dict | list):
+        return [n for v in (value.values() if isinstance(value, dict) else value) for n in _numbers(v)]
+    return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
 def test_a_process_that_dies_ends_the_run_with_one_message_and_it_goes_on(bench, two):
     whole, _ = two
     file = bench.folder / bench.write("two", RECIPES["lora with dropout"])

@@ -42,6 +42,12 @@ class Questions:
         """Tokens of all questions."""
         return sum(len(text.prompt_ids(row)) for row in self.rows)
 
+    def of_rows(self, places: Sequence[int]) -> Questions:
+        """Some of the questions, by their places and in that order."""
+        named = list(self.pack.rows.items())
+        pack = replace(self.pack, rows=dict(named[i] for i in places))
+        return replace(self, pack=pack, rows=[self.rows[i] for i in places])
+
 
 def check_answers(task: Task, data: str, where: str = "keep") -> None:
     """RecipeError where the models of a task do not answer questions."""

@@ -70,6 +70,28 @@ def document_losses(
 
     Bytes are those of the text that is predicted, special tokens left out. Raises DataError when nothing is predicted.
     """
+    how: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens, "packed": packed}
+    return check_predicts(losses_by_document(model, tokenizer, task, rows, **how))
+
+
+def check_predicts(documents: list[DocumentLoss]) -> list[DocumentLoss]:
+    """The documents themselves; DataError where none has a token to predict."""
+    if not any(d.tokens for d in documents):
+        raise DataError("no document has a token to predict", where="keep", remedy="give texts of at least two tokens")
+    return documents
+
+
+def losses_by_document(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    task: Task,
+    rows: Sequence[Row],
+    *,
+    max_length: int = 1024,
+    batch_tokens: int = 2048,
+    packed: bool = False,
+) -> list[DocumentLoss]:
+    """`document_losses` of some of the documents, of which none may have anything to predict."""
     pieces = [(i, w) for i, row in enumerate(rows) for w in (windows(row, max_length) if task.packs else [row])]
     nats, tokens = torch.zeros(len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.float64)
     with measuring(model):
@@ -81,8 +103,6 @@ def document_losses(
             owner = torch.tensor([pieces[k][0] for k in some])[batch.rows]
             nats.index_add_(0, owner, -log_probs * batch.weights)
             tokens.index_add_(0, owner, batch.weights.double())
-    if not tokens.any():
-        raise DataError("no document has a token to predict", where="keep", remedy="give texts of at least two tokens")
     return [
         DocumentLoss(row.id, row.source, n, t, _bytes(tokenizer, row))
         for row, n, t in zip(rows, nats.tolist(), tokens.tolist(), strict=True)

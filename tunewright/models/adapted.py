@@ -78,6 +78,7 @@ class Adapted(Reshapable):
         self.wrapped_by: Wrapped | None = None
         self.operated: list[Operated] = []  # surgeries, in the order in which they were done
         self._away = False  # whether the base is in place, in its own shape
+        self.dialled: float | None = None  # the strength that the change has now, inside `at_strength`
         self.added: set[str] = set()  # biases that the base does not have: a change was folded into them
         self.notes: list[str] = []
         self.lent: set[str] = set()  # parameters whose numbers others read too: they are copied before they change
@@ -279,11 +280,15 @@ class Adapted(Reshapable):
         Inside, foldable deltas are folded in (nothing extra runs a token); on leaving, everything is as it was. A
         wrapped model cannot be folded: at 1 it stays as it is.
         """
-        if (strength == 1.0 and self.wrapper is not None) or (strength == 0.0 and self._away):
-            yield self.model
-            return
-        with self._of_this_shape(strength), self._in_own_shape(strength == 0.0):
-            yield self.model
+        before, self.dialled = self.dialled, strength
+        try:
+            if (strength == 1.0 and self.wrapper is not None) or (strength == 0.0 and self._away):
+                yield self.model
+                return
+            with self._of_this_shape(strength), self._in_own_shape(strength == 0.0):
+                yield self.model
+        finally:
+            self.dialled = before
 
     @contextmanager
     def started(self) -> Iterator[nn.Module]:

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tunewright import catalogue
 from tunewright.contract.batch import Row
 from tunewright.contract.task import Task
 from tunewright.data.dataset import Dataset, joined
-from tunewright.measure.cache import BaseCache, rows_hash
+from tunewright.measure.cache import BaseCache
 from tunewright.measure.choose import distinct_labels
 from tunewright.measure.cost import Cost
 from tunewright.measure.drift import (
@@ -31,8 +30,7 @@ from tunewright.measure.drift import (
     take_features,
     take_reference,
 )
-from tunewright.measure.few_shot import few_shot
-from tunewright.measure.kept import document_losses
+from tunewright.measure.kept import check_predicts
 from tunewright.measure.linear_probe import (
     always,
     by_chance,
@@ -43,13 +41,14 @@ from tunewright.measure.linear_probe import (
 )
 from tunewright.measure.rows import RowResult
 from tunewright.measure.sample import Sequences, conditioning_ids, sample_sequences, shipped_sequences
-from tunewright.measure.target import answers_and_choices, evaluate, figure_of, get_metric, longest_answer
-from tunewright.runs import packs
+from tunewright.measure.target import evaluate, figure_of, get_metric, longest_answer
+from tunewright.runs import base_key, packs
 from tunewright.runs.head_start import probe_of
 from tunewright.runs.judged import judged
 from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
+from tunewright.runs.sharing import Sharing
 
 
 class Meter:
@@ -80,6 +79,8 @@ class Meter:
         self.probed = session.task.classifies and comparable or session.task.other_problem and bool(of)
         self.guessed = session.task.per_token and session.task.labelled and self.metric not in ("", "loss")
         self.drift_rows: list[Row] = []
+        self._written: dict[str, Any] | None = None  # sequences of the base, where drift is told on them
+        self.sharing = Sharing(self)
         self.predictor: nn.Module | None = None  # what decodes in the tuned model's place (predicting.py)
 
     def figures_only(self, *, choices: bool) -> None:
@@ -111,20 +112,24 @@ class Meter:
             (values, tensors), known = BaseCache().cached(self._key(), self._read_base)
             self.base = Readings.of(values)
             self._hold(tensors)
+            if self.reference is not None:  # what others help to read; features are compared all at once
+                self.sharing.hold(self._written, tensors)
         return known
+
+    def hold(self, written: dict[str, Any] | None, tensors: dict[str, Tensor]) -> None:
+        """Take over what the base predicted from who read it; `written`: the sequences, if it wrote any."""
+        self.drift_rows = self._drift_rows() if written is None else sequence_rows(written["ids"], written["given"])
+        self._hold(tensors)
 
     def _read_base(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         s, readings = self.session, self._read(choice=self.choices)
         k = self.spec.few_shot
-        train = self._shots().rows
-        if self.shows and k and sum(1 for r in train if r.fields.get("reference")) > k:
-            shown = few_shot(self.session.tokenizer, self.rows, train, k, self.session.seed)
-            how: dict[str, Any] = {"max_new_tokens": self._longest(), "scores_only": True}
-            readings.few_shot = evaluate(self.model, s.tokenizer, s.task, shown, self.metric, **how)
+        if self.shows and k and sum(1 for r in self.shots().rows if r.fields.get("reference")) > k:
+            readings.few_shot = self.sharing.read("few_shot", range(len(self.rows)))
         if self.probed:
             self._read_probe(readings)
         if self.guessed:
-            learnt = (row for d in self._learnt() for row in d.rows)
+            learnt = (row for d in self.learnt() for row in d.rows)
             readings.commonest = commonest_by_token(self.model, s.tokenizer, s.task, learnt, self.rows, self.metric)
         if self.metric == "choice_accuracy":
             readings.commonest = by_chance(s.task, self.rows)
@@ -136,11 +141,11 @@ class Meter:
             tensors = self._reference().tensors()
         return readings.values(), tensors
 
-    def _learnt(self) -> list[Dataset]:
+    def learnt(self) -> list[Dataset]:
         """What the run's stages learn from, each set of rows once."""
         return list({part.rows.hash: part.rows for part in self.session.stages}.values())
 
-    def _shots(self) -> Dataset:
+    def shots(self) -> Dataset:
         """What the base may be shown examples of: what is learnt last, of a sequence of tasks all of it."""
         whole = self.session.recipe.sequence is not None
         return joined([p.rows for p in self.session.stages]) if whole else self.session.stages[-1].rows
@@ -148,7 +153,7 @@ class Meter:
     def _read_probe(self, readings: Readings) -> None:
         """What the base's frozen features and the commonest class give, learnt from the training rows alone."""
         s = self.session
-        names, learnt = self.model.config.id2label, self._learnt()
+        names, learnt = self.model.config.id2label, self.learnt()
         with self.cost.phase("linear probe"):
             probe = probe_of(s, learnt)
             features = take_features(self.model, s.task, self.rows).values.cpu()
@@ -208,6 +213,7 @@ class Meter:
                 sequences = shipped.first(*shape)
             else:
                 sequences = self._sampled(*shape)
+            self._written = {"ids": sequences.ids, "given": sequences.conditioning}
             return sequence_rows(sequences.ids, sequences.conditioning)
         kept = [r for d in s.keep.values() for r in d.rows]
         on_kept = bool(kept) and not s.task.makes_head and not any(r.fields.get("picture_tokens") for r in self.rows)
@@ -231,7 +237,7 @@ class Meter:
         return f"{self.session.loaded.hash}/{self.session.loaded.beside}"
 
     def _key(self) -> str:
-        return BaseCache().key(self._base(), self._rows_hash(), self._settings())
+        return BaseCache().key(self._base(), base_key.rows_of(self), base_key.settings_of(self))
 
     def _sequences_key(self, n: int, tokens: int) -> str:
         s = self.session
@@ -246,40 +252,9 @@ class Meter:
             )
         return Sequences(values["ids"], len(conditioning_ids(s.tokenizer)))
 
-    def _rows_hash(self) -> str:
-        s = self.session
-        # training rows: only the few shots and the probe see them
-        shown = [self._shots().hash] if self.spec.few_shot else []
-        shown += [d.hash for d in self._learnt()] if self.probed or self.guessed else []
-        parts = [
-            rows_hash(self.rows),
-            *shown,
-            *(f"{n}={d.hash}" for n, d in s.keep.items()),
-            *(f"{n}={asked.hash}" for n, asked in s.packs.items()),
-            rows_hash(self.drift_rows),
-        ]
-        return "/".join(parts)
-
-    def _settings(self) -> dict[str, Any]:
-        s = self.session
-        fixed = self.spec.model_dump(exclude={"strengths", "split", "dial_rows", "along"})
-        return {
-            **fixed,
-            "metric": self.metric,
-            "precision": s.precision,
-            "device": s.device,
-            "packed": s.packed,
-            "seed": s.seed if self.spec.few_shot else None,
-            "choices": (self.choices, self.full),
-            "probed": self.probed or self.guessed,
-            "vocabulary": s.recipe.new_tokens,
-            "threads": torch.get_num_threads(),
-            "task": s.task.called,
-        }
-
     # -- any strength --------------------------------------------------------------------------------------------------
 
-    def _longest(self) -> int | None:
+    def longest(self) -> int | None:
         """Tokens an answer may have: the longest reference's and two, never more than the recipe allows."""
         if not self.generated:
             return None
@@ -297,44 +272,36 @@ class Meter:
             return spread(items, max(2, -(-items * most // n)))
 
         kept = {name: share(len(dataset.rows)) for name, dataset in self.session.keep.items()}
-        return Part(spread(n, most), kept, share(len(self._scored())))
+        return Part(spread(n, most), kept, share(len(self.scored())))
 
-    def _scored(self) -> list[int]:
+    def scored(self) -> list[int]:
         """The drift rows that have a value, by their places among `drift_rows`."""
         if self.reference is None:
             return list(range(len(self.drift_rows)))
         return sorted(set(self.reference.owner.tolist()))
 
     def _read(self, *, choice: bool, part: Part | None = None, scores_only: bool = False) -> Readings:
-        s, readings = self.session, Readings()
-        rows = self.rows if part is None else [self.rows[i] for i in part.rows]
+        s, readings, read = self.session, Readings(), self.sharing.read
+        rows = list(range(len(self.rows))) if part is None else part.rows
         if rows and choice and self.labels:
-            readings.target, readings.choice = answers_and_choices(
-                self.model,
-                s.tokenizer,
-                rows,
-                self.labels,
-                self.metric,
-                max_new_tokens=self._longest(),
-                full=self.full,
-            )
+            readings.target, readings.choice = map(list, zip(*read("answers", rows), strict=True))
         elif rows:
             readings.target = self.read_target(rows, scores_only=scores_only)
         for name, dataset in s.keep.items() if not s.task.embeds else ():
-            texts = list(dataset.rows) if part is None else [dataset.rows[i] for i in part.kept[name]]
-            readings.kept[name] = document_losses(self.model, s.tokenizer, s.task, texts, packed=s.packed)
-        if not scores_only:  # of base and tuned model alone: the dial would write all answers again at each strength
-            readings.packs = packs.answered(self.model, s.tokenizer, s.task, s.packs, self.cost)
+            texts = range(len(dataset.rows)) if part is None else part.kept[name]
+            readings.kept[name] = check_predicts(read("kept", texts, name=name))
+        if s.packs and not scores_only:  # of base and tuned model alone: the dial would ask all again at each strength
+            with self.cost.phase(packs.PHASE):
+                readings.packs = {n: read("pack", range(len(asked.rows)), name=n) for n, asked in s.packs.items()}
         return readings
 
     def read(self, *, choice: bool = True, part: Part | None = None, scores_only: bool = False) -> Readings:
         """Read the model as it is now (call inside `adapted.at_strength`), on all rows or a part of them.
         `scores_only`: answers are not written beyond what their scores need."""
         readings = self._read(choice=choice, part=part, scores_only=scores_only)
-        places = self._scored() if part is None else [self._scored()[i] for i in part.drift]
+        places = self.scored() if part is None else [self.scored()[i] for i in part.drift]
         if self.reference is not None:
-            reference = self.reference if part is None else self.reference.of_rows(places)
-            readings.drift = kl_drift(reference, self.model)
+            readings.drift = kl_of(self.sharing.read("drift", places))
         elif self.features is not None:
             rows = [self.drift_rows[i] for i in places]
             readings.features = take_features(self.model, self.session.task, rows)
@@ -349,25 +316,20 @@ class Meter:
             return None
         return feature_drift(self.features, take_features(self.model, self.session.task, self.drift_rows))
 
-    def read_target(self, rows: Sequence[Row] | None = None, *, scores_only: bool = False) -> list[RowResult]:
-        """The target alone, of the model as it is now, on all rows or some of them."""
-        return evaluate(
-            self.model,
-            self.session.tokenizer or self.session.loaded.processor,
-            self.session.task,
-            self.rows if rows is None else rows,
-            self.metric,
-            max_new_tokens=self._longest(),
-            packed=self.session.packed,
-            scores_only=scores_only,
-            num_beams=self.spec.num_beams,
-        )
+    def read_target(self, places: Sequence[int] | None = None, *, scores_only: bool = False) -> list[RowResult]:
+        """The target alone, of the model as it is now, on all rows or on some of them, by their places."""
+        read = self.sharing.read if self._apart(self.metric) else self.sharing.alone
+        return read("target", range(len(self.rows)) if places is None else places, scores_only=scores_only)
+
+    def _apart(self, metric: str) -> bool:
+        """Whether each row has its result whatever rows are read beside it: then rows are shared out."""
+        return get_metric(metric).kind != "ranked" and self.session.task.couples != "batch"
 
     def base_read(self) -> Readings:
         """What `read` gives of the untouched base, which has no drift from itself."""
         readings = replace(self.base, features=self.features)
         if self.reference is not None:
-            readings.drift = kl_of([0.0] * len(self._scored()))
+            readings.drift = kl_of([0.0] * len(self.scored()))
         elif self.features is not None:
             readings.drift = feature_drift(self.features, self.features)
         return readings
@@ -384,19 +346,28 @@ class Meter:
             drift = feature_drift(self.features.of_rows(part.drift), readings.features.of_rows(part.drift))
         return Readings(target=[readings.target[i] for i in part.rows], kept=kept, drift=drift)
 
-    def quick(self, rows: Sequence[Row], most: int = 64) -> dict[str, float]:
-        """Loss, and the target on at most `most` rows, while training."""
+    def quick(self, rows: Sequence[Row], most: int = 64, *, together: bool = False) -> dict[str, float]:
+        """Loss, and the target on at most `most` rows, while training. `together`: every process of the run comes here
+        with the same rows.
+        """
+
         s = self.session
-        losses = evaluate(self.model, s.tokenizer, s.task, list(rows), "loss", packed=s.packed)
-        read = {"loss": losses}
+
+        def read(some: Sequence[Row], metric: str, **how: Any) -> list[RowResult]:
+            def of(own: Sequence[Row]) -> list[RowResult]:
+                return evaluate(self.model, s.tokenizer, s.task, own, metric, **how)
+
+            return self.sharing.together(some, of) if together and self._apart(metric) else of(some)
+
+        losses = read(rows, "loss", packed=s.packed)
+        found = {"loss": losses}
         figures = {"loss": sum(r.score * r.weight for r in losses) / max(1e-9, sum(r.weight for r in losses))}
         if self.metric and self.metric != "loss":
-            how: dict[str, Any] = {"max_new_tokens": self._longest(), "num_beams": self.spec.num_beams}
-            some = evaluate(self.model, s.tokenizer, s.task, list(rows)[:most], self.metric, **how)
-            read[self.metric] = some
+            some = read(rows[:most], self.metric, max_new_tokens=self.longest(), num_beams=self.spec.num_beams)
+            found[self.metric] = some
             figures["target"] = figure_of(some, self.metric)
             self.samples = [(r.prompt, r.answer, r.reference) for r in some[:2]]
-        self.lately = read
+        self.lately = found
         return figures
 
     samples: list[tuple[str, str, str]] = []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import RecipeError
-from tunewright.measure.asking import Questions, ask, check_answers, questions
+from tunewright.measure.asking import Questions, check_answers, questions
 from tunewright.measure.checkers import length, repetition
-from tunewright.measure.cost import Cost
 from tunewright.measure.intervals import SHARE, Bounds, bootstrap_mean, discordant, mcnemar, paired_difference
 from tunewright.measure.pack import FILE, Pack, is_pack, load_pack, shipped
 from tunewright.measure.rows import PairedRow, RowResult, pair
@@ -56,16 +55,6 @@ def check(recipe: Recipe) -> None:
 def asked(recipe: Recipe, task: Task, tokenizer: Any, options: EncodeOptions) -> dict[str, Questions]:
     """The questions of each pack, as the recipe's model reads them."""
     return {name: questions(pack, task, tokenizer, options) for name, pack in packs_of(recipe).items()}
-
-
-def answered(
-    model: Any, tokenizer: Any, task: Task, packs: Mapping[str, Questions], cost: Cost
-) -> dict[str, list[RowResult]]:
-    """What the model answers as it is now; the time is booked."""
-    if not packs:
-        return {}
-    with cost.phase(PHASE):
-        return {name: ask(model, tokenizer, task, found) for name, found in packs.items()}
 
 
 def figure(pack: Pack, before: Sequence[RowResult], after: Sequence[RowResult]) -> PackFigure:

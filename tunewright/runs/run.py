@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunewright.errors import FolderError, Interrupted, TunewrightError
-from tunewright.machine.group import present
 from tunewright.recipe import Recipe
 from tunewright.recipe.given import RecipeLike, given
 from tunewright.runs import several
@@ -145,7 +144,8 @@ def interrupted(folder: RunFolder) -> Interrupted:
 def _whole(work: Work) -> Result | None:
     """None in a process beside the first: its work ends with training."""
     cached = work.train()
-    return finish(work, cached) if present().first else None
+    # what comes after training is the first one's alone, and then only it has the model that is measured
+    return work.meter.sharing.lead(lambda: finish(work, cached), helped=not work.recipe.after)
 
 
 def note_start(folder: RunFolder) -> None:

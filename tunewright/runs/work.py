@@ -147,7 +147,7 @@ class Work:
         self.meter: Meter = Meter(self.session, self.cost)
         if self.figures_only:
             self.meter.figures_only(choices=bool(self.recipe.probes))
-        known = present().first and self._measure_base()
+        known = self.meter.sharing.lead(self._measure_base)
         for part in self.session.stages:
             yield from self._stage(part)
         if present().first:
@@ -260,10 +260,13 @@ class Work:
         """The target on each evaluated source after a stage; after the last one it is the tuned model's own, unless
         steps after training change that.
         """
+        self.meter.sharing.lead(lambda: self._read_after(part))
+
+    def _read_after(self, part: StageInputs) -> None:
         from tunewright.runs import sequenced, target_report, telling
 
         name, last = part.spec.name, part is self.session.stages[-1]
-        if not present().first or not self._unmeasured(name) or (last and not self.recipe.after):
+        if not self._unmeasured(name) or (last and not self.recipe.after):
             return
         with self.cost.phase("stages measured"), self.session.adapted.at_strength(1.0):
             sequence = self.recipe.sequence is not None
@@ -336,7 +339,7 @@ class Work:
                 with self.cost.phase("evaluated while training"):
                     beside = follows.weights() if follows is not None else {}
                     with self.session.adapted.at_strength(1.0):
-                        figures = self.meter.quick(chosen)
+                        figures = self.meter.quick(chosen, together=True)
                         if follows is not None:
                             figures |= follows.read(loop.step_number, loop.tokens, beside)
                 self.screen.samples(self.meter.samples)
