@@ -17,7 +17,7 @@ MUTANTS = list(listed())
 BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack"} | {
     *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters"),
     *("carry-of-a-sequence", "several-processes", "data-card", "natural-instructions", "steps-by-length"),
-    *("parting", "launching", "keep-best", "peft-read-only", "peft-norms"),
+    *("parting", "launching", "keep-best", "peft-read-only", "peft-norms", "peft-prompts"),
     *("first-recipes", "streams", "what-stages-read", "measuring-together", "measuring-apart"),
 }
 """What has lines and is no entry of the catalogue."""

@@ -15,7 +15,7 @@ from tunewright.commands.methods_page import methods_page
 from tunewright.errors import ModelError
 from tunewright.models.adapted import Adapted
 from tunewright.models.peft_format import load_adapter
-from tunewright.models.peft_types import BESIDE, READ, REFUSED, WRITTEN, instead, table
+from tunewright.models.peft_types import BEFORE_ROWS, BESIDE, READ, REFUSED, WRITTEN, instead, table
 
 peft = pytest.importorskip("peft", reason="needs the extra `peers`")
 pytestmark = pytest.mark.parity
@@ -36,7 +36,8 @@ MADE = {
 def test_the_table_has_every_type_of_pefts_once():
     assert sorted(r.name for r in table()) == TYPES
     assert set(READ) | set(REFUSED) == set(TYPES) and not set(READ) & set(REFUSED) and set(WRITTEN) <= set(TYPES)
-    assert set(MADE) == set(READ) and all(r.why or r.read for r in table())
+    assert set(MADE) == set(READ) and all(r.why or r.read == "layers" for r in table())
+    assert {r.name for r in table() if r.read == "rows"} == set(BEFORE_ROWS) < set(BESIDE)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -47,7 +48,7 @@ def test_a_type_is_read_or_refused_as_the_table_says(name, tmp_path: Path):
     else:
         (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": name}))
         save_file({"base_model.model.x.y": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
-    if row.read:
+    if row.read == "layers":
         assert load_adapter(adapted, tmp_path) and bool(adapted.deltas()) == (name != "LN_TUNING")
     else:
         said = f"an adapter of type {name} is not read: {row.why}"
@@ -77,4 +78,5 @@ def test_a_type_of_a_later_version_is_unknown(tmp_path: Path):
 def test_the_page_shows_the_table():
     page = methods_page()
     for r in table():
-        assert f"| {r.name} | {'yes' if r.read else 'no'} | {r.written} | {r.why} |" in page
+        read = {"layers": "yes", "rows": "before rows", "": "no"}[r.read]
+        assert f"| {r.name} | {read} | {r.written} | {r.why} |" in page

@@ -32,15 +32,19 @@ _PEFT = """\
 
 Which of the {count} types of adapter that PEFT 0.21 has are read (as `start:` of a stage, by `serve`, `merge` and
 `export`), what writes them, and what a refusal says of the others. PEFT merges most of them into a plain model, which
-is loaded as any other; prompts, prefixes and mixtures stay beside their base.
+is loaded as any other; prompts, prefixes and mixtures stay beside their base. "before rows": read where a whole model
+runs (`start:`, `measure`), and not as a change of layers: `serve` and `merge` refuse it.
 
 """
+
+
+READ = {"layers": "yes", "rows": "before rows", "": "no"}
 
 
 def _peft() -> str:
     """The table of PEFT's types, from what the loader goes by."""
     rows = table()
-    lines = [f"| {r.name} | {'yes' if r.read else 'no'} | {r.written} | {r.why} |" for r in rows]
+    lines = [f"| {r.name} | {READ[r.read]} | {r.written} | {r.why} |" for r in rows]
     head = "| type | read | written by | why it is not read |\n| --- | --- | --- | --- |\n"
     return _PEFT.format(count=len(rows)) + head + "\n".join(lines) + "\n"
 

@@ -27,6 +27,8 @@ WRITTEN = {
 }
 """What writes a type of adapter."""
 PROMPT = "it trains vectors in front of a prompt, and no layer"
+BEFORE_ROWS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+"""Types that are read as what stands before rows (`peft_prompts`), and as no layer's change."""
 REFUSED = {
     "PROMPT_TUNING": PROMPT,
     "MULTITASK_PROMPT_TUNING": PROMPT,
@@ -77,10 +79,12 @@ WITH_PEFT = "use it with PEFT beside its base: it merges into no weights"
 
 @dataclass(frozen=True)
 class Row:
-    """A type in the table: whether it is read, what writes it, and why it is refused."""
+    """A type in the table: what it is read as ("layers", "rows": before them; "": it is not), what writes it, and why
+    it is refused where a change of layers is asked for.
+    """
 
     name: str
-    read: bool
+    read: str
     written: str
     why: str
 
@@ -88,7 +92,8 @@ class Row:
 def table() -> list[Row]:
     """All types: those that are read first, the others by name."""
     others = sorted(REFUSED, key=lambda n: (n not in WRITTEN, n))
-    return [Row(n, n in READ, WRITTEN.get(n, ""), REFUSED.get(n, "")) for n in (*READ, *others)]
+    kinds = dict.fromkeys(READ, "layers") | dict.fromkeys(BEFORE_ROWS, "rows")
+    return [Row(n, kinds.get(n, ""), WRITTEN.get(n, ""), REFUSED.get(n, "")) for n in (*READ, *others)]
 
 
 def refuse_type(name: object, where: str) -> None:

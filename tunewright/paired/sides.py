@@ -134,10 +134,10 @@ def open_side(
         raise
     adapted = loaded.adapted()
     if side.kind == "adapter":
-        from tunewright.models.peft_format import load_adapter
+        from tunewright.training.carry import load_any_adapter
 
-        load_adapter(adapted, side.name)
-    adapted.model.eval()
+        load_any_adapter(adapted, Path(side.name))
+    adapted.outer.eval()
     options = options_of(data, own_labels(task, loaded, labels), loaded)
     return Opened(side, task, loaded, adapted, options, loaded.notes, data.packing)
 

@@ -7,6 +7,7 @@ deltas' settings. Every start is read from files, so that an interrupted run and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.nf4 import quantise_sites
 from tunewright.models.peft_format import load_adapter
+from tunewright.models.peft_prompts import read_before_rows
 from tunewright.models.peft_settings import CONFIG
 from tunewright.models.surgeries import replayed
 from tunewright.recipe import yaml_text
@@ -134,9 +136,20 @@ def _rewrap(adapted: Adapted, by: dict[str, Any], tensors: dict[str, Any]) -> No
     adapted.outer.eval()  # a fresh module begins in training mode, and what is read back is read to be used
 
 
+def load_any_adapter(adapted: Adapted, folder: Path) -> None:
+    """Put a PEFT adapter onto a model: changes of layers, or what stands before rows, as its method ends with it."""
+    before = read_before_rows(folder, adapted)
+    if before is None:
+        load_adapter(adapted, folder)
+        return
+    plan = asdict(Plan(0, 0, folder.name, 0, 0.0, 0))
+    by = {"name": before.method, "parameters": before.parameters, "plan": plan, "task": before.task}
+    _rewrap(adapted, by | {"data": before.data}, before.tensors)
+
+
 def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> None:
     """Bring the model to a stage's start: "base", "stages.<name>", or the folder of a run, of a finished stage or of a
-    PEFT LoRA adapter.
+    PEFT adapter.
     """
     # Always from the base and from files, though the model may hold the earlier stage already: an interrupted run has
     # only the files, and both must begin with the same bits.
@@ -151,7 +164,7 @@ def begin(adapted: Adapted, start: str, carry: str, run: Path, where: str) -> No
     if (folder / delta_format.HOW).exists():
         delta_format.load_delta(adapted, folder)
     elif (folder / CONFIG).exists():
-        load_adapter(adapted, folder)
+        load_any_adapter(adapted, folder)
     else:
         load_stage(folder, adapted)
     apply_carry(adapted, carry, name)
