@@ -1,0 +1,183 @@
+"""What may change, compared: `python -m benchmarks.family --data FOLDER [--only TASK] [--method NAME] [--page]`.
+
+Every method of the rooms `adapters` and `parameter_selection`, alone and beside `lora`, on three tasks: the same rows
+and passes, each method's learning rate chosen by one rule on held-out rows (`tunewright compare --tune`), three
+seeds, measured on 300 rows that none has seen. A cell is one method on one task: `tunewright compare` of it and `lora`,
+whose runs are made once. It is kept in benchmarks/family.json as soon as it is done and not run again; what a method
+refuses is kept too. `--page` writes docs/family.md from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks import machine
+from benchmarks.defaults_data import TABLE, file_of
+
+RESULTS = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[1] / "docs" / "family.md"
+ROOMS = ("methods/adapters", "methods/parameter_selection")
+BESIDE = "lora"
+SEEDS, THREADS, ROWS, EVALUATED, DOCUMENTS = 3, 1, 400, 300, 40
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the tasks: its name on the page, its data set, base, passes over the rows, and the target's metric."""
+
+    name: str
+    data: str
+    model: str
+    epochs: int
+    metric: str
+    task: str
+
+
+TASKS = (
+    Task("domains", "clinc150", "minilm-l6", 8, "accuracy", "text-classification"),
+    Task("pictures", "cifar10", "efficientnet-lite0", 8, "accuracy", "image-classification"),
+    Task("answers", "banking77", "nano", 5, "exact_match", "text-generation"),
+)
+
+
+def methods() -> list[str]:
+    """What is compared, `lora` and `full` first."""
+    from tunewright import catalogue
+
+    names = [e.name for e in catalogue.entries().values() if e.room in ROOMS]
+    return sorted(names, key=lambda n: (n not in (BESIDE, "full"), n))
+
+
+def cells() -> Iterable[tuple[Task, str]]:
+    return ((task, name) for task in TASKS for name in methods() if name != BESIDE)
+
+
+def known() -> dict[str, dict[str, Any]]:
+    """Finished cells by "task method"."""
+    if not RESULTS.exists():
+        return {}
+    found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found
+
+
+def recipe_file(task: Task, source: Path, folder: Path) -> Path:
+    """The recipe of a task, with its rows beside it, as a user would write it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = next(d for d in TABLE if d.name == task.data).read(source)
+    random.Random(0).shuffle(rows)
+    evaluated = file_of(folder / "evaluated", rows[:EVALUATED])
+    train = file_of(folder / "train", rows[EVALUATED : EVALUATED + ROWS])
+    tree: dict[str, Any] = {
+        "model": task.model,
+        "task": task.task,
+        "data": {"train": train.name, "eval": evaluated.name, "validation": "25%"},
+        "methods": [BESIDE],
+        "budget": {"epochs": task.epochs},
+        "train": {"precision": "float32", "threads": THREADS},
+        "measurement": {"metric": task.metric, "strengths": [1.0], "few_shot": 0, "drift_sequences": 8},
+    }
+    if task.task == "text-generation":
+        with gzip.open(source / "wikitext2" / "test.txt.gz", "rt", encoding="utf-8") as text:
+            told = [line.strip() for line in text if len(line) > 200]
+        (folder / "general.txt").write_text("\n\n".join(told[:DOCUMENTS]), encoding="utf-8")
+        tree["keep"] = ["general.txt"]
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def run_cell(task: Task, name: str, source: Path, folder: Path) -> dict[str, Any]:
+    """The figures of a method and of `lora`; `refused` where the method says that it does not serve here."""
+    from tunewright.compare.arms import parse_arms
+    from tunewright.compare.comparison import compare
+    from tunewright.errors import TunewrightError
+    from tunewright.recipe import Recipe
+
+    recipe, began = Recipe.load(recipe_file(task, source, folder)), time.monotonic()
+    cell: dict[str, Any] = {"task": task.name, "method": name}
+    try:
+        made = compare(
+            recipe,
+            parse_arms(f"{BESIDE},{name}"),
+            seeds=SEEDS,
+            tune=True,
+            out=folder / "compare",
+            workers=1,
+            quiet=True,
+        )
+    except TunewrightError as error:
+        return cell | {"refused": error.what}
+    both = {arm.name: _figures(arm) for arm in made.arms}
+    if (bad := next((r.error for r in made.arm(name).runs if r.status != "finished"), None)) is not None:
+        return cell | {"refused": bad}
+    return cell | {
+        "base": made.base_target,
+        "figures": both[name],
+        "beside": both[BESIDE],
+        "drift_measure": made.drift_measure,
+        "seconds": round(time.monotonic() - began),
+        "processor": machine.describe("float32", THREADS)["processor"],
+    }
+
+
+def _figures(arm: Any) -> dict[str, Any]:
+    """What is kept of an arm."""
+    runs = sorted(arm.finished, key=lambda r: r.seed)
+    return {
+        "rate": arm.rate,
+        "rate_at_edge": arm.rate_at_edge,
+        "targets": [r.target for r in runs],
+        "lost": [sum(r.kept.values()) / len(r.kept) if r.kept else None for r in runs],
+        "drift": [r.drift for r in runs],
+        "trained": arm.trainable_parameters,
+        "stored_bytes": arm.stored_bytes,
+        "train_seconds": arm.train_seconds,
+        "setup_seconds": arm.setup_seconds,
+        "flops_per_token": arm.flops_per_token,
+        "peak_memory_bytes": arm.peak_memory_bytes,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the folder of data sets (default: TUNEWRIGHT_DATA)")
+    parser.add_argument("--work", type=Path, default=Path("build/family"), help="where runs are kept")
+    parser.add_argument("--minutes", type=float, help="begin no cell later than this")
+    parser.add_argument("--only", help="one task")
+    parser.add_argument("--method", help="one method")
+    parser.add_argument("--page", action="store_true", help="write docs/family.md from the results alone")
+    options = parser.parse_args()
+    if not options.page:
+        _run(options, options.data or Path(os.environ["TUNEWRIGHT_DATA"]))
+    from benchmarks.family_page import page
+
+    PAGE.write_text(page(known()), encoding="utf-8")
+
+
+def _run(options: argparse.Namespace, source: Path) -> None:
+    until = time.monotonic() + 60 * options.minutes if options.minutes else None
+    for task, name in cells():
+        key = f"{task.name} {name}"
+        if options.only not in (None, task.name) or options.method not in (None, name) or key in known():
+            continue
+        if until is not None and time.monotonic() >= until:
+            return
+        cell = run_cell(task, name, source, (options.work / task.name).resolve())
+        RESULTS.write_text(json.dumps({**known(), key: cell}, indent=1) + "\n", encoding="utf-8")
+        told = cell.get("refused") or f"{cell['figures']['targets']} at {cell['figures']['rate']:.3g}"
+        print(f"{key}: {told} ({cell.get('seconds', 0)} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

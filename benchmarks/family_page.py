@@ -1,0 +1,96 @@
+"""docs/family.md: what each method of the parameter-efficient family gained, lost and cost, from the cells that ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.family import BESIDE, EVALUATED, ROWS, SEEDS, TASKS, Task, methods
+from tunewright.measure.intervals import t_interval
+
+Cell = Mapping[str, Any]
+LOW_RANK = ("dora", "pissa", "olora", "eva", "lora-fa", "adalora", "lora-ga", "allora", "vera")
+"""What trains a low-rank change as `lora` does, in another way: nine of the best known."""
+
+_HEAD = f"""\
+<!-- Made by `python -m benchmarks.family --page` from benchmarks/family.json: change these. -->
+# What may change, compared
+
+Every method that says what may change in a model, alone and with its defaults, beside `{BESIDE}`: {ROWS} rows, the same
+passes, each method's learning rate chosen on held-out rows by one rule (`tunewright compare --tune`), {SEEDS} seeds,
+measured on {EVALUATED} rows that none has seen. Targets are means over seeds; "vs. {BESIDE}" is the difference to it on
+the same seeds, with its 95 % interval over them, and a star where that leaves out 0. The intervals are not widened for
+the number of methods: of twenty, one may have a star by chance. Models are small and rows few: what is not told apart
+here may be elsewhere. No seconds stand here: cells ran beside other work.
+
+*lost* is what kept text got worse by, in nats a token; *drift* how far the model's predictions or features moved from
+its base's (its measure stands with the task); *trained* how many numbers train.
+"""
+
+
+def page(cells: Mapping[str, Cell]) -> str:
+    """The page; what has not run is named."""
+    return _HEAD + "".join(_task(t, [c for c in cells.values() if c["task"] == t.name]) for t in TASKS)
+
+
+def _task(task: Task, cells: Sequence[Cell]) -> str:
+    said = f"\n## {task.name.capitalize()}\n\n`{task.task}` on `{task.data}`; base: `{task.model}`; "
+    said += f"{task.epochs} passes.\n"
+    done = [c for c in cells if "figures" in c]
+    if not done:
+        return said + "\nNot run yet.\n"
+    beside = done[0]["beside"]
+    said += _public(done)
+    said += f"\n| method | {task.metric.replace('_', ' ')} | vs. {BESIDE} | lost | drift | trained | FLOPs a token "
+    said += "| rate |\n"
+    said += "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    rows = [(BESIDE, beside, beside), *((c["method"], c["figures"], c["beside"]) for c in done)]
+    for name, own, lora in sorted(rows, key=lambda r: -_mean(r[1]["targets"])):
+        said += _row(name, own, lora)
+    said += f"\nThe base: {done[0]['base']:.1%}. Drift is {done[0]['drift_measure'] or 'not measured'}.\n"
+    refused = {c["method"]: c["refused"] for c in cells if "refused" in c}
+    if refused:
+        said += "\nRefused here: " + "; ".join(f"`{n}` ({why})" for n, why in sorted(refused.items())) + ".\n"
+    there = {r[0] for r in rows} | refused.keys()
+    if missing := [f"`{n}`" for n in methods() if n not in there]:
+        said += "\nNot run yet: " + ", ".join(missing) + ".\n"
+    return said
+
+
+def _public(done: Sequence[Cell]) -> str:
+    """Whether variants of LoRA end within two points of it once rates are tuned, as arXiv 2602.04998 found."""
+    found = {c["method"]: _difference(c["figures"]["targets"], c["beside"]["targets"]) for c in done}
+    ran = {n: found[n] for n in LOW_RANK if n in found}
+    if len(ran) < 2:
+        return ""
+    near = sum(abs(mean) <= 0.02 for mean, _, _ in ran.values())
+    return (
+        f"\nOf {len(ran)} variants of LoRA that have run, {near} end within two points of it once rates are tuned "
+        "(arXiv 2602.04998 found that of nine).\n"
+    )
+
+
+def _row(name: str, own: Mapping[str, Any], lora: Mapping[str, Any]) -> str:
+    difference = "" if name == BESIDE else _told(*_difference(own["targets"], lora["targets"]))
+    lost, drift = ("" if None in own[k] or not own[k] else f"{_mean(own[k]):.3g}" for k in ("lost", "drift"))
+    edge = " (outermost tried)" if own["rate_at_edge"] else ""
+    flops = "" if own["flops_per_token"] is None else f"{own['flops_per_token']:.2g}"
+    trained = "" if own["trained"] is None else f"{own['trained']:,}"
+    return (
+        f"| `{name}` | {_mean(own['targets']):.1%} | {difference} | {lost} | {drift} | {trained} | {flops} "
+        f"| {own['rate']:.2g}{edge} |\n"
+    )
+
+
+def _difference(own: Sequence[float], lora: Sequence[float]) -> tuple[float, float, float]:
+    found = t_interval([a - b for a, b in zip(own, lora, strict=True)])
+    return found.value, found.low, found.high
+
+
+def _told(mean: float, low: float, high: float) -> str:
+    star = "*" if low > 0 or high < 0 else ""
+    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{star}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

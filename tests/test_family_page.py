@@ -1,0 +1,76 @@
+"""The family's comparison: which methods it runs, and what its page says of cells."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import family
+from benchmarks.family_page import page
+from tunewright import catalogue
+from tunewright.compare.arms import ComparedArm
+from tunewright.compare.result import Comparison
+from tunewright.errors import MethodError
+from tunewright.recipe import Recipe
+from tunewright.report.compare_schema import ArmFigures, RunFigures
+
+
+def figures(*targets: float, **more: object) -> dict[str, object]:
+    none = [None] * len(targets)
+    plain = {"rate": 0.01, "rate_at_edge": False, "targets": list(targets), "lost": none, "drift": none}
+    return plain | {"trained": 1234, "flops_per_token": 2e9} | more
+
+
+def test_every_method_that_says_what_may_change_has_a_cell_on_every_task():
+    rooms = {catalogue.entries()[n].room for n in family.methods()}
+    assert rooms == set(family.ROOMS) and set(family.methods()[:2]) == {"lora", "full"}
+    assert len(list(family.cells())) == len(family.TASKS) * (len(family.methods()) - 1)
+
+
+def test_the_page_says_who_gained_and_by_how_much_beside_lora():
+    lora = figures(0.5, 0.52, 0.51)
+    cells = {
+        "domains dora": {"figures": figures(0.6, 0.62, 0.61, drift=[0.1, 0.2, 0.3]), "beside": lora, "method": "dora"},
+        "domains pissa": {"figures": figures(0.5, 0.53, 0.5, rate_at_edge=True), "beside": lora, "method": "pissa"},
+        "domains hypter": {"refused": "it writes for tasks", "method": "hypter"},
+    }
+    text = page({k: {"task": "domains", "base": 0.1, "drift_measure": "1-cka", **c} for k, c in cells.items()})
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == ["dora", "lora", "pissa"]
+    assert rows[0] == "| `dora` | 61.0% | +10.0 [+10.0, +10.0]* |  | 0.2 | 1,234 | 2e+09 | 0.01 |"
+    assert "outermost tried" in rows[2] and "*" not in rows[2]
+    assert "`hypter` (it writes for tasks)" in text and "Of 2 variants of LoRA that have run, 1 end" in text
+    assert "Not run yet: `full`" in text and text.count("\nNot run yet.\n") == 2
+
+
+def test_a_cell_is_a_tuned_comparison_with_lora_and_a_refusal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [{"text": f"card {i % 7} lost", "label": ["no", "yes"][i % 2]} for i in range(60)]
+    data = SimpleNamespace(name="own", read=lambda source: list(rows))
+    monkeypatch.setattr(family, "TABLE", [data])
+    monkeypatch.setattr(family, "ROWS", 24)
+    monkeypatch.setattr(family, "EVALUATED", 16)
+    task = family.Task("domains", "own", "minilm-l6", 1, "accuracy", "text-classification")
+    asked: list[tuple[list[str], int, bool]] = []
+
+    def compared(recipe: Recipe, arms: list[ComparedArm], *, seeds: int, tune: bool, **how: object) -> Comparison:
+        asked.append(([a.name for a in arms], seeds, tune))
+        (source,) = recipe.data.train
+        assert len((recipe.base / source.path).read_text().splitlines()) == 24 and recipe.data.validation is not None
+        if arms[1].name == "prompt-tuning":
+            raise MethodError("it serves text generation")
+        runs = [RunFigures(seed=s, status="finished", target=t, key="k") for s, t in ((1, 0.7), (0, 0.6), (2, 0.8))]
+        made = [ArmFigures(name=a.name, methods=[], runs=runs, rate=0.1, trainable_parameters=7) for a in arms]
+        return Comparison(
+            name="c", model="m", task="t", budget={}, budget_words="", seeds=[0, 1, 2], tuned=True, arms=made,
+            base_target=0.5, finished=datetime.now(UTC),
+        )  # fmt: skip
+
+    monkeypatch.setattr("tunewright.compare.comparison.compare", compared)
+    cell = family.run_cell(task, "bitfit", tmp_path, tmp_path / "work")
+    assert cell["figures"]["targets"] == [0.6, 0.7, 0.8] and cell["figures"]["trained"] == 7 and cell["base"] == 0.5
+    refused = family.run_cell(task, "prompt-tuning", tmp_path, tmp_path / "work")
+    assert refused == {"task": "domains", "method": "prompt-tuning", "refused": "it serves text generation"}
+    assert asked == [(["lora", m], family.SEEDS, True) for m in ("bitfit", "prompt-tuning")]
