@@ -163,14 +163,21 @@ def resume_adapters(folder: str | Path, *, quiet: bool = False) -> AdaptersResul
     return go_on(folder, quiet=quiet)
 
 
-def plan(recipe: Recipe | str | Path | Mapping[str, Any], *, sets: Sequence[str] = (), quiet: bool = False) -> RunPlan:
+def plan(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    sets: Sequence[str] = (),
+    on: str | None = None,
+    quiet: bool = False,
+) -> RunPlan:
     """Before anything is trained: what exactly would be, will it fit (bytes), how long does it take (seconds).
 
-    Loads the model and does a few steps, which leave nothing behind. Arguments and errors as of `run`.
+    Loads the model and does a few steps, which leave nothing behind. `on`: machines such as "8x H100 80GB", what it
+    takes on which is reckoned on paper. Other arguments and errors as of `run`.
     """
     from tunewright.planning.plan import plan as foresee
 
-    return foresee(recipe, sets=sets, quiet=quiet)
+    return foresee(recipe, sets=sets, on=on, quiet=quiet)
 
 
 def check(

@@ -18,7 +18,15 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters"),
     *("carry-of-a-sequence", "several-processes", "data-card", "natural-instructions", "steps-by-length"),
     *("parting", "launching", "keep-best", "peft-read-only", "peft-norms", "peft-prompts"),
-    *("first-recipes", "streams", "what-stages-read", "measuring-together", "measuring-apart"),
+    *(
+        "first-recipes",
+        "streams",
+        "what-stages-read",
+        "measuring-together",
+        "measuring-apart",
+        "plan-on",
+        "kept-for-backward",
+    ),
 }
 """What has lines and is no entry of the catalogue."""
 

@@ -14,9 +14,19 @@ from tunewright.commands.options import JsonOption, RecipeArgument, SetOption, e
 @examples(
     "tunewright plan recipe.yaml",
     "tunewright plan quickstart --set stages.0.budget.steps=24",
+    'tunewright plan recipe.yaml --on "8x H100 80GB"',
 )
-def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = False) -> None:
+def plan(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="MACHINES", help='reckon on paper what it takes there, such as "8x H100 80GB"'),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Before anything is trained: will it fit, how long, what exactly is trained."""
+    from tunewright.errors import RecipeError
     from tunewright.planning import plan_page
     from tunewright.planning.plan import plan as foresee
     from tunewright.recipe.adapters import lists_adapters
@@ -24,10 +34,14 @@ def plan(recipe: RecipeArgument, set_: SetOption = None, as_json: JsonOption = F
     if lists_adapters(recipe):
         from tunewright.planning.adapters import plan_adapters
 
+        if on is not None:
+            raise RecipeError(
+                "adapters of one recipe are trained in one process", where="--on", remedy="plan one adapter's recipe"
+            )
         all_of_them = plan_adapters(recipe, sets=set_ or [], quiet=as_json)
         show(all_of_them.to_json(), True) if as_json else all_of_them.show(Path(recipe))
         return
-    foreseen = foresee(recipe, sets=set_ or [], quiet=as_json)
+    foreseen = foresee(recipe, sets=set_ or [], on=on, quiet=as_json)
     if as_json:
         show(foreseen.to_json(), as_json)
     else:

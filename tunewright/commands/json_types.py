@@ -38,6 +38,40 @@ class StageTime(Answer):
     checkpoint: int = Field(description="bytes of one checkpoint")
     kept: int = Field(description="bytes that the finished stage leaves")
     losses: list[float] = Field(description="of the steps that were tried")
+    weights: int = Field(description="bytes of the model in a process")
+    gradients: int = Field(description="bytes")
+    state: int = Field(description="bytes of the optimizer and of methods")
+    kept_for_backward: int = Field(description="bytes that a micro-batch keeps for its backward")
+    micro_tokens: float = Field(description="tokens of a micro-batch")
+    step_tokens: float = Field(description="tokens of a step")
+    flops_per_token: float = Field(description="operations, forward and backward")
+
+
+class StageOn(Answer):
+    """What a stage takes on machines, on paper: bytes of one process, and seconds."""
+
+    name: str
+    weights: int
+    gradients: int
+    state: int
+    kept: int = Field(description="bytes that a micro-batch keeps for its backward")
+    spare: int = Field(description="bytes on top, for what torch and the driver need")
+    fastest: float = Field(description="seconds of training at best")
+    slowest: float = Field(description="seconds of training at worst")
+    summing: float = Field(description="of them, seconds of summing gradients")
+    memory: int = Field(description="bytes in all")
+
+
+class OnMachines(Answer):
+    """`plan --on`: whether a run fits on machines that were named, and how long its training is there."""
+
+    machines: str
+    count: int
+    memory: int = Field(description="bytes of each")
+    precision: str
+    stages: list[StageOn]
+    needs: int = Field(description="bytes of the largest stage")
+    fits: bool
 
 
 class Estimated(Answer):
@@ -77,6 +111,7 @@ class Plan(Answer):
     load: float = Field(description="seconds")
     memory: int | None = Field(description="bytes that are free")
     estimate: Estimated
+    on: OnMachines | None = Field(description="with --on")
 
 
 class Check(Answer):

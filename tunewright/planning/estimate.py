@@ -7,10 +7,11 @@ Seconds are those of this machine now: what else runs on it counts. Nothing is w
 from __future__ import annotations
 
 import copy
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tunewright.measure.cost import Cost
 from tunewright.models.generators import undisturbed
 from tunewright.models.recompute import recomputing
 from tunewright.planning.estimated import Estimate, StageEstimate
+from tunewright.planning.held import keeping
 from tunewright.planning.measuring_time import time_base, time_tuned
 from tunewright.runs.session import Session, StageInputs
 from tunewright.runs.stages import TrainingOutcome
@@ -93,16 +95,19 @@ def probe_stage(session: Session, part: StageInputs) -> StageEstimate:
     loop = Loop(stage)
     drawn = time.perf_counter() - ready
     records: list[tuple[int, float, float]] = []
+    counted = ExitStack()  # what the first step keeps; counting it takes time, and only later steps are timed
+    kept = counted.enter_context(keeping(stage.adapted.model.parameters()))
 
     def listen(loop: Loop, record: dict[str, Any]) -> None:
         spent, tokens = loop.seconds - sum(s for _, s, _ in records), loop.tokens - sum(t for t, _, _ in records)
         records.append((tokens, spent, record["loss"]))
+        counted.close()
         # samples are trained on in several steps, of which the first reads the prompts: a set is timed whole
         if len(records) > STEPS and not (loop.rollouts and loop.rollouts.left):
             raise Stop
 
     stage.listen = listen
-    with recomputing(stage.adapted.model, part.train.activation_checkpointing):
+    with recomputing(stage.adapted.model, part.train.activation_checkpointing), counted:
         loop.run()
     timed = records if loop.rollouts else records[1:] or records
     per_token = sum(s for _, s, _ in timed) / sum(t for t, _, _ in timed)
@@ -138,7 +143,25 @@ def probe_stage(session: Session, part: StageInputs) -> StageEstimate:
         state_bytes["trained"] + (state_bytes["methods"] if stage.adapted.wrapper is not None else 0),
         losses,
         result,
+        **_held(loop, state_bytes, kept.peak, statistics.mean(t for t, _, _ in records)),
     )
+
+
+def _held(loop: Loop, state_bytes: dict[str, int], kept: int, step_tokens: float) -> dict[str, Any]:
+    """What one process holds in training, and what a token costs it."""
+    model = loop.stage.adapted.outer
+    own = {t.data_ptr(): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
+    leaves = [leaf.leaf for leaf in loop.trained.leaves.values()]
+    apart = sum(t.numel() * t.element_size() for t in leaves if t.data_ptr() not in own)  # copies in full precision
+    return {
+        "weights": sum(own.values()),
+        "gradients": sum(t.numel() * t.element_size() for t in leaves),
+        "state": apart + sum(size for name, size in state_bytes.items() if name != "trained"),
+        "kept_for_backward": kept,
+        "micro_tokens": min(step_tokens, float(loop.micro_tokens or step_tokens)),
+        "step_tokens": step_tokens,
+        "flops_per_token": loop.flops / max(1, loop.tokens),
+    }
 
 
 def _disk(session: Session, stages: list[StageEstimate]) -> int:

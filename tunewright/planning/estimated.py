@@ -11,7 +11,12 @@ from tunewright.runs.stages import TrainingOutcome
 class StageEstimate:
     """One stage. Seconds: `set_up` (statistics included), `train` all of its training. Bytes: `checkpoint` one of them,
     `kept` what the finished stage leaves. `tokens` and `steps` are what the budget allows (`exact`: to the step),
-    `losses` those of the probe's steps, and `result` what the probe trained, its parameters by name."""
+    `losses` those of the probe's steps, and `result` what the probe trained, its parameters by name.
+
+    Of one process, in bytes: `weights` of the model and what hangs on it, `gradients`, `state` of the optimizer and the
+    methods, and `kept_for_backward` of one micro-batch of `micro_tokens`; a step has `step_tokens`, each of
+    `flops_per_token` operations forward and backward.
+    """
 
     name: str
     steps: int
@@ -24,6 +29,13 @@ class StageEstimate:
     kept: int
     losses: list[float]
     result: TrainingOutcome
+    weights: int = 0
+    gradients: int = 0
+    state: int = 0
+    kept_for_backward: int = 0
+    micro_tokens: float = 0.0
+    step_tokens: float = 0.0
+    flops_per_token: float = 0.0
 
 
 @dataclass

@@ -14,9 +14,11 @@ from tunewright.data.order import sizes
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
 from tunewright.data.view import one_a_source
 from tunewright.machine import host
+from tunewright.machine.on_paper import machines
 from tunewright.planning import plan_page
 from tunewright.planning.estimate import STEPS, estimate
 from tunewright.planning.estimated import Estimate
+from tunewright.planning.on import on_paper
 from tunewright.planning.planned import Ends, PlanFigures, SourcePlan, StagePlan
 from tunewright.recipe import Recipe
 from tunewright.recipe.given import RecipeLike, given
@@ -49,12 +51,16 @@ class RunPlan(PlanFigures):
         return notebook.recorded(lambda console: plan_page.show(self, console=console))
 
 
-def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), quiet: bool = False) -> RunPlan:
+def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), on: str | None = None, quiet: bool = False) -> RunPlan:
     """Assemble a recipe, look at its rows and probe a few steps. Nothing is written to runs/.
 
-    `sets`: `key.path=value` over the recipe's values. `quiet`: no progress.
+    `sets`: `key.path=value` over the recipe's values. `on`: machines such as "8x H100 80GB", what it takes on which is
+    reckoned on paper. `quiet`: no progress.
     """
-    return planned(given(recipe, sets), Screen(quiet=quiet))
+    named = None if on is None else machines(on)
+    made = planned(given(recipe, sets), Screen(quiet=quiet))
+    made.on = None if named is None else on_paper(made.estimate.stages, made.precision, named)
+    return made
 
 
 def planned(recipe: Recipe, screen: Screen, base: SharedBase | None = None) -> RunPlan:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewright.data.view import Token, coloured
+from tunewright.planning.on import OnPaper
 from tunewright.planning.planned import PlanFigures, StagePlan
 from tunewright.report import words
 from tunewright.report.terminal_cells import clean
@@ -46,11 +47,42 @@ def show(plan: PlanFigures, path: Path | None = None, console: Console | None = 
     out.print()
     out.print(Text("Estimate", style="bold"))
     out.print(_estimate(plan))
+    if plan.on is not None:
+        out.print()
+        on_machines(out, plan.on)
     for note in plan.notes:
         out.print(Text(f"note: {clean(note)}", style="yellow"), soft_wrap=True)
     if path is not None:
         out.print()
         out.print(f"Next: tunewright run {path}", markup=False)
+
+
+def on_machines(out: Console, on: OnPaper) -> None:
+    """What a recipe takes on machines that are not here."""
+    out.print(Text.assemble(("On " + on.machines, "bold"), f", on paper, in {on.precision}"))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column()
+    for s in on.stages:
+        name = f" '{s.name}'" if len(on.stages) > 1 else ""
+        parts = {
+            "weights": s.weights,
+            "gradients": s.gradients,
+            "state": s.state,
+            "kept for the backward": s.kept,
+            "spare": s.spare,
+        }
+        told = ", ".join(f"{what} {words.size(size)}" for what, size in parts.items())
+        table.add_row(f"memory{name}", f"{words.size(s.memory)} of {words.size(on.memory)} each: {told}")
+        summing = f", {words.seconds(s.summing)} of it for summing gradients" if on.count > 1 else ""
+        table.add_row(f"train{name}", f"{words.seconds(s.fastest)} to {words.seconds(s.slowest)}{summing}")
+    out.print(table)
+    said = (
+        "it fits"
+        if on.fits
+        else "it does not fit: write train.activation_checkpointing, a smaller micro_tokens, or qlora"
+    )
+    out.print(_fact(on.fits, said), soft_wrap=True)
 
 
 def _sources(plan: PlanFigures) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 from tunewright.data.view import Token
 from tunewright.planning.estimate import STEPS
 from tunewright.planning.estimated import Estimate
+from tunewright.planning.on import OnPaper
 
 
 @dataclass
@@ -65,7 +66,7 @@ class StagePlan:
 class PlanFigures:
     """What a recipe would do. `leak`: largest difference between packed rows' logits and each alone's, over their
     standard deviation (None: rows are padded). `measured`: rows that gain may be measured on. `load`: seconds to load
-    model and data."""
+    model and data. `on`: what it takes on machines that were named."""
 
     model: dict[str, Any]
     task: str
@@ -83,6 +84,7 @@ class PlanFigures:
     load: float
     memory: int | None
     estimate: Estimate
+    on: OnPaper | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values. Seconds, bytes, tokens."""
@@ -90,5 +92,9 @@ class PlanFigures:
         e = self.estimate
         for stage in figures["estimate"]["stages"]:
             del stage["result"]
+        if self.on is not None:
+            for told, stage in zip(figures["on"]["stages"], self.on.stages, strict=True):
+                told["memory"] = stage.memory
+            figures["on"] |= {"needs": self.on.needs, "fits": self.on.fits}
         figures["estimate"] |= {"train": e.train, "total": e.total + self.load, "probe_steps": STEPS}
         return figures

@@ -1,0 +1,97 @@
+"""What a recipe takes on machines that are not here: whether it fits, and how long its training is, by a stated model.
+
+Memory of one process, the whole model in each (weights are not divided): weights, gradients, the optimizer's and
+methods' state, what a micro-batch keeps for its backward (counted in a step that was done here; a step of n processes
+is cut into n micro-batches at least), and a tenth and 1 GB on top for what torch and the driver need.
+
+Seconds: operations as they were counted here, at 15 to 45 % of the device's peak, the share that training of small and
+of well-filled batches reaches; never less than reading weights three times a micro-batch and the state twice a step,
+nor than 10 to 50 ms a micro-batch, which starting its operations takes; and summing gradients in a ring, 2 (n - 1) / n
+times their bytes over the link. Loading and measuring are not in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunewright.machine.on_paper import Machines
+from tunewright.planning.estimated import StageEstimate
+
+FAST, SLOW = 0.45, 0.15
+STARTED = {FAST: 0.01, SLOW: 0.05}
+"""Seconds that a micro-batch takes at least, at best and at worst."""
+SPARE, CONTEXT = 0.1, 1e9
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass
+class StageOnPaper:
+    """One stage on machines: bytes of one process by what takes them, and the seconds that its training takes, at best
+    and at worst. `kept`: for the backward of one micro-batch.
+    """
+
+    name: str
+    weights: int
+    gradients: int
+    state: int
+    kept: int
+    spare: int
+    fastest: float
+    slowest: float
+    summing: float
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.gradients + self.state + self.kept + self.spare
+
+
+@dataclass
+class OnPaper:
+    """All stages on `machines` of `memory` bytes each. `precision`: what was reckoned with."""
+
+    machines: str
+    count: int
+    memory: int
+    precision: str
+    stages: list[StageOnPaper]
+
+    @property
+    def needs(self) -> int:
+        """Bytes of the largest stage."""
+        return max((s.memory for s in self.stages), default=0)
+
+    @property
+    def fits(self) -> bool:
+        return self.needs <= self.memory
+
+
+def on_paper(stages: list[StageEstimate], precision: str, machines: Machines) -> OnPaper:
+    """What stages that were probed here take there, each process in the precision that the probe had; where the device
+    has no bfloat16, in float32.
+    """
+    wanted = precision if precision == "float32" or machines.device.half is not None else "float32"
+    wider = BYTES[wanted] / BYTES[precision]
+    peak = machines.device.single if wanted == "float32" else machines.device.half
+    assert peak is not None
+    found = [_stage(s, machines, peak, wider) for s in stages]
+    return OnPaper(str(machines), machines.count, int(machines.memory), wanted, found)
+
+
+def _stage(stage: StageEstimate, machines: Machines, peak: float, wider: float) -> StageOnPaper:
+    n, device = machines.count, machines.device
+    weights, gradients = round(stage.weights * wider), round(stage.gradients * wider)
+    share = min(stage.micro_tokens, stage.step_tokens / n) / max(1.0, stage.micro_tokens)
+    kept = round(stage.kept_for_backward * wider * share)
+    held = weights + gradients + stage.state + kept
+    micro = max(1.0, stage.step_tokens / n / max(1.0, stage.micro_tokens * share))
+    traffic = (3 * weights * micro + 2 * (stage.state + gradients)) / device.bandwidth
+    summing = 2 * (n - 1) / n * gradients / device.link
+    computing = stage.flops_per_token * stage.step_tokens / n / peak
+    fastest, slowest = (
+        stage.steps * (max(computing / of_peak, traffic, micro * STARTED[of_peak]) + summing)
+        for of_peak in (FAST, SLOW)
+    )
+    spare = round(SPARE * held + CONTEXT)
+    return StageOnPaper(
+        stage.name, weights, gradients, stage.state, kept, spare, fastest, slowest, stage.steps * summing
+    )
