@@ -48,6 +48,18 @@ def test_bad_rows_are_printed_and_make_it_fail(recipe):
     assert "train.jsonl:2" in done.stdout and "completion" in done.stdout and "1 bad rows" in done.stdout
 
 
+def test_one_fault_of_many_rows_is_said_once_with_what_the_rows_have(recipe, tmp_path):
+    rows = [json.dumps({"prompt": f"a {i}", "completion": "b"}) for i in range(30)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    said = invoke(recipe, "--set", "data.train={path: train.jsonl, columns: {prompt: question}}").output
+    assert said.count("columns names 'question'") == 1 and "bad rows 30: question" in said
+    assert "train.jsonl:20 and 10 more" in said and "train.jsonl:21," not in said
+    assert "The row has prompt, completion: name one of them, or take 'prompt' out of columns" in said
+    (tmp_path / "train.jsonl").write_text("\n".join(rows[:3]))
+    said = invoke(recipe, "--set", "data.train={path: train.jsonl, columns: {prompt: question}}").output
+    assert said.count("columns names 'question'") == 3
+
+
 def test_json_and_a_clean_copy_that_passes(recipe, tmp_path):
     report = json.loads(invoke(recipe, "--clean", tmp_path / "clean", "--json").stdout)
     assert report["problems"][0]["where"] == "train.jsonl:2" and len(report["written"]) == 2

@@ -65,6 +65,12 @@ def test_a_file_that_is_no_card_is_never_written_over(place: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_a_card_that_cannot_be_written_names_its_own_flag(place: Path) -> None:
+    (place / "shut").write_text("a file, and no folder")
+    code, said = invoke(place, "--card", str(place / "shut" / "card.md"))
+    assert code != 0 and "--card" in said and "--out" not in said and "Traceback" not in said
+
+
 def test_bad_rows_are_in_the_card_and_json_names_the_file(place: Path) -> None:
     (place / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"}')
     args = ("--set", "data.train=bad.jsonl", "--card", str(place / "bad.md"), "--json")

@@ -170,3 +170,10 @@ def test_the_command_line_says_what_was_kept_and_why_the_rest_goes(place: Path) 
     assert "of 30 rows kept, aiming at 3" in done.stdout and "10 not drawn" in done.stdout
     done = CliRunner().invoke(cli.app, ["select", "pool.jsonl", "--keep", "20", "--out", "two"])
     assert done.exit_code == 2 and "--keep" in done.stderr and "--with" in done.stderr
+
+
+def test_columns_of_files_are_asked_for_by_the_flag_that_names_them(place: Path) -> None:
+    (place / "odd.csv").write_text("Message Body,Topic\nlost card,a\nfee,b\n")
+    done = CliRunner().invoke(cli.app, ["select", "odd.csv", "--with", "length", "--out", "out"])
+    assert done.exit_code == DataError.code, done.output
+    assert "--column prompt=COLUMN" in done.output and "columns: {" not in done.output

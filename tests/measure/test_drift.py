@@ -198,3 +198,14 @@ def test_some_rows_of_a_masked_reference_without_states():
     assert kl_by_row(some, tuned) == pytest.approx([values[2], values[0]], abs=1e-6)
     some.states, some.log_probs = None, torch.log_softmax(base.get_output_embeddings()(some.states), -1).detach()
     assert kl_by_row(some.of_rows([1]), tuned) == pytest.approx([values[0]], abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_divergence_never_rounds_below_nothing(pair, seed):
+    base, _ = pair
+    reference = take_reference(base, CAUSAL, sequence_rows(_sequences(40), PREFIX))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in base.parameters():
+            p.mul_(1 + 1e-7 * torch.randn(p.shape, generator=generator))
+    assert min(kl_by_row(reference, base)) >= 0.0

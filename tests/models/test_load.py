@@ -327,6 +327,8 @@ NAMES = {
     "a built-in misspelt": ("smollm2-135-instruct", ModelError, "did you mean the built-in 'smollm2-135m-instruct'"),
     "a name with spaces": ("my model", ModelError, "no such model folder"),
     "a hub id without network": ("owner/none-such", MissingExtraError, "cannot be fetched from the hub"),
+    "a folder here misspelt": ("modle", MissingExtraError, "did you mean the folder ./model?"),
+    "the hub's own words": ("owner/none-such", MissingExtraError, "(it does not answer, or HF_HUB_OFFLINE is set)"),
     "an unknown task": ("{tmp}/model", TunewrightError, "text-generation"),
 }
 
@@ -341,6 +343,7 @@ def test_bad_names(tmp_path, monkeypatch, case):
     for name in ("file.txt", "text.gguf"):
         (tmp_path / name).write_text("text")
     name, error, says = NAMES[case]
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error) as e:
         load(name.format(tmp=tmp_path), "text-generatoin" if case == "an unknown task" else TEXT)
     assert says.format(tmp=tmp_path) in str(e.value) and "->" in str(e.value), str(e.value)

@@ -80,6 +80,17 @@ def test_a_fusion_whose_logits_are_not_the_changes_is_set_aside(
     assert not (tmp_path / "fused").exists() and (tmp_path / "fused.broken").exists()
 
 
+def test_an_adapter_is_not_looked_for_among_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "where.yaml").write_text("a: 1")
+    (tmp_path / "mine").mkdir()
+    tiny.llama().save_pretrained(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    for asked, said in (("nowhere", "where.yaml"), ("mien", "mine")):
+        with pytest.raises(ModelError) as refusal:
+            fusing.fuse("base", asked, tmp_path / "out")
+        assert (said in str(refusal.value.remedy)) == (said == "mine")
+
+
 def test_what_is_no_change_of_a_base_is_refused(tmp_path: Path) -> None:
     base = saved(tiny.llama(), tmp_path / "base")
     with pytest.raises(ModelError, match="whole model"):

@@ -40,8 +40,8 @@ def select(
 ) -> None:
     """Choose rows, of a recipe or of files alone: the rows kept, and scores with reasons of all, without training."""
     from tunewright.commands.options import show
-    from tunewright.errors import RecipeError
-    from tunewright.paired.request import columns
+    from tunewright.errors import DataError, RecipeError
+    from tunewright.paired.request import columns, in_flags
     from tunewright.planning import selecting, subset
 
     first = rows[0]
@@ -58,15 +58,19 @@ def select(
     elif set_:
         raise RecipeError("is for a recipe", where="--set", remedy="write parameters as --with dsir:smoothing=1")
     else:
-        found = selecting.select_of_pool(
-            rows,
-            using,
-            out,
-            target=target,
-            keep=keep,
-            model=model,
-            task=task,
-            columns=columns(column or []),
-            seed=seed,
-        )
+        try:
+            found = selecting.select_of_pool(
+                rows,
+                using,
+                out,
+                target=target,
+                keep=keep,
+                model=model,
+                task=task,
+                columns=columns(column or []),
+                seed=seed,
+            )
+        except DataError as e:  # what is said of a recipe's keys, said of flags
+            e.what, e.remedy = in_flags(e.what), in_flags(e.remedy or "") or None
+            raise
     show(found.to_json(), True) if as_json else subset.show(found)

@@ -36,7 +36,7 @@ _HEAD = """\
 What a row is, how a model reads it and what the loss is. Tunewright's own tasks are these; a package may
 [add others](write-a-task.md), and where one says that it is of the `kind` of one of these, whatever serves this one
 serves it. `tunewright init MODEL DATA` chooses the task by the data's columns. Columns of other names are brought to
-these by `data.columns`.
+these by the source's `columns`.
 
 """
 RUNS = Path(__file__).parents[2] / "docs" / "task-runs.json"

@@ -20,7 +20,7 @@ from tunewright.contract.records import RowProblem
 from tunewright.contract.shape import Shape, as_it_is
 from tunewright.data.sharegpt import turns_of
 from tunewright.data.task_file import TASK_SHAPES
-from tunewright.errors import MethodError, did_you_mean
+from tunewright.errors import MethodError, did_you_mean, nearest
 from tunewright.machine import installed
 
 Row = dict[str, Any]
@@ -229,8 +229,12 @@ def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
     out = {k: v for k, v in row.items() if k not in columns.values()}
     for ours, theirs in columns.items():
         if theirs not in row:
+            near = nearest(theirs, row, n=1)
+            guess = f"did you mean '{near[0]}'? " if near else ""
             raise RowProblem(
-                theirs, f"data.columns names '{theirs}', which the row does not have", did_you_mean(theirs, row)
+                theirs,
+                f"columns names '{theirs}', which the row does not have",
+                f"{guess}The row has {', '.join(row)}: name one of them, or take '{ours}' out of columns",
             )
         out[ours] = row[theirs]
     return out
@@ -262,7 +266,7 @@ def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
         raise RowProblem(
             lacks[0],
             f"a row of shape '{candidates[0].name}' has {' + '.join(candidates[0].columns)}; this one has {has}",
-            "add it, or name its column in data.columns",
+            "add it, or name its column in the source, by columns",
         )
     if "question" in row and "answer" in row:
         raise RowProblem(

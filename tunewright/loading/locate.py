@@ -183,15 +183,16 @@ def _hub(name: str, revision: str | None) -> Located:
     )
 
     where = f"model {name}" + (f"@{revision}" if revision else "")
+    # without this question the library asks six times, for 25 seconds, before it looks into its cache
+    reached = _reachable()
     try:
-        # without this question the library asks six times, for 25 seconds, before it looks into its cache
         folder = Path(
             snapshot_download(
                 name,
                 revision=revision,
                 allow_patterns=PATTERNS,
                 ignore_patterns=["*/*"],
-                local_files_only=not _reachable(),
+                local_files_only=not reached,
             )
         )
     except GatedRepoError as e:
@@ -214,9 +215,13 @@ def _hub(name: str, revision: str | None) -> Located:
         raise ModelError(f"not a hub id: {e}", where=where, remedy="write owner/name") from e
     except (EntryNotFoundError, HfHubHTTPError, OSError) as e:
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        remedy = "connect, or give a local folder with config.json and *.safetensors, or a built-in: " + ", ".join(
-            builtin.TABLE
-        )
+        if not reached:
+            first = "it does not answer, or HF_HUB_OFFLINE is set"
+        folders = [p.name for p in Path().iterdir() if p.is_dir()] if "/" not in name else []
+        near = nearest(name, folders, n=1)
+        guess = f"did you mean the folder ./{near[0]}? Else " if near else ""
+        instead = f"{guess}connect, or give a local folder with config.json and *.safetensors, or a built-in: "
+        remedy = instead + ", ".join(builtin.TABLE)
         raise MissingExtraError(
             f"the model cannot be fetched from the hub, and is not in its cache ({first})", where=where, remedy=remedy
         ) from e

@@ -230,7 +230,8 @@ def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
                 kl = F.kl_div(tuned, base, reduction="none", log_target=True).sum(-1)
                 total.index_add_(0, reference.owner[at], kl.double().cpu())
             offset += len(batch.labels)
-    return [t / n for t, n in zip(total.tolist(), count.tolist(), strict=True) if n]
+    # no divergence is below 0; of two models that are all but alike the sum of its terms may round there
+    return [max(0.0, t / n) for t, n in zip(total.tolist(), count.tolist(), strict=True) if n]
 
 
 def kl_drift(reference: Reference, model: PreTrainedModel, *, seed: int = 0) -> Drift:

@@ -71,8 +71,9 @@ def mcnemar(measured: Compared | PackFigure) -> str | None:
         name = words.subject(measured)
     else:
         name = _beside(measured).strip() if measured.name != "target" else words.metric_name(measured.metric)
+    rows = "row" if first == 1 else "rows"
     return (
-        f"{name}: {first:,} rows only the first has right, {second:,} only the second (McNemar's exact p = "
+        f"{name}: {first:,} {rows} only the first has right, {second:,} only the second (McNemar's exact p = "
         f"{words.plain(measured.mcnemar, 2)})"
     )
 
@@ -80,7 +81,8 @@ def mcnemar(measured: Compared | PackFigure) -> str | None:
 def intervals(pair: Pair) -> str:
     """What the intervals are over."""
     figures: list[Measured] = [m for m in (pair.target, *pair.others, *pair.kept, *pair.packs) if m is not None]
-    over = sorted({words.KINDS[m.difference.unit] for m in figures if m.difference is not None})
+    units = {m.difference.unit for m in figures if m.difference is not None}
+    over = sorted({words.KINDS[u] for u in units | ({pair.drift.value.unit} if pair.drift is not None else set())})
     if not over:
         return ""
     said = f"Intervals: 95 %, over {' and '.join(over)}, paired on the same rows."

@@ -48,6 +48,8 @@ from tunewright.tasks._render import dated
 
 SHOWN = 20
 """Rows named for one notice; JSON has them all."""
+APART = 3
+"""Bad rows of one fault that are said one by one, at most."""
 
 
 @dataclass(repr=False)
@@ -228,6 +230,23 @@ def _of_pictures(counts: Mapping[str, int]) -> str:
     return f", {seen:,} of pictures" if seen else ""
 
 
+def _bad(out: Console, called: str, problems: Sequence[Problem]) -> None:
+    """Bad rows; many with the same fault are said once, with the first of their places."""
+    alike: dict[tuple[str, str, str], list[Problem]] = {}
+    for p in problems:
+        alike.setdefault((p.field, p.reason, p.remedy), []).append(p)
+    for some in alike.values():
+        if len(some) <= APART:
+            for p in some:
+                out.print(f"{called} {escape(str(p))}")
+            continue
+        more = f" and {len(some) - SHOWN} more" if len(some) > SHOWN else ""
+        places = escape(", ".join(p.where for p in some[:SHOWN]))
+        field, reason, remedy = (escape(said) for said in (some[0].field, some[0].reason, some[0].remedy))
+        several = called.replace("row[", "rows[")
+        out.print(f"{several} {len(some)}: {field}: {reason}\n  {places}{more}\n  -> {remedy}")
+
+
 def show(report: CheckReport, files: Sequence[Path] = (), console: Console | None = None) -> None:
     """Print a report: sources with their counts, every bad row, notices with their rows, and a verdict."""
     out = console or Console(highlight=False, soft_wrap=True, emoji=False)
@@ -237,10 +256,8 @@ def show(report: CheckReport, files: Sequence[Path] = (), console: Console | Non
             f"[bold]{escape(s.role)}[/] {escape(s.name)}: {shapes}; {_used(s.counts)}{s.counts['tokens']:,} tokens, "
             f"{s.counts['trained_tokens']:,} trained{_of_pictures(s.counts)}"
         )
-    for p in report.problems:
-        out.print(f"[red]bad row[/] {escape(str(p))}")
-    for p in report.skipped:
-        out.print(f"[yellow]left out[/] {escape(str(p))}")
+    _bad(out, "[red]bad row[/]", report.problems)
+    _bad(out, "[yellow]left out[/]", report.skipped)
     for n in report.notices:
         rows = [f"{w} (as {n.pairs[i]})" if n.pairs else w for i, w in enumerate(n.where[:SHOWN])]
         more = f" and {len(n.where) - SHOWN} more" if len(n.where) > SHOWN else ""

@@ -198,5 +198,9 @@ def write_card(recipe: Recipe, report: CheckReport, file: Path) -> Sequence[str]
                 remedy="name a file that is not there: --card data-card.md",
             )
     text, blanks = card(recipe, report, answers_in(before))
-    write_texts({file: [text]})
+    try:
+        write_texts({file: [text]})
+    except FolderError as e:
+        e.remedy = str(e.remedy).replace("folder with --out", "file with --card").replace("--out", "--card")
+        raise
     return blanks

@@ -106,12 +106,11 @@ def new_folder(name: str, out: Path | None, root: Path = Path("runs")) -> RunFol
         if (out / LOCK).exists():
             with locked(RunFolder(out)):  # a live run there is named as such
                 pass
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise FolderError(
-                "the output folder is not empty",
-                where=str(out),
-                remedy=f"choose another --out, or go on with `tunewright resume {out}`",
-            )
+        if out.exists() and not out.is_dir():
+            raise FolderError("a file is there", where=str(out), remedy="choose another --out: a folder")
+        if out.exists() and any(out.iterdir()):
+            goes_on = f", or go on with `tunewright resume {out}`" if (out / LOCK).exists() else ""
+            raise FolderError("the output folder is not empty", where=str(out), remedy=f"choose another --out{goes_on}")
         return RunFolder(_made(out))
     name = re.sub(r"[^\w.-]+", "-", name) or "run"
     for i in range(1, 10_000):

@@ -58,7 +58,8 @@ def fuse(base: str, adapter: str, out: Path, *, dtype: str | None = None, shard_
     size = size_of(shard_size)
     _whole(Path(adapter))
     if not Path(adapter).exists() and adapter.count("/") != 1:
-        near = sorted(p.name for p in Path(adapter).parent.iterdir()) if Path(adapter).parent.is_dir() else []
+        parent = Path(adapter).parent
+        near = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
         raise ModelError(
             "no adapter, saved change or run is there", where=adapter, remedy=did_you_mean(Path(adapter).name, near)
         )

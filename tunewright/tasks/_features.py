@@ -87,7 +87,7 @@ def of_record(record: Record, options: dict[str, Any] | None) -> dict[str, Any]:
     """
     if "audio" not in record:
         has = ", ".join(sorted(record)) or "nothing"
-        remedy = "add it, or name its column: data.columns: {audio: your_column}"
+        remedy = "add it, or name its column in the source: columns: {audio: your_column}"
         raise RowProblem("audio", f"the row has no recording (it has: {has})", remedy)
     assert options is not None
     rate, longest = options["rate"], options["longest"]

@@ -49,7 +49,7 @@ def answers_of(record: Record, context: str) -> Answers:
 def _pairs(record: Record) -> list[tuple[Any, Any]]:
     """(text, place or none) of each answer."""
     if "answers" not in record:
-        raise RowProblem("answers", "the row has no answers", f"{_FORM}; or name the column: data.columns")
+        raise RowProblem("answers", "the row has no answers", f"{_FORM}; or name the column in the source, by columns")
     given = record["answers"]
     if isinstance(given, dict):
         if "text" not in given:

@@ -62,7 +62,9 @@ class MultiLabel(_Problem):
             target = [_zero_or_one(record[label], label) for label in labels]
         elif not isinstance(record.get(column), list):
             what = "it is no list of labels" if column in record else "the row has no labels"
-            raise RowProblem(column, what, f"{_LIST}; or name the column: data.columns: {{labels: your_column}}")
+            raise RowProblem(
+                column, what, f"{_LIST}; or name the column in the source: columns: {{labels: your_column}}"
+            )
         else:
             on = {label_id(value, options.labels, field=column) for value in record[column]}
             target = [float(i in on) for i in range(len(labels))]
@@ -97,7 +99,7 @@ class Regression(_Problem):
         number = None if isinstance(record.get(column), bool) else finite(record.get(column))
         if number is None:
             what = f"{record[column]!r:.60} is no number" if column in record else "the row has no number"
-            remedy = f"write a finite number, or name its column: data.columns: {{{column}: your_column}}"
+            remedy = f"write a finite number, or name its column in the source: columns: {{{column}: your_column}}"
             raise RowProblem(column, what, remedy)
         return None, {"kind": "number", "target": [number], "reference": f"{number:.6g}"}
 

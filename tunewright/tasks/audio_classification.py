@@ -38,7 +38,9 @@ class AudioClassification(Task):
         """Decode and resample the recording. `tokenizer` is not used: what it would tell is in `options.audio`."""
         if "label" not in record:
             raise RowProblem(
-                "label", "the row has no label", "add it, or name its column: data.columns: {label: your_column}"
+                "label",
+                "the row has no label",
+                "add it, or name its column in the source: columns: {label: your_column}",
             )
         label = label_id(record["label"], options.labels)
         assert options.labels is not None

@@ -51,7 +51,7 @@ class AutomaticSpeechRecognition(Task):
         text = record.get("text")
         if not isinstance(text, str) or not text.strip():
             what = "the text is missing" if text is None else "the text is empty, or no text"
-            remedy = "write what is said, or name its column: data.columns: {text: your_column}"
+            remedy = "write what is said, or name its column in the source: columns: {text: your_column}"
             raise RowProblem("text", what, remedy)
         if options.template:
             raise RowProblem("template", "a recording is not put into a text", "take data.template out")

@@ -52,7 +52,7 @@ class FillMask(Task):
             raise RowProblem(
                 "text",
                 "the text is missing or empty",
-                "fill it in, or name its column: data.columns: {text: your_column}",
+                "fill it in, or name its column in the source: columns: {text: your_column}",
             )
         if tokenizer.mask_token_id is None:
             raise RowProblem(

@@ -126,5 +126,5 @@ class ImageClassification(Task):
 
 
 def _absent(field: str) -> RowProblem:
-    remedy = f"add it, or name its column: data.columns: {{{field}: your_column}}"
+    remedy = f"add it, or name its column in the source: columns: {{{field}: your_column}}"
     return RowProblem(field, f"the row has no {field}", remedy)

@@ -133,7 +133,7 @@ def _text(record: Record, columns: Sequence[str]) -> str:
     column = next((c for c in columns if c in record), columns[0])
     text = record.get(column)
     if not isinstance(text, str) or not text.strip():
-        remedy = f"fill it in, or name its column: data.columns: {{{columns[0]}: your_column}}"
+        remedy = f"fill it in, or name its column in the source: columns: {{{columns[0]}: your_column}}"
         raise RowProblem(column, f"the {columns[0]} is missing or empty", remedy)
     return text
 
@@ -148,7 +148,7 @@ def _choices(record: Record) -> tuple[list[str], list[str]]:
     elif column not in record:
         given = [record[f"ending{i}"] for i in takewhile(lambda i: f"ending{i}" in record, count())]
     if not isinstance(given, list) or not all(isinstance(c, str) and c.strip() for c in given):
-        remedy = 'write ["first", "second"], or name the column: data.columns: {choices: your_column}'
+        remedy = 'write ["first", "second"], or name the column in the source: columns: {choices: your_column}'
         raise RowProblem(column, "it is no list of texts", remedy)
     if not 2 <= len(given) <= MOST or labels and len(labels) != len(given):
         has = f"{len(labels)} labels for {len(given)}" if labels and len(labels) != len(given) else str(len(given))

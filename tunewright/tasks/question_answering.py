@@ -171,7 +171,7 @@ def _read(record: Record, tokenizer: Any, options: EncodeOptions) -> _Given:
     question, context = record.get("question"), record.get("context")
     for field, text in (("question", question), ("context", context)):
         if not isinstance(text, str) or not text.strip():
-            remedy = f"fill it in, or name its column: data.columns: {{{field}: your_column}}"
+            remedy = f"fill it in, or name its column in the source: columns: {{{field}: your_column}}"
             raise RowProblem(field, f"the {field} is missing or empty", remedy)
         if (cut := lone_surrogate(text, field)) is not None:
             raise cut

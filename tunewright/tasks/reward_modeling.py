@@ -61,8 +61,8 @@ class RewardModeling(Task):
             raise RowProblem(
                 "score",
                 "the row has neither two answers nor a score",
-                "give prompt, chosen and rejected; or prompt, completion and score (name its column: "
-                "data.columns: {score: your_column})",
+                "give prompt, chosen and rejected; or prompt, completion and score (name its column "
+                "in the source: columns: {score: your_column})",
             )
         said = None if "messages" in record else record.get("completion")
         ids, start = self._answer(record, said, tokenizer, options)

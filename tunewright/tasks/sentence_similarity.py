@@ -238,7 +238,7 @@ def _texts(record: Record, options: EncodeOptions) -> tuple[str, list[str], floa
         raise RowProblem(
             "positive" if asked in record else "anchor",
             f"the row ({has}) has neither an anchor with its positive nor two sentences with a score",
-            "name the columns: data.columns: {anchor: question, positive: answer}",
+            "name the columns in the source: columns: {anchor: question, positive: answer}",
         )
     positive, more = positive_and_negatives(record)
     return PAIR, [text_in(record, asked), positive, *more], 1.0

@@ -46,7 +46,7 @@ class Text2TextGeneration(Task):
         for field in ("prompt", "completion"):
             if field not in record:
                 has = ", ".join(sorted(record)) or "nothing"
-                remedy = f"add it, or name its column: data.columns: {{{field}: your_column}}"
+                remedy = f"add it, or name its column in the source: columns: {{{field}: your_column}}"
                 raise RowProblem(field, f"the row has no '{field}' (it has: {has})", remedy)
             if not isinstance(record[field], str):
                 what = f"text is needed, not {type(record[field]).__name__}"

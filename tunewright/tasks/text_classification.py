@@ -37,7 +37,7 @@ class TextClassification(Task):
             raise RowProblem(
                 "text",
                 "the text is missing or empty",
-                "fill it in, or name its column: data.columns: {text: your_column}",
+                "fill it in, or name its column in the source: columns: {text: your_column}",
             )
         if options.template:
             text = fill(options.template, record, text=text)
@@ -49,7 +49,9 @@ class TextClassification(Task):
         """What is right of a record: its class (none where a row has none), and what its row's fields say of it."""
         if "label" not in record and "completion" not in record:
             raise RowProblem(
-                "label", "the row has no label", "add it, or name its column: data.columns: {label: your_column}"
+                "label",
+                "the row has no label",
+                "add it, or name its column in the source: columns: {label: your_column}",
             )
         label = label_id(record.get("label", record.get("completion")), options.labels)
         assert options.labels is not None

@@ -278,7 +278,7 @@ def text_of(record: Record, field: str) -> str:
         raise RowProblem(
             field,
             f"the row has no '{field}' (it has: {', '.join(sorted(record)) or 'nothing'})",
-            f"add it, or name its column: data.columns: {{{field}: your_column}}",
+            f"add it, or name its column in the source: columns: {{{field}: your_column}}",
         )
     if value is None:
         raise RowProblem(field, "the text is missing (null, or an empty cell)", "fill it in, or take the row out")

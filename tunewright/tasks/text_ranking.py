@@ -189,7 +189,7 @@ def _columns(record: Record) -> tuple[str, str, list[str], list[float]]:
     raise RowProblem(
         "passage" if asked in record else "query",
         f"the row ({has}) has neither a query with its positive and negatives nor a passage with a label",
-        "name the columns: data.columns: {query: question, passage: text, label: relevance}",
+        "name the columns in the source: columns: {query: question, passage: text, label: relevance}",
     )
 
 

@@ -147,10 +147,13 @@ def _classes(record: Record, options: EncodeOptions) -> list[int]:
     """A class a word. RowProblem where words and tags do not fit."""
     words, column = record.get("tokens"), tag_column(record)
     if not isinstance(words, list) or not words or not all(isinstance(w, str) and w.strip() for w in words):
-        remedy = 'write ["Ada", "lives", "in", "London"], or name the column: data.columns: {tokens: your_column}'
+        remedy = (
+            'write ["Ada", "lives", "in", "London"], or name the column in the source: columns: {tokens: your_column}'
+        )
         raise RowProblem("tokens", "it is no list of words", remedy)
     if column is None:
-        remedy = f"add {', '.join(TAGS[:-1])} or {TAGS[-1]}, or name its column: data.columns: {{tags: your_column}}"
+        add = f"add {', '.join(TAGS[:-1])} or {TAGS[-1]}"
+        remedy = f"{add}, or name its column in the source: columns: {{tags: your_column}}"
         raise RowProblem("tags", "the row has no tags", remedy)
     tags = record[column]
     if not isinstance(tags, list) or len(tags) != len(words):

@@ -70,7 +70,9 @@ class ZeroShotImageClassification(Task):
         """Encode a picture and its text."""
         image = options.image or image_options()
         if "image" not in record:
-            raise RowProblem("image", "the row has no picture", "name the column: data.columns: {image: your_column}")
+            raise RowProblem(
+                "image", "the row has no picture", "name the column in the source: columns: {image: your_column}"
+            )
         text = _text(record, options)
         ids = list(tokenizer(text, verbose=False, truncation=False)["input_ids"])
         pixels = pixels_of(read_image(record["image"], record.base, image["channels"]), image)
@@ -192,7 +194,7 @@ def _text(record: Record, options: EncodeOptions) -> str:
         raise RowProblem(
             "text",
             "the row has neither a text nor a class",
-            "name the column: data.columns: {text: your_column}, or {label: your_column}",
+            "name the column in the source: columns: {text: your_column}, or {label: your_column}",
         )
     if not isinstance(label, str) or not label.strip():
         raise RowProblem("label", f"{label!r:.40} is no class in words", 'write its name, such as "tabby cat"')
