@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tunewright.errors import INTERRUPTED, PartedError
@@ -30,7 +30,7 @@ def launch(args: Sequence[str], count: int) -> int:
     with ExitStack() as stack:
         aside = stack.enter_context(tempfile.TemporaryDirectory(prefix="tunewright-", ignore_cleanup_errors=True))
         said: list[Any] = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
-        port = _free_port()
+        port = stack.enter_context(held_port())
         processes = [
             subprocess.Popen(
                 [sys.executable, "-P", "-m", "tunewright", *args],
@@ -57,10 +57,19 @@ def _names(rank: int, count: int, port: int) -> dict[str, str]:
     return {"MASTER_ADDR": "127.0.0.1", **{k: str(v) for k, v in named.items()}}
 
 
-def _free_port() -> int:
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A free port of this machine that the system gives to nobody else meanwhile: the first process takes it only once
+    its libraries are loaded. Elsewhere than on Linux it is one that was free a moment ago.
+    """
     with socket.socket() as asked:
+        if sys.platform == "linux":  # bound, not listened on, and shared with one that says the same
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
+        port = int(asked.getsockname()[1])
+        if sys.platform != "linux":
+            asked.close()
+        yield port
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:

@@ -178,7 +178,7 @@ def _beside(engine: Engine, folder: Path) -> None:
         )
     stored = [e.dtype for e in engine.stored.values() if e.floats]
     config = {**engine.config, **engine.learned.get("config", {})}
-    card.write_beside(folder, config, engine.like, reader, max(set(stored), key=stored.count), engine.rows)
+    card.write_beside(folder, config, engine.like, reader, max(dict.fromkeys(stored), key=stored.count), engine.rows)
     if request.chat_template is not None:
         note = chat_templates.write(folder, request.chat_template, engine.sources)
         engine.notes += [note] if note else []
