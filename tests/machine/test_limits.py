@@ -99,3 +99,33 @@ def test_memory_beyond_the_room_is_an_error_and_the_limit_goes_afterwards():
         with pytest.raises(MemoryError):
             bytearray(1 << 30)
     assert len(bytearray(1 << 30)) == 1 << 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much address space a process has")
+def test_limits_of_two_threads_leave_none_behind():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with memory_within(1 << 32):
+            first_in.set()
+            second_in.wait(0.5)  # it never is, where one waits for the other
+        first_out.set()
+
+    def second() -> None:
+        assert first_in.wait(60)
+        with memory_within(1 << 33):
+            second_in.set()
+            assert first_out.wait(60)
+
+    threads = [threading.Thread(target=t) for t in (first, second)]
+    try:
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(120)
+        assert first_out.is_set() and resource.getrlimit(resource.RLIMIT_AS) == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

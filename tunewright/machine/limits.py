@@ -76,12 +76,21 @@ def within(seconds: float, call: Callable[[], T]) -> T:
         raise TimeoutError(f"it took longer than {seconds:g} s") from None
 
 
+_one_limit = threading.RLock()
+"""Held while a limit of memory is: of two that overlap, the second would bring the first one's back, to stay."""
+
+
 @contextmanager
 def memory_within(room: int) -> Iterator[None]:
     """Let the process grow by at most `room` bytes, where the system can say so; more is a MemoryError.
 
-    The limit holds for all threads: for short calls, with room to spare.
+    The limit holds for all threads: for short calls, with room to spare. Another thread that asks for one waits.
     """
+    with _one_limit:
+        yield from _memory_within(room)
+
+
+def _memory_within(room: int) -> Iterator[None]:
     try:
         import resource
 
