@@ -36,7 +36,7 @@ if (place / "stubborn").exists():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 with open(place / "starts", "a") as out:
     out.write(".")
-while not (place.parent / "go").exists():
+while place.exists() and not (place.parent / "go").exists():
     if (place / "die").exists():
         os.kill(os.getpid(), 9)
     time.sleep(0.02)
@@ -54,7 +54,9 @@ def fake(tmp_path, monkeypatch):
     script.write_text(FAKE)
     monkeypatch.setattr(supervisor, "COMMAND", (sys.executable, str(script)))
     monkeypatch.setattr(supervisor, "GRACE", 0.3)
-    return tmp_path / "jobs"
+    yield tmp_path / "jobs"
+    (tmp_path / "jobs" / "jobs").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "jobs" / "jobs" / "go").touch()  # workers outlive their server, and would this test
 
 
 def create(client, file=None):
