@@ -19,6 +19,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("carry-of-a-sequence", "several-processes", "data-card", "natural-instructions", "steps-by-length"),
     *("parting", "launching", "keep-best", "peft-read-only", "peft-norms"),
     *("first-recipes", "streams", "what-stages-read"),
+    *("races", "ports", "time-limits", "locks", "jobs-at-their-end", "orders-at-one-time"),
 }
 """What has lines and is no entry of the catalogue."""
 
