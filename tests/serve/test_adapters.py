@@ -64,7 +64,7 @@ def test_folders_without_an_adapter_and_odd_names_are_no_models(root: Path) -> N
         assert missing.value.status == 404
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.text(max_size=30) | st.sampled_from(["../secret", "/etc", "a/../../secret", "a\0", "~", "linked", ".", "..", ""])
 )
