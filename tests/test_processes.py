@@ -160,6 +160,22 @@ def test_one_that_failed_ends_the_others_and_one_that_was_interrupted_waits_for_
     assert launching._wait(ends) == [left, code]
 
 
+def test_an_interruption_while_processes_are_begun_leaves_none_behind(monkeypatch):
+    begun: list[subprocess.Popen[bytes]] = []
+    begin = subprocess.Popen
+
+    def beginning(*given, **how):
+        if begun:
+            raise KeyboardInterrupt
+        begun.append(begin([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return begun[0]
+
+    monkeypatch.setattr(launching.subprocess, "Popen", beginning)
+    with pytest.raises(KeyboardInterrupt):
+        launching.launch(["run"], 2)
+    assert begun[0].wait(60) == -signal.SIGKILL
+
+
 def test_a_port_is_held_for_the_first_process_and_can_be_taken_by_it():
     with launching.held_port() as port:
         if sys.platform == "linux":

@@ -31,17 +31,19 @@ def launch(args: Sequence[str], count: int) -> int:
         aside = stack.enter_context(tempfile.TemporaryDirectory(prefix="tunewright-", ignore_cleanup_errors=True))
         said: list[Any] = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
         port = stack.enter_context(held_port())
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-P", "-m", "tunewright", *args],
-                env=os.environ | _names(rank, count, port) | {ASIDE: aside},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if rank else None,
-                stderr=said[rank] if rank else None,
-                start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on once
+        processes: list[subprocess.Popen[bytes]] = []
+        stack.callback(_send, processes, signal.SIGKILL)  # an interruption may come while they are begun
+        for rank in range(count):
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-P", "-m", "tunewright", *args],
+                    env=os.environ | _names(rank, count, port) | {ASIDE: aside},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL if rank else None,
+                    stderr=said[rank] if rank else None,
+                    start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on once
+                )
             )
-            for rank in range(count)
-        ]
         codes = _wait(processes)
         for rank, file in enumerate(said):
             if (codes[0] == PartedError.code and rank or codes[rank] < 0) and (why := _why(codes[rank], file)):
