@@ -74,7 +74,7 @@ FAULTS: dict[str, Callable[[], object]] = {
     "denied": lambda: _raise(OSError(errno.EACCES, "Permission denied")),
     "limit": lambda: _limit(6_000),
     "tight": lambda: _limit(1_000),
-    "sleep": lambda: time.sleep(30),
+    "sleep": lambda: time.sleep(300),
 }
 
 
@@ -105,7 +105,7 @@ def _child(order: dict[str, Any]) -> int:
     begin_in_child()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # however the tests themselves were started
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell lets it be ignored
-    signal.alarm(120)  # what waits without end, for a pipe say, is ended
+    signal.alarm(600)  # what waits without end, for a pipe say, is ended
     for fault in order["faults"]:
         place(fault)
     from tunewright.commands import cli

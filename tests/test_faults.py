@@ -297,15 +297,16 @@ def test_a_real_terminal_that_goes_away(bench: Bench, place: Path) -> None:
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(slave)
-    shown, until = b"", time.monotonic() + 100
+    shown, until = b"", time.monotonic() + 600
     while b"training" not in shown or not list((place / "o").glob("checkpoint-*")):
         assert time.monotonic() < until, shown[-300:]
         if select.select([master], [], [], 0.1)[0]:
             shown = (shown + os.read(master, 4096))[-100_000:]
     os.close(master)
-    assert child.wait(timeout=100) == errors.INTERRUPTED
+    assert child.wait(timeout=600) == errors.INTERRUPTED
     steps = [int(p.name.partition("-")[2]) for p in (place / "o").glob("checkpoint-*")]
-    assert max(steps) % 3 or len(steps) == 2, "one more than save_steps asks for, unless it fell on one of those"
+    of_its_own = range(3, max(steps) + 1, 3)[-2:]  # the latest two that save_steps asks for
+    assert max(steps) % 3 or sorted(steps) == [*of_its_own], "one more, unless it fell on one of those"
 
 
 # -- A folder that goes ------------------------------------------------------------------------------------------------

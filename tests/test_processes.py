@@ -6,9 +6,12 @@ import datetime
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,26 +33,28 @@ __all__ = ["bench", "commands"]
 NAMES = [n for n in trained_methods() if Case.of(n).method.ranks]
 
 
-def spawn(arguments: list[str], count: int, **env: str) -> list[subprocess.Popen[str]]:
-    """Python in so many processes, with torchrun's names."""
-    port = launching._free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **launching._names(rank, count, port), **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+@contextmanager
+def spawn(arguments: list[str], count: int, **env: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Python in so many processes, with torchrun's names; their port is held for them within."""
+    with launching.held_port() as port:
+        yield [
+            subprocess.Popen(
+                [sys.executable, *arguments],
+                env={**os.environ, "OMP_NUM_THREADS": "1", **launching._names(rank, count, port), **env},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
 
 
 def test_two_processes_give_the_losses_of_one_whatever_the_method(tmp_path):
     file = tmp_path / "losses.json"
-    for process in spawn(["-m", "tests.processes", str(file), *NAMES], 2):
-        said = process.communicate(timeout=1800)
-        assert process.returncode == 0, said
+    with spawn(["-m", "tests.processes", str(file), *NAMES], 2) as processes:
+        for process in processes:
+            said = process.communicate(timeout=1800)
+            assert process.returncode == 0, said
     found: dict[str, Any] = json.loads(file.read_text())
     assert list(found) == NAMES
     for name, by in found.items():
@@ -61,13 +66,14 @@ def test_two_processes_give_the_losses_of_one_whatever_the_method(tmp_path):
 
 def run_two(bench: Bench, arguments: list[str], *faults: dict[str, Any]) -> list[Any]:
     """A command in two processes, the second with `faults`; how each ended."""
-    port, started = launching._free_port(), []
-    for rank in range(2):
-        cwd = bench.folder if not rank else bench.folder / "elsewhere"
-        cwd.mkdir(exist_ok=True)
-        env = launching._names(rank, 2, port)
-        started.append((cwd, bench.commands.start(cwd, arguments, *(faults if rank else ()), env=env)))
-    return [bench.commands.wait(cwd, process) for cwd, process in started]
+    started = []
+    with launching.held_port() as port:
+        for rank in range(2):
+            cwd = bench.folder if not rank else bench.folder / "elsewhere"
+            cwd.mkdir(exist_ok=True)
+            env = launching._names(rank, 2, port)
+            started.append((cwd, bench.commands.start(cwd, arguments, *(faults if rank else ()), env=env)))
+        return [bench.commands.wait(cwd, process) for cwd, process in started]
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +185,7 @@ def test_the_command_begins_processes_passes_a_signal_on_and_clears_up(bench):
     while process.poll() is None and not (out / "metrics.jsonl").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == errors.INTERRUPTED and said.count("error:") == 1 and str(out) in said
     assert not list(bench.folder.glob("tunewright-*"))
 
@@ -187,10 +193,35 @@ def test_the_command_begins_processes_passes_a_signal_on_and_clears_up(bench):
 @pytest.mark.parametrize(("code", "left"), [(errors.INTERRUPTED, 0), (0, 0), (1, -9)])
 def test_one_that_failed_ends_the_others_and_one_that_was_interrupted_waits_for_them(monkeypatch, code, left):
     monkeypatch.setattr(launching, "PATIENCE", 0.5)
-    ends = [
-        subprocess.Popen([sys.executable, "-c", c]) for c in ("import time; time.sleep(4)", f"raise SystemExit({code})")
-    ]
+    waits = f"import time; time.sleep({600 if left else 4})"
+    ends = [subprocess.Popen([sys.executable, "-c", c]) for c in (waits, f"raise SystemExit({code})")]
     assert launching._wait(ends) == [left, code]
+
+
+def test_an_interruption_while_processes_are_begun_leaves_none_behind(monkeypatch):
+    begun: list[subprocess.Popen[bytes]] = []
+    begin = subprocess.Popen
+
+    def beginning(*given, **how):
+        if begun:
+            raise KeyboardInterrupt
+        begun.append(begin([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return begun[0]
+
+    monkeypatch.setattr(launching.subprocess, "Popen", beginning)
+    with pytest.raises(KeyboardInterrupt):
+        launching.launch(["run"], 2)
+    assert begun[0].wait(60) == -signal.SIGKILL
+
+
+def test_a_port_is_held_for_the_first_process_and_can_be_taken_by_it():
+    with launching.held_port() as port:
+        if sys.platform == "linux":
+            with socket.socket() as other, pytest.raises(OSError):
+                other.bind(("127.0.0.1", port))
+        store = torch.distributed.TCPStore("127.0.0.1", port, 1, True, timeout=datetime.timedelta(seconds=60))
+        store.set("a", "b")
+        assert store.get("a") == b"b"
 
 
 PARTING = """
@@ -215,8 +246,8 @@ finally:
 
 @pytest.mark.parametrize(("how", "late", "waits"), [("well", 0, True), ("interrupted", 1, True), ("failed", 1, False)])
 def test_none_closes_its_connections_while_another_may_still_be_told(how, late, waits):
-    processes = spawn(["-c", PARTING, how, str(late)], 2)
-    took = [float(p.communicate(timeout=300)[0]) for p in processes]
+    with spawn(["-c", PARTING, how, str(late)], 2) as processes:
+        took = [float(p.communicate(timeout=300)[0]) for p in processes]
     assert (took[1 - late] > 2.5) == waits, took
 
 
@@ -242,14 +273,14 @@ def test_a_first_process_that_is_killed_is_spoken_for(bench):
         time.sleep(0.05)
     first = next(c for c in children if c.environ().get("RANK") == "0")
     first.kill()
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == errors.PartedError.code
     assert "process 1 of 2: ended by SIGKILL" in said and "tunewright resume" in said
 
 
 def test_a_recipe_that_is_wrong_is_one_message(bench):
     process = launched(bench, "run", str(bench.folder / "two.yaml"), "--set", "train.learning_rat=1")
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == errors.RecipeError.code and said.count("error:") == 1, said
 
 
@@ -291,10 +322,11 @@ def test_what_ended_another_process_is_told_by_the_command(tmp_path):
 
 def test_a_process_that_waits_in_vain_says_for_whom(monkeypatch):
     monkeypatch.setattr(groups, "MEETS", datetime.timedelta(seconds=1))
-    for name, value in launching._names(0, 2, launching._free_port()).items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(errors.ModelError, match="2 processes of this run did not meet"):
-        Group(0, 2, 0, 2).join()
+    with launching.held_port() as port:
+        for name, value in launching._names(0, 2, port).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(errors.ModelError, match="2 processes of this run did not meet"):
+            Group(0, 2, 0, 2).join()
 
 
 def test_what_stops_a_stage_is_the_first_process_s_word(monkeypatch):
@@ -308,3 +340,24 @@ def test_what_stops_a_stage_is_the_first_process_s_word(monkeypatch):
     callback = stages.TrainingCallback(None, spec, "main", 0, 0, evaluate=lambda loop: {"loss": 2.0})
     loop = SimpleNamespace(adapted=SimpleNamespace(outer=torch.nn.Linear(1, 1)))
     assert callback._evaluated(loop) == {"eval_loss": 1.0} and callback.row_losses == [[1.0, 1.0]]
+
+
+def test_a_signal_that_comes_while_processes_tell_each_other_is_heard_at_the_next_step(monkeypatch):
+    """A signal's handler runs between any two lines, also while the exchange waits for another process."""
+    written: list[int] = []
+
+    class Interrupting(Group):
+        def told(self, values):
+            callback.stop_requested = True
+            return [values, {"stop": False}]
+
+    monkeypatch.setattr(stages, "present", lambda: Interrupting(0, 2))
+    monkeypatch.setattr(stages.TrainingCallback, "write", lambda self, loop: written.append(loop.step_number))
+    spec = SimpleNamespace(eval_steps=None, logging_steps=100, save_steps=None)
+    callback = stages.TrainingCallback(SimpleNamespace(path="run"), spec, "main", 0, 0)
+    loop = SimpleNamespace(step_number=1, finished=lambda: False)
+    callback(loop, {"step": 1})
+    loop.step_number = 2
+    with pytest.raises(errors.Interrupted, match="after step 2, with a checkpoint"):
+        callback(loop, {"step": 2})
+    assert written == [2]

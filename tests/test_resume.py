@@ -179,8 +179,9 @@ def test_a_live_runs_folder_is_locked(bench: Bench) -> None:
     live = bench.commands.start(bench.folder, ["run", file, "--out", "live"], at(STEP, 5, "sleep"))
     (elsewhere := bench.folder / "elsewhere").mkdir(exist_ok=True)
     try:
-        deadline = time.monotonic() + 20
-        while not list((bench.folder / "live").glob("checkpoint-3")) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 200
+        while not list((bench.folder / "live").glob("checkpoint-3")):
+            assert time.monotonic() < deadline, (bench.folder / ".stderr").read_text()
             time.sleep(0.05)
         for command in (
             ["resume", "../live"],

@@ -114,9 +114,13 @@ def test_a_live_run_is_said_and_never_touched(runs):
     (runs / "dull" / "report.json").unlink()
     lock = host.Lock(runs / "dull" / ".lock")
     try:
-        if os.fork() == 0:  # another process asks
-            os._exit(0 if folders.held(runs / "dull").state == "running" else 1)
-        assert os.wait()[1] == 0
+        asks = os.fork()
+        if asks == 0:
+            try:
+                os._exit(0 if folders.held(runs / "dull").state == "running" else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(asks, 0)[1] == 0  # of this one: other tests may have left processes behind
     finally:
         lock.release()
     assert folders.held(runs / "dull").state == "interrupted"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import queue
 import sqlite3
 import sys
 import threading
@@ -32,10 +33,13 @@ RECORDS = [
 
 
 def send(name: str, folder: Path, *, first: int = 0, before: int = 0) -> track.Trackers:
+    """What is not tried here is how long the end waits: a library may take long to import."""
     sent = track.Trackers([name], folder, first, before)
     for record in RECORDS:
         sent.log(record)
-    sent.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(track, "LIMIT", 300.0)
+        sent.close()
     return sent
 
 
@@ -122,7 +126,7 @@ def test_a_tracker_that_hangs_is_left_to_itself(monkeypatch, tmp_path, where):
     for step in range(50):
         sent.log({"step": step, "loss": 1.0})
     sent.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 45  # not the 60 s that each hangs
     assert [c.split("'")[1] for c in sent.cautions] == [
         "hanging",
         "also hanging",
@@ -150,13 +154,43 @@ def test_a_tracker_that_is_too_slow_gets_less_and_the_run_says_how_much(monkeypa
     monkeypatch.setattr(track, "WAITING", 5)
     sent = track.Trackers(["slow"], tmp_path)
     sent.log({"step": 0, "loss": 1.0})
-    assert begun.wait(20)
+    assert begun.wait(120)
     for step in range(1, 20):
         sent.log({"step": step, "loss": 1.0})
     threading.Timer(0.2, free.set).start()
     sent.close()
-    assert seen == [0, 1, 2, 3, 4, 5] or seen == [0, 2, 3, 4, 5]
+    # one is left out for the end, unless the tracker got on in that moment
+    assert seen == sorted(seen) and {0} < set(seen) <= {0, 1, 2, 3, 4, 5} and len(seen) >= 5
     assert f"too slow for {20 - len(seen)} records" in sent.cautions[0]
+
+
+def test_a_tracker_that_gets_on_while_room_is_made_for_the_end_fails_no_run(monkeypatch, tmp_path):
+    class Quick(queue.Queue):
+        """Full when the end is put, and empty before the newest is taken out for it."""
+
+        def put_nowait(self, item):
+            if item is track._END and not self.empty():
+                while not self.empty():
+                    super().get_nowait()
+                raise queue.Full
+            super().put_nowait(item)
+
+    class Idle:
+        def __init__(self, run):
+            free.wait(60)
+
+        def close(self):
+            pass
+
+    free = threading.Event()
+    monkeypatch.setattr(track.queue, "Queue", Quick)
+    monkeypatch.setitem(trackers.TRACKERS, "idle", Idle)
+    monkeypatch.setitem(sys.modules, "idle", module("idle"))
+    sent = track.Trackers(["idle"], tmp_path)
+    sent.log({"step": 0, "loss": 1.0})
+    sent._working[0].end()
+    free.set()
+    assert not sent._working[0].wait(60) and not sent._working[0]._left_out
 
 
 def test_what_is_not_installed_is_said_before_the_run_and_left_out(monkeypatch, tmp_path, inputs):
@@ -330,7 +364,6 @@ def test_the_real_mlflow_in_a_file(monkeypatch, folder, tmp_path):
     pytest.importorskip("sqlalchemy")
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/m.db")
-    monkeypatch.setattr(track, "LIMIT", 120.0)  # it makes its tables first
     assert not send("mlflow", folder).cautions
     assert not send("mlflow", folder, before=2).cautions
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/m.db")

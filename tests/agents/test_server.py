@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from tests import small
 from tunewright.agents.desk import Desk, Limits
 from tunewright.agents.server import server
+from tunewright.errors import RecipeError
 from tunewright.report.schema import Report
 
 mcp = pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
@@ -130,6 +132,47 @@ def test_what_may_not_be_is_a_message_and_no_run(place: Path) -> None:
         assert failed and said in text and "Traceback" not in text, text
         assert not [s for s in secrets(place) if s in text]
     assert not list(work.runs.glob("*/recipe.yaml")) and work.budget()["attempts"] == 0
+
+
+class Enough(Exception):
+    """Raised where a command would be begun."""
+
+
+def steps_in(words: list[str]) -> int:
+    return int(yaml.safe_load(Path(words[1]).read_text())["budget"]["steps"])
+
+
+def test_a_recipe_that_is_looked_at_is_that_of_no_other_order(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, read = desk(place, "looking"), list[int]()
+
+    def asked(words: list[str], **_: Any) -> Any:
+        if words[0] == "check":
+            with suppress(Enough):  # an agent asks for both at once
+                work.plan(recipe(budget={"steps": 7}))
+            read.append(steps_in(words))
+        raise Enough
+
+    monkeypatch.setattr(work, "_asked", asked)
+    with pytest.raises(Enough):
+        work.check(recipe(budget={"steps": 3}))
+    assert read == [3] and not list(work.recipes.iterdir())
+
+
+def test_the_recipe_that_is_run_is_the_one_that_was_checked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another order of the name could bring evaluation rows in between."""
+    work, read = desk(place, "twice"), list[int]()
+
+    def asked(words: list[str], **_: Any) -> Any:
+        with pytest.raises(RecipeError, match="being begun"):
+            work.run(recipe(budget={"steps": 7}), "same", None)
+        read.append(steps_in(words))
+        raise Enough
+
+    monkeypatch.setattr(work, "_asked", asked)
+    for _ in range(2):  # a name is free again once its order is over
+        with pytest.raises(Enough):
+            work.run(recipe(budget={"steps": 3}), "same", None)
+    assert read == [3, 3]
 
 
 @pytest.mark.slow

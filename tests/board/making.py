@@ -74,7 +74,7 @@ class Client:
     def ask(
         self, path: str, method: str = "GET", body: str | bytes | None = None, host: str | None = None, **headers: str
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.board.server_port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.board.server_port, timeout=120)
         try:
             connection.putrequest(method, path, skip_host=True)
             connection.putheader("Host", host if host is not None else f"127.0.0.1:{self.board.server_port}")

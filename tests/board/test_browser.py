@@ -66,7 +66,7 @@ def go(page, client: Client, path: str) -> None:
 
 def says(page, selector: str, text: str) -> None:
     """Wait until a part of the page says it (the page's policy lets playwright's own waiting evaluate nothing)."""
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + 120
     while text not in page.text_content(selector):
         assert time.monotonic() < ends, page.text_content(selector)
         page.wait_for_timeout(100)

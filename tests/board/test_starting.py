@@ -167,14 +167,15 @@ def test_the_verb_serves_until_it_is_interrupted(tmp_path: Path):
         lines = []
         while not lines or lines[-1] != "}\n":
             lines.append(process.stdout.readline())
+            assert lines[-1], "it ended"
         told = json.loads("".join(lines))
         assert told["folder"] == str(tmp_path.resolve()) and len(told["token"]) > 20
         import urllib.request
 
-        with urllib.request.urlopen(told["address"], timeout=20) as answer:
+        with urllib.request.urlopen(told["address"], timeout=120) as answer:
             assert answer.status == 200
         process.send_signal(2)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()

@@ -172,6 +172,6 @@ def test_as_a_pytest_plugin(pytestconfig, tmp_path):
         "lines",
     ]
     done = subprocess.run(
-        [*command, "-p", "no:cacheprovider"], cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=120
+        [*command, "-p", "no:cacheprovider"], cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0 and f"{len(checks_of('lines'))} passed" in done.stdout, done.stdout[-500:]

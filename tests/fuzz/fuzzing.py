@@ -55,11 +55,12 @@ def outcome(arguments: Sequence[str]) -> Outcome:
     from tunewright.commands import cli
 
     streams, kept = (sys.stdin, sys.stdout, sys.stderr), os.dup(1)
-    with warnings.catch_warnings(), _limited():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            done = CliRunner().invoke(cli.app, list(arguments), input="")
-        except TooLong:  # it may have come while the runner put the streams back
+            with _limited():
+                done = CliRunner().invoke(cli.app, list(arguments), input="")
+        except TooLong:  # it may have come before the command began, or while the runner put the streams back
             return Outcome(-1, "", f"took over {SECONDS} s")
         finally:
             sys.stdin, sys.stdout, sys.stderr = streams
@@ -81,19 +82,23 @@ def outcome(arguments: Sequence[str]) -> Outcome:
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
+    over = False
+
     def ended(*_: object) -> None:
-        raise TooLong
+        if not over:
+            raise TooLong
 
     if not hasattr(signal, "SIGALRM"):
         yield
         return
     limits = ((signal.SIGALRM, signal.ITIMER_REAL, PATIENCE), (signal.SIGPROF, signal.ITIMER_PROF, SECONDS))
     before = [signal.signal(told, ended) for told, _, _ in limits]
-    for _, timer, seconds in limits:
-        signal.setitimer(timer, seconds, AGAIN)
     try:
+        for _, timer, seconds in limits:
+            signal.setitimer(timer, seconds, AGAIN)
         yield
     finally:
+        over = True  # a machine that stands still for a second ends it once more right here
         for (told, timer, _), handler in zip(limits, before, strict=True):
             signal.setitimer(timer, 0)
             signal.signal(told, handler)

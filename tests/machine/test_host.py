@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -143,7 +144,8 @@ def test_a_number_that_came_again_is_another_process(monkeypatch: pytest.MonkeyP
     assert host.is_gone(f"{number}-t{int(began[1:]) - 500}-{place}")
     assert not host.is_gone(f"{number}-u0-{place}")  # nobody knows when it began
     monkeypatch.setattr(host, "PROC", tmp_path)
-    assert host.mark().split("-")[1] == f"s{int(psutil.Process().create_time())}"
+    said = host.mark().split("-")[1]  # the machine's own start, which it is counted from, moves with its clock
+    assert said[0] == "s" and abs(int(said[1:]) - psutil.Process().create_time()) < 3
     assert not host.is_gone(f"{number}-{began}-{host.mark().split('-')[2]}")  # ticks and seconds do not compare
 
 
@@ -178,6 +180,35 @@ def test_a_lock_is_free_again_when_it_is_released_or_its_process_killed(tmp_path
         process.wait()
         host.Lock(tmp_path / "lock").release()
     assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_lock_is_free_when_it_is_released_though_a_forked_process_has_it_open(tmp_path: Path) -> None:
+    lock = host.Lock(tmp_path / "lock")
+    end, go_on = os.pipe()
+    child = os.fork()
+    if child == 0:  # as one between its fork and its exec
+        os.close(go_on)
+        os.read(end, 1)
+        os._exit(0)
+    try:
+        lock.release()
+        host.Lock(tmp_path / "lock").release()
+    finally:
+        os.close(go_on)
+        os.waitpid(child, 0)
+        os.close(end)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no shared locks of this kind")
+def test_a_look_at_a_lock_is_waited_for_and_is_no_holder(tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "lock").touch()
+    looks = os.open(tmp_path / "lock", os.O_RDONLY)  # as `is_locked` has it for a moment
+    fcntl.flock(looks, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    threading.Timer(0.3, os.close, [looks]).start()
+    host.Lock(tmp_path / "lock").release()
 
 
 def test_a_lock_that_cannot_be_written_is_no_held_one(tmp_path: Path) -> None:

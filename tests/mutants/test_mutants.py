@@ -18,15 +18,9 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters"),
     *("carry-of-a-sequence", "several-processes", "data-card", "natural-instructions", "steps-by-length"),
     *("parting", "launching", "keep-best", "peft-read-only", "peft-norms", "peft-prompts"),
-    *(
-        "first-recipes",
-        "streams",
-        "what-stages-read",
-        "measuring-together",
-        "measuring-apart",
-        "plan-on",
-        "kept-for-backward",
-    ),
+    *("first-recipes", "streams", "what-stages-read", "measuring-together", "measuring-apart"),
+    *("plan-on", "kept-for-backward"),
+    *("races", "ports", "time-limits", "locks", "jobs-at-their-end", "orders-at-one-time"),
 }
 """What has lines and is no entry of the catalogue."""
 

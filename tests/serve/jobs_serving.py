@@ -60,7 +60,7 @@ def serving(app: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
     finally:
         web.should_exit = True
-        thread.join(20)
+        thread.join(120)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def served(folder: Path, model: Path | str = "nano", **how: Any) -> Iterator[tup
     with Jobs(folder, {"tiny": str(model)}, limits=limits, **how) as jobs:
         app = Starlette(routes=routes(jobs), exception_handlers={ApiError: _api_error})
         with serving(app) as address:
-            yield jobs, OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60)
+            yield jobs, OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
 
 
 def uploaded(client: OpenAI, content: bytes, name: str = "rows.jsonl") -> str:

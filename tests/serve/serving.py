@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 
 from tests import tiny
@@ -22,6 +24,9 @@ from tunewright.serve.server import Server
 from tunewright.serve.web import Web
 
 BASE = "tiny"
+UNLESS_SAID = inspect.signature(httpx.get).parameters["timeout"].default
+UNLESS_SAID.connect = UNLESS_SAID.read = UNLESS_SAID.write = UNLESS_SAID.pool = 120.0
+"""What httpx waits for where a test does not say it: its own 5 s pass while a machine is busy with other work."""
 PROMPTS = ("Which topic is this?", "the river rose", "def add(a, b):\n    return", "The bank's customer asked why")
 
 
@@ -74,9 +79,9 @@ def serving(server: Any, **how: Any) -> Iterator[str]:
     web = Web(build(server, **how), "127.0.0.1", 0, lambda address: (told.append(address), ready.set())[0])
     thread = threading.Thread(target=web.run, daemon=True)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(120)
     try:
         yield told[0]
     finally:
         web.should_exit = True
-        thread.join(20)
+        thread.join(120)

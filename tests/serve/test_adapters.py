@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def test_folders_without_an_adapter_and_odd_names_are_no_models(root: Path) -> N
         assert missing.value.status == 404
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.text(max_size=30) | st.sampled_from(["../secret", "/etc", "a/../../secret", "a\0", "~", "linked", ".", "..", ""])
 )
@@ -145,6 +146,43 @@ def test_load_and_unload_by_vllms_names(root: Path) -> None:
         assert post("load", lora_name="tiny", lora_path="c").status_code == 400
         assert post("load", lora_name="x", lora_path="../secret").status_code == 404
         assert post("load", lora_name="x", lora_path=str(root.parent / "secret")).status_code == 404
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_what_a_name_means_after_it_changed_while_its_files_were_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch, other: bool
+) -> None:
+    """A request for 'a' reads its files; meanwhile 'a' is unloaded, or then is to be another adapter."""
+    held, begun, go = library(root), threading.Event(), threading.Event()
+    read = held._read
+
+    def slowly(folder: Path) -> Any:
+        begun.set()
+        assert go.wait(60)
+        return read(folder)
+
+    monkeypatch.setattr(held, "_read", slowly)
+    found: list[Variant | None] = []
+    asks = threading.Thread(target=lambda: found.append(held.find("a")))
+    asks.start()
+    assert begun.wait(60)
+    held.unload("a")
+    loads = threading.Thread(target=lambda: held.load("a", "b"))
+    if other:
+        loads.start()
+        until(lambda: held._paths.get("a") is not None)
+    go.set()
+    asks.join(60)
+    assert found and found[0] is not None, "who asked before has what was there"
+    if not other:
+        with pytest.raises(ApiError, match="does not exist"):
+            held.find("a")
+        return
+    loads.join(60)
+    now, b = held.find("a"), library(root).find("b")
+    assert now is not None and b is not None
+    for site, delta in b.adapter.deltas.items():
+        assert all(torch.equal(t, now.adapter.deltas[site].state_dict()[n]) for n, t in delta.state_dict().items())
 
 
 @pytest.mark.parametrize("dial", ["", "x", "-1", "5", "nan", "1e1", "0.5@0.5", "١"])

@@ -180,12 +180,12 @@ def test_answers_are_the_same_while_something_trains_beside_them():
                 handle = engine.submit(Request(prompt, Sampling(40, temperature=0.0, ends=server.ends)))
                 said = [s.token for s in handle.result()[0].said]
                 assert said == wanted
-            end = time.monotonic() + 60
+            end = time.monotonic() + 300
             while not trained[0] and time.monotonic() < end:
                 time.sleep(0.02)
         finally:
             stop.set()
-            thread.join(60)
+            thread.join(300)
         assert trained[0] and all(
             torch.allclose(p.grad, g, rtol=1e-3, atol=1e-4) for p, g in zip(change.parameters, alone, strict=True)
         )

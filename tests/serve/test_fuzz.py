@@ -91,8 +91,8 @@ LOADS = st.fixed_dictionaries(
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("adapters")
     serving.write_adapters(folder, ("a", "b"))
-    with serving.served(folder, Limits(max_batch=4, seconds=20)) as (_, address):
-        with httpx.Client(base_url=address, timeout=30) as client:
+    with serving.served(folder, Limits(max_batch=4, seconds=300)) as (_, address):
+        with httpx.Client(base_url=address, timeout=600) as client:
             yield client
 
 

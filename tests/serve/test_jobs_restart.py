@@ -36,7 +36,7 @@ if (place / "stubborn").exists():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 with open(place / "starts", "a") as out:
     out.write(".")
-while not (place.parent / "go").exists():
+while place.exists() and not (place.parent / "go").exists():
     if (place / "die").exists():
         os.kill(os.getpid(), 9)
     time.sleep(0.02)
@@ -54,7 +54,9 @@ def fake(tmp_path, monkeypatch):
     script.write_text(FAKE)
     monkeypatch.setattr(supervisor, "COMMAND", (sys.executable, str(script)))
     monkeypatch.setattr(supervisor, "GRACE", 0.3)
-    return tmp_path / "jobs"
+    yield tmp_path / "jobs"
+    (tmp_path / "jobs" / "jobs").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "jobs" / "jobs" / "go").touch()  # workers outlive their server, and would this test
 
 
 def create(client, file=None):
@@ -257,7 +259,72 @@ def test_a_job_that_left_the_queue_since_it_was_read_is_not_begun(fake, what):
         assert status(client, waiting) == what and waiting not in jobs.supervisor._mine
 
 
-def test_a_killed_job_resumes_to_the_bits_of_one_that_was_not(tmp_path):
+def test_a_job_that_is_cancelled_while_it_is_being_paused_is_cancelled(fake, monkeypatch):
+    with served(fake) as (jobs, client):
+        job = create(client)
+        running(client, job)
+        jobs.supervisor.stop()  # from here on this test looks after the queue
+        jobs.want(job, "pause")
+        real, asks = supervisor._json, threading.Thread(target=lambda: jobs.want(job, "cancel"))
+
+        def read(path):  # a client cancels once the worker's end is being noted
+            asks.start()
+            asks.join(0.5)
+            return real(path)
+
+        monkeypatch.setattr(supervisor, "_json", read)
+        place = jobs.store.place(job)
+        os.kill(int((place / "process").read_text().partition("-")[0]), signal.SIGKILL)
+        jobs.supervisor._mine[job].wait()
+        jobs.supervisor._look(jobs.store.find(job))
+        asks.join()
+        assert status(client, job) == "cancelled"
+
+
+def test_a_worker_that_ends_before_its_signal_is_no_fault_of_the_server(fake):
+    with served(fake) as (jobs, client):
+        job = create(client)
+        running(client, job)
+        jobs.supervisor.stop()
+        process = jobs.supervisor._mine[job]
+        process.kill()
+        process.wait()
+        jobs.want(job, "cancel")
+        jobs.supervisor._ask_to_end(jobs.store.find(job), jobs.store.place(job))
+        jobs.supervisor._look(jobs.store.find(job))
+        assert status(client, job) == "cancelled"
+
+
+def test_looking_whether_a_worker_lives_keeps_none_from_beginning(fake, monkeypatch):
+    with served(fake) as (jobs, client):
+        job = create(client)
+        running(client, job)
+        place, held = jobs.store.place(job), []
+        monkeypatch.setattr(host, "Lock", lambda path: held.append(path))
+        assert jobs.supervisor._lives(place) and not jobs.supervisor._lives(place / "none") and not held
+        client.fine_tuning.jobs.cancel(job)
+        ended(client, job)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tunewright.runs.stages import TrainingCallback
+from tunewright.serve.jobs import worker
+place, real = Path(sys.argv[1]), TrainingCallback.__call__
+def call(self, loop, record):
+    real(self, loop, record)
+    if loop.step_number == 13 and not (place / "killed").exists():
+        (place / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+TrainingCallback.__call__ = call
+sys.exit(worker.main(place))
+"""
+
+
+def test_a_killed_job_resumes_to_the_bits_of_one_that_was_not(tmp_path, monkeypatch):
+    (tmp_path / "killed.py").write_text(KILLED)
+    monkeypatch.setattr(supervisor, "COMMAND", (sys.executable, str(tmp_path / "killed.py")))
     model = base(tmp_path / "base")
     with served(tmp_path / "jobs", model) as (jobs, client):
         made = client.fine_tuning.jobs.create(
@@ -273,8 +340,6 @@ def test_a_killed_job_resumes_to_the_bits_of_one_that_was_not(tmp_path):
             },
         )
         place = jobs.store.place(made.id)
-        until(lambda: any((place / "run").glob("checkpoint-*")) or any((place / "run").rglob("checkpoint-*")))
-        os.kill(int((place / "process").read_text().partition("-")[0]), signal.SIGKILL)
         job = ended(client, made.id)
         assert job.status == "succeeded", (place / "log.txt").read_text()
         steps = [e.data["step"] for e in client.fine_tuning.jobs.list_events(made.id) if e.type == "metrics"]

@@ -25,7 +25,7 @@ ASK: Any = [{"role": "user", "content": "Which topic is this?"}]
 LONG = Sampling(200, temperature=1.0, seed=1)
 
 
-def until(true: Any, seconds: float = 20.0) -> None:
+def until(true: Any, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not come to be"
@@ -33,13 +33,14 @@ def until(true: Any, seconds: float = 20.0) -> None:
 
 
 class Held:
-    """Steps of an engine that wait until they are let go."""
+    """Steps of an engine that wait until they are let go, and then take `pause` seconds at least."""
 
-    def __init__(self, server: Server):
+    def __init__(self, server: Server, pause: float = 0.0):
         self.go, plain = threading.Event(), server.engine._forward
 
         def forward(*given: Any) -> Any:
-            assert self.go.wait(20)
+            assert self.go.wait(120)
+            time.sleep(pause)
             return plain(*given)
 
         server.engine._forward = forward  # type: ignore[assignment]
@@ -126,7 +127,7 @@ def test_time_is_limited() -> None:
 def test_a_client_that_goes_away_frees_its_seat(caplog: pytest.LogCaptureFixture) -> None:
     with serving.served(limits=Limits(max_length=250)) as (server, address):
         for stream in (True, False):
-            held = Held(server)
+            held = Held(server, 0.02)  # whoever notices has time for it
             body = {"model": "tiny", "messages": ASK, "max_tokens": 200, "stream": stream, "seed": 1}
 
             async def leave(body: dict[str, Any] = body, held: Held = held) -> None:
@@ -187,7 +188,12 @@ def test_stopping_tells_who_waits() -> None:
         held = Held(server)
         handle = server.engine.submit(Request([5, 6, 7], LONG))
         until(lambda: server.load["rows"] == 1)
-        threading.Timer(0.05, held.go.set).start()
+
+        def once_it_stops() -> None:
+            until(lambda: server.engine._stopping)
+            held.go.set()
+
+        threading.Thread(target=once_it_stops).start()
     with pytest.raises(ApiError, match="shutting down"):
         handle.result()
 
@@ -198,14 +204,14 @@ def test_a_stream_that_is_cut_says_so() -> None:
         events: list[str] = []
 
         def read() -> None:
-            with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=30) as got:
+            with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=120) as got:
                 events.extend(line for line in got.iter_lines() if line)
 
         thread, plain = threading.Thread(target=read), server.engine._forward
-        server.engine._forward = lambda *given: (time.sleep(0.02), plain(*given))[1]  # type: ignore[assignment]
+        server.engine._forward = lambda *given: (time.sleep(0.1), plain(*given))[1]  # type: ignore[assignment]
         thread.start()
         until(lambda: server.engine.tokens > 3)
-    thread.join(20)
+    thread.join(120)
     assert "shutting down" in events[-1] and "chat.completion.chunk" in events[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,3 +233,9 @@ def test_the_difference_of_two_real_models_at_two_ranks(tmp_path: Path) -> None:
     less = extracting.extract(str(base), str(tmp_path / "tuned"), tmp_path / "r4", rank=4)
     assert found.missed < less.missed and less.missing is not None
     assert found.missing.kl < less.missing.kl < found.apart.kl
+
+
+def test_what_the_first_model_lacks_is_told_in_the_seconds_order():
+    names, found = [f"layer.{i}" for i in range(12)], SimpleNamespace(left_out=[])
+    assert not [*extracting._pairs(SimpleNamespace(entries={}), SimpleNamespace(entries=dict.fromkeys(names)), found)]
+    assert [one.name for one in found.left_out] == names

@@ -121,7 +121,9 @@ def test_what_decides_nothing_is_passed_over(model, change, saved, tmp_path):
     assert configs.check([open_source(str(folder / n)) for n in "ab"], allow=False, sliced=False) == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=30, deadline=None
+)
 @given(st.sampled_from(sorted(MAKES)), st.data())
 def test_every_key_of_a_config_counts_unless_it_is_listed(saved, tmp_path, model, data):
     """Whatever key of whatever model is changed: it is named, or it is one of those that decide nothing."""

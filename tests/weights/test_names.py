@@ -24,7 +24,7 @@ from tunewright.errors import ModelError
 from tunewright.files.hashing import hash_weights
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_format import save_delta
-from tunewright.weights.names import agreed
+from tunewright.weights.names import agreed, copies_of
 from tunewright.weights.opening import open_source
 from tunewright.weights.request import Part, Request
 from tunewright.weights.stream import merge
@@ -220,3 +220,10 @@ def test_tensors_that_transformers_does_not_know_are_named(tmp_path):
     (tmp_path / "b" / "config.json").write_text(json.dumps(config | {"architectures": ["MineForCausalLM"]}))
     with pytest.raises(ModelError, match="transformers has no class"):
         merge(Request("linear", [Part(str(tmp_path / n)) for n in "ab"], tmp_path / "out"), forward=False)
+
+
+def test_which_tensor_is_a_copys_original_is_the_same_in_every_process():
+    """Sets of names have another order in each."""
+    names = [f"{place}.embed_tokens.weight" for place in "abcdefghijkl"]
+    assert copies_of(["lm_head.weight", *names]) == {"lm_head.weight": names[0]}
+    assert copies_of([*reversed(names), "lm_head.weight"]) == {"lm_head.weight": names[-1]}

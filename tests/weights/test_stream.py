@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tunewright.errors import FolderError, MethodError, ModelError, NonFiniteError, RecipeError
-from tunewright.weights import engine, fast, names, settings, source, write
+from tunewright.weights import engine, fast, names, settings, source, stream, write
 from tunewright.weights.request import Part, Request
 from tunewright.weights.stream import merge
 
@@ -302,3 +302,8 @@ def test_layout_keeps_every_tensor_once_and_aligned():
     assert write.size_of("5GB") == 5_000_000_000 and write.size_of("1KiB") == 1024
     with pytest.raises(RecipeError):
         write.size_of("many")
+
+
+def test_of_equally_common_types_the_first_is_that_of_the_model():
+    types = [f"F{i}" for i in range(12)]
+    assert stream._commonest(types) == "F0" and stream._commonest([*types, "F7"]) == "F7"

@@ -12,9 +12,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ class Desk:
             folder.chmod(0o700)
         self.guard = Guard(roots, locked, self.work)
         attempts.start(self.runs)
-        self._one = threading.Lock()
+        self._one, self._names, self._naming = threading.Lock(), set[str](), threading.Lock()
 
     @property
     def spent(self) -> float:
@@ -92,18 +94,23 @@ class Desk:
 
     def check(self, recipe: str) -> dict[str, Any]:
         """Whether a run would take it: bad rows, refusals, cautions."""
-        file = self._written(recipe, "draft")
-        found = self._asked(["check", str(file), "--json"], may_fail=True)
+        with self._draft(recipe) as file:
+            found = self._asked(["check", str(file), "--json"], may_fail=True)
         return {**self.guard.checked(found), "training_rows_in_evaluation": overlap(found)}
 
     def plan(self, recipe: str) -> dict[str, Any]:
         """What it would train, for how long, in how much memory; not how rows are cut into tokens, which shows rows."""
-        found = self._asked(["plan", str(self._written(recipe, "draft")), "--json"])
+        with self._draft(recipe) as file:
+            found = self._asked(["plan", str(file), "--json"])
         return dict(self.guard.told({k: v for k, v in found.items() if k != "view"}))
 
     def run(self, recipe: str, name: str | None, seconds: float | None) -> dict[str, Any]:
         """Run a recipe to its end, or until its seconds are over; the report's figures."""
         name = name or f"run-{1 + sum(1 for p in self.runs.iterdir() if p.is_dir())}"
+        with self._alone(name):
+            return self._run(recipe, name, seconds)
+
+    def _run(self, recipe: str, name: str, seconds: float | None) -> dict[str, Any]:
         folder = self._place(name)
         if folder.exists():
             raise RecipeError("a run of this name is there", where=name, remedy="give another name, or resume it")
@@ -160,6 +167,28 @@ class Desk:
         if not (folder / "recipe.yaml").exists():
             raise FolderError("there is no such run", where=name, remedy="list the runs")
         return folder
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """No other order has this name within: the recipe that is run is the one that was checked."""
+        with self._naming:
+            if name in self._names:
+                raise RecipeError("a run of this name is being begun", where=name, remedy="give another name")
+            self._names.add(name)
+        try:
+            yield
+        finally:
+            with self._naming:
+                self._names.discard(name)
+
+    @contextmanager
+    def _draft(self, recipe: str) -> Iterator[Path]:
+        """A recipe to look at, in a file that no other order writes."""
+        text = self.guard.recipe(recipe, self.limits.steps)
+        with tempfile.TemporaryDirectory(dir=self.recipes) as own:
+            file = Path(own) / "draft.yaml"
+            file.write_text(text, encoding="utf-8")
+            yield file
 
     def _written(self, recipe: str, name: str) -> Path:
         file = self.recipes / f"{self._place(name).name}.yaml"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,7 @@ def written_aside(target: Path, *, replace: bool = False, keep: bool = False) ->
         for path in sorted(aside.rglob("*")):
             sync(path)
         sync(aside)
-        if not (keep and target.exists()):
-            _swap(aside, target)
+        _stand(aside, target, replace=replace, keep=keep)
         sync(target.parent)
     except Exception as e:
         refused = e if isinstance(e, OSError) else refused_by_the_disk(e, target)
@@ -102,17 +102,35 @@ def written_aside(target: Path, *, replace: bool = False, keep: bool = False) ->
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def _stand(aside: Path, target: Path, *, replace: bool, keep: bool) -> None:
+    """Rename what was written to `target`, where another process may have put its own since it was looked for."""
+    while True:
+        try:
+            if replace:
+                return _swap(aside, target)
+            if target.is_dir() and not any(target.iterdir()):
+                target.rmdir()  # Windows renames over no folder
+            return os.rename(aside, target)
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (replace or keep):
+                raise
+            if keep:
+                return
+
+
 def _swap(aside: Path, target: Path) -> None:
     old: Path | None = None
     if target.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".old", dir=target.parent))
-        os.rename(target, old / target.name)
+        with suppress(FileNotFoundError):  # another process has swapped it out
+            os.rename(target, old / target.name)
     try:
         os.rename(aside, target)
     except OSError:
-        if old is not None:  # what was there comes back
-            os.rename(old / target.name, target)
-            old.rmdir()
+        if old is not None:
+            if (old / target.name).exists() and not target.exists():  # what was there comes back
+                os.rename(old / target.name, target)
+            shutil.rmtree(old, ignore_errors=True)
         raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)

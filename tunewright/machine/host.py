@@ -13,8 +13,10 @@ import platform
 import signal
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +293,7 @@ class Lock:
     def __init__(self, path: Path):
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            if not _try_lock(self._descriptor):
+            if not _take(self._descriptor):
                 os.lseek(self._descriptor, 0, os.SEEK_SET)
                 raise Held(os.read(self._descriptor, 64).decode(errors="replace").strip())
             os.ftruncate(self._descriptor, 0)
@@ -302,8 +304,9 @@ class Lock:
             raise
 
     def release(self) -> None:
-        """Let go of it; a second call does nothing."""
+        """Let go of it, also for what was forked meanwhile and has it open; a second call does nothing."""
         if self._descriptor >= 0:
+            _let_go(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -320,6 +323,26 @@ def is_locked(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    """Lock an open file for this process alone; False when another has it. Who only looks (`is_locked`) has it for a
+    moment, lets others look too, and is waited for.
+    """
+    while not _try_lock(descriptor):
+        if _module("fcntl") is None or not _try_lock(descriptor, shared=True):
+            return False
+        _let_go(descriptor)
+        time.sleep(0.001)
+    return True
+
+
+def _let_go(descriptor: int) -> None:
+    """Unlock it in every process that has it from this one; where the system cannot, closing it does so here."""
+    fcntl = _module("fcntl")
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _try_lock(descriptor: int, *, shared: bool = False) -> bool:

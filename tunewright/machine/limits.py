@@ -8,6 +8,7 @@ system's limit on the process's address space, for a moment.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _TICK = 0.2  # seconds between two looks
+_AGAIN = 1.0
+"""Seconds until a call that goes on is ended once more: the first end may have come inside a collected object's own end
+or a callback, whose errors Python prints and forgets.
+"""
 
 
 class _Late(BaseException):
@@ -49,11 +54,13 @@ class _Watch:
             with self.lock:
                 now = time.monotonic()
                 for thread in [t for t, deadline in self.deadlines.items() if deadline < now]:
-                    del self.deadlines[thread]
+                    self.deadlines[thread] = now + _AGAIN
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Late))
 
 
 _watch = _Watch()
+if hasattr(os, "register_at_fork"):  # another thread may have had the lock, and is not there to give it back
+    os.register_at_fork(after_in_child=_watch.__init__)  # type: ignore[misc]
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
@@ -69,12 +76,21 @@ def within(seconds: float, call: Callable[[], T]) -> T:
         raise TimeoutError(f"it took longer than {seconds:g} s") from None
 
 
+_one_limit = threading.RLock()
+"""Held while a limit of memory is: of two that overlap, the second would bring the first one's back, to stay."""
+
+
 @contextmanager
 def memory_within(room: int) -> Iterator[None]:
     """Let the process grow by at most `room` bytes, where the system can say so; more is a MemoryError.
 
-    The limit holds for all threads: for short calls, with room to spare.
+    The limit holds for all threads: for short calls, with room to spare. Another thread that asks for one waits.
     """
+    with _one_limit:
+        yield from _memory_within(room)
+
+
+def _memory_within(room: int) -> Iterator[None]:
     try:
         import resource
 

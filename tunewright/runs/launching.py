@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tunewright.errors import INTERRUPTED, PartedError
@@ -30,18 +30,20 @@ def launch(args: Sequence[str], count: int) -> int:
     with ExitStack() as stack:
         aside = stack.enter_context(tempfile.TemporaryDirectory(prefix="tunewright-", ignore_cleanup_errors=True))
         said: list[Any] = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
-        port = _free_port()
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-P", "-m", "tunewright", *args],
-                env=os.environ | _names(rank, count, port) | {ASIDE: aside},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if rank else None,
-                stderr=said[rank] if rank else None,
-                start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on once
+        port = stack.enter_context(held_port())
+        processes: list[subprocess.Popen[bytes]] = []
+        stack.callback(_send, processes, signal.SIGKILL)  # an interruption may come while they are begun
+        for rank in range(count):
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-P", "-m", "tunewright", *args],
+                    env=os.environ | _names(rank, count, port) | {ASIDE: aside},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL if rank else None,
+                    stderr=said[rank] if rank else None,
+                    start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on once
+                )
             )
-            for rank in range(count)
-        ]
         codes = _wait(processes)
         for rank, file in enumerate(said):
             if (codes[0] == PartedError.code and rank or codes[rank] < 0) and (why := _why(codes[rank], file)):
@@ -57,10 +59,19 @@ def _names(rank: int, count: int, port: int) -> dict[str, str]:
     return {"MASTER_ADDR": "127.0.0.1", **{k: str(v) for k, v in named.items()}}
 
 
-def _free_port() -> int:
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A free port of this machine that the system gives to nobody else meanwhile: the first process takes it only once
+    its libraries are loaded. Elsewhere than on Linux it is one that was free a moment ago.
+    """
     with socket.socket() as asked:
+        if sys.platform == "linux":  # bound, not listened on, and shared with one that says the same
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
+        port = int(asked.getsockname()[1])
+        if sys.platform != "linux":
+            asked.close()
+        yield port
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:

@@ -136,14 +136,17 @@ class TrainingCallback:
         # early stopping first: a checkpoint written on the way out would be taken for a place to go on from
         if self.ended_by:
             raise Stop
-        self.stop_requested = any(one["stop"] for one in present().told({"stop": self.stop_requested}))
-        if self.stop_requested:
+        if self.stops():
             self.write(loop)
             raise stopped(self.folder, f"step {loop.step_number}, with a checkpoint")
         due = self.spec.save_steps and (self.asked or loop.step_number % self.spec.save_steps == 0)
         if due and not loop.finished():
             self.write(loop)
         self.asked = False
+
+    def stops(self) -> bool:
+        """Whether any process of the run was asked to stop. A signal that comes meanwhile stays for the next time."""
+        return any(one["stop"] for one in present().told({"stop": self.stop_requested}))
 
     def _judge(self, loop: Loop) -> dict[str, float]:
         with loop.kept_weights():

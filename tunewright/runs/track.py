@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,13 @@ class _Working:
             self._left_out += 1
 
     def end(self) -> None:
-        try:
-            self._queue.put_nowait(_END)
-        except queue.Full:  # whoever does not get on is not asked for the last one either
-            self._queue.get_nowait()
-            self._left_out += 1
-            self._queue.put_nowait(_END)
+        while True:
+            try:
+                return self._queue.put_nowait(_END)
+            except queue.Full:  # whoever does not get on is not asked for the last one either
+                with suppress(queue.Empty):  # it got on meanwhile
+                    self._queue.get_nowait()
+                    self._left_out += 1
 
     def wait(self, seconds: float) -> str:
         """Wait for the tracker's end; what is to be said of it."""

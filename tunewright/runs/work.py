@@ -243,7 +243,7 @@ class Work:
             save_result(self.folder, stage, keeper, result)
         self.results[name] = result
         self.note()
-        if keeper.stop_requested:
+        if keeper.stops():
             raise stopped(self.folder, f"the stage '{name}'")
         self._measure_stage(part)
 

@@ -156,8 +156,8 @@ class Library:
             with self._lock:
                 if name in self._there:
                     return self._there[name]
-                path = self._paths.get(name)
-                dropped = name in self._dropped
+                asked = self._asked(name)
+            path, dropped = asked
             if path is None and self.root is not None and NAME.fullmatch(name) and not dropped:
                 path = self.root / name
             if path is None or path.is_symlink() or not _holds(path):
@@ -172,11 +172,18 @@ class Library:
                 more = f" To write instead: {error.remedy}." if error.remedy else ""
                 what = f"The adapter '{name}' cannot be used: {error.what}.{more}"
                 raise ApiError(400, what, param="model") from error
-            self._keep(adapter)
+            self._keep(adapter, asked)
             return adapter
 
-    def _keep(self, adapter: Adapter) -> None:
+    def _asked(self, name: str) -> tuple[Path | None, bool]:
+        """What names the files of an adapter: the path that it was loaded from, and whether it was unloaded since."""
+        return self._paths.get(name), name in self._dropped
+
+    def _keep(self, adapter: Adapter, asked: tuple[Path | None, bool]) -> None:
+        """Hold it for the next that ask, unless the name was unloaded or given to other files while it was read."""
         with self._lock:
+            if self._asked(adapter.name) != asked:
+                return
             self._there[adapter.name] = adapter
             held = sum(a.bytes for a in self._there.values() if not a.pinned)
             for name in [n for n, a in self._there.items() if not a.pinned and a is not adapter]:

@@ -152,7 +152,9 @@ def _pairs(a: Source, b: Source, found: Extracted) -> Iterator[tuple[str, Tensor
             found.left_out.append(LeftOut(name, why, None))
         elif entry.floats:
             yield name, torch.from_numpy(a.whole(name)), torch.from_numpy(b.whole(name))
-    for name in b.entries.keys() - a.entries.keys():
+    for name in b.entries:
+        if name in a.entries:
+            continue
         found.left_out.append(LeftOut(name, "the first model has no such tensor", None))
 
 

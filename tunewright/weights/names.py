@@ -146,7 +146,7 @@ def ties(config: Mapping[str, Any]) -> bool | None:
 
 def copies_of(names: Iterable[str]) -> dict[str, str]:
     """Copy -> original, for tensors that models often tie: what is stored of them decides whether they are."""
-    known = set(names)
+    known = dict.fromkeys(names)  # in their order: what ends in several of them must be the same original each time
     out: dict[str, str] = {}
     for name in known:
         for end, originals in _COPIES.items():

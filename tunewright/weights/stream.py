@@ -8,7 +8,8 @@ before it takes its name. `engine.py` makes the tensors.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -159,6 +160,11 @@ class _few_torch_threads:
             torch.set_num_threads(self.held)
 
 
+def _commonest(types: Sequence[str]) -> str:
+    """The type of most tensors; of equally common ones the first, in every process the same."""
+    return Counter(types).most_common(1)[0][0]
+
+
 def _beside(engine: Engine, folder: Path) -> None:
     """What stands beside the weights."""
     request = engine.request
@@ -178,7 +184,7 @@ def _beside(engine: Engine, folder: Path) -> None:
         )
     stored = [e.dtype for e in engine.stored.values() if e.floats]
     config = {**engine.config, **engine.learned.get("config", {})}
-    card.write_beside(folder, config, engine.like, reader, max(set(stored), key=stored.count), engine.rows)
+    card.write_beside(folder, config, engine.like, reader, _commonest(stored), engine.rows)
     if request.chat_template is not None:
         note = chat_templates.write(folder, request.chat_template, engine.sources)
         engine.notes += [note] if note else []

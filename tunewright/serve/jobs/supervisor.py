@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +121,13 @@ class Supervisor:
             return
         self._mine.pop(given, None)
         self._asked.pop(given, None)
-        self._ended(self.store.find(given), place, code)
+        self._ended(given, place, code)
 
     def _lives(self, place: Path) -> bool:
-        """Whether an earlier server's worker does the job: it holds a lock until it ends, however it does."""
-        try:
-            host.Lock(place / worker.LOCK).release()
-        except host.Held:
-            return True
-        return False
+        """Whether an earlier server's worker does the job: it holds a lock until it ends, however it does. Only looked
+        at: one that begins just now must be able to take it.
+        """
+        return host.is_locked(place / worker.LOCK)
 
     def _process(self, job: Json, place: Path) -> int | None:
         """The worker's number; None where it has not said it yet, or the number is another process's by now."""
@@ -148,18 +147,24 @@ class Supervisor:
         since = self._asked.get(job["id"])
         if since is None:
             self._asked[job["id"]] = now
-            os.killpg(process, signal.SIGINT if job["wanted"] == "pause" else signal.SIGTERM)
+            _signal(process, signal.SIGINT if job["wanted"] == "pause" else signal.SIGTERM)
         elif job["wanted"] == "cancel" and now - since > GRACE:
-            os.killpg(process, signal.SIGKILL)
+            _signal(process, signal.SIGKILL)
 
-    def _ended(self, job: Json, place: Path, code: int | None) -> None:
+    def _ended(self, given: str, place: Path, code: int | None) -> None:
         report = place / worker.RUN / "report.json"
         failure = _json(place / worker.ERROR)
-        if job["wanted"] == "cancel":
-            self._end(job, "cancelled")
-        elif report.is_file():
-            self._succeeded(job, place)
-        elif failure is not None:
+        with self.store.lock:  # what a client wants meanwhile comes before this, or finds what became of the job
+            job = self.store.find(given)
+            if job["wanted"] == "cancel":
+                return self._end(job, "cancelled")
+            if not report.is_file():
+                return self._unfinished(job, failure, code)
+        self._succeeded(job, place)
+
+    def _unfinished(self, job: Json, failure: Json | None, code: int | None) -> None:
+        """A job whose worker left no report."""
+        if failure is not None:
             self._end(job, "failed", error=failure)
         elif job["wanted"] == "pause":
             self.store.change(job["id"], status="paused", wanted=None)
@@ -231,6 +236,12 @@ class Supervisor:
                 data = {"stage": key[0], "step": key[1], "train_loss": record["loss"]}
                 data |= {n: record[n] for n in ("learning_rate", "num_tokens") if n in record}
                 self.store.say(given, f"Step {key[1]}: training loss {record['loss']:.3f}", data=data)
+
+
+def _signal(process: int, number: signal.Signals) -> None:
+    """Send it to a worker and what it began; one that has ended meanwhile needs none."""
+    with suppress(ProcessLookupError):
+        os.killpg(process, number)
 
 
 def _last_of_stages(records: list[Json]) -> list[int]:
