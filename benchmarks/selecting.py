@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.contract.records import Record
-from tunewright.data.select.dsir import DSIR, Grams, in_batches
+from tunewright.data.select._text import in_batches
+from tunewright.data.select.dsir import DSIR, Grams
 from tunewright.data.select.length import Length
 from tunewright.data.select.near_duplicate import NearDuplicate
 from tunewright.data.select.random import RandomDraw

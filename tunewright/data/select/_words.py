@@ -98,3 +98,14 @@ def tokens(texts: Sequence[str], punctuation: bool = True) -> Tokens:
     lengths = np.fromiter(map(len, low), np.int64, len(low)) + 1
     text = np.searchsorted(np.cumsum(lengths), starts, side="right")
     return Tokens(joined, keys, starts, ends, text)
+
+
+def hashed(texts: Sequence[str], n: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """([G] buckets below 2^bits of all runs of 1 to n lower-cased words and signs, [G] which text each stands in)."""
+    held = tokens(texts)
+    found, where = [], []
+    for size in range(1, n + 1):
+        keys, starts = held.runs(size)
+        found.append(((keys * SPREAD) >> np.uint64(64 - bits)).astype(np.int64))
+        where.append(held.text[starts])
+    return np.concatenate(found), np.concatenate(where)
