@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from tunewright.contract.records import Record
 
@@ -76,3 +78,11 @@ def in_batches(records: Iterable[Record]) -> Iterator[tuple[list[Record], list[s
             some, texts, held = [], [], 0
     if some:
         yield some, texts
+
+
+def _spaced(value: Any) -> Any:
+    return value.split() if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_spaced)]
+"""Names: a list, or one text with spaces between them, as a command line writes it ("de fr")."""

@@ -62,7 +62,10 @@ def vectors(texts: Sequence[str], ngrams: int) -> csr_matrix:
 
 def learnt(target: csr_matrix, pool: csr_matrix, penalty: float) -> Line:
     """The classifier that tells rows of `target` from rows of `pool`."""
-    from sklearn.linear_model import LogisticRegression
+    state = random.getstate()
+    from sklearn.linear_model import LogisticRegression  # to import it draws from Python's own generator
+
+    random.setstate(state)
 
     model = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=300)
     model.fit(vstack([target, pool]), np.repeat([1, 0], [target.shape[0], pool.shape[0]]))
