@@ -130,11 +130,11 @@ def test_repetition_rules_have_the_table_s_bounds():
 
 
 def test_families_names_bounds_and_stop_words_are_read():
-    assert list(QualityRules(rules="c4 gopher-words").chosen()) == [
+    assert list(QualityRules(rules="c4 gopher-words")._chosen()) == [
         "gopher-words",
         *(n for n in RULES if n[:2] == "c4"),
     ]
-    assert len(QualityRules(without="gopher").chosen()) == 6
+    assert len(QualityRules(without="gopher")._chosen()) == 6
     short = "the cat and the dog."
     assert list(selected(QualityRules(rules="gopher", bounds={"gopher-words": [5, None]}), short).indices) == [0]
     assert selected(QualityRules(rules="gopher", bounds={"gopher-words": [1, 4]}), short).reasons[0].endswith("above 4")

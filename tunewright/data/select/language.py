@@ -48,7 +48,7 @@ class Language(EachRow):
         2000, description="of a text that are looked at, from its beginning on", examples=[5]
     )
 
-    conformance: ClassVar[dict[str, object]] = {"shortest": 0}
+    conformance: ClassVar[dict[str, object]] = {"keep": ["zxx"], "confidence": 0.0, "shortest": 0}  # numbers
 
     def judge(self) -> Judge:
         known = identifier()

@@ -41,7 +41,7 @@ class QualityRules(EachRow):
         STOP_WORDS, min_length=2, description="words of which a text holds at least two", examples=[["der", "und"]]
     )
 
-    conformance: ClassVar[dict[str, object]] = {"rules": ["gopher-letters"]}
+    conformance: ClassVar[dict[str, object]] = {"rules": ["gopher-words"], "bounds": {"gopher-words": [8, None]}}
 
     @field_validator("rules", "without")
     @classmethod
@@ -64,11 +64,11 @@ class QualityRules(EachRow):
 
     @model_validator(mode="after")
     def _asked(self) -> QualityRules:
-        if not self.chosen():
+        if not self._chosen():
             raise ValueError("without leaves no rule over")
         return self
 
-    def chosen(self) -> dict[str, Rule]:
+    def _chosen(self) -> dict[str, Rule]:
         """The rules by name, in the order in which they are asked, with their bounds."""
 
         def named(name: str, names: Sequence[str]) -> bool:
@@ -81,7 +81,7 @@ class QualityRules(EachRow):
         }
 
     def judge(self) -> Judge:
-        rules = self.chosen()
+        rules = self._chosen()
 
         def reason(found: dict[str, float]) -> str:
             broken = ((name, rule.broken(found[name])) for name, rule in rules.items())

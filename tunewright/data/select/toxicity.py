@@ -3,15 +3,15 @@
 With `model`, a folder of transformers' files with a head for sequence classification, a row's score is the probability
 of `label`: a softmax over the classes, or a sigmoid where the model's config says multi-label or there is one label. A
 row goes above `most`. Weights are read from safetensors alone: a pickle is refused, as a model without its head is. The
-first tokens that the model can read count. Scores are kept in the cache by the weights, the label and the texts, so that
-a pool that a check read is not read again.
+first tokens that the model can read count (`LONGEST` at most). Scores are kept in the cache by the weights, the label
+and the texts, so that a pool that a check read is not read again.
 
 With `words`, or a `file` that has one a line, a row goes that holds any of them, as whole words in lower case, runs of
 several words too: C4's rule (Raffel et al. 2020, arXiv:1910.10683), which no list here decides for its user. A list
 tells no use from a mention and knows one spelling: look at what goes.
 
-One pass, no row is held. `label` and `most` are ours. Raises RecipeError where neither is named, or the label or file is
-not there; ModelError for a folder that cannot be read as a classifier; DataError for a score that is no number.
+One pass, no row is held. `label` and `most` are ours. Raises RecipeError where neither is named, or the label or file
+is not there; ModelError for a folder that cannot be read as a classifier; DataError for a score that is no number.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Toxicity(EachRow):
     words: Names = Field((), description="words, or runs of words, of which no row may hold one")
     file: str | None = Field(None, description="a file of such words, one a line")
 
-    conformance: ClassVar[dict[str, object]] = {"words": ["3"]}
+    conformance: ClassVar[dict[str, object]] = {"words": ["7"]}
 
     @model_validator(mode="after")
     def _something(self) -> Toxicity:
