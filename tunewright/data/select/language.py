@@ -57,7 +57,7 @@ class Language(EachRow):
                 raise RecipeError(
                     f"no language is called '{code}'",
                     where="language.keep",
-                    remedy=f"{did_you_mean(code, known.labels)}; they are codes of ISO 639-1: en, de, fr, zh",
+                    remedy=f"{did_you_mean(code, known.labels)} (codes of ISO 639, of two letters where there is one)",
                 )
 
         def judged(record: Record) -> tuple[dict[str, float], str]:

@@ -85,7 +85,7 @@ class Classifier:
             raise RecipeError(
                 f"the model has no label '{label}'",
                 where="toxicity.label",
-                remedy=f"{did_you_mean(label.lower(), names)}; it has {', '.join(names)}",
+                remedy=f"{did_you_mean(label.lower(), names)} (it has {', '.join(names)})",
             )
         self.at = names[label.lower()]
         self.alone = config.problem_type == "multi_label_classification" or len(names) == 1
