@@ -1,7 +1,8 @@
 """What choosing rows without a model costs: megabytes of text a second of CPU time, by selector, over files of rows.
 
 `python -m benchmarks.selecting FILE.jsonl ...` reads each file's texts, and times each selector over them twice (`dsir`
-aims at its first tenth; its second pass over the records meets n-grams that it has hashed). Where `datasketch` is
+aims at its first tenth, as `quality-classifier` does; its second pass over the records meets n-grams that it has
+hashed). `language` stands there where its extra is installed. Where `datasketch` is
 installed (no part of Tunewright), its MinHash with 128 permutations and LSH at the same bound stand beside
 `near-duplicate`, in the same process and in turn: what it keeps is near to what the exact filter keeps.
 """
@@ -19,14 +20,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tunewright.contract.records import Record
-from tunewright.data.select.dsir import DSIR, Grams, in_batches
+from tunewright.data.select._text import in_batches
+from tunewright.data.select.dsir import DSIR, Grams
+from tunewright.data.select.language import Language
 from tunewright.data.select.length import Length
 from tunewright.data.select.near_duplicate import NearDuplicate
+from tunewright.data.select.quality_classifier import BITS, QualityClassifier, vectors
+from tunewright.data.select.quality_rules import QualityRules
 from tunewright.data.select.random import RandomDraw
+from tunewright.data.select.toxicity import Toxicity
 
 WORD = re.compile(r"\w+")
 ROUNDS = 2
+WORDS = tuple(f"nonsense{i}" for i in range(400))
+"""As many as common lists have."""
 
 
 def read(file: Path) -> list[Record]:
@@ -54,6 +64,12 @@ def counted(records: list[Record], grams: Grams) -> int:
     return sum(len(grams.of(texts)[0]) for _, texts in in_batches(records))
 
 
+def weighed(records: list[Record]) -> int:
+    """Texts whose vectors of n-grams are multiplied with weights: what scoring takes."""
+    weights = np.ones(1 << BITS)
+    return sum(len(vectors(texts, 2) @ weights) for _, texts in in_batches(records))
+
+
 def main() -> None:
     for file in map(Path, sys.argv[1:]):
         records = read(file)
@@ -67,7 +83,15 @@ def main() -> None:
                 DSIR().select(r, r[: max(1, len(r) // 10)], random.Random(0)).indices
             ),
             "near-duplicate": lambda r=records: len(NearDuplicate().select(r).indices),  # type: ignore[misc]
+            "quality-rules": lambda r=records: len(QualityRules().select(r).indices),  # type: ignore[misc]
+            "quality, a pass": lambda r=records: weighed(r),  # type: ignore[misc]
+            "quality, all": lambda r=records: len(  # type: ignore[misc]
+                QualityClassifier().select(r, r[: max(1, len(r) // 10)], random.Random(0)).indices
+            ),
+            "toxicity, words": lambda r=records: len(Toxicity(words=WORDS).select(r).indices),  # type: ignore[misc]
         }
+        if importlib.util.find_spec("py3langid") is not None:
+            parts["language"] = lambda r=records: len(Language().select(r).indices)  # type: ignore[misc]
         if importlib.util.find_spec("datasketch") is not None:
             parts["datasketch"] = lambda r=records: by_datasketch(r)  # type: ignore[misc]
         rates: dict[str, list[float]] = {name: [] for name in parts}

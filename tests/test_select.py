@@ -65,6 +65,23 @@ def test_rows_judged_as_they_are_read_keep_their_columns_and_order(place: Path) 
     assert json.loads((place / "out" / "selected.json").read_text()) == found.to_json()
 
 
+def test_filters_of_large_pools_say_which_rule_a_row_broke(place: Path) -> None:
+    using = "quality-rules:rules=gopher-top-2-words,toxicity:words=hills,quality-classifier"
+    found = tunewright.select("pool.jsonl", using=using, target="like.jsonl", keep=5, out="out")
+    rules, words, last = found.selectors
+    scores = lines(place / "out" / "scores.jsonl")
+    assert rules.offered == 30 and last.kept == 5 == found.kept and words.kept == last.offered
+    for name, figures in (("quality-rules", rules), ("toxicity", words), ("quality-classifier", last)):
+        gone = [s["reason"] for s in scores if s.get("by") == name]
+        assert len(gone) == figures.offered - figures.kept > 0
+        assert {why: gone.count(why) for why in gone} == figures.reasons
+    assert set(rules.reasons) == {"gopher-top-2-words: share of characters in the commonest 2 words in a row above 0.2"}
+    kept = [s["scores"] for s in scores if s["kept"]]
+    assert all(
+        set(s) == {"quality-rules.gopher-top-2-words", "toxicity.words", "quality-classifier.quality"} for s in kept
+    )
+
+
 def test_they_are_read_once_and_none_is_held(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[weakref.ref[Record]] = []
     most, judge = [0], Length.judge
@@ -125,6 +142,10 @@ REFUSED: list[tuple[dict[str, Any], type[TunewrightError], str]] = [
     ({"using": "length", "model": "nano"}, RecipeError, "none of the selectors reads with a model"),
     ({"using": "length", "keep": "10%"}, RecipeError, "none of the selectors would take it"),
     ({"using": "grape", "model": "nano", "task": "fill-mask"}, TunewrightError, "--with: 'grape' does not serve"),
+    ({"using": "quality-classifier"}, RecipeError, "--target: quality-classifier aims at rows"),
+    ({"using": "quality-rules"}, DataError, "none of 30 rows is left"),
+    ({"using": "toxicity"}, RecipeError, "write model: FOLDER"),
+    ({"using": "toxicity:model=nowhere"}, TunewrightError, "no model in this folder"),
     ({"using": "lora"}, TunewrightError, "'lora' selects no rows"),
     ({"using": "lenght"}, RecipeError, "did you mean 'length'"),
     ({"using": "length:5"}, RecipeError, "'5' is no parameter"),

@@ -98,6 +98,7 @@ _FOR = {
     "eval": "lm-evaluation-harness's tasks (`measure --lm-eval`)",
     "serve": "`tunewright serve`: the web server, and answers held to a JSON schema",
     "tinker": "training loops over a served base, by Tinker's protocol (`serve --jobs`)",
+    "language": "the language of rows (`language` of data.select)",
     "mcp": "a server for agents (`tunewright mcp`)",
     "onnx": "ONNX graphs (`export --to onnx`)",
     "peers": "parity tests and benchmarks beside other libraries",

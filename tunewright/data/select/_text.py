@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from tunewright.contract.records import Record
 
 COLUMNS = ("text", "system", "prompt", "completion", "chosen")
+CHARACTERS = 1 << 18
+"""Of texts that are looked at together."""
 
 
 def text_of(record: Mapping[str, Any]) -> str:
@@ -59,3 +63,26 @@ def answer_of(record: Mapping[str, Any]) -> str:
         said = [turn for turn in found if isinstance(turn, Mapping) and turn.get("role") == "assistant"]
         found = "\n".join(turn["content"] for turn in said if isinstance(turn.get("content"), str))
     return found if isinstance(found, str) else ""
+
+
+def in_batches(records: Iterable[Record]) -> Iterator[tuple[list[Record], list[str]]]:
+    """Records and their texts, a few hundred thousand characters at a time."""
+    some, texts, held = list[Record](), list[str](), 0
+    for record in records:
+        text = text_of(record)
+        some.append(record)
+        texts.append(text)
+        held += len(text)
+        if held >= CHARACTERS:
+            yield some, texts
+            some, texts, held = [], [], 0
+    if some:
+        yield some, texts
+
+
+def _spaced(value: Any) -> Any:
+    return value.split() if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_spaced)]
+"""Names: a list, or one text with spaces between them, as a command line writes it ("de fr")."""

@@ -27,6 +27,11 @@ def _kind(code: int) -> int:
     return WORD if re.match(r"\w", letter) else SPACE if re.match(r"\s", letter) else OTHER
 
 
+def codes_of(text: str) -> np.ndarray:
+    """The characters of a text as numbers."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
 def kinds_of(codes: np.ndarray) -> np.ndarray:
     """The kind of each character."""
     kinds = _kinds[codes]
@@ -51,7 +56,7 @@ def _powers_to(n: int) -> np.ndarray:
 @dataclass(frozen=True)
 class Tokens:
     """The tokens of some texts, in order: [G] `keys`, the characters [`starts`, `ends`) of `joined` that each is, and
-    in which `text` each stands.
+    in which `text` each stands. `bounds`: where each text ends in `joined`, the sign behind it taken in.
     """
 
     joined: str
@@ -59,6 +64,7 @@ class Tokens:
     starts: np.ndarray
     ends: np.ndarray
     text: np.ndarray
+    bounds: np.ndarray
 
     def runs(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """([R] keys of the runs of n neighbouring tokens inside a text, [R] the token that each begins with)."""
@@ -83,7 +89,7 @@ def tokens(texts: Sequence[str], punctuation: bool = True) -> Tokens:
     """The lower-cased tokens of texts; without `punctuation` words alone, between which anything may stand."""
     low = [text.lower() for text in texts]
     joined = "\n".join(low)
-    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+    codes = codes_of(joined)
     kinds = kinds_of(codes)
     if not punctuation:
         kinds = np.where(kinds == OTHER, np.uint8(SPACE), kinds)
@@ -96,5 +102,16 @@ def tokens(texts: Sequence[str], punctuation: bool = True) -> Tokens:
     sums = np.concatenate([np.zeros(1, np.uint64), sums])
     keys = (sums[ends] - sums[starts]) * inverses[starts]
     lengths = np.fromiter(map(len, low), np.int64, len(low)) + 1
-    text = np.searchsorted(np.cumsum(lengths), starts, side="right")
-    return Tokens(joined, keys, starts, ends, text)
+    bounds = np.cumsum(lengths)
+    return Tokens(joined, keys, starts, ends, np.searchsorted(bounds, starts, side="right"), bounds)
+
+
+def hashed(texts: Sequence[str], n: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """([G] buckets below 2^bits of all runs of 1 to n lower-cased words and signs, [G] which text each stands in)."""
+    held = tokens(texts)
+    found, where = [], []
+    for size in range(1, n + 1):
+        keys, starts = held.runs(size)
+        found.append(((keys * SPREAD) >> np.uint64(64 - bits)).astype(np.int64))
+        where.append(held.text[starts])
+    return np.concatenate(found), np.concatenate(where)

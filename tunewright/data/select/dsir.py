@@ -18,7 +18,7 @@ import heapq
 import math
 import random
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import ClassVar
 
@@ -29,14 +29,12 @@ from tunewright.contract.method import Method
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
 from tunewright.data.select._keep import Amount, drawn, how_many
-from tunewright.data.select._text import text_of
+from tunewright.data.select._text import in_batches
 from tunewright.data.select._words import SPREAD, Tokens, tokens
 from tunewright.errors import DataError
 
 TABLE = 1 << 21
 """Runs of words whose buckets are remembered."""
-CHARACTERS = 1 << 18
-"""Of texts that are counted together."""
 
 
 def bucket(gram: str, buckets: int = 10_000) -> int:
@@ -85,21 +83,6 @@ def log_ratio(target: np.ndarray, raw: np.ndarray, smoothing: float = 0.0) -> np
 def log_weights(buckets: np.ndarray, text: np.ndarray, ratio: np.ndarray, texts: int) -> np.ndarray:
     """[texts] w of each text; it adds over n-grams."""
     return np.bincount(text, weights=ratio[buckets], minlength=texts)
-
-
-def in_batches(records: Iterable[Record]) -> Iterator[tuple[list[Record], list[str]]]:
-    """Records and their texts, a few hundred thousand characters at a time."""
-    some, texts, held = list[Record](), list[str](), 0
-    for record in records:
-        text = text_of(record)
-        some.append(record)
-        texts.append(text)
-        held += len(text)
-        if held >= CHARACTERS:
-            yield some, texts
-            some, texts, held = [], [], 0
-    if some:
-        yield some, texts
 
 
 def gumbel(key: str) -> float:
