@@ -18,19 +18,29 @@ from numpy.typing import NDArray
 from tunewright.tasks._forecasters import QUANTILES
 
 DIGITS = 7
-"""Digits that are kept of a number: about those of float32."""
+"""Digits that are kept of what is right: about those of float32."""
+PARTS = 4
+"""Decimals of a standard deviation that are kept of a forecast."""
 MIDDLE = "0.5"
 
 
-def forecast(names: Sequence[str], values: NDArray[Any]) -> str:
-    """The text of a forecast [P, K]."""
-    return _text({name: _numbers(values[:, k]) for k, name in enumerate(names)})
+def forecast(names: Sequence[str], values: NDArray[Any], std: NDArray[Any]) -> str:
+    """The text of a forecast [P, K] of channels with standard deviations [K]."""
+    return _text({name: _rounded(values[:, k], std[k]) for k, name in enumerate(names)})
 
 
-def spread(names: Sequence[str], values: NDArray[Any]) -> str:
+def spread(names: Sequence[str], values: NDArray[Any], std: NDArray[Any]) -> str:
     """The text of quantiles [P, K, Q]."""
     levels = [f"{q:g}" for q in QUANTILES]
-    return _text({name: {q: _numbers(values[:, k, i]) for i, q in enumerate(levels)} for k, name in enumerate(names)})
+    return _text(
+        {name: {q: _rounded(values[:, k, i], std[k]) for i, q in enumerate(levels)} for k, name in enumerate(names)}
+    )
+
+
+def _rounded(values: NDArray[Any], std: float) -> list[float | None]:
+    """Values to PARTS of their standard deviation: what lies below hangs on how rows lie in batches."""
+    decimals = PARTS - math.floor(math.log10(std))
+    return [round(v, decimals) if math.isfinite(v) else None for v in values.tolist()]
 
 
 def right(names: Sequence[str], future: NDArray[Any], mase: NDArray[Any], std: NDArray[Any]) -> str:

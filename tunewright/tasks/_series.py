@@ -67,7 +67,7 @@ def _plural(count: int, name: str) -> str:
     return f"{count} {name}s" if count != 1 else f"1 {name}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Series:
     """A series whole: `values` [T, K], NaN where none is known; `times` [T] as they are shown, `wheres` [T] where each
     stands in its file. `faults`: what is wrong with a channel of which some value is none.
@@ -80,6 +80,13 @@ class Series:
     times: Sequence[str]
     wheres: Sequence[str]
     faults: Mapping[str, Problem] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        def said(series: Series) -> tuple[Any, ...]:
+            about = [str(t) for t in series.times], list(series.wheres), dict(series.faults)
+            return series.name, series.names, series.step, *about, series.values.shape, series.values.tobytes()
+
+        return isinstance(other, Series) and said(self) == said(other)
 
     def channel(self, k: int) -> Series:
         """One channel as a series of its own."""
@@ -94,7 +101,7 @@ class Series:
         return replace(self, values=self.values[:, [self.names.index(n) for n in names]], names=tuple(names))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window:
     """A window of a series. `std` and `mase` [K] are what errors are divided by (`mase` NaN: a constant history),
     `seasonal` and `last` [P, K] the two forecasts that need no model.

@@ -135,10 +135,10 @@ class TimeSeriesForecasting(Task):
         found = _forecasters.quantiles_of(outputs.raw)
         out = []
         for i, row in enumerate(rows):
-            names = row.fields["names"]
-            said = _forecasts.forecast(names, values[i])
+            names, each = row.fields["names"], np.asarray(row.fields["std"])
+            said = _forecasts.forecast(names, values[i], each)
             if found is not None:
-                said = _forecasts.spread(names, found[i].double().cpu().numpy())
+                said = _forecasts.spread(names, found[i].double().cpu().numpy(), each)
             out.append((said, right_of(row)))
         return out
 
@@ -155,9 +155,9 @@ def right_of(row: Row) -> str:
 
 def without_model(row: Row) -> dict[str, str]:
     """What needs no model: the last season again, the last value again, as texts of forecasts."""
-    names = row.fields["names"]
+    names, std = row.fields["names"], np.asarray(row.fields["std"])
     told = {"seasonal naive": "seasonal", "last value": "last"}
-    return {name: _forecasts.forecast(names, np.asarray(row.fields[field])) for name, field in told.items()}
+    return {name: _forecasts.forecast(names, np.asarray(row.fields[field]), std) for name, field in told.items()}
 
 
 def _row(record: Record, window: Window, outputs: Sequence[int] | None) -> Row:
