@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.contract.records import RowProblem
-from tunewright.data.timestamps import Time, shown, step_named, time_of
+from tunewright.data.timestamps import Time, all_shown, step_named, time_of
 from tunewright.tasks._series import MONTHS, SECONDS, Series, Step
 
 IDS = ("id", "item_id", "unique_id", "series_id", "series")
@@ -39,7 +39,7 @@ def series_of(row: Mapping[str, Any]) -> Series:
     values = np.array([[number_in(cell, "target") for cell in channel] for channel in lists]).T
     start, step = time_of(row["start"], "start"), step_named(row.get("freq") or "")
     name = next((str(row[n]) for n in IDS if row.get(n) is not None), "")
-    times = [shown(t) for t in _ahead(start, step, len(values))]
+    times = all_shown(_ahead(start, step, len(values)))
     return Series(name, values, names, step, times, [""] * len(values))
 
 

@@ -21,7 +21,7 @@ from tunewright.contract.records import Problem, Record, RowProblem
 from tunewright.data.gluonts import IDS, STATIC, number_in, series_of
 from tunewright.data.raw import Bad
 from tunewright.data.shapes import rename
-from tunewright.data.timestamps import Time, shown, step_of, time_of
+from tunewright.data.timestamps import Time, all_shown, step_of, time_of
 from tunewright.data.where import meant, wanted
 from tunewright.errors import DataError
 from tunewright.tasks._parts import SERIES
@@ -159,7 +159,7 @@ class _Points:
         if self.layout.passed:
             _once(remarks, f"not read beside the values: {', '.join(self.layout.passed)}")
         values = np.array(self.values, dtype=np.float64)
-        times = [shown(t) for t in self.times]
+        times = all_shown(self.times)
         return Series(self.called, values, self.layout.channels, step, times, self.wheres, self.faults)
 
 

@@ -89,6 +89,12 @@ def shown(time: Time) -> str:
     return f"{time:g}" if time != int(time) else str(int(time))
 
 
+def all_shown(times: Sequence[Time]) -> list[str]:
+    """The times of a series, with a time of day where any is not midnight."""
+    days = all(not isinstance(t, datetime) or shown(t) != t.isoformat(sep=" ") for t in times)
+    return [t.isoformat(sep=" ") if isinstance(t, datetime) and not days else shown(t) for t in times]
+
+
 def _kind(time: Time) -> str:
     if not isinstance(time, datetime):
         return "number"

@@ -116,6 +116,8 @@ def read(model: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = False
         return Said(said.float(), _flat(states[-1]), layers, loc=out.loc.float(), scale=out.scale.float())
     kind = str(config.distribution_output)
     parameters, loc, scale = tuple(p.float() for p in said), out.loc.float(), out.scale.float()
+    if kind == "negative_binomial" and config.model_type == "patchtsmixer":
+        scale = torch.ones_like(scale)  # its forward has put the scale into the logits in place
     return Said(_middle(kind, parameters, loc, scale), _flat(states[-1]), layers, kind, parameters, loc, scale)
 
 
