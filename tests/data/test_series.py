@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -161,7 +161,7 @@ def test_steps_are_told_from_times(times, step):
 
 
 def test_cells_of_tables_of_other_kinds_are_times():
-    zoned = datetime(2020, 1, 1, tzinfo=timezone.utc)
+    zoned = datetime(2020, 1, 1, tzinfo=UTC)
     assert time_of(zoned, "ds") == zoned and time_of(START.date(), "ds") == START
     assert time_of(np.int64(3), "ds") == 3.0
     with pytest.raises(RowProblem, match="no time"):
