@@ -1,4 +1,4 @@
-"""Series from files as people have them: wide, long and GluonTS's; what is wrong with one, with its row and a remedy."""
+"""Series from files as people have them: wide, long and GluonTS's; what is wrong with one, its row and a remedy."""
 
 from __future__ import annotations
 
