@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tunewright.conformance.bench import seeded
-from tunewright.conformance.task_series import patchtsmixer, patchtst
+from tunewright.conformance.task_series import SIZES, patchtst
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.dataset import stored
@@ -34,6 +34,14 @@ from tunewright.tasks._series import Series, Step, held_out, places, scales, sea
 TASK = get_task("time-series-forecasting")
 START = datetime(2020, 1, 1)
 PLAIN = {"channels": None, "stride": 1, "test": 0.2, "backtests": None, "season": None}
+
+
+def patchtsmixer(**sizes):
+    """PatchTSMixer of two blocks, without dropout."""
+    from transformers import PatchTSMixerConfig, PatchTSMixerForPrediction
+
+    own = {"num_layers": 2, "expansion_factor": 2, "dropout": 0.0, "head_dropout": 0.0}
+    return PatchTSMixerForPrediction(PatchTSMixerConfig(**{**SIZES, **own, **sizes}))
 
 
 def options(model, **changes):
@@ -325,6 +333,20 @@ def test_a_recipe_says_what_it_leaves_out(folder):
     assert (other.data.train[0].split, other.data.eval[0].split) == (None, "rolling")
     with pytest.raises(RecipeError, match="reads no time series"):
         recipe(folder, task="text-generation")
+
+
+def test_what_is_held_out_is_the_end_whatever_part_is_named(folder):
+    data = {"train": {"path": "series.csv", "split": "train"}}
+    assert [s.split for s in recipe(folder, data=data).data.eval] == ["test"]
+    data["train"]["split"] = "last"
+    with pytest.raises(DataError, match="it has no part 'last'"):
+        assemble(recipe(folder, data=data), weights=False)
+    (folder / "both").mkdir()
+    for i in range(2):
+        write(folder / "both", signal(80), f"{i}.csv")
+    source = Source(path="both", format="series")
+    with pytest.raises(DataError, match="of a file a source"):
+        stored(source, TASK, None, options(seeded(patchtst)), folder / "cache", base=folder)
 
 
 def test_a_share_for_validation_is_the_last_windows_and_none_that_reach_into_them(folder):

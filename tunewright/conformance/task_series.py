@@ -30,14 +30,6 @@ def patchtst(**sizes: Any) -> Any:
     return PatchTSTForPrediction(PatchTSTConfig(**{**SIZES, **own, "pooling_type": None, "init_std": 0.2, **sizes}))
 
 
-def patchtsmixer(**sizes: Any) -> Any:
-    """PatchTSMixer of two blocks, without dropout."""
-    from transformers import PatchTSMixerConfig, PatchTSMixerForPrediction
-
-    own = {"num_layers": 2, "expansion_factor": 2, "dropout": 0.0, "head_dropout": 0.0}
-    return PatchTSMixerForPrediction(PatchTSMixerConfig(**{**SIZES, **own, **sizes}))
-
-
 class NoReader:
     """Series are read as they are: nothing is saved beside the model."""
 

@@ -24,7 +24,7 @@ from tunewright.data.shapes import rename
 from tunewright.data.timestamps import Time, all_shown, step_of, time_of
 from tunewright.data.where import meant, wanted
 from tunewright.errors import DataError
-from tunewright.tasks._parts import SERIES
+from tunewright.tasks._parts import SERIES, SPLITS
 from tunewright.tasks._series import Series
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def series_in(
         if getattr(source, key, None) is not None:
             what = f"'{key}' draws rows, and a series needs all of its own"
             raise DataError(what, where=place.name, remedy=f"remove {key}; data.series.test holds out by time")
+    if source.split not in (None, *SPLITS):
+        what = f"it has no part '{source.split}'"
+        raise DataError(what, where=place.name, remedy=f"remove split, or write one of {', '.join(SPLITS)}")
+    if len(place.files) != 1:
+        raise DataError("series are read of a file a source", where=place.name, remedy="name each file by itself")
     if getattr(source, "streaming", False):
         raise DataError("a series is read whole", where=place.name, remedy="remove streaming")
     gathered, asked = dict[str, _Points](), wanted(source)

@@ -139,6 +139,6 @@ def without_model(rows: Sequence[Row], metric: str) -> dict[str, list[RowResult]
     return out
 
 
-def readable(names: Sequence[str], answer: str) -> list[str]:
+def judging(names: Sequence[str], answer: str) -> list[str]:
     """Those of some metrics that a model's answers can be judged by: WQL only where they have quantiles."""
     return [n for n in names if n != "wql" or has_quantiles(answer)]

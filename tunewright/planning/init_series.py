@@ -1,4 +1,4 @@
-"""A first recipe for a model that forecasts: what a file of series holds, how many windows it gives, what is held out."""
+"""A first recipe for a model that forecasts: what a file of series holds, its windows, and what is held out."""
 
 from __future__ import annotations
 

@@ -66,7 +66,8 @@ def of_recipe(recipe: Any) -> None:
         return
     held_out = recipe.data.eval is None
     if held_out:
-        recipe.data.eval = [as_series(source, TEST) for source in recipe.data.train]
+        ends = [source.model_copy(update={"split": TEST}) for source in recipe.data.train]
+        recipe.data.eval = [as_series(source, TEST) for source in ends]
     for _, data in parts:
         given = data.model_fields_set if data is not None else set()
         if "train" in given:

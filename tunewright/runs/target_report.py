@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tunewright.measure.forecasts import FORECASTS, readable
+from tunewright.measure.forecasts import FORECASTS, judging
 from tunewright.measure.intervals import Interval
 from tunewright.measure.parts import beside, part_difference, part_names, part_summary
 from tunewright.measure.rows import RowResult
@@ -68,7 +68,7 @@ def _beside_model(meter: Meter, name: str, rows: list[RowResult], after: Reading
 def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
     """The metrics that are shown beside the headline, of the same answers."""
     out = []
-    for name in readable(get_metric(meter.metric).beside, meter.base.target[0].answer):
+    for name in judging(get_metric(meter.metric).beside, meter.base.target[0].answer):
         before, tuned = (beside(results, name) for results in (meter.base.target, after.target))
         out.append(
             schema.Measured(
