@@ -215,6 +215,7 @@ def _run(task: Task) -> list[str]:
     beside = "".join(f"; {metric} {a:.3f} to {b:.3f}" for metric, (a, b) in found.get("beside", {}).items())
     probe = found.get("probe")
     beside += f"; a linear probe on the base {probe:.3f}" if probe is not None else ""
+    beside += "".join(f"; {name} {value:.3f}" for name, value in found.get("baselines", {}).items())
     kept = "".join(f"; loss on {name} {a:.3f} to {b:.3f}" for name, (a, b) in found["kept"].items())
     drift = f"; drift {found['drift'][1]:.3f} ({found['drift'][0]})"
     cost = f"; {found['steps']:,} steps, {found['tokens']:,} tokens, {found['seconds']:.0f} s of training, cores shared"
