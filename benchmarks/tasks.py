@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import tunewright
-from benchmarks import task_pictures, task_seeing, task_sounds
+from benchmarks import task_pictures, task_seeing, task_series, task_sounds
 from tunewright.finished.export import export
 from tunewright.report.schema import Report
 
@@ -313,6 +313,14 @@ def seeing(data: Path, out: Path) -> Path:
     return finished(task_seeing.recipe(data, out, TRAIN, finished), out / "image-text-to-text")
 
 
+def forecasting(data: Path, out: Path) -> Path:
+    loads, oil = task_series.files(data, out / "rows")
+    made, base = finished(task_series.first(loads), out / "loads"), out / "forecaster"
+    if not base.exists():
+        export(made, base, quiet=True)
+    return finished(task_series.second(str(base), loads, oil), out / task_series.TASK)
+
+
 RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "audio-classification": (
         audio_classification,
@@ -359,6 +367,11 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         text2text,
         "numbers in words (instruction induction), a tiny T5 made from nothing on three others of its tasks, LoRA",
     ),
+    task_series.TASK: (
+        forecasting,
+        "the oil temperature of a transformer (ETTh1, hourly, a day ahead from four, the last fifth held out), a tiny "
+        "PatchTST made from nothing on its six loads, LoRA",
+    ),
     "zero-shot-image-classification": (
         zero_shot,
         "digits on their side (MNIST, 40 of each) named in words, two towers made from nothing on upright ones, LoRA",
@@ -382,6 +395,7 @@ def figures(folder: Path, what: str) -> dict[str, Any]:
         "probe": target.linear_probe.before.value if target.linear_probe and target.linear_probe.before else None,
         "parts": {o.name: o.after.value for o in target.others if o.after and o.name},
         "beside": beside,
+        **({"baselines": naive} if (naive := {b.name: b.before.value for b in target.baselines if b.before}) else {}),
         "kept": kept,
         "drift": [drift.measure, drift.value.value],
         "steps": report.cost.steps,

@@ -48,7 +48,6 @@ ANSWERED: dict[str, tuple[str, ...]] = {
         "bias_change",
         "check_method",
         "check_task",
-        "log_prob",
         "shifts",
         "tuned_state",
     ),

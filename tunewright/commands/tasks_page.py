@@ -28,6 +28,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.arguments import reads_two_texts
 from tunewright.models.surgery import Surgery
 from tunewright.tasks import as_problem, get_task, own_names
+from tunewright.tasks._parts import FORECASTING
 
 _HEAD = """\
 <!-- Made by `python -m tunewright.commands.docs` from the tasks: change their files, not this one. -->
@@ -67,7 +68,7 @@ def _section(task: Task, refused: dict[str, str], count: int) -> str:
         f"## {task.name}",
         said[:1].upper() + said[1:],
         "```json\n" + "\n".join(json.dumps(row) for row in example.rows[:2]) + "\n```",
-        f"- **Models**: `transformers.{task.auto_class}`, such as `{type(model).__name__}`"
+        f"- **Models**: `transformers.{task.loads_by(model.config)}`, such as `{type(model).__name__}`"
         + (
             "; where the checkpoint has no head for the labels, a new one is drawn"
             if task.labelled or task.scores
@@ -111,6 +112,8 @@ def _measures(task: Task, metric: str) -> bool:
 
 
 def _drift(task: Task) -> str:
+    if task.is_a(FORECASTING):
+        return "how far forecasts of kept series, else of the evaluated ones, moved, in standard deviations"
     if task.continues:
         return "divergence from the base's predictions on text that the base itself wrote"
     if task.pools and not task.scores:
@@ -138,7 +141,8 @@ def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
         if not serves(method, task):
             out[name] = "serves " + ", ".join(method.tasks or ())
         elif (not task.likelihoods or task.multi_label) and "objective" in method.slots() and method.tasks is None:
-            out[name] = f"trains likelihoods, and {'a vector' if task.embeds else 'one number'} a text has none"
+            gives = "a vector a text" if task.embeds else "one number a text" if task.scores else "a forecast"
+            out[name] = f"trains likelihoods, and {gives} has none"
         elif task.couples == "batch" and _reads_rows_alone(method):
             out[name] = "reads the loss of each row by itself, and here a row's loss reads the others"
         elif adapted is not None and "attach" in method.slots() and (why := _said(method, adapted, task)):
@@ -211,6 +215,7 @@ def _run(task: Task) -> list[str]:
     beside = "".join(f"; {metric} {a:.3f} to {b:.3f}" for metric, (a, b) in found.get("beside", {}).items())
     probe = found.get("probe")
     beside += f"; a linear probe on the base {probe:.3f}" if probe is not None else ""
+    beside += "".join(f"; {name} {value:.3f}" for name, value in found.get("baselines", {}).items())
     kept = "".join(f"; loss on {name} {a:.3f} to {b:.3f}" for name, (a, b) in found["kept"].items())
     drift = f"; drift {found['drift'][1]:.3f} ({found['drift'][0]})"
     cost = f"; {found['steps']:,} steps, {found['tokens']:,} tokens, {found['seconds']:.0f} s of training, cores shared"

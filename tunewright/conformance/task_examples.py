@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.conformance import bench, task_seeing, task_sounds
+from tunewright.conformance import bench, task_seeing, task_series, task_sounds
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
+from tunewright.tasks._parts import FORECASTING
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<mask>", "<cls>", "<sep>", "<unk>")
 WARM, COLD = ("red", "orange", "amber"), ("blue", "green", "teal")
@@ -376,6 +377,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "multiple-choice": _multiple_choice,
     "question-answering": _question_answering,
     "text-ranking": _text_ranking,
+    FORECASTING: task_series.time_series_forecasting,
     "token-classification": _token_classification,
     "zero-shot-image-classification": _zero_shot_image_classification,
 }

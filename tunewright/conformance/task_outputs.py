@@ -249,7 +249,7 @@ def _has_kind(case: TaskCase) -> bool:
 
 
 def _reads_tokens(case: TaskCase) -> bool:
-    return not case.task.reads_files
+    return not case.task.reads_files and len(case.rows[0].input_ids) > 0
 
 
 def _says_right(case: TaskCase) -> bool:

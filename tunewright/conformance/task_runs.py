@@ -95,7 +95,8 @@ def what_goes_out_comes_back(case: TaskCase) -> None:
             export(folder, out)
     report = Report.load(folder)
     assert report.target is not None
-    model = getattr(transformers, case.task.auto_class).from_pretrained(out, local_files_only=True).eval()
+    name = case.task.loads_by(case.model.config)
+    model = getattr(transformers, name).from_pretrained(out, local_files_only=True).eval()
     align(model)
     rows = case.rows[-3:]
     metric = report.target.metric

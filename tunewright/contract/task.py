@@ -32,7 +32,7 @@ class EncodeOptions:
     turn for rows that have none. `chat`: whether prompts go through the chat template; None: when the tokenizer has
     one. `labels`: class names in the order of their ids. `image`: size, mean, std and how to resize, see
     `tasks.image_classification.image_options`. `audio`: rate, longest recording and feature extractor, see
-    `tasks._features.audio_options`.
+    `tasks._features.audio_options`. `series`: what windows of time series are, see `tasks._series.series_options`.
     """
 
     max_length: int = 1024
@@ -43,11 +43,13 @@ class EncodeOptions:
     labels: tuple[str, ...] | None = None
     image: dict[str, Any] | None = None
     audio: dict[str, Any] | None = None
+    series: dict[str, Any] | None = None
     kept: bool = False
 
     def key(self) -> str:
         """A text that is equal exactly for equal options."""
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        return json.dumps({k: v for k, v in values.items() if k != "series" or v is not None}, sort_keys=True)
 
 
 class Task:

@@ -14,6 +14,7 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import store
 from tunewright.data.facts import LONG, UNTRAINED, Looking
 from tunewright.data.read import TABLE, Read
+from tunewright.data.series_windows import of_series
 from tunewright.data.shapes import RECORDED, SHAPELESS, named_for
 from tunewright.data.truncate import fit_length, trained_tokens
 from tunewright.errors import DataError, MethodError, TunewrightError
@@ -88,7 +89,8 @@ def encode_all(
     limit = min(options.max_length, getattr(tokenizer, "model_max_length", None) or options.max_length)
     looking, counts, bad = Looking(task, tokenizer), Counter[str](), list[Problem]()
     with patient_collector():
-        for window in windows(read.records, RECORDINGS if task.reads_audio else None):
+        records = of_series(read, options.series) if options.series is not None else read.records
+        for window in windows(records, RECORDINGS if task.reads_audio else None):
             _refuse_recordings(window, task)
             counts["read"] += len(window)
             seen = list(_made(window, task, tokenizer, options, limit, change, bad))

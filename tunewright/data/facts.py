@@ -100,7 +100,11 @@ class Looking:
             numbers.append(int(number))
             flags.append(self._flags(record, row, kept))
             pixels = row.fields.get("pixels", row.fields.get("audio"))
-            if row.fields.get("picture_tokens"):  # the same picture may be asked of twice
+            if "past" in row.fields:  # the same values may be forecast from twice
+                past = row.fields["past"].tobytes()
+                said.append(_hash(past + row.fields["future"].tobytes()))
+                given.append(_hash(past))
+            elif row.fields.get("picture_tokens"):  # the same picture may be asked of twice
                 pictures, asked = row.fields["pictures"].tobytes(), repr(list(row.fields.get("prompt_ids", ())))
                 said.append(_hash(repr(list(row.input_ids)).encode() + pictures))
                 given.append(_hash(asked.encode() + pictures))

@@ -13,6 +13,7 @@ from tunewright.data.media import Media
 from tunewright.errors import DataError, did_you_mean
 from tunewright.files.home import expanded
 from tunewright.files.regular import is_special
+from tunewright.tasks._parts import SERIES
 
 QUICKSTART = Path(__file__).parent / "quickstart"
 _PAGES = frozenset({"readme", "license", "licence", "changelog", "citation", "notice"})
@@ -65,7 +66,11 @@ def _located(source: SourceLike, base: Path | str) -> Place:
     if remote.is_remote(path):
         return _elsewhere(source, name)
     at = Path(base) / expanded(path)
-    if source.split is not None and (path.startswith((MADE, "quickstart:")) or at.is_file()):
+    if (
+        source.split is not None
+        and source.format != SERIES
+        and (path.startswith((MADE, "quickstart:")) or at.is_file())
+    ):
         raise DataError(
             f"it has no split '{source.split}'",
             where=path,

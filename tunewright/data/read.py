@@ -21,9 +21,11 @@ from tunewright.data.permuted import reordered
 from tunewright.data.places import Place, SourceLike, locate
 from tunewright.data.raw import Bad, Mark
 from tunewright.data.remote import Remote, passing
+from tunewright.data.series import series_in
 from tunewright.data.shapes import SHAPELESS, canonical
 from tunewright.data.where import drawn, meant, wanted
 from tunewright.errors import DataError
+from tunewright.tasks._parts import SERIES
 
 __all__ = ["Place", "Record", "SourceLike", "locate", "read_all", "read_source"]
 
@@ -98,7 +100,11 @@ def _read(
                 last[0] = row[2]
             yield row
 
-    for used, record in enumerate(records_in(rows(), place, source, problems), 1):  # noqa: B007
+    whole = source.format == SERIES
+    found = (
+        series_in(rows(), place, source, problems, remarks) if whole else records_in(rows(), place, source, problems)
+    )
+    for used, record in enumerate(found, 1):  # noqa: B007
         yield record
     if not count:
         raise DataError("there are no rows", where=place.name, remedy="give a file with at least one row")

@@ -18,10 +18,12 @@ from typing import Any
 
 from tunewright.contract.records import RowProblem
 from tunewright.contract.shape import Shape, as_it_is
+from tunewright.data import gluonts
 from tunewright.data.sharegpt import turns_of
 from tunewright.data.task_file import TASK_SHAPES
 from tunewright.errors import MethodError, did_you_mean, nearest
 from tunewright.machine import installed
+from tunewright.tasks._parts import FORECASTING, SERIES
 
 Row = dict[str, Any]
 
@@ -143,6 +145,7 @@ SHAPES = (
     Shape("positive-pair", ("query", "positive"), _negatives),
     Shape("judged-passage", ("query", "passage", "label"), as_it_is),
     Shape("scored-pair", ("sentence1", "sentence2", "score"), as_it_is),
+    Shape(SERIES, ("start", "target"), gluonts.canonical),
 )
 """In the order in which they are tried: the first whose columns are all there."""
 SHAPELESS = "row"
@@ -165,6 +168,7 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "text-generation": ("prompt-completion", "chat", "preference", "text"),
     "text-ranking": ("judged-passage", "positive-pair"),
     "text2text-generation": ("prompt-completion", "chat"),
+    FORECASTING: (SERIES,),
     "token-classification": ("tagged",),
     "zero-shot-image-classification": ("image-text", "image-label"),
 }

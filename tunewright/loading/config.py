@@ -10,6 +10,8 @@ from tunewright.loading.guard import said, without_chosen_code
 from tunewright.loading.locate import Located, read_config
 from tunewright.loading.quantised import refuse_quantised
 from tunewright.loading.quiet import quiet
+from tunewright.tasks._forecasters import refuse
+from tunewright.tasks._parts import FORECASTING
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -47,6 +49,8 @@ def config_for(located: Located, task: Task) -> Any:
             remedy=(f"near: {near}; " if near else "")
             + "a newer transformers may know it: pip install -U transformers",
         ) from e
+    if task.is_a(FORECASTING):
+        refuse(config, str(folder))
     _serves(config, task, folder)
     if stored is not None:
         config.quantization_config = {**written["quantization_config"], "dequantize": True}
@@ -59,6 +63,13 @@ def config_for(located: Located, task: Task) -> Any:
     if getattr(config, "rescale_every", 0):
         config.rescale_every = 0  # RWKV would divide its own weights when it is first evaluated, and multiply them back
     return config
+
+
+def drawn(cls: Any, config: Any, dtype: Any) -> Any:
+    """The freshly drawn model of a config, of one of transformers' automatic classes or of a model's own class."""
+    if hasattr(cls, "from_config"):
+        return cls.from_config(config, dtype=dtype, trust_remote_code=False)
+    return cls._from_config(config, dtype=dtype)
 
 
 def _serves(config: Any, task: Task, folder: Path) -> None:
@@ -75,7 +86,10 @@ def _serves(config: Any, task: Task, folder: Path) -> None:
         return other if hasattr(getattr(transformers, other.auto_class, None), "_model_mapping") else None
 
     def has(auto_class: str) -> bool:
-        return type(config) in getattr(transformers, auto_class)._model_mapping
+        cls = getattr(transformers, auto_class)
+        return (
+            type(config) in cls._model_mapping if hasattr(cls, "_model_mapping") else type(config) is cls.config_class
+        )
 
     if not hasattr(getattr(transformers, task.auto_class, None), "_model_mapping"):
         raise MethodError(

@@ -19,7 +19,7 @@ from torch import nn
 from tunewright.errors import ModelError, did_you_mean, nearest
 from tunewright.files.hashing import weight_files
 from tunewright.files.home import expanded
-from tunewright.loading.config import config_for
+from tunewright.loading.config import config_for, drawn
 from tunewright.loading.guard import guarded, lacks_memory, said
 from tunewright.loading.heads import set_head
 from tunewright.loading.imports import refuse_broken
@@ -28,6 +28,7 @@ from tunewright.loading.new_tokenizer import UNBOUNDED
 from tunewright.loading.quiet import quiet
 from tunewright.models.generators import seeded
 from tunewright.recipe.models import TRAIN, ModelSpec
+from tunewright.tasks._parts import FORECASTING
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -94,7 +95,7 @@ def write_weights(folder: Path, task: Task, seed: int) -> None:
 
 def reads_text(task: Task) -> bool:
     """Whether a task's models have a tokenizer."""
-    return task.auto_class != "AutoModelForImageClassification"
+    return task.auto_class != "AutoModelForImageClassification" and not task.is_a(FORECASTING)
 
 
 def has_weights(folder: Path) -> bool:
@@ -249,10 +250,9 @@ def _begin_writing(config: Any, tokenizer: Any) -> None:
 def _of_config(config: Any, task: Task, *, meta: bool = False, seed: int = 0) -> Any:
     import transformers
 
-    auto = getattr(transformers, task.auto_class)
     try:
         with quiet(), seeded(seed), torch.device("meta" if meta else "cpu"):
-            return auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            return drawn(getattr(transformers, task.loads_by(config)), config, torch.float32)
     except Exception as e:
         if lacks_memory(e):
             raise ModelError(

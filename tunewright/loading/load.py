@@ -17,7 +17,7 @@ from torch import nn
 
 from tunewright.errors import ModelError
 from tunewright.files.hashing import hash_beside, hash_weights, read_header, weight_files
-from tunewright.loading.config import config_for
+from tunewright.loading.config import config_for, drawn
 from tunewright.loading.guard import (
     another_shape,
     check_causal,
@@ -258,7 +258,7 @@ def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None,
         set_head(config, task, labels, located)
     try:
         with quiet(), seeded(seed), torch.device("meta"):
-            return getattr(transformers, task.loads_by(config)).from_config(config, dtype=dtype)
+            return drawn(getattr(transformers, task.loads_by(config)), config, dtype)
     except Exception as e:
         refuse_broken(e, str(located.folder))
         raise ModelError(

@@ -9,12 +9,15 @@ from tunewright.contract.task import EncodeOptions
 from tunewright.loading.load import Loaded, Reading
 from tunewright.loading.picture_reader import PictureReader
 from tunewright.recipe import DataSpec
+from tunewright.tasks import _forecasters
 
 
 def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Reading) -> EncodeOptions:
     """How rows of a `data` section are encoded for a model, whether its weights are loaded or not."""
-    image = audio = None
-    if model.processor is not None and hasattr(model.processor, "sampling_rate"):
+    image = audio = series = None
+    if data.series is not None:
+        series = {**data.series.model_dump(), **_forecasters.sizes(_config_of(model))}
+    elif model.processor is not None and hasattr(model.processor, "sampling_rate"):
         from tunewright.tasks._features import audio_options
 
         audio = audio_options(model.processor, _config_of(model))
@@ -41,6 +44,7 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         labels=tuple(labels) if labels else None,
         image=image,
         audio=audio,
+        series=series,
     )
 
 

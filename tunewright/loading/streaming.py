@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tunewright.errors import ModelError
+from tunewright.loading.config import drawn
 from tunewright.loading.guard import check_finite
 from tunewright.loading.quiet import quiet
 from tunewright.models.generators import seeded
@@ -44,7 +45,7 @@ def load_streamed(
     ModelError where a weight does not stand in the folder's files under its own name and in its shape.
     """
     with quiet(), seeded(seed), unfilled():
-        model: nn.Module = auto.from_config(config, dtype=dtype)
+        model: nn.Module = drawn(auto, config, dtype)
     files, structure = Files(folder), discover(model)
     parameters = dict(model.named_parameters())
     inside = {n for b in structure.blocks for n in b.parameter_names}

@@ -38,6 +38,7 @@ from tunewright.measure import (
     choose,
     drift,
     few_shot,
+    forecasts,
     generate,
     kept,
     languages,
@@ -59,10 +60,13 @@ from tunewright.models.aligned import aligned
 from tunewright.pieces import heads, means, similarity
 from tunewright.tasks import (
     _causal,
+    _forecasters,
+    _forecasts,
     _passages,
     _placed,
     _pooled,
     _problems,
+    _series,
     _shown,
     base,
     fill_mask,
@@ -76,6 +80,7 @@ from tunewright.tasks import (
     text_classification,
     text_generation,
     text_ranking,
+    time_series_forecasting,
     token_classification,
     zero_shot_image_classification,
 )
@@ -91,6 +96,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(question_answering, reward_modeling, text_classification, text_generation),
     *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity, text_ranking),
     *(zero_shot_image_classification, image_text_to_text, _placed, _shown),
+    *(forecasts, _forecasters, _forecasts, _series, time_series_forecasting),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it
 on rows.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,9 @@ from tunewright.errors import ModelError
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic
+from tunewright.tasks._parts import FORECASTING
 
+MOVED = "change of forecasts"
 _CHUNK = 256  # places whose [., V] distributions are held at once
 
 
@@ -35,6 +38,11 @@ class Drift:
     name: str
     interval: Interval
     values: list[float] = field(default_factory=list)
+
+    @property
+    def measure(self) -> Literal["kl", "1-cka", "forecast"]:
+        """What a report calls it."""
+        return "forecast" if self.name == MOVED else "1-cka" if "CKA" in self.name else "kl"
 
 
 def sequence_rows(sequences: Sequence[Sequence[int]], prefix: int | Sequence[int]) -> list[Row]:
@@ -258,11 +266,13 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
 @dataclass
 class Features:
     """What a classifier's or encoder's head reads: `values` [R, D] pooled, one per row; `weight` [C, D] and `bias` of
-    the base's own head, None for a model that has none (or only one made afresh for this task)."""
+    the base's own head, None for a model that has none (or only one made afresh for this task). Of a forecaster the
+    `values` are the `forecasts` themselves, in standard deviations of their channels."""
 
     values: Tensor
     weight: Tensor | None = None
     bias: Tensor | None = None
+    forecasts: bool = False
 
     def of_rows(self, rows: Sequence[int]) -> Features:
         """Those of some rows, in that order."""
@@ -272,17 +282,21 @@ class Features:
 def take_features(
     model: nn.Module, task: Task, rows: Sequence[Row], *, head: nn.Linear | None = None, batch_tokens: int = 2048
 ) -> Features:
-    """Pooled features of rows in their order. `head`: the base's own trained head, copied, if it has one."""
+    """Pooled features of rows in their order, of a forecaster its forecasts. `head`: the base's own trained head,
+    copied, if it has one.
+    """
+    foretells = task.is_a(FORECASTING)
     by_row: dict[int, Tensor] = {}
     with measuring(model):
         for some in batches_by_length([r.size for r in rows], batch_tokens, 64):
             out = task.forward(model, task.collate([rows[i] for i in some]).to(device_of(model)))
-            if out.features is None:
+            read = out.logits if foretells else out.features
+            if read is None:
                 raise ModelError(f"{task.name} gives no features", remedy="measure drift by KL for this task")
-            by_row.update(zip(some, out.features.float().flatten(1).clone(), strict=True))
+            by_row.update(zip(some, read.float().flatten(1).clone(), strict=True))
     values = torch.stack([by_row[i] for i in range(len(rows))])
     if head is None:
-        return Features(values)
+        return Features(values, forecasts=foretells)
     return Features(values, head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone())
 
 
@@ -299,10 +313,14 @@ def _unaligned(a: Tensor, b: Tensor) -> float:
 def feature_drift(base: Features, tuned: Features, *, seed: int = 0) -> Drift | None:
     """KL a row through the base's own head applied to both; without a head, or where the tuned model's features are of
     another width, 1 - linear CKA, under that name. None where
-    the base's features tell no two rows apart: they have no alignment.
+    the base's features tell no two rows apart: they have no alignment. Of forecasts the root mean square of their
+    changes, a row, in standard deviations of their channels.
 
     CKA's interval resamples rows, and takes off what the repeats shift (repeated rows align better).
     """
+    if base.forecasts:
+        changes = (tuned.values.double() - base.values.double()).square().mean(1).sqrt().tolist()
+        return Drift(MOVED, bootstrap_mean(changes, unit="row", seed=seed), changes)
     if base.weight is not None and base.values.shape[1] == tuned.values.shape[1]:
         a, b = (
             torch.log_softmax(

@@ -16,6 +16,7 @@ from tunewright.errors import DataError, RecipeError, did_you_mean
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import Interval, bootstrap_mean, paired_difference
+from tunewright.tasks._parts import FORECASTING
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,10 @@ def losses_by_document(
             batch = task.collate([pieces[k][1] for k in some], packed)
             if not len(batch.labels):
                 continue
-            log_probs = task.forward(model, batch.to(device_of(model))).log_probs().double().cpu()
+            batch = batch.to(device_of(model))
+            outputs = task.forward(model, batch)
+            values = -task.loss(outputs, batch).value if task.is_a(FORECASTING) else outputs.log_probs()
+            log_probs, batch = values.double().cpu(), batch.to("cpu")
             owner = torch.tensor([pieces[k][0] for k in some])[batch.rows]
             nats.index_add_(0, owner, -log_probs * batch.weights)
             tokens.index_add_(0, owner, batch.weights.double())

@@ -16,6 +16,7 @@ from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
 from tunewright.measure import numeric, overlap, ranked, returned, several, spans, speech, squad, text
+from tunewright.measure.forecasts import FORECASTS
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -93,6 +94,7 @@ METRICS: dict[str, Metric] = {
     "wer_english": _errors(speech.word_errors(speech.english)),
     "wer_exact": _errors(speech.word_errors(speech.exact)),
     "cer": _errors(speech.character_errors(speech.basic)),
+    **FORECASTS,
 }
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
@@ -102,7 +104,8 @@ share of pairs whose chosen answer is likelier than the rejected one, by the sum
 labels a row: `multilabel_f1_micro` and its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2`
 (the two in the middle also of cosines and the scores of pairs).
 `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`.
-`wer`, `cer` and their kind: errors over words (characters), see `measure.speech`."""
+`wer`, `cer` and their kind: errors over words (characters), see `measure.speech`. `mase`, `smape`, `wql`,
+`scaled_mse`, `scaled_mae`: errors of forecasts, see `measure.forecasts`."""
 
 
 def metric_names() -> list[str]:

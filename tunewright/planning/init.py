@@ -16,10 +16,12 @@ from tunewright.data.generators import MADE
 from tunewright.data.remote import is_remote
 from tunewright.data.shapes import RECORDED, task_of
 from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError, did_you_mean
+from tunewright.planning import init_series
 from tunewright.planning.columns import guessed
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
 from tunewright.recipe.yaml_text import write
+from tunewright.tasks._parts import FORECASTING
 from tunewright.training.defaults import Setting
 
 _TASK_OF = {
@@ -37,6 +39,7 @@ _TASK_OF = {
     "scored-pair": "sentence-similarity",
     "judged-passage": "text-ranking",
     "image-text": "zero-shot-image-classification",
+    "series": FORECASTING,
     "pictured-chat": "image-text-to-text",
     "pictured-prompt": "image-text-to-text",
 }
@@ -147,6 +150,9 @@ def starter(model: str, data: Path | str, task: str | None = None, file: str = "
     path = _path(str(data))
     if task is not None and task not in catalogue.tasks():
         raise RecipeError(f"no task '{task}'", where="--task", remedy=did_you_mean(task, catalogue.tasks()))
+    if task == FORECASTING or task is None and init_series.forecasts(_config(model)):
+        named = _scalar(_from(str(data), Path(file).parent))
+        return init_series.starter(_scalar(model), _config(model), path, named, file, _weight(model))
     seen = rows_seen(path)
     chosen = task or seen.task(model)
     methods = _methods(model, chosen, seen.shape)
@@ -196,13 +202,18 @@ def _listed(methods: list[tuple[str, str, str]], measured: Measured) -> list[tup
 
 def _small(model: str) -> bool:
     """Whether a model's weights are on this machine and few."""
+    return 0 < _weight(model) <= SMALL
+
+
+def _weight(model: str) -> int:
+    """Bytes of a model's weights that are on this machine; 0 where they are not."""
     from tunewright.files.hashing import weight_files
 
     try:
         folder = _folder(model)
-        return folder is not None and sum(f.stat().st_size for f in weight_files(folder)) <= SMALL
+        return sum(f.stat().st_size for f in weight_files(folder)) if folder is not None else 0
     except OSError:
-        return False
+        return 0
 
 
 def _writing(model: str) -> str:

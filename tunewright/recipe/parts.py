@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tunewright.recipe.fields import Real, Spec, StepsOrShare, Whole, as_list, parse_number, problem
 from tunewright.recipe.models import ModelSpec, Place
+from tunewright.recipe.series import SeriesSpec
 from tunewright.recipe.source import Source, Sources
 from tunewright.recipe.uses import MethodUse
 
@@ -110,6 +111,13 @@ class DataSpec(Spec):
     packing: bool = Field(
         True, description="rows side by side without padding (no attention across them)", examples=[True]
     )
+    series: SeriesSpec | None = Field(
+        None, description="how time series become windows (task: time-series-forecasting)", examples=[{"stride": 8}]
+    )
+
+    @model_serializer(mode="wrap")
+    def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return {k: v for k, v in super()._write(handler).items() if k != "series" or v is not None}
 
     @model_validator(mode="after")
     def _replay_leaves_room(self) -> DataSpec:

@@ -20,6 +20,7 @@ _NAMES = {
     "induction": "in context: induction",
     "kl": "drift: KL from base",
     "1-cka": "drift: 1 \u2212 CKA from base",
+    "forecast": "drift: change of forecasts",
     "distance": "distance of weights",
 }
 

@@ -138,6 +138,11 @@ class Target(Measured):
         None,
         description="of a classifier: the commonest class of the training rows, given as every answer, or to each word",
     )
+    baselines: list[Measured] = Field(
+        default_factory=list,
+        description="of forecasts: what needs no model (before), the last season or the last value again, beside the "
+        "tuned model (after)",
+    )
     tasks: dict[str, Interval] = Field(
         default_factory=dict, description="of a run of several stages: evaluated source -> the untouched base there"
     )
@@ -149,8 +154,10 @@ class Target(Measured):
 class Drift(Part):
     """How far the tuned model moved from its base. Zero for a model that learned nothing: never rank by it alone."""
 
-    measure: Literal["kl", "1-cka"] = Field(
-        "kl", description="'kl': mean KL(base || tuned), nats per token; '1-cka': 1 - linear CKA, 0 to 1"
+    measure: Literal["kl", "1-cka", "forecast"] = Field(
+        "kl",
+        description="'kl': mean KL(base || tuned), nats per token; '1-cka': 1 - linear CKA, 0 to 1; 'forecast': root "
+        "mean square of the forecasts' changes, in standard deviations of their channels",
     )
     value: Interval = Field(description="by sequence")
     sequences: int | None = Field(None, ge=0, description="sequences measured on")

@@ -85,7 +85,7 @@ def lines(report: Report) -> list[Line]:
 
 def _without_training(target: Target) -> list[Line]:
     """What a classifier's base gives without being trained: a probe (its change: tuned minus probe), the commonest
-    class.
+    class; of forecasts what needs no model.
     """
     out = []
     metric = target.linear_probe.metric if target.linear_probe is not None else target.metric
@@ -99,6 +99,10 @@ def _without_training(target: Target) -> list[Line]:
         n = target.commonest.n
         always = Measured(metric=metric, unit=unit, direction=target.direction, before=target.commonest, n=n)
         out.append(_line(always, f"{words.always(metric)}{of}", "beside"))
+    for baseline in target.baselines:
+        line = _line(baseline, f"{baseline.name}{of}", "beside")
+        note = f"{line.note}, change: tuned minus {baseline.name}" if line.difference else line.note
+        out.append(replace(line, after="", after_span="", note=note))
     return out
 
 

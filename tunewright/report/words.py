@@ -147,13 +147,13 @@ def metric_name(metric: str) -> str:
 
 def drift_name(measure: str, start: str = "base") -> str:
     """The drift's measure in words, from the model that is called `start`."""
-    name = "KL" if measure == "kl" else "1 \u2212 CKA"
+    name = {"kl": "KL", "forecast": "change of forecasts"}.get(measure, "1 \u2212 CKA")
     return f"{name} from {start}"
 
 
 def drift_unit(measure: str) -> str:
     """The drift's unit; empty for a ratio."""
-    return "nats per token" if measure == "kl" else ""
+    return {"kl": "nats per token", "forecast": "standard deviations"}.get(measure, "")
 
 
 def verdict(measured: Measured) -> str:
@@ -345,6 +345,8 @@ def _drifted(report: Report) -> str:
     by = (
         f"{score(drift.value.value, 'nats')} nats per token"
         if drift.measure == "kl"
+        else f"by {score(drift.value.value, '1')} standard deviations"
+        if drift.measure == "forecast"
         else f"by {score(drift.value.value, '1')} (1 \u2212 CKA)"
     )
     ends = span(drift.value, "nats")

@@ -77,7 +77,7 @@ class Along:
                 yield f"kept/{name}", Series([d.nats / d.tokens for d in told], [d.tokens for d in told])
             elif name == "drift" and (drift := meter.drift_now()) is not None:
                 values = drift.values or [drift.interval.value]
-                yield f"drift/{'kl' if drift.values else '1-cka'}", Series(list(values), [1.0] * len(values))
+                yield f"drift/{drift.measure}", Series(list(values), [1.0] * len(values))
             elif name == "in-context":
                 for kind in in_context.KINDS:
                     found = in_context.read(model, task, in_context.made(tokenizer, kind))

@@ -11,6 +11,7 @@ from tunewright.errors import DataError
 from tunewright.recipe import Recipe, Source
 from tunewright.runs.judged import places_of
 from tunewright.runs.selecting import subset, whole_queries
+from tunewright.tasks._parts import FORECASTING
 
 
 def held_out(
@@ -26,6 +27,8 @@ def held_out(
         return rows, read(validation)
     order = permutation(len(rows.rows), recipe.train.seed, "validation", 0)
     indices = _first(order, validation)
+    if task.is_a(FORECASTING):
+        return by_time(rows, validation)
     if task.ranks:  # whole queries: the passages of one are ranked together
         indices = whole_queries(rows, order, len(indices))
     elif sequence is not None:
@@ -38,6 +41,34 @@ def held_out(
             remedy="write a smaller share, or a file",
         )
     return subset(rows, [i for i in range(len(order)) if i not in indices]), subset(rows, sorted(indices))
+
+
+def by_time(rows: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """(the windows that are left, the last ones of each series): of these every one whose targets are forecast behind
+    all others', one target's length apart, so that none is learnt from. DataError where nothing is left.
+    """
+    by_series: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    length = 0
+    for i, row in enumerate(rows.rows):
+        by_series.setdefault((row.source, row.fields["series"]), []).append((int(row.fields["at"]), i))
+        length = len(row.fields["future"])
+    learnt, judged = list[int](), list[int]()
+    for places in by_series.values():
+        places.sort()
+        wanted = max(1, round(share * len(places)))
+        last = places[-1][0]
+        first = max(places[-wanted][0], places[0][0])
+        ends = {at: i for at, i in places if at >= first and (last - at) % length == 0}
+        start = min(ends)
+        judged += ends.values()
+        learnt += [i for at, i in places if at + length <= start]
+    if not learnt:
+        raise DataError(
+            f"the last {share:.0%} of the windows, and those whose targets reach into them, leave none to train on",
+            where="data.validation",
+            remedy="write a smaller share, or a file",
+        )
+    return subset(rows, sorted(learnt)), subset(rows, sorted(judged))
 
 
 def _first(order: Sequence[int], share: float) -> set[int]:

@@ -30,6 +30,7 @@ from tunewright.measure.drift import (
     take_features,
     take_reference,
 )
+from tunewright.measure.forecasts import without_model
 from tunewright.measure.kept import check_predicts
 from tunewright.measure.linear_probe import (
     always,
@@ -49,6 +50,7 @@ from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
 from tunewright.runs.sharing import Sharing
+from tunewright.tasks._parts import FORECASTING
 
 
 class Meter:
@@ -97,7 +99,8 @@ class Meter:
         """Whether drift is told from what the head reads: a head that was just drawn says nothing of the base."""
         task = self.session.task
         reads = task.per_token or bool(task.outputs)
-        return task.pools or task.embeds or reads and bool(self.session.loaded.new)
+        told = task.pools or task.embeds or task.is_a(FORECASTING)
+        return told or reads and bool(self.session.loaded.new)
 
     @property
     def model(self) -> Any:
@@ -133,6 +136,8 @@ class Meter:
             readings.commonest = commonest_by_token(self.model, s.tokenizer, s.task, learnt, self.rows, self.metric)
         if self.metric == "choice_accuracy":
             readings.commonest = by_chance(s.task, self.rows)
+        if s.task.is_a(FORECASTING) and self.metric not in ("", "loss"):
+            readings.baselines = without_model(self.rows, self.metric)
         tensors: dict[str, Tensor] = {}
         if self.drift_rows and self.by_features:
             features = take_features(self.model, self.session.task, self.drift_rows)
@@ -176,7 +181,7 @@ class Meter:
         if "features" in tensors:
             head = self._own_head()
             self.features = (
-                Features(tensors["features"])
+                Features(tensors["features"], forecasts=self.session.task.is_a(FORECASTING))
                 if head is None
                 else Features(
                     tensors["features"],

@@ -25,6 +25,7 @@ class Readings:
     few_shot: list[RowResult] = field(default_factory=list)
     probe: list[RowResult] = field(default_factory=list)
     commonest: list[RowResult] = field(default_factory=list)
+    baselines: dict[str, list[RowResult]] = field(default_factory=dict)
     kept: dict[str, list[DocumentLoss]] = field(default_factory=dict)
     packs: dict[str, list[RowResult]] = field(default_factory=dict)
     drift: Drift | None = None
@@ -34,12 +35,15 @@ class Readings:
         """JSON values of all but the drift and what it is made of."""
         rows = {k: [r.model_dump() for r in getattr(self, k)] for k in ROWS}
         kept = {n: [vars(d) for d in docs] for n, docs in self.kept.items()}
-        return {**rows, "kept": kept, "packs": {n: [r.model_dump() for r in rs] for n, rs in self.packs.items()}}
+        more = {"packs": self.packs, "baselines": self.baselines}
+        named = {k: {n: [r.model_dump() for r in rs] for n, rs in v.items()} for k, v in more.items()}
+        return {**rows, "kept": kept, **named}
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Readings:
         found = cls(kept={n: [DocumentLoss(**d) for d in docs] for n, docs in values["kept"].items()})
-        found.packs = {n: [RowResult(**r) for r in rows] for n, rows in values["packs"].items()}
+        for name in ("packs", "baselines"):
+            setattr(found, name, {n: [RowResult(**r) for r in rows] for n, rows in values.get(name, {}).items()})
         for name in ROWS:
             setattr(found, name, [RowResult(**r) for r in values[name]])
         return found

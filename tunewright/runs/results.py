@@ -62,10 +62,13 @@ def packs_of(meter: Meter, after: Readings) -> list[PackFigure]:
 def drift_of(meter: Meter, after: Readings) -> schema.Drift | None:
     if after.drift is None:
         return None
-    kind = "1-cka" if "CKA" in after.drift.name else "kl"
     tokens = sum(1 for r in meter.drift_rows for w in r.weights if w > 0)
     return schema.Drift(
-        measure=kind, value=after.drift.interval, sequences=len(meter.drift_rows), tokens=tokens, on=meter.drift_on
+        measure=after.drift.measure,
+        value=after.drift.interval,
+        sequences=len(meter.drift_rows),
+        tokens=tokens,
+        on=meter.drift_on,
     )
 
 

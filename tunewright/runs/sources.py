@@ -11,7 +11,9 @@ from tunewright.data.problem_type import problem_type
 from tunewright.errors import DataError
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
 from tunewright.recipe.naming import PACK, file_names
+from tunewright.recipe.series import as_series
 from tunewright.tasks import as_problem, get_task
+from tunewright.tasks._parts import FORECASTING, ROLLING
 
 STAGES = "stages."
 """What `start` and `replay` put before a stage's name."""
@@ -20,7 +22,10 @@ STAGES = "stages."
 def kept_sources(recipe: Recipe) -> dict[str, Source]:
     """The sources of the texts of `keep`, by what each is called."""
     named = zip(recipe.keep, recipe.kept_names(), strict=True)
-    return {name: Source(path=k.data, limit=k.limit) for k, name in named if not k.data.startswith(PACK)}
+    found = {name: Source(path=k.data, limit=k.limit) for k, name in named if not k.data.startswith(PACK)}
+    if recipe.task == FORECASTING:
+        return {name: as_series(source, ROLLING) for name, source in found.items()}
+    return found
 
 
 def kept_options(options: EncodeOptions) -> EncodeOptions:
@@ -39,7 +44,8 @@ def replayed_sources(data: DataSpec, recipe: Recipe) -> Iterator[tuple[str, Sour
         if name in keep:
             yield name, None
         elif (recipe.base / name).exists() or name.startswith("quickstart:"):
-            yield name, Source(path=name, name=called)
+            source = Source(path=name, name=called)
+            yield name, as_series(source, None) if recipe.task == FORECASTING else source
         else:
             raise DataError(
                 f"replay names '{name}', which is neither a `keep` entry nor a file",

@@ -18,6 +18,8 @@ from tunewright.runs.making import check_makers
 from tunewright.runs.offloaded import check_offloaded
 from tunewright.runs.selecting import check_selector
 from tunewright.runs.sources import task_for
+from tunewright.tasks._forecasters import gives_quantiles
+from tunewright.tasks._parts import FORECASTING
 from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
 
@@ -105,6 +107,7 @@ def methods_of(recipe: Recipe, stage: StageSpec, task: Task) -> list[tuple[str, 
 def _check_objectives(named: list[tuple[str, Method]], stage: str, task: Task) -> None:
     """MethodError for an objective of likelihoods on a task whose head gives none."""
     gives = "one number a text" if task.scores else "a vector a text"
+    gives = "values and no classes" if task.is_a(FORECASTING) else gives
     gives = "a likelihood of each label by itself" if task.multi_label else gives
     for name, method in named if not task.likelihoods or task.multi_label else ():
         if "objective" in type(method).slots() and (method.tasks is None or not serves(method, task)):
@@ -116,7 +119,15 @@ def _check_objectives(named: list[tuple[str, Method]], stage: str, task: Task) -
 
 
 def check_likelihoods(recipe: Recipe, methods: Sequence[Sequence[tuple[str, Method]]], task: Task, config: Any) -> None:
-    """MethodError for an objective of likelihoods, RecipeError for a metric, where a model gives none a target."""
+    """MethodError for an objective of likelihoods, RecipeError for a metric, where a model gives none a target; for one
+    of quantiles where it forecasts one number.
+    """
+    if task.is_a(FORECASTING) and recipe.measurement.metric == "wql" and not gives_quantiles(config):
+        raise RecipeError(
+            f"'wql' judges quantiles, and this {config.model_type} model forecasts one number a value (loss: mse)",
+            where="measurement.metric",
+            remedy="write metric: mase, or take a model with loss: nll",
+        )
     if task.compared(config) is task:
         return
     for stage, named in zip(recipe.stages, methods, strict=True):

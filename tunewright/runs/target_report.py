@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tunewright.measure.forecasts import FORECASTS, judging
 from tunewright.measure.intervals import Interval
 from tunewright.measure.parts import beside, part_difference, part_names, part_summary
 from tunewright.measure.rows import RowResult
@@ -33,6 +34,7 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
         target.tasks = by_task(base.target, meter.metric)
     if base.probe:
         target.linear_probe = probe_of(meter, after)
+    target.baselines = [_beside_model(meter, name, rows, after) for name, rows in base.baselines.items()]
     if base.commonest:
         target.commonest = summary(base.commonest, target.linear_probe.metric if target.linear_probe else meter.metric)
     target.others = [*beside_it(meter, after), *parts_in(meter, after)]
@@ -48,10 +50,25 @@ def target_of(meter: Meter, after: Readings) -> schema.Target | None:
     return target
 
 
+def _beside_model(meter: Meter, name: str, rows: list[RowResult], after: Readings) -> schema.Measured:
+    """What needs no model (before) beside the tuned model, in the target's own metric."""
+    metric = meter.metric
+    return schema.Measured(
+        name=name,
+        metric=metric,
+        direction=_direction(metric),
+        unit=unit_of(meter),
+        before=summary(rows, metric),
+        after=summary(after.target, metric),
+        difference=difference(rows, after.target, metric),
+        n=len(rows),
+    )
+
+
 def beside_it(meter: Meter, after: Readings) -> list[schema.Measured]:
     """The metrics that are shown beside the headline, of the same answers."""
     out = []
-    for name in get_metric(meter.metric).beside:
+    for name in judging(get_metric(meter.metric).beside, meter.base.target[0].answer):
         before, tuned = (beside(results, name) for results in (meter.base.target, after.target))
         out.append(
             schema.Measured(
@@ -119,7 +136,7 @@ def unit_of(meter: Meter) -> str:
 def unit_beside(meter: Meter, metric: str) -> str:
     """The unit of a metric of predicted rows: of one that is no share the task's for an error, else none."""
     m = get_metric(metric)
-    return "fraction" if m.share else "" if m.higher_is_better else kept_unit(meter)
+    return "fraction" if m.share else "" if m.higher_is_better or metric in FORECASTS else kept_unit(meter)
 
 
 def kept_unit(meter: Meter) -> str:

@@ -34,6 +34,8 @@ def of_base(meter: Meter) -> Iterator[str]:
             yield f"linear probe of the base{of}: {_figure(summary(base.probe, metric), unit)}"
         if base.commonest:
             yield f"{words.always(metric)}{of}: {_figure(summary(base.commonest, metric), unit)}"
+    for name, rows in base.baselines.items():
+        yield f"{name}: {_figure(summary(rows, meter.metric), target_report.unit_of(meter))}"
     for name, documents in base.kept.items():
         yield f"base: loss on {name} {_figure(kept(documents), target_report.kept_unit(meter))}"
     for name, answers in base.packs.items():
