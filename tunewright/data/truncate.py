@@ -22,14 +22,21 @@ SEVERAL_TEXTS = ("positive-pair", "scored-pair", "embedded", "ranked-list", "jud
 PICTURED = "pictured"
 """The kind of rows with pictures among their tokens: a piece would hold half of one."""
 
+SEGMENTED = "segmented"
+"""The kind of rows with a class a pixel (`fields["targets"]` [H, W], less than 0 where it does not count), which have
+one weight.
+"""
+
 TWO_TEXTS = "text2text"
 """The kind of rows that hold a source and a target, which are read apart."""
 
 
 def trained_tokens(row: Row) -> int:
     """How many labels a row gives: tokens but the first with a weight above 0 (with it where tokens have classes of
-    their own, `fields["targets"]`), or 1 for a row with one target.
+    their own, `fields["targets"]`), pixels with a class, or 1 for a row with one target.
     """
+    if row.fields.get("kind") == SEGMENTED:
+        return int((row.fields["targets"] >= 0).sum()) * (row.weights[0] > 0)
     if row.one_target:
         return int(row.weights[0] > 0)
     if "targets" in row.fields:

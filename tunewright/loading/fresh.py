@@ -28,6 +28,7 @@ from tunewright.loading.new_tokenizer import UNBOUNDED
 from tunewright.loading.quiet import quiet
 from tunewright.models.generators import seeded
 from tunewright.recipe.models import TRAIN, ModelSpec
+from tunewright.tasks._pictures import SEEING
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -94,7 +95,7 @@ def write_weights(folder: Path, task: Task, seed: int) -> None:
 
 def reads_text(task: Task) -> bool:
     """Whether a task's models have a tokenizer."""
-    return task.auto_class != "AutoModelForImageClassification"
+    return task.auto_class not in SEEING
 
 
 def has_weights(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from tunewright.loading.picture_reader import picture_reader
 from tunewright.loading.quiet import quiet
 from tunewright.loading.sentence_modules import longest as sentence_length
 from tunewright.loading.sentence_modules import pools_texts
+from tunewright.tasks._pictures import SEEING
 from tunewright.tasks._render import dated
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def readers(located: Located, task: Task, config: Any = None) -> tuple[Any, Any]
         if task.reads_audio and not task.generates:
             return None, extractor
         pictures = _pictures(located) if task.reads_files and not task.reads_audio else None
-        if task.auto_class == "AutoModelForImageClassification":
+        if task.auto_class in SEEING:
             return None, pictures
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
