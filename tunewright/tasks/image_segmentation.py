@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions, Task
+from tunewright.errors import DataError
 from tunewright.tasks._dense import Dense, Spread, patches
-from tunewright.tasks._masks import COLUMNS, IGNORED, NO_TARGET, classes_in, mask_column, read_mask
+from tunewright.tasks._masks import COLUMNS, IGNORED, NO_TARGET, classes_in, coloured_by, mask_column, read_mask
 from tunewright.tasks._pictures import read_image
 from tunewright.tasks._processor import pixels_of, placed_as
 from tunewright.tasks.image_classification import image_options
@@ -38,7 +39,8 @@ class ImageSegmentation(Dense):
             found = np.unique(read_mask(record[column], record.base)) if column else ()
         except RowProblem:
             return ()
-        return [int(value) for value in found if value != IGNORED]
+        numbers = [int(value) for value in found]
+        return numbers if numbers == [0, IGNORED] else [n for n in numbers if n != IGNORED]
 
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Read and resize picture and mask. `tokenizer` is not used: what it would tell is in `options.image`."""
@@ -49,11 +51,24 @@ class ImageSegmentation(Dense):
                 remedy = f"add it{named}, or name its column: data.columns: {{{field}: your_column}}"
                 raise RowProblem(field, f"the row has no {field}", remedy)
         picture = read_image(record["image"], record.base, image["channels"])
-        classes = classes_in(read_mask(record[column], record.base), picture.size, options.labels or ())
+        masks = image.get("masks")
+        if image.get("reduces") and (masks or {}).get("reduce_labels") is None:
+            raise DataError(
+                "the model's processor takes 0 for no class and 1 for the first one (do_reduce_labels), and the recipe "
+                "does not say whether these masks are like that",
+                where="data.masks",
+                remedy="write masks: {reduce_labels: true}, or false where 0 is the first class",
+            )
+        drawn = read_mask(record[column], record.base, coloured=coloured_by(masks))
+        classes = classes_in(drawn, picture.size, options.labels or (), masks)
         pixels, targets = pixels_of(picture, image), placed_as(classes, image, NO_TARGET)
         if not (targets >= 0).any():
-            remedy = f"take the row out, or give some pixel its class ({IGNORED} stands for none)"
-            raise RowProblem("mask", "no pixel of it counts", remedy)
+            what = "no pixel of it counts"
+            if (classes >= 0).any():
+                what = (
+                    "no pixel of it counts where the model is shown it: what does is cut off, or lost as it is resized"
+                )
+            raise RowProblem("mask", what, "take the row out, or give some pixel a class (see data.masks)")
         numbers = {k: image[k] for k in ("mean", "std", "scale")} if pixels.dtype == np.uint8 else {}
         names = called(options.labels or ())
         fields = {"kind": "segmented", "pixels": pixels, "targets": targets, "names": names, **numbers}
