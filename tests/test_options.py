@@ -367,4 +367,5 @@ def test_every_field_of_data_has_a_case() -> None:
     # tests of their own: synthesize in tests/runs/test_made.py, what streams have in tests/runs/test_streamed.py
     staged = {"truncation", "labels", "select", "synthesize", "bad_rows", "shuffle_buffer"}
     staged |= {"problem_type"}  # tests/tasks/test_problem_types.py
+    staged |= {"masks"}  # tests/tasks/test_image_segmentation.py
     assert set(DATA) | staged == set(DataSpec.model_fields)

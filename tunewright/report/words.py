@@ -139,8 +139,8 @@ def always(metric: str) -> str:
 
 
 def counted(task: str | None) -> str:
-    """What a task's rows are counted in: images, else tokens."""
-    return "images" if task == "image-classification" else "tokens"
+    """What a task's rows are counted in: images, patches of them, else tokens."""
+    return {"image-classification": "images", "image-segmentation": "patches"}.get(task or "", "tokens")
 
 
 def metric_name(metric: str) -> str:

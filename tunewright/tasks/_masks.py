@@ -23,12 +23,21 @@ COLUMNS = ("mask", "annotation", "label")
 IGNORED = 255
 """The number of a pixel that does not count."""
 NO_TARGET = -100
+ENDINGS = (".png", ".tif", ".tiff", ".bmp")
+"""How files of masks end."""
 _PLAIN = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def mask_column(record: Record) -> str | None:
     """The column of a record's mask; None where it has none."""
     return next((c for c in COLUMNS if record.get(c) is not None), None)
+
+
+def is_drawn(record: Record) -> bool:
+    """Whether a record's label is a picture, as masks are in some data sets."""
+    label = record.get("label") if "image" in record else None
+    path = label.get("path") if isinstance(label, dict) else label
+    return isinstance(label, dict | Image.Image) or isinstance(path, str) and path.lower().endswith(ENDINGS)
 
 
 def read_mask(value: Any, base: str, *, coloured: bool = False) -> NDArray[np.int64]:
