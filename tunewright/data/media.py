@@ -161,8 +161,8 @@ def find(folder: Path, split: str | None, where: str) -> Media | Masked | None:
     if seen is None:
         return None
     if not seen.metadata and seen.counts["image"] and not seen.counts["audio"]:
-        wanted = _endings()["image"]
-        pictures = [p for p, is_folder in visible(folder) if not is_folder and _ending(p) in wanted]
+        known = _endings()["image"]
+        pictures = [p for p, is_folder in visible(folder) if not is_folder and _ending(p) in known]
         if (masked := mask_folders.find(folder, pictures, split, where)) is not None:
             return masked
     column = max(seen.counts, key=lambda c: (sum(seen.counts[c].values()), c == "image"))
