@@ -25,7 +25,7 @@ from tunewright.measure.drift import kl_drift, take_reference
 from tunewright.measure.target import evaluate
 from tunewright.recipe import DataSpec
 from tunewright.tasks import get_task
-from tunewright.tasks._dense import SPREAD, dense_head, patches
+from tunewright.tasks._dense import SPREAD, dense_head, patches, spread
 from tunewright.tasks._masks import NO_TARGET
 from tunewright.tasks.image_segmentation import called, told
 
@@ -247,8 +247,9 @@ def test_drift_is_read_at_pixels_of_a_grid() -> None:
     rows = [
         encoded(np.full((64, 64), k), options(size={"height": 64, "width": 64}), image=picture(64, 64)) for k in (0, 1)
     ]
-    task = TASK.compared(model.config)
-    batch = task.collate(rows)
+    task, whole = TASK, rows[0].fields["targets"].copy()
+    batch = task.collate([spread(row) for row in rows])
+    assert (rows[0].fields["targets"] == whole).all() and spread(rows[0].replace(fields={})).fields == {}
     places = batch.fields["places"].view(2, -1)
     assert len(batch.labels) == 2 * SPREAD and torch.equal(places[0], places[1] - 64 * 64)
     high, wide = places[0] // 64, places[0] % 64

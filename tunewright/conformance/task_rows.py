@@ -16,7 +16,8 @@ from tunewright.conformance.task_case import TaskCase
 from tunewright.contract.batch import Batch, Row
 from tunewright.contract.records import Record, RowProblem
 from tunewright.data.store import StoredRows, Writer
-from tunewright.data.truncate import SEGMENTED, trained_tokens
+from tunewright.data.truncate import trained_tokens
+from tunewright.tasks._masks import SEGMENTED
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tunewright.contract.batch import Row
 from tunewright.contract.records import RowProblem
+from tunewright.tasks._masks import SEGMENTED
 
 PLAIN = ("plain", "mask")
 """Kinds of rows that are text alone, so that pieces of them are rows as good."""
@@ -21,11 +22,6 @@ SEVERAL_TEXTS = ("positive-pair", "scored-pair", "embedded", "ranked-list", "jud
 
 PICTURED = "pictured"
 """The kind of rows with pictures among their tokens: a piece would hold half of one."""
-
-SEGMENTED = "segmented"
-"""The kind of rows with a class a pixel (`fields["targets"]` [H, W], less than 0 where it does not count), which have
-one weight.
-"""
 
 TWO_TEXTS = "text2text"
 """The kind of rows that hold a source and a target, which are read apart."""

@@ -8,7 +8,8 @@ from typing import Any
 from rich.text import Text
 
 from tunewright.contract.batch import Row
-from tunewright.data.truncate import SEGMENTED, SEVERAL_TEXTS
+from tunewright.data.truncate import SEVERAL_TEXTS
+from tunewright.tasks._masks import SEGMENTED
 
 Token = tuple[str, float]
 """A token's text and its weight in the loss (0: context only)."""

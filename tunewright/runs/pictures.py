@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from tunewright.contract.batch import Row
-from tunewright.data.truncate import SEGMENTED
 from tunewright.measure._mode import device_of, measuring
-from tunewright.tasks._masks import NO_TARGET
+from tunewright.tasks._masks import NO_TARGET, SEGMENTED
 from tunewright.tasks._pictures import read_image
 from tunewright.tasks._shown import unpacked
 

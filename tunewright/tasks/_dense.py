@@ -18,13 +18,14 @@ from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.task import Task
 from tunewright.errors import ModelError
 from tunewright.models import context
+from tunewright.tasks._masks import NO_TARGET, SEGMENTED
 from tunewright.tasks.base import epochs_of, in_type
 from tunewright.tasks.image_classification import pixel_values
 
 PATCH = 16
 """Pixels a side of the patch that counts as a token, as in most transformers of pictures."""
 SPREAD = 256
-"""Pixels of a picture at which two models' predictions are compared (Spread): they are alike beside one another."""
+"""Pixels of a picture at which two models' predictions are compared: they are alike beside one another."""
 BESIDE = "auxiliary_head"
 """What transformers calls a second head, which trains alone and answers nothing."""
 
@@ -61,16 +62,12 @@ class Dense(Task):
     unit: ClassVar[str] = "nats per pixel"
     reads_files: ClassVar[bool] = True
 
-    def counted(self, targets: Tensor) -> Tensor:
-        """[R, H, W] of targets [R, H, W]: which of them count."""
-        return targets >= 0
-
     def collate(
         self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
     ) -> Batch:
         """`pixel_values` [R, C, H, W]; a target a pixel that counts, whose place in [R, H, W] is `fields["places"]`."""
         targets = torch.from_numpy(np.stack([r.fields["targets"] for r in rows])).long()
-        places = self.counted(targets).flatten().nonzero()[:, 0]
+        places = (targets >= 0).flatten().nonzero()[:, 0]
         owner = places // targets[0].numel()
         return Batch(
             inputs={"pixel_values": pixel_values(rows)},
@@ -110,14 +107,13 @@ class Dense(Task):
         )
 
 
-class Spread(Dense):
-    """The same with pixels here and there: those of a grid of at most SPREAD places a picture, of which some count."""
-
-    name: ClassVar[str] = "image-segmentation"
-
-    def counted(self, targets: Tensor) -> Tensor:
-        high, wide = targets.shape[1:]
-        step = max(1, -(-max(high, wide) // int(SPREAD**0.5)))
-        on = torch.zeros_like(targets, dtype=torch.bool)
-        on[:, step // 2 :: step, step // 2 :: step] = True
-        return on & (targets >= 0)
+def spread(row: Row) -> Row:
+    """A row in which pixels here and there count: those of a grid of at most SPREAD places. Others are as they are."""
+    targets = row.fields.get("targets")
+    if row.fields.get("kind") != SEGMENTED or targets is None:
+        return row
+    step = max(1, -(-max(targets.shape) // int(SPREAD**0.5)))
+    grid = np.full_like(targets, NO_TARGET)
+    on = slice(step // 2, None, step)
+    grid[on, on] = targets[on, on]
+    return row.replace(fields={**row.fields, "targets": grid})

@@ -23,6 +23,10 @@ COLUMNS = ("mask", "annotation", "label")
 IGNORED = 255
 """The number of a pixel that does not count."""
 NO_TARGET = -100
+SEGMENTED = "segmented"
+"""The kind of rows with a class a pixel (`fields["targets"]` [H, W], less than 0 where it does not count), which have
+one weight.
+"""
 ENDINGS = (".png", ".tif", ".tiff", ".bmp")
 """How files of masks end."""
 _PLAIN = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")

@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 
 from tunewright.contract.batch import Batch, Outputs, Row
 from tunewright.contract.records import Record, RowProblem
-from tunewright.contract.task import EncodeOptions, Task
+from tunewright.contract.task import EncodeOptions
 from tunewright.errors import DataError
-from tunewright.tasks._dense import Dense, Spread, patches
-from tunewright.tasks._masks import COLUMNS, IGNORED, NO_TARGET, classes_in, coloured_by, mask_column, read_mask
+from tunewright.tasks._dense import Dense, patches
+from tunewright.tasks._masks import (
+    COLUMNS,
+    IGNORED,
+    NO_TARGET,
+    SEGMENTED,
+    classes_in,
+    coloured_by,
+    mask_column,
+    read_mask,
+)
 from tunewright.tasks._pictures import read_image
 from tunewright.tasks._processor import pixels_of, placed_as
 from tunewright.tasks.image_classification import image_options
@@ -71,7 +80,7 @@ class ImageSegmentation(Dense):
             raise RowProblem("mask", what, "take the row out, or give some pixel a class (see data.masks)")
         numbers = {k: image[k] for k in ("mean", "std", "scale")} if pixels.dtype == np.uint8 else {}
         names = called(options.labels or ())
-        fields = {"kind": "segmented", "pixels": pixels, "targets": targets, "names": names, **numbers}
+        fields = {"kind": SEGMENTED, "pixels": pixels, "targets": targets, "names": names, **numbers}
         fields["size"] = np.array(patches(*targets.shape), np.int32)
         fields["reference"] = told(targets[targets >= 0], targets[targets >= 0], names)
         return Row(record.id, record.source, (), [1.0], fields=fields)
@@ -85,10 +94,6 @@ class ImageSegmentation(Dense):
         of = [owner == k for k in range(len(rows))]
         answers = [told(labels[on], said[on], row.fields["names"]) for on, row in zip(of, rows, strict=True)]
         return [(answer, str(row.fields["reference"])) for answer, row in zip(answers, rows, strict=True)]
-
-    def compared(self, config: Any) -> Task:
-        """At some pixels of each picture: a distribution at all of them would be millions of numbers a row."""
-        return Spread()
 
     def default_metric(self, rows: Sequence[Row]) -> str:
         return "mean_iou"
