@@ -28,6 +28,7 @@ from tunewright.tasks import get_task
 from tunewright.tasks._dense import SPREAD, dense_head, patches, spread
 from tunewright.tasks._masks import NO_TARGET
 from tunewright.tasks.image_segmentation import called, told
+from tunewright.training.losses import weighted_sum
 
 TASK = get_task("image-segmentation")
 SMALL, MANY = {"height": 48, "width": 48}, tuple(map(str, range(300)))
@@ -227,6 +228,25 @@ def test_loss_and_logits_are_those_of_transformers() -> None:
     assert dense_head(model) is model.decode_head.classifier
     half = [r.replace(weights=[w]) for r, w in zip(rows, (0.5, 1.0, 2.0), strict=True)]
     assert [float(w) for w in TASK.collate(half).weights[[0, 40, -1]]] == [0.5, 1.0, 2.0]
+
+
+def test_a_class_may_weigh_more_in_the_loss() -> None:
+    torch.manual_seed(0)
+    model, mask = segformer().eval(), np.random.default_rng(1).integers(0, 3, (2, 8, 8))
+    mask[0, :3] = 255
+    how = options(masks={"weights": {"warm": 5.0}})
+    rows = [encoded(m, how, image=picture(seed=k)) for k, m in enumerate(mask)]
+    batch = TASK.collate(rows)
+    with torch.no_grad():
+        out = TASK.forward(model, batch)
+    ours = weighted_sum(TASK.loss(out, batch), batch, None) / batch.weights.sum()
+    weight = torch.tensor([1.0, 1.0, 5.0])
+    assert float(ours) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(out.logits, batch.labels, weight)), abs=1e-6
+    )
+    assert (TASK.collate([encoded(mask[0])]).weights == 1).all() and set(batch.weights.tolist()) == {1.0, 5.0}
+    with pytest.raises(ValueError, match="names 'worm', which is no class"):
+        options(masks={"weights": {"worm": 5.0}})
 
 
 def test_pixels_are_counted_by_class_and_by_what_is_said() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from tunewright.errors import did_you_mean
 from tunewright.recipe.fields import Real, Spec, StepsOrShare, Whole, as_list, parse_number, problem
 from tunewright.recipe.models import ModelSpec, Place
 from tunewright.recipe.source import Source, Sources
@@ -43,6 +44,12 @@ class MaskSpec(Spec):
         default_factory=dict,
         description="a number or a colour of masks -> its class, null where it does not count",
         examples=[{"0": "ground", "255": "road"}, {"#000000": None, "#804080": "road"}],
+    )
+
+    weights: dict[str, Annotated[Real, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="how much a class's pixels count in the loss; 1 for those that are not named",
+        examples=[{"road": 5.0}],
     )
 
     @field_validator("classes", mode="before")
@@ -160,6 +167,9 @@ class DataSpec(Spec):
             what = f"labels does not name the class '{min(unknown)}' of masks.classes"
             raise problem(what, "add it, or leave labels out", ("labels",))
         self.labels = self.labels or names
+        if unknown := set(self.masks.weights) - set(self.labels):
+            what = f"masks.weights names '{min(unknown)}', which is no class"
+            raise problem(what, did_you_mean(min(unknown), self.labels), ("masks", "weights"))
         return self
 
     @model_validator(mode="after")

@@ -68,11 +68,15 @@ class Dense(Task):
         """`pixel_values` [R, C, H, W]; a target a pixel that counts, whose place in [R, H, W] is `fields["places"]`."""
         targets = torch.from_numpy(np.stack([r.fields["targets"] for r in rows])).long()
         places = (targets >= 0).flatten().nonzero()[:, 0]
-        owner = places // targets[0].numel()
+        owner, labels = places // targets[0].numel(), targets.flatten()[places]
+        weights = torch.tensor([r.weights[0] for r in rows], dtype=torch.float32)[owner]
+        if any("class_weights" in r.fields for r in rows):
+            each = [r.fields.get("class_weights", [1.0] * len(r.fields["names"])) for r in rows]
+            weights = weights * torch.tensor(each, dtype=torch.float32)[owner, labels]
         return Batch(
             inputs={"pixel_values": pixel_values(rows)},
-            labels=targets.flatten()[places],
-            weights=torch.tensor([r.weights[0] for r in rows], dtype=torch.float32)[owner],
+            labels=labels,
+            weights=weights,
             rows=owner,
             row_ids=[r.id for r in rows],
             sources=[r.source for r in rows],

@@ -81,6 +81,8 @@ class ImageSegmentation(Dense):
         numbers = {k: image[k] for k in ("mean", "std", "scale")} if pixels.dtype == np.uint8 else {}
         names = called(options.labels or ())
         fields = {"kind": SEGMENTED, "pixels": pixels, "targets": targets, "names": names, **numbers}
+        if weights := (masks or {}).get("weights"):
+            fields["class_weights"] = [float(weights.get(label, 1.0)) for label in options.labels or ()]
         fields["size"] = np.array(patches(*targets.shape), np.int32)
         fields["reference"] = told(targets[targets >= 0], targets[targets >= 0], names)
         return Row(record.id, record.source, (), [1.0], fields=fields)
