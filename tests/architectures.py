@@ -189,7 +189,12 @@ DENSE: dict[str, dict[str, Any]] = {
         "num_attention_heads": 2,
         "aspp_out_channels": 8,
     },
-    "mobilevitv2": {"base_attn_unit_dims": [16, 16, 16], "width_multiplier": 0.25, "aspp_out_channels": 8},
+    "mobilevitv2": {
+        "base_attn_unit_dims": [16, 16, 16],
+        "width_multiplier": 0.25,
+        "aspp_out_channels": 8,
+        "output_stride": 8,
+    },
     "segformer": {
         "depths": [1, 1, 1, 1],
         "hidden_sizes": [8, 16, 16, 32],

@@ -12,13 +12,15 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
+from tests import architectures
 from tunewright.conformance.task_regions import CLASSES, segformer
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.truncate import trained_tokens
 from tunewright.data.view import token_view
-from tunewright.errors import DataError
+from tunewright.errors import DataError, ModelError
 from tunewright.loading.load import Reading
 from tunewright.loading.options import options_of
 from tunewright.measure.drift import kl_drift, take_reference
@@ -306,3 +308,47 @@ def test_the_metric_is_evaluates_own() -> None:
     assert figure_of(results, "mean_iou") == pytest.approx(np.nanmean(iou))
     assert figure_of(results, "mean_accuracy") == pytest.approx(np.nanmean(recall))
     assert figure_of(results, "overall_accuracy") == pytest.approx((said == right).mean())
+
+
+HEADS = {
+    "beit": "decode_head.classifier",
+    "data2vec-vision": "decode_head.classifier",
+    "dpt": "head.head.4",
+    "mobilenet_v2": "segmentation_head.classifier.convolution",
+    "mobilevit": "segmentation_head.classifier.convolution",
+    "mobilevitv2": "segmentation_head.classifier.convolution",
+    "segformer": "decode_head.classifier",
+    "upernet": "decode_head.classifier",
+}
+
+
+def test_every_architecture_is_tried() -> None:
+    untried = {"sapiens2", "tipsv2_dpt"}  # of later releases: whatever they are, their head is found or they are refused
+    assert set(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES) - untried == set(HEADS) == set(architectures.DENSE)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_head_that_answers_is_found_and_what_it_reads(name: str) -> None:
+    model = architectures.make(name, "image-segmentation", num_labels=3)
+    head = dense_head(model)
+    assert {n: m for n, m in model.named_modules()}[HEADS[name]] is head
+    side = architectures.SIDE
+    how = options(size={"height": side, "width": side})
+    rows = [encoded(np.full((side, side), k), how, image=picture(side, side, k)) for k in (0, 1)]
+    batch = TASK.collate(rows)
+    with torch.no_grad():
+        out = TASK.forward(model, batch)
+        theirs = model(pixel_values=batch.inputs["pixel_values"]).logits
+    assert out.features is not None and out.features.shape == (2, head.in_channels) and out.head is not None
+    assert out.logits.shape == (2 * side * side, 3) and out.hidden is None
+    wide = torch.nn.functional.interpolate(theirs, size=(side, side), mode="bilinear", align_corners=False)
+    assert torch.equal(out.logits, wide.permute(0, 2, 3, 1).flatten(0, 2))
+    if name != "dpt":  # whose logits are made larger behind the head
+        assert torch.allclose(out.head(out.features), theirs.mean((2, 3)), atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_a_model_without_such_a_head_is_refused_by_name() -> None:
+    model = segformer()
+    model.config.num_labels = 7
+    with pytest.raises(ModelError, match="no head that gives 7 classes a pixel"):
+        dense_head(model)
