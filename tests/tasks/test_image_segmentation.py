@@ -323,7 +323,7 @@ HEADS = {
 
 
 def test_every_architecture_is_tried() -> None:
-    untried = {"sapiens2", "tipsv2_dpt"}  # of later releases: whatever they are, their head is found or they are refused
+    untried = {"sapiens2", "tipsv2_dpt"}  # their head is found, or they are refused
     assert set(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES) - untried == set(HEADS) == set(architectures.DENSE)
 
 
