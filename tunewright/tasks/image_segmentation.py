@@ -54,11 +54,10 @@ class ImageSegmentation(Dense):
     def encode(self, record: Record, tokenizer: Any, options: EncodeOptions) -> Row:
         """Read and resize picture and mask. `tokenizer` is not used: what it would tell is in `options.image`."""
         image, column = options.image or image_options(), mask_column(record)
-        for field, given in (("image", "image" if "image" in record else None), ("mask", column)):
-            if given is None:
-                named = f" ({', '.join(COLUMNS)})" if field == "mask" else ""
-                remedy = f"add it{named}, or name its column: data.columns: {{{field}: your_column}}"
-                raise RowProblem(field, f"the row has no {field}", remedy)
+        if "image" not in record:
+            raise _absent("image", "")
+        if column is None:
+            raise _absent("mask", f" ({', '.join(COLUMNS)})")
         picture = read_image(record["image"], record.base, image["channels"])
         masks = image.get("masks")
         if image.get("reduces") and (masks or {}).get("reduce_labels") is None:
@@ -99,6 +98,11 @@ class ImageSegmentation(Dense):
 
     def default_metric(self, rows: Sequence[Row]) -> str:
         return "mean_iou"
+
+
+def _absent(field: str, columns: str) -> RowProblem:
+    remedy = f"add it{columns}, or name its column: data.columns: {{{field}: your_column}}"
+    return RowProblem(field, f"the row has no {field}", remedy)
 
 
 def called(labels: Sequence[str]) -> list[str]:
