@@ -161,6 +161,13 @@ def test_what_is_no_mask_is_said(mask: Any, said: str, remedy: str, tmp_path: Pa
     assert caught.value.field == "mask" and remedy in caught.value.remedy
 
 
+def test_classes_are_not_looked_for_in_colours() -> None:
+    coloured = Record({"image": "", "mask": file(np.zeros((8, 8, 3), np.uint8))}, id="r", where="rows.jsonl:4")
+    with pytest.raises(DataError, match="in colour") as caught:
+        TASK.label_values(coloured)
+    assert caught.value.where == "rows.jsonl:4" and "classes:" in caught.value.remedy
+
+
 def test_what_is_lost_by_the_resize_is_said() -> None:
     mask = np.full((64, 64), 255)
     mask[0, 0] = 1

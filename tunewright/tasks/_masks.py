@@ -32,6 +32,10 @@ ENDINGS = (".png", ".tif", ".tiff", ".bmp")
 _PLAIN = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
+class InColour(RowProblem):
+    """A mask in colour, of which nothing says what its colours mean."""
+
+
 def mask_column(record: Record) -> str | None:
     """The column of a record's mask; None where it has none."""
     return next((c for c in COLUMNS if record.get(c) is not None), None)
@@ -57,18 +61,19 @@ def read_mask(value: Any, base: str, *, coloured: bool = False) -> NDArray[np.in
     with said_of("mask", value):
         picture = opened(value, base)
         picture.load()
-        if picture.format == "JPEG":
-            what = "it is a JPEG, which does not keep the numbers that were written"
-            raise RowProblem("mask", what, "write it as a PNG, from where it was made")
         upright = ImageOps.exif_transpose(picture)
-        if coloured:
-            red, green, blue = np.asarray(upright.convert("RGB")).astype(np.int64).transpose(2, 0, 1)
-            return red << 16 | green << 8 | blue
-        if picture.mode not in _PLAIN:
-            what = f"it is a picture in colour ({picture.mode}), and a mask has one number a pixel"
-            remedy = 'say what its colours are: data.masks: {classes: {"#ff0000": road, "#000000": null}}'
-            raise RowProblem("mask", what, remedy)
-        return np.asarray(upright).astype(np.int64)
+        colours = np.asarray(upright.convert("RGB")).astype(np.int64) if coloured else None
+        numbers = np.asarray(upright).astype(np.int64)
+    if picture.format == "JPEG":
+        what = "it is a JPEG, which does not keep the numbers that were written"
+        raise RowProblem("mask", what, "write it as a PNG, from where it was made")
+    if colours is not None:
+        return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
+    if picture.mode not in _PLAIN:
+        what = f"it is a picture in colour ({picture.mode}), and a mask has one number a pixel"
+        remedy = 'say what its colours are: data.masks: {classes: {"#ff0000": road, "#000000": null}}'
+        raise InColour("mask", what, remedy)
+    return numbers
 
 
 def _numbers(value: Any) -> NDArray[np.int64]:

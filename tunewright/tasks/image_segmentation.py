@@ -42,10 +42,14 @@ class ImageSegmentation(Dense):
     name: ClassVar[str] = "image-segmentation"
 
     def label_values(self, record: Record) -> Sequence[Any]:
-        """The numbers of a row's mask; none where it cannot be read, which `encode` says."""
+        """The numbers of a row's mask; none where it cannot be read, which `encode` says. DataError for one in colour:
+        no row has a class then.
+        """
         column = mask_column(record)
         try:
             found = np.unique(read_mask(record[column], record.base)) if column else ()
+        except InColour as problem:
+            raise problem.at(record.where).error() from None
         except RowProblem:
             return ()
         numbers = [int(value) for value in found]
