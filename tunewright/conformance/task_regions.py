@@ -20,19 +20,18 @@ def segformer(labels: int = len(CLASSES)) -> Any:
     """Four stages of one block each, for pictures [3, 8, 8], without dropout."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-    config = SegformerConfig(
-        depths=[1, 1, 1, 1],
-        sr_ratios=[1, 1, 1, 1],
-        hidden_sizes=[8, 16, 16, 32],
-        num_attention_heads=[1, 2, 2, 4],
-        mlp_ratios=[2, 2, 2, 2],
-        decoder_hidden_size=16,
-        num_labels=labels,
-        **dict.fromkeys(
-            ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "drop_path_rate"), 0.0
-        ),
-    )
-    return SegformerForSemanticSegmentation(config)
+    still = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "drop_path_rate")
+    sizes: dict[str, Any] = {
+        "depths": [1, 1, 1, 1],
+        "sr_ratios": [1, 1, 1, 1],
+        "hidden_sizes": [8, 16, 16, 32],
+        "num_attention_heads": [1, 2, 2, 4],
+        "mlp_ratios": [2, 2, 2, 2],
+        "decoder_hidden_size": 16,
+        "num_labels": labels,
+        **dict.fromkeys(still, 0.0),
+    }
+    return SegformerForSemanticSegmentation(SegformerConfig(**sizes))
 
 
 def mask(i: int) -> np.ndarray:

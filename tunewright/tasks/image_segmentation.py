@@ -24,6 +24,7 @@ from tunewright.tasks._masks import (
     IGNORED,
     NO_TARGET,
     SEGMENTED,
+    InColour,
     classes_in,
     coloured_by,
     mask_column,
