@@ -18,6 +18,7 @@ from tests import architectures
 from tunewright.conformance.task_regions import CLASSES, segformer
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
+from tunewright.data.read import read_all
 from tunewright.data.truncate import trained_tokens
 from tunewright.data.view import token_view
 from tunewright.errors import DataError, ModelError
@@ -25,10 +26,10 @@ from tunewright.loading.load import Reading
 from tunewright.loading.options import options_of
 from tunewright.measure.drift import kl_drift, take_reference
 from tunewright.measure.target import evaluate
-from tunewright.recipe import DataSpec
+from tunewright.recipe import DataSpec, Source
 from tunewright.tasks import get_task
 from tunewright.tasks._dense import SPREAD, dense_head, patches, spread
-from tunewright.tasks._masks import NO_TARGET
+from tunewright.tasks._masks import NO_TARGET, is_drawn
 from tunewright.tasks.image_segmentation import called, told
 from tunewright.training.losses import weighted_sum
 
@@ -359,3 +360,41 @@ def test_a_model_without_such_a_head_is_refused_by_name() -> None:
     model.config.num_labels = 7
     with pytest.raises(ModelError, match="no head that gives 7 classes a pixel"):
         dense_head(model)
+
+
+@pytest.mark.parametrize("column, kind", [("annotation", "parquet"), ("label", "disk"), ("mask", "parquet")])
+def test_columns_of_datasets_are_read_as_they_are(column: str, kind: str, tmp_path: Path) -> None:
+    import datasets
+
+    mask = np.array([[0, 1, 2, 255] * 2] * 8, np.uint8)
+    rows = {"image": [picture()], column: [Image.fromarray(mask)], "scene": ["street"]}
+    features = datasets.Features(
+        {"image": datasets.Image(), column: datasets.Image(), "scene": datasets.Value("string")}
+    )
+    made = datasets.Dataset.from_dict(rows, features=features)
+    if kind == "parquet":
+        made.to_parquet(tmp_path / "rows.parquet")
+    else:
+        made.save_to_disk(tmp_path / "rows.parquet")
+    (record,) = read_all(Source(path="rows.parquet"), tmp_path).records
+    assert (
+        TASK.encode(record, None, options()).fields["targets"] == np.where(mask == 255, NO_TARGET, mask.astype(int))
+    ).all()
+    assert TASK.label_values(record) == [0, 1, 2]
+    wanted = "image-label" if column == "label" else "image-mask"
+    assert record.shape == wanted and is_drawn(record) == (column == "label")
+
+
+def test_paths_of_a_table_start_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    picture().save(tmp_path / "a" / "p.png")
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "a" / "m.png")
+    for name, text in (
+        ("rows.csv", "image,label\np.png,m.png\n"),
+        ("rows.jsonl", '{"image": "p.png", "mask": "m.png"}'),
+    ):
+        (tmp_path / "a" / name).write_text(text)
+        (record,) = read_all(Source(path=f"a/{name}"), tmp_path).records
+        assert (TASK.encode(record, None, options()).fields["targets"] == 1).all()
+        assert is_drawn(record) == (name == "rows.csv")
+    assert not is_drawn(Record({"image": "p.png", "label": "cat"}, id="r"))
