@@ -26,6 +26,7 @@ from tunewright.loading.load import Reading
 from tunewright.loading.options import options_of
 from tunewright.measure.drift import kl_drift, take_reference
 from tunewright.measure.target import evaluate
+from tunewright.pieces.features import states_at
 from tunewright.recipe import DataSpec, Source
 from tunewright.tasks import get_task
 from tunewright.tasks._dense import SPREAD, dense_head, patches, spread
@@ -240,6 +241,17 @@ def test_loss_and_logits_are_those_of_transformers() -> None:
     assert [float(w) for w in TASK.collate(half).weights[[0, 40, -1]]] == [0.5, 1.0, 2.0]
 
 
+def test_hidden_states_of_a_pixel_are_its_pictures() -> None:
+    model = segformer().eval()
+    batch = TASK.collate([encoded(np.full((8, 8), k), image=picture(seed=k)) for k in (0, 1)])
+    with torch.no_grad():
+        out = TASK.forward(model, batch, hidden=True)
+    assert out.hidden is not None
+    states = states_at(out, batch, -1)
+    assert len(states) == len(batch.labels) and torch.equal(states[-1], out.hidden[-1][1].mean((1, 2)))
+    assert not torch.equal(states[0], states[-1])
+
+
 def test_a_class_may_weigh_more_in_the_loss() -> None:
     torch.manual_seed(0)
     model, mask = segformer().eval(), np.random.default_rng(1).integers(0, 3, (2, 8, 8))
@@ -280,7 +292,7 @@ def test_drift_is_read_at_pixels_of_a_grid() -> None:
     task, whole = TASK, rows[0].fields["targets"].copy()
     batch = task.collate([spread(row) for row in rows])
     assert (rows[0].fields["targets"] == whole).all() and spread(rows[0].replace(fields={})).fields == {}
-    places = batch.fields["places"].view(2, -1)
+    places = batch.fields["pixels"].view(2, -1)
     assert len(batch.labels) == 2 * SPREAD and torch.equal(places[0], places[1] - 64 * 64)
     high, wide = places[0] // 64, places[0] % 64
     assert set(high.tolist()) == set(wide.tolist()) == set(range(2, 64, 4))

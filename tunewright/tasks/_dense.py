@@ -65,7 +65,7 @@ class Dense(Task):
     def collate(
         self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
     ) -> Batch:
-        """`pixel_values` [R, C, H, W]; a target a pixel that counts, whose place in [R, H, W] is `fields["places"]`."""
+        """`pixel_values` [R, C, H, W]; a target a pixel that counts, whose place in [R, H, W] is `fields["pixels"]`."""
         targets = torch.from_numpy(np.stack([r.fields["targets"] for r in rows])).long()
         places = (targets >= 0).flatten().nonzero()[:, 0]
         owner, labels = places // targets[0].numel(), targets.flatten()[places]
@@ -82,7 +82,7 @@ class Dense(Task):
             sources=[r.source for r in rows],
             tokens=sum(r.size for r in rows),
             epochs=epochs_of(rows, epochs),
-            fields={"places": places},
+            fields={"pixels": places},
         )
 
     def forward(self, model: nn.Module, batch: Batch, *, hidden: bool = False) -> Outputs:
@@ -101,7 +101,7 @@ class Dense(Task):
         size = batch.inputs["pixel_values"].shape[-2:]
         logits = F.interpolate(out.logits.float(), size=size, mode="bilinear", align_corners=False)
         return Outputs(
-            logits.permute(0, 2, 3, 1).flatten(0, 2)[batch.fields["places"]],
+            logits.permute(0, 2, 3, 1).flatten(0, 2)[batch.fields["pixels"]],
             batch.labels,
             hidden=out.hidden_states if hidden else None,
             features=seen[-1].flatten(2).mean(2),
