@@ -10,7 +10,9 @@ from PIL import Image
 
 from tunewright.data.read import read_all
 from tunewright.errors import DataError
+from tunewright.planning.init import rows_seen
 from tunewright.recipe import Source
+from tunewright.training.defaults import MOST_TOKENS, Facts, derive, rows_a_step
 from tunewright.trials.trial_key import _content as content_of
 
 
@@ -93,3 +95,23 @@ def test_the_key_hangs_on_every_mask(tmp_path: Path) -> None:
     assert content_of(source, tmp_path) == before
     Image.fromarray(np.full((4, 4), 9, np.uint8)).save(tmp_path / "rows" / "masks" / "a.png")
     assert content_of(source, tmp_path) != before
+
+
+def test_a_first_recipe_is_of_the_task_that_reads_masks(tmp_path: Path) -> None:
+    root = tmp_path / "rows"
+    write(root, "images/a.png", "masks/a.png")
+    (root / "rows.csv").write_text("image,label\nimages/a.png,masks/a.png\n")
+    (root / "names.csv").write_text("image,label\nimages/a.png,cat\n")
+    tasks = {name: rows_seen(str(root / name)).task("none") for name in ("rows.csv", "names.csv")}
+    assert tasks == {"rows.csv": "image-segmentation", "names.csv": "image-classification"}
+    for name in tasks:
+        (root / name).unlink()
+    assert rows_seen(str(root)).task("none") == "image-segmentation"
+
+
+def test_a_step_holds_as_many_pictures_as_their_patches_let_it() -> None:
+    def batch(each: int) -> float:
+        return derive(Facts("image-segmentation", "pictures", 800, 800 * each, None))["batch_tokens"].value
+
+    rows = rows_a_step(800)
+    assert (batch(1), batch(4), batch(1 << 20)) == (rows, 4 * rows, MOST_TOKENS)
