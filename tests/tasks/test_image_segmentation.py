@@ -24,8 +24,9 @@ from tunewright.data.view import token_view
 from tunewright.errors import DataError, ModelError
 from tunewright.loading.load import Reading
 from tunewright.loading.options import options_of
+from tunewright.measure import regions
 from tunewright.measure.drift import kl_drift, take_reference
-from tunewright.measure.target import evaluate
+from tunewright.measure.target import evaluate, figure_of, get_metric
 from tunewright.pieces.features import states_at
 from tunewright.recipe import DataSpec, Source
 from tunewright.tasks import get_task
@@ -322,12 +323,13 @@ def test_the_metric_is_evaluates_own() -> None:
     both, each, there = (np.bincount(x, minlength=3).astype(float) for x in (said[said == right], said, right))
     with np.errstate(invalid="ignore"):
         iou, recall = both / (each + there - both), both / there
-    from tunewright.measure.target import figure_of
-
     results = evaluate(model, None, TASK, rows, "mean_iou")
     assert figure_of(results, "mean_iou") == pytest.approx(np.nanmean(iou))
     assert figure_of(results, "mean_accuracy") == pytest.approx(np.nanmean(recall))
     assert figure_of(results, "overall_accuracy") == pytest.approx((said == right).mean())
+    parts = get_metric("mean_iou").parts
+    assert parts is not None and parts(results) == pytest.approx({CLASSES[k]: iou[k] for k in (1, 0)})
+    assert (said == 2).any() and regions.iou_by_class(results)["warm"] == 0  # said, and nowhere there
 
 
 HEADS = {

@@ -69,7 +69,7 @@ METRICS: dict[str, Metric] = {
     ),
     "choice_accuracy": Metric("predicted", proportion=True, tasks=("multiple-choice",)),
     "mean_iou": replace(
-        _regions(regions.mean_iou), parts=regions.iou_by_class, beside=("overall_accuracy", "mean_accuracy")
+        _regions(regions.mean_iou), parts=regions.iou_of_those_there, beside=("overall_accuracy", "mean_accuracy")
     ),
     "overall_accuracy": _regions(regions.overall_accuracy),
     "mean_accuracy": _regions(regions.mean_accuracy),

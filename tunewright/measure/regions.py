@@ -53,6 +53,12 @@ def iou_by_class(rows: Sequence[Answered]) -> dict[str, float]:
     return {name: right / (said + there - right) for name, (right, said, there) in _of(rows).items()}
 
 
+def iou_of_those_there(rows: Sequence[Answered]) -> dict[str, float]:
+    """The same of each class that masks have: one that is only said is there or not as a model says it."""
+    there = {name for name, (_, _, count) in _of(rows).items() if count}
+    return {name: value for name, value in iou_by_class(rows).items() if name in there}
+
+
 def mean_iou(rows: Sequence[Answered]) -> float:
     """The mean of `iou_by_class`."""
     return _mean([*iou_by_class(rows).values()])
