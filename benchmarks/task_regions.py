@@ -2,7 +2,7 @@
 
 No pictures with masks by hand may be passed on, so these are composed: a digit of a bright colour on dark noise, where
 the mask says which digit a stroke belongs to (ink above a quarter). No small pre-trained model of this kind may be
-passed on either: a SegFormer (0.4M parameters) is made from nothing on upright digits. It then sees digits that lie on
+passed on either: a SegFormer (0.3M parameters) is made from nothing on upright digits. It then sees digits that lie on
 their side, of which it is given few.
 """
 

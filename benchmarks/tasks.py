@@ -331,7 +331,7 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "image-segmentation": (
         regions,
         "which digit each stroke belongs to (MNIST's digits 0 to 4 on their side, laid on noise, 80 pictures), a "
-        "SegFormer made from nothing on upright ones (0.4M parameters), LoRA",
+        "SegFormer made from nothing on upright ones (0.3M parameters), LoRA",
     ),
     "image-text-to-text": (
         seeing,

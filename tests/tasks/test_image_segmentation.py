@@ -18,6 +18,7 @@ from tests import architectures
 from tunewright.conformance.task_regions import CLASSES, segformer
 from tunewright.contract.records import Record, RowProblem
 from tunewright.contract.task import EncodeOptions
+from tunewright.data.dataset import labels_of
 from tunewright.data.read import read_all
 from tunewright.data.truncate import trained_tokens
 from tunewright.data.view import token_view
@@ -164,11 +165,16 @@ def test_what_is_no_mask_is_said(mask: Any, said: str, remedy: str, tmp_path: Pa
     assert caught.value.field == "mask" and remedy in caught.value.remedy
 
 
-def test_classes_are_not_looked_for_in_colours() -> None:
-    coloured = Record({"image": "", "mask": file(np.zeros((8, 8, 3), np.uint8))}, id="r", where="rows.jsonl:4")
+def test_classes_are_not_looked_for_in_colours(tmp_path: Path) -> None:
+    picture().save(tmp_path / "p.png")
+    (tmp_path / "m.png").write_bytes(file(np.zeros((8, 8, 3), np.uint8)))
+    (tmp_path / "rows.jsonl").write_text('{"image": "p.png", "mask": "m.png"}')
     with pytest.raises(DataError, match="in colour") as caught:
-        TASK.label_values(coloured)
-    assert caught.value.where == "rows.jsonl:4" and "classes:" in caught.value.remedy
+        labels_of([Source(path="rows.jsonl")], tmp_path, TASK)
+    assert caught.value.where == "rows.jsonl:1" and "classes:" in (caught.value.remedy or "")
+    (tmp_path / "m.png").write_bytes(file(np.full((8, 8), 255, np.uint8)))
+    with pytest.raises(DataError, match="no pixel of it counts"):
+        labels_of([Source(path="rows.jsonl")], tmp_path, TASK)
 
 
 def test_what_is_lost_by_the_resize_is_said() -> None:

@@ -32,10 +32,6 @@ ENDINGS = (".png", ".tif", ".tiff", ".bmp")
 _PLAIN = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-class InColour(RowProblem):
-    """A mask in colour, of which nothing says what its colours mean."""
-
-
 def mask_column(record: Record) -> str | None:
     """The column of a record's mask; None where it has none."""
     return next((c for c in COLUMNS if record.get(c) is not None), None)
@@ -72,7 +68,7 @@ def read_mask(value: Any, base: str, *, coloured: bool = False) -> NDArray[np.in
     if picture.mode not in _PLAIN:
         what = f"it is a picture in colour ({picture.mode}), and a mask has one number a pixel"
         remedy = 'say what its colours are: data.masks: {classes: {"#ff0000": road, "#000000": null}}'
-        raise InColour("mask", what, remedy)
+        raise RowProblem("mask", what, remedy)
     return numbers
 
 

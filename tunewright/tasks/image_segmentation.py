@@ -24,7 +24,6 @@ from tunewright.tasks._masks import (
     IGNORED,
     NO_TARGET,
     SEGMENTED,
-    InColour,
     classes_in,
     coloured_by,
     mask_column,
@@ -43,14 +42,10 @@ class ImageSegmentation(Dense):
     name: ClassVar[str] = "image-segmentation"
 
     def label_values(self, record: Record) -> Sequence[Any]:
-        """The numbers of a row's mask; none where it cannot be read, which `encode` says. DataError for one in colour:
-        no row has a class then.
-        """
+        """The numbers of a row's mask; none where it cannot be read, which `encode` says."""
         column = mask_column(record)
         try:
             found = np.unique(read_mask(record[column], record.base)) if column else ()
-        except InColour as problem:
-            raise problem.at(record.where).error() from None
         except RowProblem:
             return ()
         numbers = [int(value) for value in found]
