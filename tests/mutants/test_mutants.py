@@ -18,7 +18,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters"),
     *("carry-of-a-sequence", "several-processes", "data-card", "natural-instructions", "steps-by-length"),
     *("parting", "launching", "keep-best", "peft-read-only", "peft-norms"),
-    *("first-recipes", "streams", "what-stages-read"),
+    *("first-recipes", "streams", "what-stages-read", "image-segmentation", "mask-folders"),
 }
 """What has lines and is no entry of the catalogue."""
 
