@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import tunewright
-from benchmarks import task_pictures, task_seeing, task_series, task_sounds
+from benchmarks import task_pictures, task_regions, task_seeing, task_series, task_sounds
 from tunewright.finished.export import export
 from tunewright.report.schema import Report
 
@@ -321,6 +321,10 @@ def forecasting(data: Path, out: Path) -> Path:
     return finished(task_series.second(str(base), loads, oil), out / task_series.TASK)
 
 
+def regions(data: Path, out: Path) -> Path:
+    return finished(task_regions.recipe(data, out, TRAIN, finished), out / "image-segmentation")
+
+
 RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "audio-classification": (
         audio_classification,
@@ -331,6 +335,11 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         speech_recognition,
         "the words of spoken digits (FSDD, 60 recordings of five voices; half of those asked by a sixth) by Whisper "
         "tiny.en, LoRA",
+    ),
+    "image-segmentation": (
+        regions,
+        "which digit each stroke belongs to (MNIST's digits 0 to 4 on their side, laid on noise, 80 pictures), a "
+        "SegFormer made from nothing on upright ones (0.3M parameters), LoRA",
     ),
     "image-text-to-text": (
         seeing,

@@ -41,6 +41,7 @@ SUBSET = [
     ("fill-mask", "deberta"),
     ("image-classification", "swinv2"),
     ("image-classification", "resnet"),
+    ("image-segmentation", "segformer"),
     ("image-text-to-text", "llava"),
     ("image-text-to-text", "idefics3"),
 ]
@@ -66,6 +67,7 @@ PAIRS: dict[str, str] = {
         beit bit clip convnext convnextv2 deit dinov2 efficientnet levit mobilenet_v1 mobilenet_v2 mobilevit poolformer
         regnet resnet siglip swin swinv2 vit
     """,
+    "image-segmentation": "beit data2vec-vision dpt mobilenet_v2 mobilevit mobilevitv2 segformer upernet",
     "image-text-to-text": "gemma3 idefics3 llava llava_next qwen2_vl",
 }
 
@@ -80,7 +82,7 @@ def write_base(folder: Path, task: str, name: str) -> None:
     if task == "image-text-to-text":
         write_pictured(folder, name)
         return
-    labelled = "classification" in task
+    labelled = "classification" in task or task == "image-segmentation"
     more: dict[str, Any] = (
         {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}} if labelled else {}
     )
@@ -89,7 +91,7 @@ def write_base(folder: Path, task: str, name: str) -> None:
     architectures.make(name, task, **more).save_pretrained(folder / "base")
     rng = random.Random(0)
     rows: list[dict[str, str]] = []
-    if task == "image-classification":
+    if task in ("image-classification", "image-segmentation"):
         from PIL import Image
 
         architectures.processor_of(name).save_pretrained(folder / "base")
@@ -97,6 +99,11 @@ def write_base(folder: Path, task: str, name: str) -> None:
             high, wide = architectures.SIDE + 8 * i, architectures.SIDE + 5
             Image.frombytes("RGB", (wide, high), rng.randbytes(3 * wide * high)).save(folder / f"{i}.png")
             rows.append({"image": f"{i}.png", "label": LABELS[i % 2]})
+            if task == "image-segmentation":
+                Image.frombytes("L", (wide, high), bytes(rng.choices((0, 1), k=wide * high))).save(
+                    folder / f"{i}-mask.png"
+                )
+                rows[-1] = {"image": f"{i}.png", "mask": f"{i}-mask.png"}
     else:
         tiny.tokenizer(encoder=task != "text-generation").save_pretrained(folder / "base")
         for i in range(8):
@@ -123,12 +130,16 @@ def train(folder: Path, task: str, method: Any, name: str) -> Path:
     recipe = {
         "model": "./base",
         "task": task,
-        "data": {"train": "train.jsonl", "max_length": 512 if task == "image-text-to-text" else 64},
+        "data": {
+            "train": "train.jsonl",
+            **({"labels": LABELS} if task == "image-segmentation" else {}),
+            "max_length": 512 if task == "image-text-to-text" else 64,
+        },
         "methods": [method],
         "budget": {"steps": 2},
         "train": {
             "learning_rate": 1e-2,
-            "batch_tokens": 4 if task == "image-classification" else 64,
+            "batch_tokens": 4 if task == "image-classification" else 16 if task == "image-segmentation" else 64,
             "precision": "float32",
         }
         | {"threads": 1},

@@ -172,11 +172,44 @@ IMAGES: dict[str, dict[str, Any]] = {
     "swinv2": SWIN,
     "vit": {"patch_size": 4},
 }
+DENSE: dict[str, dict[str, Any]] = {
+    "beit": {"patch_size": 4, "num_hidden_layers": 4, "out_indices": [0, 1, 2, 3], "use_auxiliary_head": True},
+    "data2vec-vision": {"patch_size": 4, "num_hidden_layers": 4, "out_indices": [0, 1, 2, 3]},
+    "dpt": {
+        "patch_size": 4,
+        "num_hidden_layers": 4,
+        "backbone_out_indices": [0, 1, 2, 3],
+        "neck_hidden_sizes": [8, 8, 16, 16],
+        "fusion_hidden_size": 8,
+    },
+    "mobilenet_v2": {"depth_multiplier": 0.25, "min_depth": 4},
+    "mobilevit": {
+        "hidden_sizes": [8, 12, 16],
+        "neck_hidden_sizes": [8, 8, 12, 12, 16, 16, 32],
+        "num_attention_heads": 2,
+        "aspp_out_channels": 8,
+    },
+    "mobilevitv2": {
+        "base_attn_unit_dims": [16, 16, 16],
+        "width_multiplier": 0.25,
+        "aspp_out_channels": 8,
+        "output_stride": 8,
+    },
+    "segformer": {
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [8, 16, 16, 32],
+        "num_attention_heads": [1, 2, 2, 4],
+        "decoder_hidden_size": 16,
+    },
+    "upernet": {"hidden_size": 16, "auxiliary_in_channels": 16, "auxiliary_channels": 8},
+}
+"""Models with a class a pixel."""
 AUTO = {
     "text-generation": "AutoModelForCausalLM",
     "text-classification": "AutoModelForSequenceClassification",
     "fill-mask": "AutoModelForMaskedLM",
     "image-classification": "AutoModelForImageClassification",
+    "image-segmentation": "AutoModelForSemanticSegmentation",
     "image-text-to-text": "AutoModelForImageTextToText",
 }
 TWO_TOWERS = ("clip", "siglip")
@@ -188,6 +221,8 @@ def config_of(name: str, task: str, **more: Any) -> Any:
     import transformers
 
     cls = transformers.CONFIG_MAPPING[name]
+    if task == "image-segmentation":
+        return dense_config_of(name, **more)
     if task != "image-classification":
         return cls(**{k: v for k, v in (SIZES | OWN.get(name, {}) | more).items() if v is not None})
     sizes = {k: SIZES[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
@@ -195,6 +230,24 @@ def config_of(name: str, task: str, **more: Any) -> Any:
     if name in TWO_TOWERS:
         text = sizes | {"vocab_size": 64, "max_position_embeddings": 16}
         return cls(vision_config=image | {"patch_size": 8}, text_config=text, **more)
+    return cls(**image, **more)
+
+
+def dense_config_of(name: str, **more: Any) -> Any:
+    """A tiny config of a model with a class a pixel."""
+    import transformers
+
+    cls = transformers.CONFIG_MAPPING[name]
+    image: dict[str, Any] = {"image_size": SIDE, "num_channels": 3, **DENSE[name]}
+    if name == "upernet":
+        shape = {
+            "hidden_sizes": [8, 8, 16, 16],
+            "depths": [1, 1, 1, 1],
+            "out_features": [f"stage{i}" for i in range(1, 5)],
+        }
+        return cls(backbone_config=transformers.ConvNextConfig(**shape), **DENSE[name], **more)
+    if "patch_size" in image:
+        image = {k: SIZES[k] for k in ("hidden_size", "intermediate_size", "num_attention_heads")} | image
     return cls(**image, **more)
 
 

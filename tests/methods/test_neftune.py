@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers.integrations.neftune import neftune_post_forward_hook
@@ -9,6 +11,7 @@ from transformers.integrations.neftune import neftune_post_forward_hook
 from tests import tiny
 from tests.methods.driving import Run, assert_resumes, logits, text_rows
 from tests.methods.reading import mask_rows
+from tunewright.conformance.task_regions import segformer
 from tunewright.contract.batch import Row
 from tunewright.errors import MethodError
 from tunewright.methods.adapters.lora import LoRA
@@ -117,4 +120,6 @@ def test_it_resumes_bit_for_bit():
 def test_models_without_tokens_are_refused():
     with pytest.raises(MethodError, match="reads none"):
         begun(make=tiny.vit, task="image-classification")
+    with pytest.raises(MethodError, match="reads none"):  # transformers does not say what embeds there
+        NEFTune().setup(SimpleNamespace(adapted=SimpleNamespace(model=segformer())))
     begun(make=tiny.bert, task="fill-mask")

@@ -21,6 +21,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from tests import seeing, small, tiny
 from tests.tasks import hearing
+from tunewright.conformance import task_regions
 from tunewright.errors import Interrupted
 from tunewright.finished.chat import Chat, chat
 from tunewright.finished.export import export
@@ -131,6 +132,15 @@ def test_classes_of_words(cuda, folder):
     rows = [{"tokens": ["lost", w, "card"], "tags": ["O", "B-W", "O"]} for w in small.WORDS]
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     export(ran(folder, task="token-classification", keep=[], data={"train": "rows.jsonl", "eval": "rows.jsonl"}))
+
+
+def test_classes_of_pixels(cuda, folder):
+    example = task_regions.image_segmentation()
+    example.model().save_pretrained(folder / "base"), example.reader.save_pretrained(folder / "base")
+    example.files(folder)
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in example.rows))
+    data = {"train": "rows.jsonl", "eval": "rows.jsonl", "masks": {"weights": {"warm": 2}}, "labels": [*example.labels]}
+    export(ran(folder, task="image-segmentation", keep=[], data=data))
 
 
 def test_spans_that_answer(cuda, folder):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.conformance import bench, task_seeing, task_series, task_sounds
+from tunewright.conformance import bench, task_regions, task_seeing, task_series, task_sounds
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
 from tunewright.tasks._parts import FORECASTING
@@ -373,6 +373,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "reward-modeling": _reward_modeling,
     "sentence-similarity": _sentence_similarity,
     "image-classification": _image_classification,
+    "image-segmentation": task_regions.image_segmentation,
     "image-text-to-text": _image_text_to_text,
     "multiple-choice": _multiple_choice,
     "question-answering": _question_answering,

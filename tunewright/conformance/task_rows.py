@@ -17,6 +17,7 @@ from tunewright.contract.batch import Batch, Row
 from tunewright.contract.records import Record, RowProblem
 from tunewright.data.store import StoredRows, Writer
 from tunewright.data.truncate import trained_tokens
+from tunewright.tasks._masks import SEGMENTED
 
 
 def plain(value: Any) -> Any:
@@ -123,6 +124,7 @@ def what_counts_is_what_rows_say(case: TaskCase) -> None:
         every = row.one_target or "targets" in row.fields
         weighs = sum(row.weights if every else row.weights[1:])
         counts, count = int((here > 0).sum()), trained_tokens(row)
+        weighs *= count if row.fields.get("kind") == SEGMENTED else 1  # one weight for all pixels
         assert count > 0, f"{row.id}: nothing of it counts"
         assert counts == count or drawn and 0 < counts <= count, f"{row.id}: {counts} targets, and the row says {count}"
         if not drawn:

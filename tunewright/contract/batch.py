@@ -18,9 +18,10 @@ class Row:
     """One encoded example before packing.
 
     `id` is stable ("train.jsonl:12"): draws about rows are keyed by it. For token tasks `input_ids` and `weights` have
-    one entry a token; `weights[i]` is the loss weight of predicting token i (0: not trained). For tasks with one
-    output a row, `weights` has one entry, and the target is `label` (a class) or `fields["target"]` (a number, several
-    classes). `fields` carries what else a task or method needs (prompt, reference, pixel_values, chosen, rejected ...).
+    one entry a token; `weights[i]` is the loss weight of predicting token i (0: not trained). A row with a class a
+    pixel has one weight for all (`fields["targets"]` [H, W]). For tasks with one output a row, `weights` has one entry,
+    and the target is `label` (a class) or `fields["target"]` (a number, several classes). `fields` carries what else a
+    task or method needs (prompt, reference, pixel_values, chosen, rejected ...).
     """
 
     id: str
@@ -37,7 +38,8 @@ class Row:
     @property
     def one_target(self) -> bool:
         """Whether the row has one target, and none a token."""
-        return self.label is not None or "target" in self.fields or len(self.weights) == 1 != len(self.input_ids)
+        alone = len(self.weights) == 1 != len(self.input_ids) and "targets" not in self.fields
+        return self.label is not None or "target" in self.fields or alone
 
     @property
     def size(self) -> int:

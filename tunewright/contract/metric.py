@@ -97,6 +97,7 @@ OWN = (
     *("exact_match", "f1", "loss", "mean_token_accuracy", "accuracy", "f1_macro"),
     *("pair_accuracy", "pair_accuracy_norm"),
     *("span_f1", "squad_f1", "squad_exact_match", "choice_accuracy"),
+    *("mean_iou", "overall_accuracy", "mean_accuracy"),
     *("multilabel_f1_micro", "multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
     *("mse", "pearson", "spearman", "r2"),
     *("ndcg@10", "mrr", "recall@1", "recall@5", "recall@10", "recall@100"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from tunewright.contract.batch import Row
 from tunewright.contract.record_change import RecordChange
-from tunewright.contract.records import Problem, refuse
+from tunewright.contract.records import Problem, RowProblem, refuse
 from tunewright.contract.task import EncodeOptions, Task
 from tunewright.data import sets, store
 from tunewright.data.encode import encode_all
@@ -190,6 +190,8 @@ def labels_of(sources: Sequence[SourceLike], base: Path | str = ".", task: Task 
     records = (r for s in sources for r in read_lazily(s, base).records)
     labels = discover_labels(records, (task or Task()).label_values)
     if not labels:
+        if task is not None and task.reads_files and task.per_token:
+            _refuse_unread(sources, base, task)
         raise DataError(
             "no row has a label",
             where=", ".join(s.path for s in sources),
@@ -197,6 +199,17 @@ def labels_of(sources: Sequence[SourceLike], base: Path | str = ".", task: Task 
             or "name the column: columns: {label: your_column}",
         )
     return labels
+
+
+def _refuse_unread(sources: Sequence[SourceLike], base: Path | str, task: Task) -> None:
+    """What is wrong with the first row of sources whose labels stand in other files; nothing where nothing is."""
+    first = next((r for s in sources for r in read_lazily(s, base).records), None)
+    if first is None:
+        return
+    try:
+        task.encode(first, None, EncodeOptions(labels=("0", "1")))
+    except RowProblem as problem:
+        raise problem.at(first.where).error() from None
 
 
 def unlearnt(train: Sequence[SourceLike], judged: Sequence[SourceLike], base: Path | str, task: Task) -> list[str]:

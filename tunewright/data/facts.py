@@ -113,6 +113,8 @@ class Looking:
                 given.append(input_key(record))
             else:
                 target = b"%d" % (row.label or 0) + repr(list(row.input_ids)).encode()
+                if isinstance(mask := row.fields.get("targets"), np.ndarray):
+                    target += mask.tobytes()
                 said.append(_hash(target + pixels.tobytes()))
                 given.append(_hash(pixels.tobytes()))
         out["said"] = np.frombuffer(b"".join(said), "<u8").reshape(-1, 2)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tunewright.data import files, media, remote, sets, splits
 from tunewright.data.generators import MADE, Generator, generator
+from tunewright.data.mask_folders import Masked
 from tunewright.data.media import Media
 from tunewright.errors import DataError, did_you_mean
 from tunewright.files.home import expanded
@@ -41,7 +42,7 @@ class Place:
     files: tuple[Path, ...] = ()
     hub: str | None = None
     made: Generator | None = None
-    media: Media | None = None
+    media: Media | Masked | None = None
     saved: Path | None = None
     beside: tuple[Path, ...] = ()
     remote: tuple[remote.Remote, ...] = ()

@@ -1,7 +1,7 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`, `labels` or `score`; `image` + `label` or `text`; those of texts with `image` or
+`label`, `labels` or `score`; `image` + `label`, `text` or `mask`; those of texts with `image` or
 `images` beside them; `audio` + `label`; `audio` + `text`; `text`; `question` +
 `choices`; `question` + `context` + `answers`; `tokens` + `tags`; `anchor` + `positive` (+ `negative` or `negatives`);
 `sentence1` + `sentence2` + `score`; `query` + `passage` + `label`; `audio` or `image` with whatever else there is.
@@ -102,6 +102,10 @@ def _segments(row: Row) -> Row:
     return {**row, "text": "".join(texts)}
 
 
+def _as_mask(name: str) -> Callable[[Row], Row]:
+    return as_it_is if name == "mask" else _renamed(name, "mask")
+
+
 _SEEN = ("images", "image")
 """Columns of pictures beside texts."""
 
@@ -121,6 +125,7 @@ SHAPES = (
     Shape("alpaca", ("instruction", "output"), _alpaca),
     Shape("alpaca", ("instruction", "response"), _alpaca),
     *TASK_SHAPES,
+    *(Shape("image-mask", ("image", name), _as_mask(name)) for name in ("mask", "annotation")),
     Shape("image-label", ("image", "label"), as_it_is),
     Shape("audio-label", ("audio", "label"), as_it_is),
     Shape("audio-text", ("audio", "text"), as_it_is),
@@ -159,6 +164,7 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "automatic-speech-recognition": ("audio-text",),
     "fill-mask": ("text",),
     "image-classification": ("image-label",),
+    "image-segmentation": ("image-mask", "image-label"),
     "image-text-to-text": ("pictured-prompt", "pictured-chat", "image-text"),
     "multiple-choice": ("choices",),
     "question-answering": ("question-context",),

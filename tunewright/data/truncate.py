@@ -8,6 +8,7 @@ from typing import Literal
 
 from tunewright.contract.batch import Row
 from tunewright.contract.records import RowProblem
+from tunewright.tasks._masks import SEGMENTED
 
 PLAIN = ("plain", "mask")
 """Kinds of rows that are text alone, so that pieces of them are rows as good."""
@@ -28,8 +29,10 @@ TWO_TEXTS = "text2text"
 
 def trained_tokens(row: Row) -> int:
     """How many labels a row gives: tokens but the first with a weight above 0 (with it where tokens have classes of
-    their own, `fields["targets"]`), or 1 for a row with one target.
+    their own, `fields["targets"]`), pixels with a class, or 1 for a row with one target.
     """
+    if row.fields.get("kind") == SEGMENTED:
+        return int((row.fields["targets"] >= 0).sum()) * (row.weights[0] > 0)
     if row.one_target:
         return int(row.weights[0] > 0)
     if "targets" in row.fields:

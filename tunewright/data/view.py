@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tunewright.contract.batch import Row
 from tunewright.data.truncate import SEVERAL_TEXTS
+from tunewright.tasks._masks import SEGMENTED
 
 Token = tuple[str, float]
 """A token's text and its weight in the loss (0: context only)."""
@@ -22,6 +23,8 @@ def token_view(row: Row, tokenizer: Any) -> list[Token]:
     """
     if row.fields.get("kind") in SEVERAL_TEXTS:
         return _several(row, tokenizer)
+    if row.fields.get("kind") == SEGMENTED:
+        return _pixels(row)
     texts = [_text(tokenizer, i) for i in row.input_ids]
     if row.one_target:
         target = row.fields.get("target", "one target") if row.label is None else row.label
@@ -32,6 +35,15 @@ def token_view(row: Row, tokenizer: Any) -> list[Token]:
         return [(t, next((w for a, b, w in ends if a <= i <= b), 0.0)) for i, t in enumerate(texts)]
     view = [(t, 0.0 if i == 0 else float(w)) for i, (t, w) in enumerate(zip(texts, row.weights, strict=True))]
     return _folded(view, row) if "shown" in row.fields else view
+
+
+def _pixels(row: Row) -> list[Token]:
+    """Each class of a mask with its share of the picture, the largest first, and the share that does not count."""
+    targets, names = row.fields["targets"], row.fields["names"]
+    shares = [(float((targets == k).mean()), name) for k, name in enumerate(names)]
+    parts = [(f"[{name} {share:.1%}]", float(row.weights[0])) for share, name in sorted(shares, reverse=True) if share]
+    outside = float((targets < 0).mean())
+    return [*parts, (f"[without a class {outside:.1%}]", 0.0)] if outside else parts
 
 
 def _folded(view: list[Token], row: Row) -> list[Token]:

@@ -34,6 +34,8 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         if model.processor is not None:
             own = image_options(config=config)
             image = followed(model.processor, image, (own["height"], own["width"]), "preprocessor_config.json")
+            image |= {"reduces": True} if getattr(model.processor, "do_reduce_labels", False) else {}
+        image |= {"masks": data.masks.model_dump()} if data.masks is not None else {}
     most = getattr(model.tokenizer, "model_max_length", None) or data.max_length
     return EncodeOptions(
         max_length=min(data.max_length, int(min(most, 1 << 30))),  # what the model reads at most, which messages name

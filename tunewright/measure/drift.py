@@ -1,8 +1,8 @@
 """Drift: how far a tuned model's predictions are from its base's, where nobody asked for a change.
 
 Causal models: mean KL(base || tuned) a token on sequences that the base itself sampled; their prompt is not scored.
-Masked models: at masked places of a fixed text. The base's states before the head are taken once and serve every
-strength: only its head runs again, never its body.
+Masked models: at masked places of a fixed text. Models with a class a pixel: at pixels here and there. The base's
+states before the head are taken once and serve every strength: only its head runs again, never its body.
 
 Shapes: S scored places, D size of the states before the head, V vocabulary.
 """
@@ -25,6 +25,7 @@ from tunewright.errors import ModelError
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic
+from tunewright.tasks._dense import spread
 from tunewright.tasks._parts import FORECASTING
 
 MOVED = "change of forecasts"
@@ -161,6 +162,7 @@ def take_reference(
 ) -> Reference:
     """Read the rows with the base, untouched or switched back. `copy_head=False` saves a copy of the head's weight
     where it will not change; that it did not is checked on a sample of its entries (ModelError)."""
+    rows = [spread(row) for row in rows]
     batches = _layout(rows, batch_tokens)
     outputs: list[tuple[Tensor | None, Tensor]] = []
     owners: list[Tensor] = []
@@ -189,6 +191,7 @@ def restore_reference(
     copy_head: bool = True,
 ) -> Reference:
     """A reference from `Reference.tensors()` and the same base, rows and layout, without running the base's body."""
+    rows = [spread(row) for row in rows]
     device = device_of(model)
     reference = Reference(task, list(rows), _layout(rows, batch_tokens), packed, tensors["owner"], batch_tokens)
     reference.states, reference.log_probs = (

@@ -225,8 +225,10 @@ def commonest_results(labels: Sequence[int], rows: Sequence[Row], names: Any) ->
 def commonest_by_token(
     model: Any, tokenizer: Any, task: Task, learnt: Iterable[Row], rows: Sequence[Row], metric: str
 ) -> list[RowResult]:
-    """The commonest class of the training rows' tokens as the answer to every token; of equal ones the first."""
-    counts = Counter(t for r in learnt for t, w in zip(r.fields["targets"], r.weights, strict=True) if w > 0)
+    """The commonest class of the training rows' tokens (pixels) as the answer to every one; of equal ones the first."""
+    counts = Counter[int]()
+    for row in learnt:
+        counts.update(_counted(row))
     most = max(sorted(counts), key=lambda c: counts[c])
     classes = int(model.config.num_labels)
 
@@ -237,6 +239,13 @@ def commonest_by_token(
             return Outputs(sure, batch.labels)
 
     return evaluate(model, tokenizer, Always(), rows, metric)
+
+
+def _counted(row: Row) -> dict[int, int]:
+    """How many targets of a row are of each class."""
+    targets, weights = np.asarray(row.fields["targets"]), np.asarray(row.weights)
+    classes, counts = np.unique(targets[(weights > 0) & (targets >= 0)], return_counts=True)
+    return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
 def _answered(row: Row, answer: int, names: Any, confidence: float) -> RowResult:

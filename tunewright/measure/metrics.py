@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from tunewright.contract.metric import Answered, Metric
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import numeric, overlap, ranked, returned, several, spans, speech, squad, text
+from tunewright.measure import numeric, overlap, ranked, regions, returned, several, spans, speech, squad, text
 from tunewright.measure.forecasts import FORECASTS
 
 
@@ -38,6 +39,11 @@ def _errors(pair: tuple[Callable[[str, str], float], Callable[[str], float]]) ->
 def _correlation(figure: Callable[[Sequence[Answered]], float]) -> Metric:
     """Of a number a row, or of the score of two sentences."""
     return Metric("predicted", figure=figure, bounds=(-1.0, 1.0), share=False, of="number", reads=("scored-pair",))
+
+
+def _regions(figure: Callable[[Sequence[Answered]], float]) -> Metric:
+    """Of a class a pixel."""
+    return Metric("predicted", figure=figure, compare=regions.of_row(figure), tasks=("image-segmentation",))
 
 
 METRICS: dict[str, Metric] = {
@@ -63,6 +69,11 @@ METRICS: dict[str, Metric] = {
         "predicted", proportion=True, compare=squad.squad_exact_match, tasks=("question-answering",)
     ),
     "choice_accuracy": Metric("predicted", proportion=True, tasks=("multiple-choice",)),
+    "mean_iou": replace(
+        _regions(regions.mean_iou), parts=regions.iou_of_those_there, beside=("overall_accuracy", "mean_accuracy")
+    ),
+    "overall_accuracy": _regions(regions.overall_accuracy),
+    "mean_accuracy": _regions(regions.mean_accuracy),
     "multilabel_f1_micro": Metric(
         "predicted",
         figure=several.f1_micro,
@@ -100,9 +111,10 @@ METRICS: dict[str, Metric] = {
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
 (`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `ndcg@10`, `mrr` and
 `recall@k` of queries among all texts of the evaluated rows: `measure.ranked`. `span_f1`: of whole spans, see
-`measure.spans`; `squad_f1`, `squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of
-labels a row: `multilabel_f1_micro` and its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2`
-(the two in the middle also of cosines and the scores of pairs).
+`measure.spans`; `mean_iou`, `overall_accuracy`, `mean_accuracy`: of a class a pixel, see `measure.regions`; `squad_f1`,
+`squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of labels a row: `multilabel_f1_micro` and
+its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2` (the two in the middle also of cosines
+and the scores of pairs).
 `sacrebleu`, `chrf` (a mean over rows), `rouge1` ...: from 0 to 1, see `measure.overlap`.
 `wer`, `cer` and their kind: errors over words (characters), see `measure.speech`. `mase`, `smape`, `wql`,
 `scaled_mse`, `scaled_mae`: errors of forecasts, see `measure.forecasts`."""

@@ -202,6 +202,7 @@ _BY_CLASS = {
     "ForSequenceClassification": "text-classification",
     "ForAudioClassification": "audio-classification",
     "ForImageClassification": "image-classification",
+    "ForSemanticSegmentation": "image-segmentation",
     "ForMaskedLM": "fill-mask",
     "ForMultipleChoice": "multiple-choice",
     "ForQuestionAnswering": "question-answering",

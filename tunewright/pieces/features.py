@@ -13,7 +13,8 @@ from tunewright.pieces.means import row_means, token_means
 def states_at(outputs: Outputs, batch: Batch, layer: int) -> Tensor:
     """[N, D] of one layer (0: embeddings, negative: from the end): at the positions that predict labels, N = S; where
     a task has one target per row, each row's mean over its real tokens, N = R; where rows are read as several
-    sequences, the mean over a target's own sequence or over all of the row's. MethodError when states were not kept.
+    sequences, the mean over a target's own sequence or over all of the row's; where each pixel is a target, the mean of
+    its picture. MethodError when states were not kept.
     """
     if outputs.hidden is None:
         raise MethodError(
@@ -27,6 +28,8 @@ def states_at(outputs: Outputs, batch: Batch, layer: int) -> Tensor:
     mask = batch.inputs.get("attention_mask")
     means = states.mean(1) if mask is None else token_means(states, mask)
     targets = len(batch.labels)
+    if "pixels" in batch.fields and len(means) == len(batch.row_ids):
+        return means[batch.rows]
     if len(means) == targets or "sequences" not in batch.fields:
         return means
     if targets % len(means) == 0:

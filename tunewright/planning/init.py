@@ -29,6 +29,7 @@ _TASK_OF = {
     "audio-text": "automatic-speech-recognition",
     "image-label": "image-classification",
     "image": "image-classification",
+    "image-mask": "image-segmentation",
     "text-label": "text-classification",
     "text-labels": "text-classification",
     "text-score": "text-classification",
@@ -50,7 +51,7 @@ _ALSO = {"positive-pair": "; text-ranking reads them too"}
 _SHOWN = ("image-text", "image-label")
 """Shapes of pictures that a model of pictures in texts reads too: by what is asked of it (data.template)."""
 _ASKED = "What is in the picture?"
-_READ = ("multiple-choice", "question-answering")
+_READ = ("multiple-choice", "question-answering", "image-segmentation")
 """Tasks beside classification whose head is made for the task."""
 
 _TEXT = """\
@@ -84,16 +85,20 @@ SMALL = 400 << 20
 @dataclass(frozen=True)
 class Seen:
     """What the first rows of a file say: their shape, a comment that names it and the columns, which of the file's
-    columns are the shape's, where they are called otherwise, and whether turns hold pictures of their own.
+    columns are the shape's, where they are called otherwise, whether turns hold pictures of their own, and whether
+    labels are pictures, too.
     """
 
     shape: str
     comment: str
     columns: dict[str, str]
     pictured: bool = False
+    masked: bool = False
 
     def task(self, model: str) -> str:
         """The task that rows of the shape are for, with a model."""
+        if self.masked:
+            return "image-segmentation"
         if self.pictured or self.shape in _SHOWN and _sees(model):
             return "image-text-to-text"
         return _TASK_OF.get(self.shape) or task_of(self.shape) or _writing(model)
@@ -102,6 +107,7 @@ class Seen:
 def rows_seen(path: str) -> Seen:
     """What a file's first rows are. DataError where there is no row that can be read, or recordings come alone."""
     from tunewright.data.read import read_lazily
+    from tunewright.tasks._masks import is_drawn
     from tunewright.tasks._placed import shows_pictures
 
     columns: dict[str, str] = {}
@@ -122,7 +128,7 @@ def rows_seen(path: str) -> Seen:
         )
     guess = " (columns guessed: look at them)" if columns else ""
     words = f"rows of shape {first.shape}: {', '.join(first)}{guess}{_ALSO.get(first.shape, '')}"
-    return Seen(first.shape, "; ".join([words, *read.remarks]), columns, shows_pictures(first))
+    return Seen(first.shape, "; ".join([words, *read.remarks]), columns, shows_pictures(first), is_drawn(first))
 
 
 def _source(path: str, columns: Mapping[str, str], limit: int) -> Source:

@@ -196,7 +196,7 @@ def _estimated(source: Source, task: str, shape: str, methods: Sequence[str], wh
     count = sum(1 for _ in read_source(source, Path.cwd(), []))
     place = locate(source, Path.cwd())
     files = place.files or [p for p in Path(source.path).rglob("*") if p.is_file()]
-    pictures = shape in ("image-label", "image")
+    pictures = shape in ("image-label", "image", "image-mask")
     recordings = shape in RECORDED
     tokens = (
         count
@@ -207,7 +207,7 @@ def _estimated(source: Source, task: str, shape: str, methods: Sequence[str], wh
     )
     classes = [catalogue.load_method(name) for name in methods]
     kinds: dict[str, Kind] = {
-        "image-label": "pictures",
+        **dict.fromkeys(("image-label", "image-mask"), "pictures"),
         "text-label": "classes",
         **dict.fromkeys(("choices", "question-context", "text-labels", "text-score"), "classes"),
         "text": "plain text",

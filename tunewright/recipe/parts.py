@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from tunewright.errors import did_you_mean
 from tunewright.recipe.fields import Real, Spec, StepsOrShare, Whole, as_list, parse_number, problem
 from tunewright.recipe.models import ModelSpec, Place
 from tunewright.recipe.series import SeriesSpec
@@ -29,6 +37,44 @@ def _share_or_sources(value: Any) -> Any:
             )
         return value
     return as_list(value)
+
+
+class MaskSpec(Spec):
+    """What the numbers of masks mean."""
+
+    ignore: Whole | None = Field(
+        255, ge=0, description="the number of a pixel that does not count; null: all count", examples=[255]
+    )
+    reduce_labels: bool | None = Field(
+        None, description="0 is no class and 1 the first one, as in ADE20K; none: 0 is the first", examples=[True]
+    )
+    classes: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="a number or a colour of masks -> its class, null where it does not count",
+        examples=[{"0": "ground", "255": "road"}, {"#000000": None, "#804080": "road"}],
+    )
+
+    weights: dict[str, Annotated[Real, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="how much a class's pixels count in the loss; 1 for those that are not named",
+        examples=[{"road": 5.0}],
+    )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _keys_as_text(cls, value: Any) -> Any:
+        return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _classes_are_of_one_kind(self) -> MaskSpec:
+        wrong = next((k for k in self.classes if not re.fullmatch(r"#[0-9a-fA-F]{6}|[0-9]+", k)), None)
+        if wrong is not None or len({k.startswith("#") for k in self.classes}) > 1:
+            said = f"'{wrong}' is neither" if wrong is not None else "there are both"
+            what = f"a mask has whole numbers or colours, and {said}"
+            raise problem(what, 'write {0: ground, 255: road} or {"#000000": ground, "#804080": road}', ("classes",))
+        if self.classes and self.reduce_labels is not None:
+            raise problem("classes says what 0 is", "leave reduce_labels out", ("reduce_labels",))
+        return self
 
 
 class DataSpec(Spec):
@@ -101,6 +147,11 @@ class DataSpec(Spec):
         "the rows",
         examples=["regression"],
     )
+    masks: MaskSpec | None = Field(
+        None,
+        description="what numbers of masks mean; none: 255 does not count, others are the places of `labels`",
+        examples=[{"classes": {"0": "ground", "255": "road"}}],
+    )
     shuffle: bool = Field(True, description="draw rows in a random order, anew each epoch", examples=[True])
     shuffle_buffer: Whole = Field(
         10_000,
@@ -117,7 +168,24 @@ class DataSpec(Spec):
 
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
-        return {k: v for k, v in super()._write(handler).items() if k != "series" or v is not None}
+        return {k: v for k, v in super()._write(handler).items() if k not in ("series", "masks") or v is not None}
+
+    @model_validator(mode="after")
+    def _masks_have_their_classes(self) -> DataSpec:
+        if self.masks is None:
+            return self
+        names = list(dict.fromkeys(name for name in self.masks.classes.values() if name is not None))
+        if self.labels is None and len(names) < 2:
+            what = "masks is given, and nothing says which classes there are"
+            raise problem(what, "write labels, in the order of their numbers, or masks: {classes: ...}", ("masks",))
+        if unknown := set(names) - set(self.labels or names):
+            what = f"labels does not name the class '{min(unknown)}' of masks.classes"
+            raise problem(what, "add it, or leave labels out", ("labels",))
+        self.labels = self.labels or names
+        if unknown := set(self.masks.weights) - set(self.labels):
+            what = f"masks.weights names '{min(unknown)}', which is no class"
+            raise problem(what, did_you_mean(min(unknown), self.labels), ("masks", "weights"))
+        return self
 
     @model_validator(mode="after")
     def _replay_leaves_room(self) -> DataSpec:

@@ -89,9 +89,12 @@ def html(
     rows: Iterable[Any] = (),
     recipe: str | None = None,
     picture: Callable[[str], str] | None = None,
+    legend: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page's text. `metrics` are the records of metrics.jsonl, `rows` the lines of rows.jsonl (mappings or
-    objects); with no rows the report's own `answers` are shown. `picture`: row id -> its picture as a data URI."""
+    objects); with no rows the report's own `answers` are shown. `picture`: row id -> its picture as a data URI;
+    `legend`: (name, a picture of its colour) of each class that pictures are coloured by.
+    """
     lines = summary.lines(report)
     columns, dial = summary.dial(report)
     answers = [Answer.of(r) for r in rows] or list(report.answers)
@@ -129,6 +132,7 @@ def html(
         "parts": any(0 < w < 1 for pairs in report.tokens_view.values() for _, w in pairs),
         "recipe": recipe,
         "counted": words.counted(report.task),
+        "legend": [(name, seen) for name, seen in legend if _PICTURE.fullmatch(seen)],
         "words": words,
     }
     return page("report.html", context)
@@ -210,6 +214,7 @@ def render(
     rows: Iterable[Any],
     folder: Path | str,
     picture: Callable[[str], str] | None = None,
+    legend: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write `folder`/report.html aside and rename it; the recipe shown is the folder's recipe.yaml.
 
@@ -217,7 +222,8 @@ def render(
     """
     folder = Path(folder)
     recipe = folder / "recipe.yaml"
-    text = html(report, metrics, rows, recipe.read_text(encoding="utf-8") if recipe.is_file() else None, picture)
+    written = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+    text = html(report, metrics, rows, written, picture, legend)
     path, aside = folder / "report.html", folder / ".report.html.tmp"
     try:
         aside.write_text(text, encoding="utf-8")

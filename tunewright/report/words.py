@@ -99,6 +99,9 @@ METRICS = {
     "f1_macro": "macro F1",
     "span_f1": "span F1",
     "choice_accuracy": "accuracy",
+    "mean_iou": "mean IoU",
+    "overall_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy of classes",
     "multilabel_f1_micro": "micro F1",
     "multilabel_f1_macro": "macro F1",
     "multilabel_exact_match": "rows all right",
@@ -136,8 +139,8 @@ def always(metric: str) -> str:
 
 
 def counted(task: str | None) -> str:
-    """What a task's rows are counted in: images, else tokens."""
-    return "images" if task == "image-classification" else "tokens"
+    """What a task's rows are counted in: images, patches of them, else tokens."""
+    return {"image-classification": "images", "image-segmentation": "patches"}.get(task or "", "tokens")
 
 
 def metric_name(metric: str) -> str:

@@ -102,7 +102,7 @@ def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
 
 
 def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
-    if task.is_a("image-classification"):
+    if task.is_a("image-classification") or task.is_a("image-segmentation"):
         return "pictures"
     if task.labelled or task.outputs:
         return "classes"

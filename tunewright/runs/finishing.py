@@ -77,7 +77,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     if work.figures_only:
         return Result(work.folder.path, report, results.order_of(work.session, work.results), rows=each)
     rows = [r.model_dump() for r in pair(meter.base.target, tuned.target)]
-    page.render(report, metrics, rows, work.folder.path, pictures.thumbnails(meter.rows))
+    page.render(report, metrics, rows, work.folder.path, pictures.beside(meter), pictures.legend(meter))
     work.note()  # the last that is written before the files are hashed
     report.hashes = intact.hashes_of(work.folder.path)
     report.save(work.folder.path)

@@ -1,20 +1,95 @@
-"""Thumbnails of evaluated pictures, small enough to stand in a page: as the model saw them, resized and cropped."""
+"""Thumbnails of evaluated pictures, small enough to stand in a page: as the model saw them, resized and cropped. Of a
+picture with a mask, what is right, the base's answer and the tuned model's stand beside it.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from tunewright.contract.batch import Row
+from tunewright.measure._mode import device_of, measuring
+from tunewright.tasks._masks import NO_TARGET, SEGMENTED
 from tunewright.tasks._pictures import read_image
 from tunewright.tasks._shown import unpacked
 
+if TYPE_CHECKING:
+    from tunewright.runs.meter import Meter
+
 SIDE = 72
 """Longest side in pixels."""
+MASKS = 24
+"""Rows whose masks are drawn, at most: each is read again by both models."""
+_GAP, _OUTSIDE = 4, (224, 224, 224)
+
+
+def beside(meter: Meter) -> Callable[[str], str]:
+    """As `thumbnails` of the evaluated rows; of the first MASKS that are asked for and have a mask, four pictures in
+    one: picture, mask, base, tuned. Pixels that do not count are grey.
+    """
+    plain, rows = thumbnails(meter.rows), {r.id: r for r in meter.rows if r.fields.get("kind") == SEGMENTED}
+    drawn: list[str] = []
+
+    def shown(row: str) -> str:
+        if row not in rows or len(drawn) >= MASKS:
+            return plain(row)
+        drawn.append(row)
+        return data_uri(_four(meter, rows[row]), (4 * SIDE + 3 * _GAP, SIDE))
+
+    return shown
+
+
+def legend(meter: Meter) -> list[tuple[str, str]]:
+    """(name, its colour as a picture) of each class that masks are drawn in; none where rows have none."""
+    if not any(r.fields.get("kind") == SEGMENTED for r in meter.rows[:1]):
+        return []
+    names = [*(meter.session.options.labels or ()), "does not count"]
+    classes = [*range(len(names) - 1), NO_TARGET]
+    return [(n, data_uri(coloured(np.full((4, 4), k)))) for n, k in zip(names, classes, strict=True)]
+
+
+def _four(meter: Meter, row: Row) -> np.ndarray:
+    """uint8 [3, H, W]: picture, mask, and both models' answers side by side."""
+    right, adapted = row.fields["targets"], meter.session.adapted
+    with adapted.base():
+        base = _answer(meter, row)
+    with adapted.at_strength(1.0):
+        tuned = _answer(meter, row)
+    parts = [_picture(row), *(coloured(np.where(right < 0, right, said)) for said in (right, base, tuned))]
+    gap = np.full((3, right.shape[0], max(1, right.shape[1] * _GAP // SIDE)), 255, np.uint8)
+    return np.concatenate([x for part in parts for x in (part, gap)][:-1], axis=2)
+
+
+def _answer(meter: Meter, row: Row) -> np.ndarray:
+    """[H, W] the likeliest class of each pixel, of the model as it is now."""
+    whole = row.replace(fields={**row.fields, "targets": np.zeros_like(row.fields["targets"])})  # so that all count
+    task = meter.session.task
+    with measuring(meter.model):
+        out = task.forward(meter.model, task.collate([whole]).to(device_of(meter.model)))
+    return out.logits.argmax(-1).reshape(row.fields["targets"].shape).cpu().numpy()
+
+
+def _picture(row: Row) -> np.ndarray:
+    """uint8 [3, H, W]; of floats that a processor made, brought to what can be seen."""
+    pixels = np.asarray(row.fields["pixels"])
+    if pixels.dtype != np.uint8:
+        low, high = float(pixels.min()), float(pixels.max())
+        pixels = ((pixels - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+    return np.broadcast_to(pixels, (3, *pixels.shape[1:]))
+
+
+def coloured(classes: np.ndarray) -> np.ndarray:
+    """uint8 [3, H, W] of classes [H, W], each in a colour of its own, as PASCAL VOC colours them: 0 is black."""
+    codes = np.maximum(classes, 0).astype(np.int64)
+    channels = [sum((codes >> (3 * bit + c) & 1) << (7 - bit) for bit in range(5)) for c in range(3)]
+    out = np.stack(channels).astype(np.uint8)
+    out[:, classes < 0] = np.array(_OUTSIDE, np.uint8)[:, None]
+    return out
 
 
 def thumbnails(rows: Sequence[Row]) -> Callable[[str], str]:
@@ -32,11 +107,11 @@ def thumbnails(rows: Sequence[Row]) -> Callable[[str], str]:
     return shown
 
 
-def data_uri(pixels: np.ndarray) -> str:
-    """uint8 [C, H, W] as a PNG or a JPEG, whichever is smaller."""
+def data_uri(pixels: np.ndarray, size: tuple[int, int] = (SIDE, SIDE)) -> str:
+    """uint8 [C, H, W] as a PNG or a JPEG, whichever is smaller, of `size` (width and height) at most."""
     channels = np.asarray(pixels, dtype=np.uint8).transpose(1, 2, 0)
     picture = Image.fromarray(channels[..., 0] if channels.shape[-1] != 3 else channels)
-    picture.thumbnail((SIDE, SIDE))
+    picture.thumbnail(size)
     forms = [("png", _bytes(picture, "PNG", optimize=True)), ("jpeg", _bytes(picture, "JPEG", quality=80))]
     kind, data = min(forms, key=lambda form: len(form[1]))
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

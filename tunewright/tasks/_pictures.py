@@ -8,7 +8,8 @@ import io
 import re
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,8 @@ from tunewright.contract.records import RowProblem
 FORMATS = frozenset(
     "AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP".split()
 )  # of pixels alone: an EPS, for one, is a program that Ghostscript would run
+SEEING = frozenset({"AutoModelForImageClassification", "AutoModelForSemanticSegmentation"})
+"""Classes of transformers whose models read a picture and no text."""
 MOST = 178_956_970
 """Pixels of the largest picture that is opened (half a gigabyte in colour): where PIL speaks of a bomb."""
 _LARGE = 1 << 22  # pixels of a resized picture from which only what the crop shows is made
@@ -36,24 +39,34 @@ def read_image(value: Any, base: str, channels: int) -> Image.Image:
     """
     if isinstance(value, dict):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    with said_of("image", value):
+        return _eight_bits(opened(value, base), "L" if channels == 1 else "RGB")
+
+
+@contextmanager
+def said_of(field: str, value: Any) -> Iterator[None]:
+    """Inside, whatever a decoder raises of a value becomes a RowProblem of its column."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return _eight_bits(_opened(value, base), "L" if channels == 1 else "RGB")
-    except RowProblem:
-        raise
+            yield
+    except RowProblem as problem:
+        raise RowProblem(field, problem.reason, problem.remedy) from None
     except FileNotFoundError:
-        raise RowProblem("image", f"no file '{value}'", "write the path relative to the data file") from None
+        raise RowProblem(field, f"no file '{value}'", "write the path relative to the data file") from None
     except MemoryError:
-        raise RowProblem("image", "there is not the memory to open it", "make it smaller, or take it out") from None
+        raise RowProblem(field, "there is not the memory to open it", "make it smaller, or take it out") from None
     except Image.DecompressionBombError:
-        raise _too_large() from None
+        large = _too_large()
+        raise RowProblem(field, large.reason, large.remedy) from None
     except Exception as error:  # decoders of damaged files raise whatever they come upon
         said = re.sub(r" <_io.*>", "", str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise RowProblem("image", f"cannot be read as a picture: {said}", "write a PNG or JPEG") from None
+        what = "PNG or JPEG" if field == "image" else "PNG"
+        raise RowProblem(field, f"cannot be read as a picture: {said}", f"write a {what}") from None
 
 
-def _opened(value: Any, base: str) -> Image.Image:
+def opened(value: Any, base: str) -> Image.Image:
+    """A picture as its decoder gives it, loaded. Raises what decoders raise, and RowProblem."""
     if isinstance(value, str):
         path = Path(base) / value
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever

@@ -161,3 +161,23 @@ def _other(kind: str, what: str, where: str) -> ModelError:
 
 def _said(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def placed_as(numbers: NDArray[np.int16], options: dict[str, Any], absent: int) -> NDArray[np.int16]:
+    """[H, W] numbers of 0 or more, or `absent`, of a picture's pixels, resized and cropped as `pixels_of` does the
+    picture, by the nearest pixel; `absent` where the picture is widened.
+
+    Each byte of the numbers goes through the same code as the picture, as a picture of its own.
+    """
+    codes = np.where(numbers == absent, 0, numbers.astype(np.int32) + 1)  # what is widened is filled with 0
+    settings = options.get("processor")
+    if settings is None:
+        made = fit(Image.fromarray(codes), {**options, "resample": int(Image.Resampling.NEAREST)})[0].astype(np.int32)
+    else:
+        plain = {"resample": int(Image.Resampling.NEAREST), "do_rescale": False, "do_normalize": False}
+        made = np.zeros((options["height"], options["width"]), np.int32)
+        for shift in (0, 8) if codes.max() > 255 else (0,):
+            byte = (codes >> shift & 255).astype(np.uint8)
+            shown = Image.fromarray(byte if options["channels"] == 1 else np.repeat(byte[..., None], 3, 2))
+            made += _made(settings, shown, **plain)["pixel_values"][0].astype(np.int32) << shift
+    return np.where(made == 0, absent, made - 1).astype(np.int16)

@@ -132,7 +132,8 @@ def _batch(facts: Facts) -> Setting:
     rows = min(facts.rows, ROWS[1]) if facts.together else rows
     tokens = max(1, math.ceil(rows * size))
     if facts.kind == "pictures":
-        return Setting(rows, f"pictures a step, of {facts.rows:,}")
+        each = "" if size <= 1 else f", {size:,.0f} tokens each"
+        return Setting(max(rows, min(tokens, MOST_TOKENS)), f"{rows} pictures a step, of {facts.rows:,}{each}")
     if tokens > MOST_TOKENS:
         return Setting(MOST_TOKENS, f"as many rows of {size:,.0f} tokens as fit")
     return Setting(_up(tokens), f"about {rows} rows of {size:,.0f} tokens a step")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from tunewright.contract.method import Method, Setup, State
 from tunewright.errors import MethodError
+from tunewright.loading.guard import embedding_of
 from tunewright.models import context
 from tunewright.models.adapted import Adapted
 
@@ -53,7 +54,7 @@ class NEFTune(Method):
     conformance_beside: ClassVar[Mapping[str, Mapping[str, Any]]] = {"lora": {"rank": 2}}
 
     def setup(self, run: Setup) -> State:
-        embeddings = getattr(run.adapted.model, "get_input_embeddings", lambda: None)()
+        embeddings = embedding_of(run.adapted.model)
         if not isinstance(embeddings, nn.Embedding):
             raise MethodError(
                 "neftune puts noise on the embeddings of tokens, and this model reads none",
