@@ -26,6 +26,7 @@ CASES = [
     ("jei-dnn", {}, {"warmup": 0.6}, "its gates train for 40 steps"),
     ("lae", {"momentum": 0.99}, {}, "it follows 1.0% of the way in 100 steps; a momentum of 0.993"),
     ("lift", {"refresh_steps": 99}, {}, "do not reach refresh_steps 400"),
+    ("r-amt", {}, {"threshold": -0.2}, "masked after about 210 steps, and there are 100"),
     ("rewarm-redecay-replay", {}, {"warmup": 0.999}, "the warm-up takes all 100 steps"),
     ("sara", {}, {"readjust": 0.001}, "the mask is drawn once"),
     ("skill-it", {"update_steps": 99}, {"update_steps": 100}, "the shares are set once"),

@@ -46,6 +46,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.modes import evaluating
 from tunewright.models.prompt import leave_room
 from tunewright.models.text_contexts import InContexts, padded, side_by_side, text_features, token_embedding
+from tunewright.pieces.class_texts import check_several, own_text
 
 NAME = "msgcoop"
 DESCRIBED = "a photo of {}, {}"
@@ -112,8 +113,7 @@ class MSGCoOp(Method):
 
     def begin_task(self, adapted: Adapted, needs: Needs, state: State) -> None:
         texts: list[Text] = needs.row_texts
-        if len(texts) < 2:
-            raise MethodError("all rows have one text", where="data.train", remedy="give rows of two classes or more")
+        check_several(texts)
         if all(t.words.lower().startswith(self.words.lower()) for t in texts):
             raise MethodError(
                 f"every text begins with '{self.words}', which contexts stand for",
@@ -144,14 +144,9 @@ class MSGCoOp(Method):
 
     def objective(self, outputs: Outputs, batch: Batch, state: State) -> Loss:
         features = outputs.raw.class_features.float()
-        keys = batch.fields["keys"].view(-1, 2)[:, 1]
-        same = keys[:, None] == torch.tensor(state.data["keys"], device=keys.device)
-        if not bool(same.any(1).all()):
-            raise MethodError(
-                "a row's text is none of those of `data.train`", where="data.replay", remedy="leave it out"
-            )
         assert outputs.features is not None
-        own = cross_entropy(outputs.features @ side_by_side(features).T, same.int().argmax(1), reduction="none")
+        wanted = own_text(batch, state.data["keys"])
+        own = cross_entropy(outputs.features @ side_by_side(features).T, wanted, reduction="none")
         distance, likeness = away(features, state.get_buffer("targets")), alike(features)
         logs = {"semantic": distance.expand_as(own), "diversity": likeness.expand_as(own)}
         return Loss(own + self.semantic * distance + self.diversity * likeness, logs=logs)
