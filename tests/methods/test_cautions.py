@@ -14,6 +14,7 @@ CASES = [
     # method, parameters that act in 100 steps, parameters that do not, what is said of them
     ("adalora", {}, {"tinit": 60, "tfinal": 40}, "60 come before and 40 after"),
     ("adalora", {}, {"delta_t": 90}, "falls at once"),
+    ("bayesprompt", {"gather": 0.99}, {"gather": 1.0}, "gathered for 100 of 100 steps"),
     ("codyra", {}, {"kappa": 0.1}, "takes 2.6 from every gate"),
     ("cooldown", {}, {"switch": 1.0}, "stays at 5"),
     ("early-replay", {}, {"until": 0.995}, "replayed to the end"),
