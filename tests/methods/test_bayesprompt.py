@@ -191,6 +191,10 @@ def test_a_stage_of_the_domain_trains_nothing_and_its_mixture_draws_the_next_one
     torch.testing.assert_close(kept.get_buffer("theta"), wanted_theta)
     alone = make(count=8)
     alone.train()
+    none = left_of("few", "bayesprompt", BayesPrompt.leaves, alone.state("bayesprompt"), {})
+    assert none is not None and not len(none.values["mixture_weights"]), "a stage's own rows are no domain to the next"
+    passed = left_of("few", "bayesprompt", BayesPrompt.leaves, kept, {})
+    assert passed is not None and torch.equal(passed.values["mixture_means"], left[0].values["mixture_means"])
     assert not torch.allclose(alone.state("bayesprompt").get_buffer("theta"), wanted_theta, atol=1e-4)
     assert_resumes(lambda listen: make(listen, earlier=left, count=8), 4)
 

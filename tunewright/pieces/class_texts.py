@@ -13,14 +13,43 @@ from tunewright.contract.batch import Batch
 from tunewright.errors import MethodError
 from tunewright.models.adapted import Adapted
 from tunewright.models.modes import evaluating
-from tunewright.models.text_contexts import padded, text_features
+from tunewright.models.prompt import leave_room
+from tunewright.models.text_contexts import padded, text_features, token_embedding
+
+CHUNK = 256
+"""Texts that are read together."""
 
 
 def text_vectors(texts: Sequence[Sequence[int]], adapted: Adapted) -> Tensor:
     """[C, D] of length 1: what the text tower, as it is now, makes of each text's tokens. No gradient."""
     model: Any = adapted.model
     with torch.no_grad(), evaluating(model):
-        return normalize(text_features(model, padded(model.config, texts, adapted.device)).float(), dim=-1)
+        parts = [padded(model.config, texts[i : i + CHUNK], adapted.device) for i in range(0, len(texts), CHUNK)]
+        return torch.cat([normalize(text_features(model, part).float(), dim=-1) for part in parts])
+
+
+def words_at(words: str, adapted: Adapted, where: str) -> tuple[Tensor, int]:
+    """(fp32 embeddings [n, W] of words, a token each; how many tokens a text begins with before its words).
+
+    MethodError, at the field `where`, for words that are no token or leave a text no place.
+    """
+    tokenizer, model = adapted.tokenizer, adapted.model
+    plain = tokenizer(words, add_special_tokens=False)["input_ids"]
+    if not plain:
+        raise MethodError("the words are no token", where=where, remedy='write such as "a photo of a"')
+    leave_room(model, len(plain) + 2, where)
+    table: Any = token_embedding(model).weight
+    return table[plain].detach().float(), tokenizer(words)["input_ids"].index(plain[0])
+
+
+def check_words(texts: Sequence[str], words: str) -> None:
+    """MethodError where every text begins with the words that a context stands for."""
+    if all(t.lower().startswith(words.lower()) for t in texts):
+        raise MethodError(
+            f"every text begins with '{words}', which contexts stand for",
+            where="data.template",
+            remedy='write template: "{label}."',
+        )
 
 
 def own_text(batch: Batch, keys: Sequence[int]) -> Tensor:

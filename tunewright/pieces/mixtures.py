@@ -61,6 +61,19 @@ def fitted(x: Tensor, components: int, floor: float, rng: random.Random) -> Mixt
     return mixture
 
 
+def clusters(x: Tensor, count: int, rng: random.Random) -> Tensor:
+    """[N] which of at most `count` heaps each point of x [N, D] belongs to: that whose mean is nearest (k-means)."""
+    x = x.double().cpu()
+    means, own = _far_apart(x, min(count, len(x)), rng), torch.full((len(x),), -1)
+    for _ in range(ROUNDS):
+        nearest = torch.cdist(x, means).argmin(1)
+        if torch.equal(nearest, own):
+            break
+        own = nearest
+        means = torch.stack([x[own == k].mean(0) if bool((own == k).any()) else means[k] for k in range(len(means))])
+    return own
+
+
 def _far_apart(x: Tensor, count: int, rng: random.Random) -> Tensor:
     """[count, D] of the points, the next likelier the farther it is from those before it (k-means++)."""
     picked = [rng.randrange(len(x))]

@@ -52,7 +52,7 @@ from tunewright.training.inner import Inner
 
 NAME = "bayesprompt"
 MIXTURE = ("mixture_weights", "mixture_means", "mixture_roots")
-"""What a stage that reads the domain leaves: [K], [K, D] and [K, D, D]."""
+"""What a stage that reads the domain leaves, [K], [K, D] and [K, D, D], and others pass on; else empty."""
 
 
 def prompt_of(row: Row) -> list[int]:
@@ -108,9 +108,8 @@ class BayesPrompt(Method):
         state, left = State(seed=run.rng.getrandbits(32), first={}, over=False), run.earlier.latest(NAME)
         state.set_buffer("rows", torch.zeros(0, table.shape[1]))
         state.set_buffer("prompt", start_prompt(table, 0 if self.domain else self.length, run.rng).to(table.device))
-        for part in MIXTURE if left is not None and not self.domain else ():
-            if part in left.values:  # type: ignore[union-attr]
-                state.set_buffer(part, left.values[part].clone())  # type: ignore[union-attr]
+        for part in MIXTURE:
+            state.set_buffer(part, torch.zeros(0) if left is None or self.domain else left.values[part].clone())
         return state
 
     def wrap(self, model: nn.Module, state: State) -> nn.Module:
@@ -146,9 +145,9 @@ class BayesPrompt(Method):
 
     def _mixture(self, state: State) -> Mixture:
         """The domain's, if an earlier stage left one, or that of the rows."""
-        left = [state.get(part) for part in MIXTURE]
-        if left[0] is not None:
-            return Mixture(*(t.double().cpu() for t in left if t is not None))
+        weights, means, roots = (state.get_buffer(part).double().cpu() for part in MIXTURE)
+        if len(weights):
+            return Mixture(weights, means, roots)
         rng = random.Random(f"{state.data['seed']}/mixture")
         return fitted(state.get_buffer("rows"), self.components, self.floor, rng)
 
