@@ -43,7 +43,8 @@ CLAIM = Claim(
 def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     """Distance of means from the domain's: of the moved rows, and of the rows themselves."""
     loaded, rng, plain = load(run.task["model"], run.task["task"]), random.Random(f"bayesprompt/{seed}"), BayesPrompt()
-    table: Any = loaded.model.get_input_embeddings().weight.detach()
+    model: Any = loaded.model
+    table = model.get_input_embeddings().weight.detach()
     lines = (rows.QUICKSTART / "train.jsonl").read_text(encoding="utf-8").splitlines()
     told = [json.loads(line) for line in lines]
     x = torch.stack([table[loaded.tokenizer(str(r["prompt"]))["input_ids"]].mean(0) for r in told]).double()
