@@ -75,7 +75,7 @@ class BayesPrompt(Method):
     gather: PositiveFloat = Field(
         0.2, le=1, description="share of the steps after which rows are gathered no longer", examples=[0.5]
     )
-    rows: PositiveInt = Field(128, description="rows that are gathered at most", examples=[5])
+    rows: PositiveInt = Field(128, description="rows that are gathered at most", examples=[2])
     domain: bool = Field(
         False, description="the stage's rows are the domain: nothing trains, and the mixture is left to later stages"
     )

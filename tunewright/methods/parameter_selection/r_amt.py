@@ -119,7 +119,7 @@ class RAMT(Method):
                 where=f"{NAME}.layers, model",
                 remedy="use a model of two towers whose pictures a vision transformer reads",
             )
-        state = State(seed=run.rng.getrandbits(32), tower=tower, keys=[])
+        state = State(seed=run.rng.getrandbits(32), keys=[])
         for site in inside:
             state.set_buffer(f"scores.{site.weight_name}", torch.full(site.weight.shape, self.start))
         # as the stage finds them: no part of the state, since a checkpoint is read back onto the same weights
