@@ -301,6 +301,9 @@ def test_a_whole_run_of_both_stages_learns_classes_and_is_not_exported(place: Pa
     tree["data"].pop("template")
     tree["stages"][1]["data"] = {"train": "train"}
     del tree["methods"]
+    for stage in tree["stages"]:
+        stage["budget"] = {"steps": 12}
+    del tree["budget"]
     (place / "recipe.yaml").write_text(json.dumps(tree))
     run_recipe(place / "recipe.yaml", place / "out", quiet=True)
     report = Report.load(place / "out")
