@@ -14,6 +14,7 @@ CASES = [
     # method, parameters that act in 100 steps, parameters that do not, what is said of them
     ("adalora", {}, {"tinit": 60, "tfinal": 40}, "60 come before and 40 after"),
     ("adalora", {}, {"delta_t": 90}, "falls at once"),
+    ("bayesprompt", {"gather": 0.99}, {"gather": 1.0}, "gathered for 100 of 100 steps"),
     ("codyra", {}, {"kappa": 0.1}, "takes 2.6 from every gate"),
     ("cooldown", {}, {"switch": 1.0}, "stays at 5"),
     ("early-replay", {}, {"until": 0.995}, "replayed to the end"),
@@ -26,6 +27,7 @@ CASES = [
     ("jei-dnn", {}, {"warmup": 0.6}, "its gates train for 40 steps"),
     ("lae", {"momentum": 0.99}, {}, "it follows 1.0% of the way in 100 steps; a momentum of 0.993"),
     ("lift", {"refresh_steps": 99}, {}, "do not reach refresh_steps 400"),
+    ("r-amt", {}, {"threshold": -0.2}, "masked after about 210 steps, and there are 100"),
     ("rewarm-redecay-replay", {}, {"warmup": 0.999}, "the warm-up takes all 100 steps"),
     ("sara", {}, {"readjust": 0.001}, "the mask is drawn once"),
     ("skill-it", {"update_steps": 99}, {"update_steps": 100}, "the shares are set once"),

@@ -44,8 +44,8 @@ from tunewright.errors import MethodError, did_you_mean
 from tunewright.methods.needs.row_texts import RowTexts, Text
 from tunewright.models.adapted import Adapted
 from tunewright.models.modes import evaluating
-from tunewright.models.prompt import leave_room
-from tunewright.models.text_contexts import InContexts, padded, side_by_side, text_features, token_embedding
+from tunewright.models.text_contexts import InContexts, padded, side_by_side, text_features
+from tunewright.pieces.class_texts import check_several, check_words, own_text, words_at
 
 NAME = "msgcoop"
 DESCRIBED = "a photo of {}, {}"
@@ -92,16 +92,10 @@ class MSGCoOp(Method):
         return (RowTexts(),)
 
     def setup(self, run: Setup) -> State:
-        tokenizer, model = run.adapted.tokenizer, run.adapted.model
-        plain = tokenizer(self.words, add_special_tokens=False)["input_ids"]
-        if not plain:
-            raise MethodError("the words are no token", where=f"{NAME}.words", remedy='write such as "a photo of a"')
-        leave_room(model, len(plain) + 2, f"{NAME}.words")
-        whole = tokenizer(self.words)["input_ids"]
-        table: Any = token_embedding(model).weight
-        start = table[plain].detach().float().expand(self.contexts, -1, -1)
+        words, after = words_at(self.words, run.adapted, f"{NAME}.words")
+        start = words.expand(self.contexts, -1, -1)
         drawn = torch.randn(start.shape, generator=torch_generator(run.rng)).to(start.device)
-        state = State(after=whole.index(plain[0]), classes=[], keys=[])
+        state = State(after=after, classes=[], keys=[])
         state.register_parameter("contexts", nn.Parameter(start + self.noise * drawn))
         return state
 
@@ -112,14 +106,8 @@ class MSGCoOp(Method):
 
     def begin_task(self, adapted: Adapted, needs: Needs, state: State) -> None:
         texts: list[Text] = needs.row_texts
-        if len(texts) < 2:
-            raise MethodError("all rows have one text", where="data.train", remedy="give rows of two classes or more")
-        if all(t.words.lower().startswith(self.words.lower()) for t in texts):
-            raise MethodError(
-                f"every text begins with '{self.words}', which contexts stand for",
-                where="data.template",
-                remedy='write template: "{label}."',
-            )
+        check_several(texts)
+        check_words([t.words for t in texts], self.words)
         state.data |= {"classes": [list(t.ids) for t in texts], "keys": [t.key for t in texts]}
         with torch.no_grad(), evaluating(adapted.model):
             targets = [self._known(t.words, adapted) for t in texts]
@@ -144,14 +132,9 @@ class MSGCoOp(Method):
 
     def objective(self, outputs: Outputs, batch: Batch, state: State) -> Loss:
         features = outputs.raw.class_features.float()
-        keys = batch.fields["keys"].view(-1, 2)[:, 1]
-        same = keys[:, None] == torch.tensor(state.data["keys"], device=keys.device)
-        if not bool(same.any(1).all()):
-            raise MethodError(
-                "a row's text is none of those of `data.train`", where="data.replay", remedy="leave it out"
-            )
         assert outputs.features is not None
-        own = cross_entropy(outputs.features @ side_by_side(features).T, same.int().argmax(1), reduction="none")
+        wanted = own_text(batch, state.data["keys"])
+        own = cross_entropy(outputs.features @ side_by_side(features).T, wanted, reduction="none")
         distance, likeness = away(features, state.get_buffer("targets")), alike(features)
         logs = {"semantic": distance.expand_as(own), "diversity": likeness.expand_as(own)}
         return Loss(own + self.semantic * distance + self.diversity * likeness, logs=logs)

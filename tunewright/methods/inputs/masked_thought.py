@@ -54,9 +54,7 @@ def masked(batch: Batch, rate: float, mask: int | None, vocabulary: int, row_rng
 class MaskedThought(Method):
     """Replace random answer tokens of the input; predict the originals."""
 
-    rate: float = Field(
-        0.4, ge=0, le=1, description="rho: share of the answer's tokens that are hidden", examples=[0.2]
-    )
+    rate: float = Field(0.4, ge=0, le=1, description="rho: share of the answer's tokens that is hidden", examples=[0.2])
     warmup: float = Field(
         2 / 3, ge=0, le=1, description="share of the stage's steps in which the rate rises to rho", examples=[0.0]
     )

@@ -58,11 +58,7 @@ class SkillIt(Method):
     rows: PositiveInt = Field(64, description="validation rows of each source that are looked at", examples=[1])
 
     papers: ClassVar[tuple[str, ...]] = ("skill-it",)
-    conformance: ClassVar[dict[str, object]] = {
-        "update_steps": 2,
-        "eta": 0.5,
-        "edges": {"small": {"validation": 1.0}},
-    }
+    conformance: ClassVar[dict[str, object]] = {"update_steps": 2, "eta": 0.5, "edges": {"small": {"validation": 1.0}}}
 
     def setup(self, run: Setup) -> State:
         sources = set(run.plan.sources) - set(run.plan.replay)
