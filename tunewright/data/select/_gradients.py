@@ -29,16 +29,17 @@ RANK = 8
 
 @contextmanager
 def adapter(
-    reader: Reader, name: str, sites: Sequence[Site], rank: int, scale: float, rng: random.Random
+    reader: Reader, name: str, sites: Sequence[Site], rank: int, scale: float, rng: random.Random, *, fused: bool = True
 ) -> Iterator[list[torch.nn.Parameter]]:
     """The parameters (A, then B, of each of the layers) of a fresh adapter s B A, which starts as no change; it hangs
-    on the model inside, and is taken away on leaving.
+    on the model inside, and is taken away on leaving. `fused=False`: gradients by it can be differentiated again.
     """
     hung, parameters = [], list[torch.nn.Parameter]()
     try:
         for site in sites:
             A, B = kaiming(site, min(rank, site.in_features, site.out_features), torch_generator(rng))
             delta = deltas.LowRank(A, B, scale).to(reader.device)
+            delta.fused = fused
             deltas.attach(site, name, delta)
             hung.append(site)
             parameters += [p for p in delta.parameters() if p.requires_grad]
@@ -75,6 +76,17 @@ def gradient(loss: Tensor, parameters: Sequence[Tensor], where: str, *, again: b
             remedy="look at this row and at the model's weights, or take the row out",
         )
     return whole
+
+
+def curved_loss(reader: Reader, record: Record) -> Tensor:
+    """[] `reader.loss(record)`, by operations that can be differentiated twice: its logits are kept."""
+    rows = reader.rows_of(record)
+    reader.tokens += sum(r.size for r in rows)
+    reader.bring()
+    with reader.adapted.evaluating():
+        batch = reader.task.collate(rows, reader.packed, seed=reader.seed).to(reader.device)
+        outputs = reader.task.forward(reader.adapted.outer, batch)
+        return -outputs.logits.float().log_softmax(-1).gather(-1, outputs.labels[:, None]).mean()
 
 
 def norms(reader: Reader, name: str, records: Sequence[Record], seed: int) -> Tensor:
