@@ -20,6 +20,6 @@ CLAIM = Claim(
     smallest=0.02,
     seeds=5,
     scales=("nano",),
-    differs="an adapted small model and its loss on texts instead of recommendations; the surrogate is the model itself; "
-    "full-data training, which the paper surpasses too, is not an arm",
+    differs="an adapted small model and its loss on texts instead of recommendations; the surrogate is the model "
+    "itself; full-data training, which the paper surpasses too, is not an arm",
 )
