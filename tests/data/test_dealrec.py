@@ -82,6 +82,9 @@ def test_a_surrogate_of_its_own_tells_the_influence_and_the_model_the_effort() -
     reads = Reads(method)
     apart, same = reads.selected(method).scores, reads.selected(DEALRec.model_validate(plain)).scores
     assert apart["influence"] != same["influence"] and apart["effort"] == same["effort"]
+    other = DEALRec.model_validate({**plain, "model": "small"})
+    found = Reads(other).selected(other).scores
+    assert found["influence"] == same["influence"] and found["effort"] != same["effort"]
 
 
 def test_small_groups_give_all_that_they_have_and_large_ones_the_rest() -> None:

@@ -18,7 +18,7 @@ from scipy.optimize import linprog
 from tunewright.conformance.reading import Reads
 from tunewright.contract.method import call, torch_generator
 from tunewright.contract.records import Record
-from tunewright.data.select import _gradients
+from tunewright.data.select import _gradients, goracs
 from tunewright.data.select._gradients import last_layers, norms
 from tunewright.data.select._transport import Plan
 from tunewright.data.select.goracs import GORACS, costs, greedy, refined, served, shares
@@ -112,6 +112,18 @@ def test_exchanges_go_on_until_none_lowers_the_distance() -> None:
     assert len(set(refined(c, started, 1, 12)[0]) - set(started)) == 1
 
 
+def test_an_exchange_is_tried_with_so_many_records_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[tuple[int, int]]()
+    monkeypatch.setattr(
+        goracs, "_better", lambda plan, inside, outside, rows: tried.append((len(inside), len(outside)))
+    )
+    c = torch.from_numpy(np.random.default_rng(0).random((9, 4)))
+    for candidates in (1, 2, 30):
+        refined(c, [0, 1, 2], 5, candidates)
+    assert tried == [(1, 1), (2, 2), (3, 6)]
+    assert refined(c, [4], 5, 2)[0] == [4]
+
+
 # -- the selector ------------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +161,8 @@ def test_it_keeps_the_group_of_least_distance_at_costs_of_states_and_gradients()
     assert [bool(r) for r in found.reasons or ()] == [i not in found.indices for i in range(12)]
     without = reads.selected(GORACS(keep=3, gradient_weight=0.0))
     assert "gradient" not in without.scores and without.scores["cost"] != found.scores["cost"]
+    other = Reads(GORACS(keep=3, model="teacher")).selected(GORACS(keep=3, model="teacher"))
+    assert other.scores["gradient"] != found.scores["gradient"]
     heavy = reads.selected(GORACS(keep=3, gradient_weight=100.0))
     assert set(heavy.indices) == set(np.argsort(-g.numpy())[:3].tolist())
 

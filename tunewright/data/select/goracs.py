@@ -188,7 +188,8 @@ class GORACS(Method):
         x, y = (
             torch.nn.functional.normalize(reader.embeddings(some), dim=1).to(reader.device) for some in (records, aimed)
         )
-        scores, gradients = {}, None
+        scores: dict[str, list[float]] = {}
+        gradients: Tensor | None = None
         if self.gradient_weight:
             gradients = norms(reader, "goracs", records, seed)
             scores["gradient"] = gradients.tolist()
