@@ -194,6 +194,9 @@ def test_each_value_of_a_column_is_chosen_within_by_the_target_s_shares() -> Non
     offered = {"readers": reads.readers, "rng": random.Random(0)}
     found = call(GORACS(keep=4, within="kind"), "select", records=records, target=aimed, **offered)
     assert Counter(records[i]["kind"] for i in found.indices) == {"a": 3, "b": 1}
+    found = call(GORACS(keep=4, within="kind"), "select", records=records, target=aimed[:3], **offered)
+    reasons = found.reasons or ()
+    assert all(("no record of its kind" in why) == (i % 2 == 1) for i, why in enumerate(reasons))
     for some, said in ((aimed[:3], "ask for 7 records of 'kind' a, there are 6"), (reads.records[:2], "is missing")):
         with pytest.raises(DataError, match=said):
             call(GORACS(keep=7, within="kind"), "select", records=records, target=some, **offered)

@@ -1,9 +1,9 @@
 """DEALRec: keep records whose removal would cost a small model most and that the large one has most to do for, drawn so
 that easy and hard ones are covered (Lin et al. 2024, arXiv:2401.17197; papers: dealrec).
 
-1. A surrogate (`surrogate`: a smaller model of the recipe's) learns an adapter s B A on its last linear layer from all
-   records. With g_s the gradient of record s's mean loss by B and H the mean loss's Hessian there, leaving s out of n
-   records changes the mean loss by 1/n of its influence
+1. A surrogate (`surrogate`: a smaller model of the recipe's, with the same tokenizer) learns an adapter s B A on its
+   last linear layer from all records. With g_s the gradient of record s's mean loss by B and H the mean loss's Hessian
+   there, leaving s out of n records changes the mean loss by 1/n of its influence
 
        I_s = v' H^-1 g_s,    v = mean_s g_s
 

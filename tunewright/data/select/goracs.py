@@ -194,16 +194,16 @@ class GORACS(Method):
             gradients = norms(reader, "goracs", records, seed)
             scores["gradient"] = gradients.tolist()
         kept, values = list[int](), [0.0] * len(records)
+        reasons = [f"no record of its {self.within} is wanted by the target's shares"] * len(records)
         for rows, targets, count in parts:
             g = gradients[rows] if gradients is not None else None
             c = costs(x[rows], y[targets], g, self.gradient_weight)
             group, estimates = refined(c, greedy(c, count), self.exchanges, self.candidates)
             kept += [rows[i] for i in group]
             for i, value in zip(rows, estimates.tolist(), strict=True):
-                values[i] = value
-        inside = set(kept)
-        why = "no exchange was found by which it brings the group nearer to the target"
-        reasons = ["" if i in inside else why for i in range(len(records))]
+                values[i], reasons[i] = value, "no exchange was found by which it brings the group nearer to the target"
+        for i in kept:
+            reasons[i] = ""
         return Selected(kept, scores={**scores, "cost": values}, reasons=reasons)
 
     def _parts(
