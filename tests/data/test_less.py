@@ -15,7 +15,7 @@ from transformers import get_linear_schedule_with_warmup
 from tunewright.conformance.reading import Reads
 from tunewright.contract.method import call
 from tunewright.contract.records import Record
-from tunewright.data.select import less
+from tunewright.data.select import _gradients, less
 from tunewright.data.select.less import LESS, Sketch
 
 METHOD = LESS(keep=3, warm_up=0.5, epochs=3, batch=4, learning_rate=0.05, rank=4, projection=0)
@@ -34,7 +34,7 @@ def gradient(model: Any, row: Any) -> torch.Tensor:
 def test_influences_are_those_of_peft_and_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
     starts: dict[str, torch.Tensor] = {}
     steps: list[list[str]] = []
-    made, stepped = less.kaiming, LESS._step
+    made, stepped = _gradients.kaiming, LESS._step
 
     def noting(site: Any, rank: int, generator: Any) -> Any:
         A, B = made(site, rank, generator)
@@ -45,7 +45,7 @@ def test_influences_are_those_of_peft_and_adamw(monkeypatch: pytest.MonkeyPatch)
         steps.append([r.id for r in some])
         stepped(self, adam, parameters, some, reader)
 
-    monkeypatch.setattr(less, "kaiming", noting)
+    monkeypatch.setattr(_gradients, "kaiming", noting)
     monkeypatch.setattr(LESS, "_step", watched)
     reads = Reads(METHOD)
     kinds = [Record({**r}, id=r.id, source=f"kind {i % 2}") for i, r in enumerate(reads.records[:4])]

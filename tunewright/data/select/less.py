@@ -30,8 +30,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -42,10 +41,9 @@ from tunewright.contract.method import Method, torch_generator
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
+from tunewright.data.select._gradients import CODE, adapter, gradient
 from tunewright.data.select._keep import Amount, how_many, share, smallest
 from tunewright.errors import MethodError
-from tunewright.models import deltas
-from tunewright.pieces.low_rank import kaiming
 
 NAME = "less"
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -114,7 +112,8 @@ class LESS(Method):
         self, records: Sequence[Record], target: Sequence[Record], readers: dict[str, Reader], rng: random.Random
     ) -> Selected:
         reader, seed = readers[self.model], rng.getrandbits(63)
-        how = {**self.model_dump(mode="json", exclude={"keep", "model"}), "seed": seed, "n": len(records)}
+        told = self.model_dump(mode="json", exclude={"keep", "model"})
+        how = {**told, "seed": seed, "n": len(records), "pieces": CODE}
 
         def influences() -> Tensor:
             return self._influences(records, target, reader, random.Random(seed))[:, None]
@@ -132,7 +131,14 @@ class LESS(Method):
         kinds = list(dict.fromkeys(t.source for t in target))
         some = rng.sample(range(len(records)), max(1, round(self.warm_up * len(records))))
         batches = math.ceil(len(some) / self.batch)
-        with self._adapter(reader, rng) as parameters:
+        sites = [s for s in reader.adapted.structure.sites if s.block is not None and s.kind == "linear"]
+        if not sites:
+            raise MethodError(
+                f"'{reader.name}' has no linear layer in its blocks, and less reads gradients of an adapter on these",
+                where="data.select",
+                remedy="select by representations: rds-plus or got-d",
+            )
+        with adapter(reader, NAME, sites, self.rank, self.scale, rng) as parameters:
             sketch = Sketch(sum(p.numel() for p in parameters), self.projection, torch_generator(rng))
             adam = torch.optim.Adam(parameters, lr=0.0, betas=BETAS, eps=EPS)
             total, weights, step = torch.zeros(len(kinds), len(records)), 0.0, 0
@@ -151,32 +157,10 @@ class LESS(Method):
                 aimed = self._aims(target, kinds, parameters, sketch, reader)
                 m, v = (torch.cat([adam.state[p][k].reshape(-1) for p in parameters]) for k in MOMENTS)
                 for i, record in enumerate(records):
-                    total[:, i] += weight * (aimed @ sketch(adam_step(gradient(reader, record, parameters), m, v)))
+                    g = gradient(reader.loss(record), parameters, record.where)
+                    total[:, i] += weight * (aimed @ sketch(adam_step(g, m, v)))
                 weights += weight
         return (total / weights).max(0).values
-
-    @contextmanager
-    def _adapter(self, reader: Reader, rng: random.Random) -> Iterator[list[torch.nn.Parameter]]:
-        """The parameters of a fresh adapter that hangs on the model inside, and is taken away on leaving."""
-        sites = [s for s in reader.adapted.structure.sites if s.block is not None and s.kind == "linear"]
-        if not sites:
-            raise MethodError(
-                f"'{reader.name}' has no linear layer in its blocks, and less reads gradients of an adapter on these",
-                where="data.select",
-                remedy="select by representations: rds-plus or got-d",
-            )
-        hung, parameters = [], list[torch.nn.Parameter]()
-        try:
-            for site in sites:
-                A, B = kaiming(site, min(self.rank, site.in_features, site.out_features), torch_generator(rng))
-                delta = deltas.LowRank(A, B, self.scale).to(reader.device)
-                deltas.attach(site, NAME, delta)
-                hung.append(site)
-                parameters += [p for p in delta.parameters() if p.requires_grad]
-            yield parameters
-        finally:
-            for site in hung:
-                deltas.detach(site, NAME)
 
     def _step(
         self, adam: torch.optim.Adam, parameters: list[torch.nn.Parameter], some: Sequence[Record], reader: Reader
@@ -200,10 +184,5 @@ class LESS(Method):
         """[kinds, d]: the mean of the target rows' gradients, each of length 1, of each kind."""
         found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
         for record in target:
-            found[record.source].append(sketch(gradient(reader, record, parameters)))
+            found[record.source].append(sketch(gradient(reader.loss(record), parameters, record.where)))
         return torch.stack([torch.stack(some).mean(0) for some in found.values()])
-
-
-def gradient(reader: Reader, record: Record, parameters: list[torch.nn.Parameter]) -> Tensor:
-    """[P] gradient of a record's mean loss by some parameters."""
-    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(reader.loss(record), parameters)])
