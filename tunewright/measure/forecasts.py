@@ -90,10 +90,10 @@ def _quantile_loss(answer: str, reference: str) -> tuple[float, float]:
     said, loss, size = read_quantiles(answer), 0.0, 0.0
     levels = np.array(QUANTILES)
     for name, (right, _, _) in read_right(reference).items():
-        known = ~np.isnan(right)
-        short = right[known, None] - said[name][known]
+        there = ~np.isnan(right)
+        short = right[there, None] - said[name][there]
         loss += float(2 * np.maximum(levels * short, (levels - 1) * short).mean(-1).sum())
-        size += float(np.abs(right[known]).sum())
+        size += float(np.abs(right[there]).sum())
     return loss, size
 
 
