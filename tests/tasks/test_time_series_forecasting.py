@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from tunewright.planning.check import check_recipe
 from tunewright.planning.init import starter
 from tunewright.recipe import Recipe, Source
 from tunewright.report.schema import Report
+from tunewright.runs import held_out as holding
 from tunewright.runs.assemble import assemble
 from tunewright.runs.held_out import by_time
 from tunewright.runs.run import resume, run
@@ -360,6 +362,11 @@ def test_a_share_for_validation_is_the_last_windows_and_none_that_reach_into_the
     assert max(ends) == 80 - held_out(80, how.series) - 4
     with pytest.raises(DataError, match="leave none to train on"):
         by_time(rows, 0.99)
+    asked = SimpleNamespace(
+        data=SimpleNamespace(validation=0.2), sequence=None, train=SimpleNamespace(seed=0)
+    )  # a recipe's share, whatever the task
+    left, held = holding.held_out(asked, rows, TASK, lambda sources: rows)
+    assert [[r.id for r in d.rows] for d in (left, held)] == [[r.id for r in d.rows] for d in (learnt, judged)]
 
 
 @pytest.mark.parametrize("methods", [["full"], [{"lora": {"rank": 4}}]])
