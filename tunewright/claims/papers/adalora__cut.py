@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun
 
 RANK, LEFT = 12, 4
+TRAINED = {"adalora": {"rank": RANK, "target_r": RANK, "tfinal": 0}}
+"""Nothing is cut, and importance is noted to the last step but one."""
 CLAIM = Claim(
     paper="adalora",
     says="Of trained changes, cutting two thirds of the triplets by importance leaves a lower loss of new rows than "
     "cutting as many by the size of their values g, or at random.",
     task="intents",
-    method=Arm(name="importance", methods=[{"adalora": {"rank": RANK, "target_r": RANK}}]),
+    method=Arm(name="importance", methods=[TRAINED]),
     baselines=[
-        Arm(name="size", methods=[{"adalora": {"rank": RANK, "target_r": RANK}}]),
-        Arm(name="random", methods=[{"adalora": {"rank": RANK, "target_r": RANK}}]),
+        Arm(name="size", methods=[TRAINED]),
+        Arm(name="random", methods=[TRAINED]),
     ],
     metric="measured",
     direction="lower",
@@ -47,14 +49,21 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     session = assemble(run.cut(run.recipe("importance", seed)))
     stage, provider = session.training_inputs(session.stages[0])
     set_up(stage.adapted, stage.methods, stage.plan, stage.task.name, provider.statistics, stage.earlier)
-    train(stage, None)
     method: Any = next(b for b in stage.methods if b.name == NAME)
     gates: dict[str, Any] = {
         f"{site}.delta.{NAME}": by_name[NAME].gate for site, by_name in stage.adapted.deltas().items()
     }
+    scored: dict[str, Any] = {}
+
+    def listen(loop: Any, record: dict[str, Any]) -> None:
+        now = {n: method.method.scores(n, method.state) for n in gates}
+        scored.update({n: s.clone() for n, s in now.items() if s is not None})  # forgotten at the last step
+
+    stage.listen = listen
+    train(stage, None)
     rng = torch.Generator().manual_seed(random.Random(f"{seed}/cut").getrandbits(31))
     scores: dict[str, dict[str, Any]] = {
-        "importance": {n: method.method._scores(n, method.state) for n in gates},
+        "importance": scored,
         "size": {n: g.detach().abs() for n, g in gates.items()},
         "random": {n: torch.rand(len(g), generator=rng) for n, g in gates.items()},
     }

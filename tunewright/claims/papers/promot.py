@@ -9,7 +9,7 @@ STAGES = [
     {"name": "prompt", "budget": {"tokens": 8_000}},
     {"name": "model", "start": "base", "budget": {"tokens": 16_000}},
 ]
-PROMOT = Arm(name="promot", methods=[PROMPT], extra={"stages": STAGES})
+PROMOT = Arm(name="promot", methods=[{"promot": {"length": 20}}], extra={"stages": STAGES})
 FULL = Arm(name="full", methods=["full"], extra={"budget": {"tokens": 16_000}})
 CLAIM = Claim(
     paper="promot",
