@@ -286,7 +286,7 @@ RUNS = [
     Run(
         "a folder that is not empty",
         FOLDER,
-        ("not empty", "resume"),
+        ("not empty", "another --out"),
         rows("mine", file="out/notes.txt"),
         patch=lambda m, s, f: None,
     ),

@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 
 from tunewright.compare.figures import interval as over_seeds
 from tunewright.measure import calibration, drift, kept, target
+from tunewright.measure.forecasts import FORECASTS
 from tunewright.measure.intervals import Interval, bootstrap_mean, paired_difference, t_interval, wilson
 from tunewright.measure.rows import RowResult
+from tunewright.tasks._forecasts import forecast, right
 
+REGIONS = ["road:3 road>sky:2 sky:4", "sky:5", "road:1 sky>road:2", "road>sky:7"]
+FORECAST = [forecast(("y",), np.array([[a], [a + 1]]), np.ones(1)) for a in (-2.0, 0.0, 3.5)]
+RIGHT = [right(("y",), np.array([[a], [np.nan]]), np.full(1, s), np.ones(1)) for a, s in ((-1.0, 1.0), (2.0, 4.0))]
 LABELS = ("a", "b", "c", "d")
 shares = st.floats(0, 1, allow_subnormal=False)
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -37,10 +42,15 @@ def _rows(scores: list[float], weights: list[float], answers: list[str], referen
 def answered(draw, metric: str):
     n, m = draw(st.integers(1, 40)), target.get_metric(metric)
     one = st.sampled_from([0.0, 1.0]) if m.proportion else nats if not m.higher_is_better else shares
-    said = [str(i) for i in range(-3, 4)] if m.of == "number" else LABELS
-    scores, labels = draw(st.lists(one, min_size=n, max_size=n)), st.lists(st.sampled_from(said), min_size=n)
+    said = wanted = [str(i) for i in range(-3, 4)] if m.of == "number" else LABELS
+    if metric in FORECASTS:
+        said, wanted = FORECAST, RIGHT
+    elif "image-segmentation" in m.tasks:
+        said = wanted = REGIONS
+    scores = draw(st.lists(one, min_size=n, max_size=n))
+    answers, references = (draw(st.lists(st.sampled_from(of), min_size=n))[:n] for of in (said, wanted))
     weights = draw(st.lists(st.floats(0.5, 5000), min_size=n, max_size=n)) if not m.proportion else [1.0] * n
-    return _rows(scores, weights, draw(labels)[:n], draw(labels)[:n])
+    return _rows(scores, weights, answers, references)
 
 
 @pytest.mark.parametrize("metric", target.METRICS)

@@ -18,7 +18,6 @@ from typing import Any
 
 from tunewright.contract.records import RowProblem
 from tunewright.contract.shape import Shape, as_it_is
-from tunewright.data import gluonts
 from tunewright.data.sharegpt import turns_of
 from tunewright.data.task_file import TASK_SHAPES
 from tunewright.errors import MethodError, did_you_mean, nearest
@@ -106,6 +105,12 @@ def _as_mask(name: str) -> Callable[[Row], Row]:
     return as_it_is if name == "mask" else _renamed(name, "mask")
 
 
+def _as_series(row: Row) -> Row:
+    from tunewright.data import gluonts  # reading a recipe needs no numpy
+
+    return gluonts.canonical(dict(row))
+
+
 _SEEN = ("images", "image")
 """Columns of pictures beside texts."""
 
@@ -150,7 +155,7 @@ SHAPES = (
     Shape("positive-pair", ("query", "positive"), _negatives),
     Shape("judged-passage", ("query", "passage", "label"), as_it_is),
     Shape("scored-pair", ("sentence1", "sentence2", "score"), as_it_is),
-    Shape(SERIES, ("start", "target"), gluonts.canonical),
+    Shape(SERIES, ("start", "target"), _as_series),
 )
 """In the order in which they are tried: the first whose columns are all there."""
 SHAPELESS = "row"

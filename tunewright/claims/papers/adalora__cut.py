@@ -56,7 +56,7 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     scored: dict[str, Any] = {}
 
     def listen(loop: Any, record: dict[str, Any]) -> None:
-        now = {n: method.method.scores(n, method.state) for n in gates}
+        now = {n: method.method._scores(n, method.state) for n in gates}
         scored.update({n: s.clone() for n, s in now.items() if s is not None})  # forgotten at the last step
 
     stage.listen = listen

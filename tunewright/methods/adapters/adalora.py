@@ -145,7 +145,7 @@ class AdaLoRA(LowRankMethod):
         t, (first, final) = step - 1, self._times(plan.steps)
         gates = {n.removesuffix(".gate"): p for n, p in parameters.items() if n.endswith(f".delta.{NAME}.gate")}
         if t == final or (first < t < final and t % self.delta_t == 0):
-            scores = {n: s for n in gates if (s := self.scores(n, state)) is not None}
+            scores = {n: s for n in gates if (s := self._scores(n, state)) is not None}
             budget = budget_at(t, first, final, self.rank * len(scores), self.target_r * len(scores))
             for n, lives in alive(scores, budget).items():
                 state.set_buffer(f"alive.{n}", lives)
@@ -199,7 +199,7 @@ class AdaLoRA(LowRankMethod):
         after = int(LAST * steps) if self.tfinal is None else self.tfinal
         return first, max(0, min(steps - after, steps - 1))
 
-    def scores(self, change: str, state: State) -> Tensor | None:
+    def _scores(self, change: str, state: State) -> Tensor | None:
         """[r] of one layer's triplets as importance stands; None where some of it does not train, or where it is
         forgotten: the budget is final.
         """
