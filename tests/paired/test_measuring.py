@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from tests import small, tiny
 from tunewright.commands.cli import app
-from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, NonFiniteError
+from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, NonFiniteError, RecipeError
 from tunewright.measure.intervals import discordant, mcnemar, welch_interval, wilson
 from tunewright.paired import measuring, reading, shown
 from tunewright.paired.measuring import measure
@@ -181,7 +181,7 @@ def test_every_option_changes_what_is_measured(made: Path, tmp_path: Path) -> No
     judged = measure(Request(*sides, bounds=conditions(["drift <= 100", "target >= 0.999"])))
     assert judged.gate is not None and judged.gate.verdict == "fails"
     with pytest.raises(ModelError, match="fill-mask"):
-        measure(Request(*sides, task="fill-mask"))
+        measure(Request(sides[0], sides[0], task="fill-mask", keep=[f"other={made / 'keep.txt'}"]))
 
 
 def test_runs_that_were_asked_in_other_words_are_said(made: Path, tmp_path: Path) -> None:
@@ -282,6 +282,28 @@ def test_what_cannot_be_measured_is_one_message(
     said = result.output + capfd.readouterr().err
     assert result.exit_code in (2, 3, 5, 7) and words in said, said
     assert "Traceback" not in said
+
+
+def test_the_second_side_is_looked_for_before_the_first_is_measured(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, half = tmp_path / "adapter", tmp_path / "half"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "./gone"}))
+    shutil.copytree(made / "run1", half)
+    (half / "report.json").unlink()
+    other = tmp_path / "other"
+    shutil.copytree(made / "run1", other)
+    written = (other / "recipe.yaml").read_text()
+    (other / "recipe.yaml").write_text(written.replace("task: text-generation", "task: fill-mask"))
+    monkeypatch.setattr(measuring, "open_side", lambda *a, **k: pytest.fail("a side was loaded"))
+    for name, error, what in (
+        (adapter, ModelError, "there is no such model folder"),
+        (half, FolderError, "not finished"),
+        (other, RecipeError, "this run does fill-mask"),
+    ):
+        with pytest.raises(error, match=what):
+            measure(Request(at(made, "run1"), [str(name)], task="text-generation", data=at(made, "test.jsonl")))
 
 
 def test_the_verbs(made: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tunewright.report.terminal_cells import clean
 
 HELP = """\
 /temp T      0 answers greedily (the start), 0.7 draws at that temperature
-/strength S  how far from base (0) to tuned (1) the right side is dialled
+/strength S  how far from base (0) to tuned (1), or past it, the right side is dialled
 /tokens N    longest answer, in tokens
 /new         forget the conversation
 /quit        end"""
@@ -216,7 +216,7 @@ def _command(talk: Chat, line: str) -> str:
         return f"temperature {number:g}" if number else "greedy"
     if name == "strength":
         talk.strength = number
-        return f"strength {number:g}"
+        return f"strength {number:g}" + (", past the tuned model (1)" if number > 1 else "")
     talk.tokens = int(number)
     return f"at most {talk.tokens} tokens"
 

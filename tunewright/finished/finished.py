@@ -49,10 +49,9 @@ class Finished:
         return self.loaded.tokenizer
 
 
-def open_run(folder: Path | str) -> Finished:
-    """Load the model of a finished run, bit for bit as the run left it.
-
-    FolderError for a folder that is no finished run; CheckpointError when the base's weights are others by now.
+def finished_folder(folder: Path | str) -> tuple[Recipe, Report]:
+    """What a finished run's folder says, before any model is loaded. FolderError for a folder that is no finished run,
+    or holds its weights no longer.
     """
     folder = Path(folder)
     if not (folder / RECIPE).exists():
@@ -76,7 +75,16 @@ def open_run(folder: Path | str) -> Finished:
             where=str(folder),
             remedy=f"make them again: `tunewright run {folder / RECIPE}`",
         )
-    recipe, report = Recipe.load(folder / RECIPE), Report.load(folder)
+    return Recipe.load(folder / RECIPE), Report.load(folder)
+
+
+def open_run(folder: Path | str) -> Finished:
+    """Load the model of a finished run, bit for bit as the run left it.
+
+    FolderError for a folder that is no finished run; CheckpointError when the base's weights are others by now.
+    """
+    folder = Path(folder)
+    recipe, report = finished_folder(folder)
     task, device = get_task(recipe.task, recipe.data.problem_type), device_of(recipe)
     labels = recipe.data.labels if task.labelled else None
     loaded = _base_of(recipe, task, device)

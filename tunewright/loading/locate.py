@@ -107,7 +107,8 @@ def _beside(path: Path) -> str:
     near = nearest(path.name, folders)
     if near:
         return "near: " + ", ".join(str(parent / n) for n in near)
-    return "give an existing folder, a hub id (owner/name) or one of: " + ", ".join(builtin.TABLE)
+    own = ", ".join([*builtin.TABLE, *builtin.shipped()])
+    return f"give an existing folder, a hub id (owner/name) or one of: {own}"
 
 
 def check_folder(folder: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,14 @@ from tunewright.contract.task import EncodeOptions, Task
 from tunewright.errors import DataError, FolderError, MissingExtraError, ModelError, RecipeError
 from tunewright.files.regular import regular
 from tunewright.loading.load import Loaded, load
-from tunewright.loading.locate import own_base
+from tunewright.loading.locate import locate, own_base
 from tunewright.loading.options import options_of
 from tunewright.loading.sentence_modules import is_sentence_model
 from tunewright.machine import devices
 from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe
 from tunewright.runs.folder import RECIPE
+from tunewright.tasks import get_task
 
 ADAPTER = "adapter_config.json"
 Kind = Literal["run", "adapter", "model"]
@@ -109,6 +111,43 @@ def _base_of(folder: Path) -> str:
     return str(beside) if not Path(named).exists() and beside.is_dir() else named
 
 
+def look(side: Asked, task: Task) -> None:
+    """Find what a side needs, its weights unread, so that a wrong name is known before the other side is measured.
+    ModelError, FolderError; RecipeError for a run of another task.
+    """
+    if side.kind != "run":
+        name = side.base if side.kind == "adapter" else side.name
+        assert name is not None
+        with _or_base(side):
+            locate(name)
+        return
+    from tunewright.finished.finished import finished_folder
+
+    recipe, _ = finished_folder(side.name)
+    _same(side, get_task(recipe.task, recipe.data.problem_type), task)
+
+
+@contextmanager
+def _or_base(side: Asked) -> Iterator[None]:
+    """What cannot be found or loaded of an adapter's model says how to name another."""
+    try:
+        yield
+    except (ModelError, MissingExtraError) as e:
+        if side.kind == "adapter":
+            e.remedy = f"{e.remedy}; or name the adapter's model: --base" if e.remedy else "name its model: --base"
+        raise
+
+
+def _same(side: Asked, own: Task, task: Task) -> None:
+    """RecipeError for a run of another task than the one that is measured."""
+    if own.called != task.called:
+        raise RecipeError(
+            f"this run does {own.called}, and the other side is measured on {task.called}",
+            where=side.name,
+            remedy="compare models of one task",
+        )
+
+
 def open_side(
     side: Asked, task: Task, data: DataSpec, labels: Sequence[str] | None, device: str, precision: str
 ) -> Opened:
@@ -120,7 +159,7 @@ def open_side(
         return _run(side, task, data)
     name = side.base if side.kind == "adapter" else side.name
     assert name is not None
-    try:
+    with _or_base(side):
         loaded = load(
             ModelSpec(name=name),
             task,
@@ -128,10 +167,6 @@ def open_side(
             device=device,
             precision=precision,
         )
-    except (ModelError, MissingExtraError) as e:
-        if side.kind == "adapter":
-            e.remedy = f"{e.remedy}; or name the adapter's model: --base" if e.remedy else "name its model: --base"
-        raise
     adapted = loaded.adapted()
     if side.kind == "adapter":
         from tunewright.training.carry import load_any_adapter
@@ -146,12 +181,7 @@ def _run(side: Asked, task: Task, data: DataSpec) -> Opened:
     from tunewright.finished.finished import open_run
 
     finished = open_run(side.name)
-    if finished.task.called != task.called:
-        raise RecipeError(
-            f"this run does {finished.task.called}, and the other side is measured on {task.called}",
-            where=side.name,
-            remedy="compare models of one task",
-        )
+    _same(side, finished.task, task)
     labels = finished.recipe.data.labels if task.labelled else None
     options = options_of(data, own_labels(task, finished.loaded, labels), finished.loaded)
     return Opened(side, task, finished.loaded, finished.adapted, replace(options), packing=data.packing)
