@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tunewright.machine.pace import Pace, in_words
+from tunewright.report.prompts import middle_cut, shown
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -47,9 +48,8 @@ class Screen:
     def samples(self, answers: list[tuple[str, str, str]]) -> None:
         """A few answers of an evaluation while training."""
         for prompt, answer, reference in answers:
-            self.say(
-                f"  {prompt.splitlines()[-1][:60] if prompt else ''} -> {answer[:60]!r} (expected {reference[:60]!r})"
-            )
+            asked = middle_cut(" ".join(shown(prompt).split()), 60)
+            self.say(f"  {asked} -> {answer[:60]!r} (expected {reference[:60]!r})")
 
     @contextmanager
     def training(self, stage: str, plan: Any) -> Iterator[Show]:
