@@ -94,12 +94,27 @@ def test_a_rate_is_the_methods_own_for_the_task_and_scaled_by_what_stands_beside
     assert values(facts(rates=[], adds=False))["learning_rate"] == defaults.WEIGHT_RATE
 
 
+def test_an_objectives_rate_grows_by_powers_of_its_own() -> None:
+    held = {"kind": "pairs", "factor": 0.14, "by_width": 1.0, "by_rows": 0.5}
+    narrow, middle, wide = (
+        values(facts(rows=100, tokens=3000, width=w, **held))["learning_rate"] for w in (192, 576, 4096)
+    )
+    assert (narrow, middle, wide) == (2.1e-3, 3.1e-4, 9.9e-6)
+    by_rows = [values(facts(rows=n, tokens=30 * n, width=192, **held))["learning_rate"] for n in (100, 500, 5000)]
+    assert by_rows == [2.1e-3, 4.2e-3, 5.9e-3]
+    own = derive(facts(rows=5000, tokens=150_000, width=192, adds=False, **held))["learning_rate"]
+    assert own.value == 2.1e-3 and "times 0.14 for the objective at" in own.reason
+    reason = derive(facts(rows=500, tokens=15_000, width=192, **held))["learning_rate"].reason
+    assert "times 0.14 for the objective times 2 for pairs in such steps" in reason
+
+
 def test_methods_say_their_rates() -> None:
     full, lora, dpo, tuning = (catalogue.load_method(n) for n in ("full", "lora", "dpo", "prompt-tuning"))
     assert full.learning_rates[""] < lora.learning_rates[""] < tuning.learning_rates[""]
     said = said_by([lora, dpo])
-    assert said == {"rates": [lora.learning_rates], "adds": True, "factor": dpo.rate_factor, "once": False}
-    assert dpo.rate_factor < 1 and said_by([catalogue.load_method("steel")])["once"]
+    powers = {"by_width": dpo.rate_by_width, "by_rows": dpo.rate_by_rows}
+    assert said == {"rates": [lora.learning_rates], "adds": True, "factor": dpo.rate_factor, "once": False} | powers
+    assert dpo.rate_factor < 1 and 0 not in powers.values() and said_by([catalogue.load_method("steel")])["once"]
     assert not said_by([full])["adds"]
 
 

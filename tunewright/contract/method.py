@@ -96,7 +96,9 @@ class Method(BaseModel):
     - `learning_rates`: peak learning rates that suit it, by task and "" for any other, of AdamW on a model of width
       1,024 (`training/defaults.py` says what becomes of them); empty: it says none.
     - `carries`: the `carry` that it asks for in the stages of a sequence of tasks, where the recipe does not say one.
-    - `rate_factor`: by how much it asks for another rate than the methods that it stands beside say.
+    - `rate_factor`: by how much it asks for another rate than the methods that it stands beside say; `rate_by_width`,
+      `rate_by_rows`: by which further powers of 1,024 / the model's width, and of rows a step / 4 where weights are
+      added, that rate grows.
     - `alone`: it says something of the stage's rows as the data has them: no other method may stand in its stage, and
       rows are not made, selected or replayed for it.
     - `orders`: the order in which its `select` keeps records is that in which they are learnt, in the first pass over
@@ -130,6 +132,8 @@ class Method(BaseModel):
     learning_rates: ClassVar[Mapping[str, float]] = {}
     carries: ClassVar[Literal["fold", "frozen", "training", "drop"] | None] = None
     rate_factor: ClassVar[float] = 1.0
+    rate_by_width: ClassVar[float] = 0.0
+    rate_by_rows: ClassVar[float] = 0.0
     alone: ClassVar[bool] = False
     orders: ClassVar[bool] = False
     resets: ClassVar[Literal["never", "source", "batch", "row"]] = "never"

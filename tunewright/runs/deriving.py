@@ -98,6 +98,8 @@ def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
         "adds": any({"attach", "wrap"} & set(m.slots()) for m in methods),
         "once": any(m.alone for m in methods),
         "factor": math.prod(m.rate_factor for m in methods),
+        "by_width": sum(m.rate_by_width for m in methods),
+        "by_rows": sum(m.rate_by_rows for m in methods),
     }
 
 

@@ -46,7 +46,8 @@ class Facts:
     `sizes`: tokens of some rows, in no order, where they are known.
 
     `rates`: what the stage's methods say of rates, of those that say anything (task or "" -> rate); `adds`: whether
-    what trains was added to the model; `factor`: the product of the methods' factors; `width`: the model's, none where
+    what trains was added to the model; `factor`: the product of the methods' factors; `by_width`, `by_rows`: the powers
+    of WIDTH / width and of rows a step that they ask for beside; `width`: the model's, none where
     it is not known; `fresh`: whether the model's own weights are random; `once`: whether rows are read to pick by them,
     so that a second time says nothing new; `together`: whether each row is told from the others of its step.
     """
@@ -59,6 +60,8 @@ class Facts:
     rates: Sequence[Mapping[str, float]] = ()
     adds: bool = True
     factor: float = 1.0
+    by_width: float = 0.0
+    by_rows: float = 0.0
     sizes: Sequence[int] = ()
     fresh: bool = False
     once: bool = False
@@ -112,7 +115,8 @@ def _rate(facts: Facts, batch: int | None) -> Setting:
         rate = ADAPTER_RATE if facts.adds else WEIGHT_RATE
         whose = "that of added weights" if facts.adds else "that of the model's own weights"
     width, faster = facts.width or WIDTH, _faster(facts, batch)
-    scaled = two_digits(rate * facts.factor * faster * (WIDTH / width) ** NARROWER)
+    scaled = two_digits(rate * facts.factor * faster * (WIDTH / width) ** (NARROWER + facts.by_width))
+    whose += f" times {facts.factor:.2g} for the objective" if facts.factor != 1 else ""
     whose += f" times {faster:.2g} for {facts.kind} in such steps," if faster != 1 else ""
     at = f"at this model's width of {width:,}" if facts.width else "(the model's width is not known)"
     return Setting(scaled, f"{whose} {at}")
@@ -120,10 +124,11 @@ def _rate(facts: Facts, batch: int | None) -> Setting:
 
 def _faster(facts: Facts, batch: int | None) -> float:
     """What the rate of added weights grows by in steps of many rows."""
-    if not facts.adds or facts.kind not in GROWS:
+    power = GROWS.get(facts.kind, 0.0) + facts.by_rows
+    if not facts.adds or not power:
         return 1.0
     rows = rows_a_step(facts.rows) if batch is None else batch * facts.rows / max(1, facts.tokens)
-    return float((min(max(rows, ROWS[0]), ROWS[1]) / ROWS[0]) ** GROWS[facts.kind])
+    return float((min(max(rows, ROWS[0]), ROWS[1]) / ROWS[0]) ** power)
 
 
 def _batch(facts: Facts) -> Setting:

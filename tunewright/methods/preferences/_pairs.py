@@ -17,7 +17,9 @@ class Preference(Method):
     weight: PositiveFloat = Field(1.0, description="weight of this objective in the sum", examples=[0.5])
 
     pairs: ClassVar[bool] = True
-    rate_factor: ClassVar[float] = 0.25
+    rate_factor: ClassVar[float] = 0.14
+    rate_by_width: ClassVar[float] = 1.0
+    rate_by_rows: ClassVar[float] = 0.5
     couples: ClassVar[Literal["token", "row", "batch"]] = "row"
     tasks: ClassVar[tuple[str, ...] | None] = ("text-generation", "image-text-to-text")
 
