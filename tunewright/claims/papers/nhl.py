@@ -1,4 +1,4 @@
-"""A first layer that learns by a Hebbian rule under feedback answers a shifted stream better than entropy on the norms."""
+"""A first layer that learns by a Hebbian rule under feedback answers a shifted stream better than Tent."""
 
 from __future__ import annotations
 
