@@ -1,7 +1,7 @@
 """Rehearsal beside Avalanche on digits: `python -m benchmarks.continual_peer --side ours|avalanche --data FOLDER`.
 
 What draws its own rows cannot be compared step by step, as tests/parity/test_avalanche.py does the rest: here the same
-base with a fresh head learns the same rows under the same orders of the tasks, once each, ten rows a step and ten kept
+base learns the same rows under the same orders of the tasks, once each, ten rows a step and ten kept
 ones beside them, by plain descent at one rate. A cell is kept in benchmarks/continual_peer.json and not run again;
 `python -m benchmarks.continual --page` shows them. Avalanche's cells want avalanche-lib and a torchvision that fits the
 torch, which no extra brings: `--side avalanche` in an environment that has them, `--side ours` anywhere.
@@ -40,7 +40,6 @@ TRAIN: dict[str, Any] = {
         "warmup_steps": 0,
         "max_grad_norm": None,
         "batch_tokens": ROWS,
-        "head": "random",
         "precision": "float32",
         "threads": 1,
     },
@@ -96,8 +95,6 @@ def theirs(arm: str, order: int, source: Path, folder: Path) -> dict[str, float]
     torch.manual_seed(order)
     torch.set_num_threads(1)
     model = AutoModelForImageClassification.from_pretrained(SHIPPED / STREAM.model, dtype=torch.float32)
-    nn.init.normal_(model.classifier.weight, std=model.config.initializer_range)
-    nn.init.zeros_(model.classifier.bias)
 
     class Features(nn.Module):
         def forward(self, x: Any) -> Any:
@@ -175,10 +172,10 @@ def section(cells: Mapping[str, Mapping[str, Any]]) -> str:
 
 `ewc`, `mas`, `si`, `lwf`, `a-gem` and `gem` take Avalanche's steps, and `icarl` keeps its rows
 (tests/parity/test_avalanche.py says under which conditions). What draws its own rows is held against it here, on the
-stream of digits: the same base with a fresh head, rows, orders and tasks; every row once, {ROWS} and as many kept ones
-a step, {BUFFER} kept in all, plain descent at {RATE}. What differs by design: Avalanche fills its buffers when a task
-has ended, and `der`'s evenly by class with the logits of that moment; here rows come by a reservoir at every step.
-Its `icarl` reads kept rows once, among a task's own.
+stream of digits: the same base, rows, orders and tasks; every row once, {ROWS} and as many kept ones a step, {BUFFER}
+kept in all, plain descent at {RATE}. What differs by design: Avalanche fills its buffers when a task has ended, and `der`'s evenly by class with the logits of that moment, which know the row; here rows come by a reservoir
+at every step with the logits from before it, as the paper says, which after a single pass know little. Its `icarl`
+reads kept rows once, among a task's own, and its means are of mirrored pictures too, which digits are not.
 
 | method | here | Avalanche 0.6 | difference | forgetting here | there | orders |
 | --- | --- | --- | --- | --- | --- | --- |

@@ -43,7 +43,8 @@ def hebbian(layer: nn.Conv2d, given: Tensor, temperature: float) -> Tensor:
     """
     weight = layer.weight.detach().requires_grad_()
     with torch.enable_grad():
-        responses = layer._conv_forward(given, weight, None)  # by the weights alone: no bias, no hook, so no modulator
+        # by the weights alone: without bias, and without hooks, where the modulator is
+        responses = layer._conv_forward(given, weight, None)
         won = (responses.detach() / temperature).softmax(1)
         (pulled,) = torch.autograd.grad((won * responses).sum(), weight)
     held = (won * responses.detach()).sum((0, 2, 3))
