@@ -173,9 +173,10 @@ def section(cells: Mapping[str, Mapping[str, Any]]) -> str:
 `ewc`, `mas`, `si`, `lwf`, `a-gem` and `gem` take Avalanche's steps, and `icarl` keeps its rows
 (tests/parity/test_avalanche.py says under which conditions). What draws its own rows is held against it here, on the
 stream of digits: the same base, rows, orders and tasks; every row once, {ROWS} and as many kept ones a step, {BUFFER}
-kept in all, plain descent at {RATE}. What differs by design: Avalanche fills its buffers when a task has ended, and `der`'s evenly by class with the logits of that moment, which know the row; here rows come by a reservoir
-at every step with the logits from before it, as the paper says, which after a single pass know little. Its `icarl`
-reads kept rows once, among a task's own, and its means are of mirrored pictures too, which digits are not.
+kept in all, plain descent at {RATE}. What differs by design: Avalanche fills its buffers when a task has ended, and
+`der`'s evenly by class with the logits of that moment, which know the row; here rows come by a reservoir at every step
+with the logits from before it, as the paper says, which after a single pass know little. Its `icarl` reads kept rows
+once, among a task's own, and its means are of mirrored pictures too, which digits are not.
 
 | method | here | Avalanche 0.6 | difference | forgetting here | there | orders |
 | --- | --- | --- | --- | --- | --- | --- |
