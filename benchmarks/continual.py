@@ -133,9 +133,11 @@ def main() -> None:
     options = parser.parse_args()
     if not options.page:
         _run(options, options.data or Path(os.environ["TUNEWRIGHT_DATA"]))
+    from benchmarks import continual_peer
     from benchmarks.continual_page import page
 
-    (Path(__file__).parents[1] / "docs" / "continual-compared.md").write_text(page(known()), encoding="utf-8")
+    text = page(known(), continual_peer.known())
+    (Path(__file__).parents[1] / "docs" / "continual-compared.md").write_text(text, encoding="utf-8")
 
 
 def _run(options: argparse.Namespace, source: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import continual_peer
 from benchmarks.continual import ARMS, BUFFER, JOINT
 from benchmarks.continual_data import STREAMS, Stream
 from tunewright.measure.intervals import t_interval
@@ -27,9 +28,10 @@ The intervals are not widened for the number of arms: of twenty, one may have a 
 """
 
 
-def page(cells: Mapping[str, Cell]) -> str:
-    """The page; streams without a cell are named as not run."""
-    return _HEAD + "".join(_stream(s, [c for c in cells.values() if c["stream"] == s.name]) for s in STREAMS)
+def page(cells: Mapping[str, Cell], beside: Mapping[str, Cell] | None = None) -> str:
+    """The page; streams without a cell are named as not run. `beside`: cells of `continual_peer`."""
+    streams = "".join(_stream(s, [c for c in cells.values() if c["stream"] == s.name]) for s in STREAMS)
+    return _HEAD + streams + continual_peer.section(beside or {})
 
 
 def _stream(stream: Stream, cells: Sequence[Cell]) -> str:
@@ -47,7 +49,7 @@ def _stream(stream: Stream, cells: Sequence[Cell]) -> str:
     best = sorted(arms, key=lambda a: _mean(done, a, "accuracy") * (1 if loss else -1))
     for arm in best:
         said += _row(arm, done, loss)
-    said += f"\nThe base, which knows none of the tasks: {_figure([done[0]['base']], loss)}.\n"
+    said += f"\nThe base, which knows none of the tasks: {figure([done[0]['base']], loss)}.\n"
     refused = {c["arm"]: c["refused"] for c in cells if "refused" in c}
     if refused:
         said += "\nRefused here: " + "; ".join(f"`{a}` ({why})" for a, why in refused.items()) + ".\n"
@@ -61,14 +63,14 @@ def _row(arm: str, cells: Sequence[Cell], loss: bool) -> str:
     own = {c["order"]: c for c in cells if c["arm"] == arm}
     full = {c["order"]: c for c in cells if c["arm"] == "full"}
     pairs = [own[o]["accuracy"] - full[o]["accuracy"] for o in own if o in full]
-    against = "" if arm == "full" or not pairs else _figure(pairs, loss, change=True)
+    against = "" if arm == "full" or not pairs else figure(pairs, loss, change=True)
     forgetting = [c["forgetting"] for c in own.values() if "forgetting" in c]
     held = max(c.get("held_bytes", 0.0) for c in own.values())
     columns = [
         f"`{arm}`" if arm != JOINT else f"`{arm}` (bound)",
-        _figure([c["accuracy"] for c in own.values()], loss),
+        figure([c["accuracy"] for c in own.values()], loss),
         against,
-        _figure(forgetting, loss, change=True, star=False) if forgetting else "",
+        figure(forgetting, loss, change=True, star=False) if forgetting else "",
         _bytes(held),
         f"{len(own)}",
     ]
@@ -80,7 +82,7 @@ def _mean(cells: Sequence[Cell], arm: str, key: str) -> float:
     return float(sum(values) / len(values))
 
 
-def _figure(values: Sequence[float], loss: bool, *, change: bool = False, star: bool = True) -> str:
+def figure(values: Sequence[float], loss: bool, *, change: bool = False, star: bool = True) -> str:
     """A mean with its interval over orders: a loss in nats, else percent (points for a change)."""
     scale, digits, unit = (1.0, 3, "") if loss else (100.0, 1, "" if change else " %")
     sign = "+" if change else ""

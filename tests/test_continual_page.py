@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import continual_peer
 from benchmarks.continual import ARMS, JOINT, STREAMS, cells, recipe_of
 from benchmarks.continual_data import Stream, write
 from benchmarks.continual_page import page
 from tunewright.catalogue import entries
+from tunewright.recipe import Recipe
 
 
 def cell(arm: str, order: int, accuracy: float, **more: float) -> dict[str, object]:
@@ -67,3 +69,35 @@ def test_rows_that_are_measured_on_are_never_trained_on(tmp_path: Path, pictures
         assert len(lines[0]) == 18 and len(lines[1]) == 9 and not lines[0] & lines[1]
     with pytest.raises(ValueError, match="too few rows"):
         write(Stream("s", "w", "m", "t", {}, read, "label", train=9, test=3, epochs=1), tmp_path, tmp_path)
+
+
+def test_a_peers_figures_stand_beside_ours_paired_by_order() -> None:
+    sides = {"ours": (0.5, 0.6), "avalanche": (0.4, 0.52)}
+    beside = {
+        f"{side} er {o}": {"accuracy": a, "forgetting": 1 - a} for side, of in sides.items() for o, a in enumerate(of)
+    }
+    beside["ours der 0"] = {"accuracy": 0.9, "forgetting": 0.1}  # the other side was not run
+    said = page({}, beside)
+    assert "## Beside Avalanche" in said and "| `der` |" not in said.split("## Beside")[1]
+    row = next(line for line in said.splitlines() if line.startswith("| `er` |"))
+    columns = [c.strip() for c in row.strip("|").split("|")]
+    assert columns[1].startswith("55.0 %") and columns[2].startswith("46.0 %") and columns[3].startswith("+9.0 [")
+    assert columns[4].startswith("+45.0") and columns[5].startswith("+54.0") and columns[6] == "2"
+    assert "Beside Avalanche" not in page({})
+
+
+def test_both_sides_of_a_cell_read_the_same_recipe(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    labels = np.repeat(np.arange(10), 150)
+    np.savez(folder / "train.npz", x=rng.integers(0, 255, (1500, 28, 28)).astype(np.uint8), y=labels)
+    for arm in continual_peer.ARMS:
+        file, *_ = continual_peer.recipe_file(arm, 1, tmp_path, tmp_path / "work")
+        recipe = Recipe.load(file)
+        assert recipe.sequence is not None
+        assert sorted(c for t in recipe.sequence.tasks for c in t.classes or ()) == list("0123456789")
+        assert [use.name for use in recipe.stages[0].methods] == [arm.rstrip("+"), "full"]
+        assert recipe.stages[4].budget.epochs == 1 and recipe.stages[1].carry == (
+            "frozen" if arm == "icarl" else "fold"
+        )
