@@ -7,7 +7,7 @@ on the way (a new head, a pad token) is said in `Loaded.notes`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,9 @@ from tunewright.models.generators import seeded
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
     from tunewright.recipe import ModelSpec
+
+Divide = Callable[[nn.Module, torch.device | str], None]
+"""Puts a model's weights onto a device, of which other processes hold the rest."""
 
 
 @dataclass
@@ -89,13 +92,15 @@ def load(
     progress: bool = True,
     weights: bool = True,
     streams: bool = False,
+    divide: Divide | None = None,
 ) -> Loaded:
     """Load what `spec` names (built-in name, hub id, folder, .gguf file) with the head that `task` needs.
 
     `labels`: class names in the order of their ids; a checkpoint without a fitting head gets a new one, drawn by
     `seed`. `precision` is used where the spec's dtype is "auto". Without `weights` the model has its shapes alone (on
     torch's meta device): no value is read, its hash is "", and what values would show is not refused. `streams`: the
-    weights of its blocks stay in the files (`models/streamed.py`). Raises ModelError and MissingExtraError.
+    weights of its blocks stay in the files (`models/streamed.py`). `divide` puts it onto the device in the place of a plain
+    move, where other processes hold parts of it. Raises ModelError and MissingExtraError.
     """
     from tunewright.tasks import get_task
 
@@ -113,7 +118,7 @@ def load(
     with guarded("the model cannot be found or converted", Path(name)):
         located = locate(name, revision, progress=progress)
     with guarded("the model cannot be loaded", located.folder):
-        return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights, streams)
+        return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights, streams, divide)
 
 
 def _load(
@@ -126,6 +131,7 @@ def _load(
     seed: int,
     weights: bool,
     streams: bool,
+    divide: Divide | None,
 ) -> Loaded:
     if weights or drawn_as(located.folder) is None:  # a fresh model's weights may be drawn later
         for file in weight_files(located.folder):
@@ -146,11 +152,14 @@ def _load(
         _let_padding_learn(model)
     model.eval()
     if weights:
-        if not streams:
+        if divide is not None:
+            divide(model, device)  # no process holds the whole of it there
+        elif not streams:
             model.to(device)
         if task.auto_class == "AutoModelForCausalLM":
             check_causal(model, located.folder)
-        align(model)
+        if divide is None:
+            align(model)
     digest = hash_weights(located.folder) if weights else ""
     return Loaded(
         model,

@@ -25,6 +25,7 @@ from tunewright.errors import ModelError
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic
+from tunewright.models.shards import whole
 from tunewright.tasks._dense import spread
 from tunewright.tasks._parts import FORECASTING
 
@@ -214,7 +215,7 @@ def _head_log_probs(model: PreTrainedModel, states: Tensor | None) -> Tensor:
 
 def _hold_head(reference: Reference, model: PreTrainedModel, copy: bool) -> None:
     head = model.get_output_embeddings()
-    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
+    weight, bias = whole(head.weight.detach()), None if head.bias is None else whole(head.bias.detach())
     reference.weight, reference.bias = (
         (weight.clone(), None if bias is None else bias.clone()) if copy else (weight, bias)
     )

@@ -275,7 +275,7 @@ class Session:
         left out).
         """
         return 6.0 * sum(
-            p.numel() for s in self.adapted.structure.sites if s.kind not in ("embedding", "norm") for p in [s.weight]
+            s.numel for s in self.adapted.structure.sites if s.kind not in ("embedding", "norm")
         )
 
     def start(self, part: StageInputs) -> str:
