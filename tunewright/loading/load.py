@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from tunewright.contract.task import Task
     from tunewright.recipe import ModelSpec
 
-Divide = Callable[[nn.Module, torch.device | str], None]
-"""Puts a model's weights onto a device, of which other processes hold the rest."""
+Divide = Callable[[nn.Module, torch.device | str, torch.dtype], None]
+"""Puts a model's weights onto a device and into a type, of which other processes hold the rest."""
 
 
 @dataclass
@@ -144,7 +144,9 @@ def _load(
         model = _streaming(located, config, task, dtype, device, seed)
     else:
         build = _build if weights else _shapes
-        model = build(located, config, task, list(labels) if labels is not None else None, dtype, seed)
+        # what is divided stays mapped from its file until then: no process ever has the whole of it in another type
+        stored = "auto" if weights and divide is not None else dtype
+        model = build(located, config, task, list(labels) if labels is not None else None, stored, seed)
     if weights and not streams:
         check_finite(model, located.folder)
     if tokenizer is not None:
@@ -153,7 +155,7 @@ def _load(
     model.eval()
     if weights:
         if divide is not None:
-            divide(model, device)  # no process holds the whole of it there
+            divide(model, device, dtype)  # no process holds the whole of it there
         elif not streams:
             model.to(device)
         if task.auto_class == "AutoModelForCausalLM":
@@ -203,7 +205,7 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     return Reading(tokenizer, processor, config, own)
 
 
-def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
+def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: Any, seed: int) -> Any:
     """The model with its weights; new parts are drawn by `seed`, the global generators are left as they were."""
     import transformers
 
@@ -259,7 +261,7 @@ def _streaming(
         ) from e
 
 
-def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
+def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: Any, seed: int) -> Any:
     """The model without values: every tensor is on the meta device."""
     import transformers
 

@@ -97,8 +97,11 @@ class Divided:
                 parameter.data.copy_(make())
 
 
-def divide(model: nn.Module, group: Group, device: torch.device | str) -> None:
-    """Divide a model's weights among the processes of `group`, on `device`, where each then holds its rows alone.
+def divide(
+    model: nn.Module, group: Group, device: torch.device | str, dtype: torch.dtype | None = None
+) -> None:
+    """Divide a model's weights among the processes of `group`, on `device` and in `dtype` (none: as they are), where
+    each then holds its rows alone.
 
     ModelError where its weights cannot be divided by blocks.
     """
@@ -113,7 +116,7 @@ def divide(model: nn.Module, group: Group, device: torch.device | str) -> None:
     try:
         mesh = init_device_mesh(torch.device(device).type, (group.size,))
         for unit in (*blocks, model):
-            unit.to(device)
+            _place(unit, device, dtype)
             sharded: Any = fully_shard(unit, mesh=mesh, reshard_after_forward=True)
             sharded.set_gradient_divide_factor(1.0)  # a step's gradient is a sum over its micro-batches
             sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
@@ -126,6 +129,14 @@ def divide(model: nn.Module, group: Group, device: torch.device | str) -> None:
     except (NotImplementedError, ValueError) as e:
         raise _undividable(str(e)) from e
     object.__setattr__(model, "_tunewright_divided", Divided(model, blocks, group))
+
+
+def _place(unit: nn.Module, device: torch.device | str, dtype: torch.dtype | None) -> None:
+    """Put what is not divided yet of a unit onto a device, its parameters into a type."""
+    unit.to(device)
+    for p in unit.parameters():
+        if dtype is not None and p.is_floating_point() and not is_divided(p):
+            p.data = p.data.to(dtype)
 
 
 def divided(model: nn.Module) -> Divided | None:

@@ -23,7 +23,7 @@ def divider(recipe: Recipe) -> Divide | None:
     if recipe.train.fsdp is None or not group.many:
         return None
 
-    return lambda model, device: divide(model, group, device)
+    return lambda model, device, dtype: divide(model, group, device, dtype)
 
 
 def check_divided(recipe: Recipe) -> None:
