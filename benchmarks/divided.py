@@ -59,7 +59,7 @@ def train(model: str, fsdp: str | None, steps: int, tokens: int, out: Path) -> d
         "methods": [{"lora": {"rank": 8}}],
         "budget": {"steps": steps},
         "train": {"batch_tokens": 4 * tokens, "precision": "float32", "threads": 1, "fsdp": fsdp, "learning_rate": 1e-3},
-        "measurement": {"drift_sequences": 0, "few_shot": 0, "strengths": [1]},
+        "measurement": {"drift_sequences": 1, "drift_tokens": 2, "few_shot": 0, "strengths": [1]},
     }
     (out / f"r{os.getpid()}.yaml").write_text(json.dumps(tree))
     before, peak = own_memory(), Peak()
