@@ -1,4 +1,4 @@
-"""What dividing weights among processes saves: the most memory that each one takes, whole and divided, and seconds a step.
+"""What dividing weights among processes saves: the most memory that each takes; and what it costs, seconds a step.
 
 `python -m benchmarks.divided` makes a random Llama (`--layers`, `--hidden`; stored in bfloat16, trained in float32) and
 trains LoRA on it for a few steps in one, two and four processes on this machine. Memory is what is a process's own
@@ -58,7 +58,13 @@ def train(model: str, fsdp: str | None, steps: int, tokens: int, out: Path) -> d
         "data": {"train": str(text), "max_length": tokens},
         "methods": [{"lora": {"rank": 8}}],
         "budget": {"steps": steps},
-        "train": {"batch_tokens": 4 * tokens, "precision": "float32", "threads": 1, "fsdp": fsdp, "learning_rate": 1e-3},
+        "train": {
+            "batch_tokens": 4 * tokens,
+            "precision": "float32",
+            "threads": 1,
+            "fsdp": fsdp,
+            "learning_rate": 1e-3,
+        },
         "measurement": {"drift_sequences": 1, "drift_tokens": 2, "few_shot": 0, "strengths": [1]},
     }
     (out / f"r{os.getpid()}.yaml").write_text(json.dumps(tree))
@@ -110,8 +116,9 @@ def main() -> None:
             found = several(count, fsdp, asked, str(folder / "model"), folder)
             first = first or found[0]["losses"]
             apart = max(abs(a - b) / abs(a) for r in found for a, b in zip(first, r["losses"], strict=True))
+            most = max(r["peak"] for r in found) / 1e9
             print(
-                f"{count} {'divided' if fsdp else 'whole  '}  at most {max(r['peak'] for r in found) / 1e9:5.2f} GB each, "
+                f"{count} {'divided' if fsdp else 'whole  '}  at most {most:5.2f} GB each, "
                 f"{median(r['before'] for r in found) / 1e9:4.2f} GB of it before the model; "
                 f"{max(r['seconds'] for r in found):6.2f} s a step; losses {apart:.0e} from one process's"
             )

@@ -29,7 +29,9 @@ from tunewright.models.divided import divide
 from tunewright.models.shards import is_divided
 
 STEPS = 4
-GENTLE: dict[str, list[tuple[str, dict[str, Any]]]] = {"lora-plus": [("lora", {"rank": 2}), ("lora-plus", {"lr_ratio": 1.5})]}
+GENTLE: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "lora-plus": [("lora", {"rank": 2}), ("lora-plus", {"lr_ratio": 1.5})]
+}
 """Cases whose own rates make rounding grow within a few steps, with others."""
 
 

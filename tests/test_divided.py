@@ -286,7 +286,10 @@ REFUSED = {
     "new tokens": ({"new_tokens": ["<a>"]}, "`new_tokens` changes"),
     "after": ({"after": ["lines"]}, "`after` reads or changes whole weights"),
     "probes": ({"probes": ["intruder-dimensions"]}, "`probes` reads whole weights"),
-    "along": ({"measurement": {"along": ["drift"]}, "train": {"eval_steps": 2}}, "`measurement.along` is read by one process"),
+    "along": (
+        {"measurement": {"along": ["drift"]}, "train": {"eval_steps": 2}},
+        "`measurement.along` is read by one process",
+    ),
     "selectors": ({"data": {"select": ["less"]}}, "`data.select` may read with the model"),
     "a fold": ({"stages": TWO}, "carry: fold puts what a stage learnt into the weights"),
     "a start from what no process has whole": (
@@ -301,7 +304,10 @@ REFUSED = {
 
 
 def refused(changes: dict[str, Any], fsdp: str | None) -> Recipe:
-    tree: dict[str, Any] = {**recipe(LORA), **{k: v for k, v in changes.items() if k in ("task", "methods", "new_tokens")}}
+    tree: dict[str, Any] = {
+        **recipe(LORA),
+        **{k: v for k, v in changes.items() if k in ("task", "methods", "new_tokens")},
+    }
     for key in ("train", "data", "measurement"):
         tree[key] = {**tree[key], **changes.get(key, {})}
     tree |= {k: changes[k] for k in ("after", "probes") if k in changes}

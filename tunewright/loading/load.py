@@ -99,8 +99,8 @@ def load(
     `labels`: class names in the order of their ids; a checkpoint without a fitting head gets a new one, drawn by
     `seed`. `precision` is used where the spec's dtype is "auto". Without `weights` the model has its shapes alone (on
     torch's meta device): no value is read, its hash is "", and what values would show is not refused. `streams`: the
-    weights of its blocks stay in the files (`models/streamed.py`). `divide` puts it onto the device in the place of a plain
-    move, where other processes hold parts of it. Raises ModelError and MissingExtraError.
+    weights of its blocks stay in the files (`models/streamed.py`). `divide` puts it onto the device in the
+    place of a plain move, where other processes hold parts of it. Raises ModelError and MissingExtraError.
     """
     from tunewright.tasks import get_task
 

@@ -34,6 +34,10 @@ def _switch(delta: forms.Delta, active: bool, strength: float) -> None:
     delta.active, delta.strength = active, strength
 
 
+def _put_back(rows: Tensor, values: Tensor) -> None:
+    rows.copy_(values)
+
+
 def _moved(site: Site, delta: forms.Delta, strength: float) -> Tensor:
     """A site's weight with a plain delta added."""
     change = site.to_stored(delta.change().float() * (strength * delta.strength))
@@ -338,7 +342,7 @@ class Adapted(Reshapable):
             first, now = original.restored(p), own(p)
             value = first if strength == 0.0 else torch.lerp(first.float(), now.data.float(), strength).to(p.dtype)
             if is_divided(p):
-                undo.append(partial(now.copy_, now.clone()))
+                undo.append(partial(_put_back, now, now.clone()))
                 now.copy_(value)
                 continue
             undo.append(partial(setattr, p, "data", p.data))

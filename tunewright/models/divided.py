@@ -1,9 +1,9 @@
 """A model whose weights are divided among processes (torch's `fully_shard`, FSDP2).
 
 Of every tensor each process holds some rows. A block is brought together before it runs and parted after it, forwards
-and again in the backward pass; what lies outside the blocks likewise, around the whole model's forward. So every process
-must run the model equally often. What hangs on the model later (deltas, biases that it did not have) is not divided:
-each process holds it whole.
+and again in the backward pass; what lies outside the blocks likewise, around the whole model's forward. So every
+process must run the model equally often. What hangs on the model later (deltas, biases that it did not have) is not
+divided: each process holds it whole.
 
 A parameter is a `DTensor` outside of its block's forward (`shards.py` reads it), and a plain tensor within.
 """
@@ -97,9 +97,7 @@ class Divided:
                 parameter.data.copy_(make())
 
 
-def divide(
-    model: nn.Module, group: Group, device: torch.device | str, dtype: torch.dtype | None = None
-) -> None:
+def divide(model: nn.Module, group: Group, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
     """Divide a model's weights among the processes of `group`, on `device` and in `dtype` (none: as they are), where
     each then holds its rows alone.
 

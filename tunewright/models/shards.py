@@ -32,7 +32,7 @@ def whole(t: Tensor) -> Tensor:
 
 
 def share(values: Tensor, p: Tensor) -> Tensor:
-    """The rows of `values` that this process holds of `p`, where they are all of its rows; else `values` as they are."""
+    """The rows of `values` that this process holds of `p`, where they are all of them; else `values` as they are."""
     here = own(p)
     if values.shape != p.shape or here.shape == p.shape:
         return values

@@ -3,8 +3,8 @@
 Memory of one process: weights, gradients, the optimizer's and methods' state, what a micro-batch keeps for its backward
 (counted in a step that was done here; a step of n processes is cut into n micro-batches at least), and a tenth and 1 GB
 on top for what torch and the driver need. The whole model is in each process; where the recipe divides the weights
-(`train.fsdp`), an n-th of them with its gradients and state, and what is brought together at once: what lies outside the
-blocks, and two blocks (where they train, with gradients).
+(`train.fsdp`), an n-th of them with its gradients and state, and what is brought together at once: what lies outside
+the blocks, and two blocks (where they train, with gradients).
 
 Seconds: operations as they were counted here, at 15 to 45 % of the device's peak, the share that training of small and
 of well-filled batches reaches; never less than reading weights three times a micro-batch and the state twice a step,
@@ -71,9 +71,7 @@ class OnPaper:
         return self.needs <= self.memory
 
 
-def on_paper(
-    stages: list[StageEstimate], precision: str, machines: Machines, *, divided: bool = False
-) -> OnPaper:
+def on_paper(stages: list[StageEstimate], precision: str, machines: Machines, *, divided: bool = False) -> OnPaper:
     """What stages that were probed here take there, each process in the precision that the probe had; where the device
     has no bfloat16, in float32. `divided`: whether several divide the weights among them.
     """
@@ -109,6 +107,4 @@ def _stage(stage: StageEstimate, machines: Machines, peak: float, wider: float, 
         for of_peak in (FAST, SLOW)
     )
     spare = round(SPARE * held + CONTEXT)
-    return StageOnPaper(
-        stage.name, weights, gradients, state, kept, spare, fastest, slowest, stage.steps * summing
-    )
+    return StageOnPaper(stage.name, weights, gradients, state, kept, spare, fastest, slowest, stage.steps * summing)

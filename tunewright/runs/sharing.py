@@ -2,8 +2,9 @@
 
 The first process leads: it says what is to be read, of which items and at which strength of the change, and the others,
 which go through no measuring of their own, read with it until it says that there is nothing more. Results travel as
-JSON, so that a float comes as it was. Where weights are divided among the processes, all read all. What needs all items at once (rows that are read beside one another, features,
-probes, streams) the first reads alone. `meter` is a run's `Meter`, which asks here.
+JSON, so that a float comes as it was. What needs all items at once (rows that are read beside one another, features,
+probes, streams) the first reads alone. `meter` is a run's `Meter`, which asks here. Where weights are divided among the
+processes, all read all.
 """
 
 from __future__ import annotations

@@ -46,7 +46,10 @@ def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any], left: Seque
         "wrapper": {**by.method, "data": by.state.data} if by else None,
         **more,
     }
-    tensors = {"trained": gathered(adapted, Trained(adapted, {}).changed()), "wrapper": dict(by.state.state_dict()) if by else {}}
+    tensors = {
+        "trained": gathered(adapted, Trained(adapted, {}).changed()),
+        "wrapper": dict(by.state.state_dict()) if by else {},
+    }
     if left:
         state["left"], tensors["left"] = to_files(left)
     if by is not None:  # what its method leaves by name is written once

@@ -14,8 +14,8 @@ from tunewright.training import divided
 
 
 def state_of(loop: Any) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """(JSON, tensors by file) from which `restore` goes on bit for bit. Of what is divided among processes the first one
-    has the whole, and every process must ask at once.
+    """(JSON, tensors by file) from which `restore` goes on bit for bit. Of what is divided among processes the first
+    one has the whole, and every process must ask at once.
     """
     data, state_tensors = states_of(loop.methods)
     choice = {n: None if leaf.indices is None else "entries" for n, leaf in loop.trained.leaves.items()}

@@ -1,10 +1,10 @@
 """What the processes of a run do for one another in a step: micro-batches shared out, gradients and figures summed.
 
-Every process goes through the same steps, and holds the whole model unless its weights are divided (`divided.py`). Of a step's micro-batches each takes every n-th;
-the sums of gradients, losses and logs over all are then each one's, so that optimizers, penalties and methods on
-gradients see what a single process would, and every process moves its weights alike, to the bit. What depends on the
-whole batch at once (`coupled`) is computed by each alike, as are generation, statistics and what methods ask beside the
-step's loss.
+Every process goes through the same steps, and holds the whole model unless its weights are divided (`divided.py`). Of a
+step's micro-batches each takes every n-th; the sums of gradients, losses and logs over all are then each one's, so that
+optimizers, penalties and methods on gradients see what a single process would, and every process moves its weights
+alike, to the bit. What depends on the whole batch at once (`coupled`) is computed by each alike, as are generation,
+statistics and what methods ask beside the step's loss.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ OFTEN, THEN = 3, 100
 """Whether the processes still agree is asked after each of the first steps, and then after every so many."""
 
 
-def shared_out(
-    loop: Any, batches: list[Batch], record: dict[str, Any], total: Tensor
-) -> Iterator[tuple[Batch, float]]:
+def shared_out(loop: Any, batches: list[Batch], record: dict[str, Any], total: Tensor) -> Iterator[tuple[Batch, float]]:
     """The micro-batches that are this process's, each with how often its loss counts here: once, or not at all
-    (`divided.turns`). Once it has gone through them, gradients, `total` and what was added to `record` are sums over all
-    processes. Each micro-batch has a dropout of its own, whoever computes it.
+    (`divided.turns`). Once it has gone through them, gradients, `total` and what was added to `record` are sums over
+    all processes. Each micro-batch has a dropout of its own, whoever computes it.
     """
     group: Group = loop.group
     if not group.many:

@@ -240,13 +240,7 @@ class Trained:
                 out[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
         out.update({f"delta:{n}": t for n, t in self.adapted.model.state_dict().items() if is_delta(n)})
         out.update({f"master:{n}": t for n, t in self.masters.items()})  # of what is not drawn now and may be again
-        out.update(
-            {
-                f"master:{n}": leaf.leaf.detach()
-                for n, leaf in self.leaves.items()
-                if leaf.master
-            }
-        )
+        out.update({f"master:{n}": leaf.leaf.detach() for n, leaf in self.leaves.items() if leaf.master})
         halves = [leaf for leaf in self.leaves.values() if leaf.parameter.dtype != torch.float32]
         out.update({f"entry-master:{leaf.name}": leaf.leaf.detach() for leaf in halves if leaf.indices is not None})
         return out
