@@ -120,6 +120,7 @@ def test_full_fine_tuning_gives_the_losses_and_the_measurements_of_one_process(f
         assert _numbers(one[name]) and _numbers(one[name]) == pytest.approx(_numbers(other[name]), rel=1e-3, abs=1e-4)
     for name in ("trainable_parameters", "stored_parameters", "steps", "tokens"):
         assert one["cost"][name] == other["cost"][name]
+    assert one["cost"]["flops_by_phase"]["train"] == pytest.approx(other["cost"]["flops_by_phase"]["train"], rel=0.02)
     assert one["trained"] == other["trained"] and one["stages"][0]["best_step"] == other["stages"][0]["best_step"]
 
 
@@ -147,6 +148,17 @@ def test_a_checkpoint_goes_on_in_any_number_of_processes_divided_or_not(bench, m
         assert not any(run_in(bench, count, ["resume", str(copy)]))
         assert steps(copy) == pytest.approx(steps(whole_run), rel=1e-4) and len(steps(copy)) == len(steps(whole_run))
         alike(whole_run, copy, "stages/main/trained.safetensors", 1e-4)
+
+
+def test_what_was_trained_is_measured_by_others_where_a_process_ends_thereafter(bench):
+    whole_run, _ = both(bench, "full-measured", recipe(["full"]))
+    file, out = bench.folder / "full-measured-divided.yaml", bench.folder / "full-measured-killed"
+    save = {"at": "tunewright.runs.artefacts:save", "call": 1, "do": "kill"}
+    first, second = run_two(bench, ["run", str(file), "--out", str(out)], save)
+    assert second.code == -9 and first.code == errors.PartedError.code and first.stderr.count("error:") == 1
+    assert not any(run_in(bench, 2, ["resume", str(out)]))
+    alike(whole_run, out, "delta.safetensors", 1e-4)
+    assert _numbers(report(whole_run)["kept"]) == pytest.approx(_numbers(report(out)["kept"]), rel=1e-3)
 
 
 def test_a_run_that_was_not_divided_goes_on_divided(bench):
@@ -270,6 +282,12 @@ def test_a_process_holds_its_share_of_the_weights_and_nothing_between_two_forwar
     whole_size = figures[0][0]
     assert sum(held for _, held, _ in figures) == whole_size
     assert all(left == 0 and held < whole_size / count * 1.1 for _, held, left in figures), figures
+
+
+def test_the_docs_name_every_method_that_divides():
+    text = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    named = text.partition("methods that declare `divides`")[2].partition("All others are refused")[0]
+    assert sorted(part for i, part in enumerate(named.split("`")) if i % 2) == NAMES
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

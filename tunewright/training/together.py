@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from tunewright.contract.batch import Batch
 from tunewright.errors import MethodError
 from tunewright.machine.group import Group
+from tunewright.models.flops import uncounted
 from tunewright.training import divided
 
 OFTEN, THEN = 3, 100
@@ -40,7 +42,8 @@ def shared_out(loop: Any, batches: list[Batch], record: dict[str, Any], total: T
     after = loop.randomness.now()
     for place, batch, counts in divided.turns(loop, batches):
         torch.manual_seed((seed + place) % (1 << 63))
-        yield batch, counts
+        with nullcontext() if counts else uncounted():
+            yield batch, counts
     loop.randomness.again(after)
     _sum_gradients(loop, kept)
     group.sum([total])
