@@ -1,9 +1,9 @@
 """What dividing weights among processes saves: the most memory that each takes; and what it costs, seconds a step.
 
-`python -m benchmarks.divided` makes a random Llama (`--layers`, `--hidden`; stored in bfloat16, trained in float32) and
-trains LoRA on it for a few steps in one, two and four processes on this machine. Memory is what is a process's own
-(`RssAnon`, looked at every 5 ms): pages of the model's file, which all of them share and the system takes back, are not
-in it. The base of it, what a process takes without a model, is told beside.
+`python -m benchmarks.divided` makes a random Llama (`--layers`, `--hidden`, a small vocabulary; stored in bfloat16,
+trained in float32) and trains LoRA on it for a few steps in one, two and four processes on this machine. Memory is what
+is a process's own (`RssAnon`, looked at every 5 ms): pages of the model's file, which all of them share and the system
+takes back, are not in it. The base of it, what a process takes without a model, is told beside.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model").mkdir()
-        make(folder / "model", asked.layers, asked.hidden)
+        make(folder / "model", asked.layers, asked.hidden, "nano")
         size = 2 * sum(f.stat().st_size for f in (folder / "model").glob("*.safetensors"))  # in float32
         print(f"weights in float32: {size / 1e9:.2f} GB")
         first: list[float] = []

@@ -82,6 +82,11 @@ class Reference:
         kept = {"owner": self.owner, "states": self.states, "log_probs": self.log_probs}
         return {k: v for k, v in kept.items() if v is not None}
 
+    def together(self) -> Reference:
+        """The same with a whole head, where this process holds some rows of it: all ask at once."""
+        weight, bias = (None if t is None else whole(t) for t in (self.weight, self.bias))
+        return replace(self, weight=weight, bias=bias)
+
     def of_rows(self, rows: Sequence[int]) -> Reference:
         """The reference of some of its rows, by their places and in that order; nothing is read again."""
         chosen = [self.rows[i] for i in rows]
@@ -215,7 +220,7 @@ def _head_log_probs(model: PreTrainedModel, states: Tensor | None) -> Tensor:
 
 def _hold_head(reference: Reference, model: PreTrainedModel, copy: bool) -> None:
     head = model.get_output_embeddings()
-    weight, bias = whole(head.weight.detach()), None if head.bias is None else whole(head.bias.detach())
+    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
     reference.weight, reference.bias = (
         (weight.clone(), None if bias is None else bias.clone()) if copy else (weight, bias)
     )
@@ -224,6 +229,7 @@ def _hold_head(reference: Reference, model: PreTrainedModel, copy: bool) -> None
 
 def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
     """Mean KL(base || tuned) in nats a scored place, for each row, of the model as it is now."""
+    reference = reference.together()
     total = torch.zeros(len(reference.rows), dtype=torch.float64)
     count = torch.bincount(reference.owner, minlength=len(reference.rows))
     offset = 0

@@ -10,8 +10,8 @@ A parameter is a `DTensor` outside of its block's forward (`shards.py` reads it)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -58,6 +58,21 @@ class Divided:
             if not self._open:
                 root.set_reshard_after_forward(True, recurse=False)
                 root.reshard()
+
+    @property
+    def is_together(self) -> bool:
+        """Whether what lies outside the blocks stays together now."""
+        return self._open > 0
+
+    @contextmanager
+    def unit_of(self, module: nn.Module) -> Iterator[None]:
+        """Inside, the unit that a module belongs to is together, so that the module can be used by itself."""
+        unit: Any = self._unit[id(module)]
+        unit.unshard()
+        try:
+            yield
+        finally:
+            unit.reshard()
 
     def holds(self, module: nn.Module, name: str) -> bool:
         """Whether a module's parameter of that name is divided."""
@@ -142,9 +157,10 @@ def divided(model: nn.Module) -> Divided | None:
     return getattr(model, "_tunewright_divided", None)
 
 
-def parameters_of(model: nn.Module) -> Mapping[str, nn.Parameter]:
-    """The divided parameters of a model by name."""
-    return {n: p for n, p in model.named_parameters() if is_divided(p)}
+def brought(model: nn.Module, module: nn.Module) -> AbstractContextManager[None]:
+    """Inside, a module of the model has its weights, whether these are divided or not."""
+    parts = divided(model)
+    return nullcontext() if parts is None else parts.unit_of(module)
 
 
 def _undividable(why: str) -> ModelError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -62,6 +63,12 @@ def turns(loop: Any, batches: Sequence[Any]) -> list[tuple[int, Any, float]]:
         idle = math.ceil(len(batches) / group.size) - len(mine)
         mine += [(len(batches) + group.rank, batches[0], 0.0)] * idle
     return mine
+
+
+def outside(loop: Any) -> AbstractContextManager[None]:
+    """Inside, a forward and its backward find together what lies outside the blocks, as a head used past the model."""
+    parts = loop.adapted.divided
+    return nullcontext() if parts is None else parts.together()
 
 
 def clip(loop: Any, limit: float) -> float:

@@ -42,7 +42,7 @@ def shared_out(loop: Any, batches: list[Batch], record: dict[str, Any], total: T
     after = loop.randomness.now()
     for place, batch, counts in divided.turns(loop, batches):
         torch.manual_seed((seed + place) % (1 << 63))
-        with nullcontext() if counts else uncounted():
+        with nullcontext() if counts else uncounted(), divided.outside(loop):
             yield batch, counts
     loop.randomness.again(after)
     _sum_gradients(loop, kept)

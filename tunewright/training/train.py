@@ -65,7 +65,7 @@ class Loop:
             for s in self.adapted.deltas().values()
             for d in s.values()
         )
-        whole = self.wants_hidden or wide or self.adapted.wrapper is not None or self.adapted.divided is not None
+        whole = self.wants_hidden or wide or self.adapted.wrapper is not None
         self.tail = None if whole else tail(self.adapted.structure, self.adapted.model)
         together.begin_alike(self)
         self._mix({})  # a mixture is asked before the first batch too
