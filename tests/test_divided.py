@@ -124,6 +124,11 @@ def test_full_fine_tuning_gives_the_losses_and_the_measurements_of_one_process(f
     assert one["trained"] == other["trained"] and one["stages"][0]["best_step"] == other["stages"][0]["best_step"]
 
 
+def test_the_report_says_that_weights_were_divided(full):
+    said = [[n for n in report(out)["notes"] if "divided among" in n] for out in full]
+    assert not said[0] and len(said[1]) == 1 and "among 3 processes (train.fsdp)" in said[1][0]
+
+
 def test_what_full_fine_tuning_saves_is_whole_and_stands_beside_the_base_anywhere(full, bench):
     for file in ("delta.safetensors", "stages/main/trained.safetensors"):
         alike(*full, file, 1e-4)

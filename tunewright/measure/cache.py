@@ -194,14 +194,14 @@ class BaseCache:
             log.warning("the measurement was not cached: %s", e)
 
     def cached(
-        self, key: str, compute: Callable[[], Measured], agreed: Callable[[bool], bool] = bool
+        self, key: str, compute: Callable[[], Measured], may_take: Callable[[bool], bool] = bool
     ) -> tuple[Measured, bool]:
         """The entry and True, or what `compute` gives (kept from now on) and False. Values are JSON either way.
 
-        `agreed`: whether it may be taken, given whether it is there, where others would have to compute it too.
+        `may_take`: whether it may be used, given whether it is there, where others would have to compute it too.
         """
         entry = self.get(key)
-        if agreed(entry is not None) and entry is not None:
+        if may_take(entry is not None) and entry is not None:
             return entry, True
         values, tensors = compute()
         values = json.loads(json.dumps(values))

@@ -85,20 +85,21 @@ def on_paper(stages: list[StageEstimate], precision: str, machines: Machines, *,
 
 def _stage(stage: StageEstimate, machines: Machines, peak: float, wider: float, divided: bool) -> StageOnPaper:
     n, device = machines.count, machines.device
-    read, gradients, state = round(stage.weights * wider), round(stage.gradients * wider), stage.state
-    weights, exchanged = read, gradients
+    weights, gradients, state = round(stage.weights * wider), round(stage.gradients * wider), stage.state
+    read, own = weights, gradients
     parted = round(stage.divisible_gradients * wider) if divided else 0
     if divided:
         trains = 2 if stage.divisible_gradients else 1  # what is together has its gradients there as well
         weights += round((stage.divisible * (1 / n - 1) + min(stage.divisible, stage.together) * trains) * wider)
         state = round(state * (1 - (1 - 1 / n) * parted / max(1, gradients)))
-        gradients, exchanged = gradients - parted + parted // n, gradients - parted
+        gradients -= parted
+        own = gradients + parted // n
     share = min(stage.micro_tokens, stage.step_tokens / n) / max(1.0, stage.micro_tokens)
     kept = round(stage.kept_for_backward * wider * share)
-    held = weights + gradients + state + kept
+    held = weights + own + state + kept
     micro = max(1.0, stage.step_tokens / n / max(1.0, stage.micro_tokens * share))
-    traffic = (3 * read * micro + 2 * (state + gradients)) / device.bandwidth
-    summing = 2 * (n - 1) / n * exchanged / device.link
+    traffic = (3 * read * micro + 2 * (state + own)) / device.bandwidth
+    summing = 2 * (n - 1) / n * gradients / device.link
     if divided:
         summing += (n - 1) / n * micro * (2 * stage.divisible * wider + parted) / device.link
     computing = stage.flops_per_token * stage.step_tokens / n / peak
@@ -107,4 +108,4 @@ def _stage(stage: StageEstimate, machines: Machines, peak: float, wider: float, 
         for of_peak in (FAST, SLOW)
     )
     spare = round(SPARE * held + CONTEXT)
-    return StageOnPaper(stage.name, weights, gradients, state, kept, spare, fastest, slowest, stage.steps * summing)
+    return StageOnPaper(stage.name, weights, own, state, kept, spare, fastest, slowest, stage.steps * summing)

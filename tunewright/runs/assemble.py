@@ -33,6 +33,7 @@ from tunewright.runs import packs, several, streamed
 from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.carrying import carried
 from tunewright.runs.deriving import Settings, alone, fill
+from tunewright.runs.divided import of_division
 from tunewright.runs.fresh import load_model, model_of
 from tunewright.runs.held_out import held_out
 from tunewright.runs.making import makers_of, place_of
@@ -150,6 +151,7 @@ def assemble(
             *loaded.notes,
             *rows.notes,
             *alone(rows.stages, task),
+            *of_division(adapted),
             *lacking(recipe.train.report_to).values(),
         ],
         weights=weights,

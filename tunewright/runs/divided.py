@@ -8,6 +8,7 @@ from tunewright import catalogue
 from tunewright.errors import MethodError
 from tunewright.loading.load import Divide
 from tunewright.machine.group import present
+from tunewright.models.adapted import Adapted
 from tunewright.models.divided import WHERE, divide
 from tunewright.recipe import MethodUse, Recipe
 
@@ -24,6 +25,17 @@ def divider(recipe: Recipe) -> Divide | None:
         return None
 
     return lambda model, device, dtype: divide(model, group, device, dtype)
+
+
+def of_division(adapted: Adapted) -> list[str]:
+    """What a report says where weights were divided."""
+    if (parts := adapted.divided) is None:
+        return []
+    whole = sum(p.numel() * p.element_size() for p in adapted.base_parameters().values())
+    return [
+        f"the weights were divided among {parts.group.size} processes ({WHERE}): of {whole / 1e9:.3g} GB each held a "
+        f"part, the first {parts.held() / 1e9:.3g} GB"
+    ]
 
 
 def check_divided(recipe: Recipe) -> None:

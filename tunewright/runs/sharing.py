@@ -103,7 +103,7 @@ class Sharing:
         """Whether each process holds a part of the model's weights."""
         return self.meter.session.adapted.divided is not None
 
-    def agreed(self, known: bool) -> bool:
+    def all_know(self, known: bool) -> bool:
         """Whether every process knows what has to be measured otherwise, where none can measure alone."""
         return all(one["known"] for one in self.group.told({"known": known})) if self.divided else known
 
