@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tunewright.errors import ModelError
 from tunewright.machine.group import Group
+from tunewright.machine.memory import give_back_freed_memory
 from tunewright.models.shards import is_divided, own
 from tunewright.models.sites import discover
 
@@ -133,12 +134,14 @@ def divide(model: nn.Module, group: Group, device: torch.device | str, dtype: to
             sharded: Any = fully_shard(unit, mesh=mesh, reshard_after_forward=True)
             sharded.set_gradient_divide_factor(1.0)  # a step's gradient is a sum over its micro-batches
             sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
+            give_back_freed_memory()  # between rows that stay, what was whole leaves holes that no whole tensor fills
         # by its first forward, which may be one of its body alone, the model would not be known as the root
         root: Any = model
         root._get_fsdp_state()._lazy_init()
         for unit in (*blocks, root):
             unit.unshard()  # what it lays out once would not train, were it laid out in inference mode
             unit.reshard()
+            give_back_freed_memory()
     except (NotImplementedError, ValueError) as e:
         raise _undividable(str(e)) from e
     object.__setattr__(model, "_tunewright_divided", Divided(model, blocks, group))
