@@ -1,7 +1,7 @@
 """What dividing weights among processes saves: the most memory that each takes; and what it costs, seconds a step.
 
 `python -m benchmarks.divided` makes a random Llama (`--layers`, `--hidden`, a small vocabulary; stored in bfloat16,
-trained in float32) and trains LoRA on it for a few steps in one, two and four processes on this machine. Memory is what
+trained in float32) and trains LoRA on it for a few steps in one process and in two on this machine. Memory is what
 is a process's own (`RssAnon`, looked at every 5 ms): pages of the model's file, which all of them share and the system
 takes back, are not in it. The base of it, what a process takes without a model, is told beside.
 """
@@ -26,7 +26,7 @@ from tunewright.recipe import Recipe
 from tunewright.runs import launching
 from tunewright.runs.run import run
 
-WAYS: tuple[tuple[int, str | None], ...] = ((1, None), (2, None), (2, "full_shard"), (4, "full_shard"))
+WAYS: tuple[tuple[int, str | None], ...] = ((1, None), (2, None), (2, "full_shard"))
 
 
 def own_memory() -> int:
@@ -85,7 +85,7 @@ def several(count: int, fsdp: str | None, asked: argparse.Namespace, model: str,
         started = []
         for rank in range(count):
             names = launching._names(rank, count, port) if count > 1 else {}
-            env = {**os.environ, "OMP_NUM_THREADS": "1", "TUNEWRIGHT_CACHE": str(out / "cache"), **names}
+            env = {**os.environ, "OMP_NUM_THREADS": "1", "TUNEWRIGHT_CACHE": str(out / f"cache-{rank}"), **names}
             command = [sys.executable, "-m", "benchmarks.divided", *words]
             started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         said = [p.communicate()[0] for p in started]
