@@ -124,7 +124,9 @@ def test_full_fine_tuning_gives_the_losses_and_the_measurements_of_one_process(f
     assert one["trained"] == other["trained"] and one["stages"][0]["best_step"] == other["stages"][0]["best_step"]
 
 
-def test_the_report_says_that_weights_were_divided(full):
+def test_the_report_says_that_weights_were_divided_and_nothing_else_beside(full):
+    plain, parted = ([n for n in report(out)["notes"] if "divided among" not in n] for out in full)
+    assert plain == parted  # rows are packed either way
     said = [[n for n in report(out)["notes"] if "divided among" in n] for out in full]
     assert not said[0] and len(said[1]) == 1 and "among 3 processes (train.fsdp)" in said[1][0]
 
