@@ -33,9 +33,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(folder: Path, layers: int, hidden: int) -> None:
+def make(folder: Path, layers: int, hidden: int, reads: str = "smollm2-135m-instruct") -> None:
     """A random Llama, written shard by shard: no more of it than a block is ever in memory."""
-    tokenizer = AutoTokenizer.from_pretrained(locate("smollm2-135m-instruct").folder)
+    tokenizer = AutoTokenizer.from_pretrained(locate(reads).folder)
     config = LlamaConfig(
         hidden_size=hidden,
         intermediate_size=4 * hidden,

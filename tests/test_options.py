@@ -189,6 +189,7 @@ OF_THE_RUN = [
     ("train", "precision", "float32"),
     ("train", "threads", 1),
     ("train", "offload_param", "disk"),
+    ("train", "fsdp", "full_shard"),
 ]
 
 
@@ -215,7 +216,7 @@ def test_a_head_that_is_made_anew_starts_as_the_recipe_says(tmp_path: Path, monk
 
 
 def test_every_field_of_train_has_a_case() -> None:
-    assert set(STAGED) | {"precision", "device", "threads", "offload_param", "report_to", "head"} == set(
+    assert set(STAGED) | {"precision", "device", "threads", "offload_param", "fsdp", "report_to", "head"} == set(
         TrainSpec.model_fields
     )
 

@@ -101,6 +101,33 @@ def test_memory_is_the_sum_of_its_parts_and_a_process_keeps_its_own_share():
     assert not on_paper([stage(kept_for_backward=30_000_000_000)], "bfloat16", machines("RTX 3090")).fits
 
 
+def test_divided_weights_are_an_nth_in_each_process_with_what_is_brought_together():
+    frozen = {"divisible": 1_900_000_000, "together": 300_000_000}
+    (eight,) = on_paper([stage(**frozen)], "bfloat16", machines("8x H100"), divided=True).stages
+    whole = on_paper([stage(**frozen)], "bfloat16", machines("8x H100")).stages[0]
+    assert eight.weights == 2_000_000_000 - 1_900_000_000 * 7 / 8 + 300_000_000
+    assert (eight.gradients, eight.state, eight.kept) == (whole.gradients, whole.state, whole.kept)
+    gathered = 7 / 8 * 2 * 1_900_000_000 / machines("H100").device.link  # a micro-batch a step, there and back
+    assert eight.summing == pytest.approx(whole.summing + 100 * gathered)
+    trained = frozen | {"divisible_gradients": 80_000_000}
+    found = on_paper([stage(**trained)], "bfloat16", machines("8x H100"), divided=True)
+    (full,) = found.stages
+    assert full.weights == eight.weights + 300_000_000 and full.gradients == 20_000_000 + 10_000_000
+    assert full.state == pytest.approx(400_000_000 * (0.2 + 0.8 / 8)) and found.divided
+    (alone,) = on_paper([stage(**trained)], "bfloat16", machines("H100"), divided=True).stages
+    assert alone == on_paper([stage(**trained)], "bfloat16", machines("H100")).stages[0]
+
+
+def test_a_plan_reckons_with_division_where_the_recipe_asks(inputs: Path):
+    made = plan(small.write_recipe(inputs, "on-divided", train__fsdp="full_shard"), on="2x RTX 4090", quiet=True)
+    (probed,), on = made.estimate.stages, made.on
+    assert on.divided and 0 < probed.together <= probed.divisible == 4 * made.model["parameters"]
+    assert probed.divisible_gradients == 0 and on.stages[0].weights != probed.weights
+    out = io.StringIO()
+    plan_page.show(made, console=Console(file=out, width=200))
+    assert "for bringing weights together and summing gradients" in out.getvalue()
+
+
 def test_time_follows_from_operations_and_from_what_is_summed():
     h100 = machines("H100").device
     (one,) = on_paper([stage(flops_per_token=6e11)], "bfloat16", machines("H100")).stages

@@ -16,7 +16,16 @@ from tunewright.data import generators
 MUTANTS = list(listed())
 BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-stack"} | {
     *("extract-lora", "fuse", "fuse-tokens", "push", "board", "mcp", "suggest", "several-adapters"),
-    *("carry-of-a-sequence", "several-processes", "data-card", "natural-instructions", "steps-by-length"),
+    *(
+        "carry-of-a-sequence",
+        "several-processes",
+        "divided-training",
+        "divided-recipes",
+        "divided-models",
+        "data-card",
+        "natural-instructions",
+        "steps-by-length",
+    ),
     *("parting", "launching", "keep-best", "peft-read-only", "peft-norms", "peft-prompts"),
     *("first-recipes", "streams", "what-stages-read", "measuring-together", "measuring-apart"),
     *("plan-on", "kept-for-backward"),

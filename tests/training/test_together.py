@@ -26,7 +26,7 @@ class Twin(Group):
 
 
 def loop_of(*parameters):
-    leaves = {f"p{i}": SimpleNamespace(leaf=p, parameter=p) for i, p in enumerate(parameters)}
+    leaves = {f"p{i}": SimpleNamespace(leaf=p, parameter=p, divided=False) for i, p in enumerate(parameters)}
 
     def zero_grad():
         for p in parameters:
@@ -34,6 +34,7 @@ def loop_of(*parameters):
 
     return SimpleNamespace(
         group=Twin(0, 2),
+        adapted=SimpleNamespace(divided=None),
         trained=SimpleNamespace(leaves=leaves, zero_grad=zero_grad),
         randomness=Randomness(0, 0, "cpu"),
         step_number=1,
@@ -45,13 +46,13 @@ def test_a_process_takes_its_share_and_gets_the_sums():
     weight, idle = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
     weight.grad = torch.full((2,), 10.0)  # of something that was computed before
     loop, record, total, seen = loop_of(weight, idle), {"labels": 3}, torch.zeros(()), []
-    for batch in together.shared_out(loop, [1.0, 2.0, 3.0], record, total):
-        seen.append(batch)
+    for batch, counts in together.shared_out(loop, [1.0, 2.0, 3.0], record, total):
+        seen.append((batch, counts))
         loss = (batch * weight).sum()
         record["loss/a"] = record.get("loss/a", 0.0) + loss.detach()
         loss.backward()
         total += loss.detach()
-    assert seen == [1.0, 3.0] and float(total) == 2 * 8 and record == {"labels": 3, "loss/a": 16.0}
+    assert seen == [(1.0, 1.0), (3.0, 1.0)] and float(total) == 2 * 8 and record == {"labels": 3, "loss/a": 16.0}
     assert weight.grad.tolist() == [10 + 2 * 4.0] * 2 and idle.grad is None
 
 
@@ -71,7 +72,7 @@ def test_each_micro_batch_has_its_own_draws_and_the_generators_go_on_alike():
 def test_a_process_that_is_alone_goes_through_all():
     loop = loop_of(nn.Parameter(torch.ones(1)))
     loop.group = Group()
-    assert list(together.shared_out(loop, [1.0, 2.0], {}, torch.zeros(()))) == [1.0, 2.0]
+    assert list(together.shared_out(loop, [1.0, 2.0], {}, torch.zeros(()))) == [(1.0, 1.0), (2.0, 1.0)]
     assert together.sum_of(Group(), 3.0) == together.largest(Group(), 3.0) == 3.0
     assert together.sum_of(Twin(0, 2), 3.0) == 6.0 and together.largest(Twin(0, 2), 3.0) == 3.0
 

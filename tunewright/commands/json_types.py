@@ -45,6 +45,9 @@ class StageTime(Answer):
     micro_tokens: float = Field(description="tokens of a micro-batch")
     step_tokens: float = Field(description="tokens of a step")
     flops_per_token: float = Field(description="operations, forward and backward")
+    divisible: int = Field(description="bytes of weights that train.fsdp divides among processes")
+    together: int = Field(description="bytes of them that are brought together at once")
+    divisible_gradients: int = Field(description="bytes of their gradients")
 
 
 class StageOn(Answer):
@@ -58,7 +61,7 @@ class StageOn(Answer):
     spare: int = Field(description="bytes on top, for what torch and the driver need")
     fastest: float = Field(description="seconds of training at best")
     slowest: float = Field(description="seconds of training at worst")
-    summing: float = Field(description="of them, seconds of summing gradients")
+    summing: float = Field(description="of them, seconds of summing gradients, and of bringing weights together")
     memory: int = Field(description="bytes in all")
 
 
@@ -70,6 +73,7 @@ class OnMachines(Answer):
     memory: int = Field(description="bytes of each")
     precision: str
     stages: list[StageOn]
+    divided: bool = Field(description="whether weights were reckoned as divided (train.fsdp)")
     needs: int = Field(description="bytes of the largest stage")
     fits: bool
 

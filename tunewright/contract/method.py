@@ -86,6 +86,7 @@ class Method(BaseModel):
     - `quantises`: its `prepare` puts the base's matrices into few bits.
     - `reshapes`: its `prepare` gives a `Surgery`, which changes the model's shape.
     - `ranks`: works on several processes.
+    - `divides`: works where these hold parts of the weights (`train.fsdp`): proved by a test that runs it so.
     - `couples`: whether an objective's items are independent tokens, rows, or need the whole optimizer batch.
     - `needs_logits`: an objective over the whole optimizer batch reads logits [S, V] (False: log-probabilities alone,
       so that no more than these is kept of a step's micro-batches).
@@ -123,6 +124,7 @@ class Method(BaseModel):
     quantises: ClassVar[bool] = False
     reshapes: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
+    divides: ClassVar[bool] = False
     couples: ClassVar[Literal["token", "row", "batch"]] = "token"
     needs_logits: ClassVar[bool] = True
     pairs: ClassVar[bool] = False

@@ -7,7 +7,7 @@ on the way (a new head, a pad token) is said in `Loaded.notes`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,9 @@ from tunewright.models.generators import seeded
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
     from tunewright.recipe import ModelSpec
+
+Divide = Callable[[nn.Module, torch.device | str, torch.dtype], None]
+"""Puts a model's weights onto a device and into a type, of which other processes hold the rest."""
 
 
 @dataclass
@@ -89,13 +92,15 @@ def load(
     progress: bool = True,
     weights: bool = True,
     streams: bool = False,
+    divide: Divide | None = None,
 ) -> Loaded:
     """Load what `spec` names (built-in name, hub id, folder, .gguf file) with the head that `task` needs.
 
     `labels`: class names in the order of their ids; a checkpoint without a fitting head gets a new one, drawn by
     `seed`. `precision` is used where the spec's dtype is "auto". Without `weights` the model has its shapes alone (on
     torch's meta device): no value is read, its hash is "", and what values would show is not refused. `streams`: the
-    weights of its blocks stay in the files (`models/streamed.py`). Raises ModelError and MissingExtraError.
+    weights of its blocks stay in the files (`models/streamed.py`). `divide` puts it onto the device in the
+    place of a plain move, where other processes hold parts of it. Raises ModelError and MissingExtraError.
     """
     from tunewright.tasks import get_task
 
@@ -113,7 +118,7 @@ def load(
     with guarded("the model cannot be found or converted", Path(name)):
         located = locate(name, revision, progress=progress)
     with guarded("the model cannot be loaded", located.folder):
-        return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights, streams)
+        return _load(located, name, task, labels, device, getattr(torch, dtype), seed, weights, streams, divide)
 
 
 def _load(
@@ -126,6 +131,7 @@ def _load(
     seed: int,
     weights: bool,
     streams: bool,
+    divide: Divide | None,
 ) -> Loaded:
     if weights or drawn_as(located.folder) is None:  # a fresh model's weights may be drawn later
         for file in weight_files(located.folder):
@@ -138,7 +144,9 @@ def _load(
         model = _streaming(located, config, task, dtype, device, seed)
     else:
         build = _build if weights else _shapes
-        model = build(located, config, task, list(labels) if labels is not None else None, dtype, seed)
+        # what is divided stays mapped from its file until then: no process ever has the whole of it in another type
+        stored = "auto" if weights and divide is not None else dtype
+        model = build(located, config, task, list(labels) if labels is not None else None, stored, seed)
     if weights and not streams:
         check_finite(model, located.folder)
     if tokenizer is not None:
@@ -146,11 +154,14 @@ def _load(
         _let_padding_learn(model)
     model.eval()
     if weights:
-        if not streams:
+        if divide is not None:
+            divide(model, device, dtype)  # no process holds the whole of it there
+        elif not streams:
             model.to(device)
         if task.auto_class == "AutoModelForCausalLM":
             check_causal(model, located.folder)
-        align(model)
+        if divide is None:
+            align(model)
     digest = hash_weights(located.folder) if weights else ""
     return Loaded(
         model,
@@ -194,7 +205,7 @@ def reading(spec: ModelSpec, task: Task, labels: Sequence[str] | None = None) ->
     return Reading(tokenizer, processor, config, own)
 
 
-def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
+def _build(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: Any, seed: int) -> Any:
     """The model with its weights; new parts are drawn by `seed`, the global generators are left as they were."""
     import transformers
 
@@ -250,7 +261,7 @@ def _streaming(
         ) from e
 
 
-def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: torch.dtype, seed: int) -> Any:
+def _shapes(located: Located, config: Any, task: Task, labels: list[str] | None, dtype: Any, seed: int) -> Any:
     """The model without values: every tensor is on the meta device."""
     import transformers
 

@@ -155,6 +155,33 @@ class Group:
         self._with_others(lambda d: d.all_gather(texts, mine))
         return [json.loads(bytes(t[: int(s)].tolist())) for t, s in zip(texts, sizes, strict=True)]
 
+    def gathered(self, tensor: Tensor) -> list[Tensor] | None:
+        """What each process gives, tensors of one shape in the CPU's memory, in the order of the processes: in the
+        first one. None elsewhere.
+        """
+        if not self.many:
+            return [tensor]
+        sent = tensor.contiguous()
+        parts = [sent.new_empty(sent.shape) for _ in range(self.size)] if self.first else None
+        self._with_others(lambda distributed: distributed.gather(sent, parts, 0))
+        return parts
+
+    def parted(self, error: BaseException) -> bool:
+        """Whether an error that torch raised, outside of what is exchanged here, says that another process ended."""
+        from torch import distributed
+
+        said = str(error).lower()
+        return self._joined and (
+            isinstance(error, distributed.DistError) or "gloo" in said or "connection closed" in said
+        )
+
+    def ended(self) -> PartedError:
+        """What is said where another process of the run ended."""
+        return PartedError(
+            f"another of the {self.size} processes of this run ended",
+            remedy="read what it said; `tunewright resume` goes on from the last checkpoint",
+        )
+
     def meet(self) -> None:
         """Wait until every process is here."""
         self.told({})
@@ -165,10 +192,7 @@ class Group:
         try:
             ask(distributed)
         except RuntimeError as e:
-            raise PartedError(
-                f"another of the {self.size} processes of this run ended",
-                remedy="read what it said; `tunewright resume` goes on from the last checkpoint",
-            ) from e
+            raise self.ended() from e
 
 
 @functools.cache

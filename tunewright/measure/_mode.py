@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+
+from tunewright.models.divided import divided
 
 
 @contextmanager
@@ -16,7 +18,8 @@ def measuring(model: nn.Module) -> Iterator[nn.Module]:
     flags = [(m, m.training) for m in model.modules() if m.training]
     model.eval()
     try:
-        with torch.inference_mode():
+        parts = divided(model)
+        with torch.inference_mode(), parts.together() if parts is not None else nullcontext():
             yield model
     finally:
         for module, _ in flags:

@@ -193,10 +193,15 @@ class BaseCache:
         except (OSError, FolderError) as e:
             log.warning("the measurement was not cached: %s", e)
 
-    def cached(self, key: str, compute: Callable[[], Measured]) -> tuple[Measured, bool]:
-        """The entry and True, or what `compute` gives (kept from now on) and False. Values are JSON either way."""
+    def cached(
+        self, key: str, compute: Callable[[], Measured], may_take: Callable[[bool], bool] = bool
+    ) -> tuple[Measured, bool]:
+        """The entry and True, or what `compute` gives (kept from now on) and False. Values are JSON either way.
+
+        `may_take`: whether it may be used, given whether it is there, where others would have to compute it too.
+        """
         entry = self.get(key)
-        if entry is not None:
+        if may_take(entry is not None) and entry is not None:
             return entry, True
         values, tensors = compute()
         values = json.loads(json.dumps(values))

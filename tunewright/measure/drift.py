@@ -25,6 +25,7 @@ from tunewright.errors import ModelError
 from tunewright.measure._kv import batches_by_length
 from tunewright.measure._mode import device_of, measuring
 from tunewright.measure.intervals import SHARE, Interval, bootstrap_mean, bootstrap_statistic
+from tunewright.models.shards import whole
 from tunewright.tasks._dense import spread
 from tunewright.tasks._parts import FORECASTING
 
@@ -80,6 +81,11 @@ class Reference:
         """What to cache: all but the head, which belongs to the base."""
         kept = {"owner": self.owner, "states": self.states, "log_probs": self.log_probs}
         return {k: v for k, v in kept.items() if v is not None}
+
+    def together(self) -> Reference:
+        """The same with a whole head, where this process holds some rows of it: all ask at once."""
+        weight, bias = (None if t is None else whole(t) for t in (self.weight, self.bias))
+        return replace(self, weight=weight, bias=bias)
 
     def of_rows(self, rows: Sequence[int]) -> Reference:
         """The reference of some of its rows, by their places and in that order; nothing is read again."""
@@ -223,6 +229,7 @@ def _hold_head(reference: Reference, model: PreTrainedModel, copy: bool) -> None
 
 def kl_by_row(reference: Reference, model: PreTrainedModel) -> list[float]:
     """Mean KL(base || tuned) in nats a scored place, for each row, of the model as it is now."""
+    reference = reference.together()
     total = torch.zeros(len(reference.rows), dtype=torch.float64)
     count = torch.bincount(reference.owner, minlength=len(reference.rows))
     offset = 0

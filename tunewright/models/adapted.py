@@ -16,19 +16,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunewright.errors import MethodError
 from tunewright.models import deltas as forms
 from tunewright.models.agreement import same_bits
 from tunewright.models.delta_names import is_delta
+from tunewright.models.divided import Divided, divided
 from tunewright.models.modes import keep_nothing, set_training
 from tunewright.models.nf4 import NF4Linear, put
 from tunewright.models.originals import Files, Original
 from tunewright.models.reshapable import Operated, Reshapable
+from tunewright.models.shards import is_divided, own
 from tunewright.models.sites import Site, Structure, discover
 from tunewright.models.streamed import streamed, trains_what_is_away
 
 
 def _switch(delta: forms.Delta, active: bool, strength: float) -> None:
     delta.active, delta.strength = active, strength
+
+
+def _put_back(rows: Tensor, values: Tensor) -> None:
+    rows.copy_(values)
 
 
 def _moved(site: Site, delta: forms.Delta, strength: float) -> Tensor:
@@ -97,6 +104,11 @@ class Adapted(Reshapable):
     def device(self) -> torch.device:
         """Where the model's parameters are."""
         return next(self.model.parameters()).device
+
+    @property
+    def divided(self) -> Divided | None:
+        """The division of its weights among processes; None where each holds them whole."""
+        return divided(self.model)
 
     def base_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the model itself, under its own names; a tied one once."""
@@ -175,8 +187,9 @@ class Adapted(Reshapable):
         original = self.originals.get(name)
         if original is None:
             if indices is None:
+                kept = self.files is None or is_divided(p)  # a file is read whole, and of this one rows are held
                 self.originals[name] = (
-                    self.files.original(name, p) if self.files is not None else Original(p.detach().clone())
+                    Original(own(p.detach()).clone()) if kept else self.files.original(name, p)  # type: ignore[union-attr]
                 )
             else:
                 self.originals[name] = Original(p.detach().reshape(-1)[indices].clone(), indices.clone())
@@ -203,7 +216,7 @@ class Adapted(Reshapable):
         with torch.no_grad():
             for name, original in self.originals.items():
                 if name not in self.added:
-                    parameters[name].copy_(original.restored(parameters[name]))
+                    own(parameters[name]).copy_(original.restored(parameters[name]))
         self.originals.clear()
         for name in self.added:
             self._put_bias(name, None)
@@ -326,20 +339,36 @@ class Adapted(Reshapable):
                 undo.append(partial(self._put_bias, name, p))
                 self._put_bias(name, None)
                 continue
-            first = original.restored(p)
+            first, now = original.restored(p), own(p)
+            value = first if strength == 0.0 else torch.lerp(first.float(), now.data.float(), strength).to(p.dtype)
+            if is_divided(p):
+                undo.append(partial(_put_back, now, now.clone()))
+                now.copy_(value)
+                continue
             undo.append(partial(setattr, p, "data", p.data))
-            p.data = first if strength == 0.0 else torch.lerp(first.float(), p.data.float(), strength).to(p.dtype)
+            p.data = value
 
     def _set_weight(self, site: Site, make: Callable[[], Tensor]) -> Callable[[], None]:
-        """Give a site's weight the values that `make` gives, also each time that its block is brought in; returns the
-        way back.
+        """Give a site's weight the values that `make` gives, also each time that its block is brought in or together;
+        returns the way back.
         """
+        if self.divided is not None and self.divided.holds(site.module, "weight"):
+            return self.divided.change(site.module, "weight", make)
         weight: Any = site.weight
         if (away := streamed(self.model)) is not None and weight in away:
             return away.change(weight, make)
         back = partial(setattr, weight, "data", weight.data)
         weight.data = make()
         return back
+
+    def _set_bias(self, site: Site, bias: Tensor) -> Callable[[], None]:
+        """Give a linear site another bias [out]; returns the way back."""
+        there = site.module._parameters.get("bias")
+        if self.divided is not None and self.divided.holds(site.module, "bias"):
+            return self.divided.change(site.module, "bias", lambda: bias)
+        new = nn.Parameter(bias.to(site.weight.dtype), requires_grad=False)
+        self._put_bias(f"{site.name}.bias", new)
+        return partial(self._put_bias, f"{site.name}.bias", there)
 
     def _dial_deltas(
         self, site: Site, by_name: Mapping[str, forms.Delta], strength: float, undo: list[Callable[[], None]]
@@ -359,12 +388,10 @@ class Adapted(Reshapable):
                 undo.append(self._set_weight(site, partial(_moved, site, d, strength)))
         else:
             weight, bias = forms.fold_into(site, folding, strength)
-            folded = weight if streamed(self.model) is None else None
+            folded = weight if streamed(self.model) is None and self.divided is None else None
             undo.append(self._set_weight(site, partial(_folded, site, folding, strength, folded)))
-            undo.append(partial(self._put_bias, f"{site.name}.bias", site.module._parameters.get("bias")))
             if bias is not None:
-                new = nn.Parameter(bias.to(site.weight.dtype), requires_grad=False)
-                self._put_bias(f"{site.name}.bias", new)
+                undo.append(self._set_bias(site, bias))
         for d in folding:
             d.active = False
 
@@ -405,6 +432,15 @@ class Adapted(Reshapable):
             set_training(self.model, was)
 
     def tuned_state(self, strength: float = 1.0) -> dict[str, Tensor]:
-        """Plain state dict of the model at a strength: only the base's own names, new tensors where they changed."""
+        """Plain state dict of the model at a strength: only the base's own names, new tensors where they changed.
+
+        MethodError where the weights are divided among processes: no process has them all.
+        """
+        if self.divided is not None:
+            raise MethodError(
+                "all of the model's weights are asked for at once, and each process holds a part of them",
+                where="train.fsdp",
+                remedy="remove train.fsdp, or what asks",
+            )
         with self.at_strength(strength):
             return {n: t.detach().clone() for n, t in self.model.state_dict().items() if not is_delta(n)}

@@ -21,6 +21,7 @@ from tunewright.files.tensors import save_tensors
 from tunewright.models import deltas as forms
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_names import DeltaName, is_delta
+from tunewright.models.shards import is_divided, own
 from tunewright.models.surgeries import replayed
 
 HOW, WEIGHTS, FORMAT, VERSION = "delta.json", "delta.safetensors", "tunewright-delta", 1
@@ -44,7 +45,9 @@ def save_delta(adapted: Adapted, folder: Path | str, base_name: str) -> int:
     parameters, tensors = adapted.base_parameters(), dict[str, Tensor]()
     for name, original in sorted(adapted.originals.items()):
         if original.indices is None:
-            tensors[f"value:{name}"] = parameters[name].detach()
+            p = parameters[name].detach()
+            parts = adapted.divided
+            tensors[f"value:{name}"] = parts.gathered(own(p), p) if parts is not None and is_divided(p) else p
         else:
             tensors[f"places:{name}"] = original.indices
             tensors[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]

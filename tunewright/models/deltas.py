@@ -37,6 +37,7 @@ from tunewright.models.rotation import Rotation
 from tunewright.models.routed import Routed
 from tunewright.models.scale_shift import ScaleShift
 from tunewright.models.scales import InputScale, OutputScale
+from tunewright.models.shards import is_divided, whole
 from tunewright.models.shared_projections import SharedProjections
 from tunewright.models.sites import Site
 from tunewright.models.skills import Skills
@@ -204,7 +205,7 @@ def open_site(site: Site) -> None:
         _CLASSES[base] = type(base.__name__, (base,), {"forward": forward, "__module__": base.__module__})
     module.tunewright_base = base
     module.tunewright_transposed = site.kind == "conv1d"
-    plain = not block and type(module.weight.data) is Tensor
+    plain = not block and (type(module.weight.data) is Tensor or is_divided(module.weight))
     module.tunewright_plain = plain and type(module).__name__ in ("Linear", "Conv1D")
     module.__class__ = _CLASSES[base]
     module.delta = DeltaStack()
@@ -263,7 +264,7 @@ def folded(
 def fold_into(site: Site, deltas: Sequence[Delta], strength: float = 1.0) -> tuple[Tensor, Tensor | None]:
     """`folded` of a site's own weight and bias."""
     bias = getattr(site.module, "bias", None)
-    return folded(site.matrix().float(), None if bias is None else bias.float(), deltas, strength)
+    return folded(site.matrix().float(), None if bias is None else whole(bias).float(), deltas, strength)
 
 
 def deltas_of(site: Site) -> dict[str, Delta]:

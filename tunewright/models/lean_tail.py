@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunewright.models.divided import brought
 from tunewright.models.sites import Structure
 
 WORTH = 0.75
@@ -61,7 +62,8 @@ def tail(structure: Structure, model: nn.Module) -> nn.Module | None:
     if len(heads) != 1 or any(len(s.name[len(last.name) + 1 :].split(".")) != 2 for s in inside):
         return None
     module = model.get_submodule(f"{last.name}.{heads.pop()}")
-    return module if _alone(module, inside[0].in_features) else None
+    with brought(model, module):
+        return module if _alone(module, inside[0].in_features) else None
 
 
 def _alone(module: nn.Module, width: int) -> bool:

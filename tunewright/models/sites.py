@@ -20,6 +20,7 @@ from tunewright.errors import MethodError, ModelError, nearest
 from tunewright.models.delta_names import is_delta, module_of
 from tunewright.models.picture_parts import LANGUAGE, PARTS, PROJECTOR, TOWER, parts_of
 from tunewright.models.probing import unfit
+from tunewright.models.shards import whole
 from tunewright.models.streamed import bring_in
 
 SHARED = "its weight is another layer's too, so that a change beside one would be folded into both"
@@ -67,7 +68,12 @@ class Site:
 
     @property
     def weight(self) -> Tensor:
-        """The stored weight, in the module's own layout. MethodError for a block, which has none of its own."""
+        """The stored weight, in the module's own layout, whole where processes hold parts of it. MethodError for a
+        block, which has none of its own.
+        """
+        return whole(self._held())
+
+    def _held(self) -> Tensor:
         if self.kind == "block":
             raise MethodError(
                 f"'{self.name}' is a whole block: it has no weight of its own", remedy="look at site.kind first"
@@ -77,7 +83,10 @@ class Site:
 
     def matrix(self) -> Tensor:
         """The weight as [out, in] (a view; conv kernels are flattened to [out, in*k*k])."""
-        w = self.weight.dequantize() if hasattr(self.weight, "dequantize") and self.weight.is_quantized else self.weight
+        return self._laid(self.weight)
+
+    def _laid(self, w: Tensor) -> Tensor:
+        w = w.dequantize() if hasattr(w, "dequantize") and w.is_quantized else w
         if self.kind == "conv1d":
             return w.t()
         return w.flatten(1) if self.kind == "conv" else w
@@ -89,12 +98,17 @@ class Site:
         return matrix.reshape(self.weight.shape) if self.kind == "conv" else matrix
 
     @property
+    def numel(self) -> int:
+        """How many numbers its weight has. MethodError for a block."""
+        return self._held().numel()
+
+    @property
     def out_features(self) -> int:
-        return self.size or self.matrix().shape[0]
+        return self.size or self._laid(self._held()).shape[0]
 
     @property
     def in_features(self) -> int:
-        return self.size or self.matrix().shape[1]
+        return self.size or self._laid(self._held()).shape[1]
 
 
 @dataclass(frozen=True)

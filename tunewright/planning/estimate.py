@@ -118,7 +118,7 @@ def probe_stage(session: Session, part: StageInputs) -> StageEstimate:
         train = min(train, part.spec.budget.seconds)
     state, tensors = loop.state()
     state_bytes = {n: sum(t.numel() * t.element_size() for t in group.values()) for n, group in tensors.items()}
-    names = {n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()}
+    names = {n: leaf.count for n, leaf in loop.trained.leaves.items()}
     result = TrainingOutcome(
         loop.step_number,
         loop.tokens,
@@ -161,6 +161,23 @@ def _held(loop: Loop, state_bytes: dict[str, int], kept: int, step_tokens: float
         "micro_tokens": min(step_tokens, float(loop.micro_tokens or step_tokens)),
         "step_tokens": step_tokens,
         "flops_per_token": loop.flops / max(1, loop.tokens),
+        **_divisible(loop),
+    }
+
+
+def _divisible(loop: Loop) -> dict[str, int]:
+    """What dividing weights among processes divides, and what it brings together at once: what lies outside the blocks,
+    the largest of these, and the one that is fetched while it runs.
+    """
+    adapted = loop.stage.adapted
+    sizes = {n: p.numel() * p.element_size() for n, p in adapted.base_parameters().items()}
+    blocks = [sum(sizes.get(n, 0) for n in b.parameter_names) for b in adapted.structure.blocks]
+    outside = sum(sizes.values()) - sum(blocks)
+    trained = [leaf.leaf for leaf in loop.trained.leaves.values() if leaf.group == "base"]
+    return {
+        "divisible": sum(sizes.values()),
+        "together": outside + sum(sorted(blocks)[-2:]),
+        "divisible_gradients": sum(t.numel() * t.element_size() for t in trained),
     }
 
 

@@ -15,7 +15,8 @@ class StageEstimate:
 
     Of one process, in bytes: `weights` of the model and what hangs on it, `gradients`, `state` of the optimizer and the
     methods, and `kept_for_backward` of one micro-batch of `micro_tokens`; a step has `step_tokens`, each of
-    `flops_per_token` operations forward and backward.
+    `flops_per_token` operations forward and backward. `divisible`: of the weights, those that `train.fsdp` divides;
+    `together`: of these, those that are brought together at once; `divisible_gradients`: of the gradients, theirs.
     """
 
     name: str
@@ -36,6 +37,9 @@ class StageEstimate:
     micro_tokens: float = 0.0
     step_tokens: float = 0.0
     flops_per_token: float = 0.0
+    divisible: int = 0
+    together: int = 0
+    divisible_gradients: int = 0
 
 
 @dataclass

@@ -58,8 +58,10 @@ def plan(recipe: RecipeLike, *, sets: Sequence[str] = (), on: str | None = None,
     reckoned on paper. `quiet`: no progress.
     """
     named = None if on is None else machines(on)
-    made = planned(given(recipe, sets), Screen(quiet=quiet))
-    made.on = None if named is None else on_paper(made.estimate.stages, made.precision, named)
+    asked = given(recipe, sets)
+    made = planned(asked, Screen(quiet=quiet))
+    divided = asked.train.fsdp is not None
+    made.on = None if named is None else on_paper(made.estimate.stages, made.precision, named, divided=divided)
     return made
 
 

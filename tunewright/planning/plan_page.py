@@ -74,13 +74,15 @@ def on_machines(out: Console, on: OnPaper) -> None:
         }
         told = ", ".join(f"{what} {words.size(size)}" for what, size in parts.items())
         table.add_row(f"memory{name}", f"{words.size(s.memory)} of {words.size(on.memory)} each: {told}")
-        summing = f", {words.seconds(s.summing)} of it for summing gradients" if on.count > 1 else ""
+        what = "bringing weights together and summing gradients" if on.divided else "summing gradients"
+        summing = f", {words.seconds(s.summing)} of it for {what}" if on.count > 1 else ""
         table.add_row(f"train{name}", f"{words.seconds(s.fastest)} to {words.seconds(s.slowest)}{summing}")
     out.print(table)
     said = (
         "it fits"
         if on.fits
-        else "it does not fit: write train.activation_checkpointing, a smaller micro_tokens, or qlora"
+        else "it does not fit: write train.activation_checkpointing, a smaller micro_tokens, qlora, or (for several) "
+        "train.fsdp"
     )
     out.print(_fact(on.fits, said), soft_wrap=True)
 

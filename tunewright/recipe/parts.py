@@ -275,6 +275,12 @@ class TrainSpec(Spec):
         "base trains with the memory of a block; activations are recomputed",
         examples=["disk"],
     )
+    fsdp: Literal["full_shard"] | None = Field(
+        None,
+        description="full_shard: where several processes train, each holds a part of the weights and brings a block's "
+        "together where it runs (FSDP); alone, a process holds them all",
+        examples=["full_shard"],
+    )
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(
         default_factory=list,
         description="trackers beside metrics.jsonl (extras: track for TensorBoard, wandb, mlflow, trackio)",

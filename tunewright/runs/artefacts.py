@@ -46,16 +46,20 @@ def save(run: Path, session: Session) -> tuple[int, int]:
         folder = run / "adapter"
         peft_format.save_adapter(adapted, folder, session.loaded.reference)
         stored = sum(p.numel() for p in adapted.delta_parameters().values())
-        stored += sum(o.values.numel() for o in adapted.originals.values())
+        stored += _changed(session)
         return stored, sum(f.stat().st_size for f in folder.iterdir())
     stored, size = _save_wrapper(run, session)
     if adapted.wrapped_by is not None and not deltas and not adapted.originals:
         return stored, size
     delta_format.save_delta(adapted, run, session.loaded.name)
-    stored += sum(o.values.numel() for o in adapted.originals.values()) + sum(
-        p.numel() for p in adapted.delta_parameters().values()
-    )
+    stored += _changed(session) + sum(p.numel() for p in adapted.delta_parameters().values())
     return stored, size + (run / "delta.safetensors").stat().st_size
+
+
+def _changed(session: Session) -> int:
+    """Numbers of the base's own tensors that differ from it, over all processes."""
+    originals, parameters = session.adapted.originals, session.adapted.base_parameters()
+    return sum(parameters[n].numel() if o.indices is None else o.values.numel() for n, o in originals.items())
 
 
 def _save_wrapper(run: Path, session: Session) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from tunewright.machine import devices, host
 from tunewright.machine.group import present
 from tunewright.measure.target import check_metric, check_rows
 from tunewright.models.adapted import Adapted
+from tunewright.models.divided import divided
 from tunewright.models.originals import Files
 from tunewright.models.precision import choose_precision
 from tunewright.recipe import DataSpec, Recipe, Source, StageSpec
@@ -33,6 +35,7 @@ from tunewright.runs import packs, several, streamed
 from tunewright.runs.aiming import aimed_at, target_of
 from tunewright.runs.carrying import carried
 from tunewright.runs.deriving import Settings, alone, fill
+from tunewright.runs.divided import of_division
 from tunewright.runs.fresh import load_model, model_of
 from tunewright.runs.held_out import held_out
 from tunewright.runs.making import makers_of, place_of
@@ -150,6 +153,7 @@ def assemble(
             *loaded.notes,
             *rows.notes,
             *alone(rows.stages, task),
+            *of_division(adapted),
             *lacking(recipe.train.report_to).values(),
         ],
         weights=weights,
@@ -355,7 +359,9 @@ def device_of(recipe: Recipe) -> str:
 def _can_pack(loaded: Loaded) -> bool:
     from tunewright.models.attention import prepare_attention
 
-    can = prepare_attention(loaded.model)  # type: ignore[arg-type]
+    parts = divided(loaded.model)
+    with nullcontext() if parts is None else parts.together():
+        can = prepare_attention(loaded.model)  # type: ignore[arg-type]
     if not can:
         loaded.notes.append("rows are padded: this model's attention cannot take packed rows")
     return can

@@ -38,8 +38,8 @@ def check_recipe(folder: RunFolder) -> None:
     began = _read(folder)
     if began is not None:
         then, now = dict(_leaves(began["recipe"])), dict(_leaves(_said(folder)))
-        # what becomes of bad rows decides nothing of those before the first
-        differing = [n for n in _differing(then, now) if n[-1] != "bad_rows"]
+        # what becomes of bad rows decides nothing of those before the first, nor who holds which weights anything
+        differing = [n for n in _differing(then, now) if n[-1] not in ("bad_rows", "fsdp")]
         told = [f"{'.'.join(n)}: {_value(now, n)}, then {_value(then, n)}" for n in differing]
         _refuse(folder, "recipe.yaml was changed since the run began", told, "put the old values back")
 

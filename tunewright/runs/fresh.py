@@ -25,6 +25,7 @@ from tunewright.loading.locate import DRAWN, drawn_as
 from tunewright.loading.new_tokenizer import train_tokenizer
 from tunewright.recipe import ModelSpec, Recipe, Source
 from tunewright.recipe.models import located
+from tunewright.runs.divided import divider
 from tunewright.runs.folder import BASE
 from tunewright.runs.sources import task_for
 
@@ -57,6 +58,7 @@ def load_model(
         precision=precision,
         weights=weights,
         streams=recipe.train.offload_param == "disk",
+        divide=divider(recipe),
     )
     if recipe.model.fresh:
         loaded.name = recipe.model.name

@@ -112,7 +112,7 @@ class Meter:
         """Measure the untouched base, or read what it gave before; True when it came from the cache."""
         with self.cost.phase("base measured"):
             self.drift_rows = self._drift_rows()
-            (values, tensors), known = BaseCache().cached(self._key(), self._read_base)
+            (values, tensors), known = BaseCache().cached(self._key(), self._read_base, self.sharing.all_know)
             self.base = Readings.of(values)
             self._hold(tensors)
             if self.reference is not None:  # what others help to read; features are compared all at once
@@ -253,8 +253,11 @@ class Meter:
         s, cache, key = self.session, BaseCache(), self._sequences_key(n, tokens)
         with self.cost.phase("drift sequences sampled"):
             (values, _), _ = cache.cached(
-                key, lambda: ({"ids": sample_sequences(s.adapted.model, s.tokenizer, n, tokens, 0)}, {})
+                key,
+                lambda: ({"ids": sample_sequences(s.adapted.model, s.tokenizer, n, tokens, 0)}, {}),
+                self.sharing.all_know,
             )
+        values = self.sharing.of_first(values)
         return Sequences(values["ids"], len(conditioning_ids(s.tokenizer)))
 
     # -- any strength --------------------------------------------------------------------------------------------------

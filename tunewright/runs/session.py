@@ -274,9 +274,7 @@ class Session:
         """Forward and backward of every weight matrix: 6 operations a parameter (an upper estimate; embeddings are
         left out).
         """
-        return 6.0 * sum(
-            p.numel() for s in self.adapted.structure.sites if s.kind not in ("embedding", "norm") for p in [s.weight]
-        )
+        return 6.0 * sum(s.numel for s in self.adapted.structure.sites if s.kind not in ("embedding", "norm"))
 
     def start(self, part: StageInputs) -> str:
         """What a stage starts from: "base", "stages.<name>", or a folder, seen from the recipe's own."""

@@ -57,17 +57,29 @@ def together(
     if not group.many:
         return _there(work(out))
     if not group.first:
-        with _aside(copy_of) as folder:
+        with _aside(copy_of) as folder, _hearing(group):
             group.meet()
             work(folder)
             return _of_first(group.told({})[0])
     group.meet()  # the others have taken their copies
     try:
-        result = _there(work(out))
+        with _hearing(group):
+            result = _there(work(out))
         group.told({"folder": str(result.folder.resolve()), "report": result.report.model_dump(mode="json")})
         return result
     except PartedError as error:
         raise PartedError(error.what, where=str(out or "the run's folder"), remedy=error.remedy) from error
+
+
+@contextmanager
+def _hearing(group: Group) -> Iterator[None]:
+    """Within, what torch says where it brings weights together and another process is gone is what the group says."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not group.parted(error):
+            raise
+        raise group.ended() from error
 
 
 def _there(result: Result | None) -> Result:

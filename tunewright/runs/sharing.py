@@ -3,7 +3,8 @@
 The first process leads: it says what is to be read, of which items and at which strength of the change, and the others,
 which go through no measuring of their own, read with it until it says that there is nothing more. Results travel as
 JSON, so that a float comes as it was. What needs all items at once (rows that are read beside one another, features,
-probes, streams) the first reads alone. `meter` is a run's `Meter`, which asks here.
+probes, streams) the first reads alone. `meter` is a run's `Meter`, which asks here. Where weights are divided among the
+processes, all read all.
 """
 
 from __future__ import annotations
@@ -97,11 +98,24 @@ class Sharing:
         self.meter, self.group = meter, present()
         self._helped = False
 
+    @property
+    def divided(self) -> bool:
+        """Whether each process holds a part of the model's weights."""
+        return self.meter.session.adapted.divided is not None
+
+    def all_know(self, known: bool) -> bool:
+        """Whether every process knows what has to be measured otherwise, where none can measure alone."""
+        return all(one["known"] for one in self.group.told({"known": known})) if self.divided else known
+
+    def of_first(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What the first process knows, JSON values by name, where none can measure alone."""
+        return self.group.told(values)[0] if self.divided else values
+
     def lead(self, work: Callable[[], T], *, helped: bool = True) -> T | None:
         """What `work` gives in the first process, while the others read with it (`helped`: else they wait); None in
-        these.
+        these. Where weights are divided, every process does it all: none can run the model without the others.
         """
-        if not self.group.many:
+        if not self.group.many or self.divided:
             return work()
         if not self.group.first:
             self._help()
@@ -128,7 +142,7 @@ class Sharing:
 
     def together(self, items: Sequence[T], read: Callable[[list[T]], list[RowResult]]) -> list[RowResult]:
         """`read(items)`, where every process comes here with the same items: each reads its own."""
-        if not self.group.many or self._helped:
+        if not self.group.many or self._helped or self.divided:
             return read(list(items))
         mine = [item for _, item in self.group.share(items)]
         return self._merged(read(mine) if mine else [], len(items), _row)

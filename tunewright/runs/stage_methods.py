@@ -14,6 +14,7 @@ from tunewright.errors import MethodError, RecipeError
 from tunewright.measure.target import check_metric, get_metric
 from tunewright.recipe import MethodUse, Recipe, StageSpec
 from tunewright.runs import merging, packs, predictors, streamed, streams
+from tunewright.runs.divided import check_divided
 from tunewright.runs.making import check_makers
 from tunewright.runs.offloaded import check_offloaded
 from tunewright.runs.selecting import check_selector
@@ -25,7 +26,7 @@ from tunewright.training.optim import BUILTIN
 
 _OF_THE_RUN = {
     "data": ("eval", "validation", "labels", "problem_type", "packing"),
-    "train": ("precision", "device", "threads", "offload_param"),
+    "train": ("precision", "device", "threads", "offload_param", "fsdp"),
 }
 """Keys that hold for the whole run, so that a stage cannot have its own."""
 
@@ -212,6 +213,7 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     check_makers,
     check_carry,
     check_offloaded,
+    check_divided,
     check_selectors,
     packs.check,
     streams.check,

@@ -26,11 +26,14 @@ from tunewright.files.checkpoint import Checkpoint
 from tunewright.machine import terminal
 from tunewright.machine.group import present
 from tunewright.measure.intervals import gain_interval
+from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import differing
 from tunewright.models.modes import set_training
 from tunewright.models.recompute import recomputing
+from tunewright.models.shards import own
 from tunewright.runs.folder import RunFolder
 from tunewright.training import carry
+from tunewright.training.divided import gathered, shares
 from tunewright.training.setting_up import set_up
 from tunewright.training.stage import Stop, TrainingInputs
 from tunewright.training.stepping import go_through
@@ -193,17 +196,20 @@ class TrainingCallback:
     def write(self, loop: Loop) -> None:
         """Write a checkpoint of the loop and of what is kept here."""
         state, tensors = loop.state()
+        best = gathered(loop.adapted, self.best_tensors)
+        if loop.adapted.divided is not None and not loop.group.first:
+            return  # it has no more than a part
         more = {"loop": state, "stage": self.stage, "index": self.index, "best": self.best}
         checkpoint.save(
             self.folder.path,
             self.before + loop.step_number,
             more,
-            {**tensors, "best": self.best_tensors},
+            {**tensors, "best": best},
             save_total_limit=self.spec.save_total_limit,
         )
 
-    def restore(self, saved: Checkpoint) -> None:
-        self.best, self.best_tensors = dict(saved.state["best"]), dict(saved.tensors.get("best", {}))
+    def restore(self, saved: Checkpoint, adapted: Adapted) -> None:
+        self.best, self.best_tensors = dict(saved.state["best"]), shares(adapted, saved.tensors.get("best", {}))
 
     def finish(self, loop: Loop) -> None:
         """At a stage's end: one more evaluation when evaluations are on, and the best weights put back."""
@@ -222,7 +228,7 @@ class TrainingCallback:
         parameters = loop.adapted.base_parameters()
         with torch.no_grad():
             for name, original in loop.adapted.originals.items():
-                parameters[name].copy_(original.restored(parameters[name]))
+                own(parameters[name]).copy_(original.restored(parameters[name]))
             for name, p in loop.trained.owned.items():
                 p.copy_(self.best_tensors[f"owned:{name}"])
         loop.trained.restore(self.best_tensors)
@@ -298,7 +304,7 @@ def steps_of(
     stage.on_split = lambda step, tokens: _note_split(keeper.folder, keeper.stage, step, tokens)
     resume = None
     if saved is not None:
-        keeper.restore(saved)
+        keeper.restore(saved, stage.adapted)
         resume = (saved.state["loop"], saved.tensors)
     listening = stopping_on_signals(keeper) if keeper.hears else nullcontext()
     with listening, recomputing(stage.adapted.model, stage.spec.activation_checkpointing):
@@ -317,7 +323,7 @@ def steps_of(
         ended_by=keeper.ended_by or _reason(loop),
         best_step=kept if kept != loop.step_number else None,
         splits=len(stage.splits),
-        trained_names={n: leaf.leaf.numel() for n, leaf in loop.trained.leaves.items()},
+        trained_names={n: leaf.count for n, leaf in loop.trained.leaves.items()},
         flops=loop.flops,
         found={b.name: asdict(f) for b in methods if (f := _found(b)) is not None},
         streamed=stage.rows.streamed() if isinstance(stage.rows, Cursor) else {},

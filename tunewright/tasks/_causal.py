@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from tunewright.contract.batch import Batch, Outputs
 from tunewright.models import context
 from tunewright.models.arguments import takes
+from tunewright.models.divided import divided
 from tunewright.models.flops import uncounted
 
 _PLAIN: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
@@ -75,12 +76,9 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 
 def has_plain_head(model: nn.Module, inputs: dict[str, Any]) -> bool:
     """Whether the logits are head(decoder(inputs)) and nothing more (no cap, no scale, no replaced forward)."""
-    if (
-        not isinstance(model, PreTrainedModel)
-        or "forward" in model.__dict__
-        or model._forward_hooks
-        or model._forward_pre_hooks
-    ):
+    parts = divided(model)
+    hooked = bool(model._forward_hooks or model._forward_pre_hooks) if parts is None else not parts.is_together
+    if not isinstance(model, PreTrainedModel) or "forward" in model.__dict__ or hooked:
         return False
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Module) or model.base_model is model:

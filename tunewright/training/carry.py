@@ -26,6 +26,7 @@ from tunewright.models.peft_prompts import read_before_rows
 from tunewright.models.peft_settings import CONFIG
 from tunewright.models.surgeries import replayed
 from tunewright.recipe import yaml_text
+from tunewright.training.divided import gathered
 from tunewright.training.trained import Trained
 
 
@@ -45,7 +46,10 @@ def save_stage(folder: Path, adapted: Adapted, more: dict[str, Any], left: Seque
         "wrapper": {**by.method, "data": by.state.data} if by else None,
         **more,
     }
-    tensors = {"trained": Trained(adapted, {}).changed(), "wrapper": dict(by.state.state_dict()) if by else {}}
+    tensors = {
+        "trained": gathered(adapted, Trained(adapted, {}).changed()),
+        "wrapper": dict(by.state.state_dict()) if by else {},
+    }
     if left:
         state["left"], tensors["left"] = to_files(left)
     if by is not None:  # what its method leaves by name is written once

@@ -10,10 +10,13 @@ from torch import Tensor
 from tunewright.contract.combining import restore_states, states_of
 from tunewright.contract.method import Choice
 from tunewright.errors import CheckpointError
+from tunewright.training import divided
 
 
 def state_of(loop: Any) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """(JSON, tensors by file) from which `restore` goes on bit for bit."""
+    """(JSON, tensors by file) from which `restore` goes on bit for bit. Of what is divided among processes the first
+    one has the whole, and every process must ask at once.
+    """
     data, state_tensors = states_of(loop.methods)
     choice = {n: None if leaf.indices is None else "entries" for n, leaf in loop.trained.leaves.items()}
     entries = {n: leaf.indices for n, leaf in loop.trained.leaves.items() if leaf.indices is not None}
@@ -42,7 +45,7 @@ def state_of(loop: Any) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         "average": dict(loop.averaged or {}),
         "starts": loop.starts,
     }
-    return now, tensors
+    return now, {stem: divided.gathered(loop.adapted, values) for stem, values in tensors.items()}
 
 
 def restore(loop: Any, saved: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -52,6 +55,7 @@ def restore(loop: Any, saved: Mapping[str, Any], tensors: Mapping[str, Mapping[s
             "the model's shape was changed in another way than it is now",
             remedy="put data, methods and their parameters back as they were, or begin a new run",
         )
+    tensors = {stem: divided.shares(loop.adapted, values) for stem, values in tensors.items()}
     loop.step_number, loop.tokens = saved["step"], saved["tokens"]
     loop.trained_tokens, loop.seconds = saved["trained_tokens"], saved["seconds"]
     loop.flops = saved.get("flops", 0.0)  # checkpoints of before it was counted have none

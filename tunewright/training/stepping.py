@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tunewright.contract.batch import Row
 from tunewright.errors import NonFiniteError
+from tunewright.training import divided
 
 R = TypeVar("R")
 
@@ -62,14 +63,11 @@ def apply(loop: Any, factor: float | Mapping[str, float], record: dict[str, Any]
         for n, leaf in loop.trained.parameters().items():
             leaf.grad = changed.get(n)
     parameters = loop.trained.parameters()
-    with_grad = [p for p in parameters.values() if p.grad is not None]
-    limit = loop.spec.max_grad_norm or math.inf
-    norm = float(nn.utils.clip_grad_norm_(with_grad, limit)) if with_grad else 0.0
+    norm = divided.clip(loop, loop.spec.max_grad_norm or math.inf)
     record["grad_norm"] = norm
     if not math.isfinite(norm):
-        bad = next((n for n, g in loop.trained.gradients().items() if not bool(torch.isfinite(g).all())), "?")
         raise NonFiniteError(
-            f"the gradient of '{bad}' is not finite",
+            f"the gradient of '{divided.not_finite(loop)}' is not finite",
             where=f"step {loop.step_number + 1}",
             remedy="lower train.learning_rate, or set train.max_grad_norm",
         )

@@ -269,17 +269,17 @@ class Loop:
     def _backward_each(self, batches: list[Batch], objectives: list[Bound], record: dict[str, Any]) -> Tensor:
         denominators = [sum_weights(batches, o) for o in objectives] or [sum_weights(batches, None)]
         total = torch.zeros((), device=self.stage.device)
-        for batch in together.shared_out(self, batches, record, total):
+        for batch, counts in together.shared_out(self, batches, record, total):
             outputs = self.forward(batch)
             losses: list[tuple[Bound | None, Loss]] = [(b, self.objective(b, outputs, batch)) for b in objectives]
             losses = losses or [(None, self.stage.task.loss(outputs, batch))]
             loss: Any = 0.0
             for (bound, item), denominator in zip(losses, denominators, strict=True):
-                part = weighted_sum(item, batch, bound) / denominator
+                part = weighted_sum(item, batch, bound) / denominator * counts
                 if bound is not None:
                     record[f"loss/{bound.name}"] = record.get(f"loss/{bound.name}", 0.0) + part.detach()
                     for key, told in item.logs.items():
-                        share = weighted_sum(Loss(told.detach(), item.weight), batch, bound) / denominator
+                        share = weighted_sum(Loss(told.detach(), item.weight), batch, bound) / denominator * counts
                         record[f"{key}/{bound.name}"] = record.get(f"{key}/{bound.name}", 0.0) + share
                 loss = loss + part * (bound.weight if bound else 1.0)
             if loss.requires_grad:

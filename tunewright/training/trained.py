@@ -20,6 +20,7 @@ from tunewright.contract.method import Choice
 from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.adapted import Adapted
 from tunewright.models.delta_names import is_delta
+from tunewright.models.shards import is_divided, own, share
 from tunewright.training.following import remap
 
 HOOK = "tunewright_hook"
@@ -28,8 +29,8 @@ HOOK = "tunewright_hook"
 
 @dataclass
 class Leaf:
-    """`parameter` is the model's, `leaf` the optimizer's: another object where only `indices` train or a master is
-    kept.
+    """`parameter` is the model's, `leaf` the optimizer's: another object where only `indices` train, a master is kept,
+    or processes hold parts of the parameter (`divided`): then the leaf is this one's.
     """
 
     name: str
@@ -42,6 +43,21 @@ class Leaf:
     def apart(self) -> bool:
         """Whether the leaf must be copied into the parameter after each step."""
         return self.leaf is not self.parameter
+
+    @property
+    def divided(self) -> bool:
+        """Whether processes hold parts of the parameter."""
+        return is_divided(self.parameter)
+
+    @property
+    def master(self) -> bool:
+        """Whether the leaf holds more than its parameter can."""
+        return self.apart and self.indices is None and self.parameter.dtype != torch.float32
+
+    @property
+    def count(self) -> int:
+        """Trained numbers, over all processes."""
+        return self.leaf.numel() if self.indices is not None else self.parameter.numel()
 
 
 class Trained:
@@ -93,7 +109,7 @@ class Trained:
         """Make exactly the chosen parameters train (method-owned ones always do). MethodError for an unknown name."""
         known = self.everything()
         for leaf in self.leaves.values():
-            if leaf.apart and leaf.indices is None:
+            if leaf.master:
                 self.masters.setdefault(leaf.name, leaf.leaf.detach())  # one that was restored wins
         for _, p in known.values():
             p.requires_grad_(False)
@@ -121,22 +137,22 @@ class Trained:
             p.requires_grad_(True)
             self.leaves[name] = (
                 Leaf(name, group, p, p)
-                if indices is None and p.dtype == torch.float32
+                if indices is None and p.dtype == torch.float32 and not is_divided(p)
                 else self._apart(name, group, p, indices)
             )
 
     def _apart(self, name: str, group: str, p: nn.Parameter, indices: Tensor | None) -> Leaf:
         if indices is None:
-            start = self.masters.pop(name, p.detach())
+            start = self.masters.pop(name, own(p.detach()))
         else:
             held = self.entry_masters.pop(name, None)
             start = held if held is not None and held.shape == indices.shape else p.detach().reshape(-1)[indices]
-        leaf = nn.Parameter(start.to(torch.float32, copy=True))
+        leaf = nn.Parameter(start.to(torch.float32, copy=not is_divided(p)))
 
         def gather(parameter: Tensor) -> None:
             assert parameter.grad is not None
             # at once, and not after the backward pass: the dense gradients of all tensors never exist side by side
-            grad = (parameter.grad if indices is None else parameter.grad.reshape(-1)[indices]).to(leaf.dtype)
+            grad = own(parameter.grad if indices is None else parameter.grad.reshape(-1)[indices]).to(leaf.dtype)
             leaf.grad = grad if leaf.grad is None else leaf.grad.add_(grad)
             parameter.grad = None
 
@@ -150,7 +166,7 @@ class Trained:
                 if leaf.indices is not None:
                     leaf.parameter.view(-1)[leaf.indices] = leaf.leaf.to(leaf.parameter.dtype)
                 elif leaf.apart:
-                    leaf.parameter.copy_(leaf.leaf)
+                    own(leaf.parameter).copy_(leaf.leaf)
 
     @contextmanager
     def lent(self, values: Mapping[str, Tensor]) -> Iterator[None]:
@@ -201,12 +217,14 @@ class Trained:
 
     def count(self) -> int:
         """Trained numbers."""
-        return sum(leaf.leaf.numel() for leaf in self.leaves.values())
+        return sum(leaf.count for leaf in self.leaves.values())
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
     def changed(self) -> dict[str, Tensor]:
         """Everything that this run has changed and that a restart needs: base tensors (present values), deltas.
+
+        Of what is divided among processes this one's part (`divided.py` makes the whole of it).
 
         Keys: "value:<name>" a whole base tensor; "entries:<name>" and "places:<name>" those entries that ever trained;
         "delta:<name>" parameters and buffers of deltas; "master:<name>" fp32 masters, and "entry-master:<name>" [k]
@@ -216,19 +234,13 @@ class Trained:
         parameters = self.adapted.base_parameters()
         for name, original in self.adapted.originals.items():
             if original.indices is None:
-                out[f"value:{name}"] = parameters[name].detach()
+                out[f"value:{name}"] = own(parameters[name].detach())
             else:
                 out[f"places:{name}"] = original.indices
                 out[f"entries:{name}"] = parameters[name].detach().reshape(-1)[original.indices]
         out.update({f"delta:{n}": t for n, t in self.adapted.model.state_dict().items() if is_delta(n)})
         out.update({f"master:{n}": t for n, t in self.masters.items()})  # of what is not drawn now and may be again
-        out.update(
-            {
-                f"master:{n}": leaf.leaf.detach()
-                for n, leaf in self.leaves.items()
-                if leaf.apart and leaf.indices is None
-            }
-        )
+        out.update({f"master:{n}": leaf.leaf.detach() for n, leaf in self.leaves.items() if leaf.master})
         halves = [leaf for leaf in self.leaves.values() if leaf.parameter.dtype != torch.float32]
         out.update({f"entry-master:{leaf.name}": leaf.leaf.detach() for leaf in halves if leaf.indices is not None})
         return out
@@ -244,13 +256,14 @@ class Trained:
                         self.adapted.add_bias(self.adapted.structure.site(name.removesuffix(".bias")))
                         parameters = self.adapted.base_parameters()
                     self.adapted.remember(name)
-                    parameters[name].copy_(t)
+                    own(parameters[name]).copy_(share(t, parameters[name]))
                 elif kind == "entries":
                     places = tensors[f"places:{name}"]
                     self.adapted.remember(name, places)
                     parameters[name].view(-1)[places.to(self.adapted.device)] = t.to(self.adapted.device)
                 elif kind == "master":
-                    self.masters[name] = t.to(self.adapted.device, copy=True)
+                    own_part = share(t, parameters[name]) if name in parameters else t
+                    self.masters[name] = own_part.to(self.adapted.device, copy=True)
                 elif kind == "entry-master":
                     self.entry_masters[name] = t.to(self.adapted.device, copy=True)
                 elif kind == "delta":

@@ -80,6 +80,7 @@ class BottleneckAdapters(Method):
     )
     leave_out: tuple[int, ...] = Field((), description="blocks without adapters, from 0", examples=[[0]])
 
+    divides: ClassVar[bool] = True
     folds: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     quantised: ClassVar[bool] = False

@@ -74,6 +74,7 @@ class CoDyRA(LowRankMethod):
         examples=[0.5],
     )
 
+    divides: ClassVar[bool] = True
     alpha: ClassVar[None] = None  # type: ignore[misc]
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0

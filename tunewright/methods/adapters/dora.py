@@ -30,6 +30,7 @@ class DoRA(RankStabilised):
     """LoRA for the direction of a weight's rows, and a trained length for each."""
 
     low_rank: ClassVar[bool] = False
+    divides: ClassVar[bool] = True
 
     def delta(self, start: Start, A: Tensor, B: Tensor) -> Any:
         lengths = torch.linalg.vector_norm(start.site.matrix().detach().to(A.dtype), dim=1)

@@ -31,6 +31,7 @@ class LoRA(PatternedLowRank):
 
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead of alpha / r", examples=[True])
 
+    divides: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"rank": 2}
 
     def scale_at(self, site: Site, rank: int) -> float:

@@ -41,6 +41,7 @@ class LoRAFA(RankStabilised):
         False, description="turn each gradient of B into the nearest to full fine-tuning's", examples=[True]
     )
 
+    divides: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"rank": 2, "project": True}
 
     def delta(self, start: Start, A: Tensor, B: Tensor) -> LowRankFixedA:

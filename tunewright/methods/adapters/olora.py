@@ -30,6 +30,7 @@ class OLoRA(PatternedLowRank):
         None, description="numerator of the scale s = alpha / r; none: the rank, s = 1", examples=[8]
     )
 
+    divides: ClassVar[bool] = True
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0
     learning_rates: ClassVar[Mapping[str, float]] = {"": 3e-4}

@@ -54,6 +54,7 @@ class ALLoRA(LowRankMethod):
         "B", description="whose rows' length counts: B's, or those of the change B A", examples=["product"]
     )
 
+    divides: ClassVar[bool] = True
     alpha: ClassVar[None] = None  # type: ignore[misc]
     dropout: ClassVar[float] = 0.0  # type: ignore[misc]
     default_scale: ClassVar[float] = 1.0

@@ -36,6 +36,7 @@ class EMA(Method):
     decay: float = Field(0.92, ge=0, lt=1, description="share of itself that the average keeps", examples=[0.5])
     every: PositiveInt = Field(10, description="optimizer steps between two updates of the average", examples=[1])
 
+    divides: ClassVar[bool] = True
     papers: ClassVar[tuple[str, ...]] = ("language-cpt-emergence",)
     conformance: ClassVar[dict[str, object]] = {"decay": 0.5, "every": 1}
 

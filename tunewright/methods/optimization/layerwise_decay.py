@@ -15,6 +15,7 @@ weight decay and never trains what is neither embedding, layer nor head).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -49,6 +50,7 @@ def _with_its_kin(embedding: str, structure: Structure) -> str:
 class LayerwiseDecay(Method):
     """Learning rates that fall from the top block down to the embeddings."""
 
+    divides: ClassVar[bool] = True
     decay: float = Field(0.9, gt=0, le=1, description="factor from each block to the one below it", examples=[0.5])
 
     def rates(self, parameters: Mapping[str, Tensor], structure: Structure) -> dict[str, float]:

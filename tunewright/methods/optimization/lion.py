@@ -9,7 +9,7 @@ than AdamW's and a decay as much higher (the authors' advice). Weight decay and 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -40,6 +40,7 @@ class Signs(torch.optim.Optimizer):
 class Lion(Method):
     """Sign steps with one moment."""
 
+    divides: ClassVar[bool] = True
     beta1: float = Field(0.9, ge=0, lt=1, description="share of the moment in a step's direction", examples=[0.5])
     beta2: float = Field(0.99, ge=0, lt=1, description="share of the moment that goes on", examples=[0.9])
     group: Literal["all", "base", "delta", "owned"] = Field(

@@ -26,6 +26,7 @@ class LoRAPlus(Method):
 
     lr_ratio: PositiveFloat = Field(16.0, description="rate of B over the rate of A", examples=[4.0])
 
+    divides: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("attach",)
     also: ClassVar[Mapping[str, str]] = {"loraplus_lr_ratio": "lr_ratio"}
     conformance_beside: ClassVar[Mapping[str, Mapping[str, object]]] = {"lora": {"rank": 2}}

@@ -77,6 +77,7 @@ class ScheduleFree(Method):
         examples=[3],
     )
 
+    divides: ClassVar[bool] = True
     conformance: ClassVar[dict[str, object]] = {"warmup_steps": 2}
 
     def _warmup(self, plan: Plan) -> int:

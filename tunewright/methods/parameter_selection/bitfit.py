@@ -47,6 +47,7 @@ class BitFit(Method):
     )
 
     quantised: ClassVar[bool] = False
+    divides: ClassVar[bool] = True
     learning_rates: ClassVar[Mapping[str, float]] = {"": 1e-3}
     conformance: ClassVar[dict[str, object]] = {"new_biases": "all-linear"}
 

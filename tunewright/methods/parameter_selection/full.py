@@ -17,6 +17,7 @@ class FullFineTuning(Method):
     """Train everything."""
 
     quantised: ClassVar[bool] = False
+    divides: ClassVar[bool] = True
     learning_rates: ClassVar[Mapping[str, float]] = {
         "": 8e-5,
         "text-classification": 1.2e-4,
