@@ -121,7 +121,7 @@ def test_what_is_kept_are_the_largest_falls_of_a_step_on_a_row_alone(monkeypatch
     ((simulator, runs, train, test),) = fitted
     first = runs[0].losses[0]
     assert [len(r.rows) for r in runs] == [3, 3] and runs[0].rows.shape[1] == 2 and len(first) == 3
-    assert not torch.equal(runs[0].rows, runs[1].rows)
+    assert not torch.equal(runs[0].rows, runs[1].rows) and len(runs[0].rows.unique()) == 6  # each once, in a pass
     falls = [float((first - simulator.curves(first, torch.tensor([[i, i]]), train, test)[1]).mean()) for i in range(12)]
     assert found.scores["fall"] == pytest.approx(falls, rel=1e-4, abs=1e-6)
     assert list(found.indices) == sorted(range(12), key=lambda i: -falls[i])[:3]
