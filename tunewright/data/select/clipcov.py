@@ -22,8 +22,9 @@ each row's own `label`, a class in words. The paper takes ImageNet's names. n_k^
 not kept; memory holds 2 n D numbers.
 
 From the authors' notebook, which was read, and whose files of similarities are not public: the weights 1, 2, 1/2 and 1,
-the cut at 0, and what a pick takes away from its class. Reconstructed: m and x, of which the notebook reads ready
-files, from the paper's account of its terms. `keep` 0.1 is one of the paper's sizes.
+the cut at 0, and what a pick takes away from its class. Reconstructed from the names of the files that it reads, and
+from the abstract: m, x and how pairs go to classes; the paper's formulae were not at hand. `keep` 0.1 is one of its
+sizes.
 
 Differs from the paper in: gains are made anew after each pick (there after every 200 of a class, and in between their
 stale order holds). The proxy is the stage's start, or one of `models`. Raises DataError where rows have no class and

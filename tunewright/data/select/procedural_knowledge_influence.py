@@ -14,8 +14,8 @@ What reads the records should have learnt them: influence is that of a finished 
 the stage starts from. A record costs a forward and a backward, one of those that the matrix is estimated on three (and
 memory for in^2 + out^2 + in out numbers a layer and in out for each kind).
 
-The paper's (as read in its text; its code is not public): EK-FAC, the feed-forward layers alone, queries' completions,
-influence per nat of query, correlations of queries' influences. From kronfluence, whose code was read and whose scores
+The paper's (from its abstract, and from memory of its text; its code is not public): EK-FAC, the feed-forward layers
+alone, queries' completions, influence per nat of query. From kronfluence, whose code was read and whose scores
 these are (`labels: given`, all linear layers): lambda a tenth of the mean of the values of each layer, biases as
 columns, labels drawn from the model's own distribution for G. Ours: `keep`, `fit`, and that kinds are averaged.
 
