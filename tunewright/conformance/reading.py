@@ -9,17 +9,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tunewright.conformance.bench import MODELS, record_of, rows_of, task_of
+import numpy as np
+
+from tunewright.conformance.bench import MODELS, record_of, rows_of, seeded, task_of
 from tunewright.conformance.case import Case, Check, global_randomness_unchanged
+from tunewright.conformance.task_examples import clip, tokenizer
 from tunewright.contract.batch import Row
 from tunewright.contract.method import Method, call, reads_records
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.contract.selected import Selected
+from tunewright.contract.task import EncodeOptions
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import differing, gap
 from tunewright.models.flops import counting
 from tunewright.tasks import get_task
+
+PAIRS = "zero-shot-image-classification"
+"""The task of selectors that read pictures with texts."""
 
 
 class Reads:
@@ -28,6 +35,9 @@ class Reads:
     def __init__(
         self, method: Method, *, cache: Path | None = None, batch_tokens: int = 2048, device: str = "cpu"
     ) -> None:
+        if task_of(method) is None and PAIRS in (method.tasks or ()):
+            self._pairs(method, cache, batch_tokens, device)
+            return
         name = task_of(method) or "text-generation"
         self.task, self.adapted = get_task(name), Adapted(MODELS[name]().to(device), beside="tiny")
         rows = rows_of(self.task, "selected", 12)
@@ -55,6 +65,39 @@ class Reads:
                 self.adapted if speaker == "start" else Adapted(MODELS[name](len(speaker)).to(device)),
                 self.task,
                 encoded,
+                device=device,
+                cache=cache,
+                batch_tokens=batch_tokens,
+                window=5,
+            )
+            for speaker in method.speakers()
+        }
+
+    def _pairs(self, method: Method, cache: Path | None, batch_tokens: int, device: str) -> None:
+        """Pictures of noise with texts and classes in words, and models of two towers."""
+        self.task, words = get_task(PAIRS), tokenizer(end=True)
+        self.adapted = Adapted(seeded(clip, 0).to(device), beside="tiny")
+        size: dict[str, Any] = {"height": 8, "width": 8, "shortest": None, "channels": 3, "resample": 2}
+        options = EncodeOptions(image={**size, "mean": [0.5] * 3, "std": [0.5] * 3, "scale": 1 / 255})
+        rng, kinds = np.random.default_rng(0), ("cold", "warm", "very warm")
+        self.records = [
+            Record(
+                {
+                    "image": rng.integers(0, 256, (8, 8, 3), dtype=np.uint8).tolist(),
+                    "text": f"picture {i} of {kinds[i % 3]}",
+                    "label": kinds[i % 3],
+                },
+                id=f"selected:{i}",
+                source="selected",
+            )
+            for i in range(12)
+        ]
+        self.readers = {
+            speaker: Reader(
+                speaker,
+                self.adapted if speaker == "start" else Adapted(seeded(clip, len(speaker)).to(device)),
+                self.task,
+                lambda record: [self.task.encode(record, words, options)],
                 device=device,
                 cache=cache,
                 batch_tokens=batch_tokens,
