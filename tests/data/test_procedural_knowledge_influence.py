@@ -193,6 +193,16 @@ def test_kinds_count_per_nat_and_each_has_its_score() -> None:
     np.testing.assert_allclose(found["influence"], np.mean([found["on kind 0"], found["on kind 1"]], 0), rtol=1e-4)
 
 
+def test_a_head_that_is_new_is_not_read() -> None:
+    from tests.contract.test_reader import reader_of
+
+    reader, records = reader_of("text-classification", count=5)
+    reader.adapted.new = ("classifier.weight",)
+    offered = {"records": records, "target": records[:2], "readers": {"start": reader}}
+    with pytest.raises(MethodError, match="the head of 'start' is new"):
+        call(ProceduralKnowledgeInfluence(), "select", **offered, rng=random.Random(0))
+
+
 def test_what_cannot_be_read_is_one_message() -> None:
     reads = Reads(ProceduralKnowledgeInfluence())
     with pytest.raises(MethodError, match="target 'nowhere' is no module"):

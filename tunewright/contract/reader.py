@@ -116,10 +116,11 @@ class Reader:
 
     def losses(self, records: Sequence[Record]) -> Tensor:
         """[n] mean loss of each record's trained tokens, in nats. MethodError for a classifier whose head is new."""
-        self._refuse_a_new_head()
+        self.refuse_a_new_head()
         return self.read(records, LOSSES)[:, 0]
 
-    def _refuse_a_new_head(self) -> None:
+    def refuse_a_new_head(self) -> None:
+        """MethodError for a classifier whose head is new: for what reads losses or gradients by the task itself."""
         if self.task.labelled and self.adapted.new:
             raise MethodError(
                 f"the head of '{self.name}' is new: its losses say nothing of records",
@@ -140,7 +141,7 @@ class Reader:
         was cut into pieces has the mean over all their tokens. The model is in evaluation mode; what trains is the
         caller's (a delta that it hung on `adapted`, and takes away again). MethodError for a head that is new.
         """
-        self._refuse_a_new_head()
+        self.refuse_a_new_head()
         rows = self.rows_of(record)
         self.tokens += sum(r.size for r in rows)
         self.bring()

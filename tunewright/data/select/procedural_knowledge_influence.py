@@ -82,6 +82,7 @@ class ProceduralKnowledgeInfluence(Method):
         self, records: Sequence[Record], target: Sequence[Record], readers: dict[str, Reader], rng: random.Random
     ) -> Selected:
         reader, seed = readers[self.model], rng.getrandbits(63)
+        reader.refuse_a_new_head()
         told = self.model_dump(mode="json", exclude={"keep", "model"})
         how = {**told, "seed": seed, "n": len(records), "pieces": CODE}
         kinds = list(dict.fromkeys(t.source for t in target))
