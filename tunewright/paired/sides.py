@@ -203,6 +203,7 @@ _BY_CLASS = {
     "ForAudioClassification": "audio-classification",
     "ForImageClassification": "image-classification",
     "ForSemanticSegmentation": "image-segmentation",
+    "ForObjectDetection": "object-detection",
     "ForMaskedLM": "fill-mask",
     "ForMultipleChoice": "multiple-choice",
     "ForQuestionAnswering": "question-answering",
