@@ -142,6 +142,11 @@ def always(metric: str) -> str:
     return "always what most rows have" if metric.startswith("multilabel_") else "always the commonest class"
 
 
+def drawn(task: str | None) -> str:
+    """What stands side by side in a row's pictures, where classes are drawn on them."""
+    return "What is there, base, tuned" if task == "object-detection" else "Picture, mask, base, tuned"
+
+
 def counted(task: str | None) -> str:
     """What a task's rows are counted in: images, patches of them, else tokens."""
     dense = dict.fromkeys(("image-segmentation", "object-detection"), "patches")

@@ -27,7 +27,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     from tunewright.measure.target import get_metric
     from tunewright.report import page
     from tunewright.report.schema import Report
-    from tunewright.runs import along, artefacts, intact, pictures, probes, results, sequenced, telling
+    from tunewright.runs import along, artefacts, boxed_pictures, intact, pictures, probes, results, sequenced, telling
 
     adapted, meter = work.session.adapted, work.meter
     work.screen.say("measuring the tuned model")
@@ -77,6 +77,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     if work.figures_only:
         return Result(work.folder.path, report, results.order_of(work.session, work.results), rows=each)
     rows = [r.model_dump() for r in pair(meter.base.target, tuned.target)]
+    rows = [boxed_pictures.in_short(r) for r in rows] if boxed_pictures.is_boxed(meter.rows) else rows
     page.render(report, metrics, rows, work.folder.path, pictures.beside(meter), pictures.legend(meter))
     work.note()  # the last that is written before the files are hashed
     report.hashes = intact.hashes_of(work.folder.path)

@@ -1,0 +1,130 @@
+"""The run of object-detection for docs/tasks.md: digits (MNIST, LeCun, Cortes and Burges) at known places on noise.
+
+No small set of photographs with boxes may be passed on, so pictures are composed: one to three real digits, each in a
+bright colour, on dark noise; a box holds a digit's ink. The body is the lab's nano-vit, which knows upright digits one
+by one: as a YOLOS (its patches and blocks as they are, its positions stretched to a larger picture, tokens that propose
+boxes drawn afresh) it learns to find digits 0 to 4 first. It then sees digits 5 to 9, in few pictures, with a new head.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from tunewright.finished.export import export
+from tunewright.loading.builtin import SHIPPED
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SIDE, DIGIT, PROPOSALS = 56, 28, 8
+INK = 64
+
+
+def folder_of(data: Path, part: str, count: int, out: Path, digits: range) -> str:
+    """`count` composed pictures of some digits of a part of MNIST, with a metadata.jsonl as `datasets` reads it."""
+    with np.load(data / "mnist" / f"{part}.npz") as file:
+        wanted = np.isin(file["y"], list(digits))
+        pixels, kinds = file["x"][wanted], file["y"][wanted]
+    out.mkdir(parents=True, exist_ok=True)
+    drawn, taken, lines = np.random.default_rng([digits.start, len(part)]), 0, list[str]()
+    for i in range(count):
+        seen = drawn.integers(0, 80, (SIDE, SIDE, 3))
+        found: dict[str, list[Any]] = {"bbox": [], "category": []}
+        free = np.ones((SIDE, SIDE), bool)
+        for _ in range(drawn.integers(1, 4)):
+            y, x = drawn.integers(0, SIDE - DIGIT + 1, 2)
+            ink, kind = pixels[taken % len(pixels)], int(kinds[taken % len(pixels)])
+            rows, columns = (np.flatnonzero((ink > INK).any(axis)) for axis in (1, 0))
+            top, left, bottom, right = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+            at = (slice(y + top, y + bottom), slice(x + left, x + right))
+            if not free[at].all():  # it would lie on another
+                continue
+            taken += 1
+            free[at] = False
+            share = ink[top:bottom, left:right, None] / 255
+            seen[at] = (seen[at] * (1 - share) + drawn.integers(120, 256, 3) * share).astype(int)
+            found["bbox"].append([int(x + left), int(y + top), int(right - left), int(bottom - top)])
+            found["category"].append(NAMES[kind])
+        Image.fromarray(seen.astype(np.uint8)).save(out / f"{i:04}.png")
+        lines.append(json.dumps({"file_name": f"{i:04}.png", "objects": found}))
+    (out / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(out)
+
+
+def made(folder: Path) -> str:
+    """nano-vit's body as a YOLOS with tokens and heads drawn afresh, for pictures of SIDE x SIDE in colour."""
+    from transformers import ViTConfig, YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
+
+    of: Any = ViTConfig.from_pretrained(SHIPPED / "nano-vit")
+    stored = load_file(SHIPPED / "nano-vit" / "model.safetensors")
+    theirs = {name.removeprefix("vit."): value.float() for name, value in stored.items()}
+    torch.manual_seed(0)
+    config = YolosConfig(
+        **{k: getattr(of, k) for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")},
+        image_size=[SIDE, SIDE],
+        patch_size=of.patch_size,
+        num_detection_tokens=PROPOSALS,
+        use_mid_position_embeddings=False,
+        id2label=dict(enumerate(NAMES[:5])),
+        label2id={name: i for i, name in enumerate(NAMES[:5])},
+    )
+    new = YolosForObjectDetection(config)
+    own = new.vit.state_dict()
+    own |= {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
+    own["embeddings.patch_embeddings.projection.weight"] = (
+        theirs["embeddings.patch_embeddings.projection.weight"].expand(-1, 3, -1, -1) / 3
+    )
+    side = of.image_size // of.patch_size
+    places = theirs["embeddings.position_embeddings"]
+    grid = places[:, 1:].view(1, side, side, -1).permute(0, 3, 1, 2)
+    wide = F.interpolate(grid, size=(SIDE // of.patch_size,) * 2, mode="bicubic").flatten(2).transpose(1, 2)
+    last = own["embeddings.position_embeddings"][:, -PROPOSALS:]
+    own["embeddings.position_embeddings"] = torch.cat([places[:, :1], wide, last], 1)
+    torch.nn.init.trunc_normal_(own["embeddings.detection_tokens"], std=0.5)  # alike, they would say the same
+    new.vit.load_state_dict(own)
+    new.save_pretrained(folder)
+    half = [0.5] * 3
+    YolosImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_mean=half, image_std=half).save_pretrained(folder)
+    return str(folder)
+
+
+def recipe(
+    data: Path, out: Path, train: dict[str, Any], finished: Callable[[dict[str, Any], Path], Path]
+) -> dict[str, Any]:
+    """The recipe that adapts the base, which is made if it is not there."""
+    common: dict[str, Any] = {"task": "object-detection", "measurement": {"strengths": [1]}}
+
+    def rows(kind: str, count: int, asked: int, digits: range) -> dict[str, Any]:
+        places = {n: out / "boxes" / f"{kind}-{n}" for n in ("train", "test")}
+        return {
+            "train": folder_of(data, "train", count, places["train"], digits),
+            "eval": folder_of(data, "test", asked, places["test"], digits),
+            "labels": [NAMES[k] for k in digits],
+        }
+
+    base = {
+        **common,
+        "model": made(out / "yolos"),
+        "data": rows("first", 2000, 60, range(5)),
+        "methods": ["full"],
+        "train": {**train, "learning_rate": 5e-4, "batch_tokens": 16 * 16},
+        "budget": {"epochs": 12},
+    }
+    model = out / "yolos-model"
+    if not model.exists():
+        export(finished(base, out / "yolos-run"), model, quiet=True)
+    return {
+        **common,
+        "model": str(model),
+        "data": rows("others", 120, 100, range(5, 10)),
+        "methods": [{"lora": {"rank": 8}}],
+        "train": {**train, "learning_rate": 3e-3, "batch_tokens": 16 * 16},
+        "budget": {"epochs": 20},
+    }
