@@ -1,9 +1,9 @@
 """The run of object-detection for docs/tasks.md: digits (MNIST, LeCun, Cortes and Burges) at known places on noise.
 
-No small set of photographs with boxes may be passed on, so pictures are composed: one to three real digits, each in a
+No small set of photographs with boxes may be passed on, so pictures are composed: one or two real digits, each in a
 bright colour, on dark noise; a box holds a digit's ink. The body is the lab's nano-vit, which knows upright digits one
-by one: as a YOLOS (its patches and blocks as they are, its positions stretched to a larger picture, tokens that propose
-boxes drawn afresh) it learns to find digits 0 to 4 first. It then sees digits 5 to 9, in few pictures, with a new head.
+by one: as a YOLOS (its patches and blocks as they are, its positions stretched to a larger picture, the token that it
+reads a digit by once for each proposal) it learns to find digits 0 to 4 first. It then sees digits 5 to 9, in few pictures, with a new head.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tunewright.finished.export import export
 from tunewright.loading.builtin import SHIPPED
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIDE, DIGIT, PROPOSALS = 56, 28, 8
+HIGH, WIDE, DIGIT, PROPOSALS = 42, 56, 28, 4
 INK = 64
 
 
@@ -35,11 +35,11 @@ def folder_of(data: Path, part: str, count: int, out: Path, digits: range) -> st
     out.mkdir(parents=True, exist_ok=True)
     drawn, taken, lines = np.random.default_rng([digits.start, len(part)]), 0, list[str]()
     for i in range(count):
-        seen = drawn.integers(0, 80, (SIDE, SIDE, 3))
+        seen = drawn.integers(0, 80, (HIGH, WIDE, 3))
         found: dict[str, list[Any]] = {"bbox": [], "category": []}
-        free = np.ones((SIDE, SIDE), bool)
-        for _ in range(drawn.integers(1, 4)):
-            y, x = drawn.integers(0, SIDE - DIGIT + 1, 2)
+        free = np.ones((HIGH, WIDE), bool)
+        for _ in range(drawn.integers(1, 3)):
+            y, x = (int(drawn.integers(0, side - DIGIT + 1)) for side in (HIGH, WIDE))
             ink, kind = pixels[taken % len(pixels)], int(kinds[taken % len(pixels)])
             rows, columns = (np.flatnonzero((ink > INK).any(axis)) for axis in (1, 0))
             top, left, bottom, right = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
@@ -59,7 +59,7 @@ def folder_of(data: Path, part: str, count: int, out: Path, digits: range) -> st
 
 
 def made(folder: Path) -> str:
-    """nano-vit's body as a YOLOS with tokens and heads drawn afresh, for pictures of SIDE x SIDE in colour."""
+    """nano-vit's body as a YOLOS with tokens and heads drawn afresh, for pictures of HIGH x WIDE in colour."""
     from transformers import ViTConfig, YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
 
     of: Any = ViTConfig.from_pretrained(SHIPPED / "nano-vit")
@@ -68,7 +68,7 @@ def made(folder: Path) -> str:
     torch.manual_seed(0)
     config = YolosConfig(
         **{k: getattr(of, k) for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")},
-        image_size=[SIDE, SIDE],
+        image_size=[HIGH, WIDE],
         patch_size=of.patch_size,
         num_detection_tokens=PROPOSALS,
         use_mid_position_embeddings=False,
@@ -84,14 +84,20 @@ def made(folder: Path) -> str:
     side = of.image_size // of.patch_size
     places = theirs["embeddings.position_embeddings"]
     grid = places[:, 1:].view(1, side, side, -1).permute(0, 3, 1, 2)
-    wide = F.interpolate(grid, size=(SIDE // of.patch_size,) * 2, mode="bicubic").flatten(2).transpose(1, 2)
-    last = own["embeddings.position_embeddings"][:, -PROPOSALS:]
-    own["embeddings.position_embeddings"] = torch.cat([places[:, :1], wide, last], 1)
-    torch.nn.init.trunc_normal_(own["embeddings.detection_tokens"], std=0.5)  # alike, they would say the same
+    wide = F.interpolate(grid, size=(HIGH // of.patch_size, WIDE // of.patch_size), mode="bicubic")
+    own["embeddings.position_embeddings"] = torch.cat(
+        [places[:, :1], wide.flatten(2).transpose(1, 2), places[:, :1].expand(-1, PROPOSALS, -1)], 1
+    )
+    # what nano-vit reads a digit by, a little different each: alike, they would say the same
+    own["embeddings.detection_tokens"] = theirs["embeddings.cls_token"] + 0.1 * torch.randn(
+        1, PROPOSALS, of.hidden_size
+    )
     new.vit.load_state_dict(own)
     new.save_pretrained(folder)
     half = [0.5] * 3
-    YolosImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_mean=half, image_std=half).save_pretrained(folder)
+    YolosImageProcessorPil(size={"height": HIGH, "width": WIDE}, image_mean=half, image_std=half).save_pretrained(
+        folder
+    )
     return str(folder)
 
 

@@ -50,9 +50,7 @@ def table_transformer(**more: Any) -> Any:
 
 def conditional_detr(**more: Any) -> Any:
     return transformers.ConditionalDetrForObjectDetection(
-        transformers.ConditionalDetrConfig(
-            backbone_config=_resnet(**_RESNET), use_timm_backbone=False, **_DETR, **more
-        )
+        transformers.ConditionalDetrConfig(backbone_config=_resnet(**_RESNET), use_timm_backbone=False, **_DETR, **more)
     )
 
 
@@ -79,7 +77,11 @@ def deformable_detr(**more: Any) -> Any:
 
 def rt_detr(kind: str = "RTDetr", **more: Any) -> Any:
     body = transformers.RTDetrResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage2", "stage3", "stage4"]
+        embedding_size=8,
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
     )
     config = getattr(transformers, f"{kind}Config")(
         backbone_config=body,

@@ -59,9 +59,7 @@ def _names(categories: list[Any]) -> dict[Any, str]:
     return {k: f"{name} ({k})" if every.count(name) > 1 else name for k, name in named.items()}
 
 
-def _row(
-    image: Any, drawn: list[tuple[int, Any]], names: Mapping[Any, str], inside: str
-) -> Mapping[str, Any] | Bad:
+def _row(image: Any, drawn: list[tuple[int, Any]], names: Mapping[Any, str], inside: str) -> Mapping[str, Any] | Bad:
     if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or not _is_id(image.get("id")):
         return Bad("images", "an image needs a file_name and an id", 'write {"id": 1, "file_name": "1.jpg"}')
     objects: dict[str, Any] = {"format": "coco", "bbox": [], "category": [], "iscrowd": []}

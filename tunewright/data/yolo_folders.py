@@ -54,13 +54,11 @@ class Boxed:
     def key(self) -> str:
         """A hash of all files that are read."""
         told = [["boxed", *(p for p, _ in self.pairs)]]
-        told += [[p, *map(str, stamp(self.folder / p))] for p in self.files]
+        told += [[file, *map(str, stamp(self.folder / file))] for file in self.files]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def find(
-    folder: Path, pictures: Sequence[str], others: Sequence[str], split: str | None, where: str
-) -> Boxed | None:
+def find(folder: Path, pictures: Sequence[str], others: Sequence[str], split: str | None, where: str) -> Boxed | None:
     """What a folder of these pictures and other files (paths from it) is, where every picture lies in a folder `images`
     and some have a text in the folder `labels` beside it; None for any other. DataError where it has no such split.
     """

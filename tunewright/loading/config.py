@@ -10,8 +10,8 @@ from tunewright.loading.guard import said, without_chosen_code
 from tunewright.loading.locate import Located, read_config
 from tunewright.loading.quantised import refuse_quantised
 from tunewright.loading.quiet import quiet
-from tunewright.tasks._forecasters import refuse
 from tunewright.tasks import _detectors
+from tunewright.tasks._forecasters import refuse
 from tunewright.tasks._parts import DETECTION, FORECASTING
 
 if TYPE_CHECKING:

@@ -37,7 +37,9 @@ def set_head(config: Any, task: Task, labels: list[str] | None, located: Located
 
 
 def set_labels(config: Any, labels: list[str] | None, located: Located, *, least: int = 2) -> None:
-    """Set class names, of which there are `least`. Equal names in another order keep the checkpoint's order, since its head is trained so."""
+    """Set class names, of which there must be `least`. Equal names in another order keep the checkpoint's order, since
+    its head is trained so.
+    """
     if labels is None:
         return
     if len(set(labels)) != len(labels) or len(labels) < least:

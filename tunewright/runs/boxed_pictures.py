@@ -1,4 +1,4 @@
-"""Pictures with boxes drawn on them, for a run's page: what is there, what the base finds and what the tuned model does.
+"""Pictures with boxes drawn on them, for a run's page: what is there, what the base finds, what the tuned model finds.
 
 Boxes are as wide on the page whatever the picture's size, in a colour a class.
 """

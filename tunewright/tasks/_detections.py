@@ -44,10 +44,14 @@ def _box(corners: NDArray[Any]) -> list[float]:
 def read_said(text: str) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
     """Names, scores [N] and corners [N, 4]."""
     rows = json.loads(text)
-    return [r[0] for r in rows], np.array([r[1] for r in rows], float), np.array([r[2] for r in rows]).reshape(-1, 4)
+    return [r[0] for r in rows], np.array([r[1] for r in rows], float), _corners([r[2] for r in rows])
 
 
 def read_right(text: str) -> tuple[list[str], NDArray[np.float64], NDArray[np.bool_]]:
     """Names, corners [N, 4], and which are crowds [N]."""
     rows = json.loads(text)
-    return [r[0] for r in rows], np.array([r[1] for r in rows]).reshape(-1, 4), np.array([len(r) > 2 for r in rows])
+    return [r[0] for r in rows], _corners([r[1] for r in rows]), np.array([len(r) > 2 for r in rows], bool)
+
+
+def _corners(boxes: Sequence[Any]) -> NDArray[np.float64]:
+    return np.array(boxes, np.float64).reshape(-1, 4)

@@ -115,18 +115,20 @@ def prepared_as(processor: Any, config: Any, where: str) -> dict[str, Any]:
 def _whole(known: str, where: str) -> bool:
     """Whether a processor's pixels are whole numbers of 0..255 that are then scaled and normalised."""
     settings, plain = json.loads(known)
-    drawn = np.random.default_rng(0)
-    every = True
+    drawn, found, failed = np.random.default_rng(0), list[bool](), None
     for high, wide in _TRIED:
         picture = _processor._noise(drawn, high, wide, plain["channels"])
         try:
             own = _processor._made(settings, picture, **_UNPADDED)["pixel_values"]
             eight = _eight_bits(settings, picture)
-        except Exception as error:  # whatever a processor raises of a plain picture
-            what = f"the model's {settings['kind']} takes no plain picture: {_processor._said(error)}"
-            raise ModelError(what, where=where, remedy="use a model with a processor of pictures alone") from error
-        every = every and eight is not None and _processor._close(_processor._normalised(eight, plain), own)
-    return every
+        except Exception as error:  # whatever a processor raises of a picture, some of those that are too narrow
+            failed = error
+            continue
+        found.append(eight is not None and _processor._close(_processor._normalised(eight, plain), own))
+    if not found and failed is not None:
+        what = f"the model's {settings['kind']} takes no plain picture: {_processor._said(failed)}"
+        raise ModelError(what, where=where, remedy="use a model with a processor of pictures alone") from failed
+    return all(found)
 
 
 _UNPADDED = {"do_pad": False}
