@@ -3,7 +3,8 @@
 No small set of photographs with boxes may be passed on, so pictures are composed: one or two real digits, each in a
 bright colour, on dark noise; a box holds a digit's ink. The body is the lab's nano-vit, which knows upright digits one
 by one: as a YOLOS (its patches and blocks as they are, its positions stretched to a larger picture, the token that it
-reads a digit by once for each proposal) it learns to find digits 0 to 4 first. It then sees digits 5 to 9, in few pictures, with a new head.
+reads a digit by once for each proposal) it learns to find digits 0 to 4 first. It then sees digits 5 to 9, in few
+pictures, with a new head.
 """
 
 from __future__ import annotations

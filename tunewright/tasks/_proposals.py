@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from tunewright.contract.batch import Batch, Outputs, Row
+from tunewright.contract.task import Task
 from tunewright.tasks import _detectors
-from tunewright.tasks.object_detection import ObjectDetection
+from tunewright.tasks._parts import DETECTION
 
 
-class Proposals(ObjectDetection):
+class Proposals(Task):
     """Each proposal is of a class or of none; of models that say of each class whether it is there, every class of a
-    proposal is a target by itself. `config`: the model's.
+    proposal is a target by itself. `task`: the task of boxes; `config`: the model's.
     """
 
-    def __init__(self, config: Any):
-        self.each = _detectors.count_of(config)
+    name: ClassVar[str] = DETECTION
+    auto_class: ClassVar[str] = "AutoModelForObjectDetection"
+    reads_files: ClassVar[bool] = True
+
+    def __init__(self, task: Task, config: Any):
+        self.task, self.each = task, _detectors.count_of(config)
         self.split = not _detectors.has_nothing(config)
         self.each *= config.num_labels if self.split else 1
 
@@ -27,7 +32,7 @@ class Proposals(ObjectDetection):
         self, rows: Sequence[Row], packed: bool = False, *, epochs: Sequence[int] | None = None, seed: int = 0
     ) -> Batch:
         """As many targets a row as the model has proposals (times classes); what is right stands as zeros."""
-        batch = super().collate(rows, packed, epochs=epochs, seed=seed)
+        batch = self.task.collate(rows, packed, epochs=epochs, seed=seed)
         owner = batch.rows.repeat_interleave(self.each)
         return batch.replace(labels=torch.zeros_like(owner), weights=torch.ones(len(owner)), rows=owner)
 

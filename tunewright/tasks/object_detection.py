@@ -25,7 +25,9 @@ from tunewright.errors import MethodError
 from tunewright.tasks import _detections, _detectors
 from tunewright.tasks._boxes import BOXED, COLUMN, from_corners, has_boxes, kinds_of, read_objects, shown, to_corners
 from tunewright.tasks._dense import patches
+from tunewright.tasks._parts import DETECTION
 from tunewright.tasks._pictures import read_image
+from tunewright.tasks._proposals import Proposals
 from tunewright.tasks.base import epochs_of
 from tunewright.tasks.image_classification import image_options
 
@@ -36,7 +38,7 @@ class ObjectDetection(Task):
     itself), `names` of the classes, `reference`.
     """
 
-    name: ClassVar[str] = "object-detection"
+    name: ClassVar[str] = DETECTION
     auto_class: ClassVar[str] = "AutoModelForObjectDetection"
     labelled: ClassVar[bool] = True
     per_token: ClassVar[bool] = True
@@ -141,9 +143,7 @@ class ObjectDetection(Task):
 
     def compared(self, config: Any) -> Task:
         """Proposals one by one, where a model learns a vector for each; else the task itself, whose features are."""
-        from tunewright.tasks._proposals import Proposals
-
-        return Proposals(config) if _detectors.learns_proposals(config) else self
+        return Proposals(self, config) if _detectors.learns_proposals(config) else self
 
     def default_metric(self, rows: Sequence[Row]) -> str:
         return "map"
