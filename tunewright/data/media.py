@@ -162,9 +162,9 @@ def find(folder: Path, split: str | None, where: str) -> Media | Masked | Boxed 
     if seen is None:
         return None
     if not seen.metadata and seen.counts["image"] and not seen.counts["audio"]:
-        known, there = _endings()["image"], [p for p, is_folder in visible(folder) if not is_folder]
-        pictures = [p for p in there if _ending(p) in known]
-        others = [p for p in there if _ending(p) not in known]
+        ends, there = _endings()["image"], [p for p, is_folder in visible(folder) if not is_folder]
+        pictures = [p for p in there if _ending(p) in ends]
+        others = [p for p in there if _ending(p) not in ends]
         if (masked := mask_folders.find(folder, pictures, split, where)) is not None:
             return masked
         if (boxed := yolo_folders.find(folder, pictures, others, split, where)) is not None:
