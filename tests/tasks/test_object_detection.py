@@ -320,3 +320,14 @@ def test_a_model_that_pads_or_is_timms_is_known_before_it_is_read() -> None:
     assert _detectors.count_of(yolos(proposals=7).config) == 7
     heads = {name: _detectors.has_nothing(detecting.make(name).config) for name in detecting.MODELS}
     assert heads == {n: n in ("yolos", "detr", "table-transformer") for n in detecting.MODELS}
+
+
+@pytest.mark.parametrize("name", [n for n in detecting.MODELS if n != "dab-detr"])  # which mixes types itself
+def test_a_model_in_bfloat16_has_about_the_same_loss(name: str) -> None:
+    side = 32 if name == "yolos" else 64
+    model, batch = detecting.make(name), TASK.collate(rows(((side, side),) * 3))
+    with torch.no_grad():
+        wide = TASK.loss(TASK.forward(model, batch), batch).value
+        half = TASK.loss(TASK.forward(model.to(torch.bfloat16), batch), batch).value
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, wide, rtol=0.05, atol=0.05)

@@ -199,18 +199,20 @@ def _run(model: nn.Module, batch: Batch, at: Tensor, side: list[int], *, hidden:
     inputs = in_type(model, {"pixel_values": pixels})
     boxes, classes = batch.fields["boxes"][at], batch.fields["classes"][at]
     labels = [{"class_labels": c[c >= 0], "boxes": b[c >= 0]} for b, c in zip(boxes, classes, strict=True)]
+    kind = inputs["pixel_values"].dtype  # RT-DETR reads boxes with noise in training
+    given = [{**one, "boxes": one["boxes"].to(kind)} for one in labels]
     chosen = at.tolist()
     rows = batch.replace(
         row_ids=[batch.row_ids[i] for i in chosen], sources=[batch.sources[i] for i in chosen], inputs=inputs, fields={}
     )
     how = {"output_hidden_states": True} if hidden else {}
-    with context.reading(context.of_batch(rows)), _each_alone(model) as losses:
-        out = model(**inputs, labels=labels, **how)
-    found = torch.stack(losses) if losses else out.loss[None]
+    with context.reading(context.of_batch(rows)), _each_alone(model, labels) as losses:
+        out = model(**inputs, labels=given, **how)
+    found = torch.stack(losses)
     kept = getattr(out, "decoder_hidden_states", None) or getattr(out, "hidden_states", None) if hidden else None
     own = slice(-count_of(_body(model).config), None)  # behind what RT-DETR adds in training
     proposals = out.logits[:, own], out.pred_boxes[:, own], out.last_hidden_state[:, own]
-    return Said(*proposals, found.float(), tuple(kept) if kept else None)
+    return Said(*proposals, found, tuple(kept) if kept else None)
 
 
 def _loss_name(model: nn.Module) -> str:
@@ -223,31 +225,26 @@ def _body(model: nn.Module) -> Any:
 
 
 @contextmanager
-def _each_alone(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, a model's loss is taken of each picture by itself, and kept; of models whose loss is known to go so."""
+def _each_alone(model: nn.Module, labels: list[dict[str, Tensor]]) -> Iterator[list[Tensor]]:
+    """Inside, a model's loss is taken of each picture by itself, in float32, and kept; of models whose loss is not
+    known to go so (there is one picture then), as it is.
+    """
     body, kept = _body(model), list[Tensor]()
     whole = body.loss_function
-    if getattr(whole, "__name__", "") not in TOGETHER:
-        yield kept
-        return
+    alone = getattr(whole, "__name__", "") in TOGETHER
 
-    def each(
-        logits: Tensor,
-        labels: list[dict[str, Tensor]],
-        device: Any,
-        boxes: Tensor,
-        config: Any,
-        classes: Any = None,
-        places: Any = None,
-        **more: Any,
-    ) -> tuple[Tensor, dict[str, Tensor], None]:
+    def each(logits: Tensor, given: Any, device: Any, boxes: Tensor, config: Any, *more: Any, **named: Any) -> Any:
+        if not alone:
+            found = whole(*_wide((logits, labels, device, boxes, config, *more)), **_wide(named))
+            kept.append(found[0])
+            return found
         for k in range(len(labels)):
             one = slice(k, k + 1)
-            layers = [None if x is None else x[:, one] for x in (classes, places)]
-            kept.append(whole(logits[one].float(), labels[one], device, boxes[one].float(), config, *layers, **more)[0])
+            layers = [None if x is None else _wide(x[:, one]) for x in more]
+            kept.append(whole(_wide(logits[one]), labels[one], device, _wide(boxes[one]), config, *layers, **named)[0])
         return torch.stack(kept).mean(), {}, None
 
-    each.__name__ = whole.__name__
+    each.__name__ = getattr(whole, "__name__", "")
     before = body.__dict__.get("_loss_function")
     body.loss_function = each
     try:
@@ -257,6 +254,15 @@ def _each_alone(model: nn.Module) -> Iterator[list[Tensor]]:
             body.__dict__.pop("_loss_function", None)
         else:
             body.loss_function = before
+
+
+def _wide(value: Any) -> Any:
+    """A value with the tensors in it in float32, where they hold numbers."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {k: _wide(v) for k, v in value.items()}
+    return type(value)(_wide(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def answers(said: Said, labels: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
