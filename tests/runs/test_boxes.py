@@ -20,11 +20,13 @@ from transformers import (
 )
 
 from tests import detecting
+from tunewright.contract.batch import Row
 from tunewright.errors import MethodError, ModelError
 from tunewright.finished.export import export
 from tunewright.finished.finished import open_run
 from tunewright.models.agreement import agrees
 from tunewright.report.schema import Report
+from tunewright.runs import boxed_pictures
 from tunewright.runs.run import run
 
 NAMES = ["block", "bar"]
@@ -150,6 +152,31 @@ def test_answers_are_those_of_the_models_own_processors(folder: Path) -> None:
             assert Counter(o[0] for o in ours) == Counter(NAMES[k] for k in theirs["labels"].tolist())
 
 
+def test_the_page_draws_boxes_side_by_side_and_says_them_in_short(folder: Path) -> None:
+    text = (folder / "detr-lora" / "report.html").read_text()
+    assert "What is there, base, tuned" in text and text.count('alt="_annotations.coco.json:') == 3
+    assert "boxes below 0.3)" in text and "block" in text and "[[" not in text.split("<h3")[0]
+    report = Report.load(folder / "detr-lora")
+    assert report.answers and all("boxes below 0.3)" in (a.tuned or "") for a in report.answers)
+    assert {a.reference for a in report.answers} <= {"nothing", "bar", "bar\nblock"}
+    assert report.tokens_view and any("[bar: a box of" in t for view in report.tokens_view.values() for t, _ in view)
+
+
+def test_boxes_lie_on_the_page_where_they_are() -> None:
+    pixels = np.zeros((3, 30, 60), np.uint8)
+    fields = {"kind": "boxed", "flat": pixels.reshape(-1), "shape": [3, 30, 60], "side": [300, 150]}
+    there = (["a"], np.array([[100.0, 50.0, 200.0, 100.0]]))
+    nothing = ([], np.zeros((0, 4)))
+    row = Row("r", "s", (), [1.0], fields=fields)
+    drawn = boxed_pictures.side_by_side(row, [there, nothing], lambda name: (255, 0, 0))
+    side = boxed_pictures.SIDE
+    assert drawn.shape == (3, side // 2, 2 * side + 6)
+    red = (drawn[0] == 255) & (drawn[1] == 0)
+    rows, columns = (np.flatnonzero(red.any(axis)) for axis in (1, 0))
+    assert (columns[0], columns[-1] + 1) == (50, 100) and (rows[0], rows[-1] + 1) == (25, 50)
+    assert not red[rows[0] + 3 : rows[-1] - 3, columns[0] + 3 : columns[-1] - 3].any()
+
+
 def test_drift_of_a_head_that_is_kept_is_told_at_the_proposals(folder: Path) -> None:
     """A second run over an exported one: its head is the base's own; RT-DETR's proposals come from the picture."""
     for base, measure in (("yolos", "kl"), ("deformable_detr", "kl"), ("rt_detr", "1-cka")):
@@ -160,8 +187,6 @@ def test_drift_of_a_head_that_is_kept_is_told_at_the_proposals(folder: Path) -> 
 
 
 def test_one_class_is_enough(folder: Path) -> None:
-    one = {"train": {"path": "rows/train"}, "eval": {"path": "rows/valid"}, "columns": {}, "labels": ["bar"]}
-    del one["columns"]
     told = json.loads((folder / "rows" / "train" / "_annotations.coco.json").read_text())
     told["annotations"] = [a for a in told["annotations"] if a["category_id"] == 7]
     (folder / "rows" / "bars").mkdir()

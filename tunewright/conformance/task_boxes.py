@@ -20,18 +20,18 @@ def yolos(labels: int = len(CLASSES), side: int = SIDE, proposals: int = 5) -> A
     """A YOLOS of two blocks for pictures [3, side, side], without dropout."""
     from transformers import YolosConfig, YolosForObjectDetection
 
-    config = YolosConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=[side, side],
-        patch_size=4,
-        num_detection_tokens=proposals,
-        use_mid_position_embeddings=False,
-        num_labels=labels,
-    )
-    return YolosForObjectDetection(config)
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": [side, side],
+        "patch_size": 4,
+        "num_detection_tokens": proposals,
+        "use_mid_position_embeddings": False,
+        "num_labels": labels,
+    }
+    return YolosForObjectDetection(YolosConfig(**sizes))
 
 
 def processor(side: int = SIDE) -> Any:

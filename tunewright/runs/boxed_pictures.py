@@ -24,7 +24,7 @@ SIDE = 150
 """Longest side of a picture on the page, in pixels."""
 SURE = 0.3
 """Score from which a box that is found is drawn and named."""
-_GAP, _LINE = 6, 2
+_GAP, _LINE, _EDGE = 6, 2, (240, 240, 240)  # a light edge: the colours of classes are dark, as many pictures are
 
 Colour = tuple[int, int, int]
 
@@ -59,6 +59,7 @@ def side_by_side(
         for name, box in zip(names, corners, strict=True):
             left, top, right, bottom = (float(v) * scale for v in box)
             lower = max(right - 1, left), max(bottom - 1, top)
+            pen.rectangle((left - 1, top - 1, lower[0] + 1, lower[1] + 1), outline=_EDGE, width=_LINE + 2)
             pen.rectangle((left, top, *lower), outline=colour(name), width=_LINE)
         out.paste(panel, (k * (size[0] + _GAP), 0))
     return np.asarray(out).transpose(2, 0, 1)

@@ -130,8 +130,7 @@ def thumbnails(rows: Sequence[Row]) -> Callable[[str], str]:
             picture.thumbnail((SIDE, SIDE))
             return data_uri(np.asarray(picture).transpose(2, 0, 1))
         if row in boxed:
-            nothing = ([], np.zeros((0, 4)))
-            return data_uri(boxed_pictures.side_by_side(boxed[row], [nothing], lambda name: (0, 0, 0)))
+            return data_uri(boxed_pictures.side_by_side(boxed[row], [([], np.zeros((0, 4)))], lambda name: (0, 0, 0)))
         return data_uri(pixels[row]) if row in pixels else ""
 
     return shown

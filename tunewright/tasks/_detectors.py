@@ -41,13 +41,13 @@ _TRIED = ((60, 90), (90, 60), (41, 160), (200, 200))
 @dataclass
 class Said:
     """What a model says of pictures: `logits` [R, Q, V], `boxes` [R, Q, 4] (middle and size, in shares), `states`
-    [R, Q, D] of the proposals, and `losses` [R] (none where nobody asked).
+    [R, Q, D] of the proposals, and `losses` [R].
     """
 
     logits: Tensor
     boxes: Tensor
     states: Tensor
-    losses: Tensor | None = None
+    losses: Tensor
     hidden: tuple[Tensor, ...] | None = None
 
 
@@ -181,9 +181,10 @@ def read(model: nn.Module, batch: Batch, *, hidden: bool = False) -> tuple[Said,
     if hidden and len(parts) == 1:
         states = parts[0][1].hidden
     elif hidden:
-        states = tuple(_joined([p.hidden[k] for _, p in parts])[order] for k in range(len(parts[0][1].hidden or ())))
-    losses = together(lambda s: s.losses)  # type: ignore[arg-type, return-value]
-    made = Said(together(lambda s: s.logits), together(lambda s: s.boxes), together(lambda s: s.states), losses, states)
+        layers = zip(*(said.hidden or () for _, said in parts), strict=True)
+        states = tuple(_joined(list(layer))[order] for layer in layers)
+    proposals = (together(of) for of in (lambda s: s.logits, lambda s: s.boxes, lambda s: s.states))
+    made = Said(*proposals, together(lambda s: s.losses), states)
     return made, now
 
 
