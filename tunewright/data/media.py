@@ -164,10 +164,10 @@ def find(folder: Path, split: str | None, where: str) -> Media | Masked | Boxed 
     if not seen.metadata and seen.counts["image"] and not seen.counts["audio"]:
         ends, there = _endings()["image"], [p for p, is_folder in visible(folder) if not is_folder]
         pictures = [p for p in there if _ending(p) in ends]
-        others = [p for p in there if _ending(p) not in ends]
+        beside = [p for p in there if _ending(p) not in ends]
         if (masked := mask_folders.find(folder, pictures, split, where)) is not None:
             return masked
-        if (boxed := yolo_folders.find(folder, pictures, others, split, where)) is not None:
+        if (boxed := yolo_folders.find(folder, pictures, beside, split, where)) is not None:
             return boxed
     column = max(seen.counts, key=lambda c: (sum(seen.counts[c].values()), c == "image"))
     other = next(c for c in _CALLED if c != column)

@@ -183,8 +183,13 @@ def read(model: nn.Module, batch: Batch, *, hidden: bool = False) -> tuple[Said,
     elif hidden:
         layers = zip(*(said.hidden or () for _, said in parts), strict=True)
         states = tuple(_joined(list(layer))[order] for layer in layers)
-    proposals = (together(of) for of in (lambda s: s.logits, lambda s: s.boxes, lambda s: s.states))
-    made = Said(*proposals, together(lambda s: s.losses), states)
+    made = Said(
+        together(lambda s: s.logits),
+        together(lambda s: s.boxes),
+        together(lambda s: s.states),
+        together(lambda s: s.losses),
+        states,
+    )
     return made, now
 
 
