@@ -106,7 +106,7 @@ def recipe(data: Path, out: Path, train: dict[str, Any]) -> dict[str, Any]:
         "task": "object-detection",
         "model": made(out / "yolos"),
         "data": {
-            "train": folder_of(data, "train", 400, out / "boxes" / "train", digits),
+            "train": folder_of(data, "train", 1600, out / "boxes" / "train", digits),
             "eval": folder_of(data, "test", 100, out / "boxes" / "test", digits),
             "labels": list(NAMES),
         },

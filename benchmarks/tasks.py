@@ -356,7 +356,7 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     ),
     "object-detection": (
         boxes,
-        "where digits lie and which they are (MNIST's digits 0 to 4, one or two on a canvas of noise, 400 pictures), "
+        "where digits lie and which they are (MNIST's digits 0 to 4, one or two on a canvas of noise, 1,600 pictures), "
         "the lab's nano-vit as a YOLOS (1.1M parameters) whose heads know nothing yet, full",
     ),
     "question-answering": (
