@@ -162,11 +162,23 @@ def test_the_page_draws_boxes_side_by_side_and_says_them_in_short(folder: Path) 
     made = with_lora(folder, "detr")
     text = (made / "report.html").read_text()
     assert "What is there, base, tuned" in text and text.count('alt="_annotations.coco.json:') == 3
-    assert "boxes below 0.3)" in text and ">block" in text.replace("> ", ">")
+    assert ">block" in text.replace("> ", ">")
     report = Report.load(made)
-    assert report.answers and all("boxes below 0.3)" in (a.tuned or "") for a in report.answers)
+    assert report.answers and all(a.base and a.tuned and "[" not in a.base + a.tuned for a in report.answers)
     assert {a.reference for a in report.answers} <= {"nothing", "bar", "bar\nblock"}
     assert {text for view in report.tokens_view.values() for text, _ in view} == {"[nothing]"}  # of the first picture
+
+
+def test_what_is_found_is_said_in_short() -> None:
+    found = [["bar", 0.9, [0, 0, 1, 1]], ["block", 0.31, [0, 0, 1, 1]], ["bar", 0.2, [0, 0, 1, 1]]]
+    row = {"id": "r", "base": json.dumps(found[2:]), "tuned": json.dumps(found)}
+    row["reference"] = json.dumps([["bar", [0, 0, 1, 1]], ["block", [0, 0, 1, 1], True]])
+    assert boxed_pictures.in_short(row) == {
+        "id": "r",
+        "base": "nothing\n(1 boxes below 0.3)",
+        "tuned": "bar 0.90\nblock 0.31\n(1 boxes below 0.3)",
+        "reference": "bar\nblock (a crowd)",
+    }
 
 
 def test_boxes_lie_on_the_page_where_they_are() -> None:
