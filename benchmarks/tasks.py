@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import tunewright
-from benchmarks import task_pictures, task_regions, task_seeing, task_series, task_sounds
+from benchmarks import task_boxes, task_pictures, task_regions, task_seeing, task_series, task_sounds
 from tunewright.finished.export import export
 from tunewright.report.schema import Report
 
@@ -321,6 +321,10 @@ def forecasting(data: Path, out: Path) -> Path:
     return finished(task_series.second(str(base), loads, oil), out / task_series.TASK)
 
 
+def boxes(data: Path, out: Path) -> Path:
+    return finished(task_boxes.recipe(data, out, TRAIN), out / "object-detection")
+
+
 def regions(data: Path, out: Path) -> Path:
     return finished(task_regions.recipe(data, out, TRAIN, finished), out / "image-segmentation")
 
@@ -349,6 +353,11 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "multiple-choice": (
         chosen,
         "whether an argument is a fallacy (BIG-bench, two choices a row), the lab's nano-encoder (2.6M), full",
+    ),
+    "object-detection": (
+        boxes,
+        "where digits lie and which they are (MNIST's digits 0 to 4, one or two on a canvas of noise, 1,600 pictures), "
+        "the lab's nano-vit as a YOLOS (1.1M parameters) whose heads know nothing yet, full",
     ),
     "question-answering": (
         question_answering,

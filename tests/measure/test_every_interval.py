@@ -16,6 +16,8 @@ from tunewright.measure.rows import RowResult
 from tunewright.tasks._forecasts import forecast, right
 
 REGIONS = ["road:3 road>sky:2 sky:4", "sky:5", "road:1 sky>road:2", "road>sky:7"]
+BOXES = [f'[["{k}", {s}, [0, 0, {w}, 10]]]' for k, s, w in (("a", 0.9, 10), ("a", 0.5, 7), ("b", 0.7, 10))] + ["[]"]
+THERE = ['[["a", [0, 0, 10, 10]]]', '[["b", [0, 0, 10, 10]], ["a", [20, 0, 30, 10], true]]', "[]"]
 FORECAST = [forecast(("y",), np.array([[a], [a + 1]]), np.ones(1)) for a in (-2.0, 0.0, 3.5)]
 RIGHT = [right(("y",), np.array([[a], [np.nan]]), np.full(1, s), np.ones(1)) for a, s in ((-1.0, 1.0), (2.0, 4.0))]
 LABELS = ("a", "b", "c", "d")
@@ -47,6 +49,8 @@ def answered(draw, metric: str):
         said, wanted = FORECAST, RIGHT
     elif "image-segmentation" in m.tasks:
         said = wanted = REGIONS
+    elif "object-detection" in m.tasks:
+        said, wanted = BOXES, THERE
     scores = draw(st.lists(one, min_size=n, max_size=n))
     answers, references = (draw(st.lists(st.sampled_from(of), min_size=n))[:n] for of in (said, wanted))
     weights = draw(st.lists(st.floats(0.5, 5000), min_size=n, max_size=n)) if not m.proportion else [1.0] * n

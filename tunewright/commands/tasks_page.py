@@ -28,7 +28,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.arguments import reads_two_texts
 from tunewright.models.surgery import Surgery
 from tunewright.tasks import as_problem, get_task, own_names
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import DETECTION, FORECASTING
 
 _HEAD = """\
 <!-- Made by `python -m tunewright.commands.docs` from the tasks: change their files, not this one. -->
@@ -114,6 +114,9 @@ def _measures(task: Task, metric: str) -> bool:
 def _drift(task: Task) -> str:
     if task.is_a(FORECASTING):
         return "how far forecasts of kept series, else of the evaluated ones, moved, in standard deviations"
+    if task.is_a(DETECTION):
+        where = "of the model's proposals, or, where the head is new or they come from the picture, how far the base's"
+        return f"divergence of the classes {where} features align no more"
     if task.continues:
         return "divergence from the base's predictions on text that the base itself wrote"
     if task.pools and not task.scores:
@@ -142,6 +145,7 @@ def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
             out[name] = "serves " + ", ".join(method.tasks or ())
         elif (not task.likelihoods or task.multi_label) and "objective" in method.slots() and method.tasks is None:
             gives = "a vector a text" if task.embeds else "one number a text" if task.scores else "a forecast"
+            gives = "a box" if task.is_a(DETECTION) else gives
             out[name] = f"trains likelihoods, and {gives} has none"
         elif task.couples == "batch" and _reads_rows_alone(method):
             out[name] = "reads the loss of each row by itself, and here a row's loss reads the others"

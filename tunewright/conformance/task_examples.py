@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.conformance import bench, task_regions, task_seeing, task_series, task_sounds
+from tunewright.conformance import bench, task_boxes, task_regions, task_seeing, task_series, task_sounds
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
 from tunewright.tasks._parts import FORECASTING
@@ -376,6 +376,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "image-segmentation": task_regions.image_segmentation,
     "image-text-to-text": _image_text_to_text,
     "multiple-choice": _multiple_choice,
+    "object-detection": task_boxes.object_detection,
     "question-answering": _question_answering,
     "text-ranking": _text_ranking,
     FORECASTING: task_series.time_series_forecasting,

@@ -261,7 +261,7 @@ def _counts(case: TaskCase) -> bool:
 
 
 def _of_classes(case: TaskCase) -> bool:
-    return case.task.labelled and not case.task.multi_label
+    return case.task.labelled and not case.task.multi_label and case.task.likelihoods
 
 
 def _writes(case: TaskCase) -> bool:

@@ -98,6 +98,7 @@ OWN = (
     *("pair_accuracy", "pair_accuracy_norm"),
     *("span_f1", "squad_f1", "squad_exact_match", "choice_accuracy"),
     *("mean_iou", "overall_accuracy", "mean_accuracy"),
+    *("map", "map_50", "map_75", "mar_100"),
     *("multilabel_f1_micro", "multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
     *("mse", "pearson", "spearman", "r2"),
     *("ndcg@10", "mrr", "recall@1", "recall@5", "recall@10", "recall@100"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.contract.records import RowProblem, lone_surrogate
+from tunewright.data.coco import PARTS, coco_rows, is_coco
 from tunewright.data.columnar import arrow_rows, parquet_rows
 from tunewright.data.delimited import comma_separated, tab_separated
 from tunewright.data.npz import rows_of
@@ -110,10 +111,15 @@ def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _json(path: Path) -> Rows:
-    """One JSON array of objects, or a task with its instances (small files; numbers are places there, from 1)."""
+    """One JSON array of objects, a task with its instances, or COCO's images with their boxes (small files; numbers are
+    places there, from 1).
+    """
     text = "\n".join(line for _, line in lines(path))
     if text.lstrip().startswith("{") and '"Instances"' in text and (task := _task(path, text)) is not None:
         yield from task_rows(task, path.name.split(".")[0])
+        return
+    if all(f'"{part}"' in text for part in PARTS) and is_coco(boxed := _loaded(text)):
+        yield from coco_rows(boxed, path)
         return
     if text.lstrip().startswith("{") and text.strip().count("\n"):  # JSON lines under another name
         yield from ((n, _object(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip())
@@ -140,12 +146,17 @@ def _json(path: Path) -> Rows:
             yield i, Bad("row", f"an object is needed, not {type(value).__name__}", _OBJECT)
 
 
-def _task(path: Path, text: str) -> Mapping[str, Any] | None:
-    """The one object of a file of a task; None where it is none."""
+def _loaded(text: str) -> Any:
+    """The one JSON value of a text; None where it is none."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (json.JSONDecodeError, RecursionError):
         return None
+
+
+def _task(path: Path, text: str) -> Mapping[str, Any] | None:
+    """The one object of a file of a task; None where it is none."""
+    value = _loaded(text)
     if not isinstance(value, dict) or "Instances" not in value:
         return None
     if not is_task(value):

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tunewright.data import files, mask_folders, splits
+from tunewright.data import files, mask_folders, splits, yolo_folders
 from tunewright.data.mask_folders import Masked
 from tunewright.data.raw import Bad
+from tunewright.data.yolo_folders import Boxed
 from tunewright.errors import DataError
 from tunewright.files.stamp import stamp
 
@@ -152,7 +153,7 @@ def _endings() -> dict[str, frozenset[str]]:
     return {"image": images, "audio": frozenset(AudioFolder.EXTENSIONS) - images}
 
 
-def find(folder: Path, split: str | None, where: str) -> Media | Masked | None:
+def find(folder: Path, split: str | None, where: str) -> Media | Masked | Boxed | None:
     """The pictures or recordings that a folder is made of; None where it holds data files or neither.
 
     DataError where it has no such split, or folders do not tell the classes.
@@ -161,10 +162,13 @@ def find(folder: Path, split: str | None, where: str) -> Media | Masked | None:
     if seen is None:
         return None
     if not seen.metadata and seen.counts["image"] and not seen.counts["audio"]:
-        known = _endings()["image"]
-        pictures = [p for p, is_folder in visible(folder) if not is_folder and _ending(p) in known]
+        ends, there = _endings()["image"], [p for p, is_folder in visible(folder) if not is_folder]
+        pictures = [p for p in there if _ending(p) in ends]
+        beside = [p for p in there if _ending(p) not in ends]
         if (masked := mask_folders.find(folder, pictures, split, where)) is not None:
             return masked
+        if (boxed := yolo_folders.find(folder, pictures, beside, split, where)) is not None:
+            return boxed
     column = max(seen.counts, key=lambda c: (sum(seen.counts[c].values()), c == "image"))
     other = next(c for c in _CALLED if c != column)
     counts, called = seen.counts[column], _CALLED[column]

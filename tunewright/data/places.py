@@ -11,6 +11,7 @@ from tunewright.data import files, media, remote, sets, splits
 from tunewright.data.generators import MADE, Generator, generator
 from tunewright.data.mask_folders import Masked
 from tunewright.data.media import Media
+from tunewright.data.yolo_folders import Boxed
 from tunewright.errors import DataError, did_you_mean
 from tunewright.files.home import expanded
 from tunewright.files.regular import is_special
@@ -42,7 +43,7 @@ class Place:
     files: tuple[Path, ...] = ()
     hub: str | None = None
     made: Generator | None = None
-    media: Media | Masked | None = None
+    media: Media | Masked | Boxed | None = None
     saved: Path | None = None
     beside: tuple[Path, ...] = ()
     remote: tuple[remote.Remote, ...] = ()

@@ -1,7 +1,7 @@
 """The row shapes of the field, recognised by their columns and brought to one of a few canonical ones.
 
 Canonical: `messages` (+ `tools`); `prompt` + `completion` (+ `system`); `prompt` + `chosen` + `rejected`; `text` +
-`label`, `labels` or `score`; `image` + `label`, `text` or `mask`; those of texts with `image` or
+`label`, `labels` or `score`; `image` + `label`, `text`, `mask` or `objects`; those of texts with `image` or
 `images` beside them; `audio` + `label`; `audio` + `text`; `text`; `question` +
 `choices`; `question` + `context` + `answers`; `tokens` + `tags`; `anchor` + `positive` (+ `negative` or `negatives`);
 `sentence1` + `sentence2` + `score`; `query` + `passage` + `label`; `audio` or `image` with whatever else there is.
@@ -131,6 +131,7 @@ SHAPES = (
     Shape("alpaca", ("instruction", "response"), _alpaca),
     *TASK_SHAPES,
     *(Shape("image-mask", ("image", name), _as_mask(name)) for name in ("mask", "annotation")),
+    Shape("image-objects", ("image", "objects"), as_it_is),
     Shape("image-label", ("image", "label"), as_it_is),
     Shape("audio-label", ("audio", "label"), as_it_is),
     Shape("audio-text", ("audio", "text"), as_it_is),
@@ -172,6 +173,7 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "image-segmentation": ("image-mask", "image-label"),
     "image-text-to-text": ("pictured-prompt", "pictured-chat", "image-text"),
     "multiple-choice": ("choices",),
+    "object-detection": ("image-objects",),
     "question-answering": ("question-context",),
     "reward-modeling": ("preference", "preference-chat", "stepwise", "prompt-completion"),
     "sentence-similarity": ("positive-pair", "scored-pair"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rich.text import Text
 
 from tunewright.contract.batch import Row
 from tunewright.data.truncate import SEVERAL_TEXTS
+from tunewright.tasks._boxes import BOXED
 from tunewright.tasks._masks import SEGMENTED
 
 Token = tuple[str, float]
@@ -25,6 +28,8 @@ def token_view(row: Row, tokenizer: Any) -> list[Token]:
         return _several(row, tokenizer)
     if row.fields.get("kind") == SEGMENTED:
         return _pixels(row)
+    if row.fields.get("kind") == BOXED:
+        return _boxes(row)
     texts = [_text(tokenizer, i) for i in row.input_ids]
     if row.one_target:
         target = row.fields.get("target", "one target") if row.label is None else row.label
@@ -44,6 +49,21 @@ def _pixels(row: Row) -> list[Token]:
     parts = [(f"[{name} {share:.1%}]", float(row.weights[0])) for share, name in sorted(shares, reverse=True) if share]
     outside = float((targets < 0).mean())
     return [*parts, (f"[without a class {outside:.1%}]", 0.0)] if outside else parts
+
+
+def _boxes(row: Row) -> list[Token]:
+    """Each class that is learnt with its boxes and their share of the picture, and what is there beside them."""
+    names, classes = row.fields["names"], np.asarray(row.fields["classes"])
+    shares = np.array(row.fields["boxes"]).reshape(-1, 4)[:, 2:].prod(1)
+    out = list[Token]()
+    for k in sorted({*classes.tolist()}, key=lambda k: (-int((classes == k).sum()), k)):
+        many, count = shares[classes == k], int((classes == k).sum())
+        boxes = f"{count} boxes of {many.min():.1%} to {many.max():.1%}" if count > 1 else f"a box of {many[0]:.1%}"
+        out.append((f"[{names[k]}: {boxes}]", float(row.weights[0])))
+    crowds = sum(len(one) > 2 for one in json.loads(row.fields["reference"]))
+    if crowds:
+        out.append((f"[crowds: {crowds}, not learnt]", 0.0))
+    return out or [("[nothing]", float(row.weights[0]))]
 
 
 def _folded(view: list[Token], row: Row) -> list[Token]:

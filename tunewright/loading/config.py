@@ -10,8 +10,9 @@ from tunewright.loading.guard import said, without_chosen_code
 from tunewright.loading.locate import Located, read_config
 from tunewright.loading.quantised import refuse_quantised
 from tunewright.loading.quiet import quiet
+from tunewright.tasks import _detectors
 from tunewright.tasks._forecasters import refuse
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import DETECTION, FORECASTING
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -51,6 +52,8 @@ def config_for(located: Located, task: Task) -> Any:
         ) from e
     if task.is_a(FORECASTING):
         refuse(config, str(folder))
+    if task.is_a(DETECTION):
+        _detectors.refuse(config, str(folder / "config.json"))
     _serves(config, task, folder)
     if stored is not None:
         config.quantization_config = {**written["quantization_config"], "dequantize": True}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import ModelError
 from tunewright.loading.locate import Located
+from tunewright.tasks._parts import DETECTION
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -20,7 +21,7 @@ def set_head(config: Any, task: Task, labels: list[str] | None, located: Located
             config.num_labels = len(task.outputs)
         return
     if not task.scores:
-        set_labels(config, labels, located)
+        set_labels(config, labels, located, least=1 if task.is_a(DETECTION) else 2)
         return
     kinds = config.architectures or []
     if labels is None and (config.num_labels != 1 or not any("SequenceClassification" in k for k in kinds)):
@@ -35,11 +36,13 @@ def set_head(config: Any, task: Task, labels: list[str] | None, located: Located
         config.num_labels = 1
 
 
-def set_labels(config: Any, labels: list[str] | None, located: Located) -> None:
-    """Set class names. Equal names in another order keep the checkpoint's order, since its head is trained so."""
+def set_labels(config: Any, labels: list[str] | None, located: Located, *, least: int = 2) -> None:
+    """Set class names, of which there must be `least`. Equal names in another order keep the checkpoint's order, since
+    its head is trained so.
+    """
     if labels is None:
         return
-    if len(set(labels)) != len(labels) or len(labels) < 2:
+    if len(set(labels)) != len(labels) or len(labels) < least:
         raise ModelError(
             f"a classifier needs at least two different labels, got {labels[:5]}",
             remedy="check the data's label column",

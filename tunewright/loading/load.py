@@ -37,6 +37,7 @@ from tunewright.loading.streaming import load_streamed
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
 from tunewright.models.generators import seeded
+from tunewright.tasks._parts import DETECTION
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -295,6 +296,8 @@ def _check_keys(
         prefix = max(model.named_children(), key=lambda c: sum(p.numel() for p in c[1].parameters()))[0] + "."
     classifies = task.makes_head
     new = [k for k in missing + mismatched if classifies and (not k.startswith(prefix) or ".pooler." in k)]
+    if task.is_a(DETECTION):  # some have heads of classes inside their bodies, one a layer
+        new += [k for k in mismatched if k not in new]
     if pools_texts(task):  # nothing reads what a class pools for a head
         new = [k for k in missing if k.startswith("pooler.")]
         if new:

@@ -9,7 +9,7 @@ from tunewright.contract.task import EncodeOptions
 from tunewright.loading.load import Loaded, Reading
 from tunewright.loading.picture_reader import PictureReader
 from tunewright.recipe import DataSpec
-from tunewright.tasks import _forecasters
+from tunewright.tasks import _detectors, _forecasters
 
 
 def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Reading) -> EncodeOptions:
@@ -25,6 +25,8 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         from tunewright.tasks._shown import picture_options
 
         image = picture_options(model.processor.settings, model.tokenizer, _config_of(model))
+    elif model.processor is not None and _detectors.detects(model.processor):
+        image = _detectors.prepared_as(model.processor, _config_of(model), "preprocessor_config.json")
     elif model.tokenizer is None or model.processor is not None:
         from tunewright.tasks._processor import followed
         from tunewright.tasks.image_classification import image_options
@@ -36,6 +38,8 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
             image = followed(model.processor, image, (own["height"], own["width"]), "preprocessor_config.json")
             image |= {"reduces": True} if getattr(model.processor, "do_reduce_labels", False) else {}
         image |= {"masks": data.masks.model_dump()} if data.masks is not None else {}
+    if image is not None and data.boxes is not None:
+        image |= {"boxes": data.boxes.model_dump()}
     most = getattr(model.tokenizer, "model_max_length", None) or data.max_length
     return EncodeOptions(
         max_length=min(data.max_length, int(min(most, 1 << 30))),  # what the model reads at most, which messages name

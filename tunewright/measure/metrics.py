@@ -16,8 +16,9 @@ from tunewright.contract.metric import Answered, Metric
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_you_mean
 from tunewright.machine import installed
-from tunewright.measure import numeric, overlap, ranked, regions, returned, several, spans, speech, squad, text
+from tunewright.measure import boxes, numeric, overlap, ranked, regions, returned, several, spans, speech, squad, text
 from tunewright.measure.forecasts import FORECASTS
+from tunewright.tasks._parts import DETECTION
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -44,6 +45,11 @@ def _correlation(figure: Callable[[Sequence[Answered]], float]) -> Metric:
 def _regions(figure: Callable[[Sequence[Answered]], float]) -> Metric:
     """Of a class a pixel."""
     return Metric("predicted", figure=figure, compare=regions.of_row(figure), tasks=("image-segmentation",))
+
+
+def _boxes(figure: Callable[[Sequence[Answered]], float]) -> Metric:
+    """Of boxes and their classes."""
+    return Metric("predicted", figure=figure, compare=regions.of_row(figure), tasks=(DETECTION,))
 
 
 METRICS: dict[str, Metric] = {
@@ -74,6 +80,12 @@ METRICS: dict[str, Metric] = {
     ),
     "overall_accuracy": _regions(regions.overall_accuracy),
     "mean_accuracy": _regions(regions.mean_accuracy),
+    "map": replace(
+        _boxes(boxes.mean_precision()), parts=boxes.precision_by_class, beside=("map_50", "map_75", "mar_100")
+    ),
+    "map_50": _boxes(boxes.mean_precision(0.5)),
+    "map_75": _boxes(boxes.mean_precision(0.75)),
+    "mar_100": _boxes(boxes.mean_recall),
     "multilabel_f1_micro": Metric(
         "predicted",
         figure=several.f1_micro,
@@ -111,7 +123,8 @@ METRICS: dict[str, Metric] = {
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
 (`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `ndcg@10`, `mrr` and
 `recall@k` of queries among all texts of the evaluated rows: `measure.ranked`. `span_f1`: of whole spans, see
-`measure.spans`; `mean_iou`, `overall_accuracy`, `mean_accuracy`: of a class a pixel, see `measure.regions`; `squad_f1`,
+`measure.spans`; `mean_iou`, `overall_accuracy`, `mean_accuracy`: of a class a pixel, see `measure.regions`; `map`,
+`map_50`, `map_75`, `mar_100`: of boxes, see `measure.boxes`; `squad_f1`,
 `squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of labels a row: `multilabel_f1_micro` and
 its kin, see `measure.several`; of numbers: `mse`, `pearson`, `spearman`, `r2` (the two in the middle also of cosines
 and the scores of pairs).
@@ -190,9 +203,14 @@ def check_metric(name: str, task: Task) -> Metric:
     if m.kind == "paired" and (task.ranks or not (answers or task.scores and not task.other_problem)):
         what = f"'{name}' compares two answers to a prompt, and {task.name} rows have none or one"
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto")
+    if task.is_a(DETECTION) and m.kind == "teacher-forced" and name != "loss":
+        what = f"'{name}' reads what each target is, and {task.name} matches boxes first"
+        raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
     if m.kind == "classified" and not task.classifies:
         what = f"'{name}' needs a class a row, and {task.called} rows have none"
-        if task.per_token:
+        if task.is_a(DETECTION):
+            remedy = "write metric: auto or metric: loss"
+        elif task.per_token:
             remedy = "write metric: auto, metric: mean_token_accuracy or metric: loss"
         elif not task.scores and not task.other_problem:
             remedy = "write metric: exact_match, metric: mean_token_accuracy or metric: loss"

@@ -233,6 +233,7 @@ _BY_CLASS = {
     "ForAudioClassification": "audio-classification",
     "ForImageClassification": "image-classification",
     "ForSemanticSegmentation": "image-segmentation",
+    "ForObjectDetection": "object-detection",
     "ForMaskedLM": "fill-mask",
     "ForMultipleChoice": "multiple-choice",
     "ForQuestionAnswering": "question-answering",

@@ -21,7 +21,7 @@ from tunewright.planning.columns import guessed
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
 from tunewright.recipe.yaml_text import write
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import DETECTION, FORECASTING
 from tunewright.training.defaults import Setting
 
 _TASK_OF = {
@@ -30,6 +30,7 @@ _TASK_OF = {
     "image-label": "image-classification",
     "image": "image-classification",
     "image-mask": "image-segmentation",
+    "image-objects": DETECTION,
     "text-label": "text-classification",
     "text-labels": "text-classification",
     "text-score": "text-classification",
@@ -51,7 +52,7 @@ _ALSO = {"positive-pair": "; text-ranking reads them too"}
 _SHOWN = ("image-text", "image-label")
 """Shapes of pictures that a model of pictures in texts reads too: by what is asked of it (data.template)."""
 _ASKED = "What is in the picture?"
-_READ = ("multiple-choice", "question-answering", "image-segmentation")
+_READ = ("multiple-choice", "question-answering", "image-segmentation", DETECTION)
 """Tasks beside classification whose head is made for the task."""
 
 _TEXT = """\

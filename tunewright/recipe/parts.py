@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from tunewright.errors import did_you_mean
+from tunewright.recipe.boxes import BoxSpec
 from tunewright.recipe.fields import Real, Spec, StepsOrShare, Whole, as_list, parse_number, problem
 from tunewright.recipe.masks import MaskSpec
 from tunewright.recipe.models import ModelSpec, Place
@@ -114,6 +115,11 @@ class DataSpec(Spec):
         description="what numbers of masks mean; none: 255 does not count, others are the places of `labels`",
         examples=[{"classes": {"0": "ground", "255": "road"}}],
     )
+    boxes: BoxSpec | None = Field(
+        None,
+        description="what the numbers of boxes mean (task: object-detection); none: x, y, width, height in pixels",
+        examples=[{"format": "pascal_voc"}],
+    )
     shuffle: bool = Field(True, description="draw rows in a random order, anew each epoch", examples=[True])
     shuffle_buffer: Whole = Field(
         10_000,
@@ -130,7 +136,8 @@ class DataSpec(Spec):
 
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
-        return {k: v for k, v in super()._write(handler).items() if k not in ("series", "masks") or v is not None}
+        kept_back = ("series", "masks", "boxes")
+        return {k: v for k, v in super()._write(handler).items() if k not in kept_back or v is not None}
 
     @model_validator(mode="after")
     def _masks_have_their_classes(self) -> DataSpec:

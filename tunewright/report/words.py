@@ -102,6 +102,10 @@ METRICS = {
     "mean_iou": "mean IoU",
     "overall_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy of classes",
+    "map": "mAP",
+    "map_50": "mAP at 0.5",
+    "map_75": "mAP at 0.75",
+    "mar_100": "mean recall",
     "multilabel_f1_micro": "micro F1",
     "multilabel_f1_macro": "macro F1",
     "multilabel_exact_match": "rows all right",
@@ -138,9 +142,15 @@ def always(metric: str) -> str:
     return "always what most rows have" if metric.startswith("multilabel_") else "always the commonest class"
 
 
+def drawn(task: str | None) -> str:
+    """What stands side by side in a row's pictures, where classes are drawn on them."""
+    return "What is there, base, tuned" if task == "object-detection" else "Picture, mask, base, tuned"
+
+
 def counted(task: str | None) -> str:
     """What a task's rows are counted in: images, patches of them, else tokens."""
-    return {"image-classification": "images", "image-segmentation": "patches"}.get(task or "", "tokens")
+    dense = dict.fromkeys(("image-segmentation", "object-detection"), "patches")
+    return {"image-classification": "images", **dense}.get(task or "", "tokens")
 
 
 def metric_name(metric: str) -> str:

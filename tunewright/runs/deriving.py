@@ -14,6 +14,7 @@ from tunewright.contract.task import Task
 from tunewright.data.order import sizes
 from tunewright.recipe import Budget, Recipe, StageSpec
 from tunewright.runs.session import StageInputs
+from tunewright.tasks._parts import DETECTION
 from tunewright.training.defaults import Facts, Given, Kind, Setting, derive
 
 LOOKED_AT = 2000
@@ -104,7 +105,7 @@ def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
 
 
 def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
-    if task.is_a("image-classification") or task.is_a("image-segmentation"):
+    if any(task.is_a(name) for name in ("image-classification", "image-segmentation", DETECTION)):
         return "pictures"
     if task.labelled or task.outputs:
         return "classes"

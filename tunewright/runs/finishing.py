@@ -15,7 +15,9 @@ from tunewright.training.budget import few_steps
 
 if TYPE_CHECKING:
     from tunewright.report.adaptations import Adaptation
+    from tunewright.report.answer import Answer
     from tunewright.report.schema import Report
+    from tunewright.runs.meter import Meter
 
 
 def finish(work: Work, cached: list[str]) -> Result:
@@ -27,7 +29,7 @@ def finish(work: Work, cached: list[str]) -> Result:
     from tunewright.measure.target import get_metric
     from tunewright.report import page
     from tunewright.report.schema import Report
-    from tunewright.runs import along, artefacts, intact, pictures, probes, results, sequenced, telling
+    from tunewright.runs import along, artefacts, boxed_pictures, intact, pictures, probes, results, sequenced, telling
 
     adapted, meter = work.session.adapted, work.meter
     work.screen.say("measuring the tuned model")
@@ -64,7 +66,7 @@ def finish(work: Work, cached: list[str]) -> Result:
         along=along.report(work.folder, meter, [p.spec.name for p in work.session.stages]),
         training=results.training_of(metrics, work.results),
         tokens_view={} if work.figures_only else results.views_of(work.session),
-        answers=results.answers_of(meter.base.target, tuned.target)
+        answers=_answers(meter, results.answers_of(meter.base.target, tuned.target))
         if meter.base.target and not work.figures_only
         else [],
         probes={**probes.found(work.session, work.results), **probe_results},
@@ -77,11 +79,21 @@ def finish(work: Work, cached: list[str]) -> Result:
     if work.figures_only:
         return Result(work.folder.path, report, results.order_of(work.session, work.results), rows=each)
     rows = [r.model_dump() for r in pair(meter.base.target, tuned.target)]
+    rows = [boxed_pictures.in_short(r) for r in rows] if boxed_pictures.is_boxed(meter.rows) else rows
     page.render(report, metrics, rows, work.folder.path, pictures.beside(meter), pictures.legend(meter))
     work.note()  # the last that is written before the files are hashed
     report.hashes = intact.hashes_of(work.folder.path)
     report.save(work.folder.path)
     return Result(work.folder.path, report, rows=each)
+
+
+def _answers(meter: Meter, told: list[Answer]) -> list[Answer]:
+    """Rows side by side, in words where they are long: rows.jsonl has the whole."""
+    from tunewright.report.answer import Answer
+    from tunewright.runs import boxed_pictures
+
+    boxed = boxed_pictures.is_boxed(meter.rows)
+    return [Answer.of(boxed_pictures.in_short(vars(a))) for a in told] if boxed else told
 
 
 def _judge(work: Work, report: Report) -> None:

@@ -50,7 +50,7 @@ from tunewright.runs.parted import Part, spread
 from tunewright.runs.readings import Readings
 from tunewright.runs.session import Session
 from tunewright.runs.sharing import Sharing
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import DETECTION, FORECASTING
 
 
 class Meter:
@@ -79,7 +79,8 @@ class Meter:
         comparable = bool(self.rows) and get_metric(self.metric).kind != "predicted"
         of = get_metric(self.metric).of if self.rows else ""
         self.probed = session.task.classifies and comparable or session.task.other_problem and bool(of)
-        self.guessed = session.task.per_token and session.task.labelled and self.metric not in ("", "loss")
+        guesses = session.task.per_token and session.task.labelled and session.task.likelihoods
+        self.guessed = guesses and self.metric not in ("", "loss")
         self.drift_rows: list[Row] = []
         self._written: dict[str, Any] | None = None  # sequences of the base, where drift is told on them
         self.sharing = Sharing(self)
@@ -100,7 +101,8 @@ class Meter:
         task = self.session.task
         reads = task.per_token or bool(task.outputs)
         told = task.pools or task.embeds or task.is_a(FORECASTING)
-        return told or reads and bool(self.session.loaded.new)
+        moves = task.is_a(DETECTION) and self._compared() is task
+        return told or moves or reads and bool(self.session.loaded.new)
 
     @property
     def model(self) -> Any:

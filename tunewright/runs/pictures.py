@@ -1,5 +1,6 @@
 """Thumbnails of evaluated pictures, small enough to stand in a page: as the model saw them, resized and cropped. Of a
-picture with a mask, what is right, the base's answer and the tuned model's stand beside it.
+picture with a mask, what is right, the base's answer and the tuned model's stand beside it; of one with boxes, these
+three are drawn on it (`runs.boxed_pictures`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from PIL import Image
 
 from tunewright.contract.batch import Row
 from tunewright.measure._mode import device_of, measuring
+from tunewright.runs import boxed_pictures
+from tunewright.tasks._boxes import BOXED
 from tunewright.tasks._masks import NO_TARGET, SEGMENTED
 from tunewright.tasks._pictures import read_image
 from tunewright.tasks._shown import unpacked
@@ -32,13 +35,16 @@ def beside(meter: Meter) -> Callable[[str], str]:
     """As `thumbnails` of the evaluated rows; of the first MASKS that are asked for and have a mask, four pictures in
     one: picture, mask, base, tuned. Pixels that do not count are grey.
     """
-    plain, rows = thumbnails(meter.rows), {r.id: r for r in meter.rows if r.fields.get("kind") == SEGMENTED}
+    plain = thumbnails(meter.rows)
+    rows = {r.id: r for r in meter.rows if r.fields.get("kind") in (SEGMENTED, BOXED)}
     drawn: list[str] = []
 
     def shown(row: str) -> str:
         if row not in rows or len(drawn) >= MASKS:
             return plain(row)
         drawn.append(row)
+        if rows[row].fields["kind"] == BOXED:
+            return data_uri(boxed_pictures.three(meter, rows[row], _colours(meter)), boxed_pictures.widths())
         return data_uri(_four(meter, rows[row]), (4 * SIDE + 3 * _GAP, SIDE))
 
     return shown
@@ -46,11 +52,31 @@ def beside(meter: Meter) -> Callable[[str], str]:
 
 def legend(meter: Meter) -> list[tuple[str, str]]:
     """(name, its colour as a picture) of each class that masks are drawn in; none where rows have none."""
+    if boxed_pictures.is_boxed(meter.rows):
+        colour = _colours(meter)
+        blocks = [(n, np.broadcast_to(np.array(colour(n))[:, None, None], (3, 4, 4))) for n in _names(meter)]
+        return [(n, data_uri(block)) for n, block in blocks]
     if not any(r.fields.get("kind") == SEGMENTED for r in meter.rows[:1]):
         return []
     names = [*(meter.session.options.labels or ()), "does not count"]
     classes = [*range(len(names) - 1), NO_TARGET]
     return [(n, data_uri(coloured(np.full((4, 4), k)))) for n, k in zip(names, classes, strict=True)]
+
+
+def _names(meter: Meter) -> list[str]:
+    return list(meter.session.options.labels or ())
+
+
+def _colours(meter: Meter) -> Callable[[str], tuple[int, int, int]]:
+    """The colour of a class's boxes: the first is no black, which is what lies behind others in masks."""
+    names = _names(meter)
+    palette = coloured(np.arange(1, len(names) + 1)[None])[:, 0].T
+
+    def colour(name: str) -> tuple[int, int, int]:
+        red, green, blue = palette[names.index(name)].tolist()
+        return red, green, blue
+
+    return colour
 
 
 def _four(meter: Meter, row: Row) -> np.ndarray:
@@ -95,6 +121,7 @@ def coloured(classes: np.ndarray) -> np.ndarray:
 def thumbnails(rows: Sequence[Row]) -> Callable[[str], str]:
     """Row id -> its picture as a data URI, made when it is asked for; "" for a row without one."""
     pixels = {r.id: r.fields["pixels"] for r in rows if "pixels" in r.fields}
+    boxed = {r.id: r for r in rows if r.fields.get("kind") == BOXED}
     files = {r.id: r.fields["pictures"] for r in rows if r.fields.get("picture_tokens")}
 
     def shown(row: str) -> str:
@@ -102,6 +129,8 @@ def thumbnails(rows: Sequence[Row]) -> Callable[[str], str]:
             picture = read_image(unpacked(files[row])[0], "", 3)
             picture.thumbnail((SIDE, SIDE))
             return data_uri(np.asarray(picture).transpose(2, 0, 1))
+        if row in boxed:
+            return data_uri(boxed_pictures.side_by_side(boxed[row], [([], np.zeros((0, 4)))], lambda name: (0, 0, 0)))
         return data_uri(pixels[row]) if row in pixels else ""
 
     return shown

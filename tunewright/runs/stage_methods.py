@@ -20,7 +20,7 @@ from tunewright.runs.offloaded import check_offloaded
 from tunewright.runs.selecting import check_selector
 from tunewright.runs.sources import task_for
 from tunewright.tasks._forecasters import gives_quantiles
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import DETECTION, FORECASTING
 from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
 
@@ -109,6 +109,7 @@ def _check_objectives(named: list[tuple[str, Method]], stage: str, task: Task) -
     """MethodError for an objective of likelihoods on a task whose head gives none."""
     gives = "one number a text" if task.scores else "a vector a text"
     gives = "values and no classes" if task.is_a(FORECASTING) else gives
+    gives = "boxes that are matched with what is there" if task.is_a(DETECTION) else gives
     gives = "a likelihood of each label by itself" if task.multi_label else gives
     for name, method in named if not task.likelihoods or task.multi_label else ():
         if "objective" in type(method).slots() and (method.tasks is None or not serves(method, task)):

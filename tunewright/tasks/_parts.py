@@ -1,7 +1,9 @@
-"""Names that a recipe of forecasts and the task share."""
+"""Names that recipes and tasks share."""
 
 FORECASTING = "time-series-forecasting"
 """The task's name."""
+DETECTION = "object-detection"
+"""The name of the task of boxes."""
 SERIES = "series"
 """The `format` of a source that holds series, and the shape of its rows."""
 TRAIN, TEST, ROLLING = "train", "test", "rolling"

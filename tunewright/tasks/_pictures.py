@@ -23,7 +23,9 @@ from tunewright.contract.records import RowProblem
 FORMATS = frozenset(
     "AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP".split()
 )  # of pixels alone: an EPS, for one, is a program that Ghostscript would run
-SEEING = frozenset({"AutoModelForImageClassification", "AutoModelForSemanticSegmentation"})
+SEEING = frozenset(
+    {"AutoModelForImageClassification", "AutoModelForObjectDetection", "AutoModelForSemanticSegmentation"}
+)
 """Classes of transformers whose models read a picture and no text."""
 MOST = 178_956_970
 """Pixels of the largest picture that is opened (half a gigabyte in colour): where PIL speaks of a bomb."""
