@@ -12,6 +12,7 @@ from typing import Any
 from tests import small
 from tunewright.claims.papers import _skills
 from tunewright.recipe import Recipe
+from tunewright.runs.assemble import assemble
 from tunewright.runs.run import run
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "papers"
@@ -48,6 +49,26 @@ def test_skills_are_learnt_up_to_three_at_once_and_judged_at_four_and_five(tmp_p
     assert report.target.metric == "loss" and report.target.n == 8
 
 
+def test_sub_tasks_are_learnt_row_by_row_in_their_own_form_and_judged_one_by_one(tmp_path):
+    names = {"keywords": 20, "sentence": 8, "complaint": 5}
+
+    def told(name: str, count: int) -> list[dict[str, Any]]:
+        asked = {"instruction": f"fee {name[0]}", "output": "cash fee"}
+        return [{**asked, "input": words(5, f"{name} {i}")} for i in range(count)]
+
+    files = {f"{name}.jsonl": told(name, count) for name, count in names.items()}
+    files |= {f"{name}-test.jsonl": told(f"{name} test", 3) for name in names}
+    session = assemble(written(tmp_path, "anytasktune.yaml", files))
+    (stage,) = session.stages
+    stream, seen = session.cursor(stage), Counter[str]()
+    while seen.total() < sum(names.values()):
+        seen.update(row.source for row, _ in stream.next_batch())
+    assert seen == names
+    assert Counter(r.source for r in session.eval.rows) == {f"{name}-test.jsonl": 3 for name in names}
+    prompt = session.tokenizer.decode(session.eval.rows[0].fields["prompt_ids"])
+    assert 0 <= prompt.index("fee") < prompt.index(words(5, "keywords test 0"))
+
+
 def test_texts_by_rule_show_each_skill_that_is_asked_for_once_in_its_order():
     for row in _skills.parts(0, (4, 5), held_out=False)["eval"]:
         topic, _, asked = row["prompt"].partition(": ")
@@ -57,15 +78,16 @@ def test_texts_by_rule_show_each_skill_that_is_asked_for_once_in_its_order():
     assert len({p for some in _skills.KINDS.values() for p in some.values()}) == 20
 
 
-def test_skills_that_are_held_out_are_in_no_combination_and_alone_in_the_first_stage():
+def test_skills_that_are_held_out_are_in_no_combination_and_learnt_alone():
     parts = _skills.parts(0, (2, 3), held_out=True)
     kept_out, learnt = set(_skills.skills(True)), set(_skills.skills(False))
 
     def asked(rows: list[dict[str, Any]]) -> set[str]:
         return {n for r in rows for n in r["prompt"].partition(": ")[2].split(", ")}
 
-    assert asked(parts["single"]) == kept_out | learnt and not kept_out & learnt
-    assert asked(parts["combined"]) == learnt and asked(parts["eval"]) == kept_out
+    assert asked(parts["single"]) == kept_out | learnt and not kept_out & learnt and asked(parts["eval"]) == kept_out
+    assert asked([r for r in parts["combined"] if r["k"] > 1]) == learnt
+    assert asked([r for r in parts["combined"] if r["k"] == 1]) == kept_out | learnt
     assert Counter(r["k"] for r in parts["combined"]) == {1: 1000, 2: 1000, 3: 1000}
     assert {r["k"] for r in parts["single"]} == {1} and {r["k"] for r in parts["eval"]} == {2, 3}
     assert _skills.parts(1, (4, 5), held_out=False)["eval"] != _skills.parts(0, (4, 5), held_out=False)["eval"]

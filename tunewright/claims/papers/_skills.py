@@ -24,8 +24,8 @@ TOPICS = (
     "river stone lamp road glass north salt ring cloud door wheel bread horse tower copper garden window paper shadow "
     "button harbour pepper basket candle money water music letter summer train"
 ).split()
-FIRST, TUNED, ASKED = 60_000, 90_000, 200
-"""Tokens of the stage in which each skill is learnt by itself and of the one that is compared, and texts judged."""
+TOKENS, ASKED = 120_000, 200
+"""Tokens that are learnt, and texts that are judged."""
 
 Row = dict[str, Any]
 
@@ -44,12 +44,14 @@ def text(some: Sequence[str], count: int, rng: random.Random) -> Row:
 
 
 def parts(seed: int, asked: Sequence[int], held_out: bool) -> dict[str, list[Row]]:
-    """`single` texts of every skill, `combined` ones of one to three skills that are not held out, and `eval`."""
+    """`single` texts of every skill, `combined` as many of one of every skill as of two and of three that are not held
+    out, and `eval`.
+    """
     rng = random.Random(f"{seed}/skills")
     every, learnt = skills(False) + skills(True), skills(False)
     return {
-        "single": [text(every, 1, rng) for _ in range(2000)],
-        "combined": [text(learnt, 1 + i % 3, rng) for i in range(3000)],
+        "single": [text(every, 1, rng) for _ in range(3000)],
+        "combined": [text(learnt if i % 3 else every, 1 + i % 3, rng) for i in range(3000)],
         "eval": [text(skills(held_out), asked[i % len(asked)], rng) for i in range(ASKED)],
     }
 
@@ -58,13 +60,12 @@ def measured(run: ClaimRun, seed: int, asked: Sequence[int], held_out: bool) -> 
     """Share of texts of `asked` skills that are right in every word, after each way of tuning."""
     files = rows.written(f"skills-{seed}", parts(seed, asked, held_out))
     found = {}
-    for arm, file in (("combined", "combined"), ("single", "single")):
-        sources = {name: {"train": [{"path": files[name], "name": name}]} for name in ("single", file)}
-        stages = [
-            {"name": "skills", "data": sources["single"], "methods": ["full"], "budget": {"tokens": FIRST}},
-            {"name": "tuned", "data": sources[file], "methods": ["full"], "budget": {"tokens": TUNED}},
-        ]
-        data = {**sources["single"], "eval": [{"path": files["eval"], "name": "eval"}], "validation": None}
+    for arm in ("combined", "single"):
+        data = {
+            "train": [{"path": files[arm], "name": "train"}],
+            "eval": [{"path": files["eval"], "name": "eval"}],
+            "validation": None,
+        }
         limit: dict[str, Any] = {"evaluation": {"max_new_tokens": 64}}
-        found[arm] = float(run.trial(arm, seed, data=data, stages=stages, **limit).tuned.target)
+        found[arm] = float(run.trial(arm, seed, data=data, budget={"tokens": TOKENS}, **limit).tuned.target)
     return found
