@@ -138,6 +138,8 @@ class Writer:
             written = {**about, "files": hashes, "facts": _hash(self._aside / FACTS), "hash": content}
             (self._aside / MANIFEST).write_text(json.dumps(written, indent=1), encoding="utf-8")
             share(self._aside)
+            if is_whole(self.folder):
+                return  # another process wrote the same rows meanwhile, and may be reading them
             if self.folder.exists():
                 shutil.rmtree(self.folder)
             self._aside.rename(self.folder)
