@@ -35,12 +35,16 @@ NAMES = [n for n in trained_methods() if Case.of(n).method.ranks]
 
 @contextmanager
 def spawn(arguments: list[str], count: int, **env: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Python in so many processes, with torchrun's names; their port is held for them within."""
+    """Python in so many processes, with torchrun's names, that imports what this one does; their port is held for them
+    within.
+    """
+    path = os.pathsep.join(p for p in sys.path if p)
     with launching.held_port() as port:
         yield [
             subprocess.Popen(
-                [sys.executable, *arguments],
-                env={**os.environ, "OMP_NUM_THREADS": "1", **launching._names(rank, count, port), **env},
+                [sys.executable, "-P", *arguments],
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+                | {**launching._names(rank, count, port), **env},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

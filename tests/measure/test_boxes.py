@@ -90,6 +90,9 @@ def test_a_box_that_is_found_is_found_once_and_a_class_alone_counts() -> None:
     there = [["a", [0, 0, 10, 10]]]
     twice = [["a", 0.9, [0, 0, 10, 10]], ["a", 0.8, [0, 0, 10, 10]]]
     assert mean_precision()([row(twice, there)]) == 1.0
+    two, both = [*there, ["a", [20, 0, 30, 10]]], [*twice, ["a", 0.7, [20, 0, 30, 10]]]
+    assert mean_precision()([row(both, two)]) == pytest.approx((51 * 1 + 50 * (2 / 3)) / 101), "the second is wrong"
+    assert mean_recall([row(twice, two)]) == 0.5
     assert mean_precision()([row([["a", 0.95, [50, 0, 60, 10]], *twice[:1]], there)]) == pytest.approx(0.5)
     rows = [row([["b", 0.9, [0, 0, 10, 10]]], there), row([["a", 0.9, [0, 0, 10, 10]]], there)]
     assert precision_by_class(rows) == {"a": pytest.approx(51 / 101)}

@@ -213,12 +213,17 @@ def rows(sides: Any = ((64, 64),) * 3, counts: Any = (2, 1, 0)) -> list[Row]:
     return out
 
 
-def theirs(model: Any, batch: Batch) -> torch.Tensor:
+def said_by(model: Any, batch: Batch) -> Any:
+    """What transformers' model gives for pictures and what is there."""
     labels = [
         {"class_labels": c[c >= 0], "boxes": b[c >= 0]}
         for b, c in zip(batch.fields["boxes"], batch.fields["classes"], strict=True)
     ]
-    return model(pixel_values=batch.inputs["pixel_values"], labels=labels).loss
+    return model(pixel_values=batch.inputs["pixel_values"], labels=labels)
+
+
+def theirs(model: Any, batch: Batch) -> torch.Tensor:
+    return said_by(model, batch).loss
 
 
 @pytest.mark.parametrize("name", detecting.MODELS)
@@ -278,8 +283,10 @@ def test_training_adds_noisy_boxes_of_rt_detrs_own_and_shows_none_of_them() -> N
     out = TASK.forward(model, batch := TASK.collate(some))
     assert out.raw.logits.shape == (3, 6, 2) and out.raw.boxes.shape == (3, 6, 4)
     torch.manual_seed(0)
-    own = torch.stack([theirs(model, TASK.collate([row])) for row in some])
-    torch.testing.assert_close(TASK.loss(out, batch).value, own, rtol=1e-5, atol=1e-5)
+    said = [said_by(model, TASK.collate([row])) for row in some]
+    torch.testing.assert_close(TASK.loss(out, batch).value, torch.stack([s.loss for s in said]), rtol=1e-5, atol=1e-5)
+    assert said[0].logits.shape[1] > 6, "noisy ones stand before"
+    torch.testing.assert_close(out.raw.logits, torch.cat([s.logits[:, -6:] for s in said]), rtol=1e-5, atol=1e-5)
 
 
 def test_drift_is_that_of_each_proposals_classes() -> None:
