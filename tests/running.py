@@ -167,9 +167,10 @@ class Commands:
             import pytest  # here, not above: the server needs none of it
 
             pytest.skip("commands that are killed on the way are forked, which this system cannot")
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1"}
+        path = os.pathsep.join([*filter(None, sys.path), str(HERE)])  # what this process imports
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.running"],
+            [sys.executable, "-P", "-m", "tests.running"],
             cwd=HERE,
             env=env,
             stdin=subprocess.PIPE,

@@ -103,9 +103,10 @@ def test_an_objectives_rate_grows_by_powers_of_its_own() -> None:
     by_rows = [values(facts(rows=n, tokens=30 * n, width=192, **held))["learning_rate"] for n in (100, 500, 5000)]
     assert by_rows == [2.1e-3, 4.2e-3, 5.9e-3]
     own = derive(facts(rows=5000, tokens=150_000, width=192, adds=False, **held))["learning_rate"]
-    assert own.value == 2.1e-3 and "times 0.14 for the objective at" in own.reason
+    assert own.value == 2.1e-3 and "times 0.75 for the objective at" in own.reason
     reason = derive(facts(rows=500, tokens=15_000, width=192, **held))["learning_rate"].reason
-    assert "times 0.14 for the objective times 2 for pairs in such steps" in reason
+    assert "times 0.75 for the objective times 2 for pairs in such steps" in reason, "0.14 and the power of the width"
+    assert "(both sides of a pair)" in derive(facts(**held))["batch_tokens"].reason
 
 
 def test_methods_say_their_rates() -> None:

@@ -315,7 +315,7 @@ REFUSED = {
         {"measurement": {"along": ["drift"]}, "train": {"eval_steps": 2}},
         "`measurement.along` is read by one process",
     ),
-    "selectors": ({"data": {"select": ["less"]}}, "`data.select` may read with the model"),
+    "selectors": ({"data": {"select": ["less"]}}, "`data.select` is not known to work beside"),
     "a fold": ({"stages": TWO}, "carry: fold puts what a stage learnt into the weights"),
     "a start from what no process has whole": (
         {"stages": [TWO[0] | {"methods": ["full"]}, TWO[1] | {"carry": "frozen"}]},

@@ -304,6 +304,8 @@ def test_the_second_side_is_looked_for_before_the_first_is_measured(
     ):
         with pytest.raises(error, match=what):
             measure(Request(at(made, "run1"), [str(name)], task="text-generation", data=at(made, "test.jsonl")))
+    with pytest.raises(ModelError, match="no model 'nan0'"):  # before it is asked what the models do
+        measure(Request(["nano"], ["nan0"], data=at(made, "test.jsonl")))
 
 
 def test_the_verbs(made: Path, tmp_path: Path) -> None:

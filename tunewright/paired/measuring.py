@@ -22,7 +22,17 @@ from tunewright.paired.probing import Probing, probing
 from tunewright.paired.reading import Origin, Read, Wanted, apart, origin, read
 from tunewright.paired.request import Request, in_flags
 from tunewright.paired.result import Apart, Pair, SideInfo
-from tunewright.paired.sides import Asked, Opened, asked, device_for, look, open_side, problem_named, task_named
+from tunewright.paired.sides import (
+    Asked,
+    Opened,
+    asked,
+    check_task,
+    device_for,
+    look,
+    open_side,
+    problem_named,
+    task_named,
+)
 from tunewright.recipe import DataSpec, Recipe, Source, TrainSpec
 from tunewright.recipe.gate import KEPT, TASK
 from tunewright.recipe.naming import called_twice, kept_names
@@ -56,11 +66,13 @@ def _measured(request: Request, probes: Probing, out: Path | None, say: Say) -> 
     if probes.probes and len(first) + len(second) > 2:
         what = "a probe looks at two models, and a side has several runs"
         raise RecipeError(what, where="--probes", remedy="name one run a side, or leave the probes out")
+    for member in (*first, *second):
+        look(member)
     reader = _reader(request, [*second, *first])
     reader.probing = probes
     _refuse(request, reader.wanted)
     for member in (*first, *second):
-        look(member, reader.task)
+        check_task(member, reader.task)
     there: Origin | None = None
     drifts: list[Apart] = []
     reads: tuple[list[Read], list[Read]] = ([], [])

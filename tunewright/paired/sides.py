@@ -111,20 +111,25 @@ def _base_of(folder: Path) -> str:
     return str(beside) if not Path(named).exists() and beside.is_dir() else named
 
 
-def look(side: Asked, task: Task) -> None:
+def look(side: Asked) -> None:
     """Find what a side needs, its weights unread, so that a wrong name is known before the other side is measured.
-    ModelError, FolderError; RecipeError for a run of another task.
+    ModelError, FolderError.
     """
-    if side.kind != "run":
-        name = side.base if side.kind == "adapter" else side.name
-        assert name is not None
-        with _or_base(side):
-            locate(name)
-        return
-    from tunewright.finished.finished import finished_folder
+    if side.kind == "run":
+        from tunewright.finished.finished import finished_folder
 
-    recipe, _ = finished_folder(side.name)
-    _same(side, get_task(recipe.task, recipe.data.problem_type), task)
+        finished_folder(side.name)
+        return
+    name = side.base if side.kind == "adapter" else side.name
+    assert name is not None
+    with _or_base(side):
+        locate(name)
+
+
+def check_task(side: Asked, task: Task) -> None:
+    """RecipeError for a run of another task than the one that is measured."""
+    if (recipe := side.recipe) is not None:
+        _same(side, get_task(recipe.task, recipe.data.problem_type), task)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def _asked(recipe: Recipe) -> Iterator[tuple[str, str]]:
         data = recipe.data_for(stage)
         for key in ("select", "synthesize"):
             if getattr(data, key):
-                yield f"data.{key}", "may read with the model"
+                yield f"data.{key}", "is not known to work beside"
 
 
 def _uses(recipe: Recipe) -> Iterator[MethodUse]:

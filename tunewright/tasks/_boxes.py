@@ -25,6 +25,10 @@ from tunewright.tasks.base import is_missing, label_id
 
 COLUMN = "objects"
 FORMATS = ("coco", "pascal_voc", "albumentations", "yolo")
+_PIXELS = FORMATS[:2]
+_SHARES = (
+    "if boxes are shares of the picture, write data.boxes: {format: yolo} (middle and size) or {format: albumentations}"
+)
 BOXED = "boxed"
 """The kind of rows with any number of boxes, which have one weight."""
 KINDS = ("category", "categories", "category_id", "label", "labels", "class")
@@ -118,6 +122,8 @@ def _listed(found: Any) -> list[tuple[Any, Any, bool]]:
         lists = [boxes, kinds, found.get("iscrowd")]
         boxes, kinds, crowd = (x.tolist() if isinstance(x, np.ndarray) else x for x in lists)
         crowd = [0] * len(boxes) if crowd is None and isinstance(boxes, list | tuple) else crowd
+        if isinstance(boxes, list | tuple) and boxes and all(map(_is_number, boxes)):
+            raise RowProblem(COLUMN, f"bbox holds numbers and no boxes: {str(boxes)[:60]}", _SHAPE)
         if not all(isinstance(x, list | tuple) for x in (boxes, kinds, crowd)):
             raise RowProblem(COLUMN, "it has no list of boxes and of their classes", _SHAPE)
         if not len(boxes) == len(kinds) == len(crowd):
@@ -143,6 +149,9 @@ def _checked(box: Any, i: int, form: str, size: tuple[int, int], *, clip: bool) 
         raise RowProblem(COLUMN, f"box {i + 1} is no four numbers: {str(box)[:60]}", _SHAPE)
     if not all(math.isfinite(v) for v in values):
         raise RowProblem(COLUMN, f"box {i + 1} is not finite: {_shown(values)}", "draw it again, or take it out")
+    if form in _PIXELS and max(size) > 1 and 0 < max(values) <= 1:
+        what = f"box {i + 1} lies within one pixel: {_shown(values)} as {form}"
+        raise RowProblem(COLUMN, what, _other(values, form, size) or _SHARES)
     (corners,) = to_corners([values], form, size)
     if not (corners[2] > corners[0] and corners[3] > corners[1]):
         what = f"box {i + 1} has no area: {_shown(values)} as {form}"

@@ -116,7 +116,8 @@ def _rate(facts: Facts, batch: int | None) -> Setting:
         whose = "that of added weights" if facts.adds else "that of the model's own weights"
     width, faster = facts.width or WIDTH, _faster(facts, batch)
     scaled = two_digits(rate * facts.factor * faster * (WIDTH / width) ** (NARROWER + facts.by_width))
-    whose += f" times {facts.factor:.2g} for the objective" if facts.factor != 1 else ""
+    asked = facts.factor * (WIDTH / width) ** facts.by_width
+    whose += f" times {asked:.2g} for the objective" if (facts.factor, facts.by_width) != (1, 0) else ""
     whose += f" times {faster:.2g} for {facts.kind} in such steps," if faster != 1 else ""
     at = f"at this model's width of {width:,}" if facts.width else "(the model's width is not known)"
     return Setting(scaled, f"{whose} {at}")
@@ -141,7 +142,8 @@ def _batch(facts: Facts) -> Setting:
         return Setting(max(rows, min(tokens, MOST_TOKENS)), f"{rows} pictures a step, of {facts.rows:,}{each}")
     if tokens > MOST_TOKENS:
         return Setting(MOST_TOKENS, f"as many rows of {size:,.0f} tokens as fit")
-    return Setting(_up(tokens), f"about {rows} rows of {size:,.0f} tokens a step")
+    both = " (both sides of a pair)" if facts.kind == "pairs" else ""
+    return Setting(_up(tokens), f"about {rows} rows of {size:,.0f} tokens{both} a step")
 
 
 def rows_a_step(rows: int) -> int:
