@@ -117,7 +117,7 @@ def test_a_picture_may_show_nothing_and_a_crowd_is_not_learnt() -> None:
         (one([25, 2, 3, 4]), "box 1 lies outside", "take it out"),
         (one([1, 2, 0, 4]), r"box 1 has no area: \[1, 2, 0, 4\] as coco", "take it out"),
         (one([4, 4, -2, 2]), "box 1 has no area", "take it out"),
-        (one([0.1, 0.2, 0.3, 0.4]), r"box 1 lies within one pixel: \[0.1, 0.2, 0.3, 0.4\] as coco", "yolo"),
+        (one([0.1, 0.2, 0.3, 0.4]), r"box 1 lies within one pixel: \[0.1, 0.2, 0.3, 0.4\] as coco", "albumentations"),
         (one([0.6, 0.6, 0.5, 0.5]), "box 1 lies within one pixel", "{format: yolo}"),
         ({"bbox": [1, 2, 3, 4], "category": ["warm"]}, r"bbox holds numbers and no boxes: \[1, 2, 3, 4\]", "bbox: "),
         (one([1, float("nan"), 3, 4]), "box 1 is not finite", "take it out"),
