@@ -104,6 +104,14 @@ def test_what_was_read_is_found_by_later_processes(tmp_path, monkeypatch):
             cached.cache_clear()
 
 
+def test_what_other_processes_have_read_is_kept_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_kept", lambda: tmp_path / "kept.json")
+    monkeypatch.setattr(source, "_known", lambda: {"own": ("hash", ["module"])})
+    (tmp_path / "kept.json").write_text('{"other": ["hash", []]}')
+    source.keep()
+    assert source._written() == {"own": ("hash", ["module"]), "other": ("hash", [])}
+
+
 def test_the_code_of_a_run_is_named_fast_once_it_was_read():
     trial_key._code("text-generation")
     source.keep()

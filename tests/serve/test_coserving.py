@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_whole_step(monkeypatch, model, size):
     told = sum(float(loss_of("cross_entropy", x, d.given, {})) for x, d in zip(read, data, strict=True))
     assert told == pytest.approx(total, rel=1e-4)
     for p, g in zip(change.parameters, wanted, strict=True):
-        assert float((p.grad - g).norm()) <= 1e-4 * float(g.norm())
+        assert float((p.grad - g).norm()) <= 5e-4 * float(g.norm())  # float32, as kernels differ
 
 
 def test_keys_that_nothing_trained_reaches_get_no_gradient():

@@ -181,6 +181,7 @@ def test_tasks_are_found_by_name():
             "image-segmentation",
             "image-text-to-text",
             "multiple-choice",
+            "object-detection",
             "question-answering",
             "reward-modeling",
         ),

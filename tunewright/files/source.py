@@ -86,6 +86,11 @@ def _read_at(file: Path, size: int, changed: int) -> Read:
 @functools.cache
 def _known() -> dict[str, Read]:
     """What was read of files with this content, by this process or an earlier one: parsing all takes near a second."""
+    return _written()
+
+
+def _written() -> dict[str, Read]:
+    """What processes have written of it by now."""
     try:
         return {k: (h, list(m)) for k, (h, m) in json.loads(_kept().read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -99,9 +104,11 @@ def _kept() -> Path:
 
 
 def keep() -> None:
-    """Write what was read for later processes. A cache that cannot be written is no error."""
+    """Write what was read for later processes, beside what others wrote meanwhile. A cache that cannot be written is no
+    error.
+    """
     try:
-        write_json(_kept(), _known())
+        write_json(_kept(), {**_written(), **_known()})
     except OSError:
         return
 

@@ -26,11 +26,11 @@ from tunewright.paired.sides import (
     Asked,
     Opened,
     asked,
-    check_task,
     device_for,
     look,
     open_side,
     problem_named,
+    refuse_other_task,
     task_named,
 )
 from tunewright.recipe import DataSpec, Recipe, Source, TrainSpec
@@ -72,7 +72,7 @@ def _measured(request: Request, probes: Probing, out: Path | None, say: Say) -> 
     reader.probing = probes
     _refuse(request, reader.wanted)
     for member in (*first, *second):
-        check_task(member, reader.task)
+        refuse_other_task(member, reader.task)
     there: Origin | None = None
     drifts: list[Apart] = []
     reads: tuple[list[Read], list[Read]] = ([], [])

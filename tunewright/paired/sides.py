@@ -126,7 +126,7 @@ def look(side: Asked) -> None:
         locate(name)
 
 
-def check_task(side: Asked, task: Task) -> None:
+def refuse_other_task(side: Asked, task: Task) -> None:
     """RecipeError for a run of another task than the one that is measured."""
     if (recipe := side.recipe) is not None:
         _same(side, get_task(recipe.task, recipe.data.problem_type), task)

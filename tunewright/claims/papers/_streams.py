@@ -19,15 +19,6 @@ TWO_ROUNDS: dict[str, Any] = {
         "batch_rows": 50,
     }
 }
-EACH_ANEW: dict[str, Any] = {
-    "test_time": {
-        "adapt": ["tent", "nhl", {"nhl": {"feedback": 0.0}}],
-        "corruptions": CORRUPTIONS,
-        "rows": 200,
-        "batch_rows": 50,
-        "reset": "source",
-    }
-}
 
 
 def figures(run: ClaimRun, seed: int, arms: Mapping[str, str]) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunewright.claims.claim import Arm, Claim
-from tunewright.claims.papers._streams import EACH_ANEW, figures
+from tunewright.claims.papers._each_anew import EACH_ANEW
+from tunewright.claims.papers._streams import figures
 
 if TYPE_CHECKING:
     from tunewright.claims.claim_run import ClaimRun

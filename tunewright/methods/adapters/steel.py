@@ -253,11 +253,14 @@ class STEEL(Method):
     @torch.no_grad()
     def _put(self, adapted: Adapted, state: State, k: int) -> None:
         """Make the model the k-th draw."""
-        u = state.get_buffer("mean") + state.get_buffer("draws")[k] @ state.get_buffer("entries")
+        # in float64: a product of a vector may round by where in memory it lies, and what is read from a checkpoint
+        # lies elsewhere
+        mean, draws, entries = (state.get_buffer(n).double() for n in ("mean", "draws", "entries"))
+        u = mean + draws[k] @ entries
         place = 0
         for _, U, delta in self._sites(adapted, state):
             p, q = U.shape[1], delta.rank
-            delta.lora_B.copy_(U @ u[place : place + p * q].view(p, q))
+            delta.lora_B.copy_(U.double() @ u[place : place + p * q].view(p, q))
             place += p * q
         own = adapted.base_parameters()
         for name in state.data["values"]:
