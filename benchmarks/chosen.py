@@ -9,10 +9,8 @@ is done and not run again; what a selector refuses is kept too. `--page` writes 
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks import cells as kept
 from benchmarks import machine
 from benchmarks.defaults_data import Rows, file_of
 
@@ -161,14 +160,6 @@ def cells() -> Iterable[tuple[Corpus, str]]:
     return ((corpus, selector) for selector in SELECTORS for corpus in CORPORA)
 
 
-def known() -> dict[str, dict[str, Any]]:
-    """Finished cells by "corpus selector"."""
-    if not RESULTS.exists():
-        return {}
-    found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return found
-
-
 def recipe_file(corpus: Corpus, source: Path, folder: Path) -> Path:
     """The recipe of a corpus, with its rows beside it, as a user would write it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +197,7 @@ def run_cell(corpus: Corpus, selector: str, source: Path, folder: Path) -> dict[
         made = compare(recipe, arms, seeds=SEEDS, tune=True, out=folder / "compare", workers=1, quiet=True)
     except TunewrightError as error:
         return cell | {"refused": error.what}
-    shown = dict(zip(names, (_figures(made.arm(arm.name)) for arm in arms), strict=True))
+    shown = dict(zip(names, (kept.targets_of(made.arm(arm.name)) for arm in arms), strict=True))
     if (bad := next((r.error for r in made.arm(arms[-1].name).runs if r.status != "finished"), None)) is not None:
         return cell | {"refused": bad}
     return cell | {
@@ -219,47 +210,10 @@ def run_cell(corpus: Corpus, selector: str, source: Path, folder: Path) -> dict[
     }
 
 
-def _figures(arm: Any) -> dict[str, Any]:
-    """What is kept of an arm."""
-    runs = sorted(arm.finished, key=lambda r: r.seed)
-    return {
-        "rate": arm.rate,
-        "rate_at_edge": arm.rate_at_edge,
-        "targets": [r.target for r in runs],
-        "train_seconds": arm.train_seconds,
-        "setup_seconds": arm.setup_seconds,
-        "flops_per_token": arm.flops_per_token,
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="the folder of data sets (default: TUNEWRIGHT_DATA)")
-    parser.add_argument("--work", type=Path, default=Path("build/chosen"), help="where runs are kept")
-    parser.add_argument("--minutes", type=float, help="begin no cell later than this")
-    parser.add_argument("--only", help="one corpus")
-    parser.add_argument("--selector", help="one selector, as the list has it")
-    parser.add_argument("--page", action="store_true", help="write docs/data.md from the results alone")
-    options = parser.parse_args()
-    if not options.page:
-        _run(options, options.data or Path(os.environ["TUNEWRIGHT_DATA"]))
     from benchmarks.chosen_page import page
 
-    PAGE.write_text(page(known()), encoding="utf-8")
-
-
-def _run(options: argparse.Namespace, source: Path) -> None:
-    until = time.monotonic() + 60 * options.minutes if options.minutes else None
-    for corpus, selector in cells():
-        key = f"{corpus.name} {selector}"
-        if options.only not in (None, corpus.name) or options.selector not in (None, selector) or key in known():
-            continue
-        if until is not None and time.monotonic() >= until:
-            return
-        cell = run_cell(corpus, selector, source, (options.work / corpus.name).resolve())
-        RESULTS.write_text(json.dumps({**known(), key: cell}, indent=1) + "\n", encoding="utf-8")
-        told = cell.get("refused") or f"{cell['figures']['targets']} at {cell['figures']['rate']:.3g}"
-        print(f"{key}: {told} ({cell.get('seconds', 0)} s)", flush=True)
+    kept.main(__doc__, ("corpus", "selector"), RESULTS, (PAGE, page), cells(), run_cell)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ refuses is kept too. `--page` writes docs/family.md from that file.
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import json
-import os
 import random
 import time
 from collections.abc import Iterable
@@ -22,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks import cells as kept
 from benchmarks import machine
 from benchmarks.defaults_data import TABLE, file_of
 
@@ -61,14 +59,6 @@ def methods() -> list[str]:
 
 def cells() -> Iterable[tuple[Task, str]]:
     return ((task, name) for task in TASKS for name in methods() if name != BESIDE)
-
-
-def known() -> dict[str, dict[str, Any]]:
-    """Finished cells by "task method"."""
-    if not RESULTS.exists():
-        return {}
-    found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return found
 
 
 def recipe_file(task: Task, source: Path, folder: Path) -> Path:
@@ -134,49 +124,19 @@ def run_cell(task: Task, name: str, source: Path, folder: Path) -> dict[str, Any
 def _figures(arm: Any) -> dict[str, Any]:
     """What is kept of an arm."""
     runs = sorted(arm.finished, key=lambda r: r.seed)
-    return {
-        "rate": arm.rate,
-        "rate_at_edge": arm.rate_at_edge,
-        "targets": [r.target for r in runs],
+    return kept.targets_of(arm) | {
         "lost": [sum(r.kept.values()) / len(r.kept) if r.kept else None for r in runs],
         "drift": [r.drift for r in runs],
         "trained": arm.trainable_parameters,
         "stored_bytes": arm.stored_bytes,
-        "train_seconds": arm.train_seconds,
-        "setup_seconds": arm.setup_seconds,
-        "flops_per_token": arm.flops_per_token,
         "peak_memory_bytes": arm.peak_memory_bytes,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="the folder of data sets (default: TUNEWRIGHT_DATA)")
-    parser.add_argument("--work", type=Path, default=Path("build/family"), help="where runs are kept")
-    parser.add_argument("--minutes", type=float, help="begin no cell later than this")
-    parser.add_argument("--only", help="one task")
-    parser.add_argument("--method", help="one method")
-    parser.add_argument("--page", action="store_true", help="write docs/family.md from the results alone")
-    options = parser.parse_args()
-    if not options.page:
-        _run(options, options.data or Path(os.environ["TUNEWRIGHT_DATA"]))
     from benchmarks.family_page import page
 
-    PAGE.write_text(page(known()), encoding="utf-8")
-
-
-def _run(options: argparse.Namespace, source: Path) -> None:
-    until = time.monotonic() + 60 * options.minutes if options.minutes else None
-    for task, name in cells():
-        key = f"{task.name} {name}"
-        if options.only not in (None, task.name) or options.method not in (None, name) or key in known():
-            continue
-        if until is not None and time.monotonic() >= until:
-            return
-        cell = run_cell(task, name, source, (options.work / task.name).resolve())
-        RESULTS.write_text(json.dumps({**known(), key: cell}, indent=1) + "\n", encoding="utf-8")
-        told = cell.get("refused") or f"{cell['figures']['targets']} at {cell['figures']['rate']:.3g}"
-        print(f"{key}: {told} ({cell.get('seconds', 0)} s)", flush=True)
+    kept.main(__doc__, ("task", "method"), RESULTS, (PAGE, page), cells(), run_cell)
 
 
 if __name__ == "__main__":
