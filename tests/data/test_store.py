@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tunewright.contract.batch import Row
 from tunewright.data.store import StoredRows, Writer, is_whole
 
@@ -29,6 +31,25 @@ def test_rows_that_another_process_has_put_in_place_meanwhile_stay(tmp_path: Pat
     assert [list(r.input_ids) for r in StoredRows(folder, "s")] == [list(r.input_ids) for r in ROWS]
 
 
+def test_rows_put_in_place_between_the_look_and_the_rename_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, looked = tmp_path / "rows" / "key", []
+
+    def look(asked: Path) -> bool:
+        found = is_whole(asked)
+        if not looked:
+            looked.append(asked)
+            write(folder)
+            looked.append(folder.stat().st_ino)
+        return found
+
+    monkeypatch.setattr("tunewright.data.store.is_whole", look)
+    write(folder)
+    assert is_whole(folder)
+    assert not looked or folder.stat().st_ino == looked[1], "somebody may be reading it"
+
+
 def test_rows_that_are_not_whole_are_put_in_place_anew(tmp_path: Path) -> None:
     folder = tmp_path / "rows" / "key"
     write(folder)
@@ -36,6 +57,7 @@ def test_rows_that_are_not_whole_are_put_in_place_anew(tmp_path: Path) -> None:
     assert not is_whole(folder)
     write(folder)
     assert is_whole(folder) and len(StoredRows(folder, "s")) == 3
+    assert [p.name for p in folder.parent.iterdir()] == ["key"], "nothing is left beside it"
     shutil.rmtree(folder)
     folder.mkdir()
     write(folder)

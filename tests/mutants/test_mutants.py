@@ -19,6 +19,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *(
         "carry-of-a-sequence",
         "several-processes",
+        "encoded-rows",
         "divided-training",
         "divided-recipes",
         "divided-models",

@@ -16,12 +16,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
+from filelock import FileLock
 from numpy.lib import format as npy
 
 from tunewright.contract.batch import Row
@@ -138,14 +140,28 @@ class Writer:
             written = {**about, "files": hashes, "facts": _hash(self._aside / FACTS), "hash": content}
             (self._aside / MANIFEST).write_text(json.dumps(written, indent=1), encoding="utf-8")
             share(self._aside)
-            if is_whole(self.folder):
-                return  # another process wrote the same rows meanwhile, and may be reading them
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
-            self._aside.rename(self.folder)
+            self._stand()
         except OSError:
             if not is_whole(self.folder):  # another process may have written the same rows meanwhile
                 raise
+
+    def _stand(self) -> None:
+        """Rename what was written to its place, unless rows stand there that another process has written meanwhile and
+        may be reading: the rename itself tells, since it does not go over a folder that holds something. Only rows that
+        are not whole are moved away, by one process at a time.
+        """
+        with suppress(OSError):
+            self._aside.rename(self.folder)
+            return
+        if is_whole(self.folder):
+            return
+        with FileLock(self.folder.with_name(f".{self.folder.name}.lock")) as lock:
+            if not is_whole(self.folder):
+                with tempfile.TemporaryDirectory(prefix=".broken-", dir=self.folder.parent) as broken:
+                    with suppress(FileNotFoundError):
+                        self.folder.rename(Path(broken) / self.folder.name)
+                    self._aside.rename(self.folder)
+            Path(lock.lock_file).unlink(missing_ok=True)
 
     def _ends_of(self, name: str, given: Sequence[np.ndarray]) -> None:
         """Note where vectors end, which are written one behind the other."""
