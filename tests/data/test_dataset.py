@@ -14,6 +14,7 @@ from tunewright.contract.batch import Row
 from tunewright.contract.records import RowProblem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data import dataset, store
+from tunewright.data.caution import repeated
 from tunewright.data.dataset import build, cursor, labels_of
 from tunewright.data.encode import encode_all
 from tunewright.data.pack import TOLERANCE, leak, sample_rows
@@ -173,6 +174,9 @@ def test_shares_follow_weights_and_without_any_each_row_comes_once(tmp_path):
     )
     weighed = build([a.model_copy(update={"weight": 3.0}), b], *args, base=tmp_path)
     assert weighed.shares() == pytest.approx({"a.jsonl": 0.75, "b.jsonl": 0.25})
+    equal = build([x.model_copy(update={"weight": 1.0}) for x in (a, b)], *args, base=tmp_path)
+    assert equal.shares() == pytest.approx({"a.jsonl": 0.5, "b.jsonl": 0.5}), "equal weights are weights too"
+    assert "b.jsonl is gone through 2 times" in " ".join(repeated(equal.sources))
     replayed = cursor(
         build([a], *args, base=tmp_path),
         seed=0,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunewright.data.dataset import Dataset, shares_of
+from tunewright.data.dataset import Dataset, shares_of, weighed
 from tunewright.data.facts import LABEL, OTHER, SAME, matched
 
 
@@ -80,7 +80,7 @@ def repeated(parts: Sequence[Dataset]) -> list[str]:
     rows, tokens = ({p.name: p.counts[key] for p in parts} for key in ("rows", "tokens"))
     if any(p.stream for p in parts):  # nobody knows how long an epoch is
         return []
-    if len({p.weight for p in parts}) == 1 or not all(rows.values()) or not all(tokens.values()):
+    if not weighed(parts) or not all(rows.values()) or not all(tokens.values()):
         return []
     shares = shares_of(parts)
     total = sum(rows.values()) / sum(shares[n] * rows[n] / tokens[n] for n in rows)  # tokens of an epoch

@@ -54,7 +54,7 @@ class Dataset:
     rows: Sequence[Row]
     hash: str
     counts: dict[str, int]
-    weight: float = 1.0
+    weight: float | None = None
     parts: tuple[Dataset, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     facts: Facts | None = None
@@ -83,10 +83,15 @@ class Dataset:
 
 def shares_of(parts: Sequence[Dataset]) -> dict[str, float]:
     """Each source's share of the tokens. Nobody knows how long a streamed source is: beside one, weights are shares."""
-    if len({p.weight for p in parts}) == 1 and not (len(parts) > 1 and any(p.stream for p in parts)):
+    if not weighed(parts) and not (len(parts) > 1 and any(p.stream for p in parts)):
         return natural_shares({p.name: p.counts["tokens"] for p in parts})
-    total = sum(p.weight for p in parts)
-    return {p.name: p.weight / total for p in parts}
+    weights = {p.name: 1.0 if p.weight is None else p.weight for p in parts}
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def weighed(parts: Sequence[Dataset]) -> bool:
+    """Whether the recipe gives a source a weight: equal ones too are shares of the tokens."""
+    return any(p.weight is not None for p in parts)
 
 
 class _Joined(Sequence[Row]):
@@ -294,7 +299,7 @@ def stored(
         store.StoredRows(folder, place.name),
         about["hash"] if stream is None else key,
         about["counts"],
-        getattr(source, "weight", 1.0),
+        getattr(source, "weight", None),
         problems=[Problem(**p) for p in about["problems"]],
         facts=Facts(folder / store.FACTS, tuple(about["places"]), about["shapes"]),
         remarks=tuple(about["remarks"]),

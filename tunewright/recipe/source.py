@@ -37,8 +37,12 @@ class Source(Spec):
     config: str | None = Field(None, description="configuration of a hub data set", examples=["en"])
     revision: str | None = Field(None, description="commit, branch or tag of a hub data set", examples=["main"])
     sheet: str | None = Field(None, description="sheet of an XLSX file; none: the first", examples=["Sheet1"])
-    weight: Real = Field(
-        1.0, gt=0, description="share of the tokens drawn from this source, relative to the others", examples=[1.0]
+    weight: Real | None = Field(
+        None,
+        gt=0,
+        description="share of the tokens drawn from this source, relative to the others (1 where only others have "
+        "one); none anywhere: each row once an epoch",
+        examples=[1.0],
     )
     format: str | None = Field(None, description="row shape; none: recognised from the columns", examples=["messages"])
     columns: dict[str, str] = Field(
