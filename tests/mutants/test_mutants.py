@@ -20,6 +20,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
         "carry-of-a-sequence",
         "several-processes",
         "encoded-rows",
+        "serve-before-rows",
         "divided-training",
         "divided-recipes",
         "divided-models",

@@ -114,7 +114,11 @@ def data_of(session: Session, results: dict[str, TrainingOutcome]) -> schema.Dat
                 rows, tokens = len(d.rows), d.counts["tokens"]
                 if d.stream is not None:  # what was read, which may be more than once over
                     rows, tokens = counts[d.name]["rows"], counts[d.name]["tokens"]
-                sources.append(schema.SourceInfo(path=d.name, role=role, weight=1.0 if d.weight is None else d.weight, rows=rows, tokens=tokens))
+                sources.append(
+                    schema.SourceInfo(
+                        path=d.name, role=role, weight=1.0 if d.weight is None else d.weight, rows=rows, tokens=tokens
+                    )
+                )
     for name, asked in session.packs.items():
         about = {"rows": len(asked.rows), "tokens": asked.tokens, "licence": asked.pack.info.licence}
         sources.append(schema.SourceInfo(path=name, role="keep", **about))

@@ -25,6 +25,7 @@ from tunewright.errors import FolderError, ModelError, TunewrightError, nearest
 from tunewright.models import delta_format, peft_format
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import Delta, LowRank
+from tunewright.serve.before import Before, read_before
 from tunewright.serve.errors import ApiError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -39,18 +40,20 @@ _numbers = itertools.count(1)
 
 @dataclass(eq=False)
 class Adapter:
-    """An adapter in memory: one delta a site. `number` is never given twice, so that a name that is loaded again from
-    other files is another adapter. `pinned`: it has no files, and stays.
+    """An adapter in memory: one delta a site, or what stands before rows. `number` is never given twice, so that a name
+    that is loaded again from other files is another adapter. `pinned`: it has no files, and stays.
     """
 
     name: str
     deltas: Mapping[str, Delta]
+    before: Before | None = None
     pinned: bool = False
     number: int = field(default_factory=lambda: next(_numbers))
 
     @property
     def bytes(self) -> int:
-        return sum(t.nbytes for d in self.deltas.values() for t in d.state_dict().values())
+        held = sum(t.nbytes for d in self.deltas.values() for t in d.state_dict().values())
+        return held + (self.before.bytes if self.before is not None else 0)
 
     @property
     def reads_rows(self) -> bool:
@@ -69,6 +72,11 @@ class Variant:
     def key(self) -> str:
         """The name that its deltas have on the model."""
         return f"s{self.adapter.number}x{self.strength:g}".replace(".", "p").replace("-", "m").replace("+", "")
+
+    @property
+    def ahead(self) -> int:
+        """Places of a row that its adapter takes before the prompt."""
+        return 0 if self.adapter.before is None else self.adapter.before.length
 
     def deltas(self, device: torch.device) -> dict[str, Delta]:
         """Deltas of its own; on the CPU their tensors are the adapter's."""
@@ -149,6 +157,9 @@ class Library:
                 self._there.move_to_end(name)
         if adapter is None:
             adapter = self._load(name)
+        if adapter.before is not None and strength not in (0.0, 1.0):
+            what = f"What '{name}' puts before rows is there or not: write '{name}', without a strength."
+            raise ApiError(400, what, param="model")
         return None if strength == 0.0 else Variant(adapter, strength)
 
     def _load(self, name: str) -> Adapter:
@@ -167,7 +178,7 @@ class Library:
                     404, f"The model '{name[:100]}' does not exist.{hint}", param="model", code="model_not_found"
                 )
             try:
-                adapter = Adapter(name, self._reader.submit(self._read, path).result())
+                adapter = Adapter(name, *self._reader.submit(self._read, path).result())
             except TunewrightError as error:
                 more = f" To write instead: {error.remedy}." if error.remedy else ""
                 what = f"The adapter '{name}' cannot be used: {error.what}.{more}"
@@ -191,11 +202,14 @@ class Library:
                     break
                 held -= self._there.pop(name).bytes
 
-    def _read(self, folder: Path) -> dict[str, Delta]:
-        """One delta a site. ModelError where the change is more than that."""
+    def _read(self, folder: Path) -> tuple[dict[str, Delta], Before | None]:
+        """One delta a site, or what stands before rows. ModelError where the change is more than that."""
         self._check_files(folder)
         inner = folder / "adapter" if (folder / "adapter" / peft_format.CONFIG).is_file() else folder
         if (inner / peft_format.CONFIG).is_file():
+            before = read_before(inner, self.adapted)
+            if before is not None:
+                return {}, before
             deltas, values = peft_format.adapter_deltas(self.adapted, inner)
             known = self._weights
             if moved := [n for n, t in values.items() if n not in known or not torch.equal(t.to(known[n]), known[n])]:
@@ -207,7 +221,7 @@ class Library:
             found = {s: _one(s, by_name) for s, by_name in delta_format.deltas_alone(self.adapted, folder).items()}
         for delta in found.values():
             delta.eval().requires_grad_(False)
-        return found
+        return found, None
 
     def _check_files(self, folder: Path) -> None:
         """ModelError for a file that is a link to somewhere outside of the root."""

@@ -17,6 +17,9 @@ from torch import Tensor
 SMALLEST = 64
 """Tokens of the smallest seat."""
 
+Parts = list[tuple[int, Tensor, Tensor]]
+"""(layer, keys [H, n, D], values) of some of a row's tokens."""
+
 
 @dataclass(eq=False)
 class Seat:
@@ -117,13 +120,13 @@ class Cache:
         to.used = n
 
     @staticmethod
-    def read(seat: Seat, start: int, end: int) -> list[tuple[int, Tensor, Tensor]]:
-        """Copies of (layer, keys [H, n, D], values) of some of a seat's tokens."""
+    def read(seat: Seat, start: int, end: int) -> Parts:
+        """Copies of some of a seat's tokens."""
         slab, n = seat.slab, seat.number
         return [(i, k[n, :, start:end].clone(), slab.values[i][n, :, start:end].clone()) for i, k in slab.keys.items()]
 
     @staticmethod
-    def write(seat: Seat, start: int, parts: list[tuple[int, Tensor, Tensor]]) -> None:
+    def write(seat: Seat, start: int, parts: Parts) -> None:
         """Put what `read` gave at a place of a seat."""
         for layer, k, v in parts:
             keys, values = seat.slab.layer(layer, k.transpose(0, 1), v.transpose(0, 1))

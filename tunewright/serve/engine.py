@@ -114,11 +114,12 @@ class Engine:
         return {"rows": len(self._rows), "waiting": len(self._waiting), "cache_tokens": self.cache.taken}
 
     def _check(self, request: Request) -> None:
-        longest = len(request.prompt) + request.sampling.max_tokens
+        longest = request.longest
         if not request.prompt:
             raise ApiError(400, "The prompt has no tokens.", param="prompt")
         if longest > self.limits.max_length:
             what = f"{len(request.prompt)} tokens of the prompt and {request.sampling.max_tokens} of the answer"
+            what = f"{request.ahead} virtual tokens of the adapter, {what}" if request.ahead else what
             raise ApiError(
                 400,
                 f"This model's maximum context length is {self.limits.max_length} tokens, and {what} are asked for.",
@@ -198,7 +199,7 @@ class Engine:
         while self._waiting:
             handle = self._waiting[0]
             request = handle.request
-            longest = len(request.prompt) + request.sampling.max_tokens
+            longest = request.longest
             room = len(self._rows) + request.n <= self.limits.max_batch and self.cache.fits(longest, request.n)
             if not room or not self.active.fits(request.variant):
                 return
@@ -217,7 +218,10 @@ class Engine:
                     self.active.release(request.variant)
                 self._lost(handle, error)
                 continue
-            handle.cached = self.prefixes.fill(request.variant, request.prompt, rows[0].seat)
+            known = self.prefixes.fill(request.variant, rows[0].tokens, rows[0].seat)
+            handle.cached = max(0, known - request.ahead)
+            if request.before is not None:
+                request.before.begin(rows[0].seat)
             rows[0].siblings = rows[1:]
             self._rows += rows
 
@@ -264,6 +268,8 @@ class Engine:
             row.seat.used += 1
         for row, n in reading:
             row.seat.used += n
+            if row.before is not None:
+                row.before.keep(row.seat)
         for row, own in zip([*ready, *(r for r, _ in reading)], logits, strict=True):
             if row.seat.used < len(row.tokens):
                 continue

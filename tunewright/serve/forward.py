@@ -14,6 +14,7 @@ from tunewright.models.arguments import takes
 from tunewright.models.context import Present, Rows, reading
 from tunewright.models.lanes import Lanes
 from tunewright.serve.attention import PLAIN, Step, stepping
+from tunewright.serve.before import VIRTUAL, embedded
 from tunewright.serve.rows import Row
 
 
@@ -46,9 +47,15 @@ class Forward:
         more: dict[str, Any] = {"logits_to_keep": last} if self._keeps else {}
         more |= {"use_cache": False} if self._takes_cache else {}
         step = Step([r.seat for r in ready], [(r.seat, n) for r, n in read], device)
+        ids = torch.tensor([tokens], device=device)
+        inputs = {"input_ids": ids}
+        if VIRTUAL in tokens:
+            table = model.get_input_embeddings()  # type: ignore[operator]
+            runs = [(r.before, r.seat.used, n) for r, n in zip(rows, lengths, strict=True)]
+            inputs = {"inputs_embeds": embedded(table, ids, runs)}
         with stepping(step), self.lanes.turn(names, lengths), reading(present):
             out = model(
-                input_ids=torch.tensor([tokens], device=device),
+                **inputs,
                 position_ids=positions,
                 attention_mask=PLAIN.to(device),
                 **more,

@@ -11,14 +11,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
-from torch import Tensor
-
 from tunewright.serve.adapters import Variant
-from tunewright.serve.cache import Cache, Seat
+from tunewright.serve.cache import Cache, Parts, Seat
 
 BLOCK = 32
-
-Parts = list[tuple[int, Tensor, Tensor]]
 
 
 class Prefixes:

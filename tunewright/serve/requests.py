@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tunewright.serve.adapters import Variant
+from tunewright.serve.before import Before
 from tunewright.serve.errors import ApiError
 from tunewright.serve.guides import Guide
 from tunewright.serve.sampling import Said, Sampling
@@ -31,6 +32,21 @@ class Request:
     special: bool = False
     seconds: float = 600.0
     guide: Callable[[], Guide] | None = None
+
+    @property
+    def before(self) -> Before | None:
+        """What its adapter puts before the prompt."""
+        return None if self.variant is None else self.variant.adapter.before
+
+    @property
+    def ahead(self) -> int:
+        """Places of a row that stand before the prompt."""
+        return 0 if self.variant is None else self.variant.ahead
+
+    @property
+    def longest(self) -> int:
+        """Most places that one of its rows takes."""
+        return self.ahead + len(self.prompt) + self.sampling.max_tokens
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tunewright.serve.adapters import Variant
+from tunewright.serve.before import VIRTUAL, Before
 from tunewright.serve.cache import Seat
 from tunewright.serve.guides import Guide
 from tunewright.serve.requests import Handle, Piece, Reason
@@ -15,14 +16,15 @@ from tunewright.serve.text import Writing
 
 
 class Row:
-    """Answer `index` of a request. `tokens`: prompt and answer; `seat.used` of them are in the cache. `siblings` wait
-    for this row to read the prompt that they share.
+    """Answer `index` of a request. `tokens`: what stands before the `prompt` places, the prompt, and the answer;
+    `seat.used` of them are in the cache. `siblings` wait for this row to read the prompt that they share.
     """
 
     def __init__(self, handle: Handle, index: int, seat: Seat, tokenizer: Any):
         request = handle.request
         self.handle, self.index, self.seat = handle, index, seat
-        self.tokens, self.prompt = list(request.prompt), len(request.prompt)
+        self.tokens = [VIRTUAL] * request.ahead + list(request.prompt)
+        self.prompt = len(self.tokens)
         self.siblings: list[Row] = []
         self.waits = index > 0
         self._drawer = Drawer(request.sampling, index)
@@ -32,6 +34,10 @@ class Row:
     @property
     def variant(self) -> Variant | None:
         return self.handle.request.variant
+
+    @property
+    def before(self) -> Before | None:
+        return self.handle.request.before
 
     @property
     def writing(self) -> bool:

@@ -112,7 +112,7 @@ class Server:
         variant = self.library.find(asked.model)
         tools = asked.tools if asked.tools and asked.tool_choice != "none" else None
         prompt, form = self.prompts.chat(asked.messages, tools)
-        room = self.limits.max_length - len(prompt)
+        room = self.limits.max_length - len(prompt) - (0 if variant is None else variant.ahead)
         most = asked.most or max(1, min(UNASKED, room))
         shown = (asked.top_logprobs or 0) if asked.logprobs else None
         if tools and asked.response_format is not None and asked.response_format.type != "text":
