@@ -163,6 +163,14 @@ def test_pictures_are_counted_as_images() -> None:
     assert "31.2k training tokens" in words.headline(make_example())[-1]
 
 
+def test_drift_is_in_what_is_compared() -> None:
+    report = make_example()
+    for task, scored in (("object-detection", "proposal"), ("image-segmentation", "pixel"), ("fill-mask", "token")):
+        report.task = task
+        assert f"drifted 1.52 nats per {scored} from" in words.headline(report)[2]
+        assert any(line.note.startswith(f"nats per {scored}") for line in summary.lines(report) if line.kind == "drift")
+
+
 def test_few_rows_are_cautioned_about() -> None:
     assert "Only 40 rows" in words.small_sample(make_example(target=Target(metric="accuracy", n=40)))
     assert words.small_sample(make_example()) == ""

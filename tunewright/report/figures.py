@@ -43,7 +43,7 @@ def trades(report: Report, most: int = 3) -> list[tuple[str, str]]:
     out, dials = [], strengths(report)
     if report.drift is not None:
         name = f"drift: {words.drift_name(report.drift.measure)}" + (
-            ", nats per token" if report.drift.measure == "kl" else ""
+            f", {words.drift_unit('kl', report.task)}" if report.drift.measure == "kl" else ""
         )
         spots = [
             point(s.target, s.drift, _strength_label(s)) for s in dials if s.target is not None and s.drift is not None

@@ -110,14 +110,14 @@ def _drift_line(report: Report) -> Line:
     drift = report.drift
     assert drift is not None
     n = f"{drift.sequences:,} {words.KINDS[drift.value.unit]}" if drift.sequences is not None else ""
-    note = ", ".join(t for t in (words.drift_unit(drift.measure), n) if t)
+    note = ", ".join(t for t in (words.drift_unit(drift.measure, report.task), n) if t)
     value, ends = words.score(drift.value.value, "nats"), words.span(drift.value, "nats")
     fate = "same" if drift.value.value == 0 else "moved"
     measured = Measured(
         name="drift",
         metric=drift.measure,
         direction="lower",
-        unit=words.drift_unit(drift.measure) or "1",
+        unit=words.drift_unit(drift.measure, report.task) or "1",
         after=drift.value,
     )
     return Line(

@@ -164,9 +164,10 @@ def drift_name(measure: str, start: str = "base") -> str:
     return f"{name} from {start}"
 
 
-def drift_unit(measure: str) -> str:
+def drift_unit(measure: str, task: str | None) -> str:
     """The drift's unit; empty for a ratio."""
-    return {"kl": "nats per token", "forecast": "standard deviations"}.get(measure, "")
+    scored = {"image-segmentation": "pixel", "object-detection": "proposal"}.get(task or "", "token")
+    return {"kl": f"nats per {scored}", "forecast": "standard deviations"}.get(measure, "")
 
 
 def verdict(measured: Measured) -> str:
@@ -356,7 +357,7 @@ def _drifted(report: Report) -> str:
     if drift.value.value == 0:
         return "The model's outputs did not move from its base's at all."
     by = (
-        f"{score(drift.value.value, 'nats')} nats per token"
+        f"{score(drift.value.value, 'nats')} {drift_unit(drift.measure, report.task)}"
         if drift.measure == "kl"
         else f"by {score(drift.value.value, '1')} standard deviations"
         if drift.measure == "forecast"

@@ -50,7 +50,7 @@ def of_tuned(meter: Meter, after: Readings) -> Iterator[str]:
         yield f"tuned: {words.subject(measured)} {_changed(measured)}"
     drift = results.drift_of(meter, after)
     if drift is not None:
-        yield f"tuned: drift {_figure(drift.value, words.drift_unit(drift.measure))}"
+        yield f"tuned: drift {_figure(drift.value, words.drift_unit(drift.measure, meter.session.task.name))}"
 
 
 def of_stage(meter: Meter, stage: str, tasks: Mapping[str, Interval]) -> str:
