@@ -21,6 +21,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
         "several-processes",
         "encoded-rows",
         "serve-before-rows",
+        "low-rank-conv",
         "divided-training",
         "divided-recipes",
         "divided-models",

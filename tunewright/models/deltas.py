@@ -30,6 +30,7 @@ from tunewright.models.delta_forms import (
 from tunewright.models.dora import WeightDecomposed
 from tunewright.models.factor_products import Hadamard, Kronecker
 from tunewright.models.kernel_sparse import KernelSparse
+from tunewright.models.low_rank_conv import LowRankConv
 from tunewright.models.lowrank import low_rank
 from tunewright.models.nested_bits import NestedBits
 from tunewright.models.per_task import PerTask
@@ -60,6 +61,7 @@ __all__ = [
     "InputScale",
     "Kronecker",
     "LowRank",
+    "LowRankConv",
     "LowRankFixedA",
     "OutputScale",
     "LowRankSparse",
@@ -275,7 +277,7 @@ def deltas_of(site: Site) -> dict[str, Delta]:
 FORMS[Slice.form] = Slice
 
 _OWN: tuple[type[Delta], ...] = (
-    *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
+    *(LowRank, LowRankConv, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
     *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly, Tucker),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
     *(Routed, PerTask, SplitBottleneck, Skills, KernelSparse),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from tunewright.files.tensors import save_tensors
 from tunewright.models.adapted import Adapted
 from tunewright.models.agreement import same_bits
 from tunewright.models.delta_names import is_delta
-from tunewright.models.deltas import Delta, LowRank, attach
+from tunewright.models.deltas import Delta, LowRank, LowRankConv, attach
 from tunewright.models.peft_kinds import kind_of, kind_of_forms, why_not
 from tunewright.models.peft_layer import Kind, Layer
 from tunewright.models.peft_settings import CONFIG, by_pattern, config_of, open_config, read_config, scale_of, targeted
 from tunewright.models.peft_tensors import WEIGHTS, read_tensors, stored_base
 from tunewright.models.peft_types import refuse_type
-from tunewright.models.sites import Structure
+from tunewright.models.sites import Site, Structure
 
 __all__ = ["WEIGHTS", "stored_base"]
 PREFIX = "base_model.model."
@@ -49,12 +49,15 @@ RENAMED = ("gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True)
 class Parts:
-    """An adapter as read: pairs (A [r, in], B [out, r]) by module, their scales, and whole tensors by name."""
+    """An adapter as read: pairs (A [r, in], B [out, r]) by module, their scales, and whole tensors by name. `kernels`:
+    of modules that are convolutions, whose pairs are of the weight as a matrix [out, in x kernel].
+    """
 
     config: Mapping[str, Any]
     pairs: Mapping[str, tuple[Tensor, Tensor]]
     scales: Mapping[str, float]
     values: Mapping[str, Tensor]
+    kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def obstacle(adapted: Adapted) -> str | None:
@@ -75,6 +78,8 @@ def obstacle(adapted: Adapted) -> str | None:
         for site, by_name in deltas.items():
             if other := [d.form for d in by_name.values() if not isinstance(d, LowRank)]:
                 return f"a {other[0]} delta on '{site}' has no place in it"
+            if any(isinstance(d, LowRankConv) and d.grouped for d in by_name.values()):
+                return f"'{site}' is a convolution with groups, whose change has other factors there"
     whole = {n for n, o in adapted.originals.items() if o.indices is None and _within(heads, n)}
     if rest := sorted(set(adapted.originals) - whole):
         return f"tensors of the base itself changed, such as '{rest[0]}'"
@@ -127,12 +132,23 @@ def save_adapter(adapted: Adapted, folder: Path | str, base_name: str) -> int:
 def _low_rank(adapted: Adapted) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and settings of low-rank deltas."""
     parts = {site: combined(list(by_name.values())) for site, by_name in adapted.deltas().items()}
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for site, (A, B, _) in parts.items():
-        tensors[f"{PREFIX}{site}.lora_A.weight"] = A.contiguous()
-        tensors[f"{PREFIX}{site}.lora_B.weight"] = B.contiguous()
+        tensors |= stored_pair(site, A, B, kernel_of(adapted.structure.site(site)))
     scales = {s: scale for s, (_, _, scale) in parts.items()}
     return tensors, config_of({s: len(A) for s, (A, _, _) in parts.items()}, scales)
+
+
+def kernel_of(site: Site) -> tuple[int, ...]:
+    """Lengths of the axes of a convolution's kernel; none of another layer's."""
+    return tuple(site.weight.shape[2:]) if site.kind == "conv" else ()
+
+
+def stored_pair(name: str, A: Tensor, B: Tensor, kernel: Sequence[int]) -> dict[str, Tensor]:
+    """The tensors of a layer's pair: of a convolution A [r, in, kernel ...] and B [out, r, 1 ...]."""
+    if kernel:
+        A, B = A.unflatten(1, (-1, *kernel)), B.reshape(*B.shape, *(1,) * len(kernel))
+    return {f"{PREFIX}{name}.lora_A.weight": A.contiguous(), f"{PREFIX}{name}.lora_B.weight": B.contiguous()}
 
 
 def _of_kind(adapted: Adapted, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -234,13 +250,29 @@ def adapter_deltas(adapted: Adapted, folder: Path | str) -> tuple[dict[str, Delt
         return known[name].in_features, known[name].out_features
 
     config, deltas, values = read_deltas(folder, size, adapted.base_hash)
+    for name, delta in deltas.items():
+        if known[name].kind == "conv" and isinstance(delta, LowRank):
+            deltas[name] = _convolved(known[name], delta, where)
     if config.get("peft_type") == "LN_TUNING":
         norms = (s.weight_name for n, s in known.items() if s.kind == "norm" and targeted(config, n))
         _all_there([n for n in norms if n not in values], where)
     some = config.get("layers_to_transform") is not None or config.get("exclude_modules")
     expected = set() if some else {n for n, s in known.items() if targeted(config, n) and not s.unfit}
-    _all_there([n for n in expected - set(deltas) if known[n].kind in ("linear", "conv1d")], where)
+    kinds = ("linear", "conv1d", "conv") if config.get("peft_type") == "LORA" else ("linear", "conv1d")
+    _all_there([n for n in expected - set(deltas) if known[n].kind in kinds], where)
     return deltas, values
+
+
+def _convolved(site: Site, delta: LowRank, where: str) -> LowRankConv:
+    """A pair that was read for a convolution. ModelError for one with groups."""
+    made = LowRankConv.on(site, delta)
+    if made.grouped:
+        raise ModelError(
+            f"'{site.name}' is a convolution with groups, whose pair PEFT reads otherwise",
+            where=where,
+            remedy="merge this adapter with PEFT and load the merged model",
+        )
+    return made
 
 
 def _all_there(missing: Sequence[str], where: str) -> None:
@@ -346,7 +378,8 @@ def read_parts(folder: Path, base_hash: str = "") -> Parts:
             )
     pairs = {n: _pair(n, parts, by_pattern(config.get("rank_pattern") or {}, n, config["r"]), where)
              for n, parts in found.items()}  # fmt: skip
-    return Parts(config, pairs, {n: scale_of(config, n, len(A)) for n, (A, _) in pairs.items()}, values)
+    kernels = {n: tuple(parts["A"].shape[2:]) for n, parts in found.items() if parts["A"].dim() > 2}
+    return Parts(config, pairs, {n: scale_of(config, n, len(A)) for n, (A, _) in pairs.items()}, values, kernels)
 
 
 def _kept_modules(config: Mapping[str, Any]) -> list[str]:
@@ -368,11 +401,13 @@ def _pair(name: str, parts: Mapping[str, Tensor], rank: int, where: str) -> tupl
             remedy="the file is incomplete: save or download it again",
         )
     A, B = parts["A"], parts["B"]
+    if A.dim() == B.dim() > 2 and set(B.shape[2:]) == {1}:  # a convolution's, the second over a point
+        A, B = A.flatten(1), B.flatten(1)
     if A.dim() != 2 or B.dim() != 2 or len(A) != rank or B.shape[1] != rank:
         raise ModelError(
             f"'{name}' does not fit: A {tuple(A.shape)}, B {tuple(B.shape)}, where {CONFIG} gives it the rank {rank}",
             where=where,
-            remedy="load linear layers' adapters, with the settings that they were saved with",
+            remedy="load adapters of linear layers and convolutions, with the settings that they were saved with",
         )
     return A, B
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tunewright.contract.method import Method, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError
-from tunewright.models.deltas import LowRank, check_site
+from tunewright.models.deltas import Delta, LowRank, check_site
 from tunewright.models.sites import Site, Structure
 from tunewright.pieces.target_modules import TARGET_MODULES, by_pattern, check_patterns
 
@@ -84,6 +84,7 @@ class LowRankChange(Method):
     offset: ClassVar[bool] = False
     full_rank_at_most: ClassVar[bool] = False
     low_rank: ClassVar[bool] = True
+    _elsewhere: ClassVar[str] = "use a method that adapts other layers, or a model of linear ones"
 
     def setup(self, run: Setup) -> State:
         """A state that remembers the targeted layers' names, in `data["sites"]`."""
@@ -96,17 +97,24 @@ class LowRankChange(Method):
         for a layer in 4 bits where the class says `quantised = False`, and for a rank above a layer's with
         `full_rank_at_most`.
         """
-        sites = structure.match(self.target_modules)
+        sites = self._targeted(structure)
         if not sites:
             raise MethodError(
                 f"'{type(self).__name__.lower()}' found no site to attach to: the model's blocks have no linear layer",
                 where="target_modules",
-                remedy="use a method that adapts other layers, or a model of linear ones",
+                remedy=self._elsewhere,
             )
         for site in sites:
-            check_site(site, LowRank)
+            check_site(site, self._form(site))
             self._check_layer(site)
         return sites
+
+    def _targeted(self, structure: Structure) -> list[Site]:
+        return structure.match(self.target_modules)
+
+    def _form(self, site: Site) -> type[Delta]:
+        """The form that a layer is asked whether it takes."""
+        return LowRank
 
     def _check_layer(self, site: Site) -> None:
         name, sides = type(self).__name__.lower(), (site.out_features, site.in_features)

@@ -106,6 +106,12 @@ def _refuse(parts: peft_format.Parts, folder: Path) -> None:
             where=str(folder),
             remedy="serve the whole model: tunewright fuse BASE ADAPTER --out DIR",
         )
+    if parts.kernels:
+        raise MethodError(
+            f"it changes the convolution '{min(parts.kernels)}', where vLLM takes no adapter",
+            where=str(folder),
+            remedy="serve the whole model: tunewright fuse BASE ADAPTER --out DIR",
+        )
     if odd := sorted(s for s in parts.pairs if s.rpartition(".")[2] in EMBEDDINGS):
         raise MethodError(
             f"it changes '{odd[0]}', where vLLM takes no adapter",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -104,10 +106,10 @@ def _digest(file: Path, base: Source) -> str:
 def low_rank(
     A: NDArray[np.float32], B: NDArray[np.float32], scale: float, shape: tuple[int, ...], transposed: bool
 ) -> Change:
-    """Adds scale x B A (its transpose where the weight is stored [in, out])."""
+    """Adds scale x B A (its transpose where the weight is stored [in, out]; a convolution's laid out as a matrix)."""
     if transposed:
         A, B = B.T.copy(), A.T.copy()
-    if (len(B), A.shape[1]) != tuple(shape):
+    if (len(B), A.shape[1]) != (shape[0], math.prod(shape[1:])):
         raise ModelError(
             f"a low-rank change of {(len(B), A.shape[1])} does not fit a weight of {tuple(shape)}",
             remedy="give the base that it was made for",
@@ -208,6 +210,8 @@ def _array(t: Tensor) -> NDArray[np.float32]:
 def _adapter(folder: Path, base: Source) -> dict[str, Change]:
     def size(site: str) -> tuple[int, int]:
         shape = base.entries[_weight(base, site, folder)].shape
+        if len(shape) > 2:  # a convolution's, as a matrix
+            return math.prod(shape[1:]), shape[0]
         out, inputs = shape[::-1] if stored_transposed(base.config, site) else shape
         return inputs, out
 
@@ -277,27 +281,45 @@ def _saved(folder: Path, how: Mapping[str, Any], tensors: Mapping[str, Tensor], 
 
 @dataclass(frozen=True)
 class _Sides:
-    """What a form is rebuilt for, of a layer that is read from files."""
+    """What a form is rebuilt for, of a layer that is read from files: its `weight` has its shape alone, as a module
+    would hold it.
+    """
 
     name: str
-    in_features: int
-    out_features: int
+    weight: Tensor
+
+    @property
+    def kind(self) -> str:
+        return "conv" if self.weight.dim() > 2 else "linear"
+
+    def matrix(self) -> Tensor:
+        return self.weight.flatten(1)
+
+    @property
+    def in_features(self) -> int:
+        return self.matrix().shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return len(self.weight)
 
 
 def _adds(form: str, transposed: bool) -> bool:
     """Whether a form's change is added to a tensor range by range."""
-    return form in ("low-rank", "gated-low-rank", "low-rank-fixed-a") or (form == "sparse" and not transposed)
+    if form == "sparse":
+        return not transposed
+    return form in ("low-rank", "low-rank-conv", "gated-low-rank", "low-rank-fixed-a")
 
 
 def _rebuilt(
     name: str, told: Mapping[str, Any], site: str, tensors: Mapping[str, Tensor], shape: tuple[int, ...], turned: bool
 ) -> Delta:
     """A delta of a built-in form from its saved settings and tensors."""
-    out, inputs = shape[::-1] if turned else shape
     form: Any = FORMS.get(told["form"], Delta)
     if form is Delta:
         return form()  # type: ignore[no-any-return]
-    delta: Delta = form.rebuild(told["settings"], _Sides(site, inputs, out))
+    sides = _Sides(site, torch.empty(shape[::-1] if turned else shape, device="meta"))
+    delta: Delta = form.rebuild(told["settings"], sides)
     prefix = f"delta:{DeltaName(site, name, '')}"
     delta.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
     delta.strength = float(told["strength"])

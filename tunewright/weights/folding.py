@@ -29,7 +29,8 @@ class _Layer:
         whole = {n: self.base.whole(n) for n in self.names}
         weight = whole[self.names[0]]
         self.first(0, weight.reshape(-1))
-        W = torch.from_numpy(weight.T.copy() if self.transposed else weight)
+        matrix = weight.T.copy() if self.transposed else weight.reshape(len(weight), -1)  # a convolution's laid out so
+        W = torch.from_numpy(matrix)
         with torch.no_grad():
             new, bias = folded(W, torch.from_numpy(whole[self.names[1]]) if len(self.names) > 1 else None, self.deltas)
         out = {self.names[0]: (new.T if self.transposed else new).contiguous().numpy().reshape(-1)}

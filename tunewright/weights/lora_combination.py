@@ -30,7 +30,7 @@ from tunewright.files.regular import regular
 from tunewright.files.tensors import save_tensors
 from tunewright.models import peft_format
 from tunewright.models.agreement import differing
-from tunewright.models.peft_format import PREFIX, WEIGHTS, Parts
+from tunewright.models.peft_format import PREFIX, WEIGHTS, Parts, stored_pair
 from tunewright.models.peft_settings import CONFIG, config_of, read_config
 from tunewright.weights.opening import change_in
 from tunewright.weights.request import Request
@@ -115,7 +115,8 @@ def combine_adapters(
     for name, pair in whole.items():
         if rank is not None and len(pair.A) > rank:
             whole[name], errors[name] = compressed(pair, rank)
-    _write(whole, head, configs, paths[0], target)
+    kernels = {n: k for a in adapters for n, k in a.kernels.items()}
+    _write(whole, kernels, head, configs, paths[0], target)
     return errors
 
 
@@ -236,6 +237,7 @@ def _base_of(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
 
 def _write(
     pairs: Mapping[str, Pair],
+    kernels: Mapping[str, tuple[int, ...]],
     head: Mapping[str, Tensor],
     configs: Sequence[Mapping[str, Any]],
     source: Path,
@@ -244,10 +246,7 @@ def _write(
     like = configs[0]
     tensors = {f"{PREFIX}{n}": t for n, t in head.items()}
     for name, pair in pairs.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = (
-            pair.A.contiguous(),
-            pair.B.contiguous(),
-        )
+        tensors |= stored_pair(name, pair.A, pair.B, kernels.get(name, ()))
     config = config_of({n: len(p.A) for n, p in pairs.items()}, {n: p.scale for n, p in pairs.items()})
     config |= {n: like.get(n) for n in ("base_model_name_or_path", "modules_to_save", "task_type")}
     config["fan_in_fan_out"] = any(bool(c.get("fan_in_fan_out")) for c in configs)

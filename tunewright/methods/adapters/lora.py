@@ -5,6 +5,9 @@ The weight W [out, in] of a targeted layer stays frozen and a product of two thi
 y = x (W + s B A)^T, A [r, in], B [out, r], s = alpha / r, or alpha / sqrt(r) with `use_rslora`. A starts uniform in
 +-1/sqrt(in) and B at zero, so the model starts as the base. Dropout acts on the input of A alone.
 
+A convolution's change is of its weight [out, in k k] as a matrix: A is a convolution of r channels with the layer's
+own kernel, B one over a point. With `target_modules: all` every convolution inside the blocks has one.
+
 Names and meaning of the parameters are PEFT's, whose adapter format the result is saved in.
 Differs from the paper in: every linear layer inside the blocks is a target unless told otherwise (the paper took the
 attention's query and value), as later practice found better.
@@ -18,7 +21,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from tunewright.models.sites import Site
-from tunewright.pieces.low_rank import PatternedLowRank
+from tunewright.pieces.convolving import ConvolvingLowRank
 
 
 def scale_of(rank: int, alpha: float, rank_stabilised: bool = False) -> float:
@@ -26,7 +29,7 @@ def scale_of(rank: int, alpha: float, rank_stabilised: bool = False) -> float:
     return alpha / (math.sqrt(rank) if rank_stabilised else rank)
 
 
-class LoRA(PatternedLowRank):
+class LoRA(ConvolvingLowRank):
     """A low-rank change on each targeted layer."""
 
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead of alpha / r", examples=[True])

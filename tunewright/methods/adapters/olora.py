@@ -20,10 +20,11 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from tunewright.pieces.low_rank import PatternedLowRank, Start
+from tunewright.pieces.convolving import ConvolvingLowRank
+from tunewright.pieces.low_rank import Start
 
 
-class OLoRA(PatternedLowRank):
+class OLoRA(ConvolvingLowRank):
     """LoRA started from the QR decomposition of each weight."""
 
     alpha: PositiveFloat | None = Field(

@@ -22,7 +22,8 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from tunewright.pieces.low_rank import PatternedLowRank, Start
+from tunewright.pieces.convolving import ConvolvingLowRank
+from tunewright.pieces.low_rank import Start
 
 
 def principal(W: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -32,7 +33,7 @@ def principal(W: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
     return root[:, None] * Vt[:rank], U[:, :rank] * root
 
 
-class PiSSA(PatternedLowRank):
+class PiSSA(ConvolvingLowRank):
     """LoRA started from each weight's largest singular components."""
 
     alpha: PositiveFloat | None = Field(
