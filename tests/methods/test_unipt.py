@@ -217,3 +217,8 @@ def test_a_stage_gives_side_and_head_back(tmp_path):
 def test_layers_that_are_not_there_are_refused(layers):
     with pytest.raises(MethodError, match="below the last"):
         make(layers=layers)
+
+
+def test_a_model_whose_states_have_no_one_size_is_refused():
+    with pytest.raises(MethodError, match="EfficientNetForImageClassification has no states of one size"):
+        Run({"unipt": UniPT()}, model=tiny.efficientnet(), task="image-classification")

@@ -84,6 +84,12 @@ class UniPT(Method):
 
     def setup(self, run: Setup) -> State:
         config: Any = run.adapted.model.config
+        if not hasattr(config, "hidden_size"):
+            raise MethodError(
+                f"{type(run.adapted.model).__name__} has no states of one size, [batch, places, D], which the side network reads",
+                where="model",
+                remedy="use an encoder of transformer blocks, or lora here",
+            )
         last = config.num_hidden_layers
         read = sorted(set(self.layers if self.layers is not None else range(last)))
         if not read or not 0 <= read[0] <= read[-1] < last or self.reduction > config.hidden_size:
