@@ -46,9 +46,10 @@ class Reads:
             Record({"label": r.label}, id=r.id, source=r.source) if plain else record_of(r, self.task.labelled)
             for r in rows
         ]
-        # a number, for selectors that read a column
+        # a number, for selectors that read a column, and a graph for those of graphs
         self.records = [
-            Record({**r, "confidence": i / len(rows)}, id=r.id, source=r.source) for i, r in enumerate(self.records)
+            Record({**r, "confidence": i / len(rows), "edge_index": _ring(i)}, id=r.id, source=r.source)
+            for i, r in enumerate(self.records)
         ]
         if "prompt" in self.records[0]:  # every third asks what the one before it asks, for what chooses among answers
             for i in range(2, len(rows), 3):
@@ -116,6 +117,12 @@ class Reads:
         if isinstance(given, Selected):
             return given
         return Selected(*given) if isinstance(given, tuple) else Selected(given)
+
+
+def _ring(number: int) -> list[list[int]]:
+    """Edges of a ring of 3 to 6 nodes, every second one with a chord."""
+    nodes = list(range(3 + number % 4))
+    return [[*nodes, 0] if number % 2 else nodes, [*nodes[1:], 0, 2] if number % 2 else [*nodes[1:], 0]]
 
 
 def _answer(row: Row) -> Row:
