@@ -1,5 +1,5 @@
 """W2PGNN: keep graphs of the sources from whose generators the target's graphs could have come, by graphons (Cao et al.
-2023, KDD; papers: w2pgnn).
+2023, arXiv:2303.16458; papers: w2pgnn).
 
 Graphs of one kind are draws from a graphon, a function W of edge probabilities (`pieces/graphons.py`: a step function
 [r, r]). With B_1 ... B_k fitted to parts of the records and D to all target rows' graphs, whatever is drawn from a
