@@ -68,7 +68,7 @@ def test_gaps_cut_where_degrees_fall_most_and_values_under_the_noise_go() -> Non
 @settings(deadline=None, max_examples=40)
 def test_distances_are_those_of_their_plans_and_no_farther_than_the_order_they_are_in(r: int, seed: int) -> None:
     """Against POT 0.9.7's `gromov_wasserstein2` (square_loss, from the even plan) on 60 random pairs of 3 to 16 steps:
-    lower in 24, and never higher by more than 2.5e-4 in d^2; from the even plan alone the two end at the same place in 32.
+    lower in 24, never higher by more than 2.5e-4 in d^2; from the even plan alone both end at the same place in 32.
     """
     rng = np.random.default_rng(seed)
     v, w = symmetric(rng, r), symmetric(rng, r)

@@ -21,7 +21,7 @@ BLOCKS: dict[str, np.ndarray] = {
 }
 """Edge probabilities between equal parts of the nodes; `opposed` joins a third of the nodes with all others alone."""
 ATTACHED = 3
-"""Edges that each node of a graph of the fifth family, `attached`, brings: to nodes by their degree (Barabasi-Albert)."""
+"""Edges that each node of a graph of the fifth family, `attached`, brings: to nodes by their degree."""
 FAMILIES = (*BLOCKS, "attached")
 WIDTH, FEATURES = 32, 4
 """Of the network's layers; powers of its degree that a node comes with."""
@@ -95,7 +95,7 @@ def learn(model: Network, rows: Sequence[Any], passes: int, rate: float, seed: i
 
 
 def told_apart(model: Network, rows: Sequence[Any], seed: int) -> float:
-    """Mean over graphs of the share of (hidden edge, hidden pair that is none) of which the edge has the higher score."""
+    """Mean over graphs of how often a hidden edge scores higher than a hidden place of none."""
     generator, found = torch.Generator().manual_seed(seed), []
     with torch.no_grad():
         for row in rows:
