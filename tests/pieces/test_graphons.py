@@ -92,6 +92,14 @@ def test_an_order_of_steps_makes_no_difference_once_it_begins_there() -> None:
         assert graphons.transport(w, turned, order.T)[0] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_plan_may_divide_steps_where_no_order_is_as_near() -> None:
+    """Steps 1 and 2 are joined with themselves in one and with each other in the other: halves of each are nearest."""
+    v, w = np.diag([1.0, 1, 5]), np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 5]])
+    d, plan = graphons.transport(v, w)
+    assert d**2 == pytest.approx(2 / 9)
+    np.testing.assert_allclose(plan, [[1 / 6, 1 / 6, 0], [1 / 6, 1 / 6, 0], [0, 0, 1 / 3]], atol=1e-9)
+
+
 def test_shares_of_a_combination_are_found_again_and_never_worse_than_one_alone() -> None:
     rng = np.random.default_rng(3)
     basis = np.stack([symmetric(rng, 6) for _ in range(3)])
