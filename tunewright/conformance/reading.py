@@ -27,6 +27,8 @@ from tunewright.tasks import get_task
 
 PAIRS = "zero-shot-image-classification"
 """The task of selectors that read pictures with texts."""
+SEEN = "image-text-to-text"
+"""The task of makers of rows that show pictures."""
 
 
 class Reads:
@@ -46,9 +48,10 @@ class Reads:
             Record({"label": r.label}, id=r.id, source=r.source) if plain else record_of(r, self.task.labelled)
             for r in rows
         ]
-        # a number, for selectors that read a column
+        # a number, for selectors that read a column, and what the method's slots may read beside
         self.records = [
-            Record({**r, "confidence": i / len(rows)}, id=r.id, source=r.source) for i, r in enumerate(self.records)
+            Record({**r, "confidence": i / len(rows), **_beside(method, i)}, id=r.id, source=r.source)
+            for i, r in enumerate(self.records)
         ]
         if "prompt" in self.records[0]:  # every third asks what the one before it asks, for what chooses among answers
             for i in range(2, len(rows), 3):
@@ -116,6 +119,22 @@ class Reads:
         if isinstance(given, Selected):
             return given
         return Selected(*given) if isinstance(given, tuple) else Selected(given)
+
+
+def _beside(method: Method, number: int) -> dict[str, Any]:
+    """Columns that only some methods read: a graph for selectors, an annotated picture for makers of what is seen."""
+    slots = type(method).slots()
+    if "synthesize" in slots and SEEN in (method.tasks or ()):
+        objects = {"bbox": [[0, 0, 3, 3], [4, 4, 4, 3]], "category": [f"kind {number % 3}", "cat"]}
+        pixels = [[[number, 20 * x, 20 * y] for x in range(8)] for y in range(8)]
+        return {"image": pixels, "label": f"class {number % 2}", "objects": objects, "width": 8, "height": 8}
+    return {"edge_index": _ring(number)} if "select" in slots else {}
+
+
+def _ring(number: int) -> list[list[int]]:
+    """Edges of a ring of 3 to 6 nodes, every second one with a chord."""
+    nodes = list(range(3 + number % 4))
+    return [[*nodes, 0] if number % 2 else nodes, [*nodes[1:], 0, 2] if number % 2 else [*nodes[1:], 0]]
 
 
 def _answer(row: Row) -> Row:
