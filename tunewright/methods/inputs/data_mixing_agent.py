@@ -132,8 +132,8 @@ class DataMixingAgent(Method):
     def mixture(
         self, weights: Mapping[str, float], validation: Any, step: int, plan: Plan, state: State
     ) -> dict[str, float] | None:
-        every = max(1, plan.steps // self.looks)
-        if (step % every or step // every >= self.looks) and step != plan.steps:
+        due = {k * plan.steps // self.looks for k in range(self.looks)}
+        if step not in due and step != plan.steps:
             return None
         losses = validation.losses(self.rows)
         if state.data["trajectory"] is None:
