@@ -116,7 +116,7 @@ def drawn(t: Trajectory, behaviour: str, rng: random.Random) -> list[float]:
     if before is None:  # anneal: both ends are drawn at the first look and found again in it
         t["ends"] = [rng.random(), rng.random(), _anywhere(len(start), rng)]
     first, last, inside = t["ends"]
-    share = first + (last - first) * (len(looks) - 1) / max(t["count"] - 2, 1)
+    share = first + (last - first) * min((len(looks) - 1) / max(t["count"] - 2, 1), 1.0)  # the end's look moves no more
     by_field = {f: sum(x for x, n in zip(inside, t["domains"], strict=True) if (n in old) is f) for f in (True, False)}
     if not all(by_field.values()):
         return list(inside)
