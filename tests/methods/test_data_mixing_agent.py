@@ -25,6 +25,7 @@ from tunewright.methods.inputs.data_mixing_agent import NAME, DataMixingAgent
 
 SOURCES = {"new": text_rows(16, "new"), "more": text_rows(16, "more"), "old": text_rows(16, "old")}
 SIZES = {n: sum(r.size for r in rows) for n, rows in SOURCES.items()}
+FEATURES = 2 * trajectories.WINDOW + 8
 FEW = {"warmup": 3, "updates": 3}
 
 
@@ -67,7 +68,7 @@ def test_a_step_is_worth_what_the_losses_of_both_fields_fell_by():
 def test_features_are_of_each_domain_and_hold_no_name():
     t = two_looks()
     x = trajectories.seen(t, 1)
-    assert x.shape == (3, trajectories.FEATURES)
+    assert x.shape == (3, FEATURES)
     w = trajectories.WINDOW
     assert x[0, :w].tolist() == pytest.approx([0.5, 3 / 8, 3 / 8, 3 / 8])  # a: its last share, then the stage's first
     assert x[0, w].item() == pytest.approx(math.log(0.5)) and x[2, w].item() == pytest.approx(math.log(1.5))
@@ -110,13 +111,13 @@ def test_more_is_drawn_of_what_has_risen():
 # -- the agent ---------------------------------------------------------------------------------------------------------
 
 
-def network(features: int = trajectories.FEATURES) -> mixing.Network:
+def network(features: int = FEATURES) -> mixing.Network:
     return mixing.fresh(features, torch.Generator().manual_seed(0))
 
 
 def test_the_order_of_domains_and_empty_places_change_nothing():
     net = {n: t + 0.1 * torch.randn(t.shape, generator=torch.Generator().manual_seed(1)) for n, t in network().items()}
-    x = torch.randn(3, trajectories.FEATURES, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(3, FEATURES, generator=torch.Generator().manual_seed(2))
     there = torch.ones(3, dtype=torch.bool)
     shares = mixing.logits(net, x, there).softmax(-1)
     torch.testing.assert_close(mixing.logits(net, x[[2, 0, 1]], there).softmax(-1), shares[[2, 0, 1]])

@@ -58,13 +58,13 @@ def transitions(found: Sequence[trajectories.Trajectory], balance: float) -> Tra
     rows: list[tuple[Tensor, ...]] = []
     totals = []
     for t in found:
-        rewards = [trajectories.worth(t, k, balance) for k in range(len(t["looks"]) - 1)]
-        totals.append(sum(rewards))
+        worth = [trajectories.worth(t, k, balance) for k in range(len(t["looks"]) - 1)]
+        totals.append(sum(worth))
         seen = [_padded(trajectories.seen(t, k), most) for k in range(len(t["looks"]))]
         there = torch.arange(most) < len(t["domains"])
-        for k, r in enumerate(rewards):
+        for k, r in enumerate(worth):
             shares = _padded(torch.tensor(t["looks"][k]["shares"], dtype=torch.float32), most)
-            last = torch.tensor(float(k == len(rewards) - 1))
+            last = torch.tensor(float(k == len(worth) - 1))
             rows.append((seen[k], there, shares, torch.tensor(r, dtype=torch.float32), seen[k + 1], last))
     middle = sorted(totals)[len(totals) // 2]
     good = [float(total >= middle) for t, total in zip(found, totals, strict=True) for _ in t["looks"][1:]]
@@ -176,7 +176,8 @@ def _improve(
             tried = torch.cat([b.shares[None], _others(agent, b, g)])
         loss = torch.zeros(())
         for c in critics:
-            worth = value(c, *(x[None].expand(len(tried), *x.shape) for x in (b.states, b.there)), tried)
+            states, there = (x[None].expand(len(tried), *x.shape) for x in (b.states, b.there))
+            worth = value(c, states, there, tried)
             own, raised = worth[0], worth[1:].logsumexp(0) - math.log(len(tried) - 1)
             loss = loss + (own - wanted).square().mean() + conservatism * (raised - own).mean()
         _step(of_critics, loss)

@@ -29,7 +29,6 @@ from tunewright.files.regular import regular
 
 WINDOW = 4
 """Looks of which an agent sees shares and losses."""
-FEATURES = 2 * WINDOW + 8
 LEAST = 1e-6
 """Below which a loss counts as this much, so that its logarithm is finite."""
 
