@@ -12,7 +12,7 @@ and the agent is to gain the most over a whole stage. It is fitted to trajectori
 batch: by imitation of the better half of them, then by conservative Q-learning. With two critics Q and slow copies Q'
 
     minimise  (Q(s, a) - r - g min Q'(s', p(s')))^2 + c (log mean exp Q(s, a') - Q(s, a)),        g = `discount`
-    p climbs  min Q(s, p(s)) over its mean size;  a' drawn over all mixtures and around p(s),                  c = `conservatism`
+    p climbs  min Q(s, p(s)) over its mean size;  a' drawn over all mixtures and around p(s),     c = `conservatism`
 
 The order, names and number of domains are not seen, so that an agent steers domains that it never met.
 
