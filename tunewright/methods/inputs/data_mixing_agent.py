@@ -142,7 +142,7 @@ class DataMixingAgent(Method):
         look = {"losses": [losses[n] for n in sorted(losses)]}
         seen["looks"].append(look)
         if state.data["behaviour"] is None:
-            net = {n: state.get(f"{AGENT}{n}").cpu() for n in _mixing_agent.PARTS}
+            net = {n: t.cpu() for n in _mixing_agent.PARTS if (t := state.get(f"{AGENT}{n}")) is not None}
             look["shares"] = _mixing_agent.shares_of(net, seen)
         else:
             look["shares"] = _trajectories.drawn(seen, state.data["behaviour"], state.rng)
