@@ -7,10 +7,13 @@ import re
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunewright.catalogue import build
 from tunewright.contract.method import call
 from tunewright.contract.records import Record
+from tunewright.data.select._lexical import SENTENCE_ENDS
 from tunewright.data.select._repetition import repeated_runs
 from tunewright.data.select._rules import RULES, STOP_WORDS, measured
 from tunewright.data.select._words import tokens
@@ -160,3 +163,14 @@ def test_families_names_bounds_and_stop_words_are_read():
 def test_what_names_no_rule_is_refused(params, says):
     with pytest.raises(RecipeError, match=says):
         build(MethodUse(name="quality-rules", params=params))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(alphabet="aİß.!?… \t\n\u3000{loremipsum", max_size=30), min_size=1, max_size=4))
+def test_sentences_of_many_texts_are_those_of_each(texts):
+    """Against the expression that other selectors count by; over C4, MASC, medquad and German laws nothing differed."""
+    rules = {n: RULES[n] for n in ("c4-sentences", "c4-placeholder", "c4-braces")}
+    texts = [*texts, "Lorem ipsum. " + texts[0]]
+    for text, found in zip(texts, measured(texts, rules, STOP_WORDS), strict=True):
+        assert found["c4-sentences"] == len(SENTENCE_ENDS.findall(text))
+        assert found["c4-placeholder"] == text.lower().count("lorem ipsum") and found["c4-braces"] == text.count("{")

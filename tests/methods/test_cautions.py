@@ -58,7 +58,7 @@ def test_a_choice_of_never_is_no_slip():
 
 def test_every_method_that_says_something_is_tried_here():
     own = {n for n in catalogue.entries() if catalogue.load_method(n).caution is not Method.caution}
-    assert own == {name for name, *_ in CASES} | {"curriculum-lm-pretraining", "foster", "mhr"}
+    assert own == {name for name, *_ in CASES} | {"curriculum-lm-pretraining", "data-mixing-agent", "foster", "mhr"}
 
 
 def test_a_first_stage_that_trains_a_part_of_what_is_not_there_is_told():
@@ -82,3 +82,10 @@ def test_a_task_that_may_end_before_compression_is_told():
     assert "may end before compression" in foster.caution(dataclasses.replace(PLAN, exact=False))
     assert "nothing is compressed" in foster.caution(dataclasses.replace(PLAN, steps=1))
     assert foster.caution(PLAN) is None and foster.caution(dataclasses.replace(first, exact=False)) is None
+
+
+def test_a_source_field_that_nothing_follows_is_told():
+    agent = catalogue.load_method("data-mixing-agent")()
+    plan = dataclasses.replace(PLAN, sources={"new": 1, "old": 1}, replay=("old",), measured=("new",))
+    assert "nothing of old is followed" in agent.caution(plan)
+    assert agent.caution(dataclasses.replace(plan, measured=("old",))) is None and agent.caution(PLAN) is None

@@ -32,11 +32,16 @@ NAMES = [
     "llama-3-syne.yaml",
     "nepali-qlora-dapt.yaml",
     "pcp.yaml",
+    "pretrainer-s-guide.yaml",
+    "pretrainer-s-guide--age.yaml",
+    "pretrainer-s-guide--domain.yaml",
+    "pretrainer-s-guide--toxicity.yaml",
     "sabia.yaml",
     "small-lm-cpt.yaml",
     "stability-gap.yaml",
     "stability-gap--one-pass.yaml",
 ]
+FUNCTIONS, YEARS, GENRES = ("derog_dehum_h", "profanity_nh"), ("2001", "2013", "2016"), ("fiction", "email")
 LABELS = ("card_arrival", "exchange_rate", "cash_fee")
 
 
@@ -54,6 +59,8 @@ def rows(folder: Path, tree: object) -> None:
         for i in range(120):
             words = " ".join(rng.choices(small.WORDS, k=12))
             columns = {"text": words, "answer": words, "ne": words, "pair": "en-ne", "lang": "pt"}
+            columns |= {"question": "cash fee", "long_answer": words, "year": YEARS[i % 3], "genre": GENRES[i % 2]}
+            columns |= {"functionality": FUNCTIONS[i % 2]} | ({"prompt": words} if "hh-rlhf" in tree else {})
             made.append({**columns, "label": LABELS[i % 3], "domain": ("movie-snippet", "pros-cons")[i % 2]})
         (folder / tree).parent.mkdir(parents=True, exist_ok=True)
         with gzip.open(folder / tree, "wt", encoding="utf-8") as f:

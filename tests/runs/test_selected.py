@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests import small
+from tests import small, tiny
 from tunewright.contract.reader import Reader
 from tunewright.contract.records import Record
 from tunewright.errors import CheckpointError, DataError, MethodError, RecipeError
@@ -129,6 +129,19 @@ def test_its_cost_is_booked(inputs: Path, finished: Path) -> None:
     again = json.loads((inputs / "again" / "report.json").read_text())["cost"]
     assert again["flops_by_phase"]["selection"] == head["flops"]
     assert again["flops"] == pytest.approx(cost["flops"])
+
+
+def test_what_a_selector_s_own_model_cost_is_booked_from_the_cache_too(inputs: Path) -> None:
+    tiny.bert_classifier(labels=2).save_pretrained(inputs / "judge")
+    tiny.tokenizer(encoder=True, chat=False).save_pretrained(inputs / "judge")
+    judge = {"toxicity": {"model": str(inputs / "judge"), "label": "LABEL_1", "most": 1.0}}
+    recipes = recipe(inputs, "judged", data__select=[judge])
+    first, again = (assemble(Recipe.load(recipes)).stages[0].selection for _ in range(2))
+    assert first is not None and again is not None and first.flops == again.flops > 0
+    run(recipes, inputs / "judged", quiet=True)
+    cost = json.loads((inputs / "judged" / "report.json").read_text())["cost"]
+    head, lines = told(inputs / "judged")
+    assert cost["flops_by_phase"]["selection"] == head["flops"] == first.flops and len(lines) == 24
 
 
 def test_a_cached_selection_leaves_the_same_file_and_weights(inputs: Path, finished: Path) -> None:

@@ -51,8 +51,13 @@ def settle(session: Session, part: StageInputs, folder: RunFolder, cost: Cost, s
     noted = folder.progress().get(SELECTED, {})
     file = folder.path / FOLDER / f"{selection.stage}.jsonl"
     if selection.stage not in noted:
-        spent = _made(session, part, selection, cost, say) if selection.waiting else ({}, _in_order(selection.pool))
-        digest = _write(file, selection, *spent)
+        spent, order = (
+            _made(session, part, selection, cost, say) if selection.waiting else ({}, _in_order(selection.pool))
+        )
+        if selection.flops:  # of a model that a selector holds: its rows were read before the run had a cost
+            cost.add(PHASE, flops=selection.flops)
+            spent = {**spent, "flops": spent.get("flops", 0.0) + selection.flops}
+        digest = _write(file, selection, spent, order)
         folder.note_progress(cost=cost.state(), **{SELECTED: {**noted, selection.stage: digest}})
         noted = {selection.stage: digest}
     kept = _read(file, noted[selection.stage])

@@ -33,6 +33,7 @@ from tunewright.data.order import sizes
 from tunewright.data.read import SourceLike, read_all
 from tunewright.data.truncate import trained_tokens
 from tunewright.errors import DataError, MethodError
+from tunewright.models.flops import counting
 from tunewright.recipe import MethodUse, Recipe
 from tunewright.runs.sources import task_for
 
@@ -169,6 +170,8 @@ class Selection:
     target_rows: Dataset | None
     waiting: list[MethodUse] = field(default_factory=list)
     told: dict[Key, Told] = field(default_factory=dict)
+    flops: float = 0.0
+    """Operations of what was applied when the rows were read: a selector may hold a model of its own."""
 
     def speakers(self) -> list[str]:
         """The models that the waiting selectors read with."""
@@ -193,9 +196,20 @@ def selection_of(
         selector(use, use.place or f"stages.{stage}.data.select", aimed=target_rows is not None)
     first = 0 if waits else next((i for i, use in enumerate(uses) if reads(use)), len(uses))
     told: dict[Key, Told] = {}
-    pool = select(uses[:first], dataset, records(dataset), target(), seed, stage, told) if first else dataset
+    with counting() as counted:
+        pool = select(uses[:first], dataset, records(dataset), target(), seed, stage, told) if first else dataset
+    left = list(uses[first:])
     return Selection(
-        stage, seed, uses, pool, lambda: records(pool), target, target_rows, waiting=list(uses[first:]), told=told
+        stage,
+        seed,
+        uses,
+        pool,
+        lambda: records(pool),
+        target,
+        target_rows,
+        waiting=left,
+        told=told,
+        flops=counted.total,
     )
 
 

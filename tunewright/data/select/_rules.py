@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunewright.data.select._lexical import SENTENCE_ENDS
 from tunewright.data.select._repetition import AGAIN, TOP, repeated_runs
 from tunewright.data.select._words import SPACE, Tokens, codes_of, kinds_of, tokens
 
@@ -77,6 +76,7 @@ RULES = {
 }
 FAMILIES = ("gopher", "c4", "fineweb")
 WORDS = ("gopher-words", "gopher-word-length", "gopher-symbols", "gopher-letters", "gopher-stop-words")
+PAGE = ("c4-sentences", "c4-placeholder", "c4-braces")
 _letter = np.full(0x110000, 2, np.uint8)
 
 
@@ -90,9 +90,10 @@ def _letters(codes: np.ndarray) -> np.ndarray:
     return np.asarray(found)
 
 
-def _words(held: Tokens, texts: Sequence[str], stop: Sequence[str]) -> dict[str, np.ndarray]:
-    count, codes = len(texts), codes_of(held.joined)
-    solid = np.append(kinds_of(codes) != SPACE, False)
+def _words(
+    held: Tokens, texts: Sequence[str], stop: Sequence[str], codes: np.ndarray, kinds: np.ndarray
+) -> dict[str, np.ndarray]:
+    count, solid = len(texts), np.append(kinds != SPACE, False)
     edges = np.flatnonzero(np.append(solid[:1], solid[1:] != solid[:-1]))
     begins, ends = edges[::2], edges[1::2]
     of = np.searchsorted(held.bounds, begins, side="right")
@@ -136,24 +137,34 @@ def _lines(text: str) -> Measured:
     }
 
 
-def _page(text: str) -> Measured:
+def _page(held: Tokens, texts: Sequence[str], codes: np.ndarray, kinds: np.ndarray) -> dict[str, np.ndarray]:
+    """A sentence ends where `_lexical.SENTENCE_ENDS` does: at one of three signs with white space or the text's end
+    behind it. One look at all characters takes a quarter of the time of an expression over each text.
+    """
+    signs = np.flatnonzero((codes == ord(".")) | (codes == ord("!")) | (codes == ord("?")))
+    ends = signs[np.append(kinds, SPACE)[signs + 1] == SPACE]  # texts are joined by white space
+    sentences = np.bincount(np.searchsorted(held.bounds, ends, side="right"), minlength=len(texts))
+    placeholder = "lorem ipsum" in held.joined
     return {
-        "c4-sentences": sum(1 for _ in SENTENCE_ENDS.finditer(text)),
-        "c4-placeholder": text.lower().count("lorem ipsum"),
-        "c4-braces": text.count("{"),
+        "c4-sentences": sentences,
+        "c4-placeholder": np.array([t.lower().count("lorem ipsum") if placeholder else 0 for t in texts]),
+        "c4-braces": np.array([t.count("{") for t in texts]),
     }
 
 
 def measured(texts: Sequence[str], rules: Mapping[str, Rule], stop: Sequence[str]) -> list[Measured]:
     """Of each text what some rules measure, by their names."""
     out = [Measured() for _ in texts]
-    for part in (_lines, _page):
-        if rules.keys() & part("").keys():
-            for found, text in zip(out, texts, strict=True):
-                found |= part(text)
+    if rules.keys() & _lines("").keys():
+        for found, text in zip(out, texts, strict=True):
+            found |= _lines(text)
     held, arrays = tokens(texts, punctuation=False), dict[str, np.ndarray]()
+    codes = codes_of(held.joined)
+    kinds = kinds_of(codes)
+    if any(name in rules for name in PAGE):
+        arrays |= _page(held, texts, codes, kinds)
     if any(name in rules for name in WORDS):
-        arrays |= _words(held, texts, stop)
+        arrays |= _words(held, texts, stop, codes, kinds)
     if any(name in rules for name in RUNS.values()):
         arrays |= {RUNS[n]: shares for n, shares in repeated_runs(held).items()}
     for name, values in arrays.items():

@@ -103,16 +103,27 @@ class Classifier:
         )
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """The probability of the label, of each text, 0 of an empty one; from the cache where it holds them."""
+        """The probability of the label, of each text, 0 of an empty one; from the cache where it holds them. Operations
+        go to every counter that is open, those of what is in the cache too.
+        """
+        import torch
+
+        from tunewright.models.flops import book, counting
+
         key = hashlib.sha256(json.dumps([*self.identity, *texts]).encode()).hexdigest()
         kept = cache_folder() / "scores" / f"{key}.json"
         try:
-            return [float(x) for x in json.loads(kept.read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError):
+            known = json.loads(kept.read_text(encoding="utf-8"))
+            found, spent = [float(x) for x in known["scores"]], float(known["flops"])
+        except (OSError, ValueError, TypeError, KeyError):
             pass
-        found = self._read(texts)
+        else:
+            book(spent, 0.0, torch.zeros(()))
+            return found
+        with counting() as counted:
+            found = self._read(texts)
         try:
-            write_json(kept, found)
+            write_json(kept, {"scores": found, "flops": counted.total})
         except OSError:
             pass  # a cache that cannot be written costs time, never the run
         return found
