@@ -253,3 +253,10 @@ def test_every_task_says_which_columns_its_rows_have(tmp_path):
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     report = check({"train": [Source(path="rows.csv")]}, TASK, tiny.tokenizer(), EncodeOptions(), base=tmp_path)
     assert report.problems[0].remedy.endswith("completion: your_column}; a table's first line must name its columns")
+
+
+def test_a_format_is_a_shape_s_own_name_before_it_is_a_column():
+    row = {"text": "a", "label": "b"}
+    assert recognise(row).name == "text-label" == recognise(row, "label").name
+    assert recognise(row, "text").name == "text"
+    assert recognise({"messages": [], "image": "a.png"}, "messages").name == "pictured-chat"

@@ -271,7 +271,8 @@ def recognise(row: Mapping[str, Any], wanted: str | None = None) -> Shape:
     if not others and wanted not in own:
         others, broken = _added()
     every = (*SHAPES, *others)
-    candidates = [s for s in every if wanted is None or s.name == wanted or wanted in s.columns]
+    named = [s for s in every if wanted is None or s.name == wanted]
+    candidates = named or [s for s in every if wanted in s.columns]
     if not candidates:
         raise RowProblem("format", f"no row shape is called '{wanted}'", did_you_mean(str(wanted), shape_names()))
     for shape in candidates:
