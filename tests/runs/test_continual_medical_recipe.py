@@ -1,4 +1,4 @@
-"""The recipe of the continual medical study: pictures with findings in words, set after set, with rows that are kept."""
+"""The recipe of the continual medical study: pictures with findings in words, set after set, with kept rows."""
 
 from __future__ import annotations
 
