@@ -10,6 +10,7 @@ import pytest
 
 from tests.tasks.hearing import ctc_folder
 from tunewright.conformance.task_sounds import WORDS, clips
+from tunewright.planning.check import check_recipe
 from tunewright.recipe import Recipe
 from tunewright.runs.run import run
 
@@ -38,6 +39,7 @@ def test_each_recipe_runs(tmp_path, monkeypatch, name):
     recipe = Recipe.load(tmp_path / "r.yaml", sets)
     assert [[u.name for u in s.methods] for s in recipe.stages] == [["full", "wav2vec2"], ["full"]]
     small = Recipe.load(tmp_path / "r.yaml", [*sets, f"stages.0.methods=[full, {{wav2vec2: {SMALL}}}]"])
+    assert check_recipe(small).ok
     report = run(small, tmp_path / "out", quiet=True).report
     assert report.run.status == "finished" and report.target is not None and report.target.after is not None
     assert [s.name for s in report.stages] == ["listen", "task"]

@@ -16,8 +16,8 @@ entropy. tau falls geometrically from the first to the second number of `gumbel`
 layers are the method's own and train beside the model; a later stage that goes on from this one goes on with them.
 
 The model is a wav2vec 2.0 for audio-classification or speech recognition: a stage of this makes the encoder that the
-next stage tunes. Recordings need no `label` and no `text` (for speech recognition `placeholder` stands in, which must
-be spelt in the model's alphabet). Each recording runs alone at its own length,
+next stage tunes. Recordings of a stage's own `data.train` need no `label` and no `text` (for speech recognition
+`placeholder` stands in, which must be spelt in the model's alphabet). Each recording runs alone at its own length,
 without padding; what is drawn is keyed by (seed, epoch, row). The model's own forward runs too, unused: a step costs
 about twice.
 
