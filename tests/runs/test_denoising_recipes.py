@@ -17,7 +17,7 @@ from tunewright.recipe import Recipe
 from tunewright.runs.run import run
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "papers"
-TEXTS = {"ptt5-v2": "pages", "unified-table-seq2seq-pretraining": "tables"}
+TEXTS = {"ptt5-v2": "pages", "unified-table-seq2seq-pretraining": "tables", "mbart50": "old"}
 WORDS = ("red", "blue", "green", "dog", "fox", "the", "very", "is")
 
 
@@ -27,9 +27,18 @@ def place(tmp_path, monkeypatch):
     t5().save_pretrained(tmp_path / "base")
     tokenizer(end=True).save_pretrained(tmp_path / "base")
     rng = random.Random(0)
-    texts = [{"text": " ".join(rng.choices(WORDS, k=10))} for _ in range(12)]
-    pairs = [{"prompt": f"{w} dog", "completion": "warm" if w == "red" else "cold"} for w in WORDS[:4]]
-    parts: dict[str, Any] = {"pages": texts, "tables": texts, "few": pairs, "tasks": pairs, "test": pairs}
+    texts = [{"text": " ".join(rng.choices(WORDS, k=10)), "lang": ("[ne]", "[en]")[i % 2]} for i in range(12)]
+    pairs = [{"prompt": f"{w} dog", "completion": "warm" if w == "red" else "cold", "to": "[de]"} for w in WORDS[:4]]
+    parts: dict[str, Any] = {
+        "pages": texts,
+        "tables": texts,
+        "old": texts[:6],
+        "new": texts[6:],
+        "pairs": pairs,
+        "few": pairs,
+        "tasks": pairs,
+        "test": pairs,
+    }
     for part, rows in parts.items():
         (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return tmp_path
@@ -47,7 +56,8 @@ def test_each_recipe_runs(place, name):
     report = run(recipe(place, name), place / "out", quiet=True).report
     assert report.run.status == "finished" and report.target is not None and report.target.after is not None
     first = recipe(place, name).stages[0]
-    assert first.methods[-1].name == "span-corruption" and TEXTS[name] in first.data.train[0].path
+    denoiser = "text-infilling" if name == "mbart50" else "span-corruption"
+    assert first.methods[-1].name == denoiser and TEXTS[name] in first.data.train[0].path
 
 
 @pytest.mark.parametrize("name", TEXTS)
