@@ -123,9 +123,9 @@ def test_the_loss_is_that_of_transformers():
     torch.set_rng_state(state_before)
     count = int(mask.sum())
     assert 1 < count < places
-    assert float(ours.logs["contrast"]) == pytest.approx(float(out.contrastive_loss) / count, rel=1e-5)
-    assert float(ours.logs["unused codes"]) == pytest.approx(float(out.diversity_loss) / count, rel=1e-5)
-    assert ours.value.item() == pytest.approx(float(out.loss) / count, rel=1e-5)
+    assert ours.logs["contrast"].item() == pytest.approx(out.contrastive_loss.item() / count, rel=1e-5)
+    assert ours.logs["unused codes"].item() == pytest.approx(out.diversity_loss.item() / count, rel=1e-5)
+    assert ours.value.item() == pytest.approx(out.loss.item() / count, rel=1e-5)
 
 
 def test_a_negative_that_is_the_target_itself_does_not_count():

@@ -76,7 +76,7 @@ def negatives_of(mask: np.ndarray, count: int, rng: random.Random) -> np.ndarray
 def quantised(z: Tensor, head: Mapping[str, Tensor], tau: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
     """(codes [T, G d], softmax of the scores [T, G, V]) of places [T, D]; `noise` [T, G, V] is Gumbel's, None: none."""
     groups, entries, _ = head["codebook"].shape
-    scores = F.linear(z, head["scores_weight"], head["scores_bias"]).float().view(len(z), groups, entries)
+    scores = F.linear(z.float(), head["scores_weight"], head["scores_bias"]).view(len(z), groups, entries)
     soft = ((scores if noise is None else scores + noise) / tau).softmax(-1)
     hard = F.one_hot(soft.argmax(-1), entries).to(soft)
     chosen = (hard - soft).detach() + soft
