@@ -167,6 +167,23 @@ def test_the_gradient_reaches_encoder_mask_vector_and_codebooks_and_not_the_clas
     assert base.classifier.weight.grad is None and base.projector.weight.grad is None
 
 
+def test_codes_are_drawn_at_a_temperature_that_falls_over_the_stage():
+    """Which code is chosen does not hang on tau; the gradient of the scores does."""
+
+    def slope(gumbel: tuple[float, float], step: int) -> torch.Tensor:
+        method = Wav2Vec2(**SMALL, gumbel=gumbel)
+        run = drive(method)
+        state = run.state("wav2vec2")
+        batch = method.batch(TASK.collate(rows(1)), state, lambda i: random.Random(i))
+        method.objective(batch, step, run.plan, state).value.sum().backward()
+        return state.get_parameter("scores_weight").grad
+
+    last = drive(Wav2Vec2(**SMALL)).plan.steps - 1
+    torch.testing.assert_close(slope((2.0, 0.5), 0), slope((2.0, 2.0), 0))
+    torch.testing.assert_close(slope((2.0, 0.5), last), slope((0.5, 0.5), 0))
+    assert not torch.allclose(slope((2.0, 2.0), 0), slope((0.5, 0.5), 0))
+
+
 def test_recordings_without_two_masked_places_say_nothing():
     method, run = Wav2Vec2(**SMALL), drive(Wav2Vec2(**SMALL))
     state = run.state("wav2vec2")
