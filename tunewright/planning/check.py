@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from tunewright.contract.method import Method
 from tunewright.contract.pairs import GIVE_TWO, ONE_ANSWER
-from tunewright.contract.record_change import RecordChange, stand_ins
+from tunewright.contract.record_change import RecordChange, chained, record_change, stand_ins
 from tunewright.contract.records import Problem
 from tunewright.contract.task import EncodeOptions
 from tunewright.data.check import CheckReport, Notice, SourceReport, check, write_clean
@@ -118,7 +119,7 @@ def check_recipe(
     model = reading(model_of(recipe, weights=False), task, task.head_of(labels))
     if recipe.new_tokens:
         refused.of(add_to_tokenizer, model.tokenizer, recipe.new_tokens)
-    groups, options, changes = _roles(recipe, model, refused)
+    groups, options, changes = _roles(recipe, model, named, refused)
     reads = model.tokenizer if model.tokenizer is not None else model.processor
     cache = _writable(cache_folder())
     lenient = {"train": recipe.data, **{f"train of {s.name}": recipe.data_for(s) for s in recipe.stages}}
@@ -173,7 +174,7 @@ def _writable(folder: Path) -> Path | None:
 
 
 def _roles(
-    recipe: Recipe, model: Reading, refused: Refusals
+    recipe: Recipe, model: Reading, named: Mapping[str, Sequence[tuple[str, Method]]], refused: Refusals
 ) -> tuple[dict[str, list[Source]], dict[str, EncodeOptions], dict[str, RecordChange | None]]:
     """The sources of a run by what they are for, how the rows of each are encoded, and what is filled in before."""
     data = recipe.data
@@ -192,7 +193,10 @@ def _roles(
         if stage.data is not None and stage.data.model_fields_set & READ_ANEW:
             role = f"train of {stage.name}"
             groups[role], options[role] = own.train, options_of(own, common.labels, model)
-            changes[role] = refused.of(_stand_ins, own, common.labels, place_of(stage))
+            changes[role] = chained(
+                refused.of(_stand_ins, own, common.labels, place_of(stage)),
+                record_change(named[stage.name], recipe.train_for(stage).seed),
+            )
         for name, source in refused.of(lambda own=own: list(replayed_sources(own, recipe))) or ():
             if source is not None:
                 groups[f"replay {name}"], options[f"replay {name}"] = [source], common

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunewright import catalogue
 from tunewright.contract.combining import check_conflicts, serves
-from tunewright.contract.method import Method
+from tunewright.contract.method import Method, arguments
 from tunewright.contract.slot import TRAINING_SLOTS
 from tunewright.contract.task import Task
 from tunewright.errors import MethodError, RecipeError
@@ -133,8 +133,8 @@ def check_likelihoods(recipe: Recipe, methods: Sequence[Sequence[tuple[str, Meth
     if task.compared(config) is task:
         return
     for stage, named in zip(recipe.stages, methods, strict=True):
-        for name, method in named:
-            if "objective" in type(method).slots():
+        for name, method in named:  # an objective that does not ask for outputs reads no likelihoods
+            if "objective" in type(method).slots() and "outputs" in arguments(type(method), "objective"):
                 raise MethodError(
                     f"'{name}' trains likelihoods of targets, and a {config.model_type} model gives none of each",
                     where=f"stages.{stage.name}.methods",
