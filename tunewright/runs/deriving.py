@@ -14,7 +14,7 @@ from tunewright.contract.task import Task
 from tunewright.data.order import sizes
 from tunewright.recipe import Budget, Recipe, StageSpec
 from tunewright.runs.session import StageInputs
-from tunewright.tasks._parts import DETECTION
+from tunewright.tasks._parts import DETECTION, FEATURES
 from tunewright.training.defaults import Facts, Given, Kind, Setting, derive
 
 LOOKED_AT = 2000
@@ -105,7 +105,7 @@ def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
 
 
 def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
-    if any(task.is_a(name) for name in ("image-classification", "image-segmentation", DETECTION)):
+    if any(task.is_a(name) for name in ("image-classification", "image-segmentation", DETECTION, FEATURES)):
         return "pictures"
     if task.labelled or task.outputs:
         return "classes"
