@@ -132,7 +132,14 @@ def rows_seen(path: str) -> Seen:
         )
     guess = " (columns guessed: look at them)" if columns else ""
     words = f"rows of shape {first.shape}: {', '.join(first)}{guess}{_ALSO.get(first.shape, '')}"
-    return Seen(first.shape, "; ".join([words, *read.remarks]), columns, shows_pictures(first), is_drawn(first), set(first) == {"image"})
+    return Seen(
+        first.shape,
+        "; ".join([words, *read.remarks]),
+        columns,
+        shows_pictures(first),
+        is_drawn(first),
+        set(first) == {"image"},
+    )
 
 
 def _source(path: str, columns: Mapping[str, str], limit: int) -> Source:

@@ -63,6 +63,24 @@ def _has_class_token(model: nn.Module) -> bool:
     return any(n.endswith("cls_token") for n, _ in model.named_parameters())
 
 
+def patch_size(model: nn.Module) -> int:
+    """Pixels of a patch's side. MethodError for a model whose patches cannot be left out."""
+    size = getattr(model.config, "patch_size", None)  # type: ignore[union-attr]
+    if not isinstance(getattr(model, "embeddings", None), nn.Module) or not isinstance(size, int):
+        raise _refused(model)
+    if not _has_class_token(model):
+        raise _refused(model)
+    return size
+
+
+def _refused(model: nn.Module) -> MethodError:
+    return MethodError(
+        f"{type(model).__name__} cannot leave patches out: its layers read the places of a whole picture",
+        where="'mae'",
+        remedy="use a ViT, DeiT, DINOv2 or ViTMAE, or take simclr or byol",
+    )
+
+
 @contextmanager
 def showing(model: nn.Module, visible: Tensor | None) -> Iterator[None]:
     """Inside, the model reads those patches alone that `visible` [N, V] names, by their places, beside what stands
@@ -71,27 +89,19 @@ def showing(model: nn.Module, visible: Tensor | None) -> Iterator[None]:
     if visible is None:
         yield
         return
-    module = getattr(model, "embeddings", None)
-    refused = MethodError(
-        f"{type(model).__name__} cannot leave patches out: its layers read places of a whole picture",
-        where="'mae'",
-        remedy="use a ViT, DeiT, DINOv2 or ViTMAE, or take simclr or byol",
-    )
-    size = getattr(model.config, "patch_size", None)  # type: ignore[union-attr]
-    if not isinstance(module, nn.Module) or not isinstance(size, int) or not _has_class_token(model):
-        raise refused
+    size, module = patch_size(model), model.embeddings
 
     def shown(_: nn.Module, inputs: Any, given: Any, out: Any) -> Any:
         tokens = out[0] if isinstance(out, tuple) else out
         pixels = inputs[0] if inputs else given["pixel_values"]
         before = tokens.shape[1] - (pixels.shape[2] // size) * (pixels.shape[3] // size)
-        if tokens.dim() != 3 or before < 1:
-            raise refused
+        if before < 1:
+            raise _refused(model)
         at = (visible + before)[..., None].expand(-1, -1, tokens.shape[2])
         kept = torch.cat([tokens[:, :before], tokens.gather(1, at)], 1)
         return (kept, *out[1:]) if isinstance(out, tuple) else kept
 
-    hook = module.register_forward_hook(shown, with_kwargs=True)
+    hook = module.register_forward_hook(shown, with_kwargs=True)  # type: ignore[operator,union-attr]
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
-"""Changed views of encoded pictures: cut out and enlarged, mirrored, turned, lit and coloured otherwise, without colours.
+"""Changed views of encoded pictures: cut out and enlarged, mirrored, turned, in other light and colours.
 
 The changes are those of SimCLR (Chen et al. 2020, arXiv:2002.05709, appendix A) but for hue, blur and the stretching of
 what is cut out; how far they go is `data.views`. Each row's draws come from a generator of its own, so that a view does
-not depend on the rows beside it. Light and colours change on pixels of 0..1, before these are normalised; of pixels that
-only the model's own processor can make, on those.
+not depend on the rows beside it. Light and colours change on pixels of 0..1, before these are normalised; of pixels
+that only the model's own processor can make, on those.
 
 Shapes: R rows, pictures [R, C, H, W].
 """

@@ -1,18 +1,18 @@
 """image-feature-extraction: pictures become vectors, near for views of one picture, learnt without labels.
 
-A vision model without a head (`AutoModel`); a picture's vector is the state of its class token, the mean over its tokens
-where there is none, or what a model of convolutions pools its last map to. Each time a picture is trained on, two
-changed views of it are drawn (`data.views`), keyed by seed, epoch and row, and the loss is NT-Xent on the vectors
+A vision model without a head (`AutoModel`); a picture's vector is the state of its class token, the mean over its
+tokens where there is none, or what a model of convolutions pools its last map to. Each time a picture is trained on,
+two changed views of it are drawn (`data.views`), keyed by seed, epoch and row, and the loss is NT-Xent on the vectors
 themselves (`pieces/contrast.py`) with a temperature of 0.1 (SimCLR, arXiv:2002.05709): the other pictures of the whole
 optimizer step are the negatives, however it is split into micro-batches. The methods `simclr` (a head beside the model
 that is not kept), `byol` and `mae` are other objectives.
 
-Measured are the pictures as they are: `recall@k` says whether, of one view of each evaluated picture, its own is nearest
-to it. Rows may have a `label`, which nothing trains on: `knn_accuracy` then asks whether the five nearest other pictures
-of the evaluated rows are of its class (`KNeighborsClassifier` of scikit-learn, by cosine).
+Measured are the pictures as they are: `recall@k` says whether, of one view of each evaluated picture, its own is
+nearest to it. Rows may have a `label`, which nothing trains on: `knn_accuracy` then asks whether the five nearest other
+pictures of the evaluated rows say its class (`KNeighborsClassifier` of scikit-learn, by cosine).
 
-Errors: RowProblem for a row without a picture, ModelError for models that see no pictures, MethodError for objectives of
-likelihoods. A step of one picture has nothing to tell it from: `check` and `plan` say so.
+Errors: RowProblem for a row without a picture, ModelError for models that see no pictures, MethodError for objectives
+of likelihoods. A step of one picture has nothing to tell it from: `check` and `plan` say so.
 Differs from the paper in: the vectors are contrasted without a head unless `simclr` asks for one.
 """
 
