@@ -41,7 +41,7 @@ def recipe(data: Path, out: Path, train: dict[str, Any]) -> dict[str, Any]:
             "views": {"area": [0.5, 1], "mirror": False, "turn": 20, "light": 0.2},
         },
         "methods": ["full", "simclr"],
-        "train": {**train, "learning_rate": 5e-4, "batch_tokens": 128},
-        "budget": {"epochs": 15},
+        "train": {**train, "learning_rate": 1e-3, "batch_tokens": 128},
+        "budget": {"epochs": 6},
         "measurement": {"strengths": [1]},
     }

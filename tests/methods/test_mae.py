@@ -133,3 +133,9 @@ def test_models_that_read_places_and_sizes_that_do_not_fit_are_refused(tmp_path:
     state, _ = begun(MAE(), one)
     with pytest.raises(MethodError, match="one patch"):
         laid(MAE(), state)
+
+
+@pytest.mark.parametrize("other", ["simclr", "byol"])
+def test_what_compares_two_views_does_not_stand_beside_it(place: Path, other: str) -> None:
+    with pytest.raises(MethodError, match="'mae' shows the model a part of one"):
+        plan(Recipe.load(recipe_in(place, methods=["full", "mae", other])), quiet=True)

@@ -278,7 +278,7 @@ def test_the_headline_follows_from_the_labels() -> None:
     assert TASK.default_metric([row(i, label="fox") for i in range(3)]) == "recall@1"
     with pytest.raises(RecipeError, match=r"(?s)r9 has no class.*recall@1"):
         evaluate(model(), None, TASK, [*classed, row(9, "r9")], "knn_accuracy")
-    with pytest.raises(TunewrightError, match="both a right"):
+    with pytest.raises(TunewrightError, match="both something right"):
         evaluate(model(), None, TASK, [row()], "recall@1")
 
 
@@ -301,7 +301,7 @@ def test_what_is_learnt_goes_out_and_the_hubs_pipeline_gives_the_same_vectors(pl
     assert ours is not None
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     reads = pipeline("image-feature-extraction", model=str(place / "model"))
-    vectors = torch.tensor([reads(str(place / r["image"]))[0][0] for r in records])
+    vectors = torch.tensor([reads(str(Path(r.base) / r["image"]))[0][0] for r in records])
     torch.testing.assert_close(vectors, ours, rtol=1e-3, atol=1e-3)
 
 
@@ -323,7 +323,11 @@ def test_init_writes_a_recipe_that_is_checked(place: Path) -> None:
 def test_a_step_of_one_picture_is_spoken_of_before_it_is_trained(place: Path) -> None:
     recipe_in(place, train__batch_tokens=1)
     notes = plan(Recipe.load(place / "recipe.yaml"), quiet=True)
-    assert "nothing to be told from" in str(notes)
+    assert "a step holds one picture, which has nothing to be told from" in str(notes)
+    recipe_in(place, methods=["full", "byol"], train__batch_tokens=1)
+    assert "nothing to be told from" not in str(plan(Recipe.load(place / "recipe.yaml"), quiet=True))
+    recipe_in(place, data__train={"path": "train", "limit": 1})
+    assert "nothing to be told from" in str(plan(Recipe.load(place / "recipe.yaml"), quiet=True))
 
 
 @pytest.mark.parametrize("method", ["mixup", "asft"])

@@ -180,7 +180,7 @@ def vit_without_head() -> Any:
     """The tiny classifier's body, with no pooler."""
     from transformers import ViTModel
 
-    config = bench.vit().config
+    config: Any = bench.vit().config
     return ViTModel(config, add_pooling_layer=False)
 
 

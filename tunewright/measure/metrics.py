@@ -213,7 +213,7 @@ def check_metric(name: str, task: Task) -> Metric:
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
     if m.kind == "classified" and not task.classifies:
         what = f"'{name}' needs a class a row, and {task.called} rows have none"
-        if task.is_a(DETECTION):
+        if task.is_a(DETECTION) or task.embeds:
             remedy = "write metric: auto or metric: loss"
         elif task.per_token:
             remedy = "write metric: auto, metric: mean_token_accuracy or metric: loss"

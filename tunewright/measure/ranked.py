@@ -130,7 +130,7 @@ def rankings(model: Any, task: Task, rows: Sequence[Row], metric: Metric, batch_
         seen.add(ranking.query)
     if not any(r.weight for r in out):
         raise DataError(
-            "no query of the evaluated rows has both a right text and a wrong one",
+            "no query of the evaluated rows has both something right and something wrong",
             where="data.eval",
             remedy="give more rows, or write metric: loss",
         )

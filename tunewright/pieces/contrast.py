@@ -14,6 +14,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tunewright.contract.batch import Batch, Outputs
+from tunewright.errors import MethodError
+
+
+def both_views(outputs: Outputs, batch: Batch) -> Tensor:
+    """The vectors [2R, D] of two views of each of a batch's pictures. MethodError where the model was shown one."""
+    found = outputs.embeddings
+    if found is None or len(found) != 2 * len(batch.fields["keys"]):
+        raise MethodError(
+            "two views of each picture are compared, and 'mae' shows the model a part of one",
+            where="methods",
+            remedy="take one of the two out, or give each a stage of its own",
+        )
+    return found
+
 
 def nt_xent(embeddings: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """The loss [R] of pictures; `embeddings` [2R, D], the two views of each behind one another; `keys` [R], equal for

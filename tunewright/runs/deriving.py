@@ -140,10 +140,11 @@ def alone(parts: Sequence[StageInputs], task: Task) -> list[str]:
     """What to say of stages whose steps hold about one row each, where a row is told from the others of its step."""
     out = []
     for part in parts if task.couples == "batch" else ():
+        objectives = [method for _, method in part.methods if "objective" in type(method).slots()]
+        if objectives and all(method.couples != "batch" for method in objectives):
+            continue
         size, batch = float(_sizes(part.rows.rows).mean()), part.train.batch_tokens
-        if batch is not None and batch < 2 * size:
-            out.append(
-                f"a step of {batch:,} tokens holds about one row of {size:,.0f}, which has nothing to be told from: "
-                "raise train.batch_tokens"
-            )
+        if batch is not None and (batch < 2 * size or not part.rows.streamed and len(part.rows.rows) == 1):
+            what = f"of {batch:,} tokens holds about one row of {size:,.0f}" if size > 1 else "holds one picture"
+            out.append(f"a step {what}, which has nothing to be told from: raise train.batch_tokens")
     return out

@@ -34,6 +34,7 @@ from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Need, Needs, Setup
 from tunewright.contract.state import COPY, State
 from tunewright.methods.needs.embedding_width import EmbeddingWidth
+from tunewright.pieces.contrast import both_views
 from tunewright.pieces.seeded import seeded_start
 
 TARGET = "target."
@@ -68,8 +69,8 @@ class BYOL(Method):
                 head.extend([nn.Linear(width, inside), nn.LayerNorm(inside), nn.ReLU(), nn.Linear(inside, self.out)])
 
     def objective(self, outputs: Outputs, batch: Batch, forward: Callable[..., Outputs], state: Any) -> Loss:
-        assert outputs.embeddings is not None
-        said = state.predictor(state.projector(outputs.embeddings.float())).unflatten(0, (-1, 2))
+        views = both_views(outputs, batch)
+        said = state.predictor(state.projector(views.float())).unflatten(0, (-1, 2))
         theirs: Any = forward(batch, weights=state.copies(), grad=False).embeddings
         with torch.no_grad():
             aim = _projected(state, theirs.float()).unflatten(0, (-1, 2))

@@ -24,7 +24,7 @@ from torch import nn
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Need, Needs, Setup, State
 from tunewright.methods.needs.embedding_width import EmbeddingWidth
-from tunewright.pieces.contrast import nt_xent
+from tunewright.pieces.contrast import both_views, nt_xent
 from tunewright.pieces.seeded import seeded_start
 
 
@@ -58,5 +58,5 @@ class SimCLR(Method):
             state.head.extend([nn.Linear(width, inside), nn.ReLU(), nn.Linear(inside, self.out)])
 
     def objective(self, outputs: Outputs, batch: Batch, state: Any) -> Loss:
-        assert outputs.embeddings is not None
-        return Loss(nt_xent(state.head(outputs.embeddings.float()), batch.fields["keys"], self.temperature))
+        views = both_views(outputs, batch)
+        return Loss(nt_xent(state.head(views.float()), batch.fields["keys"], self.temperature))
