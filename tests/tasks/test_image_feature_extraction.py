@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from tunewright.measure.drift import take_features
 from tunewright.measure.ranked import losses
 from tunewright.measure.target import evaluate, summary
 from tunewright.methods.parameter_selection.full import FullFineTuning
+from tunewright.paired.sides import _by_class
 from tunewright.pieces.contrast import nt_xent
 from tunewright.planning.check import check_recipe
 from tunewright.planning.init import starter
@@ -328,6 +330,11 @@ def test_a_step_of_one_picture_is_spoken_of_before_it_is_trained(place: Path) ->
     assert "nothing to be told from" not in str(plan(Recipe.load(place / "recipe.yaml"), quiet=True))
     recipe_in(place, data__train={"path": "train", "limit": 1})
     assert "nothing to be told from" in str(plan(Recipe.load(place / "recipe.yaml"), quiet=True))
+
+
+def test_two_folders_are_known_for_models_of_pictures(place: Path) -> None:
+    side = SimpleNamespace(kind="model", base=None, name=str(place / "base"))
+    assert _by_class(side) == TASK.name  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["mixup", "asft"])
