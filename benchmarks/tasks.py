@@ -347,7 +347,7 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     task_views.TASK: (
         views,
         "letters of an alphabet that was not learnt from (Omniglot, Greek, 480 drawings) by their neighbours; 2,240 "
-        "unlabelled drawings of four others, the lab's nano-vit (1.1M parameters), full with SimCLR",
+        "unlabelled drawings of four others, the lab's nano-vit (1.0M parameters), full with SimCLR",
     ),
     "image-segmentation": (
         regions,

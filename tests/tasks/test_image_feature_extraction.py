@@ -113,6 +113,20 @@ def test_views_stay_pictures_and_have_the_light_that_was_asked_for() -> None:
     assert float(pixels.min()) >= -1 - 1e-6 and float(pixels.max()) <= 1 + 1e-6
 
 
+def test_brightness_and_contrast_change_each_by_themselves() -> None:
+    """Brightness scales mean and deviation alike; contrast the deviation alone. No pixel reaches 0 or 1 here."""
+    options = EncodeOptions(image=seeing_alone.image(views={**STILL, "light": 0.2}))
+    pixels = np.random.default_rng(0).integers(100, 140, (8, 8, 3), dtype=np.uint8).tolist()
+    given = [TASK.encode(Record({"image": pixels}, id=f"r{i}"), None, options) for i in range(32)]
+    plain = torch.tensor(pixels) / 255
+    seen = TASK.collate(given, epochs=[0] * 32).inputs["pixel_values"] * 0.5 + 0.5
+    bright = seen.mean((1, 2, 3)) / plain.mean()
+    contrast = seen.std((1, 2, 3)) / plain.std() / bright
+    for scales in (bright, contrast):
+        assert 0.8 <= float(scales.min()) < 0.85 and 1.15 < float(scales.max()) <= 1.2
+    assert float(torch.corrcoef(torch.stack([bright, contrast]))[0, 1].abs()) < 0.4
+
+
 def test_of_pictures_without_colours_light_changes() -> None:
     options = EncodeOptions(image=seeing_alone.image(channels=1, mean=[0.5], std=[0.5], views={**STILL, "light": 0.5}))
     grey = TASK.encode(Record({"image": [[10, 200], [90, 40]]}, id="g"), None, options)
