@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import tunewright
-from benchmarks import task_boxes, task_pictures, task_regions, task_seeing, task_series, task_sounds
+from benchmarks import task_boxes, task_pictures, task_regions, task_seeing, task_series, task_sounds, task_views
 from tunewright.finished.export import export
 from tunewright.report.schema import Report
 
@@ -325,6 +325,10 @@ def boxes(data: Path, out: Path) -> Path:
     return finished(task_boxes.recipe(data, out, TRAIN), out / "object-detection")
 
 
+def views(data: Path, out: Path) -> Path:
+    return finished(task_views.recipe(data, out, TRAIN), out / task_views.TASK)
+
+
 def regions(data: Path, out: Path) -> Path:
     return finished(task_regions.recipe(data, out, TRAIN, finished), out / "image-segmentation")
 
@@ -339,6 +343,11 @@ RUNS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         speech_recognition,
         "the words of spoken digits (FSDD, 60 recordings of five voices; half of those asked by a sixth) by Whisper "
         "tiny.en, LoRA",
+    ),
+    task_views.TASK: (
+        views,
+        "letters of an alphabet that was not learnt from (Omniglot, Greek, 480 drawings) by their neighbours; 2,240 "
+        "unlabelled drawings of four others, the lab's nano-vit (1.0M parameters), full with SimCLR",
     ),
     "image-segmentation": (
         regions,

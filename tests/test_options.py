@@ -371,4 +371,5 @@ def test_every_field_of_data_has_a_case() -> None:
     staged |= {"series"}  # tests/tasks/test_time_series_forecasting.py
     staged |= {"masks"}  # tests/tasks/test_image_segmentation.py
     staged |= {"boxes"}  # tests/tasks/test_object_detection.py
+    staged |= {"views"}  # tests/tasks/test_image_feature_extraction.py
     assert set(DATA) | staged == set(DataSpec.model_fields)

@@ -33,6 +33,7 @@ BESIDE = {"from-nothing", "calls", "checkers", "languages", "flexllm", "gated-st
     *("first-recipes", "streams", "what-stages-read", "measuring-together", "measuring-apart"),
     *("plan-on", "kept-for-backward"),
     *("races", "ports", "time-limits", "locks", "jobs-at-their-end", "orders-at-one-time"),
+    *("image-feature-extraction", "views-of-pictures"),
     *("object-detection", "average-precision", "files-of-boxes"),
     *("image-segmentation", "mask-folders", "series-windows", "series-validation", "series-errors"),
 }

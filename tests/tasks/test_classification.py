@@ -178,6 +178,7 @@ def test_tasks_are_found_by_name():
         *(
             "fill-mask",
             "image-classification",
+            "image-feature-extraction",
             "image-segmentation",
             "image-text-to-text",
             "multiple-choice",

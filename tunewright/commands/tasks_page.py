@@ -28,7 +28,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.models.arguments import reads_two_texts
 from tunewright.models.surgery import Surgery
 from tunewright.tasks import as_problem, get_task, own_names
-from tunewright.tasks._parts import DETECTION, FORECASTING
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING
 
 _HEAD = """\
 <!-- Made by `python -m tunewright.commands.docs` from the tasks: change their files, not this one. -->
@@ -126,6 +126,8 @@ def _drift(task: Task) -> str:
         return f"divergence {where}"
     if task.per_token:
         return "divergence at the words, or, where the head is new, how far the base's features align no more"
+    if task.is_a(FEATURES):
+        return "how far the vectors of the evaluated pictures align no more with the base's (1 - linear CKA)"
     if task.embeds:
         return "how far the vectors of kept text, else of the evaluated rows, align no more with the base's"
     if task.generates and task.reads_files and not task.reads_audio:
@@ -145,6 +147,7 @@ def _refusals(task: Task, methods: dict[str, type[Method]]) -> dict[str, str]:
             out[name] = "serves " + ", ".join(method.tasks or ())
         elif (not task.likelihoods or task.multi_label) and "objective" in method.slots() and method.tasks is None:
             gives = "a vector a text" if task.embeds else "one number a text" if task.scores else "a forecast"
+            gives = "a vector a picture" if task.is_a(FEATURES) else gives
             gives = "a box" if task.is_a(DETECTION) else gives
             out[name] = f"trains likelihoods, and {gives} has none"
         elif task.couples == "batch" and _reads_rows_alone(method):

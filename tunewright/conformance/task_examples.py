@@ -12,7 +12,7 @@ import numpy as np
 from tunewright.conformance import bench, task_boxes, task_regions, task_seeing, task_series, task_sounds
 from tunewright.conformance.task_case import TaskExample
 from tunewright.errors import MethodError
-from tunewright.tasks._parts import FORECASTING
+from tunewright.tasks._parts import FEATURES, FORECASTING
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<mask>", "<cls>", "<sep>", "<unk>")
 WARM, COLD = ("red", "orange", "amber"), ("blue", "green", "teal")
@@ -173,6 +173,30 @@ def _image_classification() -> TaskExample:
         right=lambda row: str(row["label"]),
         figure=_equal,
         files=_pictures,
+    )
+
+
+def vit_without_head() -> Any:
+    """The tiny classifier's body, with no pooler."""
+    from transformers import ViTModel
+
+    config: Any = bench.vit().config
+    return ViTModel(config, add_pooling_layer=False)
+
+
+def _image_feature_extraction() -> TaskExample:
+    from transformers import ViTImageProcessorPil
+
+    return TaskExample(
+        model=vit_without_head,
+        reader=ViTImageProcessorPil(size={"height": 8, "width": 8}),
+        rows=[{"image": f"pictures/{i}.png"} for i in range(12)],
+        bad={
+            "no such picture": ({"image": "pictures/none.png"}, "image"),
+            "a picture of text": ({"image": "bad.txt"}, "image"),
+        },
+        files=_pictures,
+        steps=16,
     )
 
 
@@ -373,6 +397,7 @@ EXAMPLES: dict[str, Callable[[], TaskExample]] = {
     "reward-modeling": _reward_modeling,
     "sentence-similarity": _sentence_similarity,
     "image-classification": _image_classification,
+    FEATURES: _image_feature_extraction,
     "image-segmentation": task_regions.image_segmentation,
     "image-text-to-text": _image_text_to_text,
     "multiple-choice": _multiple_choice,

@@ -148,7 +148,11 @@ def draws_are_keyed(case: TaskCase) -> None:
 
 def _of_row(batch: Batch, k: int) -> list[Any]:
     here = batch.rows == k
-    return [batch.labels[here].tolist(), batch.weights[here].tolist()]
+    said = [batch.labels[here].tolist(), batch.weights[here].tolist()]
+    if (pixels := batch.inputs.get("pixel_values")) is None or len(pixels) % len(batch.row_ids):
+        return said
+    each = len(pixels) // len(batch.row_ids)  # views of a picture are drawn, and not what is a target
+    return [*said, pixels[k * each : (k + 1) * each].tolist()]
 
 
 def _always(case: TaskCase) -> bool:

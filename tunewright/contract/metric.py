@@ -101,7 +101,7 @@ OWN = (
     *("map", "map_50", "map_75", "mar_100"),
     *("multilabel_f1_micro", "multilabel_f1_macro", "multilabel_exact_match", "multilabel_accuracy"),
     *("mse", "pearson", "spearman", "r2"),
-    *("ndcg@10", "mrr", "recall@1", "recall@5", "recall@10", "recall@100"),
+    *("ndcg@10", "mrr", "recall@1", "recall@5", "recall@10", "recall@100", "knn_accuracy"),
     *("sacrebleu", "chrf", "rouge1", "rouge2", "rougeL"),
     *("wer", "wer_english", "wer_exact", "cer"),
     *("mase", "smape", "wql", "scaled_mse", "scaled_mae"),

@@ -136,7 +136,9 @@ def _folder(at: Path, name: str, split: str | None) -> Place:
     rows = [p for p in paths if p.name.split(".")[0].lower() not in _PAGES] or paths
     if not rows:
         raise DataError(
-            "the folder holds no data file", where=str(at), remedy=f"put files there that end in {files.ENDINGS}"
+            "the folder holds no data file",
+            where=str(at),
+            remedy=f"put files there that end in {files.ENDINGS}, or pictures or recordings",
         )
     return Place(name, tuple(rows if split is None else _of_split(at, rows, split)))
 

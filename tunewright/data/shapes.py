@@ -22,7 +22,7 @@ from tunewright.data.sharegpt import turns_of
 from tunewright.data.task_file import TASK_SHAPES
 from tunewright.errors import MethodError, did_you_mean, nearest
 from tunewright.machine import installed
-from tunewright.tasks._parts import FORECASTING, SERIES
+from tunewright.tasks._parts import FEATURES, FORECASTING, SERIES
 
 Row = dict[str, Any]
 
@@ -170,6 +170,7 @@ _OF_TASK: dict[str, tuple[str, ...]] = {
     "automatic-speech-recognition": ("audio-text",),
     "fill-mask": ("text",),
     "image-classification": ("image-label",),
+    FEATURES: ("image", "image-label"),
     "image-segmentation": ("image-mask", "image-label"),
     "image-text-to-text": ("pictured-prompt", "pictured-chat", "image-text"),
     "multiple-choice": ("choices",),

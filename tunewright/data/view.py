@@ -13,6 +13,7 @@ from tunewright.contract.batch import Row
 from tunewright.data.truncate import SEVERAL_TEXTS
 from tunewright.tasks._boxes import BOXED
 from tunewright.tasks._masks import SEGMENTED
+from tunewright.tasks._parts import CLASSED, PICTURE
 
 Token = tuple[str, float]
 """A token's text and its weight in the loss (0: context only)."""
@@ -30,6 +31,8 @@ def token_view(row: Row, tokenizer: Any) -> list[Token]:
         return _pixels(row)
     if row.fields.get("kind") == BOXED:
         return _boxes(row)
+    if row.fields.get("kind") in (PICTURE, CLASSED):
+        return _views(row)
     texts = [_text(tokenizer, i) for i in row.input_ids]
     if row.one_target:
         target = row.fields.get("target", "one target") if row.label is None else row.label
@@ -64,6 +67,13 @@ def _boxes(row: Row) -> list[Token]:
     if crowds:
         out.append((f"[crowds: {crowds}, not learnt]", 0.0))
     return out or [("[nothing]", float(row.weights[0]))]
+
+
+def _views(row: Row) -> list[Token]:
+    """What a picture without labels is learnt from; its class, where it has one, does not count."""
+    learnt = ("[two changed views of it, near one another and far from other pictures']", float(row.weights[0]))
+    named = row.fields["kind"] == CLASSED
+    return [learnt, *([(f"[{row.fields['reference']}: measured by, not learnt]", 0.0)] if named else [])]
 
 
 def _folded(view: list[Token], row: Row) -> list[Token]:

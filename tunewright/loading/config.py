@@ -10,9 +10,9 @@ from tunewright.loading.guard import said, without_chosen_code
 from tunewright.loading.locate import Located, read_config
 from tunewright.loading.quantised import refuse_quantised
 from tunewright.loading.quiet import quiet
-from tunewright.tasks import _detectors
+from tunewright.tasks import _detectors, _embedded
 from tunewright.tasks._forecasters import refuse
-from tunewright.tasks._parts import DETECTION, FORECASTING
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -55,6 +55,8 @@ def config_for(located: Located, task: Task) -> Any:
     if task.is_a(DETECTION):
         _detectors.refuse(config, str(folder / "config.json"))
     _serves(config, task, folder)
+    if task.is_a(FEATURES) and (note := _embedded.whole_pictures(config)):
+        located.notes.append(note)
     if stored is not None:
         config.quantization_config = {**written["quantization_config"], "dequantize": True}
         located.notes.append(f"the weights are stored as {stored}, and were made whole as they were read")
@@ -102,14 +104,24 @@ def _serves(config: Any, task: Task, folder: Path) -> None:
         )
     # an encoder's causal class exists for use as a decoder; without the causal mask it would see what it predicts
     encoder = has("AutoModelForMaskedLM") and not getattr(config, "is_decoder", False)
-    if has(task.loads_by(config)) and not (task.auto_class == "AutoModelForCausalLM" and encoder):
+    seen = _embedded.sees_alone(config)
+    able = seen if task.is_a(FEATURES) else has(task.loads_by(config))
+    if able and not (task.auto_class == "AutoModelForCausalLM" and encoder):
         return
     # what can be a reward model is a classifier of texts: it is named once
     doing = {n: t for n in names() if (t := usable(n)) is not None and (not t.scores or task.scores)}
-    doing = {n: t for n, t in doing.items() if t.auto_class != "AutoModel" or has("AutoModelForMaskedLM")}
-    able = [n for n, t in doing.items() if has(t.loads_by(config)) and not (n == "text-generation" and encoder)]
+    reads = has("AutoModelForMaskedLM")
+    doing = {n: t for n, t in doing.items() if _makes_vectors(t, encoder_of_texts=reads, sees=seen)}
+    does = [n for n, t in doing.items() if has(t.loads_by(config)) and not (n == "text-generation" and encoder)]
     raise ModelError(
         f"a {config.model_type} model does not do {task.name}",
         where=str(folder),
-        remedy=("it does: " + ", ".join(able)) if able else "use a causal or masked language model, or a classifier",
+        remedy=("it does: " + ", ".join(does)) if does else "use a causal or masked language model, or a classifier",
     )
+
+
+def _makes_vectors(task: Task, *, encoder_of_texts: bool, sees: bool) -> bool:
+    """Whether a model may do a task as far as vectors go: those of texts, or those of pictures."""
+    if task.auto_class != "AutoModel":
+        return True
+    return sees if task.is_a(FEATURES) else encoder_of_texts

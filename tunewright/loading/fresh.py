@@ -29,7 +29,7 @@ from tunewright.loading.quiet import quiet
 from tunewright.models.generators import seeded
 from tunewright.recipe.models import TRAIN, ModelSpec
 from tunewright.tasks._parts import FORECASTING
-from tunewright.tasks._pictures import SEEING
+from tunewright.tasks._pictures import sees_alone
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -96,7 +96,7 @@ def write_weights(folder: Path, task: Task, seed: int) -> None:
 
 def reads_text(task: Task) -> bool:
     """Whether a task's models have a tokenizer."""
-    return task.auto_class not in SEEING and not task.is_a(FORECASTING)
+    return not sees_alone(task) and not task.is_a(FORECASTING)
 
 
 def has_weights(folder: Path) -> bool:

@@ -37,7 +37,7 @@ from tunewright.loading.streaming import load_streamed
 from tunewright.models.adapted import Adapted
 from tunewright.models.aligned import align
 from tunewright.models.generators import seeded
-from tunewright.tasks._parts import DETECTION
+from tunewright.tasks._parts import DETECTION, FEATURES
 
 if TYPE_CHECKING:
     from tunewright.contract.task import Task
@@ -298,12 +298,13 @@ def _check_keys(
     new = [k for k in missing + mismatched if classifies and (not k.startswith(prefix) or ".pooler." in k)]
     if task.is_a(DETECTION):  # some have heads of classes inside their bodies, one a layer
         new += [k for k in mismatched if k not in new]
-    if pools_texts(task):  # nothing reads what a class pools for a head
+    pools_here = pools_texts(task) or task.is_a(FEATURES)
+    if pools_here:  # nothing reads what a class pools for a head
         new = [k for k in missing if k.startswith("pooler.")]
         if new:
             located.notes.append(f"{new[0].split('.')[0]} is drawn afresh, and nothing reads it: states are pooled")
     if lost := [k for k in missing + mismatched if k not in new]:
-        head = not pools_texts(task) and not any(k.startswith(prefix) for k in lost)
+        head = not pools_here and not any(k.startswith(prefix) for k in lost)
         what = (
             f"the checkpoint has no {task.name} head"
             if head
@@ -311,7 +312,7 @@ def _check_keys(
         )
         remedy = "use a checkpoint that was trained with one" if head else "download the model again"
         raise ModelError(f"{what}: {len(lost)} tensors such as {lost[0]}", where=str(located.folder), remedy=remedy)
-    if not new or pools_texts(task):
+    if not new or pools_here:
         return
     if labels is None:
         what = f"the checkpoint has no {task.name} head, and no labels are given for a new one"

@@ -40,6 +40,8 @@ def options_of(data: DataSpec, labels: Sequence[str] | None, model: Loaded | Rea
         image |= {"masks": data.masks.model_dump()} if data.masks is not None else {}
     if image is not None and data.boxes is not None:
         image |= {"boxes": data.boxes.model_dump()}
+    if image is not None and data.views is not None:
+        image |= {"views": data.views.model_dump(mode="json")}
     most = getattr(model.tokenizer, "model_max_length", None) or data.max_length
     return EncodeOptions(
         max_length=min(data.max_length, int(min(most, 1 << 30))),  # what the model reads at most, which messages name

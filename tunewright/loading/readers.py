@@ -15,7 +15,7 @@ from tunewright.loading.quiet import quiet
 from tunewright.loading.sentence_modules import longest as sentence_length
 from tunewright.loading.sentence_modules import pools_texts
 from tunewright.tasks._parts import FORECASTING
-from tunewright.tasks._pictures import SEEING
+from tunewright.tasks._pictures import sees_alone
 from tunewright.tasks._render import dated
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def readers(located: Located, task: Task, config: Any = None) -> tuple[Any, Any]
         if task.is_a(FORECASTING):
             return None, None
         pictures = _pictures(located) if task.reads_files and not task.reads_audio else None
-        if task.auto_class in SEEING:
+        if sees_alone(task):
             return None, pictures
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(

@@ -31,7 +31,7 @@ def is_sentence_model(folder: Path) -> bool:
 
 def pools_texts(task: Task) -> bool:
     """Whether a task's vectors are made of an encoder's states here, and not by the model's own class."""
-    return task.embeds and task.auto_class == "AutoModel"
+    return task.embeds and task.auto_class == "AutoModel" and not task.reads_files
 
 
 def note_pooling(config: Any, folder: Path) -> list[str]:

@@ -57,9 +57,10 @@ from tunewright.measure import (
 )
 from tunewright.models import attention, head, pooling, varlen
 from tunewright.models.aligned import aligned
-from tunewright.pieces import heads, means, similarity
+from tunewright.pieces import contrast, heads, means, similarity, views
 from tunewright.tasks import (
     _causal,
+    _embedded,
     _forecasters,
     _forecasts,
     _passages,
@@ -68,9 +69,11 @@ from tunewright.tasks import (
     _problems,
     _series,
     _shown,
+    _views,
     base,
     fill_mask,
     image_classification,
+    image_feature_extraction,
     image_text_to_text,
     multiple_choice,
     question_answering,
@@ -96,6 +99,7 @@ MODULES: tuple[ModuleType, ...] = (
     *(question_answering, reward_modeling, text_classification, text_generation),
     *(text2text_generation, token_classification, ranked, pooling, similarity, sentence_similarity, text_ranking),
     *(zero_shot_image_classification, image_text_to_text, _placed, _shown),
+    *(contrast, views, _embedded, _views, image_feature_extraction),
     *(forecasts, _forecasters, _forecasts, _series, time_series_forecasting),
 )
 """The modules whose source decides what measuring a base gives: what measures, what makes the model, what runs it

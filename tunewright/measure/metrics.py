@@ -18,7 +18,7 @@ from tunewright.errors import MethodError, MissingExtraError, RecipeError, did_y
 from tunewright.machine import installed
 from tunewright.measure import boxes, numeric, overlap, ranked, regions, returned, several, spans, speech, squad, text
 from tunewright.measure.forecasts import FORECASTS
-from tunewright.tasks._parts import DETECTION
+from tunewright.tasks._parts import CLASSED, DETECTION, FEATURES, PICTURE
 
 
 def _nats(outputs: Outputs, batch: Batch) -> Tensor:
@@ -29,7 +29,8 @@ def _token_hit(outputs: Outputs, batch: Batch) -> Tensor:
     return (outputs.logits.argmax(-1) == batch.labels).float()
 
 
-_RANKED = ("positive-pair", "ranked-list", "judged-passage", "captioned")
+_SHOWN = (PICTURE, CLASSED)
+_RANKED = ("positive-pair", "ranked-list", "judged-passage", "captioned", *_SHOWN)
 
 
 def _errors(pair: tuple[Callable[[str, str], float], Callable[[str], float]]) -> Metric:
@@ -110,6 +111,9 @@ METRICS: dict[str, Metric] = {
     "ndcg@10": Metric("ranked", of_ranking=ranked.ndcg(10), reads=_RANKED),
     "mrr": Metric("ranked", of_ranking=ranked.reciprocal_rank, reads=_RANKED),
     **{f"recall@{k}": Metric("ranked", of_ranking=ranked.recall(k), reads=_RANKED) for k in (1, 5, 10, 100)},
+    "knn_accuracy": Metric(
+        "ranked", proportion=True, of_ranking=ranked.says_right, reads=_SHOWN[1:], tasks=(FEATURES,)
+    ),
     "sacrebleu": Metric("generated", compare=overlap.sentence_bleu, figure=overlap.corpus_bleu, library="sacrebleu"),
     "chrf": Metric("generated", compare=overlap.sentence_chrf, library="sacrebleu"),
     **{n: Metric("generated", compare=overlap.rouge(n), library="rouge_score") for n in ("rouge1", "rouge2", "rougeL")},
@@ -122,7 +126,8 @@ METRICS: dict[str, Metric] = {
 """The metrics by name. `loss` is in nats a supervised token, `f1` over words, `f1_macro` over classes. `pair_accuracy`:
 share of pairs whose chosen answer is likelier than the rejected one, by the sum of its tokens' log-probabilities
 (`_norm`: by their mean), or gets the higher score from a reward model, whose `loss` is its task's. `ndcg@10`, `mrr` and
-`recall@k` of queries among all texts of the evaluated rows: `measure.ranked`. `span_f1`: of whole spans, see
+`recall@k` of queries among all texts (or views of pictures) of the evaluated rows, `knn_accuracy` of classes that a
+picture's neighbours say: `measure.ranked`. `span_f1`: of whole spans, see
 `measure.spans`; `mean_iou`, `overall_accuracy`, `mean_accuracy`: of a class a pixel, see `measure.regions`; `map`,
 `map_50`, `map_75`, `mar_100`: of boxes, see `measure.boxes`; `squad_f1`,
 `squad_exact_match`: of extracted answers, see `measure.squad`. Of any number of labels a row: `multilabel_f1_micro` and
@@ -208,7 +213,7 @@ def check_metric(name: str, task: Task) -> Metric:
         raise RecipeError(what, where="measurement.metric", remedy="write metric: auto or metric: loss")
     if m.kind == "classified" and not task.classifies:
         what = f"'{name}' needs a class a row, and {task.called} rows have none"
-        if task.is_a(DETECTION):
+        if task.is_a(DETECTION) or task.embeds:
             remedy = "write metric: auto or metric: loss"
         elif task.per_token:
             remedy = "write metric: auto, metric: mean_token_accuracy or metric: loss"
@@ -225,8 +230,10 @@ def check_rows(name: str, task: Task, rows: Sequence[Row]) -> None:
     reads = get_metric(name).reads if task.ranks else ()
     bad = next((r for r in rows if r.fields.get("kind") not in reads), None) if reads else None
     if bad is not None:
-        has = "has a score" if bad.fields.get("kind") == "scored-pair" else "has no score"
-        other = "spearman" if bad.fields.get("kind") == "scored-pair" else "ndcg@10"
+        kind = bad.fields.get("kind")
+        lacks = "class" if kind in _SHOWN else "score"
+        has = "has a score" if kind == "scored-pair" else f"has no {lacks}"
+        other = "spearman" if kind == "scored-pair" else "recall@1" if kind in _SHOWN else "ndcg@10"
         raise RecipeError(
             f"'{name}' cannot be read of all rows: {bad.id} {has}",
             where="measurement.metric",

@@ -52,6 +52,11 @@ def reciprocal_rank(ranking: Ranking) -> float:
     return float(1 / _ranks(ranking).min())
 
 
+def says_right(ranking: Ranking) -> float:
+    """1 where what was found for the query is what is right of it."""
+    return float(ranking.answer == ranking.reference)
+
+
 def read_together(
     model: Any, task: Task, rows: Sequence[Row], batch_tokens: int = 2048
 ) -> tuple[list[int], Batch, Outputs]:
@@ -125,7 +130,7 @@ def rankings(model: Any, task: Task, rows: Sequence[Row], metric: Metric, batch_
         seen.add(ranking.query)
     if not any(r.weight for r in out):
         raise DataError(
-            "no query of the evaluated rows has both a right text and a wrong one",
+            "no query of the evaluated rows has both something right and something wrong",
             where="data.eval",
             remedy="give more rows, or write metric: loss",
         )

@@ -22,6 +22,7 @@ from tunewright.models.adapted import Adapted
 from tunewright.recipe import DataSpec, ModelSpec, Recipe
 from tunewright.runs.folder import RECIPE
 from tunewright.tasks import get_task
+from tunewright.tasks._parts import FEATURES
 
 ADAPTER = "adapter_config.json"
 Kind = Literal["run", "adapter", "model"]
@@ -258,7 +259,11 @@ def _by_class(side: Asked) -> str | None:
     kinds = config.get("architectures") or []
     if "vision_config" in config and any(str(kind).endswith("ForConditionalGeneration") for kind in kinds):
         return "image-text-to-text"
-    return next((task for kind in kinds for ending, task in _BY_CLASS.items() if str(kind).endswith(ending)), None)
+    if (named := next((t for kind in kinds for ending, t in _BY_CLASS.items() if str(kind).endswith(ending)), None)):
+        return named
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES
+
+    return FEATURES if {*map(str, kinds)} & {*MODEL_FOR_IMAGE_MAPPING_NAMES.values()} else None
 
 
 def _folder(side: Asked) -> Path:

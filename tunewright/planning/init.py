@@ -21,7 +21,7 @@ from tunewright.planning.columns import guessed
 from tunewright.planning.lengths import Measured, held_out, measure
 from tunewright.recipe import Recipe, Source
 from tunewright.recipe.yaml_text import write
-from tunewright.tasks._parts import DETECTION, FORECASTING
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING
 from tunewright.training.defaults import Setting
 
 _TASK_OF = {
@@ -52,8 +52,8 @@ _ALSO = {"positive-pair": "; text-ranking reads them too"}
 _SHOWN = ("image-text", "image-label")
 """Shapes of pictures that a model of pictures in texts reads too: by what is asked of it (data.template)."""
 _ASKED = "What is in the picture?"
-_READ = ("multiple-choice", "question-answering", "image-segmentation", DETECTION)
-"""Tasks beside classification whose head is made for the task."""
+_READ = ("multiple-choice", "question-answering", "image-segmentation", DETECTION, FEATURES)
+"""Tasks beside classification whose head is made for the task, or beside the model."""
 
 _TEXT = """\
 # {title}. `tunewright check {file}` checks the rows,
@@ -86,8 +86,8 @@ SMALL = 400 << 20
 @dataclass(frozen=True)
 class Seen:
     """What the first rows of a file say: their shape, a comment that names it and the columns, which of the file's
-    columns are the shape's, where they are called otherwise, whether turns hold pictures of their own, and whether
-    labels are pictures, too.
+    columns are the shape's, where they are called otherwise, whether turns hold pictures of their own, whether
+    labels are pictures, too, and whether pictures come alone.
     """
 
     shape: str
@@ -95,11 +95,14 @@ class Seen:
     columns: dict[str, str]
     pictured: bool = False
     masked: bool = False
+    alone: bool = False
 
     def task(self, model: str) -> str:
         """The task that rows of the shape are for, with a model."""
         if self.masked:
             return "image-segmentation"
+        if self.alone:
+            return FEATURES
         if self.pictured or self.shape in _SHOWN and _sees(model):
             return "image-text-to-text"
         return _TASK_OF.get(self.shape) or task_of(self.shape) or _writing(model)
@@ -129,7 +132,14 @@ def rows_seen(path: str) -> Seen:
         )
     guess = " (columns guessed: look at them)" if columns else ""
     words = f"rows of shape {first.shape}: {', '.join(first)}{guess}{_ALSO.get(first.shape, '')}"
-    return Seen(first.shape, "; ".join([words, *read.remarks]), columns, shows_pictures(first), is_drawn(first))
+    return Seen(
+        first.shape,
+        "; ".join([words, *read.remarks]),
+        columns,
+        shows_pictures(first),
+        is_drawn(first),
+        set(first) == {"image"},
+    )
 
 
 def _source(path: str, columns: Mapping[str, str], limit: int) -> Source:
@@ -192,6 +202,10 @@ def starter(model: str, data: Path | str, task: str | None = None, file: str = "
 
 def _methods(model: str, task: str, shape: str) -> list[tuple[str, str, str]]:
     """(name, as written, why) of the methods that suit a task and its rows."""
+    if task == FEATURES and catalogue.lookup("simclr") is not None:
+        whole = [("full", "full", "small enough to train whole; lora for a larger one")]
+        objective = ("simclr", "simclr", "two views of a picture are near; byol and mae are others")
+        return [*(whole if _small(model) else [("lora", "lora: {rank: 16}", "")]), objective]
     pairs = task == "text-generation" and shape.startswith("preference")
     if catalogue.lookup("lora") is None:
         return [("full", "full", "")]

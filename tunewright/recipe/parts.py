@@ -21,6 +21,7 @@ from tunewright.recipe.models import ModelSpec, Place
 from tunewright.recipe.series import SeriesSpec
 from tunewright.recipe.source import Source, Sources
 from tunewright.recipe.uses import MethodUse
+from tunewright.recipe.views import ViewSpec
 
 __all__ = ["Budget", "DataSpec", "Keep", "MeasureSpec", "ModelSpec", "Place", "Source", "TrainSpec", "Uses"]
 
@@ -120,6 +121,11 @@ class DataSpec(Spec):
         description="what the numbers of boxes mean (task: object-detection); none: x, y, width, height in pixels",
         examples=[{"format": "pascal_voc"}],
     )
+    views: ViewSpec | None = Field(
+        None,
+        description="how pictures are changed into views (task: image-feature-extraction); none: as photographs may be",
+        examples=[{"mirror": False}],
+    )
     shuffle: bool = Field(True, description="draw rows in a random order, anew each epoch", examples=[True])
     shuffle_buffer: Whole = Field(
         10_000,
@@ -136,7 +142,7 @@ class DataSpec(Spec):
 
     @model_serializer(mode="wrap")
     def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
-        kept_back = ("series", "masks", "boxes")
+        kept_back = ("series", "masks", "boxes", "views")
         return {k: v for k, v in super()._write(handler).items() if k not in kept_back or v is not None}
 
     @model_validator(mode="after")

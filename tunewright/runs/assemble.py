@@ -53,7 +53,7 @@ from tunewright.runs.sources import (
     task_for,
     told_by_rows,
 )
-from tunewright.runs.stage_methods import RECIPE_CHECKS, check_along, check_likelihoods, methods_of
+from tunewright.runs.stage_methods import RECIPE_CHECKS, check_along, check_likelihoods, check_views, methods_of
 from tunewright.runs.trackers import lacking
 from tunewright.runs.vocabulary import add_to_tokenizer, add_tokens, new_rows
 
@@ -105,6 +105,7 @@ def assemble(
     """
     task = task_for(recipe)
     check_along(recipe, task)
+    check_views(recipe, task)
     methods = [methods_of(recipe, stage, task) for stage in recipe.stages]
     recipe = carried(recipe, methods)
     several.check(methods)

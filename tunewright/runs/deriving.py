@@ -14,7 +14,7 @@ from tunewright.contract.task import Task
 from tunewright.data.order import sizes
 from tunewright.recipe import Budget, Recipe, StageSpec
 from tunewright.runs.session import StageInputs
-from tunewright.tasks._parts import DETECTION
+from tunewright.tasks._parts import DETECTION, FEATURES
 from tunewright.training.defaults import Facts, Given, Kind, Setting, derive
 
 LOOKED_AT = 2000
@@ -105,7 +105,7 @@ def said_by(methods: Sequence[type[Method]]) -> dict[str, Any]:
 
 
 def _kind(task: Task, methods: Sequence[Method], first: Row) -> Kind:
-    if any(task.is_a(name) for name in ("image-classification", "image-segmentation", DETECTION)):
+    if any(task.is_a(name) for name in ("image-classification", "image-segmentation", DETECTION, FEATURES)):
         return "pictures"
     if task.labelled or task.outputs:
         return "classes"
@@ -140,10 +140,11 @@ def alone(parts: Sequence[StageInputs], task: Task) -> list[str]:
     """What to say of stages whose steps hold about one row each, where a row is told from the others of its step."""
     out = []
     for part in parts if task.couples == "batch" else ():
+        objectives = [method for _, method in part.methods if "objective" in type(method).slots()]
+        if objectives and all(method.couples != "batch" for method in objectives):
+            continue
         size, batch = float(_sizes(part.rows.rows).mean()), part.train.batch_tokens
-        if batch is not None and batch < 2 * size:
-            out.append(
-                f"a step of {batch:,} tokens holds about one row of {size:,.0f}, which has nothing to be told from: "
-                "raise train.batch_tokens"
-            )
+        if batch is not None and (batch < 2 * size or not part.rows.streamed and len(part.rows.rows) == 1):
+            what = f"of {batch:,} tokens holds about one row of {size:,.0f}" if size > 1 else "holds one picture"
+            out.append(f"a step {what}, which has nothing to be told from: raise train.batch_tokens")
     return out

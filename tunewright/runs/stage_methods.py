@@ -20,7 +20,7 @@ from tunewright.runs.offloaded import check_offloaded
 from tunewright.runs.selecting import check_selector
 from tunewright.runs.sources import task_for
 from tunewright.tasks._forecasters import gives_quantiles
-from tunewright.tasks._parts import DETECTION, FORECASTING
+from tunewright.tasks._parts import DETECTION, FEATURES, FORECASTING
 from tunewright.training import carry
 from tunewright.training.optim import BUILTIN
 
@@ -108,6 +108,7 @@ def methods_of(recipe: Recipe, stage: StageSpec, task: Task) -> list[tuple[str, 
 def _check_objectives(named: list[tuple[str, Method]], stage: str, task: Task) -> None:
     """MethodError for an objective of likelihoods on a task whose head gives none."""
     gives = "one number a text" if task.scores else "a vector a text"
+    gives = "a vector a picture" if task.is_a(FEATURES) else gives
     gives = "values and no classes" if task.is_a(FORECASTING) else gives
     gives = "boxes that are matched with what is there" if task.is_a(DETECTION) else gives
     gives = "a likelihood of each label by itself" if task.multi_label else gives
@@ -221,6 +222,16 @@ RECIPE_CHECKS: tuple[Callable[[Recipe], None], ...] = (
     streamed.check,
 )
 """What is refused of a recipe beside its stages' methods before anything is loaded: by a check, a plan and a run."""
+
+
+def check_views(recipe: Recipe, task: Task) -> None:
+    """RecipeError where a recipe says how pictures are changed into views, and its task makes none."""
+    if recipe.data.views is not None and not task.is_a(FEATURES):
+        raise RecipeError(
+            f"views of pictures are learnt by {FEATURES}, and the task is {task.name}",
+            where="data.views",
+            remedy=f"take it out, or write task: {FEATURES}",
+        )
 
 
 def check_along(recipe: Recipe, task: Task) -> None:

@@ -12,13 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tunewright.contract.records import RowProblem
+from tunewright.tasks._parts import FEATURES
+
+if TYPE_CHECKING:
+    from tunewright.contract.task import Task
 
 FORMATS = frozenset(
     "AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP".split()
@@ -27,6 +31,13 @@ SEEING = frozenset(
     {"AutoModelForImageClassification", "AutoModelForObjectDetection", "AutoModelForSemanticSegmentation"}
 )
 """Classes of transformers whose models read a picture and no text."""
+
+
+def sees_alone(task: Task) -> bool:
+    """Whether a task's models read a picture and no text."""
+    return task.auto_class in SEEING or task.is_a(FEATURES)
+
+
 MOST = 178_956_970
 """Pixels of the largest picture that is opened (half a gigabyte in colour): where PIL speaks of a bomb."""
 _LARGE = 1 << 22  # pixels of a resized picture from which only what the crop shows is made
