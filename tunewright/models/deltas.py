@@ -33,6 +33,7 @@ from tunewright.models.kernel_sparse import KernelSparse
 from tunewright.models.lowrank import low_rank
 from tunewright.models.nested_bits import NestedBits
 from tunewright.models.per_task import PerTask
+from tunewright.models.quantised_low_rank import QuantisedLowRank
 from tunewright.models.rotation import Rotation
 from tunewright.models.routed import Routed
 from tunewright.models.scale_shift import ScaleShift
@@ -66,6 +67,7 @@ __all__ = [
     "NestedBits",
     "PerTask",
     "PositionEdit",
+    "QuantisedLowRank",
     "Rotation",
     "Routed",
     "SharedProjections",
@@ -120,6 +122,8 @@ def with_deltas(module: Any, base: type[nn.Module], live: Sequence[Delta], x: Te
         scale = first.scale * first.strength
         y = low_rank(x, module.weight, module.bias, A, B, scale, transposed=module.tunewright_transposed)
         rest = live[1:]
+    elif first.replaces and first.strength == 1.0:
+        y, rest = first.whole(x, module), live[1:]
     else:
         y = base.forward(module, x)
         rest = live
@@ -275,7 +279,7 @@ def deltas_of(site: Site) -> dict[str, Delta]:
 FORMS[Slice.form] = Slice
 
 _OWN: tuple[type[Delta], ...] = (
-    *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
+    *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed, QuantisedLowRank),
     *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly, Tucker),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
     *(Routed, PerTask, SplitBottleneck, Skills, KernelSparse),
