@@ -29,6 +29,7 @@ from tunewright.models.delta_forms import (
 )
 from tunewright.models.dora import WeightDecomposed
 from tunewright.models.factor_products import Hadamard, Kronecker
+from tunewright.models.fake_quantised import FakeQuantised
 from tunewright.models.kernel_sparse import KernelSparse
 from tunewright.models.lowrank import low_rank
 from tunewright.models.nested_bits import NestedBits
@@ -55,6 +56,7 @@ __all__ = [
     "Bottleneck",
     "Butterfly",
     "Delta",
+    "FakeQuantised",
     "GatedLowRank",
     "Hadamard",
     "InputEdit",
@@ -282,7 +284,7 @@ _OWN: tuple[type[Delta], ...] = (
     *(LowRank, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed, QuantisedLowRank),
     *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly, Tucker),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
-    *(Routed, PerTask, SplitBottleneck, Skills, KernelSparse),
+    *(Routed, PerTask, SplitBottleneck, Skills, KernelSparse, FakeQuantised),
 )
 FORMS.update({c.form: c for c in _OWN})
 

@@ -21,9 +21,9 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 CLAIM = Claim(
     paper="lq-lora",
-    says="At 3.13 bits a weight, the error of an encoder's matrices, weighted by the Fisher information of rows drawn anew, "
-    "is smaller by 2 % or more of what it is where weights are only rounded, where errors are not weighted, and where "
-    "all matrices have 3 bits in blocks of 64.",
+    says="At 3.13 bits a weight, the error of an encoder's matrices, weighted by the Fisher information of rows "
+    "drawn anew, is smaller by 2 % or more of the rounded weights' than where weights are only rounded, where errors "
+    "are not weighted, and where all matrices have 3 bits in blocks of 64.",
     task="topics",
     method=Arm(name="lq-lora", methods=[{"lq-lora": WHOLE}]),
     baselines=[Arm(name=n, methods=[{"lq-lora": parts}]) for n, parts in ARMS.items() if n != "lq-lora"],
