@@ -30,7 +30,7 @@ def _hadamard(size: int) -> Tensor:
     H = torch.ones(1, 1, dtype=torch.float64)
     while len(H) < size:
         H = torch.cat([torch.cat([H, H], 1), torch.cat([H, -H], 1)])
-    return H / size**0.5
+    return (H / size**0.5).float()
 
 
 def rotated(v: Tensor) -> Tensor:
