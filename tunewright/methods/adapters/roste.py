@@ -79,7 +79,8 @@ class RoSTE(Method):
         "image-classification": 1e-4,
     }
     papers: ClassVar[tuple[str, ...]] = ("roste",)
-    conformance: ClassVar[dict[str, object]] = {"samples": 4}
+    # inputs on a fine grid: on a coarse one the last bit of a sum decides between two whole steps
+    conformance: ClassVar[dict[str, object]] = {"samples": 4, "input_bits": 16, "cache_bits": 16}
 
     def needs(self) -> Sequence[Need]:
         if self.rotations != "adaptive":
