@@ -171,11 +171,14 @@ def test_folded_dialled_and_back(maker):
     tuned = logits(adapted.model)
     with adapted.base() as model:
         assert torch.equal(logits(model), before)
-    for delta in changes(run).values():
-        delta.strength = 1 - 1e-7  # beside the layer's own product, and not in its place
-    assert agrees(logits(adapted.model), tuned)
-    for delta in changes(run).values():
-        delta.strength = 1.0
+    site, change = adapted.structure.linear_sites()[0], next(iter(changes(run).values()))
+    x = normal(3, site.in_features)
+    with torch.no_grad():
+        at = {}
+        for change.strength in (1.0, 0.5, 0.0):  # in the place of the layer's own product, beside it, away
+            at[change.strength] = site.module(x)
+        change.strength = 1.0
+    torch.testing.assert_close(at[0.5], (at[0.0] + at[1.0]) / 2, atol=1e-5, rtol=1e-4)
     base, whole, half = (adapted.tuned_state(x) for x in (0.0, 1.0, 0.5))
     assert all(same_bits(base[n], t) for n, t in maker().state_dict().items())
     assert all(torch.allclose(half[n], (base[n] + whole[n]) / 2, atol=1e-6) for n in base)
