@@ -100,6 +100,9 @@ def test_rows_of_no_source_are_left_as_the_base():
     run, batch = made(), get_task("text-generation").collate(text_rows(3, "other"))
     said = [run.task.forward(m, batch).logits.detach() for m in (run.adapted.model.eval(), tiny.llama().eval())]
     assert torch.equal(*said)
+    for fields in ({"others": "high"}, {"numbers": {"low": (0.1,)}}):
+        run = made(**fields)
+        assert not agrees(run.task.forward(run.adapted.model.eval(), batch).logits, said[0])
     known = run.task.collate(text_rows(3, "low"))
     assert not agrees(run.task.forward(run.adapted.model, known).logits, run.task.forward(tiny.llama(), known).logits)
 
@@ -114,6 +117,7 @@ def test_it_resumes():
         ({"numbers": {"low": (0.1,), "high": (1.5,)}}, "'high' has numbers outside"),
         ({"numbers": {"low": (0.1,), "high": (0.1, 0.2)}}, "unequal counts"),
         ({"numbers": {"other": (0.1,)}}, "no source of this stage has numbers"),
+        ({"others": "hgih"}, "'hgih', which has no numbers"),
         ({"target_modules": ["q_prj"]}, "q_prj"),
     ],
 )

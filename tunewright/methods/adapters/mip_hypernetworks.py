@@ -13,12 +13,12 @@ h(c g) = c h(g) at the start for every c >= 0: what is written is as large as it
 next to nothing. When the stage ends, the changes of all named sources are kept as plain ones, also of sources without
 a row, between those that were learnt.
 
-Without `numbers` sources lie evenly from 0 to 1 in the order of the data. A row of an unnamed source is left as the
-base. One source's change folds once it is settled (`export --task`).
+Without `numbers` sources lie evenly from 0 to 1 in the order of the data. A row of an unnamed source gets the
+change of `others`, by default of the only source, or is left as the base. One source's change folds once it is settled (`export --task`).
 
 Defaults: hidden layers of 16 and 32 (ours), leaky ReLUs, weights normal by the fan out and biases zero (the authors'
 package), A0 and B0 as LoRA's start, rank 8 and alpha twice the rank (ours).
-Raises MethodError for numbers outside [0, 1], of unequal lengths or of none of the stage's sources.
+Raises MethodError for numbers outside [0, 1], of unequal lengths or of none of the stage's sources, and for `others` without any.
 Differs from the paper in: it writes low-rank changes of a trained model and not all weights of a new one.
 Source: JJGO/hyperlight, hypernet/encoding.py, model.py and initialization.py.
 """
@@ -35,7 +35,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from tunewright.contract.method import Method, Setup, State, torch_generator
-from tunewright.errors import MethodError
+from tunewright.errors import MethodError, did_you_mean
 from tunewright.models.adapted import Adapted
 from tunewright.models.deltas import LowRank, check_site
 from tunewright.models.generated import freeze
@@ -98,6 +98,9 @@ class MIPHypernetworks(Method):
     additive: bool = Field(
         True, description="add what is written to a learnt change, instead of taking it as it is", examples=[False]
     )
+    others: str | None = Field(
+        None, description="source whose change rows of other sources get; none: the only source's, or no change"
+    )
     target_modules: str | tuple[str, ...] = Field("all-linear", description=TARGET_MODULES, examples=[["q_proj"]])
 
     folds: ClassVar[bool] = False
@@ -111,7 +114,14 @@ class MIPHypernetworks(Method):
         for site in sites:
             check_site(site, LowRank)
         g = self._numbers([s for s in run.plan.sources if s not in run.plan.replay])
-        state: Any = State(tasks=list(g), sites={s.name: i for i, s in enumerate(sites)})
+        if self.others is not None and self.others not in g:
+            raise MethodError(
+                f"rows of other sources would get the change of '{self.others}', which has no numbers",
+                where="others",
+                remedy=did_you_mean(self.others, g),
+            )
+        only = next(iter(g)) if len(g) == 1 else None
+        state: Any = State(tasks=list(g), others=self.others or only, sites={s.name: i for i, s in enumerate(sites)})
         read = torch.tensor(list(g.values()))
         state.set_buffer("read", encoded(read) if self.encoding == "cos-sin" else read)
         generator = torch_generator(run.rng)
@@ -158,7 +168,7 @@ class MIPHypernetworks(Method):
             a, b = out.split([A.numel(), B.numel()])
             return {"lora_A": a.view(A.shape), "lora_B": b.view(B.shape)}
 
-        return PerTask(LowRank(A, B, (self.alpha or 2.0 * r) / r), tasks, make)
+        return PerTask(LowRank(A, B, (self.alpha or 2.0 * r) / r), tasks, make, state.data["others"])
 
     def end_task(self, adapted: Adapted, state: State) -> None:
         for name in {n for by_name in adapted.deltas().values() for n in by_name}:
