@@ -22,6 +22,6 @@ CLAIM = Claim(
     rates=(3e-4, 1e-3, 3e-3),
     strengths=(1.0,),
     scales=("real",),
-    differs="one number stands for one source of an encoder of 22M parameters, where the paper's networks learn a range "
-    "of numbers, and low-rank changes are written, not all weights; accuracy after 20,000 tokens",
+    differs="one number stands for one source of an encoder of 22M parameters, where the paper's networks learn a "
+    "range of numbers, and low-rank changes are written, not all weights; accuracy after 20,000 tokens",
 )

@@ -13,12 +13,14 @@ h(c g) = c h(g) at the start for every c >= 0: what is written is as large as it
 next to nothing. When the stage ends, the changes of all named sources are kept as plain ones, also of sources without
 a row, between those that were learnt.
 
-Without `numbers` sources lie evenly from 0 to 1 in the order of the data. A row of an unnamed source gets the
-change of `others`, by default of the only source, or is left as the base. One source's change folds once it is settled (`export --task`).
+Without `numbers` sources lie evenly from 0 to 1 in the order of the data. A row of an unnamed source gets the change of
+`others`, by default of the only source, or is left as the base. One source's change folds once it is settled
+(`export --task`).
 
 Defaults: hidden layers of 16 and 32 (ours), leaky ReLUs, weights normal by the fan out and biases zero (the authors'
 package), A0 and B0 as LoRA's start, rank 8 and alpha twice the rank (ours).
-Raises MethodError for numbers outside [0, 1], of unequal lengths or of none of the stage's sources, and for `others` without any.
+Raises MethodError for numbers outside [0, 1], of unequal lengths or of none of the stage's sources, and for
+`others` without any.
 Differs from the paper in: it writes low-rank changes of a trained model and not all weights of a new one.
 Source: JJGO/hyperlight, hypernet/encoding.py, model.py and initialization.py.
 """
