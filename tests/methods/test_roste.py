@@ -87,7 +87,7 @@ def test_gradients_go_straight_through_and_are_turned_back():
     layer.tunewright_transposed = False
     change = FakeQuantised((3, 3, 0), (True, False), 5, 0.5)
     x = normal(7, 12).requires_grad_()
-    change.whole(x, layer).square().sum().backward()
+    change.replaced(x, layer).square().sum().backward()
     qx, qW = (rounded(rotated(t.detach()), 3, 0.5).requires_grad_() for t in (x, layer.weight))
     torch.nn.functional.linear(qx, qW, layer.bias).square().sum().backward()
     torch.testing.assert_close(layer.weight.grad, rotated(qW.grad), atol=1e-4, rtol=1e-4)

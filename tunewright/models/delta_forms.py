@@ -27,7 +27,7 @@ class Delta(nn.Module):
     - `every_token`: it must be shown every token of a training forward, also those that no target reads.
     - `reads_weight`: its change depends on the layer's own weight. Its `forward(x, y, layer, first)` is given the layer
       too, and whether y is the layer's own output; its `folded(.., layer=)` the layer's own weight [out, in].
-    - `replaces`: at strength 1 it stands in the weight's place: `whole(x, layer)` is the layer's output with it, for
+    - `replaces`: at strength 1 it stands in the weight's place: `replaced(x, layer)` is the layer's output with it, for
       which the layer's own product is not made.
     - `meets`: it hands something to another delta of its name in the same forward.
     """
@@ -75,7 +75,7 @@ class Delta(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def whole(self, x: Tensor, layer: Any) -> Tensor:
+    def replaced(self, x: Tensor, layer: Any) -> Tensor:
         """The output [..., out] of a linear `layer` with this change in its weight's place, of one that `replaces`."""
         raise NotImplementedError
 

@@ -125,7 +125,7 @@ def with_deltas(module: Any, base: type[nn.Module], live: Sequence[Delta], x: Te
         y = low_rank(x, module.weight, module.bias, A, B, scale, transposed=module.tunewright_transposed)
         rest = live[1:]
     elif first.replaces and first.strength == 1.0:
-        y, rest = first.whole(x, module), live[1:]
+        y, rest = first.replaced(x, module), live[1:]
     else:
         y = base.forward(module, x)
         rest = live

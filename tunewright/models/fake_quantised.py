@@ -69,7 +69,7 @@ class FakeQuantised(Delta):
         super().__init__()
         self.bits, self.turned, self.head, self.clip = bits, turned, head, clip
 
-    def whole(self, x: Tensor, layer: Any) -> Tensor:
+    def replaced(self, x: Tensor, layer: Any) -> Tensor:
         W, (of_weight, of_input, of_output) = matrix_of(layer), self.bits
         if self.turned[0]:
             x, W = rotated(x), rotated(W)
@@ -80,7 +80,7 @@ class FakeQuantised(Delta):
 
     def forward(self, x: Tensor, y: Tensor, layer: Any = None, first: bool = True) -> Tensor:
         own = F.linear(x, matrix_of(layer).to(x.dtype), getattr(layer, "bias", None))
-        return y + (self.whole(x, layer) - own).to(y.dtype) * self.strength
+        return y + (self.replaced(x, layer) - own).to(y.dtype) * self.strength
 
     def settings(self) -> dict[str, Any]:
         return {"bits": list(self.bits), "turned": list(self.turned), "head": self.head, "clip": self.clip}

@@ -74,7 +74,7 @@ class QuantisedLowRank(Delta):
         own = weight if layer is None else layer
         return weight + (self.matrix() - own.float()).to(weight.dtype) * strength, bias
 
-    def whole(self, x: Tensor, layer: Any) -> Tensor:
+    def replaced(self, x: Tensor, layer: Any) -> Tensor:
         """The layer's output with the whole change, which takes no product with the layer's own weight."""
         y: Tensor = _Product.apply(x, self)
         bias = getattr(layer, "bias", None)

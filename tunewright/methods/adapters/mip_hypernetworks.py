@@ -61,16 +61,16 @@ class Hypernetwork(nn.Module):
         super().__init__()
         widths = [inputs, *hidden]
         with torch.device("meta"):  # its own start would draw from torch's generator
-            self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
-            self.outputs = nn.ModuleList(nn.Linear(widths[-1], n) for n in sizes)
+            inner = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+            outer = [nn.Linear(widths[-1], n) for n in sizes]
+        self.hidden, self.outputs = nn.ModuleList(inner), nn.ModuleList(outer)
         self.to_empty(device="cpu")
-        whole = sum(sizes)
+        stds = [(2 / (1 + SLOPE**2) / layer.out_features) ** 0.5 for layer in inner]
+        stds += [sum(sizes) ** -0.5 for _ in outer]
         with torch.no_grad():
-            for layers, gain, fan in ((self.hidden, (2 / (1 + SLOPE**2)) ** 0.5, None), (self.outputs, 1.0, whole)):
-                for layer in layers:
-                    std = gain / (layer.weight.shape[0] if fan is None else fan) ** 0.5  # type: ignore[union-attr, operator]
-                    layer.weight.normal_(0, std, generator=generator)  # type: ignore[union-attr, operator]
-                    layer.bias.zero_()  # type: ignore[union-attr, operator]
+            for layer, std in zip([*inner, *outer], stds, strict=True):
+                layer.weight.normal_(0, std, generator=generator)
+                layer.bias.zero_()
 
     def forward(self, e: Tensor, which: int) -> Tensor:
         for layer in self.hidden:
