@@ -217,8 +217,6 @@ def test_gradients_are_those_of_the_matrices_written_out():
 
 def test_the_bases_weights_are_on_disk_while_it_trains_and_keep_their_values():
     run = made()
-    method = next(b.method for b in run.methods)
-    method.begin_task(run.adapted, run.state("lq-lora"))
     fresh = tiny.llama()
     for site in run.adapted.structure.linear_sites():
         assert site.weight.untyped_storage().is_shared(), "a file's"

@@ -34,7 +34,7 @@ def measure(run: ClaimRun, seed: int) -> dict[str, float]:
     """Accuracy of both in 4 bits."""
     whole: dict[str, Any] = {"name": "whole", "methods": ["full"], "budget": {"tokens": TOKENS}}
     # the least that a stage may do: one step, whose rate moves nothing
-    after = {"name": "rounded", "start": "stages.whole", "carry": "training", "methods": ["roste"]}
+    after: dict[str, Any] = {"name": "rounded", "start": "stages.whole", "carry": "training", "methods": ["roste"]}
     after |= {"budget": {"steps": 1}, "train": {"learning_rate": 1e-12}}
     ways = {
         "roste": [{"name": "few", "methods": ["roste"], "budget": {"tokens": TOKENS}}],

@@ -48,7 +48,6 @@ from tunewright.contract.found import Found
 from tunewright.contract.method import Need, Needs, Setup, State, torch_generator
 from tunewright.errors import MethodError
 from tunewright.methods.needs.fisher_sides import FisherSides
-from tunewright.models.adapted import Adapted
 from tunewright.models.nf4 import mapped
 from tunewright.models.normal_float import Format, Top, dequantise, quantise
 from tunewright.models.quantised_low_rank import QuantisedLowRank
@@ -222,6 +221,8 @@ class LQLoRA(LowRankMethod):
         told = {"weights": W.numel(), "bits": form.bits_of(W.numel()), "low_rank": A.numel() + B.numel()}
         left = error(W - made.matrix().detach())
         state.data.setdefault("held", {})[site.name] = {**told, "error": left**2, "size": error(W) ** 2}
+        if site.weight.device.type == "cpu":
+            site.weight.data = mapped(site.weight.data)
         return made
 
     def _weights(self, site: Site, needs: Needs) -> Weights | None:
@@ -266,12 +267,6 @@ class LQLoRA(LowRankMethod):
         R = W if not self.iterations else W - torch.mm(*approximation(W, self.rank, by))
         shape = (R.shape[0], R.shape[1])
         return [error(R - dequantise(quantise(R, form), form, shape), by) ** 2 for form in candidates]
-
-    def begin_task(self, adapted: Adapted, state: State) -> None:
-        for name in state.data["sites"]:
-            weight = adapted.structure.site(name).weight
-            if weight.device.type == "cpu":
-                weight.data = mapped(weight.data)
 
     def found(self, state: State) -> Found | None:
         held, formats = state.data.get("held"), state.data.get("formats")
