@@ -260,7 +260,7 @@ def test_the_report_says_what_is_held():
     assert found.values["bits a weight"] == held / numbers <= 4.0
     low = sum(p.numel() * 32 for d in own.values() for p in d.parameters())
     assert found.values["bits a weight with the low-rank parts"] == (held + low) / numbers
-    far = sum(float((own[n].matrix() - W).square().sum()) for n, W in weights.items())
+    far = sum(float((own[n].matrix() - W).detach().square().sum()) for n, W in weights.items())
     size = sum(float(W.square().sum()) for W in weights.values())
     assert found.values["error at first"] == pytest.approx((far / size) ** 0.5, rel=1e-4)
     assert len(found.rows) == len(own)
