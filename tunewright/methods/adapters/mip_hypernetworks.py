@@ -101,7 +101,9 @@ class MIPHypernetworks(Method):
         True, description="add what is written to a learnt change, instead of taking it as it is", examples=[False]
     )
     others: str | None = Field(
-        None, description="source whose change rows of other sources get; none: the only source's, or no change"
+        None,
+        description="source whose change rows of other sources get; none: the only source's, or no change",
+        examples=["large"],
     )
     target_modules: str | tuple[str, ...] = Field("all-linear", description=TARGET_MODULES, examples=[["q_proj"]])
 
