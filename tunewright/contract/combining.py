@@ -110,7 +110,7 @@ def check_conflicts(
             check_serves(name, method, task, where)
     bits = next((n for n, m in named if m.quantises), None)
     for name, method in named:
-        if bits is not None and not method.quantised:
+        if bits is not None and name != bits and not method.quantised:
             raise MethodError(
                 f"'{name}' needs the base's weights, and '{bits}' holds them in 4 bits",
                 where=where,

@@ -27,6 +27,8 @@ class Delta(nn.Module):
     - `every_token`: it must be shown every token of a training forward, also those that no target reads.
     - `reads_weight`: its change depends on the layer's own weight. Its `forward(x, y, layer, first)` is given the layer
       too, and whether y is the layer's own output; its `folded(.., layer=)` the layer's own weight [out, in].
+    - `replaces`: at strength 1 it stands in the weight's place: `replaced(x, layer)` is the layer's output with it, for
+      which the layer's own product is not made.
     - `meets`: it hands something to another delta of its name in the same forward.
     """
 
@@ -36,6 +38,7 @@ class Delta(nn.Module):
     reads_rows: ClassVar[bool] = False
     every_token: ClassVar[bool] = False
     reads_weight: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False
     meets: ClassVar[bool] = False
     site_kinds: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
 
@@ -70,6 +73,10 @@ class Delta(nn.Module):
         return total, extra if bias is None else bias + extra
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def replaced(self, x: Tensor, layer: Any) -> Tensor:
+        """The output [..., out] of a linear `layer` with this change in its weight's place, of one that `replaces`."""
         raise NotImplementedError
 
     @property

@@ -29,11 +29,13 @@ from tunewright.models.delta_forms import (
 )
 from tunewright.models.dora import WeightDecomposed
 from tunewright.models.factor_products import Hadamard, Kronecker
+from tunewright.models.fake_quantised import FakeQuantised
 from tunewright.models.kernel_sparse import KernelSparse
 from tunewright.models.low_rank_conv import LowRankConv
 from tunewright.models.lowrank import low_rank
 from tunewright.models.nested_bits import NestedBits
 from tunewright.models.per_task import PerTask
+from tunewright.models.quantised_low_rank import QuantisedLowRank
 from tunewright.models.rotation import Rotation
 from tunewright.models.routed import Routed
 from tunewright.models.scale_shift import ScaleShift
@@ -55,6 +57,7 @@ __all__ = [
     "Bottleneck",
     "Butterfly",
     "Delta",
+    "FakeQuantised",
     "GatedLowRank",
     "Hadamard",
     "InputEdit",
@@ -68,6 +71,7 @@ __all__ = [
     "NestedBits",
     "PerTask",
     "PositionEdit",
+    "QuantisedLowRank",
     "Rotation",
     "Routed",
     "SharedProjections",
@@ -122,6 +126,8 @@ def with_deltas(module: Any, base: type[nn.Module], live: Sequence[Delta], x: Te
         scale = first.scale * first.strength
         y = low_rank(x, module.weight, module.bias, A, B, scale, transposed=module.tunewright_transposed)
         rest = live[1:]
+    elif first.replaces and first.strength == 1.0:
+        y, rest = first.replaced(x, module), live[1:]
     else:
         y = base.forward(module, x)
         rest = live
@@ -280,7 +286,7 @@ _OWN: tuple[type[Delta], ...] = (
     *(LowRank, LowRankConv, LowRankFixedA, GatedLowRank, LowRankSparse, NestedBits, WeightDecomposed),
     *(Sparse, Slice, Hadamard, Kronecker, SharedProjections, Rotation, Butterfly, Tucker),
     *(Bias, InputEdit, InputScale, OutputScale, ScaleShift, Bottleneck, Inserted, Tap, PositionEdit),
-    *(Routed, PerTask, SplitBottleneck, Skills, KernelSparse),
+    *(Routed, PerTask, SplitBottleneck, Skills, KernelSparse, FakeQuantised, QuantisedLowRank),
 )
 FORMS.update({c.form: c for c in _OWN})
 

@@ -81,6 +81,15 @@ def expand(small: Tensor, steps: Tensor, mean: Tensor) -> Tensor:
     return (small.float() * steps.repeat_interleave(GROUP)[: len(small)] + mean).clamp(min=0)
 
 
+def mapped(weight: Tensor) -> Tensor:
+    """The same values, read from an unnamed file where they are asked for instead of held in memory; on the CPU."""
+    weight = weight.cpu().contiguous()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(weight.view(torch.uint8).numpy().tobytes())
+        file.flush()
+        return torch.from_file(file.name, shared=False, size=weight.numel(), dtype=weight.dtype).view(weight.shape)
+
+
 class _Product(torch.autograd.Function):
     """x W^T with W made from its codes in both passes, so that only the codes are kept between them."""
 
@@ -111,25 +120,13 @@ class NF4Linear(nn.Module):
         for name, t in zip(("small", "steps", "mean"), compress(scales) if double else (scales,), strict=False):
             self.register_buffer(name, t, persistent=False)
         self.bias = layer.bias
-        self._plain = [self._unloaded(layer)]  # in a list: no child of this module
+        layer.weight = nn.Parameter(mapped(layer.weight.detach()), requires_grad=False)
+        self._plain: list[nn.Module] = [layer]  # in a list: no child of this module
 
     packed: Tensor
     small: Tensor
     steps: Tensor
     mean: Tensor
-
-    @staticmethod
-    def _unloaded(layer: Any) -> nn.Module:
-        """The layer, its weight mapped from an unnamed file instead of held in memory."""
-        weight = layer.weight.detach().cpu().contiguous()
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(weight.view(torch.uint8).numpy().tobytes())
-            file.flush()
-            mapped = torch.from_file(file.name, shared=False, size=weight.numel(), dtype=weight.dtype).view(
-                weight.shape
-            )
-        layer.weight = nn.Parameter(mapped, requires_grad=False)
-        return layer  # type: ignore[no-any-return]
 
     def matrix(self, dtype: torch.dtype | None = None) -> Tensor:
         """The [out, in] matrix that the codes stand for."""
