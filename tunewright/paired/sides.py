@@ -259,7 +259,7 @@ def _by_class(side: Asked) -> str | None:
     kinds = config.get("architectures") or []
     if "vision_config" in config and any(str(kind).endswith("ForConditionalGeneration") for kind in kinds):
         return "image-text-to-text"
-    if (named := next((t for kind in kinds for ending, t in _BY_CLASS.items() if str(kind).endswith(ending)), None)):
+    if named := next((t for kind in kinds for ending, t in _BY_CLASS.items() if str(kind).endswith(ending)), None):
         return named
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES
 
