@@ -86,7 +86,7 @@ class UniPT(Method):
         config: Any = run.adapted.model.config
         if not hasattr(config, "hidden_size"):
             raise MethodError(
-                f"{type(run.adapted.model).__name__} has no states of one size, [B, L, D], which the side network reads",
+                f"{type(run.adapted.model).__name__} has no states of one size, [B, L, D], for the side network",
                 where="model",
                 remedy="use an encoder of transformer blocks, or lora here",
             )
