@@ -17,8 +17,9 @@ from tests.tasks.test_image_feature_extraction import FAMILIES, SMALL
 from tunewright.conformance.bench import seeded
 from tunewright.contract.method import Plan, Setup
 from tunewright.errors import MethodError
-from tunewright.methods.objectives.mae import MAE, normalised, patches, positions
+from tunewright.methods.objectives.mae import MAE
 from tunewright.models.adapted import Adapted
+from tunewright.pieces.patches import normalised, patches, positions
 from tunewright.planning.plan import plan
 from tunewright.recipe import Recipe
 from tunewright.runs.run import resume, run
@@ -88,7 +89,7 @@ def test_only_hidden_patches_count_and_the_decoder_knows_where_they_are() -> Non
     out = TASK.forward(net, batch)
     found = method.objective(out, batch, state).value
     told: list[torch.Tensor] = []
-    state.leave.register_forward_hook(lambda m, a, o: told.append(o))
+    state.decoder.leave.register_forward_hook(lambda m, a, o: told.append(o))
     method.objective(out, batch, state)
     target = normalised(patches(batch.inputs["pixel_values"], 4))
     apart = (told[0] - target).square().mean(2)
@@ -97,8 +98,8 @@ def test_only_hidden_patches_count_and_the_decoder_knows_where_they_are() -> Non
         assert found[i].item() == pytest.approx(apart[i, hidden].mean().item(), rel=1e-5)
         assert not torch.allclose(told[0][i, hidden[0]], told[0][i, hidden[1]])
     found.sum().backward()
-    assert all(p.grad is not None for p in state.parameters()) and len(state.blocks) == 2
-    assert state.enter.weight.shape == (16, 32) and positions(2, 3, 8).shape == (6, 8)
+    assert all(p.grad is not None for p in state.parameters()) and len(state.decoder.blocks) == 2
+    assert state.decoder.enter.weight.shape == (16, 32) and positions(2, 3, 8).shape == (6, 8)
     assert len({tuple(p) for p in positions(2, 3, 8).tolist()}) == 6
 
 

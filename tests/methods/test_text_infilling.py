@@ -20,9 +20,10 @@ from tunewright.contract.batch import Row
 from tunewright.contract.records import Record
 from tunewright.contract.task import EncodeOptions
 from tunewright.errors import MethodError
-from tunewright.methods.inputs.text_infilling import TextInfilling, infilled, permuted
+from tunewright.methods.inputs.text_infilling import TextInfilling
 from tunewright.methods.parameter_selection.full import FullFineTuning
 from tunewright.models.adapted import Adapted
+from tunewright.pieces.corrupted_texts import infilled, permuted
 from tunewright.tasks import get_task
 from tunewright.training import micro_batches
 from tunewright.training.train import Loop

@@ -137,4 +137,4 @@ def test_what_trains_goes_out_and_comes_back(out: str, method: Any, moved: Any, 
 
 def test_low_rank_beside_a_convolution_is_refused(folder: Path) -> None:
     with pytest.raises(MethodError, match="linear_fuse', which is a conv"):
-        ran(folder, "refused", {"lora": {"rank": 2, "target_modules": ["linear_fuse"]}})
+        ran(folder, "refused", {"dora": {"rank": 2, "target_modules": ["linear_fuse"]}})

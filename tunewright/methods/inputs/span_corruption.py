@@ -33,6 +33,7 @@ from tunewright.contract.batch import Row
 from tunewright.contract.method import Method, Setup, State
 from tunewright.contract.records import Record
 from tunewright.errors import MethodError, did_you_mean
+from tunewright.pieces.corrupted_texts import as_source, tokenizer_of
 from tunewright.pieces.new_tokens import add_tokens
 from tunewright.pieces.spans import marked, random_spans
 
@@ -60,13 +61,7 @@ class SpanCorruption(Method):
             add_tokens(model, tokenizer, self._marks(), rng)
 
     def setup(self, run: Setup) -> State:
-        tokenizer = run.adapted.tokenizer
-        if tokenizer is None:
-            raise MethodError(
-                "the marks of hidden spans are words of a tokenizer, and the model has none",
-                where=f"'{NAME}', model",
-                remedy="use a model with a tokenizer",
-            )
+        tokenizer = tokenizer_of(run.adapted, NAME)
         sources = set(run.plan.sources)
         if sources and (unknown := [s for s in self.only if s not in sources]):
             raise MethodError(
@@ -77,10 +72,7 @@ class SpanCorruption(Method):
 
     def example(self, record: Record) -> Record | None:
         """A plain text as a source; what it asks for is drawn when it is read."""
-        text = record.get("text")
-        if "prompt" in record or not isinstance(text, str) or not text.strip() or not self._texts(record.source):
-            return None
-        return record.replace(prompt=text, completion=text.split()[0])
+        return as_source(record) if self._texts(record.source) else None
 
     def row(self, row: Row, state: State, row_rng: random.Random) -> Row | None:
         known, ids = state.data, list(row.fields["prompt_ids"])

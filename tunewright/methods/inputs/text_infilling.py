@@ -24,50 +24,19 @@ the text, where mBART has it behind the source; texts longer than `data.max_leng
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field, PositiveFloat
 
 from tunewright.contract.batch import Row
 from tunewright.contract.method import Method, Setup, State
 from tunewright.contract.records import Record
-from tunewright.errors import MethodError
+from tunewright.pieces.corrupted_texts import as_source, infilled, permuted, tokenizer_of
 from tunewright.pieces.new_tokens import add_tokens
 
 NAME = "text-infilling"
 MASK = "<mask>"
 ENDS = (".", "!", "?", "。", "।", "！", "？")
-
-
-def infilled(ids: Sequence[int], rate: float, mean: float, mask: int, rng: random.Random) -> list[int]:
-    """A text of 2 tokens or more with spans of Poisson(mean) tokens replaced by a mask each: round(L rate) tokens in
-    all, one at least and never all.
-    """
-    left, lengths = min(max(1, round(len(ids) * rate)), len(ids) - 1), list[int]()
-    draws, hidden = np.random.default_rng(rng.getrandbits(64)), 0
-    while hidden < left:
-        lengths.append(min(int(draws.poisson(mean)), left - hidden))
-        hidden += lengths[-1]
-    kept = len(ids) - hidden
-    spans, out, at = set(rng.sample(range(kept + len(lengths)), len(lengths))), list[int](), 0
-    for place in range(kept + len(lengths)):
-        out.append(mask if place in spans else ids[at])
-        at += lengths.pop() if place in spans else 1
-    return out
-
-
-def permuted(ids: Sequence[int], ends: Sequence[int], rng: random.Random) -> list[int]:
-    """The sentences of a text in a random order."""
-    sentences: list[list[int]] = [[]]
-    for token in ids:
-        sentences[-1].append(token)
-        if token in ends:
-            sentences.append([])
-    order = [s for s in sentences if s]
-    rng.shuffle(order)
-    return [token for s in order for token in s]
 
 
 class TextInfilling(Method):
@@ -85,13 +54,7 @@ class TextInfilling(Method):
             add_tokens(model, tokenizer, [MASK], rng)
 
     def setup(self, run: Setup) -> State:
-        tokenizer = run.adapted.tokenizer
-        if tokenizer is None:
-            raise MethodError(
-                "the mask of hidden spans is a word of a tokenizer, and the model has none",
-                where=f"'{NAME}', model",
-                remedy="use a model with a tokenizer",
-            )
+        tokenizer = tokenizer_of(run.adapted, NAME)
         own = tokenizer.mask_token_id
         return State(
             mask=int(own if own is not None else tokenizer.convert_tokens_to_ids(MASK)),
@@ -103,10 +66,7 @@ class TextInfilling(Method):
 
     def example(self, record: Record) -> Record | None:
         """A plain text as a source; what it asks for is the text itself, made when it is read."""
-        text = record.get("text")
-        if "prompt" in record or not isinstance(text, str) or not text.strip():
-            return None
-        return record.replace(prompt=text, completion=text.split()[0])
+        return as_source(record)
 
     def row(self, row: Row, state: State, row_rng: random.Random) -> Row | None:
         known, ids = state.data, list(row.fields["prompt_ids"])

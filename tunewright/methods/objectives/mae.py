@@ -19,23 +19,19 @@ says otherwise; AdamW without layer-wise rates.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor, nn
 
 from tunewright.contract.batch import Batch, Loss, Outputs
 from tunewright.contract.method import Method, Setup, State
 from tunewright.errors import MethodError
+from tunewright.pieces.patches import PatchDecoder, normalised, patches
 from tunewright.pieces.seeded import seeded_start
 from tunewright.tasks._embedded import patch_size
-
-LONGEST = 10_000.0
-"""The longest wave of positions, in patches."""
 
 
 class MAE(Method):
@@ -64,10 +60,7 @@ class MAE(Method):
             )
         state: Any = State(patch=side)
         with seeded_start(run.rng):
-            state.enter, state.leave = nn.Linear(own, width), nn.Linear(width, side * side * channels)
-            state.hidden = nn.Parameter(torch.randn(width) * 0.02)
-            state.blocks = nn.ModuleList(_block(width, self.heads) for _ in range(self.depth))
-            state.norm = nn.LayerNorm(width)
+            state.decoder = PatchDecoder(own, width, side * side * channels, self.heads, self.depth)
         return state
 
     def batch(self, batch: Batch, state: State, row_rng: Callable[[int], random.Random]) -> Batch:
@@ -88,44 +81,8 @@ class MAE(Method):
     def objective(self, outputs: Outputs, batch: Batch, state: Any) -> Loss:
         visible, pixels, side = batch.fields["visible"], batch.inputs["pixel_values"].float(), state.data["patch"]
         target = normalised(patches(pixels, side))
-        states = state.enter(outputs.raw.last_hidden_state[:, -visible.shape[1] :].float())
-        at = visible[..., None].expand(-1, -1, states.shape[2])
-        x = state.hidden.expand(len(pixels), target.shape[1], -1).scatter(1, at, states)
-        x = x + positions(pixels.shape[2] // side, pixels.shape[3] // side, x.shape[2]).to(x)
-        for block in state.blocks:
-            x = block(x)
-        apart = (state.leave(state.norm(x)) - target).square().mean(2)
+        shown = outputs.raw.last_hidden_state[:, -visible.shape[1] :].float()
+        made = state.decoder(shown, visible, pixels.shape[2] // side, pixels.shape[3] // side)
+        apart = (made - target).square().mean(2)
         hidden = torch.ones_like(apart).scatter(1, visible, 0.0)
         return Loss((apart * hidden).sum(1) / hidden.sum(1))
-
-
-def _block(width: int, heads: int) -> nn.Module:
-    """A transformer's block: attention and an MLP of four times the width, each behind a normalisation."""
-    return nn.TransformerEncoderLayer(
-        width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-    )
-
-
-def patches(pixels: Tensor, side: int) -> Tensor:
-    """[R, C, H, W] as patches in their order, each its rows of pixels [R, P, side * side * C]."""
-    rows, channels, high, wide = pixels.shape
-    cut = pixels[:, :, : high // side * side, : wide // side * side]
-    cut = cut.reshape(rows, channels, high // side, side, wide // side, side)
-    return cut.permute(0, 2, 4, 3, 5, 1).reshape(rows, (high // side) * (wide // side), -1)
-
-
-def normalised(x: Tensor) -> Tensor:
-    """Each patch [.., n] at mean 0 and variance 1 (He et al. 2021, section 3)."""
-    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
-
-
-def positions(high: int, wide: int, width: int) -> Tensor:
-    """[high * wide, width] sines and cosines of each patch's row and column, a half of the width each."""
-    waves = torch.exp(-math.log(LONGEST) * torch.arange(width // 4) / (width // 4))
-    down, across = torch.arange(high)[:, None] * waves, torch.arange(wide)[:, None] * waves
-
-    def told(x: Tensor) -> Tensor:
-        return torch.cat([x.sin(), x.cos()], 1)
-
-    both = [told(down)[:, None].expand(-1, wide, -1), told(across)[None].expand(high, -1, -1)]
-    return torch.cat(both, 2).reshape(high * wide, width)
