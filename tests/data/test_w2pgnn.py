@@ -114,7 +114,7 @@ def test_either_form_of_edges_is_the_same_graph() -> None:
     for r in some:
         u, v = r["edge_index"]
         edges = [[b, a] for a, b in zip(u, v, strict=True)]  # the other way, and some twice
-        told = {"edges": [*edges, *edges[:2], [0, 0]], "num_nodes": r["num_nodes"]}
+        told = {"edges": [*edges, *edges[:2], [0, 0]], "num_nodes": float(r["num_nodes"]), "edge_index": None}
         pairs.append(Record(told, id=r.id, source=r.source))
     assert chosen(some, target) == chosen(pairs, target)
     two = [Record({"edges": [[0, 1], [1, 2]]}, id="a"), Record({"edge_index": [[0, 1], [1, 2]]}, id="b")]
@@ -132,7 +132,9 @@ def test_either_form_of_edges_is_the_same_graph() -> None:
         ({"edges": [[-1, 1]]}, "no pairs of node numbers"),
         ({"edges": "0 1"}, "no pairs of node numbers"),
         ({"edges": [[0, 4]], "num_nodes": 4}, "num_nodes is 4, and its edges name 5 nodes"),
-        ({"edges": []}, "num_nodes is None, and its edges name 0 nodes"),
+        ({"edges": []}, "the graph has no edge, and nothing says how many nodes it has"),
+        ({"edges": [[0, 4]], "num_nodes": 4.0}, "num_nodes is 4, and its edges name 5 nodes"),
+        ({"edges": [[0, 4]], "num_nodes": 5.5}, "num_nodes is 5.5, and its edges name 5 nodes"),
         ({"edges": [[0, 1]], "num_nodes": "many"}, "num_nodes is 'many'"),
     ],
 )

@@ -113,6 +113,7 @@ def test_its_places_count_and_its_tokens_are_nobody_s(folder: Path) -> None:
         refused = httpx.post(f"{address}/v1/completions", json=body)
         assert refused.status_code == 400
         assert "40 virtual tokens of the adapter, " in refused.json()["error"]["message"]
+        assert refused.json()["error"]["param"] == "prompt"
         assert httpx.post(f"{address}/v1/completions", json=body | {"model": "low"}).status_code == 200
         assert {m["id"] for m in httpx.get(f"{address}/v1/models").json()["data"]} >= set(LENGTHS)
 

@@ -81,7 +81,7 @@ def serve(
         if as_json:
             print(json.dumps({"address": f"{address}/v1", "model": server.name, "adapters": found}), flush=True)
         else:
-            beside = f" and {found} adapters" if adapters is not None else ""
+            beside = f" and {found} adapter{'s' * (found != 1)}" if adapters is not None else ""
             print(f"{server.name}{beside} at {address}/v1 (Ctrl-C ends)", flush=True)
 
     more: dict[str, Any] = {}

@@ -123,7 +123,7 @@ class Engine:
             raise ApiError(
                 400,
                 f"This model's maximum context length is {self.limits.max_length} tokens, and {what} are asked for.",
-                param="messages",
+                param=request.field,
                 code="context_length_exceeded",
             )
         if request.n > self.limits.max_batch:

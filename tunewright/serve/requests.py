@@ -22,7 +22,8 @@ Reason = Literal["stop", "length"]
 @dataclass(frozen=True)
 class Request:
     """Token ids to go on from, `n` times. `variant`: None is the base. `special`: the text shows special tokens.
-    `seconds`: how long it may take. `guide` makes what holds one answer to a form.
+    `seconds`: how long it may take. `guide` makes what holds one answer to a form. `field`: what the client calls the
+    prompt.
     """
 
     prompt: Sequence[int]
@@ -32,6 +33,7 @@ class Request:
     special: bool = False
     seconds: float = 600.0
     guide: Callable[[], Guide] | None = None
+    field: str = "messages"
 
     @property
     def before(self) -> Before | None:

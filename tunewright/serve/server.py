@@ -152,7 +152,8 @@ class Server:
             asked.frequency_penalty,
             bias,
         )
-        return Request(prompt, sampling, variant, asked.n, special, self.limits.seconds)
+        field = "messages" if isinstance(asked, ChatRequest) else "prompt"
+        return Request(prompt, sampling, variant, asked.n, special, self.limits.seconds, field=field)
 
 
 def _ours(adapted: Adapted) -> Callable[[Limits, Callable[[str], Path]], Engine]:

@@ -137,7 +137,15 @@ class W2PGNN(Method):
         """[n, n] adjacency of a row's graph."""
         edges, nodes = _edges(record), record.get("num_nodes")
         least = int(edges.max()) + 1 if edges.size else 0
-        count = least if nodes is None else nodes
+        if isinstance(nodes, float) and nodes.is_integer():  # of a table whose column has gaps
+            nodes = int(nodes)
+        count = least if nodes is None or nodes != nodes else nodes
+        if not count:
+            raise DataError(
+                "the graph has no edge, and nothing says how many nodes it has",
+                where=record.where,
+                remedy="write num_nodes, or take the row out",
+            )
         if not isinstance(count, int) or isinstance(count, bool) or count < max(least, 1):
             raise DataError(
                 f"num_nodes is {nodes!r}, and its edges name {least} nodes",
@@ -154,7 +162,8 @@ class W2PGNN(Method):
 
 def _edges(record: Record) -> np.ndarray:
     """[2, m] of a row's edges. DataError where it has none that can be read."""
-    given: Any = record.get("edge_index", record.get("edges"))
+    indexed = record.get("edge_index") is not None
+    given: Any = record.get("edge_index" if indexed else "edges")
     if given is None:
         raise DataError("the row has no graph, and w2pgnn selects by graphs", where=record.where, remedy=REMEDY)
     try:
@@ -163,7 +172,7 @@ def _edges(record: Record) -> np.ndarray:
         edges = np.array("ragged")
     if edges.size == 0:
         return np.zeros((2, 0), np.int64)
-    edges = edges if "edge_index" in record else edges.T
+    edges = edges if indexed else edges.T
     if edges.ndim != 2 or len(edges) != 2 or edges.dtype.kind != "i" or edges.min() < 0:
         raise DataError("its edges are no pairs of node numbers", where=record.where, remedy=REMEDY)
     return edges
