@@ -32,6 +32,9 @@ from tunewright.runs import launching, several, stages
 __all__ = ["bench", "commands"]
 NAMES = [n for n in trained_methods() if Case.of(n).method.ranks]
 
+ROUNDING = ("roste",)
+"""Methods that round weights to few steps as they train: a last bit may turn one to the next step."""
+
 
 @contextmanager
 def spawn(arguments: list[str], count: int, **env: str) -> Iterator[list[subprocess.Popen[str]]]:
@@ -65,7 +68,8 @@ def test_two_processes_give_the_losses_of_one_whatever_the_method(tmp_path):
         alone, two = by["alone"], by["together"]
         assert isinstance(alone, list) and isinstance(two, list), (name, alone, two)
         assert alone[0] == pytest.approx(two[0], rel=1e-4, abs=1e-5), name  # of a later stage, for some
-        assert alone == pytest.approx(two, rel=5e-3, abs=1e-3), name  # rounding grows from step to step
+        grown = 2e-2 if name in ROUNDING else 5e-3  # rounding grows from step to step
+        assert alone == pytest.approx(two, rel=grown, abs=1e-3), name
 
 
 def run_two(bench: Bench, arguments: list[str], *faults: dict[str, Any]) -> list[Any]:
